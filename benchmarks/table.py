@@ -1,0 +1,116 @@
+"""docs/benchmarks.md from results/*.json: python -m benchmarks.table"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measuring import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+# benchmark, row, field -> what it is called, what must be reached, and whether higher is better.
+TARGETS: list[tuple[str, str, str, str, float, bool]] = [
+    (
+        "training_step",
+        "8 x 128, 20 virtual",
+        "peft/sordino",
+        "training step, 8 x 128, 20 virtual: PEFT / Sordino",
+        1.3,
+        True,
+    ),
+    (
+        "training_step",
+        "8 x 128, 100 virtual",
+        "peft/sordino",
+        "training step, 8 x 128, 100 virtual: PEFT / Sordino",
+        1.5,
+        True,
+    ),
+    (
+        "training_step",
+        "16 x 32, 100 virtual",
+        "peft/sordino",
+        "training step, 16 x 32, 100 virtual: PEFT / Sordino",
+        3.5,
+        True,
+    ),
+    (
+        "training_step",
+        "bierce, 16 ragged, 20 virtual",
+        "peft/sordino",
+        "ragged rows, 16 examples: PEFT padded / Sordino",
+        2.5,
+        True,
+    ),
+    (
+        "training_step",
+        "8 x 128, 20 virtual",
+        "step/forward",
+        "training step / its forward pass (the limit is 2)",
+        2.15,
+        False,
+    ),
+    ("memory", "8 x 128, 20 virtual", "sordino/peft", "peak memory beyond the model: Sordino / PEFT", 0.6, False),
+    ("time_to_loss", "", "sordino/peft", "wall time to PEFT's best held-out loss: Sordino / PEFT", 0.5, False),
+]
+
+
+def main() -> None:
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text("\n".join(page()) + "\n", encoding="utf-8")
+    print(f"written to {PAGE.relative_to(PAGE.parents[1])}")
+
+
+def page() -> Iterator[str]:
+    yield "# Benchmarks"
+    yield ""
+    yield "Made by `python -m benchmarks.table` from benchmarks/results/. Each benchmark alternates its sides in one run and takes"
+    yield "medians; ratios are medians of the rounds' ratios. `python -m benchmarks.NAME` repeats one."
+    yield ""
+    yield "| what | reach | measured | |"
+    yield "|---|---|---|---|"
+    for benchmark, rows, field, title, target, higher in TARGETS:
+        value = _value(benchmark, rows, field)
+        if value is None:
+            yield f"| {title} | {'≥' if higher else '≤'} {target} | not measured | |"
+            continue
+        reached = value >= target if higher else value <= target
+        yield f"| {title} | {'≥' if higher else '≤'} {target} | {value:g} | {'reached' if reached else '**not reached**'} |"
+    for path in sorted(RESULTS.glob("*.json")):
+        yield ""
+        yield f"## {path.stem}"
+        yield ""
+        yield from _details(json.loads(path.read_text()))
+
+
+def _value(benchmark: str, rows: str, field: str) -> float | None:
+    path = RESULTS / f"{benchmark}.json"
+    if not path.exists():
+        return None
+    for row in json.loads(path.read_text())["rows"]:
+        if not rows or row.get("rows") == rows:
+            value = row.get(field)
+            return None if value is None else float(value)
+    return None
+
+
+def _details(result: dict[str, Any]) -> Iterator[str]:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    yield (
+        f"{machine['gpu'] or machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['memory_gib']} GiB; {versions}; {machine['date']}"
+    )
+    yield ""
+    keys = [key for key in result["rows"][0] if not isinstance(result["rows"][0][key], list | dict)]
+    yield "| " + " | ".join(keys) + " |"
+    yield "|" + "---|" * len(keys)
+    for row in result["rows"]:
+        yield "| " + " | ".join(str(row.get(key, "")) for key in keys) + " |"
+
+
+if __name__ == "__main__":
+    main()

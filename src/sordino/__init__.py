@@ -1,0 +1,3 @@
+"""Sordino trains, shares, serves and mixes soft prompts."""
+
+__version__ = "0.1.0"

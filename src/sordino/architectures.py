@@ -1,0 +1,92 @@
+"""Which base models can carry a soft prompt, decided from a configuration, before any weights are read.
+
+A soft prompt becomes keys and values that every layer keeps, so the model must be a decoder whose layers all attend through
+such a cache. Models with recurrent or convolutional layers would need their states to be shared as well.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from sordino.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+_ATTENTION = frozenset({"attention", "full_attention", "sliding_attention", "chunked_attention"})
+_NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values")
+
+_RECURRENT = "some or all of its layers hold no keys and values (they are recurrent or convolutional), and a soft prompt is shared as keys and values"
+_ENCODER = "it is an encoder only: it fills gaps in a text and cannot continue one"
+_ENCODER_DECODER = "it is an encoder-decoder, whose prompt would belong in front of the encoder; Sordino does not do that yet"
+_ADVICE = "choose a decoder such as Llama, Mistral, Qwen3, Gemma 3, GPT-2, GPT-J or GPT-NeoX, or the bundled smollm2"
+
+# GGUF's own names, for the files that must be refused before transformers reads them.
+_GGUF_REASONS = {
+    **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "jamba", "bamba", "falcon-h1"), _RECURRENT),
+    **dict.fromkeys(("granitehybrid", "nemotron_h", "plamo2", "lfm2", "lfm2moe", "kimi-linear", "qwen3next"), _RECURRENT),
+    **dict.fromkeys(("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "neo-bert", "modern-bert"), _ENCODER),
+    **dict.fromkeys(("t5", "t5encoder"), _ENCODER_DECODER),
+}
+
+
+def check_gguf_architecture(architecture: str, *, where: object) -> None:
+    """Raises ModelError for an architecture, by GGUF's name, that cannot carry a soft prompt."""
+    if architecture in _GGUF_REASONS:
+        raise _refusal(architecture, _GGUF_REASONS[architecture], where)
+
+
+def check_config(config: PreTrainedConfig, *, where: object) -> None:
+    """Raises ModelError, with the reason, for a model that cannot carry a soft prompt."""
+    reason = _reason_against(config)
+    if reason:
+        raise _refusal(config.model_type, reason, where)
+    quantised: Any = getattr(config, "quantization_config", None)
+    if quantised:
+        settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        raise ModelError(
+            f"its weights are quantised ({settings.get('quant_method', 'unknown method')}), which Sordino does not read",
+            where=where,
+            do="choose the same model unquantised, or as a .gguf file",
+        )
+
+
+def _reason_against(config: PreTrainedConfig) -> str:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    if config.is_encoder_decoder:
+        return _ENCODER_DECODER
+    text = config.get_text_config()
+    if not _ATTENTION.issuperset(_kinds_of_layers(text)):
+        return _RECURRENT
+    family = config.model_type
+    if family in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        return _ENCODER
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "transformers knows no causal language model of this kind"
+    network: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(network, tuple):
+        network = network[0]
+    if getattr(network, "_is_stateful", False):
+        return _RECURRENT
+    taken = inspect.signature(network.forward).parameters
+    missing = [name for name in _NEEDED_ARGUMENTS if name not in taken]
+    return f"its forward pass takes no {' and no '.join(missing)}" if missing else ""
+
+
+def _kinds_of_layers(config: PreTrainedConfig) -> set[str]:
+    """What the configuration says its layers are; nothing, for the many whose layers are all alike."""
+    for name in ("layer_types", "layers_block_type", "block_types"):
+        kinds = getattr(config, name, None)
+        if isinstance(kinds, (list, tuple)):
+            return {str(kind) for kind in kinds}
+    return set()
+
+
+def _refusal(family: str, reason: str, where: object) -> ModelError:
+    return ModelError(f"a model of the family {family!r} cannot carry a soft prompt: {reason}", where=where, do=_ADVICE)

@@ -1,0 +1,110 @@
+"""How sure a measured loss is, and how much real text a soft prompt is worth: pure functions over numbers.
+
+A loss is a sum over tokens divided by their number. Tokens of one text are alike, so what is drawn again is the unit (a piece,
+or a block of one): units are drawn with replacement, the same for all conditions, so that what makes a unit hard for every
+condition cancels in their differences (paired bootstrap; Efron & Tibshirani 1993, chapters 8 and 13: percentile intervals).
+With a handful of units such intervals are a little too narrow.
+
+Shape key: U units, C conditions, R resamples, W windows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Fewer pieces than this are cut into blocks: drawing two or three texts again says little.
+MIN_PIECES = 5
+BLOCK_TOKENS = 1024
+LEVEL = 0.95
+_CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Units:
+    """unit_W: the unit that each window belongs to, from 0. kind: what a unit is, for the user."""
+
+    unit_W: NDArray[np.int64]
+    kind: str
+
+    @property
+    def count(self) -> int:
+        return int(self.unit_W.max()) + 1 if len(self.unit_W) else 0
+
+    def sums(self, values: Floats) -> Floats:
+        """[W] or [W, C] summed within units: [U] or [U, C]."""
+        totals = np.zeros((self.count, *values.shape[1:]))
+        np.add.at(totals, self.unit_W, values)
+        return totals
+
+
+def units_of(pieces: Sequence[str], tokens: Sequence[int]) -> Units:
+    """The unit of each window, given its piece's name and its number of targets; windows of a piece are neighbours.
+
+    A unit is a piece, or with fewer than MIN_PIECES of them a run of windows of one piece with BLOCK_TOKENS targets.
+    """
+    by_block = len(set(pieces)) < MIN_PIECES
+    unit_of_window: list[int] = []
+    unit, filled = -1, 0
+    for at, (piece, count) in enumerate(zip(pieces, tokens, strict=True)):
+        if at == 0 or piece != pieces[at - 1] or (by_block and filled >= BLOCK_TOKENS):
+            unit, filled = unit + 1, 0
+        unit_of_window.append(unit)
+        filled += count
+    kind = f"block of {BLOCK_TOKENS:,} tokens" if by_block else "piece"
+    return Units(np.array(unit_of_window, dtype=np.int64), kind)
+
+
+def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: int) -> Floats:
+    """The loss per token [R, C] of `resamples` draws of U units with replacement, the same units for every condition.
+
+    The same seed gives the same draws. Raises ValueError without units.
+    """
+    units = len(tokens_U)
+    if units == 0 or not tokens_U.all():
+        raise ValueError("every unit needs a token")
+    random = np.random.default_rng(seed)
+    at_once = max(1, _CELLS_AT_ONCE // units)
+    means = []
+    for start in range(0, resamples, at_once):
+        # How often each unit was drawn, [r, U]: the same distribution as drawing indices, and a matrix product to sum.
+        times_rU = random.multinomial(units, np.full(units, 1 / units), size=min(at_once, resamples - start)).astype(float)
+        means.append((times_rU @ sums_UC) / (times_rU @ tokens_U)[:, None])
+    return np.concatenate(means)
+
+
+def interval(values_R: Floats, *, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of resampled values. Infinite values are allowed: an end is then infinite."""
+    tail = (1 - level) / 2
+    ordered = np.sort(values_R)
+    last = len(ordered) - 1
+    return float(ordered[math.floor(tail * last)]), float(ordered[math.ceil((1 - tail) * last)])
+
+
+def equivalent_length(loss: float, lengths: Sequence[int], losses: Sequence[float]) -> float:
+    """How many tokens of real text give `loss`: where the curve through (log2 length, loss) first comes down to it.
+
+    lengths: ascending. 0.0 means fewer than lengths[0] do; infinity, more than lengths[-1] would be needed. A curve that goes
+    up again behind its first crossing is noise of the excerpts and changes nothing.
+    """
+    if loss >= losses[0]:
+        return 0.0 if loss > losses[0] else float(lengths[0])
+    for at in range(1, len(lengths)):
+        if losses[at] <= loss:
+            part = (losses[at - 1] - loss) / (losses[at - 1] - losses[at])
+            low, high = math.log2(lengths[at - 1]), math.log2(lengths[at])
+            return float(2 ** (low + part * (high - low)))
+    return math.inf
+
+
+def length_in_words(tokens: float, lengths: Sequence[int]) -> str:
+    """An equivalent length for people: "143", "<20" or ">512"."""
+    if tokens == 0.0:
+        return f"<{lengths[0]}"
+    return f">{lengths[-1]}" if math.isinf(tokens) else f"{tokens:.0f}"

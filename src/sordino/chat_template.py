@@ -1,0 +1,63 @@
+"""Cut a rendered chat into what the assistant wrote and everything else, for the loss to see only the former."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sordino.errors import ModelError
+
+Messages = Sequence[Mapping[str, str]]
+
+
+def segments(
+    render: Callable[[Messages, bool], str], messages: Messages, end_markers: Sequence[str]
+) -> list[tuple[str, bool]]:
+    """The rendered conversation as (text, is an assistant's turn) pieces; joined, they are the whole rendering.
+
+    `render(messages, add_generation_prompt)` is the chat template. A turn runs from where the model would begin to write to
+    the end of its end marker, inclusive: a model that never saw the marker as a target does not stop.
+    Raises ModelError for a template that does not show the assistant's text.
+    """
+    whole = render(messages, False)
+    pieces: list[tuple[str, bool]] = []
+    done = 0
+    for i, message in enumerate(messages):
+        if message.get("role") != "assistant":
+            continue
+        start, end = _turn(render, messages, i, whole, done, end_markers)
+        pieces += [(whole[done:start], False), (whole[start:end], True)]
+        done = end
+    pieces.append((whole[done:], False))
+    return [(text, flag) for text, flag in pieces if text]
+
+
+def _turn(
+    render: Callable[[Messages, bool], str],
+    messages: Messages,
+    i: int,
+    whole: str,
+    done: int,
+    end_markers: Sequence[str],
+) -> tuple[int, int]:
+    """Where the turn `messages[i]` begins and ends in `whole`, which is understood up to `done`."""
+    content = messages[i].get("content", "").strip()
+    start = _written_from(render, messages[:i], whole, done)
+    at = whole.find(content, done if start is None else start)
+    if at < 0:
+        raise ModelError("the model's chat template does not show what the assistant said", where=f"message {i + 1}", got=content[:40])
+    # A template that renders the beginning otherwise than the whole (it drops earlier thoughts, it wants a user's turn
+    # first) does not say where writing begins; the text itself does.
+    start = at if start is None else start
+    after = at + len(content)
+    ends = [found + len(marker) for marker in end_markers if (found := whole.find(marker, after)) >= 0]
+    return start, min(ends, default=after)
+
+
+def _written_from(render: Callable[[Messages, bool], str], before: Messages, whole: str, done: int) -> int | None:
+    if not before:
+        return None
+    try:
+        head = render(before, True)
+    except ModelError:
+        return None
+    return len(head) if whole.startswith(head) and len(head) >= done else None

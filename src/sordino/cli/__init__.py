@@ -1,0 +1,137 @@
+"""The `sordino` command.
+
+Commands are loaded when they are called, and what they need (torch above all) when they run, so that `sordino --help`
+and shell completion answer at once. How failures leave: a SordinoError is one `error:` line and its class's exit code;
+Ctrl-C is 130; anything else is a bug in Sordino, said in one line, 70. SORDINO_DEBUG=1 lets every traceback through.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from sordino import __version__
+from sordino.errors import SordinoError
+
+# name -> (module, attribute, one line for `sordino --help`). The order is the order of the help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("sordino.cli.demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
+    "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
+    "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
+    "generate": ("sordino.cli.writing", "generate", "Continue a text, with or without a soft prompt."),
+    "compare": ("sordino.cli.writing", "compare", "Continue a text without and with soft prompts, side by side."),
+    "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
+    "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
+    "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
+    "remove": ("sordino.cli.soft_prompts", "remove", "Take a soft prompt out of the library."),
+    "edit": ("sordino.cli.soft_prompts", "edit", "Change a soft prompt's name, description or other metadata."),
+    "convert": ("sordino.cli.soft_prompts", "convert", "Rewrite a soft prompt in another format."),
+    "doctor": ("sordino.cli.doctor", "doctor", "Check models, folders, extras and hardware."),
+}
+
+_INTERRUPTED = 130
+_SOFTWARE_ERROR = 70
+
+
+class Commands(click.Group):
+    """The table above as a click group, and the place where exceptions become exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # click suggests among the commands registered on the group, and lazy ones are not.
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if os.environ.get("SORDINO_DEBUG", "") not in ("", "0"):
+            return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
+        # click's own, among them Exit and Abort, which are RuntimeErrors.
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        # The last resort: whatever it is, the user gets one line and a script an exit code.
+        except Exception as error:
+            ctx.exit(_report(error))
+
+
+def _report(error: Exception) -> int:
+    """Say what went wrong in one line on stderr, and return the exit code.
+
+    A reader that left (`sordino list | head`) is click's to handle.
+    """
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        raise error
+    from sordino.cli.console import one_line
+
+    message, exit_code = _line_and_code(error)
+    click.echo(one_line(message), err=True)
+    return exit_code
+
+
+def _line_and_code(error: Exception) -> tuple[str, int]:
+    if isinstance(error, SordinoError):
+        return f"error: {error.message}", error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"error: {error.filename}: {error.strerror or type(error).__name__}", 1
+    return (
+        f"internal error: {type(error).__name__}: {error}; this is a bug in Sordino: please report it, "
+        "with what the same command prints under SORDINO_DEBUG=1",
+        _SOFTWARE_ERROR,
+    )
+
+
+def _survive_narrow_encodings() -> None:
+    """Print "?" for a character that the output's encoding lacks (cp1252 on Windows) rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _library_folders() -> str:
+    from sordino.library import default_folder
+
+    return os.environ.get("SORDINO_LIBRARY") or str(default_folder())
+
+
+@click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sordino")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Train, share and use soft prompts: small files that change a language model's voice.
+
+    The model itself stays as it is.
+    """
+    _survive_narrow_encodings()
+    if context.invoked_subcommand is not None:
+        return
+    click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')
+    click.echo("Make   sordino train FOLDER_OF_TEXTS --out voice.zip; sordino demo shows the whole way")
+    click.echo("Serve  in KoboldAI as the file is, in PEFT after sordino convert; Sordino has no server of its own yet")
+    click.echo(f"Your library of soft prompts: {_library_folders()}   (sordino --help lists all commands)")

@@ -1,0 +1,64 @@
+"""Where the commands print: `out` for results, `err` for everything about the run (progress, warnings, errors).
+
+Both are plain text when they are not a terminal. Markup and highlighting are off: names and texts come from strangers'
+files, and "[bold]" in one is text.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import unicodedata
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+# Piped output is read by grep and spreadsheets, which want a row on one line.
+_PIPED_WIDTH = 200
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    piped = not (stream is not None and stream.isatty()) and "COLUMNS" not in os.environ
+    width = _PIPED_WIDTH if piped else None
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, width=width)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+
+def printable(text: str) -> str:
+    """`text` from outside, safe to show: other control characters than line breaks and tabs are replaced.
+
+    So are direction overrides. An escape sequence in a file's description could retitle the terminal or hide a line.
+    """
+    return "".join(char if _is_safe(char) else "\ufffd" for char in text.replace("\r\n", "\n"))
+
+
+def _is_safe(char: str) -> bool:
+    return char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _DIRECTIONS)
+
+
+# Bidirectional overrides and isolates: they make a line show in another order than it is written.
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def one_line(text: str) -> str:
+    """`printable`, with runs of white space made one space: for table cells and headings."""
+    return " ".join(printable(text).split())
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """An empty table in the one style of all commands. "#name" is a right-aligned column "name"."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        number = column.startswith("#")
+        made.add_column(column.removeprefix("#"), justify="right" if number else "left", overflow="fold")
+    return made
+
+
+def warn(message: str) -> None:
+    """One `warning:` line on stderr."""
+    err.print(f"warning: {one_line(message)}", style="yellow")

@@ -1,0 +1,104 @@
+"""What the commands say about soft prompts and entries of the library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sordino.cli.console import one_line
+from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+
+if TYPE_CHECKING:
+    from sordino.library import Entry
+
+_DESCRIPTION_IN_LIST = 60
+
+
+def shape(prompt: SoftPrompt) -> str:
+    """The matrix in a few words."""
+    return f"{prompt.n_tokens} tokens x {prompt.d_model}"
+
+
+def sizes(prompt: SoftPrompt) -> dict[str, Any]:
+    """What identifies the matrix, for JSON."""
+    return {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
+
+
+def entry_as_json(entry: Entry) -> dict[str, Any]:
+    """All that a scan knows of an entry; of a broken one, why."""
+    head = {"name": entry.name, "path": str(entry.path), "error": entry.error}
+    if entry.error:
+        return head
+    return head | {
+        "format": entry.format,
+        "n_tokens": entry.n_tokens,
+        "d_model": entry.d_model,
+        "metadata": asdict(entry.metadata),
+    }
+
+
+def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
+    """name, tokens, width, made for, description: the cells of `sordino list`."""
+    if entry.error:
+        return one_line(entry.name), "", "", "", f"cannot be read: {one_line(entry.error)}"
+    description = one_line(entry.metadata.description)
+    if len(description) > _DESCRIPTION_IN_LIST:
+        description = description[: _DESCRIPTION_IN_LIST - 3] + "..."
+    return (
+        one_line(entry.name),
+        str(entry.n_tokens),
+        str(entry.d_model),
+        one_line(_made_for_whom(entry.metadata)),
+        description,
+    )
+
+
+def _made_for_whom(metadata: Metadata) -> str:
+    return metadata.base.id or metadata.base.family or ", ".join(metadata.supported)
+
+
+def facts(path: Path, kind: str, prompt: SoftPrompt) -> Iterator[tuple[str, str]]:
+    """(label, value) of all that is known; what the file does not say is left out."""
+    known = prompt.metadata
+    yield "file", f"{path} ({kind})"
+    yield "matrix", shape(prompt)
+    yield "hash", prompt.content_hash
+    yield "placement", "after BOS" if known.placement == "after_bos" else "at the start"
+    said = {
+        "author": known.author,
+        "description": known.description,
+        "supported": ", ".join(known.supported),
+        "base model": _base_line(known.base),
+        "licence": known.licence,
+        "tags": ", ".join(known.tags),
+        "rating": known.rating,
+        "created": known.created,
+    }
+    yield from ((label, value) for label, value in said.items() if value)
+    for label, group in (("training", known.training), ("held-out", known.heldout)):
+        lines = [f"{key}: {value}" for key, value in _flat(group)]
+        if lines:
+            yield label, "\n".join(lines)
+
+
+def _base_line(base: BaseRef) -> str:
+    parts = (
+        base.id,
+        base.family,
+        f"width {base.d_model}" if base.d_model else "",
+        f"{base.n_layers} layers" if base.n_layers else "",
+        f"fingerprint {base.fingerprint[:16]}" if base.fingerprint else "",
+    )
+    return ", ".join(filter(None, parts))
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The leaves of a JSON object as ("a.b", text), each on one line."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, one_line(value if isinstance(value, str) else json.dumps(value))

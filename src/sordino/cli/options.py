@@ -1,0 +1,89 @@
+"""Options that several commands share: the same name, default and help everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sordino.library import Library
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Decorator(Protocol):
+    """What click.option gives: it returns the function or command that it is put on."""
+
+    def __call__(self, command: Decorated, /) -> Decorated: ...
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _library(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> Library:
+    from sordino.library import open_library
+
+    return open_library(folders)
+
+
+def model_option(default: str | None = "smollm2") -> Decorator:
+    """`model: str`. Without a default, `model: str | None`."""
+    return click.option(
+        "--model",
+        "-m",
+        default=default,
+        show_default=default is not None,
+        metavar="MODEL",
+        help="The base model: smollm2 (bundled), a folder, a .gguf file, or a Hugging Face Hub id.",
+    )
+
+
+def library_option() -> Decorator:
+    """`library: Library`, of the folders given, else of SORDINO_LIBRARY, else the default one."""
+    return click.option(
+        "--library",
+        multiple=True,
+        envvar="SORDINO_LIBRARY",
+        show_envvar=True,
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        callback=_library,
+        help="A folder of soft prompt files; may be repeated, the first one is written to.",
+    )
+
+
+def device_option() -> Decorator:
+    """`device: str | None`."""
+    return click.option(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:N or mps.  [default: a GPU where there is one, else cpu]"
+    )
+
+
+def dtype_option() -> Decorator:
+    """`dtype: str | None`."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        help="Number type of the base model; soft prompts are always float32.  "
+        "[default: float32 on a CPU, bfloat16 on a GPU]",
+    )
+
+
+def seed_option(default: int = 0) -> Decorator:
+    """`seed: int`."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="The same seed gives the same result on the same machine.",
+    )
+
+
+def json_option() -> Decorator:
+    """`as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

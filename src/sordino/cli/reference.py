@@ -1,0 +1,64 @@
+"""docs/cli.md, made from the commands' own help: `python -m sordino.cli.reference [--check] docs/cli.md`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from sordino.cli import COMMANDS, main
+
+_WIDTH = 100
+
+_HEAD = """# The command line
+
+This page is made from the commands' own help by `make docs`; do not edit it.
+
+| Exit code | Meaning |
+|---|---|
+| 0 | done |
+| 1 | it did not work: the disk, the memory, training that went wrong, or `sordino doctor` found something amiss |
+| 2 | wrong input: a file, a name, a flag; nothing was written |
+| 70 | a bug in Sordino; please report it |
+| 130 | interrupted (Ctrl-C) |
+
+Results go to standard output, everything else (progress, warnings, errors) to standard error. An error is one line that
+begins with `error:`.
+
+| Environment variable | Meaning |
+|---|---|
+| `SORDINO_LIBRARY` | the library's folders, separated as in `PATH`; the first is written to, and `--library` wins |
+| `SORDINO_CACHE` | where base models are unpacked and converted to |
+| `SORDINO_DEBUG` | `1`: show the traceback of an error |
+"""
+
+
+def reference() -> str:
+    """The whole page."""
+    root = click.Context(main, info_name="sordino", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    pages = [_page(root, main)]
+    for name in COMMANDS:
+        command = main.get_command(root, name)
+        assert command is not None
+        pages.append(_page(click.Context(command, info_name=name, parent=root), command))
+    return "\n".join([_HEAD, *pages])
+
+
+def _page(context: click.Context, command: click.Command) -> str:
+    return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Write nothing; fail where the page is out of date.")
+@click.argument("page", type=click.Path(path_type=Path, dir_okay=False))
+def write_reference(page: Path, *, check: bool) -> None:
+    """Write the command line's reference page."""
+    text = reference()
+    if not check:
+        page.write_text(text, encoding="utf-8", newline="\n")
+    elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+        raise click.ClickException(f"{page} is not what the commands' help says; run `make docs`")
+
+
+if __name__ == "__main__":
+    write_reference()

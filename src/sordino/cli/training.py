@@ -1,0 +1,95 @@
+"""`sordino train`: texts in, a soft prompt out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sordino.cli.options import device_option, dtype_option, model_option, seed_option
+
+
+@click.command(short_help="Make a soft prompt from texts.")
+@click.argument("data", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--heldout",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Texts for the final report only; may be repeated.  [default: split off DATA]",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA's name .zip, here]")
+@model_option()
+@click.option("--tokens", default=20, show_default=True, help="Virtual tokens.")
+@click.option("--steps", type=int, help="Optimiser steps.  [default: 150]")
+@click.option("--minutes", type=float, help="Train about this long instead: a step count by calibration.")
+@click.option("--batch", default=8, show_default=True, help="Examples a step.")
+@click.option(
+    "--row-tokens",
+    default=128,
+    show_default=True,
+    help="Longest example, in tokens; longer texts are cut into several.",
+)
+@click.option(
+    "--lr", type=float, help="Learning rate, in units of the model's embedding RMS.  [default: see docs/training.md]"
+)
+@click.option("--find-lr", is_flag=True, help="Try several learning rates for a few steps first and take the best.")
+@click.option("--init", help="data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.  [default: data]")
+@click.option(
+    "--method",
+    type=click.Choice(["plain", "residual"]),
+    default="plain",
+    show_default=True,
+    help="Train the matrix itself, or a residual network that folds into it.",
+)
+@click.option(
+    "--placement",
+    type=click.Choice(["auto", "start", "after_bos"]),
+    default="auto",
+    show_default=True,
+    help="Where the prompt sits; `start` for KoboldAI and PEFT.",
+)
+@click.option("--warmup", type=float, help="Share of the steps with a rising learning rate.")
+@click.option("--clip", type=float, help="Largest gradient norm.")
+@click.option("--weight-decay", type=float, help="Weight decay.")
+@click.option("--average", type=float, help="Memory of the weight average, as a share of the steps; 0 is off.")
+@click.option("--patience", type=int, help="Stop after so many evaluations without a better validation loss; 0 is off.")
+@click.option("--evaluate-every", type=int, help="Steps between evaluations.  [default: a tenth of the run]")
+@click.option("--sample-every", type=int, help="Steps between samples.  [default: a fifth of the run]")
+@click.option("--sample-text", help="What the samples continue.  [default: the first words of a validation text]")
+@click.option(
+    "--pass-tokens",
+    type=int,
+    help="Most positions in one forward pass; lower it if memory runs out. The result is the same.",
+)
+@click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
+@click.option("--name", help="The soft prompt's name.  [default: the file's]")
+@click.option("--author", default="", help="Who made it.")
+@click.option("--description", default="", help="What it does.")
+@click.option("--licence", default="", help="Its licence, for instance CC-BY-4.0.")
+@click.option("--tags", default="", help="Words to find it by, with commas.")
+@click.option("--rating", type=click.Choice(["general", "mature", "explicit"]), help="Who it is for.")
+@click.option("--no-samples", is_flag=True, help="Keep sample texts out of the file.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option(
+    "--resume",
+    "resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that was stopped or killed: its .run folder.",
+)
+@seed_option()
+@device_option()
+@dtype_option()
+def train(**options: Any) -> None:
+    """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
+
+    JSONL and CSV have a column text, or prompt and completion, or messages. Everything has a sane default, so
+    `sordino train DATA` alone gives a good file. The texts are split into three sets that are never mixed: train,
+    validation (learning rate, early stopping, choice of the first matrix) and held-out (the final report only).
+
+    Ctrl-C saves and says how to go on.
+    """
+    from sordino.cli.training_run import run
+
+    run(options)

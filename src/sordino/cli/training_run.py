@@ -1,0 +1,324 @@
+"""What `sordino train` does, told as it happens: read, reckon, train, measure, write."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sordino.atomic import write_bytes
+from sordino.base_model import BaseModel, load
+from sordino.cli.console import err, out, printable, warn
+from sordino.errors import BadInput, ConfigError, Diverged, TrainingError
+from sordino.formats import file_disclosure, read, write
+from sordino.generate import Request, Sampling, complete
+from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.train.checkpoint import read_header
+from sordino.train.config import TrainConfig
+from sordino.train.finder import find_learning_rate
+from sordino.train.loop import Finished, Sample, Step, Validation, train
+from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
+
+SETTINGS = "settings.json"
+_CONFIG_FLAGS = {field.name for field in fields(TrainConfig)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as the user asked for it: kept in the run's folder, so that --resume needs nothing else."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...]
+    out: Path
+    model: str
+    device: str | None
+    dtype: str | None
+    speaker: str | None
+    metadata: Metadata
+    config: TrainConfig
+    samples: bool = True
+
+    @property
+    def folder(self) -> Path:
+        return self.out.with_name(self.out.stem + ".run")
+
+
+def run(options: Mapping[str, Any]) -> None:
+    """The command. Raises SordinoError."""
+    resume: Path | None = options["resume"]
+    job = _stored_job(resume, options) if resume is not None else _job(options)
+    base = _load(job)
+    execute(job, base, minutes=options["minutes"], find_lr=options["find_lr"], resume=resume is not None)
+
+
+def execute(
+    job: Job, base: BaseModel, *, minutes: float | None = None, find_lr: bool = False, resume: bool = False
+) -> SoftPrompt | None:
+    """Run a job on a loaded base model. Returns the soft prompt, or None where the user stopped it."""
+    prepared = prepare(base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker)
+    _tell_data(prepared)
+    if not resume:
+        job = _calibrated(job, prepared, minutes, find_lr=find_lr)
+        prepared = replace(prepared, config=job.config)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        _store(job)
+    out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
+    finished, samples = _watch(job, prepared, resume=resume)
+    if finished.why == "stopped":
+        out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
+        out.print(f"Go on with: sordino train --resume {job.folder}")
+        return None
+    if finished.why == "early":
+        out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
+    return _write(job, prepared, finished, samples)
+
+
+# Asking ---------------------------------------------------------------------------------------------------------------
+
+
+def _job(options: Mapping[str, Any]) -> Job:
+    data: tuple[Path, ...] = options["data"]
+    if not data:
+        raise BadInput(
+            "there is nothing to train on",
+            where="DATA",
+            expected="text files or folders",
+            do="sordino train FOLDER; sordino train --help",
+        )
+    if options["steps"] is not None and options["minutes"] is not None:
+        raise ConfigError("both --steps and --minutes were given", do="give one of them")
+    if options["minutes"] is not None and options["minutes"] <= 0:
+        raise ConfigError(
+            "there is no time to train", where="--minutes", expected="more than 0", got=options["minutes"]
+        )
+    destination = options["out"] or Path(f"{data[0].resolve().stem}.zip")
+    if destination.suffix.lower() != ".zip":
+        raise BadInput(
+            "a soft prompt is written as a .zip",
+            where="--out",
+            got=destination,
+            do=f"use {destination}.zip; sordino convert makes the other formats",
+        )
+    if not destination.resolve().parent.is_dir():
+        raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
+    if destination.exists() and not options["overwrite"]:
+        raise BadInput("the file exists", where=destination, do="choose another --out, or add --overwrite")
+    config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
+    metadata = Metadata(
+        name=options["name"] or destination.stem,
+        author=options["author"],
+        description=options["description"],
+        licence=options["licence"],
+        tags=tuple(tag.strip() for tag in options["tags"].split(",") if tag.strip()),
+        rating=options["rating"] or "",
+    )
+    return Job(
+        data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
+        metadata, config, samples=not options["no_samples"],
+    )  # fmt: skip
+
+
+def _store(job: Job) -> None:
+    stored = {
+        "data": [str(path.resolve()) for path in job.data],
+        "heldout": [str(path.resolve()) for path in job.heldout],
+        "out": str(job.out.resolve()),
+        "model": str(Path(job.model).resolve()) if Path(job.model).exists() else job.model,
+        "device": job.device,
+        "dtype": job.dtype,
+        "speaker": job.speaker,
+        "samples": job.samples,
+        "metadata": {
+            "name": job.metadata.name,
+            "author": job.metadata.author,
+            "description": job.metadata.description,
+            "licence": job.metadata.licence,
+            "tags": list(job.metadata.tags),
+            "rating": job.metadata.rating,
+        },
+        "config": job.config.to_json(),
+    }
+    write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+
+
+def _stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
+    if options["data"]:
+        raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
+    read_header(folder)
+    try:
+        stored = json.loads((folder / SETTINGS).read_bytes())
+        metadata = Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])})
+        return Job(
+            tuple(map(Path, stored["data"])),
+            tuple(map(Path, stored["heldout"])),
+            Path(stored["out"]),
+            stored["model"],
+            stored["device"],
+            stored["dtype"],
+            stored["speaker"],
+            metadata,
+            TrainConfig.from_json(stored["config"]),
+            stored["samples"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
+        ) from None
+
+
+def _read_prompt(name: str) -> SoftPrompt:
+    from sordino.library import open_library
+
+    return read(open_library(()).resolve(name))
+
+
+def _load(job: Job) -> BaseModel:
+    with err.status(f"Loading {job.model} ..."):
+        return load(job.model, dtype=job.dtype, device=job.device)
+
+
+# Telling --------------------------------------------------------------------------------------------------------------
+
+
+def _tell_data(prepared: Prepared) -> None:
+    splits, data = prepared.splits, prepared.data
+    out.print(
+        f"Texts: {len(splits.train)} pieces to train on ({len(data.train)} examples, {prepared.train_tokens} tokens), "
+        f"{len(splits.validation)} to validate, {len(splits.heldout)} held out."
+    )
+    out.print(splits.how)
+    for note in prepared.notes:
+        out.print(note)
+    for line in splits.duplicates:
+        warn(line)
+
+
+def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr: bool) -> Job:
+    with err.status("Measuring this machine ..."):
+        cost = estimate(prepared, minutes=minutes)
+    config = replace(prepared.config, steps=cost.steps)
+    out.print(
+        f"{cost.steps} steps of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} in all; "
+        f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
+    )
+    if find_lr:
+        with err.status("Looking for a learning rate ..."):
+            rates = find_learning_rate(replace(prepared, config=config))
+        config = replace(config, lr=rates.best)
+        out.print(
+            f"Learning rate {rates.best:g} (losses: "
+            + ", ".join(f"{lr:g}: {loss:.3f}" for lr, loss in rates.tried)
+            + ")"
+        )
+    return replace(job, config=config)
+
+
+def _watch(job: Job, prepared: Prepared, *, resume: bool) -> tuple[Finished, list[Sample]]:
+    samples: list[Sample] = []
+    with _stop_on_interrupt() as should_stop, _progress() as bar:
+        task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
+        try:
+            for event in train(
+                prepared.base,
+                prepared.data,
+                job.config,
+                job.folder,
+                prepared.start.matrix_PD,
+                resume=resume,
+                should_stop=should_stop,
+            ):
+                if isinstance(event, Finished):
+                    return event, samples
+                if isinstance(event, Sample):
+                    samples.append(event)
+                _show(bar, task, job.config, event)
+        except Diverged as error:
+            raise Diverged(
+                f"{error.what} (the last good state is in {job.folder})", where=error.where, got=error.got, do=error.do
+            ) from None
+    raise AssertionError("training ended without saying so")
+
+
+def _progress() -> Progress:
+    return Progress(
+        BarColumn(30),
+        TextColumn(
+            "step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}"
+        ),
+        TimeRemainingColumn(),
+        console=err,
+    )
+
+
+def _show(bar: Progress, task: TaskID, config: TrainConfig, event: Step | Validation | Sample) -> None:
+    if isinstance(event, Step):
+        bar.update(
+            task,
+            completed=event.step,
+            loss=f"loss {event.loss:.3f}",
+            speed=f"  {event.tokens / event.seconds:.0f} tokens/s",
+        )
+    elif isinstance(event, Validation):
+        bar.update(task, val=f"  validation {event.loss:.3f}")
+        bar.console.print(
+            f"step {event.step}/{config.steps}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}"
+        )
+    else:
+        bar.console.print(f"step {event.step}, a sample: {printable(event.prompt)}|{printable(event.text)}")
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one."""
+    asked = False
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def _write(job: Job, prepared: Prepared, finished: Finished, samples: Sequence[Sample]) -> SoftPrompt:
+    base = prepared.base
+    pairs: list[dict[str, str]] = []
+    draft = finish(prepared, finished, job.metadata, [], {})
+    if job.samples:
+        text = prepared.config.sample_text
+        seed = job.config.seed
+        sampling = Sampling(max_tokens=job.config.sample_tokens)
+        requests = [Request(text, draft, seed)] + ([Request(text, None, seed)] if text or base.bos_ids else [])
+        texts = complete(base, requests, sampling)
+        pairs = [{"prompt": text, "with": texts[0], "without": texts[1] if len(texts) > 1 else ""}]
+    prompt = draft.with_metadata(samples=tuple(pairs))
+    out.print("The file will disclose:")
+    for line in file_disclosure(prompt):
+        out.print(f"  {printable(line)}")
+    for line in write(prompt, job.out, to="kobold"):
+        warn(line)
+    out.print(f"Written: {job.out.resolve()} ({prompt.n_tokens} virtual tokens)")
+    out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest_words(base, prompt))}")
+    out.print(f'Try it:  sordino generate "Once" --soft-prompt {job.out}')
+    out.print(f"Keep it: sordino install {job.out}")
+    return prompt
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"

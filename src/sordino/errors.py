@@ -1,0 +1,96 @@
+"""The errors a user of Sordino can meet.
+
+Every error says, in one line: what went wrong, where, what was expected and what was found, and what to do.
+
+    SordinoError
+     ├─ BadInput                  the user's input is wrong; the CLI exits with 2, nothing was written
+     │   ├─ SoftPromptFileError   a file that is not a soft prompt, or a broken or hostile one
+     │   ├─ NotInLibrary          a name that no file in the library has (near misses are in the message)
+     │   ├─ DataError             training or held-out texts that cannot be used
+     │   ├─ ConfigError           settings that contradict each other or do not exist
+     │   ├─ ModelError            a base model that is missing, broken or of a kind that cannot be used
+     │   └─ DoesNotFit            a soft prompt that was not made for this base model
+     ├─ MissingExtra              an optional dependency is not installed; the message names the pip command
+     ├─ StorageError              the disk refused a write (full, read-only, file held open); the old file is intact
+     └─ TrainingError             training cannot go on
+         ├─ Diverged              the loss is not a number; the last good matrix was kept
+         └─ OutOfMemory           memory ran out; the message names the flag to lower
+"""
+
+from __future__ import annotations
+
+
+class SordinoError(Exception):
+    """Base of every error that Sordino raises on purpose.
+
+    what: the failure in a few words. where: the file, field or flag. expected, got: the rule and what broke it.
+    do: what the user can do about it. Empty parts are left out of the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = "", expected: object = "", got: object = "", do: str = "") -> None:
+        self.what, self.where, self.expected, self.got, self.do = what, str(where), str(expected), str(got), do
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The whole error on one line."""
+        found = ", ".join(
+            part
+            for part in (f"expected {self.expected}" if self.expected else "", f"got {self.got}" if self.got else "")
+            if part
+        )
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        line = "; ".join(part for part in (head, found, self.do) if part)
+        return " ".join(line.split())
+
+
+class BadInput(SordinoError):
+    """The user's input is wrong."""
+
+    exit_code = 2
+
+
+class SoftPromptFileError(BadInput):
+    """A file that is not a soft prompt, or a broken or hostile one."""
+
+
+class NotInLibrary(BadInput):
+    """A name that no file in the library has."""
+
+
+class DataError(BadInput):
+    """Texts that cannot be used."""
+
+
+class ConfigError(BadInput):
+    """Settings that contradict each other or do not exist."""
+
+
+class ModelError(BadInput):
+    """A base model that is missing, broken or of a kind that cannot be used."""
+
+
+class DoesNotFit(BadInput):
+    """A soft prompt that was not made for this base model."""
+
+
+class MissingExtra(SordinoError):
+    """An optional dependency is not installed."""
+
+
+class StorageError(SordinoError):
+    """The disk refused a write; the old file is intact."""
+
+
+class TrainingError(SordinoError):
+    """Training cannot go on."""
+
+
+class Diverged(TrainingError):
+    """The loss is not a number."""
+
+
+class OutOfMemory(TrainingError):
+    """Memory ran out."""

@@ -1,0 +1,312 @@
+"""Continue texts, each behind its own soft prompt or none, in one batch.
+
+A row's random stream depends on its seed alone, never on its batch-mates. Text is emitted when its characters are whole and
+when it can no longer become a stop string.
+
+Shape key: B rows, V vocabulary, S key positions (prefix, text, what was generated), D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from sordino.base_model import BaseModel
+from sordino.errors import ConfigError
+from sordino.nll import head_of
+from sordino.placement import leading_ids, prompt_embeds
+from sordino.prefix import (
+    Prefixes,
+    decode_step,
+    encode_prefixes,
+    forward_rows_cached,
+    packable,
+    rows_from_examples,
+)
+from sordino.soft_prompt import SoftPrompt
+
+FinishReason = Literal["length", "stop"]
+
+# What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
+HALF = "\ufffd"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off."""
+
+    max_tokens: int = 120
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.max_tokens >= 1, "--max-tokens", "1 or more", self.max_tokens)
+        _check(0 <= self.temperature < float("inf"), "--temperature", "0 or more", self.temperature)
+        _check(self.top_k >= 0, "--top-k", "0 or more", self.top_k)
+        _check(0 < self.top_p <= 1, "--top-p", "above 0, at most 1", self.top_p)
+        _check(0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p)
+        _check(0 < self.repetition_penalty < float("inf"), "--repetition-penalty", "above 0", self.repetition_penalty)
+        _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to continue, the soft prompt to continue it with (or None), and the seed of its random stream."""
+
+    text: str
+    prompt: SoftPrompt | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of new text for one request. `finish` is set on a request's last piece only."""
+
+    request: int
+    text: str
+    finish: FinishReason | None = None
+
+
+@dataclass
+class _Row:
+    """One running request: what it has said, and what it still holds back."""
+
+    index: int
+    random: torch.Generator
+    context_ids: list[int]
+    new_ids: list[int] = field(default_factory=list)
+    emitted: int = 0
+
+
+def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
+    """Yield pieces of the continuations as they come, all requests in one batch.
+
+    Raises ConfigError where a request has nothing to be continued from or does not fit the model's context, and DoesNotFit
+    for a soft prompt of another width.
+    """
+    if not requests:
+        return
+    if len(requests) > 1 and not packable(base.network):
+        # Rows of different lengths leave holes in the cache, which only our own masks know to skip.
+        for index, request in enumerate(requests):
+            for piece in generate(base, [request], sampling):
+                yield Piece(index, piece.text, piece.finish)
+        return
+    yield from _generate_batch(base, requests, sampling)
+
+
+def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:
+    """The whole continuations, in the order of the requests."""
+    texts = [""] * len(requests)
+    for piece in generate(base, requests, sampling):
+        texts[piece.request] += piece.text
+    return texts
+
+
+# As a decorator the mode is on while this generator runs and off while it waits: a `with` would leave it on for the consumer.
+@torch.inference_mode()
+def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
+    rows = [_Row(i, _stream(request), check_request(base, request, sampling)) for i, request in enumerate(requests)]
+    prefixes, slots = _prefixes_of(base, requests)
+    text_rows = rows_from_examples([[row.context_ids] for row in rows], slots).to(base.device)
+    hidden_BTD, cache = forward_rows_cached(base.network, prefixes, text_rows)
+    lengths_B = torch.tensor([len(row.context_ids) for row in rows], device=base.device)
+    keys = _Keys.after_prefill(prefixes, text_rows.prompt_B, lengths_B)
+    state_BD = prefixes.last_KD[text_rows.prompt_B].clone()
+    for b, row in enumerate(rows):
+        if row.context_ids:
+            state_BD[b] = hidden_BTD[b, len(row.context_ids) - 1]
+    head = head_of(base.network)
+    while True:
+        logits_BV = head.logits(state_BD).float()
+        ids = [
+            sample(logits_V, row.context_ids + row.new_ids, sampling, row.random)
+            for logits_V, row in zip(logits_BV, rows, strict=True)
+        ]
+        alive: list[int] = []
+        for b, (row, token) in enumerate(zip(rows, ids, strict=True)):
+            piece = _advance(base, row, token, sampling)
+            if piece.text or piece.finish:
+                yield piece
+            if piece.finish is None:
+                alive.append(b)
+        if not alive:
+            return
+        if len(alive) < len(rows):
+            rows, ids = [rows[b] for b in alive], [ids[b] for b in alive]
+            chosen = torch.tensor(alive, device=base.device)
+            cache.batch_select_indices(chosen)
+            keys = keys.select(chosen)
+        state_BD, keys = _decode(base, cache, keys, ids)
+
+
+def _prefixes_of(base: BaseModel, requests: Sequence[Request]) -> tuple[Prefixes, list[int]]:
+    """Each different soft prompt is run once; a slot per request says which is its own."""
+    slot_of: dict[tuple[str, str], int] = {}
+    embeds: list[Tensor] = []
+    slots: list[int] = []
+    for request in requests:
+        prompt = request.prompt
+        if prompt is not None:
+            base.check_fit(prompt, force=True)
+        key = ("", "") if prompt is None else (prompt.content_hash, prompt.metadata.placement)
+        if key not in slot_of:
+            slot_of[key] = len(embeds)
+            embeds.append(prompt_embeds(base, prompt))
+        slots.append(slot_of[key])
+    return encode_prefixes(base.network, embeds), slots
+
+
+def _stream(request: Request) -> torch.Generator:
+    return torch.Generator().manual_seed(request.seed)
+
+
+def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list[int]:
+    """The ids of the request's own text, a BOS behind the prompt included.
+
+    Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
+    """
+    prompt = request.prompt
+    placement = prompt.metadata.placement if prompt else None
+    context_ids = [*leading_ids(base, placement), *base.encode(request.text)]
+    prefix_length = (prompt.n_tokens if prompt else 0) + (0 if placement == "start" else len(base.bos_ids))
+    if not context_ids and prefix_length == 0:
+        raise ConfigError(
+            "there is nothing to continue",
+            where="TEXT",
+            got="an empty text, no soft prompt and a model without BOS",
+            do="give a text",
+        )
+    if prefix_length + len(context_ids) + sampling.max_tokens > base.context_length:
+        raise ConfigError(
+            "the text does not fit the model's context",
+            where=f"TEXT {request.text[:30]!r}",
+            expected=f"at most {base.context_length} tokens",
+            got=f"{prefix_length} soft + {len(context_ids)} text + {sampling.max_tokens} new",
+            do="shorten the text or lower --max-tokens",
+        )
+    return context_ids
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What stands in the cache: the position of every key, whether it is real, and the next position of every row."""
+
+    positions_BS: Tensor
+    real_BS: Tensor
+    next_B: Tensor
+
+    @staticmethod
+    def after_prefill(prefixes: Prefixes, prompt_B: Tensor, lengths_B: Tensor) -> _Keys:
+        device = prompt_B.device
+        prefix_B = torch.tensor(prefixes.lengths, device=device)[prompt_B]
+        pad_B = prefixes.width - prefix_B
+        index_S = torch.arange(prefixes.width + int(lengths_B.max()), device=device)
+        positions_BS = index_S[None, :] - pad_B[:, None]
+        return _Keys(
+            positions_BS, (positions_BS >= 0) & (positions_BS < (prefix_B + lengths_B)[:, None]), prefix_B + lengths_B
+        )
+
+    def select(self, rows: Tensor) -> _Keys:
+        return _Keys(self.positions_BS[rows], self.real_BS[rows], self.next_B[rows])
+
+    def grown(self) -> _Keys:
+        """With one more key a row, at its next position."""
+        return _Keys(
+            torch.cat([self.positions_BS, self.next_B[:, None]], dim=1),
+            torch.cat([self.real_BS, torch.ones_like(self.real_BS[:, :1])], dim=1),
+            self.next_B + 1,
+        )
+
+
+def _decode(base: BaseModel, cache: DynamicCache, keys: _Keys, ids: list[int]) -> tuple[Tensor, _Keys]:
+    """One token further for every row: the hidden states [B, D] behind `ids`."""
+    ids_B = torch.tensor(ids, device=base.device)
+    position_B, keys = keys.next_B, keys.grown()
+    return decode_step(base.network, cache, ids_B, position_B, keys.positions_BS, keys.real_BS), keys
+
+
+def _advance(base: BaseModel, row: _Row, token: int, sampling: Sampling) -> Piece:
+    """Take the sampled token into the row and say what may be emitted now."""
+    if token in base.stop_ids:
+        return Piece(row.index, _whole(base, row).rstrip(HALF)[row.emitted :], "stop")
+    row.new_ids.append(token)
+    text = _whole(base, row)
+    ends = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
+    if ends:
+        return Piece(row.index, text[row.emitted : min(ends)], "stop")
+    if len(row.new_ids) >= sampling.max_tokens:
+        return Piece(row.index, text.rstrip(HALF)[row.emitted :], "length")
+    safe = len(text) - held_back(text, sampling.stop)
+    piece = Piece(row.index, text[row.emitted : safe])
+    row.emitted = max(row.emitted, safe)
+    return piece
+
+
+def _whole(base: BaseModel, row: _Row) -> str:
+    """The row's new text. Decoded behind its last context tokens: many tokenizers drop a space at the very front."""
+    behind = _behind(base, row.context_ids)
+    return base.decode(behind + row.new_ids)[len(base.decode(behind)) :]
+
+
+def _behind(base: BaseModel, context_ids: list[int]) -> list[int]:
+    """A few last tokens of the context, from a whole character on.
+
+    Tokenizers that fall back to bytes decode a run of them as one: begun inside a character, all of it is lost.
+    """
+    for count in (4, 8, 16):
+        behind = context_ids[-count:]
+        if not base.decode(behind).startswith(HALF):
+            break
+    return behind
+
+
+def held_back(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end of `text` must wait: half a character, and the beginning of a stop string before it."""
+    whole = text.rstrip(HALF)
+    held = 0
+    for word in stop:
+        for size in range(min(len(word) - 1, len(whole)), held, -1):
+            if whole.endswith(word[:size]):
+                held = size
+                break
+    return len(text) - len(whole) + held
+
+
+def sample(logits_V: Tensor, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator) -> int:
+    """Draw one token id from float32 logits [V]. Order: repetition penalty, temperature, top_k, top_p, min_p."""
+    logits_V = logits_V.clone()
+    if sampling.repetition_penalty != 1.0 and seen_ids:
+        seen = torch.tensor(sorted(set(seen_ids)), device=logits_V.device)
+        values = logits_V[seen]
+        penalty = sampling.repetition_penalty
+        logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
+    if sampling.temperature == 0:
+        return int(logits_V.argmax())
+    # Drawn on the CPU: one stream per seed, whatever the device.
+    probs_V = torch.softmax(logits_V.cpu().double() / sampling.temperature, dim=0)
+    sorted_V, order_V = probs_V.sort(descending=True, stable=True)
+    keep_V = torch.ones_like(sorted_V, dtype=torch.bool)
+    if sampling.top_k:
+        keep_V[sampling.top_k :] = False
+    keep_V &= (sorted_V.cumsum(0) - sorted_V) < sampling.top_p
+    keep_V &= sorted_V >= sampling.min_p * sorted_V[0]
+    keep_V[0] = True
+    weights_V = sorted_V * keep_V
+    threshold = torch.rand((), generator=random, dtype=torch.float64) * weights_V.sum()
+    chosen = int(torch.searchsorted(weights_V.cumsum(0), threshold).clamp(max=int(keep_V.sum()) - 1))
+    return int(order_V[chosen])
+
+
+def _check(holds: bool, flag: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError("a sampling setting is out of range", where=flag, expected=expected, got=got)

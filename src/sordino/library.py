@@ -1,0 +1,279 @@
+"""The library: folders of soft prompt files, into which people drop files by hand while programs run.
+
+An entry is a `.zip`, or a folder that holds an unpacked one or a PEFT prompt; other kinds of file come in by `install`.
+Its name is its file name without `.zip`, made readable (`v (1).zip` is `v-1`) and unique: see library_names.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import unicodedata
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from sordino import formats
+from sordino.atomic import write_bytes
+from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
+from sordino.library_files import Stamp, find, is_prompt_folder, listed
+from sordino.library_names import checked_name, default_name, near_misses, unique_names
+from sordino.soft_prompt import Metadata, SoftPrompt
+
+_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin"})
+_SEEDED = ".sordino-seeded"
+_TRASH = ".trash"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A soft prompt of the library, as its header describes it. A broken file has `error` (one line) and no sizes."""
+
+    name: str
+    path: Path
+    n_tokens: int = 0
+    d_model: int = 0
+    metadata: Metadata = field(default_factory=Metadata)
+    format: str = ""
+    error: str = ""
+
+
+class Library:
+    """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        if not folders:
+            raise BadInput("a library needs a folder", where="--library")
+        self.folders = tuple(Path(folder).absolute() for folder in folders)
+        self._peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
+
+    def scan(self) -> list[Entry]:
+        """All entries, by folder and name. Reads the headers of files that are new or changed, never a tensor.
+
+        Never raises because of a file: a broken or half-copied one is an entry with an error and is looked at again
+        next time; one that vanishes meanwhile is left out.
+        """
+        found = [(folder, item) for folder in self.folders for item in find(folder)]
+        names = unique_names([(folder, item.label) for folder, item in found])
+        peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
+        entries: list[Entry] = []
+        for name, (_, item) in zip(names, found, strict=True):
+            key = (item.path, item.stamp)
+            try:
+                peek = self._peeked.get(key) or formats.peek(item.path)
+            except (SordinoError, OSError) as error:
+                if os.path.lexists(item.path):
+                    entries.append(Entry(name, item.path, error=_reason(error, item.path)))
+                continue
+            peeked[key] = peek
+            entries.append(Entry(name, item.path, peek.n_tokens, peek.d_model, peek.metadata, peek.format))
+        # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
+        self._peeked = peeked
+        return entries
+
+    def missing_folders(self) -> list[Path]:
+        """Folders that are not there: a typing error, or a drive that is not mounted."""
+        return [folder for folder in self.folders if not os.path.isdir(folder)]
+
+    def other_files(self) -> list[Path]:
+        """Files that may be soft prompts of another kind: not entries until they are installed."""
+        return [
+            Path(item.path)
+            for folder in self.folders
+            for item in listed(folder)
+            if Path(item.name).suffix.lower() in _OTHER_KINDS and item.is_file()
+        ]
+
+    def entry(self, name: str) -> Entry:
+        """The entry with this name; the file name itself (`v (1).zip`) is as good. Raises NotInLibrary."""
+        entries, wanted = self.scan(), unicodedata.normalize("NFC", name)
+        for answers in (lambda e: e.name, lambda e: e.path.name, lambda e: e.path.stem):
+            for entry in entries:
+                if unicodedata.normalize("NFC", answers(entry)) == wanted:
+                    return entry
+        if missing := self.missing_folders():
+            advice = f"the library folder {missing[0]} does not exist: make it, mount its drive, or correct --library"
+        elif not entries:
+            advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        else:
+            close = near_misses(wanted, [entry.name for entry in entries])
+            advice = f"did you mean {' or '.join(close)}?" if close else "`sordino list` shows all names"
+        raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
+
+    def resolve(self, name_or_path: str) -> Path:
+        """The file or folder that is meant: a soft prompt at that path, or the entry with that name.
+
+        A folder that is no soft prompt does not hide an entry of its name. Raises NotInLibrary, or SoftPromptFileError
+        for what can only be a path.
+        """
+        # os.path, not Path: these answer False to what no file can be called, where Path raises.
+        text = os.path.expanduser(name_or_path)
+        path = Path(text)
+        if os.path.isfile(text) or is_prompt_folder(path):
+            return path
+        if path.name == name_or_path:
+            return self.entry(name_or_path).path
+        if os.path.isdir(text):
+            return path
+        raise SoftPromptFileError(
+            "no such file", where=name_or_path, do="`sordino list` shows the names in the library"
+        )
+
+    def install(
+        self, source: Path, *, name: str | None = None, replace: bool = False, index: int | None = None
+    ) -> Entry:
+        """Read a soft prompt file of any format and `add` it under `name` (default: the file's)."""
+        return self.add(
+            formats.read(source, index=index), name=default_name(source) if name is None else name, replace=replace
+        )
+
+    def add(self, prompt: SoftPrompt, *, name: str, replace: bool = False) -> Entry:
+        """Write a native zip into the first folder, atomically. A file that says the same already is left as it is.
+
+        Raises BadInput for a name that cannot be a file's everywhere, or that another soft prompt has (unless
+        `replace`), StorageError where the disk refuses.
+        """
+        name = checked_name(name)
+        prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
+        target = self._place_for(name)
+        if target.exists():
+            there = _read_if_good(target)
+            same = there is not None and there.content_hash == prompt.content_hash and there.metadata == prompt.metadata
+            if not same and target.is_dir():
+                raise BadInput(
+                    "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
+                )
+            if not same and not replace:
+                raise BadInput(
+                    "another soft prompt has this name",
+                    where=name,
+                    do="--replace puts this one in its place, --name gives it another name",
+                )
+            if same:
+                return self._entry_at(target)
+        _make_folder(self.folders[0])
+        # Its warnings are about other programs; here the file says all that the soft prompt does.
+        formats.write(prompt, target, force=True)
+        return self._entry_at(target)
+
+    def twin(self, prompt: SoftPrompt) -> Entry | None:
+        """An entry with the same matrix, whatever its name, or None. Reads the tensors of the entries of that shape."""
+        for entry in self.scan():
+            if (entry.n_tokens, entry.d_model) == prompt.matrix.shape:
+                other = _read_if_good(entry.path)
+                if other is not None and other.content_hash == prompt.content_hash:
+                    return entry
+        return None
+
+    def remove(self, which: str | Entry) -> Path:
+        """Move an entry (or the one of this name) into the hidden `.trash` of its folder. Returns where it lies now.
+
+        Raises NotInLibrary, or StorageError where the disk refuses: the file is then where it was.
+        """
+        entry = self.entry(which) if isinstance(which, str) else which
+        folder = next(folder for folder in self.folders if folder in entry.path.parents)
+        # A folder in a folder is one entry: the outer one goes.
+        top = folder / entry.path.relative_to(folder).parts[0]
+        place = folder / _TRASH / top.name
+        _make_folder(place.parent)
+        if place.exists():
+            place = place.with_name(f"{place.stem}-{secrets.token_hex(4)}{place.suffix}")
+        try:
+            os.rename(top, place)
+        except OSError as error:
+            raise StorageError(
+                f"could not be removed ({error.strerror})",
+                where=top,
+                do="it is still there; close programs that hold it open",
+            ) from error
+        return place
+
+    def _place_for(self, name: str) -> Path:
+        """The path of a file of this name: an existing one's if only the case differs, as some drives see no case."""
+        for item in listed(self.folders[0]):
+            if unicodedata.normalize("NFC", item.name).casefold() == f"{name}.zip".casefold():
+                return Path(item.path)
+        return self.folders[0] / f"{name}.zip"
+
+    def _entry_at(self, path: Path) -> Entry:
+        vanished = Entry(path.stem, path, error="the file vanished")
+        return next((entry for entry in self.scan() if entry.path == path), vanished)
+
+
+def default_folders() -> list[Path]:
+    """The folders of SORDINO_LIBRARY (separated as in PATH), else one in the user's data directory."""
+    named = [Path(os.path.expanduser(part)) for part in os.environ.get("SORDINO_LIBRARY", "").split(os.pathsep) if part]
+    return named or [Path(platformdirs.user_data_dir("sordino", appauthor=False)) / "soft_prompts"]
+
+
+def default_folder() -> Path:
+    """The folder that new soft prompts are written to."""
+    return default_folders()[0]
+
+
+def open_library(folders: Sequence[Path] = ()) -> Library:
+    """The library in these folders, else in those of SORDINO_LIBRARY, else the default one, made and seeded once.
+
+    A folder that was named and is not there is an empty one; `missing_folders` tells.
+    """
+    if not folders and not os.environ.get("SORDINO_LIBRARY"):
+        with suppress(StorageError):
+            # A read-only home has no library of its own; commands that read other files must work all the same.
+            _make_folder(default_folder(), parents=True)
+            seed(default_folder())
+    return Library(folders or default_folders())
+
+
+def seed(folder: Path) -> list[Path]:
+    """Put the packaged soft prompts into an empty library, once: what the user removes does not come back.
+
+    Returns what was written: nothing where the library holds anything or was seeded before. Raises StorageError.
+    """
+    packaged = resources.files("sordino").joinpath("data", "prompts")
+    prompts = [item for item in packaged.iterdir() if item.name.endswith(".zip")] if packaged.is_dir() else []
+    if not prompts or os.path.exists(folder / _SEEDED) or listed(folder):
+        return []
+    _make_folder(folder, parents=True)
+    for item in prompts:
+        write_bytes(folder / item.name, item.read_bytes())
+    write_bytes(folder / _SEEDED, b"")
+    return [folder / item.name for item in prompts]
+
+
+def edit(path: Path, changes: Mapping[str, Any]) -> SoftPrompt:
+    """Replace metadata fields of a native zip, atomically; the matrix stays as it is. Returns the new soft prompt.
+
+    Raises BadInput for a file that is not a KoboldAI zip (the others cannot hold the fields), StorageError where the
+    disk refuses: the old file is then intact.
+    """
+    prompt = formats.read(path).with_metadata(**changes)
+    if not path.is_file() or formats.detect(path) != "kobold":
+        raise BadInput(
+            "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
+        )
+    formats.write(prompt, path, force=True)
+    return prompt
+
+
+def _read_if_good(path: Path) -> SoftPrompt | None:
+    try:
+        return formats.read(path)
+    except (SordinoError, OSError):
+        return None
+
+
+def _make_folder(folder: Path, *, parents: bool = False) -> None:
+    try:
+        folder.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """The error on one line, without the path that the entry says already."""
+    return " ".join(str(error).split()).removeprefix(f"{' '.join(str(path).split())}: ")

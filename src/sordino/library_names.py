@@ -1,0 +1,79 @@
+"""The names of soft prompts in a library: which are allowed, and which one each file gets. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from sordino.errors import BadInput
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+_MAX_BYTES = 200
+
+
+def checked_name(name: str) -> str:
+    """`name` (without `.zip`) if a file may be called so on Linux, macOS, Windows and in a URL. Raises BadInput."""
+    name = unicodedata.normalize("NFC", name.removesuffix(".zip"))
+    fault = _fault(name)
+    if fault:
+        raise BadInput("a soft prompt cannot have this name", where=repr(name), got=fault, do="choose another (--name)")
+    return name
+
+
+def _fault(name: str) -> str:
+    if not name.strip():
+        return "an empty name"
+    bad = sorted({char for char in name if char in '/\\:*?"<>|' or not char.isprintable()})
+    if bad:
+        return f"the characters {' '.join(map(repr, bad))}"
+    if _RESERVED.fullmatch(name):
+        return "a name that Windows reserves"
+    if name[0] in ".- " or name[-1] in ". ":
+        return "a dot, a dash or a space at an end"
+    size = len(name.encode())
+    return f"{size} bytes, at most {_MAX_BYTES}" if size > _MAX_BYTES else ""
+
+
+def default_name(source: Path) -> str:
+    """The name a file or folder gets in the library unless the user says another."""
+    source = source.absolute()
+    return readable_name(source.name if source.is_dir() else source.stem)
+
+
+def readable_name(label: str) -> str:
+    """`v (1)` as `v-1`, `v - Copy (2)` as `v-copy-2`, what cannot be printed as `_`."""
+    name = unicodedata.normalize("NFC", label)
+    name = "".join(char if char.isprintable() else "_" for char in name)
+    name = re.sub(r"\s+-\s+copy\b", "-copy", name, flags=re.IGNORECASE)
+    return re.sub(r"\s*\((\d+)\)", r"-\1", name).strip() or "_"
+
+
+def unique_names(files: Sequence[tuple[Path, str]]) -> list[str]:
+    """A name for each (folder, file name without ending).
+
+    A file keeps its own name whatever else arrives. Where two would share one, the later (by folder, then in the order
+    given) is `v@folder` in another folder than the first, and then, or in the same folder, `v-2`, `v-3`.
+    """
+    readable = [readable_name(label) for _, label in files]
+    names: dict[int, str] = {}
+    taken: dict[str, Path] = {}
+    # First those whose file name is a name: a copy `v (1).zip` must not take `v-1` from the file that is called so.
+    for i in sorted(range(len(files)), key=lambda i: (readable[i] != files[i][1], i)):
+        folder, name = files[i][0], readable[i]
+        if name in taken and taken[name] != folder:
+            name = f"{name}@{folder.name}"
+        stem, count = name, 1
+        while name in taken:
+            count += 1
+            name = f"{stem}-{count}"
+        taken[name], names[i] = folder, name
+    return [names[i] for i in range(len(files))]
+
+
+def near_misses(name: str, names: Sequence[str]) -> list[str]:
+    """Up to three of `names` that somebody who typed `name` may have meant, the best first."""
+    by_folded = {known.casefold(): known for known in names}
+    return [by_folded[near] for near in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]

@@ -1,0 +1,276 @@
+"""The one idea: a row is text plus the index of its soft prompt.
+
+K soft prompts run through the base model once and give K prefixes; each row gathers its prefix by index. A decoder is causal,
+so the keys and values at the prompt's positions do not depend on the text behind them: running them once and sharing them is
+exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
+
+A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
+is predicted. What a prefix holds before the virtual tokens (a BOS) is the caller's choice: see `base_model.prefix_embeds`.
+
+Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
+C channels of a head, L layers, N labelled tokens.
+
+Traps, each with a test in tests/parity:
+- Prefixes of different lengths are padded on the LEFT and carry explicit position ids. Padded on the right, the text would
+  not follow its prompt, which sliding windows measure.
+- `DynamicCache()` without a config, made anew for every forward: `update` mutates it, and a cache made from the config crops
+  keys at the sliding window.
+- Masks are ours: additive floats of the model's dtype. Boolean 4-D masks are wrong in eager attention and on GPT-J.
+- Models with sliding layers take one mask per kind of layer; windows are measured in position ids, not in indices.
+- Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+# Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
+# row with transformers' own masks.
+PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """K prefixes of one base model, left-padded to the longest.
+
+    keys_KHPC, values_KHPC: a tensor a layer, in the model's dtype. last_KD: the hidden state (after the final norm) at each
+    prefix's last position; zeros where a prefix is empty. lengths: positions each prefix really has.
+    """
+
+    keys_KHPC: tuple[Tensor, ...]
+    values_KHPC: tuple[Tensor, ...]
+    last_KD: Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """P, the positions of the longest prefix."""
+        return max(self.lengths)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
+
+    def as_leaves(self) -> Prefixes:
+        """The same values cut off from their graph and asking for gradients.
+
+        Rows accumulate into the leaves' `.grad`; `backward_into` then walks the prefix's own graph once.
+        """
+        return Prefixes(
+            tuple(t.detach().requires_grad_() for t in self.keys_KHPC),
+            tuple(t.detach().requires_grad_() for t in self.values_KHPC),
+            self.last_KD.detach().requires_grad_(),
+            self.lengths,
+        )
+
+    def detached(self) -> Prefixes:
+        return Prefixes(
+            tuple(t.detach() for t in self.keys_KHPC),
+            tuple(t.detach() for t in self.values_KHPC),
+            self.last_KD.detach(),
+            self.lengths,
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """B rows of text, each with the index of its prefix. A row may hold several examples one after another (packed).
+
+    ids_BT: token ids, 0 where padded. example_BT: which example of its row a token belongs to, -1 where padded (padding is on
+    the right). offset_BT: the token's place in its example. prompt_B: the row's prefix.
+    """
+
+    ids_BT: Tensor
+    example_BT: Tensor
+    offset_BT: Tensor
+    prompt_B: Tensor
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(
+            self.ids_BT.to(device), self.example_BT.to(device), self.offset_BT.to(device), self.prompt_B.to(device)
+        )
+
+    def predictors(self) -> Tensor:
+        """Where each token's prediction comes from: an index [B, T] into `cat([hidden.view(B*T, D), last_KD])`.
+
+        A token is predicted from the one before it; an example's first token from its prefix's last hidden state.
+        """
+        rows, width = self.ids_BT.shape
+        before = torch.arange(rows * width, device=self.ids_BT.device).view(rows, width) - 1
+        return torch.where(self.offset_BT == 0, rows * width + self.prompt_B[:, None], before)
+
+
+def rows_from_examples(examples: Sequence[Sequence[Sequence[int]]], prompts: Sequence[int]) -> Rows:
+    """Rows from lists of examples: `examples[b]` holds row b's examples, each a list of token ids."""
+    width = max((sum(len(ids) for ids in row) for row in examples), default=0)
+    shape = (len(examples), width)
+    ids_BT = torch.zeros(shape, dtype=torch.long)
+    example_BT = torch.full(shape, -1, dtype=torch.long)
+    offset_BT = torch.zeros(shape, dtype=torch.long)
+    for b, row in enumerate(examples):
+        start = 0
+        for e, ids in enumerate(row):
+            end = start + len(ids)
+            ids_BT[b, start:end] = torch.tensor(ids, dtype=torch.long)
+            example_BT[b, start:end] = e
+            offset_BT[b, start:end] = torch.arange(len(ids))
+            start = end
+    return Rows(ids_BT, example_BT, offset_BT, torch.tensor(list(prompts), dtype=torch.long))
+
+
+def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefixes:
+    """Run K prompts through the model once.
+
+    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: that prefix is empty). They are cast to the
+    network's dtype; gradients flow back to them.
+    """
+    lengths = tuple(int(e.shape[0]) for e in embeds)
+    device, dtype = network.device, network.dtype
+    width, count = max(lengths), len(embeds)
+    if width == 0:
+        return _empty_prefixes(network, count)
+    rows = [e.to(device=device, dtype=dtype) for e in embeds]
+    pads = [width - length for length in lengths]
+    embeds_KPD = torch.stack([torch.nn.functional.pad(e, (0, 0, pad, 0)) for e, pad in zip(rows, pads, strict=True)])
+    pad_K1 = torch.tensor(pads, device=device)[:, None]
+    index_1P = torch.arange(width, device=device)[None, :]
+    positions_KP = (index_1P - pad_K1).clamp(min=0)
+    padded_KP = index_1P < pad_K1
+    hidden_KPD, cache = _forward(
+        network, embeds_KPD, positions_KP, _prefix_masks(network, positions_KP, padded_KP), None
+    )
+    filled = torch.tensor([length > 0 for length in lengths], device=device)
+    return Prefixes(
+        tuple(layer.keys for layer in cache.layers),
+        tuple(layer.values for layer in cache.layers),
+        hidden_KPD[:, -1] * filled[:, None],
+        lengths,
+    )
+
+
+def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
+    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
+    hidden_BTD, _ = forward_rows_cached(network, prefixes, rows)
+    return hidden_BTD
+
+
+def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
+    """As `forward_rows`, with the cache behind it (prefix, then text), for generation to go on from."""
+    lengths_K = torch.tensor(prefixes.lengths, device=network.device)
+    positions_BT = rows.offset_BT + lengths_K[rows.prompt_B][:, None]
+    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
+    masks = _row_masks(network, prefixes, rows, positions_BT)
+    return _forward(network, embeds_BTD, positions_BT, masks, _gathered_cache(prefixes, rows.prompt_B))
+
+
+def decode_step(
+    network: PreTrainedModel, cache: DynamicCache, ids_B: Tensor, position_B: Tensor, keys_BS: Tensor, real_BS: Tensor
+) -> Tensor:
+    """One more token for every row of `cache`, which is extended in place: hidden states [B, D].
+
+    keys_BS: position of every key, the new token's included; real_BS: which of them are not padding.
+    """
+    embeds_B1D = network.get_input_embeddings()(ids_B[:, None])
+    if packable(network):
+        masks = _layer_masks(network, real_BS[:, None, :], (position_B[:, None] - keys_BS)[:, None, :])
+    else:
+        masks = real_BS.long()
+    hidden_B1D, _ = _forward(network, embeds_B1D, position_B[:, None], masks, cache)
+    return hidden_B1D[:, 0]
+
+
+def packable(network: PreTrainedModel) -> bool:
+    """Whether several examples may share a row on this architecture (it stands in the parity tests)."""
+    return network.config.model_type in PACKABLE_FAMILIES
+
+
+def _forward(
+    network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache | None
+) -> tuple[Tensor, DynamicCache]:
+    if network.training and network.is_activation_checkpointing:
+        raise RuntimeError("gradient checkpointing drops the cache, so prefixes cannot be used with it")
+    cache = DynamicCache() if cache is None else cache
+    before = cache.get_seq_length()
+    hidden = network.base_model(
+        inputs_embeds=embeds, position_ids=positions, attention_mask=masks, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    if cache.get_seq_length() != before + embeds.shape[1]:
+        raise RuntimeError(f"{network.config.model_type}: the model did not use the cache it was given")
+    return hidden, cache
+
+
+def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
+    """A new cache that holds each row's prefix. One prefix is expanded without a copy."""
+    cache = DynamicCache()
+    if prefixes.width == 0:
+        return cache
+    rows = prompt_B.shape[0]
+    for layer, (keys, values) in enumerate(zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)):
+        if keys.shape[0] == 1:
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        else:
+            cache.update(keys[prompt_B], values[prompt_B], layer)
+    return cache
+
+
+def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
+    width = int(network.get_input_embeddings().weight.shape[1])
+    last_KD = torch.zeros(count, width, device=network.device, dtype=network.dtype)
+    return Prefixes((), (), last_KD, (0,) * count)
+
+
+# Masks ---------------------------------------------------------------------------------------------------------------
+
+
+def _prefix_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
+    if not packable(network):
+        return (~padded_KP).long()
+    width = positions_KP.shape[1]
+    causal_PP = torch.ones(width, width, dtype=torch.bool, device=positions_KP.device).tril()
+    allowed_KPP = causal_PP & ~padded_KP[:, None, :]
+    return _layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
+
+
+def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
+    """What each text position may see: its own prefix, and its own example up to itself."""
+    device = positions_BT.device
+    width, lengths_K = prefixes.width, torch.tensor(prefixes.lengths, device=device)
+    pad_B = (width - lengths_K)[rows.prompt_B]
+    index_P = torch.arange(width, device=device)
+    if not packable(network):
+        if int(rows.example_BT.max()) > 0:
+            raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
+        return torch.cat([index_P[None, :] >= pad_B[:, None], rows.example_BT >= 0], dim=1).long()
+    if len(prefixes.lengths) == 1 and bool((rows.example_BT == 0).all()):
+        # Rectangular rows behind one prefix: every row has the same mask, so one is built and broadcast.
+        rows = Rows(rows.ids_BT[:1], rows.example_BT[:1], rows.offset_BT[:1], rows.prompt_B[:1])
+        positions_BT, pad_B = positions_BT[:1], pad_B[:1]
+    text = rows.ids_BT.shape[1]
+    causal_TT = torch.ones(text, text, dtype=torch.bool, device=device).tril()
+    own_BTT = (rows.example_BT[:, :, None] == rows.example_BT[:, None, :]) & causal_TT
+    prefix_BTP = (index_P[None, :] >= pad_B[:, None])[:, None, :].expand(-1, text, -1)
+    keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
+    distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
+    return _layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
+
+
+def _layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
+    """Additive masks [B, 1, Q, S] from what is allowed and how far apart positions are: one, or one per kind of layer."""
+    config = network.config
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = _additive(allowed, network.dtype)
+    if "sliding_attention" not in kinds:
+        return full
+    return {"full_attention": full, "sliding_attention": _additive(allowed & (distance < window), network.dtype)}
+
+
+def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:
+    # The most negative finite number, not -inf: a padded query that sees nothing must not become NaN.
+    mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
+    return mask.masked_fill_(~allowed_BQS, torch.finfo(dtype).min)[:, None]

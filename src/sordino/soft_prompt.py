@@ -1,0 +1,152 @@
+"""A soft prompt: the matrix of virtual tokens and what is known about it.
+
+This module knows no file format and no model. Shape key: P virtual tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sordino.errors import BadInput, SoftPromptFileError
+
+Placement = Literal["start", "after_bos"]
+Rating = Literal["general", "mature", "explicit"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+RATINGS: tuple[Rating, ...] = get_args(Rating)
+
+# KoboldAI's loader refuses 2048 tokens and more; so do we, whatever the file came in.
+MAX_TOKENS = 2047
+MAX_WIDTH = 65536
+
+
+@dataclass(frozen=True)
+class BaseRef:
+    """The base model a soft prompt was made for, as far as its file says. Zero and "" mean "not said"."""
+
+    id: str = ""
+    family: str = ""
+    d_model: int = 0
+    n_layers: int = 0
+    vocab_size: int = 0
+    embedding_rms: float = 0.0
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a soft prompt says about itself.
+
+    name, author, supported, description are KoboldAI's four keys; `supported` are model names, shown as hints and never
+    enforced. The rest is the `sordino` object of the native format (docs/formats.md). `training`, `heldout` are plain JSON
+    objects; samples are `{"prompt", "with", "without"}` objects of strings.
+    """
+
+    name: str = ""
+    author: str = ""
+    supported: tuple[str, ...] = ()
+    description: str = ""
+    base: BaseRef = BaseRef()
+    placement: Placement = "start"
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    rating: Rating | Literal[""] = ""
+    created: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    heldout: Mapping[str, Any] = field(default_factory=dict)
+    samples: tuple[Mapping[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.placement not in PLACEMENTS:
+            raise BadInput("unknown placement", where="placement", expected=" or ".join(PLACEMENTS), got=self.placement)
+        if self.rating and self.rating not in RATINGS:
+            raise BadInput("unknown rating", where="rating", expected=", ".join(RATINGS), got=self.rating)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """A matrix float32 [n_tokens, d_model] and its metadata.
+
+    The matrix is checked (two dimensions, 1..2047 tokens, finite), made contiguous float32 and read-only.
+    Raises SoftPromptFileError where it is not such a matrix.
+    """
+
+    matrix: NDArray[np.float32]
+    metadata: Metadata = Metadata()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", checked_matrix(self.matrix))
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.matrix.shape[0])
+
+    @property
+    def d_model(self) -> int:
+        return int(self.matrix.shape[1])
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the shape and the little-endian float32 bytes: the identity of the prompt.
+
+        Names and other metadata are left out, so a renamed file is the same soft prompt.
+        """
+        head = f"float32 {self.n_tokens} {self.d_model}\n".encode()
+        return hashlib.sha256(head + self.matrix.astype("<f4", copy=False).tobytes()).hexdigest()
+
+    def with_metadata(self, **changes: Any) -> SoftPrompt:
+        """The same matrix with some metadata fields replaced."""
+        return SoftPrompt(self.matrix, replace(self.metadata, **changes))
+
+
+def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:
+    """The (n_tokens, d_model) that a stored shape stands for; [1, n, d] is read as [n, d].
+
+    Call it on a header, before memory is taken. Raises SoftPromptFileError.
+    """
+    if len(shape) == 3 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) != 2:
+        raise SoftPromptFileError(
+            "the tensor has the wrong number of dimensions",
+            where=where,
+            expected="[n_tokens, d_model]",
+            got=list(shape),
+        )
+    n_tokens, d_model = shape
+    if not 1 <= n_tokens <= MAX_TOKENS:
+        raise SoftPromptFileError(
+            "the number of virtual tokens is out of range", where=where, expected=f"1 to {MAX_TOKENS}", got=n_tokens
+        )
+    if not 1 <= d_model <= MAX_WIDTH:
+        raise SoftPromptFileError("the width is out of range", where=where, expected=f"1 to {MAX_WIDTH}", got=d_model)
+    return n_tokens, d_model
+
+
+def checked_matrix(matrix: NDArray[Any], *, where: object = "") -> NDArray[np.float32]:
+    """`matrix` as a read-only contiguous float32 [n_tokens, d_model]. Raises SoftPromptFileError."""
+    if matrix.dtype.kind != "f":
+        raise SoftPromptFileError(
+            "the tensor has the wrong type",
+            where=where,
+            expected="float16, bfloat16, float32 or float64",
+            got=matrix.dtype,
+        )
+    shape = checked_shape(matrix.shape, where=where)
+    with np.errstate(over="ignore"):
+        floats = np.array(matrix.reshape(shape), dtype=np.float32, order="C", copy=True)
+    if not np.isfinite(floats).all():
+        bad = int(np.count_nonzero(~np.isfinite(floats)))
+        raise SoftPromptFileError(
+            "the tensor holds values that are not finite",
+            where=where,
+            expected="finite float32 numbers",
+            got=f"{bad} inf or nan",
+        )
+    floats.setflags(write=False)
+    return floats

@@ -1,0 +1,246 @@
+"""Files on disk to clean text: which files, in which order, and what is refused.
+
+Texts are UTF-8, with or without a byte order mark. Anything else is refused with the place and the way to convert it,
+never guessed: a wrong guess trains a voice on damaged characters and nobody notices.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import ftfy
+
+from sordino.errors import DataError
+
+TEXT = frozenset({".txt", ".text", ".md", ".markdown"})
+RECORDS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})
+MAX_BYTES = 1 << 30  # pieces are held in memory; a file beyond this is a mistake or needs a sample drawn from it
+
+_SAMPLE = 1 << 16
+_MAGIC = (
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a zip archive (docx, odt and epub files are zip archives too)"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\xd0\xcf\x11\xe0", "an old Word document"),
+    (b"\x1f\x8b", "a gzip archive"),
+)
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file to read and the short name it goes by in reports: relative to the folder given, never absolute."""
+
+    path: Path
+    name: str
+
+
+def find_files(paths: Sequence[Path]) -> tuple[list[TextFile], list[str]]:
+    """Files in the order given, folders walked recursively and sorted, hidden entries skipped; and notes for the user.
+
+    A file that is named is read whatever its extension; in a folder only the known extensions are.
+    Raises DataError for a path that does not exist or is not a file, and if nothing is left to read.
+    """
+    found: list[TextFile] = []
+    others: Counter[str] = Counter()
+    for path in paths:
+        if path.is_dir():
+            for inside in _walk(path):
+                suffix = inside.suffix.lower()
+                if suffix in TEXT | RECORDS:
+                    found.append(TextFile(inside, inside.relative_to(path).as_posix()))
+                else:
+                    others[suffix or "no extension"] += 1
+        else:
+            found.append(TextFile(path, path.name))
+    files = _once(found)
+    if not files:
+        raise DataError(
+            "no text files found",
+            where=", ".join(map(str, paths)),
+            expected=f"files that end in {', '.join(sorted(TEXT | RECORDS))}",
+        )
+    notes = []
+    if len(files) < len(found):
+        notes.append(f"given more than once, read once: {len(found) - len(files)} of {len(found)} files")
+    if others:
+        notes.append(f"files of other kinds skipped ({', '.join(sorted(others))}): {others.total()}")
+    return files, notes
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot be read ({error.strerror})", where=error.filename) from error
+
+    inside = []
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside += [Path(where, name) for name in names if not name.startswith(".")]
+    yield from sorted(inside, key=lambda path: path.relative_to(folder).parts)
+
+
+def _once(found: list[TextFile]) -> list[TextFile]:
+    """Each file once; a name that two different files share gets a number."""
+    files: dict[Path, TextFile] = {}
+    taken: Counter[str] = Counter()
+    for file in found:
+        real = file.path.resolve()
+        if real in files:
+            continue
+        taken[file.name] += 1
+        name = file.name if taken[file.name] == 1 else f"{file.name} ({taken[file.name]})"
+        files[real] = TextFile(file.path, name)
+    return list(files.values())
+
+
+def read_text(path: Path) -> str:
+    """The whole file as text without its byte order mark. Raises DataError."""
+    with _opened(path) as file:
+        offset = file.tell()
+        return _decoded(file.read(), path, offset)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line with its line end), one line in memory at a time. Raises DataError."""
+    with _opened(path) as file:
+        offset = file.tell()
+        for number, line in enumerate(file, start=1):
+            yield number, _decoded(line, path, offset)
+            offset += len(line)
+
+
+def _opened(path: Path) -> BinaryIO:
+    """An open regular file whose beginning looks like UTF-8 text, positioned after a byte order mark."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("is neither a file nor a folder", where=path)
+        if status.st_size > MAX_BYTES:
+            raise DataError(
+                "the file is too large to train on",
+                where=path,
+                expected=f"at most {MAX_BYTES:,} bytes",
+                got=f"{status.st_size:,}",
+                do="draw a sample from it: a soft prompt needs megabytes at most",
+            )
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError("no such file or folder", where=path) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+    try:
+        head = file.read(_SAMPLE)
+        _refuse_other_kinds(head, path)
+        file.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_other_kinds(head: bytes, path: Path) -> None:
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            raise DataError(f"this is {kind}", where=path, expected="plain text", do="save it as plain text in UTF-8")
+    wide = _wide_encoding(head)
+    if wide:
+        raise DataError(
+            "the text is not UTF-8", where=path, expected="UTF-8", got=f"probably {wide}", do=_conversion(path, wide)
+        )
+
+
+def _wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32, by byte order mark or by where the NUL bytes of mostly Latin text fall; "" if neither."""
+    for mark, encoding in (
+        (b"\xff\xfe\x00\x00", "UTF-32LE"),
+        (b"\x00\x00\xfe\xff", "UTF-32BE"),
+        (b"\xff\xfe", "UTF-16LE"),
+        (b"\xfe\xff", "UTF-16BE"),
+    ):
+        if head.startswith(mark):
+            return encoding
+    pairs = len(head) // 2
+    for first, encoding in ((1, "UTF-16LE"), (0, "UTF-16BE")):
+        nul, other = head[first::2].count(0), head[1 - first :: 2].count(0)
+        if pairs and nul > 0.4 * pairs and other < 0.1 * pairs:
+            return encoding
+    return ""
+
+
+def _decoded(data: bytes, path: Path, offset: int) -> str:
+    """Strict UTF-8. `offset`: where in the file `data` begins."""
+    if b"\0" in data:
+        raise DataError(
+            "the text holds NUL bytes",
+            where=f"{path}, byte {offset + data.index(0):,}",
+            expected="plain text",
+            do="this is a binary or a damaged file",
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        encoding = _probable_encoding(data)
+        raise DataError(
+            "the text is not UTF-8",
+            where=f"{path}, byte {offset + error.start:,} (0x{data[error.start]:02x})",
+            expected="UTF-8",
+            got=f"probably {encoding}" if encoding else "another encoding, or a damaged file",
+            do=_conversion(path, encoding or "ITS_ENCODING"),
+        ) from None
+
+
+def _probable_encoding(data: bytes) -> str:
+    """A guess for the message only. "" where the bytes fit no single-byte Western text."""
+    if len(re.findall(rb"[\xc3\xe2][\x80-\xbf]", data)) > len(re.findall(rb"[\x80-\xff]", data)) / 4:
+        return ""  # mostly valid UTF-8 with a damaged place
+    high = len(re.findall(rb"[\x80-\xff]", data))
+    return "WINDOWS-1252" if high < 0.15 * len(data) else ""
+
+
+def _conversion(path: Path, encoding: str) -> str:
+    return f"save it as UTF-8 in an editor, or run: iconv -f {encoding} -t UTF-8 '{path.name}' > utf8-{path.name}"
+
+
+def cleaned(text: str, where: object) -> tuple[str, bool]:
+    """(text with Unix line ends and its mojibake undone, whether characters were repaired).
+
+    Only characters that were decoded wrongly (`cafÃ©`) are mended; quotes, ligatures, widths and entities stay as the
+    author set them. Line by line, as a whole text that is damaged in places has no single repair. Raises DataError
+    for a NUL, which no tokeniser was trained on.
+    """
+    if "\0" in text:
+        raise DataError("the text holds NUL characters", where=where, do="this is a binary or a damaged file")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.isascii():
+        return text, False
+    # JSON can carry halves of UTF-16 pairs, which no tokeniser accepts.
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    mended = "\n".join(line if line.isascii() else ftfy.fix_encoding(line) for line in whole.split("\n"))
+    return mended, mended != text
+
+
+_GUTENBERG_START = re.compile(
+    r"^(\*{3} ?START OF (THE|THIS) PROJECT GUTENBERG .*|\*END\*? ?THE SMALL PRINT!? .*)$", re.MULTILINE
+)
+_GUTENBERG_END = re.compile(
+    r"^(\*{3} ?END OF (THE|THIS) PROJECT GUTENBERG |End of (the |this )?Project Gutenberg)", re.MULTILINE
+)
+_GUTENBERG_CREDIT = re.compile(r"\s*(Produced by|E-text prepared by|This etext was prepared by)\b.*?\n\s*\n", re.DOTALL)
+
+
+def without_gutenberg(text: str) -> str:
+    """The text without Project Gutenberg's header, credits and licence; unchanged if there are none."""
+    start = _GUTENBERG_START.search(text)
+    if start is None:
+        return text
+    body = text[start.end() :]
+    end = _GUTENBERG_END.search(body)
+    body = body[: end.start()] if end else body
+    credit = _GUTENBERG_CREDIT.match(body)
+    return (body[credit.end() :] if credit else body).strip("\n") + "\n"

@@ -1,0 +1,118 @@
+"""A run's whole state in one file, so that a killed run goes on exactly.
+
+One safetensors file: tensors (parameters, Adam's moments, the weight average, the best matrix) and, as JSON in its metadata,
+the counters and the settings. It is replaced atomically: a killed process leaves the old checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sordino.atomic import write_bytes
+from sordino.errors import TrainingError
+from sordino.train.config import TrainConfig
+from sordino.train.parameters import Parameters
+
+FILE = "checkpoint.safetensors"
+VERSION = 1
+
+
+@dataclass
+class Progress:
+    """The counters of a run. step: steps done. best_loss: lowest validation loss, of `best_PD`. bad: evaluations since.
+    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, all sittings together.
+    """
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    bad: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+    finished: str = ""
+
+
+@dataclass
+class RunState:
+    """All that changes while a run goes on."""
+
+    parameters: Parameters
+    optimiser: torch.optim.Adam
+    average_PD: Tensor
+    best_PD: Tensor
+    progress: Progress
+
+
+def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
+    """identity: what a resumed run must agree with (model fingerprint, data hash). Raises StorageError."""
+    tensors = {f"parameter.{name}": tensor.detach() for name, tensor in state.parameters.items()}
+    tensors |= {"average": state.average_PD, "best": state.best_PD}
+    moments = state.optimiser.state_dict()["state"]
+    for index, moment in moments.items():
+        tensors |= {f"adam.{index}.{key}": value for key, value in moment.items()}
+    # json writes infinity as a bare word, which other readers refuse.
+    progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
+    header = {"version": VERSION, "progress": progress, "config": config.to_json(), "identity": dict(identity)}
+    data = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {"sordino": json.dumps(header)})
+    write_bytes(folder / FILE, data)
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The settings and counters of the checkpoint in `folder`. Raises TrainingError where there is none or it is broken."""
+    try:
+        with safe_open(folder / FILE, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["sordino"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            "there is no run to resume here",
+            where=folder,
+            expected=f"a readable {FILE}",
+            got=str(error),
+            do="start again without --resume",
+        ) from None
+    if header.get("version") != VERSION:
+        raise TrainingError(
+            "the checkpoint is of another version", where=folder, expected=VERSION, got=header.get("version")
+        )
+    return header
+
+
+def load_checkpoint(folder: Path, state: RunState, identity: Mapping[str, str]) -> None:
+    """Fill `state`, made from the same settings, with what was saved. Raises TrainingError where the run was another."""
+    header = read_header(folder)
+    for key, value in identity.items():
+        if header["identity"].get(key) != value:
+            raise TrainingError(
+                f"the {key} is not the one that this run began with",
+                where=folder,
+                expected=header["identity"].get(key),
+                got=value,
+                do="bring it back, or start a new run without --resume",
+            )
+    with safe_open(folder / FILE, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    for name, parameter in state.parameters.items():
+        parameter.data.copy_(tensors[f"parameter.{name}"])
+    state.average_PD.copy_(tensors["average"])
+    state.best_PD.copy_(tensors["best"])
+    saved = state.optimiser.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    state.optimiser.load_state_dict({**saved, "state": moments})
+    progress = header["progress"]
+    state.progress = Progress(
+        **{**progress, "best_loss": float("inf") if progress["best_loss"] is None else progress["best_loss"]}
+    )

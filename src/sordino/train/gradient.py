@@ -1,0 +1,81 @@
+"""One step's loss and gradient, and validation's loss: the only places where training touches the base model.
+
+The prompt is run once a step, however many passes the step is cut into: its keys and values are leaves that every pass adds
+its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs 4N a token (2N forward, 2N for the
+gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
+
+Shape key: P virtual tokens, D model width, N labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sordino.base_model import BaseModel
+from sordino.nll import nll_of_rows
+from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes
+from sordino.placement import leading_ids, prefix_embeds
+from sordino.prefix import Prefixes, encode_prefixes, packable
+from sordino.soft_prompt import Placement
+from sordino.texts.examples import Example
+
+
+def loss_and_gradient(
+    base: BaseModel, matrix_PD: Tensor, placement: Placement, examples: Sequence[Example], *, pass_tokens: int
+) -> float:
+    """Mean NLL in nats over the examples' labelled tokens; its gradient is added to what `matrix_PD` was computed from."""
+    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix_PD, placement)])
+    leaves = prefixes.as_leaves()
+    count = sum(sum(example.labelled) for example in examples)
+    loss = 0.0
+    for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
+        share = nll_of_rows(base.network, leaves, packed.rows, packed.labelled_BT).sum() / count
+        share.backward()
+        loss += share.item()
+    _backward_once(prefixes, leaves)
+    return loss
+
+
+@torch.no_grad()
+def mean_nll(
+    base: BaseModel, matrix_PD: Tensor, placement: Placement, examples: Sequence[Example], *, pass_tokens: int
+) -> float:
+    """Mean NLL in nats over the examples' labelled tokens."""
+    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix_PD, placement)])
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
+        nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT)
+        total += nll_N.double().sum().cpu()
+        count += nll_N.numel()
+    return float(total) / count
+
+
+def packed_passes(
+    base: BaseModel, placement: Placement | None, examples: Sequence[Example], prefix_length: int, *, pass_tokens: int
+) -> list[LabelledRows]:
+    """The examples as packed rows behind prefix 0, in forward passes of at most `pass_tokens` positions."""
+    led = [with_leading_ids(example, leading_ids(base, placement)) for example in examples]
+    lengths = [len(example.ids) for example in led]
+    groups = best_packing(lengths, prefix_length) if packable(base.network) else one_by_one(lengths)
+    return [labelled_rows(led, part, [0] * len(part)) for part in passes(groups, lengths, pass_tokens)]
+
+
+def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
+    """The example behind ids that are context, not targets."""
+    if not ids:
+        return example
+    return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled))
+
+
+def _backward_once(prefixes: Prefixes, leaves: Prefixes) -> None:
+    pairs = [
+        (tensor, leaf.grad)
+        for tensor, leaf in zip(prefixes.tensors(), leaves.tensors(), strict=True)
+        if leaf.grad is not None and tensor.requires_grad
+    ]
+    torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])

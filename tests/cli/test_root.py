@@ -1,0 +1,180 @@
+"""The root command: what it says alone, how it finds commands, and how failures leave it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sordino import cli
+from sordino.cli.console import one_line, printable
+from sordino.errors import BadInput, StorageError
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+NO_TORCH = """
+import sys
+import sordino
+assert "numpy" not in sys.modules
+from sordino.cli import COMMANDS, main
+for arguments in [["--help"], [], *([name, "--help"] for name in COMMANDS)]:
+    assert not main(arguments, prog_name="sordino", standalone_mode=False), arguments
+    loaded = {"torch", "transformers", "matplotlib"} & set(sys.modules)
+    assert not loaded, f"sordino {' '.join(arguments)} loads {loaded}"
+"""
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join(filter(None, [str(SOURCE), os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1", **environment},
+    )
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """Make `sordino fail` raise the given exception; returns what CliRunner saw."""
+
+    def run(error: BaseException, **environment: str):
+        @click.command()
+        def command() -> None:
+            raise error
+
+        monkeypatch.setattr(sys.modules[__name__], "fail_command", command, raising=False)
+        monkeypatch.setitem(cli.COMMANDS, "fail", (__name__, "fail_command", "Fail."))
+        monkeypatch.setattr(cli, "import_module", lambda name: sys.modules[name])
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(cli.main, ["fail"], prog_name="sordino")
+
+    return run
+
+
+def test_alone_it_says_use_make_serve_and_where_the_library_is(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.main, [], prog_name="sordino")
+    assert result.exit_code == 0
+    use, make, serve, library = result.stdout.splitlines()
+    assert (use.split()[0], make.split()[0], serve.split()[0]) == ("Use", "Make", "Serve")
+    assert str(tmp_path / "library") in library
+
+
+def test_every_command_it_names_exists() -> None:
+    stdout = CliRunner().invoke(cli.main, [], prog_name="sordino").stdout
+    named = [after.split()[0].strip(",;") for after in stdout.split("sordino ")[1:]]
+    assert len(named) >= 5
+    assert [name for name in named if name not in cli.COMMANDS and name != "--help"] == []
+
+
+def test_help_lists_every_command_with_its_own_first_line() -> None:
+    stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
+    context = click.Context(cli.main)
+    for name, (_, _, summary) in cli.COMMANDS.items():
+        command = cli.main.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert (command.help or "").startswith(summary), f"{name}: two different summaries"
+        assert name in stdout
+
+
+def test_help_and_import_load_no_torch() -> None:
+    done = python("-c", NO_TORCH)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_sordino() -> None:
+    assert python("-m", "sordino", "--version").stdout.startswith("sordino, version ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["evalute"], "evaluate"),
+        (["instal", "x.zip"], "install"),
+        (["--versoin"], "--version"),
+        (["list", "--jsn"], "--json"),
+    ],
+)
+def test_typos_are_answered_with_the_nearest(typed: list[str], expected: str) -> None:
+    result = CliRunner().invoke(cli.main, typed, prog_name="sordino")
+    assert result.exit_code == 2
+    assert "Did you mean" in result.stderr
+    assert f"'{expected}'" in result.stderr.split("Did you mean")[1]
+
+
+def test_an_unknown_command_gets_no_wild_guess() -> None:
+    result = CliRunner().invoke(cli.main, ["xyzzy"], prog_name="sordino")
+    assert result.exit_code == 2
+    assert "Did you mean" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BadInput("no text", where="a.txt"), 2), (StorageError("disk full", where="a.txt"), 1)]
+)
+def test_our_errors_are_one_line_and_their_exit_code(failing, error: BadInput, code: int) -> None:
+    result = failing(error)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"error: {error.message}\n")
+
+
+def test_an_error_cannot_send_escape_sequences_to_the_terminal(failing) -> None:
+    assert "\x1b" not in failing(BadInput("not a soft prompt", where="evil\x1b]0;title\x07.zip")).stderr
+
+
+def test_a_refusal_of_the_system_names_the_file(failing) -> None:
+    result = failing(PermissionError(13, "Permission denied", "texts/a.txt"))
+    assert (result.exit_code, result.stderr) == (1, "error: texts/a.txt: Permission denied\n")
+
+
+def test_a_bug_is_one_line_that_asks_for_a_report(failing) -> None:
+    result = failing(ValueError("two\nlines"))
+    assert result.exit_code == 70
+    assert result.stderr.startswith("internal error: ValueError: two lines; ")
+    assert "SORDINO_DEBUG=1" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_ctrl_c_is_130(failing) -> None:
+    result = failing(KeyboardInterrupt())
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), BadInput("x")])
+def test_debug_lets_the_traceback_through(failing, error: Exception) -> None:
+    assert failing(error, SORDINO_DEBUG="1").exception is error
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no broken pipes: a reader that leaves gives another error"
+)
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_a_reader_that_leaves_causes_no_traceback(arguments: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "sordino", *arguments],
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )
+    finally:
+        os.close(write_end)
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+
+
+def test_printable_keeps_text_and_drops_what_steers_a_terminal() -> None:
+    assert printable("déjà 🎻\n\tvu") == "déjà 🎻\n\tvu"
+    assert printable("\x1b[2Jx\x9by\u202ez\x00\x7f") == "\ufffd[2Jx\ufffdy\ufffdz\ufffd\ufffd"
+    assert one_line("a\r\nb \t c") == "a b c"

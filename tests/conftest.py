@@ -1,0 +1,68 @@
+"""What every test has: no network, a library of its own, and the shared fixtures."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# Before anything imports torch or huggingface_hub, which read them once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["PIP_NO_INDEX"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers with two threads each on two cores are slower than either alone.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from sordino.base_model import BaseModel
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+settings.register_profile("sordino", deadline=None, derandomize="CI" in os.environ, database=None)
+settings.load_profile("sordino")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """A test that reaches for the network fails instead of passing on some machines only."""
+    connect = socket.socket.connect
+
+    def local_only(self: socket.socket, address: Any) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("localhost", "127.0.0.1", "::1"):
+            raise OSError(f"tests run without a network, and something wanted to reach {host}")
+        connect(self, address)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", local_only)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands under test find an empty library, never the user's."""
+    monkeypatch.setenv("SORDINO_LIBRARY", str(tmp_path / "library"))
+    monkeypatch.delenv("SORDINO_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of real soft prompts and texts that lies beside some checkouts; the test is skipped elsewhere."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder of real samples, ../shared, is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> BaseModel:
+    """The bundled base model, float32 on the CPU: loaded once per process, so never change it."""
+    from sordino import base_model
+
+    return base_model.load("smollm2", device="cpu", dtype="float32")

@@ -1,0 +1,81 @@
+"""The same parity on real weights: SmolLM2, and Gemma 3 270M with more text than its window of 512."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from sordino import base_model
+from sordino.formats import read
+from sordino.nll import head_of, nll_of_rows
+from sordino.placement import prefix_embeds, prompt_embeds
+from sordino.prefix import encode_prefixes, forward_rows, rows_from_examples
+from tests.parity.plain import plain_logits, plain_nll
+from tests.tiny_models import tiny
+
+TEXT = (
+    "The wind is in the north and the glass is falling, and Herself was lit at four and burned true until the morning. "
+)
+
+
+def _gradients(base, matrix_PD, texts):
+    matrix = matrix_PD.clone().requires_grad_()
+    embeds = prefix_embeds(base, matrix, base.placement)
+    plain = torch.cat([plain_nll(base.network, embeds, ids, [True] * len(ids)) for ids in texts])
+    (plain_gradient,) = torch.autograd.grad(plain.mean(), matrix)
+    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix, base.placement)])
+    rows = rows_from_examples([[ids] for ids in texts], [0] * len(texts))
+    fast = nll_of_rows(base.network, prefixes, rows, rows.example_BT >= 0)
+    (fast_gradient,) = torch.autograd.grad(fast.mean(), matrix)
+    return plain, plain_gradient, fast, fast_gradient
+
+
+def _check(base, lengths, tokens=20):
+    ids = base.encode(TEXT * 60)
+    texts = [ids[start : start + length] for start, length in enumerate(lengths)]
+    random = torch.Generator().manual_seed(0)
+    matrix = base.embed(torch.tensor(ids[:tokens])).float() + torch.randn(tokens, base.d_model, generator=random) * (
+        0.1 * base.embedding_rms
+    )
+    plain, plain_gradient, fast, fast_gradient = _gradients(base, matrix.detach(), texts)
+    assert abs((plain.mean() - fast.mean()).item()) <= 1e-5
+    assert ((plain_gradient - fast_gradient).norm() / plain_gradient.norm()).item() <= 1e-5
+
+
+def test_smollm2_equals_plain_concatenation(smollm2):
+    _check(smollm2, [30, 7, 64])
+
+
+@pytest.mark.slow
+def test_gemma_equals_plain_concatenation_beyond_its_window():
+    base = base_model.load("gemma3-270m", device="cpu", dtype="float32")
+    assert base.bos_ids
+    assert base.placement == "after_bos"
+    assert base.network.config.sliding_window == 512
+    _check(base, [600, 40])
+
+
+def test_a_koboldai_file_of_gpt_j_width_gives_the_logits_of_plain_concatenation(tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(80, 4096), scale=0.02).astype(np.float32)
+    with zipfile.ZipFile(tmp_path / "old.zip", "w") as archive:
+        with archive.open("tensor.npy", "w") as member:
+            np.save(member, matrix)
+        archive.writestr("meta.json", json.dumps({"name": "Old", "supported": ["Generic 6B"], "description": ""}))
+    prompt = read(tmp_path / "old.zip")
+    assert prompt.metadata.placement == "start"
+    network = tiny("gptj", dtype=torch.float32, n_embd=4096, n_head=16, n_layer=2, rotary_dim=64, n_inner=1024)
+    ids = list(range(40, 60))
+    embeds = torch.from_numpy(prompt.matrix.copy())
+    with torch.no_grad():
+        hidden = forward_rows(network, encode_prefixes(network, [embeds]), rows_from_examples([[ids]], [0]))
+        ours = head_of(network).logits(hidden[0])
+        plain = plain_logits(network, embeds, ids)[80:]
+    torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+
+
+def test_prompt_embeds_of_no_prompt_is_the_models_own_beginning(smollm2):
+    assert prompt_embeds(smollm2, None).shape == (0, smollm2.d_model)

@@ -1,0 +1,135 @@
+"""The project around the code: what it declares, what it ships, and that the wheel alone is enough."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sordino import __version__
+from sordino.cli.reference import reference
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCE = REPOSITORY / "src" / "sordino"
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# transformers imports these on our behalf.
+USED_THROUGH_ANOTHER = {"gguf"}
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.a" name="test_x[1]"><skipped type="pytest.skip" message="no GPU"/></testcase>
+<testcase classname="tests.a" name="test_y"/>
+<testcase classname="tests.b" name="test_known_bug"><skipped type="pytest.xfail" message=""/></testcase>
+</testsuite></testsuites>
+"""
+
+
+def package_names(requirements: list[str]) -> set[str]:
+    return {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
+
+
+def imported_packages() -> set[str]:
+    names = set()
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"sordino"}
+
+
+def test_every_import_is_declared_and_every_dependency_is_used() -> None:
+    declared = package_names(PROJECT["dependencies"])
+    assert imported_packages() - declared == set()
+    assert declared - imported_packages() == USED_THROUGH_ANOTHER
+
+
+def test_every_dependency_is_pinned() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.lower().split("==") for line in lines if line and not line.startswith("#"))
+    wanted = package_names(
+        PROJECT["dependencies"] + [line for group in PROJECT["optional-dependencies"].values() for line in group]
+    )
+    assert wanted - set(pins) == set()
+    assert [name for name, version in pins.items() if "+" in version or "@" in version] == []
+    assert pins["torch"] == "2.13.0"
+
+
+def test_the_command_line_page_is_up_to_date() -> None:
+    page = (REPOSITORY / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == reference(), "docs/cli.md is out of date: run `make docs`"
+
+
+def test_ci_counts_skips_and_refuses_those_not_allowed(tmp_path: Path) -> None:
+    (tmp_path / "results.xml").write_text(JUNIT)
+
+    def run(allowed: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "allowed.txt").write_text(allowed)
+        arguments = [REPOSITORY / ".ci" / "skips.py", tmp_path / "allowed.txt", tmp_path / "results.xml"]
+        return subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+
+    refused = run("# nothing\n")
+    assert refused.returncode == 1
+    assert "skipped tests: 1" in refused.stdout
+    assert "NOT ALLOWED tests.a::test_x[1]: no GPU" in refused.stdout
+    assert run("tests.a::test_x* needs a GPU\n").returncode == 0
+    assert "no reason given" in run("tests.a::test_x*\n").stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, REPOSITORY)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
+    files = {path for path in SOURCE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert held == {path.relative_to(SOURCE.parent).as_posix() for path in files}
+    assert any(name.startswith("sordino/data/prompts/") for name in held)
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
+    """What a user without a clone does: an empty environment, pip install, `sordino demo`. Needs the network.
+
+    Nothing of this checkout is in reach: another folder, another cache, so the model is fetched and converted too.
+    """
+    _run(sys.executable, "-m", "venv", tmp_path / "env")
+    programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
+    pip = [programs / "python", "-m", "pip", "install", "-q", "-c", REPOSITORY / "constraints.txt"]
+    _run(*pip, "torch")
+    _run(*pip, wheel)
+    outside = {"cwd": tmp_path, "SORDINO_CACHE": str(tmp_path / "cache"), "SORDINO_LIBRARY": str(tmp_path / "library")}
+
+    assert __version__ in _run(programs / "sordino", "--version", **outside)
+    report = json.loads(_run(programs / "sordino", "doctor", "--json", **outside))
+    assert {finding["what"] for finding in report if finding["state"] == "bad"} == set()
+    _run(programs / "sordino", "demo", **outside)
+    listed = json.loads(_run(programs / "sordino", "list", "--json", **outside))
+    assert listed
+
+
+def _run(*command: object, cwd: Path | None = None, **environment: str) -> str:
+    """Standard output of a command with the network allowed. Its whole output is shown if it fails."""
+    closed = ("PIP_NO_INDEX", "PYTHONPATH")
+    kept = {name: value for name, value in os.environ.items() if name not in closed}
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

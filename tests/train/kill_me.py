@@ -1,0 +1,28 @@
+"""A run in a process of its own, for a test to kill: python -m tests.train.kill_me FOLDER METHOD [resume]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from sordino.train import loop
+from tests.train.runs import CONFIG, small_base, small_set, start_of
+
+
+def main() -> None:
+    from dataclasses import replace
+
+    torch.set_num_threads(1)
+    loop.CHECKPOINT_SECONDS = 0.0
+    folder, method = Path(sys.argv[1]), sys.argv[2]
+    base = small_base()
+    config = replace(CONFIG, method=method, steps=60, patience=0)
+    for event in loop.train(base, small_set(base), config, folder, start_of(base), resume="resume" in sys.argv):
+        if isinstance(event, loop.Finished):
+            (folder / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""A small run to train in tests: a tiny model, a text, settings."""
+
+from __future__ import annotations
+
+import torch
+from sordino.base_model import BaseModel
+
+from sordino.texts.examples import Example
+from sordino.train.config import TrainConfig
+from sordino.train.loop import TrainSet
+from tests.tiny_models import tiny_base
+
+CONFIG = TrainConfig(
+    tokens=4,
+    steps=12,
+    batch=3,
+    row_tokens=16,
+    lr=0.5,
+    evaluate_every=3,
+    sample_every=5,
+    sample_text="the",
+    sample_tokens=6,
+)
+
+
+def small_base(family: str = "llama", **overrides: object) -> BaseModel:
+    return tiny_base(family, dtype=torch.float32, **overrides)
+
+
+def small_set(base: BaseModel) -> TrainSet:
+    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 12)
+    examples = [
+        Example(tuple(ids[i : i + 16 - i % 5]), (True,) * len(ids[i : i + 16 - i % 5]), "p") for i in range(0, 160, 16)
+    ]
+    return TrainSet(examples[:7], examples[7:], "hash")
+
+
+def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
+    return base.embed(torch.tensor(base.encode("the keeper wrote of the sea")[:tokens])).detach().float()
