@@ -7,6 +7,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # One process per core with a thread each beats one process with all cores: much of a test is not in torch.
 WORKERS ?= auto
+BENCHMARKS ?= training_step memory time_to_loss
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -25,11 +26,11 @@ test-slow: install models
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_FLAGS)
 
 bench: install models
-	$(PIP) -e '.[bench]'
-	$(BIN)/python benchmarks/run.py
+	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	$(BIN)/python -m benchmarks.table
 
 readme: install models
-	$(BIN)/python benchmarks/readme.py
+	$(BIN)/python -m benchmarks.readme
 
 docs: install
 	$(BIN)/python -m sordino.cli.reference docs/cli.md

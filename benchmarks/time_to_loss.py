@@ -116,7 +116,6 @@ def peft_curve(
         if (step + 1) % EVERY == 0:
             curve.append((step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=4096), 5)))
             print(json.dumps({"peft": rate, "step": step + 1, "heldout": curve[-1][1]}), flush=True)
-    model.unload()
     base.network.requires_grad_(False)
     return curve
 

@@ -101,7 +101,7 @@ def peft_side(base: BaseModel, examples: Sequence[Example], tokens: int, matrix:
         return float(loss.detach())
 
     def unwrap() -> None:
-        model.unload()
+        # Prompt learning wraps the network and changes nothing in it but requires_grad.
         base.network.requires_grad_(False)
 
     return step, lambda: weight.grad.detach().float().cpu(), unwrap

@@ -6,8 +6,11 @@ The weights are drawn wider than transformers' 0.02, or attention would be flat 
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gguf
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -136,3 +139,65 @@ def tiny_base(
         digest.update(name.encode())
         digest.update(tensor.double().numpy().tobytes())
     return base_model.from_parts(network, tokenizer, name=f"tiny-{family}", fingerprint=digest.hexdigest())
+
+
+def tiny_gguf(
+    path: Path,
+    *,
+    network: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    pre: str = "smollm",
+) -> Path:
+    """A GGUF file, float32, of a tiny Llama and its tokenizer, as llama.cpp's converter writes it."""
+    network = network or tiny("llama", dtype=torch.float32)
+    tokenizer = tokenizer or tiny_tokenizer()
+    writer = gguf.GGUFWriter(path, "llama")
+    _write_gguf_config(writer, network.config)
+    _write_gguf_tokenizer(writer, tokenizer, network.config.vocab_size, pre)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, network.config.num_hidden_layers)
+    heads = {"q_proj": network.config.num_attention_heads, "k_proj": network.config.num_key_value_heads}
+    for name, tensor in network.state_dict().items():
+        values = tensor.numpy()
+        kind = name.split(".")[-2]
+        if kind in heads:
+            # llama.cpp rotates neighbouring channels, transformers the halves of a head.
+            split = values.reshape(heads[kind], 2, values.shape[0] // heads[kind] // 2, values.shape[1])
+            values = split.swapaxes(1, 2).reshape(values.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _write_gguf_config(writer: gguf.GGUFWriter, config: PreTrainedConfig) -> None:
+    writer.add_name("tiny llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _write_gguf_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerFast, size: int, pre: str) -> None:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    normal, control, unused = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list([*tokens, *(f"unused{i}" for i in range(size - len(tokens)))])
+    writer.add_token_types(
+        [*(control if token in SPECIALS else normal for token in tokens), *[unused] * (size - len(tokens))]
+    )
+    writer.add_token_merges([" ".join(merge) for merge in model["merges"]])
+    writer.add_bos_token_id(SPECIALS.index("<bos>"))
+    writer.add_eos_token_id(SPECIALS.index("<eos>"))
+    writer.add_pad_token_id(SPECIALS.index("<pad>"))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(CHATML)

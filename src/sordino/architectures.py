@@ -17,15 +17,24 @@ if TYPE_CHECKING:
 _ATTENTION = frozenset({"attention", "full_attention", "sliding_attention", "chunked_attention"})
 _NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values")
 
-_RECURRENT = "some or all of its layers hold no keys and values (they are recurrent or convolutional), and a soft prompt is shared as keys and values"
+_RECURRENT = (
+    "some or all of its layers hold no keys and values (they are recurrent or convolutional), which is what a soft prompt "
+    "becomes"
+)
 _ENCODER = "it is an encoder only: it fills gaps in a text and cannot continue one"
-_ENCODER_DECODER = "it is an encoder-decoder, whose prompt would belong in front of the encoder; Sordino does not do that yet"
+_ENCODER_DECODER = (
+    "it is an encoder-decoder, whose prompt would belong in front of the encoder; Sordino does not do that yet"
+)
 _ADVICE = "choose a decoder such as Llama, Mistral, Qwen3, Gemma 3, GPT-2, GPT-J or GPT-NeoX, or the bundled smollm2"
 
 # GGUF's own names, for the files that must be refused before transformers reads them.
 _GGUF_REASONS = {
-    **dict.fromkeys(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "jamba", "bamba", "falcon-h1"), _RECURRENT),
-    **dict.fromkeys(("granitehybrid", "nemotron_h", "plamo2", "lfm2", "lfm2moe", "kimi-linear", "qwen3next"), _RECURRENT),
+    **dict.fromkeys(
+        ("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "jamba", "bamba", "falcon-h1"), _RECURRENT
+    ),
+    **dict.fromkeys(
+        ("granitehybrid", "nemotron_h", "plamo2", "lfm2", "lfm2moe", "kimi-linear", "qwen3next"), _RECURRENT
+    ),
     **dict.fromkeys(("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "neo-bert", "modern-bert"), _ENCODER),
     **dict.fromkeys(("t5", "t5encoder"), _ENCODER_DECODER),
 }

@@ -42,15 +42,34 @@ def _turn(
     """Where the turn `messages[i]` begins and ends in `whole`, which is understood up to `done`."""
     content = messages[i].get("content", "").strip()
     start = _written_from(render, messages[:i], whole, done)
-    at = whole.find(content, done if start is None else start)
+    at = whole.find(content, _behind_earlier(messages[:i], whole, done) if start is None else start)
     if at < 0:
-        raise ModelError("the model's chat template does not show what the assistant said", where=f"message {i + 1}", got=content[:40])
+        raise ModelError(
+            "the model's chat template does not show what the assistant said",
+            where=f"message {i + 1}",
+            got=content[:40],
+        )
     # A template that renders the beginning otherwise than the whole (it drops earlier thoughts, it wants a user's turn
     # first) does not say where writing begins; the text itself does.
     start = at if start is None else start
     after = at + len(content)
-    ends = [found + len(marker) for marker in end_markers if (found := whole.find(marker, after)) >= 0]
-    return start, min(ends, default=after)
+    return start, after + _end_marker(whole[after:], end_markers)
+
+
+def _behind_earlier(before: Messages, whole: str, done: int) -> int:
+    """Where, behind `done`, the messages since the last assistant's turn end in `whole`: a user may say the same words."""
+    since = max((i + 1 for i, message in enumerate(before) if message.get("role") == "assistant"), default=0)
+    for message in before[since:]:
+        content = message.get("content", "").strip()
+        at = whole.find(content, done)
+        done = at + len(content) if at >= 0 else done
+    return done
+
+
+def _end_marker(rest: str, end_markers: Sequence[str]) -> int:
+    """How many characters of `rest` belong to the turn: up to the end of the marker, if one comes next."""
+    marker = next((marker for marker in end_markers if rest.lstrip().startswith(marker)), None)
+    return 0 if marker is None else rest.index(marker) + len(marker)
 
 
 def _written_from(render: Callable[[Messages, bool], str], before: Messages, whole: str, done: int) -> int | None:

@@ -41,7 +41,9 @@ def fit(model: BaseRef, d_model: int, metadata: Metadata, *, names: Sequence[str
         return Fit("no", f"it was made for another model ({origin}{', '.join(differences)})")
     if said.family and said.n_layers and said.vocab_size:
         origin = f" ({said.id})" if said.id else ""
-        return Fit("same family", f"it was made for a model of the same kind and size as {title}{origin}, with other weights")
+        return Fit(
+            "same family", f"it was made for a model of the same kind and size as {title}{origin}, with other weights"
+        )
     return Fit("unknown", _hint(metadata, title, (model.id, *names)))
 
 

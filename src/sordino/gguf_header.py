@@ -158,4 +158,6 @@ def _size(kind: int, shape: tuple[int, ...]) -> int:
 
 
 def _broken(path: Path, got: str) -> ModelError:
-    return ModelError("not a whole GGUF file", where=path, expected="a model file of llama.cpp", got=got, do="fetch it again")
+    return ModelError(
+        "not a whole GGUF file", where=path, expected="a model file of llama.cpp", got=got, do="fetch it again"
+    )

@@ -92,9 +92,10 @@ class Library:
     def entry(self, name: str) -> Entry:
         """The entry with this name; the file name itself (`v (1).zip`) is as good. Raises NotInLibrary."""
         entries, wanted = self.scan(), unicodedata.normalize("NFC", name)
-        for answers in (lambda e: e.name, lambda e: e.path.name, lambda e: e.path.stem):
-            for entry in entries:
-                if unicodedata.normalize("NFC", answers(entry)) == wanted:
+        called = [(entry.name, entry.path.name, entry.path.stem) for entry in entries]
+        for spelling in range(3):
+            for entry, names in zip(entries, called, strict=True):
+                if unicodedata.normalize("NFC", names[spelling]) == wanted:
                     return entry
         if missing := self.missing_folders():
             advice = f"the library folder {missing[0]} does not exist: make it, mount its drive, or correct --library"

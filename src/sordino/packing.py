@@ -7,7 +7,7 @@ wide rows waste attention on pairs that are masked, narrow ones waste padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,13 @@ def best_packing(lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
 def one_by_one(lengths: Sequence[int]) -> list[list[int]]:
     """One example a row, longest first: for architectures whose packed rows are not proven."""
     return [[i] for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))]
+
+
+def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
+    """The example behind ids that are context, not targets."""
+    if not ids:
+        return example
+    return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled))
 
 
 def labelled_rows(examples: Sequence[Example], groups: Sequence[Sequence[int]], prompts: Sequence[int]) -> LabelledRows:

@@ -161,11 +161,15 @@ def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Te
 
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
     """As `forward_rows`, with the cache behind it (prefix, then text), for generation to go on from."""
+    cache = _gathered_cache(prefixes, rows.prompt_B)
+    if rows.ids_BT.shape[1] == 0:
+        # Models cannot run no tokens at all: they infer shapes from them.
+        return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
     lengths_K = torch.tensor(prefixes.lengths, device=network.device)
     positions_BT = rows.offset_BT + lengths_K[rows.prompt_B][:, None]
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
-    return _forward(network, embeds_BTD, positions_BT, masks, _gathered_cache(prefixes, rows.prompt_B))
+    return _forward(network, embeds_BTD, positions_BT, masks, cache)
 
 
 def decode_step(

@@ -85,9 +85,6 @@ def test_the_real_model_agrees_with_peft(tmp_path, smollm2):
     write(prompt, tmp_path / "adapter", to="peft")
     ours = _our_logits(smollm2, prompt, "The lamp was lit at four and the wind was in the north.")
     model = PeftModel.from_pretrained(smollm2.network, tmp_path / "adapter").eval()
-    try:
-        theirs = _peft_logits(model, smollm2, prompt, "The lamp was lit at four and the wind was in the north.")
-    finally:
-        model.unload()
-        smollm2.network.requires_grad_(False)
+    theirs = _peft_logits(model, smollm2, prompt, "The lamp was lit at four and the wind was in the north.")
+    smollm2.network.requires_grad_(False)
     assert float((ours - theirs).abs().max()) <= 1e-4

@@ -224,7 +224,9 @@ def _made_for(model: str, prompt: SoftPrompt, *, force: bool) -> SoftPrompt:
             got=base.id,
         )
     prompt = prompt.with_metadata(base=replace(base.ref, id=said.id or base.ref.id))
-    return prompt if prompt.metadata.supported else prompt.with_metadata(supported=(base.id or base.name,))
+    # Its id, never what the user called it: that may be a path.
+    known = (base.id,) if base.id else ()
+    return prompt.with_metadata(supported=prompt.metadata.supported or known)
 
 
 def _fit(model: str, prompt: SoftPrompt) -> dict[str, str]:

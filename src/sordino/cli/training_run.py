@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,14 +16,24 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from sordino.atomic import write_bytes
 from sordino.base_model import BaseModel, load
 from sordino.cli.console import err, out, printable, warn
+from sordino.cli.evaluating import show_report
+from sordino.cli.training_result import (
+    AFTER_TRAINING,
+    Judging,
+    label_of,
+    measured_result,
+    sample_pairs,
+    write_run_report,
+)
 from sordino.errors import BadInput, ConfigError, Diverged, TrainingError
+from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
-from sordino.generate import Request, Sampling, complete
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.train.checkpoint import read_header
 from sordino.train.config import TrainConfig
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Finished, Sample, Step, Validation, train
+from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
 
 SETTINGS = "settings.json"
@@ -62,22 +72,39 @@ def execute(
     job: Job, base: BaseModel, *, minutes: float | None = None, find_lr: bool = False, resume: bool = False
 ) -> SoftPrompt | None:
     """Run a job on a loaded base model. Returns the soft prompt, or None where the user stopped it."""
-    prepared = prepare(base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker)
-    _tell_data(prepared)
+    prepared = read_texts(job, base)
     if not resume:
         job = _calibrated(job, prepared, minutes, find_lr=find_lr)
-        prepared = replace(prepared, config=job.config)
+    prompt = follow(job, replace(prepared, config=job.config), resume=resume)
+    if prompt is not None:
+        out.print(f'Try it:  sordino generate "Once" --soft-prompt {job.out}')
+        out.print(f"Keep it: sordino install {job.out}")
+    return prompt
+
+
+def read_texts(job: Job, base: BaseModel) -> Prepared:
+    """Read, split and cut the texts, and say what came of it."""
+    prepared = prepare(base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker)
+    _tell_data(prepared)
+    return prepared
+
+
+def follow(
+    job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging = AFTER_TRAINING
+) -> SoftPrompt | None:
+    """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
+    if not resume:
         job.folder.mkdir(parents=True, exist_ok=True)
         _store(job)
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
-    finished, samples = _watch(job, prepared, resume=resume)
+    finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
         out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
         out.print(f"Go on with: sordino train --resume {job.folder}")
         return None
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
-    return _write(job, prepared, finished, samples)
+    return _write(job, prepared, finished, judging)
 
 
 # Asking ---------------------------------------------------------------------------------------------------------------
@@ -220,8 +247,7 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
     return replace(job, config=config)
 
 
-def _watch(job: Job, prepared: Prepared, *, resume: bool) -> tuple[Finished, list[Sample]]:
-    samples: list[Sample] = []
+def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
     with _stop_on_interrupt() as should_stop, _progress() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
@@ -235,9 +261,7 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> tuple[Finished, lis
                 should_stop=should_stop,
             ):
                 if isinstance(event, Finished):
-                    return event, samples
-                if isinstance(event, Sample):
-                    samples.append(event)
+                    return event
                 _show(bar, task, job.config, event)
         except Diverged as error:
             raise Diverged(
@@ -295,27 +319,26 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def _write(job: Job, prepared: Prepared, finished: Finished, samples: Sequence[Sample]) -> SoftPrompt:
-    base = prepared.base
-    pairs: list[dict[str, str]] = []
+def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -> SoftPrompt:
+    base, config = prepared.base, prepared.config
     draft = finish(prepared, finished, job.metadata, [], {})
-    if job.samples:
-        text = prepared.config.sample_text
-        seed = job.config.seed
-        sampling = Sampling(max_tokens=job.config.sample_tokens)
-        requests = [Request(text, draft, seed)] + ([Request(text, None, seed)] if text or base.bos_ids else [])
-        texts = complete(base, requests, sampling)
-        pairs = [{"prompt": text, "with": texts[0], "without": texts[1] if len(texts) > 1 else ""}]
-    prompt = draft.with_metadata(samples=tuple(pairs))
+    pairs = sample_pairs(prepared, draft, [config.sample_text], seed=config.seed, tokens=config.sample_tokens)
+    measured = measured_result(prepared, draft, judging)
+    if measured is not None:
+        show_report(measured, judging.config.row_tokens)
+    prompt = draft.with_metadata(
+        samples=tuple(pairs) if job.samples else (),
+        heldout=summary(measured, label_of(draft)) if measured is not None else {},
+    )
     out.print("The file will disclose:")
     for line in file_disclosure(prompt):
         out.print(f"  {printable(line)}")
     for line in write(prompt, job.out, to="kobold"):
         warn(line)
+    write_run_report(job.folder, prepared, prompt, pairs, measured, judging)
     out.print(f"Written: {job.out.resolve()} ({prompt.n_tokens} virtual tokens)")
+    out.print(f"Report:  {job.folder.resolve() / HTML}")
     out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest_words(base, prompt))}")
-    out.print(f'Try it:  sordino generate "Once" --soft-prompt {job.out}')
-    out.print(f"Keep it: sordino install {job.out}")
     return prompt
 
 

@@ -10,14 +10,13 @@ Shape key: P virtual tokens, D model width, N labelled tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
 from sordino.nll import nll_of_rows
-from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes
+from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import Prefixes, encode_prefixes, packable
 from sordino.soft_prompt import Placement
@@ -63,13 +62,6 @@ def packed_passes(
     lengths = [len(example.ids) for example in led]
     groups = best_packing(lengths, prefix_length) if packable(base.network) else one_by_one(lengths)
     return [labelled_rows(led, part, [0] * len(part)) for part in passes(groups, lengths, pass_tokens)]
-
-
-def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
-    """The example behind ids that are context, not targets."""
-    if not ids:
-        return example
-    return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled))
 
 
 def _backward_once(prefixes: Prefixes, leaves: Prefixes) -> None:

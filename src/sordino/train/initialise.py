@@ -14,13 +14,12 @@ from torch import Tensor
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError
 from sordino.nll import nll_of_rows
-from sordino.packing import labelled_rows, one_by_one
+from sordino.packing import labelled_rows, one_by_one, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
-from sordino.train.gradient import with_leading_ids
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
 SCORING_TOKENS = 256

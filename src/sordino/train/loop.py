@@ -277,18 +277,18 @@ class _Metrics:
     """metrics.jsonl: a line an event. What a killed run wrote behind its last checkpoint is cut off, as it will be done again."""
 
     def __init__(self, path: Path, keep: int) -> None:
-        self._file = path.open("ab")
-        self._file.truncate(min(keep, path.stat().st_size))
-        self._file.seek(0, os.SEEK_END)
+        self._path = path
+        with path.open("ab") as file:
+            file.truncate(min(keep, path.stat().st_size))
 
     def add(self, event: E) -> E:
         line: dict[str, Any] = {"kind": type(event).__name__.lower(), **asdict(event)}
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        with self._path.open("ab") as file:
+            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         return event
 
     def flush(self) -> int:
         """Bytes written, safely on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        with self._path.open("ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()

@@ -74,7 +74,9 @@ def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: 
     means = []
     for start in range(0, resamples, at_once):
         # How often each unit was drawn, [r, U]: the same distribution as drawing indices, and a matrix product to sum.
-        times_rU = random.multinomial(units, np.full(units, 1 / units), size=min(at_once, resamples - start)).astype(float)
+        times_rU = random.multinomial(units, np.full(units, 1 / units), size=min(at_once, resamples - start)).astype(
+            float
+        )
         means.append((times_rU @ sums_UC) / (times_rU @ tokens_U)[:, None])
     return np.concatenate(means)
 

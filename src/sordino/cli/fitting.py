@@ -1,0 +1,47 @@
+"""A base model and the soft prompts that go with it, for commands that use both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sordino.cli.console import err, one_line, warn
+from sordino.errors import ConfigError
+from sordino.soft_prompt import SoftPrompt
+
+if TYPE_CHECKING:
+    from sordino.base_model import BaseModel
+    from sordino.library import Library
+
+
+def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
+    """Soft prompts by a short label each, in the order given. names: of the library, or paths. Raises BadInput.
+
+    Done before the base model is loaded: a wrong name should not cost seconds.
+    """
+    from sordino import formats
+
+    if len(set(names)) < len(names):
+        raise ConfigError("a soft prompt was given twice", got=", ".join(names))
+    labels = [one_line(Path(name).stem if Path(name).suffix else Path(name).name) for name in names]
+    unique = len(set(labels)) == len(labels)
+    return {
+        label if unique else one_line(name): formats.read(library.resolve(name))
+        for label, name in zip(labels, names, strict=True)
+    }
+
+
+def loaded_model(model: str, dtype: str | None, device: str | None) -> BaseModel:
+    with err.status(f"Loading {one_line(model)} ..."):
+        # Importing it, too, takes seconds.
+        from sordino import base_model
+
+        return base_model.load(model, dtype=dtype, device=device, tell=lambda line: err.print(one_line(line)))
+
+
+def check_fits(base: BaseModel, label: str, prompt: SoftPrompt, *, force: bool) -> None:
+    """Refuse a soft prompt that was not made for this model (DoesNotFit), and say so where nobody can know."""
+    fit = base.check_fit(prompt, force=force)
+    if fit.kind in ("unknown", "no"):
+        warn(f"{label}: {fit.reason}")

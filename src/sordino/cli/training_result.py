@@ -1,0 +1,128 @@
+"""What a run leaves besides the soft prompt: its held-out numbers, texts with and without it, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sordino.cli.console import err, warn
+from sordino.cli.evaluating import explanation
+from sordino.errors import SordinoError
+from sordino.evaluate.measuring import EvaluateConfig
+from sordino.evaluate.measuring import evaluate as measure
+from sordino.evaluate.off_domain import packaged_text
+from sordino.evaluate.report import Report as Measured
+from sordino.evaluate.report import damage, verdict
+from sordino.formats import file_disclosure
+from sordino.generate import Request, Sampling, complete
+from sordino.soft_prompt import SoftPrompt
+from sordino.train.report import Condition, Report, read_events, write_report
+from sordino.train.run import Prepared, nearest_words
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a run's result is measured. instructions: to compare with, by default what the metadata suggest. off_domain: also
+    on a text in another voice.
+    """
+
+    config: EvaluateConfig
+    instructions: tuple[str, ...] = ()
+    off_domain: bool = True
+
+
+# A quick look, small beside the training; `sordino evaluate` is for a thorough one.
+AFTER_TRAINING = Judging(EvaluateConfig(limit=2048, excerpts=1))
+
+
+def label_of(prompt: SoftPrompt) -> str:
+    return prompt.metadata.name or "soft prompt"
+
+
+def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Measured | None:
+    """The held-out numbers. None, with a warning, where they cannot be had: the soft prompt is worth keeping all the same."""
+    heldout = prepared.splits.heldout
+    if not heldout:
+        return None
+    try:
+        with err.status("Measuring on the held-out texts ...") as status:
+            return measure(
+                prepared.base,
+                {label_of(prompt): prompt},
+                heldout,
+                judging.config,
+                instructions=judging.instructions,
+                training=prepared.splits.train,
+                off_domain=packaged_text([prompt], heldout) if judging.off_domain else None,
+                progress=lambda done, total: status.update(f"Measuring on the held-out texts ... {done / total:.0%}"),
+            )
+    except KeyboardInterrupt:
+        warn("the measuring was interrupted: the file is written without held-out results")
+    except SordinoError as error:
+        warn(f"there are no held-out results: {error.message}")
+    return None
+
+
+def sample_pairs(
+    prepared: Prepared, prompt: SoftPrompt, texts: Sequence[str], *, seed: int, tokens: int
+) -> list[dict[str, str]]:
+    """Each text continued with the soft prompt and without, from one seed: {"prompt", "with", "without"} objects."""
+    base = prepared.base
+    # A model without BOS has nothing to begin an empty text from.
+    alone = [text for text in texts if text or base.bos_ids]
+    requests = [Request(text, prompt, seed) for text in texts] + [Request(text, None, seed) for text in alone]
+    with err.status("Writing samples ..."):
+        said = complete(base, requests, Sampling(max_tokens=tokens))
+    without = dict(zip(alone, said[len(texts) :], strict=True))
+    return [
+        {"prompt": text, "with": continued, "without": without.get(text, "")}
+        for text, continued in zip(texts, said[: len(texts)], strict=True)
+    ]
+
+
+def write_run_report(
+    folder: Path,
+    prepared: Prepared,
+    prompt: SoftPrompt,
+    samples: Sequence[Mapping[str, str]],
+    measured: Measured | None,
+    judging: Judging,
+) -> None:
+    """report.html and report.png in the run's folder. Raises StorageError, TrainingError."""
+    label = label_of(prompt)
+    told: list[str] = []
+    if measured is not None:
+        told = [verdict(measured, label), damage(measured, label)]
+        told += explanation(measured.heldout, label, judging.config.row_tokens)
+        told += [f"Note: {note}." for note in measured.notes]
+    report = Report(
+        prompt,
+        read_events(folder),
+        nearest_words(prepared.base, prompt),
+        heldout=_conditions(measured, label) if measured is not None else (),
+        told=[sentence for sentence in told if sentence],
+        samples=samples,
+        disclosure=file_disclosure(prompt),
+        notes=(prepared.splits.how, *prepared.notes, *prepared.splits.duplicates),
+    )
+    write_report(folder, report)
+
+
+def _conditions(measured: Measured, label: str) -> list[Condition]:
+    found = []
+    for line in measured.heldout.lines:
+        less = line.differences.get(label)
+        found.append(
+            Condition(
+                line.kind,
+                line.label,
+                line.tokens,
+                line.nll.value,
+                line.bits_per_byte,
+                line.nll.interval,
+                less.value if less else None,
+                less.interval if less else None,
+            )
+        )
+    return found

@@ -1,0 +1,10 @@
+"""Soft prompt files: read every known format by content, write five of them (docs/formats.md).
+
+Nothing here imports torch, and nothing in a file is ever executed.
+"""
+
+from sordino.formats.disclosure import file_disclosure
+from sordino.formats.reading import FORMATS, Peek, detect, peek, read
+from sordino.formats.writing import WRITABLE, write
+
+__all__ = ["FORMATS", "WRITABLE", "Peek", "detect", "file_disclosure", "peek", "read", "write"]

@@ -1,0 +1,43 @@
+"""JSON from strangers: small, UTF-8, an object, and nothing that JSON does not have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from sordino.errors import SoftPromptFileError
+from sordino.formats.sources import Source, read_all
+
+# Parsed, JSON can take thirty times its size in memory.
+MAX_JSON = 1 << 20
+
+
+def read_object(source: Source) -> dict[str, Any]:
+    """The JSON object that a source holds. Raises SoftPromptFileError, for one of more than 1 MiB before it is read."""
+    return parse(read_all(source, limit=MAX_JSON), source.where)
+
+
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that `data` spells. Raises SoftPromptFileError."""
+    try:
+        value = _DECODER.decode(data.decode("utf-8-sig"))
+        # \ud800 spells half a character, 1e999 infinity: neither could be written again.
+        _ENCODER.encode(value).encode("utf-8")
+    except UnicodeError as error:
+        raise SoftPromptFileError("not JSON in UTF-8", where=where, got=error) from error
+    except RecursionError as error:
+        raise SoftPromptFileError("JSON that is nested too deep", where=where) from error
+    except ValueError as error:
+        raise SoftPromptFileError("not JSON", where=where, got=error) from error
+    if not isinstance(value, dict):
+        raise SoftPromptFileError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+# Made once: a scan of a library reads a thousand of them.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,225 @@
+"""meta.json: KoboldAI's four keys, and the `sordino` object that says the rest (docs/formats.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sordino.errors import BadInput, SoftPromptFileError
+from sordino.formats.json_text import MAX_JSON, parse
+from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
+
+FORMAT_VERSION = 1
+_SAMPLE_KEYS = frozenset({"prompt", "with", "without"})
+_Check = Callable[[Any], bool]
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a meta.json says. content_hash: of the matrix it was written with; "" if it does not say."""
+
+    metadata: Metadata
+    content_hash: str = ""
+
+
+def from_json(obj: Mapping[str, Any], where: str) -> Described:
+    """Read KoboldAI's keys, leniently as KoboldAI does (other keys are ignored), and the `sordino` object, strictly.
+
+    Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a value of the wrong kind.
+    """
+    known: dict[str, Any] = {
+        "name": _text(obj, "name", where),
+        "author": ", ".join(_texts(obj, "author", where)),
+        "supported": tuple(_texts(obj, "supported", where)),
+        "description": _text(obj, "description", where),
+    }
+    ours = obj.get("sordino")
+    if ours is None:
+        return Described(Metadata(**known))
+    where = f"{where}: sordino"
+    if not isinstance(ours, dict):
+        raise _wrong(where, "an object", ours)
+    _check_version(ours.get("format_version"), where)
+    given = _checked(ours, _KEYS, where)
+    given.pop("format_version")
+    content_hash = given.pop("tensor_sha256", "")
+    if "base" in given:
+        given["base"] = BaseRef(**_checked(given["base"], _BASE_KEYS, f"{where}.base"))
+    for key in ("tags", "samples"):
+        if key in given:
+            given[key] = tuple(given[key])
+    return Described(Metadata(**known, **given), content_hash)
+
+
+def to_json(prompt: SoftPrompt) -> dict[str, Any]:
+    """The object that `from_json` reads, with its keys in their order; what is not known is left out.
+
+    Raises BadInput where the metadata is not what a file can hold, naming the field.
+    """
+    known, base = prompt.metadata, prompt.metadata.base
+    said_of_base = {
+        item.name: getattr(base, item.name) for item in fields(base) if getattr(base, item.name) != item.default
+    }
+    if "embedding_rms" in said_of_base:
+        # 1 and 1.0 are the same number, and shall be the same bytes.
+        said_of_base["embedding_rms"] = float(base.embedding_rms)
+    optional = {
+        "base": said_of_base,
+        "placement": known.placement,
+        "licence": known.licence,
+        "tags": list(known.tags),
+        "rating": known.rating,
+        "created": known.created,
+        "training": _sorted(known.training, "training"),
+        "heldout": _sorted(known.heldout, "heldout"),
+        "samples": _sorted(known.samples, "samples"),
+    }
+    ours = {"format_version": FORMAT_VERSION, "tensor_sha256": prompt.content_hash}
+    return {
+        "name": known.name,
+        **({"author": known.author} if known.author else {}),
+        "supported": list(known.supported),
+        "description": known.description,
+        "sordino": ours | {key: value for key, value in optional.items() if value},
+    }
+
+
+def to_bytes(prompt: SoftPrompt) -> bytes:
+    """meta.json: UTF-8, indented by two, ending in a line feed. Raises BadInput for what could not be read again."""
+    try:
+        text = json.dumps(to_json(prompt), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        data = text.encode("utf-8")
+    except (TypeError, ValueError) as error:
+        # Lone surrogates, nan, and things that JSON has no name for.
+        raise BadInput("cannot be written", where="metadata", got=error) from error
+    if len(data) > MAX_JSON:
+        raise BadInput(
+            "too large",
+            where="metadata",
+            expected=f"at most {MAX_JSON} bytes",
+            got=len(data),
+            do="leave the samples out",
+        )
+    from_json(parse(data, "metadata"), "metadata")
+    if prompt.metadata.base.d_model not in (0, prompt.d_model):
+        raise BadInput(
+            "the base model has another width than the matrix",
+            where="metadata: base.d_model",
+            expected=prompt.d_model,
+            got=prompt.metadata.base.d_model,
+        )
+    return data
+
+
+def _check_version(version: Any, where: str) -> None:
+    if type(version) is not int or version < 1:
+        raise _wrong(f"{where}.format_version", "1", version)
+    if version > FORMAT_VERSION:
+        raise SoftPromptFileError(
+            "written by a newer version of Sordino",
+            where=where,
+            expected=f"format_version {FORMAT_VERSION}",
+            got=version,
+            do="update Sordino: pip install --upgrade sordino",
+        )
+
+
+def _checked(obj: Mapping[str, Any], keys: Mapping[str, tuple[str, _Check]], where: str) -> dict[str, Any]:
+    for key, value in obj.items():
+        if key not in keys:
+            raise SoftPromptFileError(
+                f"an unknown key {key[:40]!r}",
+                where=where,
+                expected=", ".join(keys),
+                do="put keys of your own beside `sordino`, not into it",
+            )
+        wanted, is_good = keys[key]
+        if not is_good(value):
+            raise _wrong(f"{where}.{key}", wanted, value)
+    return dict(obj)
+
+
+def _text(obj: Mapping[str, Any], key: str, where: str) -> str:
+    value = obj.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _wrong(f"{where}: {key}", "a text", value)
+    return value or ""
+
+
+def _texts(obj: Mapping[str, Any], key: str, where: str) -> list[str]:
+    """A list of texts, or one text: the `supported` of old files is "a, b"; an author's comma belongs to the name."""
+    value = obj.get(key)
+    if value is None:
+        return []
+    if isinstance(value, str):
+        parts = value.split(",") if key == "supported" else [value]
+        return [part.strip() for part in parts if part.strip()] if key == "supported" else parts
+    if not _is_list_of_texts(value):
+        raise _wrong(f"{where}: {key}", "a list of texts, or a text", value)
+    return list(value)
+
+
+def _sorted(value: Any, field: str) -> Any:
+    """`value` as plain JSON with its keys sorted: equal metadata shall be equal bytes."""
+    try:
+        return json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInput("not plain JSON", where=f"metadata: {field}", got=error) from error
+
+
+def _wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
+    return SoftPromptFileError("a value of the wrong kind", where=where, expected=expected, got=repr(got)[:60])
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 62
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and all(char in "0123456789abcdef" for char in value)
+
+
+def _is_sample(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() <= _SAMPLE_KEYS and all(map(_is_text, value.values()))
+
+
+# Key: what it should be, in words and as a test.
+_BASE_KEYS: dict[str, tuple[str, _Check]] = {
+    "id": ("a text", _is_text),
+    "family": ("a text", _is_text),
+    "d_model": ("a whole number", _is_size),
+    "n_layers": ("a whole number", _is_size),
+    "vocab_size": ("a whole number", _is_size),
+    "embedding_rms": ("a number", lambda value: type(value) in (int, float)),
+    "fingerprint": ("a text", _is_text),
+}
+_KEYS: dict[str, tuple[str, _Check]] = {
+    "format_version": ("1", _is_size),
+    "tensor_sha256": ("64 hexadecimal digits", _is_hash),
+    "base": ("an object", _is_object),
+    "placement": (" or ".join(PLACEMENTS), lambda value: value in PLACEMENTS),
+    "licence": ("a text", _is_text),
+    "tags": ("a list of texts", _is_list_of_texts),
+    "rating": (", ".join(RATINGS), lambda value: value in RATINGS),
+    "created": ("a text", _is_text),
+    "training": ("an object", _is_object),
+    "heldout": ("an object", _is_object),
+    "samples": (
+        'a list of objects of texts "prompt", "with", "without"',
+        lambda value: isinstance(value, list) and all(map(_is_sample, value)),
+    ),
+}

