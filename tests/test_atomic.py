@@ -234,7 +234,7 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
     target, dice = tmp_path / "a", random.Random(0)
     target.write_bytes(b"\xff" * 16 * 4096)
     torn_temporaries = 0
-    for _ in range(40):
+    for _ in range(20):
         kill_in_the_middle(FILE_WRITER, target, dice.uniform(0, 0.02))
         content = target.read_bytes()
         assert len(content) == 16 * 4096
@@ -248,7 +248,7 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
 def test_a_killed_writer_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
     target, dice = tmp_path / "f", random.Random(1)
     folder_of(target, a="x" * 4096, b="x" * 4096, c="x" * 4096)
-    for _ in range(15):
+    for _ in range(8):
         kill_in_the_middle(FOLDER_WRITER, target, dice.uniform(0, 0.02))
         contents = {(target / name).read_bytes() for name in "abc"}
         assert len(contents) == 1

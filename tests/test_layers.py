@@ -28,6 +28,7 @@ ORDER = (
     "transformers_seam",
     "gguf_conversion",
     "hub_models",
+    "model_cache",
     "model_files",
     "base_model",
     "texts",

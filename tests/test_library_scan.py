@@ -15,7 +15,7 @@ import pytest
 from sordino import formats
 from sordino.errors import NotInLibrary
 from sordino.library import Library
-from sordino.soft_prompt import SoftPrompt
+from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
 
 
@@ -157,9 +157,13 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_thousand_files_take_less_than_half_a_second(folder: Path) -> None:
-    first = drop(folder / "p0.zip", description="x" * 300)
-    for number in range(1, 1000):
-        shutil.copy(first, folder / f"p{number}.zip")
+    theirs = drop(folder / "p0.zip", description="x" * 300)
+    known = Metadata(
+        name="v", base=BaseRef(id="org/model", d_model=8), heldout={"nll": [4.1] * 20}, tags=("sea", "log")
+    )
+    formats.write(SoftPrompt(matrix(), known), folder / "p1.zip")
+    for number in range(2, 1000):
+        shutil.copy((theirs, folder / "p1.zip")[number % 2], folder / f"p{number}.zip")
     Library([folder]).scan()
     lib, seconds = Library([folder]), []
     for _ in range(3):

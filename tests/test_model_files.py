@@ -284,6 +284,14 @@ def test_a_conversion_happens_once(gguf_file, monkeypatch):
     assert model_files.prepare(model_files.resolve(str(gguf_file))) == first
 
 
+def test_what_a_conversion_will_take_is_known_before(gguf_file, folder):
+    source = model_files.resolve(str(gguf_file))
+    assert model_files.conversion_bytes(source) == 4 * sum(p.numel() for p in tiny("llama").parameters())
+    model_files.prepare(source)
+    assert model_files.conversion_bytes(source) == 0
+    assert model_files.conversion_bytes(model_files.resolve(str(folder))) == 0
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
 def test_a_damaged_conversion_is_made_again(gguf_file, damage):
     prepared = model_files.prepare(model_files.resolve(str(gguf_file)))

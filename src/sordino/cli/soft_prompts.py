@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import click
 
 from sordino.cli.console import err, one_line, out, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
+from sordino.cli.fitting import check_fits, loaded_model
 from sordino.cli.options import json_option, library_option, model_option
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.soft_prompt import RATINGS, SoftPrompt
+from sordino.soft_prompt import RATINGS, BaseRef, SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.library import Entry, Library
@@ -59,7 +60,10 @@ def list_(library: Library, as_json: bool) -> None:
 @library_option()
 @json_option()
 def show(prompt: str, index: int | None, model: str | None, library: Library, as_json: bool) -> None:
-    """Show what a soft prompt says about itself, and with --model how well it fits that model."""
+    """Show what a soft prompt says about itself.
+
+    With --model, also how well it fits that model.
+    """
     from sordino import formats
 
     path = library.resolve(prompt)
@@ -89,7 +93,10 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
 @click.option("--replace", "replacing", is_flag=True, help="Put it in the place of another one of that name.")
 @library_option()
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
-    """Copy a soft prompt of any format into the library, as a .zip."""
+    """Copy a soft prompt into the library.
+
+    Files of any format become a .zip there.
+    """
     from sordino import formats
     from sordino.library_names import checked_name, default_name
 
@@ -112,7 +119,10 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @library_option()
 def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
-    """Take soft prompts out of the library. Their files go to its hidden .trash folder."""
+    """Take a soft prompt out of the library.
+
+    Its file goes to the hidden folder .trash there, from where it can be put back by hand.
+    """
     entries = {entry.path: entry for entry in map(library.entry, names)}
     if not yes:
         if not _is_interactive():
@@ -135,7 +145,10 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
 @library_option()
 def edit(prompt: str, library: Library, **given: str | None) -> None:
-    """Change what a soft prompt's .zip says about it. The matrix stays as it is."""
+    """Change a soft prompt's name, description or other metadata.
+
+    The matrix in its .zip stays as it is.
+    """
     from sordino.library import edit as edit_file
 
     changes: dict[str, Any] = {
@@ -211,28 +224,27 @@ def _format_of(target: Path, to: str | None) -> str:
 
 def _made_for(model: str, prompt: SoftPrompt, *, force: bool) -> SoftPrompt:
     """`prompt`, with the base model and the supported names filled in where its file did not say them."""
-    from sordino import base_model
-
-    base = base_model.load(model)
-    base.check_fit(prompt, force=force)
+    base = loaded_model(model, dtype=None, device="cpu")
+    check_fits(base, prompt.metadata.name, prompt, force=force)
     said = prompt.metadata.base
-    if said.fingerprint and said.fingerprint != base.fingerprint:
+    if said.id and base.id and said.id != base.id and not force:
         raise DoesNotFit(
             "the file already says that it was made for another base model",
             where="--model",
             expected=said.id,
             got=base.id,
+            do="leave --model out, or fill in what the file does not say with --force",
         )
-    prompt = prompt.with_metadata(base=replace(base.ref, id=said.id or base.ref.id))
+    # All but the fingerprint: that a file was made on these very weights is for its maker to say.
+    known_of = {item.name: getattr(said, item.name) or getattr(base.ref, item.name) for item in fields(said)}
+    prompt = prompt.with_metadata(base=BaseRef(**known_of | {"fingerprint": said.fingerprint}))
     # Its id, never what the user called it: that may be a path.
     known = (base.id,) if base.id else ()
     return prompt.with_metadata(supported=prompt.metadata.supported or known)
 
 
 def _fit(model: str, prompt: SoftPrompt) -> dict[str, str]:
-    from sordino import base_model
-
-    base = base_model.load(model)
+    base = loaded_model(model, dtype=None, device="cpu")
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
 

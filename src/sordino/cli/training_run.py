@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sordino.atomic import write_bytes
 from sordino.base_model import BaseModel, load
 from sordino.cli.console import err, out, printable, warn
 from sordino.cli.evaluating import show_report
+from sordino.cli.training_job import Job, job_of, store, stored_job
 from sordino.cli.training_result import (
     AFTER_TRAINING,
     Judging,
@@ -25,45 +24,21 @@ from sordino.cli.training_result import (
     sample_pairs,
     write_run_report,
 )
-from sordino.errors import BadInput, ConfigError, Diverged, TrainingError
+from sordino.errors import Diverged
 from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
-from sordino.soft_prompt import Metadata, SoftPrompt
-from sordino.train.checkpoint import read_header
+from sordino.soft_prompt import SoftPrompt
 from sordino.train.config import TrainConfig
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Finished, Sample, Step, Validation, train
 from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
 
-SETTINGS = "settings.json"
-_CONFIG_FLAGS = {field.name for field in fields(TrainConfig)}
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run as the user asked for it: kept in the run's folder, so that --resume needs nothing else."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...]
-    out: Path
-    model: str
-    device: str | None
-    dtype: str | None
-    speaker: str | None
-    metadata: Metadata
-    config: TrainConfig
-    samples: bool = True
-
-    @property
-    def folder(self) -> Path:
-        return self.out.with_name(self.out.stem + ".run")
-
 
 def run(options: Mapping[str, Any]) -> None:
     """The command. Raises SordinoError."""
     resume: Path | None = options["resume"]
-    job = _stored_job(resume, options) if resume is not None else _job(options)
+    job = stored_job(resume, options) if resume is not None else job_of(options)
     base = _load(job)
     execute(job, base, minutes=options["minutes"], find_lr=options["find_lr"], resume=resume is not None)
 
@@ -95,7 +70,7 @@ def follow(
     """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
     if not resume:
         job.folder.mkdir(parents=True, exist_ok=True)
-        _store(job)
+        store(job)
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
     finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
@@ -105,99 +80,6 @@ def follow(
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
     return _write(job, prepared, finished, judging)
-
-
-# Asking ---------------------------------------------------------------------------------------------------------------
-
-
-def _job(options: Mapping[str, Any]) -> Job:
-    data: tuple[Path, ...] = options["data"]
-    if not data:
-        raise BadInput(
-            "there is nothing to train on",
-            where="DATA",
-            expected="text files or folders",
-            do="sordino train FOLDER; sordino train --help",
-        )
-    if options["steps"] is not None and options["minutes"] is not None:
-        raise ConfigError("both --steps and --minutes were given", do="give one of them")
-    if options["minutes"] is not None and options["minutes"] <= 0:
-        raise ConfigError(
-            "there is no time to train", where="--minutes", expected="more than 0", got=options["minutes"]
-        )
-    destination = options["out"] or Path(f"{data[0].resolve().stem}.zip")
-    if destination.suffix.lower() != ".zip":
-        raise BadInput(
-            "a soft prompt is written as a .zip",
-            where="--out",
-            got=destination,
-            do=f"use {destination}.zip; sordino convert makes the other formats",
-        )
-    if not destination.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
-    if destination.exists() and not options["overwrite"]:
-        raise BadInput("the file exists", where=destination, do="choose another --out, or add --overwrite")
-    config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
-    metadata = Metadata(
-        name=options["name"] or destination.stem,
-        author=options["author"],
-        description=options["description"],
-        licence=options["licence"],
-        tags=tuple(tag.strip() for tag in options["tags"].split(",") if tag.strip()),
-        rating=options["rating"] or "",
-    )
-    return Job(
-        data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
-        metadata, config, samples=not options["no_samples"],
-    )  # fmt: skip
-
-
-def _store(job: Job) -> None:
-    stored = {
-        "data": [str(path.resolve()) for path in job.data],
-        "heldout": [str(path.resolve()) for path in job.heldout],
-        "out": str(job.out.resolve()),
-        "model": str(Path(job.model).resolve()) if Path(job.model).exists() else job.model,
-        "device": job.device,
-        "dtype": job.dtype,
-        "speaker": job.speaker,
-        "samples": job.samples,
-        "metadata": {
-            "name": job.metadata.name,
-            "author": job.metadata.author,
-            "description": job.metadata.description,
-            "licence": job.metadata.licence,
-            "tags": list(job.metadata.tags),
-            "rating": job.metadata.rating,
-        },
-        "config": job.config.to_json(),
-    }
-    write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
-
-
-def _stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
-    if options["data"]:
-        raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    read_header(folder)
-    try:
-        stored = json.loads((folder / SETTINGS).read_bytes())
-        metadata = Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])})
-        return Job(
-            tuple(map(Path, stored["data"])),
-            tuple(map(Path, stored["heldout"])),
-            Path(stored["out"]),
-            stored["model"],
-            stored["device"],
-            stored["dtype"],
-            stored["speaker"],
-            metadata,
-            TrainConfig.from_json(stored["config"]),
-            stored["samples"],
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
-        ) from None
 
 
 def _read_prompt(name: str) -> SoftPrompt:
@@ -335,8 +217,8 @@ def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -
         out.print(f"  {printable(line)}")
     for line in write(prompt, job.out, to="kobold"):
         warn(line)
-    write_run_report(job.folder, prepared, prompt, pairs, measured, judging)
     out.print(f"Written: {job.out.resolve()} ({prompt.n_tokens} virtual tokens)")
+    write_run_report(job.folder, prepared, prompt, pairs, measured, judging)
     out.print(f"Report:  {job.folder.resolve() / HTML}")
     out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest_words(base, prompt))}")
     return prompt

@@ -79,7 +79,7 @@ def to_json(prompt: SoftPrompt) -> dict[str, Any]:
     ours = {"format_version": FORMAT_VERSION, "tensor_sha256": prompt.content_hash}
     return {
         "name": known.name,
-        **({"author": known.author} if known.author else {}),
+        **({"author": known.author} if known.author.strip() else {}),
         "supported": list(known.supported),
         "description": known.description,
         "sordino": ours | {key: value for key, value in optional.items() if value},
@@ -149,13 +149,13 @@ def _text(obj: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _texts(obj: Mapping[str, Any], key: str, where: str) -> list[str]:
-    """A list of texts, or one text: the `supported` of old files is "a, b"; an author's comma belongs to the name."""
+    """A list of texts, or one text: the `supported` of old files is "a, b"; a comma in `author` belongs to a name."""
     value = obj.get(key)
     if value is None:
         return []
     if isinstance(value, str):
-        parts = value.split(",") if key == "supported" else [value]
-        return [part.strip() for part in parts if part.strip()] if key == "supported" else parts
+        parts = [part.strip() for part in value.split(",")] if key == "supported" else [value]
+        return [part for part in parts if part.strip()]
     if not _is_list_of_texts(value):
         raise _wrong(f"{where}: {key}", "a list of texts, or a text", value)
     return list(value)

@@ -103,7 +103,7 @@ def _lines(shape: tuple[int, int], strides: tuple[int, ...], where: str) -> tupl
             where=where,
             expected="rows or columns without gaps",
             got=f"strides {list(strides)}",
-            do="save tensor.contiguous() instead",
+            do="save a contiguous copy of it instead",
         )
     return by_rows, count, length, step
 

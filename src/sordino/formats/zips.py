@@ -215,13 +215,16 @@ def _with_zip64(source: Source, values: list[int], extra: bytes) -> list[int]:
     """size, packed size and offset, those that are all ones replaced by the zip64 extra field's."""
     if 0xFFFFFFFF not in values:
         return values
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
-        field, extra = extra[4 : 4 + length], extra[4 + length :]
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, at)
         if kind == 1:
+            field = extra[at + 4 : at + 4 + length]
             large = [value for (value,) in struct.iter_unpack("<Q", field[: len(field) // 8 * 8])]
             if len(large) >= values.count(0xFFFFFFFF):
                 return [large.pop(0) if value == 0xFFFFFFFF else value for value in values]
+            break
+        at += 4 + length
     raise _broken(source, "a member's zip64 sizes are missing", f"{len(extra)} bytes")
 
 

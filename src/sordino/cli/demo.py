@@ -1,0 +1,212 @@
+"""`sordino demo`: the whole way from texts to a soft prompt, on texts that come with the package."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sordino.cli.options import device_option
+
+if TYPE_CHECKING:
+    from sordino.base_model import BaseModel
+    from sordino.cli.training_job import Job
+    from sordino.cli.training_result import Judging
+    from sordino.soft_prompt import SoftPrompt
+    from sordino.train.run import Prepared
+
+NAME = "keeper"
+MODEL = "smollm2"
+INSTRUCTION = "The log of a lighthouse keeper, who writes down his days in a dry and particular voice:"
+# What the run's samples continue, and then two more: nothing in them is about lighthouses.
+OPENINGS = (
+    "The stranger knocked at the door, and",
+    "On Tuesday my sister wrote to say that",
+    "There was nothing for dinner but",
+)
+MINUTES = 2.5
+SAMPLE_TOKENS = 48
+CONTINUATION_TOKENS = 70
+
+# Below this nothing can be heard; above it a fast machine would only learn the corpus by heart.
+FEWEST_STEPS, MOST_STEPS = 10, 300
+_EVALUATIONS, _SAMPLES = 6, 5
+
+_EXCERPTS = (64, 256)
+_DRAWS = 2
+_MEASURING_SECONDS = 40.0
+# A forward pass takes a little less than half as long as a step over the same tokens.
+_PASSES_A_STEP = 2.0
+
+
+@click.command(short_help="Train a soft prompt and see a model's voice change, in a few minutes.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("sordino-demo"),
+    show_default=True,
+    metavar="FOLDER",
+    help="Where the soft prompt, its run and the report go.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, 600, min_open=True),
+    default=MINUTES,
+    show_default=True,
+    metavar="N",
+    help="About how long to train; 10 to 300 steps.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
+@device_option()
+def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None:
+    """Train a soft prompt on a lighthouse keeper's log and see the bundled model take on his voice.
+
+    Trains for a few minutes and shows samples on the way, measures the result on entries that were held out, and
+    continues three texts without and with it.
+    """
+    job = _job(out, device, overwrite=overwrite)
+    from sordino.cli.fitting import loaded_model
+
+    run(job, loaded_model(MODEL, None, device), minutes)
+
+
+def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
+    """The demo on a loaded base model. None where the user stopped the training."""
+    from dataclasses import replace
+
+    from sordino.cli.console import err
+    from sordino.cli.console import out as say
+    from sordino.cli.training_run import follow, read_texts
+    from sordino.train.run import estimate
+
+    say.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
+    say.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
+    prepared = read_texts(job, base)
+    _show_unchanged(base)
+    with err.status("Measuring this machine ..."):
+        cost = estimate(prepared)
+    steps = steps_for(minutes, cost.step_seconds, cost.evaluation_seconds)
+    config = replace(
+        prepared.config, steps=steps, evaluate_every=max(1, steps // _EVALUATIONS), sample_every=max(1, steps // _SAMPLES)
+    )  # fmt: skip
+    job, prepared = replace(job, config=config), replace(prepared, config=config)
+    seconds = training_seconds(steps, cost.step_seconds, cost.evaluation_seconds)
+    say.print(f"{steps} steps of about {cost.step_seconds:.1f} s here: about {seconds / 60:.1f} minutes.")
+    prompt = follow(job, prepared, judging=_judging(cost.step_seconds))
+    if prompt is not None:
+        _show_continuations(prepared, prompt)
+        _show_what_next(job)
+    return prompt
+
+
+def training_seconds(steps: int, step_seconds: float, evaluation_seconds: float) -> float:
+    """Steps, evaluations (one more before the first step) and samples, which cost about two steps each."""
+    return steps * step_seconds + (_EVALUATIONS + 1) * evaluation_seconds + _SAMPLES * 2 * step_seconds
+
+
+def steps_for(minutes: float, step_seconds: float, evaluation_seconds: float) -> int:
+    """How many steps fit into `minutes`, between the fewest that show anything and the most that are of use."""
+    fixed = training_seconds(0, step_seconds, evaluation_seconds)
+    return min(MOST_STEPS, max(FEWEST_STEPS, int((minutes * 60 - fixed) / step_seconds)))
+
+
+def heldout_tokens(step_seconds: float, step_tokens: int, conditions: int) -> int:
+    """How many held-out tokens can be measured under so many conditions in less than a minute."""
+    a_second = _PASSES_A_STEP * step_tokens / step_seconds
+    return min(8192, max(512, int(_MEASURING_SECONDS * a_second / conditions)))
+
+
+def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
+    """The demo's run. Raises BadInput before anything is loaded or written."""
+    from sordino.cli.training_job import Job
+    from sordino.errors import BadInput
+    from sordino.soft_prompt import Metadata
+    from sordino.train.config import TrainConfig
+
+    # The package is always a folder: its models and libraries are files too.
+    texts = Path(__file__).parents[1] / "data" / "keeper"
+    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
+    metadata = Metadata(
+        name=NAME,
+        description="The log of a lighthouse keeper at an invented lighthouse",
+        licence="Apache-2.0",
+        tags=("demo", "log", "lighthouse"),
+        rating="general",
+    )
+    job = Job(
+        (texts / "train",), (texts / "heldout",), folder / f"{NAME}.zip", MODEL, device, None, None, metadata, config
+    )
+    if folder.exists() and not folder.is_dir():
+        raise BadInput("not a folder", where="--out", got=folder, do="choose another --out")
+    if (job.out.exists() or job.folder.exists()) and not overwrite:
+        raise BadInput(
+            "a demo was run here before", where=folder, do="add --overwrite to run it again, or choose another --out"
+        )
+    return job
+
+
+def _judging(step_seconds: float) -> Judging:
+    from sordino.cli.training_result import Judging
+    from sordino.evaluate.measuring import EvaluateConfig
+    from sordino.train.config import TrainConfig
+
+    config = TrainConfig()
+    limit = heldout_tokens(step_seconds, config.batch * config.row_tokens, 3 + _DRAWS * len(_EXCERPTS))
+    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpts=_DRAWS, limit=limit)
+    return Judging(measuring, (INSTRUCTION,), off_domain=False)
+
+
+def _show_unchanged(base: BaseModel) -> None:
+    """What the model writes by itself, so that the first sample has something to differ from."""
+    from sordino.cli.console import out, printable
+    from sordino.generate import Request, Sampling, complete
+
+    (text,) = complete(base, [Request(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
+    out.print("\nBy itself the model goes on like this:", style="bold")
+    out.print(f"  {OPENINGS[0]}|{printable(text)}\n")
+
+
+def _show_continuations(prepared: Prepared, prompt: SoftPrompt) -> None:
+    from sordino.cli.console import out
+    from sordino.cli.training_result import sample_pairs
+    from sordino.cli.writing import WITHOUT, show_side_by_side
+
+    out.print("\nThree texts continued without and with the soft prompt, from the same seed:", style="bold")
+    for pair in sample_pairs(prepared, prompt, OPENINGS, seed=0, tokens=CONTINUATION_TOKENS):
+        out.print()
+        show_side_by_side(pair["prompt"], [WITHOUT, NAME], [pair["without"], pair["with"]])
+
+
+def _show_what_next(job: Job) -> None:
+    from sordino.cli.console import out
+    from sordino.train.report import HTML
+
+    program, file = _shown(_program()), _shown(job.out)
+    out.print("\nYour soft prompt and its report:", style="bold")
+    out.print(f"  {job.out.resolve()} ({job.out.stat().st_size / 1024:.0f} KiB)")
+    out.print(f"  {job.folder.resolve() / HTML}")
+    out.print("\nWhat next:", style="bold")
+    for what, how in (
+        ("write with it", f'{program} generate "The lamp" --soft-prompt {file}'),
+        ("compare", f'{program} compare "It rained all day" --soft-prompt {file}'),
+        ("keep it", f"{program} install {file}   (from then on it is called {NAME})"),
+        ("KoboldAI", f"copy {job.out.name} into its softprompts folder; it goes with the model SmolLM2-135M-Instruct"),
+        ("your own texts", f"{program} train FOLDER_OF_TEXTS"),
+    ):
+        out.print(f"  {what:<16}{how}")
+
+
+def _program() -> Path:
+    """What to type: `sordino`, or where it lies if it cannot be called by its name, as in a clone's .venv."""
+    called = Path(sys.argv[0])
+    if shutil.which("sordino") or called.stem != "sordino" or not called.exists():
+        return Path("sordino")
+    here = Path.cwd()
+    return called.resolve().relative_to(here) if called.resolve().is_relative_to(here) else called
+
+
+def _shown(path: Path) -> str:
+    return f'"{path}"' if " " in str(path) else str(path)

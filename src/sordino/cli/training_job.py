@@ -1,0 +1,131 @@
+"""One training run as it was asked for: from the command line, or from the folder of a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sordino.atomic import write_bytes
+from sordino.errors import BadInput, ConfigError, TrainingError
+from sordino.soft_prompt import Metadata
+from sordino.train.checkpoint import read_header
+from sordino.train.config import TrainConfig
+
+SETTINGS = "settings.json"
+_CONFIG_FLAGS = {field.name for field in fields(TrainConfig)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as the user asked for it: kept in the run's folder, so that --resume needs nothing else."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...]
+    out: Path
+    model: str
+    device: str | None
+    dtype: str | None
+    speaker: str | None
+    metadata: Metadata
+    config: TrainConfig
+    samples: bool = True
+
+    @property
+    def folder(self) -> Path:
+        return self.out.with_name(self.out.stem + ".run")
+
+
+def job_of(options: Mapping[str, Any]) -> Job:
+    """The job that the command line asks for, checked as far as it can be without reading a text. Raises BadInput."""
+    data: tuple[Path, ...] = options["data"]
+    if not data:
+        raise BadInput(
+            "there is nothing to train on",
+            where="DATA",
+            expected="text files or folders",
+            do="sordino train FOLDER; sordino train --help",
+        )
+    if options["steps"] is not None and options["minutes"] is not None:
+        raise ConfigError("both --steps and --minutes were given", do="give one of them")
+    if options["minutes"] is not None and options["minutes"] <= 0:
+        raise ConfigError(
+            "there is no time to train", where="--minutes", expected="more than 0", got=options["minutes"]
+        )
+    destination = options["out"] or Path(f"{data[0].resolve().stem}.zip")
+    if destination.suffix.lower() != ".zip":
+        raise BadInput(
+            "a soft prompt is written as a .zip",
+            where="--out",
+            got=destination,
+            do=f"use {destination}.zip; sordino convert makes the other formats",
+        )
+    if not destination.resolve().parent.is_dir():
+        raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
+    if destination.exists() and not options["overwrite"]:
+        raise BadInput("the file exists", where=destination, do="choose another --out, or add --overwrite")
+    config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
+    metadata = Metadata(
+        name=options["name"] or destination.stem,
+        author=options["author"],
+        description=options["description"],
+        licence=options["licence"],
+        tags=tuple(tag.strip() for tag in options["tags"].split(",") if tag.strip()),
+        rating=options["rating"] or "",
+    )
+    return Job(
+        data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
+        metadata, config, samples=not options["no_samples"],
+    )  # fmt: skip
+
+
+def store(job: Job) -> None:
+    """Write the job into its run's folder, with absolute paths. Raises StorageError."""
+    stored = {
+        "data": [str(path.resolve()) for path in job.data],
+        "heldout": [str(path.resolve()) for path in job.heldout],
+        "out": str(job.out.resolve()),
+        "model": str(Path(job.model).resolve()) if Path(job.model).exists() else job.model,
+        "device": job.device,
+        "dtype": job.dtype,
+        "speaker": job.speaker,
+        "samples": job.samples,
+        "metadata": {
+            "name": job.metadata.name,
+            "author": job.metadata.author,
+            "description": job.metadata.description,
+            "licence": job.metadata.licence,
+            "tags": list(job.metadata.tags),
+            "rating": job.metadata.rating,
+        },
+        "config": job.config.to_json(),
+    }
+    write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+
+
+def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
+    """The job of a run that is to go on. Raises BadInput, TrainingError."""
+    if options["data"]:
+        raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
+    read_header(folder)
+    try:
+        stored = json.loads((folder / SETTINGS).read_bytes())
+        metadata = Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])})
+        return Job(
+            tuple(map(Path, stored["data"])),
+            tuple(map(Path, stored["heldout"])),
+            Path(stored["out"]),
+            stored["model"],
+            stored["device"],
+            stored["dtype"],
+            stored["speaker"],
+            metadata,
+            TrainConfig.from_json(stored["config"]),
+            stored["samples"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
+        ) from None
