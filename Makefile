@@ -23,6 +23,7 @@ test: install models
 
 # One process: these measure time and memory, and start processes of their own.
 test-slow: install models
+	@$(BIN)/python -m sordino.model_files gemma3-270m
 	$(BIN)/python -m pytest -q -m slow $(PYTEST_FLAGS)
 
 bench: install models

@@ -12,7 +12,10 @@ from pathlib import Path
 
 
 def allowed_patterns(path: Path) -> list[str]:
-    """The first word of each line, a pattern for `module::test`. The rest is the reason, which is required."""
+    """The first word of each line: a pattern for `module::test`, or `reason:` and one for what the skip itself says.
+
+    The rest of the line says why, which is required.
+    """
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
     unreasoned = [line for line in lines if len(line.split(maxsplit=1)) < 2]
     if unreasoned:
@@ -30,10 +33,14 @@ def skipped(report: Path) -> list[tuple[str, str]]:
     return found
 
 
+def is_allowed(test: str, reason: str, patterns: list[str]) -> bool:
+    return any(fnmatchcase(test, pattern) or fnmatchcase(f"reason:{reason}", pattern) for pattern in patterns)
+
+
 def main(allowed: Path, reports: list[Path]) -> None:
     patterns = allowed_patterns(allowed)
     skips = [skip for report in reports for skip in skipped(report)]
-    unexpected = [skip for skip in skips if not any(fnmatchcase(skip[0], pattern) for pattern in patterns)]
+    unexpected = [skip for skip in skips if not is_allowed(*skip, patterns)]
     print(f"skipped tests: {len(skips)}, of which not on {allowed}: {len(unexpected)}")
     for test, reason in skips:
         print(f"  {'NOT ALLOWED ' if (test, reason) in unexpected else ''}{test}: {reason}")

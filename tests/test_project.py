@@ -77,6 +77,8 @@ def test_ci_counts_skips_and_refuses_those_not_allowed(tmp_path: Path) -> None:
     assert "skipped tests: 1" in refused.stdout
     assert "NOT ALLOWED tests.a::test_x[1]: no GPU" in refused.stdout
     assert run("tests.a::test_x* needs a GPU\n").returncode == 0
+    assert run("reason:no?GPU a line for all of a kind\n").returncode == 0
+    assert run("reason:*disk* another kind\n").returncode == 1
     assert "no reason given" in run("tests.a::test_x*\n").stderr
 
 
@@ -114,9 +116,11 @@ def test_the_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
     assert __version__ in _run(programs / "sordino", "--version", **outside)
     report = json.loads(_run(programs / "sordino", "doctor", "--json", **outside))
     assert {finding["what"] for finding in report if finding["state"] == "bad"} == set()
-    _run(programs / "sordino", "demo", **outside)
-    listed = json.loads(_run(programs / "sordino", "list", "--json", **outside))
-    assert listed
+    said = _run(programs / "sordino", "demo", "--minutes", "0.5", **outside)
+    (made,) = tmp_path.glob("sordino-demo/*.zip")
+    assert made.name in said
+    shown = json.loads(_run(programs / "sordino", "show", made, "--json", **outside))
+    assert shown
 
 
 def _run(*command: object, cwd: Path | None = None, **environment: str) -> str:

@@ -191,3 +191,11 @@ def test_columns_where_there_is_room(monkeypatch: pytest.MonkeyPatch, width: int
     assert any("no soft prompt" in line and "fog" in line for line in lines) is side_by_side
     assert "upon a [bold]time" in stream.getvalue()
     assert "\x1b fog" not in stream.getvalue()
+
+
+def test_the_help_names_the_real_defaults() -> None:
+    text = " ".join(run("generate", "--help").output.split())
+    for name in ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        flag = "--" + name.replace("_", "-")
+        told = text[text.index(flag) :].partition("[default: ")[2].partition("]")[0]
+        assert float(told) == getattr(Sampling(), name), flag

@@ -101,7 +101,12 @@ def tensor(seed: int = 0) -> torch.Tensor:
 
 def one_of_each(folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, path) of a good file of every kind; all hold `matrix()`."""
-    for to, name in (("kobold", "native.zip"), ("mkultra", "m.json"), ("npy", "n.npy"), ("safetensors", "s.safetensors")):
+    for to, name in (
+        ("kobold", "native.zip"),
+        ("mkultra", "m.json"),
+        ("npy", "n.npy"),
+        ("safetensors", "s.safetensors"),
+    ):
         formats.write(prompt(), folder / name, to=to)
         yield name, folder / name
     formats.write(prompt(), folder / "peft", to="peft")

@@ -74,13 +74,17 @@ def test_all_metadata_goes_through_the_file(tmp_path: Path) -> None:
 def test_reads_metadata_as_mkultra_writes_it(tmp_path: Path) -> None:
     said = {"name": "n", "uuid": "u", "description": "d", "epoch": 1623343566.25, "step": 75, "loss": 3.5}
     found = formats.read(mkultra(tmp_path / "v.json", pickled(tensor()), said)).metadata
-    assert found == Metadata("n", description="d", created="2021-06-10T16:46:06+00:00", training={"step": 75, "loss": 3.5})
+    assert found == Metadata(
+        "n", description="d", created="2021-06-10T16:46:06+00:00", training={"step": 75, "loss": 3.5}
+    )
     for odd in ({}, {"epoch": "yesterday"}, {"epoch": -5}, {"epoch": 1e300}, {"name": None}):
         assert formats.read(mkultra(tmp_path / "v.json", pickled(tensor()), odd)).metadata.name == ""
 
 
 def test_keys_in_another_order_and_spaces_are_no_matter(tmp_path: Path) -> None:
-    text = json.dumps({"tensor": base64.b64encode(pickled(tensor())).decode(), "metadata": {"name": 'a "tensor": "b"'}}, indent=4)
+    text = json.dumps(
+        {"tensor": base64.b64encode(pickled(tensor())).decode(), "metadata": {"name": 'a "tensor": "b"'}}, indent=4
+    )
     (tmp_path / "v").write_text("\ufeff \n" + text.replace('"tensor": "', '"tensor"\n :\t"', 1), encoding="utf-8")
     assert formats.read(tmp_path / "v").metadata.name == 'a "tensor": "b"'
 

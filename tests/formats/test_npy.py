@@ -77,7 +77,8 @@ def test_refuses_broken_headers(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("descr", "name"), [("<i4", "<i4"), ("|O", "|O"), ("<c8", "<c8"), ("<f16", "<f16"), ("|b1", "|b1"), ("<V2x", "<V2x")]
+    ("descr", "name"),
+    [("<i4", "<i4"), ("|O", "|O"), ("<c8", "<c8"), ("<f16", "<f16"), ("|b1", "|b1"), ("<V2x", "<V2x")],
 )
 def test_refuses_other_types_by_name(tmp_path: Path, descr: str, name: str) -> None:
     both_refuse(file(tmp_path, npy_bytes(descr, (4, 8), FLOATS)), "wrong type", "float16", name)

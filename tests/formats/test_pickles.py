@@ -114,7 +114,13 @@ def test_names_outside_the_table_are_refused_by_name(tmp_path: Path, name: str) 
     module, _, attribute = name.rpartition(".")
     for content in (
         f"\x80\x02c{module}\n{attribute}\n.".encode("latin-1"),
-        b"\x80\x04\x8c" + bytes([len(module)]) + module.encode() + b"\x8c" + bytes([len(attribute)]) + attribute.encode() + b"\x93.",
+        b"\x80\x04\x8c"
+        + bytes([len(module)])
+        + module.encode()
+        + b"\x8c"
+        + bytes([len(attribute)])
+        + attribute.encode()
+        + b"\x93.",
     ):
         (tmp_path / "v").write_bytes(content)
         both_refuse(tmp_path / "v", "function or class that no tensor needs", name)

@@ -53,7 +53,16 @@ def test_reads_parameters_and_tensors_that_need_gradients(save: Any) -> None:
 
 def test_reads_views(save: Any) -> None:
     whole = torch.from_numpy(matrix(0, 10, 12))
-    views = [whole[2:5], whole[:, 3:9], whole[1:9, 4:5], whole.T, whole[3:7].T, whole[0:1], whole[::2, :], whole[2:3, ::3]]
+    views = [
+        whole[2:5],
+        whole[:, 3:9],
+        whole[1:9, 4:5],
+        whole.T,
+        whole[3:7].T,
+        whole[0:1],
+        whole[::2, :],
+        whole[2:3, ::3],
+    ]
     for view in views:
         assert np.array_equal(formats.read(save(view)).matrix, view.numpy()), view.shape
 
@@ -73,7 +82,9 @@ def test_reads_state_dictionaries(save: Any) -> None:
 
 
 def test_reads_the_shared_soft_embedding_beside_a_whole_model(save: Any) -> None:
-    state = OrderedDict({"transformer.wte.wte.weight": torch.zeros(50, 8), "transformer.wte.learned_embedding": tensor()})
+    state = OrderedDict(
+        {"transformer.wte.wte.weight": torch.zeros(50, 8), "transformer.wte.learned_embedding": tensor()}
+    )
     state["counts"] = torch.zeros(3, 3, dtype=torch.int64)
     assert np.array_equal(formats.read(save(state)).matrix, matrix())
 

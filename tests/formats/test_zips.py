@@ -34,7 +34,13 @@ def contents(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("method", [0, 8, 12, 14])
 def test_reads_what_zipfile_writes(tmp_path: Path, method: int) -> None:
-    members = {"empty": b"", "zeros": bytes(100_000), "text": b"lamp " * 9999, "noise": matrix(0, 300, 300).tobytes(), "ä": b"1"}
+    members = {
+        "empty": b"",
+        "zeros": bytes(100_000),
+        "text": b"lamp " * 9999,
+        "noise": matrix(0, 300, 300).tobytes(),
+        "ä": b"1",
+    }
     assert contents(zipped(tmp_path / "v.zip", members, method)) == members
 
 

@@ -6,7 +6,6 @@ files, and "[bold]" in one is text.
 
 from __future__ import annotations
 
-import os
 import sys
 import unicodedata
 
@@ -20,8 +19,7 @@ _PIPED_WIDTH = 200
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    piped = not (stream is not None and stream.isatty()) and "COLUMNS" not in os.environ
-    width = _PIPED_WIDTH if piped else None
+    width = None if stream is not None and stream.isatty() else _PIPED_WIDTH
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from sordino.soft_prompt import SoftPrompt
     from sordino.train.run import Prepared
 
-NAME = "keeper"
+# Not "keeper": a soft prompt of that name comes with the library.
+NAME = "my-keeper"
 MODEL = "smollm2"
 INSTRUCTION = "The log of a lighthouse keeper, who writes down his days in a dry and particular voice:"
 # What the run's samples continue, and then two more: nothing in them is about lighthouses.
@@ -37,9 +39,9 @@ _EVALUATIONS, _SAMPLES = 6, 5
 
 _EXCERPTS = (64, 256)
 _DRAWS = 2
-_MEASURING_SECONDS = 40.0
+MEASURING_SECONDS = 30.0
 # A forward pass takes a little less than half as long as a step over the same tokens.
-_PASSES_A_STEP = 2.0
+PASSES_A_STEP = 2.0
 
 
 @click.command(short_help="Train a soft prompt and see a model's voice change, in a few minutes.")
@@ -85,38 +87,37 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     say.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
     say.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
     prepared = read_texts(job, base)
-    _show_unchanged(base)
+    sample_seconds = _show_unchanged(base)
     with err.status("Measuring this machine ..."):
         cost = estimate(prepared)
-    steps = steps_for(minutes, cost.step_seconds, cost.evaluation_seconds)
+    besides = (_EVALUATIONS + 1) * cost.evaluation_seconds + _SAMPLES * sample_seconds
+    steps = steps_for(minutes, cost.step_seconds, besides)
     config = replace(
         prepared.config, steps=steps, evaluate_every=max(1, steps // _EVALUATIONS), sample_every=max(1, steps // _SAMPLES)
     )  # fmt: skip
     job, prepared = replace(job, config=config), replace(prepared, config=config)
-    seconds = training_seconds(steps, cost.step_seconds, cost.evaluation_seconds)
-    say.print(f"{steps} steps of about {cost.step_seconds:.1f} s here: about {seconds / 60:.1f} minutes.")
-    prompt = follow(job, prepared, judging=_judging(cost.step_seconds))
+    took = (steps * cost.step_seconds + besides) / 60
+    say.print(
+        f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included."
+    )
+    prompt = follow(job, prepared, judging=_judging(config.batch * config.row_tokens / cost.step_seconds))
     if prompt is not None:
         _show_continuations(prepared, prompt)
         _show_what_next(job)
     return prompt
 
 
-def training_seconds(steps: int, step_seconds: float, evaluation_seconds: float) -> float:
-    """Steps, evaluations (one more before the first step) and samples, which cost about two steps each."""
-    return steps * step_seconds + (_EVALUATIONS + 1) * evaluation_seconds + _SAMPLES * 2 * step_seconds
+def steps_for(minutes: float, step_seconds: float, besides: float) -> int:
+    """How many steps fit into `minutes`, between the fewest that show anything and the most that are of use.
+
+    besides: seconds that evaluations and samples take.
+    """
+    return min(MOST_STEPS, max(FEWEST_STEPS, int((minutes * 60 - besides) / step_seconds)))
 
 
-def steps_for(minutes: float, step_seconds: float, evaluation_seconds: float) -> int:
-    """How many steps fit into `minutes`, between the fewest that show anything and the most that are of use."""
-    fixed = training_seconds(0, step_seconds, evaluation_seconds)
-    return min(MOST_STEPS, max(FEWEST_STEPS, int((minutes * 60 - fixed) / step_seconds)))
-
-
-def heldout_tokens(step_seconds: float, step_tokens: int, conditions: int) -> int:
-    """How many held-out tokens can be measured under so many conditions in less than a minute."""
-    a_second = _PASSES_A_STEP * step_tokens / step_seconds
-    return min(8192, max(512, int(_MEASURING_SECONDS * a_second / conditions)))
+def heldout_tokens(trained_a_second: float, conditions: int) -> int:
+    """How many held-out tokens can be measured under so many conditions in MEASURING_SECONDS, given training's speed."""
+    return min(8192, max(512, int(MEASURING_SECONDS * PASSES_A_STEP * trained_a_second / conditions)))
 
 
 def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
@@ -128,7 +129,8 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
 
     # The package is always a folder: its models and libraries are files too.
     texts = Path(__file__).parents[1] / "data" / "keeper"
-    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
+    # Half the batch and twice the steps: in so few steps, their number counts for more than their precision.
+    config = TrainConfig(batch=4, validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
     metadata = Metadata(
         name=NAME,
         description="The log of a lighthouse keeper at an invented lighthouse",
@@ -137,7 +139,16 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
         rating="general",
     )
     job = Job(
-        (texts / "train",), (texts / "heldout",), folder / f"{NAME}.zip", MODEL, device, None, None, metadata, config
+        (texts / "train",),
+        (texts / "heldout",),
+        folder / f"{NAME}.zip",
+        MODEL,
+        device,
+        None,
+        None,
+        metadata,
+        config,
+        overwrite=overwrite,
     )
     if folder.exists() and not folder.is_dir():
         raise BadInput("not a folder", where="--out", got=folder, do="choose another --out")
@@ -148,25 +159,26 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     return job
 
 
-def _judging(step_seconds: float) -> Judging:
+def _judging(trained_a_second: float) -> Judging:
     from sordino.cli.training_result import Judging
     from sordino.evaluate.measuring import EvaluateConfig
-    from sordino.train.config import TrainConfig
 
-    config = TrainConfig()
-    limit = heldout_tokens(step_seconds, config.batch * config.row_tokens, 3 + _DRAWS * len(_EXCERPTS))
+    limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
     measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpts=_DRAWS, limit=limit)
     return Judging(measuring, (INSTRUCTION,), off_domain=False)
 
 
-def _show_unchanged(base: BaseModel) -> None:
-    """What the model writes by itself, so that the first sample has something to differ from."""
+def _show_unchanged(base: BaseModel) -> float:
+    """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
     from sordino.cli.console import out, printable
     from sordino.generate import Request, Sampling, complete
 
+    began = time.monotonic()
     (text,) = complete(base, [Request(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
+    took = time.monotonic() - began
     out.print("\nBy itself the model goes on like this:", style="bold")
     out.print(f"  {OPENINGS[0]}|{printable(text)}\n")
+    return took
 
 
 def _show_continuations(prepared: Prepared, prompt: SoftPrompt) -> None:

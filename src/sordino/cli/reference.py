@@ -35,7 +35,9 @@ begins with `error:`.
 
 def reference() -> str:
     """The whole page."""
-    root = click.Context(main, info_name="sordino", terminal_width=_WIDTH, max_content_width=_WIDTH)
+    root = main.context_class(
+        main, info_name="sordino", terminal_width=_WIDTH, max_content_width=_WIDTH, **main.context_settings
+    )
     pages = [_page(root, main)]
     for name in COMMANDS:
         command = main.get_command(root, name)

@@ -32,6 +32,7 @@ class Job:
     metadata: Metadata
     config: TrainConfig
     samples: bool = True
+    overwrite: bool = False
 
     @property
     def folder(self) -> Path:
@@ -64,8 +65,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
         )
     if not destination.resolve().parent.is_dir():
         raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
-    if destination.exists() and not options["overwrite"]:
-        raise BadInput("the file exists", where=destination, do="choose another --out, or add --overwrite")
+    _check_free(destination, overwrite=options["overwrite"])
     config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
     metadata = Metadata(
         name=options["name"] or destination.stem,
@@ -77,7 +77,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
     )
     return Job(
         data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
-        metadata, config, samples=not options["no_samples"],
+        metadata, config, samples=not options["no_samples"], overwrite=options["overwrite"],
     )  # fmt: skip
 
 
@@ -92,6 +92,7 @@ def store(job: Job) -> None:
         "dtype": job.dtype,
         "speaker": job.speaker,
         "samples": job.samples,
+        "overwrite": job.overwrite,
         "metadata": {
             "name": job.metadata.name,
             "author": job.metadata.author,
@@ -113,7 +114,7 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
         metadata = Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])})
-        return Job(
+        job = Job(
             tuple(map(Path, stored["data"])),
             tuple(map(Path, stored["heldout"])),
             Path(stored["out"]),
@@ -124,8 +125,16 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
             metadata,
             TrainConfig.from_json(stored["config"]),
             stored["samples"],
+            stored["overwrite"] or options["overwrite"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
         ) from None
+    _check_free(job.out, overwrite=job.overwrite)
+    return job
+
+
+def _check_free(path: Path, *, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise BadInput("the file exists", where=path, do="choose another --out, or add --overwrite")

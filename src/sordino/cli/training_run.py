@@ -24,10 +24,11 @@ from sordino.cli.training_result import (
     sample_pairs,
     write_run_report,
 )
-from sordino.errors import Diverged
+from sordino.errors import BadInput, Diverged
 from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
 from sordino.soft_prompt import SoftPrompt
+from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Finished, Sample, Step, Validation, train
@@ -70,6 +71,8 @@ def follow(
     """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
     if not resume:
         job.folder.mkdir(parents=True, exist_ok=True)
+        # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
+        (job.folder / CHECKPOINT).unlink(missing_ok=True)
         store(job)
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
     finished = _watch(job, prepared, resume=resume)
@@ -215,7 +218,12 @@ def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -
     out.print("The file will disclose:")
     for line in file_disclosure(prompt):
         out.print(f"  {printable(line)}")
-    for line in write(prompt, job.out, to="kobold"):
+    if job.out.exists() and not job.overwrite:
+        raise BadInput(
+            "a file of this name appeared while training", where=job.out,
+            do=f"move it away, then sordino train --resume {job.folder}; or add --overwrite to that",
+        )  # fmt: skip
+    for line in write(prompt, job.out, to="kobold", force=True):
         warn(line)
     out.print(f"Written: {job.out.resolve()} ({prompt.n_tokens} virtual tokens)")
     write_run_report(job.folder, prepared, prompt, pairs, measured, judging)

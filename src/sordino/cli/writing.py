@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ from sordino.cli.batches import BatchLine, read_batch, read_text
 from sordino.cli.console import err, one_line, out, printable
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
 from sordino.cli.options import device_option, dtype_option, json_option, library_option, model_option, seed_option
+from sordino.cli.sampling import sampling_of, sampling_options
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,50 +22,9 @@ if TYPE_CHECKING:
     from sordino.library import Library
     from sordino.soft_prompt import SoftPrompt
 
-Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
 # Narrower columns break a sentence into a ladder of words.
 MIN_COLUMN = 36
 WITHOUT = "no soft prompt"
-
-
-def sampling_options(command: Decorated) -> Decorated:
-    """How tokens are drawn: keyword arguments by the names of `Sampling`'s fields, None where not given."""
-    options = [
-        click.option("--max-tokens", "-n", type=int, metavar="N", help="Most new tokens.  [default: 120]"),
-        click.option(
-            "--temperature",
-            "-t",
-            type=float,
-            metavar="X",
-            help="Below 1 tamer, above 1 wilder, 0 always the likeliest.  [default: 0.8]",
-        ),
-        click.option(
-            "--top-k", type=int, metavar="K", help="Draw from the K likeliest tokens; 0 from all.  [default: 0]"
-        ),
-        click.option(
-            "--top-p",
-            type=float,
-            metavar="P",
-            help="Draw from the likeliest tokens that share P of the chances.  [default: 0.95]",
-        ),
-        click.option(
-            "--min-p",
-            type=float,
-            metavar="P",
-            help="Leave out tokens under P times the likeliest one's chance.  [default: 0]",
-        ),
-        click.option(
-            "--repetition-penalty", type=float, metavar="X", help="Above 1: avoid tokens that were there.  [default: 1]"
-        ),
-        click.option("--stop", multiple=True, metavar="TEXT", help="Stop in front of this text; may be repeated."),
-        click.option(
-            "--force", is_flag=True, help="Use a soft prompt that was made for another model of the same width."
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.command()
@@ -118,7 +78,7 @@ def generate(
         lines = read_batch(batch)
     from sordino.generate import generate
 
-    sampling = _sampling(given)
+    sampling = sampling_of(given)
     base, requests = _requests(lines, soft_prompt or "", seed, sampling, (model, dtype, device), library, force=force)
     if batch is not None:
         _print_batch(base, lines, requests, sampling, batch_size, soft_prompt or "")
@@ -165,7 +125,7 @@ def compare(
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     from sordino.generate import Request, check_request, complete
 
-    text, sampling = _text_of(text), _sampling(given)
+    text, sampling = _text_of(text), sampling_of(given)
     prompts = loaded_prompts(library, names)
     base = loaded_model(model, dtype, device)
     requests = [Request(text, None, seed)]
@@ -221,12 +181,6 @@ def _text_of(text: str | None) -> str:
     if text == "-":
         return read_text("-").replace("\r\n", "\n").removesuffix("\n")
     return text or ""
-
-
-def _sampling(given: dict[str, Any]) -> Sampling:
-    from sordino.generate import Sampling
-
-    return Sampling(**{key: value for key, value in given.items() if value is not None})
 
 
 def _requests(

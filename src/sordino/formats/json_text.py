@@ -9,11 +9,11 @@ from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Source, read_all
 
 # Parsed, JSON can take thirty times its size in memory.
-MAX_JSON = 1 << 20
+MAX_JSON = 1 << 19
 
 
 def read_object(source: Source) -> dict[str, Any]:
-    """The JSON object that a source holds. Raises SoftPromptFileError, for one of more than 1 MiB before it is read."""
+    """The JSON object that a source holds. Raises SoftPromptFileError, for one of more than 512 KiB before it is read."""
     return parse(read_all(source, limit=MAX_JSON), source.where)
 
 

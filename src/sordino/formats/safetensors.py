@@ -18,7 +18,7 @@ from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
 from sordino.soft_prompt import SoftPrompt
 
 KEY = "prompt_embeddings"
-_MAX_HEADER = 1 << 20
+_MAX_HEADER = 1 << 19
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 

@@ -1,0 +1,31 @@
+"""Continue a text without and with a soft prompt, in one batch, as it is written.
+
+python examples/generate_with_a_prompt.py voice.zip "The stranger knocked at the door, and"
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sordino import base_model, formats
+from sordino.generate import Request, Sampling, generate
+
+
+def main(file: str, text: str) -> None:
+    prompt = formats.read(Path(file))
+    base = base_model.load("smollm2")
+    # Raises DoesNotFit for a soft prompt of another model; the answer says how sure that is.
+    print(f"fit: {base.check_fit(prompt, force=False).reason}")
+
+    # A row is a text and its soft prompt: any mixture of them is one batch.
+    requests = [Request(text, None, seed=0), Request(text, prompt, seed=0)]
+    texts = ["", ""]
+    for piece in generate(base, requests, Sampling(max_tokens=60)):
+        texts[piece.request] += piece.text
+    print(f"without: {text}{texts[0]}")
+    print(f"with:    {text}{texts[1]}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

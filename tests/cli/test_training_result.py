@@ -1,0 +1,122 @@
+"""What a run leaves besides the soft prompt, and that the soft prompt survives what goes wrong with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sordino import formats
+from sordino.cli import training_result, training_run
+from sordino.cli.training_job import Job
+from sordino.cli.training_result import AFTER_TRAINING, measured_result, sample_pairs
+from sordino.cli.training_run import follow, read_texts
+from sordino.errors import BadInput, DataError
+from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.train.checkpoint import FILE
+from sordino.train.config import TrainConfig
+from tests.tiny_models import tiny_base
+
+LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
+CONFIG = TrainConfig(
+    tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64, patience=0
+)
+QUICK = replace(
+    AFTER_TRAINING,
+    config=replace(AFTER_TRAINING.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
+    off_domain=False,
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> Any:
+    return tiny_base("llama", dtype=torch.float32)
+
+
+def job_in(folder: Path, **changes: Any) -> Job:
+    (folder / "texts").mkdir()
+    for number in range(7):
+        (folder / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
+    return Job(
+        (folder / "texts",), (), folder / "v.zip", "tiny", None, None, None, Metadata(name="v"), CONFIG, **changes
+    )
+
+
+def test_a_run_leaves_a_measured_file_and_a_report(tmp_path: Path, base: Any) -> None:
+    job = job_in(tmp_path)
+    prompt = follow(job, read_texts(job, base), judging=QUICK)
+    assert prompt is not None
+    stored = formats.read(job.out)
+    assert stored.content_hash == prompt.content_hash
+    assert stored.metadata.heldout["tokens"] > 0
+    assert len(stored.metadata.samples) == 1
+    page = (job.folder / "report.html").read_text(encoding="utf-8")
+    assert "16 tokens of the training text" in page
+    assert "The voice arriving" in page
+
+
+def test_no_samples_keeps_them_out_of_the_file_only(tmp_path: Path, base: Any) -> None:
+    job = job_in(tmp_path, samples=False)
+    follow(job, read_texts(job, base), judging=QUICK)
+    assert formats.read(job.out).metadata.samples == ()
+    assert "With and without" in (job.folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("trouble", [DataError("the held-out texts are too short"), KeyboardInterrupt()])
+def test_trouble_in_measuring_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, capsys, trouble) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(training_result, "measure", fail)
+    job = job_in(tmp_path)
+    follow(job, read_texts(job, base), judging=QUICK)
+    assert formats.read(job.out).metadata.heldout == {}
+    assert "held-out results" in capsys.readouterr().err
+
+
+def test_nothing_held_out_is_nothing_measured() -> None:
+    prepared: Any = SimpleNamespace(splits=SimpleNamespace(heldout=()))
+    assert measured_result(prepared, SoftPrompt(np.ones((1, 2), dtype=np.float32)), QUICK) is None
+
+
+def test_a_file_that_appears_while_training_is_not_overwritten(tmp_path, base, monkeypatch) -> None:
+    job = job_in(tmp_path)
+    watch = training_run._watch
+
+    def meanwhile(*arguments: Any, **more: Any) -> Any:
+        job.out.write_text("mine")
+        return watch(*arguments, **more)
+
+    monkeypatch.setattr(training_run, "_watch", meanwhile)
+    with pytest.raises(BadInput, match="--resume"):
+        follow(job, read_texts(job, base), judging=QUICK)
+    assert job.out.read_text() == "mine"
+
+
+def test_a_new_run_is_not_confused_by_an_old_checkpoint(tmp_path, base, monkeypatch) -> None:
+    """Killed before its first checkpoint, it would otherwise be resumed from the older run's."""
+    job = job_in(tmp_path)
+    job.folder.mkdir()
+    (job.folder / FILE).write_text("of an older run")
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit(9)
+
+    monkeypatch.setattr(training_run, "_watch", killed)
+    with pytest.raises(SystemExit):
+        follow(job, read_texts(job, base), judging=QUICK)
+    assert not (job.folder / FILE).exists()
+
+
+def test_an_empty_text_has_no_continuation_without_a_bos(base: Any) -> None:
+    """With the soft prompt there is something to begin from; without it, on this model, there is not."""
+    prompt = SoftPrompt(np.ones((2, base.d_model), dtype=np.float32))
+    prepared: Any = SimpleNamespace(base=base)
+    (empty, given) = sample_pairs(prepared, prompt, ["", "The"], seed=0, tokens=3)
+    assert empty["without"] == ""
+    assert empty["with"] and given["with"] and given["without"]

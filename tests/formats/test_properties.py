@@ -1,0 +1,167 @@
+"""Any soft prompt goes through any format; any damage to any file gives a soft prompt or our error."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from sordino import formats
+from sordino.errors import SoftPromptFileError
+from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
+from tests.formats.makers import one_of_each
+
+matrices = arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
+    elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+texts = st.text(max_size=20)
+sizes = st.integers(0, 2**40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(texts, json_values, max_size=4)
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> SoftPrompt:
+    values = draw(matrices)
+    rms = draw(st.floats(0, 1e6))
+    base = BaseRef(draw(texts), draw(texts), draw(st.sampled_from([0, values.shape[1]])), draw(sizes), draw(sizes), rms)
+    return SoftPrompt(
+        values,
+        Metadata(
+            name=draw(texts),
+            # A blank author is no author.
+            author=draw(texts.filter(lambda text: not text or text.strip())),
+            supported=tuple(draw(st.lists(texts, max_size=3))),
+            description=draw(texts),
+            base=base,
+            placement=draw(st.sampled_from(PLACEMENTS)),
+            licence=draw(texts),
+            tags=tuple(draw(st.lists(texts, max_size=3))),
+            rating=draw(st.sampled_from(["", *RATINGS])),
+            created=draw(texts),
+            training=draw(objects),
+            heldout=draw(objects),
+            samples=tuple(draw(st.lists(st.fixed_dictionaries({"prompt": texts, "with": texts}), max_size=2))),
+        ),
+    )
+
+
+@pytest.mark.parametrize("to", formats.WRITABLE)
+@settings(max_examples=30)
+@given(prompt=prompts())
+def test_any_soft_prompt_comes_back_as_it_was(to: str, prompt: SoftPrompt) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v"
+        formats.write(prompt, path, to=to, force=True)
+        assert formats.detect(path) == to
+        back = formats.read(path)
+        seen = formats.peek(path)
+    assert back.matrix.tobytes() == prompt.matrix.tobytes()
+    assert back.metadata == (Metadata(name="v") if to == "npy" else prompt.metadata)
+    assert (seen.metadata, (seen.n_tokens, seen.d_model)) == (back.metadata, back.matrix.shape)
+
+
+@settings(max_examples=20)
+@given(prompt=prompts())
+def test_the_same_soft_prompt_gives_the_same_bytes_after_any_journey(prompt: SoftPrompt) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        formats.write(prompt, Path(folder) / "first.zip", force=True)
+        for to in ("peft", "mkultra", "safetensors"):
+            formats.write(formats.read(Path(folder) / "first.zip"), Path(folder) / to, to=to, force=True)
+            formats.write(formats.read(Path(folder) / to), Path(folder) / "again.zip", force=True)
+            assert (Path(folder) / "again.zip").read_bytes() == (Path(folder) / "first.zip").read_bytes()
+
+
+# Damage
+
+KINDS = [
+    "native.zip",
+    "m.json",
+    "n.npy",
+    "s.safetensors",
+    "peft",
+    "kobold 8",
+    "kobold 12",
+    "kobold 14",
+    "zip in zip",
+    "new.pt",
+    "old.pt",
+    "state.bin",
+    "bare.pkl",
+    "mkultra's own",
+]
+
+
+@pytest.fixture(scope="module")
+def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = dict(one_of_each(tmp_path_factory.mktemp("good")))
+    assert set(found) == set(KINDS)
+    return found
+
+
+def flipped(data: Any, content: bytes) -> bytes:
+    changed = bytearray(content)
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4), label="at"):
+        changed[at] = data.draw(st.integers(0, 255), label="byte")
+    return bytes(changed)
+
+
+def cut(data: Any, content: bytes) -> bytes:
+    return content[: data.draw(st.integers(0, len(content) - 1), label="length")]
+
+
+def shifted(data: Any, content: bytes) -> bytes:
+    at = data.draw(st.integers(0, len(content)), label="at")
+    return content[:at] + data.draw(st.binary(max_size=9), label="more") + content[at + data.draw(st.integers(0, 9)) :]
+
+
+def outcome_of(operation: Callable[[Path], Any], path: Path) -> Any:
+    """What comes back or our error; any other exception fails the test."""
+    try:
+        return operation(path)
+    except SoftPromptFileError as error:
+        return error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=80)
+@given(data=st.data())
+def test_damage_gives_a_soft_prompt_or_our_error(good_files: dict[str, Path], kind: str, data: Any) -> None:
+    path = good_files[kind]
+    damaged = path if path.is_file() else data.draw(st.sampled_from(sorted(path.iterdir())), label="file")
+    content = damaged.read_bytes()
+    try:
+        damaged.write_bytes(data.draw(st.sampled_from([flipped, cut, shifted]), label="damage")(data, content))
+        operations: list[Callable[[Path], Any]] = [formats.read, formats.peek, formats.detect]
+        for operation in operations:
+            outcome = outcome_of(operation, path)
+            assert not isinstance(outcome, SoftPrompt) or np.isfinite(outcome.matrix).all()
+            assert not isinstance(outcome, SoftPromptFileError) or "\n" not in str(outcome)
+    finally:
+        damaged.write_bytes(content)
+
+
+@settings(max_examples=100)
+@given(
+    content=st.binary(max_size=300),
+    head=st.sampled_from([b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00", b"{", b"\x80\x02", b"\x80\x04"]),
+)
+def test_noise_gives_our_error(content: bytes, head: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "noise"
+        path.write_bytes(head + content)
+        with pytest.raises(SoftPromptFileError):
+            formats.read(path)
