@@ -66,7 +66,9 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
 
 def nll(head: Head, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """NLL in nats [N] of `targets_N`, float32 (float64 for a float64 model)."""
-    result: Tensor = _FrozenHeadNLL.apply(hidden_ND, targets_N, head)
+    # torch ships no types for apply.
+    apply: Any = _FrozenHeadNLL.apply
+    result: Tensor = apply(hidden_ND, targets_N, head)
     return result
 
 

@@ -146,8 +146,8 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     )
     filled = torch.tensor([length > 0 for length in lengths], device=device)
     return Prefixes(
-        tuple(layer.keys for layer in cache.layers),
-        tuple(layer.values for layer in cache.layers),
+        tuple(keys for keys, _ in _layers_of(cache)),
+        tuple(values for _, values in _layers_of(cache)),
         hidden_KPD[:, -1] * filled[:, None],
         lengths,
     )
@@ -222,8 +222,15 @@ def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
     return cache
 
 
+def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    # transformers' union of layer kinds has members without keys; a plain DynamicCache holds none of them.
+    layers: list[Any] = list(cache.layers)
+    return [(layer.keys, layer.values) for layer in layers]
+
+
 def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
-    width = int(network.get_input_embeddings().weight.shape[1])
+    embedding: Any = network.get_input_embeddings()
+    width = int(embedding.weight.shape[1])
     last_KD = torch.zeros(count, width, device=network.device, dtype=network.dtype)
     return Prefixes((), (), last_KD, (0,) * count)
 
@@ -265,13 +272,13 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
 
 def _layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
     """Additive masks [B, 1, Q, S] from what is allowed and how far apart positions are: one, or one per kind of layer."""
-    config = network.config
-    window = getattr(config, "sliding_window", None)
+    config: Any = network.config
     kinds = set(getattr(config, "layer_types", None) or ())
     full = _additive(allowed, network.dtype)
     if "sliding_attention" not in kinds:
         return full
-    return {"full_attention": full, "sliding_attention": _additive(allowed & (distance < window), network.dtype)}
+    near = distance < int(config.sliding_window)
+    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype)}
 
 
 def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:

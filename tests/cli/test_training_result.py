@@ -119,4 +119,4 @@ def test_an_empty_text_has_no_continuation_without_a_bos(base: Any) -> None:
     prepared: Any = SimpleNamespace(base=base)
     (empty, given) = sample_pairs(prepared, prompt, ["", "The"], seed=0, tokens=3)
     assert empty["without"] == ""
-    assert empty["with"] and given["with"] and given["without"]
+    assert all((empty["with"], given["with"], given["without"]))

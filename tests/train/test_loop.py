@@ -109,7 +109,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, method, stop_after):
     assert without_time[0] == without_time[1]
 
 
-@pytest.mark.parametrize("method", ["plain", "residual"])
+@pytest.mark.parametrize("method", ["plain", pytest.param("residual", marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, method):
     """A real process and a real SIGKILL, several times over, at moments that the run does not know."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -92,9 +93,8 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
         cost = estimate(prepared)
     besides = (_EVALUATIONS + 1) * cost.evaluation_seconds + _SAMPLES * sample_seconds
     steps = steps_for(minutes, cost.step_seconds, besides)
-    config = replace(
-        prepared.config, steps=steps, evaluate_every=max(1, steps // _EVALUATIONS), sample_every=max(1, steps // _SAMPLES)
-    )  # fmt: skip
+    evaluate_every, sample_every = math.ceil(steps / _EVALUATIONS), math.ceil(steps / _SAMPLES)
+    config = replace(prepared.config, steps=steps, evaluate_every=evaluate_every, sample_every=sample_every)
     job, prepared = replace(job, config=config), replace(prepared, config=config)
     took = (steps * cost.step_seconds + besides) / 60
     say.print(

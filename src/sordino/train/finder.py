@@ -11,7 +11,7 @@ from sordino.errors import ConfigError, Diverged
 from sordino.train.loop import Validation, train
 from sordino.train.run import Prepared
 
-# In units of the embedding RMS: twelve published recipes, once they are expressed in it, fall inside or are known to be bad.
+# In units of the embedding RMS. On SmolLM2 0.25 to 1.0 end within 0.015 nats of each other, 0.25 lowest (LOG.md).
 RATES = (0.06, 0.12, 0.25, 0.5, 1.0)
 STEPS = 8
 

@@ -13,6 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,24 +119,25 @@ def train(
     metrics = _Metrics(folder / METRICS, state.progress.metrics_bytes)
     progress = state.progress
     validation = _within(data.validation, config.validation_tokens)
-    measure = lambda: mean_nll(base, state.average_PD, placement, validation, pass_tokens=config.pass_tokens)  # noqa: E731
+
+    def measure() -> float:
+        with _memory_named():
+            return mean_nll(base, state.average_PD, placement, validation, pass_tokens=config.pass_tokens)
+
     saved_at = time.monotonic()
 
     while progress.step < config.steps and not progress.finished:
         began = time.monotonic()
         if progress.step == 0 and validation:
-            first = _guarded(measure)
+            first = measure()
             yield metrics.add(Validation(0, first, best=True))
             progress.best_loss = first
         examples = batch_at(data.train, progress.step, config)
         rate = learning_rate(progress.step, config)
         _set_rate(state.optimiser, rate)
         state.optimiser.zero_grad()
-        loss = _guarded(
-            lambda batch=examples: loss_and_gradient(
-                base, fold(state.parameters), placement, batch, pass_tokens=config.pass_tokens
-            )
-        )
+        with _memory_named():
+            loss = loss_and_gradient(base, fold(state.parameters), placement, examples, pass_tokens=config.pass_tokens)
         norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), config.clip))
         if not math.isfinite(loss) or not math.isfinite(norm):
             save_checkpoint(folder, state, config, identity)
@@ -156,7 +158,7 @@ def train(
 
         last = progress.step == config.steps
         if validation and (progress.step % config.evaluation_interval == 0 or last):
-            measured = _guarded(measure)
+            measured = measure()
             best = measured < progress.best_loss
             progress.bad = 0 if best else progress.bad + 1
             if best:
@@ -252,10 +254,11 @@ def _sample(base: BaseModel, state: RunState, config: TrainConfig, placement: Pl
     )
 
 
-def _guarded(work: Callable[[], float]) -> float:
-    """Run a forward or a step; memory that ran out becomes our error."""
+@contextmanager
+def _memory_named() -> Iterator[None]:
+    """Memory that runs out inside becomes our error."""
     try:
-        return work()
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(error) from None
     except RuntimeError as error:
