@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sordino.base_model import BaseModel, load
 
 from benchmarks.measuring import alternate, arguments, medians, save
 from benchmarks.training_step import peft_side, whole
+from sordino.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sordino.base_model import BaseModel, load
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
+from sordino.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.train.gradient import loss_and_gradient, mean_nll
 

@@ -133,7 +133,14 @@ def _run(*command: object, cwd: Path | None = None, **environment: str) -> str:
     closed = ("PIP_NO_INDEX", "PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name not in closed}
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, encoding="utf-8"
+        list(map(str, command)),
+        cwd=cwd,
+        env={**kept, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=1200,
     )
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
