@@ -31,7 +31,9 @@ def test_no_two_pieces_share_a_run_of_eight_words(corpus):
     assert [" ".join(run) for run, count in holders.items() if count > 1] == []
 
 
-@pytest.mark.parametrize(("corpus", "words", "pieces"), [("keeper", 12_000, 20), ("gazette", 5_000, 8), ("noir", 5_000, 8)])
+@pytest.mark.parametrize(
+    ("corpus", "words", "pieces"), [("keeper", 12_000, 20), ("gazette", 5_000, 8), ("noir", 5_000, 8)]
+)
 def test_there_is_enough_and_it_is_split_by_piece(corpus, words, pieces):
     texts = _pieces(corpus)
     assert sum(len(text.split()) for text in texts.values()) >= words

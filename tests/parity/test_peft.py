@@ -7,8 +7,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from sordino.base_model import BaseModel
 
+from sordino.base_model import BaseModel
 from sordino.errors import BadInput
 from sordino.formats import read, write
 from sordino.nll import head_of
