@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import alternate, arguments, medians, save
-from benchmarks.training_step import peft_side, whole
+from benchmarks.training_step import PASS_TOKENS, peft_side, whole
 from sordino.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
@@ -58,7 +58,7 @@ def main() -> None:
     seconds = medians(
         alternate(
             {
-                "sordino": lambda: loss_and_gradient(base, matrix, base.placement, examples, pass_tokens=4096),
+                "sordino": lambda: loss_and_gradient(base, matrix, base.placement, examples, pass_tokens=PASS_TOKENS),
                 "peft": peft_step,
             },
             options.rounds,
@@ -114,7 +114,7 @@ def peft_curve(
         optimiser.step()
         schedule.step()
         if (step + 1) % EVERY == 0:
-            curve.append((step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=4096), 5)))
+            curve.append((step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=PASS_TOKENS), 5)))
             print(json.dumps({"peft": rate, "step": step + 1, "heldout": curve[-1][1]}), flush=True)
     base.network.requires_grad_(False)
     return curve

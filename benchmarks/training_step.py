@@ -19,9 +19,11 @@ import torch
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
 from sordino.base_model import BaseModel, load
 from sordino.texts.examples import Example
+from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll
 
-PASS_TOKENS = 1_000_000
+# What `sordino train` uses: a step of more positions is accumulated over several passes, the prompt run once for all.
+PASS_TOKENS = TrainConfig().pass_tokens
 
 
 def main() -> None:
