@@ -38,6 +38,8 @@ def main() -> None:
     for count, length, tokens in [(8, 128, 20), (8, 128, 100), (16, 32, 100), (4, 256, 20)]:
         examples = [whole(ids[i * length : (i + 1) * length]) for i in range(count)]
         rows.append(measure(base, f"{count} x {length}, {tokens} virtual", examples, tokens, options))
+        # After every row: a run that is cut short leaves what it measured.
+        save("training_step", options.device, rows)
     if options.corpus.exists():
         rows.append(measure(base, "bierce, 16 ragged, 20 virtual", ragged(base, options.corpus, 16), 20, options))
     else:
