@@ -114,7 +114,9 @@ def peft_curve(
         optimiser.step()
         schedule.step()
         if (step + 1) % EVERY == 0:
-            curve.append((step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=PASS_TOKENS), 5)))
+            curve.append(
+                (step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=PASS_TOKENS), 5))
+            )
             print(json.dumps({"peft": rate, "step": step + 1, "heldout": curve[-1][1]}), flush=True)
     base.network.requires_grad_(False)
     return curve
