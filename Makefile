@@ -16,7 +16,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c 
 .PHONY: demo test test-slow bench readme docs lint models install clean
 
 demo: install models
-	$(BIN)/sordino demo
+	$(BIN)/sordino demo --overwrite
 
 test: install models
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(PYTEST_FLAGS)
