@@ -37,7 +37,7 @@ docs: install
 	$(BIN)/python -m sordino.cli.reference docs/cli.md
 
 lint: install
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m sordino.cli.reference --check docs/cli.md

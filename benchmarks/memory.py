@@ -48,9 +48,8 @@ def main() -> None:
 
 def measure(side: str, model: str, device: str | None, dtype: str | None) -> float:
     """MiB by which STEPS training steps raise this process's peak above what it holds after loading."""
-    from sordino.base_model import load
-
     from benchmarks.training_step import PASS_TOKENS, peft_side, whole
+    from sordino.base_model import load
     from sordino.train.gradient import loss_and_gradient
 
     base = load(model, device=device, dtype=dtype)

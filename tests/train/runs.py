@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from sordino.base_model import BaseModel
 
+from sordino.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
 from sordino.train.loop import TrainSet
