@@ -12,7 +12,8 @@ from pathlib import Path
 from benchmarks.table import targets
 from sordino.base_model import load
 from sordino.formats import read
-from sordino.generate import Request, Sampling, complete
+from sordino.generate import Request, complete
+from sordino.sampling import Sampling
 
 ROOT = Path(__file__).parents[1]
 PROMPT = ROOT / "src" / "sordino" / "data" / "prompts" / "keeper.zip"

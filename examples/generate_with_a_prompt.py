@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from sordino import base_model, formats
-from sordino.generate import Request, Sampling, generate
+from sordino.generate import Request, generate
+from sordino.sampling import Sampling
 
 
 def main(file: str, text: str) -> None:

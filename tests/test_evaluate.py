@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sordino.base_model import BaseModel
-from sordino.errors import ConfigError, DataError
+from sordino.errors import ConfigError, DataError, OutOfMemory
 from sordino.evaluate import conditions, scoring
 from sordino.evaluate.conditions import default_instructions, excerpts, instruction, no_prompt, soft_prompt
 from sordino.evaluate.measuring import EvaluateConfig, Losses, evaluate, summarise
@@ -326,3 +326,12 @@ def test_the_text_in_another_voice_is_never_the_soft_prompt_s_own() -> None:
     trained = data_hash(read_pieces([_folder("gazette") / "train"]).pieces)
     assert "keeper" in packaged_text([stranger.with_metadata(training={"data_hash": trained})], HELDOUT)[0]
     assert "keeper" in packaged_text([stranger.with_metadata(name="Village Gazette")], HELDOUT)[0]
+
+
+def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("sordino.evaluate.scoring.nll_of_rows", no_memory)
+    with pytest.raises(OutOfMemory, match=r"measuring.*--pass-tokens"):
+        evaluate(tiny_base("llama"), {"voice": voice(tiny_base("llama"), 3)}, HELDOUT, SMALL)

@@ -10,8 +10,9 @@ import torch
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.generate import HALF, Request, Sampling, check_request, complete, generate, held_back, sample
+from sordino.generate import Request, check_request, complete, generate
 from sordino.placement import leading_ids, prompt_embeds
+from sordino.sampling import HALF, Sampling, held_back, sample
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 

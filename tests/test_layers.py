@@ -14,6 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "sordino"
 ORDER = (
     "errors",
     "atomic",
+    "memory",
     "soft_prompt",
     "formats",
     "library_names",
@@ -36,6 +37,7 @@ ORDER = (
     "prefix",
     "nll",
     "packing",
+    "sampling",
     "generate",
     "train",
     "evaluate",

@@ -286,10 +286,12 @@ def test_a_conversion_happens_once(gguf_file, monkeypatch):
 
 def test_what_a_conversion_will_take_is_known_before(gguf_file, folder):
     source = model_files.resolve(str(gguf_file))
-    assert model_files.conversion_bytes(source) == 4 * sum(p.numel() for p in tiny("llama").parameters())
+    sizes = [p.numel() for p in tiny("llama").parameters()]
+    needed = model_files.conversion_of(source)
+    assert needed == model_files.Conversion(4 * sum(sizes), 4 * (sum(sizes) + 2 * max(sizes)))
     model_files.prepare(source)
-    assert model_files.conversion_bytes(source) == 0
-    assert model_files.conversion_bytes(model_files.resolve(str(folder))) == 0
+    assert model_files.conversion_of(source) is None
+    assert model_files.conversion_of(model_files.resolve(str(folder))) is None
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])

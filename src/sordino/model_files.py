@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +62,14 @@ class PreparedModel:
     folder: Path
     fingerprint: str
     n_parameters: int
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Bytes that a GGUF file's conversion to float32 takes: of the disk for good, of memory at its peak."""
+
+    disk: int
+    memory: int
 
 
 def resolve(name: str) -> ModelSource:
@@ -120,16 +129,16 @@ def is_ready(name: str) -> bool:
         return False
 
 
-def conversion_bytes(source: ModelSource) -> int:
-    """Bytes of memory, and of disk, that a .gguf file of the user's still has to be given as float32; 0 for all else.
+def conversion_of(source: ModelSource) -> Conversion | None:
+    """What a .gguf file of the user's still has to be given before it can be used; None where that is nothing.
 
     For asking first: a 5 GB file may become 30 GB. Raises ModelError where the file is broken.
     """
     if source.kind != "gguf" or source.path is None:
-        return 0
+        return None
     if is_whole(converted_folder(_gguf_fingerprint(source.path)), hash_all=False):
-        return 0
-    return 4 * read_gguf_header(source.path).n_parameters
+        return None
+    return _conversion(read_gguf_header(source.path))
 
 
 def bundled_names() -> str:
@@ -226,12 +235,18 @@ def _prepare_gguf(source: ModelSource, path: Path, tell: Tell) -> PreparedModel:
     return PreparedModel(folder, print_, int(read_manifest(folder)["n_parameters"]))
 
 
+def _conversion(header: GgufHeader) -> Conversion:
+    # transformers holds the model and, while it dequantises a tensor, that tensor twice more.
+    largest = max((prod(tensor.shape) for tensor in header.tensors), default=0)
+    return Conversion(4 * header.n_parameters, 4 * (header.n_parameters + 2 * largest))
+
+
 def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str, tell: Tell) -> None:
     architectures.check_gguf_architecture(header.architecture, where=source.name)
-    needed = 4 * header.n_parameters
-    check_disk(needed)
-    check_memory(needed, source.name)
-    tell(f"converting {header.path.name} to float32 ({needed / 1e9:.1f} GB, once)")
+    needed = _conversion(header)
+    check_disk(needed.disk)
+    check_memory(needed.memory, source.name)
+    tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
     from sordino.gguf_conversion import convert
 
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from sordino import formats
 from sordino.cli import writing
-from sordino.generate import Request, Sampling, complete
+from sordino.generate import Request, complete
+from sordino.sampling import Sampling
 from tests.cli.commands import refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
 

@@ -27,6 +27,11 @@ out = _console(stderr=False)
 err = _console(stderr=True)
 
 
+def is_interactive() -> bool:
+    """Whether there is somebody to answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def printable(text: str) -> str:
     """`text` from outside, safe to show: other control characters than line breaks and tabs are replaced.
 

@@ -171,7 +171,8 @@ def _judging(trained_a_second: float) -> Judging:
 def _show_unchanged(base: BaseModel) -> float:
     """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
     from sordino.cli.console import out, printable
-    from sordino.generate import Request, Sampling, complete
+    from sordino.generate import Request, complete
+    from sordino.sampling import Sampling
 
     began = time.monotonic()
     (text,) = complete(base, [Request(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))

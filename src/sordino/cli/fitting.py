@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sordino.cli.console import err, one_line, warn
+import click
+
+from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.errors import ConfigError
 from sordino.soft_prompt import SoftPrompt
 
@@ -33,11 +35,31 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None) -> BaseModel:
+    """The base model, loaded while the terminal says so. A .gguf file's conversion is announced, and asked for, first."""
+    _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
         # Importing it, too, takes seconds.
         from sordino import base_model
 
         return base_model.load(model, dtype=dtype, device=device, tell=lambda line: err.print(one_line(line)))
+
+
+def _ask_to_convert(model: str) -> None:
+    from sordino import model_files
+
+    needed = model_files.conversion_of(model_files.resolve(model))
+    if needed is None:
+        return
+    err.print(
+        f"{one_line(model)} is quantised, and PyTorch runs it as float32: {_gigabytes(needed.disk)} of the disk once and "
+        f"of memory at every run, {_gigabytes(needed.memory)} of memory while it is converted."
+    )
+    if is_interactive():
+        click.confirm("Convert it?", default=True, abort=True, err=True)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
 
 
 def check_fits(base: BaseModel, label: str, prompt: SoftPrompt, *, force: bool) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, one_line, out, printable, table, warn
+from sordino.cli.console import err, is_interactive, one_line, out, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
 from sordino.cli.fitting import check_fits, loaded_model
 from sordino.cli.options import json_option, library_option, model_option
@@ -125,7 +124,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
     """
     entries = {entry.path: entry for entry in map(library.entry, names)}
     if not yes:
-        if not _is_interactive():
+        if not is_interactive():
             raise ConfigError("nobody is here to be asked", where="remove", do="add --yes")
         listed = ", ".join(one_line(entry.name) for entry in entries.values())
         click.confirm(f"Remove {listed} from the library?", abort=True)
@@ -192,10 +191,6 @@ def convert(
     for warning in formats.write(loaded, target, to=kind, force=force):
         warn(warning)
     out.print(f"Wrote {target}: {kind}, {shape(loaded)}")
-
-
-def _is_interactive() -> bool:
-    return sys.stdin.isatty()
 
 
 def _format_of(target: Path, to: str | None) -> str:

@@ -15,7 +15,8 @@ from sordino.evaluate.off_domain import packaged_text
 from sordino.evaluate.report import Report as Measured
 from sordino.evaluate.report import damage, verdict
 from sordino.formats import file_disclosure
-from sordino.generate import Request, Sampling, complete
+from sordino.generate import Request, complete
+from sordino.sampling import Sampling
 from sordino.soft_prompt import SoftPrompt
 from sordino.train.report import Condition, Report, read_events, write_report
 from sordino.train.run import Prepared, nearest_words

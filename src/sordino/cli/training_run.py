@@ -12,9 +12,10 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sordino.base_model import BaseModel, load
+from sordino.base_model import BaseModel
 from sordino.cli.console import err, out, printable, warn
 from sordino.cli.evaluating import show_report
+from sordino.cli.fitting import loaded_model
 from sordino.cli.training_job import Job, job_of, store, stored_job
 from sordino.cli.training_result import (
     AFTER_TRAINING,
@@ -40,7 +41,7 @@ def run(options: Mapping[str, Any]) -> None:
     """The command. Raises SordinoError."""
     resume: Path | None = options["resume"]
     job = stored_job(resume, options) if resume is not None else job_of(options)
-    base = _load(job)
+    base = loaded_model(job.model, job.dtype, job.device)
     execute(job, base, minutes=options["minutes"], find_lr=options["find_lr"], resume=resume is not None)
 
 
@@ -89,11 +90,6 @@ def _read_prompt(name: str) -> SoftPrompt:
     from sordino.library import open_library
 
     return read(open_library(()).resolve(name))
-
-
-def _load(job: Job) -> BaseModel:
-    with err.status(f"Loading {job.model} ..."):
-        return load(job.model, dtype=job.dtype, device=job.device)
 
 
 # Telling --------------------------------------------------------------------------------------------------------------

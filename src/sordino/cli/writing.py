@@ -18,8 +18,9 @@ from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
     from sordino.base_model import BaseModel
-    from sordino.generate import Request, Sampling
+    from sordino.generate import Request
     from sordino.library import Library
+    from sordino.sampling import Sampling
     from sordino.soft_prompt import SoftPrompt
 
 # Narrower columns break a sentence into a ladder of words.

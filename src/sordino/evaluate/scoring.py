@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from sordino.base_model import BaseModel
-from sordino.errors import DataError, OutOfMemory
+from sordino.errors import DataError
 from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.conditions import Condition
+from sordino.memory import memory_named
 from sordino.nll import nll_of_rows
 from sordino.packing import labelled_rows, one_by_one, pack, with_leading_ids
 from sordino.prefix import encode_prefixes, packable
@@ -73,14 +74,12 @@ def nll_of_windows(
     nll_WC = np.zeros((len(windows), len(conditions)))
     total = len(windows) * len(conditions)
     done = 0
-    try:
+    with memory_named("measuring", "lower --pass-tokens"):
         for group in _prefix_groups(conditions):
             for nll_WK, finished in _passes(base, [conditions[c] for c in group], windows, pass_tokens):
                 nll_WC[:, group] += nll_WK
                 done += finished
                 progress(done, total)
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory("memory ran out in measuring", got=str(error)[:80], do="lower --pass-tokens") from None
     return nll_WC
 
 

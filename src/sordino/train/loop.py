@@ -13,7 +13,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +21,10 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.errors import DataError, Diverged, OutOfMemory
-from sordino.generate import Request, Sampling, complete
+from sordino.errors import DataError, Diverged
+from sordino.generate import Request, complete
+from sordino.memory import memory_named
+from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.train.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
@@ -33,6 +34,7 @@ from sordino.train.parameters import fold, new_parameters
 
 METRICS = "metrics.jsonl"
 CHECKPOINT_SECONDS = 15.0
+LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def train(
     validation = _within(data.validation, config.validation_tokens)
 
     def measure() -> float:
-        with _memory_named():
+        with memory_named("training", LOWER):
             return mean_nll(base, state.average_PD, placement, validation, pass_tokens=config.pass_tokens)
 
     saved_at = time.monotonic()
@@ -136,7 +138,7 @@ def train(
         rate = learning_rate(progress.step, config)
         _set_rate(state.optimiser, rate)
         state.optimiser.zero_grad()
-        with _memory_named():
+        with memory_named("training", LOWER):
             loss = loss_and_gradient(base, fold(state.parameters), placement, examples, pass_tokens=config.pass_tokens)
         norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), config.clip))
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -251,28 +253,6 @@ def _sample(base: BaseModel, state: RunState, config: TrainConfig, placement: Pl
     sampling = Sampling(max_tokens=config.sample_tokens)
     return Sample(
         step, config.sample_text, complete(base, [Request(config.sample_text, prompt, config.seed)], sampling)[0]
-    )
-
-
-@contextmanager
-def _memory_named() -> Iterator[None]:
-    """Memory that runs out inside becomes our error."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(error) from None
-    except RuntimeError as error:
-        # The CPU allocator raises a plain RuntimeError.
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
-            raise _out_of_memory(error) from None
-        raise
-
-
-def _out_of_memory(error: BaseException) -> OutOfMemory:
-    return OutOfMemory(
-        "memory ran out in training",
-        got=str(error).splitlines()[0][:120] if str(error) else "",
-        do="lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens",
     )
 
 
