@@ -34,6 +34,7 @@ ORDER = (
     "base_model",
     "texts",
     "placement",
+    "frozen_llama",
     "prefix",
     "nll",
     "packing",

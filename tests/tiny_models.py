@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 if TYPE_CHECKING:
     from sordino.base_model import BaseModel
@@ -95,7 +97,23 @@ def tiny(family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **ov
                 # Biases and norm weights begin as zeros and ones, behind which a wrong formula can hide.
                 if parameter.dim() == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-    return network.to(dtype).eval().requires_grad_(False)
+    network = network.to(dtype).eval().requires_grad_(False)
+    if dtype == torch.float64:
+        _keep_norms_exact(network)
+    return network
+
+
+def _keep_norms_exact(network: PreTrainedModel) -> None:
+    """RMS norms in float64: transformers' own round their input to float32, whatever the model's dtype."""
+    for module in network.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            offset = 1.0 if isinstance(module, Gemma3RMSNorm) else 0.0
+            eps = module.eps if isinstance(module, Gemma3RMSNorm) else module.variance_epsilon
+            module.forward = partial(_exact_norm, module.weight + offset, eps)
+
+
+def _exact_norm(weight: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tensor:
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
 def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:

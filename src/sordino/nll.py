@@ -1,14 +1,16 @@
-"""Negative log-likelihood of labelled tokens, with logits only where there is a label and only a chunk at a time.
+"""Negative log-likelihood of labelled tokens, with logits only where there is a label and only a tile at a time.
 
 The output head is frozen, so what back-propagation needs from it is the gradient with respect to the hidden state alone:
-(softmax(z) - onehot) @ W. It is taken in the forward pass while the chunk's logits are in the cache, so that the [N, V] logits
+(softmax(z) - onehot) @ W. It is taken in the forward pass while a tile's logits are in the cache, so that the [N, V] logits
 (200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
 
-Shape key: N labelled tokens, D model width, V vocabulary.
+Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, m tokens whose target
+is in the tile.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,8 @@ from transformers import PreTrainedModel
 from sordino.errors import ModelError
 from sordino.prefix import Prefixes, Rows, forward_rows
 
-CHUNK = 256
+# A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient.
+ROWS, WORDS = 1024, 2048
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,23 @@ class Head:
     bias_V: Tensor | None
     softcap: float | None
 
+    @property
+    def width(self) -> int:
+        """V, how many words it scores."""
+        return int(self.weight_VD.shape[0])
+
+    def tile(self, start: int, end: int) -> Head:
+        """The head for the words `start` to `end` alone."""
+        bias_V = None if self.bias_V is None else self.bias_V[start:end]
+        return Head(self.weight_VD[start:end], bias_V, self.softcap)
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """d logit / d uncapped logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
+        return None if self.softcap is None else 1 - (logits / self.softcap).square_()
+
     def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Logits [N, V] in the model's dtype, written into the first N rows of `out` where one is given."""
-        into = None if out is None else out[: hidden_ND.shape[0]]
-        logits_NV = torch.mm(hidden_ND, self.weight_VD.t(), out=into)
+        """Logits [N, V] in the model's dtype, written into `out` where one is given."""
+        logits_NV = torch.mm(hidden_ND, self.weight_VD.t(), out=out)
         if self.bias_V is not None:
             logits_NV += self.bias_V
         if self.softcap is not None:
@@ -78,28 +94,13 @@ class _FrozenHeadNLL(torch.autograd.Function):
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
-        # One buffer for all chunks: fresh pages for every chunk's logits cost a third of the time of their product.
-        buffer = hidden_ND.new_empty(min(CHUNK, hidden_ND.shape[0]), head.weight_VD.shape[0])
-        for start in range(0, hidden_ND.shape[0], CHUNK):
-            chunk = slice(start, start + CHUNK)
-            targets_n1 = targets_N[chunk, None]
-            logits_nV = head.logits(hidden_ND[chunk], out=buffer)
-            slope_nV = None if grad_ND is None or head.softcap is None else 1 - (logits_nV / head.softcap).square_()
-            logits_nV = logits_nV.to(exact)
-            target_n1 = logits_nV.gather(1, targets_n1)
-            # Softmax in place; its normaliser is divided out of the gradient, [n, D], instead of the [n, V] it came from.
-            largest_n1 = logits_nV.amax(1, keepdim=True)
-            weights_nV = logits_nV.sub_(largest_n1).exp_()
-            total_n1 = weights_nV.sum(1, keepdim=True)
-            nll_N[chunk] = (total_n1.log() + largest_n1 - target_n1).squeeze(1)
-            if grad_ND is None:
-                continue
-            wanted_nD = head.weight_VD[targets_n1.squeeze(1)]
-            if slope_nV is not None:
-                wanted_nD = wanted_nD * slope_nV.gather(1, targets_n1)
-                weights_nV *= slope_nV
-            expected_nD = torch.mm(weights_nV.to(hidden_ND.dtype), head.weight_VD)
-            grad_ND[chunk] = expected_nD / total_n1.to(hidden_ND.dtype) - wanted_nD
+        # One buffer for all tiles: fresh pages for every tile's logits would cost a third of the time of their product.
+        buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(WORDS, head.weight_VD.shape[0]))
+        for start in range(0, hidden_ND.shape[0], ROWS):
+            rows = slice(start, start + ROWS)
+            nll_N[rows] = _nll_of_tiles(
+                head, hidden_ND[rows], targets_N[rows], None if grad_ND is None else grad_ND[rows], buffer
+            )
         ctx.save_for_backward(grad_ND)
         return nll_N
 
@@ -107,3 +108,43 @@ class _FrozenHeadNLL(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grad_ND,) = ctx.saved_tensors
         return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None
+
+
+def _nll_of_tiles(head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Tensor | None, buffer: Tensor) -> Tensor:
+    """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile at a time.
+
+    What is summed so far is kept relative to the largest logit so far, and scaled down where a later tile has a larger one
+    (Milakov & Gimelshein 2018, arXiv 1805.02867); the normaliser is divided out of the gradient at the end.
+    """
+    exact = torch.promote_types(hidden_nD.dtype, torch.float32)
+    count = hidden_nD.shape[0]
+    targets_n1 = targets_n[:, None]
+    largest_n1 = hidden_nD.new_full((count, 1), -math.inf, dtype=exact)
+    total_n1, target_n1 = torch.zeros_like(largest_n1), torch.zeros_like(largest_n1)
+    expected_nD = torch.zeros_like(hidden_nD, dtype=exact)
+    for start in range(0, head.width, WORDS):
+        tile = head.tile(start, start + WORDS)
+        logits_nv = tile.logits(hidden_nD, out=buffer[: count * tile.width].view(count, tile.width)).to(exact)
+        place_n1 = targets_n1 - start
+        found_n1 = logits_nv.gather(1, place_n1.clamp(0, tile.width - 1))
+        target_n1 = torch.where((place_n1 >= 0) & (place_n1 < tile.width), found_n1, target_n1)
+        slope_nv = None if grad_nD is None else head.slope(logits_nv)
+        larger_n1 = torch.maximum(largest_n1, logits_nv.amax(1, keepdim=True))
+        shrunk_n1 = (largest_n1 - larger_n1).exp_()
+        weights_nv = logits_nv.sub_(larger_n1).exp_()
+        total_n1.mul_(shrunk_n1).add_(weights_nv.sum(1, keepdim=True))
+        largest_n1 = larger_n1
+        if grad_nD is None:
+            continue
+        if slope_nv is not None:
+            weights_nv *= slope_nv
+        expected_nD.mul_(shrunk_n1)
+        if weights_nv.dtype == hidden_nD.dtype:
+            expected_nD.addmm_(weights_nv, tile.weight_VD)
+        else:
+            # Where the model's dtype is narrower, the sum over tiles still is in float32.
+            expected_nD += torch.mm(weights_nv.to(hidden_nD.dtype), tile.weight_VD)
+    if grad_nD is not None:
+        wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)
+        grad_nD.copy_(expected_nD / total_n1 - (wanted_nD if slope_n1 is None else wanted_nD * slope_n1))
+    return (total_n1.log() + largest_n1 - target_n1).squeeze(1)

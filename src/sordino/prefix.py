@@ -30,6 +30,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from sordino import frozen_llama
+from sordino.frozen_llama import Sight
+
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
 # row with transformers' own masks.
 PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
@@ -141,13 +144,17 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     index_1P = torch.arange(width, device=device)[None, :]
     positions_KP = (index_1P - pad_K1).clamp(min=0)
     padded_KP = index_1P < pad_K1
-    hidden_KPD, cache = _forward(
-        network, embeds_KPD, positions_KP, _prefix_masks(network, positions_KP, padded_KP), None
-    )
+    if _written_out(network):
+        sight = Sight(own=_prefix_masks(network, positions_KP, padded_KP) if any(pads) else None)
+        hidden_KPD, layers = frozen_llama.decode(network, embeds_KPD, positions_KP, sight)
+    else:
+        masks = _prefix_masks(network, positions_KP, padded_KP)
+        hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
+        layers = _layers_of(cache)
     filled = torch.tensor([length > 0 for length in lengths], device=device)
     return Prefixes(
-        tuple(keys for keys, _ in _layers_of(cache)),
-        tuple(values for _, values in _layers_of(cache)),
+        tuple(keys for keys, _ in layers),
+        tuple(values for _, values in layers),
         hidden_KPD[:, -1] * filled[:, None],
         lengths,
     )
@@ -155,7 +162,15 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
-    hidden_BTD, _ = forward_rows_cached(network, prefixes, rows)
+    if rows.ids_BT.shape[1] == 0 or not _written_out(network):
+        return forward_rows_cached(network, prefixes, rows)[0]
+    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
+    front = [
+        (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
+    ]
+    hidden_BTD, _ = frozen_llama.decode(
+        network, embeds_BTD, _positions(prefixes, rows), _sight(network, prefixes, rows), front
+    )
     return hidden_BTD
 
 
@@ -165,8 +180,7 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     if rows.ids_BT.shape[1] == 0:
         # Models cannot run no tokens at all: they infer shapes from them.
         return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
-    lengths_K = torch.tensor(prefixes.lengths, device=network.device)
-    positions_BT = rows.offset_BT + lengths_K[rows.prompt_B][:, None]
+    positions_BT = _positions(prefixes, rows)
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
     return _forward(network, embeds_BTD, positions_BT, masks, cache)
@@ -193,6 +207,11 @@ def packable(network: PreTrainedModel) -> bool:
     return network.config.model_type in PACKABLE_FAMILIES
 
 
+def _written_out(network: PreTrainedModel) -> bool:
+    """Whether `frozen_llama` runs this network: the same numbers, faster."""
+    return packable(network) and not network.training and frozen_llama.runs(network)
+
+
 def _forward(
     network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache | None
 ) -> tuple[Tensor, DynamicCache]:
@@ -206,6 +225,17 @@ def _forward(
     if cache.get_seq_length() != before + embeds.shape[1]:
         raise RuntimeError(f"{network.config.model_type}: the model did not use the cache it was given")
     return hidden, cache
+
+
+def _positions(prefixes: Prefixes, rows: Rows) -> Tensor:
+    """Position ids [B, T]: a token's place in its example, behind its row's prefix."""
+    lengths_K = torch.tensor(prefixes.lengths, device=rows.offset_BT.device)
+    return rows.offset_BT + lengths_K[rows.prompt_B][:, None]
+
+
+def _gathered(tensor_KHPC: Tensor, rows: Rows) -> Tensor:
+    """Each row's prefix [B, H, P, C]; one prefix stays [1, H, P, C]."""
+    return tensor_KHPC if tensor_KHPC.shape[0] == 1 else tensor_KHPC[rows.prompt_B]
 
 
 def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
@@ -268,6 +298,20 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
     keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
     distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
     return _layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
+
+
+def _sight(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Sight:
+    """As `_row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
+    width, text, device = prefixes.width, rows.ids_BT.shape[1], rows.ids_BT.device
+    front = own = None
+    if min(prefixes.lengths) < width:
+        pad_B = (width - torch.tensor(prefixes.lengths, device=device))[rows.prompt_B]
+        seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
+        front = _additive(seen_BP[:, None, :].expand(-1, text, -1), network.dtype)
+    if int(rows.example_BT.max()) > 0:
+        own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
+        own = _additive(own_BTT.tril(), network.dtype)
+    return Sight(front, own)
 
 
 def _layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:

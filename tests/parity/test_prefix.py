@@ -1,7 +1,7 @@
 """Shared prefixes give what plain concatenation gives: loss, logits and gradient; a row alone, among others, and packed.
 
-Float64 on tiny models leaves rounding out of the question: what differs there is wrong. (Not quite out: Gemma's norms and
-GPT-J's attention round to float32 whatever the model's dtype, hence 1e-6 for gradients.) Float32 says what users get.
+Float64 on tiny models leaves rounding out of the question: what differs there is wrong. (`tiny` keeps their norms in float64; only
+GPT-J's attention still rounds to float32, hence its own tolerances.) Float32 says what users get.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from tests.tiny_models import FAMILIES, tiny
 PROMPT_LENGTHS = [3, 11, 1]
 TEXT_LENGTHS = [13, 5, 9, 1, 20]
 PROMPT_OF_ROW = [0, 1, 1, 2, 0]
+
+
+def exact(family: str) -> float:
+    """How far NLL and logits may be off in float64; gradients ten times as far, relative to their norm."""
+    return 1e-7 if family == "gptj" else 1e-10
 
 
 def _prompts(network, lengths=PROMPT_LENGTHS, seed=1) -> list[Tensor]:
@@ -56,10 +61,9 @@ def _relative(difference: list[Tensor], reference: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    ("dtype", "loss_tolerance", "gradient_tolerance"), [(torch.float64, 1e-7, 1e-6), (torch.float32, 1e-5, 1e-5)]
-)
-def test_loss_and_gradient_equal_plain_concatenation(family, dtype, loss_tolerance, gradient_tolerance):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_loss_and_gradient_equal_plain_concatenation(family, dtype):
+    loss_tolerance, gradient_tolerance = (1e-5, 1e-5) if dtype == torch.float32 else (exact(family), 10 * exact(family))
     network = tiny(family, dtype=dtype)
     prompts, texts = _prompts(network), _texts(network)
     labels = _labels(texts)
@@ -86,7 +90,7 @@ def test_logits_equal_plain_concatenation(family):
     hidden = forward_rows(network, prefixes, rows_from_examples([[ids] for ids in texts], PROMPT_OF_ROW))
     for b, (k, ids) in enumerate(zip(PROMPT_OF_ROW, texts, strict=True)):
         plain = plain_logits(network, prompts[k], ids)[len(prompts[k]) :]
-        torch.testing.assert_close(head_of(network).logits(hidden[b, : len(ids)]), plain, rtol=0, atol=1e-7)
+        torch.testing.assert_close(head_of(network).logits(hidden[b, : len(ids)]), plain, rtol=0, atol=exact(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -110,11 +114,10 @@ def test_packed_rows_equal_one_by_one(family):
             for i in row
         ]
     )
-    torch.testing.assert_close(packed, plain, rtol=0, atol=1e-7)
-    assert (
-        _relative(list(torch.autograd.grad(packed.mean(), prompts)), list(torch.autograd.grad(plain.mean(), prompts)))
-        <= 1e-6
-    )
+    torch.testing.assert_close(packed, plain, rtol=0, atol=exact(family))
+    assert _relative(
+        list(torch.autograd.grad(packed.mean(), prompts)), list(torch.autograd.grad(plain.mean(), prompts))
+    ) <= 10 * exact(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -129,7 +132,7 @@ def test_a_row_alone_is_the_row_among_others(family):
             for k, ids, flags in zip(PROMPT_OF_ROW, texts, labels, strict=True)
         ]
     )
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-7)
+    torch.testing.assert_close(together, alone, rtol=0, atol=exact(family))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,7 +150,7 @@ def test_leaves_gather_the_gradient_of_several_passes(family):
         (t, leaf.grad) for t, leaf in zip(prefixes.tensors(), leaves.tensors(), strict=True) if leaf.grad is not None
     ]
     got = torch.autograd.grad([t for t, _ in pairs], prompts, [g for _, g in pairs])
-    assert _relative(list(got), list(expected)) <= 1e-9
+    assert _relative(list(got), list(expected)) <= 10 * exact(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,9 +162,9 @@ def test_rows_without_a_prompt_stand_beside_rows_with_one(family):
     flags = [False] + [True] * 9
     mixed = _fast(network, [nothing, prompt], [[ids], [ids]], [[flags], [flags]], [0, 1])
     plain = torch.cat([plain_nll(network, nothing, ids, flags), plain_nll(network, prompt, ids, flags)])
-    torch.testing.assert_close(mixed, plain, rtol=0, atol=1e-7)
+    torch.testing.assert_close(mixed, plain, rtol=0, atol=exact(family))
     alone = _fast(network, [nothing], [[ids]], [[flags]], [0])
-    torch.testing.assert_close(alone, mixed[:9], rtol=0, atol=1e-7)
+    torch.testing.assert_close(alone, mixed[:9], rtol=0, atol=exact(family))
 
 
 def test_every_family_that_is_packed_is_tested():
@@ -179,7 +182,7 @@ def test_gradient_checkpointing_is_refused():
 
 
 def test_a_model_that_does_not_use_its_cache_is_noticed(monkeypatch):
-    network = tiny("llama")
+    network = tiny("gpt2")
     plain_forward = network.base_model.forward
     monkeypatch.setattr(
         network.base_model, "forward", lambda **kw: plain_forward(**{**kw, "past_key_values": None, "use_cache": False})
@@ -197,7 +200,7 @@ def test_an_unproven_architecture_runs_one_example_a_row(monkeypatch):
         expected = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
         monkeypatch.setattr("sordino.prefix.PACKABLE_FAMILIES", frozenset())
         unpacked = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
-        torch.testing.assert_close(unpacked, expected, rtol=0, atol=1e-7)
+        torch.testing.assert_close(unpacked, expected, rtol=0, atol=exact(family))
         with pytest.raises(ValueError, match="one example a row"):
             _fast(network, prompts, [texts[:2]], [labels[:2]], [0])
         monkeypatch.undo()

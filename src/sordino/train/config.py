@@ -44,7 +44,7 @@ class TrainConfig:
     method: Method = "plain"
     residual_width: int = 64
     placement: Placement | Literal["auto"] = "auto"
-    pass_tokens: int = 512
+    pass_tokens: int = 1024
     sample_text: str = ""
     sample_tokens: int = 60
     seed: int = 0
