@@ -32,7 +32,7 @@ def arguments(description: str, *, corpus: str | None = None) -> argparse.Argume
     return parser
 
 
-def machine(device: str | None) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """What the figures were taken on. The processor's model, never the machine's name."""
     names = {"torch", "transformers", "peft", "numpy"}
     return {
@@ -40,7 +40,7 @@ def machine(device: str | None) -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "gpu": torch.cuda.get_device_name() if device.type == "cuda" else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": {name: version(name) for name in sorted(names)},
@@ -48,7 +48,7 @@ def machine(device: str | None) -> dict[str, Any]:
     }
 
 
-def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str | None) -> dict[str, list[float]]:
+def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of every counted run of every side: one warm-up each, then A B A B ..., so that a noisy machine hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
@@ -72,9 +72,9 @@ def paired_ratio(over: list[float], under: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def save(name: str, device: str | None, rows: list[dict[str, Any]]) -> None:
-    """Write results/NAME[-gpu].json and print the rows."""
-    suffix = "-cuda" if device == "cuda" else ""
+def save(name: str, device: torch.device, rows: list[dict[str, Any]]) -> None:
+    """Write results/NAME[-cuda].json and print the rows."""
+    suffix = "" if device.type == "cpu" else f"-{device.type}"
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{suffix}.json"
     path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
@@ -83,8 +83,8 @@ def save(name: str, device: str | None, rows: list[dict[str, Any]]) -> None:
     print(f"written to {path.relative_to(Path(__file__).parents[1])}")
 
 
-def _wait(device: str | None) -> None:
-    if device == "cuda":
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize()
 
 

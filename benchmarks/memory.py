@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from benchmarks.measuring import arguments, save
+from sordino.base_model import choose_device
 
 STEPS = 3
 
@@ -43,7 +44,7 @@ def main() -> None:
         **{f"{side}_mib": round(value) for side, value in middle.items()},
         "sordino/peft": round(middle["sordino"] / middle["peft"], 3),
     }
-    save("memory", options.device, [row])
+    save("memory", choose_device(options.device), [row])
 
 
 def measure(side: str, model: str, device: str | None, dtype: str | None) -> float:

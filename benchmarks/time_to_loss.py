@@ -62,7 +62,7 @@ def main() -> None:
                 "peft": peft_step,
             },
             options.rounds,
-            options.device,
+            base.device,
         )
     )
     unwrap()
@@ -81,7 +81,7 @@ def main() -> None:
         "peft_curves": {str(rate): curve for rate, curve in curves.items()},
         "sordino_curve": ours,
     }
-    save("time_to_loss", options.device, [row])
+    save("time_to_loss", base.device, [row])
 
 
 def windows(base: BaseModel, folder: Path) -> list[Example]:

@@ -325,7 +325,12 @@ def test_the_text_in_another_voice_is_never_the_soft_prompt_s_own() -> None:
     assert "keeper" in packaged_text([stranger], pieces)[0]
     trained = data_hash(read_pieces([_folder("gazette") / "train"]).pieces)
     assert "keeper" in packaged_text([stranger.with_metadata(training={"data_hash": trained})], HELDOUT)[0]
-    assert "keeper" in packaged_text([stranger.with_metadata(name="Village Gazette")], HELDOUT)[0]
+    gazette, keeper, dolor = (
+        stranger.with_metadata(name=name) for name in ("Village Gazette", "My keeper", "Port Dolor")
+    )
+    assert "keeper" in packaged_text([gazette], HELDOUT)[0]
+    assert "Port Dolor" in packaged_text([gazette, keeper], HELDOUT)[0]
+    assert packaged_text([gazette, keeper, dolor], HELDOUT) is None
 
 
 def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:

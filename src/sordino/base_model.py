@@ -247,7 +247,7 @@ def _embedding_rms(network: PreTrainedModel, vocab_size: int) -> float:
         for begin in range(0, vocab_size, _RMS_ROWS):
             rows = torch.arange(begin, min(begin + _RMS_ROWS, vocab_size), device=network.device)
             values = embeddings(rows).float()
-            total += float(torch.linalg.vector_norm(values, dtype=torch.float32).double().square())
+            total += torch.linalg.vector_norm(values, dtype=torch.float32).item() ** 2
             count += values.numel()
     return float((total / count) ** 0.5)
 

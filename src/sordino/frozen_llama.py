@@ -13,8 +13,8 @@ Gate and up are held as [F, N]: products that are wider than deep run 5 to 10 % 
 
 `runs` says for which models: Llama's family on a CPU, plain linear layers. tests/parity holds it against transformers.
 
-Shape key: B rows, T positions, N = B * T, P prefix positions, D model width, H key-value heads, G query heads for each of them, C channels of
-a head, F feed-forward width, L layers.
+Shape key: B rows, T positions, N = B * T, P prefix positions, D model width, H key-value heads, G query heads for each of them,
+C channels of a head, F feed-forward width.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
+from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.prefix import (
@@ -77,7 +78,8 @@ def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
             for piece in generate(base, [request], sampling):
                 yield Piece(index, piece.text, piece.finish)
         return
-    yield from _generate_batch(base, requests, sampling)
+    with memory_named("writing", "shorten the text, lower --max-tokens, or have fewer texts at a time (--batch-size)"):
+        yield from _generate_batch(base, requests, sampling)
 
 
 def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:

@@ -1,10 +1,12 @@
-"""Memory that runs out, said in one way whichever allocator ran out of it."""
+"""How much memory was used, and memory that runs out, said in one way whichever allocator ran out of it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from sordino.errors import OutOfMemory
@@ -22,6 +24,16 @@ def memory_named(doing: str, do: str) -> Iterator[None]:
         if "can't allocate memory" in str(error) or "not enough memory" in str(error):
             raise _named(error, doing, do) from None
         raise
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    # KiB on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _named(error: BaseException, doing: str, do: str) -> OutOfMemory:

@@ -59,7 +59,8 @@ class Head:
 
 def head_of(network: PreTrainedModel) -> Head:
     """The model's output head. Raises ModelError for architectures that scale their logits in a way we do not know."""
-    config = network.config
+    # Models of several parts keep it there, and read it there.
+    config = network.config.get_text_config()
     for key in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
         if getattr(config, key, None) not in (None, 1, 1.0):
             raise ModelError("this architecture scales its logits", where=config.model_type, got=f"{key} in its config")

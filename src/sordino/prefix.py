@@ -22,7 +22,7 @@ Traps, each with a test in tests/parity:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,23 +60,19 @@ class Prefixes:
         return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
 
     def as_leaves(self) -> Prefixes:
-        """The same values cut off from their graph and asking for gradients.
+        """The same values, cut off from their graph and asking for gradients, which several passes add up in `.grad`.
 
-        Rows accumulate into the leaves' `.grad`; `backward_into` then walks the prefix's own graph once.
+        In float32 at least: of many small gradients a sum in bfloat16 would lose most. `to` gives what the model takes.
         """
-        return Prefixes(
-            tuple(t.detach().requires_grad_() for t in self.keys_KHPC),
-            tuple(t.detach().requires_grad_() for t in self.values_KHPC),
-            self.last_KD.detach().requires_grad_(),
-            self.lengths,
-        )
+        return self._each(lambda t: t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_())
 
-    def detached(self) -> Prefixes:
+    def to(self, dtype: torch.dtype) -> Prefixes:
+        """In another dtype; gradients flow back through the change."""
+        return self._each(lambda t: t.to(dtype))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         return Prefixes(
-            tuple(t.detach() for t in self.keys_KHPC),
-            tuple(t.detach() for t in self.values_KHPC),
-            self.last_KD.detach(),
-            self.lengths,
+            tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths
         )
 
 
@@ -239,7 +235,7 @@ def _gathered(tensor_KHPC: Tensor, rows: Rows) -> Tensor:
 
 
 def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
-    """A new cache that holds each row's prefix. One prefix is expanded without a copy."""
+    """A new cache that holds each row's prefix."""
     cache = DynamicCache()
     if prefixes.width == 0:
         return cache

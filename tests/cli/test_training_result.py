@@ -14,9 +14,9 @@ import torch
 from sordino import formats
 from sordino.cli import training_result, training_run
 from sordino.cli.training_job import Job
-from sordino.cli.training_result import AFTER_TRAINING, measured_result, sample_pairs
+from sordino.cli.training_result import after_training, measured_result, sample_pairs
 from sordino.cli.training_run import follow, read_texts
-from sordino.errors import BadInput, DataError
+from sordino.errors import BadInput, DataError, OutOfMemory
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.train.checkpoint import FILE
 from sordino.train.config import TrainConfig
@@ -26,9 +26,10 @@ LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by i
 CONFIG = TrainConfig(
     tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64, patience=0
 )
+USUAL = after_training(CONFIG)
 QUICK = replace(
-    AFTER_TRAINING,
-    config=replace(AFTER_TRAINING.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
+    USUAL,
+    config=replace(USUAL.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
     off_domain=False,
 )
 
@@ -77,6 +78,23 @@ def test_trouble_in_measuring_does_not_cost_the_soft_prompt(tmp_path, base, monk
     follow(job, read_texts(job, base), judging=QUICK)
     assert formats.read(job.out).metadata.heldout == {}
     assert "held-out results" in capsys.readouterr().err
+
+
+def test_trouble_with_the_samples_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, capsys) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OutOfMemory("memory ran out in writing")
+
+    monkeypatch.setattr(training_result, "complete", fail)
+    job = job_in(tmp_path)
+    follow(job, read_texts(job, base), judging=QUICK)
+    assert formats.read(job.out).metadata.samples == ()
+    assert "there are no samples: memory ran out" in capsys.readouterr().err
+
+
+def test_a_result_is_measured_in_no_more_memory_than_it_was_trained_in() -> None:
+    config = after_training(replace(CONFIG, pass_tokens=300, row_tokens=64)).config
+    assert (config.pass_tokens, config.row_tokens) == (300, 64)
+    assert after_training(replace(CONFIG, row_tokens=500)).config.row_tokens == 128
 
 
 def test_nothing_held_out_is_nothing_measured() -> None:

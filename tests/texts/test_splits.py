@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -275,8 +276,20 @@ def test_quotations_below_the_threshold_and_shared_system_prompts_are_not_report
     assert split_pieces(files(10), heldout=[quoting], seed=0).duplicates == ()
 
 
+def test_held_out_texts_are_not_trained_on_even_if_data_has_them() -> None:
+    pieces = files(20, 200)
+    splits = split_pieces(pieces, heldout=[replace(pieces[3], name="elsewhere.txt")], seed=0)
+    assert pieces[3] not in (*splits.train, *splits.validation)
+    assert len(splits.train) + len(splits.validation) == 19
+    assert "1 piece of DATA held out as well: left out of the training" in splits.duplicates
+    with pytest.raises(DataError, match="too little text"):
+        split_pieces(pieces, heldout=pieces, seed=0)
+
+
 def test_many_duplicates_are_summed_up() -> None:
-    splits = split_pieces(files(60, 100), heldout=files(60, 100)[:40], seed=0)
+    # A word more, or they would be the same texts, which are left out of the training.
+    near = [replace(piece, text=piece.text + " Amen.") for piece in files(60, 100)[:40]]
+    splits = split_pieces(files(60, 100), heldout=near, seed=0)
     assert any(line.startswith("held-out: and ") for line in splits.duplicates)
     assert len(splits.duplicates) < 20
 

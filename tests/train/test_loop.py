@@ -17,7 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, TrainingError
+from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
+from sordino.prefix import encode_prefixes
 from sordino.texts.examples import Example
 from sordino.train import loop
 from sordino.train.config import TrainConfig
@@ -25,6 +26,7 @@ from sordino.train.gradient import loss_and_gradient
 from sordino.train.loop import Finished, Sample, Step, TrainSet, Validation, batch_at, learning_rate, train
 from sordino.train.parameters import fold, new_parameters
 from tests.parity.plain import plain_nll
+from tests.tiny_models import tiny_base
 from tests.train.runs import CONFIG, small_base, small_set, start_of
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,49 @@ def test_a_crash_leaves_the_base_model_alone(tmp_path, monkeypatch):
     with pytest.raises(Diverged, match="--lr"):
         _run(base, tmp_path)
     assert _hash_of(base.network) == before
+
+
+def test_a_run_that_diverged_is_ended_by_resuming_it(tmp_path, monkeypatch):
+    """What was learned before is not lost: the best matrix comes out, and all events stay written down."""
+    base = small_base()
+    real = loop.loss_and_gradient
+    calls = iter(range(100))
+    monkeypatch.setattr(loop, "loss_and_gradient", lambda *a, **k: real(*a, **k) if next(calls) < 7 else float("nan"))
+    with pytest.raises(Diverged, match="step 8"):
+        _run(base, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    assert b'"step": 7' in lines
+    (finished,) = _run(base, tmp_path, resume=True)
+    assert finished.why == "diverged"
+    assert finished.progress.best_step == 6
+    assert torch.isfinite(finished.matrix_PD).all()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+
+
+def test_metrics_that_cannot_be_written_are_our_error(tmp_path, monkeypatch):
+    base = small_base()
+    events = train(base, small_set(base), CONFIG, tmp_path, start_of(base))
+    next(events)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError, match="metrics could not be written"):
+        next(events)
+
+
+def test_passes_of_a_narrow_dtype_add_up_in_float32():
+    """Ten passes in bfloat16 keep what one pass has: a sum in bfloat16 would be off by several times as much."""
+    base = tiny_base("gpt2", dtype=torch.bfloat16)
+    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 12)
+    examples = [Example(tuple(ids[i : i + 8]), (True,) * 8, "") for i in range(0, 160, 8)]
+    prefixes = encode_prefixes(base.network, [start_of(base)])
+    assert {t.dtype for t in prefixes.tensors()} == {torch.bfloat16}
+    assert {t.dtype for t in prefixes.as_leaves().tensors()} == {torch.float32}
+    gradients = []
+    for pass_tokens in (10_000, 16):
+        matrix = start_of(base).requires_grad_()
+        loss_and_gradient(base, matrix, "start", examples, pass_tokens=pass_tokens)
+        gradients.append(matrix.grad)
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
 
 
 def test_events_come_in_order_and_are_written_down(tmp_path):
@@ -180,10 +225,17 @@ def test_every_epoch_shows_every_example_once(count, batch, step, seed):
     examples = [Example((i,), (True,), "") for i in range(count)]
     config = TrainConfig(batch=batch, seed=seed)
     assert batch_at(examples, step, config) == batch_at(examples, step, config)
-    steps = -(-count // min(batch, count))
-    if count % batch == 0:
-        epoch = [e.ids[0] for s in range(steps) for e in batch_at(examples, s, config)]
-        assert sorted(epoch) == list(range(count))
+    # Epochs follow one another whatever the batch: `count` steps are as many epochs as a step has examples.
+    seen = [e.ids[0] for s in range(count) for e in batch_at(examples, s, config)]
+    for at in range(0, len(seen), count):
+        assert sorted(seen[at : at + count]) == list(range(count))
+    assert len({e.ids for e in batch_at(examples, step, config)}) <= min(batch, count)
+
+
+def test_any_seed_that_the_flag_takes_gives_an_order():
+    examples = [Example((i,), (True,), "") for i in range(9)]
+    orders = [batch_at(examples, 10, TrainConfig(batch=3, seed=seed)) for seed in (0, 1_700_000_000_000_000, 2**63 - 1)]
+    assert all(len(order) == 3 for order in orders)
 
 
 def test_the_learning_rate_rises_then_falls():

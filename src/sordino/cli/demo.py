@@ -70,6 +70,8 @@ def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None
     Trains for a few minutes and shows samples on the way, measures the result on entries that were held out, and
     continues three texts without and with it.
     """
+    if not math.isfinite(minutes):
+        raise click.BadParameter("not a number of minutes", param_hint="--minutes")
     job = _job(out, device, overwrite=overwrite)
     from sordino.cli.fitting import loaded_model
 

@@ -229,7 +229,7 @@ def _texts(
     excerpts: Sequence[Path],
     off_domain: Sequence[Path],
     speaker: str | None,
-) -> tuple[Sequence[Piece], Sequence[Piece], tuple[str, Sequence[Piece]]]:
+) -> tuple[Sequence[Piece], Sequence[Piece], tuple[str, Sequence[Piece]] | None]:
     """Held-out, training and off-domain texts, with warnings about what would make the result worthless."""
     from sordino.evaluate.off_domain import packaged_text
     from sordino.texts.overlap import overlap_lines

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sordino.cli.options import device_option, dtype_option, model_option, seed_option
+from sordino.errors import ConfigError
 
 
 @click.command(short_help="Make a soft prompt from texts.")
@@ -92,4 +94,20 @@ def train(**options: Any) -> None:
     """
     from sordino.cli.training_run import run
 
+    if options["resume"] is not None:
+        _refuse_settings(click.get_current_context())
     run(options)
+
+
+def _refuse_settings(context: click.Context) -> None:
+    """A run that goes on does so as it began: a flag that would change it must not be taken in silence."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in ("resume", "overwrite", "data")
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(
+            "a run that is resumed goes on as it began", where=", ".join(given), do="leave that out, or start a new run"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from sordino.atomic import write_bytes
 from sordino.errors import BadInput, ConfigError, TrainingError
 from sordino.soft_prompt import Metadata
-from sordino.train.checkpoint import read_header
+from sordino.train.checkpoint import is_unfinished, read_header
 from sordino.train.config import TrainConfig
 
 SETTINGS = "settings.json"
@@ -33,10 +34,13 @@ class Job:
     config: TrainConfig
     samples: bool = True
     overwrite: bool = False
+    # Of a run that goes on: its folder, which may have been moved, and where its first matrix came from.
+    run: Path | None = None
+    started: str | None = None
 
     @property
     def folder(self) -> Path:
-        return self.out.with_name(self.out.stem + ".run")
+        return self.run or self.out.with_name(self.out.stem + ".run")
 
 
 def job_of(options: Mapping[str, Any]) -> Job:
@@ -51,7 +55,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
         )
     if options["steps"] is not None and options["minutes"] is not None:
         raise ConfigError("both --steps and --minutes were given", do="give one of them")
-    if options["minutes"] is not None and options["minutes"] <= 0:
+    if options["minutes"] is not None and not 0 < options["minutes"] < math.inf:
         raise ConfigError(
             "there is no time to train", where="--minutes", expected="more than 0", got=options["minutes"]
         )
@@ -75,13 +79,20 @@ def job_of(options: Mapping[str, Any]) -> Job:
         tags=tuple(tag.strip() for tag in options["tags"].split(",") if tag.strip()),
         rating=options["rating"] or "",
     )
-    return Job(
+    job = Job(
         data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
         metadata, config, samples=not options["no_samples"], overwrite=options["overwrite"],
     )  # fmt: skip
+    if not job.overwrite and is_unfinished(job.folder):
+        raise BadInput(
+            "a run to this file was stopped and can go on",
+            where=job.folder,
+            do=f"sordino train --resume {job.folder}; or choose another --out; or begin again with --overwrite",
+        )
+    return job
 
 
-def store(job: Job) -> None:
+def store(job: Job, started: str) -> None:
     """Write the job into its run's folder, with absolute paths. Raises StorageError."""
     stored = {
         "data": [str(path.resolve()) for path in job.data],
@@ -93,6 +104,7 @@ def store(job: Job) -> None:
         "speaker": job.speaker,
         "samples": job.samples,
         "overwrite": job.overwrite,
+        "started": started,
         "metadata": {
             "name": job.metadata.name,
             "author": job.metadata.author,
@@ -126,6 +138,8 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
             TrainConfig.from_json(stored["config"]),
             stored["samples"],
             stored["overwrite"] or options["overwrite"],
+            folder,
+            stored["started"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(

@@ -18,8 +18,9 @@ from sordino.formats import file_disclosure
 from sordino.generate import Request, complete
 from sordino.sampling import Sampling
 from sordino.soft_prompt import SoftPrompt
+from sordino.train.config import TrainConfig
 from sordino.train.report import Condition, Report, read_events, write_report
-from sordino.train.run import Prepared, nearest_words
+from sordino.train.run import Prepared
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,10 @@ class Judging:
     off_domain: bool = True
 
 
-# A quick look, small beside the training; `sordino evaluate` is for a thorough one.
-AFTER_TRAINING = Judging(EvaluateConfig(limit=2048, excerpts=1))
+def after_training(config: TrainConfig) -> Judging:
+    """A quick look, small beside the training and in no more memory; `sordino evaluate` is for a thorough one."""
+    rows = min(config.row_tokens, EvaluateConfig().row_tokens)
+    return Judging(EvaluateConfig(limit=2048, excerpts=1, row_tokens=rows, pass_tokens=config.pass_tokens))
 
 
 def label_of(prompt: SoftPrompt) -> str:
@@ -89,6 +92,7 @@ def write_run_report(
     samples: Sequence[Mapping[str, str]],
     measured: Measured | None,
     judging: Judging,
+    nearest: list[list[tuple[str, float]]],
 ) -> None:
     """report.html and report.png in the run's folder. Raises StorageError, TrainingError."""
     label = label_of(prompt)
@@ -100,7 +104,7 @@ def write_run_report(
     report = Report(
         prompt,
         read_events(folder),
-        nearest_words(prepared.base, prompt),
+        nearest,
         heldout=_conditions(measured, label) if measured is not None else (),
         told=[sentence for sentence in told if sentence],
         samples=samples,

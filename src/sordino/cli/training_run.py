@@ -18,14 +18,14 @@ from sordino.cli.evaluating import show_report
 from sordino.cli.fitting import loaded_model
 from sordino.cli.training_job import Job, job_of, store, stored_job
 from sordino.cli.training_result import (
-    AFTER_TRAINING,
     Judging,
+    after_training,
     label_of,
     measured_result,
     sample_pairs,
     write_run_report,
 )
-from sordino.errors import BadInput, Diverged
+from sordino.errors import BadInput, ConfigError, Diverged, SordinoError
 from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
 from sordino.soft_prompt import SoftPrompt
@@ -40,6 +40,8 @@ from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
 def run(options: Mapping[str, Any]) -> None:
     """The command. Raises SordinoError."""
     resume: Path | None = options["resume"]
+    if options["find_lr"] and options["lr"] is not None:
+        raise ConfigError("both --lr and --find-lr were given", do="give one of them")
     job = stored_job(resume, options) if resume is not None else job_of(options)
     base = loaded_model(job.model, job.dtype, job.device)
     execute(job, base, minutes=options["minutes"], find_lr=options["find_lr"], resume=resume is not None)
@@ -61,26 +63,29 @@ def execute(
 
 def read_texts(job: Job, base: BaseModel) -> Prepared:
     """Read, split and cut the texts, and say what came of it."""
-    prepared = prepare(base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker)
+    prepared = prepare(
+        base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker, started=job.started
+    )
     _tell_data(prepared)
     return prepared
 
 
-def follow(
-    job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging = AFTER_TRAINING
-) -> SoftPrompt | None:
+def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
     """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
+    judging = judging or after_training(job.config)
     if not resume:
         job.folder.mkdir(parents=True, exist_ok=True)
         # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
         (job.folder / CHECKPOINT).unlink(missing_ok=True)
-        store(job)
+        store(job, prepared.start.how)
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
     finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
         out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
         out.print(f"Go on with: sordino train --resume {job.folder}")
         return None
+    if finished.why == "diverged":
+        warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
     return _write(job, prepared, finished, judging)
@@ -201,9 +206,9 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -> SoftPrompt:
-    base, config = prepared.base, prepared.config
+    base = prepared.base
     draft = finish(prepared, finished, job.metadata, [], {})
-    pairs = sample_pairs(prepared, draft, [config.sample_text], seed=config.seed, tokens=config.sample_tokens)
+    pairs = _sample_pairs(prepared, draft)
     measured = measured_result(prepared, draft, judging)
     if measured is not None:
         show_report(measured, judging.config.row_tokens)
@@ -222,10 +227,21 @@ def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -
     for line in write(prompt, job.out, to="kobold", force=True):
         warn(line)
     out.print(f"Written: {job.out.resolve()} ({prompt.n_tokens} virtual tokens)")
-    write_run_report(job.folder, prepared, prompt, pairs, measured, judging)
+    nearest = nearest_words(base, prompt)
+    write_run_report(job.folder, prepared, prompt, pairs, measured, judging, nearest)
     out.print(f"Report:  {job.folder.resolve() / HTML}")
-    out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest_words(base, prompt))}")
+    out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest)}")
     return prompt
+
+
+def _sample_pairs(prepared: Prepared, draft: SoftPrompt) -> list[dict[str, str]]:
+    """None of them, with a warning, where they cannot be had: the soft prompt is worth keeping all the same."""
+    config = prepared.config
+    try:
+        return sample_pairs(prepared, draft, [config.sample_text], seed=config.seed, tokens=config.sample_tokens)
+    except SordinoError as error:
+        warn(f"there are no samples: {error.message}")
+        return []
 
 
 def _clock(seconds: float) -> str:

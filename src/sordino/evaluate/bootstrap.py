@@ -3,7 +3,8 @@
 A loss is a sum over tokens divided by their number. Tokens of one text are alike, so what is drawn again is the unit (a piece,
 or a block of one): units are drawn with replacement, the same for all conditions, so that what makes a unit hard for every
 condition cancels in their differences (paired bootstrap; Efron & Tibshirani 1993, chapters 8 and 13: percentile intervals).
-With a handful of units such intervals are a little too narrow.
+With a handful of units plain percentiles are too narrow, so they are expanded as Student's t asks (Hesterberg 2015, "What teachers
+should know about the bootstrap", section 5); with fewer than MIN_UNITS not even that holds, and there is no interval.
 
 Shape key: U units, C conditions, R resamples, W windows.
 """
@@ -13,15 +14,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Fewer pieces than this are cut into blocks: drawing two or three texts again says little.
-MIN_PIECES = 5
+# Fewer pieces than this are cut into blocks, and with fewer units there is no interval: drawing a handful again says little, and
+# all of four units agree by chance one time in eight.
+MIN_UNITS = 6
+# Blocks are this long, or shorter where that gives fewer than ENOUGH_UNITS.
 BLOCK_TOKENS = 1024
+ENOUGH_UNITS = 8
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
 
@@ -47,17 +52,18 @@ class Units:
 def units_of(pieces: Sequence[str], tokens: Sequence[int]) -> Units:
     """The unit of each window, given its piece's name and its number of targets; windows of a piece are neighbours.
 
-    A unit is a piece, or with fewer than MIN_PIECES of them a run of windows of one piece with BLOCK_TOKENS targets.
+    A unit is a piece, or with fewer than MIN_UNITS of them a run of windows of one piece with BLOCK_TOKENS targets, or fewer.
     """
-    by_block = len(set(pieces)) < MIN_PIECES
+    by_block = len(set(pieces)) < MIN_UNITS
+    block = min(BLOCK_TOKENS, max(1, sum(tokens) // ENOUGH_UNITS))
     unit_of_window: list[int] = []
     unit, filled = -1, 0
     for at, (piece, count) in enumerate(zip(pieces, tokens, strict=True)):
-        if at == 0 or piece != pieces[at - 1] or (by_block and filled >= BLOCK_TOKENS):
+        if at == 0 or piece != pieces[at - 1] or (by_block and filled >= block):
             unit, filled = unit + 1, 0
         unit_of_window.append(unit)
         filled += count
-    kind = f"block of {BLOCK_TOKENS:,} tokens" if by_block else "piece"
+    kind = f"block of about {block:,} tokens" if by_block else "piece"
     return Units(np.array(unit_of_window, dtype=np.int64), kind)
 
 
@@ -81,12 +87,24 @@ def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: 
     return np.concatenate(means)
 
 
-def interval(values_R: Floats, *, level: float = LEVEL) -> tuple[float, float]:
-    """The middle `level` of resampled values. Infinite values are allowed: an end is then infinite."""
-    tail = (1 - level) / 2
+def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """The middle `level` of values resampled from `units` units, expanded for their number. An end may be infinite."""
+    tail = expanded_tail((1 - level) / 2, units)
     ordered = np.sort(values_R)
     last = len(ordered) - 1
     return float(ordered[math.floor(tail * last)]), float(ordered[math.ceil((1 - tail) * last)])
+
+
+def expanded_tail(tail: float, units: int) -> float:
+    """The share of a bootstrap distribution to cut off at an end, so that `tail` is cut off of Student's t with `units` - 1
+    degrees of freedom: the bootstrap's own spread is narrower by sqrt((U - 1) / U), and normal.
+    """
+    z = -NormalDist().inv_cdf(tail)
+    v = units - 1
+    # Cornish-Fisher expansion of t's quantile: within 0.3 % from 5 degrees of freedom on.
+    t = z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    return NormalDist().cdf(-t * math.sqrt(units / v))
 
 
 def equivalent_length(loss: float, lengths: Sequence[int], losses: Sequence[float]) -> float:

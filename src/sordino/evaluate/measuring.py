@@ -14,7 +14,7 @@ import numpy as np
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
-from sordino.evaluate.bootstrap import Floats, Units, equivalent_length, interval, resampled_means, units_of
+from sordino.evaluate.bootstrap import MIN_UNITS, Floats, Units, equivalent_length, interval, resampled_means, units_of
 from sordino.evaluate.conditions import (
     Condition,
     Kind,
@@ -161,9 +161,13 @@ def summarise(
             kind,
             label,
             heads[kind, label],
-            _estimate(means_L, rates_RL, at),
+            _estimate(means_L, rates_RL, at, units.count),
             float(means_L[at] * tokens / math.log(2) / max(losses.bytes, 1)),
-            {other: _estimate(means_L, rates_RL, at, less=place) for other, place in own.items() if place != at},
+            {
+                other: _estimate(means_L, rates_RL, at, units.count, less=place)
+                for other, place in own.items()
+                if place != at
+            },
         )
         for at, (kind, label) in enumerate(names)
     )
@@ -186,18 +190,18 @@ def _excerpts_that_fit(
 
 
 def _resampled(units: Units, nll_WL: Floats, counts_W: Floats, config: EvaluateConfig) -> Floats | None:
-    if units.count < 2:
+    if units.count < MIN_UNITS:
         return None
     sums_UL, tokens_U = units.sums(nll_WL), units.sums(counts_W)
     return resampled_means(sums_UL, tokens_U, resamples=config.resamples, seed=config.seed)
 
 
-def _estimate(means_L: Floats, rates_RL: Floats | None, at: int, *, less: int | None = None) -> Estimate:
+def _estimate(means_L: Floats, rates_RL: Floats | None, at: int, units: int, *, less: int | None = None) -> Estimate:
     """The loss of a line, or its difference to another line's under the same draws."""
     value = float(means_L[at] - (0 if less is None else means_L[less]))
     if rates_RL is None:
         return Estimate(value, None)
-    return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less])))
+    return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units))
 
 
 def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str, SoftPrompt]) -> dict[str, Worth]:
@@ -211,7 +215,7 @@ def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str,
         spread = None
         if rates_RL is not None:
             drawn = [equivalent_length(float(rates[own]), lengths, rates[at].tolist()) for rates in rates_RL]
-            spread = interval(np.array(drawn))
+            spread = interval(np.array(drawn), measured.units)
         found[label] = Worth(Estimate(tokens, spread), tuple(lengths))
     return found
 

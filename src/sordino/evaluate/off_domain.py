@@ -14,14 +14,22 @@ from sordino.texts.reading import read_pieces
 CORPORA = (
     ("gazette", "the packaged village gazette (held-out issues)"),
     ("keeper", "the packaged lighthouse keeper's book (held-out entries)"),
+    ("noir", "the packaged Port Dolor detective stories (held-out ones)"),
 )
+# What a soft prompt in a corpus's voice has in its name.
+_NAMED = {"gazette": "gazette", "keeper": "keeper", "noir": "port dolor"}
 
 
-def packaged_text(prompts: Iterable[SoftPrompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]]:
-    """A description and the pieces: the first packaged corpus that no soft prompt was made of and that is not `heldout`."""
+def packaged_text(prompts: Iterable[SoftPrompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]] | None:
+    """A description and the pieces: the first packaged corpus that no soft prompt was made of and that is not `heldout`.
+
+    None where every one of them is in some prompt's voice.
+    """
     prompts = list(prompts)
-    name, told = next((known for known in CORPORA if not _is_corpus(known[0], prompts, heldout)), CORPORA[0])
-    return told, read_pieces([_folder(name) / "heldout"]).pieces
+    for name, told in CORPORA:
+        if not _is_corpus(name, prompts, heldout):
+            return told, read_pieces([_folder(name) / "heldout"]).pieces
+    return None
 
 
 def _is_corpus(name: str, prompts: Sequence[SoftPrompt], heldout: Sequence[Piece]) -> bool:
@@ -30,7 +38,7 @@ def _is_corpus(name: str, prompts: Sequence[SoftPrompt], heldout: Sequence[Piece
     # With --heldout the data hash covers the whole training folder; where the split was made by us it covers a part of it.
     trained = data_hash(read_pieces([_folder(name) / "train"]).pieces)
     return any(digest(piece) in known for piece in heldout) or any(
-        prompt.metadata.training.get("data_hash") == trained or name in prompt.metadata.name.lower()
+        prompt.metadata.training.get("data_hash") == trained or _NAMED[name] in prompt.metadata.name.lower()
         for prompt in prompts
     )
 

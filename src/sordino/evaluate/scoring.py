@@ -110,7 +110,7 @@ def _passes(
     for at in range(0, len(jobs), rows_a_pass):
         part = jobs[at : at + rows_a_pass]
         packed = labelled_rows(led, [row for _, row in part], [k for k, _ in part])
-        nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).double().cpu()
+        nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).cpu().double()
         prompt_N = packed.rows.prompt_B[packed.labelled_BT.nonzero()[:, 0]]
         nll_WK = torch.zeros(len(windows), len(conditions), dtype=torch.float64)
         nll_WK.index_put_((packed.example_N, prompt_N), nll_N, accumulate=True)

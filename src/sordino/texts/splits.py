@@ -44,9 +44,13 @@ class Splits:
 def split_pieces(pieces: Sequence[Piece], *, heldout: Sequence[Piece] | None, seed: int) -> Splits:
     """Held-out as given, or about 12 % of the characters; validation about 10 %, at least one piece; the rest is train.
 
+    What DATA has of given held-out texts is left out.
+
     Five groups of pieces or more are dealt out whole (pieces of one prompt are a group: its answers would leak),
     fewer are cut into pages and give contiguous blocks. Raises DataError for too little to split.
     """
+    known = {_content(piece) for piece in heldout or ()}
+    given, pieces = len(pieces), [piece for piece in pieces if _content(piece) not in known]
     total = sum(piece.size for piece in pieces)
     if total < MIN_CHARACTERS:
         raise DataError(
@@ -67,6 +71,8 @@ def split_pieces(pieces: Sequence[Piece], *, heldout: Sequence[Piece] | None, se
     lines = overlap_lines(train, validation, held)
     if heldout is not None and lines and lines[0].startswith("held-out"):
         lines[0] = f"WARNING: {lines[0]}; take them out of one side"
+    if given > len(pieces):
+        lines.append(f"{_number(given - len(pieces), 'piece')} of DATA held out as well: left out of the training")
     copies = repeated(train)
     if copies:
         lines.append(f"train: {copies} of {len(train)} pieces repeat another one exactly")

@@ -54,7 +54,7 @@ class RunState:
 
 
 def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
-    """identity: what a resumed run must agree with (model fingerprint, data hash). Raises StorageError."""
+    """identity: what a resumed run must agree with (model, number type, device, texts). Raises StorageError."""
     tensors = {f"parameter.{name}": tensor.detach() for name, tensor in state.parameters.items()}
     tensors |= {"average": state.average_PD, "best": state.best_PD}
     moments = state.optimiser.state_dict()["state"]
@@ -87,9 +87,26 @@ def read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def load_checkpoint(folder: Path, state: RunState, identity: Mapping[str, str]) -> None:
-    """Fill `state`, made from the same settings, with what was saved. Raises TrainingError where the run was another."""
+def is_unfinished(folder: Path) -> bool:
+    """Whether `folder` holds a run that can go on."""
+    try:
+        return not read_header(folder)["progress"]["finished"]
+    except (TrainingError, KeyError, TypeError):
+        return False
+
+
+def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
+    """Fill `state` with what was saved. Raises TrainingError where the run was another, or had other settings."""
     header = read_header(folder)
+    changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
+    if changed:
+        raise TrainingError(
+            "the run began with other settings",
+            where=folder,
+            expected=", ".join(f"{key} {header['config'].get(key)}" for key in changed),
+            got=", ".join(f"{key} {getattr(config, key)}" for key in changed),
+            do="resume it with its own, or start a new run",
+        )
     for key, value in identity.items():
         if header["identity"].get(key) != value:
             raise TrainingError(

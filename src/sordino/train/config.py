@@ -69,7 +69,7 @@ class TrainConfig:
         _between("--sample-tokens", self.sample_tokens, 1, 4096)
         _one_of("--method", self.method, METHODS)
         _one_of("--placement", self.placement, ("auto", *PLACEMENTS))
-        if self.init.partition(":")[0] not in ("data", "vocab", "labels", "random", "text", "file"):
+        if self.init not in ("data", "vocab", "labels", "random") and not self.init.startswith(("text:", "file:")):
             raise ConfigError(
                 "unknown initialisation",
                 where="--init",

@@ -32,7 +32,7 @@ def loss_and_gradient(
     count = sum(sum(example.labelled) for example in examples)
     loss = 0.0
     for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
-        share = nll_of_rows(base.network, leaves, packed.rows, packed.labelled_BT).sum() / count
+        share = nll_of_rows(base.network, leaves.to(base.dtype), packed.rows, packed.labelled_BT).sum() / count
         share.backward()
         loss += share.item()
     _backward_once(prefixes, leaves)
@@ -49,7 +49,8 @@ def mean_nll(
     count = 0
     for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
         nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT)
-        total += nll_N.double().sum().cpu()
+        # Moved first: Apple's GPUs have no float64.
+        total += nll_N.cpu().double().sum()
         count += nll_N.numel()
     return float(total) / count
 
@@ -66,7 +67,7 @@ def packed_passes(
 
 def _backward_once(prefixes: Prefixes, leaves: Prefixes) -> None:
     pairs = [
-        (tensor, leaf.grad)
+        (tensor, leaf.grad.to(tensor.dtype))
         for tensor, leaf in zip(prefixes.tensors(), leaves.tensors(), strict=True)
         if leaf.grad is not None and tensor.requires_grad
     ]

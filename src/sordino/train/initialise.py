@@ -14,7 +14,7 @@ from torch import Tensor
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError
 from sordino.nll import nll_of_rows
-from sordino.packing import labelled_rows, one_by_one, with_leading_ids
+from sordino.packing import labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Placement, SoftPrompt
@@ -71,7 +71,7 @@ def _best_excerpt(
     matrices = [_embeds(base, ids) for ids in candidates]
     if len(matrices) == 1:
         return Start(matrices[0], "an excerpt of the training texts")
-    losses = score(base, matrices, placement, validation or train)
+    losses = score(base, matrices, placement, validation or train, pass_tokens=config.pass_tokens)
     best = min(range(len(losses)), key=losses.__getitem__)
     return Start(
         matrices[best], f"the best of {len(matrices)} excerpts of the training texts (loss {losses[best]:.3f})"
@@ -80,9 +80,14 @@ def _best_excerpt(
 
 @torch.no_grad()
 def score(
-    base: BaseModel, matrices: Sequence[Tensor], placement: Placement, examples: Sequence[Example]
+    base: BaseModel,
+    matrices: Sequence[Tensor],
+    placement: Placement,
+    examples: Sequence[Example],
+    *,
+    pass_tokens: int,
 ) -> list[float]:
-    """Mean NLL behind each of K matrices on the first examples, all in one batch: every row once a candidate."""
+    """Mean NLL behind each of K matrices on the first examples: every row once a candidate."""
     chosen: list[Example] = []
     for example in examples:
         if sum(len(e.ids) for e in chosen) >= SCORING_TOKENS:
@@ -90,10 +95,13 @@ def score(
         chosen.append(with_leading_ids(example, leading_ids(base, placement)))
     prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix, placement) for matrix in matrices])
     losses = []
-    groups = one_by_one([len(e.ids) for e in chosen])
+    lengths = [len(e.ids) for e in chosen]
     for k in range(len(matrices)):
-        packed = labelled_rows(chosen, groups, [k] * len(groups))
-        losses.append(float(nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).mean()))
+        parts = [
+            labelled_rows(chosen, part, [k] * len(part)) for part in passes(one_by_one(lengths), lengths, pass_tokens)
+        ]
+        nll_N = torch.cat([nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT) for part in parts])
+        losses.append(float(nll_N.mean()))
     return losses
 
 

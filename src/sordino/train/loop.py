@@ -8,6 +8,7 @@ Shape key: P virtual tokens, D model width.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.errors import DataError, Diverged
+from sordino.errors import DataError, Diverged, StorageError
 from sordino.generate import Request, complete
 from sordino.memory import memory_named
 from sordino.sampling import Sampling
@@ -69,7 +70,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Finished:
-    """matrix_PD: the result, float32. why: "steps" (all done), "early" (validation stopped falling) or "stopped" (asked to)."""
+    """matrix_PD: the result, float32. why: "steps" (all done), "early" (validation stopped falling), "stopped" (asked to)
+    or "diverged" (at an earlier sitting).
+    """
 
     matrix_PD: Tensor
     why: str
@@ -114,10 +117,16 @@ def train(
     if not data.train:
         raise DataError("there is nothing to train on", where="DATA", got="no example")
     placement = placement_of(base, config)
-    identity = {"base model": base.fingerprint, "data": data.data_hash}
+    identity = {
+        "base model": base.fingerprint,
+        "number type": str(base.dtype),
+        "device": base.device.type,
+        "data": data.data_hash,
+        "order of the texts": _hash_of(data.train),
+    }
     state = _new_state(start_PD, config, base.embedding_rms)
     if resume:
-        load_checkpoint(folder, state, identity)
+        load_checkpoint(folder, state, config, identity)
     metrics = _Metrics(folder / METRICS, state.progress.metrics_bytes)
     progress = state.progress
     validation = _within(data.validation, config.validation_tokens)
@@ -142,12 +151,13 @@ def train(
             loss = loss_and_gradient(base, fold(state.parameters), placement, examples, pass_tokens=config.pass_tokens)
         norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), config.clip))
         if not math.isfinite(loss) or not math.isfinite(norm):
+            progress.metrics_bytes, progress.finished = metrics.flush(), "diverged"
             save_checkpoint(folder, state, config, identity)
             raise Diverged(
                 "the loss is not a number",
                 where=f"step {progress.step + 1}",
                 got=f"loss {loss}, gradient norm {norm}",
-                do="the last good state was saved; lower --lr, or use --dtype float32",
+                do="start again with a lower --lr, or with --dtype float32; --resume writes what was learned before",
             )
         state.optimiser.step()
         progress.step += 1
@@ -195,10 +205,11 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def batch_at(examples: Sequence[Example], step: int, config: TrainConfig) -> list[Example]:
     """The examples of step `step`: epochs one after another, each in an order of its own that depends on seed and epoch alone."""
-    first = step * config.batch
+    # Not more than there are: a step of few examples sees each of them once.
+    count = min(config.batch, len(examples))
     chosen = []
     order: list[int] = []
-    for at in range(first, first + min(config.batch, len(examples))):
+    for at in range(step * count, (step + 1) * count):
         epoch, place = divmod(at, len(examples))
         if not order or place == 0:
             order = _order(len(examples), epoch, config.seed)
@@ -207,9 +218,18 @@ def batch_at(examples: Sequence[Example], step: int, config: TrainConfig) -> lis
 
 
 def _order(count: int, epoch: int, seed: int) -> list[int]:
-    random = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    # Modulo what a generator takes: a seed may be as large as a time stamp.
+    random = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order: list[int] = torch.randperm(count, generator=random).tolist()
     return order
+
+
+def _hash_of(examples: Sequence[Example]) -> str:
+    """SHA-256 of the examples in their order, which decides what each step sees."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr((list(example.ids), list(example.labelled))).encode())
+    return digest.hexdigest()
 
 
 def _new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:
@@ -266,8 +286,15 @@ class _Metrics:
 
     def add(self, event: E) -> E:
         line: dict[str, Any] = {"kind": type(event).__name__.lower(), **asdict(event)}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        try:
+            with self._path.open("ab") as file:
+                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise StorageError(
+                f"the run's metrics could not be written ({error.strerror})",
+                where=self._path,
+                do="make room, then --resume",
+            ) from error
         return event
 
     def flush(self) -> int:

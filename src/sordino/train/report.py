@@ -89,7 +89,7 @@ def read_events(folder: Path) -> list[Step | Validation | Sample]:
     """The events of a run's metrics.jsonl, in order. Raises TrainingError where it is missing or broken."""
     path = folder / METRICS
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [_EVENTS[line.pop("kind")](**line) for line in lines]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError("the run's metrics cannot be read", where=path, got=error) from None

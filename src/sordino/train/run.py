@@ -18,6 +18,8 @@ import torch
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError
+from sordino.memory import memory_named, peak_bytes
+from sordino.sampling import HALF
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
@@ -26,9 +28,10 @@ from sordino.texts.splits import Splits, split_pieces
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.initialise import Start, initialise
-from sordino.train.loop import Finished, Sample, TrainSet, batch_at, placement_of
+from sordino.train.loop import LOWER, Finished, TrainSet, batch_at, placement_of
 from sordino.train.parameters import fold, new_parameters
 
+_WORDS_AT_ONCE = 8192
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
 
@@ -69,8 +72,13 @@ def prepare(
     read_prompt: Callable[[str], SoftPrompt],
     *,
     speaker: str | None = None,
+    started: str | None = None,
 ) -> Prepared:
-    """Read the texts, split them, cut them into examples and choose the first matrix. Raises DataError, ConfigError."""
+    """Read the texts, split them, cut them into examples and choose the first matrix.
+
+    started: of a run that goes on, where its first matrix came from; none is chosen then, as the checkpoint holds what it became.
+    Raises DataError, ConfigError, OutOfMemory.
+    """
     config.check_room(base.context_length)
     reading = read_pieces(list(paths), speaker=speaker)
     held = read_pieces(list(heldout), speaker=speaker) if heldout else None
@@ -86,9 +94,12 @@ def prepare(
     data = TrainSet(
         train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
     )
-    start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
-    if not config.sample_text:
-        config = replace(config, sample_text=_opening(splits.validation or splits.train))
+    config = _with_sample_text(base, config, splits.validation or splits.train)
+    if started is None:
+        with memory_named("choosing the first matrix", LOWER):
+            start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
+    else:
+        start = Start(torch.zeros(config.tokens, base.d_model), started)
     notes = (*reading.notes, *(held.notes if held else ()), *train.notes)
     return Prepared(base, config, splits, data, start, notes)
 
@@ -108,25 +119,31 @@ def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
         loss_and_gradient(base, fold(parameters), placement, batch, pass_tokens=config.pass_tokens)
         return time.monotonic() - began
 
-    # The first step pays for memory and thread pools.
-    step(0)
-    step_seconds = min(step(1), step(2))
-    began = time.monotonic()
     sample = list(data.validation[:8]) or list(data.train[:8])
-    mean_nll(base, prepared.start.matrix_PD, placement, sample, pass_tokens=config.pass_tokens)
+    with memory_named("training", LOWER):
+        # The first step pays for memory and thread pools.
+        step(0)
+        step_seconds = min(step(1), step(2))
+        began = time.monotonic()
+        mean_nll(base, prepared.start.matrix_PD, placement, sample, pass_tokens=config.pass_tokens)
     tokens = sum(len(example.ids) for example in sample)
     evaluated = min(config.validation_tokens, sum(len(example.ids) for example in data.validation))
     evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
-    steps = config.steps if minutes is None else steps_within(minutes, step_seconds, evaluation_seconds)
-    memory = psutil.Process().memory_info().rss
+    steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
     return Estimate(
         step_seconds,
         evaluation_seconds,
         steps,
         run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds),
-        int(memory * 1.1),
-        psutil.virtual_memory().available,
+        *_memory(base.device),
     )
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """(the most bytes used so far, and a tenth for what is to come; bytes that are free), of the GPU where there is one."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device) * 1.1), torch.cuda.mem_get_info(device)[0]
+    return int(peak_bytes() * 1.1), psutil.virtual_memory().available
 
 
 def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> float:
@@ -136,15 +153,25 @@ def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation
     return steps * step_seconds + evaluations * evaluation_seconds + samples * 3 * step_seconds
 
 
-def steps_within(minutes: float, step_seconds: float, evaluation_seconds: float) -> int:
-    """How many steps fit into `minutes` with ten evaluations and five samples. Raises ConfigError if not one does."""
-    fixed = 11 * evaluation_seconds + 5 * 3 * step_seconds
-    steps = int((minutes * 60 - fixed) / step_seconds)
+def steps_within(minutes: float, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> int:
+    """The most steps that fit into `minutes` with their evaluations and samples. Raises ConfigError if not one does."""
+
+    def seconds(steps: int) -> float:
+        return run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds)
+
+    # Where the run chooses how often it evaluates, its length is not quite monotonous in its steps: bisect, then walk back.
+    low, high = 0, max(1, int(minutes * 60 / step_seconds))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if seconds(middle) <= minutes * 60 else (low, middle - 1)
+    steps = low
+    while steps > 0 and seconds(steps) > minutes * 60:
+        steps -= 1
     if steps < 1:
         raise ConfigError(
             "not one step fits into the time",
             where="--minutes",
-            expected=f"at least {(fixed + step_seconds) / 60:.1f}",
+            expected=f"at least {seconds(1) / 60:.1f}",
             got=minutes,
             do="give more minutes, or lower --batch",
         )
@@ -190,20 +217,42 @@ def finish(
 
 def nearest_words(base: BaseModel, prompt: SoftPrompt, *, count: int = 5) -> list[list[tuple[str, float]]]:
     """For each virtual token the vocabulary's nearest words by cosine: what the prompt would be, were it text."""
-    ids = torch.arange(base.vocab_size, device=base.device)
+    normalize = torch.nn.functional.normalize
+    matrix_PD = normalize(torch.from_numpy(prompt.matrix.copy()).to(base.device), dim=1)
+    values_PC, ids_PC = (
+        matrix_PD.new_empty(prompt.n_tokens, 0),
+        matrix_PD.new_empty(prompt.n_tokens, 0, dtype=torch.long),
+    )
     with torch.inference_mode():
-        vocabulary_VD = torch.nn.functional.normalize(base.embed(ids).float(), dim=1)
-        matrix_PD = torch.nn.functional.normalize(torch.from_numpy(prompt.matrix.copy()).to(base.device), dim=1)
-        values_PC, ids_PC = (matrix_PD @ vocabulary_VD.T).topk(count, dim=1)
+        # A part of the vocabulary at a time: a large model's would take gigabytes in float32.
+        for start in range(0, base.vocab_size, _WORDS_AT_ONCE):
+            ids_v = torch.arange(start, min(start + _WORDS_AT_ONCE, base.vocab_size), device=base.device)
+            cosines_Pv = matrix_PD @ normalize(base.embed(ids_v).float(), dim=1).T
+            values_PC = torch.cat([values_PC, cosines_Pv], dim=1)
+            values_PC, places_PC = values_PC.topk(min(count, values_PC.shape[1]), dim=1)
+            ids_PC = torch.cat([ids_PC, ids_v.expand(prompt.n_tokens, -1)], dim=1).gather(1, places_PC)
     return [
         [(base.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
         for tokens, values in zip(ids_PC.tolist(), values_PC.tolist(), strict=True)
     ]
 
 
-def sample_pair(base: BaseModel, sample: Sample, without: str) -> dict[str, str]:
-    """A sample as a soft prompt's file holds it."""
-    return {"prompt": sample.prompt, "with": sample.text, "without": without}
+def _with_sample_text(base: BaseModel, config: TrainConfig, pieces: Sequence[Piece]) -> TrainConfig:
+    """The settings with a text to continue, which fits the model's context beside the prompt and its continuation."""
+    room = base.context_length - len(base.bos_ids) - config.tokens - config.sample_tokens
+    text = config.sample_text or _opening(pieces)
+    ids = base.encode(text)
+    if len(ids) <= room:
+        return replace(config, sample_text=text)
+    if config.sample_text or room < 1:
+        raise ConfigError(
+            "the samples do not fit the model's context",
+            where="--sample-text",
+            expected=f"at most {base.context_length} positions",
+            got=f"{config.tokens} soft + {len(ids)} text + {config.sample_tokens} new",
+            do="shorten the text or lower --tokens",
+        )
+    return replace(config, sample_text=base.decode(ids[-min(room, config.row_tokens) :]).lstrip(HALF))
 
 
 def _opening(pieces: Sequence[Piece]) -> str:
