@@ -64,7 +64,9 @@ def measure(base: BaseModel, name: str, examples: Sequence[Example], tokens: int
 
     ours, theirs = step(), peft_step()
     if abs(ours - theirs) > (1e-3 if base.dtype == torch.float32 else 2e-2):
-        raise SystemExit(f"{name}: the losses differ, {ours} here and {theirs} in PEFT: they do not score the same tokens")
+        raise SystemExit(
+            f"{name}: the losses differ, {ours} here and {theirs} in PEFT: they do not score the same tokens"
+        )
     difference = (
         float((matrix.grad - peft_gradient()).norm() / peft_gradient().norm()) if matrix.grad is not None else 0.0
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, Olmo2Config
 
 from sordino import nll as module
-from sordino.nll import Head, nll
+from sordino.errors import ModelError
+from sordino.nll import Head, check_unproven, nll
 
 N, D, V = 23, 12, 101
 
@@ -61,3 +63,19 @@ def test_a_narrow_dtype_is_summed_in_float32(monkeypatch):
     # A logit in bfloat16 is off by up to 2^-9 of itself.
     torch.testing.assert_close(loss.double(), expected, rtol=0.01, atol=0.06)
     assert float((hidden.grad.double() - exact.grad).norm() / exact.grad.norm()) < 0.02
+
+
+def test_a_family_that_is_in_no_parity_test_is_tried_first():
+    proven = {
+        "vocab_size": 64,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    olmo = AutoModelForCausalLM.from_config(Olmo2Config(**proven, num_key_value_heads=2)).eval()
+    check_unproven(olmo)
+    # Its own forward pass does something to the logits that no configuration tells.
+    olmo.lm_head.register_forward_hook(lambda module, arguments, logits: logits * 0.8)
+    with pytest.raises(ModelError, match="do not work on this architecture"):
+        check_unproven(olmo)
