@@ -11,7 +11,7 @@ from sordino.soft_prompt import BaseRef
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
-FAST = ("--limit", 200, "--row-tokens", 32, "--excerpt-draws", 1)
+FAST = ("--limit", 200, "--row-tokens", 32)
 
 
 @pytest.fixture
@@ -77,6 +77,7 @@ def test_bad_input_is_refused(library: Path, tmp_path: Path) -> None:
     assert "--limit" in refused("evaluate", "fog", *held, "--limit", -1)
     assert "lower --row-tokens" in refused("evaluate", "fog", *held, "--row-tokens", 255)
     assert "--heldout" in refused("evaluate", "fog")
+    assert "give --excerpts too" in refused("evaluate", "fog", *held, "--excerpt-draws", 2)
 
 
 def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) -> None:

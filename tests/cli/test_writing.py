@@ -200,3 +200,7 @@ def test_the_help_names_the_real_defaults() -> None:
         flag = "--" + name.replace("_", "-")
         told = text[text.index(flag) :].partition("[default: ")[2].partition("]")[0]
         assert float(told) == getattr(Sampling(), name), flag
+
+
+def test_a_batch_size_without_a_batch_is_refused(library: Path) -> None:
+    assert "--batch-size" in refused("generate", "The sea", "--batch-size", 3, *SHORT)

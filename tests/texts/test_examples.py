@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import ConfigError, DataError, ModelError
-from sordino.texts.examples import MIN_TAIL, Example, Piece, make_examples, read_pieces, window_borders
-from sordino.texts.pieces import Message, chat
+from sordino.texts.examples import MIN_TAIL, Example, make_examples, window_borders
+from sordino.texts.pieces import Message, Piece, chat
+from sordino.texts.reading import read_pieces
 
 END = 1
 MARKS = {"<bos>": 0, "<end>": END, "<user>": 2, "<assistant>": 3, "<system>": 4}
@@ -30,14 +31,13 @@ class FakeBase:
         self.words: dict[str, int] = {}
         self.strict = strict
         self.bos_ids: tuple[int, ...] = (0,) if strict else ()
-        self.tokenizer: Any = SimpleNamespace(eos_token_id=eos, encode=self._with_marks)
+        self.tokenizer: Any = SimpleNamespace(eos_token_id=eos)
 
     def encode(self, text: str) -> list[int]:
         found = re.findall(r" ?\w+| ?[^\w\s]|\s", text)
         return [self.words.setdefault(word, 10 + len(self.words)) for word in found]
 
-    def _with_marks(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        assert not add_special_tokens
+    def encode_markup(self, text: str) -> list[int]:
         parts = re.split(f"({'|'.join(MARKS)})", text)
         return [i for part in parts for i in ([MARKS[part]] if part in MARKS else self.encode(part))]
 
@@ -143,10 +143,9 @@ def test_every_label_is_in_exactly_one_example_and_behind_its_own_context(
             wanted += list(range(ids, ids + length)) if labelled else []
             ids += length
     base = SimpleNamespace(
-        tokenizer=SimpleNamespace(
-            eos_token_id=None, encode=lambda text, add_special_tokens: [int(w) for w in text.split()]
-        ),
+        tokenizer=SimpleNamespace(eos_token_id=None),
         bos_ids=(),
+        encode_markup=lambda text: [int(w) for w in text.split()],
         encode=None,
         chat_segments=lambda messages: segments,
     )

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sordino.errors import DataError
 from sordino.texts import files
-from sordino.texts.examples import Piece, Reading, data_hash, read_pieces
-from sordino.texts.pieces import chat
+from sordino.texts.pieces import Piece, chat, data_hash
+from sordino.texts.reading import Reading, read_pieces
 
 
 def write(path: Path, content: str | bytes) -> Path:

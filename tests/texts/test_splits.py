@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from sordino.errors import DataError
 from sordino.texts.blocks import joined, pages
-from sordino.texts.examples import Piece, Splits, read_pieces, split_pieces
 from sordino.texts.overlap import repeated, word_runs
-from sordino.texts.pieces import chat, digest, exchanges
+from sordino.texts.pieces import Piece, chat, digest, exchanges
+from sordino.texts.reading import read_pieces
+from sordino.texts.splits import Splits, split_pieces
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdgklmnprst" for b in "aeiou" for c in ("n", "r", "sh", "")]
 

@@ -12,7 +12,15 @@ import click
 
 from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
-from sordino.cli.options import device_option, dtype_option, json_option, library_option, model_option, seed_option
+from sordino.cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    library_option,
+    model_option,
+    refuse_alone,
+    seed_option,
+)
 from sordino.errors import BadInput
 
 if TYPE_CHECKING:
@@ -120,6 +128,8 @@ def evaluate(
     """
     if any(not text.strip() for text in instructions):
         raise BadInput("an instruction is empty", where="--instruction")
+    if not excerpts:
+        refuse_alone("--excerpt-draws", needs="--excerpts")
     loaded = loaded_prompts(library, prompts)
     held, training, other = _texts(loaded, heldout, excerpts, off_domain, speaker)
     base = loaded_model(model, dtype, device)

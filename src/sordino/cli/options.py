@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+from click.core import ParameterSource
+
+from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
     from sordino.library import Library
@@ -82,6 +85,14 @@ def seed_option(default: int = 0) -> Decorator:
         metavar="N",
         help="The same seed gives the same result on the same machine.",
     )
+
+
+def refuse_alone(flag: str, *, needs: str) -> None:
+    """Refuse a flag that was given but does nothing without another. Raises ConfigError."""
+    context = click.get_current_context()
+    name = flag.removeprefix("--").replace("-", "_")
+    if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
 
 
 def json_option() -> Decorator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from sordino.base_model import BaseModel
@@ -134,7 +136,7 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
 
 
 def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
-    with _stop_on_interrupt() as should_stop, _progress() as bar:
+    with _deterministic(prepared.base), _stop_on_interrupt() as should_stop, _progress() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
             for event in train(
@@ -154,6 +156,22 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
                 f"{error.what} (the last good state is in {job.folder})", where=error.where, got=error.got, do=error.do
             ) from None
     raise AssertionError("training ended without saying so")
+
+
+@contextmanager
+def _deterministic(base: BaseModel) -> Iterator[None]:
+    """On CUDA, sums in one order: otherwise no two runs agree, nor a resumed one with one that never stopped."""
+    if base.device.type != "cuda":
+        yield
+        return
+    # cuBLAS reads it when its first handle is made; without it some products have no fixed order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _progress() -> Progress:

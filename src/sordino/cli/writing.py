@@ -12,7 +12,15 @@ import click
 from sordino.cli.batches import BatchLine, read_batch, read_text
 from sordino.cli.console import err, one_line, out, printable
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
-from sordino.cli.options import device_option, dtype_option, json_option, library_option, model_option, seed_option
+from sordino.cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    library_option,
+    model_option,
+    refuse_alone,
+    seed_option,
+)
 from sordino.cli.sampling import sampling_of, sampling_options
 from sordino.errors import ConfigError
 
@@ -72,6 +80,7 @@ def generate(
     Without TEXT the soft prompt begins by itself. Only the continuation is printed, as it comes.
     """
     if batch is None:
+        refuse_alone("--batch-size", needs="--batch")
         lines = [BatchLine(_text_of(text), soft_prompt or "", seed, "TEXT")]
     elif text is not None:
         raise ConfigError("both TEXT and --batch were given", do="give one of them")

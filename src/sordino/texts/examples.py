@@ -18,23 +18,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
-from sordino.texts.pieces import Message, Piece, data_hash, exchanges
-from sordino.texts.reading import Reading, read_pieces
-from sordino.texts.splits import Splits, split_pieces
-
-__all__ = [
-    "Example",
-    "Examples",
-    "Piece",
-    "Reading",
-    "Splits",
-    "Tokeniser",
-    "data_hash",
-    "make_examples",
-    "read_pieces",
-    "split_pieces",
-    "window_borders",
-]
+from sordino.texts.pieces import Message, Piece, exchanges
 
 MIN_TAIL = 8  # tokens; a shorter last window shares with the one before
 
@@ -49,6 +33,8 @@ class Tokeniser(Protocol):
     def bos_ids(self) -> tuple[int, ...]: ...
 
     def encode(self, text: str, /) -> list[int]: ...
+
+    def encode_markup(self, text: str, /) -> list[int]: ...
 
     def chat_segments(self, messages: list[dict[str, str]], /) -> list[tuple[str, bool]]: ...
 
@@ -147,7 +133,7 @@ def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[s
     ids: list[int] = []
     labelled: list[bool] = []
     for text, is_target in _segments(messages, base, counts):
-        some = [int(i) for i in base.tokenizer.encode(text, add_special_tokens=False)] if text else []
+        some = base.encode_markup(text) if text else []
         if not ids and base.bos_ids and tuple(some[: len(base.bos_ids)]) == base.bos_ids:
             some = some[len(base.bos_ids) :]  # templates write BOS themselves; examples go without
         ids += some
