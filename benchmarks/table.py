@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def page() -> Iterator[str]:
     yield "medians; ratios are medians of the rounds' ratios. `python -m benchmarks.NAME` repeats one."
     yield ""
     yield from targets()
+    yield ""
     for path in sorted(RESULTS.glob("*.json")):
-        yield ""
         yield f"## {path.stem}"
         yield ""
         yield from _details(json.loads(path.read_text()))
@@ -110,11 +111,20 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         f"{machine['memory_gib']} GiB; {versions}; {machine['date']}"
     )
     yield ""
-    keys = [key for key in result["rows"][0] if not isinstance(result["rows"][0][key], list | dict)]
-    yield "| " + " | ".join(keys) + " |"
-    yield "|" + "---|" * len(keys)
-    for row in result["rows"]:
-        yield "| " + " | ".join(str(row.get(key, "")) for key in keys) + " |"
+    # Rows of one kind share a table; curves are for the JSON's readers.
+    for keys, rows in groupby(result["rows"], key=lambda row: [key for key in row if _shown(row[key]) is not None]):
+        yield "| " + " | ".join(keys) + " |"
+        yield "|" + "---|" * len(keys)
+        for row in rows:
+            yield "| " + " | ".join(str(_shown(row[key])) for key in keys) + " |"
+        yield ""
+
+
+def _shown(value: Any) -> str | None:
+    """A cell; a value with its interval as "+0.1 [+0.0, +0.2]". None for what is no cell."""
+    if isinstance(value, list) and len(value) == 3 and all(isinstance(number, float) for number in value):
+        return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
+    return None if isinstance(value, list | dict) else "" if value is None else str(value)
 
 
 if __name__ == "__main__":

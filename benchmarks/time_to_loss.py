@@ -36,6 +36,9 @@ EVERY = 10
 def main() -> None:
     parser = arguments(__doc__ or "", corpus="carroll")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument(
+        "--curves", type=Path, help="a file that keeps PEFT's curves, so that a run cut short can go on"
+    )
     options = parser.parse_args()
     if not options.corpus.exists():
         raise SystemExit(f"skipped: the corpus {options.corpus.name} is not there (--corpus)")
@@ -46,8 +49,13 @@ def main() -> None:
     heldout = windows(base, options.corpus / "heldout")
     heldout = heldout[:: max(1, len(heldout) // 32)][:32]
 
-    curves = {rate: peft_curve(base, training, heldout, rate, options.steps) for rate in RATES}
-    best_rate = min(RATES, key=lambda rate: min(loss for _, loss in curves[rate]))
+    curves = json.loads(options.curves.read_text()) if options.curves and options.curves.exists() else {}
+    for rate in RATES:
+        if str(rate) not in curves:
+            curves[str(rate)] = peft_curve(base, training, heldout, rate, options.steps)
+            if options.curves:
+                options.curves.write_text(json.dumps(curves))
+    best_rate = min(curves, key=lambda rate: min(loss for _, loss in curves[rate]))
     target_step, target = min(curves[best_rate], key=lambda point: point[1])
     ours, start_seconds = sordino_curve(base, training, heldout, options.steps)
     reached = next((step for step, loss in ours if loss <= target), None)
@@ -78,7 +86,7 @@ def main() -> None:
         "sordino_start_s": round(start_seconds, 1),
         "sordino/peft": None if our_time is None else round(our_time / peft_time, 3),
         "sordino_best_loss": round(min(loss for _, loss in ours), 4),
-        "peft_curves": {str(rate): curve for rate, curve in curves.items()},
+        "peft_curves": curves,
         "sordino_curve": ours,
     }
     save("time_to_loss", base.device, [row])

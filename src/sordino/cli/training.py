@@ -62,7 +62,7 @@ from sordino.errors import ConfigError
 @click.option(
     "--pass-tokens",
     type=int,
-    help="Most positions in one forward pass; lower it if memory runs out. The result is the same.",
+    help="Most positions in one forward pass; lower it if memory runs out. Only roundings change.  [default: 1024]",
 )
 @click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
