@@ -61,7 +61,7 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
 
 def main() -> None:
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text("\n".join(page()) + "\n", encoding="utf-8")
+    PAGE.write_text("\n".join(page()).rstrip() + "\n", encoding="utf-8")
     print(f"written to {PAGE.relative_to(PAGE.parents[1])}")
 
 

@@ -23,9 +23,9 @@ from sordino.errors import ConfigError
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA's name .zip, here]")
 @model_option()
 @click.option("--tokens", default=20, show_default=True, help="Virtual tokens.")
-@click.option("--steps", type=int, help="Optimiser steps.  [default: 150]")
+@click.option("--steps", type=int, help="Optimiser steps.  [default: 300]")
 @click.option("--minutes", type=float, help="Train about this long instead: a step count by calibration.")
-@click.option("--batch", default=8, show_default=True, help="Examples a step.")
+@click.option("--batch", default=4, show_default=True, help="Examples a step.")
 @click.option(
     "--row-tokens",
     default=128,

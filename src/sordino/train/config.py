@@ -26,8 +26,8 @@ class TrainConfig:
     """
 
     tokens: int = 20
-    steps: int = 150
-    batch: int = 8
+    steps: int = 300
+    batch: int = 4
     row_tokens: int = 128
     lr: float = 0.25
     warmup: float = 0.05
