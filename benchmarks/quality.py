@@ -37,8 +37,9 @@ from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
-from sordino.train.loop import Finished, batch_at, train
+from sordino.train.loop import Finished, train
 from sordino.train.run import Prepared, estimate, finish, prepare
+from sordino.train.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
 INSTRUCTIONS = (

@@ -26,7 +26,8 @@ from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.initialise import initialise
-from sordino.train.loop import TrainSet, Validation, batch_at, train
+from sordino.train.loop import TrainSet, Validation, train
+from sordino.train.schedule import batch_at
 
 STEPS, ROWS, LENGTH, TOKENS = 150, 4, 128, 20
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)

@@ -34,6 +34,7 @@ ORDER = (
     "base_model",
     "texts",
     "placement",
+    "rows",
     "frozen_llama",
     "prefix",
     "nll",

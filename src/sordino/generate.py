@@ -21,14 +21,8 @@ from sordino.errors import ConfigError
 from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import leading_ids, prompt_embeds
-from sordino.prefix import (
-    Prefixes,
-    decode_step,
-    encode_prefixes,
-    forward_rows_cached,
-    packable,
-    rows_from_examples,
-)
+from sordino.prefix import Prefixes, decode_step, encode_prefixes, forward_rows_cached, packable
+from sordino.rows import rows_from_examples
 from sordino.sampling import HALF, Sampling, held_back, sample
 from sordino.soft_prompt import SoftPrompt
 

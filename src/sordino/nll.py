@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.prefix import Prefixes, Rows, encode_prefixes, forward_rows, rows_from_examples
+from sordino.prefix import Prefixes, encode_prefixes, forward_rows
+from sordino.rows import Rows, rows_from_examples
 
 # A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient.
 ROWS, WORDS = 1024, 2048

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sordino.prefix import Rows, rows_from_examples
+from sordino.rows import Rows, rows_from_examples
 from sordino.texts.examples import Example
 
 # What one masked query-key pair costs against one token through the linear layers, measured on SmolLM2-135M, two CPU cores:

@@ -13,7 +13,8 @@ from sordino.errors import BadInput
 from sordino.formats import read, write
 from sordino.nll import head_of
 from sordino.placement import leading_ids, prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows, rows_from_examples
+from sordino.prefix import encode_prefixes, forward_rows
+from sordino.rows import rows_from_examples
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import tiny_base
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sordino.nll import head_of, nll_of_rows
-from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows, rows_from_examples
+from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows
+from sordino.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
 

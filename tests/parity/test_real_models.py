@@ -14,7 +14,8 @@ from sordino import base_model
 from sordino.formats import read
 from sordino.nll import head_of, nll_of_rows
 from sordino.placement import prefix_embeds, prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows, rows_from_examples
+from sordino.prefix import encode_prefixes, forward_rows
+from sordino.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import tiny
 

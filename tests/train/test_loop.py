@@ -23,8 +23,9 @@ from sordino.texts.examples import Example
 from sordino.train import loop
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient
-from sordino.train.loop import Finished, Sample, Step, TrainSet, Validation, batch_at, learning_rate, train
+from sordino.train.loop import Finished, Sample, Step, TrainSet, Validation, train
 from sordino.train.parameters import fold, new_parameters
+from sordino.train.schedule import batch_at, learning_rate
 from tests.parity.plain import plain_nll
 from tests.tiny_models import tiny_base
 from tests.train.runs import CONFIG, small_base, small_set, start_of

@@ -56,7 +56,9 @@ from sordino.errors import ConfigError
 @click.option("--weight-decay", type=float, help="Weight decay.")
 @click.option("--average", type=float, help="Memory of the weight average, as a share of the steps; 0 is off.")
 @click.option("--patience", type=int, help="Stop after so many evaluations without a better validation loss; 0 is off.")
-@click.option("--evaluate-every", type=int, help="Steps between evaluations.  [default: a tenth of the run]")
+@click.option(
+    "--evaluate-every", type=int, help="Steps between evaluations.  [default: a tenth of the run, in short runs more]"
+)
 @click.option("--sample-every", type=int, help="Steps between samples.  [default: a fifth of the run]")
 @click.option("--sample-text", help="What the samples continue.  [default: the first words of a validation text]")
 @click.option(

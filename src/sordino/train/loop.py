@@ -8,7 +8,6 @@ Shape key: P virtual tokens, D model width.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from sordino.train.checkpoint import Progress, RunState, load_checkpoint, save_c
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.parameters import fold, new_parameters
+from sordino.train.schedule import batch_at, hash_of, learning_rate
 
 METRICS = "metrics.jsonl"
 CHECKPOINT_SECONDS = 15.0
@@ -122,7 +122,7 @@ def train(
         "number type": str(base.dtype),
         "device": base.device.type,
         "data": data.data_hash,
-        "order of the texts": _hash_of(data.train),
+        "order of the texts": hash_of(data.train),
     }
     state = _new_state(start_PD, config, base.embedding_rms)
     if resume:
@@ -192,44 +192,6 @@ def train(
             yield Finished(_result(state, validation), "stopped", progress)
             return
     yield Finished(_result(state, validation), progress.finished, progress)
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The learning rate of step `step` (from 0), in units of the embedding RMS: linear warm-up, then a cosine to final_lr."""
-    warm = max(1, round(config.warmup * config.steps))
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    done = (step - warm) / max(1, config.steps - warm)
-    return config.lr * (config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def batch_at(examples: Sequence[Example], step: int, config: TrainConfig) -> list[Example]:
-    """The examples of step `step`: epochs one after another, each in an order of its own that depends on seed and epoch alone."""
-    # Not more than there are: a step of few examples sees each of them once.
-    count = min(config.batch, len(examples))
-    chosen = []
-    order: list[int] = []
-    for at in range(step * count, (step + 1) * count):
-        epoch, place = divmod(at, len(examples))
-        if not order or place == 0:
-            order = _order(len(examples), epoch, config.seed)
-        chosen.append(examples[order[place]])
-    return chosen
-
-
-def _order(count: int, epoch: int, seed: int) -> list[int]:
-    # Modulo what a generator takes: a seed may be as large as a time stamp.
-    random = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    order: list[int] = torch.randperm(count, generator=random).tolist()
-    return order
-
-
-def _hash_of(examples: Sequence[Example]) -> str:
-    """SHA-256 of the examples in their order, which decides what each step sees."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr((list(example.ids), list(example.labelled))).encode())
-    return digest.hexdigest()
 
 
 def _new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:

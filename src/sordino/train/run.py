@@ -28,8 +28,9 @@ from sordino.texts.splits import Splits, split_pieces
 from sordino.train.config import TrainConfig
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.initialise import Start, initialise
-from sordino.train.loop import LOWER, Finished, TrainSet, batch_at, placement_of
+from sordino.train.loop import LOWER, Finished, TrainSet, placement_of
 from sordino.train.parameters import fold, new_parameters
+from sordino.train.schedule import batch_at
 
 _WORDS_AT_ONCE = 8192
 # A sample is drawn from this many words of the validation text unless a text is given.

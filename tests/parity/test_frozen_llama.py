@@ -1,0 +1,65 @@
+"""Llama's layers written out give what transformers' modules give, and are left alone where they would not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from sordino import frozen_llama
+from sordino.nll import nll_of_rows
+from sordino.prefix import encode_prefixes
+from sordino.rows import rows_from_examples
+from tests.tiny_models import tiny
+
+# Prompts of several lengths, one of them empty; rows padded, packed, and of one token.
+LENGTHS = [4, 0, 9]
+PACKING = [[[5, 6, 7, 8], [9, 10]], [[11] * 13], [[12, 13, 14]], [[15], [16, 17], [18, 19, 20]]]
+PROMPT_OF_ROW = [0, 2, 1, 2]
+
+
+def gradients(network, lengths, packing, prompt_of_row):
+    """NLL of all tokens but an empty prompt's first ones, and the gradients of the prompts."""
+    random = torch.Generator().manual_seed(3)
+    width = network.get_input_embeddings().weight.shape[1]
+    prompts = [
+        (torch.randn(n, width, generator=random, dtype=torch.float64) * 0.5).to(network.dtype).requires_grad_()
+        for n in lengths
+    ]
+    rows = rows_from_examples(packing, prompt_of_row)
+    opens_nothing = (rows.offset_BT == 0) & (torch.tensor(lengths)[rows.prompt_B] == 0)[:, None]
+    labelled = (rows.example_BT >= 0) & ~opens_nothing
+    nll = nll_of_rows(network, encode_prefixes(network, prompts), rows, labelled)
+    return nll.detach(), torch.autograd.grad(nll.mean(), [prompt for prompt in prompts if prompt.numel()])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("lengths", "packing", "prompt_of_row"),
+    [
+        (LENGTHS, PACKING, PROMPT_OF_ROW),
+        ([6], [[[5, 6, 7]] * 1] * 3, [0, 0, 0]),
+        ([6], [[[5, 6, 7], [8, 9]], [[1]]], [0, 0]),
+        ([3, 3], [[[5, 6, 7]], [[8, 9]]], [1, 0]),
+    ],
+)
+def test_it_is_what_the_modules_compute(monkeypatch, dtype, tolerance, heads, lengths, packing, prompt_of_row):
+    network = tiny("llama", dtype=dtype, num_key_value_heads=heads)
+    assert frozen_llama.runs(network)
+    fast, fast_gradients = gradients(network, lengths, packing, prompt_of_row)
+    monkeypatch.setattr(frozen_llama, "runs", lambda network: False)
+    slow, slow_gradients = gradients(network, lengths, packing, prompt_of_row)
+    assert float((fast - slow).norm() / slow.norm()) <= tolerance
+    for one, other in zip(fast_gradients, slow_gradients, strict=True):
+        assert float((one - other).norm() / other.norm()) <= tolerance
+
+
+def test_other_models_are_left_to_transformers():
+    assert not frozen_llama.runs(tiny("qwen3"))
+    assert not frozen_llama.runs(tiny("llama", dtype=torch.bfloat16))
+    assert not frozen_llama.runs(tiny("llama", attention_bias=True))
+    assert not frozen_llama.runs(tiny("llama", hidden_act="gelu"))
+    adapted = tiny("llama")
+    get_peft_model(adapted, LoraConfig(r=2, target_modules=["v_proj"]))
+    assert not frozen_llama.runs(adapted)
