@@ -86,7 +86,13 @@ def base(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         return fit
 
     model = SimpleNamespace(
-        name="small", id=ref.id, fingerprint=ref.fingerprint, ref=ref, check_fit=check_fit, fit=lambda prompt: fit
+        name="small",
+        network=SimpleNamespace(config=SimpleNamespace(model_type="llama")),
+        id=ref.id,
+        fingerprint=ref.fingerprint,
+        ref=ref,
+        check_fit=check_fit,
+        fit=lambda prompt: fit,
     )
     stand_in = SimpleNamespace(load=lambda name, **settings: model)
     monkeypatch.setitem(sys.modules, "sordino.base_model", stand_in)
