@@ -20,7 +20,7 @@ C channels of a head, F feed-forward width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,15 @@ class Sight:
 
     front: Tensor | None = None
     own: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one width: inputs_embeds [B, T, D], position ids [B, T], what they see."""
+
+    embeds_BTD: Tensor
+    positions_BT: Tensor
+    sight: Sight
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,34 @@ class _Rotation:
         return turned
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """Where a block's positions are among all, its shape, its rotation and what it sees."""
+
+    at: slice
+    rows: int
+    width: int
+    rotation: _Rotation
+    sight: Sight
+
+    def heads(self, flat_N: Tensor, head_width: int) -> Tensor:
+        """The block's part of [N, H * C] as [B, T, H, C]."""
+        return flat_N[self.at].view(self.rows, self.width, -1, head_width)
+
+    def flat(self, heads_BTHC: Tensor) -> Tensor:
+        return heads_BTHC.reshape(self.rows * self.width, -1)
+
+
+class _Seen(NamedTuple):
+    """A block's attention: queries [B, H*G, T, C], keys and values [B, H, T, C], what was mixed of them, its log-sum-exp."""
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    mixed: Tensor
+    lse: Tensor
+
+
 def runs(network: PreTrainedModel) -> bool:
     """Whether `decode` computes what `network` computes."""
     config: Any = network.config
@@ -101,29 +138,50 @@ def runs(network: PreTrainedModel) -> bool:
 
 
 def decode(
-    network: PreTrainedModel,
-    embeds_BTD: Tensor,
-    positions_BT: Tensor,
-    sight: Sight,
-    front: list[tuple[Tensor, Tensor]] | None = None,
+    network: PreTrainedModel, text: Block, front: list[tuple[Tensor, Tensor]] | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Hidden states behind the final norm [B, T, D], and every layer's own keys and values [B, H, T, C].
 
     front: every layer's keys and values [B or 1, H, P, C] in front of the text; None or P = 0 where there are none. Gradients
-    flow to embeds_BTD and to `front`.
+    flow to the text's embeddings and to `front`.
     """
+    (hidden_BTD,), own = _run(network, [text], None, front)
+    return hidden_BTD, own
+
+
+def decode_together(
+    network: PreTrainedModel, prompts: Block, text: Block, prompt_B: Tensor
+) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """Prompts, and rows of text each behind one of them, side by side through every product.
+
+    A product of a prompt's few rows takes nearly as long as one of a hundred, as it has to read the weights. Gives the
+    prompts' hidden states [K, P, D], the text's [B, T, D], and every layer's keys and values of the prompts [K, H, P, C].
+    Gradients flow to both blocks' embeddings.
+    """
+    (hidden_KPD, hidden_BTD), own = _run(network, [prompts, text], prompt_B, None)
+    return hidden_KPD, hidden_BTD, own
+
+
+def _run(
+    network: PreTrainedModel, blocks: list[Block], prompt_B: Tensor | None, front: list[tuple[Tensor, Tensor]] | None
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     model: Any = network.base_model
-    cos_BTC, sin_BTC = model.rotary_emb(embeds_BTD, positions_BT)
-    half = cos_BTC.shape[-1] // 2
-    rotation = _Rotation(cos_BTC[:, None, :, :half], sin_BTC[:, None, :, :half])
-    hidden_BTD, own = embeds_BTD, []
+    placed, start = [], 0
+    for block in blocks:
+        rows, width, _ = block.embeds_BTD.shape
+        cos_BTC, sin_BTC = model.rotary_emb(block.embeds_BTD, block.positions_BT)
+        half = cos_BTC.shape[-1] // 2
+        rotation = _Rotation(cos_BTC[:, None, :, :half], sin_BTC[:, None, :, :half])
+        placed.append(_Placed(slice(start, start + rows * width), rows, width, rotation, block.sight))
+        start += rows * width
+    hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
     run: Any = _DecoderLayer.apply
     for index, layer in enumerate(_layers(network)):
         keys, values = front[index] if front else (None, None)
-        hidden_BTD, own_keys, own_values = run(hidden_BTD, keys, values, _weights(layer), rotation, sight)
+        hidden_ND, own_keys, own_values = run(hidden_ND, keys, values, _weights(layer), placed, prompt_B)
         own.append((own_keys, own_values))
-    hidden_BTD = model.norm(hidden_BTD)
-    return hidden_BTD, own
+    hidden_ND = model.norm(hidden_ND)
+    return [hidden_ND[block.at].unflatten(0, (block.rows, block.width)) for block in placed], own
 
 
 def _layers(network: PreTrainedModel) -> Any:
@@ -141,66 +199,74 @@ def _weights(layer: Any) -> _Layer:
 
 
 class _DecoderLayer(torch.autograd.Function):
+    """One layer over one block of rows; or over the prompts' and the text's, each of whose rows is behind its prompt."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        x_BTD: Tensor,
+        x_ND: Tensor,
         front_keys: Tensor | None,
         front_values: Tensor | None,
         layer: _Layer,
-        rotation: _Rotation,
-        sight: Sight,
+        blocks: list[_Placed],
+        prompt_B: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, width, channels = x_BTD.shape[0], x_BTD.shape[1], layer.head_width
-        x_ND = x_BTD.reshape(rows * width, -1)
         normed_ND, rms1_N1 = _norm(x_ND, layer.norm1, layer.eps)
-        queries = rotation.of((normed_ND @ layer.q.t()).view(rows, width, -1, channels))
-        keys = rotation.of((normed_ND @ layer.k.t()).view(rows, width, -1, channels))
-        values = (normed_ND @ layer.v.t()).view(rows, width, -1, channels).transpose(1, 2).contiguous()
-        parts = _parts(front_keys, front_values, keys, values, sight)
-        mixed, lse = _attention(queries, parts, layer.scale)
-        h_ND = torch.addmm(x_ND, mixed.transpose(1, 2).reshape(rows * width, -1), layer.o.t())
+        flat = [normed_ND @ weight.t() for weight in (layer.q, layer.k, layer.v)]
+        seen: list[_Seen] = []
+        for block in blocks:
+            queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
+            queries, keys, values = (
+                block.rotation.of(queries),
+                block.rotation.of(keys),
+                values.transpose(1, 2).contiguous(),
+            )
+            parts = _parts(_front(seen, prompt_B, front_keys, front_values), (keys, values), block.sight)
+            seen.append(_Seen(queries, keys, values, *_attention(queries, parts, layer.scale)))
+        mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, seen, strict=True)])
+        h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
         normed_ND, rms2_N1 = _norm(h_ND, layer.norm2, layer.eps)
         gate_FN, up_FN = layer.gate @ normed_ND.t(), layer.up @ normed_ND.t()
         y_ND = torch.addmm(h_ND, silu(gate_FN).mul_(up_FN).t(), layer.down.t())
-        ctx.layer, ctx.rotation, ctx.sight = layer, rotation, sight
+        ctx.layer, ctx.blocks = layer, blocks
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            x_ND, rms1_N1, front_keys, front_values, queries, keys, values, mixed, lse, h_ND, rms2_N1, gate_FN, up_FN
+            *(x_ND, rms1_N1, h_ND, rms2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B),
+            *(tensor for of in seen for tensor in of),
         )
-        return y_ND.view_as(x_BTD), keys, values
+        return y_ND, seen[0].keys, seen[0].values
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        (x_ND, rms1_N1, front_keys, front_values, queries, keys, values, mixed, lse, h_ND, rms2_N1, gate_FN, up_FN) = (
-            ctx.saved_tensors
-        )
-        layer, rotation = ctx.layer, ctx.rotation
-        rows, heads, width, channels = queries.shape
-        grad_h_ND = None
-        if grads[0] is not None:
-            grad_y_ND = grads[0].reshape(x_ND.shape)
-            grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, rms2_N1, gate_FN, up_FN).add_(grad_y_ND)
-        grad_q, grad_k, grad_v = None, grads[1], grads[2]
-        grad_front: tuple[Tensor | None, Tensor | None] = (None, None)
-        if grad_h_ND is not None:
-            grad_mixed = (grad_h_ND @ layer.o).view(rows, width, heads, channels).transpose(1, 2)
-            parts = _parts(front_keys, front_values, keys, values, ctx.sight)
-            grad_q, of_parts = _attention_backward(grad_mixed, queries, parts, mixed, lse, layer.scale)
-            grad_k, grad_v = _added(grad_k, of_parts[-1][0]), _added(grad_v, of_parts[-1][1])
-            if len(of_parts) == 2:
-                grad_front = of_parts[0]
+        layer, blocks = ctx.layer, ctx.blocks
+        x_ND, rms1_N1, h_ND, rms2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B, *rest = ctx.saved_tensors
+        seen = [_Seen(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
+        grad_y_ND = torch.zeros_like(x_ND) if grads[0] is None else grads[0]
+        grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, rms2_N1, gate_FN, up_FN).add_(grad_y_ND)
+        grad_mixed_N = grad_h_ND @ layer.o
+        flat: list[list[Tensor]] = []
+        grad_front: _Pair = (None, None)
+        # The text before the prompts, whose keys and values it adds to.
+        grad_prompts: _Pair = (grads[1], grads[2])
+        for index in reversed(range(len(blocks))):
+            block, of = blocks[index], seen[index]
+            parts = _parts(_front(seen[:index], prompt_B, front_keys, front_values), (of.keys, of.values), block.sight)
+            grad_mixed = block.heads(grad_mixed_N, layer.head_width).transpose(1, 2)
+            grad_queries, of_parts = _attention_backward(grad_mixed, of.queries, parts, of.mixed, of.lse, layer.scale)
+            grad_keys, grad_values = of_parts[-1]
+            if index:
+                grad_prompts = _added(grad_prompts, _for_prompts(of_parts[0], seen[0].keys, prompt_B))
+            else:
+                grad_keys, grad_values = _added(grad_prompts, (grad_keys, grad_values))
+                grad_front = of_parts[0] if len(of_parts) == 2 else grad_front
+            turned_back = block.rotation.of(grad_queries, back=True), block.rotation.of(grad_keys, back=True)
+            flat.insert(0, [block.flat(of_heads) for of_heads in (*turned_back, grad_values.transpose(1, 2))])
         if not ctx.needs_input_grad[0]:
             return None, *grad_front, None, None, None
-        grad_normed_ND = torch.zeros_like(x_ND)
-        for grad, weight, turned in ((grad_q, layer.q, True), (grad_k, layer.k, True), (grad_v, layer.v, False)):
-            if grad is not None:
-                flat = rotation.of(grad, back=True) if turned else grad.transpose(1, 2)
-                grad_normed_ND.addmm_(flat.reshape(rows * width, -1), weight)
-        grad_x_ND = _norm_backward(grad_normed_ND, x_ND, rms1_N1, layer.norm1)
-        if grad_h_ND is not None:
-            grad_x_ND.add_(grad_h_ND)
-        return grad_x_ND.view(rows, width, -1), *grad_front, None, None, None
+        grad_q_N, grad_k_N, grad_v_N = (_joined(list(of_blocks)) for of_blocks in zip(*flat, strict=True))
+        grad_normed_ND = torch.mm(grad_q_N, layer.q).addmm_(grad_k_N, layer.k).addmm_(grad_v_N, layer.v)
+        grad_x_ND = _norm_backward(grad_normed_ND, x_ND, rms1_N1, layer.norm1).add_(grad_h_ND)
+        return grad_x_ND, *grad_front, None, None, None
 
 
 def _feed_forward_backward(
@@ -240,14 +306,34 @@ class _Part:
     causal: bool
 
 
-def _parts(
-    front_keys: Tensor | None, front_values: Tensor | None, keys: Tensor, values: Tensor, sight: Sight
-) -> list[_Part]:
+_Pair = tuple[Tensor | None, Tensor | None]
+
+
+def _front(seen: list[_Seen], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
+    """What is in front of a block: each row's own of the prompts that ran before it, or what came from outside."""
+    if not seen:
+        return keys, values
+    prompts = seen[0]
+    if prompts.keys.shape[0] == 1 or prompt_B is None:
+        return prompts.keys, prompts.values
+    return prompts.keys[prompt_B], prompts.values[prompt_B]
+
+
+def _for_prompts(grads: tuple[Tensor, Tensor], like_KHPC: Tensor, prompt_B: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rows' gradients of what was in front of them, summed for each prompt."""
+    if like_KHPC.shape[0] == 1 or prompt_B is None:
+        return grads
+    keys, values = (torch.zeros_like(like_KHPC).index_add_(0, prompt_B, grad) for grad in grads)
+    return keys, values
+
+
+def _parts(front: _Pair, own: tuple[Tensor, Tensor], sight: Sight) -> list[_Part]:
     """The prefix, if there is one, and the text itself."""
-    own = _Part(keys, values, sight.own, sight.own is None)
-    if front_keys is None or front_values is None or front_keys.shape[2] == 0:
-        return [own]
-    return [_Part(front_keys, front_values, sight.front, False), own]
+    text = _Part(*own, sight.own, sight.own is None)
+    keys, values = front
+    if keys is None or values is None or keys.shape[2] == 0:
+        return [text]
+    return [_Part(keys, values, sight.front, False), text]
 
 
 def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tensor, Tensor]:
@@ -295,5 +381,10 @@ def _for_heads(grad_BASC: Tensor, like: Tensor) -> Tensor:
     return grad.sum(0, keepdim=True) if rows == 1 else grad
 
 
-def _added(one: Tensor | None, other: Tensor) -> Tensor:
-    return other if one is None else one + other
+def _added(some: _Pair, others: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    keys, values = (other if one is None else one + other for one, other in zip(some, others, strict=True))
+    return keys, values
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

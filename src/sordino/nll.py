@@ -11,6 +11,7 @@ is in the tile.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.prefix import Prefixes, encode_prefixes, forward_rows
+from sordino.prefix import Prefixes, encode_and_forward, encode_prefixes, forward_rows
 from sordino.rows import Rows, rows_from_examples
 
 # A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient.
@@ -102,8 +103,22 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
     A token that opens an example behind an empty prefix has nothing to be predicted from and must not be labelled.
     """
     rows = rows.to(network.device)
+    return _nll_of_hidden(network, prefixes, forward_rows(network, prefixes, rows), rows, labelled_BT)
+
+
+def nll_of_prompts_and_rows(
+    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor
+) -> Tensor:
+    """As `nll_of_rows` behind `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
+    rows = rows.to(network.device)
+    prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
+    return _nll_of_hidden(network, prefixes, hidden_BTD, rows, labelled_BT)
+
+
+def _nll_of_hidden(
+    network: PreTrainedModel, prefixes: Prefixes, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
+) -> Tensor:
     labelled_BT = labelled_BT.to(network.device)
-    hidden_BTD = forward_rows(network, prefixes, rows)
     states = torch.cat([hidden_BTD.flatten(0, 1), prefixes.last_KD])
     hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
     return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from sordino import frozen_llama
-from sordino.frozen_llama import Sight
+from sordino.frozen_llama import Block, Sight
 from sordino.rows import Rows
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
@@ -84,45 +84,39 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     network's dtype; gradients flow back to them.
     """
     lengths = tuple(int(e.shape[0]) for e in embeds)
-    device, dtype = network.device, network.dtype
-    width, count = max(lengths), len(embeds)
-    if width == 0:
-        return _empty_prefixes(network, count)
-    rows = [e.to(device=device, dtype=dtype) for e in embeds]
-    pads = [width - length for length in lengths]
-    embeds_KPD = torch.stack([torch.nn.functional.pad(e, (0, 0, pad, 0)) for e, pad in zip(rows, pads, strict=True)])
-    pad_K1 = torch.tensor(pads, device=device)[:, None]
-    index_1P = torch.arange(width, device=device)[None, :]
-    positions_KP = (index_1P - pad_K1).clamp(min=0)
-    padded_KP = index_1P < pad_K1
+    if max(lengths) == 0:
+        return _empty_prefixes(network, len(embeds))
+    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
     if _written_out(network):
-        sight = Sight(own=_prefix_masks(network, positions_KP, padded_KP) if any(pads) else None)
-        hidden_KPD, layers = frozen_llama.decode(network, embeds_KPD, positions_KP, sight)
+        block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
+        hidden_KPD, layers = frozen_llama.decode(network, block)
     else:
         masks = _prefix_masks(network, positions_KP, padded_KP)
         hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
         layers = _layers_of(cache)
-    filled = torch.tensor([length > 0 for length in lengths], device=device)
-    return Prefixes(
-        tuple(keys for keys, _ in layers),
-        tuple(values for _, values in layers),
-        hidden_KPD[:, -1] * filled[:, None],
-        lengths,
-    )
+    return _prefixes(layers, hidden_KPD, lengths)
 
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
     if rows.ids_BT.shape[1] == 0 or not _written_out(network):
         return forward_rows_cached(network, prefixes, rows)[0]
-    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     front = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
     ]
-    hidden_BTD, _ = frozen_llama.decode(
-        network, embeds_BTD, _positions(prefixes, rows), _sight(network, prefixes, rows), front
-    )
-    return hidden_BTD
+    return frozen_llama.decode(network, _text_block(network, prefixes.lengths, rows), front)[0]
+
+
+def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
+    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
+    lengths = tuple(int(e.shape[0]) for e in embeds)
+    if not _written_out(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
+        prefixes = encode_prefixes(network, embeds)
+        return prefixes, forward_rows(network, prefixes, rows)
+    prompts = _prompt_block(network, *_side_by_side(network, embeds))
+    text = _text_block(network, lengths, rows)
+    hidden_KPD, hidden_BTD, layers = frozen_llama.decode_together(network, prompts, text, rows.prompt_B)
+    return _prefixes(layers, hidden_KPD, lengths), hidden_BTD
 
 
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
@@ -131,7 +125,7 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     if rows.ids_BT.shape[1] == 0:
         # Models cannot run no tokens at all: they infer shapes from them.
         return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
-    positions_BT = _positions(prefixes, rows)
+    positions_BT = _positions(prefixes.lengths, rows)
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
     return _forward(network, embeds_BTD, positions_BT, masks, cache)
@@ -178,9 +172,37 @@ def _forward(
     return hidden, cache
 
 
-def _positions(prefixes: Prefixes, rows: Rows) -> Tensor:
+def _side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts padded on the left: inputs_embeds [K, P, D], position ids [K, P], and what is padding [K, P]."""
+    device, dtype = network.device, network.dtype
+    width = max(int(e.shape[0]) for e in embeds)
+    pads = [width - int(e.shape[0]) for e in embeds]
+    rows = [e.to(device=device, dtype=dtype) for e in embeds]
+    embeds_KPD = torch.stack([torch.nn.functional.pad(e, (0, 0, pad, 0)) for e, pad in zip(rows, pads, strict=True)])
+    pad_K1 = torch.tensor(pads, device=device)[:, None]
+    index_1P = torch.arange(width, device=device)[None, :]
+    return embeds_KPD, (index_1P - pad_K1).clamp(min=0), index_1P < pad_K1
+
+
+def _prefixes(layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengths: tuple[int, ...]) -> Prefixes:
+    filled_K = torch.tensor([length > 0 for length in lengths], device=hidden_KPD.device)
+    keys, values = zip(*layers, strict=True)
+    return Prefixes(keys, values, hidden_KPD[:, -1] * filled_K[:, None], lengths)
+
+
+def _prompt_block(network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor) -> Block:
+    own = _prefix_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
+    return Block(embeds_KPD, positions_KP, Sight(own=own))
+
+
+def _text_block(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Block:
+    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
+    return Block(embeds_BTD, _positions(lengths, rows), _sight(network, lengths, rows))
+
+
+def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
     """Position ids [B, T]: a token's place in its example, behind its row's prefix."""
-    lengths_K = torch.tensor(prefixes.lengths, device=rows.offset_BT.device)
+    lengths_K = torch.tensor(lengths, device=rows.offset_BT.device)
     return rows.offset_BT + lengths_K[rows.prompt_B][:, None]
 
 
@@ -251,12 +273,12 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
     return _layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
 
 
-def _sight(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Sight:
+def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sight:
     """As `_row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
-    width, text, device = prefixes.width, rows.ids_BT.shape[1], rows.ids_BT.device
+    width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
     front = own = None
-    if min(prefixes.lengths) < width:
-        pad_B = (width - torch.tensor(prefixes.lengths, device=device))[rows.prompt_B]
+    if min(lengths) < width:
+        pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
         seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
         front = _additive(seen_BP[:, None, :].expand(-1, text, -1), network.dtype)
     if int(rows.example_BT.max()) > 0:

@@ -1,8 +1,8 @@
 """One step's loss and gradient, and validation's loss: the only places where training touches the base model.
 
-The prompt is run once a step, however many passes the step is cut into: its keys and values are leaves that every pass adds
-its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs 4N a token (2N forward, 2N for the
-gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
+The prompt is run once a step, beside the text where the step is one pass. Where it is cut into several, the prompt's keys and
+values are leaves that every pass adds its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs
+4N a token (2N forward, 2N for the gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
 
 Shape key: P virtual tokens, D model width, N labelled tokens.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.nll import nll_of_rows
+from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import Prefixes, encode_prefixes, packable
@@ -27,16 +27,22 @@ def loss_and_gradient(
     base: BaseModel, matrix_PD: Tensor, placement: Placement, examples: Sequence[Example], *, pass_tokens: int
 ) -> float:
     """Mean NLL in nats over the examples' labelled tokens; its gradient is added to what `matrix_PD` was computed from."""
-    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix_PD, placement)])
-    leaves = prefixes.as_leaves()
+    embeds_PD = prefix_embeds(base, matrix_PD, placement)
+    parts = packed_passes(base, placement, examples, embeds_PD.shape[0], pass_tokens=pass_tokens)
     count = sum(sum(example.labelled) for example in examples)
-    loss = 0.0
-    for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
-        share = nll_of_rows(base.network, leaves.to(base.dtype), packed.rows, packed.labelled_BT).sum() / count
+    if len(parts) == 1:
+        loss = nll_of_prompts_and_rows(base.network, [embeds_PD], parts[0].rows, parts[0].labelled_BT).sum() / count
+        loss.backward()
+        return loss.item()
+    prefixes = encode_prefixes(base.network, [embeds_PD])
+    leaves = prefixes.as_leaves()
+    total = 0.0
+    for part in parts:
+        share = nll_of_rows(base.network, leaves.to(base.dtype), part.rows, part.labelled_BT).sum() / count
         share.backward()
-        loss += share.item()
+        total += share.item()
     _backward_once(prefixes, leaves)
-    return loss
+    return total
 
 
 @torch.no_grad()
