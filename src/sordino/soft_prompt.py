@@ -44,7 +44,8 @@ class Metadata:
 
     name, author, supported, description are KoboldAI's four keys; `supported` are model names, shown as hints and never
     enforced. The rest is the `sordino` object of the native format (docs/formats.md). `training`, `heldout` are plain JSON
-    objects; samples are `{"prompt", "with", "without"}` objects of strings.
+    objects; samples are `{"prompt", "with", "without"}` objects of strings; `foreign` are other programs' keys of meta.json,
+    kept as they are.
     """
 
     name: str = ""
@@ -60,6 +61,7 @@ class Metadata:
     training: Mapping[str, Any] = field(default_factory=dict)
     heldout: Mapping[str, Any] = field(default_factory=dict)
     samples: tuple[Mapping[str, str], ...] = ()
+    foreign: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:

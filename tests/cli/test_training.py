@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from sordino import formats
 from sordino.cli import training_run
@@ -80,6 +81,13 @@ def test_a_stopped_run_is_not_lost_by_starting_again(texts: Path, monkeypatch: p
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     trained(texts, "--out", "v.zip", "--overwrite", *QUICK)
     assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
+
+
+def test_two_at_once_do_not_share_a_folder(texts: Path) -> None:
+    Path("v.run").mkdir()
+    with FileLock(Path("v.run") / training_run.LOCK):
+        assert "another process is training here" in refused("train", texts, "--out", "v.zip", *QUICK)
+    trained(texts, "--out", "v.zip", *QUICK)
 
 
 def test_a_resumed_run_gives_the_file_of_one_that_never_stopped(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,10 @@ def test_accepts_a_leading_dimension_of_one(tmp_path: Path) -> None:
         ({"name": "v", "author": "Smith, John", "supported": None}, Metadata("v", "Smith, John")),
         ({"name": None, "description": None}, Metadata()),
         ({}, Metadata()),
-        ({"name": "v", "n_tokens": 3, "version": {"of": "somebody else"}}, Metadata("v")),
+        (
+            {"name": "v", "n_tokens": 3, "version": {"of": "somebody else"}},
+            Metadata("v", foreign={"n_tokens": 3, "version": {"of": "somebody else"}}),
+        ),
     ],
 )
 def test_reads_meta_as_the_world_writes_it(tmp_path: Path, meta: object, wanted: Metadata) -> None:

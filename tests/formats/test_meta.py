@@ -66,6 +66,15 @@ def test_keys_have_one_order_and_the_unknown_is_left_out(tmp_path: Path) -> None
     }
 
 
+def test_keys_of_other_programs_are_kept(tmp_path: Path) -> None:
+    theirs = {"version": {"b": 1, "a": [None]}, "gallery": "a shelf"}
+    kobold(tmp_path / "v.zip", meta=META | theirs)
+    again = written(tmp_path, formats.read(tmp_path / "v.zip").with_metadata(author="Somebody"))
+    assert list(again) == ["name", "author", "supported", "description", "gallery", "version", "sordino"]
+    assert again["version"] == theirs["version"]
+    assert "keys of other programs: gallery, version" in formats.file_disclosure(formats.read(tmp_path / "out.zip"))
+
+
 def test_equal_prompts_are_equal_bytes(tmp_path: Path) -> None:
     shuffled = replace(
         FULL,
@@ -163,5 +172,5 @@ def test_what_no_file_can_hold_is_refused_before_anything_is_written(
 
 def test_the_specification_names_every_key() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
-    for key in (*asdict(Metadata()), *asdict(BaseRef()), "format_version", "tensor_sha256"):
+    for key in (*asdict(Metadata()).keys() - {"foreign"}, *asdict(BaseRef()), "format_version", "tensor_sha256"):
         assert f"`{key}`" in text, key

@@ -55,6 +55,8 @@ def prompts(draw: st.DrawFn) -> SoftPrompt:
             training=draw(objects),
             heldout=draw(objects),
             samples=tuple(draw(st.lists(st.fixed_dictionaries({"prompt": texts, "with": texts}), max_size=2))),
+            # Names that no format has a key for.
+            foreign={f"x-{key}": value for key, value in draw(objects).items()},
         ),
     )
 

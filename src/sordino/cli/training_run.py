@@ -27,7 +27,7 @@ from sordino.cli.training_result import (
     sample_pairs,
     write_run_report,
 )
-from sordino.errors import BadInput, ConfigError, Diverged, SordinoError
+from sordino.errors import BadInput, ConfigError, Diverged, SordinoError, StorageError
 from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
 from sordino.soft_prompt import SoftPrompt
@@ -37,6 +37,8 @@ from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Finished, Sample, Step, Validation, train
 from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
+
+LOCK = "lock"
 
 
 def run(options: Mapping[str, Any]) -> None:
@@ -74,9 +76,12 @@ def read_texts(job: Job, base: BaseModel) -> Prepared:
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
     """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
-    judging = judging or after_training(job.config)
+    with _alone_in(job.folder):
+        return _follow(job, prepared, judging or after_training(job.config), resume=resume)
+
+
+def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> SoftPrompt | None:
     if not resume:
-        job.folder.mkdir(parents=True, exist_ok=True)
         # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
         (job.folder / CHECKPOINT).unlink(missing_ok=True)
         store(job, prepared.start.how)
@@ -91,6 +96,29 @@ def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judgi
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
     return _write(job, prepared, finished, judging)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes that train in one folder would each overwrite the other's checkpoints."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BadInput(
+            "another process is training here", where=folder, do="wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise StorageError(
+            f"the run's folder cannot be used ({error.strerror})", where=folder, do="choose another --out"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read_prompt(name: str) -> SoftPrompt:

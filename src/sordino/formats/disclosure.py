@@ -20,6 +20,7 @@ def file_disclosure(prompt: SoftPrompt) -> list[str]:
         "created": known.created,
         "training recipe": ", ".join(known.training),
         "held-out results": ", ".join(known.heldout),
+        "keys of other programs": ", ".join(known.foreign),
     }
     lines = [f"{label}: {value}" for label, value in said.items() if value]
     if known.samples:

@@ -12,6 +12,7 @@ from sordino.formats.json_text import MAX_JSON, parse
 from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
 
 FORMAT_VERSION = 1
+_OWN_KEYS = frozenset({"name", "author", "supported", "description", "sordino"})
 _SAMPLE_KEYS = frozenset({"prompt", "with", "without"})
 _Check = Callable[[Any], bool]
 
@@ -25,7 +26,7 @@ class Described:
 
 
 def from_json(obj: Mapping[str, Any], where: str) -> Described:
-    """Read KoboldAI's keys, leniently as KoboldAI does (other keys are ignored), and the `sordino` object, strictly.
+    """Read KoboldAI's keys, leniently as KoboldAI does (other keys are kept as they are), and the `sordino` object, strictly.
 
     Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a value of the wrong kind.
     """
@@ -34,6 +35,7 @@ def from_json(obj: Mapping[str, Any], where: str) -> Described:
         "author": ", ".join(_texts(obj, "author", where)),
         "supported": tuple(_texts(obj, "supported", where)),
         "description": _text(obj, "description", where),
+        "foreign": {key: value for key, value in obj.items() if key not in _OWN_KEYS},
     }
     ours = obj.get("sordino")
     if ours is None:
@@ -82,6 +84,7 @@ def to_json(prompt: SoftPrompt) -> dict[str, Any]:
         **({"author": known.author} if known.author.strip() else {}),
         "supported": list(known.supported),
         "description": known.description,
+        **_sorted(known.foreign, "foreign"),
         "sordino": ours | {key: value for key, value in optional.items() if value},
     }
 

@@ -25,6 +25,8 @@ _STAND_IN = "@"
 _YEAR_9999 = 253402300799
 # Every file of mkultra's has these.
 _IDENTITY_KEYS = frozenset({"name", "description", "uuid", "epoch"})
+# Those of them that are made from the rest when a file is written.
+_MADE_KEYS = frozenset({"uuid", "epoch"})
 
 
 def read(source: Source, index: int | None) -> Opened:
@@ -36,7 +38,9 @@ def read(source: Source, index: int | None) -> Opened:
     tensors = torch_files.read_stream(Base64Source(text, f"{source.where}: tensor"))
     tensor = choose(tensors, index, source.where)
     if "sordino" in said:
-        described = meta.from_json(said, f"{source.where}: metadata")
+        described = meta.from_json(
+            {key: value for key, value in said.items() if key not in _MADE_KEYS}, f"{source.where}: metadata"
+        )
         return Opened(tensor, described.metadata, described.content_hash)
     return Opened(tensor, _metadata(said, source.where))
 
@@ -46,7 +50,7 @@ def pieces(prompt: SoftPrompt) -> list[bytes]:
 
     ASCII, as mkultra opens it in the platform's encoding. Raises BadInput.
     """
-    said = parse(meta.to_bytes(prompt), "metadata")
+    said = {key: value for key, value in parse(meta.to_bytes(prompt), "metadata").items() if key not in _MADE_KEYS}
     ours = {"name": said.pop("name"), "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, prompt.content_hash))}
     epoch = _epoch(prompt.metadata.created)
     head = json.dumps({"metadata": ours | ({} if epoch is None else {"epoch": epoch}) | said})[:-1]
