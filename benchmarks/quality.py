@@ -97,6 +97,7 @@ def main() -> None:
             }
         )
         print(json.dumps(rows[-1]), flush=True)
+    rows.append(best_instruction(rows))
     rows.append(lora_row(base, prepared, prompt, seconds, config, options.corpus.name))
     save("quality", base.device, rows)
 
@@ -107,6 +108,11 @@ def main() -> None:
     with lora(base, prepared, LORA_RATES[-1], seconds) as steps:
         rows.append({"facts": f"LoRA, {steps} steps", **facts(base, no_prompt(base))})
     save("quality", base.device, rows)
+
+
+def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    best = min((row for row in rows if row["in_front"] in INSTRUCTIONS), key=lambda row: row["nll"])
+    return {**best, "in_front": "best instruction"}
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> Prepared:

@@ -106,6 +106,14 @@ def test_a_place_that_cannot_hold_a_file_is_refused_before_the_body_runs(tmp_pat
 
 
 @posix_only
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="a device or a pipe"):
+        write_bytes(tmp_path / "pipe", b"")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@posix_only
 def test_modes_are_the_users_and_links_are_followed(tmp_path: Path) -> None:
     old_mask = os.umask(0o022)
     try:

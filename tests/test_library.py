@@ -45,6 +45,20 @@ def test_install_never_overwrites_another_prompt_unasked(folder: Path) -> None:
     assert [item.name for item in folder.iterdir()] == ["v.zip"]
 
 
+def test_replace_takes_the_name_as_it_is_spelt_before_another_spelling(folder: Path) -> None:
+    for number, name in enumerate(("VOICE", "Voice", "voice")):
+        formats.write(SoftPrompt(matrix(number)), folder / f"{name}.zip", force=True)
+    if len(list(folder.iterdir())) < 3:
+        pytest.skip("this drive sees no case")
+    assert Library([folder]).add(SoftPrompt(matrix(5)), name="voice", replace=True).path == folder / "voice.zip"
+    assert formats.read(folder / "Voice.zip").content_hash == SoftPrompt(matrix(1)).content_hash
+
+
+def test_a_folder_that_is_given_twice_is_one(folder: Path) -> None:
+    drop(folder / "v.zip")
+    assert [entry.name for entry in Library([folder, folder]).scan()] == ["v"]
+
+
 def test_the_same_soft_prompt_is_not_written_again(folder: Path) -> None:
     lib = Library([folder])
     lib.add(SoftPrompt(matrix(1)), name="v")
@@ -141,6 +155,12 @@ def test_edit_refuses_what_cannot_hold_the_fields_and_what_is_not_allowed(folder
     before = path.read_bytes()
     with pytest.raises(BadInput, match="rating"):
         library.edit(path, {"rating": "cosy"})
+    assert path.read_bytes() == before
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("README.txt", "how it was made")
+    before = path.read_bytes()
+    with pytest.raises(BadInput, match=r"README\.txt"):
+        library.edit(path, {"author": "Me"})
     assert path.read_bytes() == before
 
 

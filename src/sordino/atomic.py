@@ -36,6 +36,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     target = _target(path)
     if target.is_dir():
         raise BadInput("cannot write a file here", where=path, expected="a file name", got="a folder")
+    if target.exists() and not target.is_file():
+        raise BadInput("cannot write a file here", where=path, expected="a file name", got="a device or a pipe")
     temporary = _temporary_beside(target)
     with _storage_errors(path):
         try:

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from sordino import chat_template, model_files
 from sordino.architectures import check_config
-from sordino.errors import ConfigError, DoesNotFit, ModelError
+from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError
 from sordino.fit import Fit as Fit
 from sordino.fit import fit as fit
 from sordino.model_files import Tell
@@ -78,7 +78,12 @@ class BaseModel:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, and nothing else: no BOS, and "<|im_end|>" in it is text and no marker."""
+        """Token ids of a text, and nothing else: no BOS, and "<|im_end|>" in it is text and no marker. Raises BadInput."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            # A byte of the command line that was no UTF-8, or half a pair in JSON: tokenisers refuse it with a TypeError.
+            raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         return [int(i) for i in ids]
 

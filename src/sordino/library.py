@@ -49,7 +49,8 @@ class Library:
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
             raise BadInput("a library needs a folder", where="--library")
-        self.folders = tuple(Path(folder).absolute() for folder in folders)
+        # Each once: the same folder twice would list everything twice.
+        self.folders = tuple(dict.fromkeys(Path(folder).expanduser().absolute() for folder in folders))
         self._peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
 
     def scan(self) -> list[Entry]:
@@ -196,10 +197,10 @@ class Library:
 
     def _place_for(self, name: str) -> Path:
         """The path of a file of this name: an existing one's if only the case differs, as some drives see no case."""
-        for item in listed(self.folders[0]):
-            if unicodedata.normalize("NFC", item.name).casefold() == f"{name}.zip".casefold():
-                return Path(item.path)
-        return self.folders[0] / f"{name}.zip"
+        wanted = f"{name}.zip"
+        names = {unicodedata.normalize("NFC", item.name): Path(item.path) for item in listed(self.folders[0])}
+        alike = (path for there, path in names.items() if there.casefold() == wanted.casefold())
+        return names.get(wanted) or next(alike, self.folders[0] / wanted)
 
     def _entry_at(self, path: Path) -> Entry:
         vanished = Entry(path.stem, path, error="the file vanished")
@@ -256,6 +257,13 @@ def edit(path: Path, changes: Mapping[str, Any]) -> SoftPrompt:
     if not path.is_file() or formats.detect(path) != "kobold":
         raise BadInput(
             "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
+        )
+    if others := formats.other_members(path):
+        raise BadInput(
+            "this zip holds more than a soft prompt, which writing it anew would drop",
+            where=path,
+            got=", ".join(others[:4]),
+            do="`sordino install` makes a clean copy, which can be edited",
         )
     formats.write(prompt, path, force=True)
     return prompt

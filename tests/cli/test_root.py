@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -132,6 +133,12 @@ def test_an_error_cannot_send_escape_sequences_to_the_terminal(failing) -> None:
 def test_a_refusal_of_the_system_names_the_file(failing) -> None:
     result = failing(PermissionError(13, "Permission denied", "texts/a.txt"))
     assert (result.exit_code, result.stderr) == (1, "error: texts/a.txt: Permission denied\n")
+
+
+def test_a_full_disk_behind_the_output_is_no_bug(failing) -> None:
+    result = failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "No space left" in result.stderr
 
 
 def test_a_bug_is_one_line_that_asks_for_a_report(failing) -> None:

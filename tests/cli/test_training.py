@@ -83,6 +83,22 @@ def test_a_stopped_run_is_not_lost_by_starting_again(texts: Path, monkeypatch: p
     assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
 
 
+def test_what_cannot_work_is_refused_before_anything_is_loaded(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
+    Path("folder.zip").mkdir()
+    assert "this is a folder" in refused("train", texts, "--out", "folder.zip", "--overwrite")
+    assert "no such file or folder" in refused("train", "nowhere")
+    assert "not Unicode" in refused("train", texts, "--name", "\udcff")
+
+
+def test_a_folders_name_is_not_cut_at_a_dot(texts: Path) -> None:
+    texts.rename("Vol. 2 texts")
+    said = trained("Vol. 2 texts", *QUICK)
+    assert Path("Vol. 2 texts.zip").is_file()
+    assert "sordino install 'Vol. 2 texts.zip'" in said
+    trained("Vol. 2 texts", "--out", "again.zip", *QUICK)
+
+
 def test_two_at_once_do_not_share_a_folder(texts: Path) -> None:
     Path("v.run").mkdir()
     with FileLock(Path("v.run") / training_run.LOCK):

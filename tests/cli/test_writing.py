@@ -84,6 +84,10 @@ def test_bad_input_is_refused(library: Path) -> None:
     assert "both TEXT and --batch" in refused("generate", "x", "--batch", "none.txt")
 
 
+def test_text_that_is_no_unicode_is_refused(library: Path) -> None:
+    assert "not Unicode" in refused("generate", "bad\udcff")
+
+
 def test_a_prompt_of_unknown_origin_is_used_with_a_warning(library: Path) -> None:
     assert "warning: fog" in run("generate", "x", "--soft-prompt", "fog", *SHORT).stderr
 

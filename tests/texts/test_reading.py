@@ -49,6 +49,21 @@ def test_folders_are_walked_sorted_without_hidden_and_foreign_files(tmp_path: Pa
     assert reading.notes == ("files of other kinds skipped (.png): 1",)
 
 
+def test_the_folder_of_a_training_run_is_no_text(tmp_path: Path) -> None:
+    write(tmp_path / "a.txt", "Once.")
+    for folder in ("here.run", "renamed"):
+        for name in ("settings.json", "metrics.jsonl", "checkpoint.safetensors"):
+            write(tmp_path / folder / name, "{}")
+    write(tmp_path / "marathon.run" / "b.txt", "Twice.")
+    assert texts(read_pieces([tmp_path])) == [("a.txt", "Once."), ("marathon.run/b.txt", "Twice.")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links as POSIX has them")
+def test_a_link_that_leads_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    assert "loop.txt" in refusal(tmp_path)
+
+
 def test_several_paths_keep_their_order_and_a_file_given_twice_is_read_once(tmp_path: Path) -> None:
     first, second = write(tmp_path / "z" / "x.txt", "one"), write(tmp_path / "y" / "x.txt", "two")
     reading = read_pieces([first, second, tmp_path / "z"])
@@ -268,6 +283,12 @@ def test_old_headers_no_header_and_several_chats_in_one_file(tmp_path: Path) -> 
     jsonl(tmp_path / "b.jsonl", says("Aqua", "Three."))
     reading = read_pieces([tmp_path])
     assert texts(reading) == [("a.jsonl", "One."), ("a.jsonl:3", "Two."), ("b.jsonl", "Three.")]
+
+
+@pytest.mark.parametrize("content", [{"text": "Once."}, {"messages": [{"role": "assistant", "content": "Once."}]}])
+def test_columns_that_are_called_as_in_a_chats_header_are_no_header(tmp_path: Path, content: dict[str, Any]) -> None:
+    jsonl(tmp_path / "a.jsonl", *[{"character_name": "Bob", "user_name": "You", **content}] * 2)
+    assert [piece.text.strip() for piece in read_pieces([tmp_path]).pieces] == ["Once.", "Once."]
 
 
 def test_speaker_chooses_whose_turns_are_learned(tmp_path: Path) -> None:

@@ -292,6 +292,17 @@ def test_a_resumed_run_must_have_the_same_data_and_model(tmp_path):
         _run(base, tmp_path / "nowhere", resume=True)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, place):
+    base = small_base()
+    _run(base, tmp_path)
+    data = bytearray((tmp_path / "checkpoint.safetensors").read_bytes())
+    data[int(len(data) * place)] ^= 1
+    (tmp_path / "checkpoint.safetensors").write_bytes(data)
+    with pytest.raises(TrainingError):
+        _run(base, tmp_path, resume=True)
+
+
 def test_bad_settings_are_refused_by_flag(tmp_path):
     with pytest.raises(ConfigError, match="--tokens"):
         TrainConfig(tokens=0)

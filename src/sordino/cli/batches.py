@@ -12,6 +12,7 @@ from typing import Any
 from sordino.errors import BadInput
 
 _KEYS = ("text", "soft_prompt", "seed")
+_MAX_BYTES = 64 << 20
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -29,7 +30,15 @@ def read_text(path: Path | str) -> str:
     """A UTF-8 file, or standard input for "-". Raises BadInput."""
     name = "standard input" if str(path) == "-" else str(path)
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+        if str(path) == "-":
+            if sys.stdin is None:
+                raise BadInput("it is closed", where=name)
+            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise BadInput("too large", where=name, expected=f"at most {_MAX_BYTES >> 20} MiB")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise BadInput("cannot be read", where=name, got=error.strerror or type(error).__name__) from None

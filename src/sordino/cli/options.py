@@ -51,7 +51,8 @@ def library_option() -> Decorator:
         multiple=True,
         envvar="SORDINO_LIBRARY",
         show_envvar=True,
-        type=click.Path(path_type=Path),
+        # An unreadable one is for the command to tell of.
+        type=click.Path(path_type=Path, readable=False),
         metavar="FOLDER",
         callback=_library,
         help="A folder of soft prompt files; may be repeated, the first one is written to.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from sordino.library import Entry, Library
 
 _WRITABLE = {"kobold": ".zip", "peft": "", "mkultra": ".json", "npy": ".npy", "safetensors": ".safetensors"}
+_SHOWN_SAMPLES = 5
 _PICKLES = (".pt", ".bin", ".pth")
 
 
@@ -35,8 +37,11 @@ def list_(library: Library, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([entry_as_json(entry) for entry in entries], indent=2))
         return
-    for folder in library.missing_folders():
-        warn(f"the library folder {folder} does not exist")
+    missing = library.missing_folders()
+    for folder in missing:
+        warn(f"the library folder {folder} {'is not a folder' if os.path.lexists(folder) else 'does not exist'}")
+    if len(missing) == len(library.folders):
+        return
     if not entries:
         out.print(
             f"The library {library.folders[0]} is empty. Drop .zip files there, or make one with `sordino train`."
@@ -78,11 +83,13 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
         out.print(f"  {label:<12} {printable(value).replace(chr(10), chr(10) + ' ' * 15)}")
     if fit:
         out.print(f"  {'fit':<12} {fit['model']}: {fit['kind']} ({fit['reason']})")
-    for sample in loaded.metadata.samples:
+    for sample in loaded.metadata.samples[:_SHOWN_SAMPLES]:
         for part in ("prompt", "without", "with"):
             if sample.get(part):
                 out.print(f"\n{part}:", style="bold")
                 out.print(printable(sample[part]))
+    if len(loaded.metadata.samples) > _SHOWN_SAMPLES:
+        out.print(f"\nand {len(loaded.metadata.samples) - _SHOWN_SAMPLES} more samples: --json has all")
 
 
 @click.command()

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from sordino.cli.options import device_option, dtype_option, model_option, seed_option
-from sordino.errors import ConfigError
+from sordino.errors import BadInput, ConfigError
 
 
 @click.command(short_help="Make a soft prompt from texts.")
@@ -94,10 +94,14 @@ def train(**options: Any) -> None:
 
     Ctrl-C saves and says how to go on.
     """
-    from sordino.cli.training_run import run
-
     if options["resume"] is not None:
         _refuse_settings(click.get_current_context())
+    # Before torch is loaded: a typing error should not cost seconds.
+    for path in (*options["data"], *options["heldout"], *filter(None, [options["resume"]])):
+        if not path.exists():
+            raise BadInput("no such file or folder", where=path, do="check the spelling")
+    from sordino.cli.training_run import run
+
     run(options)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sordino.atomic import write_bytes
@@ -59,7 +60,8 @@ def job_of(options: Mapping[str, Any]) -> Job:
         raise ConfigError(
             "there is no time to train", where="--minutes", expected="more than 0", got=options["minutes"]
         )
-    destination = options["out"] or Path(f"{data[0].resolve().stem}.zip")
+    first = data[0].resolve()
+    destination = options["out"] or Path(f"{first.name if first.is_dir() else first.stem}.zip")
     if destination.suffix.lower() != ".zip":
         raise BadInput(
             "a soft prompt is written as a .zip",
@@ -79,6 +81,8 @@ def job_of(options: Mapping[str, Any]) -> Job:
         tags=tuple(tag.strip() for tag in options["tags"].split(",") if tag.strip()),
         rating=options["rating"] or "",
     )
+    for flag in ("name", "author", "description", "licence"):
+        _check_unicode(f"--{flag}", getattr(metadata, flag))
     job = Job(
         data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
         metadata, config, samples=not options["no_samples"], overwrite=options["overwrite"],
@@ -87,7 +91,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
         raise BadInput(
             "a run to this file was stopped and can go on",
             where=job.folder,
-            do=f"sordino train --resume {job.folder}; or choose another --out; or begin again with --overwrite",
+            do=f"sordino train --resume {quote(str(job.folder))}; or choose another --out; or begin again with --overwrite",
         )
     return job
 
@@ -115,7 +119,8 @@ def store(job: Job, started: str) -> None:
         },
         "config": job.config.to_json(),
     }
-    write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1, ensure_ascii=False).encode())
+    # ASCII: a path need not be Unicode, and escapes bring every one back.
+    write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1).encode())
 
 
 def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
@@ -141,7 +146,9 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
             folder,
             stored["started"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(known, str) for known in (job.model, job.started)):
+            raise TypeError("model and started are not both texts")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(
             "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
         ) from None
@@ -149,6 +156,15 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
     return job
 
 
+def _check_unicode(flag: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput("this is not Unicode text", where=flag, got=ascii(text), do="give another") from None
+
+
 def _check_free(path: Path, *, overwrite: bool) -> None:
+    if path.is_dir():
+        raise BadInput("this is a folder", where="--out", expected="a file name", got=path)
     if path.exists() and not overwrite:
         raise BadInput("the file exists", where=path, do="choose another --out, or add --overwrite")

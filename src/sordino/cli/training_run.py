@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 from typing import Any
 
@@ -60,8 +61,8 @@ def execute(
         job = _calibrated(job, prepared, minutes, find_lr=find_lr)
     prompt = follow(job, replace(prepared, config=job.config), resume=resume)
     if prompt is not None:
-        out.print(f'Try it:  sordino generate "Once" --soft-prompt {job.out}')
-        out.print(f"Keep it: sordino install {job.out}")
+        out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(job.out))}')
+        out.print(f"Keep it: sordino install {quote(str(job.out))}")
     return prompt
 
 
@@ -89,7 +90,7 @@ def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> 
     finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
         out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
-        out.print(f"Go on with: sordino train --resume {job.folder}")
+        out.print(f"Go on with: sordino train --resume {quote(str(job.folder))}")
         return None
     if finished.why == "diverged":
         warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
@@ -148,7 +149,7 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
         cost = estimate(prepared, minutes=minutes)
     config = replace(prepared.config, steps=cost.steps)
     out.print(
-        f"{cost.steps} steps of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} in all; "
+        f"{cost.steps} steps of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} of training, then the measuring; "
         f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
     )
     if find_lr:
@@ -268,7 +269,7 @@ def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -
     if job.out.exists() and not job.overwrite:
         raise BadInput(
             "a file of this name appeared while training", where=job.out,
-            do=f"move it away, then sordino train --resume {job.folder}; or add --overwrite to that",
+            do=f"move it away, then sordino train --resume {quote(str(job.folder))}; or add --overwrite to that",
         )  # fmt: skip
     for line in write(prompt, job.out, to="kobold", force=True):
         warn(line)

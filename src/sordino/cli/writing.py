@@ -133,10 +133,10 @@ def compare(
     **given: Any,
 ) -> None:
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
-    from sordino.generate import Request, check_request, complete
-
     text, sampling = _text_of(text), sampling_of(given)
     prompts = loaded_prompts(library, names)
+    from sordino.generate import Request, check_request, complete
+
     base = loaded_model(model, dtype, device)
     requests = [Request(text, None, seed)]
     for label, prompt in prompts.items():

@@ -4,7 +4,7 @@ Nothing here imports torch, and nothing in a file is ever executed.
 """
 
 from sordino.formats.disclosure import file_disclosure
-from sordino.formats.reading import FORMATS, Peek, detect, peek, read
+from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read
 from sordino.formats.writing import WRITABLE, write
 
-__all__ = ["FORMATS", "WRITABLE", "Peek", "detect", "file_disclosure", "peek", "read", "write"]
+__all__ = ["FORMATS", "WRITABLE", "Peek", "detect", "file_disclosure", "other_members", "peek", "read", "write"]

@@ -82,6 +82,14 @@ def read(path: Path, *, index: int | None = None) -> SoftPrompt:
     return prompt
 
 
+def other_members(path: Path) -> list[str]:
+    """What a native zip holds beside its two members, by name. Raises SoftPromptFileError."""
+    with _Files() as files:
+        source = files.open(path)
+        names = [member.name for member in Archive(source, disk_size=source.size).members]
+    return [name for name in names if name.rpartition("/")[2] not in (kobold.TENSOR, kobold.META)]
+
+
 class _Files(ExitStack):
     """The files that were opened to read one soft prompt; closed together."""
 

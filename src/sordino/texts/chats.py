@@ -21,10 +21,12 @@ Record = Mapping[str, Any]
 Numbered = tuple[int, Record]
 
 _HEADER = ("chat_metadata", "user_name", "character_name")
+_CONTENT = frozenset({"mes", "text", "messages", "prompt", "completion"})
 
 
 def is_chat_header(record: Record) -> bool:
-    return "mes" not in record and any(key in record for key in _HEADER)
+    # Role-play data has columns of the same names beside its text.
+    return not _CONTENT & record.keys() and any(key in record for key in _HEADER)
 
 
 def is_chat_log(first: Record) -> bool:

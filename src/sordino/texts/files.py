@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -80,9 +82,16 @@ def _walk(folder: Path) -> Iterator[Path]:
 
     inside = []
     for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_run(Path(where, name))]
         inside += [Path(where, name) for name in names if not name.startswith(".")]
     yield from sorted(inside, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_run(folder: Path) -> bool:
+    """The folder of a training run: its records and samples are not the user's texts."""
+    return os.path.isfile(folder / "settings.json") and (
+        folder.suffix == ".run" or os.path.isfile(folder / "checkpoint.safetensors")
+    )
 
 
 def _once(found: list[TextFile]) -> list[TextFile]:
@@ -90,7 +99,8 @@ def _once(found: list[TextFile]) -> list[TextFile]:
     files: dict[Path, TextFile] = {}
     taken: Counter[str] = Counter()
     for file in found:
-        real = file.path.resolve()
+        # Not resolve(): it raises where a link leads to itself, and reading says that better.
+        real = Path(os.path.realpath(file.path))
         if real in files:
             continue
         taken[file.name] += 1
@@ -101,18 +111,26 @@ def _once(found: list[TextFile]) -> list[TextFile]:
 
 def read_text(path: Path) -> str:
     """The whole file as text without its byte order mark. Raises DataError."""
-    with _opened(path) as file:
+    with _opened(path) as file, _reading(path):
         offset = file.tell()
         return _decoded(file.read(), path, offset)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its line end), one line in memory at a time. Raises DataError."""
-    with _opened(path) as file:
+    with _opened(path) as file, _reading(path):
         offset = file.tell()
         for number, line in enumerate(file, start=1):
             yield number, _decoded(line, path, offset)
             offset += len(line)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -204,7 +222,10 @@ def _probable_encoding(data: bytes) -> str:
 
 
 def _conversion(path: Path, encoding: str) -> str:
-    return f"save it as UTF-8 in an editor, or run: iconv -f {encoding} -t UTF-8 '{path.name}' > utf8-{path.name}"
+    return (
+        "save it as UTF-8 in an editor, or run: "
+        f"iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)} > {shlex.quote(f'utf8-{path.name}')}"
+    )
 
 
 def cleaned(text: str, where: object) -> tuple[str, bool]:

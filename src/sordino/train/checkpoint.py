@@ -6,6 +6,7 @@ the counters and the settings. It is replaced atomically: a killed process leave
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from sordino.train.config import TrainConfig
 from sordino.train.parameters import Parameters
 
 FILE = "checkpoint.safetensors"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -63,8 +64,19 @@ def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity
     # json writes infinity as a bare word, which other readers refuse.
     progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
     header = {"version": VERSION, "progress": progress, "config": config.to_json(), "identity": dict(identity)}
-    data = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, {"sordino": json.dumps(header)})
-    write_bytes(folder / FILE, data)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    said = json.dumps(header)
+    write_bytes(folder / FILE, save(tensors, {"sordino": said, "sha256": _digest(said, tensors)}))
+
+
+def _digest(said: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in a checkpoint: a run that goes on from a damaged one would be another run, and not say so."""
+    digest = hashlib.sha256(said.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_header(folder: Path) -> dict[str, Any]:
@@ -72,7 +84,9 @@ def read_header(folder: Path) -> dict[str, Any]:
     try:
         with safe_open(folder / FILE, "pt") as file:
             header: dict[str, Any] = json.loads(file.metadata()["sordino"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        if not isinstance(header, dict):
+            raise TypeError("its header is no object")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(
             "there is no run to resume here",
             where=folder,
@@ -95,9 +109,25 @@ def is_unfinished(folder: Path) -> bool:
         return False
 
 
+def _read_whole(folder: Path) -> dict[str, Tensor]:
+    """The checkpoint's tensors. Raises TrainingError where a byte of it is not what was saved."""
+    with safe_open(folder / FILE, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        said = file.metadata()
+    if said.get("sha256") != _digest(said["sordino"], tensors):
+        raise TrainingError(
+            "the checkpoint is damaged",
+            where=folder / FILE,
+            expected="the bytes that were saved",
+            do="restore the file, or start again without --resume",
+        )
+    return tensors
+
+
 def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
     """Fill `state` with what was saved. Raises TrainingError where the run was another, or had other settings."""
     header = read_header(folder)
+    tensors = _read_whole(folder)
     changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
     if changed:
         raise TrainingError(
@@ -116,8 +146,6 @@ def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity
                 got=value,
                 do="bring it back, or start a new run without --resume",
             )
-    with safe_open(folder / FILE, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     for name, parameter in state.parameters.items():
         parameter.data.copy_(tensors[f"parameter.{name}"])
     state.average_PD.copy_(tensors["average"])
