@@ -166,6 +166,7 @@ def test_one_text_gives_contiguous_blocks_that_cover_it_once() -> None:
         assert "".join(t for _, t in inside) == text.text
         assert 0.08 < splits.heldout[0].size / text.size < 0.16
     assert splits.how.startswith("split by blocks of pages of about 4,000 characters")
+    assert splits.how.count("held-out is ") == splits.how.count("; validation is ") == 1
     assert "novel.txt, pages " in splits.how
     assert "--heldout" in splits.how
 

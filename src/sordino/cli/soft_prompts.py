@@ -44,7 +44,8 @@ def list_(library: Library, as_json: bool) -> None:
         return
     if not entries:
         out.print(
-            f"The library {library.folders[0]} is empty. Drop .zip files there, or make one with `sordino train`."
+            f"The library {library.folders[0]} is empty. Drop .zip files there, or make one with `sordino train`; "
+            "`sordino demo` shows how."
         )
     else:
         shown = table("name", "#tokens", "#width", "made for", "description")

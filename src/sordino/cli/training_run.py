@@ -149,7 +149,8 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
         cost = estimate(prepared, minutes=minutes)
     config = replace(prepared.config, steps=cost.steps)
     out.print(
-        f"{cost.steps} steps of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} of training, then the measuring; "
+        f"{cost.steps} step{'s' if cost.steps > 1 else ''} of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} of "
+        "training, then the measuring; "
         f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
     )
     if find_lr:

@@ -182,7 +182,7 @@ def _by_blocks(
     """From every text of three pages or more, one run of pages for each small set; what lies between is train."""
     size = max(1, min(PAGE, sum(piece.size for piece in pieces) // (MIN_PAGES * 2 * MIN_GROUPS)))
     sets: dict[str, list[Piece]] = {"train": [], "validation": [], "held-out": []}
-    places = []
+    places: dict[str, list[str]] = {}
     for piece in pieces:
         parts = pages(piece, size)
         labels = _labels(len(parts), heldout is None, seed, digest(piece))
@@ -190,7 +190,7 @@ def _by_blocks(
             part = piece if end - first == len(parts) else joined(piece, parts, first, end)
             sets[labels[first]].append(part)
             if labels[first] != "train":
-                places.append(f"{labels[first]} is {part.name}")
+                places.setdefault(labels[first], []).append(part.name)
     if not places:
         raise DataError(
             "too few different pieces to split",
@@ -199,13 +199,16 @@ def _by_blocks(
         )
     if heldout is not None:
         sets["held-out"] = list(heldout)
-        places.append(f"held-out is as given ({_number(len(heldout), 'piece')})")
-    places.sort()
+        places["held-out"] = [f"as given ({_number(len(heldout), 'piece')})"]
+    where = (
+        f"{label} is {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for label, names in sorted(places.items())
+    )
     cut = f"split by blocks of pages of about {size:,} characters, as there are few pieces or one outweighs the others"
     flatters = (
         "; pages of one work are alike, so another work as --heldout is a stricter test" if heldout is None else ""
     )
-    how = f"{cut}: {', '.join(places[:6])}{' and so on' if len(places) > 6 else ''}{flatters}"
+    how = f"{cut}: {'; '.join(where)}{flatters}"
     return (tuple(sets["train"]), tuple(sets["validation"]), tuple(sets["held-out"])), how
 
 
