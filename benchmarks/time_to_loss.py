@@ -2,9 +2,10 @@
 
 Both sides see the same kind of rows (4 x 128 tokens of the training text), have 20 virtual tokens and the same network, and
 are measured on the same held-out windows, whose cost is not counted. PEFT's side is its documented loop: AdamW, linear decay
-with warm-up, text initialisation. Sordino's side is `sordino train`'s own defaults, the choice of the first matrix counted; only
-the number of steps is chosen, as users do, since the learning rate falls over the whole run. A loss curve depends on the steps, not on the machine's mood, so each
-side's time is its steps times its median step, the steps of both sides timed in alternation.
+with warm-up, text initialisation. Sordino's side is `sordino train`'s own defaults, the choice of the first matrix counted;
+only the number of steps is chosen, as users do, since the learning rate falls over the whole run. A loss curve depends on
+the steps, not on the machine's mood, so each side's time is its steps times its median step, the steps of both sides timed
+in alternation.
 
     python -m benchmarks.time_to_loss
 """
