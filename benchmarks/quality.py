@@ -67,12 +67,20 @@ def main() -> None:
     parser = arguments(__doc__ or "", corpus="carroll")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time of every side")
     parser.add_argument("--limit", type=int, default=8192, help="held-out tokens that are scored")
+    parser.add_argument("--only", choices=["prose", "facts"], help="one of the two parts  [default: both]")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    if not options.corpus.exists():
-        raise SystemExit(f"skipped: the corpus {options.corpus.name} is not there (--corpus)")
     base = load(options.model, dtype=options.dtype, device=options.device)
+    if options.only != "facts":
+        if not options.corpus.exists():
+            raise SystemExit(f"skipped: the corpus {options.corpus.name} is not there (--corpus)")
+        save("quality", base.device, prose_rows(base, options))
+    if options.only != "prose":
+        save("facts", base.device, facts_rows(base, options.minutes))
+
+
+def prose_rows(base: BaseModel, options: Any) -> list[dict[str, Any]]:
     config = EvaluateConfig(limit=options.limit)
     rows: list[dict[str, Any]] = []
 
@@ -98,16 +106,17 @@ def main() -> None:
         )
         print(json.dumps(rows[-1]), flush=True)
     rows.append(best_instruction(rows))
-    rows.append(lora_row(base, prepared, prompt, seconds, config, options.corpus.name))
-    save("quality", base.device, rows)
+    return [*rows, lora_row(base, prepared, prompt, seconds, config, options.corpus.name)]
 
-    prepared = prepared_run(base, KEEPER / "train", KEEPER / "heldout", options.minutes)
+
+def facts_rows(base: BaseModel, minutes: float) -> list[dict[str, Any]]:
+    prepared = prepared_run(base, KEEPER / "train", KEEPER / "heldout", minutes)
     prompt, seconds = trained(prepared)
-    rows.append({"facts": "nothing", **facts(base, no_prompt(base))})
+    rows = [{"facts": "nothing", **facts(base, no_prompt(base))}]
     rows.append({"facts": "soft prompt", **facts(base, soft_prompt(base, "keeper", prompt))})
     with lora(base, prepared, LORA_RATES[-1], seconds) as steps:
         rows.append({"facts": f"LoRA, {steps} steps", **facts(base, no_prompt(base))})
-    save("quality", base.device, rows)
+    return rows
 
 
 def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
