@@ -7,7 +7,7 @@ PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 # One process per core with a thread each beats one process with all cores: much of a test is not in torch.
 WORKERS ?= auto
-BENCHMARKS ?= training_step memory time_to_loss
+BENCHMARKS ?= training_step memory time_to_loss quality
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

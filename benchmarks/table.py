@@ -85,7 +85,7 @@ def page() -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
     yield "Made by `python -m benchmarks.table` from benchmarks/results/. Each benchmark alternates its sides in one run and takes"
-    yield "medians; ratios are medians of the rounds' ratios. `python -m benchmarks.NAME` repeats one."
+    yield "medians; what each does exactly stands at the top of benchmarks/NAME.py. `python -m benchmarks.NAME` repeats one."
     yield ""
     yield from targets()
     yield ""

@@ -5,7 +5,7 @@ so the keys and values at the prompt's positions do not depend on the text behin
 exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
 
 A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
-is predicted. What a prefix holds before the virtual tokens (a BOS) is the caller's choice: see `base_model.prefix_embeds`.
+is predicted. What a prefix holds before the virtual tokens (a BOS) is the caller's choice: see `placement.prefix_embeds`.
 
 Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
 C channels of a head, L layers, N labelled tokens.

@@ -72,7 +72,7 @@ def dtype_option() -> Decorator:
         "--dtype",
         type=click.Choice(DTYPES),
         help="Number type of the base model; soft prompts are always float32.  "
-        "[default: float32 on a CPU, bfloat16 on a GPU]",
+        "[default: bfloat16 on an NVIDIA GPU that has it, else float32]",
     )
 
 

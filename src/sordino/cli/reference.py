@@ -22,8 +22,8 @@ This page is made from the commands' own help by `make docs`; do not edit it.
 | 70 | a bug in Sordino; please report it |
 | 130 | interrupted (Ctrl-C) |
 
-Results go to standard output, everything else (progress, warnings, errors) to standard error. An error is one line that
-begins with `error:`.
+Results go to standard output, and so does what `train` and `demo` tell of their run; progress, warnings and errors go to standard
+error. An error is one line that begins with `error:`, behind the usage where a flag is wrong.
 
 | Environment variable | Meaning |
 |---|---|

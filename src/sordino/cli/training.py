@@ -32,9 +32,7 @@ from sordino.errors import BadInput, ConfigError
     show_default=True,
     help="Longest example, in tokens; longer texts are cut into several.",
 )
-@click.option(
-    "--lr", type=float, help="Learning rate, in units of the model's embedding RMS.  [default: see docs/training.md]"
-)
+@click.option("--lr", type=float, help="Learning rate, in units of the model's embedding RMS.  [default: 0.25]")
 @click.option("--find-lr", is_flag=True, help="Try several learning rates for a few steps first and take the best.")
 @click.option("--init", help="data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.  [default: data]")
 @click.option(
@@ -51,13 +49,21 @@ from sordino.errors import BadInput, ConfigError
     show_default=True,
     help="Where the prompt sits; `start` for KoboldAI and PEFT.",
 )
-@click.option("--warmup", type=float, help="Share of the steps with a rising learning rate.")
-@click.option("--clip", type=float, help="Largest gradient norm.")
-@click.option("--weight-decay", type=float, help="Weight decay.")
-@click.option("--average", type=float, help="Memory of the weight average, as a share of the steps; 0 is off.")
-@click.option("--patience", type=int, help="Stop after so many evaluations without a better validation loss; 0 is off.")
+@click.option("--warmup", type=float, help="Share of the steps with a rising learning rate.  [default: 0.05]")
+@click.option("--clip", type=float, help="Largest gradient norm.  [default: 1]")
+@click.option("--weight-decay", type=float, help="Weight decay.  [default: 0]")
 @click.option(
-    "--evaluate-every", type=int, help="Steps between evaluations.  [default: a tenth of the run, in short runs more]"
+    "--average", type=float, help="Memory of the weight average, as a share of the steps; 0 is off.  [default: 0.1]"
+)
+@click.option(
+    "--patience",
+    type=int,
+    help="Stop after so many evaluations without a better validation loss; 0 is off.  [default: 5]",
+)
+@click.option(
+    "--evaluate-every",
+    type=int,
+    help="Steps between evaluations.  [default: a tenth of the run, in short runs less often]",
 )
 @click.option("--sample-every", type=int, help="Steps between samples.  [default: a fifth of the run]")
 @click.option("--sample-text", help="What the samples continue.  [default: the first words of a validation text]")
