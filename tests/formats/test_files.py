@@ -73,6 +73,20 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 # Writing
 
 
+@pytest.mark.parametrize(
+    ("to", "metadata"),
+    [
+        ("mkultra", Metadata(description="灯" * 100_000)),
+        ("mkultra", Metadata(training={"tensor": "a text"})),
+        ("safetensors", Metadata(description='"' * 200_000)),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read_again(tmp_path: Path, to: str, metadata: Metadata) -> None:
+    with pytest.raises(BadInput, match="metadata"):
+        formats.write(SoftPrompt(matrix(), metadata), tmp_path / "v", to=to)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("to", formats.WRITABLE)
 def test_what_is_there_is_replaced_only_with_force(tmp_path: Path, to: str) -> None:
     path = tmp_path / "v"

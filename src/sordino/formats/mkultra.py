@@ -10,7 +10,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sordino.errors import SoftPromptFileError
+from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats import meta, torch_files
 from sordino.formats.choice import choose
 from sordino.formats.json_text import MAX_JSON, parse
@@ -20,6 +20,7 @@ from sordino.soft_prompt import Metadata, SoftPrompt
 
 # The bytes `"tensor": "` can only begin a value of that key: inside a JSON text, quotes have a backslash.
 _TENSOR = re.compile(rb'"tensor"\s*:\s*"')
+_BEFORE_TENSOR, _BEHIND_TENSOR = b', "tensor": "', b'"}'
 _STAND_IN = "@"
 # Seconds since 1970; Python's dates end there.
 _YEAR_9999 = 253402300799
@@ -54,8 +55,18 @@ def pieces(prompt: SoftPrompt) -> list[bytes]:
     ours = {"name": said.pop("name"), "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, prompt.content_hash))}
     epoch = _epoch(prompt.metadata.created)
     head = json.dumps({"metadata": ours | ({} if epoch is None else {"epoch": epoch}) | said})[:-1]
+    if len(head) + len(_BEFORE_TENSOR) + len(_BEHIND_TENSOR) > MAX_JSON:
+        raise BadInput(
+            "too large for mkultra's JSON, which is ASCII",
+            where="metadata",
+            expected=f"at most {MAX_JSON} bytes",
+            got=len(head),
+            do="leave the samples out",
+        )
+    if _TENSOR.search(head.encode("ascii")):
+        raise BadInput("mkultra's JSON has room for one text called tensor", where="metadata", do="rename that key")
     tensor = base64.b64encode(b"".join(_pickled(prompt)))
-    return [head.encode("ascii") + b', "tensor": "', tensor, b'"}']
+    return [head.encode("ascii") + _BEFORE_TENSOR, tensor, _BEHIND_TENSOR]
 
 
 def _split(source: Source) -> tuple[dict[str, Any], Slice]:

@@ -10,7 +10,7 @@ import json
 import struct
 from typing import Any
 
-from sordino.errors import SoftPromptFileError
+from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats.choice import Named
 from sordino.formats.json_text import parse
 from sordino.formats.sources import Slice, Source
@@ -49,13 +49,21 @@ def read(source: Source) -> tuple[list[Named], dict[str, str]]:
 
 
 def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
-    """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt."""
+    """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt. Raises BadInput."""
     data = prompt.matrix.astype("<f4", copy=False).tobytes()
     tensor = {"dtype": "F32", "shape": [prompt.n_tokens, prompt.d_model], "data_offsets": [0, len(data)]}
     text = json.dumps({"__metadata__": metadata, KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
     header = text.encode("utf-8")
     # The numbers start at a multiple of 8.
     header += b" " * (-len(header) % 8)
+    if len(header) > _MAX_HEADER:
+        raise BadInput(
+            "too large for a safetensors header",
+            where="metadata",
+            expected=f"at most {_MAX_HEADER} bytes",
+            got=len(header),
+            do="leave the samples out",
+        )
     return [struct.pack("<Q", len(header)), header, data]
 
 
