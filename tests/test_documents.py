@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.table import PAGE, page, targets
 from sordino.cli import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -44,3 +45,9 @@ def test_the_patterns_find_what_they_are_for() -> None:
     assert _COMMAND.findall(text)[0] == ("list", " --json")
     assert _OPTION.findall(_COMMAND.findall(text)[1][1]) == ["--out", "-m", "--library"]
     assert _LINK.findall(text) == ["docs/x.md", "https://z"]
+
+
+def test_the_tables_are_those_of_the_committed_results() -> None:
+    """After a benchmark: python -m benchmarks.table, then make readme."""
+    assert PAGE.read_text(encoding="utf-8") == "\n".join(page()).rstrip() + "\n"
+    assert "\n".join(targets()) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
