@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -104,6 +105,9 @@ def targets() -> Iterator[str]:
         if value is None:
             yield f"| {title} | {'≥' if higher else '≤'} {target} | not measured | |"
             continue
+        if math.isnan(value):
+            yield f"| {title} | {'≥' if higher else '≤'} {target} | the loss was not met in that run | **not reached** |"
+            continue
         reached = value >= target if higher else value <= target
         yield f"| {title} | {'≥' if higher else '≤'} {target} | {value:g} | {'reached' if reached else '**not reached**'} |"
 
@@ -117,7 +121,8 @@ def _value(benchmark: str, rows: str, field: str) -> float | None:
             value = row.get(field)
             # Of a value with its interval, the low end.
             value = value[1] if isinstance(value, list) else value
-            return None if value is None else float(value)
+            # The row is there and its value is not: what it times did not happen.
+            return math.nan if value is None else float(value)
     return None
 
 
