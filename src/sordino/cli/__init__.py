@@ -120,12 +120,13 @@ def _survive_narrow_encodings() -> None:
             reconfigure(errors="replace")
 
 
-def _wait_without_spinning() -> None:
+def _spin_less() -> None:
     """Torch's threads wait for each other by spinning; beside another busy process that takes the time the other thread needs.
 
-    Two trainings at once on two cores: 3 s a step instead of more than 10 (LOG.md). Read once, when torch is loaded.
+    So many turns cost nothing on a quiet machine and halve a step on a busy one (LOG.md). Read once, when torch is loaded.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def _library_folders() -> str:
@@ -143,7 +144,7 @@ def main(context: click.Context) -> None:
     The model itself stays as it is.
     """
     _survive_narrow_encodings()
-    _wait_without_spinning()
+    _spin_less()
     if context.invoked_subcommand is not None:
         return
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')
