@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from benchmarks.table import PAGE, page, targets
@@ -21,7 +22,8 @@ _OPTION = re.compile(r"(?<=\s)--?[a-z][a-z-]*")
 
 
 def options_of(command: str) -> set[str]:
-    found = main.get_command(None, command)  # type: ignore[arg-type]
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
     return {"--help", *(name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts))}
 
 

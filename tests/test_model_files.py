@@ -394,8 +394,13 @@ def test_a_fingerprint_is_the_hash_that_its_documentation_says(tmp_path):
     model = tmp_path / "m"
     model.mkdir()
     save_file({"b": torch.ones(2, 3), "a": torch.zeros(1, dtype=torch.bfloat16)}, model / "model.safetensors")
-    sha = lambda data: hashlib.sha256(data).hexdigest()  # noqa: E731
-    canonical = lambda value: json.dumps(value, sort_keys=True, separators=(",", ":")).encode()  # noqa: E731
+
+    def sha(data: bytes) -> str:
+        return hashlib.sha256(data).hexdigest()
+
+    def canonical(value: object) -> bytes:
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
     specials = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token"))
     tokenizer = sha(canonical({"specials": specials, "files": {}}))
     lines = [["a", [1], sha(b"\0\0")], ["b", [2, 3], sha(b"\0\0\x80\x3f" * 6)]]

@@ -16,7 +16,10 @@ N, D, V = 23, 12, 101
 
 def case(*, bias: bool, softcap: float | None, dtype: torch.dtype, scale: float = 1.0):
     random = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
     head = Head((draw(V, D) * scale).to(dtype), draw(V).to(dtype) if bias else None, softcap)
     # First and last words, and borders of tiles, are among the targets.
     targets = torch.cat([torch.tensor([0, V - 1, 6, 7, 8]), torch.randint(V, (N - 5,), generator=random)])

@@ -150,9 +150,9 @@ def main(names: list[str]) -> int:
     """Prepare bundled models; the exit code."""
     try:
         for name in names or ["smollm2"]:
-            prepare(resolve(name), tell=lambda line: print(line, flush=True))  # noqa: T201
+            prepare(resolve(name), tell=lambda line: print(line, flush=True))  # noqa: T201 - make runs this, its output is the terminal's
     except SordinoError as error:
-        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - as above
         return error.exit_code
     return 0
 

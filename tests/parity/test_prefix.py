@@ -57,7 +57,9 @@ def _fast(network, prompts, groups, labels, prompt_of_row):
 
 
 def _relative(difference: list[Tensor], reference: list[Tensor]) -> float:
-    flat = lambda tensors: torch.cat([t.flatten().double() for t in tensors])  # noqa: E731
+    def flat(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([tensor.flatten().double() for tensor in tensors])
+
     return float((flat(difference) - flat(reference)).norm() / flat(reference).norm())
 
 

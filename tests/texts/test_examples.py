@@ -186,13 +186,13 @@ def test_a_greeting_gets_an_empty_user_turn_where_the_template_insists() -> None
     assert examples(FakeBase(), talk(">Hello")) == ["<assistant>[Hello<end>]"]
 
 
-def test_a_model_without_a_template_refuses_chats() -> None:
+def test_a_model_without_a_template_refuses_chats(monkeypatch: pytest.MonkeyPatch) -> None:
     base = FakeBase()
 
     def refuse(messages: list[dict[str, str]]) -> list[tuple[str, bool]]:
         raise ModelError("the model has no chat template")
 
-    base.chat_segments = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(base, "chat_segments", refuse)
     for piece in (talk("Hi", ">Hello"), talk(">Hello")):
         with pytest.raises(ModelError, match="no chat template"):
             make_examples([piece], base, max_tokens=99)

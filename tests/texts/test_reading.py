@@ -11,10 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sordino.cli import training_job
 from sordino.errors import DataError
 from sordino.texts import files
 from sordino.texts.pieces import Piece, chat, data_hash
 from sordino.texts.reading import Reading, read_pieces
+from sordino.train import checkpoint
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -52,7 +54,8 @@ def test_folders_are_walked_sorted_without_hidden_and_foreign_files(tmp_path: Pa
 def test_the_folder_of_a_training_run_is_no_text(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "Once.")
     for folder in ("here.run", "renamed"):
-        for name in ("settings.json", "metrics.jsonl", "checkpoint.safetensors"):
+        # The names that train gives: texts/ may not import them.
+        for name in (training_job.SETTINGS, "metrics.jsonl", checkpoint.FILE):
             write(tmp_path / folder / name, "{}")
     write(tmp_path / "marathon.run" / "b.txt", "Twice.")
     assert texts(read_pieces([tmp_path])) == [("a.txt", "Once."), ("marathon.run/b.txt", "Twice.")]

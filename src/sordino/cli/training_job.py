@@ -83,6 +83,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
     )
     for flag in ("name", "author", "description", "licence"):
         _check_unicode(f"--{flag}", getattr(metadata, flag))
+    _check_unicode("--tags", options["tags"])
     job = Job(
         data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
         metadata, config, samples=not options["no_samples"], overwrite=options["overwrite"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from sordino.errors import SoftPromptFileError
+from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats.sources import Source, read_all
 
 # Parsed, JSON can take thirty times its size in memory.
@@ -32,6 +32,18 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SoftPromptFileError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
     return value
+
+
+def check_room(size: int, holder: str) -> None:
+    """Raises BadInput for metadata of `size` bytes that would be too large to be read again out of `holder`."""
+    if size > MAX_JSON:
+        raise BadInput(
+            f"too large for {holder}",
+            where="metadata",
+            expected=f"at most {MAX_JSON} bytes",
+            got=size,
+            do="leave the samples out",
+        )
 
 
 def _no_constant(name: str) -> NoReturn:

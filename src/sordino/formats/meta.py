@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sordino.errors import BadInput, SoftPromptFileError
-from sordino.formats.json_text import MAX_JSON, parse
+from sordino.formats.json_text import check_room, parse
 from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
 
 FORMAT_VERSION = 1
@@ -97,14 +97,7 @@ def to_bytes(prompt: SoftPrompt) -> bytes:
     except (TypeError, ValueError) as error:
         # Lone surrogates, nan, and things that JSON has no name for.
         raise BadInput("cannot be written", where="metadata", got=error) from error
-    if len(data) > MAX_JSON:
-        raise BadInput(
-            "too large",
-            where="metadata",
-            expected=f"at most {MAX_JSON} bytes",
-            got=len(data),
-            do="leave the samples out",
-        )
+    check_room(len(data), "meta.json")
     from_json(parse(data, "metadata"), "metadata")
     if prompt.metadata.base.d_model not in (0, prompt.d_model):
         raise BadInput(

@@ -13,7 +13,7 @@ from typing import Any
 from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats import meta, torch_files
 from sordino.formats.choice import choose
-from sordino.formats.json_text import MAX_JSON, parse
+from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.opened import Opened
 from sordino.formats.sources import CHUNK, Base64Source, Slice, Source, chunks
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -55,14 +55,7 @@ def pieces(prompt: SoftPrompt) -> list[bytes]:
     ours = {"name": said.pop("name"), "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, prompt.content_hash))}
     epoch = _epoch(prompt.metadata.created)
     head = json.dumps({"metadata": ours | ({} if epoch is None else {"epoch": epoch}) | said})[:-1]
-    if len(head) + len(_BEFORE_TENSOR) + len(_BEHIND_TENSOR) > MAX_JSON:
-        raise BadInput(
-            "too large for mkultra's JSON, which is ASCII",
-            where="metadata",
-            expected=f"at most {MAX_JSON} bytes",
-            got=len(head),
-            do="leave the samples out",
-        )
+    check_room(len(head) + len(_BEFORE_TENSOR) + len(_BEHIND_TENSOR), "mkultra's JSON, which is ASCII")
     if _TENSOR.search(head.encode("ascii")):
         raise BadInput("mkultra's JSON has room for one text called tensor", where="metadata", do="rename that key")
     tensor = base64.b64encode(b"".join(_pickled(prompt)))

@@ -10,15 +10,14 @@ import json
 import struct
 from typing import Any
 
-from sordino.errors import BadInput, SoftPromptFileError
+from sordino.errors import SoftPromptFileError
 from sordino.formats.choice import Named
-from sordino.formats.json_text import parse
+from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
 from sordino.soft_prompt import SoftPrompt
 
 KEY = "prompt_embeddings"
-_MAX_HEADER = 1 << 19
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -33,11 +32,11 @@ def looks_like_one(source: Source) -> bool:
 def read(source: Source) -> tuple[list[Named], dict[str, str]]:
     """The named tensors and the `__metadata__`. Raises SoftPromptFileError."""
     length = int.from_bytes(source.read_at(0, 8), "little")
-    if length > _MAX_HEADER:
+    if length > MAX_JSON:
         raise SoftPromptFileError(
             "the safetensors header is too long",
             where=source.where,
-            expected=f"at most {_MAX_HEADER} bytes",
+            expected=f"at most {MAX_JSON} bytes",
             got=length,
         )
     header = parse(source.read_at(8, length), f"{source.where}: header")
@@ -56,14 +55,7 @@ def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
     header = text.encode("utf-8")
     # The numbers start at a multiple of 8.
     header += b" " * (-len(header) % 8)
-    if len(header) > _MAX_HEADER:
-        raise BadInput(
-            "too large for a safetensors header",
-            where="metadata",
-            expected=f"at most {_MAX_HEADER} bytes",
-            got=len(header),
-            do="leave the samples out",
-        )
+    check_room(len(header), "a safetensors header")
     return [struct.pack("<Q", len(header)), header, data]
 
 
