@@ -40,13 +40,15 @@ ORDER = (
     "nll",
     "packing",
     "sampling",
+    "detokenise",
     "generate",
     "train",
     "evaluate",
+    "engine",
     "cli",
 )
 # These lie beside each other: neither knows the other.
-STRANGERS = (("evaluate", "train"),)
+STRANGERS = (("evaluate", "train"), ("engine", "train"), ("engine", "evaluate"))
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 
 

@@ -12,9 +12,10 @@ Every error says, in one line: what went wrong, where, what was expected and wha
      │   └─ DoesNotFit            a soft prompt that was not made for this base model
      ├─ MissingExtra              an optional dependency is not installed; the message names the pip command
      ├─ StorageError              the disk refused a write (full, read-only, file held open); the old file is intact
+     ├─ OutOfMemory               memory ran out; the message names the flag to lower
+     ├─ EngineBusy                more requests wait than the queue holds
      └─ TrainingError             training cannot go on
-         ├─ Diverged              the loss is not a number; the last good matrix was kept
-         └─ OutOfMemory           memory ran out; the message names the flag to lower
+         └─ Diverged              the loss is not a number; the last good matrix was kept
 """
 
 from __future__ import annotations
@@ -84,13 +85,17 @@ class StorageError(SordinoError):
     """The disk refused a write; the old file is intact."""
 
 
+class OutOfMemory(SordinoError):
+    """Memory ran out."""
+
+
+class EngineBusy(SordinoError):
+    """More requests wait than the queue holds."""
+
+
 class TrainingError(SordinoError):
     """Training cannot go on."""
 
 
 class Diverged(TrainingError):
     """The loss is not a number."""
-
-
-class OutOfMemory(TrainingError):
-    """Memory ran out."""

@@ -59,7 +59,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """One layer's weights [out, in], and its shape."""
 
     norm1: Tensor
@@ -132,7 +132,7 @@ def runs(network: PreTrainedModel) -> bool:
         return False
     if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
         return False
-    linears = [layer.get_submodule(name) for layer in _layers(network) for name in _LINEARS]
+    linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
     # An adapter would have put another class in their place.
     return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
 
@@ -176,24 +176,24 @@ def _run(
         start += rows * width
     hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
     run: Any = _DecoderLayer.apply
-    for index, layer in enumerate(_layers(network)):
+    for index, layer in enumerate(layers_of(network)):
         keys, values = front[index] if front else (None, None)
-        hidden_ND, own_keys, own_values = run(hidden_ND, keys, values, _weights(layer), placed, prompt_B)
+        hidden_ND, own_keys, own_values = run(hidden_ND, keys, values, weights_of(layer), placed, prompt_B)
         own.append((own_keys, own_values))
     hidden_ND = model.norm(hidden_ND)
     return [hidden_ND[block.at].unflatten(0, (block.rows, block.width)) for block in placed], own
 
 
-def _layers(network: PreTrainedModel) -> Any:
+def layers_of(network: PreTrainedModel) -> Any:
     model: Any = network.base_model
     return model.layers
 
 
-def _weights(layer: Any) -> _Layer:
+def weights_of(layer: Any) -> Layer:
     q, k, v, o, gate, up, down = (layer.get_submodule(name).weight for name in _LINEARS)
     attention, norm1, norm2 = layer.self_attn, layer.input_layernorm, layer.post_attention_layernorm
     eps = norm1.variance_epsilon
-    return _Layer(
+    return Layer(
         norm1.weight, q, k, v, o, norm2.weight, gate, up, down, eps, attention.head_dim, attention.scaling
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ class _DecoderLayer(torch.autograd.Function):
         x_ND: Tensor,
         front_keys: Tensor | None,
         front_values: Tensor | None,
-        layer: _Layer,
+        layer: Layer,
         blocks: list[_Placed],
         prompt_B: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,7 +270,7 @@ class _DecoderLayer(torch.autograd.Function):
 
 
 def _feed_forward_backward(
-    grad_ND: Tensor, layer: _Layer, h_ND: Tensor, rms_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
+    grad_ND: Tensor, layer: Layer, h_ND: Tensor, rms_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
 ) -> Tensor:
     """The gradient that reaches h through norm, gate, up and down."""
     grad_FN = layer.down.t() @ grad_ND.t()

@@ -17,13 +17,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sordino.base_model import BaseModel
+from sordino.detokenise import Detokeniser
 from sordino.errors import ConfigError
 from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.prefix import Prefixes, decode_step, encode_prefixes, forward_rows_cached, packable
 from sordino.rows import rows_from_examples
-from sordino.sampling import HALF, Sampling, held_back, sample
+from sordino.sampling import Sampling, sample
 from sordino.soft_prompt import SoftPrompt
 
 FinishReason = Literal["length", "stop"]
@@ -49,13 +50,13 @@ class Piece:
 
 @dataclass
 class _Row:
-    """One running request: what it has said, and what it still holds back."""
+    """One running request and what it has said."""
 
     index: int
     random: torch.Generator
     context_ids: list[int]
+    text: Detokeniser
     new_ids: list[int] = field(default_factory=list)
-    emitted: int = 0
 
 
 def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
@@ -87,7 +88,10 @@ def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
 # As a decorator the mode is on while this generator runs and off while it waits: a `with` would leave it on for the consumer.
 @torch.inference_mode()
 def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
-    rows = [_Row(i, _stream(request), check_request(base, request, sampling)) for i, request in enumerate(requests)]
+    rows = []
+    for index, request in enumerate(requests):
+        ids = check_request(base, request, sampling)
+        rows.append(_Row(index, _stream(request), ids, Detokeniser(base.decode, ids, sampling.stop)))
     prefixes, slots = _prefixes_of(base, requests)
     text_rows = rows_from_examples([[row.context_ids] for row in rows], slots).to(base.device)
     hidden_BTD, cache = forward_rows_cached(base.network, prefixes, text_rows)
@@ -101,7 +105,7 @@ def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Samp
     while True:
         logits_BV = head.logits(state_BD).float()
         ids = [
-            sample(logits_V, row.context_ids + row.new_ids, sampling, row.random)
+            sample(logits_V, row.context_ids + row.new_ids, sampling, row.random, n_new=len(row.new_ids)).token
             for logits_V, row in zip(logits_BV, rows, strict=True)
         ]
         alive: list[int] = []
@@ -210,33 +214,11 @@ def _decode(base: BaseModel, cache: DynamicCache, keys: _Keys, ids: list[int]) -
 def _advance(base: BaseModel, row: _Row, token: int, sampling: Sampling) -> Piece:
     """Take the sampled token into the row and say what may be emitted now."""
     if token in base.stop_ids:
-        return Piece(row.index, _whole(base, row).rstrip(HALF)[row.emitted :], "stop")
+        return Piece(row.index, row.text.finish(), "stop")
     row.new_ids.append(token)
-    text = _whole(base, row)
-    ends = [at for at in (text.find(stop) for stop in sampling.stop) if at >= 0]
-    if ends:
-        return Piece(row.index, text[row.emitted : min(ends)], "stop")
+    text = row.text.push(token)
+    if row.text.stopped:
+        return Piece(row.index, text, "stop")
     if len(row.new_ids) >= sampling.max_tokens:
-        return Piece(row.index, text.rstrip(HALF)[row.emitted :], "length")
-    safe = len(text) - held_back(text, sampling.stop)
-    piece = Piece(row.index, text[row.emitted : safe])
-    row.emitted = max(row.emitted, safe)
-    return piece
-
-
-def _whole(base: BaseModel, row: _Row) -> str:
-    """The row's new text. Decoded behind its last context tokens: many tokenizers drop a space at the very front."""
-    behind = _behind(base, row.context_ids)
-    return base.decode(behind + row.new_ids)[len(base.decode(behind)) :]
-
-
-def _behind(base: BaseModel, context_ids: list[int]) -> list[int]:
-    """A few last tokens of the context, from a whole character on.
-
-    Tokenizers that fall back to bytes decode a run of them as one: begun inside a character, all of it is lost.
-    """
-    for count in (4, 8, 16):
-        behind = context_ids[-count:]
-        if not base.decode(behind).startswith(HALF):
-            break
-    return behind
+        return Piece(row.index, text + row.text.finish(), "length")
+    return Piece(row.index, text)

@@ -87,7 +87,7 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     if max(lengths) == 0:
         return _empty_prefixes(network, len(embeds))
     embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
-    if _written_out(network):
+    if is_written_out(network):
         block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
         hidden_KPD, layers = frozen_llama.decode(network, block)
     else:
@@ -99,7 +99,7 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
-    if rows.ids_BT.shape[1] == 0 or not _written_out(network):
+    if rows.ids_BT.shape[1] == 0 or not is_written_out(network):
         return forward_rows_cached(network, prefixes, rows)[0]
     front = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
@@ -110,7 +110,7 @@ def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Te
 def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
     """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
     lengths = tuple(int(e.shape[0]) for e in embeds)
-    if not _written_out(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
+    if not is_written_out(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
         prefixes = encode_prefixes(network, embeds)
         return prefixes, forward_rows(network, prefixes, rows)
     prompts = _prompt_block(network, *_side_by_side(network, embeds))
@@ -140,7 +140,7 @@ def decode_step(
     """
     embeds_B1D = network.get_input_embeddings()(ids_B[:, None])
     if packable(network):
-        masks = _layer_masks(network, real_BS[:, None, :], (position_B[:, None] - keys_BS)[:, None, :])
+        masks = layer_masks(network, real_BS[:, None, :], (position_B[:, None] - keys_BS)[:, None, :])
     else:
         masks = real_BS.long()
     hidden_B1D, _ = _forward(network, embeds_B1D, position_B[:, None], masks, cache)
@@ -152,7 +152,7 @@ def packable(network: PreTrainedModel) -> bool:
     return network.config.model_type in PACKABLE_FAMILIES
 
 
-def _written_out(network: PreTrainedModel) -> bool:
+def is_written_out(network: PreTrainedModel) -> bool:
     """Whether `frozen_llama` runs this network: the same numbers, faster."""
     return packable(network) and not network.training and frozen_llama.runs(network)
 
@@ -247,7 +247,7 @@ def _prefix_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Ten
     width = positions_KP.shape[1]
     causal_PP = torch.ones(width, width, dtype=torch.bool, device=positions_KP.device).tril()
     allowed_KPP = causal_PP & ~padded_KP[:, None, :]
-    return _layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
+    return layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
 
 
 def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
@@ -270,7 +270,7 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
     prefix_BTP = (index_P[None, :] >= pad_B[:, None])[:, None, :].expand(-1, text, -1)
     keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
     distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
-    return _layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
+    return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
 
 
 def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sight:
@@ -287,7 +287,7 @@ def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sigh
     return Sight(front, own)
 
 
-def _layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
+def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
     """Additive masks [B, 1, Q, S] from what is allowed and how far apart positions are: one, or one per kind of layer."""
     config: Any = network.config
     kinds = set(getattr(config, "layer_types", None) or ())

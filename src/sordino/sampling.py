@@ -1,13 +1,17 @@
 """Drawing tokens, and which of their text may be shown already. Pure functions, no model.
 
-Shape key: V vocabulary.
+Shape key: V vocabulary, C candidates (words that are still possible, likeliest first; of equals the smaller id first).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,53 +19,261 @@ from sordino.errors import ConfigError
 
 # What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
 HALF = "\ufffd"
+# KoboldAI's numbers for the steps of `order`.
+TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
+_FIRST_LOOK = 512
+Floats = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int64]
+Kept = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 and repetition_penalty 1 are off."""
+    """How tokens are drawn. temperature 0 is greedy; what is at its default of 0 or 1 is off.
+
+    top_k, top_p (Holtzman et al. 2020, arXiv 1904.09751), min_p (2407.01082), typical (2202.00666), tfs (tail free sampling),
+    top_a (keeps p >= top_a * max(p)^2). repetition_penalty divides positive and multiplies negative logits of words seen
+    (CTRL, 1909.05858) among the last repetition_range tokens (0: all); with repetition_slope the penalty grows towards the
+    newest of them, as in KoboldAI. presence_penalty and frequency_penalty are OpenAI's, over new tokens only. logit_bias is
+    added first. order: KoboldAI's numbers of the steps, 0 top_k, 1 top_a, 2 top_p (then min_p), 3 tfs, 4 typical,
+    5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many likeliest words to tell
+    with each token (None: nothing is told), of the model's own distribution.
+    """
 
     max_tokens: int = 120
     temperature: float = 0.8
     top_k: int = 0
     top_p: float = 0.95
     min_p: float = 0.0
+    typical: float = 1.0
+    top_a: float = 0.0
+    tfs: float = 1.0
     repetition_penalty: float = 1.0
+    repetition_range: int = 0
+    repetition_slope: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.max_tokens >= 1, "--max-tokens", "1 or more", self.max_tokens)
-        _check(0 <= self.temperature < float("inf"), "--temperature", "0 or more", self.temperature)
+        _check(0 <= self.temperature < math.inf, "--temperature", "0 or more", self.temperature)
         _check(self.top_k >= 0, "--top-k", "0 or more", self.top_k)
         _check(0 < self.top_p <= 1, "--top-p", "above 0, at most 1", self.top_p)
         _check(0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p)
-        _check(0 < self.repetition_penalty < float("inf"), "--repetition-penalty", "above 0", self.repetition_penalty)
+        _check(0 < self.typical <= 1, "--typical", "above 0, at most 1", self.typical)
+        _check(0 <= self.top_a <= 1, "--top-a", "0 to 1", self.top_a)
+        _check(0 < self.tfs <= 1, "--tfs", "above 0, at most 1", self.tfs)
+        _check(0 < self.repetition_penalty < math.inf, "--repetition-penalty", "above 0", self.repetition_penalty)
+        _check(self.repetition_range >= 0, "--repetition-range", "0 or more", self.repetition_range)
+        _check(0 <= self.repetition_slope < math.inf, "--repetition-slope", "0 or more", self.repetition_slope)
+        _check(-2 <= self.presence_penalty <= 2, "--presence-penalty", "-2 to 2", self.presence_penalty)
+        _check(-2 <= self.frequency_penalty <= 2, "--frequency-penalty", "-2 to 2", self.frequency_penalty)
+        _check(sorted(self.order) == list(range(7)), "--order", "each of 0 to 6 once", self.order)
+        _check(all(map(_is_finite, self.logit_bias)), "--logit-bias", "finite numbers", self.logit_bias)
+        _check(self.logprobs is None or 0 <= self.logprobs <= 20, "--logprobs", "0 to 20", self.logprobs)
         _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
 
 
-def sample(logits_V: Tensor, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator) -> int:
-    """Draw one token id from float32 logits [V]. Order: repetition penalty, temperature, top_k, top_p, min_p."""
-    logits_V = logits_V.clone()
-    if sampling.repetition_penalty != 1.0 and seen_ids:
-        seen = torch.tensor(sorted(set(seen_ids)), device=logits_V.device)
-        values = logits_V[seen]
-        penalty = sampling.repetition_penalty
-        logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
+@dataclass(frozen=True)
+class Drawn:
+    """A token, its log-probability in the model's own distribution, and the likeliest words with theirs."""
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def sample(
+    logits_V: Tensor, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, *, n_new: int = 0
+) -> Drawn:
+    """Draw one token from float32 logits [V]. seen_ids: context and new tokens; n_new: how many of them are new.
+
+    The generator moves once per drawn token, and not at all where sampling is greedy.
+    """
+    raw_V: Floats = logits_V.detach().cpu().double().numpy()
+    token = _draw(raw_V, seen_ids, sampling, random, n_new)
+    if sampling.logprobs is None:
+        return Drawn(token)
+    peak = raw_V.max()
+    total = float(peak + np.log(np.exp(raw_V - peak).sum()))
+    top = _likeliest(raw_V, sampling.logprobs)
+    return Drawn(token, float(raw_V[token]) - total, tuple((int(i), float(raw_V[i]) - total) for i in top))
+
+
+def _draw(raw_V: Floats, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, n_new: int) -> int:
+    logits_V = _biased(raw_V, seen_ids[len(seen_ids) - n_new :], sampling)
     if sampling.temperature == 0:
-        return int(logits_V.argmax())
-    # Drawn on the CPU: one stream per seed, whatever the device.
-    probs_V = torch.softmax(logits_V.cpu().double() / sampling.temperature, dim=0)
-    sorted_V, order_V = probs_V.sort(descending=True, stable=True)
-    keep_V = torch.ones_like(sorted_V, dtype=torch.bool)
-    if sampling.top_k:
-        keep_V[sampling.top_k :] = False
-    keep_V &= (sorted_V.cumsum(0) - sorted_V) < sampling.top_p
-    keep_V &= sorted_V >= sampling.min_p * sorted_V[0]
-    keep_V[0] = True
-    weights_V = sorted_V * keep_V
-    threshold = torch.rand((), generator=random, dtype=torch.float64) * weights_V.sum()
-    chosen = int(torch.searchsorted(weights_V.cumsum(0), threshold).clamp(max=int(keep_V.sum()) - 1))
-    return int(order_V[chosen])
+        return int(np.argmax(_penalised(logits_V, _penalties(seen_ids, sampling))))
+    ids_C, probs_C = distribution(logits_V, seen_ids, sampling)
+    # A uniform number against the cumulated probabilities: one number a token, whatever was filtered.
+    sums_C = np.cumsum(probs_C)
+    threshold = float(torch.rand((), generator=random, dtype=torch.float64)) * sums_C[-1]
+    return int(ids_C[min(int(np.searchsorted(sums_C, threshold)), len(ids_C) - 1)])
+
+
+def distribution(logits_V: Floats, seen_ids: Sequence[int], sampling: Sampling) -> tuple[Ids, Floats]:
+    """What a token is drawn from, temperature above 0: the words that are left, likeliest first, and their probabilities."""
+    penalties = _penalties(seen_ids, sampling)
+    steps = [step for step in sampling.order if _is_on(step, sampling)]
+    # What comes before the first sorting is done on the whole vocabulary at once.
+    while steps and steps[0] in (REPETITION, TEMPERATURE):
+        step = steps.pop(0)
+        logits_V = _penalised(logits_V, penalties) if step == REPETITION else logits_V / sampling.temperature
+    ids_C, logits_C, steps = _candidates(logits_V, steps, sampling)
+    for step in steps:
+        if step == TEMPERATURE:
+            logits_C = logits_C / sampling.temperature
+        elif step == REPETITION:
+            logits_C = _penalised(logits_C, _among(penalties, ids_C))
+            order_C = np.lexsort((ids_C, -logits_C))
+            ids_C, logits_C = ids_C[order_C], logits_C[order_C]
+        else:
+            keep_C = _FILTERS[step](_softmax(logits_C), sampling)
+            # Something must stay, and that is the likeliest.
+            keep_C[0] |= not keep_C.any()
+            ids_C, logits_C = ids_C[keep_C], logits_C[keep_C]
+    return ids_C, _softmax(logits_C)
+
+
+def _biased(raw_V: Floats, new_ids: Sequence[int], sampling: Sampling) -> Floats:
+    if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
+        return raw_V
+    logits_V = raw_V.copy()
+    for word, bias in sampling.logit_bias:
+        logits_V[word] += bias
+    for word, count in Counter(new_ids).items():
+        logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
+    return logits_V
+
+
+def _is_on(step: int, sampling: Sampling) -> bool:
+    return {
+        TOP_K: sampling.top_k > 0,
+        TOP_A: sampling.top_a > 0,
+        TOP_P: sampling.top_p < 1 or sampling.min_p > 0,
+        TFS: sampling.tfs < 1,
+        TYPICAL: sampling.typical < 1,
+        TEMPERATURE: sampling.temperature != 1,
+        REPETITION: sampling.repetition_penalty != 1,
+    }[step]
+
+
+def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple[Ids, Floats, list[int]]:
+    """Candidates, their logits, and the steps left. Where the first step is top_k or top_p few words need to be sorted."""
+    if steps and steps[0] == TOP_K:
+        ids_C = _likeliest(logits_V, sampling.top_k)
+        return ids_C, logits_V[ids_C], steps[1:]
+    if steps and steps[0] == TOP_P and sampling.top_p < 1:
+        weight_V = np.exp(logits_V - logits_V.max())
+        total, look = weight_V.sum(), _FIRST_LOOK
+        while True:
+            ids_C = _likeliest(logits_V, look)
+            probs_C = weight_V[ids_C] / total
+            if look >= len(logits_V) or probs_C.sum() >= sampling.top_p:
+                break
+            look *= 8
+        ids_C = ids_C[_keep_top_p(probs_C, sampling)]
+        return ids_C, logits_V[ids_C], steps[1:]
+    ids_C = _likeliest(logits_V, len(logits_V))
+    return ids_C, logits_V[ids_C], steps
+
+
+def _likeliest(logits_V: Floats, count: int) -> Ids:
+    """The `count` largest, largest first; of equals the smaller id first."""
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    if count >= len(logits_V):
+        return np.argsort(-logits_V, kind="stable")
+    least = np.partition(logits_V, len(logits_V) - count)[len(logits_V) - count]
+    ids = np.flatnonzero(logits_V >= least)
+    return ids[np.argsort(-logits_V[ids], kind="stable")][:count]
+
+
+def _softmax(logits_C: Floats) -> Floats:
+    weight_C = np.exp(logits_C - logits_C.max())
+    probs_C: Floats = weight_C / weight_C.sum()
+    return probs_C
+
+
+def _keep_top_k(probs_C: Floats, sampling: Sampling) -> Kept:
+    return np.arange(len(probs_C)) < sampling.top_k
+
+
+def _keep_top_p(probs_C: Floats, sampling: Sampling) -> Kept:
+    before_C = np.cumsum(probs_C) - probs_C
+    keep_C: Kept = (before_C < sampling.top_p) & (probs_C >= sampling.min_p * probs_C[0])
+    return keep_C
+
+
+def _keep_top_a(probs_C: Floats, sampling: Sampling) -> Kept:
+    keep_C: Kept = probs_C >= sampling.top_a * probs_C[0] ** 2
+    return keep_C
+
+
+def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Kept:
+    """What lies before the tail, where the curve of sorted probabilities stops bending."""
+    bends = np.abs(np.diff(probs_C, n=2))
+    if not bends.sum():
+        return np.ones(len(probs_C), dtype=bool)
+    straight = np.cumsum(bends / bends.sum()) > sampling.tfs
+    return ~np.concatenate([[False], straight, [True]])
+
+
+def _keep_typical(probs_C: Floats, sampling: Sampling) -> Kept:
+    """Words whose surprise is nearest to the expected one, up to a mass of `typical`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise_C = -np.log(probs_C)
+        expected = np.nansum(probs_C * surprise_C)
+    order_C = np.argsort(np.abs(surprise_C - expected), kind="stable")
+    before_C = np.cumsum(probs_C[order_C]) - probs_C[order_C]
+    keep_C = np.zeros(len(probs_C), dtype=bool)
+    keep_C[order_C[before_C < sampling.typical]] = True
+    return keep_C
+
+
+_FILTERS: dict[int, Callable[[Floats, Sampling], Kept]] = {
+    TOP_K: _keep_top_k,
+    TOP_A: _keep_top_a,
+    TOP_P: _keep_top_p,
+    TFS: _keep_tail_free,
+    TYPICAL: _keep_typical,
+}
+
+
+def _penalties(seen_ids: Sequence[int], sampling: Sampling) -> dict[int, float]:
+    """The divisor of every word that was seen; with a slope it is the larger the later the word was last said.
+
+    KoboldAI's curve: places -1 (the oldest of the range) to 1 (the newest) are bent by the slope and mapped to 1 .. penalty.
+    """
+    if sampling.repetition_penalty == 1:
+        return {}
+    within = list(seen_ids[-sampling.repetition_range :] if sampling.repetition_range else seen_ids)
+    slope, extent = sampling.repetition_slope, sampling.repetition_penalty - 1
+    places = max(sampling.repetition_range, len(within))
+    if not slope or places < 2:
+        return dict.fromkeys(within, sampling.repetition_penalty)
+    place = np.linspace(-1, 1, places)[places - len(within) :]
+    bent = slope * place / (1 + np.abs(place) * (slope - 1))
+    return {word: 1 + extent * (float(share) + 1) / 2 for word, share in zip(within, bent, strict=True)}
+
+
+def _penalised(logits: Floats, penalties: dict[int, float]) -> Floats:
+    """By place: `penalties` maps an index of `logits` to its divisor."""
+    if not penalties:
+        return logits
+    places, divisors = np.array(list(penalties)), np.array(list(penalties.values()))
+    logits, values = logits.copy(), logits[places]
+    logits[places] = np.where(values > 0, values / divisors, values * divisors)
+    return logits
+
+
+def _among(penalties: dict[int, float], ids_C: Ids) -> dict[int, float]:
+    """The penalties by place among the candidates."""
+    return {at: penalties[word] for at, word in enumerate(ids_C.tolist()) if word in penalties}
 
 
 def held_back(text: str, stop: Sequence[str]) -> int:
@@ -74,6 +286,10 @@ def held_back(text: str, stop: Sequence[str]) -> int:
                 held = size
                 break
     return len(text) - len(whole) + held
+
+
+def _is_finite(bias: tuple[int, float]) -> bool:
+    return math.isfinite(bias[1])
 
 
 def _check(holds: bool, flag: str, expected: str, got: object) -> None:

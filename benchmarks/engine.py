@@ -1,0 +1,198 @@
+"""The engine's tokens a second against transformers' generate and PEFT, and against itself without soft prompts.
+
+Greedy, 64 new tokens a stream, the same 24-token openings on all sides, reading them included. transformers' side is one
+`generate` on the ideal batch: all rows of one length, all there at once, no soft prompt. PEFT's side is what PEFT can do with
+16 soft prompts: one adapter after another. All sides share one network, its dtype and its threads.
+
+    python -m benchmarks.engine --rounds 5
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measuring import alternate, arguments, paired_ratio, save
+from sordino.base_model import BaseModel, load
+from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.requests import Request
+from sordino.engine.torch_runner import TorchRunner
+from sordino.placement import leading_ids
+from sordino.sampling import Sampling
+from sordino.soft_prompt import Metadata, SoftPrompt
+
+STREAMS, READ, NEW, TOKENS = 16, 24, 64, 20
+
+
+def main() -> None:
+    options = arguments(__doc__ or "").parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    base = load(options.model, dtype=options.dtype, device=options.device)
+    texts = openings(base, STREAMS)
+    prompts = [prompt(base, seed) for seed in range(STREAMS)]
+    rows = []
+    # Without an end, every stream says all its tokens.
+    sides: dict[str, Callable[[], Any]] = {
+        "16 prompts": lambda: written(base, texts, prompts),
+        "one prompt": lambda: written(base, texts, prompts[:1] * STREAMS),
+        "no prompt": lambda: written(base, texts, [None] * STREAMS),
+        "generate": lambda: by_transformers(base, texts),
+    }
+    seconds = alternate(sides, options.rounds, base.device)
+    row: dict[str, Any] = {"streams": STREAMS}
+    for name, taken in seconds.items():
+        row[f"{name}, tokens/s"] = round(STREAMS * NEW / sorted(taken)[len(taken) // 2], 1)
+    ours = seconds["16 prompts"]
+    row["16/one"] = round(paired_ratio(seconds["one prompt"], ours), 3)
+    row["16/none"] = round(paired_ratio(seconds["no prompt"], ours), 3)
+    row["16/generate"] = round(paired_ratio(seconds["generate"], ours), 3)
+    rows.append(row)
+    save("engine", base.device, rows)
+
+    single = alternate(
+        {
+            "with a prompt": lambda: written(base, texts[:1], prompts[:1]),
+            "generate": lambda: by_transformers(base, texts[:1]),
+        },
+        options.rounds,
+        base.device,
+    )
+    row = {"streams": 1}
+    for name, taken in single.items():
+        row[f"{name}, tokens/s"] = round(NEW / sorted(taken)[len(taken) // 2], 1)
+    row["1/generate"] = round(paired_ratio(single["generate"], single["with a prompt"]), 3)
+    rows.append(row)
+    save("engine", base.device, rows)
+
+    first = alternate_first_tokens(base, texts[0], options.rounds)
+    rows.append(first)
+    save("engine", base.device, rows)
+
+    with tempfile.TemporaryDirectory() as folder:
+        model = peft_model(base, prompts, Path(folder))
+        pair = alternate(
+            {
+                "16 prompts": lambda: written(base, texts, prompts),
+                "peft": lambda: by_peft(base, model, texts, len(prompts)),
+            },
+            max(1, options.rounds // 2),
+            base.device,
+        )
+    rows.append(
+        {
+            "streams": "16, PEFT one adapter after another",
+            "16/peft": round(paired_ratio(pair["peft"], pair["16 prompts"]), 3),
+        }
+    )
+    save("engine", base.device, rows)
+
+
+def openings(base: BaseModel, count: int) -> list[tuple[int, ...]]:
+    text = Path(__file__).parents[1] / "src/sordino/data/keeper"
+    ids = [i for file in sorted(text.rglob("[0-9]*.txt")) for i in base.encode(file.read_text())]
+    return [tuple(ids[at * 200 : at * 200 + READ]) for at in range(count)]
+
+
+def prompt(base: BaseModel, seed: int, tokens: int = TOKENS) -> SoftPrompt:
+    """Words of the vocabulary: as good as a trained one for the clock."""
+    ids = torch.randint(base.vocab_size, (tokens,), generator=torch.Generator().manual_seed(seed))
+    matrix = base.embed(ids.to(base.device)).detach().float().cpu().numpy()
+    return SoftPrompt(matrix, Metadata(placement=base.placement))
+
+
+def engine_of(base: BaseModel) -> Engine:
+    runner = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=1 << 28)
+    # No id ends a text here, as on transformers' side.
+    words = Words(base.decode, frozenset(), base.context_length, base.vocab_size)
+    return Engine(runner, words, Limits(rows=STREAMS))
+
+
+def written(base: BaseModel, texts: Sequence[tuple[int, ...]], prompts: Sequence[SoftPrompt | None]) -> None:
+    """All streams to their ends on a new engine: prefixes are run, nothing is kept from before."""
+    engine = engine_of(base)
+    for ids, soft in zip(texts, prompts, strict=True):
+        leading = leading_ids(base, soft.metadata.placement if soft else None)
+        engine.submit(Request((*leading, *ids), soft, Sampling(max_tokens=NEW, temperature=0)))
+    tokens = 0
+    while engine.busy:
+        tokens += sum(len(event.drawn) for _, event in engine.step() if hasattr(event, "drawn"))
+    if tokens != NEW * len(texts):
+        raise SystemExit(f"{tokens} tokens came, {NEW * len(texts)} were asked for")
+
+
+def by_transformers(base: BaseModel, texts: Sequence[tuple[int, ...]]) -> None:
+    ids = torch.tensor([[*base.bos_ids, *text] for text in texts], device=base.device)
+    network: Any = base.network
+    new = network.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW,
+        min_new_tokens=NEW,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    assert new.shape[1] == ids.shape[1] + NEW
+
+
+def alternate_first_tokens(base: BaseModel, ids: tuple[int, ...], rounds: int) -> dict[str, Any]:
+    """Seconds to the first token behind a prompt of 100, on an engine that has not met it, and on one that has."""
+    soft = prompt(base, 99, 100)
+    warm = engine_of(base)
+
+    def first_token(engine: Engine) -> None:
+        number = engine.submit(Request(ids, soft, Sampling(max_tokens=2, temperature=0)))
+        engine.step()
+        engine.abort(number)
+        engine.step()
+
+    first_token(warm)
+    seconds = alternate(
+        {"first request": lambda: first_token(engine_of(base)), "second request": lambda: first_token(warm)},
+        rounds,
+        base.device,
+    )
+    return {
+        "streams": "time to first token, 100 virtual",
+        "second/first": round(paired_ratio(seconds["second request"], seconds["first request"]), 3),
+    }
+
+
+def peft_model(base: BaseModel, prompts: Sequence[SoftPrompt], folder: Path) -> Any:
+    """The network with every prompt as an adapter of PEFT's, read from the folders that `convert` writes."""
+    from peft import PeftModel
+
+    from sordino import formats
+
+    model: Any = None
+    for number, soft in enumerate(prompts):
+        place = folder / str(number)
+        formats.write(soft, place, "peft", force=True)
+        if model is None:
+            model = PeftModel.from_pretrained(base.network, str(place), adapter_name=str(number))
+        else:
+            model.load_adapter(str(place), adapter_name=str(number))
+    return model
+
+
+def by_peft(base: BaseModel, model: Any, texts: Sequence[tuple[int, ...]], count: int) -> None:
+    for number in range(count):
+        model.set_adapter(str(number))
+        ids = torch.tensor([[*base.bos_ids, *texts[number]]], device=base.device)
+        with torch.no_grad():
+            model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+
+if __name__ == "__main__":
+    main()

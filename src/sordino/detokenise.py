@@ -1,0 +1,67 @@
+"""Token ids to text as they come: never half a character, never the beginning of what may become a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sordino.sampling import HALF, held_back
+
+Decode = Callable[[Sequence[int]], str]
+
+
+class Detokeniser:
+    """One row's new text.
+
+    Tokens are decoded behind the last ones that were whole, as many tokenizers drop a space at the very front, and those that
+    fall back to bytes decode a run of them as one. So a token costs the decoding of a few, however long the text is.
+    """
+
+    def __init__(self, decode: Decode, context_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
+        self._decode = decode
+        self._ids = list(behind(decode, context_ids))
+        self._whole, self._begin = len(self._ids), 0
+        self._stop = stop
+        # Text that is whole and was not given out, as it may become a stop string.
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """The text that may be shown now. Behind a stop string `stopped` is true, and nothing follows."""
+        self._ids.append(token)
+        known = self._decode(self._ids[self._begin : self._whole])
+        text = self._decode(self._ids[self._begin :])[len(known) :]
+        if text.endswith(HALF):
+            return ""
+        self._begin, self._whole = self._whole, len(self._ids)
+        return self._shown(text)
+
+    def finish(self) -> str:
+        """What was held back; the bytes of a character that never became whole are dropped."""
+        known = self._decode(self._ids[self._begin : self._whole])
+        rest = self._decode(self._ids[self._begin :])[len(known) :]
+        self._whole = len(self._ids)
+        text = self._shown(rest.rstrip(HALF))
+        if self.stopped:
+            return text
+        text, self._held = text + self._held, ""
+        return text
+
+    def _shown(self, text: str) -> str:
+        text = self._held + text
+        ends = [at for at in (text.find(word) for word in self._stop) if at >= 0]
+        if ends:
+            self.stopped, self._held = True, ""
+            return text[: min(ends)]
+        safe = len(text) - held_back(text, self._stop)
+        self._held = text[safe:]
+        return text[:safe]
+
+
+def behind(decode: Decode, context_ids: Sequence[int]) -> list[int]:
+    """A few last tokens of the context, from a whole character on."""
+    last: list[int] = []
+    for count in (4, 8, 16):
+        last = list(context_ids[-count:])
+        if not decode(last).startswith(HALF):
+            break
+    return last

@@ -1,0 +1,207 @@
+"""The engine: requests in, events out. A step is schedule, run, postprocess.
+
+Requests join and leave between steps. Every request that was submitted ends in exactly one `End`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from sordino.detokenise import Detokeniser
+from sordino.engine.requests import Chunk, End, Event, Reason, Request
+from sordino.engine.runner import Runner, Span
+from sordino.engine.scheduler import Scheduler, Stretch, Work
+from sordino.errors import ConfigError, EngineBusy, OutOfMemory, SordinoError
+from sordino.sampling import Drawn, sample
+
+
+@dataclass(frozen=True)
+class Limits:
+    """rows: most that run at once. queue: most that wait. tokens: most positions in a step. chunk: most that a row reads of it."""
+
+    rows: int = 16
+    queue: int = 256
+    tokens: int = 512
+    chunk: int = 256
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the engine needs of a tokenizer and a model: where a text ends, ids to text, positions, vocabulary."""
+
+    decode: Callable[[Sequence[int]], str]
+    stop_ids: frozenset[int]
+    context_length: int
+    vocab_size: int
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request on its way: what it has said."""
+
+    request: Request
+    work: Work
+    width: int
+    random: torch.Generator
+    text: Detokeniser
+    new_ids: list[int] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.request.ids, *self.new_ids]
+
+
+class Engine:
+    """Rows of one base model in one batch. Not for several threads: one thread submits, aborts and steps."""
+
+    def __init__(self, runner: Runner, words: Words, limits: Limits = Limits()) -> None:
+        self.runner, self.words, self.limits = runner, words, limits
+        self._numbers = itertools.count()
+        self._rows: dict[int, _Row] = {}
+        self._scheduler = Scheduler(limits.rows, limits.tokens, limits.chunk)
+        # Events that came between steps.
+        self._ended: list[tuple[int, End]] = []
+        self._closed = False
+
+    def submit(self, request: Request) -> int:
+        """The request's number; its events come from `step`.
+
+        Raises EngineBusy where the queue is full, and ConfigError, DoesNotFit or OutOfMemory for what can never run.
+        """
+        if self._closed:
+            raise EngineBusy("the engine was closed")
+        if len(self._scheduler.waiting) >= self.limits.queue:
+            raise EngineBusy("the queue is full", expected=f"at most {self.limits.queue} waiting", do="try again later")
+        width = self.runner.prefix_length(request.prompt)
+        self._check(request, width)
+        number = next(self._numbers)
+        work = Work(number, request.client, len(request.ids))
+        random = torch.Generator().manual_seed(request.seed)
+        text = Detokeniser(self.words.decode, request.ids, request.sampling.stop)
+        self._rows[number] = _Row(request, work, width, random, text)
+        self._scheduler.waiting.add(work)
+        return number
+
+    def abort(self, number: int) -> None:
+        """End a request now, if it is not over; its event comes with the next step."""
+        if number in self._rows:
+            self._ended.append((number, self._end(self._rows[number], "aborted")))
+
+    def close(self) -> list[tuple[int, Event]]:
+        """End every request; nothing may be submitted afterwards."""
+        for number in list(self._rows):
+            self.abort(number)
+        self._closed = True
+        ended, self._ended = self._ended, []
+        return list(ended)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do."""
+        return bool(self._rows or self._ended)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """(rows that run, requests that wait)."""
+        return len(self._scheduler.running), len(self._scheduler.waiting)
+
+    def step(self) -> list[tuple[int, Event]]:
+        """One step of every row that has its turn: the events, in the order of the rows."""
+        events: list[tuple[int, Event]] = []
+        stretches = self._scheduler.schedule(self._admit, self._grow, self._let_go)
+        try:
+            logits = self.runner.run([self._span(stretch) for stretch in stretches]) if stretches else None
+        except SordinoError as error:
+            # Nobody knows how far it came: every row of the step ends, and the others go on.
+            failed = [self._rows[stretch.work.number] for stretch in stretches]
+            events += [(row.work.number, self._end(row, "failed", error)) for row in failed]
+            logits, stretches = None, []
+        events += self._ended
+        self._ended = []
+        at = 0
+        for stretch in stretches:
+            stretch.work.done += stretch.count
+            if stretch.work.done < stretch.work.length:
+                continue
+            assert logits is not None
+            row = self._rows[stretch.work.number]
+            drawn = sample(logits[at], row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))
+            at += 1
+            events += [(stretch.work.number, event) for event in self._advance(row, drawn)]
+        return events
+
+    def _admit(self, work: Work) -> bool:
+        row = self._rows[work.number]
+        try:
+            done = self.runner.open(work.number, row.request.prompt, row.ids)
+        except SordinoError as error:
+            self._ended.append((work.number, self._end(row, "failed", error)))
+            return False
+        if done is None:
+            return False
+        work.done = done
+        return True
+
+    def _grow(self, work: Work, count: int) -> bool:
+        return self.runner.grow(work.number, count)
+
+    def _let_go(self, work: Work) -> None:
+        self.runner.close(work.number, self._rows[work.number].ids)
+        work.done = 0
+
+    def _span(self, stretch: Stretch) -> Span:
+        work = stretch.work
+        end = work.done + stretch.count
+        return Span(work.number, self._rows[work.number].ids[work.done : end], end >= work.length)
+
+    def _advance(self, row: _Row, drawn: Drawn) -> list[Event]:
+        """Take the drawn token into the row: its chunk, and its end where this was the last."""
+        if drawn.token in self.words.stop_ids:
+            rest = row.text.finish()
+            return [*([Chunk(rest, ())] if rest else []), self._end(row, "stop")]
+        row.new_ids.append(drawn.token)
+        row.work.length += 1
+        text = row.text.push(drawn.token)
+        if row.text.stopped:
+            return [Chunk(text, (drawn,)), self._end(row, "stop")]
+        if len(row.new_ids) >= row.request.sampling.max_tokens:
+            return [Chunk(text + row.text.finish(), (drawn,)), self._end(row, "length")]
+        return [Chunk(text, (drawn,))]
+
+    def _end(self, row: _Row, reason: Reason, error: SordinoError | None = None) -> End:
+        """Take the row out, wherever it is."""
+        del self._rows[row.work.number]
+        if row.work in self._scheduler.running:
+            self._scheduler.running.remove(row.work)
+            self.runner.close(row.work.number, row.ids if reason != "failed" else ())
+        else:
+            self._scheduler.waiting.remove(row.work)
+        return End(reason, row.width + len(row.request.ids), len(row.new_ids), error)
+
+    def _check(self, request: Request, width: int) -> None:
+        length = width + len(request.ids) + request.sampling.max_tokens
+        if width + len(request.ids) == 0:
+            raise ConfigError("there is nothing to continue", where="prompt", do="give a text or a soft prompt")
+        if length > self.words.context_length:
+            raise ConfigError(
+                "the text and its continuation do not fit the model's context",
+                where="prompt",
+                expected=f"at most {self.words.context_length} positions",
+                got=f"{width} in front + {len(request.ids)} text + {request.sampling.max_tokens} new",
+                do="shorten the text or ask for less",
+            )
+        if not self.runner.could_hold(length):
+            raise OutOfMemory(
+                "the request does not fit into the memory for running rows",
+                got=f"{length} positions",
+                do="shorten the text, ask for less, or give --kv-memory",
+            )
+        for word, _ in request.sampling.logit_bias:
+            if not 0 <= word < self.words.vocab_size:
+                raise ConfigError(
+                    "no such word", where="logit_bias", expected=f"0 to {self.words.vocab_size - 1}", got=word
+                )

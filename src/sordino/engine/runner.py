@@ -1,0 +1,59 @@
+"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run a stretch at a time, and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from sordino.soft_prompt import SoftPrompt
+
+
+@dataclass(frozen=True)
+class Span:
+    """The next `ids` of a row; none for a row without text, whose first word comes from its prefix. wanted: its last logits."""
+
+    number: int
+    ids: Sequence[int]
+    wanted: bool
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Since the start: prefixes of soft prompts that were there, that had to be run, that were let go; texts that were there."""
+
+    hits: int
+    misses: int
+    evictions: int
+    text_hits: int
+    bytes: int
+
+
+class Runner(Protocol):
+    """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
+
+    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+        """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
+
+    def could_hold(self, length: int) -> bool:
+        """Whether a row of so many positions, its prefix among them, would fit if it were alone."""
+
+    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
+
+        Raises DoesNotFit for a soft prompt of another width.
+        """
+
+    def grow(self, number: int, count: int) -> bool:
+        """Make room for `count` positions more. False: there is none."""
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        """Logits [wanted spans, V], float32, on the CPU."""
+
+    def close(self, number: int, ids: Sequence[int]) -> None:
+        """The row is over. ids: its text, which is worth keeping as far as it was run; none to forget it."""
+
+    def cache_use(self) -> CacheUse:
+        """For metrics."""

@@ -1,0 +1,118 @@
+"""Who runs next. Pure: rows are numbers and sizes here, and nothing is known of models.
+
+A step has room for `tokens` positions. Rows that write take one each; what is left goes to rows that still read their text, a
+stretch at a time, so that a long text never keeps the others waiting; what is left then admits waiting rows, the clients in
+turn. Where memory runs out the row that came last goes back to the front of the queue, and reads again later.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Work:
+    """A row as the scheduler sees it. length: positions of its text; done: how many of them have been run."""
+
+    number: int
+    client: str
+    length: int
+    done: int = 0
+
+    @property
+    def reads(self) -> bool:
+        """Whether more than its newest token is still to be run."""
+        return self.length - self.done > 1
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Run `count` positions of a row, from its first that was not run."""
+
+    work: Work
+    count: int
+
+
+class Queue:
+    """Waiting rows, the clients in turn, each client's own in their order. Rows that were put back go first."""
+
+    def __init__(self) -> None:
+        self._put_back: deque[Work] = deque()
+        self._of: OrderedDict[str, deque[Work]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._put_back) + sum(map(len, self._of.values()))
+
+    def add(self, work: Work) -> None:
+        self._of.setdefault(work.client, deque()).append(work)
+
+    def put_back(self, work: Work) -> None:
+        self._put_back.appendleft(work)
+
+    def first(self) -> Work | None:
+        if self._put_back:
+            return self._put_back[0]
+        return next(iter(self._of.values()))[0] if self._of else None
+
+    def take(self) -> Work:
+        """Remove the first; its client goes behind the others."""
+        if self._put_back:
+            return self._put_back.popleft()
+        client, works = self._of.popitem(last=False)
+        work = works.popleft()
+        if works:
+            self._of[client] = works
+        return work
+
+    def remove(self, work: Work) -> bool:
+        if work in self._put_back:
+            self._put_back.remove(work)
+            return True
+        works = self._of.get(work.client)
+        if works is None or work not in works:
+            return False
+        works.remove(work)
+        if not works:
+            del self._of[work.client]
+        return True
+
+
+@dataclass
+class Scheduler:
+    """rows: most that run at once. tokens: most positions in a step. chunk: most positions a row reads in one step."""
+
+    rows: int
+    tokens: int
+    chunk: int
+    running: list[Work] = field(default_factory=list)
+    waiting: Queue = field(default_factory=Queue)
+
+    def schedule(
+        self, admit: Callable[[Work], bool], grow: Callable[[Work, int], bool], let_go: Callable[[Work], None]
+    ) -> list[Stretch]:
+        """The stretches of the next step.
+
+        admit: opens a row with room for its text, or says that there is none; it sets `done`. grow: makes room for so many
+        positions more, or says that there is none. let_go: closes a row that goes back to the queue; it sets `done`.
+        """
+        stretches: dict[Work, int] = {}
+        left = self.tokens
+        # Rows that write come first: they need one position each, and people watch them.
+        for work in sorted(self.running, key=lambda work: work.reads):
+            count = min(work.length - work.done, self.chunk, left)
+            while work in self.running and count and not grow(work, count):
+                last = self.running.pop()
+                let_go(last)
+                self.waiting.put_back(last)
+                left += stretches.pop(last, 0)
+            if work in self.running and count:
+                stretches[work] = count
+                left -= count
+        while left > 0 and len(self.running) < self.rows and (first := self.waiting.first()) and admit(first):
+            work = self.waiting.take()
+            self.running.append(work)
+            stretches[work] = min(work.length - work.done, self.chunk, left)
+            left -= stretches[work]
+        return [Stretch(work, count) for work, count in stretches.items()]

@@ -1,0 +1,244 @@
+"""Rows on a transformers decoder: the reference.
+
+Llama's family on a CPU runs written out (`written_out`); the other families of the parity tests run transformers' modules, a shelf
+at a time, on a cache that writes into the shelf; any other decoder runs its modules a row at a time, without masks of ours.
+
+Shape key: B rows, T text positions, S key positions, N positions of a step, L layers, H key-value heads, P prefix positions,
+C channels, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sordino.base_model import BaseModel
+from sordino.engine import written_out
+from sordino.engine.key_values import KeyValues, Place, Shape
+from sordino.engine.prefix_cache import Kept, Key, PrefixCache
+from sordino.engine.runner import CacheUse, Span
+from sordino.engine.shelf_cache import ShelfCache
+from sordino.engine.written_out import Alone, Llama, Together
+from sordino.errors import ModelError
+from sordino.memory import memory_named
+from sordino.nll import head_of
+from sordino.placement import prompt_embeds
+from sordino.prefix import Prefixes, encode_prefixes, is_written_out, layer_masks, packable
+from sordino.soft_prompt import SoftPrompt
+
+LOWER = "lower --rows, --kv-memory or --prefix-memory"
+# A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
+_WORTH_KEEPING = 32
+
+
+@dataclass(frozen=True)
+class _State:
+    """Keys and values [L, 2, H, S, C] (None: there are none), and behind a soft prompt the last hidden state [D]."""
+
+    front: Tensor | None
+    last_D: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.front, self.last_D) if t is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    prefix: Kept[_State]
+    width: int
+
+
+class TorchRunner:
+    """kv_bytes: for the rows that run. prefix_bytes: for prefixes and texts that were."""
+
+    def __init__(self, base: BaseModel, *, kv_bytes: int, prefix_bytes: int) -> None:
+        self.base = base
+        self._head = head_of(base.network)
+        self._llama = Llama.of(base.network) if is_written_out(base.network) else None
+        self._rows: dict[int, _Row] = {}
+        self._kept: PrefixCache[_State] = PrefixCache(prefix_bytes)
+        self._key_values = KeyValues(_shape_of(base), kv_bytes)
+
+    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+        if prompt is None:
+            return len(self.base.bos_ids)
+        return prompt.n_tokens + (len(self.base.bos_ids) if prompt.metadata.placement == "after_bos" else 0)
+
+    def could_hold(self, length: int) -> bool:
+        return self._key_values.could_hold(length)
+
+    @torch.inference_mode()
+    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        prefix = self._prefix(prompt)
+        front, width = prefix.state.front, self.prefix_length(prompt)
+        shared = 0
+        # The last token is run in any case: its logits are wanted.
+        if (found := self._kept.longest(prefix.key, ids[:-1])) is not None:
+            kept, shared = found
+            assert kept.state.front is not None
+            front = kept.state.front[:, :, :, : width + shared]
+        if not self._key_values.open(number, front, width + len(ids)):
+            self._kept.release(prefix)
+            return None
+        self._rows[number] = _Row(prefix, width)
+        return shared
+
+    @torch.inference_mode()
+    def grow(self, number: int, count: int) -> bool:
+        return self._key_values.grow(number, self._key_values.places[number].length + count)
+
+    @torch.inference_mode()
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        with memory_named("writing", LOWER):
+            filled = [span for span in spans if span.ids]
+            hidden: dict[int, Tensor] = {
+                span.number: last_D
+                for span in spans
+                if not span.ids and (last_D := self._rows[span.number].prefix.state.last_D) is not None
+            }
+            if filled:
+                hidden |= self._run(filled)
+            wanted = [hidden[span.number] for span in spans if span.wanted]
+            if not wanted:
+                return torch.zeros(0, self._head.width)
+            return self._head.logits(torch.stack(wanted)).float().cpu()
+
+    @torch.inference_mode()
+    def close(self, number: int, ids: Sequence[int]) -> None:
+        row = self._rows.pop(number)
+        done = self._key_values.places[number].length - row.width
+        if min(done, len(ids)) >= _WORTH_KEEPING:
+            state = _State(self._key_values.take(number))
+            self._kept.keep_text(row.prefix.key, ids[:done], state, state.bytes)
+        self._key_values.close(number)
+        self._kept.release(row.prefix)
+
+    def cache_use(self) -> CacheUse:
+        kept = self._kept
+        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
+
+    def _prefix(self, prompt: SoftPrompt | None) -> Kept[_State]:
+        """A soft prompt's keys and values, run once and kept: one user more."""
+        if prompt is not None:
+            self.base.check_fit(prompt, force=True)
+        key: Key = (
+            self.base.fingerprint,
+            "" if prompt is None else prompt.content_hash,
+            "" if prompt is None else prompt.metadata.placement,
+        )
+        kept = self._kept.prompt(key)
+        if kept is None:
+            with memory_named("running a soft prompt", LOWER):
+                state = _state_of(encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt)]))
+            kept = self._kept.keep_prompt(key, state, state.bytes)
+        return kept
+
+    def _run(self, spans: Sequence[Span]) -> dict[int, Tensor]:
+        """The hidden state [D] at each span's last position."""
+        places = [self._key_values.places[span.number] for span in spans]
+        if self._llama is not None:
+            hidden = self._run_written_out(self._llama, spans, places)
+        elif packable(self.base.network):
+            hidden = self._run_modules(spans, places)
+        else:
+            hidden = {span.number: self._stretch(span, place) for span, place in zip(spans, places, strict=True)}
+        for span, place in zip(spans, places, strict=True):
+            place.length += len(span.ids)
+        return hidden
+
+    def _run_written_out(self, llama: Llama, spans: Sequence[Span], places: Sequence[Place]) -> dict[int, Tensor]:
+        positions = [
+            place.length + at for span, place in zip(spans, places, strict=True) for at in range(len(span.ids))
+        ]
+        alone: list[Alone] = []
+        writers: dict[int, list[tuple[int, Place]]] = {}
+        ends, start = [], 0
+        for span, place in zip(spans, places, strict=True):
+            if len(span.ids) == 1:
+                writers.setdefault(place.shelf.room, []).append((start, place))
+            else:
+                alone.append(Alone(place, slice(start, start + len(span.ids)), place.length))
+            start += len(span.ids)
+            ends.append(start - 1)
+        together = [
+            Together.of([at for at, _ in rows], [place for _, place in rows], llama.groups) for rows in writers.values()
+        ]
+        embeds_ND = self.base.embed(torch.tensor([i for span in spans for i in span.ids]))
+        hidden_ND = written_out.run(llama, embeds_ND, torch.tensor(positions), together, alone)
+        return {span.number: hidden_ND[end] for span, end in zip(spans, ends, strict=True)}
+
+    def _run_modules(self, spans: Sequence[Span], places: Sequence[Place]) -> dict[int, Tensor]:
+        hidden: dict[int, Tensor] = {}
+        writers: dict[int, list[tuple[Span, Place]]] = {}
+        for span, place in zip(spans, places, strict=True):
+            if len(span.ids) == 1:
+                writers.setdefault(place.shelf.room, []).append((span, place))
+            else:
+                hidden[span.number] = self._stretch(span, place)
+        for rows in writers.values():
+            hidden |= self._together(rows)
+        return hidden
+
+    def _together(self, rows: Sequence[tuple[Span, Place]]) -> dict[int, Tensor]:
+        """One position for each of some rows of a shelf, in one pass over the whole shelf."""
+        shelf, device = rows[0][1].shelf, self.base.device
+        ids_B = torch.zeros(len(shelf.numbers), dtype=torch.long, device=device)
+        position_B = torch.zeros_like(ids_B)
+        for span, place in rows:
+            ids_B[place.index], position_B[place.index] = span.ids[0], place.length
+        key_S = torch.arange(max(place.length for _, place in rows) + 1, device=device)
+        distance_B1S = (position_B[:, None] - key_S[None, :])[:, None, :]
+        masks = layer_masks(self.base.network, distance_B1S >= 0, distance_B1S)
+        cache = ShelfCache(shelf, [place for _, place in rows], alone=False)
+        hidden_BTD = _forward(self.base, cache, ids_B[:, None], position_B[:, None], masks)
+        return {span.number: hidden_BTD[place.index, 0] for span, place in rows}
+
+    def _stretch(self, span: Span, place: Place) -> Tensor:
+        """The hidden state at the last position of a stretch of one row."""
+        device, network = self.base.device, self.base.network
+        end = place.length + len(span.ids)
+        ids_1T = torch.tensor([list(span.ids)], device=device)
+        positions_1T = torch.arange(place.length, end, device=device)[None]
+        distance_1TS = positions_1T[:, :, None] - torch.arange(end, device=device)
+        # A decoder that is in no parity test makes its own masks: all that stands in front is seen.
+        masks = (
+            layer_masks(network, distance_1TS >= 0, distance_1TS)
+            if packable(network)
+            else torch.ones(1, end, dtype=torch.long, device=device)
+        )
+        return _forward(self.base, ShelfCache(place.shelf, [place], alone=True), ids_1T, positions_1T, masks)[0, -1]
+
+
+def _forward(base: BaseModel, cache: ShelfCache, ids_BT: Tensor, positions_BT: Tensor, masks: Any) -> Tensor:
+    embeds_BTD = base.network.get_input_embeddings()(ids_BT)
+    hidden_BTD: Tensor = base.network.base_model(
+        inputs_embeds=embeds_BTD, position_ids=positions_BT, attention_mask=masks, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    if cache.written != ids_BT.shape[1]:
+        raise RuntimeError(f"{base.family}: the model did not use the cache it was given")
+    return hidden_BTD
+
+
+def _state_of(prefixes: Prefixes) -> _State:
+    """Of one prefix."""
+    if prefixes.width == 0:
+        return _State(None)
+    pairs = [torch.stack(pair) for pair in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)]
+    return _State(torch.stack(pairs)[:, :, 0].contiguous(), prefixes.last_KD[0].clone())
+
+
+@torch.inference_mode()
+def _shape_of(base: BaseModel) -> Shape:
+    """What a position takes, seen at the first word of the vocabulary: configurations name it in many ways."""
+    embeds_1D = base.embed(torch.zeros(1, dtype=torch.long, device=base.device))
+    prefixes = encode_prefixes(base.network, [embeds_1D])
+    shapes = {tuple(t.shape) for t in (*prefixes.keys_KHPC, *prefixes.values_KHPC)}
+    if len(shapes) > 1:
+        raise ModelError("layers that keep keys and values of different sizes are not served", where=base.family)
+    (_, heads, _, channels), layers = shapes.pop(), len(prefixes.keys_KHPC)
+    return Shape(layers, heads, channels, prefixes.keys_KHPC[0].dtype, base.device)

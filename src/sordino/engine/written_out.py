@@ -1,0 +1,176 @@
+"""Llama's decoder layers for rows that write: every position of a step, of every row, in one product a weight.
+
+As `frozen_llama`, without gradients: the same numbers as transformers' modules. Positions of all rows lie side by side [N, D]; only
+attention knows rows. Rows that take one position attend together, a shelf at a time, over views of the shelf: the query heads of
+a group are queries of one key-value head, so no key is copied. Rows that read a stretch attend over what is before it, without
+a mask, and over the stretch itself, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
+
+Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
+C channels, T positions of a stretch, S positions that are seen, R rows of a shelf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+from transformers import PreTrainedModel
+
+from sordino.engine.key_values import Place, Shelf
+from sordino.frozen_llama import Layer, layers_of, weights_of
+
+_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@dataclass(frozen=True)
+class Together:
+    """Rows of one shelf that take one position each: their places among the step's positions and on the shelf."""
+
+    shelf: Shelf
+    at_M: Tensor
+    index_M: Tensor
+    position_M: Tensor
+    seen: int
+    mask_R1GS: Tensor
+
+    @staticmethod
+    def of(at: Sequence[int], places: Sequence[Place], groups: int) -> Together:
+        shelf = places[0].shelf
+        index_M, position_M = torch.tensor([p.index for p in places]), torch.tensor([p.length for p in places])
+        seen = max(p.length for p in places) + 1
+        # Rows of the shelf that do not write now have no query: they see one position, and nobody looks at the result.
+        last_R = torch.zeros(len(shelf.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
+        hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
+        mask_RS = torch.zeros(hidden_RS.shape, dtype=shelf.tensor.dtype).masked_fill_(
+            hidden_RS, torch.finfo(shelf.tensor.dtype).min
+        )
+        return Together(
+            shelf, torch.tensor(at), index_M, position_M, seen, mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
+        )
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A row that reads a stretch: `at` among the step's positions, from position `start` of the row on."""
+
+    place: Place
+    at: slice
+    start: int
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The network's parts, looked up once. groups: G."""
+
+    model: Any
+    layers: tuple[Layer, ...]
+    groups: int
+
+    @staticmethod
+    def of(network: PreTrainedModel) -> Llama:
+        config: Any = network.config
+        layers = tuple(weights_of(layer) for layer in layers_of(network))
+        return Llama(network.base_model, layers, int(config.num_attention_heads // config.num_key_value_heads))
+
+
+def run(
+    llama: Llama, embeds_ND: Tensor, positions_N: Tensor, together: Sequence[Together], alone: Sequence[Alone]
+) -> Tensor:
+    """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
+    model = llama.model
+    cos_1NC, sin_1NC = model.rotary_emb(embeds_ND[None], positions_N[None])
+    half = cos_1NC.shape[-1] // 2
+    cos_N1C, sin_N1C = cos_1NC[0, :, None, :half], sin_1NC[0, :, None, :half]
+    hidden_ND = embeds_ND
+    for index, layer in enumerate(llama.layers):
+        hidden_ND = _layer(index, layer, hidden_ND, cos_N1C, sin_N1C, together, alone)
+    normed_ND: Tensor = model.norm(hidden_ND)
+    return normed_ND
+
+
+def _layer(
+    index: int,
+    weights: Layer,
+    x_ND: Tensor,
+    cos_N1C: Tensor,
+    sin_N1C: Tensor,
+    together: Sequence[Together],
+    alone: Sequence[Alone],
+) -> Tensor:
+    normed_ND = torch.rms_norm(x_ND, x_ND.shape[1:], weights.norm1, weights.eps)
+    queries, keys, values = (
+        (normed_ND @ weight.t()).unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
+    )
+    queries, keys = _turned(queries, cos_N1C, sin_N1C), _turned(keys, cos_N1C, sin_N1C)
+    mixed = torch.empty_like(queries)
+    for rows in together:
+        mixed[rows.at_M] = _attend_together(
+            index, rows, queries[rows.at_M], keys[rows.at_M], values[rows.at_M], weights.scale
+        )
+    for row in alone:
+        mixed[row.at] = _attend_alone(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale)
+    h_ND = torch.addmm(x_ND, mixed.flatten(1), weights.o.t())
+    normed_ND = torch.rms_norm(h_ND, h_ND.shape[1:], weights.norm2, weights.eps)
+    fed_NF = silu(normed_ND @ weights.gate.t()).mul_(normed_ND @ weights.up.t())
+    return torch.addmm(h_ND, fed_NF, weights.down.t())
+
+
+def _turned(heads_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
+    first, second = heads_NHC.chunk(2, dim=-1)
+    return torch.cat([first * cos_N1C - second * sin_N1C, second * cos_N1C + first * sin_N1C], dim=-1)
+
+
+def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """[M, H * G, C] of queries [M, H * G, C], keys and values [M, H, C]."""
+    key_values = rows.shelf.tensor[index]
+    key_values[0][rows.index_M, :, rows.position_M] = keys
+    key_values[1][rows.index_M, :, rows.position_M] = values
+    count, heads = len(rows.shelf.numbers), keys.shape[1]
+    grouped = queries.unflatten(1, (heads, -1))
+    # In the shelf's order; a row that does not write asks nothing.
+    asked_RHGC = grouped.new_zeros(count, *grouped.shape[1:])
+    asked_RHGC[rows.index_M] = grouped
+    mixed_RHGC: Tensor = _attend(
+        asked_RHGC,
+        key_values[0, :count, :, : rows.seen],
+        key_values[1, :count, :, : rows.seen],
+        is_causal=False,
+        attn_mask=rows.mask_R1GS,
+        scale=scale,
+    )[0]
+    return mixed_RHGC[rows.index_M].flatten(1, 2)
+
+
+def _attend_alone(index: int, row: Alone, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """[T, H * G, C] of queries [T, H * G, C], keys and values [T, H, C]."""
+    mixed_1ATC: Tensor
+    lse_1AT: Tensor
+    width, heads = keys.shape[:2]
+    key_values = row.place.shelf.tensor[index, :, row.place.index]
+    end = row.start + width
+    key_values[0, :, row.start : end] = keys.transpose(0, 1)
+    key_values[1, :, row.start : end] = values.transpose(0, 1)
+    groups = queries.shape[1] // heads
+    asked_1ATC = queries.transpose(0, 1)[None]
+    own_keys, own_values = (
+        of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) if groups > 1 else of.transpose(0, 1)[None]
+        for of in (keys, values)
+    )
+    mixed_1ATC, lse_1AT = _attend(asked_1ATC, own_keys, own_values, is_causal=True, scale=scale)
+    if row.start:
+        grouped_1HSC = asked_1ATC.reshape(1, heads, groups * width, -1)
+        front, front_lse = _attend(
+            grouped_1HSC,
+            key_values[0, None, :, : row.start],
+            key_values[1, None, :, : row.start],
+            is_causal=False,
+            scale=scale,
+        )
+        front_1ATC, front_lse_1AT = front.reshape(mixed_1ATC.shape), front_lse.reshape(lse_1AT.shape)
+        lse = torch.logaddexp(lse_1AT, front_lse_1AT)
+        mixed_1ATC = mixed_1ATC * (lse_1AT - lse).exp()[..., None] + front_1ATC * (front_lse_1AT - lse).exp()[..., None]
+    return mixed_1ATC[0].transpose(0, 1)

@@ -1,0 +1,259 @@
+"""The engine over a model that is a function of a row's own ids: what a row says must not depend on anything else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.runner import CacheUse, Span
+from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
+from sordino.sampling import Sampling
+from sordino.soft_prompt import Metadata, SoftPrompt
+
+STOP, V = 0, 30
+WORDS = Words(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
+TAME = Sampling(max_tokens=8, temperature=1.0, top_p=1.0)
+
+
+def prompt(value: float, tokens: int = 2) -> SoftPrompt:
+    return SoftPrompt(torch.full((tokens, 3), value).numpy(), Metadata(placement="start"))
+
+
+def logits_of(soft: SoftPrompt | None, ids: Sequence[int]) -> Tensor:
+    """What the model would say: any function of the prompt and of all ids before, and of nothing else."""
+    seed = hashlib.sha256(repr((soft.content_hash if soft else "", list(ids))).encode()).digest()
+    return torch.randn(V, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
+
+
+class Model:
+    """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
+
+    def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
+        self.room, self.fails_on, self.remembers = room, fails_on, remembers
+        self.rows: dict[int, tuple[SoftPrompt | None, list[int], int]] = {}
+        self.texts: dict[str, list[int]] = {}
+
+    def prefix_length(self, soft: SoftPrompt | None) -> int:
+        return soft.n_tokens if soft else 1
+
+    def could_hold(self, length: int) -> bool:
+        return length <= self.room
+
+    def free(self) -> int:
+        return self.room - sum(room for _, _, room in self.rows.values())
+
+    def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        assert number not in self.rows
+        if soft is not None and soft.d_model != 3:
+            raise DoesNotFit("another width")
+        need = self.prefix_length(soft) + len(ids)
+        if need > self.free():
+            return None
+        known = self.texts.get(soft.content_hash if soft else "", []) if self.remembers else []
+        shared = 0
+        while shared < min(len(known), len(ids) - 1) and known[shared] == ids[shared]:
+            shared += 1
+        self.rows[number] = (soft, list(ids[:shared]), need)
+        return shared
+
+    def grow(self, number: int, count: int) -> bool:
+        soft, ids, room = self.rows[number]
+        more = max(0, self.prefix_length(soft) + len(ids) + count - room)
+        if more > self.free():
+            return False
+        self.rows[number] = (soft, ids, room + more)
+        return True
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        logits = []
+        for span in spans:
+            soft, ids, room = self.rows[span.number]
+            if self.fails_on in span.ids:
+                raise OutOfMemory("memory ran out")
+            ids += span.ids
+            assert self.prefix_length(soft) + len(ids) <= room
+            if span.wanted:
+                logits.append(logits_of(soft, ids))
+        return torch.stack(logits) if logits else torch.zeros(0, V)
+
+    def close(self, number: int, ids: Sequence[int]) -> None:
+        soft, run, _ = self.rows.pop(number)
+        if self.remembers and ids:
+            assert list(ids[: len(run)]) == run
+            self.texts[soft.content_hash if soft else ""] = run
+
+    def cache_use(self) -> CacheUse:
+        return CacheUse(0, 0, 0, 0, 0)
+
+
+def alone(request: Request) -> tuple[str, str]:
+    """What a request must say and how it must end, by the definition."""
+    from sordino.sampling import sample
+
+    random = torch.Generator().manual_seed(request.seed)
+    ids, new = list(request.ids), []
+    while len(new) < request.sampling.max_tokens:
+        logits = logits_of(request.prompt, ids + new)
+        token = sample(logits, ids + new, request.sampling, random, n_new=len(new)).token
+        if token == STOP:
+            return WORDS.decode(new), "stop"
+        new.append(token)
+        text = WORDS.decode(new)
+        for stop in request.sampling.stop:
+            if stop in text:
+                return text[: text.index(stop)], "stop"
+    return WORDS.decode(new), "length"
+
+
+def collected(events: Sequence[tuple[int, Event]]) -> dict[int, tuple[str, str]]:
+    """Text and reason of every request; fails where one ends twice, or speaks behind its end."""
+    texts: dict[int, str] = {}
+    ends: dict[int, str] = {}
+    for number, event in events:
+        assert number not in ends
+        if isinstance(event, Chunk):
+            texts[number] = texts.get(number, "") + event.text
+        else:
+            ends[number] = event.reason
+    return {number: (texts.get(number, ""), reason) for number, reason in ends.items()}
+
+
+def finished(engine: Engine, limit: int = 3000) -> list[tuple[int, Event]]:
+    events: list[tuple[int, Event]] = []
+    for _ in range(limit):
+        if not engine.busy:
+            return events
+        events += engine.step()
+    raise AssertionError("the engine does not come to an end")
+
+
+REQUESTS = st.builds(
+    Request,
+    ids=st.lists(st.integers(1, V - 1), max_size=20).map(tuple),
+    prompt=st.sampled_from([None, prompt(1.0), prompt(2.0, 5)]),
+    sampling=st.sampled_from(
+        [TAME, replace(TAME, stop=("b",)), Sampling(max_tokens=3, temperature=0), replace(TAME, max_tokens=20)]
+    ),
+    seed=st.integers(0, 5),
+    client=st.sampled_from(["", "one", "two"]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.lists(REQUESTS, min_size=1, max_size=14),
+    rows=st.integers(1, 5),
+    chunk=st.integers(1, 8),
+    room=st.integers(46, 200),
+    steps_between=st.lists(st.integers(0, 4), min_size=14, max_size=14),
+    remembers=st.booleans(),
+)
+def test_a_row_says_what_it_would_say_alone(
+    requests: list[Request], rows: int, chunk: int, room: int, steps_between: list[int], remembers: bool
+) -> None:
+    """Whoever comes and goes meanwhile, in whatever parts it is read, however often it was put back."""
+    model = Model(room, remembers=remembers)
+    engine = Engine(model, WORDS, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    events: list[tuple[int, Event]] = []
+    expected = {}
+    for request, steps in zip(requests, steps_between, strict=False):
+        expected[engine.submit(request)] = alone(request)
+        for _ in range(steps):
+            events += engine.step()
+    assert collected(events + finished(engine)) == expected
+    assert model.rows == {}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    plan=st.lists(st.tuples(REQUESTS, st.integers(0, 3), st.integers(0, 13)), min_size=1, max_size=14),
+    fails_on=st.sampled_from([None, 5]),
+)
+def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
+    """Whether it finishes, fails, or is aborted: in the queue, while it is read, while it writes, or after its end."""
+    model = Model(60, fails_on=fails_on)
+    engine = Engine(model, WORDS, Limits(rows=3, queue=20, tokens=8, chunk=4))
+    numbers: list[int] = []
+    events: list[tuple[int, Event]] = []
+    for request, steps, victim in plan:
+        numbers.append(engine.submit(request))
+        for _ in range(steps):
+            events += engine.step()
+        engine.abort(numbers[victim % len(numbers)])
+    outcome = collected(events + finished(engine))
+    assert sorted(outcome) == numbers
+    assert {reason for _, reason in outcome.values()} <= {"stop", "length", "aborted", "failed"}
+    assert model.rows == {}
+    assert engine.counts == (0, 0)
+
+
+def test_an_aborted_row_is_gone_with_the_next_step() -> None:
+    model = Model()
+    engine = Engine(model, WORDS)
+    number = engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=50, logit_bias=((STOP, -1e9),))))
+    engine.step()
+    engine.abort(number)
+    assert model.rows == {}
+    assert engine.step() == [(number, End("aborted", 3, 1))]
+    assert not engine.busy
+
+
+def test_a_failing_step_ends_its_rows_and_no_others() -> None:
+    model = Model(fails_on=7)
+    engine = Engine(model, WORDS, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    bad, good = engine.submit(Request((7,), sampling=TAME)), engine.submit(Request((1,), sampling=TAME))
+    outcome = collected(finished(engine))
+    assert outcome[bad] == ("", "failed")
+    assert outcome[good] == alone(Request((1,), sampling=TAME))
+
+
+def test_a_prompt_that_does_not_fit_fails_alone() -> None:
+    engine = Engine(Model(), WORDS)
+    wide = SoftPrompt(torch.ones(2, 4).numpy(), Metadata(placement="start"))
+    bad, good = engine.submit(Request((1,), wide, TAME)), engine.submit(Request((1,), sampling=TAME))
+    events = finished(engine)
+    assert collected(events)[good][1] in ("stop", "length")
+    ends = {number: event for number, event in events if isinstance(event, End)}
+    assert isinstance(ends[bad].error, DoesNotFit)
+
+
+def test_what_can_never_run_is_refused_at_once() -> None:
+    engine = Engine(Model(room=50), WORDS, Limits(rows=1, queue=1, tokens=4, chunk=4))
+    long = replace(TAME, max_tokens=90)
+    with pytest.raises(ConfigError, match=r"context.*2 in front \+ 20 text \+ 90 new"):
+        engine.submit(Request((1,) * 20, prompt(1.0), long))
+    with pytest.raises(OutOfMemory, match="does not fit into the memory"):
+        engine.submit(Request((1,) * 20, None, replace(TAME, max_tokens=60)))
+    with pytest.raises(ConfigError, match="logit_bias"):
+        engine.submit(Request((1,), sampling=replace(TAME, logit_bias=((V, 1.0),))))
+    engine.submit(Request((1,), sampling=TAME))
+    with pytest.raises(EngineBusy, match="queue is full"):
+        engine.submit(Request((1,), sampling=TAME))
+    assert not engine.runner.rows  # type: ignore[attr-defined]
+
+
+def test_closing_ends_everything() -> None:
+    model = Model()
+    engine = Engine(model, WORDS, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    numbers = [engine.submit(Request((1,), sampling=TAME)) for _ in range(3)]
+    engine.step()
+    assert sorted(number for number, event in engine.close() if isinstance(event, End)) == numbers
+    assert model.rows == {}
+    with pytest.raises(EngineBusy, match="closed"):
+        engine.submit(Request((1,), sampling=TAME))
+
+
+def test_usage_counts_what_was_read_and_said() -> None:
+    engine = Engine(Model(), WORDS)
+    request = Request((1, 2, 3), prompt(1.0, 4), replace(TAME, max_tokens=5, logit_bias=((STOP, -1e9),)))
+    engine.submit(request)
+    assert finished(engine)[-1][1] == End("length", 7, 5)

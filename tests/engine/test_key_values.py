@@ -1,0 +1,72 @@
+"""Shelves: rows come, grow and go, and what they hold stays theirs."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sordino.engine.key_values import SMALLEST, KeyValues, Shape, room_for
+
+SHAPE = Shape(layers=2, heads=1, channels=2, dtype=torch.float32, device=torch.device("cpu"))
+
+
+def filled(value: float, length: int) -> Tensor:
+    return torch.full((2, 2, 1, length, 2), value)
+
+
+def test_rooms_double() -> None:
+    assert [room_for(length) for length in (0, 1, SMALLEST, SMALLEST + 1, 5 * SMALLEST)] == [
+        SMALLEST,
+        SMALLEST,
+        SMALLEST,
+        2 * SMALLEST,
+        8 * SMALLEST,
+    ]
+
+
+def test_a_shelf_without_rows_is_given_back() -> None:
+    store = KeyValues(SHAPE, 1 << 30)
+    assert store.open(1, filled(1, 5), 5)
+    assert store.bytes == SMALLEST * SHAPE.position_bytes
+    store.close(1)
+    assert (store.bytes, store.shelves) == (0, {})
+
+
+def test_what_is_masked_is_finite() -> None:
+    """A row that was there before must not leave NaN behind its successor's length."""
+    store = KeyValues(SHAPE, 1 << 30)
+    store.open(1, None, 5)
+    assert torch.isfinite(store.places[1].shelf.tensor).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(st.sampled_from(["open", "grow", "close"]), st.integers(0, 5), st.integers(1, 3 * SMALLEST)),
+        max_size=40,
+    ),
+    rooms=st.integers(1, 12),
+)
+def test_rows_keep_what_they_hold(plan: list[tuple[str, int, int]], rooms: int) -> None:
+    budget = rooms * SMALLEST * SHAPE.position_bytes
+    store = KeyValues(SHAPE, budget)
+    held: dict[int, tuple[float, int]] = {}
+    for at, (what, number, length) in enumerate(plan):
+        if what == "open" and number not in held:
+            if store.open(number, filled(at, length), length):
+                held[number] = (at, length)
+            else:
+                assert store.bytes + room_for(length) * SHAPE.position_bytes > budget
+        elif what == "grow" and number in held:
+            store.grow(number, length)
+        elif what == "close" and number in held:
+            store.close(number)
+            del held[number]
+        assert store.bytes <= budget
+        assert sorted(store.places) == sorted(held)
+        for row, (value, size) in held.items():
+            assert torch.equal(store.take(row), filled(value, size))
+        for shelf in store.shelves.values():
+            assert [store.places[row].index for row in shelf.numbers] == list(range(len(shelf.numbers)))

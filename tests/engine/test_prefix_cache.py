@@ -1,0 +1,76 @@
+"""What is kept, what is let go, and what is never let go."""
+
+from __future__ import annotations
+
+from sordino.engine.prefix_cache import Key, PrefixCache
+
+A, B, C = (("model", name, "start") for name in "abc")
+
+
+def cache_of(budget: int, *prompts: Key) -> PrefixCache[str]:
+    cache: PrefixCache[str] = PrefixCache(budget)
+    for key in prompts:
+        cache.release(cache.keep_prompt(key, key[1], 10))
+    return cache
+
+
+def used(cache: PrefixCache[str], key: Key) -> bool:
+    kept = cache.prompt(key)
+    if kept is not None:
+        cache.release(kept)
+    return kept is not None
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    cache = cache_of(20, A, B)
+    assert used(cache, A)
+    cache.release(cache.keep_prompt(C, "c", 10))
+    assert (used(cache, A), used(cache, B), used(cache, C)) == (True, False, True)
+    assert cache.evictions == 1
+
+
+def test_what_rows_stand_on_stays_and_goes_with_the_last_of_them() -> None:
+    cache = cache_of(10)
+    first, second = cache.keep_prompt(A, "a", 10), cache.keep_prompt(B, "b", 10)
+    again = cache.prompt(A)
+    assert again is first
+    assert cache.bytes == 20
+    cache.release(first)
+    assert cache.bytes == 20
+    cache.release(again)
+    assert (cache.bytes, used(cache, A)) == (10, False)
+    cache.release(second)
+    assert used(cache, B)
+
+
+def test_the_same_name_with_another_placement_or_model_is_another_prefix() -> None:
+    cache = cache_of(100, A)
+    assert not used(cache, ("model", "a", "after_bos"))
+    assert not used(cache, ("another", "a", "start"))
+
+
+def test_the_text_that_begins_most_alike_is_found() -> None:
+    cache = cache_of(1000, A, B)
+    cache.keep_text(A, [1, 2, 3, 4], "short", 10)
+    cache.keep_text(A, [1, 2, 9], "other", 10)
+    cache.keep_text(B, [1, 2, 3, 4, 5, 6], "foreign", 10)
+    found = cache.longest(A, [1, 2, 3, 7])
+    assert found is not None
+    assert (found[0].state, found[1]) == ("short", 3)
+    assert cache.longest(A, [5]) is None
+    assert cache.longest(A, []) is None
+
+
+def test_a_text_takes_the_place_of_those_it_goes_on() -> None:
+    cache = cache_of(1000, A)
+    for ids in ([1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 5]):
+        cache.keep_text(A, ids, str(ids), 10)
+    assert cache.bytes == 10 + 20
+    assert len(cache) == 3
+
+
+def test_a_text_larger_than_the_budget_is_not_kept() -> None:
+    cache = cache_of(50, A)
+    cache.keep_text(A, [1, 2], "large", 100)
+    assert cache.bytes <= 50
+    assert cache.longest(A, [1, 2]) is None
