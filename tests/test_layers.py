@@ -45,6 +45,7 @@ ORDER = (
     "train",
     "evaluate",
     "engine",
+    "backends",
     "cli",
 )
 # These lie beside each other: neither knows the other.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,108 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.engine.runner import CacheUse, Span
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, SoftPrompt
-
-STOP, V = 0, 30
-WORDS = Words(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
-TAME = Sampling(max_tokens=8, temperature=1.0, top_p=1.0)
-
-
-def prompt(value: float, tokens: int = 2) -> SoftPrompt:
-    return SoftPrompt(torch.full((tokens, 3), value).numpy(), Metadata(placement="start"))
-
-
-def logits_of(soft: SoftPrompt | None, ids: Sequence[int]) -> Tensor:
-    """What the model would say: any function of the prompt and of all ids before, and of nothing else."""
-    seed = hashlib.sha256(repr((soft.content_hash if soft else "", list(ids))).encode()).digest()
-    return torch.randn(V, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
-
-
-class Model:
-    """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
-
-    def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
-        self.room, self.fails_on, self.remembers = room, fails_on, remembers
-        self.rows: dict[int, tuple[SoftPrompt | None, list[int], int]] = {}
-        self.texts: dict[str, list[int]] = {}
-
-    def prefix_length(self, soft: SoftPrompt | None) -> int:
-        return soft.n_tokens if soft else 1
-
-    def could_hold(self, length: int) -> bool:
-        return length <= self.room
-
-    def free(self) -> int:
-        return self.room - sum(room for _, _, room in self.rows.values())
-
-    def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
-        assert number not in self.rows
-        if soft is not None and soft.d_model != 3:
-            raise DoesNotFit("another width")
-        need = self.prefix_length(soft) + len(ids)
-        if need > self.free():
-            return None
-        known = self.texts.get(soft.content_hash if soft else "", []) if self.remembers else []
-        shared = 0
-        while shared < min(len(known), len(ids) - 1) and known[shared] == ids[shared]:
-            shared += 1
-        self.rows[number] = (soft, list(ids[:shared]), need)
-        return shared
-
-    def grow(self, number: int, count: int) -> bool:
-        soft, ids, room = self.rows[number]
-        more = max(0, self.prefix_length(soft) + len(ids) + count - room)
-        if more > self.free():
-            return False
-        self.rows[number] = (soft, ids, room + more)
-        return True
-
-    def run(self, spans: Sequence[Span]) -> Tensor:
-        logits = []
-        for span in spans:
-            soft, ids, room = self.rows[span.number]
-            if self.fails_on in span.ids:
-                raise OutOfMemory("memory ran out")
-            ids += span.ids
-            assert self.prefix_length(soft) + len(ids) <= room
-            if span.wanted:
-                logits.append(logits_of(soft, ids))
-        return torch.stack(logits) if logits else torch.zeros(0, V)
-
-    def close(self, number: int, ids: Sequence[int]) -> None:
-        soft, run, _ = self.rows.pop(number)
-        if self.remembers and ids:
-            assert list(ids[: len(run)]) == run
-            self.texts[soft.content_hash if soft else ""] = run
-
-    def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0)
-
-
-def alone(request: Request) -> tuple[str, str]:
-    """What a request must say and how it must end, by the definition."""
-    from sordino.sampling import sample
-
-    random = torch.Generator().manual_seed(request.seed)
-    ids, new = list(request.ids), []
-    while len(new) < request.sampling.max_tokens:
-        logits = logits_of(request.prompt, ids + new)
-        token = sample(logits, ids + new, request.sampling, random, n_new=len(new)).token
-        if token == STOP:
-            return WORDS.decode(new), "stop"
-        new.append(token)
-        text = WORDS.decode(new)
-        for stop in request.sampling.stop:
-            if stop in text:
-                return text[: text.index(stop)], "stop"
-    return WORDS.decode(new), "length"
+from tests.engine.plain_model import STOP, TAME, WORDS, Model, V, alone, prompt
 
 
 def collected(events: Sequence[tuple[int, Event]]) -> dict[int, tuple[str, str]]:

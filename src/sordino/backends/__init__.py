@@ -1,0 +1,1 @@
+"""Where requests run, cut at "request in, events out"."""
