@@ -31,7 +31,7 @@ from sordino.train.loop import TrainSet, Validation, train
 from sordino.train.schedule import batch_at
 
 STEPS, ROWS, LENGTH, TOKENS = 150, 4, 128, 20
-OWN_STEPS = 100
+OWN_STEPS = 130
 RATES = (3e-3, 1e-2, 3e-2, 1e-1)
 EVERY = 10
 

@@ -46,6 +46,7 @@ ORDER = (
     "evaluate",
     "engine",
     "backends",
+    "server",
     "cli",
 )
 # These lie beside each other: neither knows the other.

@@ -111,6 +111,13 @@ class BaseModel:
             self._render, messages, [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
         )
 
+    def chat_opening(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A conversation in the model's chat template, up to where the assistant begins to write. For `encode_markup`.
+
+        Raises ModelError where the model has no template, or its template refuses the conversation.
+        """
+        return self._render(messages, True)
+
     def fit(self, prompt: SoftPrompt) -> Fit:
         """How well `prompt` fits."""
         return self.fit_of(prompt.d_model, prompt.metadata)

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
     ),
+    "serve": ("sordino.cli.serving", "serve", "Serve a model and its soft prompts over HTTP."),
     "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
     "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
     "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
@@ -149,5 +150,5 @@ def main(context: click.Context) -> None:
         return
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')
     click.echo("Make   sordino train FOLDER_OF_TEXTS --out voice.zip; sordino demo shows the whole way")
-    click.echo("Serve  in KoboldAI as the file is, in PEFT after sordino convert; Sordino has no server of its own yet")
+    click.echo("Serve  sordino serve, for OpenAI's clients; in KoboldAI as the file is, in PEFT after sordino convert")
     click.echo(f"Your library of soft prompts: {_library_folders()}   (sordino --help lists all commands)")

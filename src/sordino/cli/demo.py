@@ -131,8 +131,7 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
 
     # The package is always a folder: its models and libraries are files too.
     texts = Path(__file__).parents[1] / "data" / "keeper"
-    # Half the batch and twice the steps: in so few steps, their number counts for more than their precision.
-    config = TrainConfig(batch=4, validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
+    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
     metadata = Metadata(
         name=NAME,
         description="The log of a lighthouse keeper at an invented lighthouse",

@@ -1,0 +1,97 @@
+"""The application: routes, errors, and the guard around them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from sordino.errors import SordinoError
+from sordino.server import openai_api, soft_prompt_api
+from sordino.server.errors import Refused, body_of, refused, status_of
+from sordino.server.guard import Guard
+from sordino.server.serving import Serving
+
+
+def create_app(
+    serving: Serving, *, api_key: str | None = None, allowed_hosts: Collection[str] = (), origins: Collection[str] = ()
+) -> ASGIApp:
+    """Everything the server answers. origins: web pages of other addresses that may call it (CORS); none by default."""
+    app = FastAPI(title="Sordino", version=serving.version, docs_url="/docs", redoc_url=None)
+    app.state.serving = serving
+    app.include_router(openai_api.router)
+    app.include_router(soft_prompt_api.router)
+    app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
+    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(SordinoError, _ours)
+    app.add_exception_handler(HTTPException, _http)
+    outer: ASGIApp = app
+    if origins:
+        outer = CORSMiddleware(outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+    limits = serving.limits
+    return Guard(outer, api_key, frozenset(allowed_hosts), limits.body, limits.upload)
+
+
+async def health(request: Request, response: Response) -> dict[str, Any]:
+    """Whether requests are served. 503 once the engine has died."""
+    serving: Serving = request.app.state.serving
+    running, waiting = serving.backend.counts()
+    if serving.backend.dead is not None:
+        response.status_code = 503
+    return {
+        "status": "ok" if serving.backend.dead is None else "the engine has stopped after an error",
+        "model": serving.model,
+        "running": running,
+        "waiting": waiting,
+    }
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus."""
+    serving: Serving = request.app.state.serving
+    return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+# Errors ----------------------------------------------------------------------------------------------------------------
+
+
+def _answer(request: Request, status: int, message: str, *, field: str = "", code: str | None = None) -> JSONResponse:
+    path = request.url.path
+    return JSONResponse(body_of(path, status, message, field=field, code=code), status_of(path, status))
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, Refused)
+    return _answer(request, error.status, error.message, field=error.field, code=error.code)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SordinoError)
+    return await _refused(request, refused(error))
+
+
+async def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """The first fault, with the field that it is in."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    if first["type"] == "json_invalid":
+        return _answer(request, 400, f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
+    field = place[0] if place else ""
+    where = ".".join(place)
+    return _answer(request, 400, f"{where}: {first['msg']}" if where else first["msg"], field=field)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    answer = _answer(request, error.status_code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer

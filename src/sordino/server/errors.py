@@ -1,0 +1,74 @@
+"""Errors as each API spells them, in one table.
+
+OpenAI    {"error": {"message", "type", "param", "code"}}
+KoboldAI  {"detail": {FIELD: [MESSAGE]}} for a field (422), {"detail": {"msg", "type"}} otherwise. Some of its clients wait for
+          ever on any code that KoboldAI itself does not use, so its routes know 404, 422, 501, 503 and 507.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sordino.errors import (
+    BadInput,
+    ConfigError,
+    DoesNotFit,
+    EngineBusy,
+    NotInLibrary,
+    OutOfMemory,
+    SordinoError,
+    StorageError,
+)
+
+_KOBOLD_TYPES = {501: "not_implemented", 503: "service_unavailable", 507: "out_of_memory"}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "service_unavailable",
+}
+
+
+class Refused(Exception):
+    """A request that cannot be answered. field: of the request, "" where it is none."""
+
+    def __init__(self, status: int, message: str, *, field: str = "", code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.field, self.code = status, message, field, code
+
+
+def refused(error: SordinoError, *, field: str = "") -> Refused:
+    """One of our errors as an answer."""
+    status = 500
+    code = None
+    if isinstance(error, NotInLibrary):
+        status, field, code = 404, field or "soft_prompt", "model_not_found"
+    elif isinstance(error, DoesNotFit):
+        status, field = 400, field or "soft_prompt"
+    elif isinstance(error, EngineBusy):
+        status = 503
+    elif isinstance(error, OutOfMemory | StorageError):
+        status = 507
+    elif isinstance(error, BadInput):
+        status = 400
+        if isinstance(error, ConfigError):
+            field = field or error.where.removeprefix("--").replace("-", "_")
+            code = "context_length_exceeded" if "context" in error.what else None
+    return Refused(status, error.message, field=field, code=code)
+
+
+def body_of(path: str, status: int, message: str, *, field: str = "", code: str | None = None) -> dict[str, Any]:
+    """The answer's body, as the API that `path` belongs to has it."""
+    if path.startswith("/api/"):
+        if field:
+            return {"detail": {field: [message]}}
+        return {"detail": {"msg": message, "type": _KOBOLD_TYPES.get(status, "error")}}
+    kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": field or None, "code": code}}
+
+
+def status_of(path: str, status: int) -> int:
+    """The code as KoboldAI's clients know it: a wrong field is 422 there, whatever is wrong with it."""
+    if path.startswith("/api/") and status in (400, 404):
+        return 422
+    return status

@@ -1,0 +1,105 @@
+"""What stands around every route, those of mounted applications included: host names, the key, the size of a request.
+
+Plain ASGI, so that nothing behind it can forget to ask.
+
+- Host: a page on the internet can let its own name point to 127.0.0.1 and so talk to this server through its visitor's browser
+  (DNS rebinding). Numbers, localhost and names that were allowed are answered; other names are not.
+- Key: where one is set every request needs it, `/health` excepted, compared in constant time.
+- Size: a body of more than the limit is refused before it is read.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sordino.server.errors import body_of
+
+OPEN_PATHS = frozenset({"/health"})
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI application around another. max_bytes: of a request's body."""
+
+    app: ASGIApp
+    api_key: str | None = None
+    allowed_hosts: Collection[str] = ()
+    max_bytes: int = 4 << 20
+    max_upload_bytes: int = 64 << 20
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _answer(scope, send, *refusal)
+            return
+        limit = self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
+        await self.app(scope, _limited(receive, limit), send)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return 403, f"the host name {host[:100]!r} is not one of this server's: start it with --allowed-host NAME"
+        if self.api_key is not None and scope["path"] not in OPEN_PATHS and not self._is_key(headers):
+            return 401, "this server needs its key: send the header Authorization: Bearer KEY"
+        size = headers.get("content-length", "0")
+        limit = self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
+        if not size.isdecimal() or int(size) > limit:
+            return 413, _too_large(limit)
+        return None
+
+    def _is_ours(self, host: str) -> bool:
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
+        if name == "localhost" or name.endswith(".localhost") or name in self.allowed_hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return False
+        return True
+
+    def _is_key(self, headers: dict[str, str]) -> bool:
+        kind, _, said = headers.get("authorization", "").partition(" ")
+        said = said.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        return hmac.compare_digest(said.encode(), (self.api_key or "").encode())
+
+
+def _too_large(limit: int) -> str:
+    return f"the request is too large: at most {limit} bytes"
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    read = 0
+
+    async def counted() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > limit:
+            # The exception that frameworks let through while a body is read.
+            raise HTTPException(413, _too_large(limit))
+        return message
+
+    return counted
+
+
+async def _answer(scope: Scope, send: Send, status: int, message: str) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    body = json.dumps(body_of(scope["path"], status, message)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,48 @@
+"""What is counted, for Prometheus. Never a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sordino.engine.runner import CacheUse
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """One server's counters, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "sordino_requests", "Requests that ended, by how", ["api", "reason"], registry=self.registry
+        )
+        self.tokens = Counter("sordino_tokens", "Tokens read and written", ["kind"], registry=self.registry)
+        self.prompts = Counter(
+            "sordino_soft_prompt_requests", "Requests by soft prompt", ["soft_prompt"], registry=self.registry
+        )
+        self.first_token = Histogram(
+            "sordino_first_token_seconds",
+            "From the request to its first token",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def watch(self, counts: Callable[[], tuple[int, int]], cache: Callable[[], CacheUse]) -> None:
+        """Gauges that are read when somebody asks."""
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "sordino_running": ("Rows that run", lambda: counts()[0]),
+            "sordino_waiting": ("Requests that wait", lambda: counts()[1]),
+            "sordino_prefix_cache_hits": ("Prefixes that were there", lambda: cache().hits),
+            "sordino_prefix_cache_misses": ("Prefixes that had to be run", lambda: cache().misses),
+            "sordino_prefix_cache_evictions": ("Prefixes and texts that were let go", lambda: cache().evictions),
+            "sordino_text_cache_hits": ("Texts of which a beginning was there", lambda: cache().text_hits),
+            "sordino_prefix_cache_bytes": ("Bytes of prefixes and texts", lambda: cache().bytes),
+        }
+        for name, (what, ask) in gauges.items():
+            Gauge(name, what, registry=self.registry).set_function(ask)
+
+    def page(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,334 @@
+"""OpenAI's routes: /v1/models, /v1/completions, /v1/chat/completions.
+
+A soft prompt is chosen by the model's name (`smollm2:voice`) or by the field `soft_prompt` ("" or null: none). Sampling fields that
+OpenAI lacks have vLLM's names. OpenAI's fields that mean nothing here are accepted at the value that changes nothing, and
+refused by name at any other; fields that nobody knows are refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from sordino.base_model import BaseModel as Base
+from sordino.engine.requests import Chunk, End
+from sordino.errors import SordinoError
+from sordino.sampling import Drawn, Sampling
+from sordino.server.errors import Refused, body_of, refused
+from sordino.server.leaving import unless_left
+from sordino.server.openai_fields import (
+    ChatRequest,
+    CompletionRequest,
+    Options,
+    plain,
+    refuse_foreign,
+    sampling_of,
+    texts_of,
+)
+from sordino.server.serving import Serving
+from sordino.server.writing import Job, Written, chat_ids, requests_of, stream, width_of, write
+from sordino.soft_prompt import SoftPrompt
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+@router.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The base model, and every soft prompt that fits it as a model of its own."""
+    serving = _serving(request)
+    return {
+        "object": "list",
+        "data": [_card(serving, None), *(_card(serving, v.entry.name) for v in serving.voices.usable())],
+    }
+
+
+@router.get("/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    serving = _serving(request)
+    voice = _voice_in(serving, name)
+    return _card(serving, None if voice is None else serving.voices.named(voice).entry.name)
+
+
+@router.post("/completions")
+async def completions(request: Request, asked: CompletionRequest) -> Any:
+    serving = _serving(request)
+    soft = _prompt_of(serving, asked)
+    sampling = sampling_of(
+        serving, asked, max_tokens=16 if asked.max_tokens is None else asked.max_tokens, logprobs=asked.logprobs
+    )
+    texts = texts_of(serving.base, asked.prompt)
+    jobs = [_job(request, asked, ids, soft, sampling) for ids in texts]
+    if sum(job.n for job in jobs) > serving.limits.n:
+        raise Refused(400, f"at most {serving.limits.n} continuations in one request", field="n")
+    requests = [one for job in jobs for one in requests_of(serving.base, job)]
+    identity = _Identity(f"cmpl-{secrets.token_hex(12)}", "text_completion", int(time.time()), asked.model)
+    if asked.stream:
+        return _streamed(serving, request, asked, requests, identity, _text_delta(serving.base), opening=None)
+    done = await _write(serving, request, requests)
+    choices = [
+        {
+            "index": i,
+            "text": one.text,
+            "logprobs": _text_logprobs(serving.base, one.parts, asked.logprobs),
+            "finish_reason": one.end.reason,
+        }
+        for i, one in enumerate(done)
+    ]
+    return identity.of({"choices": choices, "usage": _usage([one.end for one in done])})
+
+
+@router.post("/chat/completions")
+async def chat_completions(request: Request, asked: ChatRequest) -> Any:
+    serving = _serving(request)
+    soft = _prompt_of(serving, asked)
+    if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+        raise Refused(400, "give max_tokens or max_completion_tokens, not both", field="max_completion_tokens")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise Refused(400, "top_logprobs needs logprobs", field="top_logprobs")
+    try:
+        ids = chat_ids(serving.base, [plain(message) for message in asked.messages])
+    except SordinoError as error:
+        raise refused(error, field="messages") from error
+    most = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
+    if most is None:
+        # Until the model ends its turn: as far as context and server let it.
+        most = min(
+            serving.limits.max_tokens, max(1, serving.base.context_length - width_of(serving.base, soft) - len(ids))
+        )
+    sampling = sampling_of(
+        serving, asked, max_tokens=most, logprobs=(asked.top_logprobs or 0) if asked.logprobs else None
+    )
+    job = _job(request, asked, ids, soft, sampling)
+    requests = requests_of(serving.base, job)
+    identity = _Identity(f"chatcmpl-{secrets.token_hex(12)}", "chat.completion", int(time.time()), asked.model)
+    if asked.stream:
+        opening = {"delta": {"role": "assistant", "content": ""}}
+        return _streamed(serving, request, asked, requests, identity, _chat_delta(serving.base), opening=opening)
+    done = await _write(serving, request, requests)
+    choices = [
+        {
+            "index": i,
+            "message": {"role": "assistant", "content": one.text, "refusal": None},
+            "logprobs": _chat_logprobs(serving.base, one.drawn) if asked.logprobs else None,
+            "finish_reason": one.end.reason,
+        }
+        for i, one in enumerate(done)
+    ]
+    return identity.of({"choices": choices, "usage": _usage([one.end for one in done])})
+
+
+# What was asked ---------------------------------------------------------------------------------------------------------
+
+
+def _serving(request: Request) -> Serving:
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+def _voice_in(serving: Serving, model: str) -> str | None:
+    """The soft prompt that a model's name chooses: `base:voice`. Raises Refused for another model."""
+    # Not split at the colon: names of base models may have one of their own.
+    for known in (serving.model, serving.base.id):
+        if model == known:
+            return None
+        if model.startswith(f"{known}:"):
+            return model[len(known) + 1 :]
+    known_names = ", ".join(dict.fromkeys((serving.model, serving.base.id)))
+    raise Refused(
+        404, f"no such model: {model!r}; this server has {known_names}", field="model", code="model_not_found"
+    )
+
+
+def _prompt_of(serving: Serving, asked: Options) -> SoftPrompt | None:
+    refuse_foreign(asked)
+    by_model = _voice_in(serving, asked.model)
+    said = by_model
+    if "soft_prompt" in asked.model_fields_set:
+        said = asked.soft_prompt or None
+        if by_model is not None and said != by_model:
+            raise Refused(400, f"the model says {by_model!r}, and soft_prompt something else", field="soft_prompt")
+    if said is None:
+        return None
+    try:
+        prompt = serving.voices.prompt(said)
+    except SordinoError as error:
+        raise refused(error, field="model" if by_model else "soft_prompt") from error
+    serving.metrics.prompts.labels(serving.voices.named(said).entry.name).inc()
+    return prompt
+
+
+def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: SoftPrompt | None, sampling: Sampling) -> Job:
+    n = 1 if asked.n is None else asked.n
+    limit = _serving(request).limits.n
+    if not 1 <= n <= limit:
+        raise Refused(400, f"1 to {limit} was expected, got {n}", field="n")
+    seed = secrets.randbits(62) if asked.seed is None else asked.seed % 2**63
+    return Job(ids, soft, sampling, seed, n, client=request.client.host if request.client else "")
+
+
+# What is answered -------------------------------------------------------------------------------------------------------
+
+
+class _Identity:
+    """What every piece of one answer repeats."""
+
+    def __init__(self, name: str, kind: str, created: int, model: str) -> None:
+        self._said = {"id": name, "object": kind, "created": created, "model": model}
+
+    def of(self, rest: Mapping[str, Any], *, chunk: bool = False) -> dict[str, Any]:
+        said = dict(self._said)
+        if chunk and said["object"] == "chat.completion":
+            said["object"] = "chat.completion.chunk"
+        return {**said, **rest}
+
+
+async def _write(serving: Serving, request: Request, requests: Sequence[Any]) -> list[Written]:
+    began = time.monotonic()
+    try:
+        done = await unless_left(request, write(serving.backend, requests))
+    except SordinoError as error:
+        serving.metrics.requests.labels("openai", "failed").inc(len(requests))
+        raise refused(error) from error
+    for one in done:
+        _count(serving, one.end)
+    serving.metrics.first_token.observe(time.monotonic() - began)
+    return done
+
+
+def _streamed(
+    serving: Serving,
+    request: Request,
+    asked: Options,
+    requests: Sequence[Any],
+    identity: _Identity,
+    delta: Any,
+    *,
+    opening: Mapping[str, Any] | None,
+) -> StreamingResponse:
+    options = asked.stream_options or {}
+    if unknown := sorted(set(options) - {"include_usage", "include_obfuscation"}):
+        raise Refused(400, f"unknown field: stream_options.{unknown[0]}", field="stream_options")
+    usage_wanted = bool(options.get("include_usage"))
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        def event(content: Mapping[str, Any] | str) -> bytes:
+            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+            return f"data: {text}\n\n".encode()
+
+        def piece(index: int, choice: Mapping[str, Any], reason: str | None) -> bytes:
+            more = {"usage": None} if usage_wanted else {}
+            choices = [{"index": index, **choice, "finish_reason": reason}]
+            return event(identity.of({"choices": choices, **more}, chunk=True))
+
+        began, ends = time.monotonic(), []
+        try:
+            async with aclosing(stream(serving.backend, requests)) as events:
+                seen: set[int] = set()
+                async for index, happened in events:
+                    if index not in seen:
+                        seen.add(index)
+                        if len(seen) == 1:
+                            serving.metrics.first_token.observe(time.monotonic() - began)
+                        if opening is not None:
+                            yield piece(index, {**opening, "logprobs": None}, None)
+                    if isinstance(happened, Chunk):
+                        choice = delta(index, happened, asked.logprobs)  # type: ignore[attr-defined]
+                        if choice is not None:
+                            yield piece(index, choice, None)
+                        continue
+                    ends.append(happened)
+                    _count(serving, happened)
+                    yield piece(index, {**delta(index, None, None), "logprobs": None}, happened.reason)
+        except SordinoError as error:
+            serving.metrics.requests.labels("openai", "failed").inc()
+            answer = refused(error)
+            yield event(body_of("/v1", answer.status, answer.message, field=answer.field, code=answer.code))
+            return
+        if usage_wanted:
+            yield event(identity.of({"choices": [], "usage": _usage(ends)}, chunk=True))
+        yield event("[DONE]")
+
+    return StreamingResponse(pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _text_delta(base: Base) -> Any:
+    offsets: dict[int, int] = {}
+
+    def delta(index: int, chunk: Chunk | None, logprobs: int | None) -> dict[str, Any] | None:
+        if chunk is None:
+            return {"text": ""}
+        if not chunk.text and logprobs is None:
+            return None
+        told = _text_logprobs(base, (chunk,), logprobs, start=offsets.get(index, 0))
+        offsets[index] = offsets.get(index, 0) + len(chunk.text)
+        return {"text": chunk.text, "logprobs": told}
+
+    return delta
+
+
+def _chat_delta(base: Base) -> Any:
+    def delta(index: int, chunk: Chunk | None, logprobs: bool | None) -> dict[str, Any] | None:
+        if chunk is None:
+            return {"delta": {}}
+        if not chunk.text and not logprobs:
+            return None
+        return {"delta": {"content": chunk.text}, "logprobs": _chat_logprobs(base, chunk.drawn) if logprobs else None}
+
+    return delta
+
+
+def _text_logprobs(base: Base, parts: Sequence[Chunk], wanted: int | None, *, start: int = 0) -> dict[str, Any] | None:
+    if wanted is None:
+        return None
+    offsets, at = [], start
+    for part in parts:
+        offsets += [at] * len(part.drawn)
+        at += len(part.text)
+    drawn = [one for part in parts for one in part.drawn]
+    return {
+        "tokens": [base.decode([one.token]) for one in drawn],
+        "token_logprobs": [one.logprob for one in drawn],
+        # Of words with the same text (halves of characters) the likeliest is told.
+        "top_logprobs": [{base.decode([i]): value for i, value in reversed(one.top)} for one in drawn],
+        "text_offset": offsets,
+    }
+
+
+def _chat_logprobs(base: Base, drawn: Sequence[Drawn]) -> dict[str, Any]:
+    def told(token: int, value: float | None) -> dict[str, Any]:
+        text = base.decode([token])
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+    content = [
+        {**told(one.token, one.logprob), "top_logprobs": [told(i, value) for i, value in one.top]} for one in drawn
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _usage(ends: Sequence[End]) -> dict[str, int]:
+    read, new = sum(end.n_prompt for end in ends), sum(end.n_new for end in ends)
+    return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+
+def _count(serving: Serving, end: End) -> None:
+    serving.metrics.requests.labels("openai", end.reason).inc()
+    serving.metrics.tokens.labels("read").inc(end.n_prompt)
+    serving.metrics.tokens.labels("written").inc(end.n_new)
+
+
+def _card(serving: Serving, voice: str | None) -> dict[str, Any]:
+    name = serving.model
+    card = {
+        "id": name if voice is None else f"{name}:{voice}",
+        "object": "model",
+        "created": serving.started,
+        "owned_by": "sordino",
+    }
+    return card | {"root": serving.base.id, "parent": None if voice is None else name}

@@ -1,0 +1,37 @@
+"""What all routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sordino.backends.embedded import EmbeddedEngine
+from sordino.base_model import BaseModel
+from sordino.server.metrics import Metrics
+from sordino.server.voices import Voices
+
+
+@dataclass(frozen=True)
+class ServerLimits:
+    """max_tokens: most new tokens a request may ask for. n: most continuations of one request. body and upload: bytes."""
+
+    max_tokens: int = 2048
+    n: int = 16
+    body: int = 4 << 20
+    upload: int = 64 << 20
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One base model, its engine, the library, and what is measured. started: seconds since the epoch.
+
+    model: what clients call the base model: a bundled name or a public id, never a path.
+    """
+
+    model: str
+    base: BaseModel
+    backend: EmbeddedEngine
+    voices: Voices
+    metrics: Metrics
+    limits: ServerLimits
+    started: int
+    version: str

@@ -1,0 +1,123 @@
+"""The library over HTTP: list, upload and delete soft prompts; load and unload the server's default, as Aphrodite names them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, File, Form, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, StrictStr
+from starlette.concurrency import run_in_threadpool
+
+from sordino.errors import SordinoError
+from sordino.library import Entry
+from sordino.library_names import readable_name
+from sordino.server.errors import Refused, refused
+from sordino.server.serving import Serving
+from sordino.server.voices import Voice
+
+router = APIRouter(prefix="/v1", tags=["soft prompts"])
+
+
+class Chosen(BaseModel):
+    """soft_prompt_name: of the library."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    soft_prompt_name: StrictStr
+
+
+@router.get("/soft_prompts")
+async def soft_prompts(request: Request) -> dict[str, Any]:
+    """Every file of the library: what it is and how well it fits; a broken one with the reason."""
+    serving = _serving(request)
+    default = serving.voices.default
+    return {"object": "list", "data": [_card(voice, default) for voice in await run_in_threadpool(serving.voices.all)]}
+
+
+@router.post("/soft_prompts")
+async def upload(
+    request: Request,
+    file: Annotated[UploadFile, File(description="a soft prompt file of any format")],
+    name: Annotated[str | None, Form()] = None,
+    replace: Annotated[bool, Form()] = False,
+) -> dict[str, Any]:
+    """Read a file with the safe readers and put it into the library as a native zip."""
+    serving = _serving(request)
+    given = Path(file.filename or "").name
+    if not name and (not given or given != file.filename):
+        raise Refused(400, "a file name without folders was expected", field="file")
+    content = await file.read()
+
+    def install() -> Entry:
+        with tempfile.TemporaryDirectory() as folder:
+            # Formats are found by content; the name is only where the bytes lie while they are read.
+            path = Path(folder) / "upload"
+            path.write_bytes(content)
+            return serving.voices.library.install(path, name=name or readable_name(Path(given).stem), replace=replace)
+
+    try:
+        entry = await run_in_threadpool(install)
+    except SordinoError as error:
+        raise refused(error, field="file") from error
+    serving.voices.refresh()
+    return _card(serving.voices.named(entry.name), serving.voices.default)
+
+
+@router.delete("/soft_prompts/{name}")
+async def delete(request: Request, name: str) -> dict[str, Any]:
+    """Move a file into the library's trash. Running requests keep what they have."""
+    serving = _serving(request)
+    try:
+        entry = serving.voices.named(name).entry
+        await run_in_threadpool(serving.voices.library.remove, entry)
+    except SordinoError as error:
+        raise refused(error, field="name") from error
+    serving.voices.refresh()
+    return {"id": entry.name, "object": "soft_prompt", "deleted": True}
+
+
+@router.post("/soft_prompt/load")
+async def load(request: Request, chosen: Chosen) -> dict[str, Any]:
+    """Make a soft prompt the server's default: what requests of KoboldAI's routes get that name none."""
+    serving = _serving(request)
+    try:
+        await run_in_threadpool(serving.voices.set_default, chosen.soft_prompt_name)
+    except SordinoError as error:
+        raise refused(error, field="soft_prompt_name") from error
+    return {"default": serving.voices.default}
+
+
+@router.post("/soft_prompt/unload")
+async def unload(request: Request) -> dict[str, Any]:
+    """No default."""
+    serving = _serving(request)
+    await run_in_threadpool(serving.voices.set_default, None)
+    return {"default": None}
+
+
+def _serving(request: Request) -> Serving:
+    serving: Serving = request.app.state.serving
+    return serving
+
+
+def _card(voice: Voice, default: str | None) -> dict[str, Any]:
+    entry, known = voice.entry, voice.entry.metadata
+    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": entry.path.name}
+    if entry.error:
+        return card | {"error": entry.error}
+    assert voice.fit is not None
+    return card | {
+        "n_tokens": entry.n_tokens,
+        "name": known.name,
+        "author": known.author,
+        "description": known.description,
+        "tags": list(known.tags),
+        "rating": known.rating,
+        "base_model": known.base.id,
+        "placement": known.placement,
+        "fit": voice.fit.kind,
+        "fit_reason": voice.fit.reason,
+        "default": entry.name == default,
+    }

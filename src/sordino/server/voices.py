@@ -1,0 +1,164 @@
+"""Which soft prompt a request gets.
+
+Strongest first: what the request says (a soft prompt, or none, said so); what the route falls back to: the server's default
+on KoboldAI's routes, none on OpenAI's. The default is remembered for each model, by content as well as by name.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sordino import formats
+from sordino.atomic import write_bytes
+from sordino.base_model import BaseModel
+from sordino.errors import DoesNotFit, NotInLibrary, SordinoError
+from sordino.fit import Fit
+from sordino.library import Entry, Library
+from sordino.library_names import near_misses
+from sordino.soft_prompt import SoftPrompt
+
+# Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
+_FRESH_SECONDS = 0.5
+_KEPT_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An entry of the library and how well it fits the model. A broken one has no fit."""
+
+    entry: Entry
+    fit: Fit | None
+
+    @property
+    def usable(self) -> bool:
+        return self.fit is not None and self.fit.kind != "no"
+
+
+class Voices:
+    """The library as the server's routes see it. May be called from any thread."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        library: Library,
+        remembered: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.base, self.library = base, library
+        self._remembered, self._clock = remembered, clock
+        self._lock = threading.Lock()
+        self._seen_at = float("-inf")
+        self._voices: list[Voice] = []
+        self._read: OrderedDict[tuple[Path, int, int, int], SoftPrompt] = OrderedDict()
+        self._default = self._recall()
+
+    def all(self) -> list[Voice]:
+        """Every entry, broken ones and those that do not fit among them."""
+        with self._lock:
+            if self._clock() - self._seen_at > _FRESH_SECONDS:
+                self._look()
+            return list(self._voices)
+
+    def refresh(self) -> None:
+        """See what was just written."""
+        with self._lock:
+            self._seen_at = float("-inf")
+
+    def usable(self) -> list[Voice]:
+        return [voice for voice in self.all() if voice.usable]
+
+    def named(self, name: str) -> Voice:
+        """The entry with this name or file name. Raises NotInLibrary with near misses."""
+        for voice in self.all():
+            if name in (voice.entry.name, voice.entry.path.name):
+                return voice
+        # It may have come a moment ago.
+        self.refresh()
+        voices = self.all()
+        for voice in voices:
+            if name in (voice.entry.name, voice.entry.path.name):
+                return voice
+        close = near_misses(name, [voice.entry.name for voice in voices if voice.usable])
+        raise NotInLibrary(
+            "no soft prompt has this name", where=name, do=f"did you mean {' or '.join(close)}?" if close else ""
+        )
+
+    def prompt(self, name: str) -> SoftPrompt:
+        """The soft prompt as its file is now. Raises NotInLibrary, SoftPromptFileError, DoesNotFit."""
+        path = self.named(name).entry.path
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise NotInLibrary(f"the file is gone ({error.strerror})", where=name) from error
+        key = (path, status.st_size, status.st_mtime_ns, status.st_ino)
+        with self._lock:
+            known = self._read.get(key) if path.is_file() else None
+            if known is not None:
+                self._read.move_to_end(key)
+        prompt = formats.read(path) if known is None else known
+        fit = self.base.fit(prompt)
+        if fit.kind == "no":
+            raise DoesNotFit("the soft prompt does not fit the base model", where=name, got=fit.reason)
+        with self._lock:
+            self._read[key] = prompt
+            while len(self._read) > _KEPT_PROMPTS:
+                self._read.popitem(last=False)
+        return prompt
+
+    # The server's default ------------------------------------------------------------------------------------------
+
+    @property
+    def default(self) -> str | None:
+        """The name of the default soft prompt; None where there is none, or its file is gone."""
+        if self._default is None:
+            return None
+        try:
+            return self.named(self._default).entry.name
+        except NotInLibrary:
+            return None
+
+    def set_default(self, name: str | None) -> None:
+        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit; the old default stays then."""
+        if name is not None:
+            self.prompt(name)
+            name = self.named(name).entry.name
+        self._default = name
+        self._remember(name)
+
+    def _recall(self) -> str | None:
+        if self._remembered is None:
+            return None
+        try:
+            said = json.loads(self._remembered.read_text(encoding="utf-8"))
+            name = said.get(self.base.fingerprint or self.base.id)
+        except (OSError, ValueError, AttributeError):
+            return None
+        return name if isinstance(name, str) else None
+
+    def _remember(self, name: str | None) -> None:
+        if self._remembered is None:
+            return
+        try:
+            said = json.loads(self._remembered.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            said = {}
+        said = said if isinstance(said, dict) else {}
+        said[self.base.fingerprint or self.base.id] = name
+        self._remembered.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._remembered, json.dumps(said, indent=1, sort_keys=True).encode())
+
+    def _look(self) -> None:
+        voices = []
+        for entry in self.library.scan():
+            try:
+                fit = None if entry.error else self.base.fit_of(entry.d_model, entry.metadata)
+            except SordinoError:
+                fit = None
+            voices.append(Voice(entry, fit))
+        self._voices, self._seen_at = voices, self._clock()

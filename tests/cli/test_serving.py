@@ -1,0 +1,157 @@
+"""`sordino serve`: what is refused before a model is loaded, and a real process from its ready line to its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from sordino import formats
+from tests.cli.commands import run
+from tests.server.running import voice
+from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--host", "0.0.0.0"), "--api-key"),
+        (("--host", "192.168.1.2"), "--api-key"),
+        (("--host", "::"), "--api-key"),
+        (("--api-key", " "), "an empty key is no key"),
+        (("--port", "99999"), "99999"),
+        (("--rows", "0"), "--rows"),
+        (("--host", "no.such.host.invalid", "--insecure"), "cannot listen"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr("sordino.cli.serving.loaded_model", lambda *_: pytest.fail("a model was loaded"))
+    result = run("serve", *flags)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_port_in_use_is_said_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sordino.cli.serving.loaded_model", lambda *_: pytest.fail("a model was loaded"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("serve", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 2
+    assert "in use" in result.stderr
+    assert "--port" in result.stderr
+
+
+def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = run("serve")
+    assert result.exit_code == 1
+    assert "pip install 'sordino[serve]'" in result.stderr
+
+
+class Process:
+    """`sordino serve` in a process of its own, its lines read as they come."""
+
+    def __init__(self, *flags: str, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "sordino", "serve", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **env},
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := re.search(pattern, "".join(self.lines)):
+                return found
+            assert self.process.poll() is None, "".join(self.lines)
+            time.sleep(0.02)
+        raise AssertionError(f"no {pattern!r} in {self.lines}")
+
+    def ended(self, seconds: float = 20) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(5)
+        return code
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[Process, str]]:
+    model = tmp_path / "tiny"
+    tiny("llama", dtype=torch.float32).save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    library = tmp_path / "library"
+    library.mkdir()
+    formats.write(voice(tiny_base("llama"), 1), library / "keeper.zip", force=True)
+    env = {"OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    flags = ("--model", str(model), "--library", str(library), "--port", "0", "--soft-prompt", "keeper")
+    started = Process(*flags, env=env)
+    try:
+        url = started.wait_for(r"Ready: tiny at (http://\S+),").group(1)
+        yield started, url
+    finally:
+        started.process.kill()
+        started.process.wait(10)
+        started._reader.join(5)
+        started.process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_it_starts_says_so_and_stops_when_asked(server: tuple[Process, str]) -> None:
+    process, url = server
+    process.wait_for(r"with 1 soft prompts of the library; default keeper\nNext:")
+    models = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
+    assert len(models) == 2
+    process.process.send_signal(signal.SIGINT)
+    assert process.ended() == 0
+    assert process.lines[-1] == "Stopped.\n"
+    assert "Traceback" not in "".join(process.lines)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_one_ctrl_c_lets_a_stream_finish_and_two_stop_it(server: tuple[Process, str], signals: int) -> None:
+    process, url = server
+    model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+    ask = {
+        "model": model,
+        "prompt": "a",
+        "max_tokens": 200,
+        "stream": True,
+        "n": 4,
+        "logit_bias": {"1": -100, "4": -100},
+    }
+    text = ""
+    with httpx.stream("POST", f"{url}/v1/completions", json=ask, timeout=30) as answer:
+        try:
+            for count, line in enumerate(answer.iter_lines()):
+                text += line
+                if count == 4:
+                    for _ in range(signals):
+                        process.process.send_signal(signal.SIGINT)
+                        time.sleep(0.05)
+        except httpx.RemoteProtocolError:
+            assert signals == 2
+    assert process.ended() == 0
+    assert ("[DONE]" in text) == (signals == 1)
+    assert "Traceback" not in "".join(process.lines)

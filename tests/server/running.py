@@ -1,0 +1,82 @@
+"""A real server on a real port, over a tiny model and a library of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+
+from sordino import formats
+from sordino.base_model import BaseModel
+from sordino.library import Library
+from sordino.server.app import create_app
+from sordino.server.serving import ServerLimits, Serving
+from sordino.server.start import EngineOptions, opened
+from sordino.soft_prompt import Metadata, SoftPrompt
+from tests.tiny_models import tiny_base
+
+
+@dataclass
+class Running:
+    url: str
+    serving: Serving
+    folder: Path
+    server: uvicorn.Server
+
+    @property
+    def base(self) -> BaseModel:
+        return self.serving.base
+
+
+def voice(base: BaseModel, seed: int, *, tokens: int = 4, **metadata: Any) -> SoftPrompt:
+    random = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(tokens, base.d_model, generator=random) * base.embedding_rms
+    return SoftPrompt(matrix.numpy(), Metadata(**{"placement": base.placement, "base": base.ref, **metadata}))
+
+
+def fill(folder: Path, base: BaseModel) -> None:
+    """Two voices that fit, one of another width, one that is broken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    formats.write(voice(base, 1, name="The keeper", author="A", tags=("log",)), folder / "keeper.zip", force=True)
+    formats.write(voice(base, 2, name="The clerk"), folder / "clerk.zip", force=True)
+    wide = SoftPrompt(torch.ones(3, base.d_model + 1).numpy(), Metadata(name="Wide"))
+    formats.write(wide, folder / "wide.zip", force=True)
+    (folder / "broken.zip").write_bytes(b"no zip")
+
+
+@contextmanager
+def running(
+    folder: Path,
+    base: BaseModel | None = None,
+    *,
+    limits: ServerLimits | None = None,
+    rows: int = 4,
+    queue: int = 50,
+    **app: Any,
+) -> Iterator[Running]:
+    base = base or tiny_base("llama", dtype=torch.float32)
+    fill(folder / "library", base)
+    options = EngineOptions(rows=rows, queue=queue, kv_bytes=1 << 26, prefix_bytes=1 << 22)
+    remembered = folder / "defaults.json"
+    with opened(base, Library([folder / "library"]), options, remembered=remembered, limits=limits) as serving:
+        config = uvicorn.Config(create_app(serving, **app), port=0, log_level="warning", lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not server.started:
+            assert time.monotonic() < deadline, "the server does not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield Running(f"http://127.0.0.1:{port}", serving, folder / "library", server)
+        finally:
+            server.should_exit = True
+            thread.join(20)

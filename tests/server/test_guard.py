@@ -1,0 +1,111 @@
+"""Who may ask: host names, keys, sizes, pages of other addresses."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sordino.server.serving import ServerLimits
+from tests.server.running import Running, running
+
+ASK = {"model": "tiny-llama", "prompt": "a", "max_tokens": 1}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(
+        tmp_path_factory.mktemp("guard"),
+        api_key="sesame",
+        allowed_hosts=["writer.lan"],
+        origins=["https://page.example"],
+        limits=ServerLimits(body=5000, upload=20_000),
+    ) as made:
+        yield made
+
+
+def ask(live: Running, path: str = "/v1/models", **headers: str) -> httpx.Response:
+    # As bytes: a header may hold what is not ASCII.
+    said = {"Authorization": "Bearer sesame", **headers}
+    return httpx.get(f"{live.url}{path}", headers={key: value.encode() for key, value in said.items()})
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:5000", "127.0.0.1:81", "192.168.1.5", "[::1]:80", "writer.lan:9"]
+)
+def test_numbers_and_names_that_were_allowed_are_answered(live: Running, host: str) -> None:
+    assert ask(live, Host=host).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/docs", "/metrics"])
+def test_other_names_are_not(live: Running, host: str, path: str) -> None:
+    """A page whose own name points to 127.0.0.1 gets nothing, from no route."""
+    answer = ask(live, path, Host=host)
+    assert answer.status_code == 403
+    assert "--allowed-host" in answer.text
+
+
+@pytest.mark.parametrize(
+    "said", ["", "Bearer", "Bearer wrong", "Bearer sesame2", "Basic sesame", "sesame", "Bearer sésame"]
+)
+def test_every_route_wants_the_key(live: Running, said: str) -> None:
+    for path in ("/v1/models", "/metrics", "/docs", "/openapi.json", "/nothing"):
+        answer = ask(live, path, Authorization=said)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert "sesame" not in answer.text
+
+
+def test_the_key_opens_and_health_needs_none(live: Running) -> None:
+    assert ask(live).status_code == 200
+    assert ask(live, Authorization="", **{"X-API-Key": "sesame"}).status_code == 200
+    assert httpx.get(f"{live.url}/health").json()["status"] == "ok"
+
+
+def test_large_bodies_are_refused_before_they_are_read(live: Running) -> None:
+    headers = {"Authorization": "Bearer sesame"}
+    large = {**ASK, "prompt": "a" * 6000}
+    answer = httpx.post(f"{live.url}/v1/completions", json=large, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (
+        413,
+        "the request is too large: at most 5000 bytes",
+    )
+    # Without a length, in parts.
+    body = (b'{"prompt": "' + b"a" * 100 for _ in range(100))
+    assert httpx.post(f"{live.url}/v1/completions", content=body, headers=headers).status_code == 413
+    files = {"file": ("v.zip", b"a" * 6000)}
+    assert httpx.post(f"{live.url}/v1/soft_prompts", files=files, headers=headers).status_code == 400
+    files = {"file": ("v.zip", b"a" * 30_000)}
+    assert httpx.post(f"{live.url}/v1/soft_prompts", files=files, headers=headers).status_code == 413
+
+
+def test_pages_of_other_addresses_are_told_no(live: Running) -> None:
+    good, bad = ask(live, Origin="https://page.example"), ask(live, Origin="https://other.example")
+    assert good.headers["access-control-allow-origin"] == "https://page.example"
+    assert "access-control-allow-origin" not in bad.headers
+
+
+def test_without_origins_no_page_is_let_in(tmp_path: Path) -> None:
+    with running(tmp_path) as live:
+        answer = httpx.get(f"{live.url}/v1/models", headers={"Origin": "https://page.example"})
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_client_that_says_half_a_request_harms_nobody(live: Running) -> None:
+    host, port = live.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as half:
+        lines = (
+            "POST /v1/completions HTTP/1.1",
+            "Host: localhost",
+            "Authorization: Bearer sesame",
+            "Content-Length: 50",
+        )
+        half.sendall("\r\n".join([*lines, "", "{"]).encode())
+        assert ask(live).status_code == 200
+    assert ask(live).status_code == 200

@@ -1,0 +1,137 @@
+"""The library over HTTP, the server's default, health and metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sordino import formats
+from sordino.server.voices import Voices
+from tests.server.running import Running, running, voice
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path) as made:
+        yield made
+
+
+def listed(live: Running) -> dict[str, dict[str, object]]:
+    return {card["id"]: card for card in httpx.get(f"{live.url}/v1/soft_prompts").json()["data"]}
+
+
+def test_everything_is_listed_with_how_well_it_fits(live: Running) -> None:
+    cards = listed(live)
+    assert {name: card.get("fit", "broken") for name, card in cards.items()} == {
+        "keeper": "exact",
+        "clerk": "exact",
+        "wide": "no",
+        "broken": "broken",
+    }
+    assert cards["keeper"]["name"] == "The keeper"
+    assert cards["keeper"]["tags"] == ["log"]
+    assert "33 wide" in str(cards["wide"]["fit_reason"])
+    assert "not a soft prompt file" in str(cards["broken"]["error"])
+
+
+def test_a_dropped_file_appears_by_itself(live: Running) -> None:
+    assert "new" not in listed(live)
+    formats.write(voice(live.base, 5), live.folder / "new.zip")
+    # Named at once; listed within the second that a list is kept.
+    assert httpx.get(f"{live.url}/v1/models/tiny-llama:new").status_code == 200
+    assert "new" in listed(live)
+
+
+def test_upload_list_delete(live: Running, tmp_path: Path) -> None:
+    formats.write(voice(live.base, 6, name="Uploaded"), tmp_path / "u.safetensors", to="safetensors")
+    content = (tmp_path / "u.safetensors").read_bytes()
+
+    def upload(file: str, **form: object) -> httpx.Response:
+        return httpx.post(f"{live.url}/v1/soft_prompts", files={"file": (file, content)}, data=form)
+
+    card = upload("my voice (1).safetensors").json()
+    assert (card["id"], card["fit"], card["name"]) == ("my voice-1", "exact", "Uploaded")
+    assert formats.detect(live.folder / "my voice-1.zip") == "kobold"
+    assert upload("again.safetensors", name="keeper").status_code == 400
+    assert upload("again.safetensors", name="keeper", replace=True).json()["name"] == "Uploaded"
+    gone = httpx.delete(f"{live.url}/v1/soft_prompts/my voice-1").json()
+    assert gone == {"id": "my voice-1", "object": "soft_prompt", "deleted": True}
+    assert "my voice-1" not in listed(live)
+    assert (live.folder / ".trash" / "my voice-1.zip").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil.zip", "..\\evil.zip", "a/b.zip", "con.zip", ".hidden.zip", ""])
+def test_names_that_lead_elsewhere_are_refused(live: Running, tmp_path: Path, name: str) -> None:
+    formats.write(voice(live.base, 6), tmp_path / "u.zip")
+    before = sorted(path for path in live.folder.rglob("*"))
+    content = (tmp_path / "u.zip").read_bytes()
+    for files, form in (({"file": (name, content)}, {}), ({"file": ("ok.zip", content)}, {"name": name or "nul\0"})):
+        answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data=form)
+        assert answer.status_code in (400, 413), answer.text
+    assert sorted(path for path in live.folder.rglob("*")) == before
+
+
+def test_uploads_that_are_no_soft_prompt_are_refused(live: Running) -> None:
+    for content in (b"", b"PK\x03\x04", b"\x80\x04cos\nsystem\n(S'true'\ntR."):
+        answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("evil.zip", content)})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+    assert "evil" not in listed(live)
+
+
+def test_the_default_is_set_shown_and_remembered(live: Running, tmp_path: Path) -> None:
+    load, unload = f"{live.url}/v1/soft_prompt/load", f"{live.url}/v1/soft_prompt/unload"
+    assert httpx.post(load, json={"soft_prompt_name": "keeper.zip"}).json() == {"default": "keeper"}
+    assert [name for name, card in listed(live).items() if card.get("default")] == ["keeper"]
+    for wrong, status in (("nobody", 404), ("wide", 400), ("broken", 400)):
+        answer = httpx.post(load, json={"soft_prompt_name": wrong})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (status, "soft_prompt_name")
+    assert live.serving.voices.default == "keeper"
+    # Another server, later, of the same model.
+    again = Voices(live.base, live.serving.voices.library, tmp_path / "defaults.json")
+    assert again.default == "keeper"
+    (live.folder / "keeper.zip").unlink()
+    assert Voices(live.base, live.serving.voices.library, tmp_path / "defaults.json").default is None
+    assert httpx.post(unload).json() == {"default": None}
+    assert json.loads((tmp_path / "defaults.json").read_text()) == {live.base.fingerprint: None}
+
+
+def test_a_damaged_memory_is_no_reason_to_fail(live: Running, tmp_path: Path) -> None:
+    for content in (b"", b"[]", b'{"x": 5}', b"\xff", json.dumps({live.base.fingerprint: 7}).encode()):
+        (tmp_path / "d.json").write_bytes(content)
+        voices = Voices(live.base, live.serving.voices.library, tmp_path / "d.json")
+        assert voices.default is None
+        voices.set_default("clerk")
+        assert Voices(live.base, live.serving.voices.library, tmp_path / "d.json").default == "clerk"
+
+
+def test_health_and_metrics(live: Running) -> None:
+    health = httpx.get(f"{live.url}/health")
+    assert health.json() == {"status": "ok", "model": "tiny-llama", "running": 0, "waiting": 0}
+    secret = "the secret of the keeper"
+    for _ in range(2):
+        ask = {"model": "tiny-llama:keeper", "prompt": secret, "max_tokens": 3}
+        assert httpx.post(f"{live.url}/v1/completions", json=ask).status_code == 200
+    page = httpx.get(f"{live.url}/metrics").text
+    values = dict(re.findall(r"^(sordino_\S+) (\S+)$", page, re.MULTILINE))
+    assert float(values['sordino_soft_prompt_requests_total{soft_prompt="keeper"}']) == 2
+    assert float(values["sordino_prefix_cache_hits"]) == 1
+    assert float(values["sordino_prefix_cache_misses"]) == 1
+    assert 1 <= float(values['sordino_tokens_total{kind="written"}']) <= 6
+    assert float(values["sordino_first_token_seconds_count"]) == 2
+    assert secret not in page
+
+
+def test_the_engines_death_is_seen_in_health(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(live.serving.backend._engine.runner, "run", broken)
+    ask = {"model": "tiny-llama", "prompt": "a", "max_tokens": 3}
+    assert httpx.post(f"{live.url}/v1/completions", json=ask).status_code == 503
+    assert httpx.get(f"{live.url}/health").status_code == 503
+    assert httpx.post(f"{live.url}/v1/completions", json=ask).status_code == 503
