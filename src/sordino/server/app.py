@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from sordino.errors import SordinoError
-from sordino.server import openai_api, soft_prompt_api
+from sordino.server import kobold_api, openai_api, soft_prompt_api
 from sordino.server.errors import Refused, body_of, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.serving import Serving
@@ -25,8 +25,12 @@ def create_app(
     """Everything the server answers. origins: web pages of other addresses that may call it (CORS); none by default."""
     app = FastAPI(title="Sordino", version=serving.version, docs_url="/docs", redoc_url=None)
     app.state.serving = serving
+    app.state.kobold = kobold_api.new_state(serving)
     app.include_router(openai_api.router)
     app.include_router(soft_prompt_api.router)
+    app.include_router(kobold_api.router, prefix="/api/v1")
+    app.include_router(kobold_api.router, prefix="/api/latest", include_in_schema=False)
+    app.include_router(kobold_api.extra)
     app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
     app.add_exception_handler(RequestValidationError, _invalid)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from sordino.engine.requests import End
 from sordino.engine.runner import CacheUse
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -29,6 +30,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+
+    def count(self, api: str, end: End) -> None:
+        """A request that ended, and its tokens."""
+        self.requests.labels(api, end.reason).inc()
+        self.tokens.labels("read").inc(end.n_prompt)
+        self.tokens.labels("written").inc(end.n_new)
 
     def watch(self, counts: Callable[[], tuple[int, int]], cache: Callable[[], CacheUse]) -> None:
         """Gauges that are read when somebody asks."""

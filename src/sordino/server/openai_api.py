@@ -197,7 +197,7 @@ async def _write(serving: Serving, request: Request, requests: Sequence[Any]) ->
         serving.metrics.requests.labels("openai", "failed").inc(len(requests))
         raise refused(error) from error
     for one in done:
-        _count(serving, one.end)
+        serving.metrics.count("openai", one.end)
     serving.metrics.first_token.observe(time.monotonic() - began)
     return done
 
@@ -244,7 +244,7 @@ def _streamed(
                             yield piece(index, choice, None)
                         continue
                     ends.append(happened)
-                    _count(serving, happened)
+                    serving.metrics.count("openai", happened)
                     yield piece(index, {**delta(index, None, None), "logprobs": None}, happened.reason)
         except SordinoError as error:
             serving.metrics.requests.labels("openai", "failed").inc()
@@ -315,12 +315,6 @@ def _chat_logprobs(base: Base, drawn: Sequence[Drawn]) -> dict[str, Any]:
 def _usage(ends: Sequence[End]) -> dict[str, int]:
     read, new = sum(end.n_prompt for end in ends), sum(end.n_new for end in ends)
     return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
-
-
-def _count(serving: Serving, end: End) -> None:
-    serving.metrics.requests.labels("openai", end.reason).inc()
-    serving.metrics.tokens.labels("read").inc(end.n_prompt)
-    serving.metrics.tokens.labels("written").inc(end.n_new)
 
 
 def _card(serving: Serving, voice: str | None) -> dict[str, Any]:

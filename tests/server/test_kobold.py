@@ -1,0 +1,316 @@
+"""KoboldAI's API as its clients of 2023 called it, and KoboldCpp's extras as today's do."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sordino import formats
+from sordino.generate import Request, complete
+from sordino.sampling import Sampling
+from sordino.server.kobold_fields import IGNORED, Generate, Settings, formatted
+from sordino.server.serving import ServerLimits
+from tests.server.running import Running, running, voice
+
+TEXT = "The keeper wrote"
+GREEDY = {"temperature": 0, "rep_pen": 1, "max_length": 10}
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Running]:
+    with running(tmp_path, limits=ServerLimits(max_tokens=120)) as made:
+        yield made
+
+
+def get(live: Running, path: str) -> Any:
+    answer = httpx.get(f"{live.url}{path}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def put(live: Running, path: str, **body: Any) -> httpx.Response:
+    return httpx.put(f"{live.url}{path}", json=body)
+
+
+def post(live: Running, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{live.url}{path}", json=body, timeout=30)
+
+
+def written(live: Running, **body: Any) -> str:
+    answer = post(live, "/api/v1/generate", **{"prompt": TEXT, **GREEDY, **body})
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    assert set(result) == {"text"}
+    return str(result["text"])
+
+
+def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 10) -> str:
+    prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
+    return complete(live.base, [Request(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
+
+
+def test_the_sequence_of_a_2023_client(live: Running) -> None:
+    """A replay of what KoboldAI Classic's clients did: version, model, list, set, get, generate, unset."""
+    assert get(live, "/api/latest/info/version") == {"result": "1.2.5"}
+    assert get(live, "/api/v1/model") == {"result": "tiny-llama"}
+    names = [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
+    assert names == ["clerk.zip", "keeper.zip"]
+    assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
+    answer = put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert get(live, "/api/latest/config/soft_prompt") == {"value": "keeper.zip"}
+    assert written(live) == plainly(live, "keeper") != plainly(live, None)
+    for blank in ("", " "):
+        put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
+        assert put(live, "/api/v1/config/soft_prompt", value=blank).json() == {}
+        assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
+    assert written(live) == plainly(live, None)
+
+
+def test_a_request_says_its_own_soft_prompt_or_none(live: Running) -> None:
+    put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
+    assert written(live, soft_prompt="clerk.zip") == plainly(live, "clerk")
+    assert written(live, soft_prompt="") == plainly(live, None)
+    assert written(live, soft_prompt=" ") == plainly(live, None)
+    assert written(live) == plainly(live, "keeper")
+
+
+@pytest.mark.parametrize("name", ["nobody.zip", "wide.zip", "broken.zip", "../keeper.zip", "a\\b.zip"])
+def test_a_wrong_name_is_said_as_koboldai_says_it(live: Running, name: str) -> None:
+    said = {"soft_prompt": ["Must be a valid soft prompt name."]}
+    answer = post(live, "/api/v1/generate", prompt=TEXT, soft_prompt=name)
+    assert (answer.status_code, answer.json()) == (422, {"detail": said})
+    answer = put(live, "/api/v1/config/soft_prompt", value=name)
+    assert (answer.status_code, answer.json()) == (422, {"detail": {"value": said["soft_prompt"]}})
+    assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
+
+
+def test_a_text_that_is_too_long_loses_its_oldest_part(live: Running) -> None:
+    """In front stand the soft prompt's four positions; ten are to be written."""
+    text = "the sea and the lamp " * 60
+    ids = live.base.encode(text)
+    kept = live.base.decode(ids[-(100 - 10 - 4) :])
+    assert live.base.encode(kept) == ids[-86:]
+    assert written(live, prompt=text, max_context_length=100, soft_prompt="clerk.zip") == plainly(live, "clerk", kept)
+    # More than the model has is as much as it has.
+    assert len(written(live, prompt=text, max_context_length=100_000)) > 0
+
+
+def test_settings_are_kept_for_requests_that_say_nothing(live: Running) -> None:
+    assert get(live, "/api/v1/config/max_length") == {"value": 80}
+    assert put(live, "/api/v1/config/max_length", value=3).json() == {}
+    assert put(live, "/api/v1/config/temperature", value=0).json() == {}
+    assert put(live, "/api/v1/config/rep_pen", value=1).json() == {}
+    assert get(live, "/api/latest/config/max_length") == {"value": 3}
+    answer = post(live, "/api/v1/generate", prompt=TEXT, max_length=None)
+    assert answer.json()["results"] == [{"text": plainly(live, None, tokens=3)}]
+    wrong = put(live, "/api/v1/config/max_length", value="many")
+    assert wrong.status_code == 422
+    assert list(wrong.json()["detail"]) == ["value"]
+    assert httpx.get(f"{live.url}/api/v1/config/nothing").status_code == 422
+    assert get(live, "/api/v1/config/max_length") == {"value": 3}
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": "a", "n": 6}, "n"),
+        ({"prompt": "a", "n": 0}, "n"),
+        ({"prompt": "a", "max_length": 0}, "max_length"),
+        ({"prompt": "a", "max_length": 121}, "max_length"),
+        ({"prompt": "a", "max_length": 50, "max_context_length": 40}, "max_length"),
+        ({"prompt": "a", "temperature": -1}, "temperature"),
+        ({"prompt": "a", "top_p": 2}, "top_p"),
+        ({"prompt": "a", "rep_pen": 0.5}, "rep_pen"),
+        ({"prompt": "a", "sampler_order": [0, 1]}, "sampler_order"),
+        ({"prompt": "a", "sampler_order": [0, 0, 1, 2, 3, 4, 5]}, "sampler_order"),
+        ({"prompt": "a", "sampler_seed": -1}, "sampler_seed"),
+        ({"prompt": "a", "stop_sequence": "x"}, "stop_sequence"),
+    ],
+)
+def test_every_wrong_field_is_named_with_422(live: Running, body: dict[str, Any], field: str) -> None:
+    answer = post(live, "/api/v1/generate", **body)
+    assert answer.status_code == 422
+    assert list(answer.json()["detail"]) == [field]
+    assert all(isinstance(line, str) for line in answer.json()["detail"][field])
+
+
+def test_unknown_and_meaningless_fields_are_ignored(live: Running) -> None:
+    assert written(live, nonsense=[1, 2], **dict.fromkeys(IGNORED, True)) == plainly(live, None)
+    assert not set(IGNORED) & set(Generate.model_fields)
+
+
+def test_a_seed_gives_the_same_text_and_n_gives_different_ones(live: Running) -> None:
+    ask = {"prompt": TEXT, "max_length": 10, "temperature": 1.5, "sampler_seed": 2**64 - 1, "n": 3}
+    first, again = (post(live, "/api/v1/generate", **ask).json()["results"] for _ in range(2))
+    assert first == again
+    assert len({one["text"] for one in first}) > 1
+
+
+def test_six_steps_of_the_order_leave_the_penalty_first(live: Running) -> None:
+    order = [5, 0, 1, 2, 3, 4]
+    ask = {"prompt": TEXT, "max_length": 10, "temperature": 1.5, "rep_pen": 1.5, "sampler_seed": 1}
+    old = post(live, "/api/v1/generate", **ask, sampler_order=order).json()
+    assert old == post(live, "/api/v1/generate", **ask, sampler_order=[6, *order]).json()
+
+
+def test_extremes_keep_one_word(live: Running) -> None:
+    for field in ("top_p", "typical", "tfs"):
+        assert written(live, temperature=1, **{field: 0})
+
+
+def test_stop_sequences_and_single_lines(live: Running) -> None:
+    whole = plainly(live, None, tokens=40)
+    stop = whole[4:6]
+    assert written(live, max_length=40, stop_sequence=[stop]) == whole[: whole.index(stop)]
+    assert "\n" not in written(live, max_length=40, singleline=True)
+
+
+def test_output_formatting() -> None:
+    text = 'He went. "Yes!" she said\n\n\nand #then'
+    assert formatted(text, Settings()) == text
+    assert formatted(text, Settings(frmttriminc=True)) == 'He went. "Yes!"'
+    assert formatted(text, Settings(frmtrmblln=True)) == 'He went. "Yes!" she said\nand #then'
+    assert formatted(text, Settings(frmtrmspch=True)).endswith("and then")
+    assert formatted("no end", Settings(frmttriminc=True)) == "no end"
+
+
+def test_another_model_is_not_implemented(live: Running) -> None:
+    assert put(live, "/api/v1/model", model="tiny-llama").json() == {}
+    answer = put(live, "/api/v1/model", model="EleutherAI/gpt-j-6B")
+    assert answer.status_code == 501
+    assert answer.json()["detail"]["type"] == "not_implemented"
+
+
+def test_a_busy_server_says_503_as_koboldai(tmp_path: Path) -> None:
+    with running(tmp_path, rows=1, queue=0) as live:
+        answer = post(live, "/api/v1/generate", prompt=TEXT)
+        assert answer.status_code == 503
+        assert answer.json()["detail"]["type"] == "service_unavailable"
+
+
+# KoboldCpp -----------------------------------------------------------------------------------------------------------
+
+LONG = {"max_length": 120, "temperature": 1, "sampler_seed": 3, "rep_pen": 1}
+
+
+def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing ends a text, and every step takes a while."""
+    engine = live.serving.backend._engine
+    run = engine.runner.run
+
+    def slow(spans: Any) -> Any:
+        time.sleep(0.02)
+        return run(spans)
+
+    monkeypatch.setattr(engine.runner, "run", slow)
+    monkeypatch.setattr(
+        engine, "words", type(engine.words)(engine.words.decode, frozenset(), 256, engine.words.vocab_size)
+    )
+
+
+def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))
+        else:
+            assert line in ("", "event: message")
+
+
+def test_a_stream_is_the_text_in_parts(live: Running) -> None:
+    body = {"prompt": TEXT, **GREEDY}
+    with httpx.stream("POST", f"{live.url}/api/extra/generate/stream", json=body) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        found = list(events(answer.iter_lines()))
+    assert "".join(one["token"] for one in found) == plainly(live, None)
+    assert [one["finish_reason"] for one in found[:-1]] == [None] * (len(found) - 1)
+    assert found[-1]["finish_reason"] in ("length", "stop")
+
+
+def test_check_and_abort_while_it_writes(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless(live, monkeypatch)
+    answers: list[httpx.Response] = []
+    body = {"prompt": TEXT, **LONG, "genkey": "mine"}
+    thread = threading.Thread(target=lambda: answers.append(post(live, "/api/v1/generate", **body)))
+    thread.start()
+
+    def so_far() -> str:
+        return str(post(live, "/api/extra/generate/check", genkey="mine").json()["results"][0]["text"])
+
+    deadline = time.monotonic() + 10
+    while len(so_far()) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    part = so_far()
+    assert post(live, "/api/extra/abort", genkey="another").json() == {"success": False}
+    assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": True}
+    thread.join(10)
+    (answer,) = answers
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["text"].startswith(part)
+    assert so_far() == ""
+    assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": False}
+    _settled(live)
+
+
+def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless(live, monkeypatch)
+    found = []
+    with httpx.stream("POST", f"{live.url}/api/extra/generate/stream", json={"prompt": TEXT, **LONG}) as answer:
+        for count, event in enumerate(events(answer.iter_lines())):
+            found.append(event)
+            if count == 2:
+                assert httpx.post(f"{live.url}/api/extra/abort").json() == {"success": True}
+    assert found[-1]["finish_reason"] == "stop"
+    _settled(live)
+
+
+@pytest.mark.parametrize("path", ["/api/v1/generate", "/api/extra/generate/stream"])
+def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    endless(live, monkeypatch)
+    timeout = httpx.Timeout(5, read=0.3)
+
+    def leave() -> None:
+        with httpx.stream("POST", f"{live.url}{path}", json={"prompt": TEXT, **LONG}, timeout=timeout) as answer:
+            next(answer.iter_lines())
+            raise httpx.ReadTimeout("seen enough")
+
+    with pytest.raises(httpx.ReadTimeout):
+        leave()
+    _settled(live)
+
+
+def _settled(live: Running) -> None:
+    deadline = time.monotonic() + 3
+    while live.serving.backend.counts() != (0, 0):
+        assert time.monotonic() < deadline, "rows are left"
+        time.sleep(0.01)
+
+
+def test_what_clients_ask_first(live: Running) -> None:
+    assert get(live, "/api/extra/version")["result"] == "KoboldCpp"
+    assert get(live, "/api/extra/true_max_context_length") == {"value": 256}
+    assert get(live, "/api/extra/generate/check") == {"results": [{"text": ""}]}
+    count = post(live, "/api/extra/tokencount", prompt=TEXT).json()
+    assert count == {"value": len(live.base.encode(TEXT)), "ids": live.base.encode(TEXT)}
+    assert get(live, "/api/extra/perf")["total_gens"] == 0
+    written(live, sampler_seed=5)
+    perf = get(live, "/api/extra/perf")
+    assert (perf["total_gens"], perf["last_seed"], perf["idle"]) == (1, 5, 1)
+    assert 1 <= perf["last_token_count"] <= 10
+
+
+def test_a_new_file_is_in_the_list_at_once(live: Running) -> None:
+    formats.write(voice(live.base, 7), live.folder / "new.zip")
+    time.sleep(0.6)
+    names = [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
+    assert names == ["clerk.zip", "keeper.zip", "new.zip"]
