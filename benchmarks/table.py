@@ -73,6 +73,40 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
         True,
     ),
     ("time_to_loss", "", "sordino/peft", "wall time to PEFT's best held-out loss: Sordino / PEFT", 0.5, False),
+    (
+        "engine",
+        "16 streams",
+        "16/one",
+        "engine, 16 streams: 16 soft prompts / one soft prompt, tokens a second",
+        0.97,
+        True,
+    ),
+    ("engine", "16 streams", "16/none", "the same: 16 soft prompts / none", 0.93, True),
+    (
+        "engine",
+        "16 streams",
+        "16/generate",
+        "the same: 16 soft prompts / transformers' generate on its ideal batch",
+        1.0,
+        True,
+    ),
+    (
+        "engine",
+        "16 streams, PEFT one adapter after another",
+        "16/peft",
+        "the same: 16 soft prompts / PEFT, one adapter after another",
+        5.0,
+        True,
+    ),
+    ("engine", "1 stream", "1/generate", "engine, 1 stream: Sordino / transformers' generate", 1.5, True),
+    (
+        "engine",
+        "first token, 100 virtual",
+        "second/first",
+        "seconds to the first token behind 100 vectors: second request / first",
+        0.5,
+        False,
+    ),
 ]
 
 

@@ -49,9 +49,16 @@ class Head:
         """d logit / d uncapped logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
+    def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
+        """Logits [N, V] in the model's dtype, not contiguous: the way round that is faster for a few rows (LOG.md)."""
+        return self._finished((self.weight_VD @ hidden_ND.t()).t())
+
     def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Logits [N, V] in the model's dtype, written into `out` where one is given."""
-        logits_NV = torch.mm(hidden_ND, self.weight_VD.t(), out=out)
+        return self._finished(torch.mm(hidden_ND, self.weight_VD.t(), out=out))
+
+    def _finished(self, logits_NV: Tensor) -> Tensor:
+        """Bias and cap, in place."""
         if self.bias_V is not None:
             logits_NV += self.bias_V
         if self.softcap is not None:

@@ -94,6 +94,8 @@ def sample(
 
     The generator moves once per drawn token, and not at all where sampling is greedy.
     """
+    if _is_plain(sampling):
+        return Drawn(int(np.argmax(logits_V.detach().cpu().numpy())))
     raw_V: Floats = logits_V.detach().cpu().double().numpy()
     token = _draw(raw_V, seen_ids, sampling, random, n_new)
     if sampling.logprobs is None:
@@ -102,6 +104,12 @@ def sample(
     total = float(peak + np.log(np.exp(raw_V - peak).sum()))
     top = _likeliest(raw_V, sampling.logprobs)
     return Drawn(token, float(raw_V[token]) - total, tuple((int(i), float(raw_V[i]) - total) for i in top))
+
+
+def _is_plain(sampling: Sampling) -> bool:
+    """Whether the likeliest word is what is drawn, and nothing else is asked for."""
+    changed = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
+    return not (sampling.temperature or changed or sampling.repetition_penalty != 1 or sampling.logprobs is not None)
 
 
 def _draw(raw_V: Floats, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, n_new: int) -> int:

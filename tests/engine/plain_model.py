@@ -47,6 +47,9 @@ class Model:
     def free(self) -> int:
         return self.room - sum(room for _, _, room in self.rows.values())
 
+    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+        pass
+
     def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
         assert number not in self.rows
         if soft is not None and soft.d_model != 3:

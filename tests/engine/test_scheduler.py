@@ -57,7 +57,9 @@ def drained(queue: Queue) -> list[int]:
 def test_clients_take_turns() -> None:
     """A client who asks for a hundred at once does not keep another waiting behind all of them."""
     greedy = [Work(number, "greedy", 1) for number in range(4)]
-    assert drained(queue_of(*greedy, Work(9, "late", 1))) == [0, 9, 1, 2, 3]
+    queue = queue_of(*greedy, Work(9, "late", 1))
+    assert [work.number for work in queue.ahead(3)] == [0, 9, 1]
+    assert drained(queue) == [0, 9, 1, 2, 3]
 
 
 def test_what_was_put_back_goes_first_in_its_old_order() -> None:
@@ -65,6 +67,7 @@ def test_what_was_put_back_goes_first_in_its_old_order() -> None:
     queue.put_back(Work(2, "b", 1))
     queue.put_back(Work(1, "a", 1))
     assert len(queue) == 3
+    assert [work.number for work in queue.ahead(9)] == [1, 2, 5]
     assert drained(queue) == [1, 2, 5]
 
 

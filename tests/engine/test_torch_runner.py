@@ -238,3 +238,20 @@ def test_a_model_that_does_not_use_its_cache_is_noticed(monkeypatch: pytest.Monk
     monkeypatch.setattr(ShelfCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
     with pytest.raises(RuntimeError, match="did not use the cache"):
         engine.step()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_prompts_that_are_run_side_by_side_are_what_each_is_alone(family: str) -> None:
+    base = tiny_base(family)
+    softs = [None, *(prompt(base, tokens, tokens, base.placement) for tokens in (3, 11, 1, 7))]
+    together, alone = (TorchRunner(base, kv_bytes=1 << 26, prefix_bytes=1 << 24) for _ in range(2))
+    wide = SoftPrompt(torch.ones(2, base.d_model + 1).numpy(), Metadata())
+    together.prepare([*softs, wide, softs[1]])
+    assert together.cache_use().misses == len(softs)
+    for number, soft in enumerate(softs):
+        for runner in (together, alone):
+            runner.open(number, soft, [5, 6])
+        ours, theirs = (runner._key_values.take(number) for runner in (together, alone))
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert (together.cache_use().misses, together.cache_use().hits) == (len(softs), 0)

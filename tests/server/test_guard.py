@@ -91,6 +91,13 @@ def test_pages_of_other_addresses_are_told_no(live: Running) -> None:
     assert "access-control-allow-origin" not in bad.headers
 
 
+def test_a_browser_may_ask_without_the_key_whether_a_page_may(live: Running) -> None:
+    headers = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{live.url}/v1/completions", headers=headers)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://page.example")
+    assert httpx.options(f"{live.url}/v1/completions", headers={"Origin": "https://page.example"}).status_code == 401
+
+
 def test_without_origins_no_page_is_let_in(tmp_path: Path) -> None:
     with running(tmp_path) as live:
         answer = httpx.get(f"{live.url}/v1/models", headers={"Origin": "https://page.example"})

@@ -324,6 +324,24 @@ def test_a_file_that_is_replaced_takes_effect_on_the_next_request(tmp_path: Path
         assert after == plainly(live, "keeper") != before
 
 
+def test_a_request_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    with running(tmp_path, limits=ServerLimits(seconds=0.0)) as live:
+        answer = post(live, "completions", model="tiny-llama", prompt=TEXT, max_tokens=50)
+        assert answer.status_code == 503
+        assert "took too long" in answer.text
+
+
+def test_a_text_counts_once_for_all_its_continuations(live: Running, client: OpenAI) -> None:
+    one, three = (
+        client.completions.create(model="tiny-llama:keeper", prompt=TEXT, max_tokens=2, n=n, seed=1).usage
+        for n in (1, 3)
+    )
+    assert one is not None
+    assert three is not None
+    assert one.prompt_tokens == three.prompt_tokens == len(live.base.encode(TEXT)) + 4
+    assert three.completion_tokens > one.completion_tokens
+
+
 def test_a_model_without_a_template_refuses_chats(tmp_path: Path) -> None:
     base = tiny_base("gpt2")
     base.tokenizer.chat_template = None

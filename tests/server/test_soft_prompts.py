@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,26 @@ def test_health_and_metrics(live: Running) -> None:
     assert 1 <= float(values['sordino_tokens_total{kind="written"}']) <= 6
     assert float(values["sordino_first_token_seconds_count"]) == 2
     assert secret not in page
+
+
+def test_a_line_is_logged_for_each_request_and_no_text(live: Running, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sordino.requests")
+    ask = {"model": "tiny-llama:keeper", "prompt": "the secret", "max_tokens": 3}
+    httpx.post(f"{live.url}/v1/completions", json=ask)
+    httpx.delete(f"{live.url}/v1/soft_prompts/clerk")
+    httpx.get(f"{live.url}/secret")
+    deadline = time.monotonic() + 5
+    lines: list[dict[str, object]] = []
+    # The line comes behind the answer.
+    while len(lines) < 3 and time.monotonic() < deadline:
+        lines = [json.loads(record.message) for record in caplog.records if record.name == "sordino.requests"]
+    assert [(line["method"], line["route"], line["status"]) for line in lines] == [
+        ("POST", "/v1/completions", 200),
+        ("DELETE", "/v1/soft_prompts/{name}", 200),
+        ("GET", "none", 404),
+    ]
+    assert "secret" not in caplog.text
+    assert "clerk" not in caplog.text
 
 
 def test_the_engines_death_is_seen_in_health(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ _MIB = 1 << 20
     metavar="MIB",
     help="For prefixes and texts that may come again.",
 )
+@click.option("--log", "logged", is_flag=True, help="A line of JSON on standard error for each request, without texts.")
 @device_option()
 @dtype_option()
 def serve(
@@ -70,6 +72,7 @@ def serve(
     queue: int,
     kv_memory: int | None,
     prefix_memory: int,
+    logged: bool,
     device: str | None,
     dtype: str | None,
 ) -> None:
@@ -90,6 +93,10 @@ def serve(
         raise MissingExtra(
             "the server's packages are not installed", got=error.name or error, do="pip install 'sordino[serve]'"
         ) from None
+    if logged:
+        requests = logging.getLogger("sordino.requests")
+        requests.addHandler(logging.StreamHandler())
+        requests.setLevel(logging.INFO)
     listening = _socket(host, port)
     base = loaded_model(model, dtype, device)
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)

@@ -26,6 +26,8 @@ class Kept(Generic[T]):
     state: T
     bytes: int
     users: int = 0
+    # Run ahead of its first user, whose asking is no hit.
+    fresh: bool = False
 
 
 class PrefixCache(Generic[T]):
@@ -43,9 +45,9 @@ class PrefixCache(Generic[T]):
         """The prefix of a soft prompt, with one user more, or None."""
         kept = self._kept.get((key, ()))
         if kept is None:
-            self.misses += 1
             return None
-        self.hits += 1
+        self.hits += not kept.fresh
+        kept.fresh = False
         kept.users += 1
         self._kept.move_to_end((key, ()))
         return kept
@@ -63,8 +65,13 @@ class PrefixCache(Generic[T]):
         self._kept.move_to_end((best.key, best.ids))
         return best, shared
 
+    def has(self, key: Key) -> bool:
+        """Whether a soft prompt's prefix is here; nothing is counted."""
+        return (key, ()) in self._kept
+
     def keep_prompt(self, key: Key, state: T, size: int) -> Kept[T]:
         """Keep a soft prompt's prefix, at first with one user. Whoever is done with it says `release`."""
+        self.misses += 1
         kept = self._kept[key, ()] = Kept(key, (), state, size, users=1)
         self.bytes += size
         self._shrink()

@@ -40,6 +40,9 @@ class Runner(Protocol):
     def could_hold(self, length: int) -> bool:
         """Whether a row of so many positions, its prefix among them, would fit if it were alone."""
 
+    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+        """These will be asked for next: what is not kept may be run now, side by side. Skips what does not fit."""
+
     def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
         """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
 

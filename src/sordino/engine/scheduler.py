@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
 
 
 @dataclass(eq=False)
@@ -50,6 +51,12 @@ class Queue:
 
     def put_back(self, work: Work) -> None:
         self._put_back.appendleft(work)
+
+    def ahead(self, count: int) -> list[Work]:
+        """The next `count`, in the order in which they would be taken."""
+        rounds = zip_longest(*self._of.values())
+        in_turn = (work for some in rounds for work in some if work is not None)
+        return list(islice(chain(self._put_back, in_turn), count))
 
     def first(self) -> Work | None:
         if self._put_back:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -33,6 +34,8 @@ from sordino.soft_prompt import SoftPrompt
 LOWER = "lower --rows, --kv-memory or --prefix-memory"
 # A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
 _WORTH_KEEPING = 32
+# Positions of soft prompts that are run side by side.
+_ENCODED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,22 @@ class TorchRunner:
         return self._key_values.could_hold(length)
 
     @torch.inference_mode()
+    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+        wanted = {
+            self._key(prompt): prompt
+            for prompt in prompts
+            if not self._kept.has(self._key(prompt)) and (prompt is None or self.base.fit(prompt).forcible)
+        }
+        missing = sorted(wanted.values(), key=self.prefix_length)
+        while missing:
+            # The last is the longest, to which the others are padded.
+            count = max(1, _ENCODED_AT_ONCE // max(1, self.prefix_length(missing[-1])))
+            missing, some = missing[:-count], missing[-count:]
+            for kept in self._encoded(some):
+                kept.fresh = True
+                self._kept.release(kept)
+
+    @torch.inference_mode()
     def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
         prefix = self._prefix(prompt)
         front, width = prefix.state.front, self.prefix_length(prompt)
@@ -106,7 +125,7 @@ class TorchRunner:
             wanted = [hidden[span.number] for span in spans if span.wanted]
             if not wanted:
                 return torch.zeros(0, self._head.width)
-            return self._head.logits(torch.stack(wanted)).float().cpu()
+            return self._head.logits_of_few(torch.stack(wanted)).float().cpu().contiguous()
 
     @torch.inference_mode()
     def close(self, number: int, ids: Sequence[int]) -> None:
@@ -122,21 +141,27 @@ class TorchRunner:
         kept = self._kept
         return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
 
+    def _key(self, prompt: SoftPrompt | None) -> Key:
+        if prompt is None:
+            return self.base.fingerprint, "", ""
+        return self.base.fingerprint, prompt.content_hash, prompt.metadata.placement
+
     def _prefix(self, prompt: SoftPrompt | None) -> Kept[_State]:
         """A soft prompt's keys and values, run once and kept: one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
-        key: Key = (
-            self.base.fingerprint,
-            "" if prompt is None else prompt.content_hash,
-            "" if prompt is None else prompt.metadata.placement,
-        )
-        kept = self._kept.prompt(key)
-        if kept is None:
-            with memory_named("running a soft prompt", LOWER):
-                state = _state_of(encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt)]))
-            kept = self._kept.keep_prompt(key, state, state.bytes)
-        return kept
+        kept = self._kept.prompt(self._key(prompt))
+        return self._encoded([prompt])[0] if kept is None else kept
+
+    def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[Kept[_State]]:
+        """Run soft prompts, side by side, and keep them: one user each."""
+        with memory_named("running a soft prompt", LOWER):
+            prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
+            states = [_state_of(prefixes, number) for number in range(len(prompts))]
+        return [
+            self._kept.keep_prompt(self._key(prompt), state, state.bytes)
+            for prompt, state in zip(prompts, states, strict=True)
+        ]
 
     def _run(self, spans: Sequence[Span]) -> dict[int, Tensor]:
         """The hidden state [D] at each span's last position."""
@@ -152,25 +177,30 @@ class TorchRunner:
         return hidden
 
     def _run_written_out(self, llama: Llama, spans: Sequence[Span], places: Sequence[Place]) -> dict[int, Tensor]:
-        positions = [
-            place.length + at for span, place in zip(spans, places, strict=True) for at in range(len(span.ids))
-        ]
+        # Side by side: rows that take one position, by shelf and place on it, then rows that read a stretch.
+        order = sorted(range(len(spans)), key=lambda i: (len(spans[i].ids) > 1, places[i].shelf.room, places[i].index))
+        together: list[Together] = []
         alone: list[Alone] = []
-        writers: dict[int, list[tuple[int, Place]]] = {}
-        ends, start = [], 0
-        for span, place in zip(spans, places, strict=True):
-            if len(span.ids) == 1:
-                writers.setdefault(place.shelf.room, []).append((start, place))
+        start = 0
+        for taken, group in groupby(order, key=lambda i: (len(spans[i].ids) > 1, places[i].shelf.room)):
+            members = list(group)
+            if taken[0]:
+                for i in members:
+                    alone.append(Alone(places[i], slice(start, start + len(spans[i].ids)), places[i].length))
+                    start += len(spans[i].ids)
             else:
-                alone.append(Alone(place, slice(start, start + len(span.ids)), place.length))
-            start += len(span.ids)
-            ends.append(start - 1)
-        together = [
-            Together.of([at for at, _ in rows], [place for _, place in rows], llama.groups) for rows in writers.values()
-        ]
-        embeds_ND = self.base.embed(torch.tensor([i for span in spans for i in span.ids]))
+                together.append(Together.of(start, [places[i] for i in members], llama.groups))
+                start += len(members)
+        ids: list[int] = []
+        positions: list[int] = []
+        ends: dict[int, int] = {}
+        for i in order:
+            ids += spans[i].ids
+            positions += range(places[i].length, places[i].length + len(spans[i].ids))
+            ends[spans[i].number] = len(ids) - 1
+        embeds_ND = self.base.embed(torch.tensor(ids))
         hidden_ND = written_out.run(llama, embeds_ND, torch.tensor(positions), together, alone)
-        return {span.number: hidden_ND[end] for span, end in zip(spans, ends, strict=True)}
+        return {number: hidden_ND[end] for number, end in ends.items()}
 
     def _run_modules(self, spans: Sequence[Span], places: Sequence[Place]) -> dict[int, Tensor]:
         hidden: dict[int, Tensor] = {}
@@ -224,12 +254,18 @@ def _forward(base: BaseModel, cache: ShelfCache, ids_BT: Tensor, positions_BT: T
     return hidden_BTD
 
 
-def _state_of(prefixes: Prefixes) -> _State:
-    """Of one prefix."""
-    if prefixes.width == 0:
+def _state_of(prefixes: Prefixes, number: int) -> _State:
+    """Of one of several prefixes, without what pads it."""
+    length = prefixes.lengths[number]
+    if length == 0:
         return _State(None)
-    pairs = [torch.stack(pair) for pair in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)]
-    return _State(torch.stack(pairs)[:, :, 0].contiguous(), prefixes.last_KD[0].clone())
+    front_L2HPC = torch.stack(
+        [
+            torch.stack((keys[number, :, -length:], values[number, :, -length:]))
+            for keys, values in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
+        ]
+    )
+    return _State(front_L2HPC, prefixes.last_KD[number].clone())
 
 
 @torch.inference_mode()

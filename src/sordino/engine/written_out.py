@@ -5,6 +5,8 @@ attention knows rows. Rows that take one position attend together, a shelf at a 
 a group are queries of one key-value head, so no key is copied. Rows that read a stretch attend over what is before it, without
 a mask, and over the stretch itself, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
 
+Products are W @ x.T: for a few positions they run two to three times faster that way round than x @ W.T (MKL on AVX2; LOG.md).
+
 Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
 C channels, T positions of a stretch, S positions that are seen, R rows of a shelf.
 """
@@ -28,29 +30,34 @@ _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 @dataclass(frozen=True)
 class Together:
-    """Rows of one shelf that take one position each: their places among the step's positions and on the shelf."""
+    """Rows of one shelf that take one position each, in the shelf's order.
+
+    at: their places among the step's positions, side by side. whole: whether they are all rows of the shelf.
+    """
 
     shelf: Shelf
-    at_M: Tensor
+    at: slice
     index_M: Tensor
     position_M: Tensor
     seen: int
-    mask_R1GS: Tensor
+    mask_R1GS: Tensor | None
+    whole: bool
 
     @staticmethod
-    def of(at: Sequence[int], places: Sequence[Place], groups: int) -> Together:
+    def of(start: int, places: Sequence[Place], groups: int) -> Together:
         shelf = places[0].shelf
         index_M, position_M = torch.tensor([p.index for p in places]), torch.tensor([p.length for p in places])
         seen = max(p.length for p in places) + 1
         # Rows of the shelf that do not write now have no query: they see one position, and nobody looks at the result.
         last_R = torch.zeros(len(shelf.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
         hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
-        mask_RS = torch.zeros(hidden_RS.shape, dtype=shelf.tensor.dtype).masked_fill_(
-            hidden_RS, torch.finfo(shelf.tensor.dtype).min
-        )
-        return Together(
-            shelf, torch.tensor(at), index_M, position_M, seen, mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
-        )
+        mask_R1GS = None
+        if bool(hidden_RS.any()):
+            lowest = torch.finfo(shelf.tensor.dtype).min
+            mask_RS = torch.zeros(hidden_RS.shape, dtype=shelf.tensor.dtype).masked_fill_(hidden_RS, lowest)
+            mask_R1GS = mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
+        at = slice(start, start + len(places))
+        return Together(shelf, at, index_M, position_M, seen, mask_R1GS, len(places) == len(shelf.numbers))
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,14 @@ def run(
     llama: Llama, embeds_ND: Tensor, positions_N: Tensor, together: Sequence[Together], alone: Sequence[Alone]
 ) -> Tensor:
     """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
-    model = llama.model
-    cos_1NC, sin_1NC = model.rotary_emb(embeds_ND[None], positions_N[None])
+    cos_1NC, sin_1NC = llama.model.rotary_emb(embeds_ND[None], positions_N[None])
     half = cos_1NC.shape[-1] // 2
-    cos_N1C, sin_N1C = cos_1NC[0, :, None, :half], sin_1NC[0, :, None, :half]
+    cos_N1C, sin_N1C = cos_1NC[0, :, None, :half].contiguous(), sin_1NC[0, :, None, :half].contiguous()
     hidden_ND = embeds_ND
     for index, layer in enumerate(llama.layers):
         hidden_ND = _layer(index, layer, hidden_ND, cos_N1C, sin_N1C, together, alone)
-    normed_ND: Tensor = model.norm(hidden_ND)
-    return normed_ND
+    norm = llama.model.norm
+    return _norm(hidden_ND, norm.weight, norm.variance_epsilon)
 
 
 def _layer(
@@ -101,22 +107,28 @@ def _layer(
     together: Sequence[Together],
     alone: Sequence[Alone],
 ) -> Tensor:
-    normed_ND = torch.rms_norm(x_ND, x_ND.shape[1:], weights.norm1, weights.eps)
+    normed_DN = _norm(x_ND, weights.norm1, weights.eps).t()
     queries, keys, values = (
-        (normed_ND @ weight.t()).unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
+        (weight @ normed_DN).t().unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
     )
     queries, keys = _turned(queries, cos_N1C, sin_N1C), _turned(keys, cos_N1C, sin_N1C)
-    mixed = torch.empty_like(queries)
-    for rows in together:
-        mixed[rows.at_M] = _attend_together(
-            index, rows, queries[rows.at_M], keys[rows.at_M], values[rows.at_M], weights.scale
-        )
-    for row in alone:
-        mixed[row.at] = _attend_alone(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale)
-    h_ND = torch.addmm(x_ND, mixed.flatten(1), weights.o.t())
-    normed_ND = torch.rms_norm(h_ND, h_ND.shape[1:], weights.norm2, weights.eps)
-    fed_NF = silu(normed_ND @ weights.gate.t()).mul_(normed_ND @ weights.up.t())
-    return torch.addmm(h_ND, fed_NF, weights.down.t())
+    mixed = [
+        _attend_together(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
+        for rows in together
+    ]
+    mixed += [_attend_alone(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale) for row in alone]
+    mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    h_ND = (weights.o @ mixed_NHC.flatten(1).t()).t() + x_ND
+    normed_DN = _norm(h_ND, weights.norm2, weights.eps).t()
+    fed_FN = silu(weights.gate @ normed_DN).mul_(weights.up @ normed_DN)
+    return (weights.down @ fed_FN).t() + h_ND
+
+
+def _norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """RMS norm: x / sqrt(mean(x^2) + eps) * weight, contiguous."""
+    scale_N1 = torch.linalg.vecdot(x_ND, x_ND).div_(x_ND.shape[1]).add_(eps).rsqrt_()[:, None]
+    normed_ND: Tensor = (x_ND * scale_N1).mul_(weight_D)
+    return normed_ND
 
 
 def _turned(heads_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
@@ -130,10 +142,10 @@ def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, 
     key_values[0][rows.index_M, :, rows.position_M] = keys
     key_values[1][rows.index_M, :, rows.position_M] = values
     count, heads = len(rows.shelf.numbers), keys.shape[1]
-    grouped = queries.unflatten(1, (heads, -1))
-    # In the shelf's order; a row that does not write asks nothing.
-    asked_RHGC = grouped.new_zeros(count, *grouped.shape[1:])
-    asked_RHGC[rows.index_M] = grouped
+    asked_RHGC = queries.unflatten(1, (heads, -1))
+    if not rows.whole:
+        # A row that does not write asks nothing.
+        asked_RHGC = asked_RHGC.new_zeros(count, *asked_RHGC.shape[1:]).index_copy_(0, rows.index_M, asked_RHGC)
     mixed_RHGC: Tensor = _attend(
         asked_RHGC,
         key_values[0, :count, :, : rows.seen],
@@ -142,7 +154,7 @@ def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, 
         attn_mask=rows.mask_R1GS,
         scale=scale,
     )[0]
-    return mixed_RHGC[rows.index_M].flatten(1, 2)
+    return (mixed_RHGC if rows.whole else mixed_RHGC[rows.index_M]).flatten(1, 2)
 
 
 def _attend_alone(index: int, row: Alone, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -156,10 +168,7 @@ def _attend_alone(index: int, row: Alone, queries: Tensor, keys: Tensor, values:
     key_values[1, :, row.start : end] = values.transpose(0, 1)
     groups = queries.shape[1] // heads
     asked_1ATC = queries.transpose(0, 1)[None]
-    own_keys, own_values = (
-        of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) if groups > 1 else of.transpose(0, 1)[None]
-        for of in (keys, values)
-    )
+    own_keys, own_values = (of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) for of in (keys, values))
     mixed_1ATC, lse_1AT = _attend(asked_1ATC, own_keys, own_values, is_causal=True, scale=scale)
     if row.start:
         grouped_1HSC = asked_1ATC.reshape(1, heads, groups * width, -1)

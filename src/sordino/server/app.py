@@ -16,6 +16,7 @@ from sordino.errors import SordinoError
 from sordino.server import kobold_api, openai_api, soft_prompt_api
 from sordino.server.errors import Refused, body_of, refused, status_of
 from sordino.server.guard import Guard
+from sordino.server.request_log import RequestLog
 from sordino.server.serving import Serving
 
 
@@ -41,7 +42,7 @@ def create_app(
     if origins:
         outer = CORSMiddleware(outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     limits = serving.limits
-    return Guard(outer, api_key, frozenset(allowed_hosts), limits.body, limits.upload)
+    return RequestLog(Guard(outer, api_key, frozenset(allowed_hosts), limits.body, limits.upload))
 
 
 async def health(request: Request, response: Response) -> dict[str, Any]:

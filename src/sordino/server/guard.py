@@ -50,7 +50,10 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return 403, f"the host name {host[:100]!r} is not one of this server's: start it with --allowed-host NAME"
-        if self.api_key is not None and scope["path"] not in OPEN_PATHS and not self._is_key(headers):
+        # A browser asks without a key whether a page may ask (CORS); the answer says nothing else.
+        is_question = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+        needs_key = self.api_key is not None and scope["path"] not in OPEN_PATHS and not is_question
+        if needs_key and not self._is_key(headers):
             return 401, "this server needs its key: send the header Authorization: Bearer KEY"
         size = headers.get("content-length", "0")
         limit = self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes

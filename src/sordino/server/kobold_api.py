@@ -56,20 +56,16 @@ class Generation:
 
     async def run(self, serving: Serving) -> None:
         """Listen until all rows are over. A `None` ends the pieces, whatever happens."""
-        began = time.monotonic()
         try:
-            async with aclosing(stream(serving.backend, self.rows)) as events:
+            async with aclosing(stream(serving, "kobold", self.rows)) as events:
                 async for index, event in events:
                     if isinstance(event, Chunk):
-                        if not self.new_tokens:
-                            serving.metrics.first_token.observe(time.monotonic() - began)
                         self.new_tokens += len(event.drawn)
                         self.texts[index] += event.text
                         if event.text and index == 0:
                             self.pieces.put_nowait(event.text)
                     else:
                         self.reason = event.reason
-                        serving.metrics.count("kobold", event)
         finally:
             self.pieces.put_nowait(None)
 
@@ -220,7 +216,8 @@ async def abort(request: Request, said: dict[str, Any] | None = None) -> dict[st
     return {"success": generation is not None}
 
 
-@extra.api_route("/generate/check", methods=["GET", "POST"])
+@extra.get("/generate/check")
+@extra.post("/generate/check")
 async def check(request: Request, said: dict[str, Any] | None = None) -> dict[str, Any]:
     """What the generation of this `genkey` has said so far."""
     generation = _state(request).running.get(str((said or {}).get("genkey", "")))

@@ -16,9 +16,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 
 from sordino.base_model import BaseModel as Base
 from sordino.engine.requests import Chunk, End
+from sordino.engine.requests import Request as Row
 from sordino.errors import SordinoError
 from sordino.sampling import Drawn, Sampling
 from sordino.server.errors import Refused, body_of, refused
@@ -59,11 +61,11 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 @router.post("/completions")
 async def completions(request: Request, asked: CompletionRequest) -> Any:
     serving = _serving(request)
-    soft = _prompt_of(serving, asked)
+    soft = await run_in_threadpool(_prompt_of, serving, asked)
     sampling = sampling_of(
         serving, asked, max_tokens=16 if asked.max_tokens is None else asked.max_tokens, logprobs=asked.logprobs
     )
-    texts = texts_of(serving.base, asked.prompt)
+    texts = await run_in_threadpool(texts_of, serving.base, asked.prompt)
     jobs = [_job(request, asked, ids, soft, sampling) for ids in texts]
     if sum(job.n for job in jobs) > serving.limits.n:
         raise Refused(400, f"at most {serving.limits.n} continuations in one request", field="n")
@@ -81,19 +83,19 @@ async def completions(request: Request, asked: CompletionRequest) -> Any:
         }
         for i, one in enumerate(done)
     ]
-    return identity.of({"choices": choices, "usage": _usage([one.end for one in done])})
+    return identity.of({"choices": choices, "usage": _usage([one.end for one in done], asked.n or 1)})
 
 
 @router.post("/chat/completions")
 async def chat_completions(request: Request, asked: ChatRequest) -> Any:
     serving = _serving(request)
-    soft = _prompt_of(serving, asked)
+    soft = await run_in_threadpool(_prompt_of, serving, asked)
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
         raise Refused(400, "give max_tokens or max_completion_tokens, not both", field="max_completion_tokens")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise Refused(400, "top_logprobs needs logprobs", field="top_logprobs")
     try:
-        ids = chat_ids(serving.base, [plain(message) for message in asked.messages])
+        ids = await run_in_threadpool(chat_ids, serving.base, [plain(message) for message in asked.messages])
     except SordinoError as error:
         raise refused(error, field="messages") from error
     most = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
@@ -121,7 +123,7 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Any:
         }
         for i, one in enumerate(done)
     ]
-    return identity.of({"choices": choices, "usage": _usage([one.end for one in done])})
+    return identity.of({"choices": choices, "usage": _usage([one.end for one in done], asked.n or 1)})
 
 
 # What was asked ---------------------------------------------------------------------------------------------------------
@@ -189,24 +191,18 @@ class _Identity:
         return {**said, **rest}
 
 
-async def _write(serving: Serving, request: Request, requests: Sequence[Any]) -> list[Written]:
-    began = time.monotonic()
+async def _write(serving: Serving, request: Request, requests: Sequence[Row]) -> list[Written]:
     try:
-        done = await unless_left(request, write(serving.backend, requests))
+        return await unless_left(request, write(serving, "openai", requests))
     except SordinoError as error:
-        serving.metrics.requests.labels("openai", "failed").inc(len(requests))
         raise refused(error) from error
-    for one in done:
-        serving.metrics.count("openai", one.end)
-    serving.metrics.first_token.observe(time.monotonic() - began)
-    return done
 
 
 def _streamed(
     serving: Serving,
     request: Request,
     asked: Options,
-    requests: Sequence[Any],
+    requests: Sequence[Row],
     identity: _Identity,
     delta: Any,
     *,
@@ -227,15 +223,13 @@ def _streamed(
             choices = [{"index": index, **choice, "finish_reason": reason}]
             return event(identity.of({"choices": choices, **more}, chunk=True))
 
-        began, ends = time.monotonic(), []
+        ends: list[End] = []
         try:
-            async with aclosing(stream(serving.backend, requests)) as events:
+            async with aclosing(stream(serving, "openai", requests)) as events:
                 seen: set[int] = set()
                 async for index, happened in events:
                     if index not in seen:
                         seen.add(index)
-                        if len(seen) == 1:
-                            serving.metrics.first_token.observe(time.monotonic() - began)
                         if opening is not None:
                             yield piece(index, {**opening, "logprobs": None}, None)
                     if isinstance(happened, Chunk):
@@ -244,15 +238,13 @@ def _streamed(
                             yield piece(index, choice, None)
                         continue
                     ends.append(happened)
-                    serving.metrics.count("openai", happened)
                     yield piece(index, {**delta(index, None, None), "logprobs": None}, happened.reason)
         except SordinoError as error:
-            serving.metrics.requests.labels("openai", "failed").inc()
             answer = refused(error)
             yield event(body_of("/v1", answer.status, answer.message, field=answer.field, code=answer.code))
             return
         if usage_wanted:
-            yield event(identity.of({"choices": [], "usage": _usage(ends)}, chunk=True))
+            yield event(identity.of({"choices": [], "usage": _usage(ends, asked.n or 1)}, chunk=True))
         yield event("[DONE]")
 
     return StreamingResponse(pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -312,8 +304,9 @@ def _chat_logprobs(base: Base, drawn: Sequence[Drawn]) -> dict[str, Any]:
     return {"content": content, "refusal": None}
 
 
-def _usage(ends: Sequence[End]) -> dict[str, int]:
-    read, new = sum(end.n_prompt for end in ends), sum(end.n_new for end in ends)
+def _usage(ends: Sequence[End], n: int) -> dict[str, int]:
+    """A text is counted once, however many of its n continuations there are. The soft prompt's positions count as read."""
+    read, new = sum(end.n_prompt for end in ends) // n, sum(end.n_new for end in ends)
     return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 

@@ -12,12 +12,15 @@ from sordino.server.voices import Voices
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """max_tokens: most new tokens a request may ask for. n: most continuations of one request. body and upload: bytes."""
+    """max_tokens: most new tokens a request may ask for. n: most continuations of one request. body and upload: bytes.
+    seconds: how long a request may wait and run.
+    """
 
     max_tokens: int = 2048
     n: int = 16
     body: int = 4 << 20
     upload: int = 64 << 20
+    seconds: float = 1800.0
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from sordino.backends.embedded import EmbeddedEngine
 from sordino.base_model import BaseModel
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy
 from sordino.placement import leading_ids
 from sordino.sampling import Drawn, Sampling
+from sordino.server.serving import Serving
 from sordino.soft_prompt import SoftPrompt
 
 
@@ -56,46 +57,63 @@ def chat_ids(base: BaseModel, messages: Sequence[Mapping[str, str]]) -> tuple[in
     return ids[len(base.bos_ids) :] if base.bos_ids and ids[: len(base.bos_ids)] == base.bos_ids else ids
 
 
-async def stream(backend: EmbeddedEngine, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event]]:
+async def stream(serving: Serving, api: str, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event]]:
     """The events of all requests as they come, each with its request's place. Leaving ends them all.
 
-    Raises what a request failed with, and EngineBusy where the server stopped it.
+    api: whose requests they are, for the metrics. Raises what a request failed with, and EngineBusy where the server stopped
+    it or it took longer than it may.
     """
+    began = time.monotonic()
     box: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
 
     async def forward(index: int, request: Request) -> None:
         try:
-            async with aclosing(backend.events(request)) as events:
+            async with aclosing(serving.backend.events(request)) as events:
                 async for event in events:
                     box.put_nowait((index, event))
         except Exception as error:
             box.put_nowait((index, error))
 
     tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
+    left, silent = len(tasks), True
     try:
-        left = len(tasks)
         while left:
-            index, happened = await box.get()
+            index, happened = await _next(box, began + serving.limits.seconds)
             if isinstance(happened, Exception):
+                left -= 1
+                serving.metrics.requests.labels(api, "refused").inc()
                 raise happened
+            if silent:
+                silent = False
+                serving.metrics.first_token.observe(time.monotonic() - began)
             if isinstance(happened, End):
                 left -= 1
+                serving.metrics.count(api, happened)
                 if happened.error is not None:
                     raise happened.error
                 if happened.reason == "aborted":
                     raise EngineBusy("the server is stopping")
             yield index, happened
     finally:
+        serving.metrics.requests.labels(api, "left").inc(left)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def write(backend: EmbeddedEngine, requests: Sequence[Request]) -> list[Written]:
-    """All continuations, whole. Raises what a request failed with."""
+async def _next(box: asyncio.Queue[tuple[int, Event | Exception]], deadline: float) -> tuple[int, Event | Exception]:
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await box.get()
+    except TimeoutError:
+        raise EngineBusy("the request took too long", do="ask for less, or when fewer are writing") from None
+
+
+async def write(serving: Serving, api: str, requests: Sequence[Request]) -> list[Written]:
+    """All continuations, whole. Raises as `stream`."""
     chunks: list[list[Chunk]] = [[] for _ in requests]
     ends: list[End | None] = [None] * len(requests)
-    async with aclosing(stream(backend, requests)) as events:
+    async with aclosing(stream(serving, api, requests)) as events:
         async for index, event in events:
             if isinstance(event, Chunk):
                 chunks[index].append(event)

@@ -1,0 +1,193 @@
+"""Two bad minutes: a real server and 200 clients. A third of them leave at random, half have soft prompts, and meanwhile files of
+the library are replaced, broken and taken away.
+
+Afterwards every request has ended exactly once, no row is left, memory is within 5 % of the start, and every greedy answer that
+came through is the one that a quiet server gives (near-ties counted: where two words are almost equally likely either may come).
+
+    python -m benchmarks.soak --clients 200 --seconds 120
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import torch
+
+from benchmarks.engine import prompt
+from benchmarks.measuring import save
+from sordino import formats
+from sordino.base_model import load
+
+VOICES, NEW = 32, 12
+TEXTS = ("The keeper wrote", "It rained all day, and", "On Tuesday my sister", "There was nothing", "In the morning")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    base = load(options.model)
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder)
+        for number in range(VOICES):
+            formats.write(prompt(base, number), library / f"v{number}.zip", force=True)
+        del base
+        with server(options.model, library) as (process, url):
+            quiet = asyncio.run(answers(url, [(voice, text) for voice in range(-1, VOICES) for text in TEXTS]))
+            before = psutil.Process(process.pid).memory_info().rss
+            began = ended(url)
+            found = asyncio.run(soak(url, library, quiet, options.clients, options.seconds))
+            deadline = time.monotonic() + 30
+            while sum(counts(url)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            left = sum(counts(url))
+            # Once more what was asked before: the caches hold the same then.
+            asyncio.run(answers(url, [(voice, text) for voice in range(-1, VOICES // 2) for text in TEXTS]))
+            after = psutil.Process(process.pid).memory_info().rss
+            ends = ended(url) - began
+    row = {
+        **found,
+        "rows left": left,
+        "ends counted by the server": ends,
+        "memory after/before": round(after / before, 3),
+    }
+    save("soak", torch.device("cpu"), [row])
+    if left or found["wrong answers"] or found["server errors"] or after / before > 1.05:
+        raise SystemExit("the soak failed")
+
+
+class server:
+    """`sordino serve` in a process of its own."""
+
+    def __init__(self, model: str, library: Path) -> None:
+        command = [sys.executable, "-m", "sordino", "serve", "--model", model, "--library", str(library), "--port", "0"]
+        self.process = subprocess.Popen([*command, "--queue", "1000"], stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> tuple[subprocess.Popen[str], str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if ready := re.search(r"at (http://\S+),", line):
+                return self.process, ready[1]
+        raise SystemExit("the server did not start")
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def counts(url: str) -> tuple[int, int]:
+    health = httpx.get(f"{url}/health", timeout=30).json()
+    return health["running"], health["waiting"]
+
+
+def ended(url: str) -> int:
+    """Requests that ended, however they did, aborted ones apart: nobody is there to be told of those."""
+    page = httpx.get(f"{url}/metrics", timeout=30).text
+    return sum(
+        int(float(value)) for value in re.findall(r"^sordino_requests_total\{[^}]*\} (\S+)$", page, re.MULTILINE)
+    )
+
+
+async def ask(client: httpx.AsyncClient, url: str, voice: int, text: str, *, stream: bool = False) -> Any:
+    model = "smollm2" if voice < 0 else f"smollm2:v{voice}"
+    body = {"model": model, "prompt": text, "max_tokens": NEW, "temperature": 0, "stream": stream}
+    return (
+        client.stream("POST", f"{url}/v1/completions", json=body)
+        if stream
+        else client.post(f"{url}/v1/completions", json=body)
+    )
+
+
+async def answers(url: str, asked: list[tuple[int, str]]) -> dict[tuple[int, str], str]:
+    """What the server says to each, one after another."""
+    said = {}
+    async with httpx.AsyncClient(timeout=120) as client:
+        for voice, text in asked:
+            answer = await (await ask(client, url, voice, text))
+            said[voice, text] = answer.json()["choices"][0]["text"]
+    return said
+
+
+async def soak(
+    url: str, library: Path, quiet: dict[tuple[int, str], str], clients: int, seconds: float
+) -> dict[str, Any]:
+    told = {"answers": 0, "left": 0, "refused": 0, "server errors": 0, "wrong answers": 0, "near ties": 0}
+    until = time.monotonic() + seconds
+    # The upper half of the voices is played with; answers of the lower half are compared.
+    stable = [key for key in quiet if key[0] < VOICES // 2]
+
+    async def one(number: int, client: httpx.AsyncClient) -> None:
+        chance = random.Random(number)
+        leaves = number % 3 == 0
+        while time.monotonic() < until:
+            plays = chance.random() < 0.3
+            voice, text = (
+                (chance.randrange(VOICES // 2, VOICES), chance.choice(TEXTS)) if plays else chance.choice(stable)
+            )
+            if number % 2:
+                voice = -1
+            if leaves and chance.random() < 0.5:
+                try:
+                    async with asyncio.timeout(chance.random() * 5):
+                        async with await ask(client, url, voice, text, stream=True) as answer:
+                            async for _ in answer.aiter_lines():
+                                if chance.random() < 0.2:
+                                    break
+                except TimeoutError:
+                    pass
+                told["left"] += 1
+                continue
+            answer = await (await ask(client, url, voice, text))
+            if answer.status_code == 200:
+                told["answers"] += 1
+                if (voice, text) in stable:
+                    said = answer.json()["choices"][0]["text"]
+                    if said != quiet[voice, text]:
+                        same = len(_shared(said, quiet[voice, text]))
+                        told["near ties" if same else "wrong answers"] += 1
+            else:
+                told["refused" if answer.status_code in (400, 404, 503) else "server errors"] += 1
+
+    async def play() -> None:
+        chance = random.Random(0)
+        good = (library / "v0.zip").read_bytes()
+        while time.monotonic() < until:
+            path = library / f"v{chance.randrange(VOICES // 2, VOICES)}.zip"
+            what = chance.randrange(4)
+            if what == 0:
+                path.write_bytes(good[: chance.randrange(len(good))])
+            elif what == 1:
+                path.unlink(missing_ok=True)
+            else:
+                path.with_suffix(".part").write_bytes(good)
+                path.with_suffix(".part").replace(path)
+            await asyncio.sleep(0.05)
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=300, limits=limits) as client:
+        await asyncio.gather(play(), *(one(number, client) for number in range(clients)))
+    return told
+
+
+def _shared(some: str, others: str) -> str:
+    count = 0
+    while count < min(len(some), len(others)) and some[count] == others[count]:
+        count += 1
+    return some[:count]
+
+
+if __name__ == "__main__":
+    main()
