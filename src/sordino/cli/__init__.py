@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
     ),
-    "serve": ("sordino.cli.serving", "serve", "Serve a model and its soft prompts over HTTP."),
+    "serve": ("sordino.cli.serving", "serve", "Serve a model and every soft prompt that fits it over HTTP."),
     "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
     "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
     "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
