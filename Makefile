@@ -13,18 +13,28 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-slow bench readme docs lint models install clean
+.PHONY: demo test test-slow gguf e2e bench readme docs lint models install clean
 
 demo: install models
 	$(BIN)/sordino demo --overwrite
 
 test: install models
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e" $(PYTEST_FLAGS)
 
 # One process: these measure time and memory, and start processes of their own.
 test-slow: install models
 	@$(BIN)/python -m sordino.model_files gemma3-270m
-	$(BIN)/python -m pytest -q -m slow $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)
+
+# llama.cpp for `sordino serve --runner gguf`: built from source where no wheel fits, some minutes.
+gguf: install
+	$(PIP) -e '.[gguf]'
+
+# SillyTavern itself, at one version, against a server of ours: needs node and npm.
+SILLYTAVERN := 1.19.0
+e2e: install models
+	test -d .e2e/node_modules/sillytavern || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN)
+	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS)
 
 bench: install models
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done
@@ -57,5 +67,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .e2e build dist runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sordino.errors import ModelError
 from sordino.gguf_header import GgufHeader
@@ -45,6 +45,22 @@ def convert(header: GgufHeader, folder: Path, *, model_id: str) -> None:
             tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
             _unmark(network, model_id)
             network.save_pretrained(folder)
+    except READING_ERRORS as error:
+        raise unreadable(
+            f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error
+        ) from error
+    _save_tokenizer(tokenizer, header, folder)
+
+
+def describe(header: GgufHeader, folder: Path, *, model_id: str) -> None:
+    """As `convert`, without the weights: configuration and tokenizer. Raises ModelError where transformers cannot read them."""
+    source: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
+    try:
+        with quietly(), redirect_stderr(io.StringIO()):
+            config = AutoConfig.from_pretrained(header.path.parent, **source)
+            tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
+            config.name_or_path = model_id
+            config.save_pretrained(folder)
     except READING_ERRORS as error:
         raise unreadable(
             f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error

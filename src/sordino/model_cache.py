@@ -52,6 +52,10 @@ def converted_folder(print_: str) -> Path:
     return cache_folder() / "converted" / f"{print_[:32]}-v{CONVERSION}"
 
 
+def described_folder(print_: str) -> Path:
+    return cache_folder() / "described" / f"{print_[:32]}-v{CONVERSION}"
+
+
 def write_manifest(folder: Path, print_: str, n_parameters: int) -> None:
     """What the folder is and holds, to notice a damaged one: bytes and SHA-256 a file, and the time stamp they were hashed at."""
     files = {}

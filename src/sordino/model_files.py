@@ -3,7 +3,8 @@
     name -> resolve -> ModelSource (nothing is fetched or written) -> prepare -> PreparedModel (a transformers folder)
 
 The cache (SORDINO_CACHE, else the user's cache folder) holds `models/` (files of bundled models), `converted/` (a folder a
-GGUF file), `fingerprints/`, `packages/` (where people may put a bundled model's packages by hand) and `locks/`. It can be
+GGUF file), `described/` (a folder a GGUF file that is run as it is), `fingerprints/`, `packages/` (where people may put a
+bundled model's packages by hand) and `locks/`. It can be
 deleted at any time. Without torch until something is converted.
 
     python -m sordino.model_files [NAME...]     fetch and convert bundled models ahead of their first use
@@ -33,6 +34,7 @@ from sordino.model_cache import (
     check_disk,
     check_memory,
     converted_folder,
+    described_folder,
     is_whole,
     locked,
     read_manifest,
@@ -62,6 +64,17 @@ class PreparedModel:
     folder: Path
     fingerprint: str
     n_parameters: int
+
+
+@dataclass(frozen=True)
+class DescribedFile:
+    """path: the .gguf file. folder: its configuration and tokenizer for transformers. d_model, vocab_size: its table's."""
+
+    path: Path
+    folder: Path
+    fingerprint: str
+    d_model: int
+    vocab_size: int
 
 
 @dataclass(frozen=True)
@@ -116,6 +129,35 @@ def prepare(source: ModelSource, *, tell: Tell | None = None) -> PreparedModel:
         else source.path
     )
     return _prepare_folder(folder)
+
+
+def gguf_file(source: ModelSource, *, tell: Tell | None = None) -> Path | None:
+    """The .gguf file behind a source, fetched where it is a bundled one; None where the model is no GGUF file."""
+    if source.kind == "bundled":
+        return _fetched(BUNDLED[source.name], tell or _say_nothing)
+    return source.path if source.kind == "gguf" else None
+
+
+def describe(source: ModelSource, path: Path, *, tell: Tell | None = None) -> DescribedFile:
+    """A .gguf file for programs that run it as it is: its weights are not converted, its tokenizer is, once.
+
+    Raises ModelError (broken, or of a kind that cannot be used) and StorageError.
+    """
+    header = read_gguf_header(path)
+    architectures.check_gguf_architecture(header.architecture, where=source.name)
+    table = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    if table is None or len(table.shape) != 2:
+        raise ModelError("the file has no table of words", where=source.name, expected="a language model")
+    print_ = _gguf_fingerprint(path)
+    folder = converted_folder(print_)
+    if not is_whole(folder, hash_all=False):
+        folder = described_folder(print_)
+    if not is_whole(folder, hash_all=False):
+        with locked(f"describe-{print_[:32]}"):
+            if not is_whole(folder, hash_all=True):
+                (tell or _say_nothing)(f"reading the tokenizer of {path.name} (once)")
+                _describe(source, header, folder, print_)
+    return DescribedFile(path, folder, print_, table.shape[1], table.shape[0])
 
 
 def is_ready(name: str) -> bool:
@@ -253,6 +295,16 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         convert(header, temporary, model_id=source.id)
+        write_manifest(temporary, print_, header.n_parameters)
+
+
+def _describe(source: ModelSource, header: GgufHeader, folder: Path, print_: str) -> None:
+    from sordino.gguf_conversion import describe
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    with atomic_folder(folder) as temporary:
+        describe(header, temporary, model_id=source.id)
         write_manifest(temporary, print_, header.n_parameters)
 
 

@@ -51,6 +51,9 @@ class Head:
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
         """Logits [N, V] in the model's dtype, not contiguous: the way round that is faster for a few rows (LOG.md)."""
+        if len(hidden_ND) == 1:
+            # Two columns are quicker than one.
+            return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
         return self._finished((self.weight_VD @ hidden_ND.t()).t())
 
     def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
+from sordino.described_model import DescribedModel
 from sordino.soft_prompt import Placement, SoftPrompt
 
 
@@ -31,6 +32,6 @@ def prompt_embeds(base: BaseModel, prompt: SoftPrompt | None) -> Tensor:
     return prefix_embeds(base, torch.from_numpy(prompt.matrix.copy()), prompt.metadata.placement)
 
 
-def leading_ids(base: BaseModel, placement: Placement | None) -> tuple[int, ...]:
+def leading_ids(base: DescribedModel, placement: Placement | None) -> tuple[int, ...]:
     """The ids a row's own text begins with: BOS behind a prompt that was placed before it. None means no prompt."""
     return base.bos_ids if placement == "start" else ()

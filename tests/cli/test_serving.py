@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +15,7 @@ import torch
 
 from sordino import formats
 from tests.cli.commands import run
+from tests.server.process import Process, started
 from tests.server.running import voice
 from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
 
@@ -62,41 +59,6 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
     assert "pip install 'sordino[serve]'" in result.stderr
 
 
-class Process:
-    """`sordino serve` in a process of its own, its lines read as they come."""
-
-    def __init__(self, *flags: str, env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "sordino", "serve", *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **env},
-        )
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
-
-    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if found := re.search(pattern, "".join(self.lines)):
-                return found
-            assert self.process.poll() is None, "".join(self.lines)
-            time.sleep(0.02)
-        raise AssertionError(f"no {pattern!r} in {self.lines}")
-
-    def ended(self, seconds: float = 20) -> int:
-        code = self.process.wait(seconds)
-        self._reader.join(5)
-        return code
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[Process, str]]:
     model = tmp_path / "tiny"
@@ -107,15 +69,8 @@ def server(tmp_path: Path) -> Iterator[tuple[Process, str]]:
     formats.write(voice(tiny_base("llama"), 1), library / "keeper.zip", force=True)
     env = {"OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path / "config")}
     flags = ("--model", str(model), "--library", str(library), "--port", "0", "--soft-prompt", "keeper")
-    started = Process(*flags, env=env)
-    try:
-        url = started.wait_for(r"Ready: tiny at (http://\S+),").group(1)
-        yield started, url
-    finally:
-        started.process.kill()
-        started.process.wait(10)
-        started._reader.join(5)
-        started.process.stdout.close()  # type: ignore[union-attr]
+    with started(*flags, env=env) as process:
+        yield process, process.url()
 
 
 def test_it_starts_says_so_and_stops_when_asked(server: tuple[Process, str]) -> None:

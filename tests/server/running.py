@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from sordino import formats
 from sordino.base_model import BaseModel
 from sordino.library import Library
 from sordino.server.app import create_app
+from sordino.server.metrics import Metrics
 from sordino.server.serving import ServerLimits, Serving
-from sordino.server.start import EngineOptions, opened
+from sordino.server.start import EngineOptions, Models, opened, torch_runner
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.tiny_models import tiny_base
 
@@ -32,6 +33,7 @@ class Running:
 
     @property
     def base(self) -> BaseModel:
+        assert isinstance(self.serving.base, BaseModel)
         return self.serving.base
 
 
@@ -59,14 +61,32 @@ def running(
     limits: ServerLimits | None = None,
     rows: int = 4,
     queue: int = 50,
+    others: Mapping[str, BaseModel] | None = None,
     **app: Any,
 ) -> Iterator[Running]:
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
     options = EngineOptions(rows=rows, queue=queue, kv_bytes=1 << 26, prefix_bytes=1 << 22)
-    remembered = folder / "defaults.json"
-    with opened(base, Library([folder / "library"]), options, remembered=remembered, limits=limits) as serving:
-        config = uvicorn.Config(create_app(serving, **app), port=0, log_level="warning", lifespan="off", ws="none")
+    bases = {base.name: base, **(others or {})}
+    library, metrics = Library([folder / "library"]), Metrics()
+
+    def serving_of(name: str) -> AbstractContextManager[Serving]:
+        model = bases[name]
+        return opened(
+            model,
+            torch_runner(model, options),
+            library,
+            options,
+            remembered=folder / "defaults.json",
+            limits=limits,
+            metrics=metrics,
+        )
+
+    with closing(Models(serving_of, others or {})) as models:
+        serving = models.first(base.name)
+        config = uvicorn.Config(
+            create_app(serving, models=models, **app), port=0, log_level="warning", lifespan="off", ws="none"
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from sordino import formats
 from sordino.generate import Request, complete
@@ -18,6 +19,7 @@ from sordino.sampling import Sampling
 from sordino.server.kobold_fields import IGNORED, Generate, Settings, formatted
 from sordino.server.serving import ServerLimits
 from tests.server.running import Running, running, voice
+from tests.tiny_models import tiny_base
 
 TEXT = "The keeper wrote"
 GREEDY = {"temperature": 0, "rep_pen": 1, "max_length": 10}
@@ -184,11 +186,34 @@ def test_output_formatting() -> None:
     assert formatted("no end", Settings(frmttriminc=True)) == "no end"
 
 
-def test_another_model_is_not_implemented(live: Running) -> None:
+def test_changing_to_a_model_that_is_not_allowed_names_the_field(live: Running) -> None:
     assert put(live, "/api/v1/model", model="tiny-llama").json() == {}
-    answer = put(live, "/api/v1/model", model="EleutherAI/gpt-j-6B")
-    assert answer.status_code == 501
-    assert answer.json()["detail"]["type"] == "not_implemented"
+    answer = put(live, "/api/v1/model", model="../secret")
+    assert answer.status_code == 422
+    assert "--other-model" in answer.json()["detail"]["model"][0]
+
+
+def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> None:
+    other = tiny_base("gpt2", dtype=torch.float32)
+    limits = ServerLimits(max_tokens=120)
+    with running(tmp_path, others={other.name: other}, limits=limits) as live:
+        old = plainly(live, None, tokens=100)
+        answers: list[str] = []
+        thread = threading.Thread(target=lambda: answers.append(written(live, max_length=100)))
+        thread.start()
+        while get(live, "/health")["running"] == 0:
+            time.sleep(0.002)
+        assert put(live, "/api/v1/model", model=other.name).json() == {}
+        thread.join(30)
+        assert answers == [old]
+        assert get(live, "/api/v1/model") == {"result": other.id}
+        assert get(live, "/v1/models")["data"][0]["id"] == other.name
+        assert written(live) == complete(other, [Request(TEXT, None)], Sampling(max_tokens=10, temperature=0))[0]
+        # Soft prompts of the first model do not fit this one, and are not offered.
+        assert get(live, "/api/v1/config/soft_prompts_list") == {"values": []}
+        # What was counted before still counts.
+        assert 'sordino_requests_total{api="kobold",reason="length"} 2.0' in httpx.get(f"{live.url}/metrics").text
+        assert put(live, "/api/v1/model", model="tiny-llama").status_code == 422
 
 
 def test_a_busy_server_says_503_as_koboldai(tmp_path: Path) -> None:

@@ -156,3 +156,24 @@ def test_the_engines_death_is_seen_in_health(live: Running, monkeypatch: pytest.
     assert httpx.post(f"{live.url}/v1/completions", json=ask).status_code == 503
     assert httpx.get(f"{live.url}/health").status_code == 503
     assert httpx.post(f"{live.url}/v1/completions", json=ask).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/completions", {"model": "tiny-llama:broken", "prompt": "a"}),
+        ("POST", "/v1/soft_prompt/load", {"soft_prompt_name": "broken"}),
+        ("GET", "/v1/soft_prompts", None),
+        ("DELETE", "/v1/soft_prompts/nothing", None),
+    ],
+)
+def test_no_answer_tells_where_the_library_lies(
+    live: Running, tmp_path: Path, method: str, path: str, body: dict[str, str] | None
+) -> None:
+    assert str(tmp_path) not in httpx.request(method, f"{live.url}{path}", json=body).text
+
+
+def test_a_broken_upload_is_told_without_the_servers_folders(live: Running) -> None:
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("x.zip", b"junk")})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith("upload: not a soft prompt file")

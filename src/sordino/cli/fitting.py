@@ -34,9 +34,10 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     }
 
 
-def loaded_model(model: str, dtype: str | None, device: str | None) -> BaseModel:
+def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
     """The base model, loaded while the terminal says so. A .gguf file's conversion is announced, and asked for, first."""
-    _ask_to_convert(model)
+    if ask:
+        _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
         # Importing it, too, takes seconds.
         from sordino import base_model

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import click
@@ -15,12 +18,16 @@ from sordino.cli.options import device_option, dtype_option, library_option, mod
 from sordino.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import FrameType
 
     import uvicorn
 
-    from sordino.backends.embedded import EmbeddedEngine
+    from sordino.described_model import DescribedModel
+    from sordino.engine.runner import Runner
     from sordino.library import Library
+    from sordino.server.serving import Serving
+    from sordino.server.start import EngineOptions, Models
 
 _MIB = 1 << 20
 
@@ -28,6 +35,12 @@ _MIB = 1 << 20
 @click.command()
 @model_option()
 @library_option()
+@click.option(
+    "--other-model",
+    multiple=True,
+    metavar="NAME",
+    help="A model that PUT /api/v1/model may change to; may be repeated.",
+)
 @click.option("--soft-prompt", metavar="NAME", help="The default soft prompt of KoboldAI's routes.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, metavar="N")
@@ -56,11 +69,19 @@ _MIB = 1 << 20
     help="For prefixes and texts that may come again.",
 )
 @click.option("--log", "logged", is_flag=True, help="A line of JSON on standard error for each request, without texts.")
+@click.option(
+    "--runner",
+    type=click.Choice(["auto", "torch", "gguf"]),
+    default="auto",
+    show_default=True,
+    help="What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch.",
+)
 @device_option()
 @dtype_option()
 def serve(
     model: str,
     library: Library,
+    other_model: tuple[str, ...],
     soft_prompt: str | None,
     host: str,
     port: int,
@@ -73,6 +94,7 @@ def serve(
     kv_memory: int | None,
     prefix_memory: int,
     logged: bool,
+    runner: str,
     device: str | None,
     dtype: str | None,
 ) -> None:
@@ -88,7 +110,8 @@ def serve(
         import uvicorn
 
         from sordino.server.app import create_app
-        from sordino.server.start import EngineOptions, opened
+        from sordino.server.metrics import Metrics
+        from sordino.server.start import EngineOptions, Models, opened
     except ImportError as error:
         raise MissingExtra(
             "the server's packages are not installed", got=error.name or error, do="pip install 'sordino[serve]'"
@@ -98,28 +121,83 @@ def serve(
         requests.addHandler(logging.StreamHandler())
         requests.setLevel(logging.INFO)
     listening = _socket(host, port)
-    base = loaded_model(model, dtype, device)
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)
-    with listening, opened(base, library, options) as serving:
+    metrics = Metrics()
+
+    @contextmanager
+    def serving_of(name: str) -> Iterator[Serving]:
+        # Nobody is asked at the terminal for what a client wants.
+        with (
+            _running(name, runner, device, dtype, options, ask=name == model) as (base, rows_of),
+            opened(base, rows_of, library, options, metrics=metrics) as serving,
+        ):
+            yield serving
+
+    models = Models(serving_of, other_model)
+    with listening, closing(models):
+        serving = models.first(model)
         if soft_prompt is not None:
             serving.voices.set_default(soft_prompt)
-        app = create_app(serving, api_key=api_key, allowed_hosts=allowed_host, origins=cors_origin)
+        app = create_app(serving, models=models, api_key=api_key, allowed_hosts=allowed_host, origins=cors_origin)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=None
         )
         server = uvicorn.Server(config)
-        _say_ready(serving.model, listening, serving.voices.default, len(serving.voices.usable()))
-        _end_in_two(server, serving.backend)
+        _say_ready(serving, listening)
+        _end_in_two(server, models)
         server.run(sockets=[listening])
     err.print("Stopped.")
 
 
-def _end_in_two(server: uvicorn.Server, backend: EmbeddedEngine) -> None:
+@contextmanager
+def _running(
+    name: str, runner: str, device: str | None, dtype: str | None, options: EngineOptions, *, ask: bool
+) -> Iterator[tuple[DescribedModel, Runner]]:
+    """The model and what runs it."""
+    if (path := _gguf_path(name, runner, device, dtype)) is None:
+        from sordino.server.start import torch_runner
+
+        base = loaded_model(name, dtype, device, ask=ask)
+        yield base, torch_runner(base, options)
+        return
+    with ExitStack() as stack:
+        with err.status(f"Loading {one_line(name)} ..."):
+            from sordino import model_files
+            from sordino.described_model import describe
+            from sordino.server.start import gguf_runner
+
+            model = describe(model_files.resolve(name), path, tell=lambda line: err.print(one_line(line)))
+            rows = stack.enter_context(gguf_runner(model, path, options))
+        yield model, rows
+
+
+def _gguf_path(name: str, runner: str, device: str | None, dtype: str | None) -> Path | None:
+    """The file for llama.cpp; None where PyTorch is to run the model. Raises ConfigError, MissingExtra."""
+    if runner == "torch":
+        return None
+    installed = find_spec("llama_cpp") is not None
+    # Both flags are PyTorch's: whoever gives them means PyTorch.
+    if runner == "auto" and (not installed or device is not None or dtype is not None):
+        return None
+    from sordino import model_files
+
+    path = model_files.gguf_file(model_files.resolve(name), tell=lambda line: err.print(one_line(line)))
+    if runner == "gguf":
+        if path is None:
+            raise ConfigError("llama.cpp reads .gguf files only", where="--runner gguf", got=name)
+        if device is not None or dtype is not None:
+            raise ConfigError("--device and --dtype are for PyTorch", where="--runner gguf", do="leave them out")
+        if not installed:
+            raise MissingExtra("llama.cpp is not installed", where="--runner gguf", do="pip install 'sordino[gguf]'")
+    return path
+
+
+def _end_in_two(server: uvicorn.Server, models: Models) -> None:
     """First signal: nothing new is taken, running requests finish. Second: they end now, each with a last event."""
 
     def handled(number: int, frame: FrameType | None) -> None:
         if server.should_exit:
-            backend.hurry()
+            models.serving.backend.hurry()
         server.should_exit = True
 
     server.handle_exit = handled  # type: ignore[method-assign, assignment]
@@ -160,11 +238,12 @@ def _socket(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _say_ready(model: str, listening: socket.socket, default: str | None, voices: int) -> None:
+def _say_ready(serving: Serving, listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    default, voices = serving.voices.default, len(serving.voices.usable())
     out.print(
-        f"Ready: {one_line(model)} at {address}, with {voices} soft prompts of the library"
+        f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
         + (f"; default {one_line(default)}" if default else "")
     )
     out.print(f"Next:  point an OpenAI client to {address}/v1, or look at {address}/docs; Ctrl-C stops")

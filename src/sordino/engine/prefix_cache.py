@@ -9,7 +9,7 @@ Shape key: L layers, H key-value heads, S positions, C channels, D model width. 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -52,12 +52,17 @@ class PrefixCache(Generic[T]):
         self._kept.move_to_end((key, ()))
         return kept
 
-    def longest(self, key: Key, ids: Sequence[int]) -> tuple[Kept[T], int] | None:
-        """The text kept behind this soft prompt that begins most like `ids`, and how many ids they share (1 or more)."""
+    def longest(
+        self, key: Key, ids: Sequence[int], usable: Callable[[Kept[T], int], bool] = lambda kept, shared: True
+    ) -> tuple[Kept[T], int] | None:
+        """The text kept behind this soft prompt that begins most like `ids`, and how many ids they share (1 or more).
+
+        usable: whether the beginning of so many ids can be had from a kept text.
+        """
         best: Kept[T] | None = None
         shared = 0
         for (kept_key, kept_ids), kept in self._kept.items():
-            if kept_key == key and kept_ids and (length := _shared(kept_ids, ids)) > shared:
+            if kept_key == key and kept_ids and (length := _shared(kept_ids, ids)) > shared and usable(kept, length):
                 best, shared = kept, length
         if best is None:
             return None

@@ -70,70 +70,111 @@ class Alone:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """RMS norm, x / sqrt(mean(x^2) + eps) * weight, as x * w / hypot(|x|, c) with w = sqrt(D) weight and c = sqrt(D eps)."""
+
+    w_D: Tensor
+    c: Tensor
+
+    @staticmethod
+    def of(weight_D: Tensor, eps: float) -> Norm:
+        width = weight_D.shape[0]
+        return Norm(weight_D * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=weight_D.dtype))
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
+        normed_ND: Tensor = (x_ND * self.w_D).div_(length_N1.hypot_(self.c))
+        return normed_ND
+
+
+@dataclass(frozen=True)
 class Llama:
-    """The network's parts, looked up once. groups: G."""
+    """The network's parts, looked up once. norms: of each layer, before attention and before its feed-forward part. groups: G."""
 
     model: Any
     layers: tuple[Layer, ...]
+    norms: tuple[tuple[Norm, Norm], ...]
+    last_norm: Norm
     groups: int
 
     @staticmethod
     def of(network: PreTrainedModel) -> Llama:
         config: Any = network.config
+        model: Any = network.base_model
         layers = tuple(weights_of(layer) for layer in layers_of(network))
-        return Llama(network.base_model, layers, int(config.num_attention_heads // config.num_key_value_heads))
+        return Llama(
+            model,
+            layers,
+            tuple((Norm.of(layer.norm1, layer.eps), Norm.of(layer.norm2, layer.eps)) for layer in layers),
+            Norm.of(model.norm.weight, model.norm.variance_epsilon),
+            int(config.num_attention_heads // config.num_key_value_heads),
+        )
 
 
 def run(
     llama: Llama, embeds_ND: Tensor, positions_N: Tensor, together: Sequence[Together], alone: Sequence[Alone]
 ) -> Tensor:
     """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
-    cos_1NC, sin_1NC = llama.model.rotary_emb(embeds_ND[None], positions_N[None])
-    half = cos_1NC.shape[-1] // 2
-    cos_N1C, sin_N1C = cos_1NC[0, :, None, :half].contiguous(), sin_1NC[0, :, None, :half].contiguous()
+    count = len(positions_N)
+    spare = _better_width(count) - count
+    # Positions that nobody looks at.
+    embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
+    positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
+    turn_N1C = _turn(llama, embeds_ND, positions_N)
     hidden_ND = embeds_ND
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, hidden_ND, cos_N1C, sin_N1C, together, alone)
-    norm = llama.model.norm
-    return _norm(hidden_ND, norm.weight, norm.variance_epsilon)
+        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, together, alone)
+    return llama.last_norm(hidden_ND[:count])
+
+
+def _better_width(count: int) -> int:
+    """Positions to run in place of `count`: MKL's products are quicker for some more than for fewer (LOG.md)."""
+    if count in (1, 3):
+        return count + 1
+    return 16 if 8 < count < 16 else count
 
 
 def _layer(
     index: int,
     weights: Layer,
+    norms: tuple[Norm, Norm],
     x_ND: Tensor,
-    cos_N1C: Tensor,
-    sin_N1C: Tensor,
+    turn_N1C: tuple[Tensor, Tensor],
     together: Sequence[Together],
     alone: Sequence[Alone],
 ) -> Tensor:
-    normed_DN = _norm(x_ND, weights.norm1, weights.eps).t()
+    normed_DN = norms[0](x_ND).t()
     queries, keys, values = (
         (weight @ normed_DN).t().unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
     )
-    queries, keys = _turned(queries, cos_N1C, sin_N1C), _turned(keys, cos_N1C, sin_N1C)
+    queries, keys = _turned(queries, *turn_N1C), _turned(keys, *turn_N1C)
     mixed = [
         _attend_together(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
         for rows in together
     ]
     mixed += [_attend_alone(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale) for row in alone]
+    if spare := len(x_ND) - sum(map(len, mixed)):
+        mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    h_ND = (weights.o @ mixed_NHC.flatten(1).t()).t() + x_ND
-    normed_DN = _norm(h_ND, weights.norm2, weights.eps).t()
+    # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
+    h_ND = x_ND + (weights.o @ mixed_NHC.flatten(1).t()).t()
+    normed_DN = norms[1](h_ND).t()
     fed_FN = silu(weights.gate @ normed_DN).mul_(weights.up @ normed_DN)
-    return (weights.down @ fed_FN).t() + h_ND
+    return h_ND + (weights.down @ fed_FN.t().contiguous().t()).t()
 
 
-def _norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """RMS norm: x / sqrt(mean(x^2) + eps) * weight, contiguous."""
-    scale_N1 = torch.linalg.vecdot(x_ND, x_ND).div_(x_ND.shape[1]).add_(eps).rsqrt_()[:, None]
-    normed_ND: Tensor = (x_ND * scale_N1).mul_(weight_D)
-    return normed_ND
+def _turn(llama: Llama, embeds_ND: Tensor, positions_N: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin [N, 1, C] of the positions' angles; the first half of the sines negative, for `_turned`."""
+    cos_1NC, sin_1NC = llama.model.rotary_emb(embeds_ND[None], positions_N[None])
+    half = cos_1NC.shape[-1] // 2
+    sin_NC = torch.cat([-sin_1NC[0, :, :half], sin_1NC[0, :, half:]], dim=-1)
+    return cos_1NC[0, :, None, :].contiguous(), sin_NC[:, None, :]
 
 
 def _turned(heads_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
-    first, second = heads_NHC.chunk(2, dim=-1)
-    return torch.cat([first * cos_N1C - second * sin_N1C, second * cos_N1C + first * sin_N1C], dim=-1)
+    """Rotary positions: (x1, x2) cos + (-x2, x1) sin; contiguous, as attention wants it."""
+    heads_NHC = heads_NHC.contiguous()
+    return torch.addcmul(heads_NHC * cos_N1C, heads_NHC.roll(heads_NHC.shape[-1] // 2, -1), sin_N1C)
 
 
 def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:

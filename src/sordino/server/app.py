@@ -18,14 +18,23 @@ from sordino.server.errors import Refused, body_of, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.request_log import RequestLog
 from sordino.server.serving import Serving
+from sordino.server.start import Models
 
 
 def create_app(
-    serving: Serving, *, api_key: str | None = None, allowed_hosts: Collection[str] = (), origins: Collection[str] = ()
+    serving: Serving,
+    *,
+    models: Models | None = None,
+    api_key: str | None = None,
+    allowed_hosts: Collection[str] = (),
+    origins: Collection[str] = (),
 ) -> ASGIApp:
-    """Everything the server answers. origins: web pages of other addresses that may call it (CORS); none by default."""
+    """Everything the server answers.
+
+    models: to change to another model. origins: web pages of other addresses that may call it (CORS); none by default.
+    """
     app = FastAPI(title="Sordino", version=serving.version, docs_url="/docs", redoc_url=None)
-    app.state.serving = serving
+    app.state.serving, app.state.models = serving, models
     app.state.kobold = kobold_api.new_state(serving)
     app.include_router(openai_api.router)
     app.include_router(soft_prompt_api.router)

@@ -7,6 +7,7 @@ KoboldAI  {"detail": {FIELD: [MESSAGE]}} for a field (422), {"detail": {"msg", "
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sordino.errors import (
@@ -54,7 +55,15 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
         if isinstance(error, ConfigError):
             field = field or error.where.removeprefix("--").replace("-", "_")
             code = "context_length_exceeded" if "context" in error.what else None
-    return Refused(status, error.message, field=field, code=code)
+    return Refused(status, _told_abroad(error), field=field, code=code)
+
+
+def _told_abroad(error: SordinoError) -> str:
+    """The message, with a file's name in place of its path: where the library lies is nobody's business."""
+    if not Path(error.where).is_absolute():
+        return error.message
+    told = SordinoError(error.what, where=Path(error.where).name, expected=error.expected, got=error.got, do=error.do)
+    return told.message
 
 
 def body_of(path: str, status: int, message: str, *, field: str = "", code: str | None = None) -> dict[str, Any]:

@@ -119,17 +119,26 @@ class ModelName(BaseModel):
 
 @router.put("/model")
 async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
-    serving = _serving(request)
-    if wanted.model not in (serving.model, serving.base.id):
-        raise Refused(501, "this server has one model; start another with sordino serve --model")
+    """Serve another model. Running requests of the old one finish; the answer comes when it is gone."""
+    serving, state = _serving(request), request.app.state
+    if wanted.model in (serving.model, serving.base.id):
+        return {}
+    if state.models is None or not state.models.may_change_to(wanted.model):
+        raise Refused(
+            422, f"not a model that this server may change to: {wanted.model!r}; see --other-model", field="model"
+        )
+    try:
+        await run_in_threadpool(state.models.change, wanted.model, lambda new: setattr(state, "serving", new))
+    except SordinoError as error:
+        raise refused(error, field="model") from error
     return {}
 
 
 @router.get("/config/soft_prompt")
-async def soft_prompt(request: Request) -> dict[str, str]:
-    serving = _serving(request)
-    name = await run_in_threadpool(lambda: serving.voices.default)
-    return {"value": "" if name is None else serving.voices.named(name).entry.path.name}
+def soft_prompt(request: Request) -> dict[str, str]:
+    voices = _serving(request).voices
+    name = voices.default
+    return {"value": "" if name is None else voices.named(name).entry.path.name}
 
 
 class FileName(BaseModel):
@@ -137,21 +146,18 @@ class FileName(BaseModel):
 
 
 @router.put("/config/soft_prompt")
-async def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
-    serving = _serving(request)
-    name = chosen.value.strip() or None
+def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
     try:
-        await run_in_threadpool(serving.voices.set_default, name)
+        _serving(request).voices.set_default(chosen.value.strip() or None)
     except BadInput as error:
         raise Refused(422, _NOT_VALID, field="value") from error
     return {}
 
 
 @router.get("/config/soft_prompts_list")
-async def soft_prompts_list(request: Request) -> dict[str, Any]:
+def soft_prompts_list(request: Request) -> dict[str, Any]:
     """Every file that can be loaded into this model."""
-    voices = await run_in_threadpool(_serving(request).voices.usable)
-    return {"values": [{"value": voice.entry.path.name} for voice in voices]}
+    return {"values": [{"value": voice.entry.path.name} for voice in _serving(request).voices.usable()]}
 
 
 @router.get("/config/{name}")

@@ -17,6 +17,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._gauges: dict[str, Gauge] = {}
         self.requests = Counter(
             "sordino_requests", "Requests that ended, by how", ["api", "reason"], registry=self.registry
         )
@@ -49,7 +50,10 @@ class Metrics:
             "sordino_prefix_cache_bytes": ("Bytes of prefixes and texts", lambda: cache().bytes),
         }
         for name, (what, ask) in gauges.items():
-            Gauge(name, what, registry=self.registry).set_function(ask)
+            # Another model takes the place of the one that was watched.
+            if name not in self._gauges:
+                self._gauges[name] = Gauge(name, what, registry=self.registry)
+            self._gauges[name].set_function(ask)
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from sordino.base_model import BaseModel as Base
+from sordino.described_model import DescribedModel
 from sordino.engine.requests import Chunk, End
 from sordino.engine.requests import Request as Row
 from sordino.errors import SordinoError
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 @router.get("/models")
-async def models(request: Request) -> dict[str, Any]:
+def models(request: Request) -> dict[str, Any]:
     """The base model, and every soft prompt that fits it as a model of its own."""
     serving = _serving(request)
     return {
@@ -52,7 +52,7 @@ async def models(request: Request) -> dict[str, Any]:
 
 
 @router.get("/models/{name:path}")
-async def model(request: Request, name: str) -> dict[str, Any]:
+def model(request: Request, name: str) -> dict[str, Any]:
     serving = _serving(request)
     voice = _voice_in(serving, name)
     return _card(serving, None if voice is None else serving.voices.named(voice).entry.name)
@@ -250,7 +250,7 @@ def _streamed(
     return StreamingResponse(pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-def _text_delta(base: Base) -> Any:
+def _text_delta(base: DescribedModel) -> Any:
     offsets: dict[int, int] = {}
 
     def delta(index: int, chunk: Chunk | None, logprobs: int | None) -> dict[str, Any] | None:
@@ -265,7 +265,7 @@ def _text_delta(base: Base) -> Any:
     return delta
 
 
-def _chat_delta(base: Base) -> Any:
+def _chat_delta(base: DescribedModel) -> Any:
     def delta(index: int, chunk: Chunk | None, logprobs: bool | None) -> dict[str, Any] | None:
         if chunk is None:
             return {"delta": {}}
@@ -276,7 +276,9 @@ def _chat_delta(base: Base) -> Any:
     return delta
 
 
-def _text_logprobs(base: Base, parts: Sequence[Chunk], wanted: int | None, *, start: int = 0) -> dict[str, Any] | None:
+def _text_logprobs(
+    base: DescribedModel, parts: Sequence[Chunk], wanted: int | None, *, start: int = 0
+) -> dict[str, Any] | None:
     if wanted is None:
         return None
     offsets, at = [], start
@@ -293,7 +295,7 @@ def _text_logprobs(base: Base, parts: Sequence[Chunk], wanted: int | None, *, st
     }
 
 
-def _chat_logprobs(base: Base, drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _chat_logprobs(base: DescribedModel, drawn: Sequence[Drawn]) -> dict[str, Any]:
     def told(token: int, value: float | None) -> dict[str, Any]:
         text = base.decode([token])
         return {"token": text, "logprob": value, "bytes": list(text.encode())}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from sordino.base_model import BaseModel as Base
+from sordino.described_model import DescribedModel
 from sordino.errors import SordinoError
 from sordino.sampling import Sampling
 from sordino.server.errors import Refused, refused
@@ -149,7 +149,7 @@ def _bias(said: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     return tuple(bias)
 
 
-def texts_of(base: Base, said: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
+def texts_of(base: DescribedModel, said: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
     several: Sequence[Any] = [said] if isinstance(said, str) or (said and isinstance(said[0], int)) else said
     if not several:
         raise Refused(400, "a text was expected, got none", field="prompt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sordino.backends.embedded import EmbeddedEngine
-from sordino.base_model import BaseModel
+from sordino.described_model import DescribedModel
 from sordino.server.metrics import Metrics
 from sordino.server.voices import Voices
 
@@ -25,16 +25,17 @@ class ServerLimits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One base model, its engine, the library, and what is measured. started: seconds since the epoch.
+    """One base model, its engine, the library, and what is measured. started: seconds since the epoch. runner: who computes.
 
     model: what clients call the base model: a bundled name or a public id, never a path.
     """
 
     model: str
-    base: BaseModel
+    base: DescribedModel
     backend: EmbeddedEngine
     voices: Voices
     metrics: Metrics
     limits: ServerLimits
     started: int
     version: str
+    runner: str

@@ -1,17 +1,19 @@
-"""The library over HTTP: list, upload and delete soft prompts; load and unload the server's default, as Aphrodite names them."""
+"""The library over HTTP: list, upload and delete soft prompts; load and unload the server's default, as Aphrodite names them.
+
+These routes read and write files, so they are plain functions, which FastAPI runs in threads.
+"""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
-from starlette.concurrency import run_in_threadpool
 
 from sordino.errors import SordinoError
-from sordino.library import Entry
 from sordino.library_names import readable_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving
@@ -29,15 +31,15 @@ class Chosen(BaseModel):
 
 
 @router.get("/soft_prompts")
-async def soft_prompts(request: Request) -> dict[str, Any]:
+def soft_prompts(request: Request) -> dict[str, Any]:
     """Every file of the library: what it is and how well it fits; a broken one with the reason."""
     serving = _serving(request)
     default = serving.voices.default
-    return {"object": "list", "data": [_card(voice, default) for voice in await run_in_threadpool(serving.voices.all)]}
+    return {"object": "list", "data": [_card(voice, default) for voice in serving.voices.all()]}
 
 
 @router.post("/soft_prompts")
-async def upload(
+def upload(
     request: Request,
     file: Annotated[UploadFile, File(description="a soft prompt file of any format")],
     name: Annotated[str | None, Form()] = None,
@@ -48,17 +50,13 @@ async def upload(
     given = Path(file.filename or "").name
     if not name and (not given or given != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
-    content = await file.read()
-
-    def install() -> Entry:
+    try:
         with tempfile.TemporaryDirectory() as folder:
             # Formats are found by content; the name is only where the bytes lie while they are read.
             path = Path(folder) / "upload"
-            path.write_bytes(content)
-            return serving.voices.library.install(path, name=name or readable_name(Path(given).stem), replace=replace)
-
-    try:
-        entry = await run_in_threadpool(install)
+            with path.open("wb") as copy:
+                shutil.copyfileobj(file.file, copy)
+            entry = serving.voices.library.install(path, name=name or readable_name(Path(given).stem), replace=replace)
     except SordinoError as error:
         raise refused(error, field="file") from error
     serving.voices.refresh()
@@ -66,12 +64,12 @@ async def upload(
 
 
 @router.delete("/soft_prompts/{name}")
-async def delete(request: Request, name: str) -> dict[str, Any]:
+def delete(request: Request, name: str) -> dict[str, Any]:
     """Move a file into the library's trash. Running requests keep what they have."""
     serving = _serving(request)
     try:
         entry = serving.voices.named(name).entry
-        await run_in_threadpool(serving.voices.library.remove, entry)
+        serving.voices.library.remove(entry)
     except SordinoError as error:
         raise refused(error, field="name") from error
     serving.voices.refresh()
@@ -79,21 +77,21 @@ async def delete(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.post("/soft_prompt/load")
-async def load(request: Request, chosen: Chosen) -> dict[str, Any]:
+def load(request: Request, chosen: Chosen) -> dict[str, Any]:
     """Make a soft prompt the server's default: what requests of KoboldAI's routes get that name none."""
     serving = _serving(request)
     try:
-        await run_in_threadpool(serving.voices.set_default, chosen.soft_prompt_name)
+        serving.voices.set_default(chosen.soft_prompt_name)
     except SordinoError as error:
         raise refused(error, field="soft_prompt_name") from error
     return {"default": serving.voices.default}
 
 
 @router.post("/soft_prompt/unload")
-async def unload(request: Request) -> dict[str, Any]:
+def unload(request: Request) -> dict[str, Any]:
     """No default."""
     serving = _serving(request)
-    await run_in_threadpool(serving.voices.set_default, None)
+    serving.voices.set_default(None)
     return {"default": None}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 import psutil
@@ -17,12 +19,21 @@ from sordino import __version__
 from sordino.backends.embedded import EmbeddedEngine
 from sordino.base_model import BaseModel
 from sordino.bundled_models import BUNDLED
+from sordino.described_model import DescribedModel
 from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.runner import Runner
 from sordino.engine.torch_runner import TorchRunner
+from sordino.errors import MissingExtra
 from sordino.library import Library
 from sordino.server.metrics import Metrics
 from sordino.server.serving import ServerLimits, Serving
 from sordino.server.voices import Voices
+
+if TYPE_CHECKING:
+    from sordino.engine.gguf_runner import GgufRunner
+
+# Positions that a row of a conversation takes, roughly.
+_SHORT_ROW = 1024
 
 log = logging.getLogger("sordino.server")
 
@@ -37,39 +48,117 @@ class EngineOptions:
     kv_bytes: int | None = None
     prefix_bytes: int = 200 << 20
 
+    @property
+    def step_tokens(self) -> int:
+        """Positions of a step: for every row one, and for those that read a stretch."""
+        return max(256, self.rows)
+
+
+def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
+    """transformers' network under the engine."""
+    kv_bytes = _free_bytes(base.device) // 4 if options.kv_bytes is None else options.kv_bytes
+    return TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
+
+
+@contextmanager
+def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> Iterator[GgufRunner]:
+    """llama.cpp under the engine. Raises MissingExtra, ModelError, OutOfMemory."""
+    try:
+        from sordino.engine.gguf_runner import GgufRunner
+        from sordino.engine.llama_context import LlamaContext
+    except ImportError as error:
+        raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
+    whole = options.rows * model.context_length
+    # llama.cpp takes all of it at once, so what nobody asked for is one long row or many short ones.
+    most = max(model.context_length, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
+    kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
+    context = LlamaContext(
+        path,
+        kv_bytes=kv_bytes,
+        max_cells=min(most, whole),
+        sequences=options.rows,
+        batch=options.step_tokens,
+        threads=torch.get_num_threads(),
+    )
+    try:
+        yield GgufRunner(model, context, prefix_bytes=options.prefix_bytes)
+    finally:
+        context.close()
+
 
 @contextmanager
 def opened(
-    base: BaseModel,
+    model: DescribedModel,
+    runner: Runner,
     library: Library,
     options: EngineOptions,
     *,
     remembered: Path | None = None,
     limits: ServerLimits | None = None,
+    metrics: Metrics | None = None,
 ) -> Iterator[Serving]:
-    """Everything but the HTTP. remembered: the file with each model's default soft prompt."""
-    kv_bytes = _free_bytes(base.device) // 4 if options.kv_bytes is None else options.kv_bytes
-    runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
-    words = Words(base.decode, base.stop_ids, base.context_length, base.vocab_size)
-    engine = Engine(runner, words, Limits(rows=options.rows, queue=options.queue, tokens=max(256, options.rows)))
+    """Everything but the HTTP. remembered: the file with each model's default soft prompt. metrics: to go on counting in."""
+    words = Words(model.decode, model.stop_ids, model.context_length, model.vocab_size)
+    engine = Engine(runner, words, Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens))
     backend = EmbeddedEngine(engine, crashed=_report)
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     metrics.watch(backend.counts, runner.cache_use)
     place = platformdirs.user_config_path("sordino") / "defaults.json" if remembered is None else remembered
     backend.start()
     try:
         yield Serving(
-            base.name if base.name in BUNDLED else base.id,
-            base,
+            model.name if model.name in BUNDLED else model.id,
+            model,
             backend,
-            Voices(base, library, place),
+            Voices(model, library, place),
             metrics,
             limits or ServerLimits(),
             int(time.time()),
             __version__,
+            "PyTorch" if isinstance(runner, TorchRunner) else "llama.cpp",
         )
     finally:
-        backend.stop(finish=False, seconds=10)
+        # The runner's memory may be given back after this: the thread must be gone, however long its last step takes.
+        backend.stop(finish=False)
+
+
+class Models:
+    """The model that is served, and how another takes its place: the new one is opened, the old one finishes what it has.
+
+    open_: a model by name. others: the names that may take its place besides the bundled ones; anybody who may write may ask.
+    """
+
+    def __init__(self, open_: Callable[[str], AbstractContextManager[Serving]], others: Collection[str] = ()) -> None:
+        self._open, self._others = open_, frozenset(others)
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+
+    def first(self, name: str) -> Serving:
+        """What is served at the start."""
+        self.serving = self._stack.enter_context(self._open(name))
+        return self.serving
+
+    def may_change_to(self, name: str) -> bool:
+        return name in self._others or name in BUNDLED
+
+    def change(self, name: str, announce: Callable[[Serving], None]) -> None:
+        """Serve another model. Requests of the old one run to their ends. An error leaves everything as it was.
+
+        announce: is told of the new one before the old one takes no more.
+        """
+        with self._lock:
+            stack = ExitStack()
+            new = stack.enter_context(self._open(name))
+            old, old_stack = self.serving, self._stack
+            self.serving, self._stack = new, stack
+            announce(new)
+        old.backend.stop(finish=True)
+        old_stack.close()
+
+    def close(self) -> None:
+        """Give everything back."""
+        with self._lock:
+            self._stack.close()
 
 
 def _free_bytes(device: torch.device) -> int:

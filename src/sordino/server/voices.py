@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sordino import formats
 from sordino.atomic import write_bytes
-from sordino.base_model import BaseModel
+from sordino.described_model import DescribedModel
 from sordino.errors import DoesNotFit, NotInLibrary, SordinoError
 from sordino.fit import Fit
 from sordino.library import Entry, Library
@@ -45,7 +45,7 @@ class Voices:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: DescribedModel,
         library: Library,
         remembered: Path | None = None,
         clock: Callable[[], float] = time.monotonic,

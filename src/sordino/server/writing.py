@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from sordino.base_model import BaseModel
+from sordino.described_model import DescribedModel
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy
 from sordino.placement import leading_ids
@@ -39,18 +39,18 @@ class Written:
     end: End
 
 
-def requests_of(base: BaseModel, job: Job) -> list[Request]:
+def requests_of(base: DescribedModel, job: Job) -> list[Request]:
     leading = leading_ids(base, job.prompt.metadata.placement if job.prompt else None)
     one = Request((*leading, *job.ids), job.prompt, job.sampling, job.seed, job.client)
     return [replace(one, seed=(job.seed + index) % 2**63) for index in range(job.n)]
 
 
-def width_of(base: BaseModel, prompt: SoftPrompt | None) -> int:
+def width_of(base: DescribedModel, prompt: SoftPrompt | None) -> int:
     """Positions that stand before a request's own text: soft prompt and BOS."""
     return len(base.bos_ids) + (prompt.n_tokens if prompt else 0)
 
 
-def chat_ids(base: BaseModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """The conversation in the model's template, up to where the assistant begins. Raises ModelError."""
     ids = tuple(base.encode_markup(base.chat_opening(messages)))
     # Templates write BOS themselves; where it belongs is the placement's business.

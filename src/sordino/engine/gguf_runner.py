@@ -1,0 +1,184 @@
+"""Rows on llama.cpp: what people with ordinary computers run.
+
+A soft prompt goes in as vectors, once; what it became is kept as bytes, which any row's sequence is given in a moment. Rows that
+run behind the same soft prompt at the same time share its cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sordino.described_model import DescribedModel
+from sordino.engine.llama_context import LlamaContext
+from sordino.engine.prefix_cache import Kept, Key, PrefixCache
+from sordino.engine.runner import CacheUse, Span
+from sordino.errors import ModelError
+from sordino.soft_prompt import SoftPrompt
+
+# A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
+_WORTH_KEEPING = 32
+
+State = NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class _Row:
+    """sequence: llama.cpp's. width: of the prefix. room: positions that are promised to it. length: positions that were run."""
+
+    sequence: int
+    prompt: SoftPrompt | None
+    prefix: Kept[State]
+    width: int
+    room: int
+    length: int
+
+
+class GgufRunner:
+    """prefix_bytes: for prefixes and texts that were. Rows: as many as the context has sequences."""
+
+    def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
+        if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
+            raise ModelError(
+                "llama.cpp reads this file otherwise than transformers does",
+                where=model.name,
+                expected=f"{model.d_model} wide, {model.vocab_size} words",
+                got=f"{context.d_model} wide, {context.vocab_size} words",
+            )
+        self.model, self.context = model, context
+        self._free = list(reversed(range(context.sequences)))
+        self._rows: dict[int, _Row] = {}
+        self._kept: PrefixCache[State] = PrefixCache(prefix_bytes)
+
+    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+        return len(self._leading(prompt)) + (prompt.n_tokens if prompt is not None else 0)
+
+    def could_hold(self, length: int) -> bool:
+        return length <= self.context.cells
+
+    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+        """Nothing: a soft prompt alone keeps the processor as busy as several."""
+
+    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        if prompt is not None:
+            self.model.check_fit(prompt, force=True)
+        width = self.prefix_length(prompt)
+        room = width + len(ids)
+        if not self._free or self._promised + room > self.context.cells:
+            return None
+        sequence = self._free.pop()
+        try:
+            prefix = self._prefix(prompt, sequence, width)
+        except Exception:
+            self._give_back(sequence)
+            raise
+        row = self._rows[number] = _Row(sequence, prompt, prefix, width, room, width)
+        # The last token is run in any case: its logits are wanted.
+        found = self._kept.longest(prefix.key, ids[:-1], lambda kept, shared: self._can_be_cut(width, kept, shared))
+        if found is None:
+            return 0
+        kept, shared = found
+        self.context.restore(sequence, kept.state)
+        self.context.cut(sequence, width + shared)
+        row.length = width + shared
+        return shared
+
+    def grow(self, number: int, count: int) -> bool:
+        row = self._rows[number]
+        more = max(0, row.length + count - row.room)
+        if self._promised + more > self.context.cells:
+            return False
+        row.room += more
+        return True
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        filled = [span for span in spans if span.ids]
+        rows = [self._rows[span.number] for span in filled]
+        ids = [i for span in filled for i in span.ids]
+        positions = [row.length + at for span, row in zip(filled, rows, strict=True) for at in range(len(span.ids))]
+        sequences = [row.sequence for span, row in zip(filled, rows, strict=True) for _ in span.ids]
+        wanted = [span.wanted and at == len(span.ids) - 1 for span in filled for at in range(len(span.ids))]
+        logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
+        for span, row in zip(filled, rows, strict=True):
+            row.length += len(span.ids)
+        if len(filled) == len(spans):
+            return torch.from_numpy(logits_WV)
+        found = iter(logits_WV)
+        return torch.from_numpy(
+            np.stack([next(found) if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted])
+        )
+
+    def close(self, number: int, ids: Sequence[int]) -> None:
+        row = self._rows.pop(number)
+        done = row.length - row.width
+        if min(done, len(ids)) >= _WORTH_KEEPING:
+            state = self.context.saved(row.sequence)
+            self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
+        self._give_back(row.sequence)
+        self._kept.release(row.prefix)
+
+    def cache_use(self) -> CacheUse:
+        kept = self._kept
+        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
+
+    @property
+    def _promised(self) -> int:
+        """Cells of the rows that run. Those that are shared count for each: a bound that no order of endings breaks."""
+        return sum(row.room for row in self._rows.values())
+
+    def _give_back(self, sequence: int) -> None:
+        self.context.cut(sequence, 0)
+        self._free.append(sequence)
+
+    def _leading(self, prompt: SoftPrompt | None) -> tuple[int, ...]:
+        """The ids in front of the vectors."""
+        return self.model.bos_ids if prompt is None or prompt.metadata.placement == "after_bos" else ()
+
+    def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> Kept[State]:
+        """Give a sequence its soft prompt: from a row that runs behind it, from what is kept, or by running it. One user more."""
+        key: Key = (
+            self.model.fingerprint,
+            prompt.content_hash if prompt else "",
+            prompt.metadata.placement if prompt else "",
+        )
+        kept = self._kept.prompt(key)
+        if kept is None:
+            self._encode(prompt, sequence)
+            state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
+            return self._kept.keep_prompt(key, state, state.nbytes)
+        other = next((row for row in self._rows.values() if row.prefix is kept), None)
+        if other is not None:
+            self.context.copy(other.sequence, sequence, width)
+        elif width:
+            self.context.restore(sequence, kept.state)
+        return kept
+
+    def _encode(self, prompt: SoftPrompt | None, sequence: int) -> None:
+        leading = self._leading(prompt)
+        if leading:
+            places = range(len(leading))
+            self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
+        if prompt is not None:
+            places = range(len(leading), len(leading) + prompt.n_tokens)
+            self.context.run_embeds(prompt.matrix, places, sequence)
+
+    def _behind_prefix(self, number: int) -> NDArray[np.float32]:
+        """The logits [V] of a row without text: its prefix's last position is run once more."""
+        row = self._rows[number]
+        last = row.width - 1
+        self.context.cut(row.sequence, last)
+        if row.prompt is None:
+            logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [row.sequence], [True])
+        else:
+            logits_1V = self.context.run_embeds(row.prompt.matrix[-1:], [last], row.sequence, wanted=True)
+        return logits_1V.reshape(-1)
+
+    def _can_be_cut(self, width: int, kept: Kept[State], shared: int) -> bool:
+        """Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing."""
+        window = self.context.window
+        return window == 0 or shared == len(kept.ids) or width + len(kept.ids) <= window

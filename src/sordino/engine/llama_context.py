@@ -1,0 +1,269 @@
+"""llama.cpp behind checks: a .gguf file, a unified cache of cells, sequences in it. Everything that calls C is here.
+
+A bad argument kills the process (GGML_ASSERT), so each one is checked before its call. Low-level API of llama-cpp-python.
+
+Shape key: N positions of a call, D model width, V vocabulary, W positions whose logits are wanted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from weakref import finalize
+
+import llama_cpp as c
+import numpy as np
+from numpy.typing import NDArray
+
+from sordino.errors import ModelError, OutOfMemory
+
+MAX_SEQUENCES = 256
+# llama.cpp rounds up to this itself.
+CELLS_STEP = 256
+
+_log = logging.getLogger("sordino.llama")
+_LEVELS = {2: logging.INFO, 3: logging.WARNING}
+_last_words: list[str] = []
+
+
+def _tell(level: int, text: bytes, user_data: object) -> None:
+    line = text.decode("utf-8", "replace").strip()
+    if level in _LEVELS and line:
+        _last_words[:] = [*_last_words[-4:], line]
+        _log.log(_LEVELS[level], line)
+
+
+# Kept: C calls it as long as the process lives.
+_told = c.llama_log_callback(_tell)
+
+
+class LlamaContext:
+    """A model file and room for `cells` positions of all its sequences together. For one thread at a time.
+
+    Raises ModelError for a file that llama.cpp cannot read, and OutOfMemory where its cells do not fit.
+    """
+
+    def __init__(
+        self, path: Path, *, kv_bytes: int, max_cells: int, sequences: int, batch: int, threads: int | None = None
+    ) -> None:
+        if not 0 < sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
+            raise ValueError((sequences, batch, path))
+        c.llama_log_set(_told, None)
+        c.llama_backend_init()
+        _last_words.clear()
+        said = c.llama_model_default_params()
+        self._model: Any = c.llama_model_load_from_file(str(path).encode(), said)
+        if not self._model:
+            raise ModelError("llama.cpp cannot read this file", where=path.name, got="; ".join(_last_words))
+        self._finalizer: Any = finalize(self, c.llama_model_free, self._model)
+        self.d_model = int(c.llama_model_n_embd_inp(self._model))
+        self.vocab_size = int(c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model)))
+        self.window = int(c.llama_model_n_swa(self._model))
+        self._check_kind(path)
+        self.cells = self._cells_within(kv_bytes, max_cells)
+        self.sequences, self.batch = sequences, max(batch, sequences)
+        self._context: Any = c.llama_init_from_model(self._model, self._settings(threads))
+        if not self._context:
+            raise OutOfMemory(
+                "llama.cpp could not make room for the running rows",
+                where=path.name,
+                got="; ".join(_last_words),
+                do="lower --kv-memory or --rows",
+            )
+        self._finalizer.detach()
+        self._finalizer = finalize(self, _free, self._context, self._model)
+        self._memory = c.llama_get_memory(self._context)
+        self._buffers = _Buffers(self.batch)
+
+    def close(self) -> None:
+        """Give the memory back. Nothing may be called afterwards."""
+        self._finalizer()
+
+    def run_ids(
+        self, id_N: Sequence[int], position_N: Sequence[int], sequence_N: Sequence[int], wanted_N: Sequence[bool]
+    ) -> NDArray[np.float32]:
+        """Run tokens, and give the logits [W, V] of those that are wanted, in their order. Raises ModelError, OutOfMemory."""
+        ids = np.asarray(id_N, np.int32)
+        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
+            raise ValueError(f"ids of {self.vocab_size} words: {ids.min()} to {ids.max()}")
+        return self._run(ids, None, position_N, sequence_N, wanted_N)
+
+    def run_embeds(
+        self, embeds_ND: NDArray[np.float32], position_N: Sequence[int], sequence: int, *, wanted: bool = False
+    ) -> NDArray[np.float32]:
+        """Run vectors in place of tokens, one sequence; the logits [1, V] behind the last where it is wanted."""
+        if embeds_ND.ndim != 2 or embeds_ND.shape[1] != self.d_model:
+            raise ValueError(f"vectors {embeds_ND.shape} for a width of {self.d_model}")
+        count = len(embeds_ND)
+        flags = [False] * (count - 1) + [wanted]
+        return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, [sequence] * count, flags)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first positions of one sequence belong to another too: no bytes are copied."""
+        self._check_sequences([source, target])
+        c.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Forget what a sequence holds from position `length` on."""
+        self._check_sequences([sequence])
+        if not c.llama_memory_seq_rm(self._memory, sequence, length, -1):
+            raise ModelError("llama.cpp cannot shorten a sequence of this model", got=length)
+
+    def saved(self, sequence: int) -> NDArray[np.uint8]:
+        """What a sequence holds, as bytes for `restore`."""
+        self._check_sequences([sequence])
+        size = int(c.llama_state_seq_get_size(self._context, sequence))
+        state = np.empty(size, np.uint8)
+        if size == 0 or c.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, sequence) == 0:
+            raise ModelError("llama.cpp could not save a sequence", got=size)
+        return state
+
+    def restore(self, sequence: int, state: NDArray[np.uint8]) -> None:
+        """Give a sequence what `saved` made, in place of what it held."""
+        self._check_sequences([sequence])
+        if c.llama_state_seq_set_data(self._context, _pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
+            raise OutOfMemory(
+                "llama.cpp could not restore a sequence",
+                got="; ".join(_last_words),
+                do="give more --kv-memory or fewer --rows",
+            )
+
+    def _run(
+        self,
+        id_N: NDArray[np.int32] | None,
+        embeds_ND: NDArray[np.float32] | None,
+        position_N: Sequence[int],
+        sequence_N: Sequence[int],
+        wanted_N: Sequence[bool],
+    ) -> NDArray[np.float32]:
+        positions, wanted = np.asarray(position_N, np.int32), np.asarray(wanted_N, np.int8)
+        total = len(positions)
+        self._check_sequences(sequence_N)
+        if not total == len(sequence_N) == len(wanted) or (
+            total and not 0 <= positions.min() <= positions.max() < self.cells
+        ):
+            raise ValueError((total, len(sequence_N), len(wanted), self.cells))
+        found = np.empty((int(wanted.sum()), self.vocab_size), np.float32)
+        at = 0
+        for start in range(0, total, self.batch):
+            part = slice(start, min(start + self.batch, total))
+            batch = self._buffers.filled(
+                None if id_N is None else id_N[part],
+                None if embeds_ND is None else embeds_ND[part],
+                positions[part],
+                np.asarray(sequence_N[part], np.int32),
+                wanted[part],
+            )
+            self._decode(batch)
+            for index in np.flatnonzero(wanted[part]):
+                pointer = c.llama_get_logits_ith(self._context, int(index))
+                found[at] = np.ctypeslib.as_array(pointer, (self.vocab_size,))
+                at += 1
+        return found
+
+    def _decode(self, batch: Any) -> None:
+        answer = c.llama_decode(self._context, batch)
+        if answer == 1:
+            raise OutOfMemory("llama.cpp has no cells left", got=f"{self.cells} cells", do="give more --kv-memory")
+        if answer != 0:
+            raise ModelError("llama.cpp could not run a step", got=f"{answer}: {'; '.join(_last_words)}")
+
+    def _settings(self, threads: int | None) -> Any:
+        said = c.llama_context_default_params()
+        said.n_ctx = self.cells
+        said.n_batch = said.n_ubatch = self.batch
+        said.n_seq_max = self.sequences
+        # One pool of cells: a long row takes what short ones leave, a prefix is shared, part of a sequence can be copied.
+        said.kv_unified = True
+        # Rows are cut and copied, for which a window that forgets is too little.
+        said.swa_full = True
+        if threads is not None:
+            said.n_threads = said.n_threads_batch = threads
+        return said
+
+    def _cells_within(self, kv_bytes: int, most: int) -> int:
+        layers, heads = int(c.llama_model_n_layer(self._model)), int(c.llama_model_n_head(self._model))
+        shared = int(c.llama_model_n_head_kv(self._model))
+        width = self._number("attention.key_length", int(c.llama_model_n_embd(self._model)) // max(1, heads))
+        values = self._number("attention.value_length", width)
+        # Halves: llama.cpp's default.
+        cells = min(most, kv_bytes // max(1, layers * shared * (width + values) * 2))
+        if cells < CELLS_STEP:
+            raise OutOfMemory(
+                "there is no room for a row",
+                expected=f"{CELLS_STEP} positions at least",
+                got=f"room for {cells}",
+                do="give more --kv-memory",
+            )
+        return cells // CELLS_STEP * CELLS_STEP
+
+    def _number(self, name: str, otherwise: int) -> int:
+        said = self._said(f"{self._said('general.architecture')}.{name}")
+        return int(said) if said.isdecimal() else otherwise
+
+    def _said(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        length = c.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+    def _check_kind(self, path: Path) -> None:
+        if c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model):
+            raise ModelError("models with recurrent layers are not served", where=path.name)
+        if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
+            raise ModelError("models with an encoder are not served", where=path.name)
+
+    def _check_sequences(self, sequences: Sequence[int]) -> None:
+        if any(not 0 <= sequence < self.sequences for sequence in sequences):
+            raise ValueError(f"sequences {min(sequences)} to {max(sequences)} of {self.sequences}")
+
+
+class _Buffers:
+    """A batch's arrays, made once: llama.cpp reads them through pointers."""
+
+    def __init__(self, size: int) -> None:
+        self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
+        self._counts, self._sequences = np.ones(size, np.int32), np.zeros(size, np.int32)
+        self._wanted = np.zeros(size, np.int8)
+        # One sequence a position: a list of pointers to single numbers.
+        addresses = self._sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self._sequences.itemsize
+        self._lists = addresses.astype(np.uintp)
+        self._batch = c.llama_batch()
+        self._batch.pos = _pointer(self._positions, ctypes.c_int32)
+        self._batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
+        self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
+        self._batch.logits = _pointer(self._wanted, ctypes.c_int8)
+        self._embeds: NDArray[np.float32] | None = None
+
+    def filled(
+        self,
+        id_N: NDArray[np.int32] | None,
+        embeds_ND: NDArray[np.float32] | None,
+        position_N: NDArray[np.int32],
+        sequence_N: NDArray[np.int32],
+        wanted_N: NDArray[np.int8],
+    ) -> Any:
+        """Tokens or vectors, never both: with both, llama.cpp's results are wrong."""
+        count = len(position_N)
+        self._positions[:count], self._sequences[:count], self._wanted[:count] = position_N, sequence_N, wanted_N
+        self._batch.n_tokens = count
+        # Kept until the next call: C reads it.
+        self._embeds = embeds_ND
+        if id_N is not None:
+            self._ids[:count] = id_N
+            self._batch.token, self._batch.embd = _pointer(self._ids, ctypes.c_int32), None
+        else:
+            assert embeds_ND is not None
+            self._batch.token, self._batch.embd = None, _pointer(embeds_ND, ctypes.c_float)
+        return self._batch
+
+
+def _pointer(array: NDArray[Any], kind: Any) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+def _free(context: Any, model: Any) -> None:
+    c.llama_free(context)
+    c.llama_model_free(model)

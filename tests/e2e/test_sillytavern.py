@@ -1,0 +1,214 @@
+"""SillyTavern's own server, unchanged, between a client and ours: what its users get. `make e2e` installs it.
+
+It has no controls for soft prompts, so they are chosen as its users would: by the model's name, and by the server's default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.process import started
+
+INSTALLED = Path(os.environ.get("SORDINO_E2E", Path(__file__).parents[2] / ".e2e")) / "node_modules" / "sillytavern"
+NODE = shutil.which("node")
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
+]
+
+TEXT = "The keeper wrote in the log that"
+MESSAGES = [{"role": "user", "content": "Write one line about the weather."}]
+
+
+def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def sordino(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `sordino serve` with the packaged soft prompts."""
+    folder = tmp_path_factory.mktemp("sordino")
+    with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as prompts:
+        shutil.copytree(prompts, folder / "library")
+    env = {"XDG_CONFIG_HOME": str(folder / "config")}
+    flags = ("--model", "smollm2", "--runner", "torch", "--port", "0", "--library", str(folder / "library"))
+    with started(*flags, env=env) as process:
+        yield process.url()
+
+
+@pytest.fixture(scope="module")
+def tavern(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of SillyTavern's own routes."""
+    folder = tmp_path_factory.mktemp("sillytavern")
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert NODE is not None
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(NODE, "server.js", "--port", str(port), "--disableCsrf", "--browserLaunchEnabled", "false"),
+                *("--dataRoot", str(folder / "data"), "--configPath", str(folder / "config.yaml")),
+            ],
+            cwd=INSTALLED,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+
+                def answers() -> bool:
+                    assert process.poll() is None, (folder / "log").read_text()[-3000:]
+                    try:
+                        return client.get("/").status_code == 200
+                    except httpx.TransportError:
+                        return False
+
+                wait(answers, 180, "SillyTavern did not start")
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_its_openai_connection_lists_soft_prompts_and_writes_behind_them(tavern: httpx.Client, sordino: str) -> None:
+    connection = {"chat_completion_source": "custom", "custom_url": f"{sordino}/v1"}
+    listed = tavern.post("/api/backends/chat-completions/status", json=connection).json()
+    names = {model["id"] for model in listed["data"]}
+    assert {"smollm2", "smollm2:keeper", "smollm2:port-dolor"} <= names
+
+    def said(model: str) -> str:
+        # What its page sends: every sampler it has, at its default.
+        body = {
+            **connection,
+            "model": model,
+            "messages": MESSAGES,
+            "temperature": 0,
+            "max_tokens": 20,
+            "stream": False,
+            "frequency_penalty": 0,
+            "presence_penalty": 0,
+            "top_p": 1,
+            "top_k": 0,
+            "stop": [],
+            "n": 1,
+            "user_name": "User",
+            "char_name": "Keeper",
+            "group_names": [],
+            "include_reasoning": False,
+        }
+        answer = tavern.post("/api/backends/chat-completions/generate", json=body)
+        assert "error" not in answer.json(), answer.text
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    def ours(model: str) -> str:
+        body = {"model": model, "messages": MESSAGES, "temperature": 0, "max_tokens": 20}
+        answer = httpx.post(f"{sordino}/v1/chat/completions", json=body, timeout=60)
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    assert said("smollm2:keeper") == ours("smollm2:keeper")
+    assert said("smollm2") == ours("smollm2")
+    assert said("smollm2:keeper") != said("smollm2")
+
+
+def test_its_text_completion_connection_streams(tavern: httpx.Client, sordino: str) -> None:
+    body = {
+        "api_type": "vllm",
+        "api_server": sordino,
+        "model": "smollm2:keeper",
+        "prompt": TEXT,
+        "stream": True,
+        "max_tokens": 16,
+        "temperature": 0,
+        "top_p": 1,
+        "min_p": 0,
+        "stop": [],
+        "seed": 1,
+        "n": 1,
+    }
+    with tavern.stream("POST", "/api/backends/text-completions/generate", json=body) as answer:
+        assert answer.status_code == 200
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    text = "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1])
+    plain = httpx.post(
+        f"{sordino}/v1/completions",
+        json={"model": "smollm2:keeper", "prompt": TEXT, "max_tokens": 16, "temperature": 0},
+        timeout=60,
+    )
+    assert text == plain.json()["choices"][0]["text"]
+
+
+def test_its_koboldai_connection_writes_streams_and_aborts_behind_the_servers_default(
+    tavern: httpx.Client, sordino: str
+) -> None:
+    status = tavern.post("/api/backends/kobold/status", json={"api_server": f"{sordino}/api"}).json()
+    assert status["model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert status["koboldCppVersion"] == "KoboldCpp"
+    body: dict[str, Any] = {
+        "api_server": f"{sordino}/api",
+        "prompt": TEXT,
+        "max_context_length": 1024,
+        "max_length": 16,
+        "gui_settings": False,
+        "can_abort": True,
+        "streaming": False,
+        "temperature": 0,
+        "rep_pen": 1,
+        "rep_pen_range": 0,
+        "rep_pen_slope": 0,
+        "tfs": 1,
+        "top_a": 0,
+        "top_k": 0,
+        "top_p": 1,
+        "min_p": 0,
+        "typical": 1,
+        "sampler_order": [6, 0, 1, 3, 4, 2, 5],
+        "use_default_badwordsids": False,
+        "mirostat": 0,
+    }
+
+    def written() -> str:
+        answer = tavern.post("/api/backends/kobold/generate", json=body).json()
+        assert "results" in answer, answer
+        return str(answer["results"][0]["text"])
+
+    def chosen(file: str) -> str:
+        assert httpx.put(f"{sordino}/api/v1/config/soft_prompt", json={"value": file}).status_code == 200
+        return written()
+
+    bare, behind = chosen(""), chosen("keeper.zip")
+    assert bare != behind
+    direct = {"model": "smollm2:keeper", "prompt": TEXT, "max_tokens": 16, "temperature": 0}
+    assert behind == httpx.post(f"{sordino}/v1/completions", json=direct, timeout=60).json()["choices"][0]["text"]
+
+    with tavern.stream("POST", "/api/backends/kobold/generate", json={**body, "streaming": True}) as answer:
+        pieces = [json.loads(line[6:])["token"] for line in answer.iter_lines() if line.startswith("data: ")]
+    assert "".join(pieces) == behind
+    assert len(pieces) > 4
+
+    def rows() -> int:
+        return int(httpx.get(f"{sordino}/health").json()["running"])
+
+    long = {**body, "streaming": True, "max_length": 1000}
+    with tavern.stream("POST", "/api/backends/kobold/generate", json=long) as answer:
+        next(answer.iter_lines())
+        assert rows() == 1
+    wait(lambda: rows() == 0, 5, "the row of a client that left is still there")

@@ -1,0 +1,263 @@
+"""llama.cpp under the engine: against PyTorch on the same file, in a crowd against alone, and on bad days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sordino import formats, model_files
+from sordino.base_model import BaseModel
+from sordino.described_model import DescribedModel, describe
+from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.requests import Chunk, Request
+from sordino.engine.runner import Runner, Span
+from sordino.engine.torch_runner import TorchRunner
+from sordino.errors import ModelError, OutOfMemory
+from sordino.sampling import Sampling
+from sordino.soft_prompt import SoftPrompt
+from tests.engine.test_torch_runner import run
+
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
+
+from sordino.engine.gguf_runner import GgufRunner
+from sordino.engine.llama_context import LlamaContext
+
+pytestmark = pytest.mark.slow
+
+TEXTS = (
+    "The stranger knocked at the door, and",
+    "On Tuesday my sister wrote to say that",
+    "There was nothing for dinner but",
+    "The doctor looked at me for a while and said",
+    "In the morning",
+    "The rain had not stopped since Monday, and the street outside the office was a river of paper cups and wet leaves. I",
+)
+PASSAGE = (
+    "The house stood at the end of the lane, and nobody had lived in it since the war. Its windows were boarded, its gate "
+    "hung from one hinge, and in the garden the apple trees had grown together into a wall. We used to dare each other to "
+    "go in. One evening in October my brother went, and came back with a clock that was still running."
+)
+# Words that are nearer than this may change places where sums are taken in another order.
+NEAR_TIE = 0.02
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    file = model_files.gguf_file(model_files.resolve("smollm2"))
+    assert file is not None
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> DescribedModel:
+    return describe(model_files.resolve("smollm2"), path)
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[SoftPrompt]:
+    with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as folder:
+        return [formats.read(file) for file in sorted(folder.glob("*.zip"))]
+
+
+@contextmanager
+def runner_of(
+    model: DescribedModel,
+    path: Path,
+    *,
+    rows: int = 6,
+    cells: int = 4096,
+    prefix_bytes: int = 1 << 26,
+    batch: int = 256,
+) -> Iterator[GgufRunner]:
+    context = LlamaContext(path, kv_bytes=1 << 31, max_cells=cells, sequences=rows, batch=batch, threads=2)
+    try:
+        yield GgufRunner(model, context, prefix_bytes=prefix_bytes)
+    finally:
+        context.close()
+
+
+def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
+    return Engine(runner, Words(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
+
+
+def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
+    """Behind every token of a text, [T, V], one step a token as rows are written."""
+    runner.open(0, prompt, ids)
+    found = []
+    for one in ids:
+        assert runner.grow(0, 1)
+        found.append(runner.run([Span(0, (one,), True)])[0])
+    runner.close(0, ())
+    return torch.stack(found).double().numpy()
+
+
+def divergence(some: np.ndarray, others: np.ndarray) -> float:
+    """Mean over positions of KL(some || others), in nats."""
+    p, q = (torch.from_numpy(logits).log_softmax(-1) for logits in (some, others))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def test_as_near_to_torch_with_a_soft_prompt_as_without(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt]
+) -> None:
+    ids = model.encode(PASSAGE)
+    plain = TorchRunner(smollm2, kv_bytes=1 << 30, prefix_bytes=1 << 26)
+    with runner_of(model, path) as runner:
+        far = [divergence(logits_of(plain, p, ids), logits_of(runner, p, ids)) for p in (None, *prompts)]
+        bare, behind = far[0], far[1:]
+        assert sum(behind) / len(behind) <= 1.25 * bare, far
+        # A soft prompt that was lost on the way would show.
+        assert divergence(logits_of(plain, prompts[0], ids), logits_of(runner, None, ids)) > 20 * bare
+
+
+def test_a_crowd_says_what_each_says_alone(model: DescribedModel, path: Path, prompts: list[SoftPrompt]) -> None:
+    greedy = Sampling(max_tokens=24, temperature=0, logprobs=2)
+    behind = [None, *prompts]
+    requests = [
+        Request(tuple(model.encode(text)), behind[(place + turn) % len(behind)], greedy)
+        for turn in range(2)
+        for place, text in enumerate(TEXTS)
+    ]
+    with runner_of(model, path, rows=5) as runner:
+        crowd = run(engine_of(model, runner, Limits(rows=5, queue=20, tokens=40, chunk=16)), requests)
+        assert runner.cache_use().misses == len(behind)
+    parted = 0
+    for request, said in zip(requests, crowd, strict=True):
+        with runner_of(model, path, rows=1) as runner:
+            engine = engine_of(model, runner, Limits(rows=1))
+            engine.submit(request)
+            drawn = []
+            while engine.busy:
+                drawn += [one for _, event in engine.step() if isinstance(event, Chunk) for one in event.drawn]
+        alone = [one.token for one in drawn]
+        if said.ids != alone:
+            at = next(i for i, token in enumerate(alone) if said.ids[i : i + 1] != [token])
+            (_, first), (_, second) = drawn[at].top[:2]
+            assert first - second < NEAR_TIE, (at, drawn[at])
+            parted += 1
+    assert parted <= 2
+
+
+def test_a_kept_text_and_a_shared_prefix_change_nothing(
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt]
+) -> None:
+    ids = model.encode(PASSAGE)
+    with runner_of(model, path) as runner:
+        fresh = logits_of(runner, prompts[0], ids)
+        # A row that runs behind the same soft prompt: its cells are shared.
+        assert runner.open(1, prompts[0], ids[:5]) == 0
+        runner.run([Span(1, ids[:5], False)])
+        shared = logits_of(runner, prompts[0], ids)
+        runner.close(1, ids[:5])
+        assert np.allclose(shared, fresh, atol=1e-3)
+        # A text that is kept: its beginning need not be run.
+        assert runner.open(2, prompts[0], ids) == 0
+        runner.run([Span(2, ids, False)])
+        runner.close(2, ids)
+        assert runner.open(3, prompts[0], ids[:50]) == 49
+        last = runner.run([Span(3, ids[49:50], True)])[0].double().numpy()
+        assert np.abs(last - fresh[49]).max() < 0.25
+        assert int(last.argmax()) == int(fresh[49].argmax())
+        runner.close(3, ())
+        assert runner.open(4, prompts[1], ids[:50]) == 0
+        runner.close(4, ())
+
+
+def test_a_row_without_text_begins_behind_its_prefix(
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt]
+) -> None:
+    # Silent where it begins, the text's own first word decides: the same numbers as the last position of the prefix.
+    with runner_of(model, path) as runner:
+        assert runner.open(0, prompts[0], ()) == 0
+        assert runner.open(1, prompts[0], model.encode("Wind")) == 0
+        first = runner.run([Span(0, (), True), Span(1, model.encode("Wind"), True)])
+        assert first.shape == (2, model.vocab_size)
+        again = runner.run([Span(0, (), True)])
+        assert torch.allclose(first[0], again[0], atol=1e-3)
+        assert not torch.allclose(first[0], first[1], atol=1.0)
+        runner.close(0, ())
+        runner.close(1, ())
+
+
+def test_where_cells_run_out_rows_take_turns(model: DescribedModel, path: Path, prompts: list[SoftPrompt]) -> None:
+    requests = [
+        Request(tuple(model.encode(PASSAGE)[:40]), prompts[i % 3], Sampling(max_tokens=60, temperature=0))
+        for i in range(6)
+    ]
+    with runner_of(model, path, cells=256) as runner:
+        engine = engine_of(model, runner, Limits(rows=6, tokens=256))
+        # Without an end of text every row wants all its positions.
+        engine.words = Words(model.decode, frozenset(), model.context_length, model.vocab_size)
+        ended = [said.end for said in run(engine, requests)]
+        assert [end.n_new for end in ended if end] == [60] * 6
+        with pytest.raises(OutOfMemory, match="--kv-memory"):
+            engine.submit(Request(tuple(model.encode(PASSAGE) * 4), None, Sampling(max_tokens=60)))
+
+
+def test_bad_arguments_are_refused_before_llama_cpp_sees_them(model: DescribedModel, path: Path) -> None:
+    with runner_of(model, path) as runner:
+        context = runner.context
+        good = {"id_N": [5], "position_N": [0], "sequence_N": [0], "wanted_N": [True]}
+        for bad in (
+            {"id_N": [model.vocab_size]},
+            {"id_N": [-1]},
+            {"position_N": [context.cells]},
+            {"position_N": [-1]},
+            {"sequence_N": [6]},
+            {"sequence_N": [-1]},
+            {"wanted_N": [True, False]},
+        ):
+            with pytest.raises(ValueError, match=r"."):
+                context.run_ids(**{**good, **bad})
+        with pytest.raises(ValueError, match="width"):
+            context.run_embeds(np.ones((2, 3), np.float32), [0, 1], 0)
+        with pytest.raises(ValueError, match="sequences"):
+            context.copy(0, 6, 1)
+        # A hole in a sequence is llama.cpp's own to refuse.
+        with pytest.raises(ModelError, match="could not run"):
+            context.run_ids([5, 6], [0, 7], [0, 0], [False, True])
+        assert context.run_ids(**good).shape == (1, model.vocab_size)
+
+
+def test_a_file_that_llama_cpp_cannot_read_is_an_error(path: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(path.read_bytes()[:1_000_000])
+    with pytest.raises(ModelError, match=r"llama\.cpp cannot read this file"):
+        LlamaContext(broken, kv_bytes=1 << 28, max_cells=1024, sequences=2, batch=64)
+    with pytest.raises(OutOfMemory, match="no room for a row"):
+        LlamaContext(path, kv_bytes=1000, max_cells=1024, sequences=2, batch=64)
+
+
+def test_a_model_with_a_window_goes_on_where_it_was_cut(gemma3: BaseModel) -> None:
+    """Gemma 3: BOS in front, vectors not scaled again, and texts longer than the window are cut only where that is right."""
+    source = model_files.resolve("gemma3-270m")
+    file = model_files.gguf_file(source)
+    assert file is not None
+    described = describe(source, file)
+    rms = gemma3.embedding_rms
+    matrix = torch.randn(12, gemma3.d_model, generator=torch.Generator().manual_seed(0)) * rms
+    prompt = SoftPrompt(matrix.numpy(), formats.Metadata(placement="after_bos", base=gemma3.ref))
+    ids = described.encode(PASSAGE)
+    plain = TorchRunner(gemma3, kv_bytes=1 << 30, prefix_bytes=1 << 26)
+    with runner_of(described, file, cells=2048) as runner:
+        bare = divergence(logits_of(plain, None, ids), logits_of(runner, None, ids))
+        behind = divergence(logits_of(plain, prompt, ids), logits_of(runner, prompt, ids))
+        assert behind <= 1.25 * bare, (bare, behind)
+        long = (ids * 8)[: runner.context.window + 60]
+        expected = logits_of(runner, prompt, long[:100])
+        runner.open(1, prompt, long)
+        runner.run([Span(1, long, False)])
+        runner.close(1, long)
+        # The beginning of a longer text than the window: its cells were not all saved.
+        assert runner.open(2, prompt, long[:100]) == 0
+        runner.close(2, ())
+        # Going on at its end is right.
+        assert runner.open(3, prompt, [*long, 5]) == len(long)
+        runner.close(3, ())
+        assert np.allclose(logits_of(runner, prompt, long[:100]), expected, atol=1e-3)
