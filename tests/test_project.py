@@ -35,6 +35,9 @@ JUNIT = """<testsuites><testsuite>
 """
 
 
+IMPORTED_AS = {"llama_cpp_python": "llama_cpp"}
+
+
 def package_names(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w.-]+", requirement)[0].lower().replace("-", "_") for requirement in requirements}
 
@@ -56,7 +59,7 @@ def test_every_import_is_declared_and_every_dependency_is_used() -> None:
     for extra, patterns in FILES_OF_EXTRAS.items():
         files = [path for pattern in patterns for path in SOURCE.glob(pattern)]
         rest -= set(files)
-        declared = package_names(PROJECT["optional-dependencies"][extra])
+        declared = {IMPORTED_AS.get(name, name) for name in package_names(PROJECT["optional-dependencies"][extra])}
         imported = imported_packages(files)
         assert imported - core - declared == set()
         assert declared - imported == USED_BY_OTHERS[extra]

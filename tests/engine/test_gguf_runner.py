@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sordino import formats, model_files
-from sordino.base_model import BaseModel
+from sordino.base_model import BaseModel, load
 from sordino.described_model import DescribedModel, describe
 from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.requests import Chunk, Request
@@ -20,7 +20,7 @@ from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
 from sordino.errors import ModelError, OutOfMemory
 from sordino.sampling import Sampling
-from sordino.soft_prompt import SoftPrompt
+from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
@@ -30,21 +30,15 @@ from sordino.engine.llama_context import LlamaContext
 
 pytestmark = pytest.mark.slow
 
-TEXTS = (
-    "The stranger knocked at the door, and",
-    "On Tuesday my sister wrote to say that",
-    "There was nothing for dinner but",
-    "The doctor looked at me for a while and said",
-    "In the morning",
-    "The rain had not stopped since Monday, and the street outside the office was a river of paper cups and wet leaves. I",
-)
+OPENING = "The rain had not stopped since Monday, and the street outside the office was a river of paper cups. I"
 PASSAGE = (
     "The house stood at the end of the lane, and nobody had lived in it since the war. Its windows were boarded, its gate "
     "hung from one hinge, and in the garden the apple trees had grown together into a wall. We used to dare each other to "
     "go in. One evening in October my brother went, and came back with a clock that was still running."
 )
-# Words that are nearer than this may change places where sums are taken in another order.
-NEAR_TIE = 0.02
+# llama.cpp rounds the numbers between layers to 8 bits, which amplifies every sum that is taken in another order: its own ways
+# for few and for many positions, equally far from PyTorch (2e-3 nats a position), are up to 0.6 apart in single logits.
+NOISE = 0.01
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +82,7 @@ def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
 
 def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
     """Behind every token of a text, [T, V], one step a token as rows are written."""
-    runner.open(0, prompt, ids)
+    assert runner.open(0, prompt, ids) == 0
     found = []
     for one in ids:
         assert runner.grow(0, 1)
@@ -116,32 +110,52 @@ def test_as_near_to_torch_with_a_soft_prompt_as_without(
         assert divergence(logits_of(plain, prompts[0], ids), logits_of(runner, None, ids)) > 20 * bare
 
 
-def test_a_crowd_says_what_each_says_alone(model: DescribedModel, path: Path, prompts: list[SoftPrompt]) -> None:
-    greedy = Sampling(max_tokens=24, temperature=0, logprobs=2)
-    behind = [None, *prompts]
-    requests = [
-        Request(tuple(model.encode(text)), behind[(place + turn) % len(behind)], greedy)
-        for turn in range(2)
-        for place, text in enumerate(TEXTS)
-    ]
-    with runner_of(model, path, rows=5) as runner:
-        crowd = run(engine_of(model, runner, Limits(rows=5, queue=20, tokens=40, chunk=16)), requests)
-        assert runner.cache_use().misses == len(behind)
-    parted = 0
-    for request, said in zip(requests, crowd, strict=True):
+def test_as_near_to_torch_in_a_changing_crowd_as_alone(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt]
+) -> None:
+    """llama.cpp's sums depend on what else is in the batch, so tokens may differ at ties; how far it is from the truth may not."""
+    ids = model.encode(PASSAGE)
+    behind = [None, *prompts, None, *prompts]
+    texts = [ids[5 * at :] + ids[: 5 * at] for at in range(len(behind))]
+    plain = TorchRunner(smollm2, kv_bytes=1 << 30, prefix_bytes=1 << 26)
+    truth = [logits_of(plain, prompt, text) for prompt, text in zip(behind, texts, strict=True)]
+    with runner_of(model, path) as runner:
+        alone = [logits_of(runner, prompt, text) for prompt, text in zip(behind, texts, strict=True)]
+    with runner_of(model, path, rows=8) as runner:
+        crowd: list[list[torch.Tensor]] = [[] for _ in behind]
+        step = 0
+        while min(map(len, crowd)) < len(ids):
+            # One more joins every few steps, and each leaves when its text is over.
+            if step % 9 == 0 and step // 9 < len(behind):
+                assert runner.open(step // 9, behind[step // 9], texts[step // 9]) == 0
+            writing = [at for at in range(min(step // 9 + 1, len(behind))) if len(crowd[at]) < len(ids)]
+            assert all(runner.grow(at, 1) for at in writing)
+            drawn = runner.run([Span(at, (texts[at][len(crowd[at])],), True) for at in writing])
+            for at, logits in zip(writing, drawn, strict=True):
+                crowd[at].append(logits)
+                if len(crowd[at]) == len(ids):
+                    runner.close(at, ())
+            step += 1
+        assert runner.cache_use().misses == 4
+    far_alone = [divergence(t, a) for t, a in zip(truth, alone, strict=True)]
+    far_in_crowd = [divergence(t, torch.stack(c).double().numpy()) for t, c in zip(truth, crowd, strict=True)]
+    assert sum(far_in_crowd) <= 1.25 * sum(far_alone), (far_alone, far_in_crowd)
+    assert max(far_in_crowd) < NOISE
+
+
+def test_reading_in_stretches_changes_nothing(model: DescribedModel, path: Path, prompts: list[SoftPrompt]) -> None:
+    request = Request(tuple(model.encode(OPENING)), prompts[0], Sampling(max_tokens=16, temperature=0, logprobs=2))
+    said = []
+    for limits in (Limits(rows=1), Limits(rows=1, chunk=7), Limits(rows=1, chunk=1)):
         with runner_of(model, path, rows=1) as runner:
-            engine = engine_of(model, runner, Limits(rows=1))
+            engine = engine_of(model, runner, limits)
             engine.submit(request)
             drawn = []
             while engine.busy:
                 drawn += [one for _, event in engine.step() if isinstance(event, Chunk) for one in event.drawn]
-        alone = [one.token for one in drawn]
-        if said.ids != alone:
-            at = next(i for i, token in enumerate(alone) if said.ids[i : i + 1] != [token])
-            (_, first), (_, second) = drawn[at].top[:2]
-            assert first - second < NEAR_TIE, (at, drawn[at])
-            parted += 1
-    assert parted <= 2
+            said.append([(one.token, one.top) for one in drawn])
+    assert said[0] == said[1] == said[2]
+    assert len(said[0]) == 16
 
 
 def test_a_kept_text_and_a_shared_prefix_change_nothing(
@@ -161,11 +175,21 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
         runner.run([Span(2, ids, False)])
         runner.close(2, ids)
         assert runner.open(3, prompts[0], ids[:50]) == 49
-        last = runner.run([Span(3, ids[49:50], True)])[0].double().numpy()
-        assert np.abs(last - fresh[49]).max() < 0.25
-        assert int(last.argmax()) == int(fresh[49].argmax())
+        last = runner.run([Span(3, ids[49:50], True)]).double().numpy()
+        assert divergence(fresh[49:50], last) < NOISE < divergence(fresh[49:50], fresh[48:49])
         runner.close(3, ())
-        assert runner.open(4, prompts[1], ids[:50]) == 0
+        # Kept after few positions at a time, it is the very same.
+        expected = logits_of(runner, prompts[1], ids[:50])[49]
+        for start in range(0, 60, 20):
+            if start == 0:
+                assert runner.open(5, prompts[1], ids[:60]) == 0
+            runner.run([Span(5, ids[start : start + 20], False)])
+        runner.close(5, ids[:60])
+        assert runner.open(6, prompts[1], ids[:50]) == 49
+        last = runner.run([Span(6, ids[49:50], True)])[0].double().numpy()
+        runner.close(6, ())
+        assert np.array_equal(last, expected)
+        assert runner.open(4, prompts[2], ids[:50]) == 0
         runner.close(4, ())
 
 
@@ -234,15 +258,16 @@ def test_a_file_that_llama_cpp_cannot_read_is_an_error(path: Path, tmp_path: Pat
         LlamaContext(path, kv_bytes=1000, max_cells=1024, sequences=2, batch=64)
 
 
-def test_a_model_with_a_window_goes_on_where_it_was_cut(gemma3: BaseModel) -> None:
+def test_a_model_with_a_window_goes_on_where_it_was_cut() -> None:
     """Gemma 3: BOS in front, vectors not scaled again, and texts longer than the window are cut only where that is right."""
+    gemma3 = load("gemma3-270m", device="cpu", dtype="float32")
     source = model_files.resolve("gemma3-270m")
     file = model_files.gguf_file(source)
     assert file is not None
     described = describe(source, file)
     rms = gemma3.embedding_rms
     matrix = torch.randn(12, gemma3.d_model, generator=torch.Generator().manual_seed(0)) * rms
-    prompt = SoftPrompt(matrix.numpy(), formats.Metadata(placement="after_bos", base=gemma3.ref))
+    prompt = SoftPrompt(matrix.numpy(), Metadata(placement="after_bos", base=gemma3.ref))
     ids = described.encode(PASSAGE)
     plain = TorchRunner(gemma3, kv_bytes=1 << 30, prefix_bytes=1 << 26)
     with runner_of(described, file, cells=2048) as runner:
@@ -250,7 +275,6 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut(gemma3: BaseModel) -> No
         behind = divergence(logits_of(plain, prompt, ids), logits_of(runner, prompt, ids))
         assert behind <= 1.25 * bare, (bare, behind)
         long = (ids * 8)[: runner.context.window + 60]
-        expected = logits_of(runner, prompt, long[:100])
         runner.open(1, prompt, long)
         runner.run([Span(1, long, False)])
         runner.close(1, long)
@@ -260,4 +284,3 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut(gemma3: BaseModel) -> No
         # Going on at its end is right.
         assert runner.open(3, prompt, [*long, 5]) == len(long)
         runner.close(3, ())
-        assert np.allclose(logits_of(runner, prompt, long[:100]), expected, atol=1e-3)

@@ -79,7 +79,7 @@ class GgufRunner:
             raise
         row = self._rows[number] = _Row(sequence, prompt, prefix, width, room, width)
         # The last token is run in any case: its logits are wanted.
-        found = self._kept.longest(prefix.key, ids[:-1], lambda kept, shared: self._can_be_cut(width, kept, shared))
+        found = self._kept.longest(prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
         if found is None:
             return 0
         kept, shared = found
@@ -178,7 +178,12 @@ class GgufRunner:
             logits_1V = self.context.run_embeds(row.prompt.matrix[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
-    def _can_be_cut(self, width: int, kept: Kept[State], shared: int) -> bool:
-        """Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing."""
-        window = self.context.window
-        return window == 0 or shared == len(kept.ids) or width + len(kept.ids) <= window
+    def _can_be_had(self, row: _Row, kept: Kept[State], shared: int) -> bool:
+        """Whether the beginning of a kept text can be restored: the whole must find cells for a moment, before it is cut.
+
+        Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing.
+        """
+        whole, window = row.width + len(kept.ids), self.context.window
+        if self._promised - row.room + whole > self.context.cells:
+            return False
+        return window == 0 or shared == len(kept.ids) or whole <= window

@@ -230,7 +230,7 @@ class _Buffers:
         # One sequence a position: a list of pointers to single numbers.
         addresses = self._sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self._sequences.itemsize
         self._lists = addresses.astype(np.uintp)
-        self._batch = c.llama_batch()
+        self._batch: Any = c.llama_batch()
         self._batch.pos = _pointer(self._positions, ctypes.c_int32)
         self._batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
         self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
