@@ -158,9 +158,12 @@ def prompt(base: BaseModel, seed: int, tokens: int = TOKENS) -> SoftPrompt:
 
 def engine_of(base: BaseModel) -> Engine:
     runner = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=1 << 28)
-    # No id ends a text here, as on transformers' side.
-    words = Words(base.decode, frozenset(), base.context_length, base.vocab_size)
-    return Engine(runner, words, Limits(rows=STREAMS))
+    return Engine(runner, words_of(base), Limits(rows=STREAMS))
+
+
+def words_of(base: BaseModel) -> Words:
+    """No id ends a text here, as on transformers' side."""
+    return Words(base.decode, frozenset(), base.context_length, base.vocab_size)
 
 
 def write(

@@ -45,7 +45,7 @@ def main() -> None:
         for number in range(VOICES):
             formats.write(prompt(base, number), library / f"v{number}.zip", force=True)
         del base
-        with server(options.model, library) as (process, url):
+        with server(options.model, library, "--runner", "torch") as (process, url):
             quiet = asyncio.run(answers(url, [(voice, text) for voice in range(-1, VOICES) for text in TEXTS]))
             before = psutil.Process(process.pid).memory_info().rss
             began = ended(url)
@@ -72,9 +72,9 @@ def main() -> None:
 class server:
     """`sordino serve` in a process of its own."""
 
-    def __init__(self, model: str, library: Path) -> None:
+    def __init__(self, model: str, library: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "sordino", "serve", "--model", model, "--library", str(library), "--port", "0"]
-        self.process = subprocess.Popen([*command, "--queue", "1000"], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([*command, "--queue", "1000", *flags], stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> tuple[subprocess.Popen[str], str]:
         assert self.process.stdout is not None

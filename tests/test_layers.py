@@ -31,6 +31,7 @@ ORDER = (
     "hub_models",
     "model_cache",
     "model_files",
+    "described_model",
     "base_model",
     "texts",
     "placement",

@@ -72,5 +72,15 @@ def test_a_text_takes_the_place_of_those_it_goes_on() -> None:
 def test_a_text_larger_than_the_budget_is_not_kept() -> None:
     cache = cache_of(50, A)
     cache.keep_text(A, [1, 2], "large", 100)
-    assert cache.bytes <= 50
     assert cache.longest(A, [1, 2]) is None
+    assert used(cache, A)
+
+
+def test_texts_take_half_of_the_room_and_push_no_prefix_out() -> None:
+    cache = cache_of(100, A, B, C)
+    for number in range(20):
+        cache.keep_text(A, [number, 1, 2], "text", 10)
+    assert cache.bytes == 30 + 50
+    assert all(used(cache, key) for key in (A, B, C))
+    assert cache.longest(A, [14, 1]) is None
+    assert cache.longest(A, [15, 1]) is not None

@@ -1,7 +1,7 @@
 """What was computed once and may be wanted again: soft prompts' prefixes, and the texts that followed them.
 
 The key is (fingerprint of the base model, content hash, placement), never a name; behind it, token ids. Least recently used
-goes first; what running rows stand on stays.
+goes first; what running rows stand on stays. Texts may take half of the room: many conversations do not push all prefixes out.
 
 Shape key: L layers, H key-value heads, S positions, C channels, D model width. Axis 1 (2): keys, values.
 """
@@ -36,6 +36,7 @@ class PrefixCache(Generic[T]):
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.bytes = self.hits = self.misses = self.evictions = self.text_hits = 0
+        self._text_bytes = 0
         self._kept: OrderedDict[tuple[Key, tuple[int, ...]], Kept[T]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -90,22 +91,26 @@ class PrefixCache(Generic[T]):
     def keep_text(self, key: Key, ids: Sequence[int], state: T, size: int) -> None:
         """Keep a text behind a soft prompt. It takes the place of kept texts that it goes on."""
         ids = tuple(ids)
+        if size > self.budget // 2:
+            return
         for other in [of for of in self._kept if of[0] == key and of[1] and of[1] == ids[: len(of[1])]]:
             self._drop(other)
         self._kept[key, ids] = Kept(key, ids, state, size)
         self.bytes += size
+        self._text_bytes += size
         self._shrink()
 
     def _shrink(self) -> None:
         for at, kept in list(self._kept.items()):
-            if self.bytes <= self.budget:
-                return
-            if not kept.users:
+            too_much_text = bool(kept.ids) and self._text_bytes > self.budget // 2
+            if too_much_text or (self.bytes > self.budget and not kept.users):
                 self._drop(at)
                 self.evictions += 1
 
     def _drop(self, at: tuple[Key, tuple[int, ...]]) -> None:
-        self.bytes -= self._kept.pop(at).bytes
+        kept = self._kept.pop(at)
+        self.bytes -= kept.bytes
+        self._text_bytes -= kept.bytes if kept.ids else 0
 
 
 def _shared(some: Sequence[int], others: Sequence[int]) -> int:

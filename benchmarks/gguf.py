@@ -1,0 +1,207 @@
+"""llama.cpp under our engine, with soft prompts, against llama.cpp's own server without any; and what a soft prompt gains there.
+
+Same file, same threads, greedy, 64 new tokens a stream, openings of 24 tokens, other ones every round. llama.cpp's server is the
+one in `xllamacpp` (its C++ loop); ours is `sordino serve --runner gguf` with another soft prompt a stream; both are asked over HTTP
+by the same client. The engine without HTTP is measured beside them. The gain is the held-out loss without a soft prompt less the
+loss behind it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
+
+    pip install xllamacpp; python -m benchmarks.gguf --rounds 5
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+
+from benchmarks.engine import NEW, READ, Side, openings, prompt
+from benchmarks.measuring import alternate, arguments, paired_ratio, save
+from benchmarks.soak import server as serving
+from sordino import formats, model_files
+from sordino.base_model import BaseModel, load
+from sordino.described_model import DescribedModel, describe
+from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.runner import Runner, Span
+from sordino.engine.torch_runner import TorchRunner
+from sordino.server.start import EngineOptions, gguf_runner
+from sordino.soft_prompt import SoftPrompt
+
+STREAMS = (1, 4, 16)
+WINDOW, WINDOWS = 128, 16
+
+
+def main() -> None:
+    options = arguments(__doc__ or "").parse_args()
+    threads = options.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    source = model_files.resolve(options.model)
+    path = model_files.gguf_file(source)
+    if path is None:
+        raise SystemExit(f"{options.model} is no .gguf file")
+    model, base = describe(source, path), load(options.model, device="cpu", dtype="float32")
+    rows: list[dict[str, Any]] = []
+    with runner_of(model, path) as runner:
+        rows.append(gain(model, base, runner))
+        save("gguf", base.device, rows)
+        server = LlamaServer(path, threads)
+        # Without an end, every stream says all its tokens.
+        words = Words(model.decode, frozenset(), model.context_length, model.vocab_size)
+        engine = Engine(runner, words, Limits(rows=max(STREAMS)))
+        with library_of(base, max(STREAMS)) as folder, serving(options.model, folder, "--runner", "gguf") as (_, url):
+            for streams in STREAMS:
+                ours = Side(base, [prompt(base, seed) for seed in range(streams)])
+                ours.engine = engine
+                seconds = alternate(
+                    {
+                        "sordino": OverHttp(url, options.model, base, streams),
+                        "llama.cpp": Theirs(server, base, streams),
+                        "sordino's engine": ours,
+                    },
+                    options.rounds,
+                    base.device,
+                )
+                row: dict[str, Any] = {"rows": f"{streams} stream{'s' * (streams > 1)}"}
+                for name, taken in seconds.items():
+                    row[f"{name}, tokens/s"] = round(streams * NEW / statistics.median(taken), 1)
+                row["sordino/llama.cpp"] = round(paired_ratio(seconds["llama.cpp"], seconds["sordino"]), 3)
+                rows.append(row)
+                save("gguf", base.device, rows)
+
+
+def runner_of(model: DescribedModel, path: Path) -> AbstractContextManager[Runner]:
+    return gguf_runner(model, path, EngineOptions(rows=max(STREAMS)))
+
+
+class LlamaServer:
+    """llama.cpp's own, as many slots as streams."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import xllamacpp
+
+        said = xllamacpp.CommonParams()
+        said.model.path = str(path)
+        said.n_parallel, said.n_ctx = max(STREAMS), max(STREAMS) * 512
+        said.cpuparams.n_threads = said.cpuparams_batch.n_threads = threads
+        said.warmup = True
+        self.server = xllamacpp.Server(said)
+        self.url = self.server.listening_address
+
+
+@contextmanager
+def library_of(base: BaseModel, count: int) -> Iterator[Path]:
+    """A folder with soft prompts v0, v1, ..."""
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(count):
+            formats.write(prompt(base, seed), Path(folder) / f"v{seed}.zip", force=True)
+        yield Path(folder)
+
+
+class OverHttp:
+    """As many requests at once as there are streams, each behind a soft prompt of its own."""
+
+    def __init__(self, url: str, model: str, base: BaseModel, streams: int) -> None:
+        self.url, self.model, self.base, self.streams, self.called = url, model, base, streams, 0
+        self.pool = ThreadPoolExecutor(streams)
+        self.client = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=streams))
+
+    def __call__(self) -> None:
+        texts = openings(self.base, self.streams, self.called)
+        self.called += 1
+        said = list(self.pool.map(self._ask, range(self.streams), texts))
+        if any(one["usage"]["completion_tokens"] != NEW for one in said):
+            raise SystemExit(f"other counts of tokens: {[one['usage'] for one in said]}")
+
+    def _ask(self, number: int, ids: Sequence[int]) -> Any:
+        body = {
+            "model": f"{self.model}:v{number}",
+            "prompt": list(ids),
+            "max_tokens": NEW,
+            "temperature": 0,
+            # No end of text.
+            "logit_bias": {str(i): -100 for i in self.base.stop_ids},
+        }
+        return self.client.post(f"{self.url}/v1/completions", json=body).json()
+
+
+class Theirs:
+    """As many requests at once as there are streams."""
+
+    def __init__(self, server: LlamaServer, base: BaseModel, streams: int) -> None:
+        self.server, self.base, self.streams, self.called = server, base, streams, 0
+        self.pool = ThreadPoolExecutor(streams)
+        self.client = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=streams))
+
+    def __call__(self) -> None:
+        texts = openings(self.base, self.streams, self.called)
+        self.called += 1
+        said = list(self.pool.map(self._ask, texts))
+        if any(one["tokens_predicted"] != NEW or one["tokens_evaluated"] != READ for one in said):
+            raise SystemExit(
+                f"other counts of tokens: {[(s['tokens_predicted'], s['tokens_evaluated']) for s in said]}"
+            )
+
+    def _ask(self, ids: Sequence[int]) -> Any:
+        body = {
+            "prompt": list(ids),
+            "n_predict": NEW,
+            "temperature": 0,
+            "top_k": 1,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "samplers": ["top_k"],
+        }
+        return self.client.post(f"{self.server.url}/completion", json=body).json()
+
+
+def gain(model: DescribedModel, base: BaseModel, runner: Runner) -> dict[str, Any]:
+    """What the packaged keeper gains on its held-out texts, in PyTorch and in llama.cpp."""
+    with resources.as_file(resources.files("sordino").joinpath("data")) as data:
+        keeper = formats.read(data / "prompts" / "keeper.zip")
+        ids = [
+            i for file in sorted((data / "keeper" / "heldout").glob("*.txt")) for i in model.encode(file.read_text())
+        ]
+    windows = [ids[at * WINDOW : (at + 1) * WINDOW] for at in range(min(WINDOWS, len(ids) // WINDOW))]
+    plain = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=1 << 28)
+    sides: dict[str, Callable[[SoftPrompt | None], float]] = {
+        "PyTorch": lambda soft: loss(plain, windows, soft),
+        "llama.cpp": lambda soft: loss(runner, windows, soft),
+    }
+    row: dict[str, Any] = {"rows": f"held-out gain, {len(windows) * (WINDOW - 1)} tokens"}
+    gains = {}
+    for name, side in sides.items():
+        began = time.perf_counter()
+        bare, behind = side(None), side(keeper)
+        gains[name] = bare - behind
+        row |= {f"{name}, none": round(bare, 4), f"{name}, keeper": round(behind, 4)}
+        print(f"{name}: {time.perf_counter() - began:.0f} s")
+    row["llama.cpp/PyTorch"] = round(gains["llama.cpp"] / gains["PyTorch"], 3)
+    return row
+
+
+def loss(runner: Runner, windows: Sequence[Sequence[int]], soft: SoftPrompt | None) -> float:
+    """Mean negative log likelihood of each window's tokens but its first, a token a step, as rows are written."""
+    total = 0.0
+    for number, window in enumerate(windows):
+        runner.open(number, soft, window)
+    for at in range(WINDOW - 1):
+        if not all(runner.grow(number, 1) for number in range(len(windows))):
+            raise SystemExit("too little room for the windows")
+        logits_NV = runner.run([Span(number, (window[at],), True) for number, window in enumerate(windows)])
+        next_N = torch.tensor([window[at + 1] for window in windows])
+        total += float(torch.nn.functional.cross_entropy(logits_NV.double(), next_N, reduction="sum"))
+    for number in range(len(windows)):
+        runner.close(number, ())
+    return total / (len(windows) * (WINDOW - 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What HTTP costs, and what a thousand soft prompts cost. PyTorch runs the model on both sides.
+
+HTTP: `sordino serve` with 16 streams and 16 soft prompts, asked by one client, against the engine called directly; greedy, 64 new
+tokens a stream, openings of 24 tokens, other ones every round.
+
+A thousand: 16 streams that draw their soft prompts at random from 1,000, with 200 MB for prefixes, so that most have to be run
+again, against the same streams behind one soft prompt. The budget holds about 220 prefixes of 20 positions.
+
+    python -m benchmarks.serving --rounds 5
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from typing import Any
+
+from benchmarks.engine import NEW, STREAMS, Side, openings, prompt, words_of, write
+from benchmarks.gguf import OverHttp, library_of
+from benchmarks.measuring import alternate, arguments, paired_ratio, save
+from benchmarks.soak import server
+from sordino.base_model import BaseModel, load
+from sordino.engine.engine import Engine, Limits
+from sordino.engine.torch_runner import TorchRunner
+from sordino.soft_prompt import SoftPrompt
+
+PROMPTS, BUDGET, TURNS = 1000, 200_000_000, 8
+
+
+def main() -> None:
+    options = arguments(__doc__ or "").parse_args()
+    base = load(options.model, device="cpu", dtype="float32")
+    prompts = [prompt(base, seed) for seed in range(PROMPTS)]
+    rows: list[dict[str, Any]] = []
+    with library_of(base, STREAMS) as folder, server(options.model, folder, "--runner", "torch") as (_, url):
+        seconds = alternate(
+            {
+                "http": OverHttp(url, options.model, base, STREAMS),
+                "engine": Side(base, prompts[:STREAMS]),
+            },
+            options.rounds,
+            base.device,
+        )
+    row: dict[str, Any] = {"rows": f"{STREAMS} streams over HTTP"}
+    for name, taken in seconds.items():
+        row[f"{name}, tokens/s"] = round(STREAMS * NEW / statistics.median(taken), 1)
+    row["http/engine"] = round(paired_ratio(seconds["engine"], seconds["http"]), 3)
+    rows.append(row)
+    save("serving", base.device, rows)
+
+    many, one = Crowd(base, prompts), Crowd(base, prompts[:1])
+    seconds = alternate({"1,000 prompts": many, "one prompt": one}, options.rounds, base.device)
+    row = {"rows": f"{PROMPTS:,} soft prompts, {BUDGET // 1_000_000} MB for prefixes"}
+    for name, taken in seconds.items():
+        row[f"{name}, tokens/s"] = round(STREAMS * TURNS * NEW / statistics.median(taken), 1)
+    row["many/one"] = round(paired_ratio(seconds["one prompt"], seconds["1,000 prompts"]), 3)
+    use = many.engine.runner.cache_use()
+    row |= {"hits": use.hits, "misses": use.misses, "evictions": use.evictions}
+    if not use.evictions:
+        raise SystemExit("nothing was let go: the budget is too large to show anything")
+    rows.append(row)
+    save("serving", base.device, rows)
+
+
+class Crowd:
+    """Several turns of 16 requests, all submitted at once, their soft prompts drawn at random."""
+
+    def __init__(self, base: BaseModel, prompts: list[SoftPrompt]) -> None:
+        self.base, self.prompts, self.called = base, prompts, 0
+        runner = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=BUDGET)
+        self.engine = Engine(runner, words_of(base), Limits(rows=STREAMS, queue=STREAMS * TURNS))
+        self.random = random.Random(0)
+
+    def __call__(self) -> None:
+        texts = openings(self.base, STREAMS * TURNS, self.called)
+        self.called += 1
+        write(self.engine, self.base, texts, [self.random.choice(self.prompts) for _ in texts])
+
+
+if __name__ == "__main__":
+    main()
