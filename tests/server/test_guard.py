@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_numbers_and_names_that_were_allowed_are_answered(live: Running, host: s
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:5000", "localhost.evil.example", "127.0.0.1.evil.example", ""]
 )
-@pytest.mark.parametrize("path", ["/v1/models", "/health", "/docs", "/metrics"])
+@pytest.mark.parametrize("path", ["/v1/models", "/health", "/openapi.json", "/metrics"])
 def test_other_names_are_not(live: Running, host: str, path: str) -> None:
     """A page whose own name points to 127.0.0.1 gets nothing, from no route."""
     answer = ask(live, path, Host=host)
@@ -55,7 +56,7 @@ def test_other_names_are_not(live: Running, host: str, path: str) -> None:
     "said", ["", "Bearer", "Bearer wrong", "Bearer sesame2", "Basic sesame", "sesame", "Bearer sésame"]
 )
 def test_every_route_wants_the_key(live: Running, said: str) -> None:
-    for path in ("/v1/models", "/metrics", "/docs", "/openapi.json", "/nothing"):
+    for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
         answer = ask(live, path, Authorization=said)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
@@ -116,3 +117,33 @@ def test_a_client_that_says_half_a_request_harms_nobody(live: Running) -> None:
         half.sendall("\r\n".join([*lines, "", "{"]).encode())
         assert ask(live).status_code == 200
     assert ask(live).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/api/v1/generate"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_body_that_any_page_could_send_is_not_read(live: Running, path: str, kind: str | None) -> None:
+    body = json.dumps({"model": "tiny-llama", "prompt": "a"})
+    headers = {"Authorization": "Bearer sesame"} | ({"Content-Type": kind} if kind else {})
+    answer = httpx.post(f"{live.url}{path}", content=body, headers=headers)
+    assert answer.status_code in (400, 422)
+    assert "Content-Type: application/json" in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://other.example", "null", "http://localhost:1", "http://[", "https://evil-page.example"]
+)
+def test_a_page_of_another_address_changes_nothing(live: Running, origin: str) -> None:
+    """Forms and empty requests are sent by browsers without a question first (CSRF)."""
+    headers = {"Authorization": "Bearer sesame", "Origin": origin}
+    for path in ("/v1/soft_prompt/unload", "/api/extra/abort", "/v1/soft_prompts"):
+        answer = httpx.post(f"{live.url}{path}", headers=headers, files={"file": ("v.zip", b"a")})
+        assert answer.status_code == 403
+    assert "--cors-origin" in answer.text
+    assert httpx.delete(f"{live.url}/v1/soft_prompts/keeper", headers=headers).status_code == 403
+    assert (live.folder / "keeper.zip").exists()
+
+
+def test_its_own_pages_and_those_that_are_listed_do(live: Running) -> None:
+    for origin in (live.url, "https://page.example", "https://writer.lan"):
+        headers = {"Authorization": "Bearer sesame", "Origin": origin}
+        assert httpx.post(f"{live.url}/v1/soft_prompt/unload", headers=headers).status_code == 200

@@ -22,6 +22,7 @@ from tests.server.running import Running, running, voice
 from tests.tiny_models import tiny_base
 
 TEXT = "The keeper wrote"
+JSON = {"Content-Type": "application/json"}
 GREEDY = {"temperature": 0, "rep_pen": 1, "max_length": 10}
 
 
@@ -58,22 +59,26 @@ def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 10)
     return complete(live.base, [Request(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
 
 
-def test_the_sequence_of_a_2023_client(live: Running) -> None:
-    """A replay of what KoboldAI Classic's clients did: version, model, list, set, get, generate, unset."""
-    assert get(live, "/api/latest/info/version") == {"result": "1.2.5"}
-    assert get(live, "/api/v1/model") == {"result": "tiny-llama"}
-    names = [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
-    assert names == ["clerk.zip", "keeper.zip"]
-    assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
-    answer = put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
-    assert (answer.status_code, answer.json()) == (200, {})
-    assert get(live, "/api/latest/config/soft_prompt") == {"value": "keeper.zip"}
-    assert written(live) == plainly(live, "keeper") != plainly(live, None)
-    for blank in ("", " "):
-        put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
-        assert put(live, "/api/v1/config/soft_prompt", value=blank).json() == {}
-        assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
-    assert written(live) == plainly(live, None)
+def exchanges(transcript: str) -> Iterator[tuple[str, str, str, int, Any]]:
+    """(method, path, body, status, answer) of each."""
+    lines = [line for line in transcript.splitlines() if line and not line.startswith("#")]
+    for asked, told in zip(lines[::2], lines[1::2], strict=True):
+        assert (asked[:2], told[:2]) == ("> ", "< ")
+        method, path, *body = asked[2:].split(" ", 2)
+        status, answer = told[2:].split(" ", 1)
+        yield method, path, body[0] if body else "", int(status), json.loads(answer)
+
+
+def test_the_written_sequence_of_a_2023_client(live: Running) -> None:
+    """A replay: such a client itself is not to be had any more."""
+    transcript = (Path(__file__).parent / "transcripts" / "kobold_2023.txt").read_text()
+    said = {f"TEXT({name or ''})": plainly(live, name) for name in (None, "keeper", "clerk")}
+    assert len(set(said.values())) == 3
+    for method, path, body, status, answer in exchanges(transcript):
+        if "results" in answer:
+            answer["results"] = [{"text": said[answer["results"][0]["text"]]}]
+        heard = httpx.request(method, f"{live.url}{path}", content=body, headers=JSON, timeout=30)
+        assert (heard.status_code, heard.json()) == (status, answer), f"{method} {path} {body}"
 
 
 def test_a_request_says_its_own_soft_prompt_or_none(live: Running) -> None:

@@ -246,4 +246,4 @@ def _say_ready(serving: Serving, listening: socket.socket) -> None:
         f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
         + (f"; default {one_line(default)}" if default else "")
     )
-    out.print(f"Next:  point an OpenAI client to {address}/v1, or look at {address}/docs; Ctrl-C stops")
+    out.print(f"Next:  point an OpenAI client to {address}/v1, or a KoboldAI client to {address}; Ctrl-C stops")

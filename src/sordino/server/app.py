@@ -33,7 +33,8 @@ def create_app(
 
     models: to change to another model. origins: web pages of other addresses that may call it (CORS); none by default.
     """
-    app = FastAPI(title="Sordino", version=serving.version, docs_url="/docs", redoc_url=None)
+    # No page of the API: FastAPI's loads its scripts from another server.
+    app = FastAPI(title="Sordino", version=serving.version, docs_url=None, redoc_url=None)
     app.state.serving, app.state.models = serving, models
     app.state.kobold = kobold_api.new_state(serving)
     app.include_router(openai_api.router)
@@ -51,7 +52,7 @@ def create_app(
     if origins:
         outer = CORSMiddleware(outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     limits = serving.limits
-    return RequestLog(Guard(outer, api_key, frozenset(allowed_hosts), limits.body, limits.upload))
+    return RequestLog(Guard(outer, api_key, frozenset(allowed_hosts), frozenset(origins), limits.body, limits.upload))
 
 
 async def health(request: Request, response: Response) -> dict[str, Any]:
@@ -99,6 +100,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     if first["type"] == "json_invalid":
         return _answer(request, 400, f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
+    # Bodies of other kinds are not read as JSON: any web page may send those to any address without asking.
+    if not place and "json" not in request.headers.get("content-type", "") and first["type"] != "missing":
+        return _answer(request, 400, "the body must be JSON: send the header Content-Type: application/json")
     field = place[0] if place else ""
     where = ".".join(place)
     return _answer(request, 400, f"{where}: {first['msg']}" if where else first["msg"], field=field)

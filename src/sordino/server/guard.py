@@ -4,6 +4,8 @@ Plain ASGI, so that nothing behind it can forget to ask.
 
 - Host: a page on the internet can let its own name point to 127.0.0.1 and so talk to this server through its visitor's browser
   (DNS rebinding). Numbers, localhost and names that were allowed are answered; other names are not.
+- Origin: a page of another address can send a form, or nothing at all, to any address and need not be let in for that. What would
+  change something is refused unless the page is this server's own, or listed.
 - Key: where one is set every request needs it, `/health` excepted, compared in constant time.
 - Size: a body of more than the limit is refused before it is read.
 """
@@ -15,6 +17,7 @@ import ipaddress
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,11 +29,12 @@ OPEN_PATHS = frozenset({"/health"})
 
 @dataclass(frozen=True)
 class Guard:
-    """An ASGI application around another. max_bytes: of a request's body."""
+    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body."""
 
     app: ASGIApp
     api_key: str | None = None
     allowed_hosts: Collection[str] = ()
+    origins: Collection[str] = ()
     max_bytes: int = 4 << 20
     max_upload_bytes: int = 64 << 20
 
@@ -50,6 +54,12 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return 403, f"the host name {host[:100]!r} is not one of this server's: start it with --allowed-host NAME"
+        origin = headers.get("origin", "")
+        if origin and scope.get("method") not in ("GET", "HEAD", "OPTIONS") and not self._is_let_in(origin, host):
+            return (
+                403,
+                f"pages of {origin[:100]!r} may not write here: start the server with --cors-origin {origin[:100]}",
+            )
         # A browser asks without a key whether a page may ask (CORS); the answer says nothing else.
         is_question = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
         needs_key = self.api_key is not None and scope["path"] not in OPEN_PATHS and not is_question
@@ -70,6 +80,16 @@ class Guard:
         except ValueError:
             return False
         return True
+
+    def _is_let_in(self, origin: str, host: str) -> bool:
+        """Behind a tunnel the page's address is the tunnel's, which was allowed, and the host may be another."""
+        if origin in self.origins or "*" in self.origins:
+            return True
+        try:
+            page = urlsplit(origin)
+            return bool(page.hostname) and (page.netloc == host or page.hostname in self.allowed_hosts)
+        except ValueError:
+            return False
 
     def _is_key(self, headers: dict[str, str]) -> bool:
         kind, _, said = headers.get("authorization", "").partition(" ")

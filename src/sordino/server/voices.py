@@ -1,7 +1,7 @@
 """Which soft prompt a request gets.
 
 Strongest first: what the request says (a soft prompt, or none, said so); what the route falls back to: the server's default
-on KoboldAI's routes, none on OpenAI's. The default is remembered for each model, by content as well as by name.
+on KoboldAI's routes, none on OpenAI's. The default is remembered for each model, by the model's fingerprint.
 """
 
 from __future__ import annotations
