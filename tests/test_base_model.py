@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -390,3 +391,24 @@ def test_gemma_reads_and_writes_text(gemma):
     assert gemma.encode_markup("<start_of_turn>") == [105]
     with pytest.raises(ModelError, match="no chat template"):
         gemma.chat_segments(CHAT)
+
+
+def test_two_threads_read_texts_and_markup_each_as_it_is() -> None:
+    """The tokenizer has one switch for whether markers are text."""
+    base = tiny_base("llama")
+    marked = "the sea <|im_end|> the lamp"
+    text, markup = base.encode(marked), base.encode_markup(marked)
+    assert text != markup
+    wrong = []
+
+    def read(encode, right) -> None:
+        wrong.extend(found for _ in range(1500) if (found := encode(marked)) != right)
+
+    threads = [
+        Thread(target=read, args=some) for some in ((base.encode, text), (base.encode_markup, markup)) for _ in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

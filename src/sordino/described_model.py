@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -55,6 +56,7 @@ class DescribedModel:
     fingerprint: str
     bos_ids: tuple[int, ...]
     stop_ids: frozenset[int]
+    _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
     def placement(self) -> Placement:
@@ -73,13 +75,11 @@ class DescribedModel:
         except UnicodeEncodeError as error:
             # A byte of the command line that was no UTF-8, or half a pair in JSON: tokenisers refuse it with a TypeError.
             raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-        return [int(i) for i in ids]
+        return self._tokenised(text, markers_are_text=True)
 
     def encode_markup(self, text: str) -> list[int]:
         """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS."""
-        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=False, verbose=False)["input_ids"]
-        return [int(i) for i in ids]
+        return self._tokenised(text, markers_are_text=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids: without special tokens, its spaces as the tokens have them."""
@@ -121,6 +121,12 @@ class DescribedModel:
                 do="give --force to try all the same" if answer.forcible else "choose a model of its width",
             )
         return answer
+
+    def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
+        # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
+        with self._one_at_a_time:
+            found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
+        return [int(i) for i in found["input_ids"]]
 
     def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         if not getattr(self.tokenizer, "chat_template", None):

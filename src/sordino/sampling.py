@@ -5,7 +5,6 @@ Shape key: V vocabulary, C candidates (words that are still possible, likeliest 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ HALF = "\ufffd"
 # KoboldAI's numbers for the steps of `order`.
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 _FIRST_LOOK = 512
+# Looked at for every token of every row.
+MOST_STOPS, MOST_BIASES = 256, 1024
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Kept = npt.NDArray[np.bool_]
@@ -60,21 +61,24 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _check(self.max_tokens >= 1, "--max-tokens", "1 or more", self.max_tokens)
-        _check(0 <= self.temperature < math.inf, "--temperature", "0 or more", self.temperature)
+        _check(_off_or_within(self.temperature, 1e-3, 1e3), "--temperature", "0, or 0.001 to 1000", self.temperature)
         _check(self.top_k >= 0, "--top-k", "0 or more", self.top_k)
         _check(0 < self.top_p <= 1, "--top-p", "above 0, at most 1", self.top_p)
         _check(0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p)
         _check(0 < self.typical <= 1, "--typical", "above 0, at most 1", self.typical)
         _check(0 <= self.top_a <= 1, "--top-a", "0 to 1", self.top_a)
         _check(0 < self.tfs <= 1, "--tfs", "above 0, at most 1", self.tfs)
-        _check(0 < self.repetition_penalty < math.inf, "--repetition-penalty", "above 0", self.repetition_penalty)
+        _check(0.01 <= self.repetition_penalty <= 100, "--repetition-penalty", "0.01 to 100", self.repetition_penalty)
         _check(self.repetition_range >= 0, "--repetition-range", "0 or more", self.repetition_range)
-        _check(0 <= self.repetition_slope < math.inf, "--repetition-slope", "0 or more", self.repetition_slope)
+        slope = self.repetition_slope
+        _check(_off_or_within(slope, 1e-3, 1e3), "--repetition-slope", "0, or 0.001 to 1000", slope)
         _check(-2 <= self.presence_penalty <= 2, "--presence-penalty", "-2 to 2", self.presence_penalty)
         _check(-2 <= self.frequency_penalty <= 2, "--frequency-penalty", "-2 to 2", self.frequency_penalty)
         _check(sorted(self.order) == list(range(7)), "--order", "each of 0 to 6 once", self.order)
-        _check(all(map(_is_finite, self.logit_bias)), "--logit-bias", "finite numbers", self.logit_bias)
+        _check(len(self.logit_bias) <= MOST_BIASES, "--logit-bias", f"at most {MOST_BIASES}", len(self.logit_bias))
+        _check(all(abs(bias) <= 1e9 for _, bias in self.logit_bias), "--logit-bias", "-1e9 to 1e9", self.logit_bias)
         _check(self.logprobs is None or 0 <= self.logprobs <= 20, "--logprobs", "0 to 20", self.logprobs)
+        _check(len(self.stop) <= MOST_STOPS, "--stop", f"at most {MOST_STOPS}", len(self.stop))
         _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
 
 
@@ -184,8 +188,9 @@ def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple
             if look >= len(logits_V) or probs_C.sum() >= sampling.top_p:
                 break
             look *= 8
-        ids_C = ids_C[_keep_top_p(probs_C, sampling)]
-        return ids_C, logits_V[ids_C], steps[1:]
+        keep_C = _keep_top_p(probs_C, sampling)
+        keep_C[0] = True
+        return ids_C[keep_C], logits_V[ids_C[keep_C]], steps[1:]
     ids_C = _likeliest(logits_V, len(logits_V))
     return ids_C, logits_V[ids_C], steps
 
@@ -264,7 +269,7 @@ def _penalties(seen_ids: Sequence[int], sampling: Sampling) -> dict[int, float]:
     places = max(sampling.repetition_range, len(within))
     if not slope or places < 2:
         return dict.fromkeys(within, sampling.repetition_penalty)
-    place = np.linspace(-1, 1, places)[places - len(within) :]
+    place = np.arange(places - len(within), places) * (2 / (places - 1)) - 1
     bent = slope * place / (1 + np.abs(place) * (slope - 1))
     return {word: 1 + extent * (float(share) + 1) / 2 for word, share in zip(within, bent, strict=True)}
 
@@ -296,8 +301,9 @@ def held_back(text: str, stop: Sequence[str]) -> int:
     return len(text) - len(whole) + held
 
 
-def _is_finite(bias: tuple[int, float]) -> bool:
-    return math.isfinite(bias[1])
+def _off_or_within(value: float, least: float, most: float) -> bool:
+    """Beyond, arithmetic on logits leaves what numbers can hold. NaN is not within."""
+    return value == 0 or least <= value <= most
 
 
 def _check(holds: bool, flag: str, expected: str, got: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -92,7 +93,7 @@ class SoftPrompt:
     def d_model(self) -> int:
         return int(self.matrix.shape[1])
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the shape and the little-endian float32 bytes: the identity of the prompt.
 

@@ -110,3 +110,25 @@ def test_one_ctrl_c_lets_a_stream_finish_and_two_stop_it(server: tuple[Process, 
     assert process.ended() == 0
     assert ("[DONE]" in text) == (signals == 1)
     assert "Traceback" not in "".join(process.lines)
+
+
+def test_two_ctrl_c_wait_for_nobody(server: tuple[Process, str]) -> None:
+    """Not for a request whose body never comes."""
+    process, url = server
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as half:
+        head = [
+            "POST /v1/completions HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            "Content-Length: 50",
+        ]
+        half.sendall("\r\n".join([*head, "", "{"]).encode())
+        assert httpx.get(f"{url}/health").status_code == 200
+        began = time.monotonic()
+        for _ in range(2):
+            process.process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert process.ended() == 0
+        assert time.monotonic() - began < 10
+    assert "Traceback" not in "".join(process.lines)

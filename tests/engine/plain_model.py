@@ -41,8 +41,9 @@ class Model:
     def prefix_length(self, soft: SoftPrompt | None) -> int:
         return soft.n_tokens if soft else 1
 
-    def could_hold(self, length: int) -> bool:
-        return length <= self.room
+    @property
+    def most_positions(self) -> int:
+        return self.room
 
     def free(self) -> int:
         return self.room - sum(room for _, _, room in self.rows.values())

@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.runner import Span
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
-from sordino.sampling import Sampling
+from sordino.sampling import Drawn, Sampling, sample
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.plain_model import STOP, TAME, WORDS, Model, V, alone, prompt
 
@@ -139,7 +141,9 @@ def test_what_can_never_run_is_refused_at_once() -> None:
         engine.submit(Request((1,) * 20, None, replace(TAME, max_tokens=60)))
     with pytest.raises(ConfigError, match="logit_bias"):
         engine.submit(Request((1,), sampling=replace(TAME, logit_bias=((V, 1.0),))))
-    engine.submit(Request((1,), sampling=TAME))
+    for _ in range(2):
+        # One will run, one waits.
+        engine.submit(Request((1,), sampling=TAME))
     with pytest.raises(EngineBusy, match="queue is full"):
         engine.submit(Request((1,), sampling=TAME))
     assert not engine.runner.rows  # type: ignore[attr-defined]
@@ -161,3 +165,60 @@ def test_usage_counts_what_was_read_and_said() -> None:
     request = Request((1, 2, 3), prompt(1.0, 4), replace(TAME, max_tokens=5, logit_bias=((STOP, -1e9),)))
     engine.submit(request)
     assert finished(engine)[-1][1] == End("length", 7, 5)
+
+
+class Spoiled(Model):
+    """A model whose answer behind one soft prompt is no number."""
+
+    def run(self, spans: Sequence[Span]) -> Tensor:
+        logits = super().run(spans)
+        for at, span in enumerate(span for span in spans if span.wanted):
+            if self.rows[span.number][0] is BAD:
+                logits[at, 3] = float("nan")
+        return logits
+
+
+BAD = prompt(9.0)
+
+
+def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
+    engine = Engine(Spoiled(), WORDS, Limits(rows=3, queue=9))
+    good = [Request((1, 2), prompt(1.0), TAME, seed) for seed in range(2)]
+    numbers = [engine.submit(one) for one in (good[0], Request((1,), BAD, TAME), good[1])]
+    ends = collected(finished(engine))
+    assert ends[numbers[1]] == ("", "failed")
+    assert [ends[numbers[0]], ends[numbers[2]]] == [alone(one) for one in good]
+
+
+def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sordino.engine import engine as module
+
+    def failing(
+        logits: Tensor, seen: Sequence[int], sampling: Sampling, random: torch.Generator, *, n_new: int
+    ) -> Drawn:
+        if sampling.top_k == 7:
+            raise ZeroDivisionError
+        return sample(logits, seen, sampling, random, n_new=n_new)
+
+    monkeypatch.setattr(module, "sample", failing)
+    engine = Engine(Model(), WORDS, Limits(rows=3, queue=9))
+    good = Request((1, 2), prompt(1.0), TAME)
+    numbers = [engine.submit(one) for one in (good, Request((1,), None, replace(TAME, top_k=7)))]
+    events = finished(engine)
+    ends = collected(events)
+    assert ends == {numbers[0]: alone(good), numbers[1]: ("", "failed")}
+    (error,) = [event.error for _, event in events if isinstance(event, End) and event.error]
+    assert "drawing a token failed" in error.message
+
+
+def test_an_idle_engine_takes_as_many_as_it_has_rows_without_a_queue() -> None:
+    engine = Engine(Model(), WORDS, Limits(rows=2, queue=0))
+    requests = [Request((1,), None, TAME, seed) for seed in range(3)]
+    engine.check(requests[:2])
+    with pytest.raises(EngineBusy):
+        engine.check(requests)
+    numbers = [engine.submit(one) for one in requests[:2]]
+    with pytest.raises(EngineBusy):
+        engine.submit(requests[2])
+    ends = collected(finished(engine))
+    assert [ends[number] for number in numbers] == [alone(one) for one in requests[:2]]

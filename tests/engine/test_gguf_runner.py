@@ -18,7 +18,7 @@ from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
-from sordino.errors import ModelError, OutOfMemory
+from sordino.errors import DoesNotFit, ModelError, OutOfMemory
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
@@ -270,7 +270,7 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut() -> None:
     prompt = SoftPrompt(matrix.numpy(), Metadata(placement="after_bos", base=gemma3.ref))
     ids = described.encode(PASSAGE)
     plain = TorchRunner(gemma3, kv_bytes=1 << 30, prefix_bytes=1 << 26)
-    with runner_of(described, file, cells=2048) as runner:
+    with runner_of(described, file, cells=3072) as runner:
         bare = divergence(logits_of(plain, None, ids), logits_of(runner, None, ids))
         behind = divergence(logits_of(plain, prompt, ids), logits_of(runner, prompt, ids))
         assert behind <= 1.25 * bare, (bare, behind)
@@ -284,3 +284,32 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut() -> None:
         # Going on at its end is right.
         assert runner.open(3, prompt, [*long, 5]) == len(long)
         runner.close(3, ())
+
+        # A row beyond the window has given cells of its prefix away: the next behind the same prompt must not take them from it.
+        short = ids[:15]
+        alone = read(runner, 4, prompt, short)
+        runner.close(4, ())
+        read(runner, 5, None, [7] * 400)
+        read(runner, 6, prompt, (ids * 12)[: runner.context.window + 180])
+        runner.close(5, ())
+        read(runner, 7, None, [9] * 600)
+        crowd = read(runner, 8, prompt, short)
+        assert divergence(alone, crowd) < NOISE
+
+
+def read(runner: Runner, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
+    """The logits [1, V] behind a text of a row that stays open."""
+    shared = runner.open(number, prompt, ids)
+    assert shared is not None
+    return runner.run([Span(number, ids[shared:], True)]).double().numpy()
+
+
+def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_pool(
+    model: DescribedModel, path: Path
+) -> None:
+    huge = SoftPrompt(np.full((3, model.d_model), 3e38, np.float32), Metadata(placement="start"))
+    with runner_of(model, path) as runner:
+        quiet = read(runner, 0, None, [5, 6, 7])
+        with pytest.raises(DoesNotFit, match="no finite numbers"):
+            runner.open(1, huge, [5])
+        assert divergence(quiet, read(runner, 2, None, [5, 6, 7])) < NOISE

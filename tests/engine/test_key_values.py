@@ -58,7 +58,8 @@ def test_rows_keep_what_they_hold(plan: list[tuple[str, int, int]], rooms: int) 
             if store.open(number, filled(at, length), length):
                 held[number] = (at, length)
             else:
-                assert store.bytes + room_for(length) * SHAPE.position_bytes > budget
+                taken = sum(place.shelf.room for place in store.places.values()) + room_for(length)
+                assert taken * SHAPE.position_bytes > budget
         elif what == "grow" and number in held:
             store.grow(number, length)
         elif what == "close" and number in held:
@@ -70,3 +71,27 @@ def test_rows_keep_what_they_hold(plan: list[tuple[str, int, int]], rooms: int) 
             assert torch.equal(store.take(row), filled(value, size))
         for shelf in store.shelves.values():
             assert [store.places[row].index for row in shelf.numbers] == list(range(len(shelf.numbers)))
+
+
+def test_places_that_nobody_needs_any_more_are_given_back() -> None:
+    store = KeyValues(SHAPE, 16 * SMALLEST * SHAPE.position_bytes)
+    for number in range(16):
+        assert store.open(number, filled(number, 3), 3)
+    for number in range(13):
+        store.close(number)
+    assert store.bytes <= 8 * SMALLEST * SHAPE.position_bytes
+    # Those on a shelf of half its rows make way for a row of another.
+    for number in range(100, 105):
+        assert store.open(number, filled(number, 3), 3)
+    assert store.open(200, None, 8 * SMALLEST)
+    assert [store.take(number)[0, 0, 0, 0, 0] for number in range(13, 16)] == [13, 14, 15]
+
+
+def test_what_a_spoiled_row_held_is_wiped() -> None:
+    store = KeyValues(SHAPE, 1 << 30)
+    store.open(1, filled(float("nan"), 5), 5)
+    store.open(2, filled(2, 5), 5)
+    store.close(1, spoiled=True)
+    assert torch.isfinite(store.places[2].shelf.tensor).all()
+    store.open(3, None, 5)
+    assert torch.isfinite(store.places[3].shelf.tensor).all()

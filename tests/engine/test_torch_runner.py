@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from sordino.base_model import BaseModel
 from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.key_values import KeyValues, Shape
 from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.torch_runner import TorchRunner
-from sordino.errors import DoesNotFit
+from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
@@ -66,7 +69,7 @@ class Said:
     end: End | None = None
 
 
-def run(engine: Engine, requests: list[Request], *, steps_between: int = 2) -> list[Said]:
+def run(engine: Engine, requests: list[Request], *, steps_between: int = 2, may_fail: bool = False) -> list[Said]:
     """Submit one after another while the others run: rows come and go."""
     numbers: dict[int, Said] = {}
 
@@ -86,7 +89,8 @@ def run(engine: Engine, requests: list[Request], *, steps_between: int = 2) -> l
             step()
     while engine.busy:
         step()
-    assert all(said.end is not None and said.end.reason in ("stop", "length") for said in numbers.values())
+    fine = ("stop", "length", "failed") if may_fail else ("stop", "length")
+    assert all(said.end is not None and said.end.reason in fine for said in numbers.values())
     return list(numbers.values())
 
 
@@ -255,3 +259,60 @@ def test_prompts_that_are_run_side_by_side_are_what_each_is_alone(family: str) -
         assert ours.shape == theirs.shape
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     assert (together.cache_use().misses, together.cache_use().hits) == (len(softs), 0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gptj"])
+def test_a_soft_prompt_of_huge_numbers_is_refused_and_spoils_nobody(family: str) -> None:
+    base = tiny_base(family, dtype=torch.float32)
+    huge = SoftPrompt(np.full((3, base.d_model), 3e38, np.float32) * np.where(np.arange(base.d_model) % 2, 1, -1))
+    ids, greedy = tuple(base.encode("the sea")), Sampling(max_tokens=5, temperature=0, logprobs=1)
+    engine = engine_of(base, Limits(rows=4, queue=9))
+    quiet = run(engine, [Request(ids, None, greedy)])[0]
+    requests = [Request(ids, huge, greedy), Request(ids, None, greedy), Request(ids, huge, greedy)]
+    said = run(engine, requests, may_fail=True)
+    errors = [row.end.error if row.end else None for row in said]
+    assert [type(error) for error in errors] == [DoesNotFit, type(None), DoesNotFit]
+    assert said[1].ids == quiet.ids
+    assert run(engine, [Request(ids, None, greedy)])[0].ids == quiet.ids
+
+
+def test_what_is_run_ahead_is_run_once_however_small_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soft prompts wait for rows, and rows for room: neither makes anything run again."""
+    base = tiny_base("llama")
+    softs = [prompt(base, 8, seed, base.placement) for seed in range(8)]
+    ids, greedy = tuple(base.encode("the sea")), Sampling(max_tokens=5, temperature=0)
+    shape = TorchRunner(base, kv_bytes=1, prefix_bytes=0)._key_values.shape
+    ran = []
+    plain = TorchRunner._encoded
+    monkeypatch.setattr(TorchRunner, "_encoded", lambda self, some: ran.extend(some) or plain(self, some))  # type: ignore[func-returns-value]
+    for prefixes in (0, 2, 7, 8):
+        for rows in (2, 8):
+            ran.clear()
+            engine = engine_of(
+                base,
+                Limits(rows=8, queue=9),
+                prefix_bytes=prefixes * 8 * shape.position_bytes,
+                kv_bytes=rows * 256 * shape.position_bytes,
+            )
+            run(engine, [Request(ids, soft, greedy) for soft in softs])
+            assert len(ran) == len(softs), (prefixes, rows)
+            assert engine.runner.cache_use().hits == 0
+
+
+def test_memory_that_runs_out_ends_or_delays_rows_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("llama")
+    ids, greedy = tuple(base.encode(TEXTS[2])), Sampling(max_tokens=5, temperature=0)
+    engine = engine_of(base, Limits(rows=2, queue=9))
+    quiet = run(engine, [Request(ids, None, greedy)])[0]
+    plain = Shape.empty
+    monkeypatch.setattr(Shape, "empty", _no_memory)
+    said = run(engine, [Request(ids, None, greedy)], may_fail=True)[0]
+    assert said.end is not None
+    assert isinstance(said.end.error, OutOfMemory)
+    monkeypatch.setattr(Shape, "empty", plain)
+    monkeypatch.setattr(KeyValues, "take", _no_memory)
+    assert run(engine, [Request(ids, None, greedy)])[0].ids == quiet.ids
+
+
+def _no_memory(*_: object) -> Tensor:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

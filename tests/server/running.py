@@ -61,12 +61,13 @@ def running(
     limits: ServerLimits | None = None,
     rows: int = 4,
     queue: int = 50,
+    kv_bytes: int = 1 << 26,
     others: Mapping[str, BaseModel] | None = None,
     **app: Any,
 ) -> Iterator[Running]:
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
-    options = EngineOptions(rows=rows, queue=queue, kv_bytes=1 << 26, prefix_bytes=1 << 22)
+    options = EngineOptions(rows=rows, queue=queue, kv_bytes=kv_bytes, prefix_bytes=1 << 22)
     bases = {base.name: base, **(others or {})}
     library, metrics = Library([folder / "library"]), Metrics()
 

@@ -35,7 +35,7 @@ def ask(live: Running, path: str = "/v1/models", **headers: str) -> httpx.Respon
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "localhost:5000", "127.0.0.1:81", "192.168.1.5", "[::1]:80", "writer.lan:9"]
+    "host", ["localhost", "LocalHost:5000", "127.0.0.1:81", "192.168.1.5", "[::1]:80", "writer.lan:9"]
 )
 def test_numbers_and_names_that_were_allowed_are_answered(live: Running, host: str) -> None:
     assert ask(live, Host=host).status_code == 200
@@ -147,3 +147,39 @@ def test_its_own_pages_and_those_that_are_listed_do(live: Running) -> None:
     for origin in (live.url, "https://page.example", "https://writer.lan"):
         headers = {"Authorization": "Bearer sesame", "Origin": origin}
         assert httpx.post(f"{live.url}/v1/soft_prompt/unload", headers=headers).status_code == 200
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    with running(tmp_path, limits=ServerLimits(body_seconds=0.3)) as live:
+        host, port = live.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as half:
+            head = [
+                "POST /v1/completions HTTP/1.1",
+                "Host: localhost",
+                "Content-Type: application/json",
+                "Content-Length: 50",
+            ]
+            half.sendall("\r\n".join([*head, "", "{"]).encode())
+            assert b" 408 " in half.recv(1000).split(b"\r\n")[0]
+        # A long answer is no long body.
+        ask = {"model": "tiny-llama", "prompt": "a", "max_tokens": 200}
+        assert httpx.post(f"{live.url}/v1/completions", json=ask, timeout=30).status_code == 200
+
+
+def test_an_error_of_our_own_is_told_in_the_shape_of_the_api(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr(type(live.serving.voices), "all", broken)
+    headers = {"Authorization": "Bearer sesame"}
+    openai = httpx.get(f"{live.url}/v1/models", headers=headers)
+    assert (openai.status_code, openai.json()["error"]["type"]) == (500, "server_error")
+    kobold = httpx.get(f"{live.url}/api/v1/config/soft_prompts_list", headers=headers)
+    assert (kobold.status_code, list(kobold.json()["detail"])) == (500, ["msg", "type"])
+    assert "secret" not in openai.text + kobold.text
+
+
+def test_a_key_beyond_ascii(tmp_path: Path) -> None:
+    with running(tmp_path, api_key="sésame") as live:
+        for said, status in (("Bearer sésame".encode(), 200), (b"Bearer s?same", 401), (b"Bearer s\xe9same", 401)):
+            assert httpx.get(f"{live.url}/v1/models", headers={"Authorization": said}).status_code == status

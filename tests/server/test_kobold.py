@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from sordino import formats
+from sordino.base_model import BaseModel
+from sordino.engine.torch_runner import TorchRunner
 from sordino.generate import Request, complete
 from sordino.sampling import Sampling
-from sordino.server.kobold_fields import IGNORED, Generate, Settings, formatted
+from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, Generate, Settings, formatted
 from sordino.server.serving import ServerLimits
 from tests.server.running import Running, running, voice
 from tests.tiny_models import tiny_base
@@ -153,6 +155,7 @@ def test_every_wrong_field_is_named_with_422(live: Running, body: dict[str, Any]
 
 def test_unknown_and_meaningless_fields_are_ignored(live: Running) -> None:
     assert written(live, nonsense=[1, 2], **dict.fromkeys(IGNORED, True)) == plainly(live, None)
+    assert set(IGNORED_IN_STREAMS) < set(Generate.model_fields)
     assert not set(IGNORED) & set(Generate.model_fields)
 
 
@@ -218,14 +221,88 @@ def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> No
         assert get(live, "/api/v1/config/soft_prompts_list") == {"values": []}
         # What was counted before still counts.
         assert 'sordino_requests_total{api="kobold",reason="length"} 2.0' in httpx.get(f"{live.url}/metrics").text
-        assert put(live, "/api/v1/model", model="tiny-llama").status_code == 422
+        assert put(live, "/api/v1/model", model="a stranger's").status_code == 422
+        # The first one may come back.
+        assert put(live, "/api/v1/model", model="tiny-llama").json() == {}
+        assert written(live, max_length=100) == old
 
 
 def test_a_busy_server_says_503_as_koboldai(tmp_path: Path) -> None:
     with running(tmp_path, rows=1, queue=0) as live:
-        answer = post(live, "/api/v1/generate", prompt=TEXT)
-        assert answer.status_code == 503
-        assert answer.json()["detail"]["type"] == "service_unavailable"
+        assert post(live, "/api/v1/generate", prompt=TEXT, max_length=2).status_code == 200
+        step = live.serving.backend._engine.step
+        live.serving.backend._engine.step = lambda: (time.sleep(0.05), step())[1]  # type: ignore[method-assign]
+        endless = {"model": "tiny-llama", "prompt": "a", "max_tokens": 100, "stream": True}
+        endless |= {"logit_bias": {str(i): -100 for i in live.base.stop_ids}}
+        with httpx.stream("POST", f"{live.url}/v1/completions", json=endless) as first:
+            lines = first.iter_lines()
+            next(lines)
+            for route in ("/api/v1/generate", "/api/extra/generate/stream"):
+                answer = post(live, route, prompt=TEXT)
+                assert answer.status_code == 503
+                assert answer.json()["detail"]["type"] == "service_unavailable"
+
+
+def test_memory_for_rows_bounds_what_is_cut_and_told(tmp_path: Path) -> None:
+    base = tiny_base("llama", dtype=torch.float32, max_position_embeddings=1024)
+    with running(tmp_path, base, kv_bytes=_bytes_of_positions(base, 300)) as live:
+        assert get(live, "/api/extra/true_max_context_length") == {"value": 256}
+        assert written(live, prompt="the sea " * 300, max_context_length=2000) != ""
+        answer = post(live, "/v1/completions", model="tiny-llama", prompt=[5] * 300, max_tokens=4)
+        assert (answer.status_code, "256 positions" in answer.text) == (507, True)
+
+
+def _bytes_of_positions(base: BaseModel, count: int) -> int:
+    runner = TorchRunner(base, kv_bytes=1, prefix_bytes=0)
+    return runner._key_values.shape.position_bytes * count
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 1e-310),
+        ("rep_pen_slope", 1e-17),
+        ("rep_pen", 1e300),
+        ("stop_sequence", [str(number) for number in range(300)]),
+    ],
+)
+def test_numbers_beyond_arithmetic_are_refused_by_name(live: Running, field: str, value: Any) -> None:
+    answer = post(live, "/api/v1/generate", prompt=TEXT, **{field: value})
+    assert (answer.status_code, list(answer.json()["detail"])) == (422, [field])
+    if field != "stop_sequence":
+        assert put(live, f"/api/v1/config/{field}", value=value).status_code == 422
+    assert written(live) == plainly(live, None)
+
+
+def test_a_penalty_over_more_than_there_is_costs_nothing(live: Running) -> None:
+    one = {"prompt": TEXT, "max_length": 10, "temperature": 0, "rep_pen": 1.3}
+    assert post(live, "/api/v1/generate", **one, rep_pen_range=10**12).status_code == 200
+
+
+def test_a_stream_that_ended_by_itself_says_so(live: Running) -> None:
+    post(live, "/api/extra/generate/stream", prompt=TEXT, **GREEDY)
+    assert get(live, "/api/extra/perf")["stop_reason"] == 0
+
+
+def test_what_is_no_route_is_no_wrong_field(live: Running) -> None:
+    assert httpx.get(f"{live.url}/api/v1/nothing").status_code == 404
+    assert httpx.delete(f"{live.url}/api/v1/model").status_code == 405
+
+
+def test_a_default_that_cannot_be_remembered_is_none(tmp_path: Path) -> None:
+    with running(tmp_path) as live:
+        (tmp_path / "defaults.json").mkdir()
+        answer = put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
+        assert answer.status_code == 507, answer.text
+        assert str(tmp_path) not in answer.text
+        assert get(live, "/api/v1/config/soft_prompt") == {"value": ""}
+
+
+def test_the_document_says_which_fields_there_are(live: Running) -> None:
+    paths = get(live, "/openapi.json")["paths"]
+    for route in ("/api/v1/generate", "/api/extra/generate/stream"):
+        schema = paths[route]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert set(Generate.model_fields) <= set(schema["properties"])
 
 
 # KoboldCpp -----------------------------------------------------------------------------------------------------------

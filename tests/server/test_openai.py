@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 12)
 
 
 def post(live: Running, route: str, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}/v1/{route}", json=fields, timeout=30)
+    # As ASCII: half a surrogate pair can be said in JSON only so.
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(f"{live.url}/v1/{route}", content=json.dumps(fields), headers=headers, timeout=30)
 
 
 def fault(answer: httpx.Response) -> tuple[int, str, str]:
@@ -243,7 +246,17 @@ def test_fields_we_lack_are_taken_at_their_neutral_value_only(live: Running, fie
         ({"logit_bias": {"5": 101}}, "logit_bias", "-100 to 100"),
         ({"logit_bias": {"99999": 1}}, "logit_bias", "no such word"),
         ({"logprobs": 21}, "logprobs", "0 to 20"),
-        ({"stream": True, "stream_options": {"x": 1}}, "stream_options", "unknown"),
+        ({"stream": True, "stream_options": {"x": 1}}, "stream_options", "x: Extra inputs"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options", "False"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "stream: true"),
+        ({"temperature": 1e-310}, "temperature", "0.001 to 1000"),
+        ({"logit_bias": {"01": 1}}, "logit_bias", "a token id"),
+        ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "at most 1024"),
+        ({"stream": True, "prompt": "word " * 300}, "prompt", "positions"),
+        ({"stream": True, "logit_bias": {"99999": 1}}, "logit_bias", "no such word"),
+        ({"soft_prompt": "\ud800"}, "soft_prompt", "no soft prompt"),
+        ({"model": "tiny-llama:\ud800"}, "model", "no soft prompt"),
+        ({"model": "\ud800"}, "model", "no such model"),
         ({"presence_penalty": 3}, "presence_penalty", "-2 to 2"),
         ({"soft_prompt": 5}, "soft_prompt", "string"),
         ({"soft_prompt": "keepr"}, "soft_prompt", "did you mean keeper"),

@@ -177,3 +177,10 @@ def test_a_broken_upload_is_told_without_the_servers_folders(live: Running) -> N
     answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("x.zip", b"junk")})
     assert answer.status_code == 400
     assert answer.json()["error"]["message"].startswith("upload: not a soft prompt file")
+
+
+def test_an_unknown_field_of_an_upload_is_refused_by_name(live: Running) -> None:
+    files = {"file": ("u.zip", (live.folder / "keeper.zip").read_bytes())}
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data={"rename": "other"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "rename")
+    assert "other" not in listed(live)

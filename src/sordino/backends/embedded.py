@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -62,13 +62,20 @@ class EmbeddedEngine:
         self._draining = self._stopping = True
         self._inbox.put(None)
 
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raises what would become of these, all of them together, as far as it is known now. For answers that begin before events.
+
+        EngineBusy, ConfigError, DoesNotFit, OutOfMemory.
+        """
+        self._refuse_when_over()
+        self._engine.check(requests)
+
     async def events(self, request: Request) -> AsyncGenerator[Event]:
         """The request's events, an `End` last. Leaving early, or being cancelled, ends the request within a step.
 
         Raises EngineBusy, ConfigError, DoesNotFit, OutOfMemory for what was not taken.
         """
-        if self._draining or self.dead is not None:
-            raise EngineBusy("the server is stopping" if self.dead is None else "the engine has stopped after an error")
+        self._refuse_when_over()
         listener = _Listener(request, asyncio.get_running_loop(), asyncio.Queue())
         self._inbox.put(listener)
         # The thread may have ended between the question and the put; what was put before its end is answered by it.
@@ -99,6 +106,12 @@ class EmbeddedEngine:
     def counts(self) -> tuple[int, int]:
         """(rows that run, requests that wait), as of now or a moment ago."""
         return self._engine.counts
+
+    def _refuse_when_over(self) -> None:
+        if self.dead is not None:
+            raise EngineBusy("the engine has stopped after an error")
+        if self._draining:
+            raise EngineBusy("the server is stopping, or changing its model", do="ask again in a moment")
 
     def _run(self) -> None:
         try:
@@ -136,6 +149,10 @@ class EmbeddedEngine:
         except SordinoError as error:
             listener.tell(error)
             return
+        except BaseException as error:
+            # A bug, and the end of the thread: this one is in no table yet.
+            listener.tell(EngineBusy("the engine has stopped after an error", got=error))
+            raise
         self._listeners[listener.number] = listener
 
     def _tell(self, events: list[tuple[int, Event]]) -> None:

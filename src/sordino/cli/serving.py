@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from sordino.server.start import EngineOptions, Models
 
 _MIB = 1 << 20
+_LAST_EVENTS_SECONDS = 1.0
 
 
 @click.command()
@@ -124,11 +126,13 @@ def serve(
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)
     metrics = Metrics()
 
+    # Nobody is asked at the terminal for what a client wants.
+    at_the_start = iter([True])
+
     @contextmanager
     def serving_of(name: str) -> Iterator[Serving]:
-        # Nobody is asked at the terminal for what a client wants.
         with (
-            _running(name, runner, device, dtype, options, ask=name == model) as (base, rows_of),
+            _running(name, runner, device, dtype, options, ask=next(at_the_start, False)) as (base, rows_of),
             opened(base, rows_of, library, options, metrics=metrics) as serving,
         ):
             yield serving
@@ -197,7 +201,11 @@ def _end_in_two(server: uvicorn.Server, models: Models) -> None:
 
     def handled(number: int, frame: FrameType | None) -> None:
         if server.should_exit:
-            models.serving.backend.hurry()
+            models.hurry()
+            # Whoever is cut off now is cut off on purpose: no tracebacks of that.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            # The last events need a moment to go out. Who does not read them is not waited for.
+            threading.Timer(_LAST_EVENTS_SECONDS, setattr, (server, "force_exit", True)).start()
         server.should_exit = True
 
     server.handle_exit = handled  # type: ignore[method-assign, assignment]

@@ -6,18 +6,24 @@ Requests join and leave between steps. Every request that was submitted ends in 
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from sordino.detokenise import Detokeniser
 from sordino.engine.requests import Chunk, End, Event, Reason, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.scheduler import Scheduler, Stretch, Work
-from sordino.errors import ConfigError, EngineBusy, OutOfMemory, SordinoError
+from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
 from sordino.sampling import Drawn, sample
+
+_OTHER_NUMBERS = "take another soft prompt, or a --dtype of larger range"
+_log = logging.getLogger("sordino.engine")
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,7 @@ class Engine:
         """
         if self._closed:
             raise EngineBusy("the engine was closed")
-        if len(self._scheduler.waiting) >= self.limits.queue:
-            raise EngineBusy("the queue is full", expected=f"at most {self.limits.queue} waiting", do="try again later")
-        width = self.runner.prefix_length(request.prompt)
-        self._check(request, width)
+        width = self.check([request])
         number = next(self._numbers)
         work = Work(number, request.client, len(request.ids))
         random = torch.Generator().manual_seed(request.seed)
@@ -86,6 +89,20 @@ class Engine:
         self._rows[number] = _Row(request, work, width, random, text)
         self._scheduler.waiting.add(work)
         return number
+
+    def check(self, requests: Sequence[Request]) -> int:
+        """Raises what `submit` would raise for one of these, all of them together; the positions in front of the last one's text.
+
+        May be asked from any thread: what it says of the queue may be over a moment later.
+        """
+        room = self.limits.queue + self.limits.rows - len(self._rows)
+        if len(requests) > room:
+            raise EngineBusy("the queue is full", expected=f"at most {self.limits.queue} waiting", do="try again later")
+        width = 0
+        for request in requests:
+            width = self.runner.prefix_length(request.prompt)
+            self._check(request, width)
+        return width
 
     def abort(self, number: int) -> None:
         """End a request now, if it is not over; its event comes with the next step."""
@@ -131,10 +148,21 @@ class Engine:
                 continue
             assert logits is not None
             row = self._rows[stretch.work.number]
-            drawn = sample(logits[at], row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))
+            events += [(stretch.work.number, event) for event in self._written(row, logits[at])]
             at += 1
-            events += [(stretch.work.number, event) for event in self._advance(row, drawn)]
         return events
+
+    def _written(self, row: _Row, logits_V: Tensor) -> list[Event]:
+        """Draw a row's next token. What fails there ends this row and no other."""
+        # One pass: a sum is a number where all its parts are. Words that cannot come are at minus infinity.
+        if not float(logits_V.sum()) < math.inf:
+            return [self._end(row, "failed", ModelError("the model's answer is not a number", do=_OTHER_NUMBERS))]
+        try:
+            drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))
+        except Exception as error:
+            _log.exception("drawing a token failed")
+            return [self._end(row, "failed", SordinoError("drawing a token failed", got=type(error).__name__))]
+        return self._advance(row, drawn)
 
     def _prepare(self) -> None:
         """Soft prompts of those who come next are run side by side: one by one costs as much for each as for several."""
@@ -205,10 +233,11 @@ class Engine:
                 got=f"{width} in front + {len(request.ids)} text + {request.sampling.max_tokens} new",
                 do="shorten the text or ask for less",
             )
-        if not self.runner.could_hold(length):
+        if length > self.runner.most_positions:
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
-                got=f"{length} positions",
+                expected=f"at most {self.runner.most_positions} positions",
+                got=length,
                 do="shorten the text, ask for less, or give --kv-memory",
             )
         for word, _ in request.sampling.logit_bias:

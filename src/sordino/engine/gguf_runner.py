@@ -7,6 +7,7 @@ run behind the same soft prompt at the same time share its cells.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from sordino.described_model import DescribedModel
 from sordino.engine.llama_context import LlamaContext
-from sordino.engine.prefix_cache import Kept, Key, PrefixCache
-from sordino.engine.runner import CacheUse, Span
-from sordino.errors import ModelError
+from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.runner import CacheUse, Span, overflowing
+from sordino.errors import ModelError, OutOfMemory
+from sordino.memory import memory_named
 from sordino.soft_prompt import SoftPrompt
 
-# A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
-_WORTH_KEEPING = 32
+# Norms square what they are given, in float32.
+_LARGEST = 1e15
 
 State = NDArray[np.uint8]
 
@@ -58,8 +60,9 @@ class GgufRunner:
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
         return len(self._leading(prompt)) + (prompt.n_tokens if prompt is not None else 0)
 
-    def could_hold(self, length: int) -> bool:
-        return length <= self.context.cells
+    @property
+    def most_positions(self) -> int:
+        return self.context.cells
 
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
         """Nothing: a soft prompt alone keeps the processor as busy as several."""
@@ -78,15 +81,11 @@ class GgufRunner:
             self._give_back(sequence)
             raise
         row = self._rows[number] = _Row(sequence, prompt, prefix, width, room, width)
-        # The last token is run in any case: its logits are wanted.
-        found = self._kept.longest(prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
-        if found is None:
-            return 0
-        kept, shared = found
-        self.context.restore(sequence, kept.state)
-        self.context.cut(sequence, width + shared)
-        row.length = width + shared
-        return shared
+        try:
+            return self._begin(row, ids)
+        except Exception:
+            self.close(number, ())
+            raise
 
     def grow(self, number: int, count: int) -> bool:
         row = self._rows[number]
@@ -116,9 +115,11 @@ class GgufRunner:
     def close(self, number: int, ids: Sequence[int]) -> None:
         row = self._rows.pop(number)
         done = row.length - row.width
-        if min(done, len(ids)) >= _WORTH_KEEPING:
-            state = self.context.saved(row.sequence)
-            self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
+        if min(done, len(ids)) >= WORTH_KEEPING and self._kept.would_keep(self.context.saved_bytes(row.sequence)):
+            # No memory for it: then it is not kept.
+            with suppress(OutOfMemory), memory_named("keeping a text", "lower --prefix-memory"):
+                state = self.context.saved(row.sequence)
+                self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
         self._give_back(row.sequence)
         self._kept.release(row.prefix)
 
@@ -139,6 +140,18 @@ class GgufRunner:
         """The ids in front of the vectors."""
         return self.model.bos_ids if prompt is None or prompt.metadata.placement == "after_bos" else ()
 
+    def _begin(self, row: _Row, ids: Sequence[int]) -> int:
+        """Take a kept text into a row that stands behind its soft prompt: how many of `ids` it has."""
+        # The last token is run in any case: its logits are wanted.
+        found = self._kept.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
+        if found is None:
+            return 0
+        kept, shared = found
+        self.context.restore(row.sequence, kept.state)
+        self.context.cut(row.sequence, row.width + shared)
+        row.length = row.width + shared
+        return shared
+
     def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> Kept[State]:
         """Give a sequence its soft prompt: from a row that runs behind it, from what is kept, or by running it. One user more."""
         key: Key = (
@@ -151,21 +164,32 @@ class GgufRunner:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
             return self._kept.keep_prompt(key, state, state.nbytes)
-        other = next((row for row in self._rows.values() if row.prefix is kept), None)
-        if other is not None:
-            self.context.copy(other.sequence, sequence, width)
-        elif width:
-            self.context.restore(sequence, kept.state)
+        # A row that has gone on beyond a sliding window has lost cells of its prefix there.
+        within = self.context.window or self.context.cells
+        other = next((row for row in self._rows.values() if row.prefix is kept and row.length <= within), None)
+        try:
+            if other is not None:
+                self.context.copy(other.sequence, sequence, width)
+            elif width:
+                self.context.restore(sequence, kept.state)
+        except Exception:
+            self._kept.release(kept)
+            raise
         return kept
 
     def _encode(self, prompt: SoftPrompt | None, sequence: int) -> None:
+        # All rows look at one pool of cells, and what is no number there is none anywhere, masked or not: so before it is run.
+        if prompt is not None and float(np.abs(prompt.matrix).max()) > _LARGEST:
+            raise overflowing(prompt)
         leading = self._leading(prompt)
         if leading:
             places = range(len(leading))
             self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
         if prompt is not None:
             places = range(len(leading), len(leading) + prompt.n_tokens)
-            self.context.run_embeds(prompt.matrix, places, sequence)
+            logits_1V = self.context.run_embeds(prompt.matrix, places, sequence, wanted=True)
+            if not np.isfinite(logits_1V).all():
+                raise overflowing(prompt)
 
     def _behind_prefix(self, number: int) -> NDArray[np.float32]:
         """The logits [V] of a row without text: its prefix's last position is run once more."""

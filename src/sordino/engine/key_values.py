@@ -1,7 +1,8 @@
 """Keys and values of the rows that run: each row on a shelf of rows of equal room, from its first position on.
 
 A shelf is one tensor, its rows side by side without holes, so that attention over all of them is one call on a view, and
-nothing is copied while they write. A row that outgrows its shelf moves to the next one, of twice the room.
+nothing is copied while they write. A row that outgrows its shelf moves to the next one, of twice the room. A full shelf is made
+twice as wide, one that is three quarters empty half as wide; while that is done both are there.
 
 Shape key: L layers, N rows of a shelf, H key-value heads, S positions, C channels of a head. Axis 1 (2): keys, values.
 """
@@ -44,6 +45,14 @@ class Shelf:
     tensor: Tensor
     numbers: list[int]
 
+    @property
+    def rows(self) -> int:
+        return self.tensor.shape[2]
+
+    @property
+    def positions(self) -> int:
+        return self.rows * self.room
+
 
 @dataclass(eq=False)
 class Place:
@@ -72,22 +81,26 @@ class KeyValues:
 
     @property
     def bytes(self) -> int:
-        """Taken by rows: each as much as its shelf gives it."""
-        return sum(place.shelf.room for place in self.places.values()) * self.shape.position_bytes
+        """Of all shelves, places that no row has taken included."""
+        return sum(shelf.positions for shelf in self.shelves.values()) * self.shape.position_bytes
 
-    def fits(self, room: int, instead_of: int = 0) -> bool:
-        return self.bytes + (room - instead_of) * self.shape.position_bytes <= self.budget
+    @property
+    def most_positions(self) -> int:
+        """The longest row that fits when there is no other."""
+        room, most = SMALLEST, 0
+        while room * self.shape.position_bytes <= self.budget:
+            most, room = room, room * 2
+        return most
 
-    def could_hold(self, length: int) -> bool:
-        """Whether a row of so many positions fits when there is no other."""
-        return room_for(length) * self.shape.position_bytes <= self.budget
+    def fits(self, length: int) -> bool:
+        """Whether there is room for one row more, of so many positions."""
+        return self._has(room_for(length))
 
     def open(self, number: int, front: Tensor | None, length: int) -> bool:
         """Give a row room for `length` positions, of which `front` [L, 2, H, S, C] are the first. False: there is no room."""
-        room = room_for(length)
-        if not self.fits(room):
+        if not self.fits(length):
             return False
-        place = self._put(number, room)
+        place = self._put(number, room_for(length))
         if front is not None:
             place.length = front.shape[3]
             place.shelf.tensor[:, :, place.index, :, : place.length] = front
@@ -99,7 +112,7 @@ class KeyValues:
         room = room_for(length)
         if room <= old.shelf.room:
             return True
-        if not self.fits(room, old.shelf.room):
+        if not self._has(room - old.shelf.room):
             return False
         kept = self.take(number)
         self.close(number)
@@ -113,10 +126,15 @@ class KeyValues:
         place = self.places[number]
         return place.shelf.tensor[:, :, place.index, :, : place.length].clone()
 
-    def close(self, number: int) -> None:
-        """The last row of the shelf moves into the hole; a shelf without rows is given back."""
+    def close(self, number: int, *, spoiled: bool = False) -> None:
+        """The last row of the shelf moves into the hole; a shelf without rows is given back.
+
+        spoiled: what the row holds may be no numbers, which no mask hides from the next row at its place.
+        """
         place = self.places.pop(number)
         shelf = place.shelf
+        if spoiled:
+            shelf.tensor[:, :, place.index].zero_()
         last = shelf.numbers.pop()
         if last != number:
             moved = self.places[last]
@@ -125,16 +143,34 @@ class KeyValues:
             moved.index = place.index
         if not shelf.numbers:
             del self.shelves[shelf.room]
+        elif 4 * len(shelf.numbers) <= shelf.rows:
+            shelf.tensor = shelf.tensor[:, :, : shelf.rows // 2].clone()
+
+    def _has(self, positions: int) -> bool:
+        """Whether so many more are within the budget, once places that no row has taken are given back."""
+        taken = sum(len(shelf.numbers) * shelf.room for shelf in self.shelves.values())
+        return (taken + positions) * self.shape.position_bytes <= self.budget
 
     def _put(self, number: int, room: int) -> Place:
         shelf = self.shelves.get(room)
-        if shelf is None:
-            shelf = self.shelves[room] = Shelf(room, self.shape.empty(1, room), [])
-        rows = shelf.tensor.shape[2]
-        if len(shelf.numbers) == rows:
-            wider = self.shape.empty(2 * rows, room)
-            wider[:, :, :rows] = shelf.tensor
-            shelf.tensor = wider
+        if shelf is None or len(shelf.numbers) == shelf.rows:
+            shelf = self._widened(room)
         place = self.places[number] = Place(shelf, len(shelf.numbers), 0)
         shelf.numbers.append(number)
         return place
+
+    def _widened(self, room: int) -> Shelf:
+        """The shelf of this room with twice its places, or as many as the budget has, and one at least."""
+        size = room * self.shape.position_bytes
+        if self.bytes + size > self.budget:
+            for other in self.shelves.values():
+                other.tensor = other.tensor[:, :, : len(other.numbers)].clone()
+        shelf = self.shelves.get(room)
+        rows = 0 if shelf is None else shelf.rows
+        tensor = self.shape.empty(rows + max(1, min(rows, (self.budget - self.bytes) // size)), room)
+        if shelf is None:
+            shelf = self.shelves[room] = Shelf(room, tensor, [])
+        else:
+            tensor[:, :, :rows] = shelf.tensor
+            shelf.tensor = tensor
+        return shelf

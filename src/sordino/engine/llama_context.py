@@ -112,10 +112,14 @@ class LlamaContext:
         if not c.llama_memory_seq_rm(self._memory, sequence, length, -1):
             raise ModelError("llama.cpp cannot shorten a sequence of this model", got=length)
 
+    def saved_bytes(self, sequence: int) -> int:
+        """How many bytes `saved` would give."""
+        self._check_sequences([sequence])
+        return int(c.llama_state_seq_get_size(self._context, sequence))
+
     def saved(self, sequence: int) -> NDArray[np.uint8]:
         """What a sequence holds, as bytes for `restore`."""
-        self._check_sequences([sequence])
-        size = int(c.llama_state_seq_get_size(self._context, sequence))
+        size = self.saved_bytes(sequence)
         state = np.empty(size, np.uint8)
         if size == 0 or c.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, sequence) == 0:
             raise ModelError("llama.cpp could not save a sequence", got=size)

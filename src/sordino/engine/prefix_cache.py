@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Key = tuple[str, str, str]
+# A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
+WORTH_KEEPING = 32
 T = TypeVar("T")
 
 
@@ -26,8 +28,6 @@ class Kept(Generic[T]):
     state: T
     bytes: int
     users: int = 0
-    # Run ahead of its first user, whose asking is no hit.
-    fresh: bool = False
 
 
 class PrefixCache(Generic[T]):
@@ -47,8 +47,7 @@ class PrefixCache(Generic[T]):
         kept = self._kept.get((key, ()))
         if kept is None:
             return None
-        self.hits += not kept.fresh
-        kept.fresh = False
+        self.hits += 1
         kept.users += 1
         self._kept.move_to_end((key, ()))
         return kept
@@ -88,10 +87,14 @@ class PrefixCache(Generic[T]):
         kept.users -= 1
         self._shrink()
 
+    def would_keep(self, size: int) -> bool:
+        """Whether a text of so many bytes is not too large to keep."""
+        return size <= self.budget // 2
+
     def keep_text(self, key: Key, ids: Sequence[int], state: T, size: int) -> None:
         """Keep a text behind a soft prompt. It takes the place of kept texts that it goes on."""
         ids = tuple(ids)
-        if size > self.budget // 2:
+        if not self.would_keep(size):
             return
         for other in [of for of in self._kept if of[0] == key and of[1] and of[1] == ids[: len(of[1])]]:
             self._drop(other)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from sordino.errors import DoesNotFit, ModelError, SordinoError
 from sordino.soft_prompt import SoftPrompt
 
 
@@ -31,22 +32,36 @@ class CacheUse:
     bytes: int
 
 
+def overflowing(prompt: SoftPrompt | None) -> SordinoError:
+    """For a soft prompt that is finite and whose keys and values are not."""
+    if prompt is None:
+        return ModelError("the model makes no numbers of its own BOS", do="take a --dtype of larger range")
+    return DoesNotFit(
+        "the model makes no finite numbers of this soft prompt",
+        where=prompt.metadata.name,
+        got=f"values up to {abs(prompt.matrix).max():.3g}",
+        do="take another, or a --dtype of larger range",
+    )
+
+
 class Runner(Protocol):
     """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
         """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
 
-    def could_hold(self, length: int) -> bool:
-        """Whether a row of so many positions, its prefix among them, would fit if it were alone."""
+    @property
+    def most_positions(self) -> int:
+        """The longest row, its prefix included, that memory holds if it is alone."""
 
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
-        """These will be asked for next: what is not kept may be run now, side by side. Skips what does not fit."""
+        """These will be asked for next: what is not kept may be run now, side by side. It stays until it is asked for, or until
+        the next call does not name it. Skips what does not fit."""
 
     def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
         """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
 
-        Raises DoesNotFit for a soft prompt of another width.
+        Raises DoesNotFit for a soft prompt of another width, or one that the model makes no numbers of; OutOfMemory.
         """
 
     def grow(self, number: int, count: int) -> bool:
@@ -56,7 +71,7 @@ class Runner(Protocol):
         """Logits [wanted spans, V], float32, on the CPU."""
 
     def close(self, number: int, ids: Sequence[int]) -> None:
-        """The row is over. ids: its text, which is worth keeping as far as it was run; none to forget it."""
+        """The row is over. ids: its text, which is worth keeping as far as it was run; none where it failed."""
 
     def cache_use(self) -> CacheUse:
         """For metrics."""

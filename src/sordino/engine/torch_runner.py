@@ -10,6 +10,7 @@ C channels, D model width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,11 +21,11 @@ from torch import Tensor
 from sordino.base_model import BaseModel
 from sordino.engine import written_out
 from sordino.engine.key_values import KeyValues, Place, Shape
-from sordino.engine.prefix_cache import Kept, Key, PrefixCache
-from sordino.engine.runner import CacheUse, Span
+from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.runner import CacheUse, Span, overflowing
 from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.written_out import Alone, Llama, Together
-from sordino.errors import ModelError
+from sordino.errors import ModelError, OutOfMemory
 from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import prompt_embeds
@@ -32,8 +33,6 @@ from sordino.prefix import Prefixes, encode_prefixes, is_written_out, layer_mask
 from sordino.soft_prompt import SoftPrompt
 
 LOWER = "lower --rows, --kv-memory or --prefix-memory"
-# A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
-_WORTH_KEEPING = 32
 # Positions of soft prompts that are run side by side.
 _ENCODED_AT_ONCE = 1024
 
@@ -65,6 +64,8 @@ class TorchRunner:
         self._llama = Llama.of(base.network) if is_written_out(base.network) else None
         self._rows: dict[int, _Row] = {}
         self._kept: PrefixCache[_State] = PrefixCache(prefix_bytes)
+        # Run ahead of the rows that will want them.
+        self._ahead: dict[Key, Kept[_State]] = {}
         self._key_values = KeyValues(_shape_of(base), kv_bytes)
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
@@ -72,44 +73,51 @@ class TorchRunner:
             return len(self.base.bos_ids)
         return prompt.n_tokens + (len(self.base.bos_ids) if prompt.metadata.placement == "after_bos" else 0)
 
-    def could_hold(self, length: int) -> bool:
-        return self._key_values.could_hold(length)
+    @property
+    def most_positions(self) -> int:
+        return self._key_values.most_positions
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
-        wanted = {
-            self._key(prompt): prompt
-            for prompt in prompts
-            if not self._kept.has(self._key(prompt)) and (prompt is None or self.base.fit(prompt).forcible)
-        }
-        missing = sorted(wanted.values(), key=self.prefix_length)
+        wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.base.fit(prompt).forcible}
+        for key in [key for key in self._ahead if key not in wanted]:
+            self._kept.release(self._ahead.pop(key))
+        missing = sorted((p for key, p in wanted.items() if not self._kept.has(key)), key=self.prefix_length)
         while missing:
             # The last is the longest, to which the others are padded.
             count = max(1, _ENCODED_AT_ONCE // max(1, self.prefix_length(missing[-1])))
             missing, some = missing[:-count], missing[-count:]
-            for kept in self._encoded(some):
-                kept.fresh = True
-                self._kept.release(kept)
+            self._ahead |= {kept.key: kept for kept in self._encoded(some)}
 
     @torch.inference_mode()
     def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        width = self.prefix_length(prompt)
+        # Asked first: what waits for room is asked again at every step.
+        if not self._key_values.fits(width + len(ids)):
+            return None
         prefix = self._prefix(prompt)
-        front, width = prefix.state.front, self.prefix_length(prompt)
-        shared = 0
+        front, shared = prefix.state.front, 0
         # The last token is run in any case: its logits are wanted.
         if (found := self._kept.longest(prefix.key, ids[:-1])) is not None:
             kept, shared = found
             assert kept.state.front is not None
             front = kept.state.front[:, :, :, : width + shared]
-        if not self._key_values.open(number, front, width + len(ids)):
+        try:
+            with memory_named("making room for a row", LOWER):
+                self._key_values.open(number, front, width + len(ids))
+        except OutOfMemory:
             self._kept.release(prefix)
-            return None
+            raise
         self._rows[number] = _Row(prefix, width)
         return shared
 
     @torch.inference_mode()
     def grow(self, number: int, count: int) -> bool:
-        return self._key_values.grow(number, self._key_values.places[number].length + count)
+        try:
+            with memory_named("making room for a row", LOWER):
+                return self._key_values.grow(number, self._key_values.places[number].length + count)
+        except OutOfMemory:
+            return False
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> Tensor:
@@ -131,10 +139,13 @@ class TorchRunner:
     def close(self, number: int, ids: Sequence[int]) -> None:
         row = self._rows.pop(number)
         done = self._key_values.places[number].length - row.width
-        if min(done, len(ids)) >= _WORTH_KEEPING:
-            state = _State(self._key_values.take(number))
-            self._kept.keep_text(row.prefix.key, ids[:done], state, state.bytes)
-        self._key_values.close(number)
+        size = self._key_values.places[number].length * self._key_values.shape.position_bytes
+        if min(done, len(ids)) >= WORTH_KEEPING and self._kept.would_keep(size):
+            # No memory for it: then it is not kept.
+            with suppress(OutOfMemory), memory_named("keeping a text", LOWER):
+                state = _State(self._key_values.take(number))
+                self._kept.keep_text(row.prefix.key, ids[:done], state, state.bytes)
+        self._key_values.close(number, spoiled=not ids)
         self._kept.release(row.prefix)
 
     def cache_use(self) -> CacheUse:
@@ -150,14 +161,22 @@ class TorchRunner:
         """A soft prompt's keys and values, run once and kept: one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
-        kept = self._kept.prompt(self._key(prompt))
+        key = self._key(prompt)
+        # What was run ahead has its first user already.
+        if (ahead := self._ahead.pop(key, None)) is not None:
+            return ahead
+        kept = self._kept.prompt(key)
         return self._encoded([prompt])[0] if kept is None else kept
 
     def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[Kept[_State]]:
-        """Run soft prompts, side by side, and keep them: one user each."""
+        """Run soft prompts, side by side, and keep them: one user each. Raises DoesNotFit, OutOfMemory."""
         with memory_named("running a soft prompt", LOWER):
             prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
             states = [_state_of(prefixes, number) for number in range(len(prompts))]
+        for prompt, state in zip(prompts, states, strict=True):
+            # What is no number here would be none in every row that comes near it.
+            if state.front is not None and not bool(torch.isfinite(state.front).all()):
+                raise overflowing(prompt)
         return [
             self._kept.keep_prompt(self._key(prompt), state, state.bytes)
             for prompt, state in zip(prompts, states, strict=True)

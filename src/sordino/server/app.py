@@ -17,7 +17,7 @@ from sordino.server import kobold_api, openai_api, soft_prompt_api
 from sordino.server.errors import Refused, body_of, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.request_log import RequestLog
-from sordino.server.serving import Serving
+from sordino.server.serving import Serving, serving_of
 from sordino.server.start import Models
 
 
@@ -48,16 +48,26 @@ def create_app(
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(SordinoError, _ours)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _bug)
     outer: ASGIApp = app
     if origins:
         outer = CORSMiddleware(outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
     limits = serving.limits
-    return RequestLog(Guard(outer, api_key, frozenset(allowed_hosts), frozenset(origins), limits.body, limits.upload))
+    guard = Guard(
+        outer,
+        api_key,
+        frozenset(name.lower() for name in allowed_hosts),
+        frozenset(origins),
+        limits.body,
+        limits.upload,
+        limits.body_seconds,
+    )
+    return RequestLog(guard)
 
 
 async def health(request: Request, response: Response) -> dict[str, Any]:
     """Whether requests are served. 503 once the engine has died."""
-    serving: Serving = request.app.state.serving
+    serving = serving_of(request)
     running, waiting = serving.backend.counts()
     if serving.backend.dead is not None:
         response.status_code = 503
@@ -71,7 +81,7 @@ async def health(request: Request, response: Response) -> dict[str, Any]:
 
 async def metrics(request: Request) -> Response:
     """Prometheus."""
-    serving: Serving = request.app.state.serving
+    serving = serving_of(request)
     return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -80,6 +90,8 @@ async def metrics(request: Request) -> Response:
 
 def _answer(request: Request, status: int, message: str, *, field: str = "", code: str | None = None) -> JSONResponse:
     path = request.url.path
+    # Messages repeat what was asked, and half a surrogate pair of it is in no encoding.
+    message, field = (text.encode("utf-8", "backslashreplace").decode() for text in (message, field))
     return JSONResponse(body_of(path, status, message, field=field, code=code), status_of(path, status))
 
 
@@ -111,5 +123,12 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     answer = _answer(request, error.status_code, str(error.detail))
+    # No such route, or not with this method: said as it is on KoboldAI's routes too.
+    answer.status_code = error.status_code
     answer.headers.update(error.headers or {})
     return answer
+
+
+async def _bug(request: Request, error: Exception) -> JSONResponse:
+    """In the API's own shape, and without what happened: that is in the log."""
+    return _answer(request, 500, "an error of the server's own; its log says more")

@@ -7,11 +7,12 @@ Plain ASGI, so that nothing behind it can forget to ask.
 - Origin: a page of another address can send a form, or nothing at all, to any address and need not be let in for that. What would
   change something is refused unless the page is this server's own, or listed.
 - Key: where one is set every request needs it, `/health` excepted, compared in constant time.
-- Size: a body of more than the limit is refused before it is read.
+- Size and time: a body of more than the limit is refused before it is read, and one that does not come is not waited for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import json
@@ -29,7 +30,7 @@ OPEN_PATHS = frozenset({"/health"})
 
 @dataclass(frozen=True)
 class Guard:
-    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body."""
+    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body. body_seconds: for it."""
 
     app: ASGIApp
     api_key: str | None = None
@@ -37,6 +38,7 @@ class Guard:
     origins: Collection[str] = ()
     max_bytes: int = 4 << 20
     max_upload_bytes: int = 64 << 20
+    body_seconds: float = 60.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -47,8 +49,9 @@ class Guard:
         if refusal is not None:
             await _answer(scope, send, *refusal)
             return
-        limit = self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
-        await self.app(scope, _limited(receive, limit), send)
+        if scope["type"] == "http":
+            receive = _limited(receive, self._limit(scope), self.body_seconds)
+        await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
@@ -66,13 +69,17 @@ class Guard:
         if needs_key and not self._is_key(headers):
             return 401, "this server needs its key: send the header Authorization: Bearer KEY"
         size = headers.get("content-length", "0")
-        limit = self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
+        limit = self._limit(scope)
         if not size.isdecimal() or int(size) > limit:
             return 413, _too_large(limit)
         return None
 
+    def _limit(self, scope: Scope) -> int:
+        return self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
+
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
+        name = name.lower()
         if name == "localhost" or name.endswith(".localhost") or name in self.allowed_hosts:
             return True
         try:
@@ -94,19 +101,27 @@ class Guard:
     def _is_key(self, headers: dict[str, str]) -> bool:
         kind, _, said = headers.get("authorization", "").partition(" ")
         said = said.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        return hmac.compare_digest(said.encode(), (self.api_key or "").encode())
+        # The bytes as they were sent: clients write a key beyond ASCII in UTF-8.
+        return hmac.compare_digest(said.encode("latin-1"), (self.api_key or "").encode())
 
 
 def _too_large(limit: int) -> str:
     return f"the request is too large: at most {limit} bytes"
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    read = 0
+def _limited(receive: Receive, limit: int, seconds: float) -> Receive:
+    read, whole, loop = 0, False, asyncio.get_running_loop()
+    deadline = loop.time() + seconds
 
     async def counted() -> Message:
-        nonlocal read
-        message = await receive()
+        nonlocal read, whole
+        try:
+            # Behind the body there is only the client's leaving, which may take as long as it likes.
+            async with asyncio.timeout_at(None if whole else deadline):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the request did not come within {seconds:g} seconds") from None
+        whole = not message.get("more_body", False)
         read += len(message.get("body", b""))
         if read > limit:
             # The exception that frameworks let through while a body is read.

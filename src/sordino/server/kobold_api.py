@@ -22,10 +22,11 @@ from starlette.concurrency import run_in_threadpool
 from sordino.engine.requests import Chunk
 from sordino.engine.requests import Request as Row
 from sordino.errors import BadInput, SordinoError
+from sordino.sampling import Sampling
 from sordino.server.errors import Refused, refused
 from sordino.server.kobold_fields import Generate, Settings, defaults_with, formatted, sampling_of, stops_of
 from sordino.server.leaving import unless_left
-from sordino.server.serving import Serving
+from sordino.server.serving import Serving, serving_of
 from sordino.server.writing import Job, requests_of, stream, width_of
 from sordino.soft_prompt import SoftPrompt
 
@@ -33,6 +34,8 @@ VERSION = "1.2.5"
 # The version of KoboldCpp whose extras these are: clients ask for it to learn what they may call.
 CPP_VERSION = "1.90"
 _NOT_VALID = "Must be a valid soft prompt name."
+# The routes take anything and check it themselves, with the server's settings behind it; this is what they check.
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": Generate.model_json_schema()}}}}
 
 # Mounted twice: /api/v1 and /api/latest.
 router = APIRouter(tags=["KoboldAI"])
@@ -66,6 +69,9 @@ class Generation:
                             self.pieces.put_nowait(event.text)
                     else:
                         self.reason = event.reason
+        except SordinoError:
+            self.reason = "error"
+            raise
         finally:
             self.pieces.put_nowait(None)
 
@@ -97,7 +103,7 @@ class Kobold:
 
 
 def new_state(serving: Serving) -> Kobold:
-    return Kobold(Settings(max_context_length=min(2048, serving.base.context_length)))
+    return Kobold(Settings(max_context_length=min(2048, serving.context_length)))
 
 
 # Model and settings ------------------------------------------------------------------------------------------------------
@@ -110,7 +116,7 @@ async def version() -> dict[str, str]:
 
 @router.get("/model")
 async def model(request: Request) -> dict[str, str]:
-    return {"result": _serving(request).base.id}
+    return {"result": serving_of(request).base.id}
 
 
 class ModelName(BaseModel):
@@ -120,7 +126,7 @@ class ModelName(BaseModel):
 @router.put("/model")
 async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
     """Serve another model. Running requests of the old one finish; the answer comes when it is gone."""
-    serving, state = _serving(request), request.app.state
+    serving, state = serving_of(request), request.app.state
     if wanted.model in (serving.model, serving.base.id):
         return {}
     if state.models is None or not state.models.may_change_to(wanted.model):
@@ -136,7 +142,7 @@ async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
 
 @router.get("/config/soft_prompt")
 def soft_prompt(request: Request) -> dict[str, str]:
-    voices = _serving(request).voices
+    voices = serving_of(request).voices
     name = voices.default
     return {"value": "" if name is None else voices.named(name).entry.path.name}
 
@@ -148,16 +154,18 @@ class FileName(BaseModel):
 @router.put("/config/soft_prompt")
 def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
     try:
-        _serving(request).voices.set_default(chosen.value.strip() or None)
+        serving_of(request).voices.set_default(chosen.value.strip() or None)
     except BadInput as error:
         raise Refused(422, _NOT_VALID, field="value") from error
+    except SordinoError as error:
+        raise refused(error, field="value") from error
     return {}
 
 
 @router.get("/config/soft_prompts_list")
 def soft_prompts_list(request: Request) -> dict[str, Any]:
     """Every file that can be loaded into this model."""
-    return {"values": [{"value": voice.entry.path.name} for voice in _serving(request).voices.usable()]}
+    return {"values": [{"value": voice.entry.path.name} for voice in serving_of(request).voices.usable()]}
 
 
 @router.get("/config/{name}")
@@ -170,16 +178,20 @@ async def change_setting(request: Request, name: str, value: Annotated[Any, Body
     """The default of requests that leave this field out, for as long as the server runs."""
     state, name = _state(request), _known(name)
     try:
-        state.settings = Settings.model_validate(state.settings.model_dump() | {name: value})
+        settings = Settings.model_validate(state.settings.model_dump() | {name: value})
+        sampling_of(Generate(prompt="", **settings.model_dump()), ())
     except ValidationError as error:
         raise Refused(422, error.errors()[0]["msg"], field="value") from error
+    except SordinoError as error:
+        raise refused(error, field="value") from error
+    state.settings = settings
     return {}
 
 
 # Writing -----------------------------------------------------------------------------------------------------------------
 
 
-@router.post("/generate")
+@router.post("/generate", openapi_extra=_BODY)
 async def generate(request: Request, said: dict[str, Any]) -> dict[str, Any]:
     """{"results": [{"text"}]}: one for each of n."""
     generation = await _started(request, said)
@@ -192,7 +204,7 @@ async def generate(request: Request, said: dict[str, Any]) -> dict[str, Any]:
     return {"results": [{"text": formatted(text, generation.asked)} for text in generation.texts]}
 
 
-@extra.post("/generate/stream")
+@extra.post("/generate/stream", openapi_extra=_BODY)
 async def generate_stream(request: Request, said: dict[str, Any]) -> StreamingResponse:
     """Events `message` with {"token", "finish_reason"}."""
     generation = await _started(request, {**said, "n": 1})
@@ -207,7 +219,8 @@ async def generate_stream(request: Request, said: dict[str, Any]) -> StreamingRe
                 yield event(piece, None)
             yield event("", "stop" if generation.aborted else generation.reason)
         finally:
-            generation.abort()
+            if generation.task is not None and not generation.task.done():
+                generation.abort()
             _over(request, generation)
 
     return StreamingResponse(pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -236,13 +249,13 @@ class Text(BaseModel):
 
 @extra.post("/tokencount")
 async def tokencount(request: Request, text: Text) -> dict[str, Any]:
-    ids = await run_in_threadpool(_encoded, _serving(request), text.prompt)
+    ids = await run_in_threadpool(_encoded, serving_of(request), text.prompt)
     return {"value": len(ids), "ids": list(ids)}
 
 
 @extra.get("/true_max_context_length")
 async def true_max_context_length(request: Request) -> dict[str, int]:
-    return {"value": _serving(request).base.context_length}
+    return {"value": serving_of(request).context_length}
 
 
 @extra.get("/version")
@@ -252,7 +265,7 @@ async def cpp_version() -> dict[str, str]:
 
 @extra.get("/perf")
 async def perf(request: Request) -> dict[str, Any]:
-    serving, state = _serving(request), _state(request)
+    serving, state = serving_of(request), _state(request)
     running, waiting = serving.backend.counts()
     last = state.last
     return {
@@ -270,11 +283,6 @@ async def perf(request: Request) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _serving(request: Request) -> Serving:
-    serving: Serving = request.app.state.serving
-    return serving
-
-
 def _state(request: Request) -> Kobold:
     state: Kobold = request.app.state.kobold
     return state
@@ -288,7 +296,7 @@ def _known(name: str) -> str:
 
 async def _started(request: Request, said: dict[str, Any]) -> Generation:
     """A generation that runs. Raises Refused."""
-    serving, state = _serving(request), _state(request)
+    serving, state = serving_of(request), _state(request)
     try:
         asked = Generate.model_validate(defaults_with(state.settings, said))
     except ValidationError as error:
@@ -299,13 +307,18 @@ async def _started(request: Request, said: dict[str, Any]) -> Generation:
     try:
         soft = await run_in_threadpool(_soft_prompt, serving, asked)
         ids = await run_in_threadpool(_encoded, serving, asked.prompt)
-        sampling = sampling_of(asked, stops_of(asked))
     except SordinoError as error:
         raise refused(error, field="prompt") from error
+    sampling = _sampling_of(asked)
     seed = secrets.randbits(62) if asked.sampler_seed is None else asked.sampler_seed % 2**63
     client = request.client.host if request.client else ""
     job = Job(_newest(serving, ids, soft, asked), soft, sampling, seed, asked.n, client)
-    generation = Generation(asked, requests_of(serving.base, job), [""] * asked.n, seed)
+    requests = requests_of(serving.base, job)
+    try:
+        serving.backend.check(requests)
+    except SordinoError as error:
+        raise refused(error, field="prompt" if isinstance(error, BadInput) else "") from error
+    generation = Generation(asked, requests, [""] * asked.n, seed)
     state.running[asked.genkey] = generation
     state.last, state.total = generation, state.total + 1
     generation.began = time.monotonic()
@@ -313,6 +326,17 @@ async def _started(request: Request, said: dict[str, Any]) -> Generation:
     # Its failure is told by whoever waits for it; a client that left does not.
     generation.task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return generation
+
+
+def _sampling_of(asked: Generate) -> Sampling:
+    try:
+        return sampling_of(asked, stops_of(asked))
+    except SordinoError as error:
+        flag = error.where.removeprefix("--").replace("-", "_")
+        field = {"stop": "stop_sequence", "repetition_penalty": "rep_pen", "repetition_slope": "rep_pen_slope"}.get(
+            flag, flag
+        )
+        raise refused(error, field=field) from error
 
 
 def _over(request: Request, generation: Generation) -> None:
@@ -341,7 +365,7 @@ def _encoded(serving: Serving, text: str) -> tuple[int, ...]:
 
 def _newest(serving: Serving, ids: tuple[int, ...], soft: SoftPrompt | None, asked: Generate) -> tuple[int, ...]:
     """The end of the text that fits beside the soft prompt and what is to be written."""
-    context = min(asked.max_context_length, serving.base.context_length)
+    context = min(asked.max_context_length, serving.context_length)
     room = context - asked.max_length - width_of(serving.base, soft)
     if room < 1:
         raise Refused(422, f"Leaves no room for the text in {context} positions.", field="max_length")

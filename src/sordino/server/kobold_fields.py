@@ -23,6 +23,13 @@ IGNORED: dict[str, str] = {
     "sampler_full_determinism": "a seed gives the same text here in any case",
     "trim_stop": "stop sequences are never part of the text here",
 }
+# These are for whole answers: what has been sent cannot be trimmed.
+IGNORED_IN_STREAMS: dict[str, str] = {
+    "n": "one continuation is streamed",
+    "frmttriminc": "what was sent cannot be taken back",
+    "frmtrmblln": "what was sent cannot be taken back",
+    "frmtrmspch": "what was sent cannot be taken back",
+}
 # What a request may leave to the server, with KoboldAI's own defaults; PUT /config/NAME changes them.
 _SPECIAL = re.compile(r"[#/@%{}+=~|^<>]")
 _SENTENCE_ENDS = ".!?\"'”’*)…"

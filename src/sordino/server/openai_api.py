@@ -34,7 +34,7 @@ from sordino.server.openai_fields import (
     sampling_of,
     texts_of,
 )
-from sordino.server.serving import Serving
+from sordino.server.serving import Serving, serving_of
 from sordino.server.writing import Job, Written, chat_ids, requests_of, stream, width_of, write
 from sordino.soft_prompt import SoftPrompt
 
@@ -44,7 +44,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 @router.get("/models")
 def models(request: Request) -> dict[str, Any]:
     """The base model, and every soft prompt that fits it as a model of its own."""
-    serving = _serving(request)
+    serving = serving_of(request)
     return {
         "object": "list",
         "data": [_card(serving, None), *(_card(serving, v.entry.name) for v in serving.voices.usable())],
@@ -53,14 +53,14 @@ def models(request: Request) -> dict[str, Any]:
 
 @router.get("/models/{name:path}")
 def model(request: Request, name: str) -> dict[str, Any]:
-    serving = _serving(request)
+    serving = serving_of(request)
     voice = _voice_in(serving, name)
     return _card(serving, None if voice is None else serving.voices.named(voice).entry.name)
 
 
 @router.post("/completions")
 async def completions(request: Request, asked: CompletionRequest) -> Any:
-    serving = _serving(request)
+    serving = serving_of(request)
     soft = await run_in_threadpool(_prompt_of, serving, asked)
     sampling = sampling_of(
         serving, asked, max_tokens=16 if asked.max_tokens is None else asked.max_tokens, logprobs=asked.logprobs
@@ -88,7 +88,7 @@ async def completions(request: Request, asked: CompletionRequest) -> Any:
 
 @router.post("/chat/completions")
 async def chat_completions(request: Request, asked: ChatRequest) -> Any:
-    serving = _serving(request)
+    serving = serving_of(request)
     soft = await run_in_threadpool(_prompt_of, serving, asked)
     if asked.max_tokens is not None and asked.max_completion_tokens is not None:
         raise Refused(400, "give max_tokens or max_completion_tokens, not both", field="max_completion_tokens")
@@ -101,9 +101,7 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Any:
     most = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
     if most is None:
         # Until the model ends its turn: as far as context and server let it.
-        most = min(
-            serving.limits.max_tokens, max(1, serving.base.context_length - width_of(serving.base, soft) - len(ids))
-        )
+        most = min(serving.limits.max_tokens, max(1, serving.context_length - width_of(serving.base, soft) - len(ids)))
     sampling = sampling_of(
         serving, asked, max_tokens=most, logprobs=(asked.top_logprobs or 0) if asked.logprobs else None
     )
@@ -129,11 +127,6 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Any:
 # What was asked ---------------------------------------------------------------------------------------------------------
 
 
-def _serving(request: Request) -> Serving:
-    serving: Serving = request.app.state.serving
-    return serving
-
-
 def _voice_in(serving: Serving, model: str) -> str | None:
     """The soft prompt that a model's name chooses: `base:voice`. Raises Refused for another model."""
     # Not split at the colon: names of base models may have one of their own.
@@ -152,7 +145,7 @@ def _prompt_of(serving: Serving, asked: Options) -> SoftPrompt | None:
     refuse_foreign(asked)
     by_model = _voice_in(serving, asked.model)
     said = by_model
-    if "soft_prompt" in asked.model_fields_set:
+    if asked.soft_prompt is not None:
         said = asked.soft_prompt or None
         if by_model is not None and said != by_model:
             raise Refused(400, f"the model says {by_model!r}, and soft_prompt something else", field="soft_prompt")
@@ -168,7 +161,7 @@ def _prompt_of(serving: Serving, asked: Options) -> SoftPrompt | None:
 
 def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: SoftPrompt | None, sampling: Sampling) -> Job:
     n = 1 if asked.n is None else asked.n
-    limit = _serving(request).limits.n
+    limit = serving_of(request).limits.n
     if not 1 <= n <= limit:
         raise Refused(400, f"1 to {limit} was expected, got {n}", field="n")
     seed = secrets.randbits(62) if asked.seed is None else asked.seed % 2**63
@@ -208,10 +201,12 @@ def _streamed(
     *,
     opening: Mapping[str, Any] | None,
 ) -> StreamingResponse:
-    options = asked.stream_options or {}
-    if unknown := sorted(set(options) - {"include_usage", "include_obfuscation"}):
-        raise Refused(400, f"unknown field: stream_options.{unknown[0]}", field="stream_options")
-    usage_wanted = bool(options.get("include_usage"))
+    usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    try:
+        # While there is still a status to say it with.
+        serving.backend.check(requests)
+    except SordinoError as error:
+        raise refused(error) from error
 
     async def pieces() -> AsyncGenerator[bytes]:
         def event(content: Mapping[str, Any] | str) -> bytes:

@@ -38,6 +38,14 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 
 
+class StreamOptions(BaseModel):
+    """include_obfuscation: texts of random length around the real one, which are not made here."""
+
+    model_config = ConfigDict(extra="forbid")
+    include_usage: StrictBool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
 class Options(BaseModel):
     """What both routes take. Absent and null are the same."""
 
@@ -60,7 +68,7 @@ class Options(BaseModel):
     seed: StrictInt | None = None
     n: StrictInt | None = None
     stream: StrictBool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: StreamOptions | None = None
 
 
 class CompletionRequest(Options):
@@ -78,6 +86,8 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
+    """name is read and not used: chat templates have no place for it, and SillyTavern sends it with example dialogues."""
+
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
     content: StrictStr | list[TextPart]
@@ -92,7 +102,10 @@ class ChatRequest(Options):
     top_logprobs: StrictInt | None = None
 
 
-def refuse_foreign(asked: BaseModel) -> None:
+def refuse_foreign(asked: Options) -> None:
+    """Raises Refused for fields that nobody knows, and for those that would change the answer and are not implemented."""
+    if asked.stream_options is not None and not asked.stream:
+        raise Refused(400, "stream_options is for stream: true", field="stream_options")
     for field, value in (asked.model_extra or {}).items():
         if field not in NEUTRAL:
             raise Refused(400, f"unknown field: {field}", field=field, code="unknown_parameter")
@@ -141,7 +154,7 @@ def sampling_of(serving: Serving, asked: Options, *, max_tokens: int, logprobs: 
 def _bias(said: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
     bias = []
     for word, value in (said or {}).items():
-        if not word.isdecimal() or len(word) > 9:
+        if not word.isdecimal() or len(word) > 9 or word != str(int(word)):
             raise Refused(400, f"logit_bias: a token id was expected, got {word[:20]!r}", field="logit_bias")
         if not -100 <= value <= 100:
             raise Refused(400, f"logit_bias: -100 to 100 was expected, got {value}", field="logit_bias")

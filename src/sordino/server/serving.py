@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from starlette.requests import HTTPConnection
+
 from sordino.backends.embedded import EmbeddedEngine
 from sordino.described_model import DescribedModel
 from sordino.server.metrics import Metrics
@@ -13,7 +15,7 @@ from sordino.server.voices import Voices
 @dataclass(frozen=True)
 class ServerLimits:
     """max_tokens: most new tokens a request may ask for. n: most continuations of one request. body and upload: bytes.
-    seconds: how long a request may wait and run.
+    seconds: how long a request may wait and run. body_seconds: how long its body may take to come.
     """
 
     max_tokens: int = 2048
@@ -21,13 +23,15 @@ class ServerLimits:
     body: int = 4 << 20
     upload: int = 64 << 20
     seconds: float = 1800.0
+    body_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
 class Serving:
     """One base model, its engine, the library, and what is measured. started: seconds since the epoch. runner: who computes.
 
-    model: what clients call the base model: a bundled name or a public id, never a path.
+    model: what clients call the base model: a bundled name or a public id, never a path. context_length: positions of a row, as
+    far as the model and the memory for rows go.
     """
 
     model: str
@@ -39,3 +43,10 @@ class Serving:
     started: int
     version: str
     runner: str
+    context_length: int
+
+
+def serving_of(request: HTTPConnection) -> Serving:
+    """What is served at this moment: PUT /model may have another answer the next request."""
+    serving: Serving = request.app.state.serving
+    return serving

@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from sordino.errors import SordinoError
 from sordino.library_names import readable_name
 from sordino.server.errors import Refused, refused
-from sordino.server.serving import Serving
+from sordino.server.serving import serving_of
 from sordino.server.voices import Voice
 
 router = APIRouter(prefix="/v1", tags=["soft prompts"])
@@ -30,10 +30,20 @@ class Chosen(BaseModel):
     soft_prompt_name: StrictStr
 
 
+class Upload(BaseModel):
+    """file: a soft prompt of any format. name: of the library, by default the file's. replace: what has this name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    file: UploadFile
+    name: str | None = None
+    replace: bool = False
+
+
 @router.get("/soft_prompts")
 def soft_prompts(request: Request) -> dict[str, Any]:
     """Every file of the library: what it is and how well it fits; a broken one with the reason."""
-    serving = _serving(request)
+    serving = serving_of(request)
     default = serving.voices.default
     return {"object": "list", "data": [_card(voice, default) for voice in serving.voices.all()]}
 
@@ -41,14 +51,12 @@ def soft_prompts(request: Request) -> dict[str, Any]:
 @router.post("/soft_prompts")
 def upload(
     request: Request,
-    file: Annotated[UploadFile, File(description="a soft prompt file of any format")],
-    name: Annotated[str | None, Form()] = None,
-    replace: Annotated[bool, Form()] = False,
+    said: Annotated[Upload, Form(media_type="multipart/form-data")],
 ) -> dict[str, Any]:
     """Read a file with the safe readers and put it into the library as a native zip."""
-    serving = _serving(request)
+    serving, file = serving_of(request), said.file
     given = Path(file.filename or "").name
-    if not name and (not given or given != file.filename):
+    if not said.name and (not given or given != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +64,8 @@ def upload(
             path = Path(folder) / "upload"
             with path.open("wb") as copy:
                 shutil.copyfileobj(file.file, copy)
-            entry = serving.voices.library.install(path, name=name or readable_name(Path(given).stem), replace=replace)
+            name = said.name or readable_name(Path(given).stem)
+            entry = serving.voices.library.install(path, name=name, replace=said.replace)
     except SordinoError as error:
         raise refused(error, field="file") from error
     serving.voices.refresh()
@@ -66,7 +75,7 @@ def upload(
 @router.delete("/soft_prompts/{name}")
 def delete(request: Request, name: str) -> dict[str, Any]:
     """Move a file into the library's trash. Running requests keep what they have."""
-    serving = _serving(request)
+    serving = serving_of(request)
     try:
         entry = serving.voices.named(name).entry
         serving.voices.library.remove(entry)
@@ -79,7 +88,7 @@ def delete(request: Request, name: str) -> dict[str, Any]:
 @router.post("/soft_prompt/load")
 def load(request: Request, chosen: Chosen) -> dict[str, Any]:
     """Make a soft prompt the server's default: what requests of KoboldAI's routes get that name none."""
-    serving = _serving(request)
+    serving = serving_of(request)
     try:
         serving.voices.set_default(chosen.soft_prompt_name)
     except SordinoError as error:
@@ -90,14 +99,9 @@ def load(request: Request, chosen: Chosen) -> dict[str, Any]:
 @router.post("/soft_prompt/unload")
 def unload(request: Request) -> dict[str, Any]:
     """No default."""
-    serving = _serving(request)
+    serving = serving_of(request)
     serving.voices.set_default(None)
     return {"default": None}
-
-
-def _serving(request: Request) -> Serving:
-    serving: Serving = request.app.state.serving
-    return serving
 
 
 def _card(voice: Voice, default: str | None) -> dict[str, Any]:

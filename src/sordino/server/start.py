@@ -116,6 +116,7 @@ def opened(
             int(time.time()),
             __version__,
             "PyTorch" if isinstance(runner, TorchRunner) else "llama.cpp",
+            min(model.context_length, runner.most_positions),
         )
     finally:
         # The runner's memory may be given back after this: the thread must be gone, however long its last step takes.
@@ -129,13 +130,16 @@ class Models:
     """
 
     def __init__(self, open_: Callable[[str], AbstractContextManager[Serving]], others: Collection[str] = ()) -> None:
-        self._open, self._others = open_, frozenset(others)
+        self._open, self._others = open_, set(others)
         self._lock = threading.Lock()
+        self._leaving: list[Serving] = []
         self._stack = ExitStack()
 
     def first(self, name: str) -> Serving:
         """What is served at the start."""
         self.serving = self._stack.enter_context(self._open(name))
+        # What was good at the start may come back.
+        self._others.add(name)
         return self.serving
 
     def may_change_to(self, name: str) -> bool:
@@ -151,9 +155,16 @@ class Models:
             new = stack.enter_context(self._open(name))
             old, old_stack = self.serving, self._stack
             self.serving, self._stack = new, stack
+            self._leaving.append(old)
             announce(new)
         old.backend.stop(finish=True)
+        self._leaving.remove(old)
         old_stack.close()
+
+    def hurry(self) -> None:
+        """End all requests, those of a model that is leaving too. May be called from a signal's handler."""
+        for serving in (self.serving, *self._leaving):
+            serving.backend.hurry()
 
     def close(self) -> None:
         """Give everything back."""

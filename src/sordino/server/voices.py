@@ -17,7 +17,7 @@ from pathlib import Path
 from sordino import formats
 from sordino.atomic import write_bytes
 from sordino.described_model import DescribedModel
-from sordino.errors import DoesNotFit, NotInLibrary, SordinoError
+from sordino.errors import BadInput, DoesNotFit, NotInLibrary, SordinoError, StorageError
 from sordino.fit import Fit
 from sordino.library import Entry, Library
 from sordino.library_names import near_misses
@@ -124,12 +124,13 @@ class Voices:
             return None
 
     def set_default(self, name: str | None) -> None:
-        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit; the old default stays then."""
+        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, StorageError; the old default stays then."""
         if name is not None:
             self.prompt(name)
             name = self.named(name).entry.name
-        self._default = name
-        self._remember(name)
+        with self._lock:
+            self._remember(name)
+            self._default = name
 
     def _recall(self) -> str | None:
         if self._remembered is None:
@@ -150,8 +151,12 @@ class Voices:
             said = {}
         said = said if isinstance(said, dict) else {}
         said[self.base.fingerprint or self.base.id] = name
-        self._remembered.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._remembered, json.dumps(said, indent=1, sort_keys=True).encode())
+        try:
+            self._remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self._remembered, json.dumps(said, indent=1, sort_keys=True).encode())
+        except (OSError, BadInput) as error:
+            reason = error.what if isinstance(error, BadInput) else error.strerror
+            raise StorageError("the default cannot be remembered", where=self._remembered, got=reason) from error
 
     def _look(self) -> None:
         voices = []
