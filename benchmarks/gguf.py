@@ -2,8 +2,8 @@
 
 Same file, same threads, greedy, 64 new tokens a stream, openings of 24 tokens, other ones every round. llama.cpp's server is the
 one in `xllamacpp` (its C++ loop); ours is `sordino serve --runner gguf` with another soft prompt a stream; both are asked over HTTP
-by the same client. The engine without HTTP is measured beside them. The gain is the held-out loss without a soft prompt less the
-loss behind it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
+by the same client. Each server is a process of its own. The gain is the held-out loss without a soft prompt less the loss behind
+it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
 
     pip install xllamacpp; python -m benchmarks.gguf --rounds 5
 """
@@ -11,6 +11,8 @@ loss behind it, on the packaged keeper's held-out texts, windows of 128 tokens, 
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,13 +25,12 @@ from typing import Any
 import httpx
 import torch
 
-from benchmarks.engine import NEW, READ, Side, openings, prompt
+from benchmarks.engine import NEW, READ, openings, prompt
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from benchmarks.soak import server as serving
 from sordino import formats, model_files
 from sordino.base_model import BaseModel, load
 from sordino.described_model import DescribedModel, describe
-from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
 from sordino.server.start import EngineOptions, gguf_runner
@@ -51,49 +52,63 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with runner_of(model, path) as runner:
         rows.append(gain(model, base, runner))
-        save("gguf", base.device, rows)
-        server = LlamaServer(path, threads)
-        # Without an end, every stream says all its tokens.
-        words = Words(model.decode, frozenset(), model.context_length, model.vocab_size)
-        engine = Engine(runner, words, Limits(rows=max(STREAMS)))
-        with library_of(base, max(STREAMS)) as folder, serving(options.model, folder, "--runner", "gguf") as (_, url):
-            for streams in STREAMS:
-                ours = Side(base, [prompt(base, seed) for seed in range(streams)])
-                ours.engine = engine
-                seconds = alternate(
-                    {
-                        "sordino": OverHttp(url, options.model, base, streams),
-                        "llama.cpp": Theirs(server, base, streams),
-                        "sordino's engine": ours,
-                    },
-                    options.rounds,
-                    base.device,
-                )
-                row: dict[str, Any] = {"rows": f"{streams} stream{'s' * (streams > 1)}"}
-                for name, taken in seconds.items():
-                    row[f"{name}, tokens/s"] = round(streams * NEW / statistics.median(taken), 1)
-                row["sordino/llama.cpp"] = round(paired_ratio(seconds["llama.cpp"], seconds["sordino"]), 3)
-                rows.append(row)
-                save("gguf", base.device, rows)
+    save("gguf", base.device, rows)
+    with (
+        library_of(base, max(STREAMS)) as folder,
+        serving(options.model, folder, "--runner", "gguf", threads=threads) as (_, url),
+        llama_server(path, threads) as their_url,
+    ):
+        for streams in STREAMS:
+            seconds = alternate(
+                {
+                    "sordino": OverHttp(url, options.model, base, streams),
+                    "llama.cpp": Theirs(their_url, base, streams),
+                },
+                options.rounds,
+                base.device,
+            )
+            row: dict[str, Any] = {"rows": f"{streams} stream{'s' * (streams > 1)}"}
+            for name, taken in seconds.items():
+                row[f"{name}, tokens/s"] = round(streams * NEW / statistics.median(taken), 1)
+            row["sordino/llama.cpp"] = round(paired_ratio(seconds["llama.cpp"], seconds["sordino"]), 3)
+            rows.append(row)
+            save("gguf", base.device, rows)
 
 
 def runner_of(model: DescribedModel, path: Path) -> AbstractContextManager[Runner]:
     return gguf_runner(model, path, EngineOptions(rows=max(STREAMS)))
 
 
-class LlamaServer:
-    """llama.cpp's own, as many slots as streams."""
+# Nothing else in that process: a thread that spins there would take a core from it.
+THEIR_SERVER = """
+import sys, time, xllamacpp
+path, threads, streams = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+said = xllamacpp.CommonParams()
+said.model.path = path
+said.n_parallel, said.n_ctx = streams, streams * 512
+said.cpuparams.n_threads = said.cpuparams_batch.n_threads = threads
+said.warmup = True
+server = xllamacpp.Server(said)
+print("at", server.listening_address, flush=True)
+time.sleep(100_000)
+"""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        import xllamacpp
 
-        said = xllamacpp.CommonParams()
-        said.model.path = str(path)
-        said.n_parallel, said.n_ctx = max(STREAMS), max(STREAMS) * 512
-        said.cpuparams.n_threads = said.cpuparams_batch.n_threads = threads
-        said.warmup = True
-        self.server = xllamacpp.Server(said)
-        self.url = self.server.listening_address
+@contextmanager
+def llama_server(path: Path, threads: int) -> Iterator[str]:
+    """llama.cpp's own server, as many slots as streams: its address."""
+    command = [sys.executable, "-c", THEIR_SERVER, str(path), str(threads), str(max(STREAMS))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("at "):
+                yield line.split()[1]
+                return
+        raise SystemExit("llama.cpp's server did not start")
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @contextmanager
@@ -135,8 +150,8 @@ class OverHttp:
 class Theirs:
     """As many requests at once as there are streams."""
 
-    def __init__(self, server: LlamaServer, base: BaseModel, streams: int) -> None:
-        self.server, self.base, self.streams, self.called = server, base, streams, 0
+    def __init__(self, url: str, base: BaseModel, streams: int) -> None:
+        self.url, self.base, self.streams, self.called = url, base, streams, 0
         self.pool = ThreadPoolExecutor(streams)
         self.client = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=streams))
 
@@ -159,7 +174,7 @@ class Theirs:
             "cache_prompt": False,
             "samplers": ["top_k"],
         }
-        return self.client.post(f"{self.server.url}/completion", json=body).json()
+        return self.client.post(f"{self.url}/completion", json=body).json()
 
 
 def gain(model: DescribedModel, base: BaseModel, runner: Runner) -> dict[str, Any]:

@@ -32,7 +32,10 @@ def main() -> None:
     base = load(options.model, device="cpu", dtype="float32")
     prompts = [prompt(base, seed) for seed in range(PROMPTS)]
     rows: list[dict[str, Any]] = []
-    with library_of(base, STREAMS) as folder, server(options.model, folder, "--runner", "torch") as (_, url):
+    with (
+        library_of(base, STREAMS) as folder,
+        server(options.model, folder, "--runner", "torch", threads=options.threads) as (_, url),
+    ):
         seconds = alternate(
             {
                 "http": OverHttp(url, options.model, base, STREAMS),

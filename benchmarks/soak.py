@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
 import re
 import subprocess
@@ -72,9 +73,11 @@ def main() -> None:
 class server:
     """`sordino serve` in a process of its own."""
 
-    def __init__(self, model: str, library: Path, *flags: str) -> None:
+    def __init__(self, model: str, library: Path, *flags: str, threads: int | None = None) -> None:
+        env = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         command = [sys.executable, "-m", "sordino", "serve", "--model", model, "--library", str(library), "--port", "0"]
-        self.process = subprocess.Popen([*command, "--queue", "1000", *flags], stdout=subprocess.PIPE, text=True)
+        command += ["--queue", "1000", *flags]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
     def __enter__(self) -> tuple[subprocess.Popen[str], str]:
         assert self.process.stdout is not None

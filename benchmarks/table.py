@@ -107,6 +107,38 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
         0.5,
         False,
     ),
+    *(
+        ("gguf", f"{streams} stream{'s' * (streams > 1)}", "sordino/llama.cpp", title, 1.0, True)
+        for streams, title in (
+            (1, "llama.cpp, 1 stream with a soft prompt over HTTP / llama.cpp's own server without, tokens a second"),
+            (4, "the same: 4 streams, 4 soft prompts"),
+            (16, "the same: 16 streams, 16 soft prompts"),
+        )
+    ),
+    (
+        "gguf",
+        "held-out gain, 2032 tokens",
+        "llama.cpp/PyTorch",
+        "what a soft prompt gains on held-out texts: the Q4 file in llama.cpp / PyTorch",
+        0.9,
+        True,
+    ),
+    (
+        "serving",
+        "1,000 soft prompts, 200 MB for prefixes",
+        "many/one",
+        "1,000 soft prompts in random order, 200 MB for prefixes / one soft prompt, tokens a second",
+        0.9,
+        True,
+    ),
+    (
+        "serving",
+        "16 streams over HTTP",
+        "http/engine",
+        "16 streams over HTTP / the engine called directly, tokens a second",
+        0.97,
+        True,
+    ),
 ]
 
 

@@ -100,7 +100,7 @@ def sample(
     """
     if _is_plain(sampling):
         return Drawn(int(np.argmax(logits_V.detach().cpu().numpy())))
-    raw_V: Floats = logits_V.detach().cpu().double().numpy()
+    raw_V: Floats = logits_V.detach().cpu().numpy().astype(np.float64)
     token = _draw(raw_V, seen_ids, sampling, random, n_new)
     if sampling.logprobs is None:
         return Drawn(token)

@@ -76,7 +76,7 @@ def test_callers_on_several_loops(backend: EmbeddedEngine) -> None:
 
 def test_a_caller_who_leaves_frees_its_row(backend: EmbeddedEngine, model: Model) -> None:
     async def leave_after_three() -> None:
-        async with aclosing(backend.events(Request((1,), None, ENDLESS))) as events:
+        async with aclosing(backend.stream([Request((1,), None, ENDLESS)])) as events:
             async for count, _ in _counted(events):
                 if count == 3:
                     break
@@ -154,7 +154,7 @@ def test_a_bug_in_a_step_leaves_nobody_waiting() -> None:
 
 async def _counted(events):
     count = 0
-    async for event in events:
+    async for _, event in events:
         if isinstance(event, Chunk):
             count += 1
             yield count, event

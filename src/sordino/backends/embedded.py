@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -18,23 +19,31 @@ from sordino.errors import EngineBusy, SordinoError
 
 
 @dataclass(eq=False)
+class _Caller:
+    """Who waits on a loop for the events of some requests. first: is told the seconds until the first of them."""
+
+    loop: asyncio.AbstractEventLoop
+    box: asyncio.Queue[tuple[int, Event | SordinoError]]
+    first: Callable[[float], None]
+    began: float
+    heard: bool = False
+
+
+@dataclass(eq=False)
 class _Listener:
-    """A caller that waits. number: the engine's, once the request was taken."""
+    """One request of a caller, and which of its requests. number: the engine's, once it was taken. kept: what a caller who
+    wants all at once will hear (None: who wants each at once)."""
 
     request: Request
-    loop: asyncio.AbstractEventLoop
-    events: asyncio.Queue[Event | SordinoError]
+    index: int
+    caller: _Caller
+    kept: list[Event] | None
     number: int | None = None
     left: bool = False
 
-    def tell(self, event: Event | SordinoError) -> None:
-        # The loop may be gone when the program ends: then nobody waits.
-        with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
-
 
 class EmbeddedEngine:
-    """`events` may be called from any loop. `start` before, `stop` at the end."""
+    """`stream` may be called from any loop. `start` before, `stop` at the end."""
 
     def __init__(self, engine: Engine, *, crashed: Callable[[BaseException], None] = lambda error: None) -> None:
         self._engine, self._crashed = engine, crashed
@@ -70,34 +79,45 @@ class EmbeddedEngine:
         self._refuse_when_over()
         self._engine.check(requests)
 
-    async def events(self, request: Request) -> AsyncGenerator[Event]:
-        """The request's events, an `End` last. Leaving early, or being cancelled, ends the request within a step.
+    async def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        whole: bool = False,
+        first: Callable[[float], None] = lambda seconds: None,
+    ) -> AsyncGenerator[tuple[int, Event]]:
+        """The events of all requests as they come, each with its request's place; an `End` is the last of each.
 
-        Raises EngineBusy, ConfigError, DoesNotFit, OutOfMemory for what was not taken.
+        Leaving early, or being cancelled, ends the requests within a step. whole: each request's events together when it has
+        ended, which wakes the loop once and not with every token. Raises EngineBusy, ConfigError, DoesNotFit, OutOfMemory for what
+        was not taken.
         """
         self._refuse_when_over()
-        listener = _Listener(request, asyncio.get_running_loop(), asyncio.Queue())
-        self._inbox.put(listener)
+        caller = _Caller(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
+        listeners = [_Listener(one, index, caller, [] if whole else None) for index, one in enumerate(requests)]
+        for listener in listeners:
+            self._inbox.put(listener)
         # The thread may have ended between the question and the put; what was put before its end is answered by it.
         if self._over.is_set():
             raise EngineBusy("the server is stopping")
+        waiting = len(listeners)
         try:
-            while True:
-                event = await listener.events.get()
+            while waiting:
+                index, event = await caller.box.get()
                 if isinstance(event, SordinoError):
                     raise event
-                yield event
-                if isinstance(event, End):
-                    return
+                waiting -= isinstance(event, End)
+                yield index, event
         finally:
-            listener.left = True
+            for listener in listeners:
+                listener.left = True
             self._inbox.put(None)
 
     async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
         """The whole text, its chunks, and how it ended."""
         chunks: list[Chunk] = []
-        async with aclosing(self.events(request)) as events:
-            async for event in events:
+        async with aclosing(self.stream([request], whole=True)) as events:
+            async for _, event in events:
                 if isinstance(event, End):
                     return "".join(chunk.text for chunk in chunks), chunks, event
                 chunks.append(event)
@@ -147,29 +167,56 @@ class EmbeddedEngine:
         try:
             listener.number = self._engine.submit(listener.request)
         except SordinoError as error:
-            listener.tell(error)
+            _deliver([(listener, error)])
             return
         except BaseException as error:
             # A bug, and the end of the thread: this one is in no table yet.
-            listener.tell(EngineBusy("the engine has stopped after an error", got=error))
+            _deliver([(listener, EngineBusy("the engine has stopped after an error", got=error))])
             raise
         self._listeners[listener.number] = listener
 
     def _tell(self, events: list[tuple[int, Event]]) -> None:
+        told: list[tuple[_Listener, Event | SordinoError]] = []
         for number, event in events:
-            if (listener := self._listeners.get(number)) is not None:
-                listener.tell(event)
-                if isinstance(event, End):
-                    del self._listeners[number]
+            if (listener := self._listeners.get(number)) is None:
+                continue
+            caller = listener.caller
+            if not caller.heard:
+                caller.heard = True
+                caller.first(time.monotonic() - caller.began)
+            if isinstance(event, End):
+                del self._listeners[number]
+                told += [(listener, kept) for kept in listener.kept or ()]
+                told.append((listener, event))
+            elif listener.kept is None:
+                told.append((listener, event))
+            else:
+                listener.kept.append(event)
+        _deliver(told)
 
     def _end_all(self) -> None:
         self._over.set()
         if self.dead is None:
             self._tell(self._engine.close())
-        for listener in self._listeners.values():
-            error = EngineBusy("the engine has stopped after an error", got=self.dead)
-            listener.tell(End("failed", 0, 0, error))
+        error = EngineBusy("the engine has stopped after an error", got=self.dead)
+        _deliver([(listener, End("failed", 0, 0, error)) for listener in self._listeners.values()])
         while not self._inbox.empty():
             late = self._inbox.get()
             if late is not None:
-                late.tell(EngineBusy("the server is stopping"))
+                _deliver([(late, EngineBusy("the server is stopping"))])
+
+
+def _deliver(told: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    """Into the callers' boxes: each loop is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, Event | SordinoError]]] = {}
+    for listener, event in told:
+        by_loop.setdefault(listener.caller.loop, []).append((listener, event))
+    for loop, some in by_loop.items():
+        # The loop may be gone when the program ends: then nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_put, some)
+
+
+def _put(told: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    for listener, event in told:
+        listener.caller.box.put_nowait((listener.index, event))

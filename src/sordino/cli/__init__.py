@@ -52,6 +52,9 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        # A server is what the machine is for: its steps are short, and threads that sleep between them make them a sixth longer.
+        if cmd_name != "serve":
+            _spin_less()
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
@@ -145,7 +148,6 @@ def main(context: click.Context) -> None:
     The model itself stays as it is.
     """
     _survive_narrow_encodings()
-    _spin_less()
     if context.invoked_subcommand is not None:
         return
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')

@@ -155,7 +155,8 @@ class Engine:
     def _written(self, row: _Row, logits_V: Tensor) -> list[Event]:
         """Draw a row's next token. What fails there ends this row and no other."""
         # One pass: a sum is a number where all its parts are. Words that cannot come are at minus infinity.
-        if not float(logits_V.sum()) < math.inf:
+        # In numpy: PyTorch would wake its threads, which then stand in the way of whoever runs the model.
+        if not float(logits_V.numpy().sum()) < math.inf:
             return [self._end(row, "failed", ModelError("the model's answer is not a number", do=_OTHER_NUMBERS))]
         try:
             drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -72,7 +73,7 @@ async def completions(request: Request, asked: CompletionRequest) -> Any:
     requests = [one for job in jobs for one in requests_of(serving.base, job)]
     identity = _Identity(f"cmpl-{secrets.token_hex(12)}", "text_completion", int(time.time()), asked.model)
     if asked.stream:
-        return _streamed(serving, request, asked, requests, identity, _text_delta(serving.base), opening=None)
+        return _streamed(serving, asked, requests, identity, _text_shape(serving.base, asked.logprobs))
     done = await _write(serving, request, requests)
     choices = [
         {
@@ -109,14 +110,13 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Any:
     requests = requests_of(serving.base, job)
     identity = _Identity(f"chatcmpl-{secrets.token_hex(12)}", "chat.completion", int(time.time()), asked.model)
     if asked.stream:
-        opening = {"delta": {"role": "assistant", "content": ""}}
-        return _streamed(serving, request, asked, requests, identity, _chat_delta(serving.base), opening=opening)
+        return _streamed(serving, asked, requests, identity, _chat_shape(serving.base, logprobs=bool(asked.logprobs)))
     done = await _write(serving, request, requests)
     choices = [
         {
             "index": i,
             "message": {"role": "assistant", "content": one.text, "refusal": None},
-            "logprobs": _chat_logprobs(serving.base, one.drawn) if asked.logprobs else None,
+            "logprobs": _chat_logprobs(serving.base, _drawn(one.parts)) if asked.logprobs else None,
             "finish_reason": one.end.reason,
         }
         for i, one in enumerate(done)
@@ -191,84 +191,84 @@ async def _write(serving: Serving, request: Request, requests: Sequence[Row]) ->
         raise refused(error) from error
 
 
-def _streamed(
-    serving: Serving,
-    request: Request,
-    asked: Options,
-    requests: Sequence[Row],
-    identity: _Identity,
-    delta: Any,
-    *,
-    opening: Mapping[str, Any] | None,
-) -> StreamingResponse:
-    usage_wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
-    try:
-        # While there is still a status to say it with.
-        serving.backend.check(requests)
-    except SordinoError as error:
-        raise refused(error) from error
+@dataclass(frozen=True)
+class _Shape:
+    """What a route's stream is made of: each continuation's opening, a chunk's choice (None: nothing to tell yet), its closing."""
 
-    async def pieces() -> AsyncGenerator[bytes]:
-        def event(content: Mapping[str, Any] | str) -> bytes:
-            text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
-            return f"data: {text}\n\n".encode()
-
-        def piece(index: int, choice: Mapping[str, Any], reason: str | None) -> bytes:
-            more = {"usage": None} if usage_wanted else {}
-            choices = [{"index": index, **choice, "finish_reason": reason}]
-            return event(identity.of({"choices": choices, **more}, chunk=True))
-
-        ends: list[End] = []
-        try:
-            async with aclosing(stream(serving, "openai", requests)) as events:
-                seen: set[int] = set()
-                async for index, happened in events:
-                    if index not in seen:
-                        seen.add(index)
-                        if opening is not None:
-                            yield piece(index, {**opening, "logprobs": None}, None)
-                    if isinstance(happened, Chunk):
-                        choice = delta(index, happened, asked.logprobs)  # type: ignore[attr-defined]
-                        if choice is not None:
-                            yield piece(index, choice, None)
-                        continue
-                    ends.append(happened)
-                    yield piece(index, {**delta(index, None, None), "logprobs": None}, happened.reason)
-        except SordinoError as error:
-            answer = refused(error)
-            yield event(body_of("/v1", answer.status, answer.message, field=answer.field, code=answer.code))
-            return
-        if usage_wanted:
-            yield event(identity.of({"choices": [], "usage": _usage(ends, asked.n or 1)}, chunk=True))
-        yield event("[DONE]")
-
-    return StreamingResponse(pieces(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    opening: dict[str, Any] | None
+    delta: Callable[[int, Chunk], dict[str, Any] | None]
+    closing: dict[str, Any]
 
 
-def _text_delta(base: DescribedModel) -> Any:
+def _text_shape(base: DescribedModel, logprobs: int | None) -> _Shape:
     offsets: dict[int, int] = {}
 
-    def delta(index: int, chunk: Chunk | None, logprobs: int | None) -> dict[str, Any] | None:
-        if chunk is None:
-            return {"text": ""}
+    def delta(index: int, chunk: Chunk) -> dict[str, Any] | None:
         if not chunk.text and logprobs is None:
             return None
         told = _text_logprobs(base, (chunk,), logprobs, start=offsets.get(index, 0))
         offsets[index] = offsets.get(index, 0) + len(chunk.text)
         return {"text": chunk.text, "logprobs": told}
 
-    return delta
+    return _Shape(None, delta, {"text": "", "logprobs": None})
 
 
-def _chat_delta(base: DescribedModel) -> Any:
-    def delta(index: int, chunk: Chunk | None, logprobs: bool | None) -> dict[str, Any] | None:
-        if chunk is None:
-            return {"delta": {}}
+def _chat_shape(base: DescribedModel, *, logprobs: bool) -> _Shape:
+    def delta(index: int, chunk: Chunk) -> dict[str, Any] | None:
         if not chunk.text and not logprobs:
             return None
         return {"delta": {"content": chunk.text}, "logprobs": _chat_logprobs(base, chunk.drawn) if logprobs else None}
 
-    return delta
+    opening = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+    return _Shape(opening, delta, {"delta": {}, "logprobs": None})
+
+
+def _streamed(
+    serving: Serving, asked: Options, requests: Sequence[Row], identity: _Identity, shape: _Shape
+) -> StreamingResponse:
+    try:
+        # While there is still a status to say it with.
+        serving.backend.check(requests)
+    except SordinoError as error:
+        raise refused(error) from error
+    wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+    pieces = _pieces(serving, requests, identity, shape, n=asked.n or 1, usage_wanted=wanted)
+    return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _pieces(
+    serving: Serving, requests: Sequence[Row], identity: _Identity, shape: _Shape, *, n: int, usage_wanted: bool
+) -> AsyncGenerator[bytes]:
+    more = {"usage": None} if usage_wanted else {}
+
+    def piece(index: int, choice: Mapping[str, Any], reason: str | None = None) -> bytes:
+        choices = [{"index": index, **choice, "finish_reason": reason}]
+        return _event(identity.of({"choices": choices, **more}, chunk=True))
+
+    begun: set[int] = set()
+    ends: list[End] = []
+    try:
+        async with aclosing(stream(serving, "openai", requests)) as events:
+            async for index, happened in events:
+                if index not in begun and shape.opening is not None:
+                    yield piece(index, shape.opening)
+                begun.add(index)
+                if isinstance(happened, End):
+                    ends.append(happened)
+                    yield piece(index, shape.closing, happened.reason)
+                elif (choice := shape.delta(index, happened)) is not None:
+                    yield piece(index, choice)
+    except SordinoError as error:
+        answer = refused(error)
+        yield _event(body_of("/v1", answer.status, answer.message, field=answer.field, code=answer.code))
+        return
+    if usage_wanted:
+        yield _event(identity.of({"choices": [], "usage": _usage(ends, n)}, chunk=True))
+    yield b"data: [DONE]\n\n"
+
+
+def _event(content: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
 
 
 def _text_logprobs(
@@ -280,7 +280,7 @@ def _text_logprobs(
     for part in parts:
         offsets += [at] * len(part.drawn)
         at += len(part.text)
-    drawn = [one for part in parts for one in part.drawn]
+    drawn = _drawn(parts)
     return {
         "tokens": [base.decode([one.token]) for one in drawn],
         "token_logprobs": [one.logprob for one in drawn],
@@ -299,6 +299,10 @@ def _chat_logprobs(base: DescribedModel, drawn: Sequence[Drawn]) -> dict[str, An
         {**told(one.token, one.logprob), "top_logprobs": [told(i, value) for i, value in one.top]} for one in drawn
     ]
     return {"content": content, "refusal": None}
+
+
+def _drawn(parts: Sequence[Chunk]) -> list[Drawn]:
+    return [one for part in parts for one in part.drawn]
 
 
 def _usage(ends: Sequence[End], n: int) -> dict[str, int]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from sordino.described_model import DescribedModel
 from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.errors import EngineBusy
+from sordino.errors import EngineBusy, SordinoError
 from sordino.placement import leading_ids
-from sordino.sampling import Drawn, Sampling
+from sordino.sampling import Sampling
 from sordino.server.serving import Serving
 from sordino.soft_prompt import SoftPrompt
 
@@ -34,7 +33,6 @@ class Written:
     """One finished continuation."""
 
     text: str
-    drawn: tuple[Drawn, ...]
     parts: tuple[Chunk, ...]
     end: End
 
@@ -57,70 +55,54 @@ def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tup
     return ids[len(base.bos_ids) :] if base.bos_ids and ids[: len(base.bos_ids)] == base.bos_ids else ids
 
 
-async def stream(serving: Serving, api: str, requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Event]]:
+async def stream(
+    serving: Serving, api: str, requests: Sequence[Request], *, whole: bool = False
+) -> AsyncGenerator[tuple[int, Event]]:
     """The events of all requests as they come, each with its request's place. Leaving ends them all.
 
-    api: whose requests they are, for the metrics. Raises what a request failed with, and EngineBusy where the server stopped
-    it or it took longer than it may.
+    api: whose requests they are, for the metrics. whole: each request's events together at its end. Raises what a request failed
+    with, and EngineBusy where the server stopped it or it took longer than it may.
     """
-    began = time.monotonic()
-    box: asyncio.Queue[tuple[int, Event | Exception]] = asyncio.Queue()
-
-    async def forward(index: int, request: Request) -> None:
-        try:
-            async with aclosing(serving.backend.events(request)) as events:
-                async for event in events:
-                    box.put_nowait((index, event))
-        except Exception as error:
-            box.put_nowait((index, error))
-
-    tasks = [asyncio.create_task(forward(index, request)) for index, request in enumerate(requests)]
-    left, silent = len(tasks), True
+    metrics, left = serving.metrics, len(requests)
+    deadline = asyncio.get_running_loop().time() + serving.limits.seconds
     try:
-        while left:
-            index, happened = await _next(box, began + serving.limits.seconds)
-            if isinstance(happened, Exception):
-                left -= 1
-                serving.metrics.requests.labels(api, "refused").inc()
-                raise happened
-            if silent:
-                silent = False
-                serving.metrics.first_token.observe(time.monotonic() - began)
-            if isinstance(happened, End):
-                left -= 1
-                serving.metrics.count(api, happened)
-                if happened.error is not None:
-                    raise happened.error
-                if happened.reason == "aborted":
-                    raise EngineBusy("the server is stopping")
-            yield index, happened
+        async with aclosing(serving.backend.stream(requests, whole=whole, first=metrics.first_token.observe)) as events:
+            while left:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        index, happened = await anext(events)
+                except TimeoutError:
+                    raise EngineBusy(
+                        "the request took too long", do="ask for less, or when fewer are writing"
+                    ) from None
+                except SordinoError:
+                    left -= 1
+                    metrics.requests.labels(api, "refused").inc()
+                    raise
+                if isinstance(happened, End):
+                    left -= 1
+                    metrics.count(api, happened)
+                    if happened.error is not None:
+                        raise happened.error
+                    if happened.reason == "aborted":
+                        raise EngineBusy("the server is stopping")
+                yield index, happened
     finally:
-        serving.metrics.requests.labels(api, "left").inc(left)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _next(box: asyncio.Queue[tuple[int, Event | Exception]], deadline: float) -> tuple[int, Event | Exception]:
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await box.get()
-    except TimeoutError:
-        raise EngineBusy("the request took too long", do="ask for less, or when fewer are writing") from None
+        metrics.requests.labels(api, "left").inc(left)
 
 
 async def write(serving: Serving, api: str, requests: Sequence[Request]) -> list[Written]:
     """All continuations, whole. Raises as `stream`."""
     chunks: list[list[Chunk]] = [[] for _ in requests]
     ends: list[End | None] = [None] * len(requests)
-    async with aclosing(stream(serving, api, requests)) as events:
+    async with aclosing(stream(serving, api, requests, whole=True)) as events:
         async for index, event in events:
             if isinstance(event, Chunk):
                 chunks[index].append(event)
             else:
                 ends[index] = event
     return [
-        Written("".join(part.text for part in parts), tuple(d for part in parts for d in part.drawn), tuple(parts), end)
+        Written("".join(part.text for part in parts), tuple(parts), end)
         for parts, end in zip(chunks, ends, strict=True)
         if end is not None
     ]
