@@ -30,10 +30,11 @@ test-slow: install models
 gguf: install
 	$(PIP) -e '.[gguf]'
 
-# SillyTavern itself, at one version, against a server of ours: needs node and npm.
+# SillyTavern itself, at one version, against a server of ours, and the page in a real browser: needs node, npm and Chromium.
 SILLYTAVERN := 1.19.0
+AXE := 4.14.1
 e2e: install models
-	test -d .e2e/node_modules/sillytavern || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN)
+	test -d .e2e/node_modules/sillytavern -a -d .e2e/node_modules/axe-core || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN) axe-core@$(AXE)
 	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS)
 
 bench: install models

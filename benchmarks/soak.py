@@ -2,7 +2,8 @@
 the library are replaced, broken and taken away.
 
 Afterwards every request has ended exactly once, no row is left, memory is within 5 % of the start, and every greedy answer that
-came through is the one that a quiet server gives (near-ties counted: where two words are almost equally likely either may come).
+came through is the one that a quiet server gives, up to the first token whose two likeliest words are less than 1e-3 apart (a tie:
+either may come; they are counted).
 
     python -m benchmarks.soak --clients 200 --seconds 120
 """
@@ -30,7 +31,7 @@ from benchmarks.measuring import save
 from sordino import formats
 from sordino.base_model import load
 
-VOICES, NEW = 32, 12
+VOICES, NEW, TIE = 32, 12, 1e-3
 TEXTS = ("The keeper wrote", "It rained all day, and", "On Tuesday my sister", "There was nothing", "In the morning")
 
 
@@ -76,7 +77,7 @@ class server:
     def __init__(self, model: str, library: Path, *flags: str, threads: int | None = None) -> None:
         env = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
         command = [sys.executable, "-m", "sordino", "serve", "--model", model, "--library", str(library), "--port", "0"]
-        command += ["--queue", "1000", *flags]
+        command += ["--queue", "1000", "--no-ui", *flags]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
 
     def __enter__(self) -> tuple[subprocess.Popen[str], str]:
@@ -104,9 +105,9 @@ def ended(url: str) -> int:
     )
 
 
-async def ask(client: httpx.AsyncClient, url: str, voice: int, text: str, *, stream: bool = False) -> Any:
+async def ask(client: httpx.AsyncClient, url: str, voice: int, text: str, *, stream: bool = False, **more: int) -> Any:
     model = "smollm2" if voice < 0 else f"smollm2:v{voice}"
-    body = {"model": model, "prompt": text, "max_tokens": NEW, "temperature": 0, "stream": stream}
+    body = {"model": model, "prompt": text, "max_tokens": NEW, "temperature": 0, "stream": stream, **more}
     return (
         client.stream("POST", f"{url}/v1/completions", json=body)
         if stream
@@ -114,20 +115,32 @@ async def ask(client: httpx.AsyncClient, url: str, voice: int, text: str, *, str
     )
 
 
-async def answers(url: str, asked: list[tuple[int, str]]) -> dict[tuple[int, str], str]:
-    """What the server says to each, one after another."""
+Answers = dict[tuple[int, str], tuple[str, str]]
+
+
+async def answers(url: str, asked: list[tuple[int, str]]) -> Answers:
+    """What the server says to each, one after another: its text, and the part of it before the first tie."""
     said = {}
     async with httpx.AsyncClient(timeout=120) as client:
         for voice, text in asked:
-            answer = await (await ask(client, url, voice, text))
-            said[voice, text] = answer.json()["choices"][0]["text"]
+            answer = await (await ask(client, url, voice, text, logprobs=2))
+            choice = answer.json()["choices"][0]
+            said[voice, text] = choice["text"], _before_tie(choice)
     return said
 
 
-async def soak(
-    url: str, library: Path, quiet: dict[tuple[int, str], str], clients: int, seconds: float
-) -> dict[str, Any]:
-    told = {"answers": 0, "left": 0, "refused": 0, "server errors": 0, "wrong answers": 0, "near ties": 0}
+def _before_tie(choice: dict[str, Any]) -> str:
+    text: str = choice["text"]
+    found = choice["logprobs"]
+    for token, best in enumerate(found["top_logprobs"]):
+        first, second = sorted(best.values(), reverse=True)[:2]
+        if first - second < TIE:
+            return text[: found["text_offset"][token] - found["text_offset"][0]]
+    return text
+
+
+async def soak(url: str, library: Path, quiet: Answers, clients: int, seconds: float) -> dict[str, Any]:
+    told = {"answers": 0, "left": 0, "refused": 0, "server errors": 0, "wrong answers": 0, "ties": 0}
     until = time.monotonic() + seconds
     # The upper half of the voices is played with; answers of the lower half are compared.
     stable = [key for key in quiet if key[0] < VOICES // 2]
@@ -158,9 +171,9 @@ async def soak(
                 told["answers"] += 1
                 if (voice, text) in stable:
                     said = answer.json()["choices"][0]["text"]
-                    if said != quiet[voice, text]:
-                        same = len(_shared(said, quiet[voice, text]))
-                        told["near ties" if same else "wrong answers"] += 1
+                    whole, before_tie = quiet[voice, text]
+                    if said != whole:
+                        told["ties" if before_tie != whole and said.startswith(before_tie) else "wrong answers"] += 1
             else:
                 told["refused" if answer.status_code in (400, 404, 503) else "server errors"] += 1
 
@@ -183,13 +196,6 @@ async def soak(
     async with httpx.AsyncClient(timeout=300, limits=limits) as client:
         await asyncio.gather(play(), *(one(number, client) for number in range(clients)))
     return told
-
-
-def _shared(some: str, others: str) -> str:
-    count = 0
-    while count < min(len(some), len(others)) and some[count] == others[count]:
-        count += 1
-    return some[:count]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ ORDER = (
     "model_cache",
     "model_files",
     "described_model",
+    "gguf_vocabulary",
     "base_model",
     "texts",
     "placement",
@@ -48,6 +49,7 @@ ORDER = (
     "engine",
     "backends",
     "server",
+    "ui",
     "cli",
 )
 # These lie beside each other: neither knows the other.

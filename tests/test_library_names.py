@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError
 from sordino.library import Library
-from sordino.library_names import checked_name, readable_name, unique_names
+from sordino.library_names import checked_name, readable_name, safe_name, unique_names
 from sordino.soft_prompt import SoftPrompt
 from tests.prompt_files import drop, matrix, names
 
@@ -123,3 +125,12 @@ def test_bad_names_write_nothing(folder: Path, name: str) -> None:
     with pytest.raises(BadInput, match="cannot have this name"):
         Library([folder]).add(SoftPrompt(matrix()), name=name)
     assert list(folder.parent.rglob("*")) == [folder]
+
+
+@given(st.text(max_size=40))
+def test_any_label_gives_a_safe_name(label: str) -> None:
+    assert checked_name(safe_name(label))
+
+
+def test_a_label_with_signs_keeps_its_words() -> None:
+    assert safe_name("A <i>keeper</i>: 1/2") == "A -i-keeper-i- 1-2"

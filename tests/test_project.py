@@ -22,10 +22,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "src" / "sordino"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-# Not imported here: transformers wants accelerate to read a .gguf file, fastapi python-multipart to read an upload.
-USED_BY_OTHERS = {"core": {"accelerate"}, "serve": {"python_multipart"}, "gguf": set()}
+# Not imported here: transformers wants accelerate to read a .gguf file, fastapi python-multipart to read an upload, uvicorn
+# websockets for what is live on the page. The page is part of the server, whose extra `ui` brings along.
+USED_BY_OTHERS = {"core": {"accelerate"}, "serve": {"python_multipart"}, "ui": {"websockets", "sordino"}, "gguf": set()}
 # The files that may import what an extra brings; everything else works without it.
-FILES_OF_EXTRAS = {"serve": ("server/*.py", "cli/serving.py"), "gguf": ("engine/llama_context.py",)}
+FILES_OF_EXTRAS = {
+    "serve": ("server/*.py", "ui/*.py", "cli/serving.py"),
+    "ui": (),
+    "gguf": ("engine/llama_context.py",),
+}
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.a" name="test_x[1]"><skipped type="pytest.skip" message="no GPU"/></testcase>

@@ -77,6 +77,17 @@ class DescribedModel:
             raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
         return self._tokenised(text, markers_are_text=True)
 
+    def token_starts(self, text: str) -> list[int]:
+        """Where each token of `encode(text)` begins in the text, in characters; about, where the tokenizer cannot tell."""
+        if not self.tokenizer.is_fast:
+            count = len(self.encode(text))
+            return [index * len(text) // count for index in range(count)]
+        with self._one_at_a_time:
+            found = self.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+            )
+        return [int(start) for start, _ in found["offset_mapping"]]
+
     def encode_markup(self, text: str) -> list[int]:
         """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS."""
         return self._tokenised(text, markers_are_text=False)

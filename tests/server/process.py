@@ -21,7 +21,8 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **env},
+            # What it keeps is the test's, not the user's.
+            env={**os.environ, **({"XDG_DATA_HOME": config} if (config := env.get("XDG_CONFIG_HOME")) else {}), **env},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -53,7 +54,7 @@ class Process:
 
     def url(self) -> str:
         """The address, once it is ready."""
-        return self.wait_for(r"Ready: \S+ at (http://\S+),").group(1)
+        return self.wait_for(r"Ready: (?:\S+ )?at (http://\S+),").group(1)
 
 
 @contextmanager

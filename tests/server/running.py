@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from sordino.base_model import BaseModel
 from sordino.library import Library
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
-from sordino.server.serving import ServerLimits, Serving
+from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.voices import Voices
 from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.ui.page import Page
 from tests.tiny_models import tiny_base
 
 
@@ -63,8 +65,11 @@ def running(
     queue: int = 50,
     kv_bytes: int = 1 << 26,
     others: Mapping[str, BaseModel] | None = None,
+    with_page: bool = False,
+    idle: bool = False,
     **app: Any,
 ) -> Iterator[Running]:
+    """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there."""
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
     options = EngineOptions(rows=rows, queue=queue, kv_bytes=kv_bytes, prefix_bytes=1 << 22)
@@ -83,10 +88,20 @@ def running(
             metrics=metrics,
         )
 
-    with closing(Models(serving_of, others or {})) as models:
+    with closing(Models(serving_of, others or {})) as models, ExitStack() as stack:
         serving = models.first(base.name)
+        nothing = Idle(Voices(None, library), metrics, limits or ServerLimits())
+        if with_page:
+            page = stack.enter_context(closing(Page(models, nothing, "torch", app.get("api_key"), folder / "data")))
+            page.start()
+            app["page"] = page.add
+        state = nothing if idle else serving
         config = uvicorn.Config(
-            create_app(serving, models=models, **app), port=0, log_level="warning", lifespan="off", ws="none"
+            create_app(state, models=models, **app),
+            port=0,
+            log_level="warning",
+            lifespan="off",
+            ws="websockets-sansio" if with_page else "none",
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)

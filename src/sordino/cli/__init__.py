@@ -29,7 +29,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
     ),
-    "serve": ("sordino.cli.serving", "serve", "Serve a model and every soft prompt that fits it over HTTP."),
+    "ui": ("sordino.cli.serving", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
+    "serve": (
+        "sordino.cli.serving",
+        "serve",
+        "Serve a model and every soft prompt that fits it over HTTP, and the page to use them.",
+    ),
     "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
     "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
     "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
@@ -53,7 +58,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         # A server is what the machine is for: its steps are short, and threads that sleep between them make them a sixth longer.
-        if cmd_name != "serve":
+        if cmd_name not in ("serve", "ui"):
             _spin_less()
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)

@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from sordino.described_model import DescribedModel
     from sordino.engine.runner import Runner
     from sordino.library import Library
-    from sordino.server.serving import Serving
+    from sordino.server.serving import Idle, Serving
     from sordino.server.start import EngineOptions, Models
+    from sordino.ui.page import Page
 
 _MIB = 1 << 20
 _LAST_EVENTS_SECONDS = 1.0
 
 
 @click.command()
-@model_option()
+@model_option(default=None)
 @library_option()
 @click.option(
     "--other-model",
@@ -78,10 +79,12 @@ _LAST_EVENTS_SECONDS = 1.0
     show_default=True,
     help="What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch.",
 )
+@click.option("--no-ui", is_flag=True, help="Without the page at /; --model is then smollm2 where none is given.")
+@click.option("--open", "opens", is_flag=True, help="Show the page in this machine's browser.")
 @device_option()
 @dtype_option()
 def serve(
-    model: str,
+    model: str | None,
     library: Library,
     other_model: tuple[str, ...],
     soft_prompt: str | None,
@@ -97,13 +100,16 @@ def serve(
     prefix_memory: int,
     logged: bool,
     runner: str,
+    no_ui: bool,
+    opens: bool,
     device: str | None,
     dtype: str | None,
 ) -> None:
-    """Serve a model and every soft prompt that fits it over HTTP.
+    """Serve a model and every soft prompt that fits it over HTTP, and the page to use them.
 
-    OpenAI's routes under /v1: the model's name chooses the soft prompt, as in smollm2:voice. Ctrl-C lets running requests finish,
-    a second one stops at once.
+    Without --model the one that was served last; the page can choose another. OpenAI's routes are under /v1: the
+    model's name chooses the soft prompt, as in smollm2:voice. Ctrl-C lets running requests finish, a second one stops
+    at once.
     """
     check_address(host, api_key, insecure=insecure)
     if library.missing_folders():
@@ -113,7 +119,9 @@ def serve(
 
         from sordino.server.app import create_app
         from sordino.server.metrics import Metrics
+        from sordino.server.serving import Idle, ServerLimits
         from sordino.server.start import EngineOptions, Models, opened
+        from sordino.server.voices import Voices
     except ImportError as error:
         raise MissingExtra(
             "the server's packages are not installed", got=error.name or error, do="pip install 'sordino[serve]'"
@@ -138,17 +146,33 @@ def serve(
             yield serving
 
     models = Models(serving_of, other_model)
-    with listening, closing(models):
-        serving = models.first(model)
+    idle = Idle(Voices(None, library), metrics, ServerLimits())
+    page = None if no_ui else _page(models, idle, runner, api_key)
+    if model is None:
+        model = "smollm2" if page is None else page.remembered()
+    if model is None and soft_prompt is not None:
+        raise ConfigError("a default is a model's, and none is given", where="--soft-prompt", do="add --model")
+    with listening, closing(models), closing(page) if page else nullcontext():
+        serving = idle if model is None else models.first(model)
         if soft_prompt is not None:
             serving.voices.set_default(soft_prompt)
-        app = create_app(serving, models=models, api_key=api_key, allowed_hosts=allowed_host, origins=cors_origin)
+        app = create_app(
+            serving,
+            models=models,
+            page=page.add if page else None,
+            api_key=api_key,
+            allowed_hosts=allowed_host,
+            origins=cors_origin,
+        )
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=None
         )
         server = uvicorn.Server(config)
-        _say_ready(serving, listening)
+        address = _address(listening)
+        _say_ready(serving, address, with_page=page is not None)
         _end_in_two(server, models)
+        if page is not None:
+            page.start(address if opens else None, served=model)
         server.run(sockets=[listening])
     err.print("Stopped.")
 
@@ -159,10 +183,14 @@ def _running(
 ) -> Iterator[tuple[DescribedModel, Runner]]:
     """The model and what runs it."""
     if (path := _gguf_path(name, runner, device, dtype)) is None:
+        from sordino.backends.threads import in_thread_of_its_own
         from sordino.server.start import torch_runner
 
-        base = loaded_model(name, dtype, device, ask=ask)
-        yield base, torch_runner(base, options)
+        def made() -> tuple[DescribedModel, Runner]:
+            base = loaded_model(name, dtype, device, ask=ask)
+            return base, torch_runner(base, options)
+
+        yield in_thread_of_its_own(made)
         return
     with ExitStack() as stack:
         with err.status(f"Loading {one_line(name)} ..."):
@@ -246,12 +274,48 @@ def _socket(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _say_ready(serving: Serving, listening: socket.socket) -> None:
+def _address(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    default, voices = serving.voices.default, len(serving.voices.usable())
-    out.print(
-        f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
-        + (f"; default {one_line(default)}" if default else "")
-    )
-    out.print(f"Next:  point an OpenAI client to {address}/v1, or a KoboldAI client to {address}; Ctrl-C stops")
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _say_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> None:
+    from sordino.server.serving import Serving
+
+    if isinstance(serving, Serving):
+        default, voices = serving.voices.default, len(serving.voices.usable())
+        out.print(
+            f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
+            + (f"; default {one_line(default)}" if default else "")
+        )
+    else:
+        out.print(f"Ready: at {address}, without a model")
+    if with_page:
+        out.print(f"Next:  open {address} in a browser, or point an OpenAI client to {address}/v1; Ctrl-C stops")
+    else:
+        out.print(f"Next:  point an OpenAI client to {address}/v1, or a KoboldAI client to {address}; Ctrl-C stops")
+
+
+def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page | None:
+    """The page, where its packages are installed."""
+    if find_spec("websockets") is None:
+        warn("no page at /: pip install 'sordino[ui]' adds it")
+        return None
+    from sordino.ui.page import Page
+
+    return Page(models, idle, runner, api_key)
+
+
+@click.command()
+@model_option(default=None)
+@library_option()
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, metavar="N")
+@click.pass_context
+def ui(context: click.Context, model: str | None, library: Library, port: int) -> None:
+    """Open the page: load a soft prompt, watch the lamp turn green, write, train.
+
+    The same as `sordino serve --open`, which has more options.
+    """
+    if find_spec("websockets") is None:
+        raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
+    context.invoke(serve, model=model, library=library, port=port, opens=True)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from sordino.cli.options import device_option, dtype_option, model_option, seed_option
+from sordino.cli.options import device_option, dtype_option, json_option, model_option, seed_option
 from sordino.errors import BadInput, ConfigError
 
 
@@ -88,6 +88,8 @@ from sordino.errors import BadInput, ConfigError
     metavar="RUN",
     help="Go on with a run that was stopped or killed: its .run folder.",
 )
+@click.option("--dry-run", is_flag=True, help="Read the texts, measure what the run would cost, and stop.")
+@json_option()
 @seed_option()
 @device_option()
 @dtype_option()
@@ -100,6 +102,8 @@ def train(**options: Any) -> None:
 
     Ctrl-C saves and says how to go on.
     """
+    if options["as_json"] and not options["dry_run"]:
+        raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
     if options["resume"] is not None:
         _refuse_settings(click.get_current_context())
     # Before torch is loaded: a typing error should not cost seconds.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
 from types import FrameType
 from typing import Any
 
+import click
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -48,7 +51,10 @@ def run(options: Mapping[str, Any]) -> None:
     if options["find_lr"] and options["lr"] is not None:
         raise ConfigError("both --lr and --find-lr were given", do="give one of them")
     job = stored_job(resume, options) if resume is not None else job_of(options)
-    base = loaded_model(job.model, job.dtype, job.device)
+    base = loaded_model(job.model, job.dtype, job.device, ask=not options["as_json"])
+    if options["dry_run"]:
+        look(job, base, minutes=options["minutes"], as_json=options["as_json"])
+        return
     execute(job, base, minutes=options["minutes"], find_lr=options["find_lr"], resume=resume is not None)
 
 
@@ -66,13 +72,29 @@ def execute(
     return prompt
 
 
+def look(job: Job, base: BaseModel, *, minutes: float | None, as_json: bool) -> None:
+    """What the texts are and what the run would cost; as JSON two objects, a line each, as soon as each is known."""
+    prepared = _prepared(job, base)
+    if as_json:
+        click.echo(json.dumps({"texts": _told_texts(prepared)}))
+        sys.stdout.flush()
+        click.echo(json.dumps({"cost": asdict(estimate(prepared, minutes=minutes))}))
+    else:
+        _tell_data(prepared)
+        _calibrated(job, prepared, minutes, find_lr=False)
+
+
 def read_texts(job: Job, base: BaseModel) -> Prepared:
     """Read, split and cut the texts, and say what came of it."""
-    prepared = prepare(
-        base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker, started=job.started
-    )
+    prepared = _prepared(job, base)
     _tell_data(prepared)
     return prepared
+
+
+def _prepared(job: Job, base: BaseModel) -> Prepared:
+    return prepare(
+        base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker, started=job.started
+    )
 
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
@@ -129,6 +151,21 @@ def _read_prompt(name: str) -> SoftPrompt:
 
 
 # Telling --------------------------------------------------------------------------------------------------------------
+
+
+def _told_texts(prepared: Prepared) -> dict[str, Any]:
+    splits, data = prepared.splits, prepared.data
+    return {
+        "train": len(splits.train),
+        "validation": len(splits.validation),
+        "heldout": len(splits.heldout),
+        "examples": len(data.train),
+        "tokens": prepared.train_tokens,
+        "how": splits.how,
+        "notes": list(prepared.notes),
+        "duplicates": list(splits.duplicates),
+        "sample_text": prepared.config.sample_text,
+    }
 
 
 def _tell_data(prepared: Prepared) -> None:

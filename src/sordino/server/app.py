@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,29 +12,32 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from sordino import __version__
 from sordino.errors import SordinoError
 from sordino.server import kobold_api, openai_api, soft_prompt_api
 from sordino.server.errors import Refused, body_of, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.request_log import RequestLog
-from sordino.server.serving import Serving, serving_of
+from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
 
 
 def create_app(
-    serving: Serving,
+    serving: Serving | Idle,
     *,
     models: Models | None = None,
+    page: Callable[[FastAPI], None] | None = None,
     api_key: str | None = None,
     allowed_hosts: Collection[str] = (),
     origins: Collection[str] = (),
 ) -> ASGIApp:
     """Everything the server answers.
 
-    models: to change to another model. origins: web pages of other addresses that may call it (CORS); none by default.
+    models: to change to another model. page: adds the web page's routes. origins: web pages of other addresses that may call it
+    (CORS); none by default.
     """
     # No page of the API: FastAPI's loads its scripts from another server.
-    app = FastAPI(title="Sordino", version=serving.version, docs_url=None, redoc_url=None)
+    app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
     app.state.serving, app.state.models = serving, models
     app.state.kobold = kobold_api.new_state(serving)
     app.include_router(openai_api.router)
@@ -44,6 +47,8 @@ def create_app(
     app.include_router(kobold_api.extra)
     app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
+    if page is not None:
+        page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(SordinoError, _ours)
@@ -67,7 +72,9 @@ def create_app(
 
 async def health(request: Request, response: Response) -> dict[str, Any]:
     """Whether requests are served. 503 once the engine has died."""
-    serving = serving_of(request)
+    serving = state_of(request)
+    if isinstance(serving, Idle):
+        return {"status": "ok", "model": None, "running": 0, "waiting": 0}
     running, waiting = serving.backend.counts()
     if serving.backend.dead is not None:
         response.status_code = 503
@@ -81,8 +88,7 @@ async def health(request: Request, response: Response) -> dict[str, Any]:
 
 async def metrics(request: Request) -> Response:
     """Prometheus."""
-    serving = serving_of(request)
-    return Response(serving.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(state_of(request).metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 # Errors ----------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ Plain ASGI, so that nothing behind it can forget to ask.
   (DNS rebinding). Numbers, localhost and names that were allowed are answered; other names are not.
 - Origin: a page of another address can send a form, or nothing at all, to any address and need not be let in for that. What would
   change something is refused unless the page is this server's own, or listed.
-- Key: where one is set every request needs it, `/health` excepted, compared in constant time.
+- Key: where one is set every request needs it, `/health` and the page's own files excepted, compared in constant time. The page
+  sends a cookie instead, which it gets for the key: browsers send it with WebSockets and downloads too.
 - Size and time: a body of more than the limit is refused before it is read, and one that does not come is not waited for.
 """
 
@@ -21,11 +22,22 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sordino.server.errors import body_of
 
+COOKIE = "sordino"
+_UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards")
 OPEN_PATHS = frozenset({"/health"})
+# The page's files hold nothing of anybody's; its login asks for the key itself.
+_PAGE_PATHS = frozenset({"/", "/ui/login"})
+_PAGE_FILES = "/ui/static/"
+
+
+def cookie_of(api_key: str) -> str:
+    """What the cookie says: made from the key, and does not tell it. Good for as long as the key is."""
+    return hmac.digest(api_key.encode(), b"sordino page", "sha256").hex()
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Guard:
             )
         # A browser asks without a key whether a page may ask (CORS); the answer says nothing else.
         is_question = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-        needs_key = self.api_key is not None and scope["path"] not in OPEN_PATHS and not is_question
+        needs_key = self.api_key is not None and not _is_open(scope["path"]) and not is_question
         if needs_key and not self._is_key(headers):
             return 401, "this server needs its key: send the header Authorization: Bearer KEY"
         size = headers.get("content-length", "0")
@@ -75,12 +87,12 @@ class Guard:
         return None
 
     def _limit(self, scope: Scope) -> int:
-        return self.max_upload_bytes if scope["path"].startswith("/v1/soft_prompts") else self.max_bytes
+        return self.max_upload_bytes if scope["path"].startswith(_UPLOADS) else self.max_bytes
 
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         name = name.lower()
-        if name == "localhost" or name.endswith(".localhost") or name in self.allowed_hosts:
+        if name == "localhost" or name.endswith(".localhost") or self._is_allowed(name):
             return True
         try:
             ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
@@ -88,21 +100,35 @@ class Guard:
             return False
         return True
 
+    def _is_allowed(self, name: str) -> bool:
+        """By its own name, or as one below `.example.org`."""
+        return name in self.allowed_hosts or any(
+            allowed.startswith(".") and name.endswith(allowed) for allowed in self.allowed_hosts
+        )
+
     def _is_let_in(self, origin: str, host: str) -> bool:
         """Behind a tunnel the page's address is the tunnel's, which was allowed, and the host may be another."""
         if origin in self.origins or "*" in self.origins:
             return True
         try:
             page = urlsplit(origin)
-            return bool(page.hostname) and (page.netloc == host or page.hostname in self.allowed_hosts)
+            return page.hostname is not None and (page.netloc == host or self._is_allowed(page.hostname))
         except ValueError:
             return False
 
     def _is_key(self, headers: dict[str, str]) -> bool:
+        api_key = self.api_key or ""
         kind, _, said = headers.get("authorization", "").partition(" ")
         said = said.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
         # The bytes as they were sent: clients write a key beyond ASCII in UTF-8.
-        return hmac.compare_digest(said.encode("latin-1"), (self.api_key or "").encode())
+        if hmac.compare_digest(said.encode("latin-1"), api_key.encode()):
+            return True
+        cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        return hmac.compare_digest(cookie.encode("utf-8"), cookie_of(api_key).encode())
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path in _PAGE_PATHS or path.startswith(_PAGE_FILES)
 
 
 def _too_large(limit: int) -> str:

@@ -26,7 +26,7 @@ from sordino.sampling import Sampling
 from sordino.server.errors import Refused, refused
 from sordino.server.kobold_fields import Generate, Settings, defaults_with, formatted, sampling_of, stops_of
 from sordino.server.leaving import unless_left
-from sordino.server.serving import Serving, serving_of
+from sordino.server.serving import Idle, Serving, serving_of, state_of
 from sordino.server.writing import Job, requests_of, stream, width_of
 from sordino.soft_prompt import SoftPrompt
 
@@ -102,8 +102,8 @@ class Kobold:
     total: int = 0
 
 
-def new_state(serving: Serving) -> Kobold:
-    return Kobold(Settings(max_context_length=min(2048, serving.context_length)))
+def new_state(state: Serving | Idle) -> Kobold:
+    return Kobold(Settings(max_context_length=2048 if isinstance(state, Idle) else min(2048, state.context_length)))
 
 
 # Model and settings ------------------------------------------------------------------------------------------------------
@@ -116,7 +116,9 @@ async def version() -> dict[str, str]:
 
 @router.get("/model")
 async def model(request: Request) -> dict[str, str]:
-    return {"result": serving_of(request).base.id}
+    """The model's id; what KoboldAI says where there is none."""
+    state = state_of(request)
+    return {"result": "ReadOnly" if isinstance(state, Idle) else state.base.id}
 
 
 class ModelName(BaseModel):
@@ -126,8 +128,8 @@ class ModelName(BaseModel):
 @router.put("/model")
 async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
     """Serve another model. Running requests of the old one finish; the answer comes when it is gone."""
-    serving, state = serving_of(request), request.app.state
-    if wanted.model in (serving.model, serving.base.id):
+    serving, state = state_of(request), request.app.state
+    if isinstance(serving, Serving) and wanted.model in (serving.model, serving.base.id):
         return {}
     if state.models is None or not state.models.may_change_to(wanted.model):
         raise Refused(
@@ -142,7 +144,7 @@ async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
 
 @router.get("/config/soft_prompt")
 def soft_prompt(request: Request) -> dict[str, str]:
-    voices = serving_of(request).voices
+    voices = state_of(request).voices
     name = voices.default
     return {"value": "" if name is None else voices.named(name).entry.path.name}
 
@@ -154,7 +156,7 @@ class FileName(BaseModel):
 @router.put("/config/soft_prompt")
 def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
     try:
-        serving_of(request).voices.set_default(chosen.value.strip() or None)
+        state_of(request).voices.set_default(chosen.value.strip() or None)
     except BadInput as error:
         raise Refused(422, _NOT_VALID, field="value") from error
     except SordinoError as error:
@@ -165,7 +167,7 @@ def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
 @router.get("/config/soft_prompts_list")
 def soft_prompts_list(request: Request) -> dict[str, Any]:
     """Every file that can be loaded into this model."""
-    return {"values": [{"value": voice.entry.path.name} for voice in serving_of(request).voices.usable()]}
+    return {"values": [{"value": voice.entry.path.name} for voice in state_of(request).voices.usable()]}
 
 
 @router.get("/config/{name}")

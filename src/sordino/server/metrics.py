@@ -18,6 +18,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
+        self._watched: Callable[[], tuple[int, int]] | None = None
         self.requests = Counter(
             "sordino_requests", "Requests that ended, by how", ["api", "reason"], registry=self.registry
         )
@@ -40,6 +41,7 @@ class Metrics:
 
     def watch(self, counts: Callable[[], tuple[int, int]], cache: Callable[[], CacheUse]) -> None:
         """Gauges that are read when somebody asks."""
+        self._watched = counts
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
             "sordino_running": ("Rows that run", lambda: counts()[0]),
             "sordino_waiting": ("Requests that wait", lambda: counts()[1]),
@@ -54,6 +56,11 @@ class Metrics:
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, what, registry=self.registry)
             self._gauges[name].set_function(ask)
+
+    def forget(self, counts: Callable[[], tuple[int, int]]) -> None:
+        """Hold nothing of what was watched by `counts`, unless another is watched by now: a model's weights hang on it."""
+        if self._watched == counts:
+            self.watch(lambda: (0, 0), lambda: CacheUse(0, 0, 0, 0, 0))
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

@@ -35,7 +35,7 @@ from sordino.server.openai_fields import (
     sampling_of,
     texts_of,
 )
-from sordino.server.serving import Serving, serving_of
+from sordino.server.serving import Idle, Serving, serving_of, state_of
 from sordino.server.writing import Job, Written, chat_ids, requests_of, stream, width_of, write
 from sordino.soft_prompt import SoftPrompt
 
@@ -45,7 +45,9 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 @router.get("/models")
 def models(request: Request) -> dict[str, Any]:
     """The base model, and every soft prompt that fits it as a model of its own."""
-    serving = serving_of(request)
+    serving = state_of(request)
+    if isinstance(serving, Idle):
+        return {"object": "list", "data": []}
     return {
         "object": "list",
         "data": [_card(serving, None), *(_card(serving, v.entry.name) for v in serving.voices.usable())],

@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 
 from sordino.backends.embedded import EmbeddedEngine
 from sordino.described_model import DescribedModel
+from sordino.server.errors import Refused
 from sordino.server.metrics import Metrics
 from sordino.server.voices import Voices
 
@@ -41,12 +42,28 @@ class Serving:
     metrics: Metrics
     limits: ServerLimits
     started: int
-    version: str
     runner: str
     context_length: int
 
 
+@dataclass(frozen=True)
+class Idle:
+    """What there is while no model is loaded."""
+
+    voices: Voices
+    metrics: Metrics
+    limits: ServerLimits
+
+
+def state_of(request: HTTPConnection) -> Serving | Idle:
+    """What is served at this moment, for routes that need no model."""
+    state: Serving | Idle = request.app.state.serving
+    return state
+
+
 def serving_of(request: HTTPConnection) -> Serving:
-    """What is served at this moment: PUT /model may have another answer the next request."""
-    serving: Serving = request.app.state.serving
-    return serving
+    """What is served at this moment: PUT /model may have another answer the next request. Raises Refused (503)."""
+    state = state_of(request)
+    if isinstance(state, Idle):
+        raise Refused(503, "no model is loaded: choose one on this server's page, or start it with --model")
+    return state

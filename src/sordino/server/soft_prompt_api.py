@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, StrictStr
 from sordino.errors import SordinoError
 from sordino.library_names import readable_name
 from sordino.server.errors import Refused, refused
-from sordino.server.serving import serving_of
+from sordino.server.serving import state_of
 from sordino.server.voices import Voice
 
 router = APIRouter(prefix="/v1", tags=["soft prompts"])
@@ -43,9 +43,9 @@ class Upload(BaseModel):
 @router.get("/soft_prompts")
 def soft_prompts(request: Request) -> dict[str, Any]:
     """Every file of the library: what it is and how well it fits; a broken one with the reason."""
-    serving = serving_of(request)
-    default = serving.voices.default
-    return {"object": "list", "data": [_card(voice, default) for voice in serving.voices.all()]}
+    state = state_of(request)
+    default = state.voices.default
+    return {"object": "list", "data": [_card(voice, default) for voice in state.voices.all()]}
 
 
 @router.post("/soft_prompts")
@@ -54,7 +54,7 @@ def upload(
     said: Annotated[Upload, Form(media_type="multipart/form-data")],
 ) -> dict[str, Any]:
     """Read a file with the safe readers and put it into the library as a native zip."""
-    serving, file = serving_of(request), said.file
+    state, file = state_of(request), said.file
     given = Path(file.filename or "").name
     if not said.name and (not given or given != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
@@ -65,42 +65,42 @@ def upload(
             with path.open("wb") as copy:
                 shutil.copyfileobj(file.file, copy)
             name = said.name or readable_name(Path(given).stem)
-            entry = serving.voices.library.install(path, name=name, replace=said.replace)
+            entry = state.voices.library.install(path, name=name, replace=said.replace)
     except SordinoError as error:
         raise refused(error, field="file") from error
-    serving.voices.refresh()
-    return _card(serving.voices.named(entry.name), serving.voices.default)
+    state.voices.refresh()
+    return _card(state.voices.named(entry.name), state.voices.default)
 
 
 @router.delete("/soft_prompts/{name}")
 def delete(request: Request, name: str) -> dict[str, Any]:
     """Move a file into the library's trash. Running requests keep what they have."""
-    serving = serving_of(request)
+    state = state_of(request)
     try:
-        entry = serving.voices.named(name).entry
-        serving.voices.library.remove(entry)
+        entry = state.voices.named(name).entry
+        state.voices.library.remove(entry)
     except SordinoError as error:
         raise refused(error, field="name") from error
-    serving.voices.refresh()
+    state.voices.refresh()
     return {"id": entry.name, "object": "soft_prompt", "deleted": True}
 
 
 @router.post("/soft_prompt/load")
 def load(request: Request, chosen: Chosen) -> dict[str, Any]:
     """Make a soft prompt the server's default: what requests of KoboldAI's routes get that name none."""
-    serving = serving_of(request)
+    state = state_of(request)
     try:
-        serving.voices.set_default(chosen.soft_prompt_name)
+        state.voices.set_default(chosen.soft_prompt_name)
     except SordinoError as error:
         raise refused(error, field="soft_prompt_name") from error
-    return {"default": serving.voices.default}
+    return {"default": state.voices.default}
 
 
 @router.post("/soft_prompt/unload")
 def unload(request: Request) -> dict[str, Any]:
     """No default."""
-    serving = serving_of(request)
-    serving.voices.set_default(None)
+    state = state_of(request)
+    state.voices.set_default(None)
     return {"default": None}
 
 
@@ -109,7 +109,6 @@ def _card(voice: Voice, default: str | None) -> dict[str, Any]:
     card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": entry.path.name}
     if entry.error:
         return card | {"error": entry.error}
-    assert voice.fit is not None
     return card | {
         "n_tokens": entry.n_tokens,
         "name": known.name,
@@ -119,7 +118,7 @@ def _card(voice: Voice, default: str | None) -> dict[str, Any]:
         "rating": known.rating,
         "base_model": known.base.id,
         "placement": known.placement,
-        "fit": voice.fit.kind,
-        "fit_reason": voice.fit.reason,
+        "fit": voice.fit.kind if voice.fit else None,
+        "fit_reason": voice.fit.reason if voice.fit else "no model is loaded",
         "default": entry.name == default,
     }

@@ -15,7 +15,6 @@ import platformdirs
 import psutil
 import torch
 
-from sordino import __version__
 from sordino.backends.embedded import EmbeddedEngine
 from sordino.base_model import BaseModel
 from sordino.bundled_models import BUNDLED
@@ -114,19 +113,20 @@ def opened(
             metrics,
             limits or ServerLimits(),
             int(time.time()),
-            __version__,
             "PyTorch" if isinstance(runner, TorchRunner) else "llama.cpp",
             min(model.context_length, runner.most_positions),
         )
     finally:
         # The runner's memory may be given back after this: the thread must be gone, however long its last step takes.
         backend.stop(finish=False)
+        metrics.forget(backend.counts)
 
 
 class Models:
     """The model that is served, and how another takes its place: the new one is opened, the old one finishes what it has.
 
     open_: a model by name. others: the names that may take its place besides the bundled ones; anybody who may write may ask.
+    serving: what is served; None while nothing is.
     """
 
     def __init__(self, open_: Callable[[str], AbstractContextManager[Serving]], others: Collection[str] = ()) -> None:
@@ -134,37 +134,58 @@ class Models:
         self._lock = threading.Lock()
         self._leaving: list[Serving] = []
         self._stack = ExitStack()
+        self.serving: Serving | None = None
 
     def first(self, name: str) -> Serving:
         """What is served at the start."""
-        self.serving = self._stack.enter_context(self._open(name))
+        serving = self.serving = self._stack.enter_context(self._open(name))
         # What was good at the start may come back.
         self._others.add(name)
-        return self.serving
+        return serving
 
     def may_change_to(self, name: str) -> bool:
         return name in self._others or name in BUNDLED
 
-    def change(self, name: str, announce: Callable[[Serving], None]) -> None:
+    def change(
+        self, name: str, announce: Callable[[Serving], None], *, still_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
         """Serve another model. Requests of the old one run to their ends. An error leaves everything as it was.
 
-        announce: is told of the new one before the old one takes no more.
+        announce: is told of the new one before the old one takes no more. still_wanted: is asked when the new one is there;
+        where it is not, everything stays as it was.
         """
         with self._lock:
             stack = ExitStack()
             new = stack.enter_context(self._open(name))
+            if not still_wanted():
+                stack.close()
+                return
             old, old_stack = self.serving, self._stack
             self.serving, self._stack = new, stack
-            self._leaving.append(old)
             announce(new)
+        self._let_go(old, old_stack)
+
+    def unload(self, announce: Callable[[], None]) -> None:
+        """Serve none. announce: is told before the old one takes no more; its requests run to their ends."""
+        with self._lock:
+            old, old_stack = self.serving, self._stack
+            self.serving, self._stack = None, ExitStack()
+            announce()
+        self._let_go(old, old_stack)
+
+    def _let_go(self, old: Serving | None, stack: ExitStack) -> None:
+        if old is None:
+            return
+        self._leaving.append(old)
         old.backend.stop(finish=True)
         self._leaving.remove(old)
-        old_stack.close()
+        stack.close()
 
     def hurry(self) -> None:
         """End all requests, those of a model that is leaving too. May be called from a signal's handler."""
         for serving in (self.serving, *self._leaving):
-            serving.backend.hurry()
+            if serving is not None:
+                serving.backend.hurry()
 
     def close(self) -> None:
         """Give everything back."""

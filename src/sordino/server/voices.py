@@ -17,7 +17,7 @@ from pathlib import Path
 from sordino import formats
 from sordino.atomic import write_bytes
 from sordino.described_model import DescribedModel
-from sordino.errors import BadInput, DoesNotFit, NotInLibrary, SordinoError, StorageError
+from sordino.errors import BadInput, DoesNotFit, EngineBusy, NotInLibrary, SordinoError, StorageError
 from sordino.fit import Fit
 from sordino.library import Entry, Library
 from sordino.library_names import near_misses
@@ -30,7 +30,7 @@ _KEPT_PROMPTS = 64
 
 @dataclass(frozen=True)
 class Voice:
-    """An entry of the library and how well it fits the model. A broken one has no fit."""
+    """An entry of the library and how well it fits the model. A broken one has no fit, nor has any where there is no model."""
 
     entry: Entry
     fit: Fit | None
@@ -41,11 +41,11 @@ class Voice:
 
 
 class Voices:
-    """The library as the server's routes see it. May be called from any thread."""
+    """The library as the server's routes see it. base: None while no model is loaded. May be called from any thread."""
 
     def __init__(
         self,
-        base: DescribedModel,
+        base: DescribedModel | None,
         library: Library,
         remembered: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +90,9 @@ class Voices:
         )
 
     def prompt(self, name: str) -> SoftPrompt:
-        """The soft prompt as its file is now. Raises NotInLibrary, SoftPromptFileError, DoesNotFit."""
+        """The soft prompt as its file is now. Raises NotInLibrary, SoftPromptFileError, DoesNotFit, EngineBusy (no model)."""
+        if self.base is None:
+            raise EngineBusy("no model is loaded")
         path = self.named(name).entry.path
         try:
             status = path.stat()
@@ -124,16 +126,18 @@ class Voices:
             return None
 
     def set_default(self, name: str | None) -> None:
-        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, StorageError; the old default stays then."""
+        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, StorageError, EngineBusy (no model); the old default stays then."""
+        if self.base is None:
+            raise EngineBusy("no model is loaded")
         if name is not None:
             self.prompt(name)
             name = self.named(name).entry.name
         with self._lock:
-            self._remember(name)
+            self._remember(self.base, name)
             self._default = name
 
     def _recall(self) -> str | None:
-        if self._remembered is None:
+        if self._remembered is None or self.base is None:
             return None
         try:
             said = json.loads(self._remembered.read_text(encoding="utf-8"))
@@ -142,7 +146,7 @@ class Voices:
             return None
         return name if isinstance(name, str) else None
 
-    def _remember(self, name: str | None) -> None:
+    def _remember(self, base: DescribedModel, name: str | None) -> None:
         if self._remembered is None:
             return
         try:
@@ -150,7 +154,7 @@ class Voices:
         except (OSError, ValueError):
             said = {}
         said = said if isinstance(said, dict) else {}
-        said[self.base.fingerprint or self.base.id] = name
+        said[base.fingerprint or base.id] = name
         try:
             self._remembered.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(self._remembered, json.dumps(said, indent=1, sort_keys=True).encode())
@@ -162,7 +166,7 @@ class Voices:
         voices = []
         for entry in self.library.scan():
             try:
-                fit = None if entry.error else self.base.fit_of(entry.d_model, entry.metadata)
+                fit = None if entry.error or self.base is None else self.base.fit_of(entry.d_model, entry.metadata)
             except SordinoError:
                 fit = None
             voices.append(Voice(entry, fit))

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
+from torch import Tensor
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError
@@ -216,7 +217,22 @@ def finish(
     )
 
 
-def nearest_words(base: BaseModel, prompt: SoftPrompt, *, count: int = 5) -> list[list[tuple[str, float]]]:
+class Vocabulary(Protocol):
+    """Words and their embeddings: of a base model, or of a file that holds one."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def embed(self, ids: Tensor, /) -> Tensor:
+        """[..., D] of ids [...]."""
+
+    def decode(self, ids: Sequence[int], /) -> str: ...
+
+
+def nearest_words(base: Vocabulary, prompt: SoftPrompt, *, count: int = 5) -> list[list[tuple[str, float]]]:
     """For each virtual token the vocabulary's nearest words by cosine: what the prompt would be, were it text."""
     normalize = torch.nn.functional.normalize
     matrix_PD = normalize(torch.from_numpy(prompt.matrix.copy()).to(base.device), dim=1)

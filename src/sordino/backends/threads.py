@@ -1,0 +1,34 @@
+"""Computing beside the engine's thread without slowing it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def in_thread_of_its_own(make: Callable[[], T]) -> T:
+    """`make()`, in a thread that ends with it.
+
+    OpenMP keeps a team of threads for every thread that computed with it, for as long as that lives. Once there are more of them
+    than cores, all teams sleep between two products instead of waiting awake, and the engine takes half as long again (LOG.md). So
+    nothing but the engine's own thread may compute and live on.
+    """
+    made: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            made.append(make())
+        except BaseException as error:
+            failed.append(error)
+
+    # Who is interrupted does not wait for it.
+    thread = threading.Thread(target=run, daemon=True, name="computing")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return made[0]

@@ -1,0 +1,334 @@
+"""Training runs that were begun on the page: a folder each, a process of its own each, one after another.
+
+    job.json    what was asked for, and the process that works on it
+    texts/      what was dropped or pasted
+    look.jsonl  what `sordino train --dry-run --json` said about texts and cost
+    voice.run/  the run's folder (metrics, checkpoint, report), voice.zip the result, log.txt what the process said
+
+Everything that is known is in the folder, and the processes do not hang on this one: a server that starts again finds its runs
+where they are, running or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from sordino.atomic import write_bytes
+from sordino.errors import BadInput, SordinoError
+from sordino.train.checkpoint import FILE as CHECKPOINT
+
+_LOOK_SECONDS = 0.5
+# A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
+_STOP_SECONDS = 60.0
+# Of 19: a tenth of a core where others want it.
+_NICE = 10
+
+State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """flags: of `sordino train`, without DATA and --out. pid, born: the process that works on it, 0 for none; what for it
+    was started. asked: what the user wants it to do.
+    """
+
+    id: str
+    name: str
+    model: str
+    created: float
+    flags: tuple[str, ...] = ()
+    asked: Literal["draft", "train", "stop"] = "draft"
+    since: float = 0.0
+    pid: int = 0
+    born: float = 0.0
+    error: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Jobs:
+    """All of them. May be used from any thread. `start` before anything is to run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.RLock()
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        """Watch the runs, and start those that wait."""
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="training runs")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Watch no longer. Runs go on; what only looks at texts ends."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._lock:
+            for job in self.all():
+                self._end_looking(job)
+
+    # What there is ---------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Job]:
+        """Newest first."""
+        found = [self._read(path.parent) for path in self._folder.glob("*/job.json")]
+        return sorted((job for job in found if job is not None), key=lambda job: -job.created)
+
+    def get(self, name: str) -> Job:
+        """Raises BadInput."""
+        job = self._read(self.place(name)) if name.isalnum() else None
+        if job is None:
+            raise BadInput("there is no such training run", where=name)
+        return job
+
+    def place(self, name: str) -> Path:
+        return self._folder / name
+
+    def run_folder(self, job: Job) -> Path:
+        return self.place(job.id) / "voice.run"
+
+    def result(self, job: Job) -> Path:
+        return self.place(job.id) / "voice.zip"
+
+    def state(self, job: Job) -> State:
+        if self._alive(job):
+            return "stopping" if job.asked == "stop" else "running"
+        if self.result(job).exists():
+            return "done"
+        if job.error:
+            return "failed"
+        return {"draft": "draft", "train": "waiting", "stop": "stopped"}[job.asked]  # type: ignore[return-value]
+
+    def can_go_on(self, job: Job) -> bool:
+        return (self.run_folder(job) / CHECKPOINT).exists() and not self.result(job).exists()
+
+    # What is done to them --------------------------------------------------------------------------------------------
+
+    def new(self, model: str, files: Sequence[tuple[str, bytes]]) -> Job:
+        """A draft with its texts. Raises BadInput, StorageError."""
+        job = Job(secrets.token_hex(8), "", model, time.time())
+        self.add_texts(job, files)
+        self._write(job)
+        return job
+
+    def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
+        """Files by their names, which may say folders. Raises BadInput, StorageError."""
+        texts = self.place(job.id) / "texts"
+        for name, content in files:
+            path = texts.joinpath(*_parts(name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, content)
+
+    def with_model(self, job: Job, model: str) -> Job:
+        job = replace(job, model=model)
+        self._write(job)
+        return job
+
+    def look(self, job: Job, flags: Sequence[str]) -> None:
+        """Find out what the texts are and what training on them costs: see `looked`."""
+        with self._lock:
+            self._end_looking(job)
+            place = self.place(job.id)
+            command = [*_command(job.model, flags), "--dry-run", "--json", str(place / "texts")]
+            child = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
+            write_bytes(place / "look.pid", str(child.pid).encode())
+            self._children[child.pid] = child
+
+    def looked(self, job: Job) -> dict[str, Any]:
+        """texts, cost: what is known so far. error. busy."""
+        place = self.place(job.id)
+        told: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            for line in (place / "look.jsonl").read_text(encoding="utf-8").split("\n"):
+                told |= json.loads(line) if line else {}
+        busy = self._looking(job) is not None
+        return {**told, "busy": busy, "error": "" if busy or "cost" in told else _error_in(place / "look.log")}
+
+    def train(self, job: Job, *, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
+        """Put a draft into the queue. Raises BadInput."""
+        with self._lock:
+            if self.state(self.get(job.id)) != "draft":
+                raise BadInput("this run was begun already", where=job.id)
+            self._end_looking(job)
+            job = replace(job, name=name, flags=tuple(flags), settings=settings, asked="train", since=time.time())
+            self._write(job)
+            return job
+
+    def go_on(self, job: Job) -> Job:
+        """Into the queue again: from the checkpoint, if there is one. Raises BadInput."""
+        with self._lock:
+            job = self.get(job.id)
+            if self.state(job) not in ("stopped", "failed"):
+                raise BadInput("only a run that was stopped can go on", where=job.id)
+            job = replace(job, asked="train", since=time.time(), error="", pid=0)
+            self._write(job)
+            return job
+
+    def stop(self, job: Job) -> Job:
+        """The run saves after its step and stops."""
+        with self._lock:
+            job = replace(self.get(job.id), asked="stop", since=time.time())
+            self._write(job)
+            if self._alive(job):
+                _interrupt(job.pid)
+            return job
+
+    def remove(self, job: Job) -> None:
+        """Everything of it. Raises BadInput while it runs."""
+        with self._lock:
+            if self._alive(self.get(job.id)):
+                raise BadInput("this run is going on", where=job.id, do="stop it first")
+            self._end_looking(job)
+            shutil.rmtree(self.place(job.id), ignore_errors=True)
+
+    # The processes ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            with suppress(SordinoError, OSError, psutil.Error):
+                self._tick()
+
+    def _tick(self) -> None:
+        with self._lock:
+            jobs = self.all()
+            for child in list(self._children.values()):
+                # One that looked at texts and is over: the system is told that this was seen.
+                if child.poll() is not None and child.pid not in {job.pid for job in jobs}:
+                    del self._children[child.pid]
+            running = False
+            for job in jobs:
+                if self._alive(job):
+                    running = True
+                    if job.asked == "stop" and time.time() - job.since > _STOP_SECONDS:
+                        psutil.Process(job.pid).kill()
+                elif job.pid:
+                    self._ended(job)
+            waiting = sorted((j for j in self.all() if self.state(j) == "waiting"), key=lambda job: job.since)
+            if waiting and not running:
+                self._begin(waiting[0])
+
+    def _begin(self, job: Job) -> None:
+        place = self.place(job.id)
+        if self.can_go_on(job):
+            command = [sys.executable, "-m", "sordino", "train", "--resume", str(self.run_folder(job))]
+        else:
+            flags = [*job.flags, "--out=" + str(self.result(job)), "--overwrite"]
+            command = [*_command(job.model, flags), str(place / "texts")]
+        child = _started(command, place / "log.txt", None, cwd=place)
+        self._children[child.pid] = child
+        with suppress(psutil.NoSuchProcess):
+            self._write(replace(job, pid=child.pid, born=psutil.Process(child.pid).create_time()))
+
+    def _ended(self, job: Job) -> None:
+        child = self._children.pop(job.pid, None)
+        code = child.poll() if child is not None else None
+        error = ""
+        if not self.result(job).exists() and job.asked != "stop":
+            error = _error_in(self.place(job.id) / "log.txt") or (
+                "the process was ended from outside, perhaps because memory ran out: go on with fewer examples a step"
+                if code is None or code < 0
+                else f"the process ended with {code}; its log says more"
+            )
+        self._write(replace(job, pid=0, error=error))
+
+    def _alive(self, job: Job) -> bool:
+        if not job.pid:
+            return False
+        child = self._children.get(job.pid)
+        if child is not None:
+            return child.poll() is None
+        try:
+            process = psutil.Process(job.pid)
+            return bool(abs(process.create_time() - job.born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:
+            return False
+
+    def _looking(self, job: Job) -> subprocess.Popen[bytes] | None:
+        try:
+            child = self._children.get(int((self.place(job.id) / "look.pid").read_text()))
+        except (OSError, ValueError):
+            return None
+        return child if child is not None and child.poll() is None else None
+
+    def _end_looking(self, job: Job) -> None:
+        child = self._looking(job)
+        if child is not None:
+            child.kill()
+            child.wait()
+
+    def _read(self, place: Path) -> Job | None:
+        try:
+            said = json.loads((place / "job.json").read_text(encoding="utf-8"))
+            return Job(**{**said, "id": place.name, "flags": tuple(said["flags"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _write(self, job: Job) -> None:
+        place = self.place(job.id)
+        place.mkdir(parents=True, exist_ok=True)
+        write_bytes(place / "job.json", json.dumps(asdict(job), indent=1).encode())
+
+
+def _command(model: str, flags: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "sordino", "train", f"--model={model}", *flags]
+
+
+def _started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
+    """A process that does not end with this one, and gives way to it."""
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+    with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
+        if sys.platform == "win32":
+            flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, creationflags=flags
+            )
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
+        )
+    with suppress(psutil.Error):
+        # Before its threads are there, which take it over.
+        psutil.Process(child.pid).nice(_NICE)
+    return child
+
+
+def _interrupt(pid: int) -> None:
+    with suppress(OSError):
+        if sys.platform == "win32":
+            os.kill(pid, signal.CTRL_BREAK_EVENT)
+        else:
+            os.kill(pid, signal.SIGINT)
+
+
+def _error_in(log: Path) -> str:
+    """The last `error:` line of a log, and what the terminal broke of it into further lines."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    _, found, last = text.rpartition("error: ")
+    return " ".join(last.split()) if found else ""
+
+
+def _parts(name: str) -> list[str]:
+    """A file's name as its parts below the folder of texts. Raises BadInput."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part]
+    if not parts or any(part in (".", "..") or "\0" in part or ":" in part or len(part) > 200 for part in parts):
+        raise BadInput("a file name was expected", where="file", got=name[:100])
+    return parts

@@ -1,0 +1,150 @@
+"""A soft prompt looked at closely: what it says about itself, its nearest words; changing that, and other formats."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import OrderedDict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+
+from sordino import formats, model_files
+from sordino.backends.threads import in_thread_of_its_own
+from sordino.base_model import BaseModel as TorchModel
+from sordino.errors import SordinoError
+from sordino.gguf_vocabulary import GgufVocabulary
+from sordino.library import add_packaged, edit
+from sordino.library_names import checked_name
+from sordino.server.errors import Refused, refused
+from sordino.server.serving import Serving, state_of
+from sordino.soft_prompt import SoftPrompt
+from sordino.train.run import nearest_words
+
+router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
+
+_ENDINGS = {"kobold": ".zip", "peft": "", "mkultra": ".json", "npy": ".npy", "safetensors": ".safetensors"}
+_Line = Annotated[str, Field(max_length=300)]
+
+
+class Edited(BaseModel):
+    """What a soft prompt says about itself; what is None stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: _Line | None = None
+    author: _Line | None = None
+    description: Annotated[str, Field(max_length=8000)] | None = None
+    licence: _Line | None = None
+    tags: Annotated[list[_Line], Field(max_length=64)] | None = None
+    rating: Literal["", "general", "mature", "explicit"] | None = None
+
+
+@router.get("")
+def place(request: Request) -> dict[str, Any]:
+    """Where the library is."""
+    return {"folders": [str(folder.resolve()) for folder in state_of(request).voices.library.folders]}
+
+
+@router.post("/examples")
+def examples(request: Request) -> dict[str, Any]:
+    """Sordino's own soft prompts into the library; those that are there stay."""
+    voices = state_of(request).voices
+    try:
+        added = [entry.name for entry in add_packaged(voices.library)]
+    except SordinoError as error:
+        raise refused(error) from error
+    voices.refresh()
+    return {"added": added}
+
+
+@router.get("/{name}")
+def details(request: Request, name: str) -> dict[str, Any]:
+    """All that the file says."""
+    path, prompt = _read(request, name)
+    return {
+        "id": name,
+        "file": path.name,
+        "format": formats.detect(path),
+        "n_tokens": prompt.n_tokens,
+        "d_model": prompt.d_model,
+        "content_hash": prompt.content_hash,
+        **asdict(prompt.metadata),
+    }
+
+
+@router.get("/{name}/words")
+def words(request: Request, name: str) -> dict[str, Any]:
+    """For each virtual token the vocabulary's nearest words, by cosine."""
+    state = state_of(request)
+    if not isinstance(state, Serving):
+        raise Refused(503, "no model is loaded: nearest words are words of a model")
+    _, prompt = _read(request, name)
+    if prompt.d_model != state.base.d_model:
+        raise Refused(400, "the soft prompt is of another width than this model's words")
+    known: OrderedDict[tuple[str, str], Any] = request.app.state.words
+    key = state.base.fingerprint or state.base.id, prompt.content_hash
+    if key not in known:
+        known[key] = _nearest(state, prompt)
+        while len(known) > 64:
+            known.popitem(last=False)
+    return {"words": known[key]}
+
+
+@router.patch("/{name}")
+def change(request: Request, name: str, said: Edited) -> dict[str, Any]:
+    """Metadata only; the matrix stays as it is."""
+    voices = state_of(request).voices
+    changes = said.model_dump(exclude_none=True)
+    if "tags" in changes:
+        changes["tags"] = tuple(tag.strip() for tag in changes["tags"] if tag.strip())
+    try:
+        edit(voices.named(name).entry.path, changes)
+    except SordinoError as error:
+        raise refused(error) from error
+    voices.refresh()
+    return details(request, name)
+
+
+@router.get("/{name}/export")
+def export(request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors"]) -> FileResponse:
+    """The soft prompt in another format; PEFT's folder in a zip."""
+    _, prompt = _read(request, name)
+    folder = Path(tempfile.mkdtemp(prefix="sordino-"))
+    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
+        # What the format cannot say is the page's to tell; PEFT's refusal stays one.
+        formats.write(prompt, target, to=to)
+        if target.is_dir():
+            target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))
+    except SordinoError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise refused(error, field="to") from error
+    return FileResponse(target, filename=target.name, background=gone)
+
+
+def _read(request: Request, name: str) -> tuple[Path, SoftPrompt]:
+    try:
+        path = state_of(request).voices.named(name).entry.path
+        return path, formats.read(path)
+    except SordinoError as error:
+        raise refused(error, field="name") from error
+
+
+def _nearest(serving: Serving, prompt: SoftPrompt) -> list[list[tuple[str, float]]]:
+    base = serving.base
+    if isinstance(base, TorchModel):
+        return in_thread_of_its_own(lambda: nearest_words(base, prompt))
+    try:
+        path = model_files.gguf_file(model_files.resolve(base.name))
+        assert path is not None
+        vocabulary = GgufVocabulary(base, path)
+        return in_thread_of_its_own(lambda: nearest_words(vocabulary, prompt))
+    except (SordinoError, OSError, NotImplementedError) as error:
+        raise Refused(501, f"the words of this model's file cannot be read: {error}") from error

@@ -1,0 +1,56 @@
+// How tokens are drawn: presets, and every setting behind "more".
+
+import { $, el, kept } from "./dom.js";
+
+export const PRESETS = {
+  Balanced: { temperature: 0.8, top_p: 0.95, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1.1, repetition_range: 0 },
+  Careful: { temperature: 0.5, top_p: 0.9, top_k: 40, min_p: 0, typical: 1, repetition_penalty: 1.05, repetition_range: 0 },
+  Wild: { temperature: 1.2, top_p: 1, top_k: 0, min_p: 0.05, typical: 1, repetition_penalty: 1.1, repetition_range: 0 },
+  "Always the likeliest": { temperature: 0, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 },
+};
+
+// name: [label, least, most, step]
+const FIELDS = {
+  max_tokens: ["New tokens", 1, 2048, 1],
+  temperature: ["Temperature", 0, 3, 0.05],
+  top_p: ["Top-p", 0.01, 1, 0.01],
+  top_k: ["Top-k (0: off)", 0, 1000, 1],
+  min_p: ["Min-p (0: off)", 0, 1, 0.01],
+  typical: ["Typical (1: off)", 0.01, 1, 0.01],
+  repetition_penalty: ["Repetition penalty (1: off)", 0.5, 3, 0.01],
+  repetition_range: ["Its range (0: all)", 0, 8192, 1],
+};
+
+let current = { max_tokens: 80, ...PRESETS.Balanced, ...kept.get("settings", {}) };
+
+/** What the user chose; a field that says no number keeps what it had. */
+export function settings() {
+  return { ...current };
+}
+
+export function startSettings(changed) {
+  const inputs = new Map();
+  const preset = $("preset");
+  const show = () => {
+    for (const [name, input] of inputs) input.value = current[name];
+    const same = Object.entries(PRESETS).find(([, values]) => Object.entries(values).every(([k, v]) => current[k] === v));
+    preset.value = same?.[0] ?? "";
+  };
+  const change = (values) => {
+    current = { ...current, ...values };
+    kept.set("settings", current);
+    show();
+    changed();
+  };
+  preset.append(...Object.keys(PRESETS).map((name) => el("option", { value: name }, name)), el("option", { value: "", disabled: true }, "your own"));
+  preset.addEventListener("change", () => change(PRESETS[preset.value]));
+  for (const [name, [label, least, most, step]] of Object.entries(FIELDS)) {
+    const input = el("input", { type: "number", min: least, max: most, step, onchange: () => {
+      const said = input.valueAsNumber;
+      change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
+    } });
+    inputs.set(name, input);
+    $(name === "max_tokens" ? "how-much" : "more-settings").append(el("label", {}, label, input));
+  }
+  show();
+}

@@ -1,0 +1,196 @@
+// The page of text that the model continues.
+
+import { $, el, later, say, shown } from "./dom.js";
+import { choice } from "./lamp.js";
+import { live } from "./live.js";
+import { settings, startSettings } from "./settings.js";
+import { Keeper } from "./story.js";
+
+let keeper;
+// What was there before each continuation, the last one last; and what the last one wrote.
+let before = [];
+let written = "";
+let running = null;
+
+const text = () => ({ story: $("story").value, memory: $("memory").value, note: $("note").value });
+
+export async function startWrite() {
+  startSettings(() => measure());
+  keeper = new Keeper(
+    {
+      fresh: "new", list: "stories", file: "save", load: "load", forget: "forget", saved: "saved",
+      conflict: "conflict", theirs: "take-theirs", mine: "keep-mine",
+    },
+    { isChat: false, show, read },
+  );
+  for (const id of ["story", "memory", "note", "title"]) $(id).addEventListener("input", changed);
+  $("story").addEventListener("scroll", () => { $("shade").scrollTop = $("story").scrollTop; });
+  $("go").addEventListener("click", () => go());
+  $("stop").addEventListener("click", () => running?.());
+  $("undo").addEventListener("click", undo);
+  $("retry").addEventListener("click", retry);
+  $("compare-go").addEventListener("click", compare);
+  document.addEventListener("keydown", (event) => {
+    if (!shown("write")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) go();
+    if (event.key === "Escape") running?.();
+  });
+  document.addEventListener("page", () => shown("write") && measure());
+  choice.addEventListener("change", () => { measure(); fillColumns(); buttons(); });
+  live.addEventListener("connection", () => { buttons(); measure(); });
+  await keeper.resume();
+}
+
+function show(story) {
+  $("story").value = story.text;
+  for (const id of ["memory", "note", "title"]) $(id).value = story[id];
+  before = [];
+  written = "";
+  buttons();
+  measure();
+}
+
+function changed() {
+  keeper.change({ text: $("story").value, memory: $("memory").value, note: $("note").value, title: $("title").value });
+  $("retry").disabled = !canRetry();
+  measure();
+}
+
+/** A story from a file: one of this page's, or any text. */
+async function read(file) {
+  const content = await file.text();
+  if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "") };
+  let said;
+  try {
+    said = JSON.parse(content);
+  } catch {
+    throw new Error("it is not JSON");
+  }
+  if (typeof said?.text !== "string") throw new Error("it holds no story");
+  return Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(said[key] ?? "")]));
+}
+
+// Writing -----------------------------------------------------------------------------------------------------------------
+
+function go() {
+  if (running || !ready()) return;
+  before.push($("story").value);
+  generate();
+}
+
+function generate() {
+  const story = $("story");
+  written = "";
+  say($("told"), "");
+  let tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
+  const ended = (told = "", kind = "") => {
+    running = null;
+    if (story.value === before.at(-1)) before.pop();
+    say($("told"), told, kind);
+    buttons();
+    changed();
+  };
+  const hear = {
+    begun: ({ dropped }) => shade(dropped),
+    text: ({ text: more }) => {
+      // At the end, whatever the user edits meanwhile; caret and selection stay where they are.
+      written += more;
+      story.setRangeText(more, story.value.length, story.value.length, "preserve");
+      keeper.change({ text: story.value });
+      if (tail) story.scrollTop = story.scrollHeight;
+      tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
+    },
+    done: () => ended(),
+    error: ({ message }) => ended(message, "bad"),
+    lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
+  };
+  running = live.ask({ do: "write", text: text(), soft_prompts: [choice.name], settings: settings() }, (said) => hear[said.is]?.(said));
+  buttons();
+}
+
+function undo() {
+  if (running || !before.length) return;
+  $("story").value = before.pop();
+  buttons();
+  changed();
+}
+
+const canRetry = () => !running && ready() && written !== "" && $("story").value.endsWith(written);
+
+/** Another continuation in place of the last one; Undo brings that back. */
+function retry() {
+  if (!canRetry()) return;
+  const story = $("story");
+  before.push(story.value);
+  story.value = story.value.slice(0, -written.length);
+  generate();
+}
+
+const ready = () => live.connected && Boolean(live.state?.model);
+
+function buttons() {
+  $("go").disabled = Boolean(running) || !ready();
+  $("stop").disabled = !running;
+  $("undo").disabled = Boolean(running) || !before.length;
+  $("retry").disabled = !canRetry();
+  $("compare-go").disabled = !ready();
+}
+
+// What the model sees -------------------------------------------------------------------------------------------------------
+
+const measure = later(() => {
+  if (!ready() || !shown("write")) return;
+  live.ask({ do: "measure", text: text(), soft_prompt: choice.name, max_tokens: settings().max_tokens }, (said) => {
+    if (said.is === "measured") {
+      const soft = said.soft ? ` + ${said.soft} soft` : "";
+      say($("meter"), `${said.used}${soft} + ${said.room} new of ${said.total} tokens`);
+      shade(said.dropped);
+    } else if (said.is === "error") say($("meter"), said.message, "bad");
+  });
+}, 250);
+
+function shade(dropped) {
+  const value = $("story").value;
+  $("shade").replaceChildren(el("mark", {}, value.slice(0, dropped)), value.slice(dropped) + "\n");
+  $("shade").scrollTop = $("story").scrollTop;
+  $("story").title = dropped ? "The model does not see the shaded beginning any more" : "";
+}
+
+// Compare -----------------------------------------------------------------------------------------------------------------
+
+function fillColumns() {
+  const boxes = [...document.querySelectorAll("#columns-choice input")];
+  const chosen = boxes.length ? boxes.filter((one) => one.checked).map((one) => one.value) : ["", choice.name];
+  const voices = [{ name: "", title: "no soft prompt" }, ...(live.state?.voices ?? [])];
+  // Drawn anew only where something changed: a box that has the focus keeps it.
+  if (boxes.length && JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) return;
+  $("columns-choice").replaceChildren(
+    ...voices.map((one) => el("label", {}, el("input", { type: "checkbox", value: one.name, checked: chosen.includes(one.name) }), ` ${one.title}`)),
+  );
+}
+
+let comparing = null;
+
+function compare() {
+  if (comparing) {
+    comparing();
+    return;
+  }
+  const names = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
+  if (!names.length) return;
+  const bodies = names.map(() => el("span"));
+  $("columns").replaceChildren(...names.map((name, at) => el("article", {}, el("h3", {}, choice.voice(name)?.title ?? "no soft prompt"), bodies[at])));
+  const ended = (told = "") => {
+    comparing = null;
+    $("compare-go").textContent = "Compare";
+    if (told) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, told));
+  };
+  const hear = {
+    text: ({ column, text: more }) => bodies[column].append(more),
+    done: () => ended(),
+    error: ({ message }) => ended(message),
+    lost: () => ended("The server stopped while it wrote."),
+  };
+  comparing = live.ask({ do: "write", text: text(), soft_prompts: names, settings: settings() }, (said) => hear[said.is]?.(said));
+  $("compare-go").textContent = "Stop";
+}

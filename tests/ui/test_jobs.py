@@ -1,0 +1,164 @@
+"""Training from the page: real processes, over a tiny model."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from sordino.ui.jobs import Job, Jobs
+from tests.server.running import Running, running
+from tests.tiny_models import tiny, tiny_tokenizer
+
+TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 30
+QUICK = {"tokens": 4, "steps": 3, "batch": 2, "row_tokens": 32, "sample_every": 1, "evaluate_every": 1}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny("llama", dtype=torch.float32).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with running(tmp_path, with_page=True) as one:
+        yield one
+
+
+def texts(server: Running, *names: str) -> dict[str, Any]:
+    files = [("files", (name, f"{name}. {TEXT}".encode())) for name in names]
+    answer = httpx.post(f"{server.url}/ui/texts", files=files)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def post(server: Running, path: str, json: Any = None) -> dict[str, Any]:
+    answer = httpx.post(f"{server.url}/ui/jobs/{path}", json={} if json is None else json, timeout=30)
+    assert answer.status_code == 200, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def until(server: Running, name: str, *states: str, seconds: float = 90) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while True:
+        told: dict[str, Any] = httpx.get(f"{server.url}/ui/jobs/{name}").json()
+        if told["state"] in states:
+            return told
+        assert time.monotonic() < deadline, (told, httpx.get(f"{server.url}/ui/jobs/{name}/log").text)
+        time.sleep(0.1)
+
+
+def test_texts_to_a_soft_prompt_in_the_library(server: Running, model: str) -> None:
+    run = texts(server, "one.txt", "folder/two.txt", "three.md")
+    assert sorted(run["texts"]) == ["folder/two.txt", "one.txt", "three.md"]
+    asked = {"model": model, "settings": {**QUICK, "name": "The <b>keeper</b>"}}
+    told = post(server, f"{run['id']}/look", asked)
+    while told["busy"]:
+        time.sleep(0.1)
+        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
+    assert not told["error"]
+    assert told["texts"]["tokens"] > 100
+    assert told["cost"]["steps"] == 3
+    assert httpx.get(f"{server.url}/ui/jobs").json() == []
+    assert post(server, f"{run['id']}/train", asked)["state"] == "waiting"
+    done = until(server, run["id"], "done", "failed")
+    assert done["state"] == "done", httpx.get(f"{server.url}/ui/jobs/{run['id']}/log").text
+    kinds = [event["kind"] for event in done["events"]]
+    assert kinds.count("step") == 3
+    assert "sample" in kinds
+    assert "validation" in kinds
+    later = httpx.get(f"{server.url}/ui/jobs/{run['id']}", params={"after": len(kinds)}).json()
+    assert later["events"] == []
+    report = httpx.get(f"{server.url}/ui/jobs/{run['id']}/report")
+    assert "sandbox" in report.headers["content-security-policy"]
+    assert "<b>keeper</b>" not in report.text
+    assert httpx.get(f"{server.url}/ui/jobs/{run['id']}/file").content[:2] == b"PK"
+    kept = post(server, f"{run['id']}/keep", {"name": "mine"})
+    assert kept == {"id": "mine"}
+    more = texts(server, "four.txt")
+    post(server, f"{more['id']}/train", {"model": model, "settings": {**QUICK, "start_from": f"run:{run['id']}"}})
+    assert until(server, more["id"], "done", "failed")["state"] == "done"
+    assert httpx.delete(f"{server.url}/ui/jobs/{run['id']}").status_code == 200
+    assert httpx.get(f"{server.url}/ui/jobs/{run['id']}").status_code == 404
+
+
+def test_runs_wait_for_each_other_stop_and_go_on(server: Running, model: str) -> None:
+    first, second = texts(server, "one.txt"), texts(server, "two.txt")
+    long = {
+        "model": model,
+        "settings": {**QUICK, "steps": 4000, "sample_every": 4000, "evaluate_every": 500, "patience": 0},
+    }
+    post(server, f"{first['id']}/train", long)
+    post(server, f"{second['id']}/train", {"model": model, "settings": QUICK})
+    until(server, first["id"], "running")
+    deadline = time.monotonic() + 60
+    while not httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert until(server, second["id"], "waiting")
+    assert httpx.delete(f"{server.url}/ui/jobs/{first['id']}").status_code == 400
+    post(server, f"{first['id']}/stop")
+    stopped = until(server, first["id"], "stopped")
+    assert stopped["checkpoint"]
+    assert until(server, second["id"], "done", "failed")["state"] == "done"
+    steps = len(stopped["events"])
+    post(server, f"{first['id']}/resume")
+    until(server, first["id"], "running")
+    deadline = time.monotonic() + 60
+    while len(httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"]) <= steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    post(server, f"{first['id']}/stop")
+    until(server, first["id"], "stopped")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
+def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: str, tmp_path: Path) -> None:
+    run = texts(server, "one.txt")
+    settings = {**QUICK, "steps": 4000, "sample_every": 4000, "evaluate_every": 500, "patience": 0}
+    post(server, f"{run['id']}/train", {"model": model, "settings": settings})
+    until(server, run["id"], "running")
+    # Another server over the same folder, which did not start it.
+    others = Jobs(tmp_path / "data" / "training")
+    job = others.get(run["id"])
+    assert others.state(job) == "running"
+    os.kill(job.pid, signal.SIGKILL)
+    assert "ended from outside" in until(server, run["id"], "failed")["error"]
+
+
+def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
+    files = [("files", ("tiny.txt", b"too little"))]
+    run = httpx.post(f"{server.url}/ui/texts", files=files).json()
+    told = post(server, f"{run['id']}/look", {"model": model, "settings": QUICK})
+    while told["busy"]:
+        time.sleep(0.1)
+        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
+    assert "too little text" in told["error"]
+    post(server, f"{run['id']}/train", {"model": model, "settings": QUICK})
+    assert "too little text" in until(server, run["id"], "failed")["error"]
+
+
+@pytest.mark.parametrize("name", ["../x.txt", "a/../../x", "c:\\x", ".", "a\0b"])
+def test_texts_stay_in_their_folder(tmp_path: Path, name: str) -> None:
+    from sordino.errors import BadInput
+
+    jobs = Jobs(tmp_path / "training")
+    if name == "c:\\x" or ".." in name or name == "." or "\0" in name:
+        with pytest.raises(BadInput):
+            jobs.add_texts(Job("abc", "", "m", 0.0), [(name, b"x")])
+    assert not list(tmp_path.rglob("x*"))
