@@ -158,14 +158,21 @@ function shade(dropped) {
 
 // Compare -----------------------------------------------------------------------------------------------------------------
 
+// What the user ticked; null until then: none, and the one that is active.
+let ticked = null;
+
 function fillColumns() {
   const boxes = [...document.querySelectorAll("#columns-choice input")];
-  const chosen = boxes.length ? boxes.filter((one) => one.checked).map((one) => one.value) : ["", choice.name];
   const voices = [{ name: "", title: "no soft prompt" }, ...(live.state?.voices ?? [])];
-  // Drawn anew only where something changed: a box that has the focus keeps it.
-  if (boxes.length && JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) return;
+  const checked = (name) => (ticked ?? ["", choice.name || voices[1]?.name]).includes(name);
+  // Drawn anew only where the list is another: a box that has the focus keeps it.
+  if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) {
+    for (const box of boxes) box.checked = checked(box.value);
+    return;
+  }
+  const tick = () => { ticked = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value); };
   $("columns-choice").replaceChildren(
-    ...voices.map((one) => el("label", {}, el("input", { type: "checkbox", value: one.name, checked: chosen.includes(one.name) }), ` ${one.title}`)),
+    ...voices.map((one) => el("label", {}, el("input", { type: "checkbox", value: one.name, checked: checked(one.name), onchange: tick }), ` ${one.title}`)),
   );
 }
 
