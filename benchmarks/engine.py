@@ -111,17 +111,27 @@ def main() -> None:
 
 
 class Side:
-    """16 streams, or as many as there are prompts, to their ends: on one engine, or on a new one each time it is called."""
+    """16 streams, or as many as there are prompts, to their ends: on one engine, or on a new one each time it is called.
 
-    def __init__(self, base: BaseModel, prompts: Sequence[SoftPrompt | None], *, first_met: bool = False) -> None:
-        self.base, self.prompts = base, prompts
+    biases: of every request, for what is compared with requests that need them.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        prompts: Sequence[SoftPrompt | None],
+        *,
+        first_met: bool = False,
+        biases: tuple[tuple[int, float], ...] = (),
+    ) -> None:
+        self.base, self.prompts, self.biases = base, prompts, biases
         self.engine = None if first_met else engine_of(base)
         self.called = 0
 
     def __call__(self) -> None:
         texts = openings(self.base, len(self.prompts), self.called)
         self.called += 1
-        write(self.engine or engine_of(self.base), self.base, texts, self.prompts)
+        write(self.engine or engine_of(self.base), self.base, texts, self.prompts, self.biases)
 
 
 class Generate:
@@ -167,12 +177,16 @@ def words_of(base: BaseModel) -> Words:
 
 
 def write(
-    engine: Engine, base: BaseModel, texts: Sequence[tuple[int, ...]], prompts: Sequence[SoftPrompt | None]
+    engine: Engine,
+    base: BaseModel,
+    texts: Sequence[tuple[int, ...]],
+    prompts: Sequence[SoftPrompt | None],
+    biases: tuple[tuple[int, float], ...] = (),
 ) -> None:
-    """All streams to their ends."""
+    """All streams to their ends. biases: of every request."""
     for ids, soft in zip(texts, prompts, strict=True):
         leading = leading_ids(base, soft.metadata.placement if soft else None)
-        engine.submit(Request((*leading, *ids), soft, Sampling(max_tokens=NEW, temperature=0)))
+        engine.submit(Request((*leading, *ids), soft, Sampling(max_tokens=NEW, temperature=0, logit_bias=biases)))
     tokens = 0
     while engine.busy:
         tokens += sum(len(event.drawn) for _, event in engine.step() if hasattr(event, "drawn"))

@@ -139,6 +139,16 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
         0.97,
         True,
     ),
+    ("page", "first view", "seconds", "the page's first view, seconds after the server is ready", 2.0, False),
+    (
+        "page",
+        "a token's way to the screen",
+        "95 of 100, ms",
+        "a token's way from the engine to the screen, milliseconds, 95 of 100",
+        150.0,
+        False,
+    ),
+    ("page", "10 tabs open", "ten/none", "tokens a second with ten tabs open / with none", 0.95, True),
 ]
 
 

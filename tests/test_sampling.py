@@ -243,3 +243,17 @@ def test_something_is_always_left(
 def test_settings_out_of_range_name_their_flag(field: str, value: object, flag: str) -> None:
     with pytest.raises(ConfigError, match=flag):
         Sampling(**{field: value})  # type: ignore[arg-type]
+
+
+@given(
+    values=st.lists(st.sampled_from([-2.0, -0.5, 0.0, 1.0, 1.0000001, 3.0, float("-inf")]), min_size=2, max_size=8),
+    biases=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([-100.0, -1.0, 0.0, 0.5, 2.0, 1e9])), max_size=4),
+)
+def test_biases_of_a_greedy_row_are_as_in_the_plain_way(values: list[float], biases: list[tuple[int, float]]) -> None:
+    """logprobs=0 asks for nothing that could change the word, and takes the whole vocabulary to float64."""
+    logits = torch.tensor([*values, 0.25])
+    before = logits.clone()
+    quick = sample(logits, [], Sampling(temperature=0, logit_bias=tuple(biases)), torch.Generator())
+    assert torch.equal(logits, before)
+    plain = sample(logits, [], Sampling(temperature=0, logit_bias=tuple(biases), logprobs=0), torch.Generator())
+    assert quick.token == plain.token

@@ -99,7 +99,7 @@ def sample(
     The generator moves once per drawn token, and not at all where sampling is greedy.
     """
     if _is_plain(sampling):
-        return Drawn(int(np.argmax(logits_V.detach().cpu().numpy())))
+        return Drawn(_likeliest_with(logits_V.detach().cpu().numpy(), sampling.logit_bias))
     raw_V: Floats = logits_V.detach().cpu().numpy().astype(np.float64)
     token = _draw(raw_V, seen_ids, sampling, random, n_new)
     if sampling.logprobs is None:
@@ -111,9 +111,27 @@ def sample(
 
 
 def _is_plain(sampling: Sampling) -> bool:
-    """Whether the likeliest word is what is drawn, and nothing else is asked for."""
-    changed = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
+    """Whether the likeliest word is what is drawn, biases aside, and nothing else is asked for."""
+    changed = sampling.presence_penalty or sampling.frequency_penalty
     return not (sampling.temperature or changed or sampling.repetition_penalty != 1 or sampling.logprobs is not None)
+
+
+def _likeliest_with(logits_V: npt.NDArray[np.float32], biases: Sequence[tuple[int, float]]) -> int:
+    """The likeliest word, of equals the first. As in float64, which the whole vocabulary is not brought to for a few words."""
+    if not biases:
+        return int(np.argmax(logits_V))
+    places = {word: at for at, word in enumerate(sorted({word for word, _ in biases}))}
+    words = list(places)
+    were = logits_V[words]
+    logits_V[words] = -np.inf
+    other = int(np.argmax(logits_V))
+    logits_V[words] = were
+    biased = were.astype(np.float64)
+    for word, bias in biases:
+        biased[places[word]] += bias
+    word = words[int(np.argmax(biased))]
+    best, rest = float(biased.max()), float(logits_V[other]) if other not in places else float("-inf")
+    return min(word, other) if best == rest else word if best > rest else other
 
 
 def _draw(raw_V: Floats, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, n_new: int) -> int:

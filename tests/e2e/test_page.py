@@ -6,6 +6,7 @@ set: docs/ui.md and the README show them.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.e2e.browser import AXE, CHROMIUM, browser, faults
 from tests.server.process import Process, started
@@ -107,7 +109,12 @@ def shot(page: Page, name: str) -> None:
 
 
 def lamp(page: Page, kind: str, seconds: float = 10) -> None:
+    """The lamp is of this kind within so many seconds, and of this colour on the screen."""
     expect(page.locator("#lamp")).to_have_attribute("data-kind", kind, timeout=1000 * seconds)
+    picture = Image.open(io.BytesIO(page.locator("#lamp").screenshot())).convert("RGB")
+    red, green, blue = picture.getpixel((picture.width // 2, picture.height // 2))
+    seen = "grey" if max(red, green, blue) - min(red, green, blue) < 20 else "green" if green > blue else "blue"
+    assert seen == kind
 
 
 def fitting(page: Page) -> None:

@@ -16,7 +16,7 @@ import click
 from sordino.cli.console import err, one_line, out, warn
 from sordino.cli.fitting import loaded_model
 from sordino.cli.options import device_option, dtype_option, library_option, model_option
-from sordino.errors import ConfigError, MissingExtra
+from sordino.errors import ConfigError, MissingExtra, SordinoError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -134,9 +134,6 @@ def serve(
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)
     metrics = Metrics()
 
-    # Nobody is asked at the terminal for what a client wants.
-    at_the_start = iter([True])
-
     @contextmanager
     def serving_of(name: str) -> Iterator[Serving]:
         with (
@@ -147,13 +144,18 @@ def serve(
 
     models = Models(serving_of, other_model)
     idle = Idle(Voices(None, library), metrics, ServerLimits())
-    page = None if no_ui else _page(models, idle, runner, api_key)
-    if model is None:
-        model = "smollm2" if page is None else page.remembered()
+    # Both flags are PyTorch's.
+    page = None if no_ui else _page(models, idle, "torch" if device or dtype else runner, api_key)
+    remembered = page.remembered() if page is not None and model is None else None
+    model = model or ("smollm2" if page is None else remembered)
+    # Nobody is asked at the terminal for what a client wants.
+    at_the_start = iter([model is not None])
     if model is None and soft_prompt is not None:
         raise ConfigError("a default is a model's, and none is given", where="--soft-prompt", do="add --model")
     with listening, closing(models), closing(page) if page else nullcontext():
-        serving = idle if model is None else models.first(model)
+        serving = _first(models, model, may_fail=remembered is not None) or idle
+        if isinstance(serving, Idle):
+            model = None
         if soft_prompt is not None:
             serving.voices.set_default(soft_prompt)
         app = create_app(
@@ -165,7 +167,12 @@ def serve(
             origins=cors_origin,
         )
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=None
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=None,
+            ws_max_size=ServerLimits().body,
         )
         server = uvicorn.Server(config)
         address = _address(listening)
@@ -175,6 +182,19 @@ def serve(
             page.start(address if opens else None, served=model)
         server.run(sockets=[listening])
     err.print("Stopped.")
+
+
+def _first(models: Models, name: str | None, *, may_fail: bool) -> Serving | None:
+    """What is served at the start. A model that was only remembered may be gone: another can be chosen on the page."""
+    if name is None:
+        return None
+    try:
+        return models.first(name)
+    except SordinoError as error:
+        if not may_fail:
+            raise
+        warn(f"the model that was served last cannot be loaded: {error.message}")
+        return None
 
 
 @contextmanager
@@ -310,12 +330,13 @@ def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page 
 @model_option(default=None)
 @library_option()
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, metavar="N")
+@click.option("--api-key", envvar="SORDINO_API_KEY", show_envvar=True, metavar="KEY", help="Ask every request for it.")
 @click.pass_context
-def ui(context: click.Context, model: str | None, library: Library, port: int) -> None:
+def ui(context: click.Context, model: str | None, library: Library, port: int, api_key: str | None) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
     The same as `sordino serve --open`, which has more options.
     """
     if find_spec("websockets") is None:
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
-    context.invoke(serve, model=model, library=library, port=port, opens=True)
+    context.invoke(serve, model=model, library=library, port=port, api_key=api_key, opens=True)

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from functools import partial
@@ -37,6 +39,8 @@ from sordino.server.writing import stream
 from sordino.ui.asking import Asked, Measure, Stop, Write, measured, prepare
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
+
+log = logging.getLogger("sordino.server")
 
 _LOOK_SECONDS = 0.4
 # What a tab may have asked for and not got yet.
@@ -93,7 +97,8 @@ class _Tab:
         while True:
             try:
                 said = await self.socket.receive_json()
-            except ValueError:
+            # No JSON, or a frame of bytes.
+            except (ValueError, KeyError):
                 self.tell(_error(None, "a message is a JSON object"))
                 continue
             number = said.get("id") if isinstance(said, dict) else None
@@ -238,9 +243,20 @@ class Watch:
 
     async def _look(self, connection: HTTPConnection) -> None:
         while True:
-            now = await asyncio.to_thread(told_state, connection)
-            if now != self._last:
-                self._last = now
-                for ear in list(self._ears):
-                    ear(now)
-            await asyncio.sleep(_LOOK_SECONDS)
+            began = time.monotonic()
+            try:
+                now = await asyncio.to_thread(told_state, connection)
+            except Exception:
+                # A bug, or a disk that is gone. The tabs go on showing what was, and hear of it when it is over.
+                log.exception("the state cannot be told")
+            else:
+                self._tell(now)
+            # A library on a slow disk is looked at less often: the engine has the first call on this process.
+            await asyncio.sleep(max(_LOOK_SECONDS, 20 * (time.monotonic() - began)))
+
+    def _tell(self, now: Told) -> None:
+        if now == self._last:
+            return
+        self._last = now
+        for ear in list(self._ears):
+            ear(now)

@@ -126,20 +126,22 @@ export function download(name, text, type = "application/json") {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** What this browser keeps; a browser that keeps nothing loses only that. */
-export const kept = {
-  get(name, otherwise = null) {
+/** What this browser keeps, or what this tab keeps over a reload; one that keeps nothing loses only that. */
+export const kept = box(() => localStorage);
+export const tab = box(() => sessionStorage);
+
+function box(storage) {
+  // Storage may be full, or forbidden.
+  const tried = (doing, otherwise = null) => {
     try {
-      return JSON.parse(localStorage.getItem(`sordino:${name}`)) ?? otherwise;
+      return doing() ?? otherwise;
     } catch {
       return otherwise;
     }
-  },
-  set(name, value) {
-    try {
-      localStorage.setItem(`sordino:${name}`, JSON.stringify(value));
-    } catch {
-      // Full, or forbidden.
-    }
-  },
-};
+  };
+  return {
+    get: (name, otherwise = null) => tried(() => JSON.parse(storage().getItem(`sordino:${name}`)), otherwise),
+    set: (name, value) => tried(() => storage().setItem(`sordino:${name}`, JSON.stringify(value))),
+    remove: (name) => tried(() => storage().removeItem(`sordino:${name}`)),
+  };
+}

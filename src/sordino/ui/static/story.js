@@ -1,9 +1,10 @@
 // A story, or a chat: its text, what is kept in view of the model, and where it is stored.
 
-import { $, call, download, el, kept, say, surely } from "./dom.js";
+import { $, call, download, el, kept, say, surely, tab } from "./dom.js";
 
-// The server has it half a second after a change, this browser at once.
+// The server has it half a second after a change. What it has not got yet lies in this browser as a draft.
 const SAVE_AFTER = 500;
+const DRAFT_AFTER = 200;
 
 const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
 
@@ -14,8 +15,10 @@ const blank = (isChat) => ({
 /** What is open on a page, and its buttons: `ids` are theirs. show: called with what is open now. */
 export class Keeper {
   #timer = null;
+  #drafting = null;
   #saving = null;
   #dirty = false;
+  #listed = "";
 
   constructor(ids, { isChat, show, read }) {
     this.ids = ids;
@@ -30,27 +33,20 @@ export class Keeper {
     $(ids.theirs).addEventListener("click", async () => this.open(await call(this.#path(this.story.id))));
     $(ids.mine).addEventListener("click", () => { $(ids.conflict).hidden = true; this.save({ over: true }); });
     if (ids.load) $(ids.load).addEventListener("change", ({ target }) => { this.#load(target.files[0], read); target.value = ""; });
-    addEventListener("pagehide", () => this.save());
+    addEventListener("pagehide", () => { this.#draft(); this.save(); });
     document.addEventListener("visibilitychange", () => document.hidden && this.save());
   }
 
   /** Take up where this browser stopped: the server's copy, or what it had not got yet. */
   async resume() {
-    const draft = kept.get(this.name);
-    if (draft?.id) {
-      let stored = null;
-      try {
-        stored = await call(this.#path(draft.id));
-      } catch (error) {
-        if (error.status !== 404) say($(this.ids.saved), error.message, "bad");
-      }
-      // A draft that was begun from what the server has, or from what it has lost.
-      const newer = draft.revision >= (stored?.revision ?? 0);
-      this.story = { ...blank(this.isChat), ...(newer ? draft : stored) };
-      const same = stored && ["text", "memory", "note", "title", "chat"].every((key) => JSON.stringify(stored[key]) === JSON.stringify(draft[key]));
-      if (newer && !same) this.change({});
+    // This tab's own, which a reload keeps; in a new tab, the one that was open last anywhere.
+    const id = tab.get(this.name) ?? kept.get(this.name);
+    try {
+      await this.#take(id);
+    } catch (error) {
+      if (error.status !== 404) say($(this.ids.saved), error.message, "bad");
+      this.open(this.story);
     }
-    this.show(this.story);
     this.list();
   }
 
@@ -58,15 +54,29 @@ export class Keeper {
     this.story = story;
     this.#dirty = false;
     $(this.ids.conflict).hidden = true;
-    kept.set(this.name, story);
+    tab.set(this.name, story.id);
+    kept.set(this.name, story.id);
+    kept.remove(this.#draftOf(story.id));
     say($(this.ids.saved), "");
     this.show(story);
   }
 
+  /** Open a story by its id: what the server has not got yet, else what it has. */
+  async #take(id) {
+    const draft = id && kept.get(this.#draftOf(id));
+    this.open({ ...blank(this.isChat), ...(draft || (id ? await call(this.#path(id)) : {})) });
+    // Begun from what the server has: it goes there. From something older: the server says so.
+    if (draft) this.change({});
+  }
+
+  #draftOf(id) {
+    return `${this.name}:${id}`;
+  }
+
   change(values) {
     Object.assign(this.story, values);
-    kept.set(this.name, this.story);
     this.#dirty = true;
+    this.#drafting ??= setTimeout(() => this.#draft(), DRAFT_AFTER);
     say($(this.ids.saved), "");
     this.#timer ??= setTimeout(() => this.save(), SAVE_AFTER);
   }
@@ -82,12 +92,15 @@ export class Keeper {
     this.#saving = call(this.#path(story.id), { method: "PUT", json: { ...story, over }, keepalive: true })
       .then((stored) => {
         story.revision = stored.revision;
-        kept.set(this.name, this.story);
+        if (!this.#dirty) kept.remove(this.#draftOf(story.id));
+        if (story !== this.story) return;
         say($(this.ids.saved), "saved");
-        return this.list();
+        // All stories are looked at for that: not at every save of a long one.
+        if (this.#listed !== story.id + story.title) this.list();
       })
       .catch((error) => {
         this.#dirty = true;
+        this.#draft();
         if (error.status === 409) {
           $(this.ids.conflict).hidden = false;
           return;
@@ -100,12 +113,19 @@ export class Keeper {
   }
 
   async list() {
+    this.#listed = this.story.id + this.story.title;
     const stories = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
     const named = (one) => one.title || `untitled, ${new Date(one.changed * 1000).toLocaleString()}`;
     $(this.ids.list).replaceChildren(
       el("option", { value: "" }, stories.length ? "open ..." : "none yet"),
       ...stories.map((one) => el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one))),
     );
+  }
+
+  #draft() {
+    clearTimeout(this.#drafting);
+    this.#drafting = null;
+    if (this.#dirty) kept.set(this.#draftOf(this.story.id), this.story);
   }
 
   #path(id) {
@@ -118,7 +138,7 @@ export class Keeper {
     if (!id) return;
     await this.save();
     try {
-      this.open(await call(this.#path(id)));
+      await this.#take(id);
     } catch (error) {
       say($(this.ids.saved), error.message, "bad");
     }
@@ -139,6 +159,7 @@ export class Keeper {
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#dirty = false;
+    kept.remove(this.#draftOf(this.story.id));
     await call(this.#path(this.story.id), { method: "DELETE" }).catch(() => {});
     this.open(blank(this.isChat));
     this.list();

@@ -1,0 +1,178 @@
+"""What the page costs and how quick it is, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
+
+First view: from going to the address of a server that is ready until Continue can be pressed, a fresh browser each time.
+A token's way: from the end of the engine's step to the first picture of the browser that has it; both clocks are this machine's.
+Ten tabs: tokens a second of 4 streams asked over the API while ten tabs of one window are open, against none.
+
+    python -m benchmarks.page --rounds 5        (needs Chromium, and `make e2e` for playwright)
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import uvicorn
+
+from benchmarks.measuring import arguments, paired_ratio, save
+from sordino.backends.threads import in_thread_of_its_own
+from sordino.base_model import load
+from sordino.engine.requests import Chunk
+from sordino.library import Library
+from sordino.server.app import create_app
+from sordino.server.metrics import Metrics
+from sordino.server.serving import Idle, ServerLimits, Serving
+from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.voices import Voices
+from sordino.ui.page import Page
+from tests.e2e.browser import browser
+
+TABS, STREAMS, NEW, TOKENS = 10, 4, 48, 60
+# The length of the story at each picture, with the time of the first that had it.
+WATCH = """() => {
+    window.seen = [];
+    const field = document.querySelector("#story");
+    const look = () => {
+        if (field.value.length !== window.seen.at(-1)?.[1]) window.seen.push([Date.now() / 1000, field.value.length]);
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+def main() -> None:
+    options = arguments(__doc__ or "").parse_args()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, served(options.model, Path(folder)) as (url, serving):
+        views = [first_view(url) for _ in range(options.rounds)]
+        rows.append(
+            {"rows": "first view", "seconds": round(statistics.median(views), 2), "slowest": round(max(views), 2)}
+        )
+        delays = sorted(delay for _ in range(options.rounds) for delay in token_delays(url, serving))
+        rows.append(
+            {
+                "rows": "a token's way to the screen",
+                "median, ms": round(1000 * statistics.median(delays), 1),
+                "95 of 100, ms": round(1000 * delays[int(0.95 * len(delays))], 1),
+                "slowest, ms": round(1000 * delays[-1], 1),
+            }
+        )
+        none, ten = with_tabs(url, serving.model, options.rounds)
+        row = {"rows": f"{TABS} tabs open", "ten/none": round(paired_ratio(none, ten), 3)}
+        for name, taken in (("none", none), ("ten", ten)):
+            row[f"{name}, tokens/s"] = round(STREAMS * NEW / statistics.median(taken), 1)
+        rows.append(row)
+    save("page", torch.device("cpu"), rows)
+
+
+@contextmanager
+def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
+    """The server in this process, so that the engine's steps can be timed."""
+    base = in_thread_of_its_own(lambda: load(name, device="cpu", dtype="float32"))
+    options, library, metrics = EngineOptions(kv_bytes=1 << 30), Library([folder / "library"]), Metrics()
+    idle = Idle(Voices(None, library), metrics, ServerLimits())
+
+    def open_(_: str) -> Any:
+        runner = in_thread_of_its_own(lambda: torch_runner(base, options))
+        return opened(base, runner, library, options, remembered=folder / "defaults.json", metrics=metrics)
+
+    with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
+        serving = models.first(name)
+        page.start()
+        config = uvicorn.Config(
+            create_app(serving, models=models, page=page.add), port=0, log_level="warning", lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", serving
+        server.should_exit = True
+        thread.join()
+
+
+def first_view(url: str) -> float:
+    with browser() as one:
+        page = one.new_page()
+        began = time.perf_counter()
+        page.goto(url)
+        page.locator("#go:enabled").wait_for()
+        return time.perf_counter() - began
+
+
+def token_delays(url: str, serving: Serving) -> list[float]:
+    """Seconds for each token of one continuation."""
+    engine = serving.backend._engine
+    step, made = engine.step, []
+
+    def stamped() -> Any:
+        events = step()
+        made.extend((time.time(), len(event.text)) for _, event in events if isinstance(event, Chunk) and event.text)
+        return events
+
+    with browser() as one:
+        page = one.new_page()
+        page.goto(url)
+        page.locator("#go:enabled").wait_for()
+        page.locator("#story").fill("The keeper wrote in the log that the")
+        page.locator("#how-much input").fill(str(TOKENS))
+        page.locator("#how-much input").press("Tab")
+        page.evaluate(WATCH)
+        length = len(page.locator("#story").input_value())
+        engine.step = stamped  # type: ignore[method-assign]
+        try:
+            page.locator("#go").click()
+            page.locator("#stop:enabled").wait_for()
+            page.locator("#go:enabled").wait_for(timeout=60_000)
+        finally:
+            engine.step = step  # type: ignore[method-assign]
+        seen = page.evaluate("() => window.seen")
+    delays = []
+    for at, more in made:
+        length += more
+        delays.append(next(shown for shown, size in seen if size >= length) - at)
+    return delays
+
+
+def with_tabs(url: str, model: str, rounds: int) -> tuple[list[float], list[float]]:
+    """Seconds of the same work without and with ten tabs of one window."""
+    none, ten = [], []
+    with browser() as one:
+        work(url, model)
+        for _ in range(rounds):
+            none.append(work(url, model))
+            context = one.new_context()
+            for _ in range(TABS):
+                context.new_page().goto(url)
+            for page in context.pages:
+                page.locator("#go:enabled").wait_for()
+            time.sleep(1)
+            ten.append(work(url, model))
+            context.close()
+            time.sleep(1)
+    return none, ten
+
+
+def work(url: str, model: str) -> float:
+    def ask(number: int) -> None:
+        body = {"model": model, "prompt": f"On day {number} the keeper", "max_tokens": NEW, "temperature": 0}
+        httpx.post(f"{url}/v1/completions", json=body, timeout=300).raise_for_status()
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(STREAMS) as pool:
+        list(pool.map(ask, range(STREAMS)))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
