@@ -17,8 +17,8 @@ from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 
-# An engine that had nothing to do begins when nobody has come for so long: requests that come together share every step from the first
-# on, and one that comes alone begins this much later.
+# An engine that had nothing to do begins when nobody has come for so long: requests that come together share every step from
+# the first on, and one that comes alone begins this much later.
 _GATHER_SECONDS = 0.003
 _GATHER_AT_MOST = 0.03
 
