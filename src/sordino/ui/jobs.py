@@ -29,7 +29,7 @@ from typing import Any, Literal
 import psutil
 
 from sordino.atomic import write_bytes
-from sordino.errors import BadInput, SordinoError
+from sordino.errors import BadInput, SordinoError, StorageError
 from sordino.train.checkpoint import FILE as CHECKPOINT
 
 _LOOK_SECONDS = 0.5
@@ -133,7 +133,11 @@ class Jobs:
         texts = self.place(job.id) / "texts"
         for name, content in files:
             path = texts.joinpath(*_parts(name))
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                # A file of that name is there already, or the disk refuses.
+                raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
             write_bytes(path, content)
 
     def with_model(self, job: Job, model: str) -> Job:
