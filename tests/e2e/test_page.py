@@ -243,6 +243,63 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     expect(story).to_have_value("Changed there")
 
 
+def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: Page, tmp_path: Path) -> None:
+    lamp(page, "blue")
+    story = page.locator("#story")
+    # What has dropped out of the model's view is shaded, and said.
+    story.fill("It rained all day and the keeper wrote. " * 1500)
+    expect(page.locator("#meter")).to_contain_text("of 8192 tokens", timeout=20_000)
+    page.wait_for_function("() => document.querySelector('#shade mark').textContent.length > 1000")
+    assert "does not see the shaded" in (story.get_attribute("title") or "")
+    # A story goes into a file and comes back from it, memory and note too.
+    story.fill("Once\n<script>alert(1)</script>")
+    page.get_by_text("Memory and author's note").click()
+    page.locator("#memory").fill("A lighthouse.")
+    page.locator("#title").fill("Rain")
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    assert download.value.suggested_filename == "Rain.json"
+    download.value.save_as(tmp_path / "Rain.json")
+    page.locator("#new").click()
+    expect(story).to_have_value("")
+    page.locator("#load").set_input_files(tmp_path / "Rain.json")
+    expect(story).to_have_value("Once\n<script>alert(1)</script>")
+    expect(page.locator("#memory")).to_have_value("A lighthouse.")
+    (tmp_path / "no.json").write_text("{}")
+    page.locator("#load").set_input_files(tmp_path / "no.json")
+    expect(page.locator("#saved")).to_contain_text("it holds no story")
+    # A reload in the middle of a continuation keeps what had come.
+    page.locator("#new").click()
+    story.fill("The wind")
+    page.locator("#go").click()
+    page.wait_for_function("() => document.querySelector('#story').value.length > 60")
+    had = story.input_value()
+    page.reload()
+    lamp(page, "blue")
+    page.wait_for_function("() => document.querySelector('#story').value.startsWith('The wind')")
+    assert story.input_value()[: len(had) - 20] == had[: len(had) - 20]
+    # The stories are in the list: the first two were saved meanwhile.
+    expect(page.locator("#stories option")).to_have_count(4, timeout=10_000)
+
+
+def test_a_character_has_a_soft_prompt_of_its_own(server: Server, page: Page, tmp_path: Path) -> None:
+    shutil.copy(str(PROMPTS.joinpath("keeper.zip")), server.library / "keeper.zip")
+    page.get_by_role("link", name="Chat", exact=True).click()
+    expect(page.locator("#choice option[value=keeper]")).to_have_count(1)
+    for name in ("Ada", "Bob"):
+        (tmp_path / f"{name}.json").write_text(f'{{"name": "{name}", "first_mes": "I am {name}."}}')
+        page.locator("#card").set_input_files(tmp_path / f"{name}.json")
+        expect(page.locator("#turns")).to_contain_text(f"I am {name}.")
+        page.locator("#choice").select_option("keeper" if name == "Ada" else "/none")
+        expect(page.locator("#chat-saved")).to_have_text("saved")
+    lamp(page, "blue")
+    page.locator("#chats").select_option(label="Ada")
+    expect(page.locator("#turns")).to_contain_text("I am Ada.")
+    lamp(page, "green")
+    page.locator("#chats").select_option(label="Bob")
+    lamp(page, "blue")
+
+
 def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()

@@ -55,9 +55,7 @@ async function loadCard(file) {
     const card = await call("ui/cards", { method: "POST", form });
     const about = [card.system, card.description, card.personality && `Personality: ${card.personality}`, card.scenario && `Scenario: ${card.scenario}`, card.examples && `Examples of how ${card.name} talks:\n${card.examples}`, card.after];
     const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");
-    await keeper.save();
-    $("chat-new").click();
-    await keeper.save();
+    await keeper.fresh();
     keeper.change({ title: card.name, character: { name: card.name, system }, chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [] });
     show(keeper.story);
   } catch (error) {

@@ -26,7 +26,7 @@ export class Keeper {
     this.show = show;
     this.name = isChat ? "chat" : "story";
     this.story = blank(isChat);
-    $(ids.fresh).addEventListener("click", async () => { await this.save(); this.open(blank(isChat)); });
+    $(ids.fresh).addEventListener("click", () => this.fresh());
     $(ids.list).addEventListener("change", () => this.#choose());
     $(ids.file).addEventListener("click", () => download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)));
     surely($(ids.forget), () => this.#forget());
@@ -47,6 +47,13 @@ export class Keeper {
       if (error.status !== 404) say($(this.ids.saved), error.message, "bad");
       this.open(this.story);
     }
+    this.list();
+  }
+
+  /** Begin a new one. */
+  async fresh() {
+    await this.save();
+    this.open(blank(this.isChat));
     this.list();
   }
 
@@ -142,6 +149,7 @@ export class Keeper {
     } catch (error) {
       say($(this.ids.saved), error.message, "bad");
     }
+    this.list();
   }
 
   async #load(file, read) {
