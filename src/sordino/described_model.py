@@ -70,15 +70,15 @@ class DescribedModel:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, and nothing else: no BOS, and "<|im_end|>" in it is text and no marker. Raises BadInput."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            # A byte of the command line that was no UTF-8, or half a pair in JSON: tokenisers refuse it with a TypeError.
-            raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
+        _check_unicode(text)
         return self._tokenised(text, markers_are_text=True)
 
     def token_starts(self, text: str) -> list[int]:
-        """Where each token of `encode(text)` begins in the text, in characters; about, where the tokenizer cannot tell."""
+        """Where each token of `encode(text)` begins in the text, in characters; about, where the tokenizer cannot tell.
+
+        Raises BadInput.
+        """
+        _check_unicode(text)
         if not self.tokenizer.is_fast:
             count = len(self.encode(text))
             return [index * len(text) // count for index in range(count)]
@@ -158,6 +158,14 @@ class DescribedModel:
                 "the model's chat template refuses the conversation", where=self.name, got=str(error)
             ) from error
         return str(text)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # A byte of the command line that was no UTF-8, or half a pair in JSON: tokenisers refuse it with a TypeError.
+        raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
 
 
 def describe(source: ModelSource, path: Path, *, tell: Tell | None = None) -> DescribedModel:

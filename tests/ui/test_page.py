@@ -145,6 +145,8 @@ def test_a_tab_that_closes_frees_its_rows(server: Running) -> None:
         (write(settings={"max_tokens": 5, "temperature": -1}), "temperature"),
         (write(settings={"colour": 1}), "colour"),
         (write(text={"chat": []}), ""),
+        (write(text={"story": "half a pair: \ud800"}), "not Unicode"),
+        (write(text={"chat": [{"role": "user", "content": "\ud800"}]}), ""),
         ({"do": "dance", "id": 1}, "do"),
         ({"id": 1}, "do"),
     ],
@@ -199,6 +201,14 @@ def test_a_story_is_kept_and_who_comes_later_is_told(server: Running) -> None:
     assert [one["id"] for one in httpx.get(f"{server.url}/ui/stories").json()] == ["abc-1"]
     httpx.delete(url)
     assert httpx.get(url).status_code == 404
+
+
+def test_a_story_with_half_a_character_is_kept(server: Running) -> None:
+    url = f"{server.url}/ui/stories/half"
+    body = json.dumps({"text": "a\ud800b", "revision": 0})
+    assert httpx.put(url, content=body, headers={"Content-Type": "application/json"}).status_code == 200
+    assert httpx.get(url).json()["text"] == "a?b"
+    httpx.delete(url)
 
 
 @pytest.mark.parametrize("name", ["..%2Fx", "a.b", "x" * 65, "%00"])

@@ -155,6 +155,10 @@ async def answers(connection: HTTPConnection, said: Any) -> AsyncGenerator[Told]
         yield _error(number, error.message)
     except SordinoError as error:
         yield _error(number, refused(error).message)
+    except Exception:
+        # A bug. The tab waits for an end, and gets one.
+        log.exception("a page's request failed")
+        yield _error(number, "an error of the server's own; its log says more")
 
 
 async def _written(serving: Serving, asked: Write) -> AsyncGenerator[Told]:

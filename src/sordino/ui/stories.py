@@ -71,7 +71,7 @@ class Stories:
             story = Story(**said.model_dump(exclude={"over", "id", "revision", "changed"}))
             story = story.model_copy(update={"id": name, "revision": revision, "changed": time.time()})
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._path(name), json.dumps(story.model_dump(), ensure_ascii=False).encode())
+            write_bytes(self._path(name), json.dumps(story.model_dump(), ensure_ascii=False).encode("utf-8", "replace"))
             return story
 
     def remove(self, name: str) -> None:
