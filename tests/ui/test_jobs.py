@@ -150,6 +150,11 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
         time.sleep(0.1)
         told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
     assert "too little text" in told["error"]
+    told = post(server, f"{run['id']}/look", {"model": model, "settings": {**QUICK, "seed": -1}})
+    while told["busy"]:
+        time.sleep(0.1)
+        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
+    assert "--seed" in told["error"]
     post(server, f"{run['id']}/train", {"model": model, "settings": QUICK})
     assert "too little text" in until(server, run["id"], "failed")["error"]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -163,7 +164,10 @@ class Jobs:
             for line in (place / "look.jsonl").read_text(encoding="utf-8").split("\n"):
                 told |= json.loads(line) if line else {}
         busy = self._looking(job) is not None
-        return {**told, "busy": busy, "error": "" if busy or "cost" in told else _error_in(place / "look.log")}
+        error = (
+            "" if busy or "cost" in told else _error_in(place / "look.log") or "the measuring was ended from outside"
+        )
+        return {**told, "busy": busy, "error": error}
 
     def train(self, job: Job, *, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
         """Put a draft into the queue. Raises BadInput."""
@@ -326,8 +330,9 @@ def _error_in(log: Path) -> str:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    _, found, last = text.rpartition("error: ")
-    return " ".join(last.split()) if found else ""
+    # Ours begins with "error: ", click's of a flag with "Error: ".
+    parts = re.split(r"\berror: ", text, flags=re.IGNORECASE)
+    return " ".join(parts[-1].split()) if len(parts) > 1 else ""
 
 
 def _parts(name: str) -> list[str]:
