@@ -59,6 +59,13 @@ def prompts() -> list[SoftPrompt]:
         return [formats.read(file) for file in sorted(folder.glob("*.zip"))]
 
 
+@pytest.fixture(params=[None, 1024], ids=["one pool", "split"])
+def row_cells(request: pytest.FixtureRequest) -> int | None:
+    """Rows share their cells, or have so many each."""
+    size: int | None = request.param
+    return size
+
+
 @contextmanager
 def runner_of(
     model: DescribedModel,
@@ -66,10 +73,14 @@ def runner_of(
     *,
     rows: int = 6,
     cells: int = 4096,
+    row_cells: int | None = None,
     prefix_bytes: int = 1 << 26,
     batch: int = 256,
 ) -> Iterator[GgufRunner]:
-    context = LlamaContext(path, kv_bytes=1 << 31, max_cells=cells, sequences=rows, batch=batch, threads=2)
+    context = LlamaContext(
+        path, kv_bytes=1 << 31, max_cells=cells, row_cells=row_cells, sequences=rows, batch=batch, threads=2
+    )
+    assert context.split == (row_cells is not None)
     try:
         yield GgufRunner(model, context, prefix_bytes=prefix_bytes)
     finally:
@@ -111,7 +122,7 @@ def test_as_near_to_torch_with_a_soft_prompt_as_without(
 
 
 def test_as_near_to_torch_in_a_changing_crowd_as_alone(
-    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt]
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt], row_cells: int | None
 ) -> None:
     """llama.cpp's sums depend on what else is in the batch, so tokens may differ at ties; how far it is from the truth may not."""
     ids = model.encode(PASSAGE)
@@ -121,7 +132,7 @@ def test_as_near_to_torch_in_a_changing_crowd_as_alone(
     truth = [logits_of(plain, prompt, text) for prompt, text in zip(behind, texts, strict=True)]
     with runner_of(model, path) as runner:
         alone = [logits_of(runner, prompt, text) for prompt, text in zip(behind, texts, strict=True)]
-    with runner_of(model, path, rows=8) as runner:
+    with runner_of(model, path, rows=8, row_cells=row_cells) as runner:
         crowd: list[list[torch.Tensor]] = [[] for _ in behind]
         step = 0
         while min(map(len, crowd)) < len(ids):
@@ -159,10 +170,10 @@ def test_reading_in_stretches_changes_nothing(model: DescribedModel, path: Path,
 
 
 def test_a_kept_text_and_a_shared_prefix_change_nothing(
-    model: DescribedModel, path: Path, prompts: list[SoftPrompt]
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None
 ) -> None:
     ids = model.encode(PASSAGE)
-    with runner_of(model, path) as runner:
+    with runner_of(model, path, row_cells=row_cells) as runner:
         fresh = logits_of(runner, prompts[0], ids)
         # A row that runs behind the same soft prompt: its cells are shared.
         assert runner.open(1, prompts[0], ids[:5]) == 0
@@ -194,10 +205,10 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
 
 
 def test_a_row_without_text_begins_behind_its_prefix(
-    model: DescribedModel, path: Path, prompts: list[SoftPrompt]
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None
 ) -> None:
     # Silent where it begins, the text's own first word decides: the same numbers as the last position of the prefix.
-    with runner_of(model, path) as runner:
+    with runner_of(model, path, row_cells=row_cells) as runner:
         assert runner.open(0, prompts[0], ()) == 0
         assert runner.open(1, prompts[0], model.encode("Wind")) == 0
         first = runner.run([Span(0, (), True), Span(1, model.encode("Wind"), True)])
@@ -258,7 +269,38 @@ def test_a_file_that_llama_cpp_cannot_read_is_an_error(path: Path, tmp_path: Pat
         LlamaContext(path, kv_bytes=1000, max_cells=1024, sequences=2, batch=64)
 
 
-def test_a_model_with_a_window_goes_on_where_it_was_cut() -> None:
+def test_rows_with_cells_of_their_own_leave_no_hole(
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt]
+) -> None:
+    ids = model.encode(PASSAGE)
+    with runner_of(model, path, row_cells=1024) as runner:
+        alone = [logits_of(runner, prompt, ids) for prompt in (None, *prompts)]
+        for number, prompt in enumerate((None, *prompts)):
+            assert runner.open(number, prompt, ids) == 0
+        half = len(ids) // 2
+        runner.run([Span(number, ids[:half], False) for number in range(4)])
+        # The last one moves into the place of one that leaves, once to another number and once to the lowest.
+        for leaving in (1, 0):
+            runner.close(leaving, ())
+            assert sorted(row.sequence for row in runner._rows.values()) == list(range(len(runner._rows)))
+        # Asked in another order than their places'.
+        for order in ((3, 2), (2, 3)):
+            for at in range(half if order == (3, 2) else half + 3, half + 3 if order == (3, 2) else len(ids)):
+                drawn = runner.run([Span(number, (ids[at],), True) for number in order])
+                for number, logits in zip(order, drawn.double().numpy(), strict=True):
+                    assert divergence(alone[number][at][None], logits[None]) < 10 * NOISE
+        with pytest.raises(ValueError, match="share none"):
+            runner.context.copy(0, 1, 1)
+
+
+def test_rows_get_cells_of_their_own_where_memory_has_them(path: Path) -> None:
+    for kv_bytes, split, cells in ((1 << 30, True, 1024), (1 << 26, False, 2048)):
+        context = LlamaContext(path, kv_bytes=kv_bytes, max_cells=2048, row_cells=1000, sequences=8, batch=64)
+        assert (context.split, context.cells) == (split, cells)
+        context.close()
+
+
+def test_a_model_with_a_window_goes_on_where_it_was_cut(row_cells: int | None) -> None:
     """Gemma 3: BOS in front, vectors not scaled again, and texts longer than the window are cut only where that is right."""
     gemma3 = load("gemma3-270m", device="cpu", dtype="float32")
     source = model_files.resolve("gemma3-270m")
@@ -270,7 +312,7 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut() -> None:
     prompt = SoftPrompt(matrix.numpy(), Metadata(placement="after_bos", base=gemma3.ref))
     ids = described.encode(PASSAGE)
     plain = TorchRunner(gemma3, kv_bytes=1 << 30, prefix_bytes=1 << 26)
-    with runner_of(described, file, cells=3072) as runner:
+    with runner_of(described, file, cells=3072, row_cells=row_cells) as runner:
         bare = divergence(logits_of(plain, None, ids), logits_of(runner, None, ids))
         behind = divergence(logits_of(plain, prompt, ids), logits_of(runner, prompt, ids))
         assert behind <= 1.25 * bare, (bare, behind)

@@ -1,11 +1,15 @@
 """Rows on llama.cpp: what people with ordinary computers run.
 
-A soft prompt goes in as vectors, once; what it became is kept as bytes, which any row's sequence is given in a moment. Rows that
-run behind the same soft prompt at the same time share its cells.
+A soft prompt goes in as vectors, once; what it became is kept as bytes, which any row's sequence is given in a moment. In one pool
+of cells rows that run behind the same soft prompt at the same time share its cells.
+
+Where each sequence has its own cells, llama.cpp runs together only sequences that follow one another in number; so the rows' are
+0, 1, 2 ... without a hole, and the last one moves into the hole that a row leaves.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +57,8 @@ class GgufRunner:
                 got=f"{context.d_model} wide, {context.vocab_size} words",
             )
         self.model, self.context = model, context
-        self._free = list(reversed(range(context.sequences)))
+        # A heap: the lowest is given out first.
+        self._free = list(range(context.sequences))
         self._rows: dict[int, _Row] = {}
         self._kept: PrefixCache[State] = PrefixCache(prefix_bytes)
 
@@ -72,9 +77,9 @@ class GgufRunner:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
         room = width + len(ids)
-        if not self._free or self._promised + room > self.context.cells:
+        if not self._free or not self._has_room(0, room):
             return None
-        sequence = self._free.pop()
+        sequence = heapq.heappop(self._free)
         try:
             prefix = self._prefix(prompt, sequence, width)
         except Exception:
@@ -89,14 +94,15 @@ class GgufRunner:
 
     def grow(self, number: int, count: int) -> bool:
         row = self._rows[number]
-        more = max(0, row.length + count - row.room)
-        if self._promised + more > self.context.cells:
+        room = max(row.room, row.length + count)
+        if not self._has_room(row.room, room):
             return False
-        row.room += more
+        row.room = room
         return True
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         filled = [span for span in spans if span.ids]
+        filled.sort(key=lambda span: self._rows[span.number].sequence)
         rows = [self._rows[span.number] for span in filled]
         ids = [i for span in filled for i in span.ids]
         positions = [row.length + at for span, row in zip(filled, rows, strict=True) for at in range(len(span.ids))]
@@ -105,11 +111,14 @@ class GgufRunner:
         logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
         for span, row in zip(filled, rows, strict=True):
             row.length += len(span.ids)
-        if len(filled) == len(spans):
+        ran = [span.number for span in filled if span.wanted]
+        if ran == [span.number for span in spans if span.wanted]:
             return torch.from_numpy(logits_WV)
-        found = iter(logits_WV)
+        found = dict(zip(ran, logits_WV, strict=True))
         return torch.from_numpy(
-            np.stack([next(found) if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted])
+            np.stack(
+                [found[span.number] if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted]
+            )
         )
 
     def close(self, number: int, ids: Sequence[int]) -> None:
@@ -127,14 +136,24 @@ class GgufRunner:
         kept = self._kept
         return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
 
-    @property
-    def _promised(self) -> int:
-        """Cells of the rows that run. Those that are shared count for each: a bound that no order of endings breaks."""
-        return sum(row.room for row in self._rows.values())
+    def _has_room(self, had: int, wanted: int) -> bool:
+        """Whether a row that was promised `had` positions may have `wanted`."""
+        if self.context.split:
+            return wanted <= self.context.cells
+        # Cells that are shared count for each: a bound that no order of endings breaks.
+        promised = sum(row.room for row in self._rows.values())
+        return promised - had + wanted <= self.context.cells
 
     def _give_back(self, sequence: int) -> None:
+        """The sequence is free again, or where there may be no hole, the last one is, whose row moves to it."""
         self.context.cut(sequence, 0)
-        self._free.append(sequence)
+        last = max(self._rows.values(), key=lambda row: row.sequence, default=None)
+        if self.context.split and last is not None and last.sequence > sequence:
+            if last.length:
+                self.context.restore(sequence, self.context.saved(last.sequence))
+                self.context.cut(last.sequence, 0)
+            last.sequence, sequence = sequence, last.sequence
+        heapq.heappush(self._free, sequence)
 
     def _leading(self, prompt: SoftPrompt | None) -> tuple[int, ...]:
         """The ids in front of the vectors."""
@@ -166,7 +185,8 @@ class GgufRunner:
             return self._kept.keep_prompt(key, state, state.nbytes)
         # A row that has gone on beyond a sliding window has lost cells of its prefix there.
         within = self.context.window or self.context.cells
-        other = next((row for row in self._rows.values() if row.prefix is kept and row.length <= within), None)
+        rows = () if self.context.split else self._rows.values()
+        other = next((row for row in rows if row.prefix is kept and row.length <= within), None)
         try:
             if other is not None:
                 self.context.copy(other.sequence, sequence, width)
@@ -208,6 +228,6 @@ class GgufRunner:
         Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing.
         """
         whole, window = row.width + len(kept.ids), self.context.window
-        if self._promised - row.room + whole > self.context.cells:
+        if not self._has_room(row.room, whole):
             return False
         return window == 0 or shared == len(kept.ids) or whole <= window

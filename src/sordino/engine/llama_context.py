@@ -1,4 +1,4 @@
-"""llama.cpp behind checks: a .gguf file, a unified cache of cells, sequences in it. Everything that calls C is here.
+"""llama.cpp behind checks: a .gguf file, a cache of cells, sequences in it. Everything that calls C is here.
 
 A bad argument kills the process (GGML_ASSERT), so each one is checked before its call. Low-level API of llama-cpp-python.
 
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
-# llama.cpp rounds up to this itself.
 CELLS_STEP = 256
 
 _log = logging.getLogger("sordino.llama")
@@ -41,13 +40,23 @@ _told = c.llama_log_callback(_tell)
 
 
 class LlamaContext:
-    """A model file and room for `cells` positions of all its sequences together. For one thread at a time.
+    """A model file and its cells. For one thread at a time.
 
+    split: whether each sequence has `cells` positions of its own, or all of them share so many. They have their own where
+    `kv_bytes` hold `row_cells` for each (None: never); else they share `max_cells` of them, or as many as fit.
     Raises ModelError for a file that llama.cpp cannot read, and OutOfMemory where its cells do not fit.
     """
 
     def __init__(
-        self, path: Path, *, kv_bytes: int, max_cells: int, sequences: int, batch: int, threads: int | None = None
+        self,
+        path: Path,
+        *,
+        kv_bytes: int,
+        max_cells: int,
+        sequences: int,
+        batch: int,
+        row_cells: int | None = None,
+        threads: int | None = None,
     ) -> None:
         if not 0 < sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
             raise ValueError((sequences, batch, path))
@@ -63,7 +72,11 @@ class LlamaContext:
         self.vocab_size = int(c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model)))
         self.window = int(c.llama_model_n_swa(self._model))
         self._check_kind(path)
-        self.cells = self._cells_within(kv_bytes, max_cells)
+        affordable = kv_bytes // self._cell_bytes()
+        # llama.cpp rounds up to this itself.
+        own = -(-(row_cells or 0) // CELLS_STEP) * CELLS_STEP
+        self.split = sequences > 1 and 0 < own <= affordable // sequences
+        self.cells = own if self.split else _whole_steps(min(max_cells, affordable))
         self.sequences, self.batch = sequences, max(batch, sequences)
         self._context: Any = c.llama_init_from_model(self._model, self._settings(threads))
         if not self._context:
@@ -102,8 +115,10 @@ class LlamaContext:
         return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, [sequence] * count, flags)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first positions of one sequence belong to another too: no bytes are copied."""
+        """The first positions of one sequence belong to another too: no bytes are copied. For sequences that share their cells."""
         self._check_sequences([source, target])
+        if self.split:
+            raise ValueError("sequences with cells of their own share none")
         c.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def cut(self, sequence: int, length: int) -> None:
@@ -177,32 +192,25 @@ class LlamaContext:
 
     def _settings(self, threads: int | None) -> Any:
         said = c.llama_context_default_params()
-        said.n_ctx = self.cells
+        said.n_ctx = self.cells * (self.sequences if self.split else 1)
         said.n_batch = said.n_ubatch = self.batch
         said.n_seq_max = self.sequences
-        # One pool of cells: a long row takes what short ones leave, a prefix is shared, part of a sequence can be copied.
-        said.kv_unified = True
+        # One pool of cells: a long row takes what short ones leave, a prefix is shared; but each row looks at all rows' cells.
+        said.kv_unified = not self.split
         # Rows are cut and copied, for which a window that forgets is too little.
         said.swa_full = True
         if threads is not None:
             said.n_threads = said.n_threads_batch = threads
         return said
 
-    def _cells_within(self, kv_bytes: int, most: int) -> int:
+    def _cell_bytes(self) -> int:
+        """What one position takes."""
         layers, heads = int(c.llama_model_n_layer(self._model)), int(c.llama_model_n_head(self._model))
         shared = int(c.llama_model_n_head_kv(self._model))
         width = self._number("attention.key_length", int(c.llama_model_n_embd(self._model)) // max(1, heads))
         values = self._number("attention.value_length", width)
         # Halves: llama.cpp's default.
-        cells = min(most, kv_bytes // max(1, layers * shared * (width + values) * 2))
-        if cells < CELLS_STEP:
-            raise OutOfMemory(
-                "there is no room for a row",
-                expected=f"{CELLS_STEP} positions at least",
-                got=f"room for {cells}",
-                do="give more --kv-memory",
-            )
-        return cells // CELLS_STEP * CELLS_STEP
+        return max(1, layers * shared * (width + values) * 2)
 
     def _number(self, name: str, otherwise: int) -> int:
         said = self._said(f"{self._said('general.architecture')}.{name}")
@@ -222,6 +230,17 @@ class LlamaContext:
     def _check_sequences(self, sequences: Sequence[int]) -> None:
         if any(not 0 <= sequence < self.sequences for sequence in sequences):
             raise ValueError(f"sequences {min(sequences)} to {max(sequences)} of {self.sequences}")
+
+
+def _whole_steps(cells: int) -> int:
+    if cells < CELLS_STEP:
+        raise OutOfMemory(
+            "there is no room for a row",
+            expected=f"{CELLS_STEP} positions at least",
+            got=f"room for {cells}",
+            do="give more --kv-memory",
+        )
+    return cells // CELLS_STEP * CELLS_STEP
 
 
 class _Buffers:

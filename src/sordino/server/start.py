@@ -68,13 +68,15 @@ def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> It
     except ImportError as error:
         raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
     whole = options.rows * model.context_length
-    # llama.cpp takes all of it at once, so what nobody asked for is one long row or many short ones.
+    # llama.cpp takes all of it at once: as much as every row may need where there is that much, which is the fastest; else what
+    # nobody asked for is one long row or many short ones.
     most = max(model.context_length, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
     kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
     context = LlamaContext(
         path,
         kv_bytes=kv_bytes,
         max_cells=min(most, whole),
+        row_cells=model.context_length,
         sequences=options.rows,
         batch=options.step_tokens,
         threads=torch.get_num_threads(),
