@@ -37,8 +37,9 @@ from sordino.formats import file_disclosure, read, write
 from sordino.soft_prompt import SoftPrompt
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
+from sordino.train.events import Finished, Sample, Step, Validation
 from sordino.train.finder import find_learning_rate
-from sordino.train.loop import Finished, Sample, Step, Validation, train
+from sordino.train.loop import train
 from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
 

@@ -27,9 +27,10 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.train.config import TrainConfig
+from sordino.train.events import Finished
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.initialise import Start, initialise
-from sordino.train.loop import LOWER, Finished, TrainSet, placement_of
+from sordino.train.loop import LOWER, TrainSet, placement_of
 from sordino.train.parameters import fold, new_parameters
 from sordino.train.schedule import batch_at
 
