@@ -84,13 +84,13 @@ def test_halving_keeps_the_best_and_costs_little(steps, count, random):
     interval = steps // 8
     prune = halving(steps)
     left = {str(number): random.random() for number in range(count)}
-    best, spent = min(left, key=left.__getitem__), 0
+    best, spent = min(left.values()), 0
     for step in range(1, steps + 1):
         spent += len(left)
         if step % interval == 0 or step == steps:
             for name in prune(step, left):
                 del left[name]
-    assert best in left
+    assert min(left.values()) == best
     assert len(left) >= 1
     if count >= 8:
         assert len(left) <= math.ceil(count / 8) + 1
