@@ -73,7 +73,8 @@ def swept(base: BaseModel, spec: Spec, members: list[Member], folder: Path) -> t
 
 def row(side: str, outcome: ModelOutcome, seconds: float, best: float, spec: Spec) -> dict[str, Any]:
     chosen = outcome.best
-    assert chosen is not None and chosen.heldout is not None
+    assert chosen is not None
+    assert chosen.heldout is not None
     choice = chosen.choice
     return {
         "rows": side,
