@@ -139,8 +139,18 @@ def test_rows_of_several_runs_are_never_wider_in_all_than_side_by_side():
     assert size(packings) <= size([pack(lengths, 20) for lengths in sets])
 
 
-def test_a_cpu_keeps_its_passes():
-    assert roomy_pass_tokens(tiny_base("llama"), 1024) == 1024
+def test_a_pass_is_what_suits_the_device(monkeypatch):
+    """A CPU keeps the usual; a GPU takes half of what is free, up to a limit, and never less than the usual."""
+    base = tiny_base("llama", dtype=torch.float32)
+    assert roomy_pass_tokens(base, 1024) == 1024
+    gpu = replace(base, device=torch.device("cuda"))
+    found = []
+    for free in (1 << 20, 1 << 26, 1 << 27, 80 << 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
+        found.append(roomy_pass_tokens(gpu, 1024))
+    assert found[0] == 1024
+    assert 1024 < found[1] < found[2] < found[3] == 65_536
+    assert found[2] == pytest.approx(2 * found[1], abs=1)
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------
