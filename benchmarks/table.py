@@ -73,6 +73,32 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
         True,
     ),
     ("time_to_loss", "", "sordino/peft", "wall time to PEFT's best held-out loss: Sordino / PEFT", 0.5, False),
+    *(
+        ("together", f"8 runs, {size} each", "alone/together", title, 1.0, True)
+        for size, title in (
+            ("4 x 128", "8 runs on one model, 4 x 128 each, a step of all: one after another / together"),
+            ("1 x 64", "the same, 1 x 64 each"),
+        )
+    ),
+    ("together-cuda", "8 runs, 4 x 128 each", "alone/together", "the same on a GPU, 4 x 128 each", 3.0, True),
+    (
+        "together",
+        "memory of 8 runs",
+        "more, in models",
+        "the same: peak memory beyond one run's, in base models",
+        0.2,
+        False,
+    ),
+    (
+        "sweep",
+        "halving / full grid",
+        "heldout/best",
+        "sweep of 12 runs, halved: held-out loss / the best of the full grid",
+        1.01,
+        False,
+    ),
+    ("sweep", "halving / full grid", "rows/full", "the same: rows trained on / the full grid's", 0.4, False),
+    ("sweep", "halving / full grid", "seconds/full", "the same: seconds / the full grid's", 0.4, False),
     (
         "engine",
         "16 streams",

@@ -48,6 +48,7 @@ ORDER = (
     "generate",
     "train",
     "evaluate",
+    "sweep",
     "engine",
     "backends",
     "server",
@@ -55,7 +56,7 @@ ORDER = (
     "cli",
 )
 # These lie beside each other: neither knows the other.
-STRANGERS = (("evaluate", "train"), ("engine", "train"), ("engine", "evaluate"))
+STRANGERS = (("evaluate", "train"), ("engine", "train"), ("engine", "evaluate"), ("engine", "sweep"))
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 
 

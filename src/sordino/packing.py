@@ -52,17 +52,47 @@ def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 def best_packing(lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
     """The cheapest of several widths' packings: cost = rows x width x (1 + (prefix + width) x PAIR_COST)."""
+    return min(_packings(lengths), key=lambda bins: _cost(len(bins), _width(bins, lengths), prefix_length))
+
+
+def best_packings(sets: Sequence[Sequence[int]], prefix_length: int) -> list[list[list[int]]]:
+    """One packing for each set of lengths, for rows that share a pass and so a width: cheapest together.
+
+    Never of more positions, padding counted, than the sets' own best packings have side by side.
+    """
+    own = [best_packing(lengths, prefix_length) for lengths in sets]
+    size = _size(own, sets)
+    longest = max(max(lengths) for lengths in sets)
+    widths = {_width(bins, lengths) for lengths in sets for bins in _packings(lengths)}
+    wide = sorted(width for width in widths if width >= longest)
+    tried = [own, *([pack(lengths, width) for lengths in sets] for width in wide[:: -(-len(wide) // MAX_WIDTHS)])]
+
+    def cost(packings: list[list[list[int]]]) -> float:
+        width = max(_width(bins, lengths) for bins, lengths in zip(packings, sets, strict=True))
+        return _cost(sum(map(len, packings)), width, prefix_length)
+
+    return min((packings for packings in tried if _size(packings, sets) <= size), key=cost)
+
+
+def _packings(lengths: Sequence[int]) -> list[list[list[int]]]:
     longest, total = max(lengths), sum(lengths)
     # The widest rows worth a look hold what fills them exactly; beyond a dozen candidates attention outweighs what is saved.
     counts = range(total // longest, 0, -1)[:MAX_WIDTHS]
     widths = sorted({longest, *(-(-total // rows) for rows in counts)})
-    packings = [pack(lengths, width) for width in widths]
+    return [pack(lengths, width) for width in widths]
 
-    def cost(bins: list[list[int]]) -> float:
-        width = max(sum(lengths[i] for i in group) for group in bins)
-        return len(bins) * width * (1 + (prefix_length + width) * PAIR_COST)
 
-    return min(packings, key=cost)
+def _width(bins: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return max(sum(lengths[i] for i in group) for group in bins)
+
+
+def _size(packings: Sequence[Sequence[Sequence[int]]], sets: Sequence[Sequence[int]]) -> int:
+    """Positions of all sets' rows at the widest's width."""
+    return sum(map(len, packings)) * max(_width(bins, of) for bins, of in zip(packings, sets, strict=True))
+
+
+def _cost(rows: int, width: int, prefix_length: int) -> float:
+    return rows * width * (1 + (prefix_length + width) * PAIR_COST)
 
 
 def one_by_one(lengths: Sequence[int]) -> list[list[int]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from sordino.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
-from sordino.train.loop import TrainSet
+from sordino.train.loop import Run, TrainSet
 from tests.tiny_models import tiny_base
 
 CONFIG = TrainConfig(
@@ -37,3 +41,21 @@ def small_set(base: BaseModel) -> TrainSet:
 
 def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
     return base.embed(torch.tensor(base.encode("the keeper wrote of the sea")[:tokens])).detach().float()
+
+
+def several_runs(base: BaseModel, folder: Path) -> list[Run]:
+    """Four runs that differ in length, learning rate, method, seed, placement, texts and steps, in folders of their own."""
+    changes: dict[str, dict[str, Any]] = {
+        "a": {"tokens": 4, "steps": 7},
+        "b": {"tokens": 2, "lr": 0.1, "seed": 3},
+        "c": {"tokens": 4, "method": "residual", "batch": 2, "placement": "start"},
+        "d": {"tokens": 6, "steps": 15, "seed": 1, "evaluate_every": 4},
+    }
+    runs = []
+    for number, (name, change) in enumerate(changes.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        data = small_set(base)
+        data = TrainSet(data.train[number % 2 :], data.validation, f"hash {name}")
+        config = replace(CONFIG, **change)
+        runs.append(Run(name, data, config, folder / name, start_of(base, config.tokens)))
+    return runs

@@ -22,6 +22,7 @@ from sordino.errors import SordinoError
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("sordino.cli.demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
     "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
+    "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
     "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
     "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (

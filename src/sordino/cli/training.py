@@ -21,6 +21,14 @@ from sordino.errors import BadInput, ConfigError
     help="Texts for the final report only; may be repeated.  [default: split off DATA]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA's name .zip, here]")
+@click.option(
+    "--voice",
+    "voices",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Train several soft prompts together on one model, each on its own texts; instead of DATA, may be repeated.",
+)
+@click.option("--out-dir", type=click.Path(path_type=Path), help="With --voice: the folder that gets a file a voice.")
 @model_option()
 @click.option("--tokens", default=20, show_default=True, help="Virtual tokens.")
 @click.option("--steps", type=int, help="Optimiser steps.  [default: 300]")
@@ -70,7 +78,8 @@ from sordino.errors import BadInput, ConfigError
 @click.option(
     "--pass-tokens",
     type=int,
-    help="Most positions in one forward pass; lower it if memory runs out. Only roundings change.  [default: 1024]",
+    help="Most positions in one forward pass; lower it if memory runs out. Only roundings change.  "
+    "[default: 1024; of several voices on a GPU, what its memory holds]",
 )
 @click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
@@ -86,7 +95,7 @@ from sordino.errors import BadInput, ConfigError
     "resume",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Go on with a run that was stopped or killed: its .run folder.",
+    help="Go on with a run that was stopped or killed: its .run folder; of several voices OUT_DIR/together.run.",
 )
 @click.option("--dry-run", is_flag=True, help="Read the texts, measure what the run would cost, and stop.")
 @json_option()
@@ -100,12 +109,17 @@ def train(**options: Any) -> None:
     `sordino train DATA` alone gives a good file. The texts are split into three sets that are never mixed: train,
     validation (learning rate, early stopping, choice of the first matrix) and held-out (the final report only).
 
+    Several voices at once, on one model in memory: `sordino train --voice poe=POE --voice austen=AUSTEN --out-dir VOICES`.
+
     Ctrl-C saves and says how to go on.
     """
     if options["as_json"] and not options["dry_run"]:
         raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
     if options["resume"] is not None:
         _refuse_settings(click.get_current_context())
+    if options["voices"] or options["out_dir"] is not None or is_group(options["resume"]):
+        together(options)
+        return
     # Before torch is loaded: a typing error should not cost seconds.
     for path in (*options["data"], *options["heldout"], *filter(None, [options["resume"]])):
         if not path.exists():
@@ -113,6 +127,24 @@ def train(**options: Any) -> None:
     from sordino.cli.training_run import run
 
     run(options)
+
+
+def together(options: dict[str, Any]) -> None:
+    """Several voices: what was asked for is checked before torch is loaded."""
+    from sordino.cli.training_voices import check_voices
+
+    if options["resume"] is None:
+        options = {**options, "voices": check_voices(options)}
+    from sordino.cli.training_together import run
+
+    run(options)
+
+
+def is_group(folder: Path | None) -> bool:
+    """Whether this is the folder of several voices that were trained together."""
+    from sordino.cli.training_voices import GROUP
+
+    return folder is not None and (folder / GROUP).is_file()
 
 
 def _refuse_settings(context: click.Context) -> None:

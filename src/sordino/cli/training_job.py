@@ -38,6 +38,8 @@ class Job:
     # Of a run that goes on: its folder, which may have been moved, and where its first matrix came from.
     run: Path | None = None
     started: str | None = None
+    # Of a run that is trained with others: the folder that all of them go on from.
+    together: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -69,7 +71,7 @@ def job_of(options: Mapping[str, Any]) -> Job:
             got=destination,
             do=f"use {destination}.zip; sordino convert makes the other formats",
         )
-    if not destination.resolve().parent.is_dir():
+    if options["out_dir"] is None and not destination.resolve().parent.is_dir():
         raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
     _check_free(destination, overwrite=options["overwrite"])
     config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
@@ -129,6 +131,13 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
     if options["data"]:
         raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
     read_header(folder)
+    job = job_from(folder, overwrite=options["overwrite"])
+    _check_free(job.out, overwrite=job.overwrite)
+    return job
+
+
+def job_from(folder: Path, *, overwrite: bool) -> Job:
+    """The job that `store` wrote into a run's folder, wherever that is now. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
         metadata = Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])})
@@ -143,7 +152,7 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
             metadata,
             TrainConfig.from_json(stored["config"]),
             stored["samples"],
-            stored["overwrite"] or options["overwrite"],
+            stored["overwrite"] or overwrite,
             folder,
             stored["started"],
         )
@@ -153,7 +162,6 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
         raise TrainingError(
             "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
         ) from None
-    _check_free(job.out, overwrite=job.overwrite)
     return job
 
 

@@ -37,8 +37,9 @@ from sordino.formats import file_disclosure, read, write
 from sordino.soft_prompt import SoftPrompt
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
+from sordino.train.events import Finished, Sample, Step, Validation
 from sordino.train.finder import find_learning_rate
-from sordino.train.loop import Finished, Sample, Step, Validation, train
+from sordino.train.loop import train
 from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
 
@@ -76,30 +77,30 @@ def look(job: Job, base: BaseModel, *, minutes: float | None, as_json: bool) -> 
     """What the texts are and what the run would cost; as JSON two objects, a line each, as soon as each is known."""
     prepared = _prepared(job, base)
     if as_json:
-        click.echo(json.dumps({"texts": _told_texts(prepared)}))
+        click.echo(json.dumps({"texts": told_texts(prepared)}))
         sys.stdout.flush()
         click.echo(json.dumps({"cost": asdict(estimate(prepared, minutes=minutes))}))
     else:
-        _tell_data(prepared)
+        tell_data(prepared)
         _calibrated(job, prepared, minutes, find_lr=False)
 
 
 def read_texts(job: Job, base: BaseModel) -> Prepared:
     """Read, split and cut the texts, and say what came of it."""
     prepared = _prepared(job, base)
-    _tell_data(prepared)
+    tell_data(prepared)
     return prepared
 
 
 def _prepared(job: Job, base: BaseModel) -> Prepared:
     return prepare(
-        base, job.config, job.data, job.heldout or None, _read_prompt, speaker=job.speaker, started=job.started
+        base, job.config, job.data, job.heldout or None, read_prompt, speaker=job.speaker, started=job.started
     )
 
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
     """Train as the job says, told as it happens; measure, write, report. None where the user stopped it."""
-    with _alone_in(job.folder):
+    with alone_in(job.folder):
         return _follow(job, prepared, judging or after_training(job.config), resume=resume)
 
 
@@ -118,11 +119,11 @@ def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> 
         warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
-    return _write(job, prepared, finished, judging)
+    return write_result(job, prepared, finished, judging)
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Two processes that train in one folder would each overwrite the other's checkpoints."""
     from filelock import FileLock, Timeout
 
@@ -144,7 +145,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _read_prompt(name: str) -> SoftPrompt:
+def read_prompt(name: str) -> SoftPrompt:
     from sordino.library import open_library
 
     return read(open_library(()).resolve(name))
@@ -153,7 +154,7 @@ def _read_prompt(name: str) -> SoftPrompt:
 # Telling --------------------------------------------------------------------------------------------------------------
 
 
-def _told_texts(prepared: Prepared) -> dict[str, Any]:
+def told_texts(prepared: Prepared) -> dict[str, Any]:
     splits, data = prepared.splits, prepared.data
     return {
         "train": len(splits.train),
@@ -168,7 +169,7 @@ def _told_texts(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _tell_data(prepared: Prepared) -> None:
+def tell_data(prepared: Prepared) -> None:
     splits, data = prepared.splits, prepared.data
     out.print(
         f"Texts: {len(splits.train)} pieces to train on ({len(data.train)} examples, {prepared.train_tokens} tokens), "
@@ -186,7 +187,7 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
         cost = estimate(prepared, minutes=minutes)
     config = replace(prepared.config, steps=cost.steps)
     out.print(
-        f"{cost.steps} step{'s' if cost.steps > 1 else ''} of about {cost.step_seconds:.1f} s: {_clock(cost.seconds)} of "
+        f"{cost.steps} step{'s' if cost.steps > 1 else ''} of about {cost.step_seconds:.1f} s: {clock(cost.seconds)} of "
         "training, then the measuring; "
         f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
     )
@@ -203,7 +204,7 @@ def _calibrated(job: Job, prepared: Prepared, minutes: float | None, *, find_lr:
 
 
 def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
-    with _deterministic(prepared.base), _stop_on_interrupt() as should_stop, _progress() as bar:
+    with deterministic(prepared.base), stop_on_interrupt() as should_stop, progress_bar() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
             for event in train(
@@ -217,7 +218,7 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
             ):
                 if isinstance(event, Finished):
                     return event
-                _show(bar, task, job.config, event)
+                show(bar, task, job.config, event)
         except Diverged as error:
             raise Diverged(
                 f"{error.what} (the last good state is in {job.folder})", where=error.where, got=error.got, do=error.do
@@ -226,7 +227,7 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
 
 
 @contextmanager
-def _deterministic(base: BaseModel) -> Iterator[None]:
+def deterministic(base: BaseModel) -> Iterator[None]:
     """On CUDA, sums in one order: otherwise no two runs agree, nor a resumed one with one that never stopped."""
     if base.device.type != "cuda":
         yield
@@ -241,8 +242,10 @@ def _deterministic(base: BaseModel) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _progress() -> Progress:
+def progress_bar(*, named: bool = False) -> Progress:
+    """Of one run, or of several with their names in front."""
     return Progress(
+        *((TextColumn("{task.description}"),) if named else ()),
         BarColumn(30),
         TextColumn(
             "step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}"
@@ -252,7 +255,10 @@ def _progress() -> Progress:
     )
 
 
-def _show(bar: Progress, task: TaskID, config: TrainConfig, event: Step | Validation | Sample) -> None:
+def show(
+    bar: Progress, task: TaskID, config: TrainConfig, event: Step | Validation | Sample, *, named: str = ""
+) -> None:
+    """named: whose event it is, in front of the lines, where there are several runs."""
     if isinstance(event, Step):
         bar.update(
             task,
@@ -263,14 +269,14 @@ def _show(bar: Progress, task: TaskID, config: TrainConfig, event: Step | Valida
     elif isinstance(event, Validation):
         bar.update(task, val=f"  validation {event.loss:.3f}")
         bar.console.print(
-            f"step {event.step}/{config.steps}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}"
+            f"{named}step {event.step}/{config.steps}: validation loss {event.loss:.4f}{' (best)' if event.best else ''}"
         )
     else:
-        bar.console.print(f"step {event.step}, a sample: {printable(event.prompt)}|{printable(event.text)}")
+        bar.console.print(f"{named}step {event.step}, a sample: {printable(event.prompt)}|{printable(event.text)}")
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one."""
     asked = False
 
@@ -290,24 +296,28 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -> SoftPrompt:
+def write_result(
+    job: Job, prepared: Prepared, finished: Finished, judging: Judging, *, brief: bool = False
+) -> SoftPrompt:
+    """Measure, write the file and the report, and tell of it; `brief` leaves to the report what it holds."""
     base = prepared.base
     draft = finish(prepared, finished, job.metadata, [], {})
     pairs = _sample_pairs(prepared, draft)
     measured = measured_result(prepared, draft, judging)
-    if measured is not None:
+    if measured is not None and not brief:
         show_report(measured, judging.config.row_tokens)
     prompt = draft.with_metadata(
         samples=tuple(pairs) if job.samples else (),
         heldout=summary(measured, label_of(draft)) if measured is not None else {},
     )
-    out.print("The file will disclose:")
-    for line in file_disclosure(prompt):
-        out.print(f"  {printable(line)}")
+    if not brief:
+        out.print("The file will disclose:")
+        for line in file_disclosure(prompt):
+            out.print(f"  {printable(line)}")
     if job.out.exists() and not job.overwrite:
         raise BadInput(
             "a file of this name appeared while training", where=job.out,
-            do=f"move it away, then sordino train --resume {quote(str(job.folder))}; or add --overwrite to that",
+            do=f"move it away, then sordino train --resume {quote(str(job.together or job.folder))}; or add --overwrite to that",
         )  # fmt: skip
     for line in write(prompt, job.out, to="kobold", force=True):
         warn(line)
@@ -315,7 +325,8 @@ def _write(job: Job, prepared: Prepared, finished: Finished, judging: Judging) -
     nearest = nearest_words(base, prompt)
     write_run_report(job.folder, prepared, prompt, pairs, measured, judging, nearest)
     out.print(f"Report:  {job.folder.resolve() / HTML}")
-    out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest)}")
+    if not brief:
+        out.print(f"Nearest words: {' '.join(words[0][0].strip() or '_' for words in nearest)}")
     return prompt
 
 
@@ -329,6 +340,6 @@ def _sample_pairs(prepared: Prepared, draft: SoftPrompt) -> list[dict[str, str]]
         return []
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"

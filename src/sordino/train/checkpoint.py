@@ -1,7 +1,10 @@
-"""A run's whole state in one file, so that a killed run goes on exactly.
+"""A run's whole state in one file, so that a killed run goes on exactly; and the states of several runs in one file.
 
 One safetensors file: tensors (parameters, Adam's moments, the weight average, the best matrix) and, as JSON in its metadata,
 the counters and the settings. It is replaced atomically: a killed process leaves the old checkpoint or the new one.
+
+Runs that are trained together must go on from one step, as roundings depend on what shares a pass: so the states of all that
+still go on are in one file, replaced at once. A run that is over has a file of its own in its own folder, written before.
 """
 
 from __future__ import annotations
@@ -54,8 +57,62 @@ class RunState:
     progress: Progress
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A run of several, as their checkpoint has it. folder: its own. identity: see `save_checkpoint`."""
+
+    folder: Path
+    state: RunState
+    config: TrainConfig
+    identity: Mapping[str, str]
+
+
 def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
     """identity: what a resumed run must agree with (model, number type, device, texts). Raises StorageError."""
+    tensors, header = _saved(state, config, identity)
+    _write(folder / FILE, tensors, header)
+
+
+def save_group(folder: Path, runs: Mapping[str, Kept]) -> None:
+    """The runs that still go on, by name, in one file; of those that are over the names alone. Raises StorageError."""
+    tensors: dict[str, Tensor] = {}
+    headers: dict[str, Any] = {}
+    for index, (name, run) in enumerate(runs.items()):
+        if run.state.progress.finished:
+            headers[name] = None
+            continue
+        own, headers[name] = _saved(run.state, run.config, run.identity)
+        tensors |= {f"{index}/{key}": tensor for key, tensor in own.items()}
+    _write(folder / FILE, tensors, {"version": VERSION, "runs": headers})
+
+
+def load_group(folder: Path, runs: Mapping[str, Kept]) -> None:
+    """Fill the runs' states with what was saved, of those that are over from their own folders. Raises TrainingError."""
+    headers = read_group(folder)
+    if list(headers) != list(runs):
+        raise TrainingError("the runs are others", where=folder, expected=", ".join(headers), got=", ".join(runs))
+    tensors = _read_whole(folder)
+    for index, (name, run) in enumerate(runs.items()):
+        header = headers[name]
+        if header is None:
+            load_checkpoint(run.folder, run.state, run.config, run.identity)
+            continue
+        prefix = f"{index}/"
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        _fill(run.state, run.config, run.identity, header, own, folder)
+
+
+def read_group(folder: Path) -> dict[str, dict[str, Any] | None]:
+    """The settings and counters of the runs of a group by name, None for those that are over. Raises TrainingError."""
+    runs = read_header(folder).get("runs")
+    if not isinstance(runs, dict):
+        raise TrainingError("this is not a checkpoint of several runs", where=folder / FILE)
+    return runs
+
+
+def _saved(
+    state: RunState, config: TrainConfig, identity: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {f"parameter.{name}": tensor.detach() for name, tensor in state.parameters.items()}
     tensors |= {"average": state.average_PD, "best": state.best_PD}
     moments = state.optimiser.state_dict()["state"]
@@ -64,9 +121,12 @@ def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity
     # json writes infinity as a bare word, which other readers refuse.
     progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
     header = {"version": VERSION, "progress": progress, "config": config.to_json(), "identity": dict(identity)}
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     said = json.dumps(header)
-    write_bytes(folder / FILE, save(tensors, {"sordino": said, "sha256": _digest(said, tensors)}))
+    write_bytes(path, save(dict(tensors), {"sordino": said, "sha256": _digest(said, tensors)}))
 
 
 def _digest(said: str, tensors: Mapping[str, Tensor]) -> str:
@@ -102,10 +162,13 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether `folder` holds a run that can go on."""
+    """Whether `folder` holds a run, or several, that can go on."""
     try:
-        return not read_header(folder)["progress"]["finished"]
-    except (TrainingError, KeyError, TypeError):
+        header = read_header(folder)
+        if "runs" in header:
+            return any(run is not None for run in header["runs"].values())
+        return not header["progress"]["finished"]
+    except (TrainingError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -127,7 +190,19 @@ def _read_whole(folder: Path) -> dict[str, Tensor]:
 def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
     """Fill `state` with what was saved. Raises TrainingError where the run was another, or had other settings."""
     header = read_header(folder)
-    tensors = _read_whole(folder)
+    if "runs" in header:
+        raise TrainingError("this is a checkpoint of several runs", where=folder / FILE, expected="one run's")
+    _fill(state, config, identity, header, _read_whole(folder), folder)
+
+
+def _fill(
+    state: RunState,
+    config: TrainConfig,
+    identity: Mapping[str, str],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> None:
     changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
     if changed:
         raise TrainingError(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sordino.errors import ConfigError, Diverged
-from sordino.train.loop import Validation, train
+from sordino.train.events import Validation
+from sordino.train.loop import train
 from sordino.train.run import Prepared
 
 # In units of the embedding RMS. On SmolLM2 0.25 to 1.0 end within 0.015 nats of each other, 0.25 lowest (LOG.md).

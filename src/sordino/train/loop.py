@@ -1,86 +1,41 @@
-"""The training loop: one place, top to bottom.
+"""The training loop: one place, top to bottom, for one run and for several on one base model.
 
 Everything random (order of examples, initialisation) is a function of the seed and the step, and nothing else is kept between
-steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped.
+steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped. Several runs go
+through the model together (`together.py`) and share nothing else: matrix, optimiser, schedule, validation and the end are each
+run's own. All that still go on are at the same step; one that is over leaves its rows to the others.
 
 Shape key: P virtual tokens, D model width.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.errors import DataError, Diverged, StorageError
+from sordino.errors import DataError, Diverged
 from sordino.generate import Request, complete
 from sordino.memory import memory_named
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.train.checkpoint import Progress, RunState, load_checkpoint, save_checkpoint
+from sordino.train.checkpoint import Kept, Progress, RunState, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.train.config import TrainConfig
+from sordino.train.events import METRICS, Event, Finished, Lost, Metrics, Sample, Step, Validation
 from sordino.train.gradient import loss_and_gradient, mean_nll
 from sordino.train.parameters import fold, new_parameters
 from sordino.train.schedule import batch_at, hash_of, learning_rate
+from sordino.train.together import Batch, losses_and_gradients, mean_nlls
 
-METRICS = "metrics.jsonl"
 CHECKPOINT_SECONDS = 15.0
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One optimiser step is done. loss: nats a token, before the step. seconds: its duration."""
-
-    step: int
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The weight average's loss on the validation set, nats a token; whether it is the best so far."""
-
-    step: int
-    loss: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A continuation by the prompt as it is now, always of the same text with the same seed."""
-
-    step: int
-    prompt: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """matrix_PD: the result, float32. why: "steps" (all done), "early" (validation stopped falling), "stopped" (asked to)
-    or "diverged" (at an earlier sitting).
-    """
-
-    matrix_PD: Tensor
-    why: str
-    progress: Progress
-
-
-Event = Step | Validation | Sample | Finished
-E = TypeVar("E", Step, Validation, Sample)
 
 
 @dataclass(frozen=True)
@@ -90,6 +45,22 @@ class TrainSet:
     train: Sequence[Example]
     validation: Sequence[Example]
     data_hash: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of several: its texts, settings, folder and first matrix. name: no other run's."""
+
+    name: str
+    data: TrainSet
+    config: TrainConfig
+    folder: Path
+    start_PD: Tensor
+
+
+# Of (step, validation loss of every run that was evaluated at it): the names of those that end here. Asked again for the same
+# losses after a crash, so it must answer them alike.
+Prune = Callable[[int, Mapping[str, float]], Collection[str]]
 
 
 def placement_of(base: BaseModel, config: TrainConfig) -> Placement:
@@ -113,85 +84,201 @@ def train(
     metrics.jsonl. `should_stop` is asked after every step; a run that is stopped saves first.
     Raises DataError, Diverged, OutOfMemory, StorageError, TrainingError.
     """
-    config.check_room(base.context_length)
-    if not data.train:
-        raise DataError("there is nothing to train on", where="DATA", got="no example")
-    placement = placement_of(base, config)
-    identity = {
-        "base model": base.fingerprint,
-        "number type": str(base.dtype),
-        "device": base.device.type,
-        "data": data.data_hash,
-        "order of the texts": hash_of(data.train),
-    }
-    state = _new_state(start_PD, config, base.embedding_rms)
-    if resume:
-        load_checkpoint(folder, state, config, identity)
-    metrics = _Metrics(folder / METRICS, state.progress.metrics_bytes)
-    progress = state.progress
-    validation = _within(data.validation, config.validation_tokens)
-
-    def measure() -> float:
-        with memory_named("training", LOWER):
-            return mean_nll(base, state.average_PD, placement, validation, pass_tokens=config.pass_tokens)
-
-    saved_at = time.monotonic()
-
-    while progress.step < config.steps and not progress.finished:
-        began = time.monotonic()
-        if progress.step == 0 and validation:
-            first = measure()
-            yield metrics.add(Validation(0, first, best=True))
-            progress.best_loss = first
-        examples = batch_at(data.train, progress.step, config)
-        rate = learning_rate(progress.step, config)
-        _set_rate(state.optimiser, rate)
-        state.optimiser.zero_grad()
-        with memory_named("training", LOWER):
-            loss = loss_and_gradient(base, fold(state.parameters), placement, examples, pass_tokens=config.pass_tokens)
-        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters.values(), config.clip))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            progress.metrics_bytes, progress.finished = metrics.flush(), "diverged"
-            save_checkpoint(folder, state, config, identity)
+    run = Run("", data, config, folder, start_PD)
+    for _, event in train_together(base, [run], None, resume=resume, should_stop=should_stop):
+        if isinstance(event, Lost):
             raise Diverged(
                 "the loss is not a number",
-                where=f"step {progress.step + 1}",
-                got=f"loss {loss}, gradient norm {norm}",
+                where=f"step {event.step}",
+                got=f"loss {event.loss}, gradient norm {event.grad_norm}",
                 do="start again with a lower --lr, or with --dtype float32; --resume writes what was learned before",
             )
-        state.optimiser.step()
-        progress.step += 1
-        _update_average(state, config)
-        tokens = sum(sum(e.labelled) for e in examples)
-        progress.tokens += tokens
-        seconds = time.monotonic() - began
-        progress.seconds += seconds
-        yield metrics.add(Step(progress.step, loss, rate, norm, tokens, seconds))
+        yield event
 
-        last = progress.step == config.steps
-        if validation and (progress.step % config.evaluation_interval == 0 or last):
-            measured = measure()
-            best = measured < progress.best_loss
-            progress.bad = 0 if best else progress.bad + 1
-            if best:
-                progress.best_loss, progress.best_step = measured, progress.step
-                state.best_PD.copy_(state.average_PD)
-            yield metrics.add(Validation(progress.step, measured, best))
-            if config.patience and progress.bad >= config.patience:
-                progress.finished = "early"
-        if progress.step % config.sample_interval == 0:
-            yield metrics.add(_sample(base, state, config, placement, progress.step))
-        if last and not progress.finished:
-            progress.finished = "steps"
+
+def train_together(
+    base: BaseModel,
+    runs: Sequence[Run],
+    folder: Path | None,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    prune: Prune = lambda step, losses: (),
+) -> Iterator[tuple[str, Event | Lost]]:
+    """Train several soft prompts on one base model, which is not changed. Each is what it would be alone, but for rounding.
+
+    Yields (the run's name, event) as `train` does, with `Finished` for each run when it is over: the others go on. `folder`
+    receives the checkpoint of all that go on; the runs' own folders their metrics, and their checkpoints when they are over.
+    None for a single run, which has its own from the beginning.
+    Raises DataError, OutOfMemory, StorageError, TrainingError.
+    """
+    members = {run.name: _Member(base, run) for run in runs}
+    kept = {name: member.kept for name, member in members.items()}
+    if len(members) < len(runs) or (folder is None and len(runs) > 1):
+        raise ValueError("several runs need a name each, and a folder")
+    if resume:
+        load_checkpoint(*_only(kept)) if folder is None else load_group(folder, kept)
+    for member in members.values():
+        member.open_metrics()
+    # The same passes from the first step to the last, whichever runs are over.
+    pass_tokens = min(run.config.pass_tokens for run in runs)
+    saved_at = time.monotonic()
+
+    def save(over: Collection[_Member]) -> None:
+        for member in (*over, *going):
+            member.flush()
+        for member in over if folder is not None else members.values():
+            save_checkpoint(member.run.folder, member.state, member.config, member.kept.identity)
+        if folder is not None:
+            save_group(folder, kept)
+
+    for name, member in members.items():
+        if member.progress.finished:
+            yield name, member.finished()
+    going = [member for member in members.values() if not member.progress.finished]
+    step = going[0].progress.step if going else 0
+
+    while going:
+        began = time.monotonic()
+        if step == 0:
+            due = [member for member in going if member.validation]
+            for member, first in zip(due, _validation(base, due, pass_tokens), strict=True):
+                yield member.name, member.metrics.add(Validation(0, first, best=True))
+                member.progress.best_loss = first
+        batches = [batch_at(member.run.data.train, step, member.config) for member in going]
+        for member in going:
+            _set_rate(member.state.optimiser, learning_rate(step, member.config))
+            member.state.optimiser.zero_grad()
+        losses = _gradients(base, going, batches, pass_tokens)
+        stepped: list[tuple[_Member, Step]] = []
+        lost: dict[str, Lost] = {}
+        for member, loss, examples in zip(going, losses, batches, strict=True):
+            norm = float(torch.nn.utils.clip_grad_norm_(member.state.parameters.values(), member.config.clip))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                member.progress.finished = "diverged"
+                lost[member.name] = Lost(step + 1, loss, norm)
+                continue
+            member.state.optimiser.step()
+            member.progress.step += 1
+            _update_average(member.state, member.config)
+            tokens = sum(sum(e.labelled) for e in examples)
+            member.progress.tokens += tokens
+            stepped.append((member, Step(step + 1, loss, learning_rate(step, member.config), norm, tokens, 0.0)))
+        step += 1
+        seconds = time.monotonic() - began
+        for member, done in stepped:
+            member.progress.seconds += seconds
+            yield member.name, member.metrics.add(replace(done, seconds=seconds))
+
+        alive = [member for member, _ in stepped]
+        due = [member for member in alive if member.evaluates_at(step)]
+        measured = dict(zip((m.name for m in due), _validation(base, due, pass_tokens), strict=True))
+        for member in due:
+            best = member.take(step, measured[member.name])
+            yield member.name, member.metrics.add(Validation(step, measured[member.name], best))
+        for member, sample in _samples(base, [m for m in alive if step % m.config.sample_interval == 0], step):
+            yield member.name, member.metrics.add(sample)
+        pruned = prune(step, measured) if measured else ()
+        for member in alive:
+            if step == member.config.steps and not member.progress.finished:
+                member.progress.finished = "steps"
+            if member.name in pruned and not member.progress.finished:
+                member.progress.finished = "pruned"
+
+        over = [member for member in going if member.progress.finished]
+        going = [member for member in going if not member.progress.finished]
         stop = should_stop()
-        if stop or progress.finished or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-            progress.metrics_bytes = metrics.flush()
-            save_checkpoint(folder, state, config, identity)
+        if stop or over or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+            save(over)
             saved_at = time.monotonic()
-        if stop and not progress.finished:
-            yield Finished(_result(state, validation), "stopped", progress)
+        for member in over:
+            if member.name in lost:
+                yield member.name, lost[member.name]
+            yield member.name, member.finished()
+        if stop:
+            for member in going:
+                yield member.name, member.finished("stopped")
             return
-    yield Finished(_result(state, validation), progress.finished, progress)
+
+
+class _Member:
+    """One of the runs while they go on: what it was given, its state, and what it writes down."""
+
+    def __init__(self, base: BaseModel, run: Run) -> None:
+        run.config.check_room(base.context_length)
+        if not run.data.train:
+            raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
+        self.run, self.name, self.config = run, run.name, run.config
+        self.placement = placement_of(base, run.config)
+        self.validation = _within(run.data.validation, run.config.validation_tokens)
+        self.state = _new_state(run.start_PD, run.config, base.embedding_rms)
+        identity = {
+            "base model": base.fingerprint,
+            "number type": str(base.dtype),
+            "device": base.device.type,
+            "data": run.data.data_hash,
+            "order of the texts": hash_of(run.data.train),
+        }
+        self.kept = Kept(run.folder, self.state, run.config, identity)
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    def open_metrics(self) -> None:
+        """Once the state is what it goes on from: what was written behind that is cut off."""
+        self.metrics = Metrics(self.run.folder / METRICS, self.progress.metrics_bytes)
+
+    def flush(self) -> None:
+        self.progress.metrics_bytes = self.metrics.flush()
+
+    def evaluates_at(self, step: int) -> bool:
+        return bool(self.validation) and (step % self.config.evaluation_interval == 0 or step == self.config.steps)
+
+    def take(self, step: int, loss: float) -> bool:
+        """Whether this validation loss is the best so far; if so the average is kept, and if none was for long the run is over."""
+        progress, best = self.progress, loss < self.progress.best_loss
+        progress.bad = 0 if best else progress.bad + 1
+        if best:
+            progress.best_loss, progress.best_step = loss, step
+            self.state.best_PD.copy_(self.state.average_PD)
+        if self.config.patience and progress.bad >= self.config.patience:
+            progress.finished = "early"
+        return best
+
+    def finished(self, why: str = "") -> Finished:
+        result_PD = self.state.best_PD if self.validation else self.state.average_PD
+        return Finished(result_PD.clone(), why or self.progress.finished, self.progress)
+
+
+def _only(kept: Mapping[str, Kept]) -> tuple[Path, RunState, TrainConfig, Mapping[str, str]]:
+    (one,) = kept.values()
+    return one.folder, one.state, one.config, one.identity
+
+
+def _gradients(
+    base: BaseModel, going: Sequence[_Member], batches: Sequence[Sequence[Example]], pass_tokens: int
+) -> list[float]:
+    """Each run's loss; its gradient is added to its parameters'."""
+    with memory_named("training", LOWER):
+        parts = [
+            Batch(fold(member.state.parameters), member.placement, examples)
+            for member, examples in zip(going, batches, strict=True)
+        ]
+        if len(parts) == 1:
+            (one,) = parts
+            return [loss_and_gradient(base, one.matrix_PD, one.placement, one.examples, pass_tokens=pass_tokens)]
+        return losses_and_gradients(base, parts, pass_tokens=pass_tokens)
+
+
+def _validation(base: BaseModel, due: Sequence[_Member], pass_tokens: int) -> list[float]:
+    """The weight averages' losses on the runs' validation sets."""
+    with memory_named("training", LOWER):
+        parts = [Batch(member.state.average_PD, member.placement, member.validation) for member in due]
+        if len(parts) == 1:
+            (one,) = parts
+            return [mean_nll(base, one.matrix_PD, one.placement, one.examples, pass_tokens=pass_tokens)]
+        return mean_nlls(base, parts, pass_tokens=pass_tokens) if parts else []
 
 
 def _new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:
@@ -219,10 +306,6 @@ def _update_average(state: RunState, config: TrainConfig) -> None:
         state.average_PD.lerp_(fold(state.parameters).detach(), 1 / memory)
 
 
-def _result(state: RunState, validation: Sequence[Example]) -> Tensor:
-    return (state.best_PD if validation else state.average_PD).clone()
-
-
 def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
     """Examples spread evenly over the set, about `tokens` in all: an evaluation must stay cheap beside the steps."""
     total = sum(len(e.ids) for e in examples)
@@ -230,37 +313,18 @@ def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
     return list(examples[::stride])
 
 
-def _sample(base: BaseModel, state: RunState, config: TrainConfig, placement: Placement, step: int) -> Sample:
-    prompt = SoftPrompt(state.average_PD.numpy(), Metadata(placement=placement))
-    sampling = Sampling(max_tokens=config.sample_tokens)
-    return Sample(
-        step, config.sample_text, complete(base, [Request(config.sample_text, prompt, config.seed)], sampling)[0]
-    )
-
-
-class _Metrics:
-    """metrics.jsonl: a line an event. What a killed run wrote behind its last checkpoint is cut off, as it will be done again."""
-
-    def __init__(self, path: Path, keep: int) -> None:
-        self._path = path
-        with path.open("ab") as file:
-            file.truncate(min(keep, path.stat().st_size))
-
-    def add(self, event: E) -> E:
-        line: dict[str, Any] = {"kind": type(event).__name__.lower(), **asdict(event)}
-        try:
-            with self._path.open("ab") as file:
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        except OSError as error:
-            raise StorageError(
-                f"the run's metrics could not be written ({error.strerror})",
-                where=self._path,
-                do="make room, then --resume",
-            ) from error
-        return event
-
-    def flush(self) -> int:
-        """Bytes written, safely on disk."""
-        with self._path.open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tuple[_Member, Sample]]:
+    """Of runs that ask for as many tokens in one batch."""
+    for tokens in sorted({member.config.sample_tokens for member in due}):
+        alike = [member for member in due if member.config.sample_tokens == tokens]
+        requests = [
+            Request(
+                member.config.sample_text,
+                SoftPrompt(member.state.average_PD.numpy(), Metadata(placement=member.placement)),
+                member.config.seed,
+            )
+            for member in alike
+        ]
+        texts = complete(base, requests, Sampling(max_tokens=tokens))
+        for member, text in zip(alike, texts, strict=True):
+            yield member, Sample(step, member.config.sample_text, text)

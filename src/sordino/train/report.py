@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from sordino.atomic import write_bytes
 from sordino.errors import TrainingError
 from sordino.soft_prompt import SoftPrompt
-from sordino.train.loop import METRICS, Sample, Step, Validation
+from sordino.train.events import METRICS, Sample, Step, Validation
 
 HTML = "report.html"
 PICTURE = "report.png"

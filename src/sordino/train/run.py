@@ -1,7 +1,7 @@
 """From paths and settings to a finished soft prompt: what the command, the demo and any other caller share.
 
 prepare: texts -> three sets -> examples -> a first matrix        estimate: what it will cost, measured
-loop.train: the steps                                              finish: the matrix and what its file will say
+loop: the steps                                                    finish: the matrix and what its file will say
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.train.config import TrainConfig
-from sordino.train.gradient import loss_and_gradient, mean_nll
+from sordino.train.events import Finished
 from sordino.train.initialise import Start, initialise
-from sordino.train.loop import LOWER, Finished, TrainSet, placement_of
+from sordino.train.loop import LOWER, TrainSet, placement_of
 from sordino.train.parameters import fold, new_parameters
 from sordino.train.schedule import batch_at
+from sordino.train.together import Batch, losses_and_gradients, mean_nlls
 
 _WORDS_AT_ONCE = 8192
 # A sample is drawn from this many words of the validation text unless a text is given.
@@ -75,34 +76,60 @@ def prepare(
     *,
     speaker: str | None = None,
     started: str | None = None,
+    split_seed: int | None = None,
 ) -> Prepared:
     """Read the texts, split them, cut them into examples and choose the first matrix.
 
     started: of a run that goes on, where its first matrix came from; none is chosen then, as the checkpoint holds what it became.
-    Raises DataError, ConfigError, OutOfMemory.
+    split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
     reading = read_pieces(list(paths), speaker=speaker)
     held = read_pieces(list(heldout), speaker=speaker) if heldout else None
-    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
+    seed = config.seed if split_seed is None else split_seed
+    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
     train = make_examples(splits.train, base, max_tokens=config.row_tokens)
     validation = make_examples(splits.validation, base, max_tokens=config.row_tokens) if splits.validation else None
-    total = sum(len(example.ids) for example in train.examples)
+    data = TrainSet(
+        train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
+    )
+    notes = (*reading.notes, *(held.notes if held else ()), *train.notes)
+    return _started(base, config, splits, data, notes, read_prompt, started)
+
+
+def with_settings(
+    prepared: Prepared, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
+) -> Prepared:
+    """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
+    config.check_room(prepared.base.context_length)
+    if config.row_tokens != prepared.config.row_tokens:
+        raise ValueError("the texts were cut to other rows")
+    return _started(
+        prepared.base, config, prepared.splits, prepared.data, prepared.notes, read_prompt, started
+    )  # fmt: skip
+
+
+def _started(
+    base: BaseModel,
+    config: TrainConfig,
+    splits: Splits,
+    data: TrainSet,
+    notes: tuple[str, ...],
+    read_prompt: Callable[[str], SoftPrompt],
+    started: str | None,
+) -> Prepared:
+    total = sum(len(example.ids) for example in data.train)
     if total < config.tokens:
         raise DataError(
             "the text is shorter than the soft prompt", where="DATA", expected=f"at least {config.tokens} tokens", got=total,
             do="add text or lower --tokens",
         )  # fmt: skip
-    data = TrainSet(
-        train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
-    )
     config = _with_sample_text(base, config, splits.validation or splits.train)
     if started is None:
         with memory_named("choosing the first matrix", LOWER):
             start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
     else:
         start = Start(torch.zeros(config.tokens, base.d_model), started)
-    notes = (*reading.notes, *(held.notes if held else ()), *train.notes)
     return Prepared(base, config, splits, data, start, notes)
 
 
@@ -111,25 +138,37 @@ def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
 
     minutes: if given, the number of steps that fit into them.
     """
-    base, config, data = prepared.base, prepared.config, prepared.data
-    placement = placement_of(base, config)
-    parameters = new_parameters(prepared.start.matrix_PD, config)
+    return estimate_together([prepared], minutes=minutes)
+
+
+def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
+    """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
+    base, config = runs[0].base, runs[0].config
+    parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
+    places = [placement_of(base, run.config) for run in runs]
+    pass_tokens = min(run.config.pass_tokens for run in runs)
+    samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
 
     def step(number: int) -> float:
         began = time.monotonic()
-        batch = batch_at(data.train, number, config)
-        loss_and_gradient(base, fold(parameters), placement, batch, pass_tokens=config.pass_tokens)
+        parts = [
+            Batch(fold(own), place, batch_at(run.data.train, number, run.config))
+            for own, place, run in zip(parameters, places, runs, strict=True)
+        ]
+        losses_and_gradients(base, parts, pass_tokens=pass_tokens)
         return time.monotonic() - began
 
-    sample = list(data.validation[:8]) or list(data.train[:8])
     with memory_named("training", LOWER):
         # The first step pays for memory and thread pools.
         step(0)
         step_seconds = min(step(1), step(2))
         began = time.monotonic()
-        mean_nll(base, prepared.start.matrix_PD, placement, sample, pass_tokens=config.pass_tokens)
-    tokens = sum(len(example.ids) for example in sample)
-    evaluated = min(config.validation_tokens, sum(len(example.ids) for example in data.validation))
+        parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
+        mean_nlls(base, parts, pass_tokens=pass_tokens)
+    tokens = sum(len(example.ids) for sample in samples for example in sample)
+    evaluated = sum(
+        min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
+    )
     evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
     steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
     return Estimate(

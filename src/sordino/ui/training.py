@@ -14,7 +14,7 @@ from sordino.errors import SordinoError
 from sordino.library_names import safe_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
-from sordino.train.loop import METRICS
+from sordino.train.events import METRICS
 from sordino.train.report import HTML
 from sordino.ui.jobs import Job, Jobs
 

@@ -1,0 +1,191 @@
+"""sordino train --voice: several voices at once on a tiny model, with real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from sordino import formats
+from sordino.cli import training_run, training_together
+from sordino.train import loop
+from sordino.train.checkpoint import FILE
+from tests.cli.commands import contents, ok, refused, run
+from tests.tiny_models import tiny_base
+
+LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
+TALE = "Alice wrote to the queen, and the rabbit was late, and the tea was cold as the sea. "
+QUICK = ("--steps", 6, "--tokens", 4, "--batch", 2, "--row-tokens", 16, "--init", "vocab", "--evaluate-every", 2)
+BOTH = ("--voice", "log=log", "--voice", "tale=tale", "--out-dir", "voices")
+
+
+@pytest.fixture(autouse=True)
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two folders of texts, in a folder to work in; whatever model is asked for is tiny."""
+    base = tiny_base("llama", dtype=torch.float32)
+    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: base)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    for folder, text in (("log", LOG), ("tale", TALE)):
+        (tmp_path / folder).mkdir()
+        for number in range(12):
+            (tmp_path / folder / f"{number:02}.txt").write_text(f"Day {number}. " + text * (number % 3 + 3))
+
+
+def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
+    """Both voices, asked to stop behind the third step."""
+    steps = 0
+
+    def ask() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 3
+
+    with monkeypatch.context() as patch:
+        real = loop.train_together
+        patch.setattr(training_together, "train_together", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        return ok("train", *BOTH, *QUICK, *flags)
+
+
+def test_a_file_and_a_report_a_voice() -> None:
+    said = ok("train", *BOTH, *QUICK, "--author", "Ines")
+    for name in ("log", "tale"):
+        prompt = formats.read(Path(f"voices/{name}.zip"))
+        assert (prompt.n_tokens, prompt.metadata.name, prompt.metadata.author) == (4, name, "Ines")
+        assert prompt.metadata.training["steps_done"] == 6
+        assert prompt.metadata.heldout["nll"]["no_prompt"] > 0
+        assert Path(f"voices/{name}.run/report.html").is_file()
+    assert "2 voices together, 6 steps each" in said
+    assert "one base model" in said
+
+
+def test_the_voices_are_what_each_is_alone() -> None:
+    ok("train", *BOTH, *QUICK)
+    for name in ("log", "tale"):
+        ok("train", name, "--out", f"{name}.zip", *QUICK)
+        alone, together = (formats.read(Path(path)) for path in (f"{name}.zip", f"voices/{name}.zip"))
+        torch.testing.assert_close(
+            torch.from_numpy(together.matrix.copy()), torch.from_numpy(alone.matrix.copy()), rtol=0, atol=1e-3
+        )
+        assert together.metadata.training["data_hash"] == alone.metadata.training["data_hash"]
+
+
+def test_stopped_voices_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ok("train", *BOTH, *QUICK)
+    Path("voices").rename("whole")
+    said = stopped(monkeypatch)
+    assert "Go on with: sordino train --resume voices/together.run" in said
+    assert not list(Path("voices").glob("*.zip"))
+    before = contents(Path("voices"))
+    assert "were stopped and can go on" in refused("train", *BOTH, *QUICK)
+    assert contents(Path("voices")) == before
+    # They go on where their folder is now.
+    shutil.move("voices", "moved")
+    Path("voices").mkdir()
+    ok("train", "--resume", "moved/together.run")
+    for name in ("log", "tale"):
+        whole, cut = formats.read(Path(f"whole/{name}.zip")), formats.read(Path(f"voices/{name}.zip"))
+        assert whole.content_hash == cut.content_hash
+        assert whole.metadata.training == cut.metadata.training
+
+
+def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = training_together.write_result
+
+    def second_fails(job, *rest, **more):
+        if job.out.stem == "tale":
+            raise KeyboardInterrupt
+        return real(job, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_together, "write_result", second_fails)
+        assert run("train", *BOTH, *QUICK).exit_code == 130
+    first = Path("voices/log.zip").read_bytes()
+    asked = []
+    monkeypatch.setattr(
+        training_together, "write_result", lambda job, *r, **m: asked.append(job.out.stem) or real(job, *r, **m)
+    )
+    ok("train", "--resume", "voices/together.run")
+    assert asked == ["tale"]
+    assert Path("voices/log.zip").read_bytes() == first
+    assert Path("voices/tale.zip").is_file()
+
+
+def test_a_strangers_file_of_that_name_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(monkeypatch)
+    ok("train", "log", "--out", "other.zip", *QUICK, "--seed", 9)
+    shutil.copy("other.zip", "voices/log.zip")
+    assert "a file of this name appeared" in refused("train", "--resume", "voices/together.run")
+    assert Path("voices/log.zip").read_bytes() == Path("other.zip").read_bytes()
+
+
+def test_minutes_are_those_of_all_voices() -> None:
+    said = ok("train", *BOTH, *QUICK[2:], "--minutes", 0.02)
+    assert "2 voices together" in said
+    steps = {formats.read(Path(f"voices/{name}.zip")).metadata.training["steps"] for name in ("log", "tale")}
+    assert len(steps) == 1
+
+
+def test_a_dry_run_says_what_all_would_cost_and_writes_nothing() -> None:
+    texts, cost = (json.loads(line) for line in ok("train", *BOTH, *QUICK, "--dry-run", "--json").splitlines())
+    assert list(texts["texts"]) == ["log", "tale"]
+    assert texts["texts"]["tale"]["train"] > 0
+    assert cost["cost"]["steps"] == 6
+    assert "2 voices together" in ok("train", *BOTH, *QUICK, "--dry-run")
+    assert not Path("voices").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--voice", "log=log"), "--out-dir FOLDER"),
+        (("--out-dir", "voices"), "give --voice"),
+        (("log", *BOTH), "both DATA and --voice"),
+        ((*BOTH, "--out", "v.zip"), "--out"),
+        ((*BOTH, "--name", "Poe"), "--name"),
+        ((*BOTH, "--heldout", "log"), "--heldout"),
+        ((*BOTH, "--voice", "LOG=tale"), "two voices have one name"),
+        ((*BOTH, "--voice", "poe=nowhere"), "no such file or folder"),
+        ((*BOTH, "--voice", "poe"), "NAME=PATH"),
+        ((*BOTH, "--voice", "=log"), "cannot have this name"),
+        ((*BOTH, "--voice", "a/b=log"), "cannot have this name"),
+        ((*BOTH, "--voice", "together=log"), "cannot have this name"),
+        (("--voice", "log=log", "--out-dir", "no/where"), "does not exist"),
+        (("--voice", "log=log", "--out-dir", "log/00.txt"), "this is a file"),
+        ((*BOTH, "--lr", 1, "--find-lr"), "both --lr and --find-lr"),
+        ((*BOTH, "--steps", 5, "--minutes", 1), "both --steps and --minutes"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags, said) -> None:
+    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
+    assert said in refused("train", *flags)
+    assert not Path("voices").exists()
+
+
+def test_a_voice_with_too_little_text_is_named() -> None:
+    Path("short").mkdir()
+    Path("short/a.txt").write_text("Too short.")
+    assert "--voice short: too little text" in refused("train", *BOTH, "--voice", "short=short", *QUICK)
+    assert not Path("voices").exists()
+
+
+def test_a_resumed_group_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(monkeypatch)
+    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--lr", 1)
+    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--voice", "log=log")
+    assert "leave DATA out" in refused("train", "log", "--resume", "voices/together.run")
+    data = bytearray(Path(f"voices/together.run/{FILE}").read_bytes())
+    data[-5] ^= 1
+    Path(f"voices/together.run/{FILE}").write_bytes(data)
+    assert "damaged" in run("train", "--resume", "voices/together.run").output
+
+
+def test_nobody_else_trains_in_a_voices_folder() -> None:
+    Path("voices/tale.run").mkdir(parents=True)
+    with FileLock(Path("voices/tale.run") / training_run.LOCK):
+        assert "another process is training here" in refused("train", *BOTH, *QUICK)
+    ok("train", *BOTH, *QUICK)
