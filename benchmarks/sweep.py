@@ -25,7 +25,7 @@ from sordino.sweep.results import ModelOutcome, cost
 from sordino.sweep.running import Member, Texts, measure_members, members_of, train_members
 from sordino.train.config import TrainConfig
 
-REST = TrainConfig(steps=48, batch=2, row_tokens=64, validation_tokens=1024)
+REST = TrainConfig(steps=48, batch=2, row_tokens=64)
 
 
 def main() -> None:

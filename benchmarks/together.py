@@ -7,7 +7,7 @@ a CPU that and one row of 64, where a pass holds many runs. Optimiser and valida
 The base model's copies are measured in a process of its own each: what loading takes, and the peak of eight whole runs beyond
 one whole run's, in models.
 
-    python -m benchmarks.together         about 7 minutes on 2 cores
+    python -m benchmarks.together         about 6 minutes on 2 cores (3 rounds)
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 def main() -> None:
     parser = arguments(__doc__ or "")
+    parser.set_defaults(rounds=3)
     parser.add_argument("--memory-of", type=int, help="(internal) the peak of so many runs in this process")
     options = parser.parse_args()
     if options.threads:

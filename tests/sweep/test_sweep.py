@@ -58,6 +58,14 @@ def test_all_runs_are_compared_at_the_same_steps():
     }
 
 
+@pytest.mark.parametrize(("steps", "rows", "tokens"), [(120, 4, 2048), (48, 1, 512), (60, 3, 1280)])
+def test_evaluations_stay_cheap_beside_the_steps(steps, rows, tokens):
+    spec = replace(SPEC, rest=TrainConfig(steps=steps, batch=rows, row_tokens=128))
+    assert spec.config(spec.choices()[0]).validation_tokens == tokens
+    few = replace(SPEC, rest=TrainConfig(steps=8, validation_tokens=99))
+    assert few.config(few.choices()[0]).validation_tokens == 99
+
+
 def test_a_sweep_is_stored_and_read():
     assert Spec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
 

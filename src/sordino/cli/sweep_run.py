@@ -209,8 +209,9 @@ def _watch(asked: Sweep, base: BaseModel, members: Sequence[Member], folder: Pat
                 warn(f"run {name} diverged at step {event.step}")
             elif isinstance(event, Finished) and event.why != "stopped":
                 del left[name]
+                ended = {"steps": "at its end", "pruned": "among the worse, ended"}.get(event.why, event.why)
                 bar.console.print(
-                    f"run {name}: {event.why} at step {event.progress.step}/{total}, validation {event.progress.best_loss:.4f}"
+                    f"run {name}: {ended}, step {event.progress.step}/{total}, validation {event.progress.best_loss:.4f}"
                 )
 
         return train_members(base, asked.spec, members, folder, tell=tell, should_stop=should_stop)

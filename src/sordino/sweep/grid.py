@@ -13,6 +13,8 @@ from sordino.train.config import Method, TrainConfig
 
 # The evaluations of a run: halving needs them at an eighth, a quarter and a half.
 EVALUATIONS = 8
+# All evaluations of a run cost about a fourth of its steps at most; on fewer tokens than this they would tell too little.
+LEAST_VALIDATION = 512
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,22 @@ class Spec:
 
     def config(self, choice: Choice) -> TrainConfig:
         """The settings of one run. All are evaluated at the same steps, and none stops early: they are compared step by step."""
+        rest = self.rest
+        # A forward pass costs half a step, and there is one evaluation more at the beginning.
+        affordable = rest.steps * rest.batch * rest.row_tokens // (2 * (EVALUATIONS + 1))
         return replace(
-            self.rest,
+            rest,
+            validation_tokens=max(
+                min(rest.validation_tokens, LEAST_VALIDATION), min(rest.validation_tokens, affordable)
+            ),
             tokens=choice.tokens,
             lr=choice.lr,
             init=choice.init,
             method=choice.method,
             seed=choice.seed,
             patience=0,
-            evaluate_every=self.rest.steps // EVALUATIONS,
-            sample_every=self.rest.steps + 1,
+            evaluate_every=rest.steps // EVALUATIONS,
+            sample_every=rest.steps + 1,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -42,6 +42,7 @@ def _figure(models: Sequence[ModelOutcome], factor: str) -> Figure:
         shift = 0.0 if factor == "model" else (number - (len(models) - 1) / 2) * 0.12
         _draw(axes, model, factor, key, values, colour, shift)
     axes.set_xticks(range(len(values)), [_plain(f"{value:g}" if factor == "lr" else str(value)) for value in values])
+    axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_xlabel(_HEADINGS[factor])
     axes.set_ylabel("bits per byte" if len(models) > 1 else "nats per token")
     axes.set_title("Loss on held-out texts; dotted: without a soft prompt", loc="left")
