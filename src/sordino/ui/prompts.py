@@ -21,10 +21,10 @@ from sordino.errors import SordinoError
 from sordino.gguf_vocabulary import GgufVocabulary
 from sordino.library import add_packaged, edit
 from sordino.library_names import checked_name
+from sordino.nearest import nearest_words
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.soft_prompt import SoftPrompt
-from sordino.train.run import nearest_words
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
