@@ -9,9 +9,10 @@ from pathlib import Path as FilePath
 import numpy as np
 import pytest
 
+from sordino.anatomy.endings import checked_ending
 from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, to_json, told
 from sordino.anatomy.path import Path
-from sordino.anatomy.pictures import checked_ending, drawable, inside_figure, path_figure, pruning_figure, rendered
+from sordino.anatomy.pictures import drawable, inside_figure, path_figure, pruning_figure, rendered
 from sordino.anatomy.pruning import Stage
 from sordino.errors import BadInput
 from sordino.similarity import similarity_map

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path as FilePath
 
 import matplotlib
 import numpy as np
@@ -22,9 +21,6 @@ from numpy.typing import NDArray
 from sordino.anatomy.inside import Depth, Inside
 from sordino.anatomy.path import Path
 from sordino.anatomy.pruning import Stage
-from sordino.errors import BadInput
-
-ENDINGS = (".png", ".svg")
 
 _PLAIN, _ACCENT, _FAINT, _BAND = "#33658a", "#c8553d", "#9aa5b1", "#e3ebf2"
 _LINES = (_PLAIN, _ACCENT, "#5b8c5a", "#8e6c8a", "#c49a3a")
@@ -34,17 +30,8 @@ _LONGEST = 24
 _NAMED = 40
 
 
-def checked_ending(path: FilePath) -> FilePath:
-    """Raise BadInput unless a picture can be written by that name."""
-    if path.suffix.lower() not in ENDINGS:
-        raise BadInput(
-            "not a kind of picture", where=path, expected=" or ".join(ENDINGS), got=path.suffix or "no ending"
-        )
-    return path
-
-
 def rendered(figure: Figure, ending: str) -> bytes:
-    """As ".png" or ".svg", without date and version. A PNG's bytes are the same each time; an SVG's layout may be off in the last digit."""
+    """As ".png" or ".svg", without date and version. Of a PNG the bytes are the same each time."""
     target = io.BytesIO()
     if ending.lower() == ".svg":
         with matplotlib.rc_context({"svg.hashsalt": "sordino"}):
