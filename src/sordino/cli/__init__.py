@@ -44,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "convert": ("sordino.cli.soft_prompts", "convert", "Rewrite a soft prompt in another format."),
     "inspect": ("sordino.cli.inspecting", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
     "blend": ("sordino.cli.blending", "blend", "Blend soft prompts into one, and measure the way between two."),
-    "prune": ("sordino.cli.pruning", "prune", "Drop the virtual tokens that matter least."),
+    "prune": ("sordino.cli.pruning", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
     "doctor": ("sordino.cli.doctor", "doctor", "Check models, folders, extras and hardware."),
 }
 

@@ -96,7 +96,9 @@ def blend(
     library: Library,
     as_json: bool,
 ) -> None:
-    """Blend soft prompts into one: sordino blend a.zip 0.7 b.zip 0.3 --out c.zip
+    """Blend soft prompts into one, and measure the way between two.
+
+    For instance: sordino blend a.zip 0.7 b.zip 0.3 --out c.zip
 
     They must be for one base model, stand in the same place and, unless concatenated, be of one length: rows are paired by
     position. Weights are made to sum to one, and are equal if none is given. The file says what it was made of; the strictest

@@ -80,7 +80,7 @@ def inspect(
     library: Library,
     as_json: bool,
 ) -> None:
-    """Look inside soft prompts.
+    """Look inside soft prompts: words, norms, importance, attention.
 
     For each virtual token: the nearest words, by cosine and by distance; its norm and where that lies among the vocabulary's; how
     the loss changes without it; how much of a text's attention it gets. By layer: the attention on the whole prompt. Of several
