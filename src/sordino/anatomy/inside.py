@@ -119,7 +119,8 @@ def told(depth: Depth) -> list[str]:
         )
     lines.append(
         f"Text positions give the prompt {shares_L.mean():.0%} of their attention: from {shares_L.min():.0%} in layer "
-        f"{int(shares_L.argmin()) + 1} to {shares_L.max():.0%} in layer {int(shares_L.argmax()) + 1} of {len(shares_L)}."
+        f"{int(shares_L.argmin()) + 1} to {shares_L.max():.0%} in layer {int(shares_L.argmax()) + 1} of {len(shares_L)}; "
+        f"virtual token {int(looked.by_token_P.argmax()) + 1} gets the most, {looked.by_token_P.max():.0%}."
     )
     return lines
 

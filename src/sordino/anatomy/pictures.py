@@ -153,9 +153,14 @@ def _name_tokens(axes: Axes, inside: Inside) -> None:
     count = inside.prompt.n_tokens
     step = max(1, -(-count // _NAMED))
     shown = range(1, count + 1, step)
-    words = [drawable(inside.surface.by_cosine[at - 1][0][0], 14) for at in shown]
+    words = [_sign(inside.surface.by_cosine[at - 1][0][0]) for at in shown]
     axes.set_yticks(list(shown), [f"{word}  {at}" for word, at in zip(words, shown, strict=True)], fontsize=7)
     axes.set_ylim(count + 0.7, 0.3)
+
+
+def _sign(word: str) -> str:
+    """A word, or what stands for white space and for nothing."""
+    return drawable(word, 14) or ("⏎" if "\n" in word or "\r" in word else "␣")
 
 
 # Ways and lengths -----------------------------------------------------------------------------------------------------

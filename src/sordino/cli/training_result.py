@@ -25,7 +25,7 @@ from sordino.train.report import Inside as Shown
 from sordino.train.run import Prepared
 
 # Tokens that all the shortened prompts of a look inside read together: some seconds on two cores.
-INSIDE_BUDGET = 12_000
+INSIDE_BUDGET = 8_000
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sordino.ui.prompts import read_named, vocabulary_of
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
 # Tokens that all shortened prompts read together: some seconds on two cores, beside whoever writes meanwhile.
-_BUDGET = 12_000
+_BUDGET = 8_000
 _PASS_TOKENS = 1024
 _ROW_TOKENS = 128
 _KEPT = 64
