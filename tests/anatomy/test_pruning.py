@@ -125,6 +125,9 @@ def test_what_was_dropped_is_in_its_metadata() -> None:
             "measured_tokens": 77,
         },
     }
+    again = pruned(short, [Stage((0, 1), 1.0), Stage((1,), 1.5)], Stage((1,), 1.5), tokens=7)
+    assert again.metadata.training["pruned"]["earlier"] == short.metadata.training["pruned"]
+    assert again.metadata.training["pruned"]["of"] == short.content_hash
     assert (short.metadata.licence, short.metadata.base.id, short.metadata.name) == ("MIT", "org/small", "voice 1")
     # Of the whole prompt, and not true of this one.
     assert (short.metadata.heldout, short.metadata.samples) == ({}, ())

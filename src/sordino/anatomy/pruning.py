@@ -134,5 +134,7 @@ def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens
         "loss_after": round(chosen.judged, 5),
         "measured_tokens": tokens,
     }
+    if "pruned" in prompt.metadata.training:
+        note["earlier"] = prompt.metadata.training["pruned"]
     known = replace(prompt.metadata, training={**prompt.metadata.training, "pruned": note}, heldout={}, samples=())
     return SoftPrompt(prompt.matrix[list(chosen.kept)], known)
