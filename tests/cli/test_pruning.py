@@ -88,6 +88,20 @@ def test_bad_input_is_refused_and_nothing_written(library: Path, tmp_path: Path)
     assert contents(tmp_path) == before
 
 
+def test_a_file_that_appears_meanwhile_is_not_overwritten(library: Path, tmp_path: Path, monkeypatch) -> None:
+    from sordino.anatomy import pruning
+
+    stages_of = pruning.stages_of
+
+    def meanwhile(*given: object, **more: object) -> object:
+        Path("p.zip").write_text("mine")
+        return stages_of(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pruning, "stages_of", meanwhile)
+    assert "there is a file of this name" in refused("prune", "fog", "--tokens", 4, "--out", "p.zip", *texts(tmp_path))
+    assert Path("p.zip").read_text() == "mine"
+
+
 def test_nothing_is_overwritten_unasked(library: Path, tmp_path: Path) -> None:
     Path("p.png").write_text("mine")
     assert "p.png: there is a file" in refused("prune", "fog", "--tokens", 4, "--out", "p.zip", *texts(tmp_path))

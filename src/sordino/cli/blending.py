@@ -141,7 +141,7 @@ def blend(
         way = _way(base, prompts, texts, how, points, also, limit, row_tokens, pass_tokens)
         said["path"] = _shown(way, list(prompts), also, picture, as_json=as_json)
     if target is not None:
-        written(result, target)
+        written(result, target, overwrite=overwrite)
         said["out"] = {"path": str(target), "content_hash": result.content_hash, "n_tokens": result.n_tokens}
     if as_json:
         click.echo(json.dumps(said, ensure_ascii=False, indent=2))

@@ -85,10 +85,11 @@ def check_out(path: Path | None, *, overwrite: bool) -> None:
     check_new(path, overwrite=overwrite)
 
 
-def written(prompt: SoftPrompt, path: Path) -> None:
-    """Write a soft prompt and say so. What may not be replaced was checked before."""
+def written(prompt: SoftPrompt, path: Path, *, overwrite: bool) -> None:
+    """Write a soft prompt and say so. Raises BadInput for a file that appeared meanwhile."""
     from sordino import formats
 
+    check_new(path, overwrite=overwrite)
     for line in formats.write(prompt, path, to="kobold", force=True):
         warn(line)
     err.print(f"Written: {path} ({prompt.n_tokens} virtual tokens)")

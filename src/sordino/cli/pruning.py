@@ -149,7 +149,7 @@ def prune(
         warn("nothing can be dropped within the tolerance: no file was written")
     elif target is not None:
         short = pruned(prompt, stages, chosen, tokens=measured)
-        written(short, target)
+        written(short, target, overwrite=overwrite)
         said["out"] = {"path": str(target), "content_hash": short.content_hash, "n_tokens": short.n_tokens}
     if as_json:
         click.echo(json.dumps(said, ensure_ascii=False, indent=2))
