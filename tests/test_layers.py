@@ -17,6 +17,7 @@ ORDER = (
     "memory",
     "soft_prompt",
     "prompt_mixture",
+    "similarity",
     "formats",
     "library_names",
     "library_files",
@@ -25,6 +26,7 @@ ORDER = (
     "bundled_models",
     "chat_template",
     "fit",
+    "blending",
     "gguf_header",
     "fingerprint",
     "transformers_seam",
@@ -35,6 +37,7 @@ ORDER = (
     "described_model",
     "gguf_vocabulary",
     "base_model",
+    "nearest",
     "texts",
     "combining",
     "placement",
@@ -49,6 +52,7 @@ ORDER = (
     "train",
     "evaluate",
     "sweep",
+    "anatomy",
     "engine",
     "backends",
     "server",
@@ -56,7 +60,14 @@ ORDER = (
     "cli",
 )
 # These lie beside each other: neither knows the other.
-STRANGERS = (("evaluate", "train"), ("engine", "train"), ("engine", "evaluate"), ("engine", "sweep"))
+STRANGERS = (
+    ("evaluate", "train"),
+    ("engine", "train"),
+    ("engine", "evaluate"),
+    ("engine", "sweep"),
+    ("anatomy", "train"),
+    ("anatomy", "engine"),
+)
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 
 

@@ -15,7 +15,7 @@ _TABLE = "token_embd.weight"
 
 
 class GgufVocabulary:
-    """What `train.run.nearest_words` asks of a base model. The table stays on the disk; what is asked for is dequantised."""
+    """What `nearest.nearest_words` asks of a base model. The table stays on the disk; what is asked for is dequantised."""
 
     device = torch.device("cpu")
 

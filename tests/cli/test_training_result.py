@@ -59,6 +59,14 @@ def test_a_run_leaves_a_measured_file_and_a_report(tmp_path: Path, base: Any) ->
     page = (job.folder / "report.html").read_text(encoding="utf-8")
     assert "16 tokens of the training text" in page
     assert "The voice arriving" in page
+    for part in (
+        "loss if left out",
+        "percentile of words",
+        "On the held-out texts",
+        "of their attention",
+        "Of each virtual token",
+    ):
+        assert part in page, part
 
 
 def test_no_samples_keeps_them_out_of_the_file_only(tmp_path: Path, base: Any) -> None:
@@ -78,6 +86,20 @@ def test_trouble_in_measuring_does_not_cost_the_soft_prompt(tmp_path, base, monk
     follow(job, read_texts(job, base), judging=QUICK)
     assert formats.read(job.out).metadata.heldout == {}
     assert "held-out results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("trouble", [OutOfMemory("memory ran out in measuring"), KeyboardInterrupt()])
+def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monkeypatch, capsys, trouble) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise trouble
+
+    monkeypatch.setattr(training_result, "depth_of", fail)
+    job = job_in(tmp_path)
+    follow(job, read_texts(job, base), judging=QUICK)
+    assert "inside" in capsys.readouterr().err
+    page = (job.folder / "report.html").read_text(encoding="utf-8")
+    assert "nearest words" in page
+    assert "loss if left out" not in page
 
 
 def test_trouble_with_the_samples_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, capsys) -> None:

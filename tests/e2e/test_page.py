@@ -210,6 +210,25 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     lamp(page, "blue", 1.5)
 
 
+def test_a_look_inside_a_soft_prompt(server: Server, page: Page) -> None:
+    for name in ("keeper", "village-gazette"):
+        shutil.copy(str(PROMPTS.joinpath(f"{name}.zip")), server.library / f"{name}.zip")
+    page.get_by_role("link", name="Soft prompts", exact=True).click()
+    page.get_by_role("button", name="Details of Keeper's log").click()
+    norms = page.get_by_role("img", name=re.compile("^Norms of 20 virtual tokens"))
+    expect(norms).to_be_visible(timeout=30_000)
+    expect(norms.locator("rect.bar-above")).to_have_count(20)
+    expect(page.locator("#details")).to_contain_text("Most alike in the library: village-gazette")
+    page.get_by_role("button", name="Measure importance and attention").click()
+    expect(page.get_by_role("img", name=re.compile("^Text positions give the prompt"))).to_be_visible(timeout=120_000)
+    expect(page.locator("#details .bars")).to_have_count(3)
+    fitting(page)
+    page.get_by_text("Importance and attention of each virtual token, in numbers").click()
+    expect(page.get_by_role("columnheader", name="loss if left out")).to_be_visible()
+    norms.scroll_into_view_if_needed()
+    shot(page, "inside-page")
+
+
 def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page) -> None:
     lamp(page, "blue")
     story = page.locator("#story")

@@ -16,7 +16,7 @@ from sordino.errors import StorageError, TrainingError
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.train import report as report_module
 from sordino.train.loop import METRICS, Sample, Step, Validation
-from sordino.train.report import Condition, Report, read_events, write_report
+from sordino.train.report import Condition, Inside, Report, read_events, write_report
 
 EVIL = '"><script src="//evil.example/x.js"></script>\u202e $\\frac{1}{0}$ {{ 7 * 7 }}'
 PROMPT = SoftPrompt(
@@ -157,6 +157,7 @@ def test_what_files_say_stays_text(tmp_path: Path) -> None:
             SoftPrompt(PROMPT.matrix, known),
             [*EVENTS, Sample(40, EVIL, EVIL)],
             nearest=[[(EVIL, 0.5)]],
+            inside=Inside(b"", [EVIL], [EVIL], [[EVIL]]),
             heldout=[replace(condition, label=EVIL) for condition in FULL.heldout],
             told=[EVIL],
             samples=[{"prompt": EVIL, "with": EVIL, "without": EVIL}],
@@ -165,7 +166,7 @@ def test_what_files_say_stays_text(tmp_path: Path) -> None:
         ),
     )
     assert "script" not in {tag for tag, _ in page.tags}
-    assert page.shown.count("<script") >= 20
+    assert page.shown.count("<script") >= 23
     assert "{{ 7 * 7 }}" in page.shown
 
 

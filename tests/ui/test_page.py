@@ -234,6 +234,26 @@ def test_details_words_and_formats(server: Running) -> None:
     assert (refused.status_code == 200) == (server.base.placement == "start")
 
 
+def test_inside_norms_and_likeness_come_at_once(server: Running) -> None:
+    said = httpx.get(f"{server.url}/ui/prompts/keeper/inside").json()
+    assert len(said["norms"]) == len(said["percentiles"]) == 4
+    assert said["vocabulary"]["p5"] < said["vocabulary"]["p50"] < said["vocabulary"]["p95"]
+    assert [one["id"] for one in said["alike"]] == ["clerk"]
+    assert -1 <= said["alike"][0]["cosine"] <= 1
+    for name, status in (("wide", 400), ("broken", 400), ("nobody", 404)):
+        for method in ("GET", "POST"):
+            assert httpx.request(method, f"{server.url}/ui/prompts/{name}/inside").status_code == status, name
+
+
+def test_inside_importance_and_attention_are_measured_when_asked_for(server: Running) -> None:
+    url = f"{server.url}/ui/prompts/keeper/inside"
+    said = httpx.post(url, timeout=60).json()
+    assert len(said["importance"]["left_out"]) == 4
+    assert [len(row) for row in said["attention"]["by_layer_and_token"]] == [4] * 3
+    assert "lighthouse keeper" in said["told"][0]
+    assert httpx.post(url, timeout=60).json() == said
+
+
 def test_metadata_is_changed_in_the_file(server: Running) -> None:
     url = f"{server.url}/ui/prompts/clerk"
     before = httpx.get(url).json()

@@ -42,6 +42,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "remove": ("sordino.cli.soft_prompts", "remove", "Take a soft prompt out of the library."),
     "edit": ("sordino.cli.soft_prompts", "edit", "Change a soft prompt's name, description or other metadata."),
     "convert": ("sordino.cli.soft_prompts", "convert", "Rewrite a soft prompt in another format."),
+    "inspect": ("sordino.cli.inspecting", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
+    "blend": ("sordino.cli.blending", "blend", "Blend soft prompts into one, and measure the way between two."),
+    "prune": ("sordino.cli.pruning", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
     "doctor": ("sordino.cli.doctor", "doctor", "Check models, folders, extras and hardware."),
 }
 

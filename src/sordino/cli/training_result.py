@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, told
 from sordino.cli.console import err, warn
 from sordino.cli.evaluating import explanation
 from sordino.errors import SordinoError
@@ -20,7 +21,11 @@ from sordino.sampling import Sampling
 from sordino.soft_prompt import SoftPrompt
 from sordino.train.config import TrainConfig
 from sordino.train.report import Condition, Report, read_events, write_report
+from sordino.train.report import Inside as Shown
 from sordino.train.run import Prepared
+
+# Tokens that all the shortened prompts of a look inside read together: some seconds on two cores.
+INSIDE_BUDGET = 8_000
 
 
 @dataclass(frozen=True)
@@ -96,22 +101,62 @@ def write_run_report(
 ) -> None:
     """report.html and report.png in the run's folder. Raises StorageError, TrainingError."""
     label = label_of(prompt)
-    told: list[str] = []
+    sentences: list[str] = []
     if measured is not None:
-        told = [verdict(measured, label), damage(measured, label)]
-        told += explanation(measured.heldout, label, judging.config.row_tokens)
-        told += [f"Note: {note}." for note in measured.notes]
+        sentences = [verdict(measured, label), damage(measured, label)]
+        sentences += explanation(measured.heldout, label, judging.config.row_tokens)
+        sentences += [f"Note: {note}." for note in measured.notes]
     report = Report(
         prompt,
         read_events(folder),
         nearest,
+        inside=_inside(prepared, prompt, judging),
         heldout=_conditions(measured, label) if measured is not None else (),
-        told=[sentence for sentence in told if sentence],
+        told=[sentence for sentence in sentences if sentence],
         samples=samples,
         disclosure=file_disclosure(prompt),
         notes=(prepared.splits.how, *prepared.notes, *prepared.splits.duplicates),
     )
     write_report(folder, report)
+
+
+def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown | None:
+    """A short look inside, on the held-out texts. None, with a warning, where it cannot be had."""
+    texts = prepared.splits.heldout or prepared.splits.validation
+    try:
+        with err.status("Looking inside ..."):
+            config = judging.config
+            depth = depth_of(
+                prepared.base,
+                prompt,
+                ("the held-out texts" if prepared.splits.heldout else "the validation texts", texts),
+                limit=min(config.limit, affordable(prompt.n_tokens, INSIDE_BUDGET)),
+                row_tokens=config.row_tokens,
+                pass_tokens=config.pass_tokens,
+            ) if texts else None  # fmt: skip
+            looked = Inside(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
+            return shown_in_report(looked)
+    except KeyboardInterrupt:
+        warn("looking inside was interrupted: the report is written without it")
+    except SordinoError as error:
+        warn(f"the report has no look inside: {error.message}")
+    return None
+
+
+def shown_in_report(looked: Inside) -> Shown:
+    """What was seen, as the report takes it."""
+    from sordino.anatomy.pictures import inside_figure, rendered
+
+    surface, depth = looked.surface, looked.depth
+    columns = ["norm", "percentile of words"]
+    cells = [
+        [f"{norm:.2f}", f"{place:.0f}"] for norm, place in zip(surface.norms_P, surface.percentiles_P, strict=True)
+    ]
+    if depth is not None:
+        columns += ["loss if left out", "attention"]
+        for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
+            row += [f"{cost:+.4f}", f"{share:.1%}"]
+    return Shown(rendered(inside_figure([looked]), ".png"), told(depth) if depth else (), columns, cells)
 
 
 def _conditions(measured: Measured, label: str) -> list[Condition]:

@@ -34,6 +34,7 @@ from sordino.cli.training_result import (
 from sordino.errors import BadInput, ConfigError, Diverged, SordinoError, StorageError
 from sordino.evaluate.report import summary
 from sordino.formats import file_disclosure, read, write
+from sordino.nearest import nearest_words
 from sordino.soft_prompt import SoftPrompt
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
@@ -41,7 +42,7 @@ from sordino.train.events import Finished, Sample, Step, Validation
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import train
 from sordino.train.report import HTML
-from sordino.train.run import Prepared, estimate, finish, nearest_words, prepare
+from sordino.train.run import Prepared, estimate, finish, prepare
 
 LOCK = "lock"
 

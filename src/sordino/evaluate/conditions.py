@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sordino.base_model import BaseModel
 from sordino.placement import leading_ids, prefix_embeds, prompt_embeds
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "excerpt"]
@@ -50,6 +50,12 @@ class Condition:
 def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
     leading = leading_ids(base, prompt.metadata.placement)
     return Condition("soft prompt", label, prompt_embeds(base, prompt), leading, prompt.n_tokens)
+
+
+def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: Placement) -> Condition:
+    """A soft prompt that is no file yet. Of no virtual tokens (P = 0) it is what stands around them: BOS, or nothing."""
+    embeds_PD = prefix_embeds(base, matrix_PD, placement)
+    return Condition("soft prompt", label, embeds_PD, leading_ids(base, placement), int(matrix_PD.shape[0]))
 
 
 def no_prompt(base: BaseModel) -> Condition:

@@ -106,7 +106,7 @@ def evaluate(
     written = instructions or [text for prompt in prompts.values() for text in default_instructions(prompt.metadata)]
     conditions = [*alone, no_prompt(base), *(instruction(base, text) for text in dict.fromkeys(written))]
     for condition in conditions:
-        _check_room(base, condition, config)
+        check_room(base, condition, config.row_tokens)
     real, notes = _excerpts_that_fit(base, training, config)
     measured, rates_RL = measure(
         base, [*conditions, *real], heldout, config, text="the held-out texts", progress=progress
@@ -220,13 +220,14 @@ def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str,
     return found
 
 
-def _check_room(base: BaseModel, condition: Condition, config: EvaluateConfig) -> None:
-    if condition.length + config.row_tokens > base.context_length:
+def check_room(base: BaseModel, condition: Condition, row_tokens: int) -> None:
+    """Raise ConfigError unless the condition and a window fit the model's context together."""
+    if condition.length + row_tokens > base.context_length:
         raise ConfigError(
             "what stands in front does not fit the model's context beside a window",
             where=f"{condition.kind} {condition.label[:40]!r}",
             expected=f"at most {base.context_length} tokens",
-            got=f"{condition.length} + {config.row_tokens}",
+            got=f"{condition.length} + {row_tokens}",
             do="lower --row-tokens",
         )
 

@@ -32,6 +32,12 @@ def packaged_text(prompts: Iterable[SoftPrompt], heldout: Sequence[Piece]) -> tu
     return None
 
 
+def own_text(prompt: SoftPrompt) -> tuple[str, tuple[Piece, ...]]:
+    """A description and the pieces to look at a soft prompt with: the packaged corpus in its voice, else the first one."""
+    name, told = next((one for one in CORPORA if _is_corpus(one[0], [prompt], ())), CORPORA[0])
+    return told, read_pieces([_folder(name) / "heldout"]).pieces
+
+
 def _is_corpus(name: str, prompts: Sequence[SoftPrompt], heldout: Sequence[Piece]) -> bool:
     pieces = read_pieces([_folder(name)]).pieces
     known = {digest(piece) for piece in pieces}

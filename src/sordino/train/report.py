@@ -58,18 +58,31 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """What was seen inside the soft prompt. picture: a PNG, or nothing. told: sentences. columns, cells: what is known of each
+    virtual token beside its words, a row a token.
+    """
+
+    picture: bytes
+    told: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
-    each virtual token (word, cosine) pairs, nearest first. heldout: the table; told: sentences on what it means. samples:
-    {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it. notes: how the
-    texts were split, and the like.
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table; told: sentences on what
+    it means. samples: {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it.
+    notes: how the texts were split, and the like.
     """
 
     prompt: SoftPrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
+    inside: Inside | None = None
     heldout: Sequence[Condition] = ()
     told: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
@@ -113,6 +126,8 @@ def _page(report: Report, picture: bytes) -> bytes:
         samples=report.samples,
         arriving=[event for event in report.events if isinstance(event, Sample)],
         nearest=report.nearest,
+        inside=report.inside,
+        inside_picture=b64encode(report.inside.picture).decode("ascii") if report.inside else "",
         recipe=[(key, value if isinstance(value, str) else json.dumps(value)) for key, value in known.training.items()],
         disclosure=report.disclosure,
         notes=report.notes,

@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError
@@ -34,7 +33,6 @@ from sordino.train.parameters import fold, new_parameters
 from sordino.train.schedule import batch_at
 from sordino.train.together import Batch, losses_and_gradients, mean_nlls
 
-_WORDS_AT_ONCE = 8192
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
 
@@ -254,43 +252,6 @@ def finish(
             samples=tuple(samples),
         ),
     )
-
-
-class Vocabulary(Protocol):
-    """Words and their embeddings: of a base model, or of a file that holds one."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def embed(self, ids: Tensor, /) -> Tensor:
-        """[..., D] of ids [...]."""
-
-    def decode(self, ids: Sequence[int], /) -> str: ...
-
-
-def nearest_words(base: Vocabulary, prompt: SoftPrompt, *, count: int = 5) -> list[list[tuple[str, float]]]:
-    """For each virtual token the vocabulary's nearest words by cosine: what the prompt would be, were it text."""
-    normalize = torch.nn.functional.normalize
-    matrix_PD = normalize(torch.from_numpy(prompt.matrix.copy()).to(base.device), dim=1)
-    values_PC, ids_PC = (
-        matrix_PD.new_empty(prompt.n_tokens, 0),
-        matrix_PD.new_empty(prompt.n_tokens, 0, dtype=torch.long),
-    )
-    with torch.inference_mode():
-        # A part of the vocabulary at a time: a large model's would take gigabytes in float32.
-        for start in range(0, base.vocab_size, _WORDS_AT_ONCE):
-            ids_v = torch.arange(start, min(start + _WORDS_AT_ONCE, base.vocab_size), device=base.device)
-            cosines_Pv = matrix_PD @ normalize(base.embed(ids_v).float(), dim=1).T
-            values_PC = torch.cat([values_PC, cosines_Pv], dim=1)
-            values_PC, places_PC = values_PC.topk(min(count, values_PC.shape[1]), dim=1)
-            ids_PC = torch.cat([ids_PC, ids_v.expand(prompt.n_tokens, -1)], dim=1).gather(1, places_PC)
-    return [
-        [(base.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
-        for tokens, values in zip(ids_PC.tolist(), values_PC.tolist(), strict=True)
-    ]
 
 
 def _with_sample_text(base: BaseModel, config: TrainConfig, pieces: Sequence[Piece]) -> TrainConfig:

@@ -23,7 +23,7 @@ from sordino.server.errors import Refused
 from sordino.server.guard import COOKIE, cookie_of
 from sordino.server.serving import Idle, Serving
 from sordino.server.start import Models
-from sordino.ui import callers, cards, jobs, live, models, prompts, stories, training
+from sordino.ui import callers, cards, inside, jobs, live, models, prompts, stories, training
 
 STATIC = Path(str(resources.files("sordino.ui").joinpath("static")))
 # Nothing from elsewhere is loaded, and no text can become a script. Notebooks show the page in a frame.
@@ -112,11 +112,14 @@ class Page:
 
         app.state.loader = models.Loader(self._server, self._idle, announce, self._recent, self._runner)
         app.state.api_key = self._api_key
-        app.state.watch, app.state.words = live.Watch(), OrderedDict()
+        app.state.watch, app.state.words, app.state.insides = live.Watch(), OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs
         app.state.callers = callers.Callers()
         app.add_middleware(callers.Seen, callers=app.state.callers)
-        for part in (router, *(one.router for one in (live, stories, models, prompts, cards, callers, training))):
+        for part in (
+            router,
+            *(one.router for one in (live, stories, models, prompts, inside, cards, callers, training)),
+        ):
             app.include_router(part)
         app.mount("/ui/static", _Files(directory=STATIC), name="static")
 

@@ -21,10 +21,10 @@ from sordino.errors import SordinoError
 from sordino.gguf_vocabulary import GgufVocabulary
 from sordino.library import add_packaged, edit
 from sordino.library_names import checked_name
+from sordino.nearest import Vocabulary, nearest_words
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.soft_prompt import SoftPrompt
-from sordino.train.run import nearest_words
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
@@ -66,7 +66,7 @@ def examples(request: Request) -> dict[str, Any]:
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
     """All that the file says."""
-    path, prompt = _read(request, name)
+    path, prompt = read_named(request, name)
     return {
         "id": name,
         "file": path.name,
@@ -84,7 +84,7 @@ def words(request: Request, name: str) -> dict[str, Any]:
     state = state_of(request)
     if not isinstance(state, Serving):
         raise Refused(503, "no model is loaded: nearest words are words of a model")
-    _, prompt = _read(request, name)
+    _, prompt = read_named(request, name)
     if prompt.d_model != state.base.d_model:
         raise Refused(400, "the soft prompt is of another width than this model's words")
     known: OrderedDict[tuple[str, str], Any] = request.app.state.words
@@ -114,7 +114,7 @@ def change(request: Request, name: str, said: Edited) -> dict[str, Any]:
 @router.get("/{name}/export")
 def export(request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors"]) -> FileResponse:
     """The soft prompt in another format; PEFT's folder in a zip."""
-    _, prompt = _read(request, name)
+    _, prompt = read_named(request, name)
     folder = Path(tempfile.mkdtemp(prefix="sordino-"))
     gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
     try:
@@ -129,7 +129,8 @@ def export(request: Request, name: str, to: Literal["kobold", "peft", "mkultra",
     return FileResponse(target, filename=target.name, background=gone)
 
 
-def _read(request: Request, name: str) -> tuple[Path, SoftPrompt]:
+def read_named(request: Request, name: str) -> tuple[Path, SoftPrompt]:
+    """The file and what is in it. Raises Refused."""
     try:
         path = state_of(request).voices.named(name).entry.path
         return path, formats.read(path)
@@ -137,14 +138,22 @@ def _read(request: Request, name: str) -> tuple[Path, SoftPrompt]:
         raise refused(error, field="name") from error
 
 
-def _nearest(serving: Serving, prompt: SoftPrompt) -> list[list[tuple[str, float]]]:
+def vocabulary_of(serving: Serving) -> Vocabulary:
+    """The words of the model that is served. Raises Refused (501) where they cannot be read."""
     base = serving.base
     if isinstance(base, TorchModel):
-        return in_thread_of_its_own(lambda: nearest_words(base, prompt))
+        return base
     try:
         path = model_files.gguf_file(model_files.resolve(base.name))
         assert path is not None
-        vocabulary = GgufVocabulary(base, path)
+        return GgufVocabulary(base, path)
+    except (SordinoError, OSError) as error:
+        raise Refused(501, f"the words of this model's file cannot be read: {error}") from error
+
+
+def _nearest(serving: Serving, prompt: SoftPrompt) -> list[list[tuple[str, float]]]:
+    vocabulary = vocabulary_of(serving)
+    try:
         return in_thread_of_its_own(lambda: nearest_words(vocabulary, prompt))
     except (SordinoError, OSError, NotImplementedError) as error:
         raise Refused(501, f"the words of this model's file cannot be read: {error}") from error

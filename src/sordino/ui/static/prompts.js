@@ -1,6 +1,7 @@
 // The library as a table: load, upload, look closely, change, take along, delete.
 
 import { $, call, el, fill, later, say, surely } from "./dom.js";
+import { inside } from "./inside.js";
 import { NONE, choice } from "./lamp.js";
 import { live } from "./live.js";
 
@@ -151,6 +152,8 @@ async function open(name) {
     heldout(told.heldout),
     el("h3", {}, "Nearest words of each virtual token"),
     words,
+    el("h3", {}, "Inside"),
+    inside(path),
     Object.keys(told.training).length ? el("details", {}, el("summary", {}, "How it was trained"), pairs(told.training)) : null,
     el("details", {}, el("summary", {}, "Change what it says about itself"), editor(path, told)),
     el("h3", {}, "Take it along"),
