@@ -17,6 +17,7 @@ ORDER = (
     "memory",
     "soft_prompt",
     "prompt_mixture",
+    "similarity",
     "formats",
     "library_names",
     "library_files",
