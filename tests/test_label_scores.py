@@ -45,9 +45,7 @@ def agrees_with_plain(base: BaseModel, labels: list[list[int]]) -> None:
     conditions = conditions_of(base)
     jobs = [Job(c, text) for text in TEXTS for c in range(len(conditions))]
     told: list[tuple[int, int]] = []
-    got = label_logps(
-        base, conditions, jobs, label_tree(labels), pass_tokens=70, progress=lambda *at: told.append(at)
-    )
+    got = label_logps(base, conditions, jobs, label_tree(labels), pass_tokens=70, progress=lambda *at: told.append(at))
     for j, job in enumerate(jobs):
         for at, label in enumerate(labels):
             expected = plain_logp(base, conditions[job.condition], job.ids, label)

@@ -124,12 +124,17 @@ def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) ->
     written_out = is_written_out(network) and rows.ids_BT.shape[1] > 0
     if written_out:
         front = [
-            (_gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1), _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1))
+            (
+                _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
+                _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
+            )
             for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
         ]
         hidden_BTD, own = frozen_llama.decode(network, _text_block(network, prefixes.lengths, rows), front)
         layers = [
-            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2)) if front else (keys, values)
+            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2))
+            if front
+            else (keys, values)
             for at, (keys, values) in enumerate(own)
         ]
     else:

@@ -1,0 +1,218 @@
+"""Which answers are right: soft prompts on a task with a closed set of labels, beside what one would do without them.
+
+The lines of a report: each soft prompt; with several, their mean, the best of them and ensembles; nothing, instructions, and
+instructions with examples in front; and whoever knows only how often each label occurs.
+
+Shape key: N rows, C conditions, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sordino.base_model import BaseModel
+from sordino.errors import ConfigError
+from sordino.evaluate.bootstrap import Floats
+from sordino.evaluate.classification import ENSEMBLES, Answers, TaskLine, closed, ensembled, majority, summarise
+from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
+from sordino.evaluate.label_scores import Job, label_logps
+from sordino.evaluate.scoring import Progress
+from sordino.evaluate.tasks import Labels, check_rows, cut_texts, drawn_shots, labels_of
+from sordino.soft_prompt import SoftPrompt
+from sordino.texts.pieces import Piece
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """row_tokens: a prompt's longest part that is read. shots: numbers of examples to try behind each instruction."""
+
+    row_tokens: int = 256
+    shots: tuple[int, ...] = ()
+    resamples: int = 10_000
+    pass_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--row-tokens", self.row_tokens), ("--pass-tokens", self.pass_tokens)):
+            if value < 1:
+                raise ConfigError("a setting is out of range", where=flag, expected="1 or more", got=value)
+        if any(count < 1 for count in self.shots) or len(set(self.shots)) < len(self.shots):
+            raise ConfigError(
+                "a number of examples is out of range or given twice",
+                where="--shots",
+                expected="1 or more, each once",
+                got=", ".join(map(str, self.shots)),
+            )
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """One held-out set, measured. majority_from: where the majority line learned how often labels occur."""
+
+    name: str
+    rows: int
+    lines: tuple[TaskLine, ...]
+
+    def line(self, kind: str, label: str = "") -> TaskLine:
+        """The first line of this kind (and label). Raises KeyError."""
+        for line in self.lines:
+            if line.kind == kind and label in ("", line.label):
+                return line
+        raise KeyError(kind, label)
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """labels: as shown. sets: one a held-out set, all with the same lines."""
+
+    labels: tuple[str, ...]
+    sets: tuple[TaskSet, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def classify(
+    base: BaseModel,
+    prompts: Mapping[str, SoftPrompt],
+    heldout: Mapping[str, Sequence[Piece]],
+    config: TaskConfig,
+    *,
+    labels: Sequence[str] = (),
+    instructions: Sequence[str] = (),
+    examples: Sequence[Piece] = (),
+    progress: Progress = lambda done, total: None,
+) -> TaskReport:
+    """Measure soft prompts (by label) on held-out sets (by name) of rows whose completions are labels.
+
+    labels: by default what the completions take. instructions: by default one that names the labels. examples: training rows, for
+    `config.shots` and for how often labels occur. Raises ConfigError, DataError, OutOfMemory.
+    """
+    for name, rows in heldout.items():
+        check_rows(rows, name)
+    if examples:
+        check_rows(examples, "--examples")
+    elif config.shots:
+        raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
+    every = [piece for rows in heldout.values() for piece in rows]
+    known = labels_of(base, [*every, *examples], labels)
+    seen = np.array([known.index(piece) for piece in examples], dtype=np.int64)
+    right = {name: np.array([known.index(piece) for piece in rows], dtype=np.int64) for name, rows in heldout.items()}
+    conditions = task_conditions(base, prompts, known, config, instructions, examples)
+    notes = (
+        []
+        if examples
+        else ["how often labels occur is taken from the held-out rows themselves: --examples says better"]
+    )
+    sets, done, total = [], 0, len(every) * len(conditions)
+    for name, rows in heldout.items():
+        told = _behind(progress, done, total)
+        logp_NCL, note = score_rows(base, conditions, rows, known, config, progress=told)
+        done += len(rows) * len(conditions)
+        notes += [f"{name}: {note}"] if note else []
+        lines = lines_of(conditions, logp_NCL, right[name], seen if examples else right[name])
+        tokens = [len(ids) for ids in known.tree.ids]
+        found = summarise(lines, right[name], tokens, resamples=config.resamples, seed=config.seed)
+        sets.append(TaskSet(name, len(rows), found))
+    return TaskReport(tuple(text.strip() for text in known.texts), tuple(sets), tuple(notes))
+
+
+def _behind(progress: Progress, done: int, total: int) -> Progress:
+    return lambda now, _: progress(done + now, total)
+
+
+def task_conditions(
+    base: BaseModel,
+    prompts: Mapping[str, SoftPrompt],
+    labels: Labels,
+    config: TaskConfig,
+    instructions: Sequence[str],
+    examples: Sequence[Piece],
+) -> list[Condition]:
+    """What stands in front of the rows: soft prompts, nothing, instructions, and those with examples behind them."""
+    written = list(dict.fromkeys(instructions)) or [default_instruction(labels)]
+    shown = {count: drawn_shots(examples, count, seed=config.seed) for count in config.shots}
+    conditions = [
+        *(soft_prompt(base, label, prompt) for label, prompt in prompts.items()),
+        no_prompt(base),
+        *(instruction(base, text) for text in written),
+        *(with_examples(base, text, shots) for text in written for shots in shown.values()),
+    ]
+    for condition in conditions:
+        if condition.length + config.row_tokens + labels.tree.depth > base.context_length:
+            raise ConfigError(
+                "what stands in front does not fit the model's context beside a row",
+                where=f"{condition.kind} {condition.label[:40]!r}",
+                expected=f"at most {base.context_length} tokens",
+                got=f"{condition.length} + {config.row_tokens} + {labels.tree.depth}",
+                do="lower --row-tokens or --shots",
+            )
+    return conditions
+
+
+def default_instruction(labels: Labels) -> str:
+    return f"Each of these is answered with one of: {', '.join(text.strip() for text in labels.texts)}."
+
+
+def score_rows(
+    base: BaseModel,
+    conditions: Sequence[Condition],
+    rows: Sequence[Piece],
+    labels: Labels,
+    config: TaskConfig,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> tuple[Floats, str]:
+    """log p(label | condition, row) [N, C, L] among all texts, and a note about rows that were cut, or ""."""
+    texts = cut_texts(base, rows, config.row_tokens)
+    jobs = [Job(c, ids) for ids in texts.ids for c in range(len(conditions))]
+    logp_JL = label_logps(base, conditions, jobs, labels.tree, pass_tokens=config.pass_tokens, progress=progress)
+    return logp_JL.reshape(len(rows), len(conditions), -1), texts.note
+
+
+def lines_of(
+    conditions: Sequence[Condition],
+    logp_NCL: Floats,
+    right_N: np.ndarray[Any, np.dtype[np.int64]],
+    seen_N: np.ndarray[Any, np.dtype[np.int64]],
+) -> list[Answers]:
+    """A line a condition, ensembles behind the soft prompts where there are several, and the majority at the end."""
+    rows, _, labels = logp_NCL.shape
+    lines = [
+        Answers(
+            condition.kind,
+            condition.label,
+            condition.tokens,
+            closed(logp_NCL[:, c]),
+            logp_NCL[np.arange(rows), c, right_N],
+        )
+        for c, condition in enumerate(conditions)
+    ]
+    own = [at for at, line in enumerate(lines) if line.kind == "soft prompt"]
+    if len(own) > 1:
+        lines[len(own) : len(own)] = together([lines[at] for at in own], right_N)
+    known = majority(seen_N, labels, rows)
+    return [*lines, Answers("majority", "majority label", 0, known)]
+
+
+def together(members: Sequence[Answers], right_N: np.ndarray[Any, np.dtype[np.int64]]) -> list[Answers]:
+    """The mean of several soft prompts' measures, the best of them, and their ensembles. They must be the report's first lines."""
+    tokens = max(member.tokens for member in members)
+    several = f"{len(members)} soft prompts"
+    hits = [int((member.logp_NL.argmax(axis=1) == right_N).sum()) for member in members]
+    best = members[int(np.argmax(hits))]
+    places = tuple(range(len(members)))
+    return [
+        Answers("mean member", several, tokens, members[0].logp_NL, members=places),
+        # Chosen on the very rows that it is measured on, so it flatters.
+        Answers("best member", best.label, best.tokens, best.logp_NL, best.raw_N),
+        *(
+            Answers("ensemble", name, tokens, ensembled([member.logp_NL for member in members], rule))
+            for rule, name in ENSEMBLES
+        ),
+    ]
