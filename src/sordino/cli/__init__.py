@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
     "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
     "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
+    "answers": ("sordino.cli.answering", "answers", "Measure soft prompts on a task: how many answers are right."),
     "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (
         "sordino.cli.writing",

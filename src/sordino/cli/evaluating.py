@@ -142,7 +142,7 @@ def evaluate(
     config = EvaluateConfig(
         row_tokens=row_tokens, excerpts=excerpt_draws, limit=limit, pass_tokens=pass_tokens, seed=seed
     )
-    with _progress() as progress:
+    with measuring_bar() as progress:
         report = measure(
             base,
             loaded,
@@ -257,7 +257,8 @@ def _texts(
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def measuring_bar() -> Iterator[Progress]:
+    """A bar on stderr for a measurement that says how far it is."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 

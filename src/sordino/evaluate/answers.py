@@ -21,7 +21,7 @@ from sordino.evaluate.classification import ENSEMBLES, Answers, TaskLine, closed
 from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluate.label_scores import Job, label_logps
 from sordino.evaluate.scoring import Progress
-from sordino.evaluate.tasks import Labels, check_rows, cut_texts, drawn_shots, labels_of
+from sordino.evaluate.tasks import Labels, Texts, check_rows, cut_texts, drawn_shots, labels_of
 from sordino.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
 
@@ -51,7 +51,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TaskSet:
-    """One held-out set, measured. majority_from: where the majority line learned how often labels occur."""
+    """One held-out set, measured."""
 
     name: str
     rows: int
@@ -93,17 +93,15 @@ def classify(
     labels: by default what the completions take. instructions: by default one that names the labels. examples: training rows, for
     `config.shots` and for how often labels occur. Raises ConfigError, DataError, OutOfMemory.
     """
-    for name, rows in heldout.items():
+    for name, rows in (*heldout.items(), *([("--examples", examples)] if examples else [])):
         check_rows(rows, name)
-    if examples:
-        check_rows(examples, "--examples")
-    elif config.shots:
-        raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
     every = [piece for rows in heldout.values() for piece in rows]
     known = labels_of(base, [*every, *examples], labels)
     seen = np.array([known.index(piece) for piece in examples], dtype=np.int64)
     right = {name: np.array([known.index(piece) for piece in rows], dtype=np.int64) for name, rows in heldout.items()}
-    conditions = task_conditions(base, prompts, known, config, instructions, examples)
+    texts = {name: cut_texts(base, rows, config.row_tokens) for name, rows in heldout.items()}
+    conditions = task_conditions(base, prompts, config, instructions or [default_instruction(known)], examples)
+    check_room(base, conditions, max(len(ids) for of in texts.values() for ids in of.ids) + known.tree.depth)
     notes = (
         []
         if examples
@@ -112,9 +110,9 @@ def classify(
     sets, done, total = [], 0, len(every) * len(conditions)
     for name, rows in heldout.items():
         told = _behind(progress, done, total)
-        logp_NCL, note = score_rows(base, conditions, rows, known, config, progress=told)
+        logp_NCL = score_texts(base, conditions, texts[name], known, config, progress=told)
         done += len(rows) * len(conditions)
-        notes += [f"{name}: {note}"] if note else []
+        notes += [f"{name}: {texts[name].note}"] if texts[name].note else []
         lines = lines_of(conditions, logp_NCL, right[name], seen if examples else right[name])
         tokens = [len(ids) for ids in known.tree.ids]
         found = summarise(lines, right[name], tokens, resamples=config.resamples, seed=config.seed)
@@ -129,50 +127,53 @@ def _behind(progress: Progress, done: int, total: int) -> Progress:
 def task_conditions(
     base: BaseModel,
     prompts: Mapping[str, SoftPrompt],
-    labels: Labels,
     config: TaskConfig,
     instructions: Sequence[str],
     examples: Sequence[Piece],
 ) -> list[Condition]:
     """What stands in front of the rows: soft prompts, nothing, instructions, and those with examples behind them."""
-    written = list(dict.fromkeys(instructions)) or [default_instruction(labels)]
-    shown = {count: drawn_shots(examples, count, seed=config.seed) for count in config.shots}
-    conditions = [
+    if config.shots and not examples:
+        raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
+    shown = [drawn_shots(examples, count, seed=config.seed) for count in config.shots]
+    written = list(dict.fromkeys(instructions))
+    return [
         *(soft_prompt(base, label, prompt) for label, prompt in prompts.items()),
         no_prompt(base),
         *(instruction(base, text) for text in written),
-        *(with_examples(base, text, shots) for text in written for shots in shown.values()),
+        *(with_examples(base, text, shots) for text in written for shots in shown),
     ]
+
+
+def check_room(base: BaseModel, conditions: Sequence[Condition], tokens: int) -> None:
+    """Raise ConfigError unless a row and its answer, `tokens` together, fit behind every condition."""
     for condition in conditions:
-        if condition.length + config.row_tokens + labels.tree.depth > base.context_length:
+        if condition.length + tokens > base.context_length:
             raise ConfigError(
-                "what stands in front does not fit the model's context beside a row",
+                "what stands in front does not fit the model's context beside a row and its answer",
                 where=f"{condition.kind} {condition.label[:40]!r}",
                 expected=f"at most {base.context_length} tokens",
-                got=f"{condition.length} + {config.row_tokens} + {labels.tree.depth}",
-                do="lower --row-tokens or --shots",
+                got=f"{condition.length} + {tokens}",
+                do="lower --row-tokens, --shots or --max-tokens",
             )
-    return conditions
 
 
 def default_instruction(labels: Labels) -> str:
     return f"Each of these is answered with one of: {', '.join(text.strip() for text in labels.texts)}."
 
 
-def score_rows(
+def score_texts(
     base: BaseModel,
     conditions: Sequence[Condition],
-    rows: Sequence[Piece],
+    texts: Texts,
     labels: Labels,
     config: TaskConfig,
     *,
     progress: Progress = lambda done, total: None,
-) -> tuple[Floats, str]:
-    """log p(label | condition, row) [N, C, L] among all texts, and a note about rows that were cut, or ""."""
-    texts = cut_texts(base, rows, config.row_tokens)
+) -> Floats:
+    """log p(label | condition, row) [N, C, L] among all texts."""
     jobs = [Job(c, ids) for ids in texts.ids for c in range(len(conditions))]
     logp_JL = label_logps(base, conditions, jobs, labels.tree, pass_tokens=config.pass_tokens, progress=progress)
-    return logp_JL.reshape(len(rows), len(conditions), -1), texts.note
+    return logp_JL.reshape(len(texts.ids), len(conditions), -1)
 
 
 def lines_of(
