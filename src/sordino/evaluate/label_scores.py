@@ -12,6 +12,7 @@ tokens of labels that are told apart, D model width, V vocabulary.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -81,10 +82,10 @@ def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
         for length, token in enumerate(label):
             place = beginnings.setdefault(label[:length], len(beginnings))
             pairs.append((edges.setdefault((place, token), len(edges)), at))
-    for label in labels:
+    for label, times in Counter(labels).items():
         if not label:
             raise DataError("a label has no token", where="labels")
-        if label in beginnings or labels.count(label) > 1:
+        if label in beginnings or times > 1:
             raise DataError("a label's tokens are the beginning of another's", where="labels", got=list(label))
     inner = [begun for begun in beginnings if begun]
     paths = tuple(
