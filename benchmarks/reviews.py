@@ -212,7 +212,7 @@ def table(
     known: Answers,
     right_N: np.ndarray[Any, np.dtype[np.int64]],
 ) -> list[dict[str, Any]]:
-    """Accuracies with intervals, and the soft prompts' gains, in points of 100."""
+    """Accuracies with 95 % intervals, and the soft prompts' gains, in points of 100."""
 
     def hits(line: Answers) -> Floats:
         return (line.logp_NL.argmax(axis=1) == right_N).astype(float)
@@ -222,19 +222,27 @@ def table(
         ends = interval(means_R, len(values_N))
         return [round(100 * float(value), 2) for value in (values_N.mean(), *ends)]
 
+    def accuracy(values_N: Floats) -> dict[str, Any]:
+        value, low, high = spread(values_N)
+        return {"accuracy": value, "interval": f"{low} to {high}"}
+
     def best(lines: Sequence[Answers]) -> Answers:
         return max(lines, key=lambda line: hits(line).mean())
 
     three_N = np.mean([hits(line) for line in voices[:3]], axis=0)
     five_N = np.mean([hits(line) for line in voices], axis=0)
     rows: list[dict[str, Any]] = [
-        {"in_front": name(line), "accuracy": spread(hits(line))} for line in (*voices, *nothing, *told, *shown, known)
+        {"rows": name(line), **accuracy(hits(line))} for line in (*voices, *nothing, *told, *shown, known)
     ]
-    for title, values_N in (("mean of seeds 0-2", three_N), *((line.label, hits(line)) for line in voices[:3])):
+    for title, values_N in (
+        ("mean of seeds 0-2", three_N),
+        *((f"seed {n}", hits(v)) for n, v in enumerate(voices[:3])),
+    ):
         less_told, less_shown = values_N - hits(best(told)), values_N - hits(best(shown))
         rows.append(
             {
-                "soft_prompt": title,
+                "rows": title,
+                **accuracy(values_N),
                 "points_over_best_instruction": round(100 * float(less_told.mean()), 2),
                 "over_best_instruction": spread(less_told),
                 "over_best_examples": spread(less_shown),
@@ -243,8 +251,8 @@ def table(
     _, member, *ensembles = together(voices, right_N)
     return rows + [
         {
-            "ensemble": line.label,
-            "accuracy": spread(hits(line)),
+            "rows": f"ensemble of five, {line.label}",
+            **accuracy(hits(line)),
             "points_over_mean_member": round(100 * float((hits(line) - five_N).mean()), 2),
             "over_mean_member": spread(hits(line) - five_N),
             "over_best_member": spread(hits(line) - hits(member)),
