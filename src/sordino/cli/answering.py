@@ -253,7 +253,7 @@ def _show_confusion(report: TaskReport, first: str) -> None:
         return
     for held in report.sets:
         shown = table("right label", *(f"#said {one_line(label)}" for label in report.labels))
-        for label, counts in zip(report.labels, held.line("soft prompt", first).confusion, strict=True):
+        for label, counts in zip(report.labels, held.own(first).confusion, strict=True):
             shown.add_row(one_line(label), *map(str, counts))
         out.print(f"Behind {one_line(first)}, {held.name}:")
         out.print(shown)
@@ -266,7 +266,7 @@ def _heading(kind: str, label: str) -> str:
         return f'"{label}"'
     if kind == "mean member":
         return f"mean of {label}"
-    return f"{kind} {label}" if kind in ("soft prompt", "best member", "ensemble") else label
+    return f"{kind} {label}" if kind in ("soft prompt", "mixture", "best member", "ensemble") else label
 
 
 def _brackets(estimate: Estimate, form: str) -> str:

@@ -6,6 +6,7 @@ off_domain: a text in another voice, for the damage
 
 Tasks: which answers are right?
 
-tasks: rows, labels, examples to show     label_scores: all labels in one pass     classification: what they come to     answers: all of it
-free_answers: short answers, written      relations: LAMA's subjects, objects and templates
+tasks: rows, labels, examples to show        label_scores: all labels in one pass
+classification: what they come to             mixture_answers: by a mixture's rule        answers: all of it
+free_answers: short answers, written          relations: LAMA's subjects, objects and templates
 """

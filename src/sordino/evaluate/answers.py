@@ -1,7 +1,7 @@
 """Which answers are right: soft prompts on a task with a closed set of labels, beside what one would do without them.
 
-The lines of a report: each soft prompt; with several, their mean, the best of them and ensembles; nothing, instructions, and
-instructions with examples in front; and whoever knows only how often each label occurs.
+The lines of a report: each soft prompt; with several, their mean, the best of them and ensembles; mixtures; nothing, instructions,
+and instructions with examples in front; and whoever knows only how often each label occurs.
 
 Shape key: N rows, C conditions, L labels.
 """
@@ -17,11 +17,13 @@ import numpy as np
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
 from sordino.evaluate.bootstrap import Floats
-from sordino.evaluate.classification import ENSEMBLES, Answers, TaskLine, closed, ensembled, majority, summarise
+from sordino.evaluate.classification import ENSEMBLES, Answers, Ints, TaskLine, closed, ensembled, majority, summarise
 from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
-from sordino.evaluate.label_scores import Job, label_logps
+from sordino.evaluate.label_scores import Job, edge_logps
+from sordino.evaluate.mixture_answers import mixture_logps, mixture_weights
 from sordino.evaluate.scoring import Progress
 from sordino.evaluate.tasks import Labels, Texts, check_rows, cut_texts, drawn_shots, labels_of
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
 
@@ -57,12 +59,12 @@ class TaskSet:
     rows: int
     lines: tuple[TaskLine, ...]
 
-    def line(self, kind: str, label: str = "") -> TaskLine:
-        """The first line of this kind (and label). Raises KeyError."""
+    def own(self, label: str) -> TaskLine:
+        """The line of a soft prompt or mixture. Raises KeyError."""
         for line in self.lines:
-            if line.kind == kind and label in ("", line.label):
+            if line.kind in ("soft prompt", "mixture") and line.label == label:
                 return line
-        raise KeyError(kind, label)
+        raise KeyError(label)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class TaskReport:
 
 def classify(
     base: BaseModel,
-    prompts: Mapping[str, SoftPrompt],
+    prompts: Mapping[str, Prompt],
     heldout: Mapping[str, Sequence[Piece]],
     config: TaskConfig,
     *,
@@ -88,7 +90,7 @@ def classify(
     examples: Sequence[Piece] = (),
     progress: Progress = lambda done, total: None,
 ) -> TaskReport:
-    """Measure soft prompts (by label) on held-out sets (by name) of rows whose completions are labels.
+    """Measure soft prompts and mixtures (by label) on held-out sets (by name) of rows whose completions are labels.
 
     labels: by default what the completions take. instructions: by default one that names the labels. examples: training rows, for
     `config.shots` and for how often labels occur. Raises ConfigError, DataError, OutOfMemory.
@@ -100,7 +102,11 @@ def classify(
     seen = np.array([known.index(piece) for piece in examples], dtype=np.int64)
     right = {name: np.array([known.index(piece) for piece in rows], dtype=np.int64) for name, rows in heldout.items()}
     texts = {name: cut_texts(base, rows, config.row_tokens) for name, rows in heldout.items()}
-    conditions = task_conditions(base, prompts, config, instructions or [default_instruction(known)], examples)
+    mixtures = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, Mixture)}
+    alone = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, SoftPrompt)}
+    plain = task_conditions(base, alone, config, instructions or [default_instruction(known)], examples)
+    # The components of mixtures are run beside the others, and are no lines of their own.
+    conditions = [*plain, *(soft_prompt(base, label, part) for label, m in mixtures.items() for part in m.components)]
     check_room(base, conditions, max(len(ids) for of in texts.values() for ids in of.ids) + known.tree.depth)
     notes = (
         []
@@ -110,10 +116,23 @@ def classify(
     sets, done, total = [], 0, len(every) * len(conditions)
     for name, rows in heldout.items():
         told = _behind(progress, done, total)
-        logp_NCL = score_texts(base, conditions, texts[name], known, config, progress=told)
+        logp_NCE = _score_tokens(base, conditions, texts[name], known, config, told)
         done += len(rows) * len(conditions)
         notes += [f"{name}: {texts[name].note}"] if texts[name].note else []
-        lines = lines_of(conditions, logp_NCL, right[name], seen if examples else right[name])
+        lines = [
+            *_voices(plain[: len(alone)], logp_NCE, right[name], known),
+            *_mixtures(base, mixtures, logp_NCE[:, len(plain) :], texts[name], right[name], known, config),
+            *(
+                _line(condition, known.tree.sums(logp_NCE[:, c]), right[name])
+                for c, condition in enumerate(plain[len(alone) :], start=len(alone))
+            ),
+            Answers(
+                "majority",
+                "majority label",
+                0,
+                majority(seen if examples else right[name], len(known.texts), len(rows)),
+            ),
+        ]
         tokens = [len(ids) for ids in known.tree.ids]
         found = summarise(lines, right[name], tokens, resamples=config.resamples, seed=config.seed)
         sets.append(TaskSet(name, len(rows), found))
@@ -162,46 +181,60 @@ def default_instruction(labels: Labels) -> str:
 
 
 def score_texts(
+    base: BaseModel, conditions: Sequence[Condition], texts: Texts, labels: Labels, config: TaskConfig
+) -> Floats:
+    """log p(label | condition, row) [N, C, L] among all texts."""
+    logp_NCE = _score_tokens(base, conditions, texts, labels, config, lambda done, total: None)
+    return np.stack([labels.tree.sums(logp_NCE[:, c]) for c in range(len(conditions))], axis=1)
+
+
+def _score_tokens(
     base: BaseModel,
     conditions: Sequence[Condition],
     texts: Texts,
     labels: Labels,
     config: TaskConfig,
-    *,
-    progress: Progress = lambda done, total: None,
+    progress: Progress,
 ) -> Floats:
-    """log p(label | condition, row) [N, C, L] among all texts."""
+    """[N, C, E], token by token of the label tree."""
     jobs = [Job(c, ids) for ids in texts.ids for c in range(len(conditions))]
-    logp_JL = label_logps(base, conditions, jobs, labels.tree, pass_tokens=config.pass_tokens, progress=progress)
-    return logp_JL.reshape(len(texts.ids), len(conditions), -1)
+    logp_JE = edge_logps(base, conditions, jobs, labels.tree, pass_tokens=config.pass_tokens, progress=progress)
+    return logp_JE.reshape(len(texts.ids), len(conditions), -1)
 
 
-def lines_of(
-    conditions: Sequence[Condition],
-    logp_NCL: Floats,
-    right_N: np.ndarray[Any, np.dtype[np.int64]],
-    seen_N: np.ndarray[Any, np.dtype[np.int64]],
+def _line(condition: Condition, logp_NL: Floats, right_N: Ints) -> Answers:
+    raw_N = logp_NL[np.arange(len(right_N)), right_N]
+    return Answers(condition.kind, condition.label, condition.tokens, closed(logp_NL), raw_N)
+
+
+def _voices(conditions: Sequence[Condition], logp_NCE: Floats, right_N: Ints, labels: Labels) -> list[Answers]:
+    """The soft prompts, and where there are several what they say together."""
+    lines = [_line(condition, labels.tree.sums(logp_NCE[:, c]), right_N) for c, condition in enumerate(conditions)]
+    return [*lines, *(together(lines, right_N) if len(lines) > 1 else [])]
+
+
+def _mixtures(
+    base: BaseModel,
+    mixtures: Mapping[str, Mixture],
+    logp_NCE: Floats,
+    texts: Texts,
+    right_N: Ints,
+    labels: Labels,
+    config: TaskConfig,
 ) -> list[Answers]:
-    """A line a condition, ensembles behind the soft prompts where there are several, and the majority at the end."""
-    rows, _, labels = logp_NCL.shape
-    lines = [
-        Answers(
-            condition.kind,
-            condition.label,
-            condition.tokens,
-            closed(logp_NCL[:, c]),
-            logp_NCL[np.arange(rows), c, right_N],
-        )
-        for c, condition in enumerate(conditions)
-    ]
-    own = [at for at, line in enumerate(lines) if line.kind == "soft prompt"]
-    if len(own) > 1:
-        lines[len(own) : len(own)] = together([lines[at] for at in own], right_N)
-    known = majority(seen_N, labels, rows)
-    return [*lines, Answers("majority", "majority label", 0, known)]
+    """A line a mixture. logp_NCE: of all their components, one mixture's behind another's."""
+    lines, begin = [], 0
+    for label, mixture in mixtures.items():
+        end = begin + len(mixture.components)
+        weights_NK = mixture_weights(base, mixture, texts.ids, pass_tokens=config.pass_tokens)
+        logp_NL, among_all = mixture_logps(mixture, logp_NCE[:, begin:end], weights_NK, labels.tree)
+        raw_N = logp_NL[np.arange(len(right_N)), right_N] if among_all else None
+        lines.append(Answers("mixture", label, mixture.n_tokens, closed(logp_NL), raw_N))
+        begin = end
+    return lines
 
 
-def together(members: Sequence[Answers], right_N: np.ndarray[Any, np.dtype[np.int64]]) -> list[Answers]:
+def together(members: Sequence[Answers], right_N: Ints) -> list[Answers]:
     """The mean of several soft prompts' measures, the best of them, and their ensembles. They must be the report's first lines."""
     tokens = max(member.tokens for member in members)
     several = f"{len(members)} soft prompts"

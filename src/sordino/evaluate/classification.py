@@ -57,8 +57,8 @@ class Answers:
 @dataclass(frozen=True)
 class TaskLine:
     """One line of the report. nll_per_label, nll_per_token: of the right label among all texts, without the closed set; None where
-    no single condition said it. confusion[a][b]: rows of label a that were given label b. differences: by soft prompt, its
-    accuracy less this line's, so above 0 where the soft prompt is better.
+    no single condition said it. confusion[a][b]: rows of label a that were given label b. differences: by soft prompt or mixture,
+    its accuracy less this line's, so above 0 where it is better.
     """
 
     kind: str
@@ -112,7 +112,7 @@ def summarise(
                 found[at] = {
                     name: np.mean([found[member][name] for member in line.members], axis=0) for name in MEASURES
                 }
-    own = {line.label: at for at, line in enumerate(lines) if line.kind == "soft prompt"}
+    own = {line.label: at for at, line in enumerate(lines) if line.kind in ("soft prompt", "mixture")}
     tokens_N = np.array(label_tokens, dtype=float)[right_N]
 
     def estimate(at: int, name: Measure, *, of: int | None = None) -> Estimate:

@@ -64,6 +64,12 @@ class LabelTree:
         """Tokens of the longest label."""
         return max(map(len, self.ids))
 
+    def sums(self, values_JE: Floats) -> Floats:
+        """Values of tokens [J, E] summed to labels [J, L]."""
+        totals_LJ = np.zeros((len(self.ids), len(values_JE)))
+        np.add.at(totals_LJ, list(self.label_P), values_JE.T[list(self.edge_P)])
+        return totals_LJ.T
+
     def state_places(self) -> list[tuple[int, int]]:
         """For each beginning but the empty one, (path, token of the path) where its state is."""
         return [
@@ -115,7 +121,20 @@ def label_logps(
 
     A job of no tokens behind an empty condition has nothing to be predicted from and must not be there.
     """
-    logp_JL = np.zeros((len(jobs), len(tree.ids)))
+    return tree.sums(edge_logps(base, conditions, jobs, tree, pass_tokens=pass_tokens, progress=progress))
+
+
+def edge_logps(
+    base: BaseModel,
+    conditions: Sequence[Condition],
+    jobs: Sequence[Job],
+    tree: LabelTree,
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """As `label_logps`, token by token of the tree: log p(token_E | condition, text, beginning_E) in nats [J, E]."""
+    logp_JE = np.zeros((len(jobs), len(tree.token_E)))
     head, done = head_of(base.network), 0
     with torch.inference_mode(), memory_named("scoring labels", "lower --pass-tokens"):
         for group in prefix_groups(conditions):
@@ -124,10 +143,10 @@ def label_logps(
             mine = [at for at, job in enumerate(jobs) if job.condition in group]
             texts = [(group.index(jobs[at].condition), (*leading, *jobs[at].ids)) for at in mine]
             for places, states_JSD in _states(base, prefixes, texts, tree, pass_tokens):
-                logp_JL[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
+                logp_JE[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
                 done += len(places)
                 progress(done, len(jobs))
-    return logp_JL
+    return logp_JE
 
 
 _Texts = Sequence[tuple[int, tuple[int, ...]]]
@@ -194,7 +213,7 @@ def _branched(
 
 
 def _logps(head: Head, states_JSD: Tensor, tree: LabelTree) -> Floats:
-    """[J, L] from the states behind each beginning."""
+    """[J, E] from the states behind each beginning."""
     device = states_JSD.device
     beginning_E, token_E = (torch.tensor(of, device=device) for of in (tree.beginning_E, tree.token_E))
     at_once = max(1, _LOGITS_AT_ONCE // (head.width * states_JSD.shape[1]))
@@ -204,7 +223,4 @@ def _logps(head: Head, states_JSD: Tensor, tree: LabelTree) -> Floats:
         logits_JSV = logits_JSV.to(torch.promote_types(logits_JSV.dtype, torch.float32))
         total_JS = logits_JSV.logsumexp(-1)
         found.append((logits_JSV[:, beginning_E, token_E] - total_JS[:, beginning_E]).cpu().double())
-    logp_JE = torch.cat(found)
-    logp_JL = torch.zeros(len(logp_JE), len(tree.ids), dtype=torch.float64)
-    logp_JL.index_add_(1, torch.tensor(tree.label_P), logp_JE[:, list(tree.edge_P)])
-    return logp_JL.numpy()
+    return torch.cat(found).numpy()
