@@ -57,7 +57,8 @@ TEXTS = len(INSTRUCTIONS) + DRAWS - 1
 VALIDATION = 400
 VALIDATION_ROWS = 200
 SEEDS = 5
-RECIPE: dict[str, Any] = {"tokens": 20, "steps": 80, "batch": 16, "lr": 0.25, "init": "labels"}
+START = f"text:{INSTRUCTIONS[3]}"
+RECIPE: dict[str, Any] = {"tokens": 20, "steps": 80, "batch": 16, "lr": 0.5, "init": START}
 CONFIG = TaskConfig(row_tokens=160, pass_tokens=4096)
 
 
