@@ -108,3 +108,16 @@ def test_the_tree_shares_beginnings_and_refuses_labels_that_open_others() -> Non
     for labels in ([[1], [1, 2]], [[1, 2], [1, 2]], [[1], []]):
         with pytest.raises(DataError):
             label_tree(labels)
+
+
+@pytest.mark.slow
+def test_words_behind_the_bundled_model_equal_each_alone(smollm2: BaseModel) -> None:
+    text = "Review: Same song, second verse, coulda been better.\nVerdict:"
+    words = [" good", " bad", " an utter disaster", " an utter delight", " mediocre"]
+    labels = [smollm2.encode(word) for word in words]
+    conditions = [no_prompt(smollm2), instruction(smollm2, "Film reviews and their verdicts:")]
+    jobs = [Job(c, tuple(smollm2.encode(text[at:]))) for at in (0, 8) for c in (0, 1)]
+    got = label_logps(smollm2, conditions, jobs, label_tree(labels), pass_tokens=256)
+    for j, job in enumerate(jobs):
+        expected = [plain_logp(smollm2, conditions[job.condition], job.ids, label) for label in labels]
+        np.testing.assert_allclose(got[j], expected, atol=2e-3)

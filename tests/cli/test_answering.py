@@ -122,6 +122,12 @@ def test_long_prompts_lose_their_beginning_and_that_is_said(task: Path) -> None:
     assert "prompts of more than 8 tokens that lost their beginning: 12" in text
 
 
+def test_a_label_that_no_row_has_is_ranked_and_told(task: Path) -> None:
+    text = ok("answers", "fog", "--heldout", task / "held.jsonl", "--labels", "good,bad,mixed")
+    assert "the likeliest of good, bad, mixed" in text
+    assert "held.jsonl: no row has the label mixed" in text
+
+
 def test_free_answers_are_written_and_compared(task: Path) -> None:
     rows = [(f"Q: what is {n}?\nA:", f" the {n}") for n in range(6)]
     path = write_rows(task / "free.jsonl", rows)

@@ -119,6 +119,8 @@ def classify(
         logp_NCE = _score_tokens(base, conditions, texts[name], known, config, told)
         done += len(rows) * len(conditions)
         notes += [f"{name}: {texts[name].note}"] if texts[name].note else []
+        never = [text.strip() for at, text in enumerate(known.texts) if at not in right[name]]
+        notes += [f"{name}: no row has the label {', '.join(never)}"] if never else []
         lines = [
             *_voices(plain[: len(alone)], logp_NCE, right[name], known),
             *_mixtures(base, mixtures, logp_NCE[:, len(plain) :], texts[name], right[name], known, config),
