@@ -40,6 +40,7 @@ from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
+from sordino.train.checkpoint import FILE
 from sordino.train.config import TrainConfig
 from sordino.train.initialise import initialise
 from sordino.train.loop import Finished, TrainSet, placement_of, train
@@ -170,7 +171,7 @@ def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], 
     run = path.with_suffix(".run")
     run.mkdir(exist_ok=True)
     data = TrainSet(examples, (), data_hash(training))
-    resume = (run / "checkpoint.safetensors").exists()
+    resume = (run / FILE).exists()
     *_, finished = train(base, data, config, run, start.matrix_PD, resume=resume)
     assert isinstance(finished, Finished)
     metadata = Metadata(name=path.stem, base=base.ref, placement=placement_of(base, config), training=dict(recipe))
