@@ -43,6 +43,7 @@ ORDER = (
     "prefix",
     "nll",
     "packing",
+    "gate_text",
     "sampling",
     "detokenise",
     "generate",
