@@ -44,6 +44,7 @@ ORDER = (
     "prefix",
     "nll",
     "packing",
+    "gate_text",
     "sampling",
     "detokenise",
     "generate",
