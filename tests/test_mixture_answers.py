@@ -9,7 +9,7 @@ import torch
 from sordino.base_model import BaseModel
 from sordino.evaluate.answers import TaskConfig, classify
 from sordino.evaluate.conditions import soft_prompt
-from sordino.evaluate.mixture_answers import mixture_weights, text_means
+from sordino.evaluate.mixture_answers import mixture_weights
 from sordino.prompt_mixture import RULES, Gate, Mixture, Rule
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.pieces import Piece
@@ -84,28 +84,18 @@ def test_a_mixture_of_one_is_its_component() -> None:
     assert mixed.confusion == own.confusion
 
 
-@pytest.mark.parametrize("bos", [False, True])
-def test_a_gates_weights_are_those_of_each_text_alone(bos: bool) -> None:
-    base = tiny_base("llama", bos=bos)
+def test_a_gates_weights_are_those_of_each_text_alone() -> None:
+    base = tiny_base("llama", bos=True)
     random = np.random.default_rng(0)
     gate = Gate(random.standard_normal((2, base.d_model)).astype(np.float32), np.array([0.1, -0.2], dtype=np.float32))
-    texts = [tuple(base.encode(piece.prompt)) for piece in ROWS[:4]] + [()]
-    means = text_means(base, texts, pass_tokens=40)
-    for text, mean in zip(texts[:-1], means, strict=False):
-        ids = torch.tensor([[*base.bos_ids, *text]])
-        hidden = base.network.base_model(ids).last_hidden_state[0, len(base.bos_ids) :]
-        np.testing.assert_allclose(mean, hidden.mean(dim=0).numpy(), atol=1e-9)
-    assert not means[-1].any()
     mixture = Mixture(components(base), np.full(2, 0.5), "sequence", gate)
-    got = mixture_weights(base, mixture, texts, pass_tokens=40)
-    np.testing.assert_allclose(got, [gate.weights(mean) for mean in means])
+    texts = [tuple(base.encode(piece.prompt)) for piece in ROWS]
+    got = mixture_weights(base, mixture, texts)
+    for text, weights in zip(texts, got, strict=True):
+        hidden = base.network.base_model(torch.tensor([[*base.bos_ids, *text]])).last_hidden_state[0, 1:]
+        np.testing.assert_allclose(weights, gate.weights(hidden.mean(dim=0).numpy()), atol=1e-9)
     assert got.std(axis=0).min() > 0
-
-
-def test_a_gate_reads_the_last_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    base = tiny_base("llama")
-    monkeypatch.setattr("sordino.evaluate.mixture_answers.GATE_TOKENS", 5)
-    long = tuple(range(20, 40))
-    np.testing.assert_allclose(
-        text_means(base, [long], pass_tokens=99), text_means(base, [long[-5:]], pass_tokens=99), atol=1e-12
-    )
+    line = classify(base, {"m": mixture}, {"held": ROWS}, TaskConfig(resamples=100)).sets[0].own("m")
+    said = np.stack([expected(base, "sequence", piece.prompt, w) for piece, w in zip(ROWS, got, strict=True)])
+    right = np.array([LABELS.index(piece.text) for piece in ROWS])
+    assert line.nll.value == pytest.approx(-np.log(said[np.arange(9), right]).mean(), abs=1e-7)

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from sordino import formats
 from sordino.evaluate.conditions import instruction, no_prompt, with_examples
+from sordino.prompt_mixture import Mixture
 from sordino.texts.pieces import Piece
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
@@ -126,6 +128,17 @@ def test_a_label_that_no_row_has_is_ranked_and_told(task: Path) -> None:
     text = ok("answers", "fog", "--heldout", task / "held.jsonl", "--labels", "good,bad,mixed")
     assert "the likeliest of good, bad, mixed" in text
     assert "held.jsonl: no row has the label mixed" in text
+
+
+def test_a_mixtures_file_is_answered_with_and_not_written_with(task: Path) -> None:
+    parts = [formats.read(task / "library" / f"{name}.zip") for name in ("fog", "oil")]
+    formats.write_mixture(Mixture(tuple(parts), np.array([0.7, 0.3])), task / "library" / "both.mix.zip")
+    command = ("answers", "both", "fog", "--heldout", task / "held.jsonl")
+    text = ok(*command)
+    assert "mixture both" in text
+    assert "soft prompt fog" in text
+    assert "Behind both, held.jsonl:" in text
+    assert "mixtures are not measured" in refused(*command, "--free")
 
 
 def test_free_answers_are_written_and_compared(task: Path) -> None:

@@ -11,7 +11,7 @@ import click
 
 from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.evaluating import measuring_bar
-from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
+from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
 from sordino.cli.options import (
     device_option,
     dtype_option,
@@ -22,6 +22,7 @@ from sordino.cli.options import (
     seed_option,
 )
 from sordino.errors import BadInput, ConfigError
+from sordino.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.evaluate.answers import TaskReport
@@ -118,7 +119,7 @@ def answers(
 
     The same rows are answered behind each soft prompt, behind nothing, behind instructions, and behind instructions with examples.
     The likeliest of a closed set of labels is the answer; with --free, what the model writes. Several soft prompts are measured
-    as ensembles, too.
+    as ensembles, too. A mixture (.mix.zip) answers by its own weights and rule.
     """
     if any(not text.strip() for text in instructions):
         raise BadInput("an instruction is empty", where="--instruction")
@@ -128,7 +129,12 @@ def answers(
         refuse_alone("--max-tokens", needs="--free")
     if shots and not examples:
         raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
-    loaded = loaded_prompts(library, prompts)
+    loaded = loaded_voices(library, prompts)
+    alone = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
+    if free and len(alone) < len(loaded):
+        raise ConfigError(
+            "free answers of mixtures are not measured", where="--free", do="give soft prompts, or labels"
+        )
     held, shown = _rows(heldout, examples)
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():
@@ -141,7 +147,7 @@ def answers(
     report: TaskReport | FreeReport
     with measuring_bar() as progress:
         if free:
-            report = answer_freely(base, loaded, held, config, max_tokens=max_tokens, progress=progress, **more)
+            report = answer_freely(base, alone, held, config, max_tokens=max_tokens, progress=progress, **more)
         else:
             named = labels.split(",") if labels is not None else ()
             report = classify(base, loaded, held, config, labels=named, progress=progress, **more)

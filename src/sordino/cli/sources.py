@@ -65,13 +65,15 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
 
 
 def _library_prompts(library: Library) -> list[tuple[str, SoftPrompt]]:
-    """Every soft prompt of the library that can be read."""
+    """Every soft prompt of the library that can be read; mixtures are no start."""
     from sordino import formats
 
     read = []
     for entry in library.scan():
+        if entry.components:
+            continue
         try:
-            read.append((entry.path.stem, formats.read(entry.path)))
+            read.append((entry.name, formats.read(entry.path)))
         except SordinoError as error:
             err.print(one_line(error.message))
     return read

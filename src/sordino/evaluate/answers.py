@@ -228,7 +228,7 @@ def _mixtures(
     lines, begin = [], 0
     for label, mixture in mixtures.items():
         end = begin + len(mixture.components)
-        weights_NK = mixture_weights(base, mixture, texts.ids, pass_tokens=config.pass_tokens)
+        weights_NK = mixture_weights(base, mixture, texts.ids)
         logp_NL, among_all = mixture_logps(mixture, logp_NCE[:, begin:end], weights_NK, labels.tree)
         raw_N = logp_NL[np.arange(len(right_N)), right_N] if among_all else None
         lines.append(Answers("mixture", label, mixture.n_tokens, closed(logp_NL), raw_N))

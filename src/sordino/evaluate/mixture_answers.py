@@ -4,7 +4,7 @@
     probabilities    every token of the label by sum_k w_k p_k(token)
     logits, vote     over the labels, not over the vocabulary: what is asked for is one of them
 
-Shape key: N rows, K components, E tokens of the label tree, L labels, D model width.
+Shape key: N rows, K components, E tokens of the label tree, L labels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from sordino.combining import combine
 from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.classification import closed
 from sordino.evaluate.label_scores import LabelTree
-from sordino.packing import one_by_one
-from sordino.placement import prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows
-from sordino.prompt_mixture import GATE_TOKENS, Mixture
-from sordino.rows import rows_from_examples
+from sordino.gate_text import hidden_of_texts
+from sordino.prompt_mixture import Mixture
 
 
 def mixture_logps(mixture: Mixture, logp_NKE: Floats, weights_NK: Floats, tree: LabelTree) -> tuple[Floats, bool]:
@@ -39,27 +36,9 @@ def mixture_logps(mixture: Mixture, logp_NKE: Floats, weights_NK: Floats, tree: 
     return combine(torch.from_numpy(said), log_weights_NK, mixture.rule).numpy(), among_all
 
 
-def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int, ...]], *, pass_tokens: int) -> Floats:
+def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int, ...]]) -> Floats:
     """The weights [N, K] of each text: the same for all, or what the gate makes of it."""
     if mixture.gate is None:
         return np.tile(mixture.weights_K, (len(texts), 1))
-    gate = mixture.gate
-    return np.stack([gate.weights(hidden_D) for hidden_D in text_means(base, texts, pass_tokens=pass_tokens)])
-
-
-@torch.inference_mode()
-def text_means(base: BaseModel, texts: Sequence[tuple[int, ...]], *, pass_tokens: int) -> Floats:
-    """The mean hidden state [N, D] of each text's last GATE_TOKENS tokens, without a soft prompt; of an empty one zero."""
-    read = [text[-GATE_TOKENS:] for text in texts]
-    prefixes = encode_prefixes(base.network, [prompt_embeds(base, None)])
-    order = [at for (at,) in one_by_one([len(text) for text in read])]
-    means_ND = np.zeros((len(texts), base.d_model))
-    rows_a_pass = max(1, pass_tokens // (prefixes.width + max(1, *map(len, read))))
-    for start in range(0, len(order), rows_a_pass):
-        part = order[start : start + rows_a_pass]
-        rows = rows_from_examples([[read[at]] for at in part], [0] * len(part)).to(base.device)
-        hidden_BTD = forward_rows(base.network, prefixes, rows).double().cpu()
-        for b, at in enumerate(part):
-            if read[at]:
-                means_ND[at] = hidden_BTD[b, : len(read[at])].mean(dim=0).numpy()
-    return means_ND
+    gate, hidden_ND = mixture.gate, hidden_of_texts(base, texts).numpy()
+    return np.stack([gate.weights(hidden_D) for hidden_D in hidden_ND])
