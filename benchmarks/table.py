@@ -72,6 +72,30 @@ TARGETS: list[tuple[str, str, str, str, float, bool]] = [
         0.0,
         True,
     ),
+    (
+        "reviews",
+        "mean of seeds 0-2",
+        "points_over_best_instruction",
+        "800 film reviews, accuracy of 20 virtual tokens (mean of three seeds) - of the best of five instructions, points",
+        20.0,
+        True,
+    ),
+    (
+        "reviews",
+        "mean of seeds 0-2",
+        "over_best_examples",
+        "the same - of the best text with 2 or 4 examples, points: low end of the 95 % interval",
+        0.0,
+        True,
+    ),
+    (
+        "reviews",
+        "ensemble of five, mean of probabilities",
+        "points_over_mean_member",
+        "the same: an ensemble of five soft prompts (mean of probabilities) - their mean, points",
+        0.0,
+        True,
+    ),
     ("time_to_loss", "", "sordino/peft", "wall time to PEFT's best held-out loss: Sordino / PEFT", 0.5, False),
     *(
         ("together", f"8 runs, {size} each", "alone/together", title, 1.0, True)

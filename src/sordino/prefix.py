@@ -119,6 +119,30 @@ def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
     return _prefixes(layers, hidden_KPD, lengths), hidden_BTD
 
 
+def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
+    """Each row's prefix and text as a prefix of its own, for texts that several continuations share. One example a row."""
+    written_out = is_written_out(network) and rows.ids_BT.shape[1] > 0
+    if written_out:
+        front = [
+            (
+                _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
+                _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
+            )
+            for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
+        ]
+        hidden_BTD, own = frozen_llama.decode(network, _text_block(network, prefixes.lengths, rows), front)
+        layers = [
+            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2))
+            if front
+            else (keys, values)
+            for at, (keys, values) in enumerate(own)
+        ]
+    else:
+        hidden_BTD, cache = forward_rows_cached(network, prefixes, rows)
+        layers = _layers_of(cache)
+    return _left_aligned(layers, hidden_BTD, prefixes, rows)
+
+
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
     """As `forward_rows`, with the cache behind it (prefix, then text), for generation to go on from."""
     cache = _gathered_cache(prefixes, rows.prompt_B)
@@ -229,6 +253,29 @@ def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     # transformers' union of layer kinds has members without keys; a plain DynamicCache holds none of them.
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]
+
+
+def _left_aligned(
+    layers: Sequence[tuple[Tensor, Tensor]], hidden_BTD: Tensor, prefixes: Prefixes, rows: Rows
+) -> Prefixes:
+    """Prefixes from what a cache holds: a prefix padded on the left, then text padded on the right."""
+    device = rows.ids_BT.device
+    prefix_B = torch.tensor(prefixes.lengths, device=device)[rows.prompt_B]
+    text_B = (rows.example_BT >= 0).sum(dim=1)
+    total_B = prefix_B + text_B
+    place_BS = torch.arange(int(total_B.max()), device=device) - (total_B.max() - total_B)[:, None]
+    # Where the padding between prefix and text begins, the text is that much further on.
+    source_BS = (place_BS + (prefixes.width - prefix_B)[:, None]).clamp(min=0)
+
+    def aligned(tensor_BHSC: Tensor) -> Tensor:
+        index_BHSC = source_BS[:, None, :, None].expand(-1, tensor_BHSC.shape[1], -1, tensor_BHSC.shape[3])
+        return tensor_BHSC.gather(2, index_BHSC)
+
+    last_BD = prefixes.last_KD[rows.prompt_B].clone()
+    spoken_B = text_B > 0
+    last_BD[spoken_B] = hidden_BTD[spoken_B, text_B[spoken_B] - 1]
+    keys, values = zip(*((aligned(k), aligned(v)) for k, v in layers), strict=True) if layers else ((), ())
+    return Prefixes(keys, values, last_BD, tuple(total_B.tolist()))
 
 
 def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:

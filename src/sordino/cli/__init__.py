@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
     "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
     "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
+    "answers": ("sordino.cli.answering", "answers", "Measure soft prompts on a task: how many answers are right."),
     "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (
         "sordino.cli.writing",
@@ -38,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
     "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
+    "sources": ("sordino.cli.sources", "sources", "Rank soft prompts as a start for another."),
     "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
     "remove": ("sordino.cli.soft_prompts", "remove", "Take a soft prompt out of the library."),
     "edit": ("sordino.cli.soft_prompts", "edit", "Change a soft prompt's name, description or other metadata."),

@@ -258,7 +258,7 @@ def _texts(
 
 @contextmanager
 def measuring_bar() -> Iterator[Progress]:
-    """A bar on stderr while something is measured."""
+    """A bar on stderr for a measurement that says how far it is."""
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 

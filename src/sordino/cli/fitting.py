@@ -10,6 +10,8 @@ import click
 
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.errors import ConfigError
+from sordino.library_names import MIXTURE_ENDING
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
@@ -24,13 +26,24 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     """
     from sordino import formats
 
+    return {label: formats.read(path) for label, path in _paths(library, names).items()}
+
+
+def loaded_voices(library: Library, names: Sequence[str]) -> dict[str, Prompt]:
+    """As `loaded_prompts`, mixtures among them."""
+    from sordino import formats
+
+    return {label: formats.read_any(path) for label, path in _paths(library, names).items()}
+
+
+def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
     if len(set(names)) < len(names):
         raise ConfigError("a soft prompt was given twice", got=", ".join(names))
-    labels = [one_line(Path(name).stem if Path(name).suffix else Path(name).name) for name in names]
+    files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in names]
+    labels = [one_line(file.stem if file.suffix else file.name) for file in files]
     unique = len(set(labels)) == len(labels)
     return {
-        label if unique else one_line(name): formats.read(library.resolve(name))
-        for label, name in zip(labels, names, strict=True)
+        label if unique else one_line(name): library.resolve(name) for label, name in zip(labels, names, strict=True)
     }
 
 
@@ -74,8 +87,11 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def check_fits(base: BaseModel, label: str, prompt: SoftPrompt, *, force: bool) -> None:
-    """Refuse a soft prompt that was not made for this model (DoesNotFit), and say so where nobody can know."""
-    fit = base.check_fit(prompt, force=force)
-    if fit.kind in ("unknown", "no"):
-        warn(f"{label}: {fit.reason}")
+def check_fits(base: BaseModel, label: str, prompt: Prompt, *, force: bool) -> None:
+    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); say so where nobody can know."""
+    parts = prompt.components if isinstance(prompt, Mixture) else (prompt,)
+    reasons = [
+        fit.reason for fit in (base.check_fit(part, force=force) for part in parts) if fit.kind in ("unknown", "no")
+    ]
+    for reason in dict.fromkeys(reasons):
+        warn(f"{label}: {reason}")

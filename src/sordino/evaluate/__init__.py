@@ -3,4 +3,10 @@
 conditions: what can stand in front of a text      scoring: the loss of the same tokens behind each of them
 bootstrap: how sure that is                         measuring: all of it     report: the numbers, and what they mean
 off_domain: a text in another voice, for the damage
+
+Tasks: which answers are right?
+
+tasks: rows, labels, examples to show        label_scores: all labels in one pass
+classification: what they come to             mixture_answers: by a mixture's rule        answers: all of it
+free_answers: short answers, written          relations: LAMA's subjects, objects and templates
 """

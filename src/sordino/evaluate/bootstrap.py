@@ -12,7 +12,7 @@ Shape key: U units, C conditions, R resamples, W windows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -72,19 +72,23 @@ def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: 
 
     The same seed gives the same draws. Raises ValueError without units.
     """
-    units = len(tokens_U)
-    if units == 0 or not tokens_U.all():
+    if len(tokens_U) == 0 or not tokens_U.all():
         raise ValueError("every unit needs a token")
+    return np.concatenate(
+        [
+            (times_rU @ sums_UC) / (times_rU @ tokens_U)[:, None]
+            for times_rU in times_drawn(len(tokens_U), resamples=resamples, seed=seed)
+        ]
+    )
+
+
+def times_drawn(units: int, *, resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each unit was drawn, [r, U] at a time: the same distribution as drawing indices, and a matrix product to sum."""
     random = np.random.default_rng(seed)
     at_once = max(1, _CELLS_AT_ONCE // units)
-    means = []
     for start in range(0, resamples, at_once):
-        # How often each unit was drawn, [r, U]: the same distribution as drawing indices, and a matrix product to sum.
-        times_rU = random.multinomial(units, np.full(units, 1 / units), size=min(at_once, resamples - start)).astype(
-            float
-        )
-        means.append((times_rU @ sums_UC) / (times_rU @ tokens_U)[:, None])
-    return np.concatenate(means)
+        size = min(at_once, resamples - start)
+        yield random.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
 
 
 def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> tuple[float, float]:

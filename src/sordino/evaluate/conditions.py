@@ -21,7 +21,7 @@ from sordino.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.pieces import Piece
 
-Kind = Literal["soft prompt", "no prompt", "instruction", "excerpt"]
+Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
 
 NO_PROMPT = "no prompt"
 # Characters that hold a token of any text one meets; more are read where they do not suffice.
@@ -66,6 +66,16 @@ def instruction(base: BaseModel, text: str) -> Condition:
     """The text as a heading: a blank line follows it unless it ends in white space of its own."""
     heading = text if text[-1:].isspace() else text + "\n\n"
     return _of_ids(base, "instruction", text, base.encode(heading))
+
+
+def with_examples(base: BaseModel, text: str, shots: Sequence[Piece]) -> Condition:
+    """An instruction (or "") and answered rows behind it, each with a blank line after it. shots: prompts with completions."""
+    ids = base.encode(text if text[-1:].isspace() else text + "\n\n") if text else []
+    for shot in shots:
+        # Prompt and completion are tokenised apart, as they are where the completion is to be found.
+        ids += [*base.encode(shot.prompt), *base.encode(shot.text), *base.encode("\n\n")]
+    examples = f"{len(shots)} example{'s' * (len(shots) > 1)}"
+    return _of_ids(base, "examples", f"{text} + {examples}" if text else examples, ids)
 
 
 def default_instructions(metadata: Metadata) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def nll_of_windows(
     total = len(windows) * len(conditions)
     done = 0
     with memory_named("measuring", "lower --pass-tokens"):
-        for group in _prefix_groups(conditions):
+        for group in prefix_groups(conditions):
             for nll_WK, finished in _passes(base, [conditions[c] for c in group], windows, pass_tokens):
                 nll_WC[:, group] += nll_WK
                 done += finished
@@ -83,7 +83,7 @@ def nll_of_windows(
     return nll_WC
 
 
-def _prefix_groups(conditions: Sequence[Condition]) -> Iterator[list[int]]:
+def prefix_groups(conditions: Sequence[Condition]) -> Iterator[list[int]]:
     """Indices of conditions that are run through the model together: of like length, within PREFIX_POSITIONS."""
     order = sorted(range(len(conditions)), key=lambda c: (conditions[c].leading, conditions[c].length))
     group: list[int] = []

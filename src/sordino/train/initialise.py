@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.errors import ConfigError, DataError
+from sordino.errors import DataError
 from sordino.nll import nll_of_rows
 from sordino.packing import labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
@@ -49,7 +49,7 @@ def initialise(
     if kind == "text":
         return Start(_embeds(base, _fill(base.encode(rest), config.tokens, "--init text:")), f"the text {rest[:60]!r}")
     if kind == "file":
-        return _from_prompt(base, config, read_prompt(rest))
+        return _from_prompt(base, config, read_prompt(rest), train, random)
     if kind == "labels":
         return Start(_embeds(base, _label_ids(base, config, train)), "the completions' own words")
     if kind == "vocab":
@@ -128,17 +128,26 @@ def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -
     return _fill(frequent, config.tokens, "--init labels")
 
 
-def _from_prompt(base: BaseModel, config: TrainConfig, prompt: SoftPrompt) -> Start:
+def _from_prompt(
+    base: BaseModel, config: TrainConfig, prompt: SoftPrompt, train: Sequence[Example], random: torch.Generator
+) -> Start:
+    """Another prompt's matrix (SPoT, Vu et al. 2022, arXiv 2110.07904), cut or filled up to the length that is asked for.
+
+    Cut or not, what stood next to the text still does: of a longer prompt the last rows are kept, and a shorter one gets an
+    excerpt of the training texts in front.
+    """
     base.check_fit(prompt, force=False)
-    if prompt.n_tokens != config.tokens:
-        raise ConfigError(
-            "the soft prompt to start from has another length",
-            where="--init",
-            expected=f"{config.tokens} virtual tokens",
-            got=prompt.n_tokens,
-            do=f"use --tokens {prompt.n_tokens}",
+    matrix_PD, named = torch.from_numpy(prompt.matrix.copy()), f"the soft prompt {prompt.metadata.name!r}"
+    missing = config.tokens - prompt.n_tokens
+    if missing < 0:
+        return Start(
+            matrix_PD[-config.tokens :].clone(), f"the last {config.tokens} of {prompt.n_tokens} vectors of {named}"
         )
-    return Start(torch.from_numpy(prompt.matrix.copy()), f"the soft prompt {prompt.metadata.name!r}")
+    if missing > 0:
+        excerpt_PD = _embeds(base, _excerpt(train, missing, random))
+        how = f"{named} ({prompt.n_tokens} vectors) behind {missing} tokens of an excerpt of the training texts"
+        return Start(torch.cat([excerpt_PD, matrix_PD]), how)
+    return Start(matrix_PD, named)
 
 
 def _fill(ids: Sequence[int], tokens: int, where: str) -> list[int]:

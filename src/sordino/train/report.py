@@ -47,7 +47,7 @@ class Condition:
     line's nll less the soft prompt's, so above 0 where the soft prompt is better. Intervals are 95 %, None where unknown.
     """
 
-    kind: Literal["soft prompt", "no prompt", "instruction", "excerpt"]
+    kind: Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
     label: str
     tokens: int
     nll: float

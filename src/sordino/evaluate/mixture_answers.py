@@ -1,0 +1,44 @@
+"""What a mixture's components say of a closed set, combined by the mixture's own rule and weights.
+
+    sequence         p(label) = sum_k w_k p_k(label), the label whole
+    probabilities    every token of the label by sum_k w_k p_k(token)
+    logits, vote     over the labels, not over the vocabulary: what is asked for is one of them
+
+Shape key: N rows, K components, E tokens of the label tree, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from sordino.base_model import BaseModel
+from sordino.combining import combine
+from sordino.evaluate.bootstrap import Floats
+from sordino.evaluate.classification import closed
+from sordino.evaluate.label_scores import LabelTree
+from sordino.gate_text import hidden_of_texts
+from sordino.prompt_mixture import Mixture
+
+
+def mixture_logps(mixture: Mixture, logp_NKE: Floats, weights_NK: Floats, tree: LabelTree) -> tuple[Floats, bool]:
+    """Log-probabilities [N, L], and whether they are among all texts; else they are over the closed set."""
+    with np.errstate(divide="ignore"):
+        log_weights_NK = torch.from_numpy(np.log(weights_NK))
+    if mixture.rule == "probabilities":
+        token_NE = combine(torch.from_numpy(logp_NKE), log_weights_NK, "probabilities").numpy()
+        return tree.sums(token_NE), True
+    logp_NKL = np.stack([tree.sums(logp_NKE[:, k]) for k in range(logp_NKE.shape[1])], axis=1)
+    among_all = mixture.rule == "sequence"
+    said = logp_NKL if among_all else closed(logp_NKL)
+    return combine(torch.from_numpy(said), log_weights_NK, mixture.rule).numpy(), among_all
+
+
+def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int, ...]]) -> Floats:
+    """The weights [N, K] of each text: the same for all, or what the gate makes of it."""
+    if mixture.gate is None:
+        return np.tile(mixture.weights_K, (len(texts), 1))
+    gate, hidden_ND = mixture.gate, hidden_of_texts(base, texts).numpy()
+    return np.stack([gate.weights(hidden_D) for hidden_D in hidden_ND])
