@@ -19,6 +19,7 @@ from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Placement, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.texts.excerpts import excerpt
 from sordino.train.config import TrainConfig
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
@@ -67,7 +68,7 @@ def _best_excerpt(
     validation: Sequence[Example],
     random: torch.Generator,
 ) -> Start:
-    candidates = [_excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
+    candidates = [excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
     matrices = [_embeds(base, ids) for ids in candidates]
     if len(matrices) == 1:
         return Start(matrices[0], "an excerpt of the training texts")
@@ -103,18 +104,6 @@ def score(
         nll_N = torch.cat([nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT) for part in parts])
         losses.append(float(nll_N.mean()))
     return losses
-
-
-def _excerpt(train: Sequence[Example], tokens: int, random: torch.Generator) -> list[int]:
-    """Consecutive token ids from a random place of the training texts, running on into the next example where one ends."""
-    at = int(torch.randint(len(train), (), generator=random))
-    ids = list(train[at].ids)
-    start = int(torch.randint(max(1, len(ids) - tokens + 1), (), generator=random))
-    ids = ids[start:]
-    while len(ids) < tokens:
-        at = (at + 1) % len(train)
-        ids.extend(train[at].ids)
-    return ids[:tokens]
 
 
 def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> list[int]:
