@@ -177,7 +177,6 @@ def fit(
     said = replace(
         metadata or Metadata(),
         base=base.ref,
-        placement=prompts[0][1].metadata.placement,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         training={**(recipe or {"method": "em"}), **_recipe(prepared, config, len(sets[0]), weights, gate)},
         heldout=summary(report),

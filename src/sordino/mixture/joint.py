@@ -28,7 +28,7 @@ from sordino.base_model import BaseModel
 from sordino.combining import nll_of_texts, responsible
 from sordino.errors import ConfigError, DataError, Diverged
 from sordino.memory import memory_named
-from sordino.mixture.scoring import front_of_matrix, losses
+from sordino.mixture.scoring import check_room, front_of_matrix, losses
 from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.pace import places_at, rate_at
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, with_leading_ids
@@ -59,7 +59,7 @@ class JointConfig:
     final_lr: float = 0.1
     clip: float = 1.0
     average: float = 0.1
-    anneal: float = 0.5
+    anneal: float = 0.25
     evaluations: int = 8
     validation_tokens: int = 2048
     pass_tokens: int = 1024
@@ -121,10 +121,11 @@ def train_jointly(
 ) -> Iterator[Event]:
     """Train K components from their first matrices [P, D]; the base model is not changed. `Finished` comes last.
 
-    Without validation examples the last averaged components are the result. Raises DataError, Diverged, OutOfMemory.
+    Without validation examples the last averaged components are the result. Raises ConfigError, DataError, Diverged, OutOfMemory.
     """
     if not train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
+    check_room(base, [front_of_matrix(base, start, placement) for start in starts], train)
     matrices = [start.detach().clone().requires_grad_() for start in starts]
     averages, best = [m.detach().clone() for m in matrices], [m.detach().clone() for m in matrices]
     optimiser = torch.optim.Adam(matrices, lr=config.lr, betas=(0.9, 0.99), foreach=False)

@@ -84,7 +84,7 @@ def losses(
     Raises ConfigError where an example and what is in front do not fit the model's context, OutOfMemory.
     """
     counts = [sum(example.labelled) for example in examples]
-    _check_room(base, fronts, examples)
+    check_room(base, fronts, examples)
     begin_N = torch.tensor([0, *counts]).cumsum(0)
     nll_TK = torch.zeros(sum(counts), len(fronts), dtype=torch.float64)
     done = 0
@@ -133,7 +133,8 @@ def _groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
     yield group
 
 
-def _check_room(base: BaseModel, fronts: Sequence[Front], examples: Sequence[Example]) -> None:
+def check_room(base: BaseModel, fronts: Sequence[Front], examples: Sequence[Example]) -> None:
+    """The longest front and the longest example must fit the model's context together. Raises ConfigError."""
     front = max(len(front.embeds_PD) + len(front.leading) for front in fronts)
     longest = max(len(example.ids) for example in examples)
     if front + longest > base.context_length:
