@@ -46,6 +46,7 @@ ORDER = (
     "prefix",
     "nll",
     "packing",
+    "gate_text",
     "sampling",
     "detokenise",
     "generate",

@@ -1,7 +1,8 @@
 """The library: folders of soft prompt files, into which people drop files by hand while programs run.
 
-An entry is a `.zip`, or a folder that holds an unpacked one or a PEFT prompt; other kinds of file come in by `install`.
-Its name is its file name without `.zip`, made readable (`v (1).zip` is `v-1`) and unique: see library_names.
+An entry is a `.zip`, a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT one; other kinds
+of file come in by `install`. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and
+unique: see library_names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from sordino import formats
 from sordino.atomic import write_bytes
 from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library_files import Stamp, find, is_prompt_folder, listed
-from sordino.library_names import checked_name, default_name, near_misses, unique_names
+from sordino.library_names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
+from sordino.prompt_mixture import Mixture, Prompt, components_of
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 _OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin"})
@@ -33,7 +35,10 @@ _TRASH = ".trash"
 
 @dataclass(frozen=True)
 class Entry:
-    """A soft prompt of the library, as its header describes it. A broken file has `error` (one line) and no sizes."""
+    """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
+
+    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt.
+    """
 
     name: str
     path: Path
@@ -42,6 +47,7 @@ class Entry:
     metadata: Metadata = field(default_factory=Metadata)
     format: str = ""
     error: str = ""
+    components: int = 0
 
 
 class Library:
@@ -73,7 +79,8 @@ class Library:
                     entries.append(Entry(name, item.path, error=_reason(error, item.path)))
                 continue
             peeked[key] = peek
-            entries.append(Entry(name, item.path, peek.n_tokens, peek.d_model, peek.metadata, peek.format))
+            sizes = (peek.n_tokens, peek.d_model)
+            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, components=peek.components))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._peeked = peeked
         return entries
@@ -130,44 +137,47 @@ class Library:
     def install(
         self, source: Path, *, name: str | None = None, replace: bool = False, index: int | None = None
     ) -> Entry:
-        """Read a soft prompt file of any format and `add` it under `name` (default: the file's)."""
+        """Read a soft prompt file of any format, or a mixture, and `add` it under `name` (default: the file's)."""
         return self.add(
-            formats.read(source, index=index), name=default_name(source) if name is None else name, replace=replace
+            formats.read_any(source, index=index), name=default_name(source) if name is None else name, replace=replace
         )
 
-    def add(self, prompt: SoftPrompt, *, name: str, replace: bool = False) -> Entry:
-        """Write a native zip into the first folder, atomically. A file that says the same already is left as it is.
+    def add(self, prompt: Prompt, *, name: str, replace: bool = False) -> Entry:
+        """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
-        Raises BadInput for a name that cannot be a file's everywhere, or that another soft prompt has (unless
-        `replace`), StorageError where the disk refuses.
+        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, or that
+        another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
         prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
-        target = self._place_for(name)
+        endings = (MIXTURE_ENDING, ".zip") if isinstance(prompt, Mixture) else (".zip", MIXTURE_ENDING)
+        target, other = (self._place_for(name + ending) for ending in endings)
         if target.exists():
             there = _read_if_good(target)
-            same = there is not None and there.content_hash == prompt.content_hash and there.metadata == prompt.metadata
-            if not same and target.is_dir():
+            if there is not None and _same(there, prompt):
+                return self._entry_at(target)
+            if target.is_dir():
                 raise BadInput(
                     "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
                 )
-            if not same and not replace:
-                raise BadInput(
-                    "another soft prompt has this name",
-                    where=name,
-                    do="--replace puts this one in its place, --name gives it another name",
-                )
-            if same:
-                return self._entry_at(target)
+        if not replace and (target.exists() or other.exists()):
+            raise BadInput(
+                "another soft prompt has this name",
+                where=name,
+                do="--replace puts this one in its place, --name gives it another name",
+            )
         _make_folder(self.folders[0])
-        # Its warnings are about other programs; here the file says all that the soft prompt does.
-        formats.write(prompt, target, force=True)
+        _write(prompt, target)
+        if other.exists():
+            # Both would be called so; what was replaced lies in the trash.
+            self.remove(self._entry_at(other))
         return self._entry_at(target)
 
-    def twin(self, prompt: SoftPrompt) -> Entry | None:
-        """An entry with the same matrix, whatever its name, or None. Reads the tensors of the entries of that shape."""
+    def twin(self, prompt: Prompt) -> Entry | None:
+        """An entry with the same content hash, whatever its name, or None. Reads the tensors of the entries of that shape."""
+        components = len(prompt.components) if isinstance(prompt, Mixture) else 0
         for entry in self.scan():
-            if (entry.n_tokens, entry.d_model) == prompt.matrix.shape:
+            if (entry.n_tokens, entry.d_model, entry.components) == (prompt.n_tokens, prompt.d_model, components):
                 other = _read_if_good(entry.path)
                 if other is not None and other.content_hash == prompt.content_hash:
                     return entry
@@ -196,15 +206,14 @@ class Library:
             ) from error
         return place
 
-    def _place_for(self, name: str) -> Path:
+    def _place_for(self, wanted: str) -> Path:
         """The path of a file of this name: an existing one's if only the case differs, as some drives see no case."""
-        wanted = f"{name}.zip"
         names = {unicodedata.normalize("NFC", item.name): Path(item.path) for item in listed(self.folders[0])}
         alike = (path for there, path in names.items() if there.casefold() == wanted.casefold())
         return names.get(wanted) or next(alike, self.folders[0] / wanted)
 
     def _entry_at(self, path: Path) -> Entry:
-        vanished = Entry(path.stem, path, error="the file vanished")
+        vanished = Entry(without_ending(path.name), path, error="the file vanished")
         return next((entry for entry in self.scan() if entry.path == path), vanished)
 
 
@@ -264,31 +273,49 @@ def _packaged() -> list[Traversable]:
     return [item for item in folder.iterdir() if item.name.endswith(".zip")] if folder.is_dir() else []
 
 
-def edit(path: Path, changes: Mapping[str, Any]) -> SoftPrompt:
-    """Replace metadata fields of a native zip, atomically; the matrix stays as it is. Returns the new soft prompt.
+def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
+    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay as they are. Returns what is there now.
 
-    Raises BadInput for a file that is not a KoboldAI zip (the others cannot hold the fields), StorageError where the
-    disk refuses: the old file is then intact.
+    Raises BadInput for a file that is neither (the others cannot hold the fields), StorageError where the disk refuses: the old
+    file is then intact.
     """
-    prompt = formats.read(path).with_metadata(**changes)
-    if not path.is_file() or formats.detect(path) != "kobold":
+    prompt = formats.read_any(path).with_metadata(**changes)
+    if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
         raise BadInput(
             "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
         )
-    if others := formats.other_members(path):
+    if isinstance(prompt, SoftPrompt) and (others := formats.other_members(path)):
         raise BadInput(
             "this zip holds more than a soft prompt, which writing it anew would drop",
             where=path,
             got=", ".join(others[:4]),
             do="`sordino install` makes a clean copy, which can be edited",
         )
-    formats.write(prompt, path, force=True)
+    _write(prompt, path)
     return prompt
 
 
-def _read_if_good(path: Path) -> SoftPrompt | None:
+def _write(prompt: Prompt, path: Path) -> None:
+    if isinstance(prompt, Mixture):
+        formats.write_mixture(prompt, path, force=True)
+    else:
+        # Its warnings are about other programs; here the file says all that the soft prompt does.
+        formats.write(prompt, path, force=True)
+
+
+def _same(one: Prompt, other: Prompt) -> bool:
+    """Whether their files would be the same bytes."""
+    if one.content_hash != other.content_hash or one.metadata != other.metadata:
+        return False
+    pairs = zip(components_of(one), components_of(other), strict=True)
+    return all(
+        first is not None and second is not None and first.metadata == second.metadata for first, second in pairs
+    )
+
+
+def _read_if_good(path: Path) -> Prompt | None:
     try:
-        return formats.read(path)
+        return formats.read_any(path)
     except (SordinoError, OSError):
         return None
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sordino.library_names import without_ending
+
 # A folder with one of these is a soft prompt itself; any other folder is somebody's and left alone.
 _FOLDER_MARKS = frozenset({"meta.json", "tensor.npy", "adapter_config.json"})
 
@@ -17,7 +19,7 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 class Found:
     """A file or folder that should be a soft prompt.
 
-    label: its file name without `.zip`. path: where the soft prompt is (in a folder, maybe one level down).
+    label: its file name without `.zip` or `.mix.zip`. path: where the soft prompt is (in a folder, maybe one level down).
     stamp: changes when its content does.
     """
 
@@ -31,7 +33,7 @@ def find(folder: Path) -> Iterator[Found]:
     for item in sorted(listed(folder), key=lambda item: (item.name.casefold(), item.name)):
         try:
             if item.name.lower().endswith(".zip") and item.is_file():
-                yield Found(item.name[: -len(".zip")], Path(item.path), (_stamp(item),))
+                yield Found(without_ending(item.name), Path(item.path), (_stamp(item),))
             elif item.is_dir():
                 inner = _prompt_folder(Path(item.path))
                 if inner is not None:

@@ -12,11 +12,21 @@ from sordino.errors import BadInput
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _MAX_BYTES = 200
+MIXTURE_ENDING = ".mix.zip"
+_ENDINGS = (MIXTURE_ENDING, ".zip")
+
+
+def without_ending(file_name: str) -> str:
+    """A file's name without `.zip`, or `.mix.zip`, as mixtures' are called; no other ending is taken off."""
+    for ending in _ENDINGS:
+        if file_name.lower().endswith(ending):
+            return file_name[: -len(ending)]
+    return file_name
 
 
 def checked_name(name: str) -> str:
-    """`name` (without `.zip`) if a file may be called so on Linux, macOS, Windows and in a URL. Raises BadInput."""
-    name = unicodedata.normalize("NFC", name.removesuffix(".zip"))
+    """`name` (without `.zip` or `.mix.zip`) if a file may be called so on Linux, macOS, Windows and in a URL. Raises BadInput."""
+    name = unicodedata.normalize("NFC", name.removesuffix(MIXTURE_ENDING).removesuffix(".zip"))
     fault = _fault(name)
     if fault:
         raise BadInput("a soft prompt cannot have this name", where=repr(name), got=fault, do="choose another (--name)")
@@ -40,7 +50,10 @@ def _fault(name: str) -> str:
 def default_name(source: Path) -> str:
     """The name a file or folder gets in the library unless the user says another."""
     source = source.absolute()
-    return readable_name(source.name if source.is_dir() else source.stem)
+    if source.is_dir():
+        return readable_name(source.name)
+    stem = without_ending(source.name)
+    return readable_name(stem if stem != source.name else source.stem)
 
 
 def readable_name(label: str) -> str:

@@ -72,8 +72,8 @@ class Mixture:
     """Soft prompts of one width, their weights, and the rule that combines what they say.
 
     weights_K: float64 [K], none negative; made to sum to one. gate: where there is one, it gives the weights for each text and
-    `weights_K` are what it gives on average. metadata: of the whole; `training` says how the weights were found.
-    Raises BadInput.
+    `weights_K` are what it gives on average. metadata: of the whole; `training` says how the weights were found, and its placement
+    is the first component's. Raises BadInput.
     """
 
     components: tuple[SoftPrompt, ...]
@@ -103,6 +103,8 @@ class Mixture:
                 expected=[count, widths[0]],
                 got=list(self.gate.slope_KD.shape),
             )
+        placement = self.components[0].metadata.placement
+        object.__setattr__(self, "metadata", replace(self.metadata, placement=placement))
         object.__setattr__(self, "weights_K", _checked_weights(self.weights_K, count))
 
     @property

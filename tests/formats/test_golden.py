@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
+from sordino.prompt_mixture import Gate, Mixture
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -29,6 +30,20 @@ PROMPT = SoftPrompt(
         training={"steps": 1, "learning_rate": 0.3, "init": "random numbers"},
         heldout={"nll": 4.25},
         samples=({"prompt": "a", "with": "b", "without": "c"},),
+    ),
+)
+MIXTURE = Mixture(
+    (PROMPT, SoftPrompt(-2 * MATRIX[:1], Metadata(name="Other", placement="after_bos"))),
+    np.array([0.75, 0.25]),
+    "sequence",
+    Gate(np.array([[0.5, -1.0, 0.25], [0.0, 1.5, -0.75]], np.float32), np.array([0.1, -0.3], np.float32)),
+    Metadata(
+        name="Golden mixture",
+        supported=("org/golden",),
+        base=BaseRef("org/golden", "llama", 3, 2, 100, 0.125, "0123456789abcdef" * 4),
+        licence="Apache-2.0",
+        training={"method": "EM", "steps": 12},
+        heldout={"nll": 4.0},
     ),
 )
 OURS = {"v1.zip": "kobold", "v1.json": "mkultra", "v1.npy": "npy", "v1.safetensors": "safetensors", "v1-peft": "peft"}
@@ -67,3 +82,19 @@ def test_files_of_other_programs_are_read(name: str) -> None:
 
 def test_the_content_hash_is_what_it_was() -> None:
     assert PROMPT.content_hash == "9dd8de25771ee9285d47ed516b9009bddc221fc9f8a9203d5e993f2b96717a8d"
+
+
+def test_mixtures_are_written_as_these_bytes_and_read(tmp_path: Path) -> None:
+    formats.write_mixture(MIXTURE, tmp_path / "v1.mix.zip")
+    assert files(tmp_path / "v1.mix.zip") == files(GOLDEN / "v1.mix.zip")
+    found = formats.read_any(GOLDEN / "v1.mix.zip")
+    assert isinstance(found, Mixture)
+    assert (found.content_hash, found.metadata, found.rule) == (MIXTURE.content_hash, MIXTURE.metadata, "sequence")
+    assert found.weights_K.tolist() == [0.75, 0.25]
+    assert [prompt.metadata for prompt in found.components] == [prompt.metadata for prompt in MIXTURE.components]
+    assert found.gate is not None
+    assert found.gate.bias_K.tolist() == MIXTURE.gate.bias_K.tolist()
+
+
+def test_a_mixtures_hash_is_what_it_was() -> None:
+    assert MIXTURE.content_hash == "905f1c2589df14e6e7b8fe3e5ae3f24b26038358d1ec13d5397aa559d16e8822"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pytest
 
 from tests.formats.makers import kobold, npy_bytes, zipped
@@ -20,6 +21,7 @@ pytest.importorskip("resource", reason="this system does not say how much memory
 
 LIMIT_MB = 64
 LARGE = 160 << 20
+NAN = npy(np.full((1000, 3000), np.nan, np.float32))
 # Just below the limit for JSON, and many times as large once parsed.
 JSON_THAT_GROWS = {
     "lists": b"[" + b"[]," * 174_000 + b"[]]",
@@ -43,7 +45,7 @@ def peak():
 before = peak()
 for path in map(Path, sys.argv[1:]):
     try:
-        formats.read(path)
+        formats.read_any(path)
     except SoftPromptFileError:
         pass
     else:
@@ -171,6 +173,37 @@ def hostile_pickles(folder: Path) -> Iterator[Path]:
     yield filled(folder / "long-bytes.pkl", b"\x80\x03B\xff\xff\xff\x0f", LARGE)
 
 
+def hostile_mixtures(folder: Path) -> Iterator[Path]:
+    """Sixteen components that are small in the file and large unpacked, that are large and broken, or that are not there."""
+    small = kobold(folder / "small.zip", npy(matrix()), {"name": "v"}).read_bytes()
+    packed = kobold(
+        folder / "packed.zip", npy(np.zeros((1000, 3000), np.float32)), {"name": "v"}, method=8
+    ).read_bytes()
+    names = [f"components/{index}.zip" for index in range(16)]
+    listed = [{"file": name, "weight": 1 / 16} for name in names]
+
+    def described(**more: object) -> bytes:
+        said = {"rule": "sequence", "components": listed, **more}
+        return json.dumps({"sordino": {"format_version": 1, "mixture": said}}).encode()
+
+    yield zipped(folder / "bombs.zip", {"mixture.json": described(), **dict.fromkeys(names, packed)})
+    yield zipped(folder / "bombs-packed.zip", {"mixture.json": described(), **dict.fromkeys(names, packed)}, 8)
+    zeros = kobold(folder / "zeros.zip", npy(np.zeros((1000, 3000), np.float32)), {"name": "v"}).read_bytes()
+    yield zipped(folder / "zeros-packed.zip", {"mixture.json": described(), **dict.fromkeys(names, zeros)}, 8)
+    broken = dict.fromkeys(names, zeros) | {names[-1]: kobold(folder / "nan.zip", NAN, {"name": "v"}).read_bytes()}
+    yield zipped(folder / "last-is-broken.zip", {"mixture.json": described(), **broken})
+    for name, text in JSON_THAT_GROWS.items():
+        head = b'{"sordino": {"format_version": 1, "mixture": ' + text + b"}}"
+        yield zipped(folder / f"json-{name}.zip", {"mixture.json": head, **dict.fromkeys(names, small)})
+    grown = kobold(folder / "grown.zip", npy(matrix()), b'{"name": 5, "more": ' + JSON_THAT_GROWS["objects"] + b"}")
+    yield zipped(folder / "json-inside.zip", {"mixture.json": described(), **dict.fromkeys(names, grown.read_bytes())})
+    many = {f"components/{index}.zip": small for index in range(5000)}
+    yield zipped(folder / "many.zip", {"mixture.json": described(), **many})
+    gate = described(gate={"file": "gate.npy", "bias": [0] * 16})
+    tall = npy_bytes("<f4", (16, 1 << 40), b"")
+    yield zipped(folder / "gate.zip", {"mixture.json": gate, **dict.fromkeys(names, small), "gate.npy": tall})
+
+
 def grown_by(files: list[Path]) -> dict[str, float]:
     result = subprocess.run(
         [sys.executable, "-c", READER, *map(str, files)], capture_output=True, text=True, check=False, timeout=300
@@ -179,7 +212,7 @@ def grown_by(files: list[Path]) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in result.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("make", [hostile_zips, hostile_headers, hostile_folders, hostile_pickles])
+@pytest.mark.parametrize("make", [hostile_zips, hostile_headers, hostile_folders, hostile_pickles, hostile_mixtures])
 def test_hostile_files_cost_little_memory(tmp_path: Path, make: object) -> None:
     assert callable(make)
     files = list(make(tmp_path))

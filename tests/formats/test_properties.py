@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError
+from sordino.prompt_mixture import RULES, Gate, Mixture
 from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
-from tests.formats.makers import one_of_each
+from tests.formats.makers import one_of_each, prompt
 
 matrices = arrays(
     np.float32,
@@ -87,6 +89,48 @@ def test_the_same_soft_prompt_gives_the_same_bytes_after_any_journey(prompt: Sof
             assert (Path(folder) / "again.zip").read_bytes() == (Path(folder) / "first.zip").read_bytes()
 
 
+@st.composite
+def mixtures(draw: st.DrawFn) -> Mixture:
+    first = draw(prompts())
+    others = st.lists(st.integers(1, 5), max_size=3)
+    components = [first] + [
+        SoftPrompt(np.full((tokens, first.d_model), 0.5, np.float32), Metadata(name=draw(texts)))
+        for tokens in draw(others)
+    ]
+    count = len(components)
+    positive = st.floats(0, 1e6, allow_subnormal=False)
+    weights = draw(st.lists(positive, min_size=count, max_size=count).filter(lambda weights: sum(weights) > 1e-100))
+    floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    gate = None
+    if draw(st.booleans()):
+        gate = Gate(
+            draw(arrays(np.float32, (count, first.d_model), elements=floats)),
+            draw(arrays(np.float32, count, elements=floats)),
+        )
+    metadata = draw(prompts()).metadata
+    base = replace(metadata.base, d_model=draw(st.sampled_from([0, first.d_model])))
+    return Mixture(
+        tuple(components), np.array(weights), draw(st.sampled_from(RULES)), gate, replace(metadata, base=base)
+    )
+
+
+@settings(max_examples=60)
+@given(mixture=mixtures())
+def test_any_mixture_comes_back_as_it_was(mixture: Mixture) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v"
+        formats.write_mixture(mixture, path)
+        assert formats.detect(path) == "mixture"
+        back, seen = formats.read_any(path), formats.peek(path)
+        formats.write_mixture(back, Path(folder) / "w")
+        assert path.read_bytes() == (Path(folder) / "w").read_bytes()
+    assert isinstance(back, Mixture)
+    assert (back.content_hash, back.metadata) == (mixture.content_hash, mixture.metadata)
+    assert [prompt.metadata for prompt in back.components] == [prompt.metadata for prompt in mixture.components]
+    assert (seen.metadata, seen.n_tokens, seen.d_model) == (back.metadata, back.n_tokens, back.d_model)
+    assert seen.components == len(mixture.components)
+
+
 # Damage
 
 KINDS = [
@@ -104,12 +148,16 @@ KINDS = [
     "state.bin",
     "bare.pkl",
     "mkultra's own",
+    "mixture",
 ]
 
 
 @pytest.fixture(scope="module")
 def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    found = dict(one_of_each(tmp_path_factory.mktemp("good")))
+    folder = tmp_path_factory.mktemp("good")
+    found = {**dict(one_of_each(folder)), "mixture": folder / "m.mix.zip"}
+    gate = Gate(np.ones((2, 8), np.float32), np.zeros(2, np.float32))
+    formats.write_mixture(Mixture((prompt(), prompt(seed=1)), np.array([0.25, 0.75]), gate=gate), found["mixture"])
     assert set(found) == set(KINDS)
     return found
 
@@ -147,7 +195,7 @@ def test_damage_gives_a_soft_prompt_or_our_error(good_files: dict[str, Path], ki
     content = damaged.read_bytes()
     try:
         damaged.write_bytes(data.draw(st.sampled_from([flipped, cut, shifted]), label="damage")(data, content))
-        operations: list[Callable[[Path], Any]] = [formats.read, formats.peek, formats.detect]
+        operations: list[Callable[[Path], Any]] = [formats.read_any, formats.read, formats.peek, formats.detect]
         for operation in operations:
             outcome = outcome_of(operation, path)
             assert not isinstance(outcome, SoftPrompt) or np.isfinite(outcome.matrix).all()

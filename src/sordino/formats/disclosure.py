@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompt_mixture import Mixture, Prompt
 
 
-def file_disclosure(prompt: SoftPrompt) -> list[str]:
+def file_disclosure(prompt: Prompt) -> list[str]:
     """What the native file will disclose, a line each, for the user to read before it is written."""
     known, base = prompt.metadata, prompt.metadata.base
     said = {
@@ -25,6 +25,10 @@ def file_disclosure(prompt: SoftPrompt) -> list[str]:
     lines = [f"{label}: {value}" for label, value in said.items() if value]
     if known.samples:
         lines.append(f"samples: {len(known.samples)}, texts that the model wrote and the openings they were given")
+    if isinstance(prompt, Mixture):
+        for index, component in enumerate(prompt.components):
+            lines += [f"component {index}, {line}" for line in file_disclosure(component)]
+        return lines
     lines.append(
         f"the matrix: {prompt.n_tokens} x {prompt.d_model} numbers; the words nearest to them can show what was trained on"
     )

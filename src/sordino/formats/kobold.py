@@ -22,6 +22,8 @@ from sordino.formats.zips import Archive, Member, write_zip
 from sordino.soft_prompt import SoftPrompt
 
 TENSOR, META = "tensor.npy", "meta.json"
+# The member that makes a zip a mixture: see `mixtures`.
+MIXTURE = "mixture.json"
 # A zip in a folder in a zip is as far as honest packing goes.
 _MAX_WRAPPERS = 3
 
@@ -77,6 +79,22 @@ def read(members: Members) -> Opened:
     source = members[META]()
     described = meta.from_json(read_object(source), source.where)
     return Opened(tensor, described.metadata, described.content_hash)
+
+
+def read_component(source: Source) -> Opened:
+    """The soft prompt in a mixture's native zip: its two members, stored and nothing beside them. Raises SoftPromptFileError."""
+    archive = Archive(source, disk_size=source.size)
+    found = sorted(member.name for member in archive.members)
+    if found != [META, TENSOR] or any(member.method for member in archive.members):
+        # Compressed, sixteen of them could each unpack to sixteen times their size.
+        raise SoftPromptFileError(
+            "a component of a mixture is not a native soft prompt",
+            where=archive.where,
+            expected=f"{TENSOR} and {META}, stored",
+            got=", ".join(f"{name[:40]}" for name in found[:5]) or "nothing",
+            do="a mixture in a mixture is not possible" if MIXTURE in found else "",
+        )
+    return read(_members(archive, [(member.name, member) for member in archive.members]))
 
 
 def write(prompt: SoftPrompt, file: BinaryIO) -> None:

@@ -1,10 +1,10 @@
-"""meta.json: KoboldAI's four keys, and the `sordino` object that says the rest (docs/formats.md)."""
+"""meta.json, and a mixture's mixture.json: KoboldAI's four keys, and the `sordino` object that says the rest (docs/formats.md)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sordino.errors import BadInput, SoftPromptFileError
@@ -14,21 +14,26 @@ from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftProm
 FORMAT_VERSION = 1
 _OWN_KEYS = frozenset({"name", "author", "supported", "description", "sordino"})
 _SAMPLE_KEYS = frozenset({"prompt", "with", "without"})
-_Check = Callable[[Any], bool]
+Check = Callable[[Any], bool]
 
 
 @dataclass(frozen=True)
 class Described:
-    """What a meta.json says. content_hash: of the matrix it was written with; "" if it does not say."""
+    """What a meta.json says. content_hash: of the matrix (of a mixture: the whole) it was written with; "" if it does not say.
+
+    mixture: the object of that name; empty for a soft prompt.
+    """
 
     metadata: Metadata
     content_hash: str = ""
+    mixture: Mapping[str, Any] = field(default_factory=dict)
 
 
-def from_json(obj: Mapping[str, Any], where: str) -> Described:
+def from_json(obj: Mapping[str, Any], where: str, *, of_mixture: bool = False) -> Described:
     """Read KoboldAI's keys, leniently as KoboldAI does (other keys are kept as they are), and the `sordino` object, strictly.
 
-    Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a value of the wrong kind.
+    of_mixture: it is a mixture.json. Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a value of
+    the wrong kind.
     """
     known: dict[str, Any] = {
         "name": _text(obj, "name", where),
@@ -38,21 +43,22 @@ def from_json(obj: Mapping[str, Any], where: str) -> Described:
         "foreign": {key: value for key, value in obj.items() if key not in _OWN_KEYS},
     }
     ours = obj.get("sordino")
-    if ours is None:
+    if ours is None and not of_mixture:
         return Described(Metadata(**known))
     where = f"{where}: sordino"
     if not isinstance(ours, dict):
-        raise _wrong(where, "an object", ours)
+        raise wrong(where, "an object", ours)
     _check_version(ours.get("format_version"), where)
-    given = _checked(ours, _KEYS, where)
+    given = checked(ours, _MIXTURE_KEYS if of_mixture else _KEYS, where)
     given.pop("format_version")
-    content_hash = given.pop("tensor_sha256", "")
+    content_hash = given.pop("content_sha256" if of_mixture else "tensor_sha256", "")
+    mixture = given.pop("mixture", {})
     if "base" in given:
-        given["base"] = BaseRef(**_checked(given["base"], _BASE_KEYS, f"{where}.base"))
+        given["base"] = BaseRef(**checked(given["base"], _BASE_KEYS, f"{where}.base"))
     for key in ("tags", "samples"):
         if key in given:
             given[key] = tuple(given[key])
-    return Described(Metadata(**known, **given), content_hash)
+    return Described(Metadata(**known, **given), content_hash, mixture)
 
 
 def to_json(prompt: SoftPrompt) -> dict[str, Any]:
@@ -60,16 +66,30 @@ def to_json(prompt: SoftPrompt) -> dict[str, Any]:
 
     Raises BadInput where the metadata is not what a file can hold, naming the field.
     """
-    known, base = prompt.metadata, prompt.metadata.base
+    return _described(prompt.metadata, {"tensor_sha256": prompt.content_hash, "placement": prompt.metadata.placement})
+
+
+def mixture_to_json(known: Metadata, content_hash: str, mixture: Mapping[str, Any]) -> dict[str, Any]:
+    """As `to_json`, for a mixture's mixture.json."""
+    return _described(known, {"content_sha256": content_hash, "mixture": dict(mixture)})
+
+
+def _described(known: Metadata, own: Mapping[str, Any]) -> dict[str, Any]:
+    """own: values that soft prompts and mixtures do not share; their places are among the others'."""
+    base = known.base
     said_of_base = {
         item.name: getattr(base, item.name) for item in fields(base) if getattr(base, item.name) != item.default
     }
     if "embedding_rms" in said_of_base:
         # 1 and 1.0 are the same number, and shall be the same bytes.
         said_of_base["embedding_rms"] = float(base.embedding_rms)
-    optional = {
+    ours = {
+        "format_version": FORMAT_VERSION,
+        "tensor_sha256": own.get("tensor_sha256"),
+        "content_sha256": own.get("content_sha256"),
+        "mixture": own.get("mixture"),
         "base": said_of_base,
-        "placement": known.placement,
+        "placement": own.get("placement"),
         "licence": known.licence,
         "tags": list(known.tags),
         "rating": known.rating,
@@ -78,40 +98,50 @@ def to_json(prompt: SoftPrompt) -> dict[str, Any]:
         "heldout": _sorted(known.heldout, "heldout"),
         "samples": _sorted(known.samples, "samples"),
     }
-    ours = {"format_version": FORMAT_VERSION, "tensor_sha256": prompt.content_hash}
     return {
         "name": known.name,
         **({"author": known.author} if known.author.strip() else {}),
         "supported": list(known.supported),
         "description": known.description,
         **_sorted(known.foreign, "foreign"),
-        "sordino": ours | {key: value for key, value in optional.items() if value},
+        "sordino": {key: value for key, value in ours.items() if value},
     }
 
 
 def to_bytes(prompt: SoftPrompt) -> bytes:
     """meta.json: UTF-8, indented by two, ending in a line feed. Raises BadInput for what could not be read again."""
+    data = encoded(to_json(prompt), "meta.json")
+    from_json(parse(data, "metadata"), "metadata")
+    check_width(prompt.metadata, prompt.d_model)
+    return data
+
+
+def encoded(obj: Mapping[str, Any], holder: str) -> bytes:
+    """JSON as it is written into `holder`. Raises BadInput."""
     try:
-        text = json.dumps(to_json(prompt), ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        text = json.dumps(obj, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         data = text.encode("utf-8")
     except (TypeError, ValueError) as error:
         # Lone surrogates, nan, and things that JSON has no name for.
         raise BadInput("cannot be written", where="metadata", got=error) from error
-    check_room(len(data), "meta.json")
-    from_json(parse(data, "metadata"), "metadata")
-    if prompt.metadata.base.d_model not in (0, prompt.d_model):
+    check_room(len(data), holder)
+    return data
+
+
+def check_width(known: Metadata, d_model: int) -> None:
+    """Raises BadInput for metadata of a base model of another width."""
+    if known.base.d_model not in (0, d_model):
         raise BadInput(
             "the base model has another width than the matrix",
             where="metadata: base.d_model",
-            expected=prompt.d_model,
-            got=prompt.metadata.base.d_model,
+            expected=d_model,
+            got=known.base.d_model,
         )
-    return data
 
 
 def _check_version(version: Any, where: str) -> None:
     if type(version) is not int or version < 1:
-        raise _wrong(f"{where}.format_version", "1", version)
+        raise wrong(f"{where}.format_version", "1", version)
     if version > FORMAT_VERSION:
         raise SoftPromptFileError(
             "written by a newer version of Sordino",
@@ -122,7 +152,8 @@ def _check_version(version: Any, where: str) -> None:
         )
 
 
-def _checked(obj: Mapping[str, Any], keys: Mapping[str, tuple[str, _Check]], where: str) -> dict[str, Any]:
+def checked(obj: Mapping[str, Any], keys: Mapping[str, tuple[str, Check]], where: str) -> dict[str, Any]:
+    """`obj`, which has no other keys than these, and values that pass their tests. Raises SoftPromptFileError."""
     for key, value in obj.items():
         if key not in keys:
             raise SoftPromptFileError(
@@ -133,14 +164,14 @@ def _checked(obj: Mapping[str, Any], keys: Mapping[str, tuple[str, _Check]], whe
             )
         wanted, is_good = keys[key]
         if not is_good(value):
-            raise _wrong(f"{where}.{key}", wanted, value)
+            raise wrong(f"{where}.{key}", wanted, value)
     return dict(obj)
 
 
 def _text(obj: Mapping[str, Any], key: str, where: str) -> str:
     value = obj.get(key)
     if value is not None and not isinstance(value, str):
-        raise _wrong(f"{where}: {key}", "a text", value)
+        raise wrong(f"{where}: {key}", "a text", value)
     return value or ""
 
 
@@ -153,7 +184,7 @@ def _texts(obj: Mapping[str, Any], key: str, where: str) -> list[str]:
         parts = [part.strip() for part in value.split(",")] if key == "supported" else [value]
         return [part for part in parts if part.strip()]
     if not _is_list_of_texts(value):
-        raise _wrong(f"{where}: {key}", "a list of texts, or a text", value)
+        raise wrong(f"{where}: {key}", "a list of texts, or a text", value)
     return list(value)
 
 
@@ -165,7 +196,8 @@ def _sorted(value: Any, field: str) -> Any:
         raise BadInput("not plain JSON", where=f"metadata: {field}", got=error) from error
 
 
-def _wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
+def wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
+    """The error of a value of another kind than the format says."""
     return SoftPromptFileError("a value of the wrong kind", where=where, expected=expected, got=repr(got)[:60])
 
 
@@ -185,7 +217,8 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _is_hash(value: Any) -> bool:
+def is_hash(value: Any) -> bool:
+    """Whether it is a SHA-256 as files spell it."""
     return isinstance(value, str) and len(value) == 64 and all(char in "0123456789abcdef" for char in value)
 
 
@@ -194,7 +227,7 @@ def _is_sample(value: Any) -> bool:
 
 
 # Key: what it should be, in words and as a test.
-_BASE_KEYS: dict[str, tuple[str, _Check]] = {
+_BASE_KEYS: dict[str, tuple[str, Check]] = {
     "id": ("a text", _is_text),
     "family": ("a text", _is_text),
     "d_model": ("a whole number", _is_size),
@@ -203,9 +236,9 @@ _BASE_KEYS: dict[str, tuple[str, _Check]] = {
     "embedding_rms": ("a number", lambda value: type(value) in (int, float)),
     "fingerprint": ("a text", _is_text),
 }
-_KEYS: dict[str, tuple[str, _Check]] = {
+_KEYS: dict[str, tuple[str, Check]] = {
     "format_version": ("1", _is_size),
-    "tensor_sha256": ("64 hexadecimal digits", _is_hash),
+    "tensor_sha256": ("64 hexadecimal digits", is_hash),
     "base": ("an object", _is_object),
     "placement": (" or ".join(PLACEMENTS), lambda value: value in PLACEMENTS),
     "licence": ("a text", _is_text),
@@ -218,4 +251,11 @@ _KEYS: dict[str, tuple[str, _Check]] = {
         'a list of objects of texts "prompt", "with", "without"',
         lambda value: isinstance(value, list) and all(map(_is_sample, value)),
     ),
+}
+# A mixture's components have placements of their own.
+_MIXTURE_KEYS: dict[str, tuple[str, Check]] = {
+    "format_version": _KEYS["format_version"],
+    "content_sha256": _KEYS["tensor_sha256"],
+    "mixture": ("an object", _is_object),
+    **{key: value for key, value in _KEYS.items() if key not in ("format_version", "tensor_sha256", "placement")},
 }

@@ -10,6 +10,9 @@ import re
 import struct
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
@@ -46,14 +49,19 @@ def stored(source: Source) -> StoredTensor:
 
 
 def pieces(prompt: SoftPrompt) -> list[bytes]:
+    """The bytes of an .npy of the matrix."""
+    return pieces_of(prompt.matrix)
+
+
+def pieces_of(matrix: NDArray[np.float32]) -> list[bytes]:
     """The bytes of an .npy, version 1.0, float32 little-endian: the same on every platform and with every NumPy."""
-    shape = f"({prompt.n_tokens}, {prompt.d_model})"
+    shape = f"({matrix.shape[0]}, {matrix.shape[1]})"
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
     # Magic, version, length and header fill 128 bytes, as NumPy would.
     header = text.ljust(128 - 10 - 1).encode("ascii") + b"\n"
     return [
         MAGIC + b"\x01\x00" + struct.pack("<H", len(header)) + header,
-        prompt.matrix.astype("<f4", copy=False).tobytes(),
+        matrix.astype("<f4", copy=False).tobytes(),
     ]
 
 

@@ -1,4 +1,4 @@
-"""From a path to a soft prompt: what kind of file it is, by its content, and what it holds."""
+"""From a path to a soft prompt or a mixture: what kind of file it is, by its content, and what it holds."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats import kobold, meta, mkultra, npy, peft, safetensors, torch_files
+from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors, torch_files
 from sordino.formats.choice import Named, choose, only
 from sordino.formats.json_text import parse
 from sordino.formats.opened import Opened
 from sordino.formats.sources import FileSource, Source
 from sordino.formats.tensors import load, shape_of
 from sordino.formats.zips import Archive
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch")
@@ -26,10 +28,20 @@ _Open = Callable[[int | None], Opened]
 
 
 @dataclass(frozen=True)
+class _Found:
+    """A file whose kind is known. open: given an index, reads the headers of a soft prompt. mixture: the archive of one."""
+
+    format: str
+    open: _Open
+    mixture: Archive | None = None
+
+
+@dataclass(frozen=True)
 class Peek:
     """What the headers of a soft prompt file say. size: bytes of the file, or of the files that were opened.
 
-    mtime: seconds since 1970, of the newest of them. The numbers themselves were neither read nor checked.
+    mtime: seconds since 1970, of the newest of them. The numbers themselves were neither read nor checked. components: of a
+    mixture, whose n_tokens is the longest component's; 0 for a soft prompt.
     """
 
     format: str
@@ -38,12 +50,13 @@ class Peek:
     metadata: Metadata
     size: int
     mtime: float
+    components: int = 0
 
 
 def detect(path: Path) -> str:
-    """The format, one of FORMATS, by content. Raises SoftPromptFileError where it is none of them."""
+    """The format, one of FORMATS or "mixture", by content. Raises SoftPromptFileError where it is none of them."""
     with _Files() as files:
-        return _identify(Path(path), files)[0]
+        return _identify(Path(path), files).format
 
 
 def peek(path: Path) -> Peek:
@@ -53,33 +66,48 @@ def peek(path: Path) -> Peek:
     """
     path = Path(path)
     with _Files() as files:
-        format_, open_ = _identify(path, files)
-        opened = open_(None)
+        found = _identify(path, files)
+        if found.mixture is not None:
+            mixture = mixtures.open_mixture(found.mixture)
+            metadata = _of_width(mixture.described.metadata, path, mixture.shape[1])
+            return Peek(found.format, *mixture.shape, metadata, files.size, files.mtime, len(mixture.components))
+        opened = found.open(None)
         n_tokens, d_model = shape_of(opened.tensor)
         metadata = _metadata(opened, path, d_model)
-        return Peek(format_, n_tokens, d_model, metadata, files.size, files.mtime)
+        return Peek(found.format, n_tokens, d_model, metadata, files.size, files.mtime)
 
 
 def read(path: Path, *, index: int | None = None) -> SoftPrompt:
     """The soft prompt in a file or folder of any known format. index: which one, where a file holds several.
 
-    A file that says nothing of itself gets its name from its file name. Raises SoftPromptFileError.
+    A file that says nothing of itself gets its name from its file name. Raises SoftPromptFileError, also for a mixture.
     """
+    with _Files() as files:
+        return _soft_prompt(_identify(Path(path), files), Path(path), index)
+
+
+def read_any(path: Path, *, index: int | None = None) -> Prompt:
+    """As `read`, and a mixture where the file holds one."""
     path = Path(path)
     with _Files() as files:
-        _, open_ = _identify(path, files)
-        opened = open_(index)
-        matrix_PD = load(opened.tensor)
-        prompt = SoftPrompt(matrix_PD, _metadata(opened, path, matrix_PD.shape[1]))
+        found = _identify(path, files)
+        return _soft_prompt(found, path, index) if found.mixture is None else _mixture(found.mixture, path, index)
+
+
+def _soft_prompt(found: _Found, path: Path, index: int | None) -> SoftPrompt:
+    opened = found.open(index)
+    matrix_PD = load(opened.tensor)
+    prompt = SoftPrompt(matrix_PD, _metadata(opened, path, matrix_PD.shape[1]))
     if opened.content_hash and prompt.content_hash != opened.content_hash:
-        raise SoftPromptFileError(
-            "the matrix was changed after this file was written",
-            where=path,
-            expected=f"tensor_sha256 {opened.content_hash[:16]}...",
-            got=f"{prompt.content_hash[:16]}...",
-            do="get the original, or, to accept the change, delete tensor_sha256 from the file's metadata",
-        )
+        raise mixtures.changed(path, "the matrix", "tensor_sha256", opened.content_hash, prompt.content_hash)
     return prompt
+
+
+def _mixture(archive: Archive, path: Path, index: int | None) -> Mixture:
+    only(index, str(path))
+    opened = mixtures.open_mixture(archive)
+    _of_width(opened.described.metadata, path, opened.shape[1])
+    return mixtures.read(opened, str(path))
 
 
 def other_members(path: Path) -> list[str]:
@@ -107,7 +135,7 @@ class _Files(ExitStack):
         return FileSource(file, str(path))
 
 
-def _identify(path: Path, files: _Files) -> tuple[str, _Open]:
+def _identify(path: Path, files: _Files) -> _Found:
     """The format of what lies at `path`, and the function that opens it, given an index."""
     mode = _mode(path)
     if stat.S_ISDIR(mode):
@@ -120,13 +148,13 @@ def _identify(path: Path, files: _Files) -> tuple[str, _Open]:
     if head.startswith(b"PK"):
         return _identify_zip(Archive(source, disk_size=source.size), source.size)
     if head.startswith(npy.MAGIC):
-        return "npy", lambda index: Opened(choose([("", npy.stored(source))], index, source.where))
+        return _Found("npy", lambda index: Opened(choose([("", npy.stored(source))], index, source.where)))
     if safetensors.looks_like_one(source):
-        return "safetensors", partial(_open_safetensors, source)
+        return _Found("safetensors", partial(_open_safetensors, source))
     if head.startswith(b"\x80"):
-        return "torch", lambda index: Opened(choose(torch_files.read_stream(source), index, source.where))
+        return _Found("torch", lambda index: Opened(choose(torch_files.read_stream(source), index, source.where)))
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
-        return "mkultra", partial(mkultra.read, source)
+        return _Found("mkultra", partial(mkultra.read, source))
     raise SoftPromptFileError(
         "not a soft prompt file",
         where=path,
@@ -145,21 +173,33 @@ def _mode(path: Path) -> int:
         raise SoftPromptFileError("cannot be read", where=repr(str(path)), got=error) from error
 
 
-def _identify_folder(path: Path, files: _Files) -> tuple[str, _Open]:
+def _identify_folder(path: Path, files: _Files) -> _Found:
     if os.path.isfile(path / peft.CONFIG):
-        return "peft", _single(path, lambda: peft.read(path, files.open, _read_torch))
+        return _Found("peft", _single(path, lambda: peft.read(path, files.open, _read_torch)))
     try:
         members = kobold.folder_members(path, files.open)
     except OSError as error:
         raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
-    return "kobold", _single(path, lambda: kobold.read(members))
+    return _Found("kobold", _single(path, lambda: kobold.read(members)))
 
 
-def _identify_zip(archive: Archive, disk_size: int) -> tuple[str, _Open]:
+def _identify_zip(archive: Archive, disk_size: int) -> _Found:
+    if mixtures.is_mixture(archive):
+        return _Found("mixture", partial(_refuse_mixture, archive), archive)
     found = kobold.unwrap(archive, disk_size=disk_size)
     if isinstance(found, Archive):
-        return "torch", lambda index: Opened(choose(torch_files.read_zip(found), index, archive.where))
-    return "kobold", _single(archive.where, lambda: kobold.read(found))
+        return _Found("torch", lambda index: Opened(choose(torch_files.read_zip(found), index, archive.where)))
+    return _Found("kobold", _single(archive.where, lambda: kobold.read(found)))
+
+
+def _refuse_mixture(archive: Archive, index: int | None) -> NoReturn:
+    count = len(mixtures.open_mixture(archive).components)
+    raise SoftPromptFileError(
+        "a mixture of soft prompts, where one soft prompt is needed",
+        where=archive.where,
+        got=f"{count} components",
+        do="`sordino show` names them; each is a native zip in it, which `unzip` takes out",
+    )
 
 
 def _single(where: object, open_: Callable[[], Opened]) -> _Open:
@@ -189,13 +229,15 @@ def _open_safetensors(source: Source, index: int | None) -> Opened:
 
 
 def _metadata(opened: Opened, path: Path, d_model: int) -> Metadata:
-    if opened.metadata is None:
-        return Metadata(name=path.absolute().stem)
-    if opened.metadata.base.d_model not in (0, d_model):
+    return Metadata(name=path.absolute().stem) if opened.metadata is None else _of_width(opened.metadata, path, d_model)
+
+
+def _of_width(known: Metadata, path: Path, d_model: int) -> Metadata:
+    if known.base.d_model not in (0, d_model):
         raise SoftPromptFileError(
             "the metadata does not agree with the tensor",
             where=f"{path}: base.d_model",
             expected=d_model,
-            got=opened.metadata.base.d_model,
+            got=known.base.d_model,
         )
-    return opened.metadata
+    return known

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sordino.atomic import atomic_file, atomic_folder
 from sordino.errors import BadInput
-from sordino.formats import kobold, meta, mkultra, npy, peft, safetensors
+from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors
+from sordino.prompt_mixture import Mixture
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 WRITABLE: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors")
@@ -31,8 +32,7 @@ def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = F
             where=path,
             do="train one with --placement start, or write this one all the same with --force",
         )
-    if not force and os.path.lexists(path):
-        raise BadInput("there is a file of this name", where=path, do="replace it with --force, or choose another name")
+    _check_free(path, force=force)
     if to == "peft":
         _write_folder(path, peft.files(prompt))
     elif to == "kobold":
@@ -43,6 +43,20 @@ def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = F
     else:
         _write_file(path, _pieces(prompt, to))
     return _warnings(prompt.metadata, to)
+
+
+def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
+    """Write a mixture, atomically. force: replace what is there. Raises BadInput, StorageError."""
+    path = Path(path)
+    _check_free(path, force=force)
+    members = mixtures.members_of(mixture)
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        mixtures.write(members, file)
+
+
+def _check_free(path: Path, *, force: bool) -> None:
+    if not force and os.path.lexists(path):
+        raise BadInput("there is a file of this name", where=path, do="replace it with --force, or choose another name")
 
 
 def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
