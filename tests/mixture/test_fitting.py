@@ -14,13 +14,11 @@ from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
 from sordino.mixture.em import mean_nll
 from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
-from sordino.mixture.reading import hidden_of_texts
 from sordino.mixture.report import measure, summary, to_json, verdicts
 from sordino.mixture.scoring import Losses, front_of_prompt, losses
-from sordino.prompt_mixture import GATE_TOKENS
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from tests.tiny_models import FAMILIES, tiny_base
+from tests.tiny_models import tiny_base
 
 CONFIG = FitConfig(row_tokens=32, context_tokens=8, resamples=300)
 
@@ -45,31 +43,6 @@ def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: in
     return fit(
         base, [(f"v{seed}", voice(base, seed)) for seed in range(voices)], prepared(base, folder, config), config
     )
-
-
-# h(x) -------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("bos", [False, True])
-def test_h_is_the_mean_of_the_model_s_own_hidden_states(family: str, bos: bool) -> None:
-    base = tiny_base(family, bos=bos)
-    texts = [base.encode("the keeper wrote of the sea"), [], base.encode("fog"), base.encode("a ship was seen " * 3)]
-    got = hidden_of_texts(base, texts, pass_tokens=60)
-    for ids, hidden_D in zip(texts, got, strict=True):
-        if not ids:
-            assert (hidden_D == 0).all()
-            continue
-        whole = torch.tensor([[*base.bos_ids, *ids]])
-        expected = base.network(input_ids=whole, output_hidden_states=True).hidden_states[-1][0, len(base.bos_ids) :]
-        np.testing.assert_allclose(hidden_D, expected.mean(dim=0).numpy(), atol=2e-6)
-
-
-def test_h_reads_the_end_of_a_long_text() -> None:
-    base = tiny_base("llama", max_position_embeddings=512)
-    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 40)
-    assert len(ids) > GATE_TOKENS
-    np.testing.assert_array_equal(hidden_of_texts(base, [ids]), hidden_of_texts(base, [ids[-GATE_TOKENS:]]))
 
 
 # Examples ---------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sordino.base_model import BaseModel
+from sordino.gate_text import hidden_of_texts
 from sordino.mixture.fitting import FitConfig, fit, prepare
 from sordino.soft_prompt import Metadata, SoftPrompt
 
@@ -47,9 +48,7 @@ def test_the_gate_knows_sums_from_tales(smollm2: BaseModel, tmp_path: Path) -> N
     assert fitted.report.gate_won
     gate = fitted.mixture.gate
     assert gate is not None
-    from sordino.mixture.reading import hidden_of_texts
-
     asked = [smollm2.encode("5 + 3 ="), smollm2.encode("The queen met the hare,")]
-    sums, tale = (gate.weights(hidden_D) for hidden_D in hidden_of_texts(smollm2, asked))
+    sums, tale = (gate.weights(hidden_D.numpy()) for hidden_D in hidden_of_texts(smollm2, asked))
     assert sums[0] > 0.7
     assert tale[1] > 0.7

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
     "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
     "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
+    "mixture": ("sordino.cli.mixing", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
     "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (
         "sordino.cli.writing",

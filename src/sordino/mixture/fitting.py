@@ -17,12 +17,14 @@ from typing import Any, Literal
 import numpy as np
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.errors import ConfigError
+from sordino.gate_text import hidden_of_texts
+from sordino.memory import memory_named
 from sordino.mixture.em import Weights, fit_weights
 from sordino.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
-from sordino.mixture.reading import hidden_of_texts
 from sordino.mixture.report import Report, measure, summary
-from sordino.mixture.scoring import Losses, Progress, front_of_prompt, losses
+from sordino.mixture.scoring import LOWER, Losses, Progress, front_of_prompt, losses
 from sordino.prompt_mixture import Mixture
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example, make_examples
@@ -149,10 +151,8 @@ def fit(
     notes: list[str] = []
     gate, given_NK, average_K = None, None, weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
-        hidden = [
-            hidden_of_texts(base, [x_of(example) for example in examples], pass_tokens=config.pass_tokens)
-            for examples in sets
-        ]
+        with memory_named("reading the texts", LOWER):
+            hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Without validation there is nothing to choose the strength on but the training examples themselves.
         steering = Scored(hidden[1], scored(1).of_examples().numpy()) if sets[1] else Scored(hidden[0], nll_NK)
         gate = fit_gate(Scored(hidden[0], nll_NK), steering, weights.weights_K)
@@ -202,6 +202,11 @@ def with_context(example: Example, tokens: int) -> Example:
 def x_of(example: Example) -> tuple[int, ...]:
     """What stands before an example's first labelled token."""
     return example.ids[: example.labelled.index(True)]
+
+
+def _hidden(base: BaseModel, examples: Sequence[Example], pass_tokens: int) -> Floats:
+    """What the gate reads [N, D], before each example's first labelled token."""
+    return hidden_of_texts(base, [x_of(example) for example in examples], pass_tokens=pass_tokens).double().numpy()
 
 
 def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
