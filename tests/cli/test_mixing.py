@@ -149,6 +149,9 @@ def test_nothing_is_overwritten_without_being_told(library: Path, tmp_path: Path
     assert "--overwrite" in refused(*command(tmp_path))
     assert Path("m.mix.zip").read_bytes() == b"mine"
     ok(*command(tmp_path, "--overwrite", "--gate", "never"))
+    # And a mixture is no component of another.
+    fit = ("mixture", "fit", "fog", "m.mix.zip", "--data", tmp_path / "data.jsonl", "--out", "n.mix.zip", *FAST)
+    assert "a mixture of soft prompts, where one soft prompt is needed" in refused(*fit)
     Path("m.png").write_bytes(b"mine")
     assert "--picture" in refused(*command(tmp_path, "--picture", "m.png", out="o.mix.zip"))
 

@@ -14,6 +14,7 @@ from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
 from sordino.mixture.em import mean_nll
 from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
+from sordino.mixture.picture import picture
 from sordino.mixture.report import measure, summary, to_json, verdicts
 from sordino.mixture.scoring import Losses, front_of_prompt, losses
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -180,3 +181,9 @@ def test_too_few_pieces_have_no_intervals_and_json_has_it_all() -> None:
     assert told["gate_won"] is None
     assert [line["kind"] for line in told["lines"]][:2] == ["component", "component"]
     assert json.dumps(summary(report), allow_nan=False)
+
+
+def test_the_picture_is_the_same_for_the_same_report() -> None:
+    report = measure(scored(np.array([[0.5], [-0.5]] * 4)), list("abcdefgh"), ["a$x", "b"], np.array([0.5, 0.5]), 0)
+    assert picture(report) == picture(report)
+    assert picture(report).startswith(b"\x89PNG")
