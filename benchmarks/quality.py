@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino.base_model import BaseModel, load
-from sordino.evaluate.bootstrap import interval, resampled_means, units_of
+from sordino.bootstrap import interval, resampled_means, units_of
 from sordino.evaluate.conditions import Condition, no_prompt, soft_prompt
 from sordino.evaluate.measuring import EvaluateConfig, evaluate
 from sordino.evaluate.scoring import nll_of_windows, windows_of

@@ -31,8 +31,8 @@ import torch
 from benchmarks.measuring import arguments, save
 from sordino import formats
 from sordino.base_model import BaseModel, load
+from sordino.bootstrap import Floats, interval, resampled_means
 from sordino.evaluate.answers import TaskConfig, score_texts, together
-from sordino.evaluate.bootstrap import Floats, interval, resampled_means
 from sordino.evaluate.classification import Answers, closed, majority
 from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluate.tasks import Labels, Texts, cut_texts, drawn_shots, labels_of

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from sordino.evaluate.bootstrap import (
+from sordino.bootstrap import (
     BLOCK_TOKENS,
     MIN_UNITS,
     equivalent_length,
@@ -79,7 +79,7 @@ def test_draws_are_the_seeds() -> None:
 def test_many_units_are_drawn_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     sums, tokens = np.random.default_rng(0).random((50, 1)), np.ones(50)
     whole = resampled_means(sums, tokens, resamples=101, seed=0)
-    monkeypatch.setattr("sordino.evaluate.bootstrap._CELLS_AT_ONCE", 500)
+    monkeypatch.setattr("sordino.bootstrap._CELLS_AT_ONCE", 500)
     parts = resampled_means(sums, tokens, resamples=101, seed=0)
     assert parts.shape == (101, 1)
     np.testing.assert_allclose(whole, parts, rtol=1e-12)

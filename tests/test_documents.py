@@ -21,9 +21,13 @@ _COMMAND = re.compile(r"(?:^ {4}|`)sordino ([a-z]+)([^`\n]*)", re.MULTILINE)
 _OPTION = re.compile(r"(?<=\s)--?[a-z][a-z-]*")
 
 
-def options_of(command: str) -> set[str]:
+def options_of(command: str, rest: str = "") -> set[str]:
+    """Of the command, or of the one of its own commands that `rest` begins with."""
     found = main.get_command(click.Context(main), command)
     assert found is not None
+    if isinstance(found, click.Group) and rest.split():
+        assert rest.split()[0] in found.commands, f"sordino {command}{rest}"
+        found = found.commands[rest.split()[0]]
     return {"--help", *(name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts))}
 
 
@@ -39,7 +43,7 @@ def test_commands_exist(page: Path) -> None:
         assert command in COMMANDS, f"sordino {command}"
         # Behind two spaces or more in a block comes an explanation.
         shown = set(_OPTION.findall(re.split(r" {3,}", rest)[0]))
-        assert shown <= options_of(command), f"sordino {command}{rest}"
+        assert shown <= options_of(command, rest), f"sordino {command}{rest}"
 
 
 def test_the_patterns_find_what_they_are_for() -> None:

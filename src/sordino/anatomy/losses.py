@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.evaluate import conditions
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.measuring import check_room
 from sordino.evaluate.scoring import Progress, nll_of_windows, windows_of
 from sordino.soft_prompt import Placement

@@ -11,8 +11,8 @@ import numpy as np
 from sordino.anatomy.losses import Passage, losses_of
 from sordino.base_model import BaseModel
 from sordino.blending import How, check_together, linear, spherical
+from sordino.bootstrap import Floats
 from sordino.errors import ConfigError
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.scoring import Progress
 from sordino.soft_prompt import SoftPrompt
 

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
     "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
     "answers": ("sordino.cli.answering", "answers", "Measure soft prompts on a task: how many answers are right."),
+    "mixture": ("sordino.cli.mixing", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
     "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (
         "sordino.cli.writing",

@@ -183,8 +183,8 @@ def _rows(heldout: Sequence[Path], examples: Sequence[Path]) -> tuple[dict[str, 
 
 
 def _show(report: TaskReport | FreeReport, first: str) -> None:
+    from sordino.bootstrap import MIN_UNITS
     from sordino.evaluate.answers import TaskReport
-    from sordino.evaluate.bootstrap import MIN_UNITS
 
     out.print(_table(report, first))
     sets = [f"{held.name} ({held.rows:,} rows)" for held in report.sets]

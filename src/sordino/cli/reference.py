@@ -42,8 +42,15 @@ def reference() -> str:
     for name in COMMANDS:
         command = main.get_command(root, name)
         assert command is not None
-        pages.append(_page(click.Context(command, info_name=name, parent=root), command))
+        pages += _pages(click.Context(command, info_name=name, parent=root), command)
     return "\n".join([_HEAD, *pages])
+
+
+def _pages(context: click.Context, command: click.Command) -> list[str]:
+    """The command's page, and behind it those of its own commands."""
+    own = command.commands if isinstance(command, click.Group) else {}
+    below = (_page(click.Context(each, info_name=name, parent=context), each) for name, each in own.items())
+    return [_page(context, command), *below]
 
 
 def _page(context: click.Context, command: click.Command) -> str:

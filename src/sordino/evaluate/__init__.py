@@ -1,7 +1,7 @@
 """Does a soft prompt work? Its loss on held-out texts, beside what one would do without it.
 
 conditions: what can stand in front of a text      scoring: the loss of the same tokens behind each of them
-bootstrap: how sure that is                         measuring: all of it     report: the numbers, and what they mean
+measuring: all of it, with intervals                report: the numbers, and what they mean
 off_domain: a text in another voice, for the damage
 
 Tasks: which answers are right?

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.errors import ConfigError
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.classification import ENSEMBLES, Answers, Ints, TaskLine, closed, ensembled, majority, summarise
 from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluate.label_scores import Job, edge_logps

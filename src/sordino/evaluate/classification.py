@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sordino.bootstrap import MIN_UNITS, Floats, interval, times_drawn
 from sordino.combining import combine
-from sordino.evaluate.bootstrap import MIN_UNITS, Floats, interval, times_drawn
 from sordino.evaluate.report import Estimate
 from sordino.prompt_mixture import Rule, uniform
 

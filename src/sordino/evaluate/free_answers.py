@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import MIN_UNITS, Floats, interval, resampled_means
 from sordino.evaluate.answers import TaskConfig, check_room, task_conditions
-from sordino.evaluate.bootstrap import MIN_UNITS, Floats, interval, resampled_means
 from sordino.evaluate.conditions import Condition
 from sordino.evaluate.report import Estimate
 from sordino.evaluate.scoring import Progress, nll_of_windows

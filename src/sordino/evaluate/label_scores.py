@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.errors import DataError
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.conditions import Condition
 from sordino.evaluate.scoring import Progress, prefix_groups
 from sordino.memory import memory_named

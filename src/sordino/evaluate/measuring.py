@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import MIN_UNITS, Floats, Units, equivalent_length, interval, resampled_means, units_of
 from sordino.errors import ConfigError
-from sordino.evaluate.bootstrap import MIN_UNITS, Floats, Units, equivalent_length, interval, resampled_means, units_of
 from sordino.evaluate.conditions import (
     Condition,
     Kind,

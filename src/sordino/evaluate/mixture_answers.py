@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.combining import combine
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.classification import closed
 from sordino.evaluate.label_scores import LabelTree
 from sordino.gate_text import hidden_of_texts

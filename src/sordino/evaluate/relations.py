@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import MIN_UNITS, Floats, interval, resampled_means
 from sordino.errors import DataError
-from sordino.evaluate.bootstrap import MIN_UNITS, Floats, interval, resampled_means
 from sordino.evaluate.conditions import Condition, no_prompt, soft_prompt
 from sordino.evaluate.label_scores import Job, LabelTree, label_logps, label_tree
 from sordino.evaluate.report import Estimate

@@ -7,20 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sordino.evaluate.bootstrap import length_in_words
+from sordino.bootstrap import Estimate as Estimate
+from sordino.bootstrap import length_in_words
 from sordino.evaluate.conditions import Kind
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value and its 95 % interval, None where there is too little text for one."""
-
-    value: float
-    interval: tuple[float, float] | None
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from sordino.base_model import BaseModel
+from sordino.bootstrap import Floats
 from sordino.errors import DataError
-from sordino.evaluate.bootstrap import Floats
 from sordino.evaluate.conditions import Condition
 from sordino.memory import memory_named
 from sordino.nll import nll_of_rows

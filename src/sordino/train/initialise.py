@@ -19,6 +19,7 @@ from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Placement, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.texts.excerpts import excerpt
 from sordino.train.config import TrainConfig
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
@@ -67,7 +68,7 @@ def _best_excerpt(
     validation: Sequence[Example],
     random: torch.Generator,
 ) -> Start:
-    candidates = [_excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
+    candidates = [excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
     matrices = [_embeds(base, ids) for ids in candidates]
     if len(matrices) == 1:
         return Start(matrices[0], "an excerpt of the training texts")
@@ -105,18 +106,6 @@ def score(
     return losses
 
 
-def _excerpt(train: Sequence[Example], tokens: int, random: torch.Generator) -> list[int]:
-    """Consecutive token ids from a random place of the training texts, running on into the next example where one ends."""
-    at = int(torch.randint(len(train), (), generator=random))
-    ids = list(train[at].ids)
-    start = int(torch.randint(max(1, len(ids) - tokens + 1), (), generator=random))
-    ids = ids[start:]
-    while len(ids) < tokens:
-        at = (at + 1) % len(train)
-        ids.extend(train[at].ids)
-    return ids[:tokens]
-
-
 def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> list[int]:
     """The most frequent labelled tokens: for a closed set of answers, the class labels (Lester et al. 2021)."""
     counts: dict[int, int] = {}
@@ -144,7 +133,7 @@ def _from_prompt(
             matrix_PD[-config.tokens :].clone(), f"the last {config.tokens} of {prompt.n_tokens} vectors of {named}"
         )
     if missing > 0:
-        excerpt_PD = _embeds(base, _excerpt(train, missing, random))
+        excerpt_PD = _embeds(base, excerpt(train, missing, random))
         how = f"{named} ({prompt.n_tokens} vectors) behind {missing} tokens of an excerpt of the training texts"
         return Start(torch.cat([excerpt_PD, matrix_PD]), how)
     return Start(matrix_PD, named)

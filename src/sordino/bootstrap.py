@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
 
 # Fewer pieces than this are cut into blocks, and with fewer units there is no interval: drawing a handful again says little, and
 # all of four units agree by chance one time in eight.
@@ -29,6 +30,18 @@ BLOCK_TOKENS = 1024
 ENOUGH_UNITS = 8
 LEVEL = 0.95
 _CELLS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, None where there is too little text for one."""
+
+    value: float
+    interval: Interval | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ def times_drawn(units: int, *, resamples: int, seed: int) -> Iterator[Floats]:
         yield random.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
 
 
-def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> tuple[float, float]:
+def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> Interval:
     """The middle `level` of values resampled from `units` units, expanded for their number. An end may be infinite."""
     tail = expanded_tail((1 - level) / 2, units)
     ordered = np.sort(values_R)
