@@ -162,7 +162,9 @@ def test_what_cannot_be_is_said(server: Running, message: dict[str, Any], words:
         assert said(socket, "done")["id"] == 2
 
 
-@pytest.mark.parametrize("raw", ["no json", "[]", "3", '{"do": "write"}', '{"do": "write", "id": "one"}'])
+@pytest.mark.parametrize(
+    "raw", ["no json", "[" * 100_000, "[]", "3", '{"do": "write"}', '{"do": "write", "id": "one"}']
+)
 def test_what_is_no_message_is_said_too(server: Running, raw: str) -> None:
     with live(server) as socket:
         socket.send(raw)
@@ -208,6 +210,14 @@ def test_a_story_with_half_a_character_is_kept(server: Running) -> None:
     body = json.dumps({"text": "a\ud800b", "revision": 0})
     assert httpx.put(url, content=body, headers={"Content-Type": "application/json"}).status_code == 200
     assert httpx.get(url).json()["text"] == "a?b"
+    httpx.delete(url)
+
+
+def test_a_novel_is_kept(server: Running) -> None:
+    url = f"{server.url}/ui/stories/novel"
+    novel = "It rained. " * 600_000
+    assert httpx.put(url, json={"text": novel}, timeout=30).status_code == 200
+    assert httpx.get(url, timeout=30).json()["text"] == novel
     httpx.delete(url)
 
 

@@ -97,8 +97,8 @@ class _Tab:
         while True:
             try:
                 said = await self.socket.receive_json()
-            # No JSON, or a frame of bytes.
-            except (ValueError, KeyError):
+            # No JSON, or JSON without end, or a frame of bytes.
+            except (ValueError, KeyError, RecursionError):
                 self.tell(_error(None, "a message is a JSON object"))
                 continue
             number = said.get("id") if isinstance(said, dict) else None
