@@ -258,6 +258,16 @@ def test_metadata_is_changed_in_the_file(server: Running) -> None:
 # The model -----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_tab_hears_that_a_file_says_something_else_about_itself(server: Running) -> None:
+    with live(server) as socket:
+        before = said(socket, "state")["library"]
+        for changes in ({"author": "a clerk"}, {"tags": ["desk"]}, {"description": "of a clerk"}, {"rating": "explicit"}):
+            httpx.patch(f"{server.url}/ui/prompts/clerk", json=changes).raise_for_status()
+            now = said(socket, "state")["library"]
+            assert now != before
+            before = now
+
+
 def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> None:
     with running(tmp_path, with_page=True, idle=True) as server:
         with live(server) as socket:
@@ -301,6 +311,25 @@ def test_unloading_and_loading_again(tmp_path: Path) -> None:
         assert any(choice["name"] == str(folder) and choice["kind"] == "recent" for choice in told["choices"])
         text = ask(server, write())
         assert text[-1]["is"] == "done"
+
+
+def test_loading_is_cancelled(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-model"
+    base = tiny_base("llama", dtype=torch.float32)
+    base.network.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    with running(tmp_path, others={str(folder): base}, with_page=True, idle=True) as server:
+        told = httpx.post(f"{server.url}/ui/models", json={"name": str(folder)}).json()
+        assert told["loading"]["name"] == str(folder)
+        # One at a time.
+        assert httpx.post(f"{server.url}/ui/models", json={"name": str(folder)}).status_code == 409
+        httpx.post(f"{server.url}/ui/models/cancel", json={})
+        told = settled(server)
+        assert (told["current"], told["error"]) == (None, "")
+        assert not any(choice["kind"] == "recent" for choice in told["choices"])
+        # And again, not cancelled.
+        httpx.post(f"{server.url}/ui/models", json={"name": str(folder)})
+        assert settled(server)["current"] is not None
 
 
 def test_a_model_that_is_not_there_is_refused(server: Running) -> None:
