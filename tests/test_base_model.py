@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sordino import base_model, chat_template
 from sordino.base_model import choose_device, choose_dtype, fit
-from sordino.errors import ConfigError, DoesNotFit, ModelError
+from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
 
@@ -134,6 +134,8 @@ def test_markup_is_read_as_markers(llama):
     # The switch between the two lies in the tokenizer: reading one must not change how the other is read.
     assert llama.encode("<|im_end|>") != [4]
     assert llama.encode_markup("<|im_end|>") == [4]
+    with pytest.raises(BadInput, match="not Unicode"):
+        llama.encode_markup("half a pair: \ud800")
 
 
 def test_bos_is_what_the_tokenizer_writes():

@@ -89,7 +89,8 @@ class DescribedModel:
         return [int(start) for start, _ in found["offset_mapping"]]
 
     def encode_markup(self, text: str) -> list[int]:
-        """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS."""
+        """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS. Raises BadInput."""
+        _check_unicode(text)
         return self._tokenised(text, markers_are_text=False)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,16 @@ def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
         steps = steps_within(5, config, 2.0, 10.0)
         settled = TrainConfig(steps=steps, evaluate_every=config.evaluate_every, sample_every=config.sample_every)
         assert 300 - 60 < run_seconds(steps, settled, 2.0, 10.0) <= 300
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal to stand for Windows' is POSIX's")
+def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page sends on Windows, where a process group of its own gets no Ctrl-C."""
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        with training_run._stop_on_interrupt() as should_stop:
+            assert not should_stop()
+            signal.raise_signal(number)
+            assert should_stop()
+        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before

@@ -71,6 +71,12 @@ def test_a_bomb_is_not_unpacked() -> None:
         card_of(picture(chunk(b"zTXt", b"chara\0\0" + bomb)))
 
 
+def test_half_a_character_in_a_card_is_none() -> None:
+    card = card_of(b'{"name": "A\\ud800da", "first_mes": "\\udfff"}')
+    assert (card["name"], card["first_message"]) == ("A?da", "?")
+    json.dumps(card, ensure_ascii=False).encode()
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_card_or_refused(tail: bytes) -> None:
     for content in (tail, picture()[:33] + tail):

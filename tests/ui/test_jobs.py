@@ -150,6 +150,13 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
         time.sleep(0.1)
         told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
     assert "too little text" in told["error"]
+    latin = httpx.post(f"{server.url}/ui/texts", files=[("files", ("latin.txt", b"na\xefve " * 999))]).json()
+    told = post(server, f"{latin['id']}/look", {"model": model, "settings": QUICK})
+    while told["busy"]:
+        time.sleep(0.1)
+        told = httpx.get(f"{server.url}/ui/jobs/{latin['id']}/look").json()
+    # By the name that the user knows, and not by where the server keeps it.
+    assert told["error"].startswith("latin.txt, byte 2 ")
     told = post(server, f"{run['id']}/look", {"model": model, "settings": {**QUICK, "seed": -1}})
     while told["busy"]:
         time.sleep(0.1)
@@ -159,12 +166,23 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
     assert "too little text" in until(server, run["id"], "failed")["error"]
 
 
-@pytest.mark.parametrize("name", ["../x.txt", "a/../../x", "c:\\x", ".", "a\0b", "x" * 300])
+@pytest.mark.parametrize("name", ["../x.txt", "a/../../x", "c:\\x", ".", "a\0b", "x" * 300, "a/" * 2000 + "x"])
 def test_texts_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     jobs = Jobs(tmp_path / "training")
     with pytest.raises(BadInput):
-        jobs.add_texts(Job("abc", "", "m", 0.0), [(name, b"x")])
+        jobs.add_texts(Job("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
     assert not list(tmp_path.rglob("x*"))
+
+
+def test_texts_that_nobody_trained_on_are_let_go(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path / "training")
+    old, new = (jobs.new("m", [("x.txt", b"x")]) for _ in range(2))
+    place = jobs.place(old.id) / "job.json"
+    place.write_text(place.read_text().replace(str(old.created), str(old.created - 8 * 86400)))
+    jobs.start()
+    jobs.close()
+    assert [job.id for job in jobs.all()] == [new.id]
+    assert not jobs.place(old.id).exists()
 
 
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:

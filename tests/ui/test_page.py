@@ -162,7 +162,9 @@ def test_what_cannot_be_is_said(server: Running, message: dict[str, Any], words:
         assert said(socket, "done")["id"] == 2
 
 
-@pytest.mark.parametrize("raw", ["no json", "[]", "3", '{"do": "write"}', '{"do": "write", "id": "one"}'])
+@pytest.mark.parametrize(
+    "raw", ["no json", "[" * 100_000, "[]", "3", '{"do": "write"}', '{"do": "write", "id": "one"}']
+)
 def test_what_is_no_message_is_said_too(server: Running, raw: str) -> None:
     with live(server) as socket:
         socket.send(raw)
@@ -208,6 +210,14 @@ def test_a_story_with_half_a_character_is_kept(server: Running) -> None:
     body = json.dumps({"text": "a\ud800b", "revision": 0})
     assert httpx.put(url, content=body, headers={"Content-Type": "application/json"}).status_code == 200
     assert httpx.get(url).json()["text"] == "a?b"
+    httpx.delete(url)
+
+
+def test_a_novel_is_kept(server: Running) -> None:
+    url = f"{server.url}/ui/stories/novel"
+    novel = "It rained. " * 600_000
+    assert httpx.put(url, json={"text": novel}, timeout=30).status_code == 200
+    assert httpx.get(url, timeout=30).json()["text"] == novel
     httpx.delete(url)
 
 
@@ -268,6 +278,16 @@ def test_metadata_is_changed_in_the_file(server: Running) -> None:
 # The model -----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_tab_hears_that_a_file_says_something_else_about_itself(server: Running) -> None:
+    with live(server) as socket:
+        before = said(socket, "state")["library"]
+        for changes in ({"author": "a clerk"}, {"tags": ["desk"]}, {"description": "of a clerk"}, {"rating": "explicit"}):
+            httpx.patch(f"{server.url}/ui/prompts/clerk", json=changes).raise_for_status()
+            now = said(socket, "state")["library"]
+            assert now != before
+            before = now
+
+
 def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> None:
     with running(tmp_path, with_page=True, idle=True) as server:
         with live(server) as socket:
@@ -311,6 +331,25 @@ def test_unloading_and_loading_again(tmp_path: Path) -> None:
         assert any(choice["name"] == str(folder) and choice["kind"] == "recent" for choice in told["choices"])
         text = ask(server, write())
         assert text[-1]["is"] == "done"
+
+
+def test_loading_is_cancelled(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-model"
+    base = tiny_base("llama", dtype=torch.float32)
+    base.network.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    with running(tmp_path, others={str(folder): base}, with_page=True, idle=True) as server:
+        told = httpx.post(f"{server.url}/ui/models", json={"name": str(folder)}).json()
+        assert told["loading"]["name"] == str(folder)
+        # One at a time.
+        assert httpx.post(f"{server.url}/ui/models", json={"name": str(folder)}).status_code == 409
+        httpx.post(f"{server.url}/ui/models/cancel", json={})
+        told = settled(server)
+        assert (told["current"], told["error"]) == (None, "")
+        assert not any(choice["kind"] == "recent" for choice in told["choices"])
+        # And again, not cancelled.
+        httpx.post(f"{server.url}/ui/models", json={"name": str(folder)})
+        assert settled(server)["current"] is not None
 
 
 def test_a_model_that_is_not_there_is_refused(server: Running) -> None:

@@ -278,20 +278,28 @@ def show(
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one."""
+    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. On Windows Ctrl-Break does too: the
+    page can send no other to a process group of its own.
+    """
     asked = False
+    numbers = [signal.SIGINT, *filter(None, [getattr(signal, "SIGBREAK", None)])]
 
     def ask(_signal: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
         err.print("Stopping after this step ... (Ctrl-C again stops at once)")
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sordino.server.errors import body_of
 
 COOKIE = "sordino"
-_UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards")
+_UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards", "/ui/stories")
 OPEN_PATHS = frozenset({"/health"})
 # The page's files hold nothing of anybody's; its login asks for the key itself.
 _PAGE_PATHS = frozenset({"/", "/ui/login"})

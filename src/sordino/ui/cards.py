@@ -52,13 +52,18 @@ def card_of(content: bytes) -> dict[str, str]:
         plain = (
             value.replace("{{char}}", name).replace("<BOT>", name).replace("{{user}}", "You").replace("<USER>", "You")
         )
-        return str(plain.strip())
+        return _whole(plain.strip())
 
     names = {
         "description": "description", "personality": "personality", "scenario": "scenario", "first_message": "first_mes",
         "examples": "mes_example", "system": "system_prompt", "after": "post_history_instructions",
     }  # fmt: skip
-    return {"name": name, **{ours: field(theirs) for ours, theirs in names.items()}}
+    return {"name": _whole(name), **{ours: field(theirs) for ours, theirs in names.items()}}
+
+
+def _whole(text: str) -> str:
+    """JSON may say half of a character, which is in no encoding."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _in_png(content: bytes) -> bytes:

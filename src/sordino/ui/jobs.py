@@ -38,6 +38,9 @@ _LOOK_SECONDS = 0.5
 _STOP_SECONDS = 60.0
 # Of 19: a tenth of a core where others want it.
 _NICE = 10
+# Folders in one another that a text may lie in; and how long texts wait for a run that nobody begins.
+_DEEPEST = 32
+_DRAFT_SECONDS = 7 * 86400.0
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
@@ -72,7 +75,10 @@ class Jobs:
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Watch the runs, and start those that wait."""
+        """Watch the runs, and start those that wait; texts that nobody trained on for a week are let go."""
+        for job in self.all():
+            if self.state(job) == "draft" and time.time() - job.created > _DRAFT_SECONDS:
+                self.remove(job)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="training runs")
         self._thread.start()
 
@@ -101,6 +107,9 @@ class Jobs:
 
     def place(self, name: str) -> Path:
         return self._folder / name
+
+    def _texts(self, job: Job) -> Path:
+        return self.place(job.id) / "texts"
 
     def run_folder(self, job: Job) -> Path:
         return self.place(job.id) / "voice.run"
@@ -131,9 +140,9 @@ class Jobs:
 
     def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
         """Files by their names, which may say folders. Raises BadInput, StorageError."""
-        texts = self.place(job.id) / "texts"
-        for name, content in files:
-            path = texts.joinpath(*_parts(name))
+        texts = self._texts(job)
+        # All names first: nothing of what is refused is kept.
+        for path, (name, content) in zip([texts.joinpath(*_parts(name)) for name, _ in files], files, strict=True):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -151,7 +160,7 @@ class Jobs:
         with self._lock:
             self._end_looking(job)
             place = self.place(job.id)
-            command = [*_command(job.model, flags), "--dry-run", "--json", str(place / "texts")]
+            command = [*_command(job.model, flags), "--dry-run", "--json", str(self._texts(job))]
             child = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
             write_bytes(place / "look.pid", str(child.pid).encode())
             self._children[child.pid] = child
@@ -165,7 +174,7 @@ class Jobs:
                 told |= json.loads(line) if line else {}
         busy = self._looking(job) is not None
         error = (
-            "" if busy or "cost" in told else _error_in(place / "look.log") or "the measuring was ended from outside"
+            "" if busy or "cost" in told else self._error_in(job, "look.log") or "the measuring was ended from outside"
         )
         return {**told, "busy": busy, "error": error}
 
@@ -238,7 +247,7 @@ class Jobs:
             command = [sys.executable, "-m", "sordino", "train", "--resume", str(self.run_folder(job))]
         else:
             flags = [*job.flags, "--out=" + str(self.result(job)), "--overwrite"]
-            command = [*_command(job.model, flags), str(place / "texts")]
+            command = [*_command(job.model, flags), str(self._texts(job))]
         child = _started(command, place / "log.txt", None, cwd=place)
         self._children[child.pid] = child
         with suppress(psutil.NoSuchProcess):
@@ -249,7 +258,7 @@ class Jobs:
         code = child.poll() if child is not None else None
         error = ""
         if not self.result(job).exists() and job.asked != "stop":
-            error = _error_in(self.place(job.id) / "log.txt") or (
+            error = self._error_in(job, "log.txt") or (
                 "the process was ended from outside, perhaps because memory ran out: go on with fewer examples a step"
                 if code is None or code < 0
                 else f"the process ended with {code}; its log says more"
@@ -267,6 +276,17 @@ class Jobs:
             return bool(abs(process.create_time() - job.born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
+
+    def _error_in(self, job: Job, log: str) -> str:
+        """The last `error:` line of a log, and what the terminal broke of it into further lines; texts by their own names."""
+        try:
+            text = (self.place(job.id) / log).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        # Ours begins with "error: ", click's of a flag with "Error: ".
+        parts = re.split(r"\berror: ", text, flags=re.IGNORECASE)
+        said = " ".join(parts[-1].split()) if len(parts) > 1 else ""
+        return said.replace(f"{self._texts(job)}{os.sep}", "").replace(str(self._texts(job)), "the texts")
 
     def _looking(self, job: Job) -> subprocess.Popen[bytes] | None:
         try:
@@ -324,20 +344,11 @@ def _interrupt(pid: int) -> None:
             os.kill(pid, signal.SIGINT)
 
 
-def _error_in(log: Path) -> str:
-    """The last `error:` line of a log, and what the terminal broke of it into further lines."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    # Ours begins with "error: ", click's of a flag with "Error: ".
-    parts = re.split(r"\berror: ", text, flags=re.IGNORECASE)
-    return " ".join(parts[-1].split()) if len(parts) > 1 else ""
-
-
 def _parts(name: str) -> list[str]:
     """A file's name as its parts below the folder of texts. Raises BadInput."""
     parts = [part for part in name.replace("\\", "/").split("/") if part]
-    if not parts or any(part in (".", "..") or "\0" in part or ":" in part or len(part) > 200 for part in parts):
+    if not 0 < len(parts) <= _DEEPEST or any(
+        part in (".", "..") or "\0" in part or ":" in part or len(part) > 200 for part in parts
+    ):
         raise BadInput("a file name was expected", where="file", got=name[:100])
     return parts

@@ -97,8 +97,8 @@ class _Tab:
         while True:
             try:
                 said = await self.socket.receive_json()
-            # No JSON, or a frame of bytes.
-            except (ValueError, KeyError):
+            # No JSON, or JSON without end, or a frame of bytes.
+            except (ValueError, KeyError, RecursionError):
                 self.tell(_error(None, "a message is a JSON object"))
                 continue
             number = said.get("id") if isinstance(said, dict) else None
@@ -195,7 +195,7 @@ def told_state(connection: HTTPConnection) -> Told:
         "voices": [_voice(voice) for voice in voices if voice.usable],
         "count": len(voices),
         # Whoever shows the whole library sees by this that it has changed.
-        "library": hash(tuple((v.entry.path, v.entry.error, v.entry.metadata.name, v.entry.n_tokens) for v in voices)),
+        "library": hash(tuple(_shown(voice) for voice in voices)),
     }
 
 
@@ -212,6 +212,21 @@ def _model(serving: Serving) -> Told:
 def _voice(voice: Voice) -> Told:
     entry = voice.entry
     return {"name": entry.name, "title": entry.metadata.name or entry.name, "tokens": entry.n_tokens}
+
+
+def _shown(voice: Voice) -> tuple[object, ...]:
+    """What the table of soft prompts shows of a file."""
+    entry, said = voice.entry, voice.entry.metadata
+    return (
+        entry.path,
+        entry.error,
+        entry.n_tokens,
+        said.name,
+        said.author,
+        said.description,
+        tuple(said.tags),
+        said.rating,
+    )
 
 
 Ear = Callable[[Told], None]

@@ -142,6 +142,9 @@ class _Attempt:
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", env=env
         )  # fmt: skip
+        if self.cancelled:
+            # While the process began.
+            self._process.terminate()
         assert self._process.stdout is not None
         said = ""
         with self._process.stdout as lines:

@@ -47,11 +47,30 @@ function recall() {
   if (said && said !== choice.said) choice.choose(said);
 }
 
+/** What "Save to a file" wrote, if it is that: its title, who answers, and the turns. */
+async function savedChat(file) {
+  const said = file.name.endsWith(".json") ? await file.text().then(JSON.parse).catch(() => null) : null;
+  if (!Array.isArray(said?.chat)) return null;
+  const turns = said.chat.filter((one) => ["user", "assistant"].includes(one?.role) && typeof one.content === "string");
+  const { name = "", system = "" } = said.character ?? {};
+  return {
+    title: String(said.title ?? "").slice(0, 300), character: { name: String(name), system: String(system) },
+    chat: turns.map(({ role, content }) => ({ role, content })),
+  };
+}
+
 async function loadCard(file) {
   if (!file) return;
   const form = new FormData();
   form.append("file", file);
   try {
+    const saved = await savedChat(file);
+    if (saved) {
+      await keeper.fresh();
+      keeper.change(saved);
+      show(keeper.story);
+      return;
+    }
     const card = await call("ui/cards", { method: "POST", form });
     const about = [card.system, card.description, card.personality && `Personality: ${card.personality}`, card.scenario && `Scenario: ${card.scenario}`, card.examples && `Examples of how ${card.name} talks:\n${card.examples}`, card.after];
     const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");

@@ -141,7 +141,8 @@ function box(storage) {
   };
   return {
     get: (name, otherwise = null) => tried(() => JSON.parse(storage().getItem(`sordino:${name}`)), otherwise),
-    set: (name, value) => tried(() => storage().setItem(`sordino:${name}`, JSON.stringify(value))),
+    /** Whether it is kept now. */
+    set: (name, value) => tried(() => { storage().setItem(`sordino:${name}`, JSON.stringify(value)); return true; }, false),
     remove: (name) => tried(() => storage().removeItem(`sordino:${name}`)),
   };
 }

@@ -48,15 +48,19 @@ class Choice extends EventTarget {
 
   #fill(state) {
     const standard = state?.default ? `server's default (${this.voice(state.default)?.title ?? state.default})` : "server's default (none)";
-    const gone = ![DEFAULT, NONE].includes(this.#said) && !this.voice(this.#said);
     $("choice").replaceChildren(
       el("option", { value: DEFAULT }, standard),
       el("option", { value: NONE }, "none"),
       ...(state?.voices ?? []).map((one) => el("option", { value: one.name }, one.title === one.name ? one.name : `${one.title} (${one.name})`)),
-      ...(gone ? [el("option", { value: this.#said }, `${this.#said} (gone)`)] : []),
+      ...(this.#isGone() ? [el("option", { value: this.#said }, `${this.#said} (gone)`)] : []),
     );
     $("choice").value = this.#said;
     $("choice").disabled = !state?.model;
+  }
+
+  /** Chosen, and deleted or broken since. */
+  #isGone() {
+    return ![DEFAULT, NONE].includes(this.#said) && !this.voice(this.#said);
   }
 
   #light(state) {
@@ -67,7 +71,7 @@ class Choice extends EventTarget {
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
         : voice
           ? ["green", `Active soft prompt (${voice.tokens} tokens): ${voice.title}`]
-          : ["blue", `Model ready: ${state.model.name}. No soft prompt is active`];
+          : ["blue", `Model ready: ${state.model.name}. ${this.#isGone() ? `The soft prompt ${this.#said} is gone: choose another` : "No soft prompt is active"}`];
     $("lamp").dataset.kind = kind;
     $("lamp").title = told;
     say($("lamp-says"), told);

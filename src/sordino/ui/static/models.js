@@ -42,7 +42,7 @@ function row({ name, kind, needed }) {
     el("th", { scope: "row" }, name),
     el("td", {}, KINDS[kind]),
     el("td", {}, needed === null ? "" : `about ${bytes(needed)}`),
-    el("td", {}, current ? "in use" : el("button", { type: "button", onclick: () => load(name) }, `Load ${name}`)),
+    el("td", {}, current ? "in use" : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load")),
   );
 }
 

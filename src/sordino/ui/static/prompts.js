@@ -8,6 +8,13 @@ import { live } from "./live.js";
 const FITS = { exact: "made for this very model", "same family": "made for a model of this family", unknown: "may fit: the file does not say", no: "does not fit" };
 const FORMATS = { kobold: "KoboldAI and Sordino (.zip)", peft: "PEFT (a folder, zipped)", mkultra: "mkultra (.json)", npy: "NumPy (.npy)", safetensors: "safetensors" };
 
+// What a file says it measured, in words; a key that is not here is shown as it is.
+const HELDOUT = {
+  nll: "Loss a token (less is better)", off_domain: "Loss a token on other texts", bits_per_byte: "Bits a byte", tokens: "Tokens measured",
+  worth_tokens: "Worth an excerpt of so many tokens", no_prompt: "without", soft_prompt: "with the soft prompt",
+  best_instruction: "with the best instruction", best_excerpt: "with the best excerpt",
+};
+
 let cards = [];
 let library = null;
 
@@ -74,13 +81,16 @@ function draw() {
     return;
   }
   const head = el("tr", {}, ...["Name", "Author", "Tokens", "Made for", "Fits", "Tags", "Do"].map((title) => el("th", { scope: "col" }, title)));
-  $("table").replaceChildren(el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Soft prompts of the library" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...shown.map(row)))));
+  $("table").replaceChildren(el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Soft prompts of the library" }, el("table", { role: "table" }, el("thead", {}, head), el("tbody", { role: "rowgroup" }, ...shown.map(row)))));
   if (!shown.length) $("table").append(el("p", {}, "None is like that."));
 }
 
+// On a narrow screen a row is a card, and its cells say what they are.
+const cell = (label, text) => el("td", { role: "cell", dataset: { label } }, text || null);
+
 function row(card) {
   if (card.error) {
-    return el("tr", {}, el("th", { scope: "row" }, card.file), el("td", { colSpan: 5, dataset: { kind: "bad" } }, `broken: ${card.error}`), el("td", {}, remover(card)));
+    return el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, card.file), el("td", { role: "cell", colSpan: 5, dataset: { kind: "bad" } }, `broken: ${card.error}`), el("td", { role: "cell" }, remover(card)));
   }
   const active = choice.name === card.id;
   const load = active
@@ -89,14 +99,14 @@ function row(card) {
   load.ariaLabel = `${load.textContent} ${card.name || card.id}`;
   return el(
     "tr",
-    { ariaCurrent: active ? "true" : null },
-    el("th", { scope: "row" }, card.name || card.id, el("br"), el("small", {}, card.file), card.description ? el("p", {}, card.description) : null),
-    el("td", {}, card.author ?? ""),
-    el("td", {}, String(card.n_tokens)),
-    el("td", {}, card.base_model ?? ""),
-    el("td", { title: card.fit_reason, dataset: { kind: card.fit === "no" ? "bad" : "" } }, FITS[card.fit] ?? card.fit_reason),
-    el("td", {}, [card.rating, ...card.tags].filter(Boolean).join(", ")),
-    el("td", {}, el("div", { class: "bar" }, load, el("button", { type: "button", ariaLabel: `Details of ${card.name || card.id}`, onclick: () => open(card.id) }, "Details"), remover(card))),
+    { role: "row", ariaCurrent: active ? "true" : null },
+    el("th", { scope: "row", role: "rowheader" }, card.name || card.id, el("br"), el("small", {}, card.file), card.description ? el("p", {}, card.description) : null),
+    cell("Author", card.author ?? ""),
+    cell("Tokens", String(card.n_tokens)),
+    cell("Made for", card.base_model ?? ""),
+    el("td", { role: "cell", title: card.fit_reason, dataset: { kind: card.fit === "no" ? "bad" : "" } }, FITS[card.fit] ?? card.fit_reason),
+    cell("Tags", [card.rating, ...card.tags].filter(Boolean).join(", ")),
+    el("td", { role: "cell" }, el("div", { class: "bar" }, load, el("button", { type: "button", ariaLabel: `Details of ${card.name || card.id}`, onclick: () => open(card.id) }, "Details"), remover(card))),
   );
 }
 
@@ -172,7 +182,12 @@ const pairs = (values) => el("table", {}, el("tbody", {}, ...Object.entries(valu
 
 function heldout(said) {
   if (!said || !Object.keys(said).length) return null;
-  return el("details", { open: true }, el("summary", {}, "Held-out results"), pairs(said));
+  const plain = {};
+  for (const [key, value] of Object.entries(said)) {
+    const parts = value && typeof value === "object" && !Array.isArray(value) ? value : { "": value };
+    for (const [of, number] of Object.entries(parts)) plain[[HELDOUT[key] ?? key, HELDOUT[of] ?? of].filter(Boolean).join(", ")] = number;
+  }
+  return el("details", { open: true }, el("summary", {}, "Held-out results"), pairs(plain));
 }
 
 /** The nearer a word, the stronger its colour. */

@@ -98,21 +98,22 @@ export class Keeper {
     const story = this.story;
     this.#saving = call(this.#path(story.id), { method: "PUT", json: { ...story, over }, keepalive: true })
       .then((stored) => {
+        const isNew = story.revision === 0;
         story.revision = stored.revision;
         if (!this.#dirty) kept.remove(this.#draftOf(story.id));
         if (story !== this.story) return;
         say($(this.ids.saved), "saved");
         // All stories are looked at for that: not at every save of a long one.
-        if (this.#listed !== story.id + story.title) this.list();
+        if (isNew || this.#listed !== story.id + story.title) this.list();
       })
       .catch((error) => {
         this.#dirty = true;
-        this.#draft();
+        const drafted = this.#draft();
         if (error.status === 409) {
           $(this.ids.conflict).hidden = false;
           return;
         }
-        say($(this.ids.saved), `kept in this browser only: ${error.message}`, "bad");
+        say($(this.ids.saved), `${drafted ? "kept in this browser only" : "not kept, save it to a file"}: ${error.message}`, "bad");
         this.#timer ??= setTimeout(() => this.save(), 2000);
       })
       .finally(() => { this.#saving = null; });
@@ -132,7 +133,7 @@ export class Keeper {
   #draft() {
     clearTimeout(this.#drafting);
     this.#drafting = null;
-    if (this.#dirty) kept.set(this.#draftOf(this.story.id), this.story);
+    return this.#dirty && kept.set(this.#draftOf(this.story.id), this.story);
   }
 
   #path(id) {

@@ -1,6 +1,6 @@
 // Train: texts in, what they are and what they cost, runs as they go.
 
-import { $, call, chart, clock, el, fill, later, say, shown, surely } from "./dom.js";
+import { $, call, chart, clock, el, fill, later, say, shown, surely, tab } from "./dom.js";
 import { choice } from "./lamp.js";
 import { live } from "./live.js";
 import { dropZone } from "./prompts.js";
@@ -42,13 +42,19 @@ const MORE = {
 };
 const ABOUT = { author: ["Author", "text"], description: ["Description", "text"], licence: ["Licence", "text"], tags: ["Tags, with commas", "text"], rating: ["Rating", ["", "general", "mature", "explicit"]] };
 
+/** What the command line says, with the names that its flags have on this page. */
+const onPage = (text) => text.replace(/--([a-z][a-z-]*)/g, (flag, name) => {
+  const [label] = { ...MORE, ...ABOUT }[name.replaceAll("-", "_")] ?? [];
+  return label ? `"${label.replace(/ *[(:].*/, "")}"` : flag;
+});
+
 const inputs = {};
 let draft = null;
 let runs = new Map();
 
 export function startTrain() {
   $("train").append(
-    el("h2", {}, "A new soft prompt"),
+    el("h2", {}, "A new soft prompt", el("span", { id: "train-for" })),
     el("div", { id: "texts-drop", class: "drop" },
       "Drop text files here, or ", picker("files", {}), " or ", picker("a folder", { webkitdirectory: true }),
       el("p", { class: "soft" }, "Texts, JSONL or CSV, chat logs, stories. Some tens of pages in one voice are enough.")),
@@ -68,7 +74,11 @@ export function startTrain() {
   );
   dropZone($("texts-drop"), (files) => add(files));
   usePreset();
-  live.addEventListener("state", origins);
+  live.addEventListener("state", () => {
+    origins();
+    $("train-for").textContent = live.state.model ? ` for ${live.state.model.name}` : "";
+  });
+  takeUp();
   document.addEventListener("page", () => { if (shown("train")) poll(); });
   setInterval(() => shown("train") && poll(), EVERY);
 }
@@ -138,11 +148,23 @@ async function add(files) {
     }
     const [first] = files;
     if (!$("train-name").value) $("train-name").value = (first.webkitRelativePath?.split("/")[0] || first.name.replace(/\.[^.]*$/, "")).slice(0, 100);
+    tab.set("draft", draft.id);
+    tab.set("draft-name", $("train-name").value);
     say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
     look();
   } catch (error) {
     say($("texts-told"), error.message, "bad");
   }
+}
+
+/** Texts that this tab took before a reload. */
+async function takeUp() {
+  const told = tab.get("draft") && await call(`ui/jobs/${tab.get("draft")}`).catch(() => null);
+  if (told?.state !== "draft" || draft) return;
+  draft = told;
+  $("train-name").value ||= tab.get("draft-name", "");
+  say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
+  look();
 }
 
 async function paste() {
@@ -156,6 +178,7 @@ async function paste() {
 function clear() {
   if (draft) call(`ui/jobs/${draft.id}`, { method: "DELETE" }).catch(() => {});
   draft = null;
+  tab.remove("draft");
   looking = null;
   for (const id of ["texts-told", "train-cost", "train-told"]) say($(id), "");
   $("texts-are").replaceChildren();
@@ -181,7 +204,7 @@ const look = later(async () => {
       told = await call(`ui/jobs/${draft.id}/look`);
     }
     $("train-go").disabled = Boolean(told.error);
-    if (told.error) say($("train-cost"), told.error, "bad");
+    if (told.error) say($("train-cost"), onPage(told.error), "bad");
     else {
       const { steps, seconds, step_seconds, memory_bytes, free_bytes } = told.cost;
       const much = memory_bytes > free_bytes;
@@ -272,7 +295,7 @@ function draw({ told, events, card }) {
     card,
     el("h3", {}, told.name || "voice"),
     el("p", { class: "state" }, parts.join("; ")),
-    told.error ? el("p", { dataset: { kind: "bad" } }, told.error) : null,
+    told.error ? el("p", { dataset: { kind: "bad" } }, onPage(told.error)) : null,
     told.steps && !["done"].includes(told.state) ? el("progress", { max: told.steps, value: at, ariaLabel: "Steps done" }) : null,
     steps.length > 1 ? chart([{ class: "first", points: steps.map((one) => [one.step, one.loss]) }, { class: "second", points: validations.map((one) => [one.step, one.loss]) }], { label: `Loss of ${told.name}: thin each step, thick validation` }) : null,
     samples.length ? el("details", { open }, el("summary", {}, `The voice arrives: ${samples.length} ${samples.length === 1 ? "sample" : "samples"}`), ...samples.map((one) => el("p", { class: "sample" }, el("b", {}, `step ${one.step}: `), el("span", { class: "soft" }, one.prompt), one.text))) : null,

@@ -12,7 +12,21 @@ let before = [];
 let written = "";
 let running = null;
 
-const text = () => ({ story: $("story").value, memory: $("memory").value, note: $("note").value });
+// Characters of a story that are sent: more than any context holds, and less than one message may have.
+const SENT = [100_000, 1_000_000], A_TOKEN = 24;
+
+/** Where the part of the story that is sent begins. */
+function cutOf(story) {
+  const cut = Math.max(0, story.length - Math.min(SENT[1], Math.max(SENT[0], A_TOKEN * (live.state?.model?.context ?? 0))));
+  // Not between the two halves of a character.
+  return cut && (story.charCodeAt(cut) & 0xfc00) === 0xdc00 ? cut + 1 : cut;
+}
+
+/** cut: as cutOf. text: what the model may see. */
+function seen() {
+  const story = $("story").value, cut = cutOf(story);
+  return { cut, text: { story: story.slice(cut), memory: $("memory").value, note: $("note").value } };
+}
 
 export async function startWrite() {
   startSettings(() => measure());
@@ -82,6 +96,7 @@ function generate() {
   const story = $("story");
   written = "";
   say($("told"), "");
+  const { cut, text } = seen();
   let tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
   const ended = (told = "", kind = "") => {
     running = null;
@@ -91,7 +106,7 @@ function generate() {
     changed();
   };
   const hear = {
-    begun: ({ dropped }) => shade(dropped),
+    begun: ({ dropped }) => shade(cut, dropped),
     text: ({ text: more }) => {
       // At the end, whatever the user edits meanwhile; caret and selection stay where they are.
       written += more;
@@ -104,7 +119,7 @@ function generate() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
   };
-  running = live.ask({ do: "write", text: text(), soft_prompts: [choice.name], settings: settings() }, (said) => hear[said.is]?.(said));
+  running = live.ask({ do: "write", text, soft_prompts: [choice.name], settings: settings() }, (said) => hear[said.is]?.(said));
   buttons();
 }
 
@@ -140,20 +155,25 @@ function buttons() {
 
 const measure = later(() => {
   if (!ready() || !shown("write")) return;
-  live.ask({ do: "measure", text: text(), soft_prompt: choice.name, max_tokens: settings().max_tokens }, (said) => {
+  const { cut, text } = seen();
+  live.ask({ do: "measure", text, soft_prompt: choice.name, max_tokens: settings().max_tokens }, (said) => {
     if (said.is === "measured") {
       const soft = said.soft ? ` + ${said.soft} soft` : "";
       say($("meter"), `${said.used}${soft} + ${said.room} new of ${said.total} tokens`);
-      shade(said.dropped);
+      shade(cut, said.dropped);
     } else if (said.is === "error") say($("meter"), said.message, "bad");
   });
 }, 250);
 
-function shade(dropped) {
+/** cut: units of the story that were not sent. dropped: characters behind those that the model does not get. */
+function shade(cut, dropped) {
   const value = $("story").value;
-  $("shade").replaceChildren(el("mark", {}, value.slice(0, dropped)), value.slice(dropped) + "\n");
+  let unseen = cut;
+  // The server counts characters; some are two of the browser's units.
+  for (let left = dropped; left > 0 && unseen < value.length; left -= 1) unseen += value.codePointAt(unseen) > 0xffff ? 2 : 1;
+  $("shade").replaceChildren(el("mark", {}, value.slice(0, unseen)), value.slice(unseen) + "\n");
   $("shade").scrollTop = $("story").scrollTop;
-  $("story").title = dropped ? "The model does not see the shaded beginning any more" : "";
+  $("story").title = unseen ? "The model does not see the shaded beginning any more" : "";
 }
 
 // Compare -----------------------------------------------------------------------------------------------------------------
@@ -198,6 +218,6 @@ function compare() {
     error: ({ message }) => ended(message),
     lost: () => ended("The server stopped while it wrote."),
   };
-  comparing = live.ask({ do: "write", text: text(), soft_prompts: names, settings: settings() }, (said) => hear[said.is]?.(said));
+  comparing = live.ask({ do: "write", text: seen().text, soft_prompts: names, settings: settings() }, (said) => hear[said.is]?.(said));
   $("compare-go").textContent = "Stop";
 }
