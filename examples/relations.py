@@ -4,7 +4,8 @@
 
 DATA_DIR holds train.jsonl, dev.jsonl and test.jsonl with {"sub": "Poe", "obj": "Boston"} a line; TEMPLATES_FILE
 {"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand behind them
-are chosen on dev, and test is read for the table alone. sordino/evaluate/relations.py says what is ranked and how.
+are chosen on dev, weights are fitted by EM (of templates on train, of soft prompts on dev), and test is read for the table alone.
+sordino/evaluate/relations.py says what is ranked and how.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from sordino.evaluate.relations import (
     read_templates,
     relation_lines,
     usable_templates,
+    view_nlls,
 )
+from sordino.mixture.em import fit_weights
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
@@ -63,15 +66,14 @@ def main(folder: str, templates_file: str, steps: str = "100") -> None:
         prompt = trained(base, template, known["train"], known["dev"], int(steps))
         views.append(View(template, prompt))
 
+    every = [View(template) for template in templates]
     speakers = [
         Speaker("best single template", (View(best[0]),)),
-        Speaker(
-            f"ensemble of {len(templates)} templates",
-            tuple(View(template) for template in templates),
-            tuple(template.weight for template in templates),
-        ),
+        Speaker(f"ensemble of {len(every)} templates", tuple(every), tuple(template.weight for template in templates)),
+        fitted("the same, weights fitted on train", base, every, known["train"], candidates),
         Speaker("one soft prompt", (views[0],)),
-        Speaker(f"mixture of {len(views)} soft prompts", tuple(views), (1.0,) * len(views)),
+        # The soft prompts have seen train, so it would flatter them.
+        fitted(f"mixture of {len(views)} soft prompts", base, views, known["dev"], candidates),
     ]
     found = ranks(base, known["test"], speakers, candidates)
     majority = majority_ranks(known["train"], known["test"], candidates)
@@ -82,6 +84,15 @@ def main(folder: str, templates_file: str, steps: str = "100") -> None:
         values = "".join(f"{value:8.3f}" for value in (line.p1.value, line.p10.value, line.mrr.value))
         print(f"{line.label:32}{values}   [{low:.3f}, {high:.3f}]")
     print(f"best single template on dev: {best[0].text}")
+
+
+def fitted(
+    label: str, base: BaseModel, views: Sequence[View], facts: Sequence[Fact], candidates: Candidates
+) -> Speaker:
+    """The views with the weights of the highest likelihood of these facts."""
+    weights = fit_weights(view_nlls(base, facts, views, candidates)).weights_K
+    print(f"{label}: weights {', '.join(f'{weight:.2f}' for weight in weights)}")
+    return Speaker(label, tuple(views), tuple(weights.tolist()))
 
 
 def tell_left_out(

@@ -27,6 +27,7 @@ from sordino.evaluate.relations import (
     read_templates,
     relation_lines,
     usable_templates,
+    view_nlls,
     vocabulary_candidates,
 )
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -94,6 +95,22 @@ def test_ranks_are_those_of_every_candidate_scored_alone() -> None:
                 scores[obj] = sum(shares)
             expected = 1 + sum(score > scores[fact.obj] for score in scores.values())
             assert got[n, s] == expected, (fact, speaker.label)
+
+
+def test_the_nll_of_each_view_is_that_of_its_object_alone() -> None:
+    base = tiny_base("llama", bos=True)
+    candidates = object_candidates(base, FACTS)
+    views = [View(template) for template in TEMPLATES]
+    got = view_nlls(base, FACTS, views, candidates)
+    assert got.shape == (5, 3)
+    front = no_prompt(base).embeds_PD
+    for n, fact in enumerate(FACTS):
+        for w, view in enumerate(views):
+            text, label = base.encode(view.template.before(fact.sub)), base.encode(" " + fact.obj)
+            flags = [False] * len(text) + [True] * len(label)
+            assert got[n, w] == pytest.approx(
+                float(plain_nll(base.network, front, [*text, *label], flags).sum()), abs=1e-9
+            )
 
 
 def test_over_the_vocabulary_objects_of_several_tokens_are_left_out() -> None:

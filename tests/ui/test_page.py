@@ -281,7 +281,12 @@ def test_metadata_is_changed_in_the_file(server: Running) -> None:
 def test_a_tab_hears_that_a_file_says_something_else_about_itself(server: Running) -> None:
     with live(server) as socket:
         before = said(socket, "state")["library"]
-        for changes in ({"author": "a clerk"}, {"tags": ["desk"]}, {"description": "of a clerk"}, {"rating": "explicit"}):
+        for changes in (
+            {"author": "a clerk"},
+            {"tags": ["desk"]},
+            {"description": "of a clerk"},
+            {"rating": "explicit"},
+        ):
             httpx.patch(f"{server.url}/ui/prompts/clerk", json=changes).raise_for_status()
             now = said(socket, "state")["library"]
             assert now != before

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,10 +192,31 @@ def ranks(
     views: list[View] = []
     for speaker in speakers:
         views += [view for view in speaker.views if view not in views]
-    conditions, of_view = _conditions(base, views)
-    right_N = np.array([candidates.index[fact.obj] for fact in facts], dtype=np.int64)
-    at_once = max(1, _CELLS_AT_ONCE // (len(views) * len(candidates.tree.ids)))
     found = []
+    for right_n, logp_nWL in _scored(base, facts, views, candidates, pass_tokens):
+        each = [mixed(logp_nWL[:, [views.index(v) for v in s.views]], s.weights) for s in speakers]
+        found.append(np.stack([rank_of(logp_nL, right_n) for logp_nL in each], axis=1))
+    return np.concatenate(found)
+
+
+def view_nlls(
+    base: BaseModel, facts: Sequence[Fact], views: Sequence[View], candidates: Candidates, *, pass_tokens: int = 4096
+) -> Floats:
+    """-log p(object | view, subject) in nats [N, W]: what weights of views are fitted to."""
+    return np.concatenate(
+        [
+            -logp_nWL[np.arange(len(right_n)), :, right_n]
+            for right_n, logp_nWL in _scored(base, facts, views, candidates, pass_tokens)
+        ]
+    )
+
+
+def _scored(
+    base: BaseModel, facts: Sequence[Fact], views: Sequence[View], candidates: Candidates, pass_tokens: int
+) -> Iterator[tuple[Ints, Floats]]:
+    """The right candidates [n] of some facts, and log p(candidate | view, subject) [n, W, L], a part of the facts at a time."""
+    conditions, of_view = _conditions(base, views)
+    at_once = max(1, _CELLS_AT_ONCE // (len(views) * len(candidates.tree.ids)))
     for start in range(0, len(facts), at_once):
         part = facts[start : start + at_once]
         jobs = [
@@ -204,10 +225,8 @@ def ranks(
             for view, condition in zip(views, of_view, strict=True)
         ]
         logp_JL = label_logps(base, conditions, jobs, candidates.tree, pass_tokens=pass_tokens)
-        logp_NWL = logp_JL.reshape(len(part), len(views), -1)
-        each = [mixed(logp_NWL[:, [views.index(v) for v in s.views]], s.weights) for s in speakers]
-        found.append(np.stack([rank_of(logp_NL, right_N[start : start + at_once]) for logp_NL in each], axis=1))
-    return np.concatenate(found)
+        right_n = np.array([candidates.index[fact.obj] for fact in part], dtype=np.int64)
+        yield right_n, logp_JL.reshape(len(part), len(views), -1)
 
 
 def mixed(logp_NWL: Floats, weights: Sequence[float]) -> Floats:
