@@ -12,6 +12,7 @@ import click
 from sordino.cli.console import err, one_line, warn
 from sordino.cli.options import Decorator
 from sordino.errors import BadInput
+from sordino.library_names import MIXTURE_ENDING
 
 if TYPE_CHECKING:
     from sordino.soft_prompt import SoftPrompt
@@ -78,9 +79,9 @@ def check_new(path: Path | None, *, overwrite: bool) -> None:
 
 def check_out(path: Path | None, *, overwrite: bool) -> None:
     """As `check_new`, for the soft prompt that is made."""
-    if path is not None and path.suffix.lower() != ".zip":
+    if path is not None and (path.suffix.lower() != ".zip" or path.name.lower().endswith(MIXTURE_ENDING)):
         raise BadInput(
-            "soft prompts are written as .zip", where=path, do="name it so; sordino convert has the other formats"
+            "one soft prompt is written as .zip", where=path, do="name it so; sordino convert has the other formats"
         )
     check_new(path, overwrite=overwrite)
 
