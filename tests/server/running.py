@@ -25,6 +25,9 @@ from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.ui.page import Page
 from tests.tiny_models import tiny_base
 
+# What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.
+NO_JSON = (b"\xff", b"[" * 100_000, b'{"prompt": "a", "max_length": ' + b"9" * 5_000 + b"}")
+
 
 @dataclass
 class Running:

@@ -20,7 +20,7 @@ from sordino.generate import Request, complete
 from sordino.sampling import Sampling
 from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, Generate, Settings, formatted
 from sordino.server.serving import ServerLimits
-from tests.server.running import Running, running, voice
+from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
 
 TEXT = "The keeper wrote"
@@ -123,6 +123,10 @@ def test_settings_are_kept_for_requests_that_say_nothing(live: Running) -> None:
     wrong = put(live, "/api/v1/config/max_length", value="many")
     assert wrong.status_code == 422
     assert list(wrong.json()["detail"]) == ["value"]
+    # A default that no request may have would be refused in each that leaves it out.
+    most = live.serving.limits.max_tokens
+    wrong = put(live, "/api/v1/config/max_length", value=most + 1)
+    assert (wrong.status_code, wrong.json()) == (422, {"detail": {"value": [f"Must be at most {most}."]}})
     assert httpx.get(f"{live.url}/api/v1/config/nothing").status_code == 422
     assert get(live, "/api/v1/config/max_length") == {"value": 3}
 
@@ -151,6 +155,19 @@ def test_every_wrong_field_is_named_with_422(live: Running, body: dict[str, Any]
     assert answer.status_code == 422
     assert list(answer.json()["detail"]) == [field]
     assert all(isinstance(line, str) for line in answer.json()["detail"][field])
+
+
+@pytest.mark.parametrize("path", ["/api/v1/generate", "/api/extra/generate/stream", "/api/extra/tokencount"])
+def test_what_is_no_json_is_said_with_a_code_that_clients_know(live: Running, path: str) -> None:
+    for body in NO_JSON:
+        answer = httpx.post(f"{live.url}{path}", content=body, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["detail"]["msg"]) == (422, "the body is not JSON")
+
+
+def test_half_a_character_to_count_names_the_field(live: Running) -> None:
+    body, kind = b'{"prompt": "half \\ud800"}', {"content-type": "application/json"}
+    answer = httpx.post(f"{live.url}/api/extra/tokencount", content=body, headers=kind)
+    assert (answer.status_code, list(answer.json()["detail"])) == (422, ["prompt"])
 
 
 def test_unknown_and_meaningless_fields_are_ignored(live: Running) -> None:

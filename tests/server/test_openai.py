@@ -18,7 +18,7 @@ from sordino.generate import Request, complete
 from sordino.sampling import Sampling
 from sordino.server.openai_fields import NEUTRAL
 from sordino.server.serving import ServerLimits
-from tests.server.running import Running, running, voice
+from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
 
 TEXT = "The keeper wrote"
@@ -266,12 +266,18 @@ def test_fields_we_lack_are_taken_at_their_neutral_value_only(live: Running, fie
         ({"model": "gpt-4"}, "model", "no such model"),
         ({"model": "tiny-llama:keepr"}, "model", "did you mean keeper"),
         ({"prompt": "word " * 300}, "prompt", "positions"),
+        ({"best_of": True}, "best_of", "not implemented"),
+        ({"echo": 0}, "echo", "not implemented"),
+        ({"prompt": ["a"] * 9}, "prompt", "at most 8"),
+        ({"prompt": ["a"] * 3, "n": 3}, "n", "at most 8"),
     ],
 )
 def test_every_wrong_field_is_named(live: Running, fields: dict[str, Any], param: str, said: str) -> None:
     status, named, message = fault(post(live, "completions", **{"model": "tiny-llama", "prompt": "a", **fields}))
     assert status in (400, 404)
     assert (named, said in message) == (param, True), message
+    # Who asks by HTTP has fields, and no flags of a command.
+    assert not message.startswith("--")
 
 
 def test_wrong_chats_are_named(live: Running) -> None:
@@ -284,8 +290,16 @@ def test_wrong_chats_are_named(live: Running) -> None:
             {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3, "max_completion_tokens": 3},
             "max_completion_tokens",
         ),
+        ({"messages": [{"role": "user", "content": "half \ud800"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "\udc00"}]}], "stream": True}, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 300}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 300}], "stream": True}, "messages"),
+        ({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 101}, "max_completion_tokens"),
+        ({"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "a"}], "logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     ):
-        assert fault(post(live, "chat/completions", model="tiny-llama", **fields))[:2] == (400, param)
+        assert fault(post(live, "chat/completions", model="tiny-llama", **fields))[:2] == (400, param), fields
 
 
 def test_what_is_no_request(live: Running) -> None:
@@ -296,6 +310,9 @@ def test_what_is_no_request(live: Running) -> None:
         fault(httpx.post(f"{live.url}/v1/completions", content=b"{", headers={"content-type": "application/json"}))[0]
         == 400
     )
+    for body in NO_JSON:
+        answer = httpx.post(f"{live.url}/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert fault(answer) == (400, None, "the body is not JSON")
     assert fault(httpx.get(f"{live.url}/v1/nothing"))[0] == 404
     assert fault(httpx.get(f"{live.url}/v1/completions"))[0] == 405
 

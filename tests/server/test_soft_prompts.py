@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +77,29 @@ def test_names_that_lead_elsewhere_are_refused(live: Running, tmp_path: Path, na
         answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data=form)
         assert answer.status_code in (400, 413), answer.text
     assert sorted(path for path in live.folder.rglob("*")) == before
+
+
+def test_a_name_that_was_given_is_the_field_that_is_wrong(live: Running, tmp_path: Path) -> None:
+    formats.write(voice(live.base, 6), tmp_path / "u.zip")
+    files = {"file": ("u.zip", (tmp_path / "u.zip").read_bytes())}
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data={"name": "a/b"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("con.zip", files["file"][1])})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="file names are Unicode there")
+def test_a_file_whose_name_is_no_unicode_harms_nothing(live: Running) -> None:
+    (live.folder / os.fsdecode(b"old\xe9.zip")).write_bytes((live.folder / "keeper.zip").read_bytes())
+    file = "old\\xe9.zip"
+    card = next(card for card in listed(live).values() if card["file"] == file)
+    model = httpx.get(f"{live.url}/v1/models").json()["data"][0]["id"]
+    assert f"{model}:{card['id']}" in {card["id"] for card in httpx.get(f"{live.url}/v1/models").json()["data"]}
+    assert {"value": file} in httpx.get(f"{live.url}/api/v1/config/soft_prompts_list").json()["values"]
+    assert httpx.put(f"{live.url}/api/v1/config/soft_prompt", json={"value": file}).json() == {}
+    assert httpx.get(f"{live.url}/api/v1/config/soft_prompt").json() == {"value": file}
+    asked = {"model": f"{model}:{card['id']}", "prompt": "a", "max_tokens": 1}
+    assert httpx.post(f"{live.url}/v1/completions", json=asked).status_code == 200
 
 
 def test_uploads_that_are_no_soft_prompt_are_refused(live: Running) -> None:

@@ -128,9 +128,12 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    answer = _answer(request, error.status_code, str(error.detail))
-    # No such route, or not with this method: said as it is on KoboldAI's routes too.
-    answer.status_code = error.status_code
+    # FastAPI's word for bytes that are no UTF-8, nested too deep, or a number of thousands of digits.
+    is_no_json = error.status_code == 400 and error.detail == "There was an error parsing the body"
+    answer = _answer(request, error.status_code, "the body is not JSON" if is_no_json else str(error.detail))
+    if not is_no_json:
+        # No such route, or not with this method: said as it is on KoboldAI's routes too.
+        answer.status_code = error.status_code
     answer.headers.update(error.headers or {})
     return answer
 

@@ -55,14 +55,19 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
         if isinstance(error, ConfigError):
             field = field or error.where.removeprefix("--").replace("-", "_")
             code = "context_length_exceeded" if "context" in error.what else None
-    return Refused(status, _told_abroad(error), field=field, code=code)
+    return Refused(status, _told_abroad(error, field), field=field, code=code)
 
 
-def _told_abroad(error: SordinoError) -> str:
-    """The message, with a file's name in place of its path: where the library lies is nobody's business."""
-    if not Path(error.where).is_absolute():
+def _told_abroad(error: SordinoError, field: str) -> str:
+    """The message, with a file's name in place of its path: where the library lies is nobody's business. And with the request's
+    field in place of the command's flag."""
+    if error.where.startswith("--") and field:
+        where = field
+    elif Path(error.where).is_absolute():
+        where = Path(error.where).name
+    else:
         return error.message
-    told = SordinoError(error.what, where=Path(error.where).name, expected=error.expected, got=error.got, do=error.do)
+    told = SordinoError(error.what, where=where, expected=error.expected, got=error.got, do=error.do)
     return told.message
 
 

@@ -146,7 +146,7 @@ async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
 def soft_prompt(request: Request) -> dict[str, str]:
     voices = state_of(request).voices
     name = voices.default
-    return {"value": "" if name is None else voices.named(name).entry.path.name}
+    return {"value": "" if name is None else voices.named(name).file}
 
 
 class FileName(BaseModel):
@@ -167,7 +167,7 @@ def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
 @router.get("/config/soft_prompts_list")
 def soft_prompts_list(request: Request) -> dict[str, Any]:
     """Every file that can be loaded into this model."""
-    return {"values": [{"value": voice.entry.path.name} for voice in state_of(request).voices.usable()]}
+    return {"values": [{"value": voice.file} for voice in state_of(request).voices.usable()]}
 
 
 @router.get("/config/{name}")
@@ -186,6 +186,10 @@ async def change_setting(request: Request, name: str, value: Annotated[Any, Body
         raise Refused(422, error.errors()[0]["msg"], field="value") from error
     except SordinoError as error:
         raise refused(error, field="value") from error
+    # As a default it would be refused in every request that leaves it out.
+    most = state_of(request).limits.max_tokens
+    if name == "max_length" and settings.max_length > most:
+        raise Refused(422, f"Must be at most {most}.", field="value")
     state.settings = settings
     return {}
 
@@ -251,7 +255,10 @@ class Text(BaseModel):
 
 @extra.post("/tokencount")
 async def tokencount(request: Request, text: Text) -> dict[str, Any]:
-    ids = await run_in_threadpool(_encoded, serving_of(request), text.prompt)
+    try:
+        ids = await run_in_threadpool(_encoded, serving_of(request), text.prompt)
+    except SordinoError as error:
+        raise refused(error, field="prompt") from error
     return {"value": len(ids), "ids": list(ids)}
 
 

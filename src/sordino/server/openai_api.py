@@ -71,7 +71,8 @@ async def completions(request: Request, asked: CompletionRequest) -> Any:
     texts = await run_in_threadpool(texts_of, serving.base, asked.prompt)
     jobs = [_job(request, asked, ids, soft, sampling) for ids in texts]
     if sum(job.n for job in jobs) > serving.limits.n:
-        raise Refused(400, f"at most {serving.limits.n} continuations in one request", field="n")
+        field = "prompt" if asked.n in (None, 1) else "n"
+        raise Refused(400, f"at most {serving.limits.n} continuations in one request", field=field)
     requests = [one for job in jobs for one in requests_of(serving.base, job)]
     identity = _Identity(f"cmpl-{secrets.token_hex(12)}", "text_completion", int(time.time()), asked.model)
     if asked.stream:
@@ -105,15 +106,18 @@ async def chat_completions(request: Request, asked: ChatRequest) -> Any:
     if most is None:
         # Until the model ends its turn: as far as context and server let it.
         most = min(serving.limits.max_tokens, max(1, serving.context_length - width_of(serving.base, soft) - len(ids)))
+    names = {"logprobs": "top_logprobs"} | (
+        {} if asked.max_tokens is not None else {"max_tokens": "max_completion_tokens"}
+    )
     sampling = sampling_of(
-        serving, asked, max_tokens=most, logprobs=(asked.top_logprobs or 0) if asked.logprobs else None
+        serving, asked, max_tokens=most, logprobs=(asked.top_logprobs or 0) if asked.logprobs else None, names=names
     )
     job = _job(request, asked, ids, soft, sampling)
     requests = requests_of(serving.base, job)
     identity = _Identity(f"chatcmpl-{secrets.token_hex(12)}", "chat.completion", int(time.time()), asked.model)
     if asked.stream:
         return _streamed(serving, asked, requests, identity, _chat_shape(serving.base, logprobs=bool(asked.logprobs)))
-    done = await _write(serving, request, requests)
+    done = await _write(serving, request, requests, text_field="messages")
     choices = [
         {
             "index": i,
@@ -186,20 +190,31 @@ class _Identity:
         return {**said, **rest}
 
 
-async def _write(serving: Serving, request: Request, requests: Sequence[Row]) -> list[Written]:
+async def _write(
+    serving: Serving, request: Request, requests: Sequence[Row], *, text_field: str = "prompt"
+) -> list[Written]:
     try:
         return await unless_left(request, write(serving, "openai", requests))
     except SordinoError as error:
-        raise refused(error) from error
+        raise refused(error, field=_field_of(error, text_field)) from error
+
+
+def _field_of(error: SordinoError, text_field: str) -> str:
+    """What the engine calls the prompt, by the route's name for it; "" where it is about something else."""
+    return text_field if error.where == "prompt" else ""
 
 
 @dataclass(frozen=True)
 class _Shape:
-    """What a route's stream is made of: each continuation's opening, a chunk's choice (None: nothing to tell yet), its closing."""
+    """What a route's stream is made of: each continuation's opening, a chunk's choice (None: nothing to tell yet), its closing.
+
+    text_field: what the route calls the text.
+    """
 
     opening: dict[str, Any] | None
     delta: Callable[[int, Chunk], dict[str, Any] | None]
     closing: dict[str, Any]
+    text_field: str = "prompt"
 
 
 def _text_shape(base: DescribedModel, logprobs: int | None) -> _Shape:
@@ -222,7 +237,7 @@ def _chat_shape(base: DescribedModel, *, logprobs: bool) -> _Shape:
         return {"delta": {"content": chunk.text}, "logprobs": _chat_logprobs(base, chunk.drawn) if logprobs else None}
 
     opening = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
-    return _Shape(opening, delta, {"delta": {}, "logprobs": None})
+    return _Shape(opening, delta, {"delta": {}, "logprobs": None}, "messages")
 
 
 def _streamed(
@@ -232,7 +247,7 @@ def _streamed(
         # While there is still a status to say it with.
         serving.backend.check(requests)
     except SordinoError as error:
-        raise refused(error) from error
+        raise refused(error, field=_field_of(error, shape.text_field)) from error
     wanted = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     pieces = _pieces(serving, requests, identity, shape, n=asked.n or 1, usage_wanted=wanted)
     return StreamingResponse(pieces, media_type="text/event-stream", headers={"Cache-Control": "no-store"})

@@ -109,7 +109,7 @@ def refuse_foreign(asked: Options) -> None:
     for field, value in (asked.model_extra or {}).items():
         if field not in NEUTRAL:
             raise Refused(400, f"unknown field: {field}", field=field, code="unknown_parameter")
-        if value is None or value in NEUTRAL[field] or (field in LABELS and isinstance(value, str)):
+        if value is None or _is_neutral(field, value) or (field in LABELS and isinstance(value, str)):
             continue
         raise Refused(
             400,
@@ -119,9 +119,22 @@ def refuse_foreign(asked: Options) -> None:
         )
 
 
-def sampling_of(serving: Serving, asked: Options, *, max_tokens: int, logprobs: int | None) -> Sampling:
+def _is_neutral(field: str, value: Any) -> bool:
+    """Whether it is one of the values that change nothing; true is no number here, as it is in Python."""
+    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
+
+
+def sampling_of(
+    serving: Serving, asked: Options, *, max_tokens: int, logprobs: int | None, names: Mapping[str, str] | None = None
+) -> Sampling:
+    """names: what the route calls `max_tokens` and `logprobs`, where it calls them otherwise. Raises Refused."""
+    names = {"typical": "typical_p", **(names or {})}
     if max_tokens > serving.limits.max_tokens:
-        raise Refused(400, f"at most {serving.limits.max_tokens} new tokens in one request", field="max_tokens")
+        raise Refused(
+            400,
+            f"at most {serving.limits.max_tokens} new tokens in one request",
+            field=names.get("max_tokens", "max_tokens"),
+        )
     given: dict[str, Any] = {
         "temperature": 1.0 if asked.temperature is None else asked.temperature,
         "top_p": 1.0 if asked.top_p is None else asked.top_p,
@@ -148,7 +161,7 @@ def sampling_of(serving: Serving, asked: Options, *, max_tokens: int, logprobs: 
         )
     except SordinoError as error:
         field = error.where.removeprefix("--").replace("-", "_")
-        raise refused(error, field={"typical": "typical_p"}.get(field, field)) from error
+        raise refused(error, field=names.get(field, field)) from error
 
 
 def _bias(said: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:

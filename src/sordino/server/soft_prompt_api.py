@@ -14,7 +14,7 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from sordino.errors import SordinoError
-from sordino.library_names import readable_name
+from sordino.library_names import checked_name, readable_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import state_of
 from sordino.server.voices import Voice
@@ -59,12 +59,15 @@ def upload(
     if not said.name and (not given or given != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
     try:
+        name = checked_name(said.name or readable_name(Path(given).stem))
+    except SordinoError as error:
+        raise refused(error, field="name" if said.name else "file") from error
+    try:
         with tempfile.TemporaryDirectory() as folder:
             # Formats are found by content; the name is only where the bytes lie while they are read.
             path = Path(folder) / "upload"
             with path.open("wb") as copy:
                 shutil.copyfileobj(file.file, copy)
-            name = said.name or readable_name(Path(given).stem)
             entry = state.voices.library.install(path, name=name, replace=said.replace)
     except SordinoError as error:
         raise refused(error, field="file") from error
@@ -106,7 +109,7 @@ def unload(request: Request) -> dict[str, Any]:
 
 def _card(voice: Voice, default: str | None) -> dict[str, Any]:
     entry, known = voice.entry, voice.entry.metadata
-    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": entry.path.name}
+    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": voice.file}
     if entry.error:
         return card | {"error": entry.error}
     return card | {

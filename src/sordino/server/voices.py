@@ -7,6 +7,7 @@ on KoboldAI's routes, none on OpenAI's. The default is remembered for each model
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -38,6 +39,11 @@ class Voice:
     @property
     def usable(self) -> bool:
         return self.fit is not None and self.fit.kind != "no"
+
+    @property
+    def file(self) -> str:
+        """The file's name as answers can say it: bytes that are no UTF-8, as old archives leave them, are spelled out."""
+        return os.fsencode(self.entry.path.name).decode("utf-8", "backslashreplace")
 
 
 class Voices:
@@ -76,13 +82,13 @@ class Voices:
     def named(self, name: str) -> Voice:
         """The entry with this name or file name. Raises NotInLibrary with near misses."""
         for voice in self.all():
-            if name in (voice.entry.name, voice.entry.path.name):
+            if name in (voice.entry.name, voice.file):
                 return voice
         # It may have come a moment ago.
         self.refresh()
         voices = self.all()
         for voice in voices:
-            if name in (voice.entry.name, voice.entry.path.name):
+            if name in (voice.entry.name, voice.file):
                 return voice
         close = near_misses(name, [voice.entry.name for voice in voices if voice.usable])
         raise NotInLibrary(

@@ -69,7 +69,7 @@ def details(request: Request, name: str) -> dict[str, Any]:
     path, prompt = read_named(request, name)
     return {
         "id": name,
-        "file": path.name,
+        "file": state_of(request).voices.named(name).file,
         "format": formats.detect(path),
         "n_tokens": prompt.n_tokens,
         "d_model": prompt.d_model,
