@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from sordino import token_losses
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError, OutOfMemory
-from sordino.evaluate import conditions, scoring
+from sordino.evaluate import conditions
 from sordino.evaluate.conditions import default_instructions, excerpts, instruction, no_prompt, soft_prompt
 from sordino.evaluate.measuring import EvaluateConfig, Losses, evaluate, summarise
 from sordino.evaluate.off_domain import packaged_text
@@ -57,7 +58,7 @@ def test_every_condition_has_the_loss_of_plain_concatenation(
         *excerpts(base, TRAINING, [4, 8], draws=1, seed=0)[0],
     ]
     # Small enough that conditions are run in several groups, and each group in several passes.
-    monkeypatch.setattr(scoring, "PREFIX_POSITIONS", 25)
+    monkeypatch.setattr(token_losses, "PREFIX_POSITIONS", 25)
     windows = windows_of(base, HELDOUT, row_tokens=16, limit=0, first=all(c.length > 0 for c in tried))
     told: list[tuple[int, int]] = []
     got = nll_of_windows(base, tried, windows, pass_tokens=60, progress=lambda done, total: told.append((done, total)))
@@ -337,6 +338,6 @@ def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.Monkey
     def no_memory(*args: object, **kwargs: object) -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("sordino.evaluate.scoring.nll_of_rows", no_memory)
+    monkeypatch.setattr("sordino.token_losses.nll_of_rows", no_memory)
     with pytest.raises(OutOfMemory, match=r"measuring.*--pass-tokens"):
         evaluate(tiny_base("llama"), {"voice": voice(tiny_base("llama"), 3)}, HELDOUT, SMALL)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sordino import token_losses
 from sordino.base_model import BaseModel
 from sordino.errors import DataError
-from sordino.evaluate import scoring
 from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt
 from sordino.evaluate.label_scores import Job, label_logps, label_tree
 from sordino.prefix import PACKABLE_FAMILIES
@@ -59,7 +59,7 @@ def agrees_with_plain(base: BaseModel, labels: list[list[int]]) -> None:
 def test_labels_together_equal_each_alone(
     family: str, bos: bool, labels: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "PREFIX_POSITIONS", 25)
+    monkeypatch.setattr(token_losses, "PREFIX_POSITIONS", 25)
     agrees_with_plain(tiny_base(family, bos=bos), labels)
 
 

@@ -49,6 +49,7 @@ ORDER = (
     "prefix",
     "nll",
     "packing",
+    "token_losses",
     "gate_text",
     "sampling",
     "detokenise",

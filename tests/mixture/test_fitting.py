@@ -14,11 +14,12 @@ from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
 from sordino.mixture.em import mean_nll
 from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
+from sordino.mixture.fronts import front_of_prompt
 from sordino.mixture.picture import picture
 from sordino.mixture.report import measure, summary, to_json, verdicts
-from sordino.mixture.scoring import Losses, front_of_prompt, losses
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.token_losses import Losses, losses
 from tests.tiny_models import tiny_base
 
 CONFIG = FitConfig(row_tokens=32, context_tokens=8, resamples=300)
@@ -152,7 +153,7 @@ def test_a_limit_thins_evenly_and_progress_ends_full(tmp_path: Path) -> None:
 def scored(differences: np.ndarray) -> Losses:
     """Examples of five tokens each: the first component loses a nat a token, the others that and `differences` [N, K-1]."""
     nll_NK = np.concatenate([np.ones((len(differences), 1)), 1 + differences], axis=1)
-    return Losses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.arange(len(differences)).repeat_interleave(5))
+    return Losses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.full((len(differences),), 5))
 
 
 def test_who_won_is_said_with_its_interval() -> None:

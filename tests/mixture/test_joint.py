@@ -12,6 +12,7 @@ from torch import Tensor
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, DataError, Diverged
 from sordino.mixture import joint
+from sordino.mixture.fronts import front_of_matrix
 from sordino.mixture.joint import (
     Finished,
     JointConfig,
@@ -22,9 +23,9 @@ from sordino.mixture.joint import (
     temper,
     train_jointly,
 )
-from sordino.mixture.scoring import front_of_matrix, losses
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece
+from sordino.token_losses import losses
 from tests.parity.plain import plain_nll
 from tests.tiny_models import tiny_base
 

@@ -26,8 +26,8 @@ from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare
 from sordino.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
 from sordino.mixture.picture import picture
 from sordino.mixture.report import TITLES, Report, to_json, verdicts
-from sordino.mixture.scoring import Progress as Told
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.token_losses import Progress as Told
 
 Labelled = Sequence[tuple[str, SoftPrompt]]
 

@@ -24,12 +24,13 @@ from sordino.base_model import BaseModel
 from sordino.bootstrap import Floats
 from sordino.errors import DataError
 from sordino.evaluate.conditions import Condition
-from sordino.evaluate.scoring import Progress, prefix_groups
+from sordino.evaluate.scoring import Progress
 from sordino.memory import memory_named
 from sordino.nll import Head, head_of
 from sordino.packing import pack
 from sordino.prefix import Prefixes, encode_prefixes, extend_prefixes, forward_rows, packable
 from sordino.rows import rows_from_examples
+from sordino.token_losses import front_groups
 
 # Logits held at once: 128 x 49,152 in float32 are 25 MB.
 _LOGITS_AT_ONCE = 2**23
@@ -137,7 +138,7 @@ def edge_logps(
     logp_JE = np.zeros((len(jobs), len(tree.token_E)))
     head, done = head_of(base.network), 0
     with torch.inference_mode(), memory_named("scoring labels", "lower --pass-tokens"):
-        for group in prefix_groups(conditions):
+        for group in front_groups(conditions):
             prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
             leading = conditions[group[0]].leading
             mine = [at for at, job in enumerate(jobs) if job.condition in group]

@@ -22,15 +22,16 @@ from sordino.errors import ConfigError
 from sordino.gate_text import hidden_of_texts
 from sordino.memory import memory_named
 from sordino.mixture.em import Weights, fit_weights
+from sordino.mixture.fronts import check_room, front_of_prompt
 from sordino.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.mixture.report import Report, measure, summary
-from sordino.mixture.scoring import LOWER, Losses, Progress, front_of_prompt, losses
 from sordino.prompt_mixture import Mixture
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
+from sordino.token_losses import Losses, Progress, losses
 
 GateChoice = Literal["auto", "never", "always"]
 # Tokens of each set that are measured by default: what tells weights of a few components to a few hundredths.
@@ -137,6 +138,7 @@ def fit(
     """
     fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
+    check_room(base, fronts, [example for examples in sets for example in examples])
     sizes = [len(examples) * len(fronts) for examples in sets]
 
     def scored(at: int) -> Losses:
@@ -151,7 +153,7 @@ def fit(
     notes: list[str] = []
     gate, given_NK, average_K = None, None, weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
-        with memory_named("reading the texts", LOWER):
+        with memory_named("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Without validation there is nothing to choose the strength on but the training examples themselves.
         steering = Scored(hidden[1], scored(1).of_examples().numpy()) if sets[1] else Scored(hidden[0], nll_NK)

@@ -28,7 +28,7 @@ from sordino.base_model import BaseModel
 from sordino.combining import nll_of_texts, responsible
 from sordino.errors import ConfigError, DataError, Diverged
 from sordino.memory import memory_named
-from sordino.mixture.scoring import check_room, front_of_matrix, losses
+from sordino.mixture.fronts import check_room, front_of_matrix
 from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.pace import places_at, rate_at
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, with_leading_ids
@@ -37,6 +37,7 @@ from sordino.prefix import Prefixes, encode_prefixes, packable
 from sordino.soft_prompt import Placement
 from sordino.texts.examples import Example
 from sordino.texts.excerpts import excerpt
+from sordino.token_losses import losses
 
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens, --tokens or --joint"
 # Excerpts that are tried for each component, and examples that they are tried on.
@@ -125,7 +126,7 @@ def train_jointly(
     """
     if not train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
-    check_room(base, [front_of_matrix(base, start, placement) for start in starts], train)
+    check_room(base, [front_of_matrix(base, start, placement) for start in starts], [*train, *validation])
     matrices = [start.detach().clone().requires_grad_() for start in starts]
     averages, best = [m.detach().clone() for m in matrices], [m.detach().clone() for m in matrices]
     optimiser = torch.optim.Adam(matrices, lr=config.lr, betas=(0.9, 0.99), foreach=False)
@@ -239,6 +240,7 @@ def excerpts_apart(
     matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
     fronts = [front_of_matrix(base, matrix, placement) for matrix in matrices]
+    check_room(base, fronts, judged)
     scored = losses(base, fronts, judged, pass_tokens=config.pass_tokens, progress=progress)
     nll_NC = scored.of_examples()
     chosen: list[int] = []

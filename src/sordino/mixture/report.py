@@ -15,8 +15,8 @@ import torch
 from sordino.bootstrap import MIN_UNITS, Estimate, Floats, interval, resampled_means, units_of
 from sordino.combining import nll_of_texts
 from sordino.mixture.em import effective_number
-from sordino.mixture.scoring import Losses
 from sordino.prompt_mixture import uniform
+from sordino.token_losses import Losses
 
 Kind = Literal["component", "best", "mean", "ensemble", "uniform", "mixture", "gate"]
 # All but the components, in the words of the table.

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from sordino import token_losses
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError, OutOfMemory
-from sordino.mixture import scoring
-from sordino.mixture.scoring import front_of_prompt, losses
+from sordino.mixture.fronts import check_room, front_of_prompt
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
+from sordino.token_losses import losses
 from tests.parity.plain import plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
 
@@ -39,7 +40,7 @@ def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monke
     ]
     examples = make_examples(PIECES, base, max_tokens=16).examples
     # Small enough for several groups of prefixes, and several passes of each.
-    monkeypatch.setattr(scoring, "PREFIX_POSITIONS", 12)
+    monkeypatch.setattr(token_losses, "PREFIX_POSITIONS", 12)
     told: list[tuple[int, int]] = []
     got = losses(base, fronts, examples, pass_tokens=60, progress=lambda done, total: told.append((done, total)))
     for k, front in enumerate(fronts):
@@ -71,14 +72,14 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
     base = tiny_base("llama")
     examples = make_examples([Piece("b", "text", "the sea " * 200)], base, max_tokens=250).examples
     with pytest.raises(ConfigError, match="lower --row-tokens"):
-        losses(base, [front_of_prompt(base, voice(base, 20, 0, "start"))], examples, pass_tokens=999)
+        check_room(base, [front_of_prompt(base, voice(base, 20, 0, "start"))], examples)
 
 
 def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(scoring, "nll_of_rows", no_memory)
+    monkeypatch.setattr(token_losses, "nll_of_rows", no_memory)
     base = tiny_base("llama")
     examples = make_examples(PIECES, base, max_tokens=16).examples
     with pytest.raises(OutOfMemory, match="--pass-tokens"):

@@ -1,6 +1,6 @@
-"""The loss of every example behind every component, in one operation: K prefixes, and rows that each gather theirs by index.
+"""The loss of every example behind every front, in one operation: K prefixes, and rows that each gather theirs by index.
 
-Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K components, D model width, P prefix
+Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K fronts, D model width, P prefix
 positions.
 """
 
@@ -8,67 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
-from sordino.errors import ConfigError
 from sordino.memory import memory_named
 from sordino.nll import nll_of_rows
 from sordino.packing import labelled_rows, one_by_one, pack, with_leading_ids
-from sordino.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.prefix import encode_prefixes, packable
-from sordino.soft_prompt import Placement, SoftPrompt
 from sordino.texts.examples import Example
 
 # Most prefix positions, padding counted, that are held as keys and values at once: 94 MB for SmolLM2-135M.
 PREFIX_POSITIONS = 2048
-LOWER = "lower --pass-tokens"
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Front:
+class Front(Protocol):
     """What stands in front of a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins
     with (a BOS behind a prompt that was placed before it).
     """
 
-    embeds_PD: Tensor
-    leading: tuple[int, ...]
+    @property
+    def embeds_PD(self) -> Tensor: ...
+
+    @property
+    def leading(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
 class Losses:
-    """nll_TK: NLL in nats [T, K] of every labelled token behind every component, float64 on the CPU. example_T: the example that
-    each token is of.
+    """nll_TK: NLL in nats [T, K] of every labelled token behind every front, float64 on the CPU. tokens_N: labelled tokens of each
+    example; those of one stand together, in the order of the examples.
     """
 
     nll_TK: Tensor
-    example_T: Tensor
-
-    @property
-    def tokens_N(self) -> Tensor:
-        """Labelled tokens of each example."""
-        return torch.bincount(self.example_T)
+    tokens_N: Tensor
 
     def of_examples(self) -> Tensor:
-        """NLL in nats [N, K] of whole examples: -log p_k(y|x)."""
+        """NLL in nats [N, K] of whole examples: -log p(y|x) behind each front."""
         return self.summed(self.nll_TK)
 
     def summed(self, values_TC: Tensor) -> Tensor:
         """Values of tokens [T, C] summed within examples: [N, C]."""
+        example_T = torch.repeat_interleave(torch.arange(len(self.tokens_N)), self.tokens_N)
         totals_NC = values_TC.new_zeros(len(self.tokens_N), values_TC.shape[1])
-        return totals_NC.index_add(0, self.example_T, values_TC)
-
-
-def front_of_prompt(base: BaseModel, prompt: SoftPrompt) -> Front:
-    return Front(prompt_embeds(base, prompt), leading_ids(base, prompt.metadata.placement))
-
-
-def front_of_matrix(base: BaseModel, matrix_PD: Tensor, placement: Placement) -> Front:
-    return Front(prefix_embeds(base, matrix_PD, placement), leading_ids(base, placement))
+        return totals_NC.index_add(0, example_T, values_TC)
 
 
 def losses(
@@ -81,22 +68,21 @@ def losses(
 ) -> Losses:
     """Every example's labelled tokens behind every front. progress: hears how many rows of how many are done.
 
-    Raises ConfigError where an example and what is in front do not fit the model's context, OutOfMemory.
+    That they fit the model's context together is for the caller to see to. Raises OutOfMemory.
     """
     counts = [sum(example.labelled) for example in examples]
-    check_room(base, fronts, examples)
     begin_N = torch.tensor([0, *counts]).cumsum(0)
     nll_TK = torch.zeros(sum(counts), len(fronts), dtype=torch.float64)
     done = 0
-    with memory_named("measuring", LOWER):
-        for group in _groups(fronts):
+    with memory_named("measuring", "lower --pass-tokens"):
+        for group in front_groups(fronts):
             for place_n, prompt_n, nll_n, finished in _passes(
                 base, [fronts[k] for k in group], examples, begin_N, pass_tokens
             ):
                 nll_TK[place_n, torch.tensor(group)[prompt_n]] = nll_n
                 done += finished
                 progress(done, len(examples) * len(fronts))
-    return Losses(nll_TK, torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)))
+    return Losses(nll_TK, torch.tensor(counts))
 
 
 @torch.inference_mode()
@@ -120,7 +106,7 @@ def _passes(
         yield place_n, prompt_n, nll_n, sum(len(row) for _, row in part)
 
 
-def _groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
+def front_groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
     """Indices of fronts that are run through the model together: of like length, within PREFIX_POSITIONS."""
     order = sorted(range(len(fronts)), key=lambda k: (fronts[k].leading, len(fronts[k].embeds_PD)))
     group: list[int] = []
@@ -131,17 +117,3 @@ def _groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
             group = []
         group.append(k)
     yield group
-
-
-def check_room(base: BaseModel, fronts: Sequence[Front], examples: Sequence[Example]) -> None:
-    """The longest front and the longest example must fit the model's context together. Raises ConfigError."""
-    front = max(len(front.embeds_PD) + len(front.leading) for front in fronts)
-    longest = max(len(example.ids) for example in examples)
-    if front + longest > base.context_length:
-        raise ConfigError(
-            "the longest soft prompt and the longest example do not fit the model's context",
-            where="--row-tokens",
-            expected=f"at most {base.context_length} positions together",
-            got=f"{front} + {longest}",
-            do="lower --row-tokens",
-        )
