@@ -10,6 +10,7 @@ import torch
 
 from sordino import base_model
 from sordino.base_model import BaseModel
+from sordino.errors import ConfigError
 from sordino.gate_text import hidden_of_text
 from sordino.generate import Request, complete
 from sordino.placement import leading_ids, prompt_embeds
@@ -142,3 +143,14 @@ def test_the_real_model_writes_what_the_reference_writes(rule: Rule) -> None:
     mixed = mixture(base, rule)
     for sampling in SETTINGS.values():
         assert complete(base, [Request(TEXT, mixed, 5)], sampling) == [by_hand(base, mixed, TEXT, sampling, 5)]
+
+
+def test_an_architecture_that_is_not_packed_writes_components_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("llama")
+    alike = Mixture((component(base, 4, 1), component(base, 4, 2)), np.array([0.6, 0.4]))
+    requests = [Request(TEXT, alike, 5), Request("ships", None, 2)]
+    expected = complete(base, requests, SETTINGS["sampled"])
+    monkeypatch.setattr("sordino.prefix.PACKABLE_FAMILIES", frozenset())
+    assert complete(base, requests, SETTINGS["sampled"]) == expected
+    with pytest.raises(ConfigError, match="of one length"):
+        complete(base, [Request(TEXT, mixture(base, "sequence"), 5)], SETTINGS["sampled"])
