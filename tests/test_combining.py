@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sordino.combining import combine, nll_of_texts, responsible
+from sordino.combining import spoken as drawn_from
 from sordino.prompt_mixture import RULES, Rule
 
 
@@ -70,3 +71,16 @@ def test_token_by_token_is_the_whole_text() -> None:
 def test_what_nobody_can_have_said_teaches_nothing() -> None:
     log_weights_K = torch.tensor([0.25, 0.75]).log()
     torch.testing.assert_close(responsible(log_weights_K, torch.full((2,), -torch.inf)), log_weights_K)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_drawn_from_is_what_is_combined_at_the_components_level(rule: Rule) -> None:
+    logits_KV = spoken(3, 10) + torch.tensor([[3.0], [5.0], [-2.0]]).double()
+    log_weights_K = torch.tensor([0.5, 0.5, 0.0]).double().log()
+    logits_V, logp_KV = drawn_from(logits_KV, log_weights_K, rule)
+    torch.testing.assert_close(logp_KV, spoken(3, 10))
+    torch.testing.assert_close(
+        torch.log_softmax(logits_V, -1), combine(logp_KV, log_weights_K, rule), rtol=0, atol=1e-6
+    )
+    torch.testing.assert_close(torch.logsumexp(logits_V, -1), torch.tensor(4.0).double(), rtol=0, atol=1e-5)
+    assert torch.equal(drawn_from(logits_KV[:1], torch.zeros(1).double(), rule)[0], logits_KV[0])

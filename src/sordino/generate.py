@@ -1,9 +1,10 @@
-"""Continue texts, each behind its own soft prompt or none, in one batch.
+"""Continue texts, each behind its own soft prompt, a mixture of several, or none, in one batch.
 
+A mixture's components are rows that share every step: one token is drawn from what they say together, and all take it.
 A row's random stream depends on its seed alone, never on its batch-mates. Text is emitted when its characters are whole and
 when it can no longer become a stop string.
 
-Shape key: B rows, V vocabulary, S key positions (prefix, text, what was generated), D model width.
+Shape key: B rows, K components of a request, V vocabulary, S key positions (prefix, text, what was generated), D model width.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sordino.base_model import BaseModel
+from sordino.combining import responsible, spoken
 from sordino.detokenise import Detokeniser
 from sordino.errors import ConfigError
+from sordino.gate_text import hidden_of_texts
 from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.prefix import Prefixes, decode_step, encode_prefixes, forward_rows_cached, packable
+from sordino.prompt_mixture import Mixture, Prompt, Rule, components_of, uniform
 from sordino.rows import rows_from_examples
 from sordino.sampling import Sampling, sample
 from sordino.soft_prompt import SoftPrompt
@@ -32,10 +36,10 @@ FinishReason = Literal["length", "stop"]
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, the soft prompt to continue it with (or None), and the seed of its random stream."""
+    """A text to continue, the soft prompt or mixture to continue it with (or None), and the seed of its random stream."""
 
     text: str
-    prompt: SoftPrompt | None = None
+    prompt: Prompt | None = None
     seed: int = 0
 
 
@@ -49,14 +53,20 @@ class Piece:
 
 
 @dataclass
-class _Row:
-    """One running request and what it has said."""
+class _Running:
+    """One running request and what it has said. log_weights_K: its components', as they are now."""
 
     index: int
     random: torch.Generator
     context_ids: list[int]
     text: Detokeniser
+    rule: Rule
+    log_weights_K: Tensor
     new_ids: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        return len(self.log_weights_K)
 
 
 def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
@@ -88,50 +98,87 @@ def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
 # As a decorator the mode is on while this generator runs and off while it waits: a `with` would leave it on for the consumer.
 @torch.inference_mode()
 def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
-    rows = []
-    for index, request in enumerate(requests):
-        ids = check_request(base, request, sampling)
-        rows.append(_Row(index, _stream(request), ids, Detokeniser(base.decode, ids, sampling.stop)))
-    prefixes, slots = _prefixes_of(base, requests)
-    text_rows = rows_from_examples([[row.context_ids] for row in rows], slots).to(base.device)
+    contexts = [_contexts(base, request, sampling) for request in requests]
+    weights = _log_weights(base, requests)
+    running = [
+        _Running(
+            index,
+            _stream(request),
+            ids_K[0],
+            Detokeniser(base.decode, ids_K[0], sampling.stop),
+            request.prompt.rule if isinstance(request.prompt, Mixture) else "probabilities",
+            log_weights_K,
+        )
+        for index, (request, ids_K, log_weights_K) in enumerate(zip(requests, contexts, weights, strict=True))
+    ]
+    ids_B = [ids for ids_K in contexts for ids in ids_K]
+    prefixes, slots = _prefixes_of(base, [prompt for request in requests for prompt in components_of(request.prompt)])
+    text_rows = rows_from_examples([[ids] for ids in ids_B], slots).to(base.device)
     hidden_BTD, cache = forward_rows_cached(base.network, prefixes, text_rows)
-    lengths_B = torch.tensor([len(row.context_ids) for row in rows], device=base.device)
+    lengths_B = torch.tensor([len(ids) for ids in ids_B], device=base.device)
     keys = _Keys.after_prefill(prefixes, text_rows.prompt_B, lengths_B)
     state_BD = prefixes.last_KD[text_rows.prompt_B].clone()
-    for b, row in enumerate(rows):
-        if row.context_ids:
-            state_BD[b] = hidden_BTD[b, len(row.context_ids) - 1]
+    for b, ids in enumerate(ids_B):
+        if ids:
+            state_BD[b] = hidden_BTD[b, len(ids) - 1]
     head = head_of(base.network)
     while True:
         logits_BV = head.logits(state_BD).float()
-        ids = [
-            sample(logits_V, row.context_ids + row.new_ids, sampling, row.random, n_new=len(row.new_ids)).token
-            for logits_V, row in zip(logits_BV, rows, strict=True)
-        ]
-        alive: list[int] = []
-        for b, (row, token) in enumerate(zip(rows, ids, strict=True)):
-            piece = _advance(base, row, token, sampling)
-            if piece.text or piece.finish:
-                yield piece
+        alive: list[_Running] = []
+        chosen_B: list[int] = []
+        tokens_B: list[int] = []
+        first = 0
+        pieces = []
+        for one in running:
+            token = _drawn(one, logits_BV[first : first + one.rows], sampling)
+            piece = _advance(base, one, token, sampling)
+            pieces.append(piece)
             if piece.finish is None:
-                alive.append(b)
+                alive.append(one)
+                chosen_B += range(first, first + one.rows)
+                tokens_B += [token] * one.rows
+            first += one.rows
+        yield from (piece for piece in pieces if piece.text or piece.finish)
         if not alive:
             return
-        if len(alive) < len(rows):
-            rows, ids = [rows[b] for b in alive], [ids[b] for b in alive]
-            chosen = torch.tensor(alive, device=base.device)
+        if len(alive) < len(running):
+            running = alive
+            chosen = torch.tensor(chosen_B, device=base.device)
             cache.batch_select_indices(chosen)
             keys = keys.select(chosen)
-        state_BD, keys = _decode(base, cache, keys, ids)
+        state_BD, keys = _decode(base, cache, keys, tokens_B)
 
 
-def _prefixes_of(base: BaseModel, requests: Sequence[Request]) -> tuple[Prefixes, list[int]]:
-    """Each different soft prompt is run once; a slot per request says which is its own."""
+def _drawn(one: _Running, logits_KV: Tensor, sampling: Sampling) -> int:
+    """The next token of a request, from what its components say together; its weights are then those behind that token."""
+    logits_V, logp_KV = spoken(logits_KV, one.log_weights_K, one.rule)
+    seen = one.context_ids + one.new_ids
+    token = sample(logits_V, seen, sampling, one.random, n_new=len(one.new_ids)).token
+    if one.rule == "sequence":
+        one.log_weights_K = responsible(one.log_weights_K, logp_KV[:, token])
+    return token
+
+
+def _log_weights(base: BaseModel, requests: Sequence[Request]) -> list[Tensor]:
+    """What each request begins with: the logarithms [K] of its mixture's weights, or of its gate's for its text."""
+    gates = {i: r.prompt.gate for i, r in enumerate(requests) if isinstance(r.prompt, Mixture) and r.prompt.gate}
+    hidden_ND = hidden_of_texts(base, [base.encode(requests[i].text) for i in gates])
+    found: list[Tensor] = []
+    for index, request in enumerate(requests):
+        weights_K = request.prompt.weights_K if isinstance(request.prompt, Mixture) else uniform(1)
+        gate = gates.get(index)
+        if gate is not None:
+            weights_K = gate.weights(hidden_ND[list(gates).index(index)].double().numpy())
+        found.append(torch.from_numpy(weights_K.copy()).log().float().to(base.device))
+    return found
+
+
+def _prefixes_of(base: BaseModel, prompts: Sequence[SoftPrompt | None]) -> tuple[Prefixes, list[int]]:
+    """Each different soft prompt is run once; a slot per row says which is its own."""
     slot_of: dict[tuple[str, str], int] = {}
     embeds: list[Tensor] = []
     slots: list[int] = []
-    for request in requests:
-        prompt = request.prompt
+    for prompt in prompts:
         if prompt is not None:
             base.check_fit(prompt, force=True)
         key = ("", "") if prompt is None else (prompt.content_hash, prompt.metadata.placement)
@@ -147,14 +194,39 @@ def _stream(request: Request) -> torch.Generator:
 
 
 def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list[int]:
-    """The ids of the request's own text, a BOS behind the prompt included.
+    """The ids of the request's own text, a BOS behind the prompt (of a mixture: its first) included.
 
     Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
     """
-    prompt = request.prompt
+    return _contexts(base, request, sampling)[0]
+
+
+def _contexts(base: BaseModel, request: Request, sampling: Sampling) -> list[list[int]]:
+    """As `check_request`, for each component."""
+    text_ids = base.encode(request.text)
+    prompts = components_of(request.prompt)
+    if len({_front(base, prompt) for prompt in prompts}) > 1 and not packable(base.network):
+        raise ConfigError(
+            "on this architecture a mixture's components must be of one length and placement",
+            where=request.prompt.metadata.name if request.prompt else "",
+            got=", ".join(f"{prompt.n_tokens} tokens" for prompt in prompts if prompt),
+            do="choose a model of a family in docs/models.md",
+        )
+    return [_context(base, request.text, text_ids, prompt, sampling) for prompt in prompts]
+
+
+def _front(base: BaseModel, prompt: SoftPrompt | None) -> tuple[int, int]:
+    """Positions in front of a request's row, and ids that the row itself begins with."""
     placement = prompt.metadata.placement if prompt else None
-    context_ids = [*leading_ids(base, placement), *base.encode(request.text)]
-    prefix_length = (prompt.n_tokens if prompt else 0) + (0 if placement == "start" else len(base.bos_ids))
+    bos = 0 if placement == "start" else len(base.bos_ids)
+    return (prompt.n_tokens if prompt else 0) + bos, len(leading_ids(base, placement))
+
+
+def _context(
+    base: BaseModel, text: str, text_ids: list[int], prompt: SoftPrompt | None, sampling: Sampling
+) -> list[int]:
+    context_ids = [*leading_ids(base, prompt.metadata.placement if prompt else None), *text_ids]
+    prefix_length = _front(base, prompt)[0]
     if not context_ids and prefix_length == 0:
         raise ConfigError(
             "there is nothing to continue",
@@ -165,7 +237,7 @@ def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list
     if prefix_length + len(context_ids) + sampling.max_tokens > base.context_length:
         raise ConfigError(
             "the text does not fit the model's context",
-            where=f"TEXT {request.text[:30]!r}",
+            where=f"TEXT {text[:30]!r}",
             expected=f"at most {base.context_length} tokens",
             got=f"{prefix_length} soft + {len(context_ids)} text + {sampling.max_tokens} new",
             do="shorten the text or lower --max-tokens",
@@ -211,7 +283,7 @@ def _decode(base: BaseModel, cache: DynamicCache, keys: _Keys, ids: list[int]) -
     return decode_step(base.network, cache, ids_B, position_B, keys.positions_BS, keys.real_BS), keys
 
 
-def _advance(base: BaseModel, row: _Row, token: int, sampling: Sampling) -> Piece:
+def _advance(base: BaseModel, row: _Running, token: int, sampling: Sampling) -> Piece:
     """Take the sampled token into the row and say what may be emitted now."""
     if token in base.stop_ids:
         return Piece(row.index, row.text.finish(), "stop")

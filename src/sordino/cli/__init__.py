@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "compare",
         "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
     ),
+    "ensemble": ("sordino.cli.ensembles", "ensemble", "Soft prompts that write as one."),
     "ui": ("sordino.cli.serving", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
     "serve": (
         "sordino.cli.serving",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.console import one_line
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 if TYPE_CHECKING:
@@ -17,14 +18,23 @@ if TYPE_CHECKING:
 _DESCRIPTION_IN_LIST = 60
 
 
-def shape(prompt: SoftPrompt) -> str:
-    """The matrix in a few words."""
+def shape(prompt: Prompt) -> str:
+    """The matrix, or the components, in a few words."""
+    if isinstance(prompt, Mixture):
+        return f"mixture of {len(prompt.components)}, up to {prompt.n_tokens} tokens x {prompt.d_model}"
     return f"{prompt.n_tokens} tokens x {prompt.d_model}"
 
 
-def sizes(prompt: SoftPrompt) -> dict[str, Any]:
-    """What identifies the matrix, for JSON."""
-    return {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
+def sizes(prompt: Prompt) -> dict[str, Any]:
+    """What identifies the matrix, or the mixture, for JSON."""
+    said = {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
+    if not isinstance(prompt, Mixture):
+        return said
+    components = [
+        {"name": component.metadata.name, "weight": float(weight), **sizes(component)}
+        for component, weight in zip(prompt.components, prompt.weights_K, strict=True)
+    ]
+    return said | {"rule": prompt.rule, "gate": prompt.gate is not None, "components": components}
 
 
 def entry_as_json(entry: Entry) -> dict[str, Any]:
@@ -34,6 +44,7 @@ def entry_as_json(entry: Entry) -> dict[str, Any]:
         return head
     return head | {
         "format": entry.format,
+        "components": entry.components,
         "n_tokens": entry.n_tokens,
         "d_model": entry.d_model,
         "metadata": asdict(entry.metadata),
@@ -49,7 +60,7 @@ def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
         description = description[: _DESCRIPTION_IN_LIST - 3] + "..."
     return (
         one_line(entry.name),
-        str(entry.n_tokens),
+        f"mixture of {entry.components}" if entry.components else str(entry.n_tokens),
         str(entry.d_model),
         one_line(_made_for_whom(entry.metadata)),
         description,
@@ -60,13 +71,18 @@ def _made_for_whom(metadata: Metadata) -> str:
     return metadata.base.id or metadata.base.family or ", ".join(metadata.supported)
 
 
-def facts(path: Path, kind: str, prompt: SoftPrompt) -> Iterator[tuple[str, str]]:
+def facts(path: Path, kind: str, prompt: Prompt) -> Iterator[tuple[str, str]]:
     """(label, value) of all that is known; what the file does not say is left out."""
     known = prompt.metadata
     yield "file", f"{path} ({kind})"
-    yield "matrix", shape(prompt)
+    if isinstance(prompt, Mixture):
+        yield "mixture", shape(prompt)
+        yield "rule", prompt.rule + (", weights by a gate that reads the text" if prompt.gate else "")
+        yield "components", "\n".join(_component_lines(prompt))
+    else:
+        yield "matrix", shape(prompt)
+        yield "placement", _placement(prompt)
     yield "hash", prompt.content_hash
-    yield "placement", "after BOS" if known.placement == "after_bos" else "at the start"
     said = {
         "author": known.author,
         "description": known.description,
@@ -82,6 +98,16 @@ def facts(path: Path, kind: str, prompt: SoftPrompt) -> Iterator[tuple[str, str]
         lines = [f"{key}: {value}" for key, value in _flat(group)]
         if lines:
             yield label, "\n".join(lines)
+
+
+def _component_lines(mixture: Mixture) -> Iterator[str]:
+    for index, (component, weight) in enumerate(zip(mixture.components, mixture.weights_K, strict=True)):
+        name = one_line(component.metadata.name) or f"component {index}"
+        yield f"{weight:.3f}  {name} ({shape(component)}, {_placement(component)}, hash {component.content_hash[:16]})"
+
+
+def _placement(prompt: SoftPrompt) -> str:
+    return "after BOS" if prompt.metadata.placement == "after_bos" else "at the start"
 
 
 def _base_line(base: BaseRef) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli.console import err, one_line, out, table, warn
-from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
+from sordino.cli.ensembles import with_components
+from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
 from sordino.cli.options import (
     device_option,
     dtype_option,
@@ -22,12 +23,13 @@ from sordino.cli.options import (
     seed_option,
 )
 from sordino.errors import BadInput
+from sordino.prompt_mixture import components_of
 
 if TYPE_CHECKING:
     from sordino.evaluate.report import Estimate, Measurement, Report
     from sordino.evaluate.scoring import Progress
     from sordino.library import Library
-    from sordino.soft_prompt import SoftPrompt
+    from sordino.prompt_mixture import Prompt
     from sordino.texts.pieces import Piece
 
 _PATHS = click.Path(path_type=Path)
@@ -95,6 +97,7 @@ _LABEL = 60
     metavar="N",
     help="Most positions in one forward pass; lower it if memory runs out. The result is the same.",
 )
+@click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @click.option("--force", is_flag=True, help="Measure a soft prompt that was made for another model of the same width.")
 @seed_option()
 @model_option()
@@ -113,6 +116,7 @@ def evaluate(
     row_tokens: int,
     excerpt_draws: int,
     pass_tokens: int,
+    components: bool,
     force: bool,
     seed: int,
     model: str,
@@ -130,7 +134,9 @@ def evaluate(
         raise BadInput("an instruction is empty", where="--instruction")
     if not excerpts:
         refuse_alone("--excerpt-draws", needs="--excerpts")
-    loaded = loaded_prompts(library, prompts)
+    loaded = loaded_voices(library, prompts)
+    if components:
+        loaded = with_components(loaded)
     held, training, other = _texts(loaded, heldout, excerpts, off_domain, speaker)
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():
@@ -234,7 +240,7 @@ def _number(count: int, noun: str) -> str:
 
 
 def _texts(
-    prompts: dict[str, SoftPrompt],
+    prompts: dict[str, Prompt],
     heldout: Sequence[Path],
     excerpts: Sequence[Path],
     off_domain: Sequence[Path],
@@ -248,12 +254,13 @@ def _texts(
     held = read_pieces(list(heldout), speaker=speaker)
     training = read_pieces(list(excerpts), speaker=speaker) if excerpts else None
     other = (", ".join(path.name for path in off_domain), read_pieces(list(off_domain)).pieces) if off_domain else None
+    alone = [one for prompt in prompts.values() for one in components_of(prompt) if one is not None]
     for note in (*held.notes, *(training.notes if training else ())):
         err.print(one_line(note))
     if training is not None:
         for line in overlap_lines(training.pieces, (), held.pieces):
             warn(line)
-    return held.pieces, training.pieces if training else (), other or packaged_text(prompts.values(), held.pieces)
+    return held.pieces, training.pieces if training else (), other or packaged_text(alone, held.pieces)
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, 
 from sordino.cli.fitting import check_fits, loaded_model
 from sordino.cli.options import json_option, library_option, model_option
 from sordino.errors import ConfigError, DoesNotFit
+from sordino.library_names import without_ending
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import RATINGS, BaseRef, SoftPrompt
 
 if TYPE_CHECKING:
@@ -72,14 +74,17 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
     from sordino import formats
 
     path = library.resolve(prompt)
-    loaded = formats.read(path, index=index)
+    loaded = formats.read_any(path, index=index)
     kind = formats.detect(path)
     fit = _fit(model, loaded) if model else {}
     if as_json:
         known = {"path": str(path), "format": kind, **sizes(loaded), **asdict(loaded.metadata)}
+        if isinstance(loaded, Mixture):
+            # Each component has its own.
+            del known["placement"]
         click.echo(json.dumps(known | ({"fit": fit} if fit else {}), indent=2))
         return
-    out.print(one_line(loaded.metadata.name) or one_line(path.stem), style="bold")
+    out.print(one_line(loaded.metadata.name) or one_line(without_ending(path.name)), style="bold")
     for label, value in facts(path, kind, loaded):
         out.print(f"  {label:<12} {printable(value).replace(chr(10), chr(10) + ' ' * 15)}")
     if fit:
@@ -108,7 +113,7 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     from sordino.library_names import checked_name, default_name
 
     path = library.resolve(source)
-    loaded = formats.read(path, index=index)
+    loaded = formats.read_any(path, index=index)
     wanted = checked_name(default_name(path) if name is None else name)
     twin = library.twin(loaded)
     if twin and (name is None or twin.name == wanted) and _same_file(twin, loaded):
@@ -117,7 +122,8 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     entry = library.add(loaded, name=wanted, replace=replacing)
     out.print(f"Installed {one_line(entry.name)}: {shape(loaded)} ({entry.path})")
     if twin and twin.path != entry.path:
-        out.print(f"{one_line(twin.name)} in the library is the same matrix.")
+        what = "mixture" if isinstance(loaded, Mixture) else "matrix"
+        out.print(f"{one_line(twin.name)} in the library is the same {what}.")
     out.print(f'Use it: sordino generate "Some text" --soft-prompt "{one_line(entry.name)}"')
 
 
@@ -193,7 +199,14 @@ def convert(
     from sordino import formats
 
     kind = _format_of(target, to)
-    loaded = formats.read(library.resolve(source), index=index)
+    path = library.resolve(source)
+    if formats.detect(path) == "mixture":
+        raise ConfigError(
+            "no other format holds a mixture",
+            where=path,
+            do="copy the file as it is, or convert its components, which are native .zip files in it: unzip it",
+        )
+    loaded = formats.read(path, index=index)
     if model:
         loaded = _made_for(model, loaded, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):
@@ -246,13 +259,13 @@ def _made_for(model: str, prompt: SoftPrompt, *, force: bool) -> SoftPrompt:
     return prompt.with_metadata(supported=prompt.metadata.supported or known)
 
 
-def _fit(model: str, prompt: SoftPrompt) -> dict[str, str]:
+def _fit(model: str, prompt: Prompt) -> dict[str, str]:
     base = loaded_model(model, dtype=None, device="cpu")
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
 
 
-def _same_file(twin: Entry, prompt: SoftPrompt) -> bool:
+def _same_file(twin: Entry, prompt: Prompt) -> bool:
     """Whether nothing would be gained by another copy: the metadata agrees, but for a name that `prompt` may lack."""
     return replace(prompt.metadata, name=prompt.metadata.name or twin.metadata.name) == twin.metadata
 

@@ -11,7 +11,8 @@ import click
 
 from sordino.cli.batches import BatchLine, read_batch, read_text
 from sordino.cli.console import err, one_line, out, printable
-from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
+from sordino.cli.ensembles import mixture_options, reweighted
+from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
 from sordino.cli.options import (
     device_option,
     dtype_option,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from sordino.base_model import BaseModel
     from sordino.generate import Request
     from sordino.library import Library
+    from sordino.prompt_mixture import Prompt
     from sordino.sampling import Sampling
-    from sordino.soft_prompt import SoftPrompt
 
 # Narrower columns break a sentence into a ladder of words.
 MIN_COLUMN = 36
@@ -38,7 +39,7 @@ WITHOUT = "no soft prompt"
 
 @click.command()
 @click.argument("text", required=False)
-@click.option("--soft-prompt", "-p", metavar="NAME_OR_PATH", help="A soft prompt of the library, or a file.")
+@click.option("--soft-prompt", "-p", metavar="NAME_OR_PATH", help="A soft prompt or mixture of the library, or a file.")
 @click.option(
     "--batch",
     type=click.Path(path_type=Path),
@@ -55,6 +56,7 @@ WITHOUT = "no soft prompt"
     help="Texts at a time with --batch.",
 )
 @sampling_options
+@mixture_options
 @seed_option()
 @model_option()
 @device_option()
@@ -73,6 +75,8 @@ def generate(
     library: Library,
     as_json: bool,
     force: bool,
+    weights: str | None,
+    token_mixture: bool,
     **given: Any,
 ) -> None:
     """Continue TEXT, with or without a soft prompt. "-" reads TEXT from standard input.
@@ -89,7 +93,8 @@ def generate(
     from sordino.generate import generate
 
     sampling = sampling_of(given)
-    base, requests = _requests(lines, soft_prompt or "", seed, sampling, (model, dtype, device), library, force=force)
+    prompts = reweighted(_prompts(lines, soft_prompt or "", library), weights, token_mixture=token_mixture)
+    base, requests = _requests(lines, soft_prompt or "", prompts, seed, sampling, (model, dtype, device), force=force)
     if batch is not None:
         _print_batch(base, lines, requests, sampling, batch_size, soft_prompt or "")
     elif as_json:
@@ -111,9 +116,10 @@ def generate(
     multiple=True,
     required=True,
     metavar="NAME_OR_PATH",
-    help="A soft prompt; may be repeated.",
+    help="A soft prompt or mixture; may be repeated.",
 )
 @sampling_options
+@mixture_options
 @seed_option()
 @model_option()
 @device_option()
@@ -130,11 +136,13 @@ def compare(
     library: Library,
     as_json: bool,
     force: bool,
+    weights: str | None,
+    token_mixture: bool,
     **given: Any,
 ) -> None:
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text, sampling = _text_of(text), sampling_of(given)
-    prompts = loaded_prompts(library, names)
+    prompts = reweighted(loaded_voices(library, names), weights, token_mixture=token_mixture)
     from sordino.generate import Request, check_request, complete
 
     base = loaded_model(model, dtype, device)
@@ -193,21 +201,25 @@ def _text_of(text: str | None) -> str:
     return text or ""
 
 
+def _prompts(lines: Sequence[BatchLine], default: str, library: Library) -> dict[str, Prompt]:
+    """What the lines name, by those names."""
+    names = list(dict.fromkeys(name for line in lines if (name := _name_of(line, default))))
+    return dict(zip(names, loaded_voices(library, names).values(), strict=True))
+
+
 def _requests(
     lines: Sequence[BatchLine],
     soft_prompt: str,
+    prompts: dict[str, Prompt],
     seed: int,
     sampling: Sampling,
     model: tuple[str, str | None, str | None],
-    library: Library,
     *,
     force: bool,
 ) -> tuple[BaseModel, list[Request]]:
     """All that is asked for, checked before the first token is drawn: a batch fails whole or not at all."""
     from sordino.generate import Request, check_request
 
-    names = list(dict.fromkeys(name for line in lines if (name := _name_of(line, soft_prompt))))
-    prompts: dict[str, SoftPrompt] = dict(zip(names, loaded_prompts(library, names).values(), strict=True))
     base = loaded_model(*model)
     for name, prompt in prompts.items():
         check_fits(base, name, prompt, force=force)

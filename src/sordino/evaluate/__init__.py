@@ -2,7 +2,7 @@
 
 conditions: what can stand in front of a text      scoring: the loss of the same tokens behind each of them
 measuring: all of it, with intervals                report: the numbers, and what they mean
-off_domain: a text in another voice, for the damage
+mixed: the same behind a mixture                    off_domain: a text in another voice, for the damage
 
 Tasks: which answers are right?
 

@@ -24,9 +24,10 @@ from sordino.evaluate.conditions import (
     no_prompt,
     soft_prompt,
 )
+from sordino.evaluate.mixed import MixedCondition, mixture, nll_of_conditions
 from sordino.evaluate.report import Estimate, Line, Measurement, Report, Worth
-from sordino.evaluate.scoring import Progress, nll_of_windows, target_bytes, windows_of
-from sordino.soft_prompt import SoftPrompt
+from sordino.evaluate.scoring import Progress, target_bytes, windows_of
+from sordino.prompt_mixture import Mixture, Prompt, components_of
 from sordino.texts.pieces import Piece
 
 
@@ -88,7 +89,7 @@ class Losses:
 
 def evaluate(
     base: BaseModel,
-    prompts: Mapping[str, SoftPrompt],
+    prompts: Mapping[str, Prompt],
     heldout: Sequence[Piece],
     config: EvaluateConfig,
     *,
@@ -102,7 +103,10 @@ def evaluate(
     instructions: by default what the soft prompts' files say about themselves. training: where excerpts are taken from; without
     it there are none. off_domain: a description and texts in another voice. Raises ConfigError, DataError, OutOfMemory.
     """
-    alone = [soft_prompt(base, label, prompt) for label, prompt in prompts.items()]
+    alone: list[Condition | MixedCondition] = [
+        mixture(base, label, prompt) if isinstance(prompt, Mixture) else soft_prompt(base, label, prompt)
+        for label, prompt in prompts.items()
+    ]
     written = instructions or [text for prompt in prompts.values() for text in default_instructions(prompt.metadata)]
     conditions = [*alone, no_prompt(base), *(instruction(base, text) for text in dict.fromkeys(written))]
     for condition in conditions:
@@ -115,13 +119,13 @@ def evaluate(
     if off_domain is not None:
         text, pieces = off_domain
         damage, _ = measure(base, [*alone, no_prompt(base)], pieces, config, text=text, progress=progress)
-    sizes = {label: prompt.n_tokens for label, prompt in prompts.items()}
+    sizes = {label: sum(one.n_tokens for one in components_of(prompt) if one) for label, prompt in prompts.items()}
     return Report(sizes, measured, _worth(measured, rates_RL, prompts) if real else {}, damage, tuple(notes))
 
 
 def measure(
     base: BaseModel,
-    conditions: Sequence[Condition],
+    conditions: Sequence[Condition | MixedCondition],
     pieces: Sequence[Piece],
     config: EvaluateConfig,
     *,
@@ -133,7 +137,7 @@ def measure(
     """
     first = all(condition.length > 0 for condition in conditions)
     windows = windows_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit, first=first)
-    nll_WC = nll_of_windows(base, conditions, windows, pass_tokens=config.pass_tokens, progress=progress)
+    nll_WC = nll_of_conditions(base, conditions, windows, pass_tokens=config.pass_tokens, progress=progress)
     losses = Losses(
         nll_WC,
         np.array([sum(window.labelled) for window in windows], dtype=float),
@@ -204,7 +208,7 @@ def _estimate(means_L: Floats, rates_RL: Floats | None, at: int, units: int, *, 
     return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units))
 
 
-def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str, SoftPrompt]) -> dict[str, Worth]:
+def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str, Prompt]) -> dict[str, Worth]:
     at = [n for n, line in enumerate(measured.lines) if line.kind == "excerpt"]
     lengths = [measured.lines[n].tokens for n in at]
     curve = [measured.lines[n].nll.value for n in at]
@@ -220,7 +224,7 @@ def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str,
     return found
 
 
-def check_room(base: BaseModel, condition: Condition, row_tokens: int) -> None:
+def check_room(base: BaseModel, condition: Condition | MixedCondition, row_tokens: int) -> None:
     """Raise ConfigError unless the condition and a window fit the model's context together."""
     if condition.length + row_tokens > base.context_length:
         raise ConfigError(

@@ -58,8 +58,8 @@ class Worth:
 
 @dataclass(frozen=True)
 class Report:
-    """n_tokens, worth: by the soft prompts' labels; worth is empty without training text. off_domain: a text in another voice,
-    without and with each soft prompt.
+    """n_tokens (of a mixture: of all its components), worth: by the soft prompts' labels; worth is empty without training text.
+    off_domain: a text in another voice, without and with each soft prompt.
     """
 
     n_tokens: Mapping[str, int]
