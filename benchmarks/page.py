@@ -3,6 +3,7 @@
 First view: from going to the address of a server that is ready until Continue can be pressed, a fresh browser each time.
 A token's way: from the end of the engine's step to the first picture of the browser that has it; both clocks are this machine's.
 Ten tabs: tokens a second of 4 streams asked over the API while ten tabs of one window are open, against none.
+A training run beside it: the same work while a run that the page started takes its steps, against none; no figure is promised.
 
     python -m benchmarks.page --rounds 5        (needs Chromium, and `make e2e` for playwright)
 """
@@ -71,6 +72,16 @@ def main() -> None:
         for name, taken in (("none", none), ("ten", ten)):
             row[f"{name}, tokens/s"] = round(STREAMS * NEW / statistics.median(taken), 1)
         rows.append(row)
+        alone, beside, steps = with_training(url, serving.model, options.rounds)
+        rows.append(
+            {
+                "rows": "a training run beside it",
+                "beside/alone": round(paired_ratio(alone, beside), 3),
+                "alone, tokens/s": round(STREAMS * NEW / statistics.median(alone), 1),
+                "beside, tokens/s": round(STREAMS * NEW / statistics.median(beside), 1),
+                "steps a minute meanwhile": round(steps, 1),
+            }
+        )
     save("page", torch.device("cpu"), rows)
 
 
@@ -161,6 +172,36 @@ def with_tabs(url: str, model: str, rounds: int) -> tuple[list[float], list[floa
             context.close()
             time.sleep(1)
     return none, ten
+
+
+def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[float], float]:
+    """Seconds of the same work without and with a training run beside it, and the steps a minute that the run took."""
+    text = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
+    files = [("files", (f"{number}.txt", f"{number}. {text * 60}".encode())) for number in range(3)]
+    run = httpx.post(f"{url}/ui/texts", files=files).raise_for_status().json()["id"]
+    jobs = f"{url}/ui/jobs/{run}"
+    settings = {"name": "beside", "steps": 100_000, "evaluate_every": 100_000, "sample_every": 100_000}
+    work(url, model)
+    alone = [work(url, model) for _ in range(rounds)]
+    httpx.post(f"{jobs}/train", json={"model": model, "settings": settings}).raise_for_status()
+
+    def steps() -> int:
+        told = httpx.get(jobs, timeout=60).raise_for_status().json()
+        if told["state"] not in ("waiting", "running"):
+            raise RuntimeError(f"the run is {told['state']}: {told['error']}")
+        return sum(event["kind"] == "step" for event in told["events"])
+
+    try:
+        while steps() < 2:
+            time.sleep(0.5)
+        before, began = steps(), time.perf_counter()
+        beside = [work(url, model) for _ in range(rounds)]
+        taken = (steps() - before) / (time.perf_counter() - began)
+    finally:
+        httpx.post(f"{jobs}/stop")
+        while httpx.get(jobs, timeout=60).json()["state"] in ("running", "stopping"):
+            time.sleep(0.5)
+    return alone, beside, 60 * taken
 
 
 def work(url: str, model: str) -> float:

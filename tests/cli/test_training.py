@@ -192,7 +192,7 @@ def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.Monk
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
     for number in (signal.SIGINT, signal.SIGUSR1):
-        with training_run._stop_on_interrupt() as should_stop:
+        with training_run.stop_on_interrupt() as should_stop:
             assert not should_stop()
             signal.raise_signal(number)
             assert should_stop()

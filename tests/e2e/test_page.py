@@ -1,39 +1,25 @@
 """The page in a real browser, against `sordino serve` with SmolLM2 in a process of its own: what its users do.
 
-One story from an upload to a reload in the middle of a training run. Pictures of it go into the folder SORDINO_PICTURES, if that is
-set: docs/ui.md and the README show them.
+One story from an upload to a reload while a text streams; training is in test_page_training.py. Pictures of it go into the folder
+SORDINO_PICTURES, if that is set: docs/ui.md and the README show them.
 """
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import shutil
-import signal
 import time
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import httpx
-import pytest
-from PIL import Image
+from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.browser import AXE, CHROMIUM, browser, faults
-from tests.server.process import Process, started
+from tests.e2e.steps import NEEDED, Server, fitting, lamp, shot
 
-if CHROMIUM is not None:
-    from playwright.sync_api import Browser, Page, expect
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make e2e"),
-]
+pytestmark = NEEDED
 
 PROMPTS = resources.files("sordino").joinpath("data", "prompts")
-TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
 
 # The lengths that the story had, a picture at a time.
 _WATCH = """() => {
@@ -45,82 +31,6 @@ _WATCH = """() => {
     };
     look();
 }"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as one:
-        yield one
-
-
-class Server:
-    """`sordino serve`, which a test may stop and start again at the same address."""
-
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.library = folder / "library"
-        self.library.mkdir()
-        self._env = {"XDG_CONFIG_HOME": str(folder / "config")}
-        self._flags = ("--library", str(self.library), "--runner", "torch", *flags)
-        self._stack = started(*self._flags, "--port", "0", env=self._env)
-        self.process: Process = self._stack.__enter__()
-        self.url = self.process.url()
-
-    def kill(self) -> None:
-        self.process.process.send_signal(signal.SIGKILL)
-        self._stack.__exit__(None, None, None)
-
-    def again(self) -> None:
-        port = self.url.rpartition(":")[2]
-        self._stack = started(*self._flags, "--port", port, env=self._env)
-        self.process = self._stack.__enter__()
-        self.process.url()
-
-    def close(self) -> None:
-        self._stack.__exit__(None, None, None)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path, "--model", "smollm2")
-    yield one
-    one.close()
-
-
-@pytest.fixture
-def page(server: Server, chromium: Browser) -> Iterator[Page]:
-    """A tab of a fresh browser. Whatever it asks of elsewhere, and what breaks in it, fails the test."""
-    context = chromium.new_context(viewport={"width": 1100, "height": 900}, accept_downloads=True)
-    tab = context.new_page()
-    foreign: list[str] = []
-    broken: list[str] = []
-    own = (server.url, server.url.replace("http", "ws"), "data:", "blob:")
-    context.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
-    context.on("weberror", lambda error: broken.append(str(error.error)))
-    tab.goto(server.url)
-    yield tab
-    context.close()
-    assert not foreign
-    assert not broken
-
-
-def shot(page: Page, name: str) -> None:
-    if folder := os.environ.get("SORDINO_PICTURES"):
-        page.screenshot(path=Path(folder) / f"{name}.png")
-
-
-def lamp(page: Page, kind: str, seconds: float = 10) -> None:
-    """The lamp is of this kind within so many seconds, and of this colour on the screen."""
-    expect(page.locator("#lamp")).to_have_attribute("data-kind", kind, timeout=1000 * seconds)
-    picture = Image.open(io.BytesIO(page.locator("#lamp").screenshot())).convert("RGB")
-    red, green, blue = picture.getpixel((picture.width // 2, picture.height // 2))
-    seen = "grey" if max(red, green, blue) - min(red, green, blue) < 20 else "green" if green > blue else "blue"
-    assert seen == kind
-
-
-def fitting(page: Page) -> None:
-    """Nothing is wider than the window, and axe finds nothing serious."""
-    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
-    assert faults(page) == []
 
 
 def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
@@ -301,6 +211,27 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     expect(page.locator("#stories option")).to_have_count(4, timeout=10_000)
 
 
+def test_a_novel_and_characters_of_two_units(server: Server, page: Page) -> None:
+    lamp(page, "blue")
+    put = """text => {
+        const field = document.querySelector("#story");
+        field.value = text[0].repeat(text[1]);
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    }"""
+    shaded = "least => document.querySelector('#shade mark').textContent.length > least"
+    # More than a message may have: the tab stays connected, and the story is kept.
+    page.evaluate(put, ["It rained. ", 600_000])
+    page.wait_for_function(shaded, arg=6_000_000, timeout=30_000)
+    expect(page.locator("#saved")).to_have_text("saved", timeout=30_000)
+    lamp(page, "blue")
+    # Each of these is two of the browser's units and several tokens: the shade ends where the model's view begins.
+    page.evaluate(put, ["\N{CLOUD WITH RAIN}\N{PERSON WITH FOLDED HANDS}", 10_000])
+    page.wait_for_function("() => document.querySelector('#story').value.length > 20_000")
+    page.wait_for_function("() => document.querySelector('#shade').textContent.length < 60_000")
+    expect(page.locator("#meter")).to_contain_text("of 8192 tokens")
+    assert page.evaluate("() => document.querySelector('#shade mark').textContent.length") > 30_000
+
+
 def test_a_character_has_a_soft_prompt_of_its_own(server: Server, page: Page, tmp_path: Path) -> None:
     shutil.copy(str(PROMPTS.joinpath("keeper.zip")), server.library / "keeper.zip")
     page.get_by_role("link", name="Chat", exact=True).click()
@@ -317,48 +248,28 @@ def test_a_character_has_a_soft_prompt_of_its_own(server: Server, page: Page, tm
     lamp(page, "green")
     page.locator("#chats").select_option(label="Bob")
     lamp(page, "blue")
-
-
-def test_training(server: Server, page: Page, tmp_path: Path) -> None:
-    lamp(page, "blue")
-    page.get_by_role("link", name="Train", exact=True).click()
-    fitting(page)
-    for number in range(3):
-        lines = "\n\n".join(f"{TEXT}{number} {line} ships passed." for line in range(30))
-        (tmp_path / f"log-{number}.txt").write_text(lines, encoding="utf-8")
-    page.locator("#texts-drop input[multiple]").first.set_input_files([tmp_path / f"log-{n}.txt" for n in range(3)])
-    page.locator("#train-name").fill("A <i>keeper</i>")
-    page.get_by_text("More", exact=True).click()
-    for name, value in {
-        "steps": "20",
-        "batch": "1",
-        "row_tokens": "32",
-        "evaluate_every": "5",
-        "sample_every": "5",
-    }.items():
-        page.locator(f"[name=train-{name}]").fill(value)
-    page.locator("[name=train-sample_every]").press("Tab")
-    expect(page.locator("#texts-are")).to_contain_text("pieces to train on", timeout=60_000)
-    expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=60_000)
-    shot(page, "train")
-    page.get_by_role("button", name="Train", exact=True).click()
-    run = page.locator(".run").first
-    # The curve moves, a sample appears; in the middle the page is loaded anew.
-    expect(run.locator("polyline.first")).to_be_visible(timeout=90_000)
-    page.reload()
-    expect(run.locator(".sample").first).to_be_visible(timeout=90_000)
-    run.scroll_into_view_if_needed()
-    shot(page, "training")
-    fitting(page)
-    expect(run.get_by_role("button", name="Try it")).to_be_visible(timeout=180_000)
-    assert run.locator("h3").first.inner_text() == "A <i>keeper</i>"
-    run.scroll_into_view_if_needed()
-    shot(page, "trained")
-    run.get_by_role("button", name="Try it").click()
+    # A chat goes into a file and comes back from it.
+    page.locator("#chats").select_option(label="Ada")
+    expect(page.locator("#turns")).to_contain_text("I am Ada.")
+    with page.expect_download() as download:
+        page.locator("#chat-save").click()
+    download.value.save_as(tmp_path / "Ada again.json")
+    page.locator("#chat-new").click()
+    expect(page.locator("#turns article")).to_have_count(0)
+    page.locator("#card").set_input_files(tmp_path / "Ada again.json")
+    expect(page.locator("#turns")).to_contain_text("I am Ada.")
+    expect(page.locator("#who-says")).to_have_text("Who answers: Ada")
     lamp(page, "green")
-    page.locator("#story").fill("The wind")
-    page.get_by_role("button", name="Continue").click()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 30")
+    # What a card says stays text, whatever it is; half a character is none.
+    (tmp_path / "odd.json").write_text('{"name": "<b>\\ud800</b>", "first_mes": "<script>alert(1)</script>"}')
+    page.locator("#card").set_input_files(tmp_path / "odd.json")
+    expect(page.locator("#turns")).to_contain_text("<script>alert(1)</script>")
+    # The file of a soft prompt that is active goes away: the lamp says so.
+    page.locator("#choice").select_option("keeper")
+    lamp(page, "green")
+    (server.library / "keeper.zip").unlink()
+    lamp(page, "blue")
+    expect(page.locator("#lamp-says")).to_contain_text("The soft prompt keeper is gone")
 
 
 def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None:
@@ -380,6 +291,9 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
         page.get_by_role("button", name="Try Sordino's own").click()
         expect(page.locator("#prompts-told")).to_contain_text("In the library")
         fitting(page)
+        load = page.locator("#table").get_by_role("button", name=re.compile("^Load")).first.bounding_box()
+        assert load is not None
+        assert load["x"] + load["width"] <= 375, "what can be done with a soft prompt is in sight"
         shot(page, "prompts-phone")
         page.get_by_role("link", name="Chat", exact=True).click()
         card = tmp_path / "ada.json"
@@ -417,6 +331,7 @@ def test_every_page_at_every_width(server: Server, page: Page) -> None:
         for name in ("write", "chat", "prompts", "train", "connect"):
             page.goto(f"{server.url}/#{name}")
             expect(page.locator(f"#{name}")).to_be_visible()
+            assert page.evaluate("() => scrollY") == 0, "the links to the other pages are in sight"
             fitting(page)
             shot(page, f"page-{name}-{width}")
 
