@@ -1,16 +1,12 @@
-"""Training from the page, in a real browser: texts that are dropped, a run, one that waits for it, and memory that runs out."""
+"""Training from the page, in a real browser: texts that are dropped, a run, and one that waits for it."""
 
 from __future__ import annotations
 
 import base64
-import json
-import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import psutil
-import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.e2e.steps import NEEDED, Server, fitting, lamp, shot
@@ -159,29 +155,3 @@ def test_a_second_run_waits_for_the_first(page: Page) -> None:
     expect(first.locator(".state")).to_contain_text("training", timeout=WAIT)
     first.get_by_role("button", name="Stop", exact=True).click()
     expect(first.locator(".state")).to_contain_text("stopped", timeout=WAIT)
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="memory is taken from a running process, which Linux can"
-)
-def test_memory_that_runs_out_in_training_names_the_setting(server: Server, page: Page) -> None:
-    lamp(page, "blue")
-    page.get_by_role("link", name="Train", exact=True).click()
-    run = begin(page, "large", [log(0), log(1), log(2)], steps="4000", patience="0")
-    expect(run.locator(".state")).to_contain_text("training; step", timeout=WAIT)
-    [place] = [one for one in server.training.glob("*/job.json") if json.loads(one.read_text())["pid"]]
-    process = psutil.Process(json.loads(place.read_text())["pid"])
-    # No more than it has: the next that it asks for is refused, as by a machine that is full.
-    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().rss // 2,) * 2)
-    expect(run.locator(".state")).to_contain_text("failed", timeout=WAIT)
-    said = run.locator("[data-kind=bad]").first.inner_text()
-    assert "memory ran out in training" in said
-    # Which setting, by the name that it has on this page; what could be saved of the run can go on.
-    assert 'lower "Most positions in one pass"' in said
-    expect(page.locator("label", has_text="Most positions in one pass")).to_have_count(1)
-    shot(page, "out-of-memory")
-    # The server writes on.
-    page.get_by_role("link", name="Write", exact=True).click()
-    page.locator("#story").fill("The wind")
-    page.get_by_role("button", name="Continue").click()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 30")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 import torch
 
@@ -142,26 +140,6 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     assert others.state(job) == "running"
     os.kill(job.pid, signal.SIGKILL)
     assert "ended from outside" in until(server, run["id"], "failed")["error"]
-
-
-@pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="memory is taken from a running process, which Linux can"
-)
-def test_memory_that_runs_out_is_told_with_the_setting(server: Running, model: str, tmp_path: Path) -> None:
-    run = texts(server, "one.txt", "two.txt")
-    # Large enough that a step asks the system for memory of its own, and does not live on what was let go before.
-    settings = {**QUICK, "steps": 4000, "batch": 16, "row_tokens": 256, "tokens": 64}
-    settings |= {"sample_every": 4000, "evaluate_every": 500, "patience": 0}
-    post(server, f"{run['id']}/train", {"model": model, "settings": settings})
-    deadline = time.monotonic() + 90
-    while not httpx.get(f"{server.url}/ui/jobs/{run['id']}").json()["events"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process = psutil.Process(Jobs(tmp_path / "data" / "training").get(run["id"]).pid)
-    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().rss // 2,) * 2)
-    error = until(server, run["id"], "failed")["error"]
-    assert "memory ran out in training" in error
-    assert "lower --pass-tokens" in error
 
 
 def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
