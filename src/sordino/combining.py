@@ -32,6 +32,20 @@ def combine(logp_KV: Tensor, log_weights_K: Tensor, rule: Rule) -> Tensor:
     return mean_V
 
 
+def spoken(logits_KV: Tensor, log_weights_K: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+    """What is drawn from, as logits [..., V], and each component's log-probabilities [..., K, V]; from logits [..., K, V].
+
+    The logits are `combine`'s, raised to the mean level of the components' own: a repetition penalty goes by the sign of a logit,
+    so components that agree must give what each of them gives. One component is given back as it is.
+    """
+    logp_KV = torch.log_softmax(logits_KV, dim=-1)
+    if logits_KV.shape[-2] == 1:
+        return logits_KV[..., 0, :], logp_KV
+    level_K = torch.logsumexp(logits_KV, dim=-1)
+    level_1 = (log_weights_K.to(level_K.dtype).exp() * level_K).sum(-1, keepdim=True)
+    return combine(logp_KV, log_weights_K, rule) + level_1, logp_KV
+
+
 def responsible(log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
     """Log weights [..., K] after a token, or a text, to which the components give `logp_K`: r_k in proportion to w_k p_k."""
     joint_K = log_weights_K + logp_K.to(log_weights_K.dtype)
