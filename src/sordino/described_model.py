@@ -16,9 +16,10 @@ from transformers import PreTrainedConfig
 from sordino import chat_template, model_files
 from sordino.architectures import check_config
 from sordino.errors import BadInput, DoesNotFit, ModelError
-from sordino.fit import Fit, fit
+from sordino.fit import Fit, fit, weakest
 from sordino.model_files import ModelSource, Tell
-from sordino.soft_prompt import BaseRef, Metadata, Placement, SoftPrompt
+from sordino.prompt_mixture import Mixture, Prompt
+from sordino.soft_prompt import BaseRef, Metadata, Placement
 from sordino.transformers_seam import quietly, read_config, read_tokenizer
 
 # What ends a text or a turn, by the models' own names; they count where the tokenizer has them as special tokens.
@@ -114,15 +115,17 @@ class DescribedModel:
         """
         return self._render(messages, True)
 
-    def fit(self, prompt: SoftPrompt) -> Fit:
-        """How well `prompt` fits."""
+    def fit(self, prompt: Prompt) -> Fit:
+        """How well `prompt` fits; a mixture as its component that fits worst."""
+        if isinstance(prompt, Mixture):
+            return weakest([self.fit(component) for component in prompt.components])
         return self.fit_of(prompt.d_model, prompt.metadata)
 
     def fit_of(self, d_model: int, metadata: Metadata) -> Fit:
         """As `fit`, from what the header of a soft prompt's file says."""
         return fit(self.ref, d_model, metadata, names=(self.name,))
 
-    def check_fit(self, prompt: SoftPrompt, *, force: bool) -> Fit:
+    def check_fit(self, prompt: Prompt, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
         answer = self.fit(prompt)
         if answer.kind == "no" and not (answer.forcible and force):

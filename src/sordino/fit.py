@@ -47,6 +47,12 @@ def fit(model: BaseRef, d_model: int, metadata: Metadata, *, names: Sequence[str
     return Fit("unknown", _hint(metadata, title, (model.id, *names)))
 
 
+def weakest(fits: Sequence[Fit]) -> Fit:
+    """The fit of what needs all of these; of equals the first."""
+    order: tuple[FitKind, ...] = ("no", "unknown", "same family", "exact")
+    return min(fits, key=lambda fit: (order.index(fit.kind), fit.forcible))
+
+
 def _differences(said: BaseRef, model: BaseRef) -> list[str]:
     """What the file says about its base model and `model` contradicts. What either leaves out contradicts nothing."""
     pairs = (
