@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.combining import responsible, spoken
 from sordino.engine.engine import Words
 from sordino.engine.requests import Request
 from sordino.engine.runner import CacheUse, Span
 from sordino.errors import DoesNotFit, OutOfMemory
+from sordino.prompt_mixture import Mixture
 from sordino.sampling import Sampling, sample
 from sordino.soft_prompt import Metadata, SoftPrompt
 
@@ -30,6 +35,11 @@ def logits_of(soft: SoftPrompt | None, ids: Sequence[int]) -> Tensor:
     return torch.randn(V, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
 
 
+def hidden_of(ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+    """What a gate reads: any function of the ids."""
+    return np.array([len(ids), sum(ids), ids[-1] if ids else 0], dtype=np.float64) / 30
+
+
 class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
 
@@ -44,6 +54,16 @@ class Model:
     @property
     def most_positions(self) -> int:
         return self.room
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        return sum(lengths) <= self.room
+
+    @property
+    def reads_hidden(self) -> bool:
+        return True
+
+    def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        return hidden_of(ids)
 
     def free(self) -> int:
         return self.room - sum(room for _, _, room in self.rows.values())
@@ -86,6 +106,7 @@ class Model:
         return torch.stack(logits) if logits else torch.zeros(0, V)
 
     def close(self, number: int, ids: Sequence[int]) -> None:
+        # Whatever number was never opened, or closed already, is a KeyError.
         soft, run, _ = self.rows.pop(number)
         if self.remembers and ids:
             assert list(ids[: len(run)]) == run
@@ -99,9 +120,21 @@ def alone(request: Request) -> tuple[str, str]:
     """What a request must say and how it must end, by the definition."""
     random = torch.Generator().manual_seed(request.seed)
     ids, new = list(request.ids), []
+    weights = None
     while len(new) < request.sampling.max_tokens:
-        logits = logits_of(request.prompt, ids + new)
+        if isinstance(mixture := request.prompt, Mixture) and len(mixture.components) > 1:
+            weights = first_weights(mixture, ids) if weights is None else weights
+            skips = request.skips or (0,) * len(mixture.components)
+            each = zip(mixture.components, skips, strict=True)
+            each_KV = torch.stack([logits_of(soft, (ids + new)[skip:]) for soft, skip in each])
+            logits, logp = spoken(each_KV, weights, mixture.rule)
+            logits = logits.clamp_min(-1e4)
+        else:
+            soft = mixture.components[0] if isinstance(mixture, Mixture) else mixture
+            logits = logits_of(soft, ids + new)
         token = sample(logits, ids + new, request.sampling, random, n_new=len(new)).token
+        if weights is not None and mixture.rule == "sequence" and not request.token_mixture:  # type: ignore[union-attr]
+            weights = responsible(weights, logp[:, token])
         if token == STOP:
             return WORDS.decode(new), "stop"
         new.append(token)
@@ -110,3 +143,8 @@ def alone(request: Request) -> tuple[str, str]:
             if stop in text:
                 return text[: text.index(stop)], "stop"
     return WORDS.decode(new), "length"
+
+
+def first_weights(mixture: Mixture, ids: Sequence[int]) -> Tensor:
+    weights = mixture.weights_K if mixture.gate is None else mixture.gate.weights(hidden_of(ids))
+    return torch.from_numpy(np.array(weights)).log()

@@ -39,6 +39,27 @@ class Room:
         work.done = 0
 
 
+class LaneRoom(Room):
+    """Memory where each lane of a work takes its own."""
+
+    def free(self) -> int:
+        return self.size - sum(room * work.lanes for work, room in self.taken.items())
+
+    def admit(self, work: Work) -> bool:
+        if work.length * work.lanes > self.free():
+            return False
+        self.taken[work] = work.length
+        work.done = 0
+        return True
+
+    def grow(self, work: Work, count: int) -> bool:
+        more = max(0, work.done + count - self.taken[work])
+        if more * work.lanes > self.free():
+            return False
+        self.taken[work] += more
+        return True
+
+
 def queue_of(*works: Work) -> Queue:
     queue = Queue()
     for work in works:
@@ -109,6 +130,65 @@ def test_the_row_that_came_last_goes_back_when_memory_runs_out() -> None:
     assert [(stretch.work.number, stretch.count) for stretch in step] == [(0, 1)]
     assert scheduler.waiting.first() is last
     assert last.done == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(1, 4), st.booleans()), min_size=1, max_size=25
+    ),
+    rows=st.integers(4, 7),
+    chunk=st.integers(1, 9),
+    more=st.integers(0, 20),
+    memory=st.integers(42 * 4, 300),
+)
+def test_works_of_several_lanes_come_to_their_end_within_the_budgets(
+    sizes: list[tuple[int, int, int, bool]], rows: int, chunk: int, more: int, memory: int
+) -> None:
+    """A lane costs as much as a row, of the step, of the rows and of the memory; and nobody is overtaken for ever."""
+    tokens = rows + more
+    scheduler, room = Scheduler(rows, tokens, chunk), LaneRoom(memory)
+    goal = {}
+    for number, (length, new, lanes, one) in enumerate(sizes):
+        work = Work(number, "ab"[one], length, lanes=lanes)
+        goal[work] = length + new
+        scheduler.waiting.add(work)
+    for _ in range(5000):
+        step = scheduler.schedule(room.admit, room.grow, room.let_go)
+        if not step:
+            break
+        assert sum(stretch.count * stretch.work.lanes for stretch in step) <= tokens
+        assert all(stretch.count <= chunk for stretch in step)
+        assert scheduler.taken == sum(work.lanes for work in scheduler.running) <= rows
+        assert len({stretch.work for stretch in step}) == len(step)
+        assert room.free() >= 0
+        for stretch in step:
+            work = stretch.work
+            assert work in scheduler.running
+            work.done += stretch.count
+            if work.done == work.length:
+                work.length += 1
+                if work.length > goal[work]:
+                    del goal[work]
+                    scheduler.running.remove(work)
+                    room.let_go(work)
+    assert goal == {}
+    assert not len(scheduler.waiting)
+    assert not room.taken
+
+
+def test_a_mixture_waits_for_its_rows_and_is_not_overtaken() -> None:
+    scheduler, room = Scheduler(rows=4, tokens=10, chunk=6), Room(1000)
+    writers = [Work(number, "", 1) for number in range(2)]
+    mixture, late = Work(2, "", 1, lanes=3), Work(3, "", 1)
+    for work in (*writers, mixture, late):
+        scheduler.waiting.add(work)
+    step = scheduler.schedule(room.admit, room.grow, room.let_go)
+    assert [stretch.work for stretch in step] == writers
+    scheduler.running.remove(writers[0])
+    step = scheduler.schedule(room.admit, room.grow, room.let_go)
+    assert mixture in scheduler.running
+    assert late not in scheduler.running
 
 
 @settings(max_examples=200, deadline=None)

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from sordino import formats
+from sordino.prompt_mixture import Mixture
+from sordino.soft_prompt import Metadata
 from tests.server.running import Running, running
+from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base
 
 
@@ -401,3 +406,37 @@ def test_with_a_key_nothing_answers_without_it(tmp_path: Path) -> None:
 def test_pages_of_others_may_not_open_a_socket(server: Running) -> None:
     with pytest.raises(InvalidStatus), live(server, origin="http://evil.example"):
         pass
+
+
+def test_a_mixture_is_shown_and_written_with_the_tabs_weights(server: Running) -> None:
+    parts = (voice_of(server.base, 1, name="The keeper"), voice_of(server.base, 2, name="The clerk"))
+    both = Mixture(parts, np.array([0.25, 0.75]), metadata=Metadata(name="Both", base=server.base.ref))
+    path = server.folder / "both.mix.zip"
+    formats.write_mixture(both, path)
+    try:
+        httpx.get(f"{server.url}/v1/models/{server.serving.model}:both")
+        told = httpx.get(f"{server.url}/ui/prompts/both").json()
+        assert told["mixture"]["rule"] == "sequence"
+        assert told["mixture"]["gated"] is False
+        assert told["mixture"]["components"][1] == {"name": "The clerk", "n_tokens": 4, "weight": 0.75}
+        assert httpx.get(f"{server.url}/ui/prompts/keeper").json()["mixture"] is None
+        assert "mixture" in httpx.get(f"{server.url}/ui/prompts/both/words").json()["error"]["message"]
+        answer = httpx.get(f"{server.url}/ui/prompts/both/export", params={"to": "mixture"})
+        assert (answer.status_code, answer.content) == (200, path.read_bytes())
+        for name, to in (("both", "npy"), ("keeper", "mixture")):
+            assert httpx.get(f"{server.url}/ui/prompts/{name}/export", params={"to": to}).status_code == 400
+        asked = write(soft_prompts=["both", "clerk", "both"], weights={"both": [0, 2]})
+        columns = ["", "", ""]
+        for one in ask(server, asked):
+            assert one["is"] != "error", one
+            if one["is"] == "text":
+                columns[one["column"]] += one["text"]
+        assert columns[0] == columns[1] == columns[2]
+        (error,) = ask(server, write(soft_prompts=["keeper"], weights={"keeper": [1]}))
+        assert "weights are for mixtures" in error["message"]
+        (error,) = ask(server, write(soft_prompts=["both"], weights={"both": [1]}))
+        assert "no weights" in error["message"]
+        edited = httpx.patch(f"{server.url}/ui/prompts/both", json={"author": "A"}).json()
+        assert (edited["author"], len(edited["mixture"]["components"])) == ("A", 2)
+    finally:
+        path.unlink()

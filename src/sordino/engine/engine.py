@@ -1,6 +1,9 @@
 """The engine: requests in, events out. A step is schedule, run, postprocess.
 
-Requests join and leave between steps. Every request that was submitted ends in exactly one `End`.
+Requests join and leave between steps. Every request that was submitted ends in exactly one `End`. A request behind a mixture
+runs in a lane a component (`lanes`): rows of the runner that are opened, run and closed together.
+
+Shape key: K lanes of a request, V vocabulary.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ import torch
 from torch import Tensor
 
 from sordino.detokenise import Detokeniser
+from sordino.engine.lanes import Lane, after, closed, first_weights, mixed, opened, widths
 from sordino.engine.requests import Chunk, End, Event, Reason, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.scheduler import Scheduler, Stretch, Work
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
+from sordino.prompt_mixture import Mixture, components_of
 from sordino.sampling import Drawn, sample
 
 _OTHER_NUMBERS = "take another soft prompt, or a --dtype of larger range"
@@ -48,11 +53,13 @@ class Words:
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way: what it has said."""
+    """A request on its way: what it has said. log_weights_K: of a mixture, as they are now; None until its gate has read."""
 
     request: Request
     work: Work
     width: int
+    lanes: tuple[Lane, ...]
+    log_weights_K: Tensor | None
     random: torch.Generator
     text: Detokeniser
     new_ids: list[int] = field(default_factory=list)
@@ -73,6 +80,9 @@ class Engine:
         # Events that came between steps.
         self._ended: list[tuple[int, End]] = []
         self._closed = False
+        # Rows that were closed so far; and of the mixture that found no room for all its lanes, its number and when that was.
+        self._closings = 0
+        self._no_room = (-1, 0)
 
     def submit(self, request: Request) -> int:
         """The request's number; its events come from `step`.
@@ -83,10 +93,14 @@ class Engine:
             raise EngineBusy("the engine was closed")
         width = self.check([request])
         number = next(self._numbers)
-        work = Work(number, request.client, len(request.ids))
+        lanes = tuple(
+            Lane(number if index == 0 else next(self._numbers), prompt, request.skips[index] if request.skips else 0)
+            for index, prompt in enumerate(components_of(request.prompt))
+        )
+        work = Work(number, request.client, len(request.ids), lanes=len(lanes))
         random = torch.Generator().manual_seed(request.seed)
         text = Detokeniser(self.words.decode, request.ids, request.sampling.stop)
-        self._rows[number] = _Row(request, work, width, random, text)
+        self._rows[number] = _Row(request, work, width, lanes, first_weights(request.prompt), random, text)
         self._scheduler.waiting.add(work)
         return number
 
@@ -98,11 +112,7 @@ class Engine:
         room = self.limits.queue + self.limits.rows - len(self._rows)
         if len(requests) > room:
             raise EngineBusy("the queue is full", expected=f"at most {self.limits.queue} waiting", do="try again later")
-        width = 0
-        for request in requests:
-            width = self.runner.prefix_length(request.prompt)
-            self._check(request, width)
-        return width
+        return [self._check(request) for request in requests][-1] if requests else 0
 
     def abort(self, number: int) -> None:
         """End a request now, if it is not over; its event comes with the next step."""
@@ -125,7 +135,7 @@ class Engine:
     @property
     def counts(self) -> tuple[int, int]:
         """(rows that run, requests that wait)."""
-        return len(self._scheduler.running), len(self._scheduler.waiting)
+        return self._scheduler.taken, len(self._scheduler.waiting)
 
     def step(self) -> list[tuple[int, Event]]:
         """One step of every row that has its turn: the events, in the order of the rows."""
@@ -133,42 +143,49 @@ class Engine:
         self._prepare()
         stretches = self._scheduler.schedule(self._admit, self._grow, self._let_go)
         try:
-            logits = self.runner.run([self._span(stretch) for stretch in stretches]) if stretches else None
+            spans = [span for stretch in stretches for span in self._spans(stretch)]
+            logits_NV = self.runner.run(spans) if spans else None
         except SordinoError as error:
             # Nobody knows how far it came: every row of the step ends, and the others go on.
             failed = [self._rows[stretch.work.number] for stretch in stretches]
             events += [(row.work.number, self._end(row, "failed", error)) for row in failed]
-            logits, stretches = None, []
+            logits_NV, stretches = None, []
         events += self._ended
         self._ended = []
         at = 0
         for stretch in stretches:
-            stretch.work.done += stretch.count
-            if stretch.work.done < stretch.work.length:
+            work, row = stretch.work, self._rows[stretch.work.number]
+            work.done += stretch.count
+            for lane in row.lanes:
+                lane.done = max(lane.done, work.done)
+            if work.done < work.length:
                 continue
-            assert logits is not None
-            row = self._rows[stretch.work.number]
-            events += [(stretch.work.number, event) for event in self._written(row, logits[at])]
-            at += 1
+            assert logits_NV is not None
+            events += [(work.number, event) for event in self._written(row, logits_NV[at : at + work.lanes])]
+            at += work.lanes
         return events
 
-    def _written(self, row: _Row, logits_V: Tensor) -> list[Event]:
+    def _written(self, row: _Row, logits_KV: Tensor) -> list[Event]:
         """Draw a row's next token. What fails there ends this row and no other."""
         # One pass: a sum is a number where all its parts are. Words that cannot come are at minus infinity.
         # In numpy: PyTorch would wake its threads, which then stand in the way of whoever runs the model.
-        if not float(logits_V.numpy().sum()) < math.inf:
+        if not float(logits_KV.numpy().sum()) < math.inf:
             return [self._end(row, "failed", ModelError("the model's answer is not a number", do=_OTHER_NUMBERS))]
         try:
+            logits_V, logp_KV = mixed(row.request.prompt, logits_KV, row.log_weights_K)
             drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))
         except Exception as error:
             _log.exception("drawing a token failed")
             return [self._end(row, "failed", SordinoError("drawing a token failed", got=type(error).__name__))]
+        if logp_KV is not None and row.log_weights_K is not None and not row.request.token_mixture:
+            row.log_weights_K = after(row.request.prompt, row.log_weights_K, logp_KV[:, drawn.token])
         return self._advance(row, drawn)
 
     def _prepare(self) -> None:
         """Soft prompts of those who come next are run side by side: one by one costs as much for each as for several."""
-        room = self.limits.rows - len(self._scheduler.running)
-        coming = [self._rows[work.number].request.prompt for work in self._scheduler.waiting.ahead(room)]
+        room = self.limits.rows - self._scheduler.taken
+        waiting = [self._rows[work.number] for work in self._scheduler.waiting.ahead(room)]
+        coming = [lane.prompt for row in waiting for lane in row.lanes][: self.limits.rows]
         # One alone is run when its row is opened, and what fails there fails that row and no other.
         if len(coming) > 1:
             with suppress(SordinoError):
@@ -176,27 +193,44 @@ class Engine:
 
     def _admit(self, work: Work) -> bool:
         row = self._rows[work.number]
+        # Lanes are opened one by one, which is not done again at every step in vain: room comes when rows are closed.
+        if self._no_room == (work.number, self._closings):
+            return False
         try:
-            done = self.runner.open(work.number, row.request.prompt, row.ids)
+            self._ask_gate(row)
+            there = opened(self.runner, row.lanes, row.ids)
         except SordinoError as error:
             self._ended.append((work.number, self._end(row, "failed", error)))
             return False
-        if done is None:
+        if not there:
+            self._no_room = (work.number, self._closings) if work.lanes > 1 else self._no_room
             return False
-        work.done = done
+        work.done = min(lane.done for lane in row.lanes)
         return True
 
+    def _ask_gate(self, row: _Row) -> None:
+        """The weights that a mixture's gate gives for the request's own text, once."""
+        mixture = row.request.prompt
+        if row.log_weights_K is None and isinstance(mixture, Mixture) and mixture.gate is not None:
+            hidden_D = self.runner.hidden_of(row.request.ids)
+            row.log_weights_K = torch.from_numpy(mixture.gate.weights(hidden_D)).log()
+
     def _grow(self, work: Work, count: int) -> bool:
-        return self.runner.grow(work.number, count)
+        end = work.done + count
+        lanes = self._rows[work.number].lanes
+        return all(self.runner.grow(lane.number, end - lane.done) for lane in lanes if end > lane.done)
 
     def _let_go(self, work: Work) -> None:
-        self.runner.close(work.number, self._rows[work.number].ids)
+        row = self._rows[work.number]
+        self._closings += 1
+        closed(self.runner, row.lanes, row.ids)
         work.done = 0
 
-    def _span(self, stretch: Stretch) -> Span:
-        work = stretch.work
-        end = work.done + stretch.count
-        return Span(work.number, self._rows[work.number].ids[work.done : end], end >= work.length)
+    def _spans(self, stretch: Stretch) -> list[Span]:
+        """What each lane lacks of a stretch: one that found more of its text kept is ahead of the others."""
+        row, end = self._rows[stretch.work.number], stretch.work.done + stretch.count
+        ids, wanted = row.ids, end >= stretch.work.length
+        return [Span(lane.number, ids[lane.done : end], wanted) for lane in row.lanes if wanted or lane.done < end]
 
     def _advance(self, row: _Row, drawn: Drawn) -> list[Event]:
         """Take the drawn token into the row: its chunk, and its end where this was the last."""
@@ -217,14 +251,18 @@ class Engine:
         del self._rows[row.work.number]
         if row.work in self._scheduler.running:
             self._scheduler.running.remove(row.work)
-            self.runner.close(row.work.number, row.ids if reason != "failed" else ())
+            self._closings += 1
+            closed(self.runner, row.lanes, row.ids if reason != "failed" else ())
         else:
             self._scheduler.waiting.remove(row.work)
         return End(reason, row.width + len(row.request.ids), len(row.new_ids), error)
 
-    def _check(self, request: Request, width: int) -> None:
+    def _check(self, request: Request) -> int:
+        """The positions in front of a request's text, of a mixture's those in front of its longest component's."""
+        lanes = self._checked_lanes(request)
+        width, least = max(lanes), min(lanes)
         length = width + len(request.ids) + request.sampling.max_tokens
-        if width + len(request.ids) == 0:
+        if least + len(request.ids) == 0:
             raise ConfigError("there is nothing to continue", where="prompt", do="give a text or a soft prompt")
         if length > self.words.context_length:
             raise ConfigError(
@@ -234,11 +272,11 @@ class Engine:
                 got=f"{width} in front + {len(request.ids)} text + {request.sampling.max_tokens} new",
                 do="shorten the text or ask for less",
             )
-        if length > self.runner.most_positions:
+        if not self.runner.holds([of_lane - width + length for of_lane in lanes]):
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
                 expected=f"at most {self.runner.most_positions} positions",
-                got=length,
+                got=length if len(lanes) == 1 else f"{len(lanes)} rows of {length}, one a component of the mixture",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
         for word, _ in request.sampling.logit_bias:
@@ -246,3 +284,23 @@ class Engine:
                 raise ConfigError(
                     "no such word", where="logit_bias", expected=f"0 to {self.words.vocab_size - 1}", got=word
                 )
+        return width
+
+    def _checked_lanes(self, request: Request) -> list[int]:
+        """For each lane the positions in front of the request's ids."""
+        most, prompt = min(self.limits.rows, self.limits.tokens), request.prompt
+        if len(components_of(prompt)) > most:
+            raise ConfigError(
+                "the mixture has more components than the engine runs rows",
+                where="soft_prompt",
+                expected=f"at most {most}",
+                got=len(components_of(prompt)),
+                do="give more --rows, or take a mixture of fewer",
+            )
+        if isinstance(prompt, Mixture) and prompt.gate is not None and not self.runner.reads_hidden:
+            raise ConfigError(
+                "this mixture's weights depend on the text, through hidden states that llama.cpp does not give",
+                where="soft_prompt",
+                do="give weights with the request (mixture_weights), or serve the model with PyTorch",
+            )
+        return widths(self.runner, request)

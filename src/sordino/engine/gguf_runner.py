@@ -13,6 +13,7 @@ import heapq
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,6 +69,19 @@ class GgufRunner:
     @property
     def most_positions(self) -> int:
         return self.context.cells
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        if self.context.split:
+            return len(lengths) <= self.context.sequences and max(lengths) <= self.context.cells
+        return sum(lengths) <= self.context.cells
+
+    @property
+    def reads_hidden(self) -> bool:
+        # llama_get_embeddings gives them, of a context that is set to give them at every position: not of this one.
+        return False
+
+    def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        raise ModelError("hidden states are not read from llama.cpp", do="serve the model with PyTorch")
 
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
         """Nothing: a soft prompt alone keeps the processor as busy as several."""

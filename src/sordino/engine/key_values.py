@@ -9,6 +9,7 @@ Shape key: L layers, N rows of a shelf, H key-value heads, S positions, C channe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +92,10 @@ class KeyValues:
         while room * self.shape.position_bytes <= self.budget:
             most, room = room, room * 2
         return most
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths fit when there are no others."""
+        return sum(map(room_for, lengths)) * self.shape.position_bytes <= self.budget
 
     def fits(self, length: int) -> bool:
         """Whether there is room for one row more, of so many positions."""

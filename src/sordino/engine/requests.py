@@ -6,25 +6,29 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sordino.errors import SordinoError
+from sordino.prompt_mixture import Prompt
 from sordino.sampling import Drawn, Sampling
-from sordino.soft_prompt import SoftPrompt
 
 Reason = Literal["stop", "length", "aborted", "failed"]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `ids` behind a soft prompt, or behind none.
+    """Continue `ids` behind a soft prompt, a mixture of them, or behind none.
 
     ids: the row's own text; a BOS where its place is behind the prompt (`placement.leading_ids`). seed: of its random stream,
     on which nothing but the seed has influence. client: whose turn it is when many wait; "" is a client too.
+    Of a mixture: skips, for each component, how many of the first `ids` it does without, as they stand in front of it (none
+    given: each takes all); token_mixture, whether its weights stay as they are while it writes.
     """
 
     ids: tuple[int, ...]
-    prompt: SoftPrompt | None = None
+    prompt: Prompt | None = None
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     client: str = ""
+    skips: tuple[int, ...] = ()
+    token_mixture: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.errors import DoesNotFit, ModelError, SordinoError
@@ -53,6 +55,16 @@ class Runner(Protocol):
     @property
     def most_positions(self) -> int:
         """The longest row, its prefix included, that memory holds if it is alone."""
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        """Whether memory holds rows of so many positions, prefixes included, side by side if there are no others."""
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether `hidden_of` is there."""
+
+    def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        """h(x) [D] of a text, see `prompt_mixture.Gate`; a BOS that `ids` begin with is no part of it. Raises OutOfMemory."""
 
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
         """These will be asked for next: what is not kept may be run now, side by side. It stays until it is asked for, or until

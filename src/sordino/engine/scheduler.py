@@ -3,6 +3,9 @@
 A step has room for `tokens` positions. Rows that write take one each; what is left goes to rows that still read their text, a
 stretch at a time, so that a long text never keeps the others waiting; what is left then admits waiting rows, the clients in
 turn. Where memory runs out the row that came last goes back to the front of the queue, and reads again later.
+
+A work may be of several lanes, which run side by side: each of its positions costs one for every lane, and it takes as many rows.
+Nobody overtakes one that waits for its rows.
 """
 
 from __future__ import annotations
@@ -15,12 +18,13 @@ from itertools import chain, islice, zip_longest
 
 @dataclass(eq=False)
 class Work:
-    """A row as the scheduler sees it. length: positions of its text; done: how many of them have been run."""
+    """A request as the scheduler sees it. length: positions of its text; done: how many have been run, in all of its lanes."""
 
     number: int
     client: str
     length: int
     done: int = 0
+    lanes: int = 1
 
     @property
     def reads(self) -> bool:
@@ -30,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Run `count` positions of a row, from its first that was not run."""
+    """Run `count` positions of a work, from its first that was not run."""
 
     work: Work
     count: int
@@ -108,18 +112,27 @@ class Scheduler:
         left = self.tokens
         # Rows that write come first: they need one position each, and people watch them.
         for work in sorted(self.running, key=lambda work: work.reads):
-            count = min(work.length - work.done, self.chunk, left)
+            count = self._count(work, left)
             while work in self.running and count and not grow(work, count):
                 last = self.running.pop()
                 let_go(last)
                 self.waiting.put_back(last)
-                left += stretches.pop(last, 0)
+                left += stretches.pop(last, 0) * last.lanes
             if work in self.running and count:
                 stretches[work] = count
-                left -= count
-        while left > 0 and len(self.running) < self.rows and (first := self.waiting.first()) and admit(first):
+                left -= count * work.lanes
+        while (first := self.waiting.first()) and first.lanes <= min(left, self.rows - self.taken) and admit(first):
             work = self.waiting.take()
             self.running.append(work)
-            stretches[work] = min(work.length - work.done, self.chunk, left)
-            left -= stretches[work]
+            stretches[work] = self._count(work, left)
+            left -= stretches[work] * work.lanes
         return [Stretch(work, count) for work, count in stretches.items()]
+
+    @property
+    def taken(self) -> int:
+        """Rows that run: lanes, of all works."""
+        return sum(work.lanes for work in self.running)
+
+    def _count(self, work: Work, left: int) -> int:
+        """The positions that a work runs next, where the step has room for so many more."""
+        return min(work.length - work.done, max(1, self.chunk // work.lanes), left // work.lanes)

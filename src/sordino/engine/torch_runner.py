@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.base_model import BaseModel
@@ -26,6 +28,7 @@ from sordino.engine.runner import CacheUse, Span, overflowing
 from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.written_out import Alone, Llama, Together
 from sordino.errors import ModelError, OutOfMemory
+from sordino.gate_text import hidden_of_text
 from sordino.memory import memory_named
 from sordino.nll import head_of
 from sordino.placement import prompt_embeds
@@ -76,6 +79,20 @@ class TorchRunner:
     @property
     def most_positions(self) -> int:
         return self._key_values.most_positions
+
+    def holds(self, lengths: Sequence[int]) -> bool:
+        return self._key_values.holds(lengths)
+
+    @property
+    def reads_hidden(self) -> bool:
+        return True
+
+    @torch.inference_mode()
+    def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
+        bos = self.base.bos_ids
+        text = ids[len(bos) :] if bos and tuple(ids[: len(bos)]) == bos else ids
+        with memory_named("reading a text for a mixture's weights", LOWER):
+            return hidden_of_text(self.base, text).double().cpu().numpy()
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:

@@ -22,13 +22,13 @@ from starlette.concurrency import run_in_threadpool
 from sordino.engine.requests import Chunk
 from sordino.engine.requests import Request as Row
 from sordino.errors import BadInput, SordinoError
+from sordino.prompt_mixture import Prompt
 from sordino.sampling import Sampling
 from sordino.server.errors import Refused, refused
 from sordino.server.kobold_fields import Generate, Settings, defaults_with, formatted, sampling_of, stops_of
 from sordino.server.leaving import unless_left
 from sordino.server.serving import Idle, Serving, serving_of, state_of
 from sordino.server.writing import Job, requests_of, stream, width_of
-from sordino.soft_prompt import SoftPrompt
 
 VERSION = "1.2.5"
 # The version of KoboldCpp whose extras these are: clients ask for it to learn what they may call.
@@ -326,7 +326,8 @@ async def _started(request: Request, said: dict[str, Any]) -> Generation:
     try:
         serving.backend.check(requests)
     except SordinoError as error:
-        raise refused(error, field="prompt" if isinstance(error, BadInput) else "") from error
+        field = "" if not isinstance(error, BadInput) else "soft_prompt" if error.where == "soft_prompt" else "prompt"
+        raise refused(error, field=field) from error
     generation = Generation(asked, requests, [""] * asked.n, seed)
     state.running[asked.genkey] = generation
     state.last, state.total = generation, state.total + 1
@@ -355,7 +356,7 @@ def _over(request: Request, generation: Generation) -> None:
     state.last_seconds = time.monotonic() - generation.began
 
 
-def _soft_prompt(serving: Serving, asked: Generate) -> SoftPrompt | None:
+def _soft_prompt(serving: Serving, asked: Generate) -> Prompt | None:
     """The request's own, none where it says so, else the server's default."""
     name = serving.voices.default if asked.soft_prompt is None else asked.soft_prompt.strip() or None
     if name is None:
@@ -372,7 +373,7 @@ def _encoded(serving: Serving, text: str) -> tuple[int, ...]:
     return tuple(serving.base.encode(text))
 
 
-def _newest(serving: Serving, ids: tuple[int, ...], soft: SoftPrompt | None, asked: Generate) -> tuple[int, ...]:
+def _newest(serving: Serving, ids: tuple[int, ...], soft: Prompt | None, asked: Generate) -> tuple[int, ...]:
     """The end of the text that fits beside the soft prompt and what is to be written."""
     context = min(asked.max_context_length, serving.context_length)
     room = context - asked.max_length - width_of(serving.base, soft)

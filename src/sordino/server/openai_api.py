@@ -23,6 +23,7 @@ from sordino.described_model import DescribedModel
 from sordino.engine.requests import Chunk, End
 from sordino.engine.requests import Request as Row
 from sordino.errors import SordinoError
+from sordino.prompt_mixture import Prompt
 from sordino.sampling import Drawn, Sampling
 from sordino.server.errors import Refused, body_of, refused
 from sordino.server.leaving import unless_left
@@ -34,10 +35,10 @@ from sordino.server.openai_fields import (
     refuse_foreign,
     sampling_of,
     texts_of,
+    weighed,
 )
 from sordino.server.serving import Idle, Serving, serving_of, state_of
 from sordino.server.writing import Job, Written, chat_ids, requests_of, stream, width_of, write
-from sordino.soft_prompt import SoftPrompt
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -147,7 +148,7 @@ def _voice_in(serving: Serving, model: str) -> str | None:
     )
 
 
-def _prompt_of(serving: Serving, asked: Options) -> SoftPrompt | None:
+def _prompt_of(serving: Serving, asked: Options) -> Prompt | None:
     refuse_foreign(asked)
     by_model = _voice_in(serving, asked.model)
     said = by_model
@@ -156,22 +157,24 @@ def _prompt_of(serving: Serving, asked: Options) -> SoftPrompt | None:
         if by_model is not None and said != by_model:
             raise Refused(400, f"the model says {by_model!r}, and soft_prompt something else", field="soft_prompt")
     if said is None:
-        return None
+        return weighed(asked, None)
     try:
-        prompt = serving.voices.prompt(said)
+        found = serving.voices.prompt(said)
     except SordinoError as error:
         raise refused(error, field="model" if by_model else "soft_prompt") from error
+    prompt = weighed(asked, found)
     serving.metrics.prompts.labels(serving.voices.named(said).entry.name).inc()
     return prompt
 
 
-def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: SoftPrompt | None, sampling: Sampling) -> Job:
+def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: Prompt | None, sampling: Sampling) -> Job:
     n = 1 if asked.n is None else asked.n
     limit = serving_of(request).limits.n
     if not 1 <= n <= limit:
         raise Refused(400, f"1 to {limit} was expected, got {n}", field="n")
     seed = secrets.randbits(62) if asked.seed is None else asked.seed % 2**63
-    return Job(ids, soft, sampling, seed, n, client=request.client.host if request.client else "")
+    client = request.client.host if request.client else ""
+    return Job(ids, soft, sampling, seed, n, client, token_mixture=bool(asked.token_mixture))
 
 
 # What is answered -------------------------------------------------------------------------------------------------------

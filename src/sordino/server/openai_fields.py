@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from sordino.described_model import DescribedModel
 from sordino.errors import SordinoError
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.sampling import Sampling
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving
@@ -47,12 +48,18 @@ class StreamOptions(BaseModel):
 
 
 class Options(BaseModel):
-    """What both routes take. Absent and null are the same."""
+    """What both routes take. Absent and null are the same.
+
+    Where the soft prompt is a mixture, mixture_weights take the place of its own, a number a component; with token_mixture the
+    weights stay as they are while it writes.
+    """
 
     model_config = ConfigDict(extra="allow")
 
     model: StrictStr
     soft_prompt: StrictStr | None = None
+    mixture_weights: list[Number] | None = None
+    token_mixture: StrictBool | None = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: StrictInt | None = None
@@ -122,6 +129,19 @@ def refuse_foreign(asked: Options) -> None:
 def _is_neutral(field: str, value: Any) -> bool:
     """Whether it is one of the values that change nothing; true is no number here, as it is in Python."""
     return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
+
+
+def weighed(asked: Options, prompt: Prompt | None) -> Prompt | None:
+    """The soft prompt with the weights that a request gives a mixture. Raises Refused where it is none."""
+    for field in ("mixture_weights", "token_mixture"):
+        if getattr(asked, field) not in (None, False) and not isinstance(prompt, Mixture):
+            raise Refused(400, f"{field} is for mixtures, and this soft prompt is none", field=field)
+    if asked.mixture_weights is None or not isinstance(prompt, Mixture):
+        return prompt
+    try:
+        return prompt.with_weights(asked.mixture_weights)
+    except SordinoError as error:
+        raise refused(error, field="mixture_weights") from error
 
 
 def sampling_of(

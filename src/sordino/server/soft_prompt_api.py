@@ -14,7 +14,7 @@ from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from sordino.errors import SordinoError
-from sordino.library_names import checked_name, readable_name
+from sordino.library_names import checked_name, readable_name, without_ending
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import state_of
 from sordino.server.voices import Voice
@@ -31,7 +31,7 @@ class Chosen(BaseModel):
 
 
 class Upload(BaseModel):
-    """file: a soft prompt of any format. name: of the library, by default the file's. replace: what has this name."""
+    """file: a soft prompt of any format, or a mixture. name: of the library, by default the file's. replace: what has this name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,8 +58,9 @@ def upload(
     given = Path(file.filename or "").name
     if not said.name and (not given or given != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
+    stem = without_ending(given)
     try:
-        name = checked_name(said.name or readable_name(Path(given).stem))
+        name = checked_name(said.name or readable_name(stem if stem != given else Path(given).stem))
     except SordinoError as error:
         raise refused(error, field="name" if said.name else "file") from error
     try:
@@ -114,6 +115,7 @@ def _card(voice: Voice, default: str | None) -> dict[str, Any]:
         return card | {"error": entry.error}
     return card | {
         "n_tokens": entry.n_tokens,
+        "components": entry.components,
         "name": known.name,
         "author": known.author,
         "description": known.description,

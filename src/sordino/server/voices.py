@@ -22,7 +22,7 @@ from sordino.errors import BadInput, DoesNotFit, EngineBusy, NotInLibrary, Sordi
 from sordino.fit import Fit
 from sordino.library import Entry, Library
 from sordino.library_names import near_misses
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompt_mixture import Prompt
 
 # Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
 _FRESH_SECONDS = 0.5
@@ -61,7 +61,7 @@ class Voices:
         self._lock = threading.Lock()
         self._seen_at = float("-inf")
         self._voices: list[Voice] = []
-        self._read: OrderedDict[tuple[Path, int, int, int], SoftPrompt] = OrderedDict()
+        self._read: OrderedDict[tuple[Path, int, int, int], Prompt] = OrderedDict()
         self._default = self._recall()
 
     def all(self) -> list[Voice]:
@@ -95,8 +95,11 @@ class Voices:
             "no soft prompt has this name", where=name, do=f"did you mean {' or '.join(close)}?" if close else ""
         )
 
-    def prompt(self, name: str) -> SoftPrompt:
-        """The soft prompt as its file is now. Raises NotInLibrary, SoftPromptFileError, DoesNotFit, EngineBusy (no model)."""
+    def prompt(self, name: str) -> Prompt:
+        """The soft prompt, or the mixture, as its file is now.
+
+        Raises NotInLibrary, SoftPromptFileError, DoesNotFit, EngineBusy (no model).
+        """
         if self.base is None:
             raise EngineBusy("no model is loaded")
         path = self.named(name).entry.path
@@ -109,7 +112,7 @@ class Voices:
             known = self._read.get(key) if path.is_file() else None
             if known is not None:
                 self._read.move_to_end(key)
-        prompt = formats.read(path) if known is None else known
+        prompt = formats.read_any(path) if known is None else known
         fit = self.base.fit(prompt)
         if fit.kind == "no":
             raise DoesNotFit("the soft prompt does not fit the base model", where=name, got=fit.reason)

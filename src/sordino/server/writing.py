@@ -11,21 +11,25 @@ from sordino.described_model import DescribedModel
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 from sordino.placement import leading_ids
+from sordino.prompt_mixture import Prompt, components_of
 from sordino.sampling import Sampling
 from sordino.server.serving import Serving
-from sordino.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
 class Job:
-    """One text to continue `n` times. ids: its own, without BOS. Continuation i has the seed `seed + i`."""
+    """One text to continue `n` times. ids: its own, without BOS. Continuation i has the seed `seed + i`.
+
+    token_mixture: whether a mixture's weights stay as they are while it writes.
+    """
 
     ids: tuple[int, ...]
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     sampling: Sampling
     seed: int
     n: int = 1
     client: str = ""
+    token_mixture: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,16 @@ class Written:
 
 
 def requests_of(base: DescribedModel, job: Job) -> list[Request]:
-    leading = leading_ids(base, job.prompt.metadata.placement if job.prompt else None)
-    one = Request((*leading, *job.ids), job.prompt, job.sampling, job.seed, job.client)
+    # Components of a mixture may differ in what stands in front of them: the text is of those that need most of it.
+    leading = [leading_ids(base, soft.metadata.placement if soft else None) for soft in components_of(job.prompt)]
+    longest = max(leading, key=len)
+    skips = tuple(len(longest) - len(ids) for ids in leading) if len(leading) > 1 else ()
+    one = Request((*longest, *job.ids), job.prompt, job.sampling, job.seed, job.client, skips, job.token_mixture)
     return [replace(one, seed=(job.seed + index) % 2**63) for index in range(job.n)]
 
 
-def width_of(base: DescribedModel, prompt: SoftPrompt | None) -> int:
-    """Positions that stand before a request's own text: soft prompt and BOS."""
+def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
+    """Positions that stand before a request's own text: soft prompt (of a mixture, the longest) and BOS."""
     return len(base.bos_ids) + (prompt.n_tokens if prompt else 0)
 
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sordino.engine.requests import Request
 from sordino.errors import ConfigError
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.sampling import Sampling
 from sordino.server.serving import Serving
 from sordino.server.writing import Job, requests_of, width_of
-from sordino.soft_prompt import SoftPrompt
 from sordino.ui.story import Fitted, fit_chat, fit_story
 
 # Columns of a comparison.
@@ -56,12 +56,16 @@ class Text(_Strict):
 
 
 class Write(_Strict):
-    """Continue a text, once behind each of the soft prompts ("": behind none), all with the same seed."""
+    """Continue a text, once behind each of the soft prompts ("": behind none), all with the same seed.
+
+    weights: of mixtures among them, by name, in place of their own.
+    """
 
     do: Literal["write"] = "write"
     id: int
     text: Text
     soft_prompts: list[str] = Field(min_length=1, max_length=MOST_COLUMNS)
+    weights: dict[str, list[float]] = {}
     settings: Settings = Settings()
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
@@ -104,7 +108,9 @@ def prepare(serving: Serving, asked: Write) -> Prepared:
             expected=f"at most {serving.limits.max_tokens}",
             got=asked.settings.max_tokens,
         )
-    prompts = [serving.voices.prompt(name) if name else None for name in asked.soft_prompts]
+    prompts = [
+        _weighed(serving.voices.prompt(name), asked.weights.get(name)) if name else None for name in asked.soft_prompts
+    ]
     seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     said = asked.settings.model_dump()
     sampling = Sampling(**{**said, "stop": tuple(said["stop"])})
@@ -132,7 +138,7 @@ def measured(serving: Serving, asked: Measure) -> dict[str, int]:
     }
 
 
-def _fitted(serving: Serving, text: Text, prompt: SoftPrompt | None, max_tokens: int) -> Fitted:
+def _fitted(serving: Serving, text: Text, prompt: Prompt | None, max_tokens: int) -> Fitted:
     model = serving.base
     room = serving.context_length - width_of(model, prompt) - max_tokens
     if room < 1:
@@ -140,6 +146,14 @@ def _fitted(serving: Serving, text: Text, prompt: SoftPrompt | None, max_tokens:
     if text.chat is not None:
         return fit_chat(model, _plain(text.chat), room=room)
     return fit_story(model, text.story, memory=text.memory, note=text.note, room=room)
+
+
+def _weighed(prompt: Prompt, weights: list[float] | None) -> Prompt:
+    if weights is None:
+        return prompt
+    if not isinstance(prompt, Mixture):
+        raise ConfigError("weights are for mixtures, and this soft prompt is none", where="weights")
+    return prompt.with_weights(weights)
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

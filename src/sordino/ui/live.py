@@ -211,7 +211,12 @@ def _model(serving: Serving) -> Told:
 
 def _voice(voice: Voice) -> Told:
     entry = voice.entry
-    return {"name": entry.name, "title": entry.metadata.name or entry.name, "tokens": entry.n_tokens}
+    return {
+        "name": entry.name,
+        "title": entry.metadata.name or entry.name,
+        "tokens": entry.n_tokens,
+        "components": entry.components,
+    }
 
 
 def _shown(voice: Voice) -> tuple[object, ...]:
@@ -221,6 +226,7 @@ def _shown(voice: Voice) -> tuple[object, ...]:
         entry.path,
         entry.error,
         entry.n_tokens,
+        entry.components,
         said.name,
         said.author,
         said.description,

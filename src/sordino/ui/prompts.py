@@ -20,15 +20,23 @@ from sordino.base_model import BaseModel as TorchModel
 from sordino.errors import SordinoError
 from sordino.gguf_vocabulary import GgufVocabulary
 from sordino.library import add_packaged, edit
-from sordino.library_names import checked_name
+from sordino.library_names import MIXTURE_ENDING, checked_name
 from sordino.nearest import Vocabulary, nearest_words
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.soft_prompt import SoftPrompt
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
-_ENDINGS = {"kobold": ".zip", "peft": "", "mkultra": ".json", "npy": ".npy", "safetensors": ".safetensors"}
+_ENDINGS = {
+    "kobold": ".zip",
+    "peft": "",
+    "mkultra": ".json",
+    "npy": ".npy",
+    "safetensors": ".safetensors",
+    "mixture": MIXTURE_ENDING,
+}
 _Line = Annotated[str, Field(max_length=300)]
 
 
@@ -66,7 +74,7 @@ def examples(request: Request) -> dict[str, Any]:
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
     """All that the file says."""
-    path, prompt = read_named(request, name)
+    path, prompt = _read(request, name)
     return {
         "id": name,
         "file": state_of(request).voices.named(name).file,
@@ -74,7 +82,20 @@ def details(request: Request, name: str) -> dict[str, Any]:
         "n_tokens": prompt.n_tokens,
         "d_model": prompt.d_model,
         "content_hash": prompt.content_hash,
+        "mixture": _mixture(prompt) if isinstance(prompt, Mixture) else None,
         **asdict(prompt.metadata),
+    }
+
+
+def _mixture(mixture: Mixture) -> dict[str, Any]:
+    """rule, components, and of each what it is and the weight that it carries. gated: whether the text decides about weights."""
+    return {
+        "rule": mixture.rule,
+        "gated": mixture.gate is not None,
+        "components": [
+            {"name": soft.metadata.name, "n_tokens": soft.n_tokens, "weight": float(weight)}
+            for soft, weight in zip(mixture.components, mixture.weights_K, strict=True)
+        ],
     }
 
 
@@ -112,15 +133,22 @@ def change(request: Request, name: str, said: Edited) -> dict[str, Any]:
 
 
 @router.get("/{name}/export")
-def export(request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors"]) -> FileResponse:
-    """The soft prompt in another format; PEFT's folder in a zip."""
-    _, prompt = read_named(request, name)
+def export(
+    request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors", "mixture"]
+) -> FileResponse:
+    """The soft prompt in another format, PEFT's folder in a zip; a mixture as the file that it is."""
+    _, prompt = _read(request, name)
+    if isinstance(prompt, Mixture) != (to == "mixture"):
+        raise Refused(400, "a mixture is exported as a mixture, and nothing else is", field="to")
     folder = Path(tempfile.mkdtemp(prefix="sordino-"))
     gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
     try:
         target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
-        # What the format cannot say is the page's to tell; PEFT's refusal stays one.
-        formats.write(prompt, target, to=to)
+        if isinstance(prompt, Mixture):
+            formats.write_mixture(prompt, target)
+        else:
+            # What the format cannot say is the page's to tell; PEFT's refusal stays one.
+            formats.write(prompt, target, to=to)
         if target.is_dir():
             target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))
     except SordinoError as error:
@@ -130,10 +158,17 @@ def export(request: Request, name: str, to: Literal["kobold", "peft", "mkultra",
 
 
 def read_named(request: Request, name: str) -> tuple[Path, SoftPrompt]:
-    """The file and what is in it. Raises Refused."""
+    """The file and the soft prompt in it. Raises Refused, for a mixture too."""
+    path, prompt = _read(request, name)
+    if isinstance(prompt, Mixture):
+        raise Refused(400, "a mixture has no virtual tokens of its own: its components have")
+    return path, prompt
+
+
+def _read(request: Request, name: str) -> tuple[Path, Prompt]:
     try:
         path = state_of(request).voices.named(name).entry.path
-        return path, formats.read(path)
+        return path, formats.read_any(path)
     except SordinoError as error:
         raise refused(error, field="name") from error
 

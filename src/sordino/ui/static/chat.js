@@ -3,6 +3,7 @@
 import { $, call, el, kept, later, say, shown } from "./dom.js";
 import { choice } from "./lamp.js";
 import { live } from "./live.js";
+import { weights } from "./mixing.js";
 import { settings } from "./settings.js";
 import { Keeper } from "./story.js";
 
@@ -157,7 +158,7 @@ function answer() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Retry when it is back.", "bad"),
   };
-  running = live.ask({ do: "write", text: { chat: asked }, soft_prompts: [choice.name], settings: settings() }, (told) => hear[told.is]?.(told));
+  running = live.ask({ do: "write", text: { chat: asked }, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (told) => hear[told.is]?.(told));
   buttons();
 }
 

@@ -70,7 +70,9 @@ class Choice extends EventTarget {
       : !state?.model
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
         : voice
-          ? ["green", `Active soft prompt (${voice.tokens} tokens): ${voice.title}`]
+          ? ["green", voice.components
+            ? `Active mixture (${voice.components} soft prompts, ${voice.tokens} tokens): ${voice.title}`
+            : `Active soft prompt (${voice.tokens} tokens): ${voice.title}`]
           : ["blue", `Model ready: ${state.model.name}. ${this.#isGone() ? `The soft prompt ${this.#said} is gone: choose another` : "No soft prompt is active"}`];
     $("lamp").dataset.kind = kind;
     $("lamp").title = told;

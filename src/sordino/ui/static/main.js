@@ -3,6 +3,7 @@ import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
 import { startLamp } from "./lamp.js";
 import { live } from "./live.js";
+import { startMixing } from "./mixing.js";
 import { startModels } from "./models.js";
 import { startPrompts } from "./prompts.js";
 import { startTrain } from "./train.js";
@@ -36,6 +37,7 @@ function startLogin() {
 
 startLogin();
 startLamp();
+startMixing();
 startModels();
 startPrompts();
 startTrain();

@@ -4,10 +4,12 @@ import { $, call, el, fill, later, say, surely } from "./dom.js";
 import { inside } from "./inside.js";
 import { NONE, choice } from "./lamp.js";
 import { live } from "./live.js";
+import { RULES } from "./mixing.js";
 
 const FITS = { exact: "made for this very model", "same family": "made for a model of this family", unknown: "may fit: the file does not say", no: "does not fit" };
 const FORMATS = { kobold: "KoboldAI and Sordino (.zip)", peft: "PEFT (a folder, zipped)", mkultra: "mkultra (.json)", npy: "NumPy (.npy)", safetensors: "safetensors" };
 
+const MIXTURE_FORMATS = { mixture: "Sordino (.mix.zip)" };
 // What a file says it measured, in words; a key that is not here is shown as it is.
 const HELDOUT = {
   nll: "Loss a token (less is better)", off_domain: "Loss a token on other texts", bits_per_byte: "Bits a byte", tokens: "Tokens measured",
@@ -102,7 +104,7 @@ function row(card) {
     { role: "row", ariaCurrent: active ? "true" : null },
     el("th", { scope: "row", role: "rowheader" }, card.name || card.id, el("br"), el("small", {}, card.file), card.description ? el("p", {}, card.description) : null),
     cell("Author", card.author ?? ""),
-    cell("Tokens", String(card.n_tokens)),
+    cell("Tokens", card.components ? `${card.n_tokens}, mixture of ${card.components}` : String(card.n_tokens)),
     cell("Made for", card.base_model ?? ""),
     el("td", { role: "cell", title: card.fit_reason, dataset: { kind: card.fit === "no" ? "bad" : "" } }, FITS[card.fit] ?? card.fit_reason),
     cell("Tags", [card.rating, ...card.tags].filter(Boolean).join(", ")),
@@ -160,18 +162,30 @@ async function open(name) {
     told.description ? el("p", {}, told.description) : null,
     ...told.samples.slice(0, 5).map(sample),
     heldout(told.heldout),
-    el("h3", {}, "Nearest words of each virtual token"),
-    words,
-    el("h3", {}, "Inside"),
-    inside(path),
+    ...(told.mixture
+      ? [parts(told.mixture)]
+      : [el("h3", {}, "Nearest words of each virtual token"), words, el("h3", {}, "Inside"), inside(path)]),
     Object.keys(told.training).length ? el("details", {}, el("summary", {}, "How it was trained"), pairs(told.training)) : null,
     el("details", {}, el("summary", {}, "Change what it says about itself"), editor(path, told)),
     el("h3", {}, "Take it along"),
-    el("p", { class: "bar" }, ...Object.entries(FORMATS).map(([to, says]) => exporter(path, to, says))),
+    el("p", { class: "bar" }, ...Object.entries(told.mixture ? MIXTURE_FORMATS : FORMATS).map(([to, says]) => exporter(path, to, says))),
     el("p", { id: "details-told", role: "status" }),
   );
   $("details").showModal();
+  if (told.mixture) return;
   call(`${path}/words`).then((said) => words.replaceChildren(picture(said.words))).catch((error) => words.replaceChildren(el("p", { class: "soft" }, error.message)));
+}
+
+/** A mixture's components, and the weight that each carries. */
+function parts({ rule, gated, components }) {
+  const rows = components.map((one) => el("tr", {}, el("th", { scope: "row" }, one.name || "unnamed"), el("td", {}, String(one.n_tokens)), el("td", {}, el("meter", { value: one.weight, max: 1, ariaLabel: `Weight of ${one.name || "unnamed"}` }), ` ${one.weight.toFixed(3)}`)));
+  return el(
+    "div",
+    {},
+    el("h3", {}, `Mixture of ${components.length}`),
+    el("p", {}, `${RULES[rule] ?? rule}${gated ? "; the text decides about the weights, and these are what it gives on average" : ""}.`),
+    el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Components" }, el("table", {}, el("thead", {}, el("tr", {}, ...["Soft prompt", "Tokens", "Weight"].map((title) => el("th", { scope: "col" }, title)))), el("tbody", {}, ...rows))),
+  );
 }
 
 function sample(one) {

@@ -3,6 +3,7 @@
 import { $, el, later, say, shown } from "./dom.js";
 import { choice } from "./lamp.js";
 import { live } from "./live.js";
+import { weights } from "./mixing.js";
 import { settings, startSettings } from "./settings.js";
 import { Keeper } from "./story.js";
 
@@ -119,7 +120,7 @@ function generate() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
   };
-  running = live.ask({ do: "write", text, soft_prompts: [choice.name], settings: settings() }, (said) => hear[said.is]?.(said));
+  running = live.ask({ do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (said) => hear[said.is]?.(said));
   buttons();
 }
 
@@ -218,6 +219,6 @@ function compare() {
     error: ({ message }) => ended(message),
     lost: () => ended("The server stopped while it wrote."),
   };
-  comparing = live.ask({ do: "write", text: seen().text, soft_prompts: names, settings: settings() }, (said) => hear[said.is]?.(said));
+  comparing = live.ask({ do: "write", text: seen().text, soft_prompts: names, weights: weights(), settings: settings() }, (said) => hear[said.is]?.(said));
   $("compare-go").textContent = "Stop";
 }

@@ -1,0 +1,94 @@
+"""The sliders of a mixture in a real browser, over a tiny model: by keyboard, on a narrow window, over a reload."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sordino import formats
+from sordino.prompt_mixture import Mixture
+from sordino.soft_prompt import Metadata
+from tests.e2e.browser import AXE, CHROMIUM, browser, faults
+from tests.server.running import Running, running, voice
+
+if CHROMIUM is not None:
+    from playwright.sync_api import Page, expect
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make e2e"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("mixing"), with_page=True) as one:
+        names = ("The keeper", "The clerk", "A very long name of a soft prompt that somebody gave it")
+        parts = tuple(voice(one.base, seed, name=name) for seed, name in enumerate(names))
+        mixture = Mixture(parts, np.array([2.0, 1.0, 1.0]), metadata=Metadata(name="Three", base=one.base.ref))
+        formats.write_mixture(mixture, one.folder / "three.mix.zip")
+        yield one
+
+
+def asked_weights(page: Page) -> list[str]:
+    """What the last message that was sent says of weights."""
+    told: list[str] = page.evaluate("() => window.sent.filter((one) => one.includes('\"write\"'))")
+    return told
+
+
+def test_sliders_weigh_what_is_written_next(server: Running) -> None:
+    with browser() as chromium:
+        page = chromium.new_context(viewport={"width": 375, "height": 800}).new_page()
+        page.add_init_script(
+            "window.sent = []; const send = WebSocket.prototype.send;"
+            "WebSocket.prototype.send = function (said) { window.sent.push(said); return send.call(this, said); };"
+        )
+        page.goto(server.url)
+        expect(page.locator("#mixing")).to_be_hidden()
+        page.locator("#choice").select_option("three")
+        expect(page.locator("#lamp-says")).to_have_text("Active mixture (3 soft prompts, 4 tokens): Three")
+        sliders = page.get_by_role("slider")
+        expect(sliders).to_have_count(3)
+        expect(sliders.first).to_have_attribute("aria-valuetext", "50 %")
+        expect(page.get_by_role("button", name="Reset weights")).to_be_disabled()
+        # By keyboard: the first to the very end, the others to nothing.
+        page.get_by_role("slider", name="The keeper").focus()
+        page.keyboard.press("End")
+        for at in (1, 2):
+            sliders.nth(at).focus()
+            page.keyboard.press("Home")
+        expect(sliders.first).to_have_attribute("aria-valuetext", "100 %")
+        # The last weight cannot go to nothing.
+        sliders.first.focus()
+        page.keyboard.press("Home")
+        expect(sliders.first).to_have_attribute("aria-valuetext", "100 %")
+        assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+        assert faults(page) == []
+        if folder := os.environ.get("SORDINO_PICTURES"):
+            page.screenshot(path=Path(folder) / "mixing.png")
+        page.locator("#story").fill("The keeper")
+        page.get_by_role("button", name="Continue").click()
+        page.wait_for_function("() => window.sent.some((one) => one.includes('\"write\"'))")
+        assert '"weights":{"three":[1,0,0]}' in asked_weights(page)[-1]
+        page.wait_for_function("() => document.querySelector('#story').value.length > 10")
+        # Kept by the tab; given back by the button.
+        page.reload()
+        expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "100 %")
+        page.get_by_role("button", name="Reset weights").click()
+        expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "50 %")
+        # The table and the details say what it is.
+        page.get_by_role("link", name="Soft prompts", exact=True).click()
+        expect(page.locator("#table")).to_contain_text("mixture of 3")
+        page.get_by_role("button", name="Details of Three").click()
+        expect(page.locator("#details")).to_contain_text("Mixture of 3")
+        expect(page.locator("#details")).to_contain_text("0.500")
+        assert faults(page) == []
+        page.get_by_role("button", name="Close").click()
+        # Without a mixture there are none.
+        page.locator("#choice").select_option("keeper")
+        expect(page.locator("#mixing")).to_be_hidden()
