@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,15 @@ import torch
 
 from sordino import formats, model_files
 from sordino.base_model import BaseModel, load
+from sordino.combining import combine, responsible
 from sordino.described_model import DescribedModel, describe
 from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
-from sordino.errors import DoesNotFit, ModelError, OutOfMemory
-from sordino.sampling import Sampling
+from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
+from sordino.prompt_mixture import Gate, Mixture
+from sordino.sampling import Drawn, Sampling, sample
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
 
@@ -355,3 +359,38 @@ def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_po
         with pytest.raises(DoesNotFit, match="no finite numbers"):
             runner.open(1, huge, [5])
         assert divergence(quiet, read(runner, 2, None, [5, 6, 7])) < NOISE
+
+
+def test_a_mixture_is_its_components_combined(
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others, all its lanes in a step: what is drawn from is the combination of what each says alone."""
+    mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
+    heard: dict[int, list[torch.Tensor]] = {}
+
+    def listening(logits_V: torch.Tensor, seen: Sequence[int], sampling: Sampling, *rest: Any, **more: Any) -> Drawn:
+        heard.setdefault(sampling.max_tokens, []).append(logits_V.clone())
+        return sample(logits_V, seen, sampling, *rest, **more)
+
+    monkeypatch.setattr("sordino.engine.engine.sample", listening)
+    ids = tuple(model.encode(OPENING))
+    with runner_of(model, path, rows=6, row_cells=row_cells, prefix_bytes=0) as runner:
+        engine = engine_of(model, runner, Limits(rows=6, queue=20, tokens=64, chunk=16))
+        requests = [Request(ids, soft, Sampling(max_tokens=5, temperature=0)) for soft in (None, prompts[0])]
+        (said, *_) = run(engine, [Request(ids, mixture, Sampling(max_tokens=9, temperature=0)), *requests])
+        assert len(heard[9]) == len(said.ids) == 9
+        whole = [*ids, *said.ids[:-1]]
+        each_KTV = torch.stack(
+            [torch.from_numpy(logits_of(runner, soft, whole)).log_softmax(-1) for soft in mixture.components]
+        )
+        weights = torch.from_numpy(mixture.weights_K.copy()).log()
+        apart = []
+        for at, (logits_V, token) in enumerate(zip(heard[9], said.ids, strict=True)):
+            here_KV = each_KTV[:, len(ids) - 1 + at]
+            expected_V = combine(here_KV, weights, mixture.rule)
+            apart.append(divergence(expected_V.numpy()[None], logits_V.double().numpy()[None]))
+            weights = responsible(weights, here_KV[:, token])
+        assert np.mean(apart) < NOISE
+        gated = replace(mixture, gate=Gate(np.zeros((2, model.d_model), np.float32), np.zeros(2, np.float32)))
+        with pytest.raises(ConfigError, match="PyTorch"):
+            engine.submit(Request(ids, gated))
