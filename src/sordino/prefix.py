@@ -71,6 +71,15 @@ class Prefixes:
         """In another dtype; gradients flow back through the change."""
         return self._each(lambda t: t.to(dtype))
 
+    def backward(self, leaves: Prefixes) -> None:
+        """What passes have added up at the leaves (`as_leaves`), through these prefixes to what they were computed from."""
+        pairs = [
+            (tensor, leaf.grad.to(tensor.dtype))
+            for tensor, leaf in zip(self.tensors(), leaves.tensors(), strict=True)
+            if leaf.grad is not None and tensor.requires_grad
+        ]
+        torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         return Prefixes(
             tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths

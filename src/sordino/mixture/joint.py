@@ -33,7 +33,7 @@ from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.pace import places_at, rate_at
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
-from sordino.prefix import Prefixes, encode_prefixes, packable
+from sordino.prefix import encode_prefixes, packable
 from sordino.soft_prompt import Placement
 from sordino.texts.examples import Example
 from sordino.texts.excerpts import excerpt
@@ -220,7 +220,7 @@ def loss_and_gradient(
     leaves = prefixes.as_leaves()
     for part in parts:
         finish(nll_of_rows(base.network, leaves.to(base.dtype), part.rows, part.labelled_BT), part)
-    _backward(prefixes, leaves)
+    prefixes.backward(leaves)
     return total, responsible_NK
 
 
@@ -269,16 +269,6 @@ def _of_examples(nll_t: Tensor, part: LabelledRows, count: int) -> tuple[Tensor,
     flat = nll_t.new_zeros(len(own_n) * count)
     flat = flat.index_add(0, (place_t * count + prompt_t).to(nll_t.device), nll_t)
     return own_n, flat.view(len(own_n), count)
-
-
-def _backward(prefixes: Prefixes, leaves: Prefixes) -> None:
-    """What the passes have added up at the leaves, through the prefixes to what they were computed from."""
-    pairs = [
-        (tensor, leaf.grad.to(tensor.dtype))
-        for tensor, leaf in zip(prefixes.tensors(), leaves.tensors(), strict=True)
-        if leaf.grad is not None and tensor.requires_grad
-    ]
-    torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
 
 def _measured(

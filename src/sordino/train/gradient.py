@@ -18,7 +18,7 @@ from sordino.base_model import BaseModel
 from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
-from sordino.prefix import Prefixes, encode_prefixes, packable
+from sordino.prefix import encode_prefixes, packable
 from sordino.soft_prompt import Placement
 from sordino.texts.examples import Example
 
@@ -41,7 +41,7 @@ def loss_and_gradient(
         share = nll_of_rows(base.network, leaves.to(base.dtype), part.rows, part.labelled_BT).sum() / count
         share.backward()
         total += share.item()
-    _backward_once(prefixes, leaves)
+    prefixes.backward(leaves)
     return total
 
 
@@ -69,12 +69,3 @@ def packed_passes(
     lengths = [len(example.ids) for example in led]
     groups = best_packing(lengths, prefix_length) if packable(base.network) else one_by_one(lengths)
     return [labelled_rows(led, part, [0] * len(part)) for part in passes(groups, lengths, pass_tokens)]
-
-
-def _backward_once(prefixes: Prefixes, leaves: Prefixes) -> None:
-    pairs = [
-        (tensor, leaf.grad.to(tensor.dtype))
-        for tensor, leaf in zip(prefixes.tensors(), leaves.tensors(), strict=True)
-        if leaf.grad is not None and tensor.requires_grad
-    ]
-    torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
