@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, told
+from sordino.anatomy.inside import Inside, depth_of, surface_of, told
 from sordino.cli.console import err, warn
 from sordino.cli.evaluating import explanation
 from sordino.errors import SordinoError
@@ -24,8 +24,14 @@ from sordino.train.report import Condition, Report, read_events, write_report
 from sordino.train.report import Inside as Shown
 from sordino.train.run import Prepared
 
-# Tokens that all the shortened prompts of a look inside read together: some seconds on two cores.
-INSIDE_BUDGET = 8_000
+# Positions, of shortened prompts and of what they read, that a look inside may run forward. A step of 4 x 128 tokens is worth 1,024
+# of them (the gradient costs as much again), so of five minutes on two cores (107 steps) this is under 5 %, attention included.
+INSIDE_BUDGET = 4_800
+# On fewer targets no virtual token can be told from another; more say little that is new.
+INSIDE_TARGETS = (64, 512)
+
+
+_TOO_LONG = "What each virtual token does for the loss was not measured, as of so long a soft prompt it takes long: `sordino inspect` does."
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def write_run_report(
 
 def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown | None:
     """A short look inside, on the held-out texts. None, with a warning, where it cannot be had."""
-    texts = prepared.splits.heldout or prepared.splits.validation
+    texts, targets = prepared.splits.heldout or prepared.splits.validation, inside_targets(prompt.n_tokens)
     try:
         with err.status("Looking inside ..."):
             config = judging.config
@@ -130,12 +136,12 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
                 prepared.base,
                 prompt,
                 ("the held-out texts" if prepared.splits.heldout else "the validation texts", texts),
-                limit=min(config.limit, affordable(prompt.n_tokens, INSIDE_BUDGET)),
+                limit=min(config.limit, targets),
                 row_tokens=config.row_tokens,
                 pass_tokens=config.pass_tokens,
-            ) if texts else None  # fmt: skip
+            ) if texts and targets else None  # fmt: skip
             looked = Inside(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
-            return shown_in_report(looked)
+            return shown_in_report(looked, () if targets else (_TOO_LONG,))
     except KeyboardInterrupt:
         warn("looking inside was interrupted: the report is written without it")
     except SordinoError as error:
@@ -143,8 +149,15 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
     return None
 
 
-def shown_in_report(looked: Inside) -> Shown:
-    """What was seen, as the report takes it."""
+def inside_targets(tokens: int) -> int:
+    """Targets to measure so that all shortened prompts, read anew each, keep to the budget; 0 where too few are left."""
+    least, most = INSIDE_TARGETS
+    targets = INSIDE_BUDGET // (tokens + 2) - tokens
+    return min(targets, most) if targets >= least else 0
+
+
+def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
+    """What was seen, as the report takes it. instead: what is told where nothing was measured."""
     from sordino.anatomy.pictures import inside_figure, rendered
 
     surface, depth = looked.surface, looked.depth
@@ -156,7 +169,7 @@ def shown_in_report(looked: Inside) -> Shown:
         columns += ["loss if left out", "attention"]
         for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
             row += [f"{cost:+.4f}", f"{share:.1%}"]
-    return Shown(rendered(inside_figure([looked]), ".png"), told(depth) if depth else (), columns, cells)
+    return Shown(rendered(inside_figure([looked]), ".png"), told(depth) if depth else instead, columns, cells)
 
 
 def _conditions(measured: Measured, label: str) -> list[Condition]:
