@@ -11,7 +11,10 @@ import torch
 from sordino import formats
 from sordino.cli import sweep_run
 from sordino.sweep import running
+from sordino.sweep.grid import Spec
+from sordino.sweep.running import Texts
 from sordino.train import loop
+from sordino.train.config import TrainConfig
 from tests.cli.commands import contents, ok, refused
 from tests.tiny_models import tiny_base
 
@@ -64,6 +67,43 @@ def test_the_full_grid_and_its_plots_on_two_models() -> None:
     }
     assert {claim["verdict"] for claim in found["claims"]} <= {"held", "did not hold", "cannot be said"}
     assert len(found["claims"]) == 5
+
+
+def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --overwrite the old winner goes, as the new sweep may have none."""
+    ok("sweep", "log", "--tokens", 2, "--init", "vocab", *QUICK)
+
+    def stopped(*_: object, **__: object) -> None:
+        return None
+
+    monkeypatch.setattr(sweep_run, "train_members", stopped)
+    ok("sweep", "log", "--tokens", 3, "--init", "vocab", *QUICK, "--overwrite")
+    assert not list(Path("out").rglob("winner.zip"))
+    assert not list(Path("out").rglob("best.zip"))
+    assert not list(Path("out").rglob("results.json"))
+
+
+def test_a_file_that_is_not_a_sweeps_is_not_overwritten() -> None:
+    Path("out").mkdir()
+    Path("out/winner.zip").write_text("mine")
+    assert "winner.zip" in refused("sweep", "log", "--tokens", 2, "--init", "vocab", *QUICK)
+    assert Path("out/winner.zip").read_text() == "mine"
+
+
+def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    spec = Spec(("link",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
+    asked = sweep_run.Sweep(spec, Texts((tmp_path / "log",)), tmp_path / "out", None, None)
+    sweep_run._store(asked)
+    again = sweep_run.stored_sweep(tmp_path / "out")
+    assert again.folder_of(again.spec.model[0]) == asked.folder_of("link")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_what_generators_take(seed: int) -> None:
+    assert "--seed" in refused("sweep", "log", "--tokens", 2, "--init", "random", "--seed", seed, *QUICK)
 
 
 def test_a_runs_seed_does_not_change_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,11 +76,15 @@ def dtype_option() -> Decorator:
     )
 
 
+# What every generator takes.
+LARGEST_SEED = 2**63 - 1
+
+
 def seed_option(default: int = 0) -> Decorator:
     """`seed: int`."""
     return click.option(
         "--seed",
-        type=click.IntRange(0, 2**63 - 1),
+        type=click.IntRange(0, LARGEST_SEED),
         default=default,
         show_default=True,
         metavar="N",
@@ -88,11 +92,15 @@ def seed_option(default: int = 0) -> Decorator:
     )
 
 
+def was_given(flag: str) -> bool:
+    """Whether the user wrote an option, by its flag or the name of its parameter."""
+    name = flag.removeprefix("--").replace("-", "_")
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
 def refuse_alone(flag: str, *, needs: str) -> None:
     """Refuse a flag that was given but does nothing without another. Raises ConfigError."""
-    context = click.get_current_context()
-    name = flag.removeprefix("--").replace("-", "_")
-    if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+    if was_given(flag):
         raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
 
 

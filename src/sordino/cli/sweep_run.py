@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,9 +54,9 @@ class Sweep:
     dtype: str | None
 
     def folder_of(self, model: str) -> Path:
-        """A model's own, whatever its name is."""
+        """A model's own, whatever its name is. Links are not followed: a sweep that goes on knows the model by its whole path."""
         number = self.spec.model.index(model) + 1
-        return self.folder / f"{number}-{safe_name(Path(model).name)}"
+        return self.folder / f"{number}-{safe_name(Path(os.path.abspath(model)).name)}"
 
 
 def run(options: Mapping[str, Any]) -> None:
@@ -84,6 +85,9 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
             where=folder,
             do=f"sordino sweep --resume {quote(str(folder))}; or choose another --out-dir; or begin again with --overwrite",
         )
+    for taken in (folder / RESULTS, folder / WINNER):
+        if taken.exists() and not options["overwrite"]:
+            raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
     given = {key: options[key] for key in ("steps", "batch", "row_tokens", "pass_tokens") if options[key] is not None}
     spec = Spec(
         **{factor: options[factor] for factor in FACTORS},
@@ -100,9 +104,11 @@ def _store(asked: Sweep) -> None:
     """Write the sweep into its folder, with absolute paths; what an earlier one left there is not this one's."""
     for model in asked.spec.model:
         (asked.folder_of(model) / RESULTS).unlink(missing_ok=True)
-        for left in ("began.json", "checkpoint.safetensors"):
+        for left in ("began.json", "checkpoint.safetensors", BEST):
             (asked.folder_of(model) / left).unlink(missing_ok=True)
-    models = [str(Path(model).resolve()) if Path(model).exists() else model for model in asked.spec.model]
+    for left in (RESULTS, WINNER):
+        (asked.folder / left).unlink(missing_ok=True)
+    models = [os.path.abspath(model) if Path(model).exists() else model for model in asked.spec.model]
     stored = {
         "spec": {**asked.spec.to_json(), "model": models},
         "data": [str(path.resolve()) for path in asked.texts.data],

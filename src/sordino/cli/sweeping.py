@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from sordino.cli.options import device_option, dtype_option
+from sordino.cli.options import LARGEST_SEED, device_option, dtype_option
 from sordino.errors import BadInput, ConfigError
 
 T = TypeVar("T")
@@ -62,7 +62,7 @@ STEPS = 120
 @click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
 @click.option(
     "--split-seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=click.IntRange(0, LARGEST_SEED),
     default=0,
     show_default=True,
     metavar="N",
@@ -106,7 +106,7 @@ def sweep(**options: Any) -> None:
     factors = {
         "tokens": _numbers("--tokens", options["tokens"], int),
         "lr": _numbers("--lr", options["lr"], float),
-        "seed": _numbers("--seed", options["seed"], int),
+        "seed": _seeds(options["seed"]),
         "init": _starts(options["init"]),
         "method": tuple(_parts(options["method"])),
         "model": tuple(_parts(options["model"])),
@@ -135,6 +135,14 @@ def _numbers(flag: str, said: Sequence[str], kind: Callable[[str], T]) -> tuple[
         raise ConfigError(
             "not numbers with commas between them", where=flag, got=", ".join(said), do=f"for instance {flag} 1,5,20"
         ) from None
+
+
+def _seeds(said: Sequence[str]) -> tuple[int, ...]:
+    seeds = _numbers("--seed", said, int)
+    for seed in seeds:
+        if not 0 <= seed <= LARGEST_SEED:
+            raise ConfigError("no such seed", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
+    return seeds
 
 
 def _refuse_settings(context: click.Context) -> None:
