@@ -63,6 +63,10 @@ def test_bad_input_is_refused_and_nothing_overwritten(library: Path, tmp_path: P
     assert "did you mean fog" in refused("inspect", "fogg", *text)
     assert "--quick" in refused("inspect", "fog", "--quick", *text)
     assert "--quick" in refused("inspect", "fog", "--quick", "--limit", 5)
+    for flag, value in (("--row-tokens", 16), ("--pass-tokens", 64), ("--speaker", "Ines")):
+        assert flag in refused("inspect", "fog", "--quick", flag, value)
+    assert "--speaker" in refused("inspect", "fog", "--speaker", "Ines")
+    assert "--overwrite" in refused("inspect", "fog", "--quick", "--overwrite")
     assert "nowhere" in refused("inspect", "fog", "--text", "nowhere")
     assert contents(tmp_path) == before
     ok("inspect", "fog", "--quick", "--picture", "in.png", "--overwrite")

@@ -81,6 +81,7 @@ def test_bad_input_is_refused_and_nothing_written(library: Path, tmp_path: Path)
     assert "--tokens" in refused("prune", "fog", "--tokens", 0, *more)
     assert "give one of them" in refused("prune", "fog", "--tokens", 2, "--tolerance", 0.1, *more)
     assert "--block" in refused("prune", "fog", "--block", 0, *more)
+    assert "--tolerance" in refused("prune", "fog", "--tolerance", "nan", *more)
     assert "--data" in refused("prune", "fog")
     assert "64 wide" in refused("prune", "wide", *more)
     assert "nowhere" in refused("prune", "fog", "--data", "nowhere")
@@ -100,6 +101,14 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(library: Path, tmp_pat
     monkeypatch.setattr(pruning, "stages_of", meanwhile)
     assert "there is a file of this name" in refused("prune", "fog", "--tokens", 4, "--out", "p.zip", *texts(tmp_path))
     assert Path("p.zip").read_text() == "mine"
+
+
+def test_a_folder_that_does_not_exist_is_told_before_anything_is_measured(library: Path, tmp_path: Path) -> None:
+    for target in (("--out", "nowhere/p.zip"), ("--picture", "nowhere/p.png")):
+        said = run("prune", "fog", "--tokens", 4, *target, *texts(tmp_path))
+        assert said.exit_code == 2
+        assert "nowhere: the folder does not exist" in said.stderr
+        assert "dropped" not in said.stdout
 
 
 def test_nothing_is_overwritten_unasked(library: Path, tmp_path: Path) -> None:

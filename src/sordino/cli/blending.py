@@ -113,6 +113,8 @@ def blend(
             refuse_alone(flag, needs="--heldout")
         if target is None:
             raise ConfigError("there is nothing to do", where="blend", do="give --out, --heldout or both")
+    if target is None:
+        refuse_alone("--name", needs="--out")
     if how == "concatenate" and weights:
         raise ConfigError("a concatenation has no weights", where="--how", do="leave them out, or choose another --how")
     if heldout and (len(names) != 2 or how == "concatenate"):

@@ -23,7 +23,15 @@ from sordino.cli.looking import (
     row_tokens_option,
     texts_of,
 )
-from sordino.cli.options import device_option, dtype_option, json_option, library_option, model_option
+from sordino.cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    library_option,
+    model_option,
+    refuse_alone,
+    was_given,
+)
 from sordino.errors import ConfigError, DoesNotFit
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
 
 # Tokens that all the shortened prompts of one soft prompt read together, unless --limit says otherwise.
 _BUDGET = 24_000
+_OF_TEXTS = ("--speaker", "--row-tokens", "--pass-tokens")
 
 
 @click.command()
@@ -86,8 +95,14 @@ def inspect(
     the loss changes without it; how much of a text's attention it gets. By layer: the attention on the whole prompt. Of several
     soft prompts: how alike they are.
     """
-    if quick and (texts or limit is not None):
-        raise ConfigError("--quick measures on no text", where="--text, --limit", do="leave these or --quick out")
+    if quick:
+        for flag, name in (("--text", "texts"), ("--limit", "limit"), *((flag, flag) for flag in _OF_TEXTS)):
+            if was_given(name):
+                raise ConfigError("--quick measures on no text", where=flag, do=f"leave {flag} or --quick out")
+    if not texts:
+        refuse_alone("--speaker", needs="--text")
+    if picture is None:
+        refuse_alone("--overwrite", needs="--picture")
     loaded = loaded_prompts(library, prompts)
     if picture is not None:
         from sordino.anatomy.endings import checked_ending

@@ -70,8 +70,12 @@ def force_option() -> Decorator:
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
-    """Raise BadInput where a file would be replaced without leave."""
-    if path is not None and os.path.lexists(path) and not overwrite:
+    """Raise BadInput where a file would be replaced without leave, or has no folder to be in: before hours of measuring."""
+    if path is None:
+        return
+    if not path.resolve().parent.is_dir():
+        raise BadInput("the folder does not exist", where=path.parent, do="make it first")
+    if os.path.lexists(path) and not overwrite:
         raise BadInput(
             "there is a file of this name", where=path, do="replace it with --overwrite, or choose another name"
         )

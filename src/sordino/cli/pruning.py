@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,8 @@ def prune(
     """
     if tokens is not None and tolerance is not None:
         raise ConfigError("two ways to say how short", where="--tokens, --tolerance", do="give one of them")
+    if tolerance is not None and math.isnan(tolerance):
+        raise ConfigError("not a number of nats", where="--tolerance", expected="0 or more", got=tolerance)
     loaded = loaded_prompts(library, [name])
     ((label, prompt),) = loaded.items()
     if tokens is not None and not 1 <= tokens < prompt.n_tokens:
