@@ -31,7 +31,7 @@ INSIDE_BUDGET = 4_800
 INSIDE_TARGETS = (64, 512)
 
 
-_TOO_LONG = "What each virtual token does for the loss was not measured, as of so long a soft prompt it takes long: `sordino inspect` does."
+_TOO_LONG = "What each virtual token does for the loss was not measured: of so many it takes long, and `sordino inspect` does it."
 
 
 @dataclass(frozen=True)
