@@ -84,6 +84,23 @@ def test_a_stopped_run_is_not_lost_by_starting_again(texts: Path, monkeypatch: p
     assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
 
 
+def test_a_run_killed_while_it_was_measured_is_not_lost_by_starting_again(texts: Path, monkeypatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "write_result", killed)
+        assert run("train", texts, "--out", "v.zip", *QUICK).exit_code == 9
+    saved = Path("v.run", FILE).read_bytes()
+    assert "can go on" in refused("train", texts, "--out", "v.zip", *QUICK)
+    assert Path("v.run", FILE).read_bytes() == saved
+    trained("--resume", "v.run")
+    assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
+    # Once it is written, where the file goes is the user's business.
+    Path("v.zip").rename("kept.zip")
+    trained(texts, "--out", "v.zip", *QUICK)
+
+
 def test_what_cannot_work_is_refused_before_anything_is_loaded(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sordino.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
     Path("folder.zip").mkdir()

@@ -93,6 +93,18 @@ def test_stopped_voices_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
         assert whole.metadata.training == cut.metadata.training
 
 
+def test_voices_killed_while_they_were_measured_are_not_lost_by_starting_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_together, "write_result", killed)
+        assert run("train", *BOTH, *QUICK).exit_code == 9
+    assert "--resume voices/together.run" in refused("train", *BOTH, *QUICK)
+    ok("train", "--resume", "voices/together.run")
+    assert {path.name for path in Path("voices").glob("*.zip")} == {"log.zip", "tale.zip"}
+
+
 def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
     real = training_together.write_result
 

@@ -15,6 +15,7 @@ from sordino.errors import BadInput, ConfigError, TrainingError
 from sordino.soft_prompt import Metadata
 from sordino.train.checkpoint import is_unfinished, read_header
 from sordino.train.config import TrainConfig
+from sordino.train.events import HTML
 
 SETTINGS = "settings.json"
 _CONFIG_FLAGS = {field.name for field in fields(TrainConfig)}
@@ -90,13 +91,22 @@ def job_of(options: Mapping[str, Any]) -> Job:
         data, options["heldout"], destination, options["model"], options["device"], options["dtype"], options["speaker"],
         metadata, config, samples=not options["no_samples"], overwrite=options["overwrite"],
     )  # fmt: skip
-    if not job.overwrite and is_unfinished(job.folder):
+    if not job.overwrite and (is_unfinished(job.folder) or is_unwritten(job.folder, job.out)):
         raise BadInput(
             "a run to this file was stopped and can go on",
             where=job.folder,
             do=f"sordino train --resume {quote(str(job.folder))}; or choose another --out; or begin again with --overwrite",
         )
     return job
+
+
+def is_unwritten(folder: Path, out: Path) -> bool:
+    """Whether the run in `folder` to the file `out` took all its steps and was killed in measuring, which takes minutes."""
+    try:
+        finished = read_header(folder)["progress"]["finished"]
+    except (TrainingError, KeyError, TypeError):
+        return False
+    return finished in ("steps", "early") and not out.exists() and not (folder / HTML).exists()
 
 
 def store(job: Job, started: str) -> None:

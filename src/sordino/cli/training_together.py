@@ -18,7 +18,7 @@ from sordino.atomic import write_bytes
 from sordino.base_model import BaseModel
 from sordino.cli.console import err, one_line, out, printable, table, warn
 from sordino.cli.fitting import loaded_model
-from sordino.cli.training_job import Job, job_from, job_of, store
+from sordino.cli.training_job import Job, is_unwritten, job_from, job_of, store
 from sordino.cli.training_result import after_training
 from sordino.cli.training_run import (
     alone_in,
@@ -84,7 +84,10 @@ def group_of(options: Mapping[str, Any]) -> Group:
     """The voices that the command line asks for, checked as far as it can be without reading a text. Raises BadInput."""
     folder: Path = options["out_dir"]
     together = folder / FOLDER
-    if not options["overwrite"] and is_unfinished(together):
+    unwritten = (together / CHECKPOINT).exists() and any(
+        is_unwritten(folder / f"{name}.run", folder / f"{name}.zip") for name in options["voices"]
+    )
+    if not options["overwrite"] and (unwritten or is_unfinished(together)):
         raise BadInput(
             "voices that are trained to this folder were stopped and can go on",
             where=together,

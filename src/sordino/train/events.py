@@ -17,6 +17,8 @@ from sordino.errors import StorageError
 from sordino.train.checkpoint import Progress
 
 METRICS = "metrics.jsonl"
+# Beside it, once the run has been measured and its soft prompt written.
+HTML = "report.html"
 
 
 @dataclass(frozen=True)

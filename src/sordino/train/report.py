@@ -23,9 +23,9 @@ from matplotlib.ticker import MaxNLocator
 from sordino.atomic import write_bytes
 from sordino.errors import TrainingError
 from sordino.soft_prompt import SoftPrompt
+from sordino.train.events import HTML as HTML
 from sordino.train.events import METRICS, Sample, Step, Validation
 
-HTML = "report.html"
 PICTURE = "report.png"
 
 _EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
