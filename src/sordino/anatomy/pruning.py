@@ -3,7 +3,8 @@
 With blocks several go at once, those that cost least one by one, and what is left is measured as it is before the next block goes.
 Every loss is that of a real, shortened prompt: leaving tokens out moves those behind them.
 
-Greedy choice looks at its own text: the loss on texts that chose nothing (`heldout`) is the honest one.
+Greedy choice looks at its own text: the loss on texts that chose no token (`heldout`) is the honest one. Where it also chooses the
+length (`within`), it flatters a little: the best of a few lengths was looked for on it.
 
 Shape key: P virtual tokens, D model width.
 """

@@ -51,7 +51,7 @@ _TOLERANCE = 0.01
     multiple=True,
     type=PATHS,
     metavar="PATH",
-    help="Texts that choose nothing, to judge by; may be repeated.  [default: DATA, which flatters]",
+    help="Texts that choose no token, to judge lengths by; may be repeated.  [default: DATA, which flatters]",
 )
 @click.option("--tokens", type=int, metavar="N", help="Keep so many virtual tokens.")
 @click.option(
