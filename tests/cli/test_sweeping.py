@@ -83,6 +83,11 @@ def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: py
     assert not list(Path("out").rglob("results.json"))
 
 
+def test_a_sweep_that_failed_before_its_first_step_is_not_in_the_way() -> None:
+    assert "nowhere" in refused("sweep", "log", "--tokens", 2, "--init", "file:nowhere", *QUICK)
+    ok("sweep", "log", "--tokens", 2, "--init", "vocab", *QUICK)
+
+
 def test_a_file_that_is_not_a_sweeps_is_not_overwritten() -> None:
     Path("out").mkdir()
     Path("out/winner.zip").write_text("mine")

@@ -35,7 +35,8 @@ from sordino.sweep.claims import claims
 from sordino.sweep.grid import FACTORS, Spec
 from sordino.sweep.pictures import pictures
 from sordino.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
-from sordino.sweep.running import Member, Texts, measure_members, members_of, train_members
+from sordino.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
+from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
 from sordino.train.events import Event, Finished, Lost, Step
 from sordino.train.run import estimate_together
@@ -79,7 +80,8 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
         raise BadInput("this is a file", where="--out-dir", expected="a folder", got=folder)
     if not folder.resolve().parent.is_dir():
         raise BadInput("the folder does not exist", where="--out-dir", got=folder.resolve().parent, do="make it first")
-    if (folder / SETTINGS).exists() and not options["overwrite"]:
+    # Settings alone are left by a sweep that failed before its first step: nothing is lost with them.
+    if (folder / SETTINGS).exists() and any(folder.glob(f"*/{BEGAN}")) and not options["overwrite"]:
         raise BadInput(
             "there is a sweep here",
             where=folder,
@@ -104,7 +106,7 @@ def _store(asked: Sweep) -> None:
     """Write the sweep into its folder, with absolute paths; what an earlier one left there is not this one's."""
     for model in asked.spec.model:
         (asked.folder_of(model) / RESULTS).unlink(missing_ok=True)
-        for left in ("began.json", "checkpoint.safetensors", BEST):
+        for left in (BEGAN, CHECKPOINT, BEST):
             (asked.folder_of(model) / left).unlink(missing_ok=True)
     for left in (RESULTS, WINNER):
         (asked.folder / left).unlink(missing_ok=True)
