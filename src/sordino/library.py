@@ -37,7 +37,7 @@ _TRASH = ".trash"
 class Entry:
     """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
 
-    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt.
+    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt. parts: what they say about themselves.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Entry:
     format: str = ""
     error: str = ""
     components: int = 0
+    parts: tuple[Metadata, ...] = ()
 
 
 class Library:
@@ -79,8 +80,8 @@ class Library:
                     entries.append(Entry(name, item.path, error=_reason(error, item.path)))
                 continue
             peeked[key] = peek
-            sizes = (peek.n_tokens, peek.d_model)
-            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, components=peek.components))
+            sizes, of_mixture = (peek.n_tokens, peek.d_model), (peek.components, peek.parts)
+            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, "", *of_mixture))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._peeked = peeked
         return entries

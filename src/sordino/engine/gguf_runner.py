@@ -167,7 +167,7 @@ class GgufRunner:
         heapq.heappush(self._free, sequence)
 
     def _moved(self, row: _Row, sequence: int) -> bool:
-        """Give an empty sequence what a row holds. False: it could not be; the row stays, and a hole costs speed and nothing else."""
+        """Give an empty sequence what a row holds. False: it could not be; the row stays, and the hole costs only speed."""
         try:
             with memory_named("moving a row", "lower --rows or --kv-memory"):
                 if row.length:
