@@ -196,7 +196,8 @@ class Library:
         place = folder / _TRASH / top.name
         _make_folder(place.parent)
         if place.exists():
-            place = place.with_name(f"{place.stem}-{secrets.token_hex(4)}{place.suffix}")
+            stem = without_ending(place.name)
+            place = place.with_name(f"{stem}-{secrets.token_hex(4)}{place.name.removeprefix(stem)}")
         try:
             os.rename(top, place)
         except OSError as error:
