@@ -16,8 +16,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from sordino import formats
+from sordino.fit import Fit
 from sordino.prompt_mixture import Mixture
+from sordino.server.voices import Voice
 from sordino.soft_prompt import Metadata
+from sordino.ui.live import _shown
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base
@@ -296,6 +299,22 @@ def test_a_tab_hears_that_a_file_says_something_else_about_itself(server: Runnin
             now = said(socket, "state")["library"]
             assert now != before
             before = now
+
+
+def test_a_tab_hears_of_a_mixtures_new_weights_and_of_how_files_fit_another_model(server: Running) -> None:
+    path = server.folder / "pair.mix.zip"
+    pair = Mixture((voice_of(server.base, 1), voice_of(server.base, 2)), np.array([1.0, 3.0]))
+    try:
+        with live(server) as socket:
+            states = [said(socket, "state")["library"]]
+            for mixture in (pair, pair.with_weights([3.0, 1.0])):
+                formats.write_mixture(mixture, path, force=True)
+                states.append(said(socket, "state")["library"])
+            assert len(set(states)) == 3
+    finally:
+        path.unlink()
+    entry = server.serving.voices.named("clerk").entry
+    assert len({_shown(Voice(entry, fit)) for fit in (None, Fit("exact", ""), Fit("unknown", ""))}) == 3
 
 
 def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> None:
