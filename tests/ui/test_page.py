@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,9 +19,12 @@ from websockets.sync.client import ClientConnection, connect
 from sordino import formats
 from sordino.fit import Fit
 from sordino.prompt_mixture import Mixture
+from sordino.server.errors import Refused
 from sordino.server.voices import Voice
 from sordino.soft_prompt import Metadata
+from sordino.ui.jobs import Jobs
 from sordino.ui.live import _shown
+from sordino.ui.training import Settings, flags_of
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base
@@ -457,5 +461,17 @@ def test_a_mixture_is_shown_and_written_with_the_tabs_weights(server: Running) -
         assert "no weights" in error["message"]
         edited = httpx.patch(f"{server.url}/ui/prompts/both", json={"author": "A"}).json()
         assert (edited["author"], len(edited["mixture"]["components"])) == ("A", 2)
+    finally:
+        path.unlink()
+
+
+def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
+    pair = Mixture((voice_of(server.base, 1), voice_of(server.base, 2)), np.ones(2))
+    path = server.folder / "start.mix.zip"
+    formats.write_mixture(pair, path)
+    try:
+        request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
+        with pytest.raises(Refused, match="this is a mixture"):
+            flags_of(request, Jobs(path.parent), Settings(start_from="start"))
     finally:
         path.unlink()
