@@ -80,3 +80,20 @@ def test_installing_a_mixture(tmp_path: Path) -> None:
     formats.write_mixture(_mixture(), tmp_path / "evening.mix.zip")
     lib = Library([tmp_path / "library"])
     assert lib.install(tmp_path / "evening.mix.zip").path == tmp_path / "library" / "evening.mix.zip"
+
+
+def test_a_soft_prompt_does_not_take_a_mixtures_file(tmp_path: Path) -> None:
+    """`m.mix` would be m.mix.zip, which is the mixture m."""
+    lib = Library([tmp_path])
+    lib.add(_mixture(), name="m")
+    with pytest.raises(BadInput, match="which is of mixtures' files"):
+        lib.add(SoftPrompt(matrix()), name="m.mix", replace=True)
+    assert [(entry.name, entry.components) for entry in lib.scan()] == [("m", 2)]
+
+
+def test_what_was_removed_twice_lies_there_twice_by_names_of_mixtures(tmp_path: Path) -> None:
+    lib = Library([tmp_path])
+    for seed in range(2):
+        lib.add(_mixture(seed), name="m")
+        assert lib.remove("m").name.endswith(".mix.zip")
+    assert len(list((tmp_path / ".trash").glob("m*.mix.zip"))) == 2

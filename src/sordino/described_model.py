@@ -121,9 +121,9 @@ class DescribedModel:
             return weakest([self.fit(component) for component in prompt.components])
         return self.fit_of(prompt.d_model, prompt.metadata)
 
-    def fit_of(self, d_model: int, metadata: Metadata) -> Fit:
-        """As `fit`, from what the header of a soft prompt's file says."""
-        return fit(self.ref, d_model, metadata, names=(self.name,))
+    def fit_of(self, d_model: int, metadata: Metadata, parts: Sequence[Metadata] = ()) -> Fit:
+        """As `fit`, from what the header of a soft prompt's file says. parts: of a mixture, what its components say."""
+        return weakest([fit(self.ref, d_model, said, names=(self.name,)) for said in parts or (metadata,)])
 
     def check_fit(self, prompt: Prompt, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""

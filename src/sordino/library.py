@@ -37,7 +37,8 @@ _TRASH = ".trash"
 class Entry:
     """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
 
-    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt.
+    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt. parts: what they say about themselves.
+    stamp: changes when the file does.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Entry:
     format: str = ""
     error: str = ""
     components: int = 0
+    parts: tuple[Metadata, ...] = ()
+    stamp: Stamp = ()
 
 
 class Library:
@@ -76,11 +79,11 @@ class Library:
                 peek = self._peeked.get(key) or formats.peek(item.path)
             except (SordinoError, OSError) as error:
                 if os.path.lexists(item.path):
-                    entries.append(Entry(name, item.path, error=_reason(error, item.path)))
+                    entries.append(Entry(name, item.path, error=_reason(error, item.path), stamp=item.stamp))
                 continue
             peeked[key] = peek
-            sizes = (peek.n_tokens, peek.d_model)
-            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, components=peek.components))
+            sizes, of_mixture = (peek.n_tokens, peek.d_model), (peek.components, peek.parts)
+            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, "", *of_mixture, item.stamp))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._peeked = peeked
         return entries
@@ -195,7 +198,8 @@ class Library:
         place = folder / _TRASH / top.name
         _make_folder(place.parent)
         if place.exists():
-            place = place.with_name(f"{place.stem}-{secrets.token_hex(4)}{place.suffix}")
+            stem = without_ending(place.name)
+            place = place.with_name(f"{stem}-{secrets.token_hex(4)}{place.name.removeprefix(stem)}")
         try:
             os.rename(top, place)
         except OSError as error:

@@ -14,6 +14,8 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNO
 _MAX_BYTES = 200
 MIXTURE_ENDING = ".mix.zip"
 _ENDINGS = (MIXTURE_ENDING, ".zip")
+# `v.mix (1).zip`, `v.mix - Copy.zip`: what browsers and desktops call a second v.mix.zip.
+_COPIED_MIXTURE = re.compile(r"\.mix(?=(\s+-\s+copy\b|\s*\(\d+\))+$)", re.IGNORECASE)
 
 
 def without_ending(file_name: str) -> str:
@@ -43,6 +45,9 @@ def _fault(name: str) -> str:
         return "a name that Windows reserves"
     if name[0] in ".- " or name[-1] in ". ":
         return "a dot, a dash or a space at an end"
+    if name.lower().endswith(".mix"):
+        # Its file would be called as the mixture `name` without it.
+        return "the ending .mix, which is of mixtures' files"
     size = len(name.encode())
     return f"{size} bytes, at most {_MAX_BYTES}" if size > _MAX_BYTES else ""
 
@@ -57,9 +62,10 @@ def default_name(source: Path) -> str:
 
 
 def readable_name(label: str) -> str:
-    """`v (1)` as `v-1`, `v - Copy (2)` as `v-copy-2`, what cannot be printed as `_`."""
+    """`v (1)` and `v.mix (1)` as `v-1`, `v - Copy (2)` as `v-copy-2`, what cannot be printed as `_`."""
     name = unicodedata.normalize("NFC", label)
     name = "".join(char if char.isprintable() else "_" for char in name)
+    name = _COPIED_MIXTURE.sub("", name)
     name = re.sub(r"\s+-\s+copy\b", "-copy", name, flags=re.IGNORECASE)
     return re.sub(r"\s*\((\d+)\)", r"-\1", name).strip() or "_"
 
@@ -67,7 +73,7 @@ def readable_name(label: str) -> str:
 def safe_name(label: str) -> str:
     """A name for what is called `label`, whatever is in that: what no file may be called becomes "-"."""
     name = re.sub(r'[/\\:*?"<>|]+', "-", readable_name(label))
-    name = re.sub(r"-{2,}", "-", name).strip(" .-")
+    name = re.sub(r"-{2,}", "-", name).removesuffix(".mix").strip(" .-")
     return "voice" if _fault(name) else name
 
 

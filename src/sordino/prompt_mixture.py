@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.errors import BadInput
+from sordino.errors import BadInput, ModelError
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
@@ -60,7 +60,13 @@ class Gate:
             object.__setattr__(self, name, array)
 
     def weights(self, hidden_D: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """p(k|x) [K] of h(x) [D]."""
+        """p(k|x) [K] of h(x) [D]. Raises ModelError where a model of small range made no numbers of the text."""
+        if not np.isfinite(hidden_D).all():
+            raise ModelError(
+                "the model's hidden states behind this text are not numbers",
+                where="gate",
+                do="take a --dtype of larger range",
+            )
         scores_K = self.slope_KD.astype(np.float64) @ hidden_D.astype(np.float64) + self.bias_K
         raised_K = np.exp(scores_K - scores_K.max())
         weights_K: NDArray[np.float64] = raised_K / raised_K.sum()

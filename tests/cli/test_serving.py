@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -52,9 +53,24 @@ def test_a_port_in_use_is_said_before_a_model_is_loaded(monkeypatch: pytest.Monk
     assert "--port" in result.stderr
 
 
+@pytest.mark.parametrize("fault", ["port", "model"])
+def test_what_is_wrong_is_said_before_pytorch_is_there(tmp_path: Path, fault: str) -> None:
+    """In a process that may not import it."""
+    program = "import sys; sys.modules['torch'] = None; from sordino.cli import main; main(sys.argv[1:])"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        flags = {"port": ("--port", str(taken.getsockname()[1])), "model": ("--port", "0", "--model", "/no/such/model")}
+        asked = [sys.executable, "-c", program, "serve", "--library", str(tmp_path / "nowhere"), *flags[fault]]
+        ended = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    assert {"port": "in use", "model": "no such base model"}[fault] in ended.stderr
+    assert "nowhere does not exist" in " ".join(ended.stderr.split())
+    assert ended.returncode == 2
+
+
 def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    result = run("serve")
+    result = run("serve", "--port", "0")
     assert result.exit_code == 1
     assert "pip install 'sordino[serve]'" in result.stderr
 

@@ -92,3 +92,24 @@ def test_sliders_weigh_what_is_written_next(server: Running) -> None:
         # Without a mixture there are none.
         page.locator("#choice").select_option("keeper")
         expect(page.locator("#mixing")).to_be_hidden()
+
+
+def test_a_file_that_changes_is_shown_and_others_leave_the_slider_in_the_hand(server: Running) -> None:
+    path = server.folder / "three.mix.zip"
+    mixture = formats.read_any(path)
+    assert isinstance(mixture, Mixture)
+    with browser() as chromium:
+        page = chromium.new_page()
+        page.goto(server.url)
+        page.locator("#choice").select_option("three")
+        slider = page.get_by_role("slider", name="The keeper")
+        slider.focus()
+        try:
+            with page.expect_response("**/ui/prompts/three"):
+                formats.write(voice(server.base, 9), server.folder / "new.zip")
+            expect(page.locator("#choice option[value=new]")).to_have_count(1)
+            expect(slider).to_be_focused()
+            formats.write_mixture(mixture.with_weights([0, 1, 3]), path, force=True)
+            expect(slider).to_have_attribute("aria-valuetext", "0 %")
+        finally:
+            formats.write_mixture(mixture, path, force=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,3 +96,23 @@ def test_what_a_spoiled_row_held_is_wiped() -> None:
     assert torch.isfinite(store.places[2].shelf.tensor).all()
     store.open(3, None, 5)
     assert torch.isfinite(store.places[3].shelf.tensor).all()
+
+
+def test_a_row_that_cannot_grow_for_want_of_memory_stays_as_it_was() -> None:
+    """Its engine closes it next, and would look for it in vain."""
+
+    class Full(Shape):
+        def empty(self, rows: int, room: int) -> Tensor:
+            if room > SMALLEST:
+                raise torch.OutOfMemoryError("full")
+            return super().empty(rows, room)
+
+    store = KeyValues(Full(2, 1, 2, torch.float32, torch.device("cpu")), 1 << 30)
+    for number in range(2):
+        store.open(number, filled(number, 5), 5)
+        with pytest.raises(torch.OutOfMemoryError):
+            store.grow(number, SMALLEST + 1)
+    for number in range(2):
+        assert torch.equal(store.take(number), filled(number, 5))
+        store.close(number)
+    assert store.shelves == {}

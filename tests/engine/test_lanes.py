@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.engine.runner import Span
-from sordino.errors import ConfigError, DoesNotFit, OutOfMemory
+from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.prompt_mixture import Gate, Mixture
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -145,6 +145,24 @@ def test_the_gate_reads_the_text_once() -> None:
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
     assert Counting.asked == 1
+
+
+def test_a_gate_that_reads_no_numbers_ends_its_request_and_no_other() -> None:
+    """Not greedily the first word of the vocabulary, as arg max has it of what is no number."""
+
+    class Overflowing(Model):
+        def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
+            return np.array([np.inf, 0.0, 0.0])
+
+    engine = Engine(Overflowing(), WORDS)
+    gated = engine.submit(Request((1, 2), replace(PAIR, gate=GATE), replace(TAME, temperature=0)))
+    other = Request((1, 2), PAIR, TAME)
+    number = engine.submit(other)
+    events = finished(engine)
+    assert collected(events)[number] == alone(other)
+    (end,) = (event for at, event in events if at == gated)
+    assert isinstance(end, End)
+    assert (end.reason, type(end.error)) == ("failed", ModelError)
 
 
 def test_a_runner_without_hidden_states_refuses_gates_and_takes_given_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +226,10 @@ def test_refuses_other_members(tmp_path: Path, change: Callable[[dict[str, bytes
         ({"v/tensor.npy": npy(matrix(0)), "v/meta.json": b"{}"}, "not a native soft prompt"),
         ({"tensor.npy": npy(matrix(0)), "meta.json": b"[]"}, "not a JSON object"),
         ({"tensor.npy": npy_bytes("<f4", (5000, 8), b""), "meta.json": b"{}"}, "does not agree"),
+        (
+            {"tensor.npy": npy(matrix(0)), "meta.json": b'{"sordino": {"format_version": 1, "base": {"d_model": 9}}}'},
+            "does not agree with the tensor",
+        ),
         ({"mixture.json": b"{}"}, "a mixture in a mixture"),
     ],
 )
@@ -246,6 +251,21 @@ def test_compressed_members_are_refused(tmp_path: Path) -> None:
     inner = {"tensor.npy": npy(matrix(0)), "meta.json": b"{}"}
     packed = zipped(tmp_path / "inner", inner, zipfile.ZIP_DEFLATED).read_bytes()
     both_refuse(zipped(tmp_path / "w", written(tmp_path) | {"components/0.zip": packed}), "stored")
+
+
+def test_members_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+    """The last component holds the ones before it: sixteen of them would take sixteen times the file's size in memory."""
+    content = written(tmp_path)
+    outer = bytearray(zipped(tmp_path / "v", content).read_bytes())
+    directory = outer.index(b"PK\x01\x02", outer.index(b"gate.npy"))
+    entries = outer[directory:]
+    at = entries.index(b"components/0.zip") - 46
+    second = outer.index(b"PK\x03\x04", outer.index(b"components/0.zip") + len(content["components/0.zip"]))
+    end = second + 30 + len("components/1.zip") + len(content["components/1.zip"])
+    begin = outer.index(b"components/0.zip") + len("components/0.zip")
+    struct.pack_into("<2L", entries, at + 20, end - begin, end - begin)
+    (tmp_path / "v").write_bytes(outer[:directory] + entries)
+    both_refuse(tmp_path / "v", "members lie in one another")
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:

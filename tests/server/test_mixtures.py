@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,18 @@ def test_it_is_uploaded_listed_counted_and_deleted(live: Running, tmp_path: Path
     metrics = httpx.get(f"{live.url}/metrics").text
     assert 'sordino_soft_prompt_requests_total{soft_prompt="two voices"} 1.0' in metrics
     assert httpx.delete(f"{live.url}/v1/soft_prompts/two voices").json()["deleted"]
+
+
+def test_a_list_says_how_well_its_worst_component_fits_whatever_the_whole_says(live: Running) -> None:
+    other = replace(live.base.ref, family="gpt2", fingerprint="other")
+    parts = (voice(live.base, 1), voice(live.base, 2).with_metadata(base=other))
+    mixed = Mixture(parts, np.ones(2), metadata=Metadata(name="Half", base=live.base.ref))
+    formats.write_mixture(mixed, live.folder / "half.mix.zip")
+    try:
+        assert complete(live, "half", 400)["error"]["param"] == "soft_prompt"
+        cards = {one["id"]: one for one in httpx.get(f"{live.url}/v1/soft_prompts").json()["data"]}
+        assert (cards["half"]["fit"], cards["both"]["fit"]) == ("no", "exact")
+        assert "gpt2" in cards["half"]["fit_reason"]
+        assert "tiny-llama:half" not in [one["id"] for one in httpx.get(f"{live.url}/v1/models").json()["data"]]
+    finally:
+        (live.folder / "half.mix.zip").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from sordino import formats
@@ -209,3 +211,31 @@ def test_an_unknown_field_of_an_upload_is_refused_by_name(live: Running) -> None
     answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data={"rename": "other"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "rename")
     assert "other" not in listed(live)
+
+
+def test_a_field_that_is_given_twice_is_refused_by_name(live: Running) -> None:
+    content = (live.folder / "keeper.zip").read_bytes()
+    files = [("file", ("one.zip", content)), ("file", ("two.zip", content))]
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+    again = {"name": ["three", "four"]}
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files=files[:1], data=again)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
+    assert not {"one", "two", "three", "four"} & set(listed(live))
+
+
+def test_refused_uploads_advise_fields_of_the_form(live: Running) -> None:
+    def told(name: str, content: bytes) -> str:
+        answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("u.zip", content)}, data={"name": name})
+        assert answer.status_code == 400
+        message: str = answer.json()["error"]["message"]
+        assert "--name" not in message
+        assert "--replace" not in message
+        return message
+
+    other = (live.folder / "clerk.zip").read_bytes()
+    assert "`replace`: true puts this one in its place, `name` gives it another" in told("keeper", other)
+    assert "choose another (`name`)" in told("con", other)
+    several = io.BytesIO()
+    np.save(several, np.ones((2, 3, live.base.d_model), np.float32))
+    assert "`sordino install --index`" in told("several", several.getvalue())

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,8 +17,14 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from sordino import formats
+from sordino.fit import Fit
 from sordino.prompt_mixture import Mixture
+from sordino.server.errors import Refused
+from sordino.server.voices import Voice
 from sordino.soft_prompt import Metadata
+from sordino.ui.jobs import Jobs
+from sordino.ui.live import _shown
+from sordino.ui.training import Settings, flags_of
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base
@@ -298,6 +305,22 @@ def test_a_tab_hears_that_a_file_says_something_else_about_itself(server: Runnin
             before = now
 
 
+def test_a_tab_hears_of_a_mixtures_new_weights_and_of_how_files_fit_another_model(server: Running) -> None:
+    path = server.folder / "pair.mix.zip"
+    pair = Mixture((voice_of(server.base, 1), voice_of(server.base, 2)), np.array([1.0, 3.0]))
+    try:
+        with live(server) as socket:
+            states = [said(socket, "state")["library"]]
+            for mixture in (pair, pair.with_weights([3.0, 1.0])):
+                formats.write_mixture(mixture, path, force=True)
+                states.append(said(socket, "state")["library"])
+            assert len(set(states)) == 3
+    finally:
+        path.unlink()
+    entry = server.serving.voices.named("clerk").entry
+    assert len({_shown(Voice(entry, fit)) for fit in (None, Fit("exact", ""), Fit("unknown", ""))}) == 3
+
+
 def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> None:
     with running(tmp_path, with_page=True, idle=True) as server:
         with live(server) as socket:
@@ -438,5 +461,17 @@ def test_a_mixture_is_shown_and_written_with_the_tabs_weights(server: Running) -
         assert "no weights" in error["message"]
         edited = httpx.patch(f"{server.url}/ui/prompts/both", json={"author": "A"}).json()
         assert (edited["author"], len(edited["mixture"]["components"])) == ("A", 2)
+    finally:
+        path.unlink()
+
+
+def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
+    pair = Mixture((voice_of(server.base, 1), voice_of(server.base, 2)), np.ones(2))
+    path = server.folder / "start.mix.zip"
+    formats.write_mixture(pair, path)
+    try:
+        request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
+        with pytest.raises(Refused, match="this is a mixture"):
+            flags_of(request, Jobs(path.parent), Settings(start_from="start"))
     finally:
         path.unlink()

@@ -114,6 +114,12 @@ def serve(
     check_address(host, api_key, insecure=insecure)
     if library.missing_folders():
         warn(f"the library folder {library.missing_folders()[0]} does not exist")
+    if model is not None:
+        from sordino import model_files
+
+        model_files.resolve(model)
+    # Before PyTorch too, which takes seconds to come.
+    listening = _socket(host, port)
     try:
         import uvicorn
 
@@ -123,6 +129,7 @@ def serve(
         from sordino.server.start import EngineOptions, Models, opened
         from sordino.server.voices import Voices
     except ImportError as error:
+        listening.close()
         raise MissingExtra(
             "the server's packages are not installed", got=error.name or error, do="pip install 'sordino[serve]'"
         ) from None
@@ -130,7 +137,6 @@ def serve(
         requests = logging.getLogger("sordino.requests")
         requests.addHandler(logging.StreamHandler())
         requests.setLevel(logging.INFO)
-    listening = _socket(host, port)
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)
     metrics = Metrics()
 
@@ -281,7 +287,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """Bound before the model is loaded: a port in use should not cost half a minute. Raises ConfigError."""
+    """Bound before anything is loaded: a port in use should not cost half a minute. Raises ConfigError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # create_server, as it knows on which systems an address may be taken again at once.

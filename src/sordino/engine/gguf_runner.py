@@ -139,8 +139,8 @@ class GgufRunner:
         row = self._rows.pop(number)
         done = row.length - row.width
         if min(done, len(ids)) >= WORTH_KEEPING and self._kept.would_keep(self.context.saved_bytes(row.sequence)):
-            # No memory for it: then it is not kept.
-            with suppress(OutOfMemory), memory_named("keeping a text", "lower --prefix-memory"):
+            # No memory for it, or llama.cpp cannot: then it is not kept.
+            with suppress(OutOfMemory, ModelError), memory_named("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
                 self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
         self._give_back(row.sequence)
@@ -162,12 +162,21 @@ class GgufRunner:
         """The sequence is free again, or where there may be no hole, the last one is, whose row moves to it."""
         self.context.cut(sequence, 0)
         last = max(self._rows.values(), key=lambda row: row.sequence, default=None)
-        if self.context.split and last is not None and last.sequence > sequence:
-            if last.length:
-                self.context.restore(sequence, self.context.saved(last.sequence))
-                self.context.cut(last.sequence, 0)
+        if self.context.split and last is not None and last.sequence > sequence and self._moved(last, sequence):
             last.sequence, sequence = sequence, last.sequence
         heapq.heappush(self._free, sequence)
+
+    def _moved(self, row: _Row, sequence: int) -> bool:
+        """Give an empty sequence what a row holds. False: it could not be; the row stays, and the hole costs only speed."""
+        try:
+            with memory_named("moving a row", "lower --rows or --kv-memory"):
+                if row.length:
+                    self.context.restore(sequence, self.context.saved(row.sequence))
+        except (OutOfMemory, ModelError):
+            self.context.cut(sequence, 0)
+            return False
+        self.context.cut(row.sequence, 0)
+        return True
 
     def _leading(self, prompt: SoftPrompt | None) -> tuple[int, ...]:
         """The ids in front of the vectors."""

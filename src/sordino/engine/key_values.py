@@ -112,18 +112,23 @@ class KeyValues:
         return True
 
     def grow(self, number: int, length: int) -> bool:
-        """Make room for `length` positions in all. False: there is no room."""
-        old = self.places[number]
-        room = room_for(length)
-        if room <= old.shelf.room:
+        """Make room for `length` positions in all. False: there is no room. Where memory runs out the row stays as it was."""
+        had, room = self.places[number].shelf.room, room_for(length)
+        if room <= had:
             return True
-        if not self._has(room - old.shelf.room):
+        if not self._has(room - had):
             return False
         kept = self.take(number)
         self.close(number)
-        place = self._put(number, room)
-        place.length = kept.shape[3]
-        place.shelf.tensor[:, :, place.index, :, : place.length] = kept
+        try:
+            self._put(number, room)
+        except Exception:
+            self._put(number, had)
+            raise
+        finally:
+            if (place := self.places.get(number)) is not None:
+                place.length = kept.shape[3]
+                place.shelf.tensor[:, :, place.index, :, : place.length] = kept
         return True
 
     def take(self, number: int) -> Tensor:

@@ -94,6 +94,7 @@ def read_component(source: Source) -> Opened:
             got=", ".join(f"{name[:40]}" for name in found[:5]) or "nothing",
             do="a mixture in a mixture is not possible" if MIXTURE in found else "",
         )
+    archive.check_apart()
     return read(_members(archive, [(member.name, member) for member in archive.members]))
 
 

@@ -128,6 +128,18 @@ def encoded(obj: Mapping[str, Any], holder: str) -> bytes:
     return data
 
 
+def of_width(known: Metadata, where: object, d_model: int) -> Metadata:
+    """What a file says about a tensor of this width. Raises SoftPromptFileError where it is of another base model."""
+    if known.base.d_model not in (0, d_model):
+        raise SoftPromptFileError(
+            "the metadata does not agree with the tensor",
+            where=f"{where}: base.d_model",
+            expected=d_model,
+            got=known.base.d_model,
+        )
+    return known
+
+
 def check_width(known: Metadata, d_model: int) -> None:
     """Raises BadInput for metadata of a base model of another width."""
     if known.base.d_model not in (0, d_model):

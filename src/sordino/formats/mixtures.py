@@ -72,6 +72,8 @@ def open_mixture(archive: Archive) -> OpenedMixture:
         raise SoftPromptFileError(
             "the components are of different widths", where=archive.where, expected="one width", got=widths
         )
+    for source, component in zip(sources, components, strict=True):
+        meta.of_width(component.metadata or Metadata(), source.where, widths[0])
     gate = npy.stored(members[GATE]) if has_gate else None
     if gate is not None and shape_of(gate) != (count, widths[0]):
         raise SoftPromptFileError(
@@ -156,6 +158,7 @@ def changed(where: object, what: str, key: str, expected: str, got: str) -> Soft
 
 
 def _members(archive: Archive) -> dict[str, Source]:
+    archive.check_apart()
     found: dict[str, Source] = {}
     for member in archive.members:
         if member.name in found:

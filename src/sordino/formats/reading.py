@@ -41,7 +41,7 @@ class Peek:
     """What the headers of a soft prompt file say. size: bytes of the file, or of the files that were opened.
 
     mtime: seconds since 1970, of the newest of them. The numbers themselves were neither read nor checked. components: of a
-    mixture, whose n_tokens is the longest component's; 0 for a soft prompt.
+    mixture, whose n_tokens is the longest component's; 0 for a soft prompt. parts: what its components say about themselves.
     """
 
     format: str
@@ -51,6 +51,7 @@ class Peek:
     size: int
     mtime: float
     components: int = 0
+    parts: tuple[Metadata, ...] = ()
 
 
 def detect(path: Path) -> str:
@@ -69,8 +70,9 @@ def peek(path: Path) -> Peek:
         found = _identify(path, files)
         if found.mixture is not None:
             mixture = mixtures.open_mixture(found.mixture)
-            metadata = _of_width(mixture.described.metadata, path, mixture.shape[1])
-            return Peek(found.format, *mixture.shape, metadata, files.size, files.mtime, len(mixture.components))
+            metadata = meta.of_width(mixture.described.metadata, path, mixture.shape[1])
+            parts = tuple(component.metadata or Metadata() for component in mixture.components)
+            return Peek(found.format, *mixture.shape, metadata, files.size, files.mtime, len(parts), parts)
         opened = found.open(None)
         n_tokens, d_model = shape_of(opened.tensor)
         metadata = _metadata(opened, path, d_model)
@@ -106,7 +108,7 @@ def _soft_prompt(found: _Found, path: Path, index: int | None) -> SoftPrompt:
 def _mixture(archive: Archive, path: Path, index: int | None) -> Mixture:
     only(index, str(path))
     opened = mixtures.open_mixture(archive)
-    _of_width(opened.described.metadata, path, opened.shape[1])
+    meta.of_width(opened.described.metadata, path, opened.shape[1])
     return mixtures.read(opened, str(path))
 
 
@@ -229,15 +231,8 @@ def _open_safetensors(source: Source, index: int | None) -> Opened:
 
 
 def _metadata(opened: Opened, path: Path, d_model: int) -> Metadata:
-    return Metadata(name=path.absolute().stem) if opened.metadata is None else _of_width(opened.metadata, path, d_model)
-
-
-def _of_width(known: Metadata, path: Path, d_model: int) -> Metadata:
-    if known.base.d_model not in (0, d_model):
-        raise SoftPromptFileError(
-            "the metadata does not agree with the tensor",
-            where=f"{path}: base.d_model",
-            expected=d_model,
-            got=known.base.d_model,
-        )
-    return known
+    return (
+        Metadata(name=path.absolute().stem)
+        if opened.metadata is None
+        else meta.of_width(opened.metadata, path, d_model)
+    )

@@ -61,6 +61,18 @@ class Archive:
             if not member.name.endswith("/") and not _JUNK.fullmatch(member.name)
         )
 
+    def check_apart(self) -> None:
+        """Raises SoftPromptFileError where members share bytes: together they would take more memory than the archive is long."""
+        total = sum(member.packed_size for member in self.members)
+        if total > self._source.size:
+            raise SoftPromptFileError(
+                "the zip's members lie in one another",
+                where=self.where,
+                expected=f"at most {self._source.size} bytes in all",
+                got=total,
+                do="do not trust this file",
+            )
+
     def open(self, member: Member) -> Source:
         """The member's content. Checks what can be checked without unpacking; Source.verify checks the CRC."""
         where = f"{self.where}: {member.name}"

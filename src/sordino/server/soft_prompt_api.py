@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
 
 from sordino.errors import SordinoError
@@ -20,6 +21,13 @@ from sordino.server.serving import state_of
 from sordino.server.voices import Voice
 
 router = APIRouter(prefix="/v1", tags=["soft prompts"])
+
+# What the library's errors advise, as a form says it; it has no field for one of several in a file.
+_FIELDS_OF = {
+    "--replace": "`replace`: true",
+    "--name": "`name`",
+    "choose one with --index": "`sordino install --index` takes one of them",
+}
 
 
 class Chosen(BaseModel):
@@ -48,7 +56,15 @@ def soft_prompts(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [_card(voice, default) for voice in state.voices.all()]}
 
 
-@router.post("/soft_prompts")
+async def _each_once(request: Request) -> None:
+    """Of a field that is given twice the form knows the last one only. The form was read before: this reads nothing."""
+    form = await request.form()
+    for field in form:
+        if len(form.getlist(field)) > 1:
+            raise Refused(400, "given more than once: a request is for one soft prompt", field=field)
+
+
+@router.post("/soft_prompts", dependencies=[Depends(_each_once)])
 def upload(
     request: Request,
     said: Annotated[Upload, Form(media_type="multipart/form-data")],
@@ -62,7 +78,7 @@ def upload(
     try:
         name = checked_name(said.name or readable_name(stem if stem != given else Path(given).stem))
     except SordinoError as error:
-        raise refused(error, field="name" if said.name else "file") from error
+        raise refused(_in_fields(error), field="name" if said.name else "file") from error
     try:
         with tempfile.TemporaryDirectory() as folder:
             # Formats are found by content; the name is only where the bytes lie while they are read.
@@ -71,7 +87,7 @@ def upload(
                 shutil.copyfileobj(file.file, copy)
             entry = state.voices.library.install(path, name=name, replace=said.replace)
     except SordinoError as error:
-        raise refused(error, field="file") from error
+        raise refused(_in_fields(error), field="file") from error
     state.voices.refresh()
     return _card(state.voices.named(entry.name), state.voices.default)
 
@@ -106,6 +122,14 @@ def unload(request: Request) -> dict[str, Any]:
     state = state_of(request)
     state.voices.set_default(None)
     return {"default": None}
+
+
+def _in_fields(error: SordinoError) -> SordinoError:
+    """The form's fields where the command's flags are named. The class stays: the answer's status goes by it."""
+    told = copy(error)
+    for flag, field in _FIELDS_OF.items():
+        told.do = told.do.replace(flag, field)
+    return told
 
 
 def _card(voice: Voice, default: str | None) -> dict[str, Any]:

@@ -175,7 +175,8 @@ class Voices:
         voices = []
         for entry in self.library.scan():
             try:
-                fit = None if entry.error or self.base is None else self.base.fit_of(entry.d_model, entry.metadata)
+                known = entry.metadata, entry.parts
+                fit = None if entry.error or self.base is None else self.base.fit_of(entry.d_model, *known)
             except SordinoError:
                 fit = None
             voices.append(Voice(entry, fit))

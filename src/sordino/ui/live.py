@@ -220,19 +220,9 @@ def _voice(voice: Voice) -> Told:
 
 
 def _shown(voice: Voice) -> tuple[object, ...]:
-    """What the table of soft prompts shows of a file."""
-    entry, said = voice.entry, voice.entry.metadata
-    return (
-        entry.path,
-        entry.error,
-        entry.n_tokens,
-        entry.components,
-        said.name,
-        said.author,
-        said.description,
-        tuple(said.tags),
-        said.rating,
-    )
+    """What the table of soft prompts and the sliders of mixtures are drawn from: the file, and how well it fits the model."""
+    entry = voice.entry
+    return entry.name, entry.path, entry.stamp, entry.error, voice.fit
 
 
 Ear = Callable[[Told], None]

@@ -225,9 +225,12 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
         said["init"] = f"file:{jobs.result(other)}"
     elif settings.start_from:
         try:
-            said["init"] = f"file:{state_of(request).voices.named(settings.start_from).entry.path}"
+            entry = state_of(request).voices.named(settings.start_from).entry
         except SordinoError as error:
             raise refused(error, field="start_from") from error
+        if entry.components:
+            raise Refused(400, "a run starts from one soft prompt, and this is a mixture", field="start_from")
+        said["init"] = f"file:{entry.path}"
     flags = []
     for key, value in said.items():
         flag = f"--{key.replace('_', '-')}"

@@ -12,9 +12,12 @@ export const RULES = {
 };
 
 // By mixture: the weights that the user gave it. What is not here has its own.
-const given = tab.get("weights", {});
-// Of the mixture that is shown: its name, its file's state when it was read, and what it says about itself.
+// Without a prototype: a mixture may be called `constructor`.
+const given = Object.assign(Object.create(null), tab.get("weights", {}));
+// Of the mixture that is shown: its name, the library's state when it was read, and what it says about itself.
 let current = { name: "", library: null, told: null };
+// What the sliders were drawn from.
+let drawn = "";
 
 /** For what is asked next: the weights of every mixture of the library that the user moved. */
 export const weights = () => Object.fromEntries(Object.entries(given).filter(([name, values]) => choice.voice(name)?.components === values.length));
@@ -37,8 +40,12 @@ async function look() {
     const { mixture, name: title } = await call(`ui/prompts/${encodeURIComponent(name)}`);
     if (current.name !== name) return;
     current.told = mixture;
-    draw(title || name);
+    // Another file of the library changed: a slider that is being moved stays in the hand.
+    const now = JSON.stringify([name, title, mixture]);
+    if (now !== drawn || $("mixing").hidden) draw(title || name);
+    drawn = now;
   } catch {
+    if (current.name !== name) return;
     // It went a moment ago; the lamp says so.
     current = { name: "", library: null, told: null };
     $("mixing").hidden = true;

@@ -127,7 +127,7 @@ function origins() {
   const done = [...runs.values()].filter((run) => run.told.state === "done");
   $("train-from").replaceChildren(
     el("option", { value: "" }, "the texts themselves"),
-    ...(live.state?.voices ?? []).map((one) => el("option", { value: one.name }, `${one.title}, of the library`)),
+    ...(live.state?.voices ?? []).filter((one) => !one.components).map((one) => el("option", { value: one.name }, `${one.title}, of the library`)),
     ...done.map(({ told }) => el("option", { value: `run:${told.id}` }, `${told.name}, trained here`)),
   );
   $("train-from").value = before;
