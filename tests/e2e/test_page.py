@@ -218,7 +218,7 @@ def test_a_novel_and_characters_of_two_units(server: Server, page: Page) -> None
         field.value = text[0].repeat(text[1]);
         field.dispatchEvent(new Event("input", { bubbles: true }));
     }"""
-    shaded = "least => document.querySelector('#shade mark').textContent.length > least"
+    shaded = "least => document.querySelector('#shade mark')?.textContent.length > least"
     # More than a message may have: the tab stays connected, and the story is kept.
     page.evaluate(put, ["It rained. ", 600_000])
     page.wait_for_function(shaded, arg=6_000_000, timeout=30_000)
