@@ -86,7 +86,7 @@ def test_training_is_shown_while_it_goes_on(finished: tuple[Path, Result]) -> No
     assert 3 <= len(samples) <= 5
     # How many steps fit into the time is the machine's to say.
     steps = int(re.findall(r"step 0/(\d+): validation loss", result.stderr)[0])
-    interval = math.ceil(steps / 5)
+    interval = math.ceil(steps / 6)
     measured = re.findall(r"step (\d+)/\d+: validation loss", result.stderr)
     assert list(map(int, measured)) == sorted({*range(0, steps, interval), steps})
 
