@@ -1,9 +1,10 @@
 """Successive halving against the full grid: the held-out loss of what each would choose, and what each costs.
 
-Twelve runs (5 and 20 tokens; learning rates 0.06, 0.25, 1; from text and from random words) on Alice, held out:
+Twelve runs (learning rates 0.02, 0.06, 0.25, 1; from text, from single words, from random numbers; 20 tokens) on Alice, held out:
 Through the Looking-Glass; SmolLM2, 48 steps of 2 rows of 64. Both sides are `sordino sweep`'s own, first matrices not counted:
 they are the same. Each side's choice is its lowest validation loss; the full grid's best is the lowest held-out loss of any of
-its runs, which no one could have chosen. Cost in steps times rows, and in seconds of training and evaluating.
+its runs, which no one could have chosen. Cost in steps times rows, and in seconds of training and evaluating. The full grid's
+plots are docs/many.md's.
 
     python -m benchmarks.sweep            about 14 minutes on 2 cores
 """
@@ -20,11 +21,14 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino.base_model import BaseModel, load
+from sordino.sweep.claims import claims
 from sordino.sweep.grid import Spec
+from sordino.sweep.pictures import pictures
 from sordino.sweep.results import ModelOutcome, cost
 from sordino.sweep.running import Member, Texts, measure_members, members_of, train_members
 from sordino.train.config import TrainConfig
 
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 REST = TrainConfig(steps=48, batch=2, row_tokens=64)
 
 
@@ -38,7 +42,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     base = load(options.model, dtype=options.dtype, device=options.device)
     full = Spec(
-        (options.model,), (5, 20), (0.06, 0.25, 1.0), ("data", "vocab"), ("plain",), (0,),
+        (options.model,), (20,), (0.02, 0.06, 0.25, 1.0), ("data", "vocab", "random"), ("plain",), (0,),
         replace(REST, steps=options.steps), full=True, heldout_tokens=4096,
     )  # fmt: skip
     texts = Texts((options.corpus / "train",), (options.corpus / "heldout",))
@@ -60,6 +64,9 @@ def main() -> None:
         }
     )
     save("sweep", base.device, rows)
+    for name, picture in pictures([sides["full grid"][0]]).items():
+        (PICTURES / name.replace("heldout", "sweep")).write_bytes(picture)
+    print(*(f"{c.claim}: {c.verdict} ({c.evidence})" for c in claims([sides["full grid"][0]])), sep="\n")
 
 
 def swept(base: BaseModel, spec: Spec, members: list[Member], folder: Path) -> tuple[ModelOutcome, float]:
