@@ -3,8 +3,8 @@
 Twelve runs (learning rates 0.02, 0.06, 0.25, 1; from text, from single words, from random numbers; 20 tokens) on Alice, held out:
 Through the Looking-Glass; SmolLM2, 48 steps of 2 rows of 64. Both sides are `sordino sweep`'s own, first matrices not counted:
 they are the same. Each side's choice is its lowest validation loss; the full grid's best is the lowest held-out loss of any of
-its runs, which no one could have chosen. Cost in steps times rows, and in seconds of training and evaluating. The full grid's
-plots are docs/many.md's.
+its runs, which no one could have chosen. Cost in steps times rows, and in seconds of training and evaluating (the
+processor's, which others on the machine do not take part in; on a GPU the clock's). The full grid's plots are docs/many.md's.
 
     python -m benchmarks.sweep            about 14 minutes on 2 cores
 """
@@ -71,9 +71,10 @@ def main() -> None:
 
 def swept(base: BaseModel, spec: Spec, members: list[Member], folder: Path) -> tuple[ModelOutcome, float]:
     folder.mkdir()
-    began = time.perf_counter()
+    clock = time.process_time if base.device.type == "cpu" else time.perf_counter
+    began = clock()
     finished = train_members(base, spec, members, folder, tell=lambda name, event: None)
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     assert finished is not None
     return measure_members(base, spec, spec.model[0], members, finished, folder), seconds
 
