@@ -262,3 +262,29 @@ def test_a_killed_writer_leaves_the_old_folder_or_the_new_one(tmp_path: Path) ->
         assert len(contents) == 1
         assert len(contents.pop()) == 4096
     assert len(names(tmp_path)) > 1
+
+
+@pytest.mark.parametrize("linked", [True, False], ids=["drives with links", "drives without"])
+def test_a_name_that_somebody_takes_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", no_links)
+    path = tmp_path / "one.txt"
+
+    def write_while_they_do() -> None:
+        with atomic_file(path, replace=False) as temporary:
+            temporary.write_bytes(b"mine")
+            path.write_bytes(b"theirs")
+
+    with pytest.raises(BadInput, match="a file of this name"):
+        write_while_they_do()
+    assert path.read_bytes() == b"theirs"
+    path.unlink()
+    with atomic_file(path, replace=False) as temporary:
+        temporary.write_bytes(b"mine")
+    assert path.read_bytes() == b"mine"
+    assert [item.name for item in tmp_path.iterdir()] == ["one.txt"]

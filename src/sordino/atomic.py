@@ -25,11 +25,12 @@ _ABANDONED_AFTER_SECONDS = 24 * 3600
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; when the body ends well, it becomes `path`.
 
     The temporary file exists and is empty. If the body raises, it is removed and `path` is as it was. A symbolic link
-    is followed, and the mode of an existing file is kept. Raises BadInput where `path` cannot be a file (a folder, or
+    is followed, and the mode of an existing file is kept. replace: what has the name by then; else BadInput says that it is
+    taken, however late somebody took it. Raises BadInput where `path` cannot be a file (a folder, or
     in a folder that is not there), StorageError where the disk refuses (full, read-only, no permission, held open on
     Windows).
     """
@@ -46,7 +47,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             _flush_file(temporary)
             _keep_mode(target, temporary)
-            os.replace(temporary, target)
+            if replace:
+                os.replace(temporary, target)
+            elif not _took_free_name(temporary, target):
+                raise BadInput(
+                    "there is a file of this name", where=path, do="replace it with --force, or choose another name"
+                )
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -129,6 +135,23 @@ def _keep_mode(target: Path, temporary: Path) -> None:
     # Some mounted drives have no modes to set; the write itself is what matters.
     with suppress(OSError):
         shutil.copymode(target, temporary)
+
+
+def _took_free_name(temporary: Path, target: Path) -> bool:
+    """Call the file `target` in one step, unless something is called so."""
+    try:
+        if sys.platform == "win32":
+            os.rename(temporary, target)
+        else:
+            os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError:
+        # Drives without links: two steps.
+        if os.path.lexists(target):
+            return False
+        os.replace(temporary, target)
+    return True
 
 
 def _flush_file(path: Path) -> None:

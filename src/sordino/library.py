@@ -170,10 +170,17 @@ class Library:
                 do="--replace puts this one in its place, --name gives it another name",
             )
         _make_folder(self.folders[0])
-        _write(prompt, target)
+        try:
+            _write(prompt, target, replace=replace)
+        except BadInput:
+            if replace or not target.exists():
+                raise
+            # Somebody took the name meanwhile: another server, or another request.
+            return self.add(prompt, name=name)
         if other.exists():
             # Both would be called so; what was replaced lies in the trash.
-            self.remove(self._entry_at(other))
+            with suppress(NotInLibrary):
+                self.remove(self._entry_at(other))
         return self._entry_at(target)
 
     def twin(self, prompt: Prompt) -> Entry | None:
@@ -203,6 +210,8 @@ class Library:
         try:
             os.rename(top, place)
         except OSError as error:
+            if not os.path.lexists(top):
+                raise NotInLibrary("the file is gone: somebody else took it away", where=entry.name) from error
             raise StorageError(
                 f"could not be removed ({error.strerror})",
                 where=top,
@@ -295,16 +304,16 @@ def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
             got=", ".join(others[:4]),
             do="`sordino install` makes a clean copy, which can be edited",
         )
-    _write(prompt, path)
+    _write(prompt, path, replace=True)
     return prompt
 
 
-def _write(prompt: Prompt, path: Path) -> None:
+def _write(prompt: Prompt, path: Path, *, replace: bool) -> None:
     if isinstance(prompt, Mixture):
-        formats.write_mixture(prompt, path, force=True)
+        formats.write_mixture(prompt, path, force=replace)
     else:
         # Its warnings are about other programs; here the file says all that the soft prompt does.
-        formats.write(prompt, path, force=True)
+        formats.write(prompt, path, force=replace)
 
 
 def _same(one: Prompt, other: Prompt) -> bool:

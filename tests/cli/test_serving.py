@@ -28,6 +28,8 @@ from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
         (("--host", "192.168.1.2"), "--api-key"),
         (("--host", "::"), "--api-key"),
         (("--api-key", " "), "an empty key is no key"),
+        (("--allowed-host", "http://writer.lan"), "--allowed-host"),
+        (("--cors-origin", "lite.koboldai.net"), "--cors-origin"),
         (("--port", "99999"), "99999"),
         (("--rows", "0"), "--rows"),
         (("--host", "no.such.host.invalid", "--insecure"), "cannot listen"),
@@ -126,6 +128,30 @@ def test_one_ctrl_c_lets_a_stream_finish_and_two_stop_it(server: tuple[Process, 
     assert process.ended() == 0
     assert ("[DONE]" in text) == (signals == 1)
     assert "Traceback" not in "".join(process.lines)
+
+
+def test_memory_without_room_for_a_row_is_said_in_one_line(tmp_path: Path) -> None:
+    model = tmp_path / "tiny"
+    tiny("llama", dtype=torch.float32, num_hidden_layers=64, hidden_size=512).save_pretrained(model)
+    tiny_tokenizer().save_pretrained(model)
+    result = run("serve", "--model", str(model), "--library", str(tmp_path), "--port", "0", "--kv-memory", "1")
+    assert result.exit_code == 1
+    assert "no room for a row" in result.stderr
+    assert "--kv-memory" in result.stderr
+
+
+def test_without_a_model_it_says_how_to_get_one(tmp_path: Path) -> None:
+    """And a library that is a file is called one; nearer than "every address" is this machine's own."""
+    (tmp_path / "file").touch()
+    flags = ("--library", str(tmp_path / "file"), "--port", "0", "--host", "0.0.0.0", "--api-key", " sesame\n")
+    with started(*flags, env={"OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path / "config")}) as process:
+        found = process.wait_for(
+            r"Next: +open (http://127.0.0.1:\d+) in a browser and choose a model, .*--model smollm2"
+        )
+        process.wait_for("is a file")
+        headers = {"Authorization": "Bearer sesame"}
+        assert httpx.get(f"{found[1]}/v1/soft_prompts", headers=headers).status_code == 200
+        assert httpx.get(f"{found[1]}/v1/soft_prompts").status_code == 401
 
 
 def test_two_ctrl_c_wait_for_nobody(server: tuple[Process, str]) -> None:

@@ -99,6 +99,16 @@ def test_a_browser_may_ask_without_the_key_whether_a_page_may(live: Running) -> 
     assert httpx.options(f"{live.url}/v1/completions", headers={"Origin": "https://page.example"}).status_code == 401
 
 
+def test_a_listed_page_on_the_internet_may_ask_for_a_private_address(live: Running) -> None:
+    """Chrome asks so before a page such as lite.koboldai.net may talk to 127.0.0.1."""
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Private-Network": "true"}
+    for origin, status in (("https://page.example", 200), ("https://other.example", 400)):
+        answer = httpx.options(f"{live.url}/api/v1/generate", headers={"Origin": origin, **asked})
+        assert answer.status_code == status
+    good = httpx.options(f"{live.url}/api/v1/generate", headers={"Origin": "https://page.example", **asked})
+    assert good.headers["access-control-allow-private-network"] == "true"
+
+
 def test_without_origins_no_page_is_let_in(tmp_path: Path) -> None:
     with running(tmp_path) as live:
         answer = httpx.get(f"{live.url}/v1/models", headers={"Origin": "https://page.example"})

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from sordino import formats
+from sordino.library import Entry, Library
+from sordino.server import voices as voices_module
 from sordino.server.voices import Voices
 from tests.server.running import Running, running, voice
+from tests.tiny_models import tiny_base
 
 
 @pytest.fixture
@@ -239,3 +244,122 @@ def test_refused_uploads_advise_fields_of_the_form(live: Running) -> None:
     several = io.BytesIO()
     np.save(several, np.ones((2, 3, live.base.d_model), np.float32))
     assert "`sordino install --index`" in told("several", several.getvalue())
+
+
+def npy(live: Running, rows: int, seed: int = 0) -> bytes:
+    held = io.BytesIO()
+    np.save(held, np.random.default_rng(seed).standard_normal((rows, live.base.d_model)).astype(np.float32))
+    return held.getvalue()
+
+
+def test_a_file_that_says_no_name_is_called_as_it_is_put_in(live: Running) -> None:
+    for form, name in (({}, "grandfather"), ({"name": "uncle"}, "uncle")):
+        files = {"file": ("grandfather.npy", npy(live, 3))}
+        card = httpx.post(f"{live.url}/v1/soft_prompts", files=files, data=form).json()
+        assert (card["id"], card["name"]) == (name, name)
+
+
+def test_an_upload_of_another_kind_is_told_how_to_come(live: Running) -> None:
+    content = (live.folder / "keeper.zip").read_bytes()
+    for kind in ("application/x-www-form-urlencoded", "application/zip", "application/json"):
+        answer = httpx.post(f"{live.url}/v1/soft_prompts", content=content, headers={"Content-Type": kind})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")
+        assert "curl -F file=@voice.zip" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("rows", [3, 20_000], ids=["kept in memory while it comes", "kept on the disk"])
+def test_no_room_for_temporary_files_is_said_as_that(live: Running, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("a.npy", npy(live, rows))}, timeout=30)
+    assert answer.status_code == 507, answer.text
+    assert "No space left on device" in answer.json()["error"]["message"]
+    assert "temporary files" in answer.json()["error"]["message"]
+    assert "a" not in listed(live)
+
+
+def test_of_uploads_at_once_with_one_name_one_comes_in(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `replace` nothing is replaced, also where all found the name free."""
+    gate = threading.Barrier(4)
+    write = formats.write
+
+    def together(*given: object, **named: object) -> object:
+        gate.wait(10)
+        return write(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sordino.library.formats.write", together)
+    answers: list[httpx.Response] = []
+
+    def upload(seed: int) -> None:
+        files = {"file": ("twin.npy", npy(live, 3, seed))}
+        answers.append(httpx.post(f"{live.url}/v1/soft_prompts", files=files, timeout=30))
+
+    threads = [threading.Thread(target=upload, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
+    assert {answer.json()["error"]["param"] for answer in answers if answer.status_code == 400} == {"file"}
+    assert {path.name for path in live.folder.iterdir() if path.name.startswith(("twin", "."))} == {"twin.zip"}
+
+
+def test_what_another_server_took_away_is_gone_and_no_fault_of_the_disk(
+    live: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Library([live.folder])
+    named = live.serving.voices.named
+
+    def taken_meanwhile(name: str) -> object:
+        found = named(name)
+        other.remove(name)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.serving.voices, "named", taken_meanwhile)
+        answer = httpx.delete(f"{live.url}/v1/soft_prompts/clerk")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "name")
+    assert "gone" in answer.json()["error"]["message"]
+    add = Library.add
+
+    def and_taken(library: Library, *given: object, **said: object) -> Entry:
+        entry = add(library, *given, **said)  # type: ignore[arg-type]
+        other.remove(entry.name)
+        return entry
+
+    monkeypatch.setattr(Library, "add", and_taken)
+    answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("short.npy", npy(live, 3))})
+    assert (answer.status_code, answer.json()["id"]) == (200, "short")
+
+
+def test_two_servers_remember_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One must not write what it read before the other wrote."""
+    bases = [tiny_base(kind, dtype=torch.float32) for kind in ("llama", "gpt2")]
+    for base in bases:
+        formats.write(voice(base, 1), tmp_path / f"{base.name}.zip")
+    place = tmp_path / "defaults.json"
+    servers = [Voices(base, Library([tmp_path]), place) for base in bases]
+    write = voices_module.write_bytes
+
+    def slow(path: Path, data: bytes) -> None:
+        time.sleep(0.3)
+        write(path, data)
+
+    monkeypatch.setattr(voices_module, "write_bytes", slow)
+    threads = [threading.Thread(target=one.set_default, args=(one.base.name,)) for one in servers if one.base]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [Voices(base, Library([tmp_path]), place).default for base in bases] == [base.name for base in bases]
+
+
+def test_what_is_the_servers_trouble_is_no_fields_fault(tmp_path: Path) -> None:
+    with running(tmp_path, idle=True) as live:
+        answer = httpx.post(f"{live.url}/v1/soft_prompt/load", json={"soft_prompt_name": "keeper"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (503, None)
+        answer = httpx.put(f"{live.url}/api/v1/config/soft_prompt", json={"value": "keeper.zip"})
+        assert (answer.status_code, answer.json()["detail"]["type"]) == (503, "service_unavailable")

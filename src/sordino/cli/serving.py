@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -13,6 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sordino.cli.addresses import (
+    address_of,
+    checked_hosts,
+    checked_key,
+    checked_origins,
+    near,
+    refuse_open_doors,
+    socket_at,
+)
 from sordino.cli.console import err, one_line, out, warn
 from sordino.cli.fitting import loaded_model
 from sordino.cli.options import device_option, dtype_option, library_option, model_option
@@ -111,15 +118,18 @@ def serve(
     model's name chooses the soft prompt, as in smollm2:voice. Ctrl-C lets running requests finish, a second one stops
     at once.
     """
-    check_address(host, api_key, insecure=insecure)
+    api_key = checked_key(api_key)
+    refuse_open_doors(host, api_key, insecure=insecure)
+    allowed_hosts, origins = checked_hosts(allowed_host), checked_origins(cors_origin)
     if library.missing_folders():
-        warn(f"the library folder {library.missing_folders()[0]} does not exist")
+        missing = library.missing_folders()[0]
+        warn(f"the library folder {missing} {'is a file' if missing.is_file() else 'does not exist'}")
     if model is not None:
         from sordino import model_files
 
         model_files.resolve(model)
     # Before PyTorch too, which takes seconds to come.
-    listening = _socket(host, port)
+    listening = socket_at(host, port)
     try:
         import uvicorn
 
@@ -169,8 +179,8 @@ def serve(
             models=models,
             page=page.add if page else None,
             api_key=api_key,
-            allowed_hosts=allowed_host,
-            origins=cors_origin,
+            allowed_hosts=allowed_hosts,
+            origins=origins,
         )
         config = uvicorn.Config(
             app,
@@ -181,11 +191,11 @@ def serve(
             ws_max_size=ServerLimits().body,
         )
         server = uvicorn.Server(config)
-        address = _address(listening)
+        address = address_of(listening)
         _say_ready(serving, address, with_page=page is not None)
         _end_in_two(server, models)
         if page is not None:
-            page.start(address if opens else None, served=model)
+            page.start(near(address) if opens else None, served=model)
         server.run(sockets=[listening])
     err.print("Stopped.")
 
@@ -265,50 +275,10 @@ def _end_in_two(server: uvicorn.Server, models: Models) -> None:
     server.handle_exit = handled  # type: ignore[method-assign, assignment]
 
 
-def check_address(host: str, api_key: str | None, *, insecure: bool) -> None:
-    """Whoever can reach a public address can write with this machine. Raises ConfigError."""
-    if api_key is not None and not api_key.strip():
-        raise ConfigError("an empty key is no key", where="--api-key", do="give one, or leave the flag out")
-    if insecure or api_key is not None or _is_loopback(host):
-        return
-    raise ConfigError(
-        "others can reach this address, and no key is asked for",
-        where="--host",
-        got=host,
-        do="give --api-key KEY, or --insecure if everybody may use it",
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _socket(host: str, port: int) -> socket.socket:
-    """Bound before anything is loaded: a port in use should not cost half a minute. Raises ConfigError."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # create_server, as it knows on which systems an address may be taken again at once.
-        return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen there ({error.strerror or error})",
-            where=f"{host}:{port}",
-            do="choose another --port or --host",
-        ) from None
-
-
-def _address(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
 def _say_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> None:
-    from sordino.server.serving import Serving
+    from sordino.server.serving import Idle
 
-    if isinstance(serving, Serving):
+    if not isinstance(serving, Idle):
         default, voices = serving.voices.default, len(serving.voices.usable())
         out.print(
             f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
@@ -316,10 +286,13 @@ def _say_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> Non
         )
     else:
         out.print(f"Ready: at {address}, without a model")
-    if with_page:
-        out.print(f"Next:  open {address} in a browser, or point an OpenAI client to {address}/v1; Ctrl-C stops")
+    here = near(address)
+    if isinstance(serving, Idle):
+        out.print(f"Next:  open {here} in a browser and choose a model, or start with --model smollm2; Ctrl-C stops")
+    elif with_page:
+        out.print(f"Next:  open {here} in a browser, or point an OpenAI client to {here}/v1; Ctrl-C stops")
     else:
-        out.print(f"Next:  point an OpenAI client to {address}/v1, or a KoboldAI client to {address}; Ctrl-C stops")
+        out.print(f"Next:  point an OpenAI client to {here}/v1, or a KoboldAI client to {here}; Ctrl-C stops")
 
 
 def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page | None:

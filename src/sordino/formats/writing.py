@@ -38,10 +38,10 @@ def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = F
     elif to == "kobold":
         # Checked before the first byte: a refusal shall not touch the disk.
         meta.to_bytes(prompt)
-        with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
             kobold.write(prompt, file)
     else:
-        _write_file(path, _pieces(prompt, to))
+        _write_file(path, _pieces(prompt, to), force=force)
     return _warnings(prompt.metadata, to)
 
 
@@ -50,7 +50,7 @@ def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
     path = Path(path)
     _check_free(path, force=force)
     members = mixtures.members_of(mixture)
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+    with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
         mixtures.write(members, file)
 
 
@@ -67,8 +67,8 @@ def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
     return safetensors.pieces(prompt, {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")})
 
 
-def _write_file(path: Path, pieces: Sequence[bytes]) -> None:
-    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+def _write_file(path: Path, pieces: Sequence[bytes], *, force: bool) -> None:
+    with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
         file.writelines(pieces)
 
 

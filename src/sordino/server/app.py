@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from sordino import __version__
 from sordino.errors import SordinoError
 from sordino.server import kobold_api, openai_api, soft_prompt_api
-from sordino.server.errors import Refused, body_of, refused, status_of
+from sordino.server.errors import Refused, body_of, not_kept, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.request_log import RequestLog
 from sordino.server.serving import Idle, Serving, state_of
@@ -56,7 +56,10 @@ def create_app(
     app.add_exception_handler(Exception, _bug)
     outer: ASGIApp = app
     if origins:
-        outer = CORSMiddleware(outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"])
+        # The pages are listed, and lie on the internet: browsers ask whether they may reach into a private network.
+        outer = CORSMiddleware(
+            outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], allow_private_network=True
+        )
     limits = serving.limits
     guard = Guard(
         outer,
@@ -128,6 +131,9 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):
+        # A form's file that is larger than a little lies on the disk while it comes.
+        return await _ours(request, not_kept(error.__cause__))
     # FastAPI's word for bytes that are no UTF-8, nested too deep, or a number of thousands of digits.
     is_no_json = error.status_code == 400 and error.detail == "There was an error parsing the body"
     answer = _answer(request, error.status_code, "the body is not JSON" if is_no_json else str(error.detail))

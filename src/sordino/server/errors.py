@@ -47,15 +47,25 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
     elif isinstance(error, DoesNotFit):
         status, field = 400, field or "soft_prompt"
     elif isinstance(error, EngineBusy):
-        status = 503
+        # Of no field: the request is as it should be.
+        status, field = 503, ""
     elif isinstance(error, OutOfMemory | StorageError):
-        status = 507
+        status, field = 507, ""
     elif isinstance(error, BadInput):
         status = 400
         if isinstance(error, ConfigError):
             field = field or error.where.removeprefix("--").replace("-", "_")
             code = "context_length_exceeded" if "context" in error.what else None
     return Refused(status, _told_abroad(error, field), field=field, code=code)
+
+
+def not_kept(error: OSError) -> StorageError:
+    """A file that was sent and found no place to be read from."""
+    return StorageError(
+        "what was sent cannot be kept while it is read",
+        got=error.strerror or error,
+        do="make room in the server's folder for temporary files",
+    )
 
 
 def _told_abroad(error: SordinoError, field: str) -> str:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, StrictStr
 
-from sordino.errors import SordinoError
+from sordino import formats
+from sordino.errors import SoftPromptFileError, SordinoError
 from sordino.library_names import checked_name, readable_name, without_ending
-from sordino.server.errors import Refused, refused
+from sordino.server.errors import Refused, not_kept, refused
 from sordino.server.serving import state_of
 from sordino.server.voices import Voice
 
@@ -58,6 +61,10 @@ def soft_prompts(request: Request) -> dict[str, Any]:
 
 async def _each_once(request: Request) -> None:
     """Of a field that is given twice the form knows the last one only. The form was read before: this reads nothing."""
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise Refused(
+            400, "a form was expected: multipart/form-data, as curl -F file=@voice.zip sends it", field="file"
+        )
     form = await request.form()
     for field in form:
         if len(form.getlist(field)) > 1:
@@ -80,16 +87,31 @@ def upload(
     except SordinoError as error:
         raise refused(_in_fields(error), field="name" if said.name else "file") from error
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            # Formats are found by content; the name is only where the bytes lie while they are read.
-            path = Path(folder) / "upload"
-            with path.open("wb") as copy:
-                shutil.copyfileobj(file.file, copy)
-            entry = state.voices.library.install(path, name=name, replace=said.replace)
-    except SordinoError as error:
+        with _on_disk(file.file) as path:
+            prompt = formats.read_any(path)
+        # A file that does not say its name was given that of the path.
+        prompt = prompt.with_metadata(name=name) if prompt.metadata.name == path.name else prompt
+        entry = state.voices.library.add(prompt, name=name, replace=said.replace)
+    except SoftPromptFileError as error:
         raise refused(_in_fields(error), field="file") from error
+    except SordinoError as error:
+        raise refused(_in_fields(error), field="name" if said.name else "file") from error
     state.voices.refresh()
-    return _card(state.voices.named(entry.name), state.voices.default)
+    # As it was written: somebody else may have taken it away again.
+    return _card(state.voices.voice_of(entry), state.voices.default)
+
+
+@contextmanager
+def _on_disk(sent: BinaryIO) -> Iterator[Path]:
+    """Formats are found by content; the name is only where the bytes lie while they are read. Raises StorageError."""
+    with ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "upload"
+            with path.open("wb") as kept:
+                shutil.copyfileobj(sent, kept)
+        except OSError as error:
+            raise not_kept(error) from error
+        yield path
 
 
 @router.delete("/soft_prompts/{name}")

@@ -22,7 +22,7 @@ from sordino.described_model import DescribedModel
 from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.runner import Runner
 from sordino.engine.torch_runner import TorchRunner
-from sordino.errors import MissingExtra
+from sordino.errors import MissingExtra, OutOfMemory
 from sordino.library import Library
 from sordino.server.metrics import Metrics
 from sordino.server.serving import ServerLimits, Serving
@@ -54,9 +54,14 @@ class EngineOptions:
 
 
 def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
-    """transformers' network under the engine."""
+    """transformers' network under the engine. Raises OutOfMemory."""
     kv_bytes = _free_bytes(base.device) // 4 if options.kv_bytes is None else options.kv_bytes
-    return TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
+    runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
+    if runner.most_positions == 0:
+        raise OutOfMemory(
+            "there is no room for a row", got=f"{kv_bytes >> 20} MiB for rows that run", do="give more --kv-memory"
+        )
+    return runner
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from sordino import formats
 from sordino.atomic import write_bytes
 from sordino.described_model import DescribedModel
@@ -27,6 +29,7 @@ from sordino.prompt_mixture import Prompt
 # Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
 _FRESH_SECONDS = 0.5
 _KEPT_PROMPTS = 64
+_LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,15 @@ class Voices:
         """See what was just written."""
         with self._lock:
             self._seen_at = float("-inf")
+
+    def voice_of(self, entry: Entry) -> Voice:
+        """An entry, and how well it fits."""
+        if entry.error or self.base is None:
+            return Voice(entry, None)
+        try:
+            return Voice(entry, self.base.fit_of(entry.d_model, entry.metadata, entry.parts))
+        except SordinoError:
+            return Voice(entry, None)
 
     def usable(self) -> list[Voice]:
         return [voice for voice in self.all() if voice.usable]
@@ -148,36 +160,32 @@ class Voices:
     def _recall(self) -> str | None:
         if self._remembered is None or self.base is None:
             return None
-        try:
-            said = json.loads(self._remembered.read_text(encoding="utf-8"))
-            name = said.get(self.base.fingerprint or self.base.id)
-        except (OSError, ValueError, AttributeError):
-            return None
+        name = _said_in(self._remembered).get(self.base.fingerprint or self.base.id)
         return name if isinstance(name, str) else None
 
     def _remember(self, base: DescribedModel, name: str | None) -> None:
-        if self._remembered is None:
+        place = self._remembered
+        if place is None:
             return
         try:
-            said = json.loads(self._remembered.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            said = {}
-        said = said if isinstance(said, dict) else {}
-        said[base.fingerprint or base.id] = name
-        try:
-            self._remembered.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._remembered, json.dumps(said, indent=1, sort_keys=True).encode())
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # The file is every server's: one that writes between another's reading and writing would be forgotten.
+            with FileLock(place.with_name(place.name + ".lock"), timeout=_LOCK_SECONDS):
+                said = _said_in(place) | {base.fingerprint or base.id: name}
+                write_bytes(place, json.dumps(said, indent=1, sort_keys=True).encode())
         except (OSError, BadInput) as error:
-            reason = error.what if isinstance(error, BadInput) else error.strerror
+            reason = error.what if isinstance(error, BadInput) else error.strerror or error
             raise StorageError("the default cannot be remembered", where=self._remembered, got=reason) from error
 
     def _look(self) -> None:
-        voices = []
-        for entry in self.library.scan():
-            try:
-                known = entry.metadata, entry.parts
-                fit = None if entry.error or self.base is None else self.base.fit_of(entry.d_model, *known)
-            except SordinoError:
-                fit = None
-            voices.append(Voice(entry, fit))
-        self._voices, self._seen_at = voices, self._clock()
+        self._voices = [self.voice_of(entry) for entry in self.library.scan()]
+        self._seen_at = self._clock()
+
+
+def _said_in(place: Path) -> dict[str, object]:
+    """What was remembered; nothing where the file is damaged."""
+    try:
+        said = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
