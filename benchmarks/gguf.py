@@ -210,7 +210,8 @@ def loss(runner: Runner, windows: Sequence[Sequence[int]], soft: SoftPrompt | No
     for at in range(WINDOW - 1):
         if not all(runner.grow(number, 1) for number in range(len(windows))):
             raise SystemExit("too little room for the windows")
-        logits_NV = runner.run([Span(number, (window[at],), True) for number, window in enumerate(windows)])
+        spans = [Span(number, (window[at],), True) for number, window in enumerate(windows)]
+        logits_NV = torch.as_tensor(runner.run(spans))
         next_N = torch.tensor([window[at + 1] for window in windows])
         total += float(torch.nn.functional.cross_entropy(logits_NV.double(), next_N, reduction="sum"))
     for number in range(len(windows)):

@@ -76,3 +76,23 @@ def test_a_token_costs_no_more_behind_a_long_text() -> None:
     for token in encode("the lamp and the sea " * 50):
         text.push(token)
     assert decoded < 8 * len(encode("the lamp and the sea " * 50)) + 40
+
+
+def test_a_token_is_decoded_once_most_times() -> None:
+    calls = 0
+
+    def counting(ids) -> str:
+        nonlocal calls
+        calls += 1
+        return decode(ids)
+
+    new = encode("the lamp and the sea " * 50)
+    text = Detokeniser(counting, encode("the keeper"))
+    assert "".join([*(text.push(token) for token in new), text.finish()]) == "the lamp and the sea " * 50
+    assert calls < 1.25 * len(new) + 5
+
+
+def test_nothing_is_said_twice_at_the_end() -> None:
+    text = Detokeniser(decode, encode("the"))
+    said = [text.push(token) for token in encode(" lamp")]
+    assert "".join(said) + text.finish() + text.finish() == " lamp"

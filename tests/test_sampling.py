@@ -21,7 +21,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from sordino.errors import ConfigError
+from sordino.errors import ConfigError, ModelError
 from sordino.sampling import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL, Sampling, distribution, sample
 
 OFF = Sampling(temperature=1.0, top_p=1.0)
@@ -257,3 +257,31 @@ def test_biases_of_a_greedy_row_are_as_in_the_plain_way(values: list[float], bia
     assert torch.equal(logits, before)
     plain = sample(logits, [], Sampling(temperature=0, logit_bias=tuple(biases), logprobs=0), torch.Generator())
     assert quick.token == plain.token
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("word", [0, 3])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0),
+        Sampling(temperature=0, logit_bias=((3, -100.0),)),
+        Sampling(temperature=0, repetition_penalty=1.2),
+        OFF,
+        Sampling(),
+    ],
+)
+def test_logits_that_are_no_numbers_are_an_error(sampling: Sampling, word: int, value: float) -> None:
+    logits = torch.tensor([0.5, float("-inf"), 2.0, 1.0])
+    assert sample(logits, [0], sampling, torch.Generator()).token != 1
+    logits[word] = value
+    for form in (logits, logits.numpy()):
+        with pytest.raises(ModelError, match="not a number"):
+            sample(form, [0], sampling, torch.Generator())
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0, logit_bias=((2, -1.0),)), OFF, replace(OFF, logprobs=2)])
+def test_an_array_is_drawn_from_as_a_tensor_is(sampling: Sampling) -> None:
+    logits = torch.randn(V, generator=torch.Generator().manual_seed(1))
+    drawn = [sample(form, [], sampling, torch.Generator().manual_seed(2)) for form in (logits, logits.numpy())]
+    assert drawn[0] == drawn[1]

@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from sordino.sampling import HALF, held_back
 
 Decode = Callable[[Sequence[int]], str]
+_WINDOW = 8
 
 
 class Detokeniser:
     """One row's new text.
 
-    Tokens are decoded behind the last ones that were whole, as many tokenizers drop a space at the very front, and those that
-    fall back to bytes decode a run of them as one. So a token costs the decoding of a few, however long the text is.
+    Tokens are decoded behind a few last ones that were whole, as many tokenizers drop a space at the very front, and those that
+    fall back to bytes decode a run of them as one. So a token costs the decoding of a few, however long the text is. Those few
+    become more with every token, up to `_WINDOW`: as long as they begin at the same place, one decoding a token is enough.
     """
 
     def __init__(self, decode: Decode, context_ids: Sequence[int], stop: Sequence[str] = ()) -> None:
         self._decode = decode
-        self._ids = list(behind(decode, context_ids))
-        self._whole, self._begin = len(self._ids), 0
+        # The window: tokens to decode behind, the first `_whole` of which are whole and say `_known`; then those that are not.
+        self._ids = behind(decode, context_ids)
+        self._whole, self._known = len(self._ids), decode(self._ids)
         self._stop = stop
         # Text that is whole and was not given out, as it may become a stop string.
         self._held = ""
@@ -28,18 +31,20 @@ class Detokeniser:
     def push(self, token: int) -> str:
         """The text that may be shown now. Behind a stop string `stopped` is true, and nothing follows."""
         self._ids.append(token)
-        known = self._decode(self._ids[self._begin : self._whole])
-        text = self._decode(self._ids[self._begin :])[len(known) :]
+        said = self._decode(self._ids)
+        text = said[len(self._known) :]
         if text.endswith(HALF):
             return ""
-        self._begin, self._whole = self._whole, len(self._ids)
+        if len(self._ids) > _WINDOW:
+            del self._ids[: self._whole]
+            said = self._decode(self._ids)
+        self._whole, self._known = len(self._ids), said
         return self._shown(text)
 
     def finish(self) -> str:
         """What was held back; the bytes of a character that never became whole are dropped."""
-        known = self._decode(self._ids[self._begin : self._whole])
-        rest = self._decode(self._ids[self._begin :])[len(known) :]
-        self._whole = len(self._ids)
+        said = self._decode(self._ids)
+        rest, self._known = said[len(self._known) :], said
         text = self._shown(rest.rstrip(HALF))
         if self.stopped:
             return text

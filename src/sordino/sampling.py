@@ -5,6 +5,7 @@ Shape key: V vocabulary, C candidates (words that are still possible, likeliest 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sordino.errors import ConfigError
+from sordino.errors import ConfigError, ModelError
 
 # What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
 HALF = "\ufffd"
@@ -23,6 +24,7 @@ TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 _FIRST_LOOK = 512
 # Looked at for every token of every row.
 MOST_STOPS, MOST_BIASES = 256, 1024
+Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 Kept = npt.NDArray[np.bool_]
@@ -92,15 +94,26 @@ class Drawn:
 
 
 def sample(
-    logits_V: Tensor, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, *, n_new: int = 0
+    logits_V: Tensor | Logits,
+    seen_ids: Sequence[int],
+    sampling: Sampling,
+    random: torch.Generator,
+    *,
+    n_new: int = 0,
 ) -> Drawn:
     """Draw one token from float32 logits [V]. seen_ids: context and new tokens; n_new: how many of them are new.
 
-    The generator moves once per drawn token, and not at all where sampling is greedy.
+    The generator moves once per drawn token, and not at all where sampling is greedy. Raises ModelError where a logit is not a
+    number, or infinite; words that cannot come are at minus infinity.
     """
+    given_V: Logits = logits_V if isinstance(logits_V, np.ndarray) else logits_V.detach().cpu().numpy()
+    # One pass for two questions: where a logit is not a number, the first such one is found.
+    likeliest = int(given_V.argmax())
+    if not given_V[likeliest] < math.inf:
+        raise no_number()
     if _is_plain(sampling):
-        return Drawn(_likeliest_with(logits_V.detach().cpu().numpy(), sampling.logit_bias))
-    raw_V: Floats = logits_V.detach().cpu().numpy().astype(np.float64)
+        return Drawn(_biased_likeliest(given_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
+    raw_V: Floats = given_V.astype(np.float64)
     token = _draw(raw_V, seen_ids, sampling, random, n_new)
     if sampling.logprobs is None:
         return Drawn(token)
@@ -110,28 +123,34 @@ def sample(
     return Drawn(token, float(raw_V[token]) - total, tuple((int(i), float(raw_V[i]) - total) for i in top))
 
 
+def no_number() -> ModelError:
+    return ModelError("the model's answer is not a number", do="take another soft prompt, or a --dtype of larger range")
+
+
 def _is_plain(sampling: Sampling) -> bool:
     """Whether the likeliest word is what is drawn, biases aside, and nothing else is asked for."""
     changed = sampling.presence_penalty or sampling.frequency_penalty
     return not (sampling.temperature or changed or sampling.repetition_penalty != 1 or sampling.logprobs is not None)
 
 
-def _likeliest_with(logits_V: npt.NDArray[np.float32], biases: Sequence[tuple[int, float]]) -> int:
-    """The likeliest word, of equals the first. As in float64, which the whole vocabulary is not brought to for a few words."""
-    if not biases:
-        return int(np.argmax(logits_V))
-    places = {word: at for at, word in enumerate(sorted({word for word, _ in biases}))}
-    words = list(places)
-    were = logits_V[words]
-    logits_V[words] = -np.inf
-    other = int(np.argmax(logits_V))
-    logits_V[words] = were
-    biased = were.astype(np.float64)
+def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[int, float]]) -> int:
+    """The likeliest word with biases, of equals the first. likeliest: without them.
+
+    As in float64, which the whole vocabulary is not brought to for a few words.
+    """
+    biased: dict[int, float] = {}
     for word, bias in biases:
-        biased[places[word]] += bias
-    word = words[int(np.argmax(biased))]
-    best, rest = float(biased.max()), float(logits_V[other]) if other not in places else float("-inf")
-    return min(word, other) if best == rest else word if best > rest else other
+        biased[word] = biased.get(word, float(logits_V[word])) + bias
+    best = max(biased.values())
+    word = min(word for word, value in biased.items() if value == best)
+    if likeliest in biased:
+        words = list(biased)
+        were = logits_V[words]
+        logits_V[words] = -np.inf
+        likeliest = int(logits_V.argmax())
+        logits_V[words] = were
+    rest = float(logits_V[likeliest]) if likeliest not in biased else float("-inf")
+    return min(word, likeliest) if best == rest else word if best > rest else likeliest
 
 
 def _draw(raw_V: Floats, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, n_new: int) -> int:

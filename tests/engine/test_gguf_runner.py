@@ -101,7 +101,7 @@ def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> 
     found = []
     for one in ids:
         assert runner.grow(0, 1)
-        found.append(runner.run([Span(0, (one,), True)])[0])
+        found.append(torch.as_tensor(runner.run([Span(0, (one,), True)]))[0])
     runner.close(0, ())
     return torch.stack(found).double().numpy()
 
@@ -147,7 +147,7 @@ def test_as_near_to_torch_in_a_changing_crowd_as_alone(
             assert all(runner.grow(at, 1) for at in writing)
             drawn = runner.run([Span(at, (texts[at][len(crowd[at])],), True) for at in writing])
             for at, logits in zip(writing, drawn, strict=True):
-                crowd[at].append(logits)
+                crowd[at].append(torch.as_tensor(logits))
                 if len(crowd[at]) == len(ids):
                     runner.close(at, ())
             step += 1
@@ -190,7 +190,7 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
         runner.run([Span(2, ids, False)])
         runner.close(2, ids)
         assert runner.open(3, prompts[0], ids[:50]) == 49
-        last = runner.run([Span(3, ids[49:50], True)]).double().numpy()
+        last = runner.run([Span(3, ids[49:50], True)]).astype(np.float64)
         assert divergence(fresh[49:50], last) < NOISE < divergence(fresh[49:50], fresh[48:49])
         runner.close(3, ())
         # Kept after few positions at a time, it is the very same.
@@ -201,7 +201,7 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
             runner.run([Span(5, ids[start : start + 20], False)])
         runner.close(5, ids[:60])
         assert runner.open(6, prompts[1], ids[:50]) == 49
-        last = runner.run([Span(6, ids[49:50], True)])[0].double().numpy()
+        last = runner.run([Span(6, ids[49:50], True)])[0].astype(np.float64)
         runner.close(6, ())
         assert np.array_equal(last, expected)
         assert runner.open(4, prompts[2], ids[:50]) == 0
@@ -218,8 +218,8 @@ def test_a_row_without_text_begins_behind_its_prefix(
         first = runner.run([Span(0, (), True), Span(1, model.encode("Wind"), True)])
         assert first.shape == (2, model.vocab_size)
         again = runner.run([Span(0, (), True)])
-        assert torch.allclose(first[0], again[0], atol=1e-3)
-        assert not torch.allclose(first[0], first[1], atol=1.0)
+        assert np.allclose(first[0], again[0], atol=1e-3)
+        assert not np.allclose(first[0], first[1], atol=1.0)
         runner.close(0, ())
         runner.close(1, ())
 
@@ -264,6 +264,28 @@ def test_bad_arguments_are_refused_before_llama_cpp_sees_them(model: DescribedMo
         assert context.run_ids(**good).shape == (1, model.vocab_size)
 
 
+def test_logits_of_several_batches_come_in_their_order(
+    model: DescribedModel, path: Path, row_cells: int | None
+) -> None:
+    """Rows in turn, more positions than llama.cpp takes at once, and some of them asked for."""
+    ids = model.encode(PASSAGE)[:12]
+    rows = range(3)
+    wanted = [at % 4 == 3 for at in range(len(ids))]
+    with runner_of(model, path, batch=16, row_cells=row_cells) as runner:
+        context = runner.context
+        found = context.run_ids(
+            ids * 3, [*range(len(ids))] * 3, [row for row in rows for _ in ids], [*wanted, *wanted[:-1], False, *wanted]
+        )
+        alone = [context.run_ids([word], [at], [5], [True])[0] for at, word in enumerate(ids)]
+    asked = [at for row in rows for at, flag in enumerate(wanted) if flag and (row, at) != (1, len(ids) - 1)]
+    assert found.shape == (len(asked), model.vocab_size)
+    for logits, at in zip(found, asked, strict=True):
+        assert divergence(alone[at][None].astype(np.float64), logits[None].astype(np.float64)) < 10 * NOISE
+        assert all(
+            divergence(alone[other][None], logits[None]) > 1 for other in range(len(ids)) if abs(other - at) == 4
+        )
+
+
 def test_a_file_that_llama_cpp_cannot_read_is_an_error(path: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(path.read_bytes()[:1_000_000])
@@ -291,7 +313,7 @@ def test_rows_with_cells_of_their_own_leave_no_hole(
         for order in ((3, 2), (2, 3)):
             for at in range(half if order == (3, 2) else half + 3, half + 3 if order == (3, 2) else len(ids)):
                 drawn = runner.run([Span(number, (ids[at],), True) for number in order])
-                for number, logits in zip(order, drawn.double().numpy(), strict=True):
+                for number, logits in zip(order, drawn.astype(np.float64), strict=True):
                     assert divergence(alone[number][at][None], logits[None]) < 10 * NOISE
         with pytest.raises(ValueError, match="share none"):
             runner.context.copy(0, 1, 1)
@@ -347,7 +369,7 @@ def read(runner: Runner, number: int, prompt: SoftPrompt | None, ids: Sequence[i
     """The logits [1, V] behind a text of a row that stays open."""
     shared = runner.open(number, prompt, ids)
     assert shared is not None
-    return runner.run([Span(number, ids[shared:], True)]).double().numpy()
+    return torch.as_tensor(runner.run([Span(number, ids[shared:], True)])).double().numpy()
 
 
 def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_pool(
@@ -368,8 +390,8 @@ def test_a_mixture_is_its_components_combined(
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 
-    def listening(logits_V: torch.Tensor, seen: Sequence[int], sampling: Sampling, *rest: Any, **more: Any) -> Drawn:
-        heard.setdefault(sampling.max_tokens, []).append(logits_V.clone())
+    def listening(logits_V: Any, seen: Sequence[int], sampling: Sampling, *rest: Any, **more: Any) -> Drawn:
+        heard.setdefault(sampling.max_tokens, []).append(torch.as_tensor(logits_V).clone())
         return sample(logits_V, seen, sampling, *rest, **more)
 
     monkeypatch.setattr("sordino.engine.engine.sample", listening)

@@ -163,6 +163,8 @@ class EmbeddedEngine:
                     wait, gather_until = False, time.monotonic() + _GATHER_AT_MOST
                 elif time.monotonic() < gather_until:
                     listener = self._inbox.get(timeout=_GATHER_SECONDS)
+                elif self._inbox.empty():
+                    break
                 else:
                     listener = self._inbox.get_nowait()
             except queue.Empty:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.detokenise import Detokeniser
@@ -27,7 +28,6 @@ from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, Sor
 from sordino.prompt_mixture import Mixture, components_of
 from sordino.sampling import Drawn, sample
 
-_OTHER_NUMBERS = "take another soft prompt, or a --dtype of larger range"
 _log = logging.getLogger("sordino.engine")
 
 
@@ -53,7 +53,8 @@ class Words:
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way: what it has said. log_weights_K: of a mixture, as they are now; None until its gate has read."""
+    """A request on its way. ids: its own and what it has said. log_weights_K: of a mixture, as they are now; None until its gate
+    has read."""
 
     request: Request
     work: Work
@@ -62,11 +63,14 @@ class _Row:
     log_weights_K: Tensor | None
     random: torch.Generator
     text: Detokeniser
-    new_ids: list[int] = field(default_factory=list)
+    ids: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.request.ids)
 
     @property
-    def ids(self) -> list[int]:
-        return [*self.request.ids, *self.new_ids]
+    def n_new(self) -> int:
+        return len(self.ids) - len(self.request.ids)
 
 
 class Engine:
@@ -144,7 +148,9 @@ class Engine:
         stretches = self._scheduler.schedule(self._admit, self._grow, self._let_go)
         try:
             spans = [span for stretch in stretches for span in self._spans(stretch)]
-            logits_NV = self.runner.run(spans) if spans else None
+            # Arrays, not tensors: beside llama.cpp a few calls of PyTorch were a fifth of our own time of a step (LOG.md), and its
+            # threads may be woken, which then stand in the way of whoever runs the model.
+            logits_NV = np.asarray(self.runner.run(spans)) if spans else None
         except SordinoError as error:
             # Nobody knows how far it came: every row of the step ends, and the others go on.
             failed = [self._rows[stretch.work.number] for stretch in stretches]
@@ -165,15 +171,13 @@ class Engine:
             at += work.lanes
         return events
 
-    def _written(self, row: _Row, logits_KV: Tensor) -> list[Event]:
+    def _written(self, row: _Row, logits_KV: NDArray[np.float32]) -> list[Event]:
         """Draw a row's next token. What fails there ends this row and no other."""
-        # One pass: a sum is a number where all its parts are. Words that cannot come are at minus infinity.
-        # In numpy: PyTorch would wake its threads, which then stand in the way of whoever runs the model.
-        if not float(logits_KV.numpy().sum()) < math.inf:
-            return [self._end(row, "failed", ModelError("the model's answer is not a number", do=_OTHER_NUMBERS))]
         try:
             logits_V, logp_KV = mixed(row.request.prompt, logits_KV, row.log_weights_K)
-            drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=len(row.new_ids))
+            drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=row.n_new)
+        except ModelError as error:
+            return [self._end(row, "failed", error)]
         except Exception as error:
             _log.exception("drawing a token failed")
             return [self._end(row, "failed", SordinoError("drawing a token failed", got=type(error).__name__))]
@@ -183,6 +187,8 @@ class Engine:
 
     def _prepare(self) -> None:
         """Soft prompts of those who come next are run side by side: one by one costs as much for each as for several."""
+        if not self._scheduler.waiting:
+            return
         room = self.limits.rows - self._scheduler.taken
         waiting = [self._rows[work.number] for work in self._scheduler.waiting.ahead(room)]
         coming = [lane.prompt for row in waiting for lane in row.lanes][: self.limits.rows]
@@ -237,12 +243,12 @@ class Engine:
         if drawn.token in self.words.stop_ids:
             rest = row.text.finish()
             return [*([Chunk(rest, ())] if rest else []), self._end(row, "stop")]
-        row.new_ids.append(drawn.token)
+        row.ids.append(drawn.token)
         row.work.length += 1
         text = row.text.push(drawn.token)
         if row.text.stopped:
             return [Chunk(text, (drawn,)), self._end(row, "stop")]
-        if len(row.new_ids) >= row.request.sampling.max_tokens:
+        if row.n_new >= row.request.sampling.max_tokens:
             return [Chunk(text + row.text.finish(), (drawn,)), self._end(row, "length")]
         return [Chunk(text, (drawn,))]
 
@@ -255,7 +261,7 @@ class Engine:
             closed(self.runner, row.lanes, row.ids if reason != "failed" else ())
         else:
             self._scheduler.waiting.remove(row.work)
-        return End(reason, row.width + len(row.request.ids), len(row.new_ids), error)
+        return End(reason, row.width + len(row.request.ids), row.n_new, error)
 
     def _check(self, request: Request) -> int:
         """The positions in front of a request's text, of a mixture's those in front of its longest component's."""

@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sordino.described_model import DescribedModel
 from sordino.engine.llama_context import LlamaContext
@@ -114,25 +112,27 @@ class GgufRunner:
         row.room = room
         return True
 
-    def run(self, spans: Sequence[Span]) -> Tensor:
-        filled = [span for span in spans if span.ids]
-        filled.sort(key=lambda span: self._rows[span.number].sequence)
-        rows = [self._rows[span.number] for span in filled]
-        ids = [i for span in filled for i in span.ids]
-        positions = [row.length + at for span, row in zip(filled, rows, strict=True) for at in range(len(span.ids))]
-        sequences = [row.sequence for span, row in zip(filled, rows, strict=True) for _ in span.ids]
-        wanted = [span.wanted and at == len(span.ids) - 1 for span in filled for at in range(len(span.ids))]
+    def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
+        ids: list[int] = []
+        positions: list[int] = []
+        sequences: list[int] = []
+        wanted: list[bool] = []
+        for span in filled:
+            row, count = self._rows[span.number], len(span.ids)
+            ids += span.ids
+            positions += range(row.length, row.length + count)
+            sequences += [row.sequence] * count
+            wanted += [*[False] * (count - 1), span.wanted]
         logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
-        for span, row in zip(filled, rows, strict=True):
-            row.length += len(span.ids)
+        for span in filled:
+            self._rows[span.number].length += len(span.ids)
         ran = [span.number for span in filled if span.wanted]
         if ran == [span.number for span in spans if span.wanted]:
-            return torch.from_numpy(logits_WV)
+            return logits_WV
         found = dict(zip(ran, logits_WV, strict=True))
-        return torch.from_numpy(
-            np.stack(
-                [found[span.number] if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted]
-            )
+        return np.stack(
+            [found[span.number] if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted]
         )
 
     def close(self, number: int, ids: Sequence[int]) -> None:

@@ -5,10 +5,13 @@ Shape key: K lanes, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.combining import responsible, spoken
@@ -16,6 +19,7 @@ from sordino.engine.requests import Request
 from sordino.engine.runner import Runner
 from sordino.errors import SordinoError
 from sordino.prompt_mixture import Mixture, Prompt, components_of
+from sordino.sampling import no_number
 from sordino.soft_prompt import SoftPrompt
 
 # A vote may give a word no probability at all; what is told of words are finite numbers.
@@ -72,12 +76,20 @@ def first_weights(prompt: Prompt | None) -> Tensor | None:
     return torch.from_numpy(prompt.weights_K.copy()).log()
 
 
-def mixed(prompt: Prompt | None, logits_KV: Tensor, log_weights_K: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """What the lanes say together [V], and each lane's log-probabilities [K, V] where there are several."""
+def mixed(
+    prompt: Prompt | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
+) -> tuple[Tensor | NDArray[np.float32], Tensor | None]:
+    """What the lanes say together [V], and each lane's log-probabilities [K, V] where there are several.
+
+    Raises ModelError where what one of several says is not a number.
+    """
     if not isinstance(prompt, Mixture) or len(prompt.components) == 1:
         return logits_KV[0], None
     assert log_weights_K is not None
-    logits_V, logp_KV = spoken(logits_KV, log_weights_K, prompt.rule)
+    # A vote would hide it.
+    if not logits_KV.max() < math.inf:
+        raise no_number()
+    logits_V, logp_KV = spoken(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
     return logits_V.clamp_min(_LEAST), logp_KV
 
 

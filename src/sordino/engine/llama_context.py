@@ -99,10 +99,9 @@ class LlamaContext:
         self, id_N: Sequence[int], position_N: Sequence[int], sequence_N: Sequence[int], wanted_N: Sequence[bool]
     ) -> NDArray[np.float32]:
         """Run tokens, and give the logits [W, V] of those that are wanted, in their order. Raises ModelError, OutOfMemory."""
-        ids = np.asarray(id_N, np.int32)
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self.vocab_size:
-            raise ValueError(f"ids of {self.vocab_size} words: {ids.min()} to {ids.max()}")
-        return self._run(ids, None, position_N, sequence_N, wanted_N)
+        if id_N and not 0 <= min(id_N) <= max(id_N) < self.vocab_size:
+            raise ValueError(f"ids of {self.vocab_size} words: {min(id_N)} to {max(id_N)}")
+        return self._run(id_N, None, position_N, sequence_N, wanted_N)
 
     def run_embeds(
         self, embeds_ND: NDArray[np.float32], position_N: Sequence[int], sequence: int, *, wanted: bool = False
@@ -152,35 +151,35 @@ class LlamaContext:
 
     def _run(
         self,
-        id_N: NDArray[np.int32] | None,
+        id_N: Sequence[int] | None,
         embeds_ND: NDArray[np.float32] | None,
         position_N: Sequence[int],
         sequence_N: Sequence[int],
         wanted_N: Sequence[bool],
     ) -> NDArray[np.float32]:
-        positions, wanted = np.asarray(position_N, np.int32), np.asarray(wanted_N, np.int8)
-        total = len(positions)
+        total = len(position_N)
         self._check_sequences(sequence_N)
-        if not total == len(sequence_N) == len(wanted) or (
-            total and not 0 <= positions.min() <= positions.max() < self.cells
+        if not total == len(sequence_N) == len(wanted_N) or (
+            total and not 0 <= min(position_N) <= max(position_N) < self.cells
         ):
-            raise ValueError((total, len(sequence_N), len(wanted), self.cells))
-        found = np.empty((int(wanted.sum()), self.vocab_size), np.float32)
+            raise ValueError((total, len(sequence_N), len(wanted_N), self.cells))
+        found = np.empty((sum(wanted_N), self.vocab_size), np.float32)
         at = 0
         for start in range(0, total, self.batch):
-            part = slice(start, min(start + self.batch, total))
+            part = slice(start, start + self.batch)
             batch = self._buffers.filled(
                 None if id_N is None else id_N[part],
                 None if embeds_ND is None else embeds_ND[part],
-                positions[part],
-                np.asarray(sequence_N[part], np.int32),
-                wanted[part],
+                position_N[part],
+                sequence_N[part],
+                wanted_N[part],
             )
             self._decode(batch)
-            for index in np.flatnonzero(wanted[part]):
-                pointer = c.llama_get_logits_ith(self._context, int(index))
-                found[at] = np.ctypeslib.as_array(pointer, (self.vocab_size,))
-                at += 1
+            if count := sum(wanted_N[part]):
+                # Side by side, in the batch's order. A copy: the next call writes over them.
+                pointer = c.llama_get_logits(self._context)
+                found[at : at + count] = np.ctypeslib.as_array(pointer, (count, self.vocab_size))
+                at += count
         return found
 
     def _decode(self, batch: Any) -> None:
@@ -228,7 +227,7 @@ class LlamaContext:
             raise ModelError("models with an encoder are not served", where=path.name)
 
     def _check_sequences(self, sequences: Sequence[int]) -> None:
-        if any(not 0 <= sequence < self.sequences for sequence in sequences):
+        if sequences and not 0 <= min(sequences) <= max(sequences) < self.sequences:
             raise ValueError(f"sequences {min(sequences)} to {max(sequences)} of {self.sequences}")
 
 
@@ -258,15 +257,16 @@ class _Buffers:
         self._batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
         self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
         self._batch.logits = _pointer(self._wanted, ctypes.c_int8)
+        self._token = _pointer(self._ids, ctypes.c_int32)
         self._embeds: NDArray[np.float32] | None = None
 
     def filled(
         self,
-        id_N: NDArray[np.int32] | None,
+        id_N: Sequence[int] | None,
         embeds_ND: NDArray[np.float32] | None,
-        position_N: NDArray[np.int32],
-        sequence_N: NDArray[np.int32],
-        wanted_N: NDArray[np.int8],
+        position_N: Sequence[int],
+        sequence_N: Sequence[int],
+        wanted_N: Sequence[bool],
     ) -> Any:
         """Tokens or vectors, never both: with both, llama.cpp's results are wrong."""
         count = len(position_N)
@@ -276,7 +276,7 @@ class _Buffers:
         self._embeds = embeds_ND
         if id_N is not None:
             self._ids[:count] = id_N
-            self._batch.token, self._batch.embd = _pointer(self._ids, ctypes.c_int32), None
+            self._batch.token, self._batch.embd = self._token, None
         else:
             assert embeds_ND is not None
             self._batch.token, self._batch.embd = None, _pointer(embeds_ND, ctypes.c_float)

@@ -79,8 +79,8 @@ class Runner(Protocol):
     def grow(self, number: int, count: int) -> bool:
         """Make room for `count` positions more. False: there is none."""
 
-    def run(self, spans: Sequence[Span]) -> Tensor:
-        """Logits [wanted spans, V], float32, on the CPU."""
+    def run(self, spans: Sequence[Span]) -> Tensor | NDArray[np.float32]:
+        """Logits [wanted spans, V], float32, on the CPU. An array where PyTorch has no part in it (see `Engine.step`)."""
 
     def close(self, number: int, ids: Sequence[int]) -> None:
         """The row is over. ids: its text, which is worth keeping as far as it was run; none where it failed."""
