@@ -150,6 +150,8 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     others = Jobs(tmp_path / "data" / "training")
     job = others.get(run["id"])
     assert others.state(job) == "running"
+    # Writing goes before it.
+    assert psutil.Process(job.pid).nice() > psutil.Process().nice()
     # As the system does where memory runs out.
     os.kill(job.pid, signal.SIGKILL)
     error = until(server, run["id"], "failed")["error"]

@@ -70,6 +70,8 @@ def test_the_page_and_its_files_come_with_a_policy(server: Running) -> None:
     page = httpx.get(server.url)
     assert "<title>Sordino</title>" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
+    # A Colab notebook shows it in a frame.
+    assert "frame-ancestors 'self' https://*.googleusercontent.com" in page.headers["content-security-policy"]
     assert httpx.get(f"{server.url}/ui/static/main.js").status_code == 200
     assert httpx.get(f"{server.url}/ui/static/../page.py").status_code == 404
 
