@@ -183,7 +183,7 @@ def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[
     settings = {"name": "beside", "steps": 100_000, "evaluate_every": 100_000, "sample_every": 100_000}
     work(url, model)
     alone = [work(url, model) for _ in range(rounds)]
-    httpx.post(f"{jobs}/train", json={"model": model, "settings": settings}, timeout=60).raise_for_status()
+    httpx.post(f"{jobs}/train", json={"settings": settings}, timeout=60).raise_for_status()
 
     def steps() -> int:
         told = httpx.get(jobs, timeout=60).raise_for_status().json()
