@@ -178,12 +178,12 @@ def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[
     """Seconds of the same work without and with a training run beside it, and the steps a minute that the run took."""
     text = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
     files = [("files", (f"{number}.txt", f"{number}. {text * 60}".encode())) for number in range(3)]
-    run = httpx.post(f"{url}/ui/texts", files=files).raise_for_status().json()["id"]
+    run = httpx.post(f"{url}/ui/texts", files=files, timeout=60).raise_for_status().json()["id"]
     jobs = f"{url}/ui/jobs/{run}"
     settings = {"name": "beside", "steps": 100_000, "evaluate_every": 100_000, "sample_every": 100_000}
     work(url, model)
     alone = [work(url, model) for _ in range(rounds)]
-    httpx.post(f"{jobs}/train", json={"model": model, "settings": settings}).raise_for_status()
+    httpx.post(f"{jobs}/train", json={"settings": settings}, timeout=60).raise_for_status()
 
     def steps() -> int:
         told = httpx.get(jobs, timeout=60).raise_for_status().json()
@@ -198,7 +198,7 @@ def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[
         beside = [work(url, model) for _ in range(rounds)]
         taken = (steps() - before) / (time.perf_counter() - began)
     finally:
-        httpx.post(f"{jobs}/stop")
+        httpx.post(f"{jobs}/stop", timeout=60)
         while httpx.get(jobs, timeout=60).json()["state"] in ("running", "stopping"):
             time.sleep(0.5)
     return alone, beside, 60 * taken

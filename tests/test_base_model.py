@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sordino import base_model, chat_template
+from sordino import base_model, chat_template, transformers_seam
 from sordino.base_model import choose_device, choose_dtype, fit
-from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError
+from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
 
@@ -107,6 +107,20 @@ def test_missing_weights_are_not_made_up(tmp_path):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"weights are missing; got no model\.layers\.1\.mlp\.up_proj\.weight"):
+        base_model.load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_a_model_that_memory_has_no_room_for_is_not_called_unreadable(tmp_path, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    monkeypatch.setattr(transformers_seam.AutoModelForCausalLM, "from_pretrained", full)
+    with pytest.raises(OutOfMemory, match=r"does not fit into memory.*--dtype bfloat16"):
         base_model.load(str(tmp_path), device="cpu")
 
 

@@ -17,13 +17,18 @@ def memory_named(doing: str, do: str) -> Iterator[None]:
     """Memory that runs out inside becomes `OutOfMemory`: "memory ran out in {doing}", with what to do."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _named(error, doing, do) from None
-    except RuntimeError as error:
-        # The CPU allocator raises a plain RuntimeError.
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if ran_out(error):
             raise _named(error, doing, do) from None
         raise
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether this error says that memory ran out. The CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+    )
 
 
 def peak_bytes() -> int:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from sordino.errors import ModelError, OutOfMemory
+from sordino.memory import ran_out
 
 # What transformers raises for a folder it cannot use: missing files, unknown names, wrong shapes, packages not installed.
 READING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
@@ -71,14 +72,14 @@ def read_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> P
         check_complete(loading, folder)
         # Parameter by parameter, so the copy in main memory goes as the one on the device comes.
         return cast(PreTrainedModel, network.to(device).eval().requires_grad_(False))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(
-            "the base model does not fit into memory",
-            where=folder.name,
-            got=f"{dtype} on {device}",
-            do="try --dtype bfloat16, --device cpu or a smaller model",
-        ) from error
-    except READING_ERRORS as error:
+    except (*READING_ERRORS, MemoryError) as error:
+        if ran_out(error):
+            raise OutOfMemory(
+                "the base model does not fit into memory",
+                where=folder.name,
+                got=f"{dtype} on {device}",
+                do="try --dtype bfloat16, --device cpu or a smaller model",
+            ) from error
         raise unreadable("the model's weights cannot be read", folder, error) from error
 
 

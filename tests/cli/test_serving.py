@@ -102,6 +102,29 @@ def test_it_starts_says_so_and_stops_when_asked(server: tuple[Process, str]) -> 
     assert "Traceback" not in "".join(process.lines)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the browser is a shell script")
+def test_the_page_is_shown_in_a_browser_and_left_out(tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    env = {"OMP_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(tmp_path / "config"), "BROWSER": f"{browser} %s"}
+    flags = ("--model", str(tmp_path / "tiny"), "--library", str(tmp_path), "--port", "0")
+    with started(*flags, "--open", env=env) as process:
+        url = process.url()
+        assert "<title>Sordino</title>" in httpx.get(url).text
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "opened").exists() or not (tmp_path / "opened").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert (tmp_path / "opened").read_text().strip().rstrip("/") == url
+    with started(*flags, "--no-ui", env=env) as process:
+        url = process.url()
+        assert {httpx.get(url + path).status_code for path in ("/", "/ui/state", "/ui/static/main.js")} == {404}
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_one_ctrl_c_lets_a_stream_finish_and_two_stop_it(server: tuple[Process, str], signals: int) -> None:
     process, url = server

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from sordino.model_cache import cache_folder
 from tests.e2e.browser import AXE, CHROMIUM, faults
 from tests.server.process import Process, started
 
@@ -21,16 +22,34 @@ NEEDED = [
 ]
 
 
-class Server:
-    """`sordino serve`, which a test may stop and start again at the same address."""
+# Milliseconds for what the model writes, or a training run does. They take a second or two where nobody else wants the machine;
+# beside other work, and a run gives way to all of it, minutes. A wait ends as soon as what it is for is there, so a long one
+# lets nothing through that a short one would not: how quick the page is, others measure.
+WAIT = 240_000
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.library = folder / "library"
-        self.library.mkdir()
+
+class Server:
+    """`sordino serve`, which a test may stop and start again at the same address.
+
+    The library is where a user has it, in a home of the test's own: pictures show that. The cache of models is the user's.
+    memory: bytes that the server, and each process that it starts, may have.
+    """
+
+    def __init__(self, folder: Path, *flags: str, memory: int | None = None) -> None:
+        home = folder / "home"
+        self.library = home / ".local" / "share" / "sordino" / "soft_prompts"
+        self.library.mkdir(parents=True)
         self.training = folder / "config" / "sordino" / "training"
-        self._env = {"XDG_CONFIG_HOME": str(folder / "config")}
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        self._env = {
+            "XDG_CONFIG_HOME": str(folder / "config"),
+            "HOME": str(home),
+            "XDG_CACHE_HOME": cache,
+            "SORDINO_CACHE": str(cache_folder()),
+        }
         self._flags = ("--library", str(self.library), "--runner", "torch", *flags)
-        self._stack = started(*self._flags, "--port", "0", env=self._env)
+        self._memory = memory
+        self._stack = started(*self._flags, "--port", "0", env=self._env, memory=memory)
         self.process: Process = self._stack.__enter__()
         self.url = self.process.url()
 
@@ -40,7 +59,7 @@ class Server:
 
     def again(self) -> None:
         port = self.url.rpartition(":")[2]
-        self._stack = started(*self._flags, "--port", port, env=self._env)
+        self._stack = started(*self._flags, "--port", port, env=self._env, memory=self._memory)
         self.process = self._stack.__enter__()
         self.process.url()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.steps import NEEDED, Server, fitting, lamp, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, shot
 
 pytestmark = NEEDED
 
@@ -80,9 +80,9 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
         "() => { const field = document.querySelector('#story'); field.focus(); field.setSelectionRange(4, 4); }"
     )
     page.keyboard.type("old ")
-    page.wait_for_function("() => document.querySelector('#story').value.length > 150")
+    page.wait_for_function("() => document.querySelector('#story').value.length > 150", timeout=WAIT)
     shot(page, "write")
-    expect(page.get_by_role("button", name="Continue")).to_be_enabled(timeout=60_000)
+    expect(page.get_by_role("button", name="Continue")).to_be_enabled(timeout=WAIT)
     written = story.input_value()
     assert written.startswith("The old keeper wrote in the log that the")
     assert len(page.evaluate("() => window.grew")) > 10
@@ -101,10 +101,21 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     page.locator("#compare > summary").click()
     page.locator("#compare-go").click()
     expect(page.locator("#columns article")).to_have_count(2)
-    expect(page.locator("#compare-go")).to_have_text("Compare", timeout=60_000)
+    expect(page.locator("#compare-go")).to_have_text("Compare", timeout=WAIT)
     assert all(len(text) > 40 for text in page.locator("#columns article span").all_inner_texts())
     fitting(page)
     shot(page, "compare")
+    # One of them is used: it stands behind the story. Another takes its place, and each can be undone.
+    plain, behind = page.locator("#columns article span").all_inner_texts()
+    before = story.input_value()
+    page.get_by_role("button", name="Use this one: Keeper's log").click()
+    expect(story).to_have_value(before + behind)
+    page.get_by_role("button", name="Use this one: no soft prompt").click()
+    expect(story).to_have_value(before + plain)
+    page.get_by_role("button", name="Undo").click()
+    expect(story).to_have_value(before + behind)
+    page.get_by_role("button", name="Undo").click()
+    expect(story).to_have_value(before)
     # Unload: blue again. A reload keeps text and choice.
     text = story.input_value()
     page.locator("#choice").select_option("/none")
@@ -120,25 +131,6 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     lamp(page, "blue", 1.5)
 
 
-def test_a_look_inside_a_soft_prompt(server: Server, page: Page) -> None:
-    for name in ("keeper", "village-gazette"):
-        shutil.copy(str(PROMPTS.joinpath(f"{name}.zip")), server.library / f"{name}.zip")
-    page.get_by_role("link", name="Soft prompts", exact=True).click()
-    page.get_by_role("button", name="Details of Keeper's log").click()
-    norms = page.get_by_role("img", name=re.compile("^Norms of 20 virtual tokens"))
-    expect(norms).to_be_visible(timeout=30_000)
-    expect(norms.locator("rect.bar-above")).to_have_count(20)
-    expect(page.locator("#details")).to_contain_text("Most alike in the library: village-gazette")
-    page.get_by_role("button", name="Measure importance and attention").click()
-    expect(page.get_by_role("img", name=re.compile("^Text positions give the prompt"))).to_be_visible(timeout=120_000)
-    expect(page.locator("#details .bars")).to_have_count(3)
-    fitting(page)
-    page.get_by_text("Importance and attention of each virtual token, in numbers").click()
-    expect(page.get_by_role("columnheader", name="loss if left out")).to_be_visible()
-    norms.scroll_into_view_if_needed()
-    shot(page, "inside-page")
-
-
 def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page) -> None:
     lamp(page, "blue")
     story = page.locator("#story")
@@ -147,7 +139,7 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     page.locator("#how-much input").press("Tab")
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 60")
+    page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
     server.kill()
     expect(page.locator("#told")).to_contain_text("The server stopped while it wrote")
     lamp(page, "grey")
@@ -201,7 +193,7 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     page.locator("#new").click()
     story.fill("The wind")
     page.locator("#go").click()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 60")
+    page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
     had = story.input_value()
     page.reload()
     lamp(page, "blue")
@@ -285,7 +277,7 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
         page.get_by_role("button", name="Choose a model").click()
         fitting(page)
         page.get_by_role("button", name="Load smollm2").click()
-        expect(page.locator("#models-told")).to_contain_text("Ready: smollm2", timeout=60_000)
+        expect(page.locator("#models-told")).to_contain_text("Ready: smollm2", timeout=WAIT)
         page.locator("#models").get_by_role("button", name="Close").click()
         lamp(page, "blue")
         page.get_by_role("button", name="Try Sordino's own").click()
@@ -306,7 +298,7 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
         page.locator("#say-text").fill("Who are you?")
         page.locator("#say-text").press("Enter")
         expect(page.locator("#turns article")).to_have_count(3)
-        expect(page.locator("#chat-go")).to_be_enabled(timeout=60_000)
+        expect(page.locator("#chat-go")).to_be_enabled(timeout=WAIT)
         assert page.locator("#turns article p").last.inner_text().strip()
         fitting(page)
         shot(page, "chat-phone")
@@ -386,7 +378,7 @@ def test_where_no_socket_gets_through_the_page_posts_and_polls(server: Server, c
     lamp(page, "blue")
     page.locator("#story").fill("The keeper")
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=30_000)
+    page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_role("button", name="Continue")).to_be_enabled()
     context.close()

@@ -1,22 +1,34 @@
-"""Training from the page, in a real browser: texts that are dropped, a run, and one that waits for it."""
+"""Training from the page, in a real browser: texts that are dropped, a run, one that waits for it, and memory that runs out."""
 
 from __future__ import annotations
 
 import base64
+import json
+import os
+import re
+import signal
+import sys
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect
+import pytest
+import torch
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.e2e.steps import NEEDED, Server, fitting, lamp, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, shot
+from tests.tiny_models import tiny, tiny_tokenizer
 
 pytestmark = NEEDED
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
-# A run gives way to whatever else the machine does: seconds where that is nothing.
-WAIT = 240_000
 SMALL = {"steps": "20", "batch": "1", "row_tokens": "32", "evaluate_every": "5", "sample_every": "5"}
+
+# What a run that memory ended says, in the names of the page's fields.
+_LOWER = (
+    'lower "Most positions in one pass" (same result, less memory), then "Examples a step", "Longest example, tokens" '
+    'or "Virtual tokens"'
+)
 
 # What a desktop gives a page when files are let go over it: the browser makes them from bytes, and the events are the real ones.
 _DROP = """(place, files) => {
@@ -39,8 +51,8 @@ def drop(place: Locator, files: Sequence[tuple[str, bytes]]) -> None:
     assert place.evaluate(_DROP, made) == [True, True, False]
 
 
-def log(number: int) -> tuple[str, bytes]:
-    return f"log-{number}.txt", "\n\n".join(f"{TEXT}{number} {line} ships passed." for line in range(30)).encode()
+def log(number: int, lines: int = 30) -> tuple[str, bytes]:
+    return f"log-{number}.txt", "\n\n".join(f"{TEXT}{number} {line} ships passed." for line in range(lines)).encode()
 
 
 def fill(page: Page, **more: str) -> None:
@@ -84,6 +96,9 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     expect(run.locator("polyline.first")).to_be_visible(timeout=WAIT)
     page.reload()
     expect(run.locator(".sample").first).to_be_visible(timeout=WAIT)
+    expect(run.locator(".state")).to_contain_text(
+        re.compile(r"step \d+ of 20; \d+ tokens/s; (about .+ left|measuring)"), timeout=WAIT
+    )
     run.scroll_into_view_if_needed()
     shot(page, "training")
     fitting(page)
@@ -91,11 +106,25 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     assert run.locator("h3").first.inner_text() == "A <i>keeper</i>"
     run.scroll_into_view_if_needed()
     shot(page, "trained")
+    # Another run may begin from it, as thorough as is asked for.
+    run.get_by_role("button", name="Continue with more data").click()
+    expect(page.locator("#train-from option:checked")).to_have_text("A <i>keeper</i>, trained here")
+    page.get_by_label("How thorough").select_option("Best: everything the texts give")
+    expect(page.locator("[name=train-steps]")).to_have_value("400")
+    with page.expect_popup() as report:
+        run.get_by_role("link", name="Report").click()
+    expect(report.value.locator("body")).to_contain_text("A <i>keeper</i>")
+    report.value.close()
+    with page.expect_download() as download:
+        run.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename.endswith(".zip")
+    run.get_by_role("button", name="Add to library").click()
+    expect(run.locator(".told")).to_contain_text("In the library as")
     run.get_by_role("button", name="Try it").click()
     lamp(page, "green")
     page.locator("#story").fill("The wind")
     page.get_by_role("button", name="Continue").click()
-    page.wait_for_function("() => document.querySelector('#story').value.length > 30")
+    page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
 
 
 def test_files_are_dropped(page: Page) -> None:
@@ -130,6 +159,39 @@ def test_files_are_dropped(page: Page) -> None:
     drop(page.locator("#texts-drop"), [("latin.txt", b"na\xefve " * 999)])
     expect(page.locator("#train-cost")).to_contain_text("latin.txt, byte 2 (0xef): the text is not UTF-8", timeout=WAIT)
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+    # The one bad text is taken out again, and the others can be trained on.
+    fill(page)
+    page.get_by_role("button", name="Remove latin.txt").click()
+    expect(page.locator("#texts-told")).to_have_text("Texts: log-0.txt, log-1.txt, pasted-1.txt")
+    expect(page.locator("#train-cost")).to_contain_text("steps of about", timeout=WAIT)
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+    for name in ("log-0.txt", "log-1.txt", "pasted-1.txt"):
+        page.get_by_role("button", name=f"Remove {name}").click()
+    expect(page.locator("#texts-out")).to_be_hidden()
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+
+
+def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
+    """By the field that a folder's button belongs to: its files keep their places in the folder."""
+    lamp(page, "blue")
+    page.get_by_role("link", name="Train", exact=True).click()
+    inner = tmp_path / "letters" / "1890"
+    inner.mkdir(parents=True)
+    for place, number in ((inner.parent, 0), (inner.parent, 1), (inner, 2)):
+        name, content = log(number)
+        (place / name).write_bytes(content)
+    page.locator("#texts-drop input[webkitdirectory]").set_input_files(inner.parent)
+    told = page.locator("#texts-told")
+    expect(told).to_contain_text("letters/1890/log-2.txt")
+    expect(told).to_contain_text("letters/log-0.txt")
+    expect(page.locator("#train-name")).to_have_value("letters")
+    fill(page)
+    expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
+    expect(page.locator("#texts-are")).to_contain_text("pieces to train on")
+    page.get_by_text("Take a text out again").click()
+    fitting(page)
+    page.get_by_role("button", name="Remove letters/1890/log-2.txt").click()
+    expect(told).to_have_text("Texts: letters/log-0.txt, letters/log-1.txt")
 
 
 def test_a_second_run_waits_for_the_first(page: Page) -> None:
@@ -155,3 +217,69 @@ def test_a_second_run_waits_for_the_first(page: Page) -> None:
     expect(first.locator(".state")).to_contain_text("training", timeout=WAIT)
     first.get_by_role("button", name="Stop", exact=True).click()
     expect(first.locator(".state")).to_contain_text("stopped", timeout=WAIT)
+
+
+# Enough to serve the tiny model and to train on it, but not with all texts in one pass: those take more than this.
+_MEMORY = 3 << 30
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit of memory that processes inherit is Linux's")
+def test_a_run_that_memory_ends_says_what_to_lower(
+    chromium: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ends that memory brings: the system kills the process, or refuses what it asks for."""
+    # What threads and drivers reserve for themselves counts too, and differs between machines.
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    server = Server(tmp_path, "--model", str(tmp_path / "tiny"), "--kv-memory", "64", memory=_MEMORY)
+    try:
+        page = chromium.new_page(viewport={"width": 1100, "height": 900})
+        page.goto(server.url)
+        lamp(page, "blue")
+        page.get_by_role("link", name="Train", exact=True).click()
+        texts = [log(number, lines=4000) for number in range(4)]
+        run = begin(page, "taken", texts, steps="100000", evaluate_every="100000", patience="0", tokens="4")
+        expect(run.locator(".state")).to_contain_text("training", timeout=WAIT)
+        [job] = server.training.glob("*/job.json")
+        os.kill(json.loads(job.read_text())["pid"], signal.SIGKILL)
+        expect(run.locator(".state")).to_contain_text("failed", timeout=WAIT)
+        expect(run).to_contain_text("killed from outside, most likely because the machine's memory ran out: lower")
+        expect(run).to_contain_text(_LOWER)
+        # The same texts again, with far more in one pass than fits. Train is pressed before that is measured.
+        run.get_by_role("button", name="Train again with other settings").click()
+        expect(page.locator("#train-name")).to_have_value("taken")
+        expect(page.locator("[name=train-steps]")).to_have_value("100000")
+        expect(page.locator("#train-cost")).to_contain_text("100000 steps of about", timeout=WAIT)
+        page.locator("#train-name").fill("large")
+        fill(page, batch="20000", row_tokens="128", pass_tokens="10000000", tokens="4")
+        page.get_by_role("button", name="Train", exact=True).click()
+        run = page.get_by_role("article", name="Run large", exact=True)
+        expect(run.locator(".state")).to_contain_text("failed", timeout=WAIT)
+        expect(run).to_contain_text("memory ran out in")
+        expect(run).to_contain_text(_LOWER)
+        run.scroll_into_view_if_needed()
+        fitting(page)
+        shot(page, "out-of-memory")
+        # Each of these is a setting that the page has, by this very name.
+        for label in ("Most positions in one pass", "Examples a step", "Longest example, tokens", "Virtual tokens"):
+            expect(page.locator("#train-form label", has_text=label)).to_have_count(1)
+        # Measured in peace, it is said before anything is begun; and what was said helps.
+        run.get_by_role("button", name="Train again with other settings").click()
+        expect(page.locator("#train-cost")).to_contain_text("memory ran out in", timeout=WAIT)
+        expect(page.locator("#train-cost")).to_contain_text(_LOWER)
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
+        for name, value in (("pass_tokens", "1024"), ("batch", "4")):
+            page.locator(f"[name=train-{name}]").fill(value)
+            page.locator(f"[name=train-{name}]").press("Tab")
+        expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
+        expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
+        # The server is as it was, and writes.
+        page.get_by_role("link", name="Write", exact=True).click()
+        page.locator("#story").fill("The wind")
+        page.get_by_role("button", name="Continue").click()
+        page.wait_for_function("() => document.querySelector('#story').value.length > 12", timeout=WAIT)
+        page.close()
+    finally:
+        server.close()

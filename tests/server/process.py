@@ -13,11 +13,13 @@ from contextlib import contextmanager
 
 
 class Process:
-    """A running command, its lines read as they come."""
+    """A running command, its lines read as they come. memory: bytes of address space that it, and what it starts, may have."""
 
-    def __init__(self, *flags: str, env: Mapping[str, str]) -> None:
+    def __init__(self, *flags: str, env: Mapping[str, str], memory: int | None = None) -> None:
+        # What it starts inherits the limit: each process of its own may have so much.
+        limit = [] if memory is None else ["sh", "-c", f'ulimit -v {memory >> 10} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sordino", "serve", *flags],
+            [*limit, sys.executable, "-m", "sordino", "serve", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -58,8 +60,8 @@ class Process:
 
 
 @contextmanager
-def started(*flags: str, env: Mapping[str, str]) -> Iterator[Process]:
-    process = Process(*flags, env=env)
+def started(*flags: str, env: Mapping[str, str], memory: int | None = None) -> Iterator[Process]:
+    process = Process(*flags, env=env, memory=memory)
     try:
         yield process
     finally:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -62,6 +63,17 @@ def until(server: Running, name: str, *states: str, seconds: float = 90) -> dict
             return told
         assert time.monotonic() < deadline, (told, httpx.get(f"{server.url}/ui/jobs/{name}/log").text)
         time.sleep(0.1)
+
+
+def seen(server: Running, name: str, model: str = "", **settings: Any) -> dict[str, Any]:
+    """What came of looking at a draft's texts; looked at anew, if there are settings."""
+    told: dict[str, Any] = {"busy": True}
+    if settings:
+        told = post(server, f"{name}/look", {"model": model, "settings": settings})
+    while told["busy"]:
+        time.sleep(0.1)
+        told = httpx.get(f"{server.url}/ui/jobs/{name}/look").json()
+    return told
 
 
 def test_texts_to_a_soft_prompt_in_the_library(server: Running, model: str) -> None:
@@ -138,8 +150,54 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     others = Jobs(tmp_path / "data" / "training")
     job = others.get(run["id"])
     assert others.state(job) == "running"
+    # Writing goes before it.
+    assert psutil.Process(job.pid).nice() > psutil.Process().nice()
+    # As the system does where memory runs out.
     os.kill(job.pid, signal.SIGKILL)
-    assert "ended from outside" in until(server, run["id"], "failed")["error"]
+    error = until(server, run["id"], "failed")["error"]
+    assert "killed from outside, most likely because the machine's memory ran out: lower --pass-tokens" in error
+    # Who did not start it sees that it is over, and not how it ended.
+    assert others.state(job) == "waiting"
+    others._write(job)
+    others._ended(job)
+    error = others.get(run["id"]).error
+    assert "ended from outside, perhaps because memory ran out: if it was, lower --pass-tokens" in error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
+def test_measuring_that_is_killed_is_told(server: Running, model: str) -> None:
+    run = texts(server, "one.txt", "two.txt", "three.txt")
+    assert post(server, f"{run['id']}/look", {"model": model, "settings": QUICK})["busy"]
+    # The measuring is the only child of the server, which is this process.
+    (child,) = [one for one in psutil.Process().children() if "--dry-run" in one.cmdline()]
+    child.kill()
+    told = seen(server, run["id"])
+    assert "the measuring was killed from outside" in told["error"]
+    assert "lower --pass-tokens" in told["error"]
+    assert not seen(server, run["id"], **QUICK, model=model)["error"]
+
+
+def test_texts_are_taken_out_and_trained_on_again(server: Running, model: str) -> None:
+    run = texts(server, "one.txt", "folder/two.txt", "bad.txt")
+    texts_of = f"{server.url}/ui/jobs/{run['id']}/texts"
+    for name in ("folder/two.txt", "bad.txt"):
+        told = httpx.delete(texts_of, params={"file": name}).json()
+    assert told["texts"] == ["one.txt"]
+    for name in ("bad.txt", "../job.json", "folder", ""):
+        assert httpx.delete(texts_of, params={"file": name}).status_code == 400, name
+    assert httpx.get(f"{server.url}/ui/jobs/{run['id']}").json()["texts"] == ["one.txt"]
+    asked = {"model": model, "settings": {**QUICK, "name": "first", "seed": -1}}
+    post(server, f"{run['id']}/train", asked)
+    until(server, run["id"], "failed")
+    assert httpx.delete(texts_of, params={"file": "one.txt"}).status_code == 400
+    draft = post(server, f"{run['id']}/again")
+    assert (draft["state"], draft["texts"], draft["name"]) == ("draft", ["one.txt"], "first")
+    assert draft["settings"] == asked["settings"]
+    # The run is as it was, and the draft is another.
+    assert draft["id"] != run["id"]
+    assert httpx.delete(f"{server.url}/ui/jobs/{draft['id']}").status_code == 200
+    told = httpx.get(f"{server.url}/ui/jobs/{run['id']}").json()
+    assert (told["state"], told["texts"]) == ("failed", ["one.txt"])
 
 
 def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:

@@ -70,6 +70,8 @@ def test_the_page_and_its_files_come_with_a_policy(server: Running) -> None:
     page = httpx.get(server.url)
     assert "<title>Sordino</title>" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
+    # A Colab notebook shows it in a frame.
+    assert "frame-ancestors 'self' https://*.googleusercontent.com" in page.headers["content-security-policy"]
     assert httpx.get(f"{server.url}/ui/static/main.js").status_code == 200
     assert httpx.get(f"{server.url}/ui/static/../page.py").status_code == 404
 
@@ -475,3 +477,18 @@ def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
             flags_of(request, Jobs(path.parent), Settings(start_from="start"))
     finally:
         path.unlink()
+
+
+def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
+    settings = Settings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
+    flags = flags_of(request, Jobs(server.folder), settings)
+    assert flags == ["--name=voice", "--warmup=0.0", "--patience=0", "--seed=0"]
+
+
+def test_memory_needed_is_said_beside_what_is_free(server: Running) -> None:
+    told = httpx.get(f"{server.url}/ui/models").json()
+    needed = {choice["name"]: choice["needed"] for choice in told["choices"]}
+    # 135 million numbers of four bytes, and something beside them.
+    assert needed["smollm2"] > 4 * 135_000_000
+    assert told["free"] > 0

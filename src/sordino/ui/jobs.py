@@ -32,6 +32,7 @@ import psutil
 from sordino.atomic import write_bytes
 from sordino.errors import BadInput, SordinoError, StorageError
 from sordino.train.checkpoint import FILE as CHECKPOINT
+from sordino.train.loop import LOWER
 
 _LOOK_SECONDS = 0.5
 # A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
@@ -41,6 +42,8 @@ _NICE = 10
 # Folders in one another that a text may lie in; and how long texts wait for a run that nobody begins.
 _DEEPEST = 32
 _DRAFT_SECONDS = 7 * 86400.0
+# A process that the system ends for want of memory says nothing itself. Windows has no such end: it refuses memory instead.
+_KILLED = -9
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
@@ -70,7 +73,9 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.RLock()
+        # Runs by their process, and what looks at texts by the job.
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._lookers: dict[str, subprocess.Popen[bytes]] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
 
@@ -150,6 +155,33 @@ class Jobs:
                 raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
             write_bytes(path, content)
 
+    def remove_text(self, job: Job, name: str) -> None:
+        """Take a text out of a draft. Raises BadInput."""
+        path = self._texts(job).joinpath(*_parts(name))
+        with self._lock:
+            if self.state(self.get(job.id)) != "draft":
+                raise BadInput("this run was begun already", where=job.id)
+            self._end_looking(job)
+            try:
+                path.unlink()
+            except OSError:
+                raise BadInput("there is no such text", where=name) from None
+            # Folders that it leaves empty go too.
+            with suppress(OSError):
+                for folder in path.relative_to(self._texts(job)).parents:
+                    (self._texts(job) / folder).rmdir()
+
+    def again(self, job: Job) -> Job:
+        """A draft with the texts of a run, for other settings; the run stays. Raises StorageError."""
+        draft = Job(secrets.token_hex(8), job.name, job.model, time.time(), settings=job.settings)
+        try:
+            shutil.copytree(self._texts(job), self._texts(draft))
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(self.place(draft.id), ignore_errors=True)
+            raise StorageError("the texts cannot be copied", where=job.id, got=str(error)[:200]) from error
+        self._write(draft)
+        return draft
+
     def with_model(self, job: Job, model: str) -> Job:
         job = replace(job, model=model)
         self._write(job)
@@ -161,21 +193,19 @@ class Jobs:
             self._end_looking(job)
             place = self.place(job.id)
             command = [*_command(job.model, flags), "--dry-run", "--json", str(self._texts(job))]
-            child = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
-            write_bytes(place / "look.pid", str(child.pid).encode())
-            self._children[child.pid] = child
+            self._lookers[job.id] = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
 
     def looked(self, job: Job) -> dict[str, Any]:
         """texts, cost: what is known so far. error. busy."""
-        place = self.place(job.id)
+        # Before its answer is read: what it said last is there once it is over.
+        child = self._lookers.get(job.id)
+        code = child.poll() if child is not None else None
         told: dict[str, Any] = {}
         with suppress(OSError, ValueError):
-            for line in (place / "look.jsonl").read_text(encoding="utf-8").split("\n"):
+            for line in (self.place(job.id) / "look.jsonl").read_text(encoding="utf-8").split("\n"):
                 told |= json.loads(line) if line else {}
-        busy = self._looking(job) is not None
-        error = (
-            "" if busy or "cost" in told else self._error_in(job, "look.log") or "the measuring was ended from outside"
-        )
+        busy = child is not None and code is None
+        error = "" if busy or "cost" in told else self._error_in(job, "look.log") or _end_of("measuring", code)
         return {**told, "busy": busy, "error": error}
 
     def train(self, job: Job, *, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
@@ -224,13 +254,11 @@ class Jobs:
 
     def _tick(self) -> None:
         with self._lock:
-            jobs = self.all()
-            for child in list(self._children.values()):
-                # One that looked at texts and is over: the system is told that this was seen.
-                if child.poll() is not None and child.pid not in {job.pid for job in jobs}:
-                    del self._children[child.pid]
+            for child in self._lookers.values():
+                # The system is told that its end was seen.
+                child.poll()
             running = False
-            for job in jobs:
+            for job in self.all():
                 if self._alive(job):
                     running = True
                     if job.asked == "stop" and time.time() - job.since > _STOP_SECONDS:
@@ -258,11 +286,7 @@ class Jobs:
         code = child.poll() if child is not None else None
         error = ""
         if not self.result(job).exists() and job.asked != "stop":
-            error = self._error_in(job, "log.txt") or (
-                "the process was ended from outside, perhaps because memory ran out: go on with fewer examples a step"
-                if code is None or code < 0
-                else f"the process ended with {code}; its log says more"
-            )
+            error = self._error_in(job, "log.txt") or _end_of("training", code)
         self._write(replace(job, pid=0, error=error))
 
     def _alive(self, job: Job) -> bool:
@@ -288,15 +312,8 @@ class Jobs:
         said = " ".join(parts[-1].split()) if len(parts) > 1 else ""
         return said.replace(f"{self._texts(job)}{os.sep}", "").replace(str(self._texts(job)), "the texts")
 
-    def _looking(self, job: Job) -> subprocess.Popen[bytes] | None:
-        try:
-            child = self._children.get(int((self.place(job.id) / "look.pid").read_text()))
-        except (OSError, ValueError):
-            return None
-        return child if child is not None and child.poll() is None else None
-
     def _end_looking(self, job: Job) -> None:
-        child = self._looking(job)
+        child = self._lookers.pop(job.id, None)
         if child is not None:
             child.kill()
             child.wait()
@@ -312,6 +329,15 @@ class Jobs:
         place = self.place(job.id)
         place.mkdir(parents=True, exist_ok=True)
         write_bytes(place / "job.json", json.dumps(asdict(job), indent=1).encode())
+
+
+def _end_of(doing: str, code: int | None) -> str:
+    """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
+    if code is None:
+        return f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
+    if code == _KILLED:
+        return f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
+    return f"the {doing} ended with {code}; its log says more"
 
 
 def _command(model: str, flags: Sequence[str]) -> list[str]:

@@ -55,8 +55,14 @@ class Edited(BaseModel):
 
 @router.get("")
 def place(request: Request) -> dict[str, Any]:
-    """Where the library is."""
-    return {"folders": [str(folder.resolve()) for folder in state_of(request).voices.library.folders]}
+    """Where the library is. shown: the same in short, from the user's home on."""
+    folders = [folder.resolve() for folder in state_of(request).voices.library.folders]
+    return {"folders": [str(folder) for folder in folders], "shown": [_from_home(folder) for folder in folders]}
+
+
+def _from_home(folder: Path) -> str:
+    home = Path("~").expanduser().resolve()
+    return str("~" / folder.relative_to(home)) if folder.is_relative_to(home) else str(folder)
 
 
 @router.post("/examples")

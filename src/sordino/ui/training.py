@@ -92,6 +92,27 @@ def texts(
         raise refused(error) from error
 
 
+@router.delete("/jobs/{name}/texts")
+def remove_text(request: Request, name: str, file: str) -> dict[str, Any]:
+    """Take the text `file` out of a draft."""
+    jobs, job = _job(request, name)
+    try:
+        jobs.remove_text(job, file)
+    except SordinoError as error:
+        raise refused(error, field="file") from error
+    return _told(jobs, job)
+
+
+@router.post("/jobs/{name}/again")
+def again(request: Request, name: str) -> dict[str, Any]:
+    """A draft with the texts and the settings of a run."""
+    jobs, job = _job(request, name)
+    try:
+        return _told(jobs, jobs.again(job))
+    except SordinoError as error:
+        raise refused(error) from error
+
+
 @router.post("/jobs/{name}/look")
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
@@ -236,7 +257,8 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
         flag = f"--{key.replace('_', '-')}"
         if value is True:
             flags.append(flag)
-        elif value not in (None, False, ""):
+        # 0 is a value, and equal to False: it turns some settings off.
+        elif value is not None and value is not False and value != "":
             flags.append(f"{flag}={value}")
     return flags
 

@@ -27,7 +27,7 @@ export function startPrompts() {
   live.addEventListener("state", () => { if (live.state.library !== library) { library = live.state.library; read(); } });
   choice.addEventListener("change", draw);
   $("try-examples").addEventListener("click", examples);
-  call("ui/prompts").then(({ folders }) => $("folder").replaceChildren("Folder: ", el("code", {}, folders[0]), " ", copier(folders[0]))).catch(() => {});
+  call("ui/prompts").then(({ folders, shown }) => $("folder").replaceChildren("Folder: ", el("code", {}, shown[0]), " ", copier(folders[0]))).catch(() => {});
 }
 
 /** A place to drop files on. done: called with them. */

@@ -4,51 +4,12 @@ import { $, call, chart, clock, el, fill, later, say, shown, surely, tab } from 
 import { choice } from "./lamp.js";
 import { live } from "./live.js";
 import { dropZone } from "./prompts.js";
+import { ABOUT, MORE, PRESETS, fields, inputs, onPage } from "./recipe.js";
 
 const EVERY = 1000;
 // Files of one request: servers count a form's parts.
 const AT_ONCE = 100;
 
-const PRESETS = {
-  "Quick: see whether it catches the voice": { steps: 30, batch: 4, row_tokens: 128, tokens: 20 },
-  "Good: a file to keep": { steps: 150, batch: 4, row_tokens: 128, tokens: 20 },
-  "Best: everything the texts give": { steps: 400, batch: 4, row_tokens: 128, tokens: 20 },
-};
-
-// name: [label, kind or choices, hint]
-const MORE = {
-  tokens: ["Virtual tokens", "int"],
-  steps: ["Steps", "int"],
-  minutes: ["Or minutes", "float"],
-  batch: ["Examples a step", "int"],
-  row_tokens: ["Longest example, tokens", "int"],
-  lr: ["Learning rate (embedding RMS)", "float"],
-  find_lr: ["Find the learning rate first", "bool"],
-  init: ["First matrix: data, vocab, labels, random, text:WORDS", "text"],
-  method: ["Method", ["", "plain", "residual"]],
-  placement: ["Placement (start: for KoboldAI and PEFT)", ["", "auto", "start", "after_bos"]],
-  warmup: ["Warm-up, share of the steps", "float"],
-  clip: ["Largest gradient norm", "float"],
-  weight_decay: ["Weight decay", "float"],
-  average: ["Weight average, share of the steps", "float"],
-  patience: ["Evaluations without a better loss", "int"],
-  evaluate_every: ["Steps between evaluations", "int"],
-  sample_every: ["Steps between samples", "int"],
-  sample_text: ["What the samples continue", "text"],
-  pass_tokens: ["Most positions in one pass (lower it for memory)", "int"],
-  speaker: ["In chat logs: whose turns", "text"],
-  seed: ["Seed", "int"],
-  no_samples: ["Keep samples out of the file", "bool"],
-};
-const ABOUT = { author: ["Author", "text"], description: ["Description", "text"], licence: ["Licence", "text"], tags: ["Tags, with commas", "text"], rating: ["Rating", ["", "general", "mature", "explicit"]] };
-
-/** What the command line says, with the names that its flags have on this page. */
-const onPage = (text) => text.replace(/--([a-z][a-z-]*)/g, (flag, name) => {
-  const [label] = { ...MORE, ...ABOUT }[name.replaceAll("-", "_")] ?? [];
-  return label ? `"${label.replace(/ *[(:].*/, "")}"` : flag;
-});
-
-const inputs = {};
 let draft = null;
 let runs = new Map();
 
@@ -60,12 +21,13 @@ export function startTrain() {
       el("p", { class: "soft" }, "Texts, JSONL or CSV, chat logs, stories. Some tens of pages in one voice are enough.")),
     el("details", {}, el("summary", {}, "Paste text instead"), el("label", {}, "Text", el("textarea", { id: "paste", rows: 6 })), el("button", { type: "button", onclick: paste }, "Add it")),
     el("p", { id: "texts-told", role: "status" }),
+    el("details", { id: "texts-out", hidden: true }, el("summary", {}, "Take a text out again"), el("ul", { class: "checks" })),
     el("div", { id: "texts-are" }),
     el("form", { id: "train-form", onsubmit: begin },
       el("label", { class: "field" }, "Name", el("input", { id: "train-name", maxLength: 100, required: true, placeholder: "The keeper's log" })),
       el("p", { class: "bar" }, el("label", {}, "How thorough ", select("preset-train", Object.keys(PRESETS), usePreset)), el("label", {}, "Begin from ", el("select", { id: "train-from", onchange: () => look() }))),
-      el("details", {}, el("summary", {}, "More"), fields(MORE)),
-      el("details", {}, el("summary", {}, "What the file says about itself"), fields(ABOUT), el("p", { class: "soft" }, "The file discloses these, how it was trained, and samples of its writing.")),
+      el("details", {}, el("summary", {}, "More"), fields(MORE, look)),
+      el("details", {}, el("summary", {}, "What the file says about itself"), fields(ABOUT, look), el("p", { class: "soft" }, "The file discloses these, how it was trained, and samples of its writing.")),
       el("p", { id: "train-cost", role: "status" }),
       el("p", { class: "bar" }, el("button", { id: "train-go", class: "main", disabled: true }, "Train"), el("button", { id: "train-clear", type: "button", onclick: clear }, "Start over")),
       el("p", { id: "train-told", role: "alert" })),
@@ -89,19 +51,6 @@ function picker(what, props) {
 }
 
 const select = (id, options, onchange) => el("select", { id, onchange }, ...options.map((one) => el("option", {}, one)));
-
-function fields(table) {
-  return el("div", { class: "grid" }, ...Object.entries(table).map(([name, [label, kind]]) => {
-    const onchange = () => look();
-    inputs[name] = Array.isArray(kind)
-      ? el("select", { onchange }, ...kind.map((one) => el("option", { value: one }, one || "as usual")))
-      : kind === "bool"
-        ? el("input", { type: "checkbox", onchange })
-        : el("input", kind === "text" ? { onchange } : { type: "number", step: kind === "int" ? 1 : "any", onchange });
-    inputs[name].name = `train-${name}`;
-    return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
-  }));
-}
 
 function usePreset() {
   for (const [name, value] of Object.entries(PRESETS[$("preset-train").value])) inputs[name].value = value;
@@ -150,11 +99,31 @@ async function add(files) {
     if (!$("train-name").value) $("train-name").value = (first.webkitRelativePath?.split("/")[0] || first.name.replace(/\.[^.]*$/, "")).slice(0, 100);
     tab.set("draft", draft.id);
     tab.set("draft-name", $("train-name").value);
-    say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
-    look();
+    taken();
   } catch (error) {
     say($("texts-told"), error.message, "bad");
   }
+}
+
+/** The draft has these texts now. */
+function taken() {
+  say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
+  $("texts-out").hidden = false;
+  fill($("texts-out").querySelector("ul"), ...draft.texts.map((name) => el("li", {}, el("button", { type: "button", onclick: () => takeOut(name) }, `Remove ${name}`))));
+  look();
+}
+
+async function takeOut(name) {
+  try {
+    draft = await call(`ui/jobs/${draft.id}/texts?file=${encodeURIComponent(name)}`, { method: "DELETE" });
+  } catch (error) {
+    say($("texts-told"), error.message, "bad");
+    return;
+  }
+  if (draft.texts.length) taken();
+  else clear();
+  // The button that had the focus is gone.
+  (draft ? $("texts-out").querySelector("summary") : $("texts-drop").querySelector("input")).focus();
 }
 
 /** Texts that this tab took before a reload. */
@@ -163,8 +132,31 @@ async function takeUp() {
   if (told?.state !== "draft" || draft) return;
   draft = told;
   $("train-name").value ||= tab.get("draft-name", "");
-  say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
-  look();
+  taken();
+}
+
+/** The texts and the settings of a run, to train on again. */
+async function again(told) {
+  if (draft) {
+    tell(told, "There are texts above already: train on them, or start over, first.", "bad");
+    return;
+  }
+  try {
+    draft = await call(`ui/jobs/${told.id}/again`, { method: "POST", json: {} });
+  } catch (error) {
+    tell(told, error.message, "bad");
+    return;
+  }
+  tab.set("draft", draft.id);
+  tab.set("draft-name", draft.name);
+  $("train-name").value = draft.name;
+  $("train-from").value = draft.settings.start_from ?? "";
+  for (const [name, input] of Object.entries(inputs)) {
+    if (input.type === "checkbox") input.checked = Boolean(draft.settings[name]);
+    else input.value = draft.settings[name] ?? "";
+  }
+  taken();
+  $("texts-drop").scrollIntoView({ block: "center" });
 }
 
 async function paste() {
@@ -182,6 +174,8 @@ function clear() {
   looking = null;
   for (const id of ["texts-told", "train-cost", "train-told"]) say($(id), "");
   $("texts-are").replaceChildren();
+  $("texts-out").hidden = true;
+  $("texts-out").open = false;
   $("train-name").value = "";
   $("train-go").disabled = true;
 }
@@ -204,8 +198,11 @@ const look = later(async () => {
       told = await call(`ui/jobs/${draft.id}/look`);
     }
     $("train-go").disabled = Boolean(told.error);
-    if (told.error) say($("train-cost"), onPage(told.error), "bad");
-    else {
+    if (told.error) {
+      say($("train-cost"), onPage(told.error), "bad");
+      // One bad text: its button is in sight.
+      if (draft.texts.some((name) => told.error.startsWith(`${name},`))) $("texts-out").open = true;
+    } else {
       const { steps, seconds, step_seconds, memory_bytes, free_bytes } = told.cost;
       const much = memory_bytes > free_bytes;
       say($("train-cost"), `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)} of training, then the measuring. Memory: about ${(memory_bytes / 2 ** 30).toFixed(1)} GiB; ${(free_bytes / 2 ** 30).toFixed(1)} GiB are free.`, much ? "bad" : "");
@@ -328,6 +325,7 @@ function actions(told) {
     );
   }
   if (told.report) some.push(el("a", { class: "button", href: `${path}/report`, target: "_blank" }, "Report"));
+  if (["stopped", "failed", "done"].includes(told.state)) some.push(button("Train again with other settings", () => again(told)));
   if (told.state !== "waiting") some.push(el("a", { class: "button", href: `${path}/log`, target: "_blank" }, "Log"));
   if (!["running", "stopping"].includes(told.state)) some.push(surely(el("button", { type: "button" }, "Delete"), async () => { await call(path, { method: "DELETE" }).catch((error) => tell(told, error.message, "bad")); poll(); }));
   return some;

@@ -11,6 +11,8 @@ let keeper;
 // What was there before each continuation, the last one last; and what the last one wrote.
 let before = [];
 let written = "";
+// What was put behind the story from a comparison: another column takes its place.
+let used = "";
 let running = null;
 
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
@@ -60,7 +62,7 @@ function show(story) {
   $("story").value = story.text;
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
   before = [];
-  written = "";
+  written = used = "";
   buttons();
   measure();
 }
@@ -206,10 +208,14 @@ function compare() {
   }
   const names = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
   if (!names.length) return;
+  used = "";
   const bodies = names.map(() => el("span"));
-  $("columns").replaceChildren(...names.map((name, at) => el("article", {}, el("h3", {}, choice.voice(name)?.title ?? "no soft prompt"), bodies[at])));
+  const titles = names.map((name) => choice.voice(name)?.title ?? "no soft prompt");
+  const takers = bodies.map((body, at) => el("button", { type: "button", hidden: true, ariaLabel: `Use this one: ${titles[at]}`, onclick: () => use(body.textContent) }, "Use this one"));
+  $("columns").replaceChildren(...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, takers[at]))));
   const ended = (told = "") => {
     comparing = null;
+    takers.forEach((one, at) => { one.hidden = !bodies[at].textContent; });
     $("compare-go").textContent = "Compare";
     if (told) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, told));
   };
@@ -221,4 +227,21 @@ function compare() {
   };
   comparing = live.ask({ do: "write", text: seen().text, soft_prompts: names, weights: weights(), settings: settings() }, (said) => hear[said.is]?.(said));
   $("compare-go").textContent = "Stop";
+}
+
+/** A continuation of the comparison, behind the story; Undo takes it away again. */
+function use(text) {
+  const story = $("story");
+  if (running) {
+    say($("told"), "The model is writing: stop it first.", "bad");
+    return;
+  }
+  before.push(story.value);
+  const base = used && story.value.endsWith(used) ? story.value.slice(0, -used.length) : story.value;
+  story.value = base + text;
+  written = used = text;
+  story.scrollTop = story.scrollHeight;
+  say($("told"), "It stands at the end of the story. Undo takes it away again.");
+  buttons();
+  changed();
 }
