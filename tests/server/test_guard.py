@@ -92,6 +92,14 @@ def test_pages_of_other_addresses_are_told_no(live: Running) -> None:
     assert "access-control-allow-origin" not in bad.headers
 
 
+def test_a_listed_page_can_read_that_its_key_is_wrong(live: Running) -> None:
+    wrong = {"Authorization": "Bearer wrong"}
+    good, bad = (ask(live, Origin=page, **wrong) for page in ("https://page.example", "https://other.example"))
+    assert good.status_code == bad.status_code == 401
+    assert good.headers["access-control-allow-origin"] == "https://page.example"
+    assert "access-control-allow-origin" not in bad.headers
+
+
 def test_a_browser_may_ask_without_the_key_whether_a_page_may(live: Running) -> None:
     headers = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
     answer = httpx.options(f"{live.url}/v1/completions", headers=headers)

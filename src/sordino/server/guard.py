@@ -59,7 +59,10 @@ class Guard:
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _answer(scope, send, *refusal)
+            origin = headers.get("origin", "")
+            # A page that is let in may read why it was refused, such as a wrong key.
+            page = origin if origin in self.origins or (origin and "*" in self.origins) else ""
+            await _answer(scope, send, *refusal, page=page)
             return
         if scope["type"] == "http":
             receive = _limited(receive, self._limit(scope), self.body_seconds)
@@ -157,7 +160,7 @@ def _limited(receive: Receive, limit: int, seconds: float) -> Receive:
     return counted
 
 
-async def _answer(scope: Scope, send: Send, status: int, message: str) -> None:
+async def _answer(scope: Scope, send: Send, status: int, message: str, *, page: str = "") -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
@@ -165,5 +168,7 @@ async def _answer(scope: Scope, send: Send, status: int, message: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if page:
+        headers += [(b"access-control-allow-origin", page.encode("latin-1")), (b"vary", b"Origin")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
