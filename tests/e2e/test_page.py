@@ -95,8 +95,15 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     expect(page.get_by_role("button", name="Continue")).to_be_enabled()
     page.get_by_role("button", name="Undo").click()
     expect(story).to_have_value(written)
+    # What was typed behind it comes back with it.
+    story.press_sequentially(" Then he slept.")
     page.get_by_role("button", name="Undo").click()
-    assert len(story.input_value()) < len(written)
+    opening = story.input_value()
+    assert len(opening) < len(written)
+    page.get_by_role("button", name="Redo").click()
+    expect(story).to_have_value(f"{written} Then he slept.")
+    page.get_by_role("button", name="Undo").click()
+    expect(story).to_have_value(opening)
     # Compare: side by side, in one batch.
     page.locator("#compare > summary").click()
     page.locator("#compare-go").click()

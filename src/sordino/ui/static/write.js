@@ -8,8 +8,9 @@ import { settings, startSettings } from "./settings.js";
 import { Keeper } from "./story.js";
 
 let keeper;
-// What was there before each continuation, the last one last; and what the last one wrote.
+// What was there before each continuation, the last one last; what Undo took away, likewise; and what the last continuation was.
 let before = [];
+let taken = [];
 let written = "";
 // What was put behind the story from a comparison: another column takes its place.
 let used = "";
@@ -44,7 +45,8 @@ export async function startWrite() {
   $("story").addEventListener("scroll", () => { $("shade").scrollTop = $("story").scrollTop; });
   $("go").addEventListener("click", () => go());
   $("stop").addEventListener("click", () => running?.());
-  $("undo").addEventListener("click", undo);
+  $("undo").addEventListener("click", () => step(before, taken));
+  $("redo").addEventListener("click", () => step(taken, before));
   $("retry").addEventListener("click", retry);
   $("compare-go").addEventListener("click", compare);
   document.addEventListener("keydown", (event) => {
@@ -62,6 +64,7 @@ function show(story) {
   $("story").value = story.text;
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
   before = [];
+  taken = [];
   written = used = "";
   buttons();
   measure();
@@ -98,6 +101,7 @@ function go() {
 function generate() {
   const story = $("story");
   written = "";
+  taken = [];
   say($("told"), "");
   const { cut, text } = seen();
   let tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
@@ -126,9 +130,11 @@ function generate() {
   buttons();
 }
 
-function undo() {
-  if (running || !before.length) return;
-  $("story").value = before.pop();
+/** Undo and Redo: what was typed since is on the other side, and lost on neither. */
+function step(from, to) {
+  if (running || !from.length) return;
+  to.push($("story").value);
+  $("story").value = from.pop();
   buttons();
   changed();
 }
@@ -150,6 +156,7 @@ function buttons() {
   $("go").disabled = Boolean(running) || !ready();
   $("stop").disabled = !running;
   $("undo").disabled = Boolean(running) || !before.length;
+  $("redo").disabled = Boolean(running) || !taken.length;
   $("retry").disabled = !canRetry();
   $("compare-go").disabled = !ready();
 }
@@ -237,6 +244,7 @@ function use(text) {
     return;
   }
   before.push(story.value);
+  taken = [];
   const base = used && story.value.endsWith(used) ? story.value.slice(0, -used.length) : story.value;
   story.value = base + text;
   written = used = text;
