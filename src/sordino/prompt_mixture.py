@@ -38,7 +38,9 @@ class Gate:
 
     slope_KD float32 [K, D], bias_K float32 [K]. h(x) [D] is the mean, over the last GATE_TOKENS tokens of x, of the base model's
     hidden state behind its final norm, without a soft prompt (a BOS, where the tokenizer writes one, is read and not counted).
-    Of an empty x it is zero, and has nothing to say (`Mixture.weights_for`). Raises BadInput for arrays of other shapes or values that are not finite.
+    Of an empty x it is zero, and has nothing to say (`Mixture.weights_for`).
+
+    Raises BadInput for arrays of other shapes or values that are not finite.
     """
 
     slope_KD: NDArray[np.float32]
