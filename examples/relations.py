@@ -1,6 +1,6 @@
 """A relation as in LAMA: which object does the model name, asked by templates and by soft prompts?
 
-    python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS]
+    python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
 
 DATA_DIR holds train.jsonl, dev.jsonl and test.jsonl with {"sub": "Poe", "obj": "Boston"} a line; TEMPLATES_FILE
 {"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand behind them
@@ -20,6 +20,7 @@ import numpy as np
 
 from sordino import base_model, formats
 from sordino.base_model import BaseModel
+from sordino.errors import SordinoError
 from sordino.evaluate.relations import (
     Candidates,
     Fact,
@@ -47,10 +48,10 @@ from sordino.train.loop import Finished, TrainSet, placement_of, train
 COMPONENTS = 3
 
 
-def main(folder: str, templates_file: str, steps: str = "100") -> None:
+def main(folder: str, templates_file: str, steps: str = "100", model: str = "smollm2") -> None:
     sets = {name: read_facts(Path(folder) / f"{name}.jsonl") for name in ("train", "dev", "test")}
     templates, unusable = usable_templates(read_templates(Path(templates_file)))
-    base = base_model.load("smollm2")
+    base = base_model.load(model)
     candidates = object_candidates(base, [fact for facts in sets.values() for fact in facts])
     known = {name: known_facts(facts, candidates) for name, facts in sets.items()}
     tell_left_out(sets, known, unusable, candidates)
@@ -132,4 +133,10 @@ def pieces_of(template: Template, facts: Sequence[Fact]) -> list[Piece]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if not 3 <= len(sys.argv) <= 5 or not "".join(sys.argv[3:4] or "1").isdecimal():
+        sys.exit("usage: python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]")
+    try:
+        main(*sys.argv[1:])
+    except SordinoError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +102,19 @@ def test_every_example_is_run_here() -> None:
         "convert_a_file",
         "relations",
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "usage: "),
+        (("nowhere", "templates.jsonl"), "error: "),
+        (("nowhere", "templates.jsonl", "many"), "usage: "),
+    ],
+)
+def test_relations_refuses_in_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "relations.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == (2 if said == "error: " else 1)
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1

@@ -67,3 +67,13 @@ def test_what_a_text_is_run_behind() -> None:
     assert components_of(None) == (None,)
     assert components_of(one) == (one,)
     assert components_of(Mixture((one, other), uniform(2))) == (one, other)
+
+
+def test_a_gate_has_nothing_to_say_of_an_empty_text() -> None:
+    gate = Gate(np.eye(2, 3, dtype=np.float32), np.array([5, -5], dtype=np.float32))
+    parts = tuple(SoftPrompt(np.full((1, 3), value, dtype=np.float32)) for value in (0.5, 1.5))
+    mixture = Mixture(parts, np.array([0.25, 0.75]), gate=gate)
+    np.testing.assert_array_equal(mixture.weights_for(np.zeros(3)), [0.25, 0.75])
+    read = np.array([0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(mixture.weights_for(read), gate.weights(read))
+    np.testing.assert_array_equal(mixture.with_weights([1, 1]).weights_for(read), [0.5, 0.5])

@@ -202,3 +202,8 @@ def test_tokens_of_objects_have_their_space() -> None:
     candidates = object_candidates(base, FACTS)
     assert candidates.tree.ids[candidates.index["lamp"]] == tuple(base.encode(" lamp"))
     assert torch.tensor(candidates.tree.ids[candidates.index["the sea"]]).tolist() == base.encode(" the sea")
+
+
+def test_templates_that_all_weigh_nothing_are_refused_before_anything_is_trained() -> None:
+    with pytest.raises(DataError, match="weights of usable templates are zero"):
+        usable_templates([Template("[X] is in [Y]", 0.0), Template("[Y] has [X]", 1.0)])

@@ -161,14 +161,13 @@ def _drawn(one: _Running, logits_KV: Tensor, sampling: Sampling) -> int:
 
 def _log_weights(base: BaseModel, requests: Sequence[Request]) -> list[Tensor]:
     """What each request begins with: the logarithms [K] of its mixture's weights, or of its gate's for its text."""
-    gates = {i: r.prompt.gate for i, r in enumerate(requests) if isinstance(r.prompt, Mixture) and r.prompt.gate}
-    hidden_ND = hidden_of_texts(base, [base.encode(requests[i].text) for i in gates])
+    gated = [i for i, r in enumerate(requests) if isinstance(r.prompt, Mixture) and r.prompt.gate]
+    hidden_ND = hidden_of_texts(base, [base.encode(requests[i].text) for i in gated]).double().numpy()
     found: list[Tensor] = []
     for index, request in enumerate(requests):
         weights_K = request.prompt.weights_K if isinstance(request.prompt, Mixture) else uniform(1)
-        gate = gates.get(index)
-        if gate is not None:
-            weights_K = gate.weights(hidden_ND[list(gates).index(index)].double().numpy())
+        if isinstance(request.prompt, Mixture) and index in gated:
+            weights_K = request.prompt.weights_for(hidden_ND[gated.index(index)])
         found.append(torch.from_numpy(weights_K.copy()).log().float().to(base.device))
     return found
 

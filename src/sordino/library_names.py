@@ -52,6 +52,11 @@ def _fault(name: str) -> str:
     return f"{size} bytes, at most {_MAX_BYTES}" if size > _MAX_BYTES else ""
 
 
+def is_mixture_name(file_name: str) -> bool:
+    """Whether a file of this name is taken for a mixture, whatever its letters' case."""
+    return file_name.lower().endswith(MIXTURE_ENDING)
+
+
 def default_name(source: Path) -> str:
     """The name a file or folder gets in the library unless the user says another."""
     source = source.absolute()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+
+from sordino.texts.examples import Example
 
 
 def rate_at(step: int, *, steps: int, lr: float, warmup: float, final_lr: float) -> float:
@@ -39,3 +42,9 @@ def _order(count: int, epoch: int, seed: int) -> list[int]:
     random = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order: list[int] = torch.randperm(count, generator=random).tolist()
     return order
+
+
+def spread_within(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """Examples spread evenly over the set, about `tokens` in all: an evaluation must stay cheap beside the steps."""
+    total = sum(len(example.ids) for example in examples)
+    return list(examples[:: max(1, math.ceil(total / tokens))])

@@ -38,7 +38,9 @@ class Gate:
 
     slope_KD float32 [K, D], bias_K float32 [K]. h(x) [D] is the mean, over the last GATE_TOKENS tokens of x, of the base model's
     hidden state behind its final norm, without a soft prompt (a BOS, where the tokenizer writes one, is read and not counted).
-    Of an empty x it is zero. Raises BadInput for arrays of other shapes or values that are not finite.
+    Of an empty x it is zero, and has nothing to say (`Mixture.weights_for`).
+
+    Raises BadInput for arrays of other shapes or values that are not finite.
     """
 
     slope_KD: NDArray[np.float32]
@@ -133,6 +135,13 @@ class Mixture:
             digest.update(self.gate.slope_KD.astype("<f4", copy=False).tobytes())
             digest.update(self.gate.bias_K.astype("<f4", copy=False).tobytes())
         return digest.hexdigest()
+
+    def weights_for(self, hidden_D: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """The weights [K] for a text of h(x) [D]: the gate's where there is one, and `weights_K` for an empty text.
+
+        Zeros are far from every text that the gate has learned from. Raises as `Gate.weights`.
+        """
+        return self.weights_K if self.gate is None or not hidden_D.any() else self.gate.weights(hidden_D)
 
     def with_metadata(self, **changes: Any) -> Mixture:
         """The same mixture with some metadata fields replaced."""

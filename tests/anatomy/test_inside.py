@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sordino.anatomy.endings import checked_ending
-from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, to_json, told
+from sordino.anatomy.inside import TARGETS, Inside, affordable, depth_of, surface_of, to_json, told
 from sordino.anatomy.path import Path
 from sordino.anatomy.pictures import drawable, inside_figure, path_figure, pruning_figure, rendered
 from sordino.anatomy.pruning import Stage
@@ -46,8 +46,16 @@ def test_json_and_sentences_say_the_same() -> None:
 
 
 def test_the_budget_is_shared_by_all_prompts() -> None:
-    assert affordable(22, 24_000) == 1000
-    assert affordable(1000, 100) == 128
+    assert affordable(98, 24_000) == 240 - 98
+    assert affordable(20, 24_000) == TARGETS[1]
+    assert affordable(500, 24_000) == 0
+
+
+@pytest.mark.parametrize("budget", [4_800, 24_000])
+def test_no_prompt_however_long_is_run_beyond_the_budget(budget: int) -> None:
+    for tokens in range(1, 2048):
+        targets = affordable(tokens, budget)
+        assert targets == 0 or (targets >= TARGETS[0] and (tokens + 2) * (tokens + targets) <= budget)
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])

@@ -196,3 +196,7 @@ def test_a_mixture_is_one_condition_and_its_components_are_shown_when_asked(both
     # A mixture of whole texts cannot be worse than its best component by more than that one's weight says.
     assert lines[0]["nll"] <= min(line["nll"] for line in lines[1:]) + 0.1
     assert "none of the soft prompts is a mixture" in refused("evaluate", "fog", "--components", "--heldout", held)
+
+
+def test_weights_of_nothing_are_not_ignored(library: Path) -> None:
+    assert "not weights" in refused("ensemble", "build", "fog", "oil", "--weights", "", "--out", "x.mix.zip")

@@ -80,3 +80,12 @@ def test_those_of_different_models_are_shown_without_their_similarity(library: P
     forced = run("inspect", "gptj", "llama", "--quick", "--force")
     assert forced.exit_code == 0, forced.output
     assert "cannot be compared" in forced.stderr
+
+
+def test_a_soft_prompt_too_long_to_measure_in_seconds_is_looked_at_without_a_text(library: Path, monkeypatch) -> None:
+    monkeypatch.setattr("sordino.cli.inspecting._BUDGET", 100)
+    said = run("inspect", "fog")
+    assert said.exit_code == 0
+    assert "left out" not in said.stdout
+    assert "percentile" in said.stdout
+    assert "--limit 128" in said.stderr

@@ -10,6 +10,9 @@ import pytest
 from sordino import formats
 from sordino.prompt_mixture import Mixture
 from sordino.soft_prompt import BaseRef, SoftPrompt
+from sordino.texts.pieces import data_hash
+from sordino.texts.reading import read_pieces
+from sordino.texts.splits import split_pieces
 from tests.cli.commands import contents, ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
@@ -171,3 +174,28 @@ def test_soft_prompts_in_two_places_are_not_trained_together(library: Path, tmp_
     fit = ("mixture", "fit", "fog", "behind", "--data", tmp_path / "data.jsonl", "--out", "m.mix.zip", *FAST)
     assert "one placement" in refused(*fit, "--joint", 2, "--steps", 2)
     ok(*fit)
+
+
+def test_what_no_library_takes_is_no_name_for_a_mixture(library: Path, tmp_path: Path) -> None:
+    assert "reserves" in refused(*command(tmp_path, out="con.mix.zip"))
+
+
+def test_a_component_that_was_trained_on_what_is_held_out_is_told(library: Path, tmp_path: Path) -> None:
+    pieces = read_pieces([tmp_path / "data.jsonl"]).pieces
+
+    def trained(seed: int) -> None:
+        splits = split_pieces(pieces, heldout=None, seed=seed)
+        recipe = {"seed": seed, "data_hash": data_hash(splits.train + splits.validation)}
+        file = library / "fog.zip"
+        formats.write(formats.read(file).with_metadata(training=recipe), file, to="kobold", force=True)
+
+    trained(3)
+    said = run(*command(tmp_path, "--seed", 5))
+    assert said.exit_code == 0
+    (line,) = [line for line in said.stderr.splitlines() if "was trained on texts that are held out" in line]
+    assert line.startswith("warning: fog ")
+    assert "--heldout" in line
+    assert "--seed" in line
+    again = run(*command(tmp_path, "--seed", 3, "--overwrite"))
+    assert again.exit_code == 0
+    assert "held out here" not in again.stderr

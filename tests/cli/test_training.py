@@ -214,3 +214,11 @@ def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.Monk
             signal.raise_signal(number)
             assert should_stop()
         assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
+
+
+def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the keeper wrote")
+    for name in ("m.mix.zip", "m.MIX.zip"):
+        assert "name of mixtures' files" in refused("train", "text.txt", "--out", name)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]

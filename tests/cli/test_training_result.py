@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.anatomy.inside import ATTENTION_WINDOWS
+from sordino.anatomy.inside import ATTENTION_WINDOWS, TARGETS, affordable
 from sordino.cli import training_result, training_run
 from sordino.cli.training_job import Job
-from sordino.cli.training_result import INSIDE_TARGETS, after_training, inside_targets, measured_result, sample_pairs
+from sordino.cli.training_result import INSIDE_BUDGET, after_training, measured_result, sample_pairs
 from sordino.cli.training_run import follow, read_texts
 from sordino.errors import BadInput, DataError, OutOfMemory
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -105,18 +105,18 @@ def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monk
 
 @pytest.mark.parametrize("tokens", [1, 20, 40])
 def test_a_look_inside_is_a_small_part_of_a_five_minute_run(tokens: int) -> None:
-    targets, row = inside_targets(tokens), after_training(TrainConfig()).config.row_tokens
+    targets, row = affordable(tokens, INSIDE_BUDGET), after_training(TrainConfig()).config.row_tokens
     read = (tokens + 2) * (tokens + targets)
     looked_at = min(ATTENTION_WINDOWS, -(-targets // row)) * (tokens + row)
     steps = 5 * 60 / 2.8
     forward_and_back = 2 * steps * 4 * 128
-    assert targets >= INSIDE_TARGETS[0]
+    assert targets >= TARGETS[0]
     assert (read + looked_at) / forward_and_back < 0.05
 
 
 @pytest.mark.parametrize("tokens", [60, 2000])
 def test_what_a_long_prompt_has_inside_is_left_to_inspect(tokens: int) -> None:
-    assert inside_targets(tokens) == 0
+    assert affordable(tokens, INSIDE_BUDGET) == 0
 
 
 def test_the_report_on_a_long_prompt_says_what_was_not_measured(tmp_path, base, monkeypatch) -> None:

@@ -146,5 +146,5 @@ def alone(request: Request) -> tuple[str, str]:
 
 
 def first_weights(mixture: Mixture, ids: Sequence[int]) -> Tensor:
-    weights = mixture.weights_K if mixture.gate is None else mixture.gate.weights(hidden_of(ids))
+    weights = mixture.weights_for(hidden_of(ids))
     return torch.from_numpy(np.array(weights)).log()

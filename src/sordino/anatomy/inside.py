@@ -25,6 +25,8 @@ from sordino.texts.pieces import Piece
 
 # Attention comes out the same on a few windows as on many.
 ATTENTION_WINDOWS = 16
+# On fewer targets no virtual token can be told from another; more say little that is new.
+TARGETS = (64, 512)
 # A token that costs less than this can be missed, as far as so little text can tell.
 NEGLIGIBLE = 0.001
 
@@ -98,8 +100,12 @@ def depth_of(
 
 
 def affordable(tokens: int, budget: int) -> int:
-    """Targets to measure so that all prompts of `importance` together read about `budget` of them, and 128 at least."""
-    return max(128, budget // (tokens + 2))
+    """Targets to measure so that all shortened prompts of `importance`, run anew each, and what they read keep to `budget`
+    positions; 0 where too few are left.
+    """
+    least, most = TARGETS
+    targets = budget // (tokens + 2) - tokens
+    return min(targets, most) if targets >= least else 0
 
 
 def told(depth: Depth) -> list[str]:

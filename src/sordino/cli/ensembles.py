@@ -14,7 +14,7 @@ import numpy as np
 from sordino.cli.console import one_line, out, warn
 from sordino.cli.options import Decorated, library_option
 from sordino.errors import BadInput, ConfigError
-from sordino.library_names import MIXTURE_ENDING, checked_name
+from sordino.library_names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
 from sordino.prompt_mixture import Mixture, Prompt, uniform
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 
@@ -48,15 +48,15 @@ def reweighted(prompts: Mapping[str, Prompt], weights: str | None, *, token_mixt
 
     Raises ConfigError where an option has no mixture to work on, or a mixture has another number of components.
     """
-    if not weights and not token_mixture:
+    if weights is None and not token_mixture:
         return dict(prompts)
-    flag = "--weights" if weights else "--token-mixture"
+    flag = "--token-mixture" if weights is None else "--weights"
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where=flag, do=f"leave {flag} out")
     found: dict[str, Prompt] = {}
     for label, prompt in prompts.items():
         if isinstance(prompt, Mixture):
-            if weights:
+            if weights is not None:
                 prompt = prompt.with_weights(parsed_weights(weights, len(prompt.components)))
             if token_mixture and prompt.rule == "sequence":
                 prompt = replace(prompt, rule="probabilities")
@@ -134,29 +134,31 @@ def build(
     """
     from sordino import formats
 
-    named = checked_name(target.name)
-    if not target.name.endswith(MIXTURE_ENDING):
+    if not is_mixture_name(target.name):
         raise ConfigError(
             "the name of a mixture's file", where="--out", expected=f"NAME{MIXTURE_ENDING}", got=target.name
         )
+    named = checked_name(without_ending(target.name))
     if not force and os.path.lexists(target):
         raise BadInput(
             "there is a file of this name", where=target, do="replace it with --force, or choose another name"
         )
     loaded = _components(library, prompts)
     _check_alike(loaded, force=force)
-    given_K = np.array(parsed_weights(weights, len(loaded))) if weights else uniform(len(loaded))
+    given_K = np.array(parsed_weights(weights, len(loaded))) if weights is not None else uniform(len(loaded))
     metadata = Metadata(
         name=name or named,
         base=common_base([prompt.metadata.base for prompt in loaded.values()]),
         description=f"{rule} of {', '.join(loaded)}",
-        training={"method": "ensemble", "components": list(loaded), "weights": "given" if weights else "equal"},
+        training={"method": "ensemble", "components": list(loaded), "weights": "equal" if weights is None else "given"},
     )
     mixture = Mixture(tuple(loaded.values()), given_K, rule, metadata=metadata)  # type: ignore[arg-type]
     formats.write_mixture(mixture, target, force=force)
     for label, weight in zip(loaded, mixture.weights_K, strict=True):
         out.print(f"  {weight:.3f}  {one_line(label)}")
-    out.print(f"Wrote {target}: {rule} of {len(loaded)} soft prompts, {mixture.content_hash[:16]}")
+    out.print(
+        f"Wrote {target}: {rule} of {len(loaded)} soft prompt{'s' * (len(loaded) > 1)}, {mixture.content_hash[:16]}"
+    )
     out.print(f'Use it: sordino generate "Some text" --soft-prompt {target}')
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sordino.soft_prompt import SoftPrompt
     from sordino.texts.pieces import Piece
 
-# Tokens that all the shortened prompts of one soft prompt read together, unless --limit says otherwise.
+# Positions of all the shortened prompts of one soft prompt and of what they read, unless --limit says otherwise.
 _BUDGET = 24_000
 _OF_TEXTS = ("--speaker", "--row-tokens", "--pass-tokens")
 
@@ -61,7 +61,10 @@ _OF_TEXTS = ("--speaker", "--row-tokens", "--pass-tokens")
 @click.option("--words", type=click.IntRange(1, 20), default=3, show_default=True, metavar="N", help="Nearest words.")
 @picture_option("All of it as a picture, .png or .svg.")
 @click.option("--speaker", metavar="NAME", help="In chat logs: whose turns are measured.")
-@limit_option(None, f"Most tokens measured of a text.  [default: {_BUDGET:,} over all shortened prompts]")
+@limit_option(
+    None,
+    "Most tokens measured of a text.  [default: 64 to 512; none where a soft prompt is long]",
+)
 @row_tokens_option()
 @pass_tokens_option()
 @force_option()
@@ -117,13 +120,19 @@ def inspect(
     found = []
     for label, prompt in loaded.items():
         depth = None
-        if not quick:
+        targets = affordable(prompt.n_tokens, _BUDGET) if limit is None else limit
+        if not quick and limit is None and not targets:
+            warn(
+                f"{label}: importance and attention were not measured: of {prompt.n_tokens} virtual tokens it takes minutes; "
+                "--limit 128 measures them all the same"
+            )
+        elif not quick:
             with measuring_bar() as progress:
                 depth = depth_of(
                     base,
                     prompt,
                     _text(given, prompt),
-                    limit=affordable(prompt.n_tokens, _BUDGET) if limit is None else limit,
+                    limit=targets,
                     row_tokens=row_tokens,
                     pass_tokens=pass_tokens,
                     progress=progress,

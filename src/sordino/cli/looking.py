@@ -12,7 +12,7 @@ import click
 from sordino.cli.console import err, one_line, warn
 from sordino.cli.options import Decorator
 from sordino.errors import BadInput
-from sordino.library_names import MIXTURE_ENDING
+from sordino.library_names import is_mixture_name
 
 if TYPE_CHECKING:
     from sordino.soft_prompt import SoftPrompt
@@ -83,7 +83,7 @@ def check_new(path: Path | None, *, overwrite: bool) -> None:
 
 def check_out(path: Path | None, *, overwrite: bool) -> None:
     """As `check_new`, for the soft prompt that is made."""
-    if path is not None and (path.suffix.lower() != ".zip" or path.name.lower().endswith(MIXTURE_ENDING)):
+    if path is not None and (path.suffix.lower() != ".zip" or is_mixture_name(path.name)):
         raise BadInput(
             "one soft prompt is written as .zip", where=path, do="name it so; sordino convert has the other formats"
         )

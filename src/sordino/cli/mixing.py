@@ -17,6 +17,7 @@ from sordino.cli.options import (
     seed_option,
 )
 from sordino.errors import BadInput, ConfigError
+from sordino.library_names import checked_name, without_ending
 
 _PATHS = click.Path(path_type=Path)
 _OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
@@ -158,6 +159,7 @@ def fit(**options: Any) -> None:
         if not path.exists():
             raise BadInput("no such file or folder", where=path, do="check the spelling")
     _check_target("--out", options["out"], ".mix.zip", overwrite=options["overwrite"])
+    checked_name(without_ending(options["out"].name))
     if options["picture"] is not None:
         _check_target("--picture", options["picture"], ".png", overwrite=options["overwrite"])
     from sordino.cli.mixing_run import run

@@ -26,6 +26,7 @@ from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare
 from sordino.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
 from sordino.mixture.picture import picture
 from sordino.mixture.report import TITLES, Report, to_json, verdicts
+from sordino.mixture.seen import seen_by_components
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.token_losses import Progress as Told
 
@@ -44,6 +45,10 @@ def run(names: Sequence[str], options: Mapping[str, Any]) -> None:
         check_fits(base, label, prompt, force=options["force"])
     prepared = prepare(base, options["data"], options["heldout"] or None, config, speaker=options["speaker"])
     _tell_data(prepared)
+    for line in seen_by_components(
+        given, options["data"], prepared.splits.heldout, config.seed, speaker=options["speaker"]
+    ):
+        warn(line)
     name = options["name"] or options["out"].name[: -len(".mix.zip")]
     recipe: dict[str, Any] = {"method": "em"}
     components: Labelled = given

@@ -12,6 +12,7 @@ from typing import Any
 
 from sordino.atomic import write_bytes
 from sordino.errors import BadInput, ConfigError, TrainingError
+from sordino.library_names import is_mixture_name
 from sordino.soft_prompt import Metadata
 from sordino.train.checkpoint import is_unfinished, read_header
 from sordino.train.config import TrainConfig
@@ -65,6 +66,14 @@ def job_of(options: Mapping[str, Any]) -> Job:
         )
     first = data[0].resolve()
     destination = options["out"] or Path(f"{first.name if first.is_dir() else first.stem}.zip")
+    if is_mixture_name(destination.name):
+        raise BadInput(
+            "this is a name of mixtures' files",
+            where="--out",
+            expected="NAME.zip",
+            got=destination,
+            do="leave .mix out",
+        )
     if destination.suffix.lower() != ".zip":
         raise BadInput(
             "a soft prompt is written as a .zip",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sordino.anatomy.inside import Inside, depth_of, surface_of, told
+from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, told
 from sordino.cli.console import err, warn
 from sordino.cli.evaluating import explanation
 from sordino.errors import SordinoError
@@ -27,8 +27,6 @@ from sordino.train.run import Prepared
 # Positions, of shortened prompts and of what they read, that a look inside may run forward. A step of 4 x 128 tokens is worth 1,024
 # of them (the gradient costs as much again), so of five minutes on two cores (107 steps) this is under 5 %, attention included.
 INSIDE_BUDGET = 4_800
-# On fewer targets no virtual token can be told from another; more say little that is new.
-INSIDE_TARGETS = (64, 512)
 
 
 _TOO_LONG = "What each virtual token does for the loss was not measured: of so many it takes long, and `sordino inspect` does it."
@@ -128,7 +126,7 @@ def write_run_report(
 
 def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown | None:
     """A short look inside, on the held-out texts. None, with a warning, where it cannot be had."""
-    texts, targets = prepared.splits.heldout or prepared.splits.validation, inside_targets(prompt.n_tokens)
+    texts, targets = prepared.splits.heldout or prepared.splits.validation, affordable(prompt.n_tokens, INSIDE_BUDGET)
     try:
         with err.status("Looking inside ..."):
             config = judging.config
@@ -147,13 +145,6 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
     except SordinoError as error:
         warn(f"the report has no look inside: {error.message}")
     return None
-
-
-def inside_targets(tokens: int) -> int:
-    """Targets to measure so that all shortened prompts, read anew each, keep to the budget; 0 where too few are left."""
-    least, most = INSIDE_TARGETS
-    targets = INSIDE_BUDGET // (tokens + 2) - tokens
-    return min(targets, most) if targets >= least else 0
 
 
 def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:

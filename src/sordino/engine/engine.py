@@ -219,7 +219,7 @@ class Engine:
         mixture = row.request.prompt
         if row.log_weights_K is None and isinstance(mixture, Mixture) and mixture.gate is not None:
             hidden_D = self.runner.hidden_of(row.request.ids)
-            row.log_weights_K = torch.from_numpy(mixture.gate.weights(hidden_D)).log()
+            row.log_weights_K = torch.from_numpy(mixture.weights_for(hidden_D).copy()).log()
 
     def _grow(self, work: Work, count: int) -> bool:
         end = work.done + count

@@ -94,12 +94,14 @@ def _by_window(condition: MixedCondition) -> bool:
 
 
 def _log_weights(base: BaseModel, mixed: Mixture, windows: Sequence[Example]) -> Tensor:
-    """[W, K], float64. A gate reads what a window has before its first target."""
+    """[W, K], float64. A gate reads what a window has before its first target, and of a text cut into windows nothing."""
     weights_WK = np.tile(mixed.weights_K, (len(windows), 1))
     if mixed.gate is not None:
-        read = [window.ids[: window.labelled.index(True)] for window in windows]
+        starts = [window.labelled.index(True) for window in windows]
+        # One token alone is a window's first, left unpredicted; it is no text that the gate was made for.
+        read = [window.ids[:at] if at > 1 else () for window, at in zip(windows, starts, strict=True)]
         hidden_WD = hidden_of_texts(base, read).double().numpy()
-        weights_WK = np.stack([mixed.gate.weights(hidden_D) for hidden_D in hidden_WD])
+        weights_WK = np.stack([mixed.weights_for(hidden_D) for hidden_D in hidden_WD])
     return torch.from_numpy(weights_WK).log()
 
 

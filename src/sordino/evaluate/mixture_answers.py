@@ -40,5 +40,5 @@ def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int
     """The weights [N, K] of each text: the same for all, or what the gate makes of it."""
     if mixture.gate is None:
         return np.tile(mixture.weights_K, (len(texts), 1))
-    gate, hidden_ND = mixture.gate, hidden_of_texts(base, texts).numpy()
-    return np.stack([gate.weights(hidden_D) for hidden_D in hidden_ND])
+    hidden_ND = hidden_of_texts(base, texts).numpy()
+    return np.stack([mixture.weights_for(hidden_D) for hidden_D in hidden_ND])

@@ -139,6 +139,8 @@ def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], dic
             kept.append(template)
     if not kept:
         raise DataError("no template is usable", expected="[Y] last, behind a space", got=f"{len(templates)} others")
+    if not any(template.weight for template in kept):
+        raise DataError("all weights of usable templates are zero", where="templates", expected="one above 0")
     return kept, left_out
 
 

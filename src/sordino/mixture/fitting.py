@@ -151,18 +151,23 @@ def fit(
     nll_NK = train.of_examples().numpy()
     weights = fit_weights(nll_NK)
     notes: list[str] = []
-    gate, given_NK, average_K = None, None, weights.weights_K
+    gate: FittedGate | None = None
+    given_NK: Floats | None = None
+    average_K = weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
         with memory_named("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
+        # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
+        read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]
+        learned = Scored(hidden[0][read[0]], nll_NK[read[0]])
         # Without validation there is nothing to choose the strength on but the training examples themselves.
-        steering = Scored(hidden[1], scored(1).of_examples().numpy()) if sets[1] else Scored(hidden[0], nll_NK)
-        gate = fit_gate(Scored(hidden[0], nll_NK), steering, weights.weights_K)
+        steering = Scored(hidden[1][read[1]], scored(1).of_examples().numpy()[read[1]]) if read[1].any() else learned
+        gate = fit_gate(learned, steering, weights.weights_K) if read[0].any() else None
         if gate is None:
             notes.append("no gate: nothing stands before the examples that could tell them apart")
         else:
-            given_NK = gate_weights(gate.gate, hidden[2])
-            average_K = gate_weights(gate.gate, hidden[0]).mean(axis=0)
+            average_K = gate_weights(gate.gate, learned.hidden_ND).mean(axis=0)
+            given_NK = np.where(read[2][:, None], gate_weights(gate.gate, hidden[2]), average_K)
     heldout = scored(2)
     progress(sum(sizes), sum(sizes))
     report = measure(

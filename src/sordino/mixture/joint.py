@@ -30,7 +30,7 @@ from sordino.errors import ConfigError, DataError, Diverged
 from sordino.memory import memory_named
 from sordino.mixture.fronts import check_room, front_of_matrix
 from sordino.nll import nll_of_prompts_and_rows, nll_of_rows
-from sordino.pace import places_at, rate_at
+from sordino.pace import places_at, rate_at, spread_within
 from sordino.packing import LabelledRows, best_packing, labelled_rows, one_by_one, with_leading_ids
 from sordino.placement import leading_ids, prefix_embeds
 from sordino.prefix import encode_prefixes, packable
@@ -131,7 +131,7 @@ def train_jointly(
     averages, best = [m.detach().clone() for m in matrices], [m.detach().clone() for m in matrices]
     optimiser = torch.optim.Adam(matrices, lr=config.lr, betas=(0.9, 0.99), foreach=False)
     weights_K = torch.full((len(starts),), 1 / len(starts), dtype=torch.float64)
-    judged = _within(validation, config.validation_tokens)
+    judged = spread_within(validation, config.validation_tokens)
     every = max(1, config.steps // config.evaluations)
     length = sum(sum(example.labelled) for example in train) / len(train)
     best_loss, best_step = math.inf, 0
@@ -282,9 +282,3 @@ def _measured(
     fronts = [front_of_matrix(base, matrix_PD, placement) for matrix_PD in matrices]
     scored = losses(base, fronts, examples, pass_tokens=config.pass_tokens)
     return float(nll_of_texts(scored.of_examples(), weights_K.log()).sum() / len(scored.nll_TK))
-
-
-def _within(examples: Sequence[Example], tokens: int) -> Sequence[Example]:
-    """Examples spread evenly over the set, about `tokens` in all."""
-    total = sum(len(example.ids) for example in examples)
-    return examples[:: max(1, math.ceil(total / tokens))]

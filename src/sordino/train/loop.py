@@ -23,6 +23,7 @@ from sordino.base_model import BaseModel
 from sordino.errors import DataError, Diverged
 from sordino.generate import Request, complete
 from sordino.memory import memory_named
+from sordino.pace import spread_within
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
@@ -210,7 +211,7 @@ class _Member:
             raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
         self.run, self.name, self.config = run, run.name, run.config
         self.placement = placement_of(base, run.config)
-        self.validation = _within(run.data.validation, run.config.validation_tokens)
+        self.validation = spread_within(run.data.validation, run.config.validation_tokens)
         self.state = _new_state(run.start_PD, run.config, base.embedding_rms)
         identity = {
             "base model": base.fingerprint,
@@ -304,13 +305,6 @@ def _update_average(state: RunState, config: TrainConfig) -> None:
     memory = max(1.0, min(config.average * config.steps, float(state.progress.step)))
     with torch.no_grad():
         state.average_PD.lerp_(fold(state.parameters).detach(), 1 / memory)
-
-
-def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
-    """Examples spread evenly over the set, about `tokens` in all: an evaluation must stay cheap beside the steps."""
-    total = sum(len(e.ids) for e in examples)
-    stride = max(1, math.ceil(total / tokens)) if examples else 1
-    return list(examples[::stride])
 
 
 def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tuple[_Member, Sample]]:

@@ -23,8 +23,8 @@ from sordino.ui.prompts import read_named, vocabulary_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
-# Tokens that all shortened prompts read together: some seconds on two cores, beside whoever writes meanwhile.
-_BUDGET = 8_000
+# Positions of all shortened prompts and of what they read, beside whoever writes meanwhile: up to 118 virtual tokens.
+_BUDGET = 24_000
 _PASS_TOKENS = 1024
 _ROW_TOKENS = 128
 _KEPT = 64
@@ -61,8 +61,14 @@ def depth(request: Request, name: str) -> dict[str, Any]:
     if not isinstance(base, BaseModel):
         raise Refused(501, "llama.cpp does not tell its attention: start the server with --runner torch for this")
 
+    limit = affordable(prompt.n_tokens, _BUDGET)
+    if not limit:
+        raise Refused(
+            400,
+            f"of {prompt.n_tokens} virtual tokens it takes minutes: `sordino inspect {name} --limit 128` measures it",
+        )
+
     def measured() -> dict[str, Any]:
-        limit = affordable(prompt.n_tokens, _BUDGET)
         found = in_thread_of_its_own(
             lambda: depth_of(
                 base, prompt, own_text(prompt), limit=limit, row_tokens=_ROW_TOKENS, pass_tokens=_PASS_TOKENS
