@@ -11,7 +11,6 @@ paired intervals over blocks of eight examples of a work, and over single entrie
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -48,13 +47,12 @@ def main() -> None:
     missing = [name for name in chain.from_iterable(VOICES.values()) if not (options.data / name).exists()]
     if missing:
         raise SystemExit(f"skipped: {', '.join(missing)} not in {options.data.name} (--data)")
-    began = time.monotonic()
     base = load(options.model, dtype=options.dtype, device=options.device)
     prompts = [(voice, component(base, options.data, voice, options.steps)) for voice in VOICES]
     config = FitConfig(limit=0, gate="always")
     data = mixed(base, options.data, config, options.tokens)
     fitted = fit(base, prompts, data, config)
-    save("mixture", base.device, [*rows(fitted), {"minutes": round((time.monotonic() - began) / 60, 1)}])
+    save("mixture", base.device, rows(fitted))
 
 
 def options_of() -> argparse.Namespace:
