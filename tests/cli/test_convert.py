@@ -40,6 +40,7 @@ def test_convert_takes_the_format_from_the_name_and_keeps_the_matrix(folder: Pat
         (("keeper", "v.pt"), "pickles"),
         (("keeper", "v.bin", "--to", "npy"), "pickles"),
         (("keeper", "v.zip", "--to", "npy"), "disagree"),
+        (("keeper", "v.Mix.zip"), "mixtures' files"),
         (("keeper", "v.json", "--to", "peft"), "disagree"),
         (("keeper", "no/such/v.zip"), "does not exist"),
         (("keper", "v.zip"), "did you mean keeper"),

@@ -70,8 +70,9 @@ def test_the_full_grid_and_its_plots_on_two_models() -> None:
 
 
 def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --overwrite the old winner goes, as the new sweep may have none."""
-    ok("sweep", "log", "--tokens", 2, "--init", "vocab", *QUICK)
+    """With --overwrite the old winner and plots go, as the new sweep may have none; of models it is not about, too."""
+    ok("sweep", "log", "--tokens", "2,3", "--init", "vocab", *QUICK)
+    Path("out/1-smollm2").rename("out/2-another")
 
     def stopped(*_: object, **__: object) -> None:
         return None
@@ -81,6 +82,7 @@ def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: py
     assert not list(Path("out").rglob("winner.zip"))
     assert not list(Path("out").rglob("best.zip"))
     assert not list(Path("out").rglob("results.json"))
+    assert not list(Path("out").rglob("heldout-by-*.png"))
 
 
 def test_a_sweep_that_failed_before_its_first_step_is_not_in_the_way() -> None:

@@ -15,7 +15,7 @@ from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, 
 from sordino.cli.fitting import check_fits, loaded_model
 from sordino.cli.options import json_option, library_option, model_option
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.library_names import without_ending
+from sordino.library_names import is_mixture_name, without_ending
 from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import RATINGS, BaseRef, SoftPrompt
 
@@ -217,6 +217,10 @@ def convert(
 def _format_of(target: Path, to: str | None) -> str:
     """The format to write: what `to` says, else what the name says; never against what the name says."""
     suffix = target.suffix.lower()
+    if is_mixture_name(target.name):
+        raise ConfigError(
+            "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
+        )
     if suffix in _PICKLES:
         raise ConfigError(
             "files of this kind are pickles, which Sordino reads but does not write",

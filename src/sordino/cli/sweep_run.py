@@ -104,12 +104,13 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
 
 def _store(asked: Sweep) -> None:
     """Write the sweep into its folder, with absolute paths; what an earlier one left there is not this one's."""
-    for model in asked.spec.model:
-        (asked.folder_of(model) / RESULTS).unlink(missing_ok=True)
-        for left in (BEGAN, CHECKPOINT, BEST):
-            (asked.folder_of(model) / left).unlink(missing_ok=True)
-    for left in (RESULTS, WINNER):
-        (asked.folder / left).unlink(missing_ok=True)
+    # Of models that this sweep is not about, too.
+    others = {path.parent for path in asked.folder.glob(f"*/{BEGAN}")}
+    for folder in others | {asked.folder_of(model) for model in asked.spec.model}:
+        for left in (BEGAN, CHECKPOINT, RESULTS, BEST):
+            (folder / left).unlink(missing_ok=True)
+    for path in (asked.folder / RESULTS, asked.folder / WINNER, *asked.folder.glob("heldout-by-*.png")):
+        path.unlink(missing_ok=True)
     models = [os.path.abspath(model) if Path(model).exists() else model for model in asked.spec.model]
     stored = {
         "spec": {**asked.spec.to_json(), "model": models},
