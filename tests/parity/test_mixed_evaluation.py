@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def by_hand(base: BaseModel, mix: Mixture, window: Example) -> float:
         said.append(torch.softmax(logits[[before + index - 1 for index in at]], dim=-1))
     probs_KNV = torch.stack(said)
     weights = torch.from_numpy(mix.weights_K.copy())
-    if mix.gate is not None:
+    if mix.gate is not None and at[0] > 1:
         weights = torch.from_numpy(mix.gate.weights(hidden_of_text(base, window.ids[: at[0]]).numpy()))
     of_targets_KN = probs_KNV.gather(2, targets.expand(len(said), -1)[..., None])[..., 0]
     if mix.rule == "sequence":
@@ -75,9 +77,15 @@ def test_windows_behind_a_mixture(family: str, rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", ["sequence", "probabilities"])
 def test_a_gate_reads_what_stands_before_the_first_target(rule: Rule) -> None:
+    """Of a window whose first token alone is left unpredicted that is nothing: its weights are the file's."""
     base = tiny_base("llama")
     gate = Gate(np.random.default_rng(1).standard_normal((3, base.d_model)).astype(np.float32), np.zeros(3, np.float32))
     windows = windows_of(base, [Piece("sea.txt", "text", TEXT)], row_tokens=20, limit=0, first=False)
+    windows = [
+        replace(window, labelled=tuple(target and at >= cut for at, target in enumerate(window.labelled)))
+        for cut, window in enumerate(windows)
+    ]
+    assert [window.labelled.index(True) for window in windows][:4] == [1, 1, 2, 3]
     mix = mixed(base, rule, gate)
     conditions: list[MixedCondition] = [mixture(base, "m", mix)]
     found = nll_of_conditions(base, conditions, windows, pass_tokens=4096)
