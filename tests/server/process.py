@@ -12,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
+# Seconds for a start, PyTorch's included: on a machine with other work it takes a minute. A wait is no claim about speed.
+WAIT = 240.0
+
+
 class Process:
     """A running command, its lines read as they come. memory: bytes of address space that it, and what it starts, may have."""
 
@@ -35,7 +39,7 @@ class Process:
         for line in self.process.stdout:
             self.lines.append(line)
 
-    def wait_for(self, pattern: str, seconds: float = 60) -> re.Match[str]:
+    def wait_for(self, pattern: str, seconds: float = WAIT) -> re.Match[str]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if found := re.search(pattern, "".join(self.lines)):
