@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-
 # Seconds for a start, PyTorch's included: on a machine with other work it takes a minute. A wait is no claim about speed.
 WAIT = 240.0
 
