@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
@@ -65,6 +68,11 @@ class Server:
 
     def close(self) -> None:
         self._stack.__exit__(None, None, None)
+        # Runs outlive their server; one that a failed test left would take the machine from the tests behind it.
+        for path in self.training.glob("*/job.json"):
+            if pid := json.loads(path.read_bytes()).get("pid"):
+                with suppress(psutil.Error):
+                    psutil.Process(pid).kill()
 
 
 def shot(page: Page, name: str) -> None:
