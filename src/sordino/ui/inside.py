@@ -107,6 +107,8 @@ def _kept(request: Request, serving: Serving, key: str, make: Callable[[], Any])
 def _alike(serving: Serving, name: str, prompt: SoftPrompt) -> list[dict[str, Any]]:
     """The most alike first; what cannot be read or compared is left out."""
     found: list[tuple[float, str]] = []
+    # Asked once for each look, so the folder as it is now: the list may be a second old.
+    serving.voices.refresh()
     for voice in serving.voices.usable():
         if voice.entry.name == name:
             continue
