@@ -86,11 +86,11 @@ def test_what_is_no_ensemble_is_refused(both: Mixture, arguments: tuple[str, ...
     assert not list(Path().iterdir())
 
 
-def test_an_existing_file_is_replaced_by_force_only(library: Path) -> None:
+def test_an_existing_file_is_replaced_by_overwrite_only(library: Path) -> None:
     Path("e.mix.zip").write_bytes(b"mine")
-    assert "--force" in refused("ensemble", "build", "fog", "oil", "--out", "e.mix.zip")
+    assert "--overwrite" in refused("ensemble", "build", "fog", "oil", "--out", "e.mix.zip", "--force")
     assert Path("e.mix.zip").read_bytes() == b"mine"
-    ok("ensemble", "build", "fog", "oil", "--out", "e.mix.zip", "--force")
+    ok("ensemble", "build", "fog", "oil", "--out", "e.mix.zip", "--overwrite")
 
 
 def test_different_base_models_are_refused_and_equal_ones_kept(library: Path) -> None:

@@ -156,7 +156,7 @@ def test_nothing_is_overwritten_without_being_told(library: Path, tmp_path: Path
     fit = ("mixture", "fit", "fog", "m.mix.zip", "--data", tmp_path / "data.jsonl", "--out", "n.mix.zip", *FAST)
     assert "a mixture of soft prompts, where one soft prompt is needed" in refused(*fit)
     Path("m.png").write_bytes(b"mine")
-    assert "--picture" in refused(*command(tmp_path, "--picture", "m.png", out="o.mix.zip"))
+    assert "m.png: there is a file" in refused(*command(tmp_path, "--picture", "m.png", out="o.mix.zip"))
 
 
 def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) -> None:

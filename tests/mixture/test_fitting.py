@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from sordino.anatomy.pictures import rendered
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
 from sordino.mixture.em import mean_nll
 from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
 from sordino.mixture.fronts import front_of_prompt
-from sordino.mixture.picture import picture
+from sordino.mixture.picture import report_figure
 from sordino.mixture.report import measure, summary, to_json, verdicts
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
@@ -186,5 +187,6 @@ def test_too_few_pieces_have_no_intervals_and_json_has_it_all() -> None:
 
 def test_the_picture_is_the_same_for_the_same_report() -> None:
     report = measure(scored(np.array([[0.5], [-0.5]] * 4)), list("abcdefgh"), ["a$x", "b"], np.array([0.5, 0.5]), 0)
-    assert picture(report) == picture(report)
-    assert picture(report).startswith(b"\x89PNG")
+    first, again = (rendered(report_figure(report), ".png") for _ in range(2))
+    assert first == again
+    assert first.startswith(b"\x89PNG")

@@ -12,15 +12,7 @@ import click
 from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.evaluating import measuring_bar
 from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-    seed_option,
-)
+from sordino.cli.options import base_model_options, refuse_alone, seed_option
 from sordino.errors import BadInput, ConfigError
 from sordino.soft_prompt import SoftPrompt
 
@@ -91,11 +83,7 @@ _CONFUSION = 8
 )
 @click.option("--force", is_flag=True, help="Measure a soft prompt that was made for another model of the same width.")
 @seed_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def answers(
     prompts: tuple[str, ...],
     heldout: tuple[Path, ...],

@@ -14,7 +14,6 @@ from sordino.cli.evaluating import measuring_bar
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
 from sordino.cli.looking import (
     PATHS,
-    check_new,
     check_out,
     force_option,
     limit_option,
@@ -25,14 +24,8 @@ from sordino.cli.looking import (
     texts_of,
     written,
 )
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-)
+from sordino.cli.options import base_model_options, refuse_alone
+from sordino.cli.targets import check_picture
 from sordino.errors import BadInput, ConfigError
 
 if TYPE_CHECKING:
@@ -71,11 +64,7 @@ if TYPE_CHECKING:
 @pass_tokens_option()
 @force_option()
 @overwrite_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def blend(
     parts: tuple[str, ...],
     target: Path | None,
@@ -130,7 +119,7 @@ def blend(
     if heldout and target is not None and picture is None:
         picture = target.with_suffix(".png")
     check_out(target, overwrite=overwrite)
-    _check_picture(picture, overwrite=overwrite)
+    check_picture(picture, overwrite=overwrite)
     for note in made.notes:
         warn(note)
     said: dict[str, Any] = {"notes": list(made.notes)}
@@ -172,13 +161,6 @@ def _number(part: str) -> float | None:
         return float(part)
     except ValueError:
         return None
-
-
-def _check_picture(picture: Path | None, *, overwrite: bool) -> None:
-    if picture is not None:
-        from sordino.anatomy.endings import checked_ending
-
-        check_new(checked_ending(picture), overwrite=overwrite)
 
 
 def _way(

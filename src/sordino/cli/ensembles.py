@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import numpy as np
 
 from sordino.cli.console import one_line, out, warn
 from sordino.cli.options import Decorated, library_option
+from sordino.cli.targets import mixture_name
 from sordino.errors import BadInput, ConfigError
-from sordino.library_names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
 from sordino.prompt_mixture import Mixture, Prompt, uniform
 from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
 
@@ -117,7 +116,8 @@ def ensemble() -> None:
     help="The file to write, NAME.mix.zip.",
 )
 @click.option("--name", metavar="NAME", help="The name it shows.  [default: the file's]")
-@click.option("--force", is_flag=True, help="Replace FILE, and take soft prompts that name different base models.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--force", is_flag=True, help="Take soft prompts that name different base models.")
 @library_option()
 def build(
     prompts: tuple[str, ...],
@@ -125,6 +125,7 @@ def build(
     weights: str | None,
     target: Path,
     name: str | None,
+    overwrite: bool,
     force: bool,
     library: Library,
 ) -> None:
@@ -134,15 +135,7 @@ def build(
     """
     from sordino import formats
 
-    if not is_mixture_name(target.name):
-        raise ConfigError(
-            "the name of a mixture's file", where="--out", expected=f"NAME{MIXTURE_ENDING}", got=target.name
-        )
-    named = checked_name(without_ending(target.name))
-    if not force and os.path.lexists(target):
-        raise BadInput(
-            "there is a file of this name", where=target, do="replace it with --force, or choose another name"
-        )
+    named = mixture_name(target, overwrite=overwrite)
     loaded = _components(library, prompts)
     _check_alike(loaded, force=force)
     given_K = np.array(parsed_weights(weights, len(loaded))) if weights is not None else uniform(len(loaded))
@@ -153,7 +146,7 @@ def build(
         training={"method": "ensemble", "components": list(loaded), "weights": "equal" if weights is None else "given"},
     )
     mixture = Mixture(tuple(loaded.values()), given_K, rule, metadata=metadata)  # type: ignore[arg-type]
-    formats.write_mixture(mixture, target, force=force)
+    formats.write_mixture(mixture, target, force=overwrite)
     for label, weight in zip(loaded, mixture.weights_K, strict=True):
         out.print(f"  {weight:.3f}  {one_line(label)}")
     out.print(

@@ -13,15 +13,7 @@ import click
 from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.ensembles import with_components
 from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-    seed_option,
-)
+from sordino.cli.options import base_model_options, refuse_alone, seed_option
 from sordino.errors import BadInput
 from sordino.prompt_mixture import components_of
 
@@ -100,11 +92,7 @@ _LABEL = 60
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @click.option("--force", is_flag=True, help="Measure a soft prompt that was made for another model of the same width.")
 @seed_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def evaluate(
     prompts: tuple[str, ...],
     heldout: tuple[Path, ...],

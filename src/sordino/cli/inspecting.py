@@ -14,7 +14,6 @@ from sordino.cli.evaluating import measuring_bar
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
 from sordino.cli.looking import (
     PATHS,
-    check_new,
     force_option,
     limit_option,
     overwrite_option,
@@ -23,15 +22,8 @@ from sordino.cli.looking import (
     row_tokens_option,
     texts_of,
 )
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-    was_given,
-)
+from sordino.cli.options import base_model_options, refuse_alone, was_given
+from sordino.cli.targets import check_picture
 from sordino.errors import ConfigError, DoesNotFit
 
 if TYPE_CHECKING:
@@ -69,11 +61,7 @@ _OF_TEXTS = ("--speaker", "--row-tokens", "--pass-tokens")
 @pass_tokens_option()
 @force_option()
 @overwrite_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def inspect(
     prompts: tuple[str, ...],
     texts: tuple[Path, ...],
@@ -107,10 +95,7 @@ def inspect(
     if picture is None:
         refuse_alone("--overwrite", needs="--picture")
     loaded = loaded_prompts(library, prompts)
-    if picture is not None:
-        from sordino.anatomy.endings import checked_ending
-
-        check_new(checked_ending(picture), overwrite=overwrite)
+    check_picture(picture, overwrite=overwrite)
     given = texts_of(texts, speaker)
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():

@@ -1,8 +1,7 @@
-"""What inspect, blend and prune share: texts by a short name each, pictures, and files that are not to be overwritten."""
+"""What inspect, blend and prune share: options, texts by a short name each, and the soft prompt that is written."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import click
 
 from sordino.cli.console import err, one_line, warn
 from sordino.cli.options import Decorator
+from sordino.cli.targets import check_new
 from sordino.errors import BadInput
 from sordino.library_names import is_mixture_name
 
@@ -67,18 +67,6 @@ def force_option() -> Decorator:
     return click.option(
         "--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width."
     )
-
-
-def check_new(path: Path | None, *, overwrite: bool) -> None:
-    """Raise BadInput where a file would be replaced without leave, or has no folder to be in: before hours of measuring."""
-    if path is None:
-        return
-    if not path.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where=path.parent, do="make it first")
-    if os.path.lexists(path) and not overwrite:
-        raise BadInput(
-            "there is a file of this name", where=path, do="replace it with --overwrite, or choose another name"
-        )
 
 
 def check_out(path: Path | None, *, overwrite: bool) -> None:

@@ -7,17 +7,9 @@ from typing import Any
 
 import click
 
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-    seed_option,
-)
+from sordino.cli.options import base_model_options, refuse_alone, seed_option
+from sordino.cli.targets import check_picture, mixture_name
 from sordino.errors import BadInput, ConfigError
-from sordino.library_names import checked_name, without_ending
 
 _PATHS = click.Path(path_type=Path)
 _OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
@@ -114,15 +106,11 @@ def mixture() -> None:
 @click.option("--author", default="", help="Who made it.")
 @click.option("--description", default="", help="What it does.")
 @click.option("--licence", default="", help="Its licence, for instance CC-BY-4.0.")
-@click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a PNG.")
+@click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a .png or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and the picture, if they exist.")
 @click.option("--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width.")
 @seed_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def fit(**options: Any) -> None:
     """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
 
@@ -158,21 +146,8 @@ def fit(**options: Any) -> None:
     for path in (*options["data"], *options["heldout"]):
         if not path.exists():
             raise BadInput("no such file or folder", where=path, do="check the spelling")
-    _check_target("--out", options["out"], ".mix.zip", overwrite=options["overwrite"])
-    checked_name(without_ending(options["out"].name))
-    if options["picture"] is not None:
-        _check_target("--picture", options["picture"], ".png", overwrite=options["overwrite"])
+    mixture_name(options["out"], overwrite=options["overwrite"])
+    check_picture(options["picture"], overwrite=options["overwrite"])
     from sordino.cli.mixing_run import run
 
     run(names, options)
-
-
-def _check_target(flag: str, path: Path, suffix: str, *, overwrite: bool) -> None:
-    if not path.name.lower().endswith(suffix) or path.name.lower() == suffix:
-        raise BadInput("the file has another kind of name", where=flag, expected=f"NAME{suffix}", got=path)
-    if not path.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where=flag, got=path.parent, do="make it first")
-    if path.is_dir():
-        raise BadInput("this is a folder", where=flag, expected="a file name", got=path)
-    if path.exists() and not overwrite:
-        raise BadInput("the file exists", where=path, do=f"choose another {flag}, or add --overwrite")

@@ -15,6 +15,7 @@ import click
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from sordino.anatomy.pictures import rendered
 from sordino.atomic import write_bytes
 from sordino.base_model import BaseModel
 from sordino.bootstrap import Estimate
@@ -24,7 +25,7 @@ from sordino.errors import BadInput, ConfigError
 from sordino.formats import file_disclosure, write_mixture
 from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare
 from sordino.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
-from sordino.mixture.picture import picture
+from sordino.mixture.picture import report_figure
 from sordino.mixture.report import TITLES, Report, to_json, verdicts
 from sordino.mixture.seen import seen_by_components
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
@@ -99,7 +100,7 @@ def _write(fitted: Fitted, options: Mapping[str, Any]) -> None:
         err.print(f"  {printable(line)}")
     write_mixture(fitted.mixture, path, force=True)
     if options["picture"] is not None:
-        write_bytes(options["picture"], picture(fitted.report))
+        write_bytes(options["picture"], rendered(report_figure(fitted.report), options["picture"].suffix))
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -107,3 +107,10 @@ def refuse_alone(flag: str, *, needs: str) -> None:
 def json_option() -> Decorator:
     """`as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def base_model_options(command: Decorated) -> Decorated:
+    """Of a command that runs a base model and prints: `model`, `device`, `dtype`, `library` and `as_json`, as above."""
+    for option in (json_option(), library_option(), dtype_option(), device_option(), model_option()):
+        command = option(command)
+    return command

@@ -15,7 +15,6 @@ from sordino.cli.evaluating import measuring_bar
 from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
 from sordino.cli.looking import (
     PATHS,
-    check_new,
     check_out,
     force_option,
     limit_option,
@@ -25,7 +24,8 @@ from sordino.cli.looking import (
     row_tokens_option,
     written,
 )
-from sordino.cli.options import device_option, dtype_option, json_option, library_option, model_option
+from sordino.cli.options import base_model_options
+from sordino.cli.targets import check_picture
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,11 +71,7 @@ _TOLERANCE = 0.01
 @pass_tokens_option()
 @force_option()
 @overwrite_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def prune(
     name: str,
     data: tuple[Path, ...],
@@ -113,10 +109,7 @@ def prune(
     if target is not None and picture is None:
         picture = target.with_suffix(".png")
     check_out(target, overwrite=overwrite)
-    if picture is not None:
-        from sordino.anatomy.endings import checked_ending
-
-        check_new(checked_ending(picture), overwrite=overwrite)
+    check_picture(picture, overwrite=overwrite)
     chooses, judges = _texts(data, heldout, speaker)
     base = loaded_model(model, dtype, device)
     check_fits(base, label, prompt, force=force)

@@ -17,6 +17,7 @@ from sordino.atomic import write_bytes
 from sordino.base_model import BaseModel
 from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.fitting import loaded_model
+from sordino.cli.targets import check_folder
 from sordino.cli.training_job import Job
 from sordino.cli.training_result import after_training
 from sordino.cli.training_run import (
@@ -76,10 +77,7 @@ def run(options: Mapping[str, Any]) -> None:
 def sweep_of(options: Mapping[str, Any]) -> Sweep:
     """The sweep that the command line asks for, every combination checked. Raises BadInput."""
     folder: Path = options["out_dir"]
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("this is a file", where="--out-dir", expected="a folder", got=folder)
-    if not folder.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where="--out-dir", got=folder.resolve().parent, do="make it first")
+    check_folder(folder)
     # Settings alone are left by a sweep that failed before its first step: nothing is lost with them.
     if (folder / SETTINGS).exists() and any(folder.glob(f"*/{BEGAN}")) and not options["overwrite"]:
         raise BadInput(

@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 from sordino.atomic import write_bytes
+from sordino.cli.targets import check_new
 from sordino.errors import BadInput, ConfigError, TrainingError
 from sordino.library_names import is_mixture_name
 from sordino.soft_prompt import Metadata
@@ -81,9 +82,9 @@ def job_of(options: Mapping[str, Any]) -> Job:
             got=destination,
             do=f"use {destination}.zip; sordino convert makes the other formats",
         )
-    if options["out_dir"] is None and not destination.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where="--out", got=destination.parent, do="make it first")
-    _check_free(destination, overwrite=options["overwrite"])
+    # A folder for several voices is made by their run.
+    if options["out_dir"] is None or destination.parent.is_dir():
+        check_new(destination, overwrite=options["overwrite"])
     config = TrainConfig(**{key: value for key, value in options.items() if key in _CONFIG_FLAGS and value is not None})
     metadata = Metadata(
         name=options["name"] or destination.stem,
@@ -151,7 +152,7 @@ def stored_job(folder: Path, options: Mapping[str, Any]) -> Job:
         raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
     read_header(folder)
     job = job_from(folder, overwrite=options["overwrite"])
-    _check_free(job.out, overwrite=job.overwrite)
+    check_new(job.out, overwrite=job.overwrite)
     return job
 
 
@@ -189,10 +190,3 @@ def _check_unicode(flag: str, text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise BadInput("this is not Unicode text", where=flag, got=ascii(text), do="give another") from None
-
-
-def _check_free(path: Path, *, overwrite: bool) -> None:
-    if path.is_dir():
-        raise BadInput("this is a folder", where="--out", expected="a file name", got=path)
-    if path.exists() and not overwrite:
-        raise BadInput("the file exists", where=path, do="choose another --out, or add --overwrite")

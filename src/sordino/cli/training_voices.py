@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sordino.cli.targets import check_folder
 from sordino.errors import BadInput, ConfigError
 from sordino.library_names import checked_name
 
@@ -31,7 +32,7 @@ def check_voices(options: Mapping[str, Any]) -> dict[str, Path]:
     for key, flag in _ALONE:
         if options[key]:
             raise ConfigError("this is for one soft prompt, not for several voices", where=flag, do="leave it out")
-    _check_folder(options["out_dir"])
+    check_folder(options["out_dir"])
     voices: dict[str, Path] = {}
     for said in options["voices"]:
         name, path = _voice(said)
@@ -57,10 +58,3 @@ def _voice(said: str) -> tuple[str, Path]:
     if not Path(path).exists():
         raise BadInput("no such file or folder", where=f"--voice {said}", do="check the spelling")
     return name, Path(path)
-
-
-def _check_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("this is a file", where="--out-dir", expected="a folder", got=folder)
-    if not folder.resolve().parent.is_dir():
-        raise BadInput("the folder does not exist", where="--out-dir", got=folder.resolve().parent, do="make it first")

@@ -13,15 +13,7 @@ from sordino.cli.batches import BatchLine, read_batch, read_text
 from sordino.cli.console import err, one_line, out, printable
 from sordino.cli.ensembles import mixture_options, reweighted
 from sordino.cli.fitting import check_fits, loaded_model, loaded_voices
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    library_option,
-    model_option,
-    refuse_alone,
-    seed_option,
-)
+from sordino.cli.options import base_model_options, refuse_alone, seed_option
 from sordino.cli.sampling import sampling_of, sampling_options
 from sordino.errors import ConfigError
 
@@ -58,11 +50,7 @@ WITHOUT = "no soft prompt"
 @sampling_options
 @mixture_options
 @seed_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def generate(
     text: str | None,
     soft_prompt: str | None,
@@ -121,11 +109,7 @@ def generate(
 @sampling_options
 @mixture_options
 @seed_option()
-@model_option()
-@device_option()
-@dtype_option()
-@library_option()
-@json_option()
+@base_model_options
 def compare(
     text: str,
     names: tuple[str, ...],

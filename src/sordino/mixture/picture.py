@@ -6,8 +6,6 @@ numbered as they were given.
 
 from __future__ import annotations
 
-import io
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -23,8 +21,7 @@ _TITLES = {
 }
 
 
-def picture(report: Report) -> bytes:
-    """A PNG; the same report gives the same bytes."""
+def report_figure(report: Report) -> Figure:
     count = len(report.weights_K)
     figure = Figure(figsize=(10, max(3.5, 0.42 * len(report.lines) + 1)), dpi=130, layout="constrained")
     losses, weights = figure.subplots(1, 2, width_ratios=[3, 1])
@@ -38,9 +35,7 @@ def picture(report: Report) -> bytes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e6e9ed", linewidth=0.7)
         axes.set_axisbelow(True)
-    target = io.BytesIO()
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()
+    return figure
 
 
 def _draw_losses(axes: Axes, report: Report) -> None:
