@@ -60,6 +60,28 @@ def test_many_at_once_get_what_each_would_get_alone(backend: EmbeddedEngine, mod
     settled(model)
 
 
+def test_only_who_had_company_waits_for_company(
+    backend: EmbeddedEngine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sordino.backends.embedded._GATHER_SECONDS", 0.5)
+    monkeypatch.setattr("sordino.backends.embedded._GATHER_AT_MOST", 0.6)
+
+    def seconds(count: int) -> float:
+        async def asked() -> None:
+            await asyncio.gather(*(backend.complete(Request((1,), None, TAME, seed=n)) for n in range(count)))
+
+        began = time.monotonic()
+        asyncio.run(asked())
+        settled(model)
+        return time.monotonic() - began
+
+    assert seconds(1) < 0.4
+    assert seconds(3) < 0.4
+    # Now there is company, and its callers' farewells do not end it.
+    assert seconds(1) > 0.5
+    assert seconds(1) < 0.4
+
+
 def test_callers_on_several_loops(backend: EmbeddedEngine) -> None:
     found: list[str] = []
 

@@ -58,10 +58,6 @@ class Model:
     def holds(self, lengths: Sequence[int]) -> bool:
         return sum(lengths) <= self.room
 
-    @property
-    def reads_hidden(self) -> bool:
-        return True
-
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         return hidden_of(ids)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
-from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
-from sordino.prompt_mixture import Gate, Mixture
+from sordino.errors import DoesNotFit, ModelError, OutOfMemory
+from sordino.gate_text import hidden_of_text
+from sordino.prompt_mixture import GATE_TOKENS, Gate, Mixture
 from sordino.sampling import Drawn, Sampling, sample
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
@@ -305,16 +305,19 @@ def test_rows_with_cells_of_their_own_leave_no_hole(
             assert runner.open(number, prompt, ids) == 0
         half = len(ids) // 2
         runner.run([Span(number, ids[:half], False) for number in range(4)])
-        # The last one moves into the place of one that leaves, once to another number and once to the lowest.
+        # Nobody moves when a row leaves; before the next step the last ones close the holes.
+        before = {number: row.sequence for number, row in runner._rows.items()}
         for leaving in (1, 0):
             runner.close(leaving, ())
-            assert sorted(row.sequence for row in runner._rows.values()) == list(range(len(runner._rows)))
+        assert {number: row.sequence for number, row in runner._rows.items()} == {2: before[2], 3: before[3]}
+        assert sorted(runner._free)[:2] == [0, 1]
         # Asked in another order than their places'.
         for order in ((3, 2), (2, 3)):
             for at in range(half if order == (3, 2) else half + 3, half + 3 if order == (3, 2) else len(ids)):
                 drawn = runner.run([Span(number, (ids[at],), True) for number in order])
                 for number, logits in zip(order, drawn.astype(np.float64), strict=True):
                     assert divergence(alone[number][at][None], logits[None]) < 10 * NOISE
+        assert sorted(row.sequence for row in runner._rows.values()) == [0, 1]
         with pytest.raises(ValueError, match="share none"):
             runner.context.copy(0, 1, 1)
 
@@ -413,6 +416,34 @@ def test_a_mixture_is_its_components_combined(
             apart.append(divergence(expected_V.numpy()[None], logits_V.double().numpy()[None]))
             weights = responsible(weights, here_KV[:, token])
         assert np.mean(apart) < NOISE
-        gated = replace(mixture, gate=Gate(np.zeros((2, model.d_model), np.float32), np.zeros(2, np.float32)))
-        with pytest.raises(ConfigError, match="PyTorch"):
-            engine.submit(Request(ids, gated))
+
+
+def test_a_gate_reads_of_llama_cpp_what_it_reads_of_torch(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt], row_cells: int | None
+) -> None:
+    ids = model.encode(OPENING)
+    texts = [ids[:1], ids[:4], ids, model.encode(PASSAGE), model.encode(" ".join([PASSAGE] * 5))]
+    # One pass of llama.cpp, several, and a text of which the gate reads the end.
+    assert len(texts[2]) < 32 < len(texts[3]) < GATE_TOKENS < len(texts[4])
+    with runner_of(model, path, rows=2, row_cells=row_cells, prefix_bytes=0) as runner:
+        # A row in the middle of its text is not touched.
+        runner.open(5, prompts[0], ids)
+        runner.run([Span(5, ids[:-1], False)])
+        for text in texts:
+            expected_D = hidden_of_text(smollm2, text).double().numpy()
+            for asked in (text, [*model.bos_ids, *text]):
+                found_D = runner.hidden_of(asked)
+                # 8 bits between layers make 0.03 of it; another of these texts is 0.3 away.
+                assert np.linalg.norm(found_D - expected_D) < 0.05 * np.linalg.norm(expected_D)
+        assert not runner.hidden_of([]).any()
+        after_V = np.asarray(runner.run([Span(5, ids[-1:], True)]))[0]
+        runner.close(5, ())
+        assert divergence(logits_of(runner, prompts[0], ids)[-1:], after_V[None]) < NOISE
+
+        # Weights that say by the text which voice writes: its words are those of this voice alone.
+        slope_KD = np.stack([expected_D, -expected_D]).astype(np.float32)
+        gated = Mixture((prompts[0], prompts[1]), np.ones(2) / 2, "sequence", Gate(slope_KD, np.zeros(2, np.float32)))
+        engine = engine_of(model, runner, Limits(rows=2, queue=20, tokens=64, chunk=16))
+        calm = Sampling(max_tokens=8, temperature=0)
+        mixed, alone = run(engine, [Request(tuple(ids), soft, calm) for soft in (gated, prompts[0])])
+        assert mixed.ids == alone.ids

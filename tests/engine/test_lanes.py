@@ -165,15 +165,13 @@ def test_a_gate_that_reads_no_numbers_ends_its_request_and_no_other() -> None:
     assert (end.reason, type(end.error)) == ("failed", ModelError)
 
 
-def test_a_runner_without_hidden_states_refuses_gates_and_takes_given_weights() -> None:
+def test_weights_of_the_request_need_no_gate() -> None:
     class Blind(Model):
-        reads_hidden = False
+        def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
+            raise AssertionError("nobody asked the gate")
 
     engine = Engine(Blind(), WORDS)
-    gated = replace(PAIR, gate=GATE)
-    with pytest.raises(ConfigError, match="mixture_weights"):
-        engine.submit(Request((1,), gated, TAME))
-    request = Request((1,), gated.with_weights([1, 3]), TAME)
+    request = Request((1,), replace(PAIR, gate=GATE).with_weights([1, 3]), TAME)
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
 

@@ -17,8 +17,8 @@ from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 
-# An engine that had nothing to do begins when nobody has come for so long: requests that come together share every step from
-# the first on, and one that comes alone begins this much later.
+# An engine that had nothing to do, and several requests before that, begins when nobody has come for so long: requests that come
+# together share every step from the first on. Who was alone the last time begins at once.
 _GATHER_SECONDS = 0.003
 _GATHER_AT_MOST = 0.03
 
@@ -56,6 +56,8 @@ class EmbeddedEngine:
         self._listeners: dict[int, _Listener] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._stopping = self._draining = False
+        # Most requests at once since the engine last had nothing to do.
+        self._together = 0
         self._over = threading.Event()
         self.dead: BaseException | None = None
 
@@ -159,8 +161,11 @@ class EmbeddedEngine:
         while True:
             try:
                 if wait:
-                    listener = self._inbox.get()
-                    wait, gather_until = False, time.monotonic() + _GATHER_AT_MOST
+                    if (listener := self._inbox.get()) is None:
+                        break
+                    wait, alone = False, self._together < 2
+                    gather_until = 0.0 if alone else time.monotonic() + _GATHER_AT_MOST
+                    self._together = 0
                 elif time.monotonic() < gather_until:
                     listener = self._inbox.get(timeout=_GATHER_SECONDS)
                 elif self._inbox.empty():
@@ -187,6 +192,7 @@ class EmbeddedEngine:
             _deliver([(listener, EngineBusy("the engine has stopped after an error", got=error))])
             raise
         self._listeners[listener.number] = listener
+        self._together = max(self._together, len(self._listeners))
 
     def _tell(self, events: list[tuple[int, Event]]) -> None:
         told: list[tuple[_Listener, Event | SordinoError]] = []

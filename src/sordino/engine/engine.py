@@ -303,10 +303,4 @@ class Engine:
                 got=len(components_of(prompt)),
                 do="give more --rows, or take a mixture of fewer",
             )
-        if isinstance(prompt, Mixture) and prompt.gate is not None and not self.runner.reads_hidden:
-            raise ConfigError(
-                "this mixture's weights depend on the text, through hidden states that llama.cpp does not give",
-                where="soft_prompt",
-                do="give weights with the request (mixture_weights), or serve the model with PyTorch",
-            )
         return widths(self.runner, request)

@@ -4,7 +4,7 @@ A soft prompt goes in as vectors, once; what it became is kept as bytes, which a
 of cells rows that run behind the same soft prompt at the same time share its cells.
 
 Where each sequence has its own cells, llama.cpp runs together only sequences that follow one another in number; so the rows' are
-0, 1, 2 ... without a hole, and the last one moves into the hole that a row leaves.
+0, 1, 2 ... without a hole: before a step the last ones move into the holes that rows have left.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from sordino.described_model import DescribedModel
 from sordino.engine.llama_context import LlamaContext
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
-from sordino.engine.runner import CacheUse, Span, overflowing
+from sordino.engine.runner import CacheUse, Span, overflowing, text_alone
 from sordino.errors import ModelError, OutOfMemory
 from sordino.memory import memory_named
+from sordino.prompt_mixture import GATE_TOKENS
 from sordino.soft_prompt import SoftPrompt
 
 # Norms square what they are given, in float32.
@@ -73,13 +74,15 @@ class GgufRunner:
             return len(lengths) <= self.context.sequences and max(lengths) <= self.context.cells
         return sum(lengths) <= self.context.cells
 
-    @property
-    def reads_hidden(self) -> bool:
-        # llama_get_embeddings gives them, of a context that is set to give them at every position: not of this one.
-        return False
-
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        raise ModelError("hidden states are not read from llama.cpp", do="serve the model with PyTorch")
+        bos = self.model.bos_ids
+        text = text_alone(ids, bos)[-GATE_TOKENS:]
+        if not text:
+            return np.zeros(self.model.d_model)
+        with memory_named("reading a text for a mixture's weights", "lower --kv-memory or --rows"):
+            hidden_ND = self.context.hidden([*bos, *text])
+        mean_D: NDArray[np.floating[Any]] = hidden_ND[len(bos) :].mean(axis=0, dtype=np.float64)
+        return mean_D
 
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
         """Nothing: a soft prompt alone keeps the processor as busy as several."""
@@ -113,6 +116,7 @@ class GgufRunner:
         return True
 
     def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
+        self._close_ranks()
         filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
         ids: list[int] = []
         positions: list[int] = []
@@ -159,12 +163,17 @@ class GgufRunner:
         return promised - had + wanted <= self.context.cells
 
     def _give_back(self, sequence: int) -> None:
-        """The sequence is free again, or where there may be no hole, the last one is, whose row moves to it."""
         self.context.cut(sequence, 0)
-        last = max(self._rows.values(), key=lambda row: row.sequence, default=None)
-        if self.context.split and last is not None and last.sequence > sequence and self._moved(last, sequence):
-            last.sequence, sequence = sequence, last.sequence
         heapq.heappush(self._free, sequence)
+
+    def _close_ranks(self) -> None:
+        """Where there may be no hole, the last rows move into those that others left. Before a step, not when a row leaves: of
+        rows that leave together none moves, and a row that comes fills a hole for nothing."""
+        while self.context.split and self._free and self._free[0] < len(self._rows):
+            last = max(self._rows.values(), key=lambda row: row.sequence)
+            if not self._moved(last, self._free[0]):
+                return
+            last.sequence = heapq.heapreplace(self._free, last.sequence)
 
     def _moved(self, row: _Row, sequence: int) -> bool:
         """Give an empty sequence what a row holds. False: it could not be; the row stays, and the hole costs only speed."""

@@ -22,6 +22,8 @@ from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
 CELLS_STEP = 256
+# Positions of one call whose hidden states are read: of each the logits are computed too, and have to lie somewhere.
+_READ_BATCH = 32
 
 _log = logging.getLogger("sordino.llama")
 _LEVELS = {2: logging.INFO, 3: logging.WARNING}
@@ -78,18 +80,14 @@ class LlamaContext:
         self.split = sequences > 1 and 0 < own <= affordable // sequences
         self.cells = own if self.split else _whole_steps(min(max_cells, affordable))
         self.sequences, self.batch = sequences, max(batch, sequences)
-        self._context: Any = c.llama_init_from_model(self._model, self._settings(threads))
-        if not self._context:
-            raise OutOfMemory(
-                "llama.cpp could not make room for the running rows",
-                where=path.name,
-                got="; ".join(_last_words),
-                do="lower --kv-memory or --rows",
-            )
+        self._name, self._threads = path.name, threads
+        self._contexts: list[Any] = []
         self._finalizer.detach()
-        self._finalizer = finalize(self, _free, self._context, self._model)
+        self._finalizer = finalize(self, _free, self._contexts, self._model)
+        self._context = self._opened(self._settings(), "the running rows")
         self._memory = c.llama_get_memory(self._context)
         self._buffers = _Buffers(self.batch)
+        self._reader: Any = None
 
     def close(self) -> None:
         """Give the memory back. Nothing may be called afterwards."""
@@ -112,6 +110,31 @@ class LlamaContext:
         count = len(embeds_ND)
         flags = [False] * (count - 1) + [wanted]
         return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, [sequence] * count, flags)
+
+    def hidden(self, id_N: Sequence[int]) -> NDArray[np.float32]:
+        """The hidden states [N, D] behind the final norm of a text alone, at most 2 x CELLS_STEP tokens. Rows are not touched.
+
+        They come from a context of its own, made by the first call. Raises ModelError, OutOfMemory.
+        """
+        cells = 2 * CELLS_STEP
+        if not (0 < len(id_N) <= cells and 0 <= min(id_N) <= max(id_N) < self.vocab_size):
+            raise ValueError(f"{len(id_N)} ids")
+        batch = min(_READ_BATCH, self.batch)
+        if self._reader is None:
+            said = c.llama_context_default_params()
+            said.n_ctx, said.n_batch, said.n_ubatch, said.n_seq_max = cells, batch, batch, 1
+            said.embeddings, said.pooling_type = True, c.LLAMA_POOLING_TYPE_NONE
+            self._reader = self._opened(said, "reading hidden states")
+        c.llama_memory_clear(c.llama_get_memory(self._reader), False)
+        found = np.empty((len(id_N), self.d_model), np.float32)
+        for start in range(0, len(id_N), batch):
+            ids = id_N[start : start + batch]
+            count = len(ids)
+            places = range(start, start + count)
+            self._decode(self._buffers.filled(ids, None, places, [0] * count, [True] * count), self._reader)
+            pointer = c.llama_get_embeddings(self._reader)
+            found[start : start + count] = np.ctypeslib.as_array(pointer, (count, self.d_model))
+        return found
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first positions of one sequence belong to another too: no bytes are copied. For sequences that share their cells."""
@@ -174,7 +197,7 @@ class LlamaContext:
                 sequence_N[part],
                 wanted_N[part],
             )
-            self._decode(batch)
+            self._decode(batch, self._context)
             if count := sum(wanted_N[part]):
                 # Side by side, in the batch's order. A copy: the next call writes over them.
                 pointer = c.llama_get_logits(self._context)
@@ -182,14 +205,29 @@ class LlamaContext:
                 at += count
         return found
 
-    def _decode(self, batch: Any) -> None:
-        answer = c.llama_decode(self._context, batch)
+    def _decode(self, batch: Any, context: Any) -> None:
+        answer = c.llama_decode(context, batch)
         if answer == 1:
             raise OutOfMemory("llama.cpp has no cells left", got=f"{self.cells} cells", do="give more --kv-memory")
         if answer != 0:
             raise ModelError("llama.cpp could not run a step", got=f"{answer}: {'; '.join(_last_words)}")
 
-    def _settings(self, threads: int | None) -> Any:
+    def _opened(self, said: Any, purpose: str) -> Any:
+        """A context of the model; it is freed with it."""
+        if self._threads is not None:
+            said.n_threads = said.n_threads_batch = self._threads
+        context = c.llama_init_from_model(self._model, said)
+        if not context:
+            raise OutOfMemory(
+                f"llama.cpp could not make room for {purpose}",
+                where=self._name,
+                got="; ".join(_last_words),
+                do="lower --kv-memory or --rows",
+            )
+        self._contexts.append(context)
+        return context
+
+    def _settings(self) -> Any:
         said = c.llama_context_default_params()
         said.n_ctx = self.cells * (self.sequences if self.split else 1)
         said.n_batch = said.n_ubatch = self.batch
@@ -198,8 +236,6 @@ class LlamaContext:
         said.kv_unified = not self.split
         # Rows are cut and copied, for which a window that forgets is too little.
         said.swa_full = True
-        if threads is not None:
-            said.n_threads = said.n_threads_batch = threads
         return said
 
     def _cell_bytes(self) -> int:
@@ -223,6 +259,8 @@ class LlamaContext:
     def _check_kind(self, path: Path) -> None:
         if c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model):
             raise ModelError("models with recurrent layers are not served", where=path.name)
+        if int(c.llama_model_n_embd_out(self._model)) != self.d_model:
+            raise ModelError("models that read and give vectors of two widths are not served", where=path.name)
         if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
             raise ModelError("models with an encoder are not served", where=path.name)
 
@@ -287,6 +325,7 @@ def _pointer(array: NDArray[Any], kind: Any) -> Any:
     return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
-def _free(context: Any, model: Any) -> None:
-    c.llama_free(context)
+def _free(contexts: Sequence[Any], model: Any) -> None:
+    for context in contexts:
+        c.llama_free(context)
     c.llama_model_free(model)

@@ -46,6 +46,11 @@ def overflowing(prompt: SoftPrompt | None) -> SordinoError:
     )
 
 
+def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
+    """What a gate reads of a request's ids: all but a BOS that they begin with."""
+    return ids[len(bos) :] if bos and list(ids[: len(bos)]) == list(bos) else ids
+
+
 class Runner(Protocol):
     """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
 
@@ -58,10 +63,6 @@ class Runner(Protocol):
 
     def holds(self, lengths: Sequence[int]) -> bool:
         """Whether memory holds rows of so many positions, prefixes included, side by side if there are no others."""
-
-    @property
-    def reads_hidden(self) -> bool:
-        """Whether `hidden_of` is there."""
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """h(x) [D] of a text, see `prompt_mixture.Gate`; a BOS that `ids` begin with is no part of it. Raises OutOfMemory."""

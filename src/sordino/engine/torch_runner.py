@@ -24,7 +24,7 @@ from sordino.base_model import BaseModel
 from sordino.engine import written_out
 from sordino.engine.key_values import KeyValues, Place, Shape
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
-from sordino.engine.runner import CacheUse, Span, overflowing
+from sordino.engine.runner import CacheUse, Span, overflowing, text_alone
 from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.written_out import Alone, Llama, Together
 from sordino.errors import ModelError, OutOfMemory
@@ -83,16 +83,10 @@ class TorchRunner:
     def holds(self, lengths: Sequence[int]) -> bool:
         return self._key_values.holds(lengths)
 
-    @property
-    def reads_hidden(self) -> bool:
-        return True
-
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        bos = self.base.bos_ids
-        text = ids[len(bos) :] if bos and tuple(ids[: len(bos)]) == bos else ids
         with memory_named("reading a text for a mixture's weights", LOWER):
-            return hidden_of_text(self.base, text).double().cpu().numpy()
+            return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
