@@ -208,7 +208,7 @@ def test_no_answer_tells_where_the_library_lies(
 def test_a_broken_upload_is_told_without_the_servers_folders(live: Running) -> None:
     answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("x.zip", b"junk")})
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"].startswith("upload: not a soft prompt file")
+    assert answer.json()["error"]["message"].startswith("x.zip: not a soft prompt file")
 
 
 def test_an_unknown_field_of_an_upload_is_refused_by_name(live: Running) -> None:

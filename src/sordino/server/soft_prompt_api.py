@@ -93,7 +93,10 @@ def upload(
         prompt = prompt.with_metadata(name=name) if prompt.metadata.name == path.name else prompt
         entry = state.voices.library.add(prompt, name=name, replace=said.replace)
     except SoftPromptFileError as error:
-        raise refused(_in_fields(error), field="file") from error
+        told = _in_fields(error)
+        # The name that was sent, not where the bytes lay while they were read.
+        told.where = told.where.replace(str(path), given or "file")
+        raise refused(told, field="file") from error
     except SordinoError as error:
         raise refused(_in_fields(error), field="name" if said.name else "file") from error
     state.voices.refresh()
