@@ -120,13 +120,18 @@ def library_of(base: BaseModel, count: int) -> Iterator[Path]:
         yield Path(folder)
 
 
+def limits(streams: int) -> httpx.Limits:
+    """Servers hang up on a connection that was idle while the other side had its turn: ours is given up before."""
+    return httpx.Limits(max_connections=streams, keepalive_expiry=2)
+
+
 class OverHttp:
     """As many requests at once as there are streams, each behind a soft prompt of its own."""
 
     def __init__(self, url: str, model: str, base: BaseModel, streams: int) -> None:
         self.url, self.model, self.base, self.streams, self.called = url, model, base, streams, 0
         self.pool = ThreadPoolExecutor(streams)
-        self.client = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=streams))
+        self.client = httpx.Client(timeout=600, limits=limits(streams))
 
     def __call__(self) -> None:
         texts = openings(self.base, self.streams, self.called)
@@ -153,7 +158,7 @@ class Theirs:
     def __init__(self, url: str, base: BaseModel, streams: int) -> None:
         self.url, self.base, self.streams, self.called = url, base, streams, 0
         self.pool = ThreadPoolExecutor(streams)
-        self.client = httpx.Client(timeout=600, limits=httpx.Limits(max_connections=streams))
+        self.client = httpx.Client(timeout=600, limits=limits(streams))
 
     def __call__(self) -> None:
         texts = openings(self.base, self.streams, self.called)

@@ -50,7 +50,7 @@ export function startSettings(changed) {
       change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
     } });
     inputs.set(name, input);
-    $(name === "max_tokens" ? "how-much" : "more-settings").append(el("label", {}, label, input));
+    $(name === "max_tokens" ? "how-much" : "more-settings").append(el("label", {}, label, " ", input));
   }
   show();
 }
