@@ -66,6 +66,7 @@ def main() -> None:
                 },
                 options.rounds,
                 base.device,
+                pause=0.2,
             )
             row: dict[str, Any] = {"rows": f"{streams} stream{'s' * (streams > 1)}"}
             for name, taken in seconds.items():

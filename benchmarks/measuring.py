@@ -48,14 +48,20 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every counted run of every side: one warm-up each, then A B A B ..., so that a noisy machine hits all alike."""
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device, *, pause: float = 0
+) -> dict[str, list[float]]:
+    """Seconds of every counted run of every side: one warm-up each, then A B A B ..., so that a noisy machine hits all alike.
+
+    pause: seconds between two sides, for what a server still does behind its last answer.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
     for _ in range(rounds):
         for name, side in sides.items():
             _wait(device)
+            time.sleep(pause)
             began = time.perf_counter()
             side()
             _wait(device)

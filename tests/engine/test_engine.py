@@ -113,6 +113,19 @@ def test_an_aborted_row_is_gone_with_the_next_step() -> None:
     assert not engine.busy
 
 
+def test_an_end_is_told_before_its_text_is_kept() -> None:
+    model = Model()
+    engine = Engine(model, WORDS)
+    engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=1)))
+    events = engine.step()
+    assert isinstance(events[-1][1], End)
+    assert len(model.rows) == 1
+    assert engine.busy
+    assert engine.step() == []
+    assert model.rows == {}
+    assert not engine.busy
+
+
 def test_a_failing_step_ends_its_rows_and_no_others() -> None:
     model = Model(fails_on=7)
     engine = Engine(model, WORDS, Limits(rows=1, queue=9, tokens=4, chunk=4))

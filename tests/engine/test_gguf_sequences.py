@@ -60,12 +60,17 @@ def test_a_row_that_cannot_be_moved_stays_and_no_sequence_is_lost(error: Sordino
     runner.run([Span(number, IDS, True) for number in range(3)])
     context.fails = error
     runner.close(0, IDS)
+    runner.run([Span(number, (7,), True) for number in (1, 2)])
     assert {number: row.sequence for number, row in runner._rows.items()} == {1: 1, 2: 2}
-    assert context.held[1] == context.held[2] == [1, *IDS]
+    assert context.held[1] == context.held[2] == [1, *IDS, 7]
     context.fails = None
     # The hole is the next row's, and all four are to be had.
     for number in (3, 4):
         assert runner.open(number, None, IDS) == 0
     assert sorted(row.sequence for row in runner._rows.values()) == [0, 1, 2, 3]
     runner.close(1, ())
+    hole = ({0, 1, 2, 3} - {row.sequence for row in runner._rows.values()}).pop()
+    runner.run([Span(2, (8,), True)])
+    assert hole != 3
     assert sorted(row.sequence for row in runner._rows.values()) == [0, 1, 2]
+    assert sorted(context.held[row.sequence][-1] for row in runner._rows.values()) == [1, 1, 8]

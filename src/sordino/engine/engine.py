@@ -86,6 +86,8 @@ class Engine:
         self._closed = False
         # Rows that were closed so far; and of the mixture that found no room for all its lanes, its number and when that was.
         self._closings = 0
+        # Rows that are over and still hold memory: keeping their texts can wait until their ends are told.
+        self._leaving: list[tuple[Sequence[Lane], Sequence[int]]] = []
         self._no_room = (-1, 0)
 
     def submit(self, request: Request) -> int:
@@ -122,11 +124,13 @@ class Engine:
         """End a request now, if it is not over; its event comes with the next step."""
         if number in self._rows:
             self._ended.append((number, self._end(self._rows[number], "aborted")))
+            self._close_leaving()
 
     def close(self) -> list[tuple[int, Event]]:
         """End every request; nothing may be submitted afterwards."""
         for number in list(self._rows):
             self.abort(number)
+        self._close_leaving()
         self._closed = True
         ended, self._ended = self._ended, []
         return list(ended)
@@ -134,7 +138,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return bool(self._rows or self._ended)
+        return bool(self._rows or self._ended or self._leaving)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -144,6 +148,7 @@ class Engine:
     def step(self) -> list[tuple[int, Event]]:
         """One step of every row that has its turn: the events, in the order of the rows."""
         events: list[tuple[int, Event]] = []
+        self._close_leaving()
         self._prepare()
         stretches = self._scheduler.schedule(self._admit, self._grow, self._let_go)
         try:
@@ -257,11 +262,15 @@ class Engine:
         del self._rows[row.work.number]
         if row.work in self._scheduler.running:
             self._scheduler.running.remove(row.work)
-            self._closings += 1
-            closed(self.runner, row.lanes, row.ids if reason != "failed" else ())
+            self._leaving.append((row.lanes, row.ids if reason != "failed" else ()))
         else:
             self._scheduler.waiting.remove(row.work)
         return End(reason, row.width + len(row.request.ids), row.n_new, error)
+
+    def _close_leaving(self) -> None:
+        while self._leaving:
+            self._closings += 1
+            closed(self.runner, *self._leaving.pop(0))
 
     def _check(self, request: Request) -> int:
         """The positions in front of a request's text, of a mixture's those in front of its longest component's."""
