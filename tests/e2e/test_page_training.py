@@ -201,8 +201,8 @@ def test_a_second_run_waits_for_the_first(page: Page) -> None:
     expect(first.locator(".state")).to_contain_text("training; step", timeout=WAIT)
     second = begin(page, "second", [log(3), log(4), log(5)], steps="5")
     third = begin(page, "third", [log(6), log(7), log(8)], steps="5")
-    expect(second.locator(".state")).to_have_text("waits for its turn")
-    expect(third.locator(".state")).to_have_text("waits for its turn")
+    expect(second.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
+    expect(third.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
     shot(page, "queue")
     # One is taken out; the other's turn comes when the first is stopped, which can go on behind it.
     third.get_by_role("button", name="Take it out of the queue").click()
