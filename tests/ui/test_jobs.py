@@ -152,6 +152,10 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     assert others.state(job) == "running"
     # Writing goes before it.
     assert psutil.Process(job.pid).nice() > psutil.Process().nice()
+    groups = [Path(f"/proc/{pid}/autogroup") for pid in (job.pid, "self")]
+    if groups[0].exists():
+        run_nice, own_nice = (int(group.read_text().split()[-1]) for group in groups)
+        assert run_nice > own_nice
     # As the system does where memory runs out.
     os.kill(job.pid, signal.SIGKILL)
     error = until(server, run["id"], "failed")["error"]

@@ -346,7 +346,8 @@ def _command(model: str, flags: Sequence[str]) -> list[str]:
 
 def _started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
     """A process that does not end with this one, and gives way to it."""
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+    # Threads that wait for each other would spin, on cores that somebody else wants.
+    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
     with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
         if sys.platform == "win32":
             flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
@@ -359,6 +360,9 @@ def _started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Pa
     with suppress(psutil.Error):
         # Before its threads are there, which take it over.
         psutil.Process(child.pid).nice(_NICE)
+    with suppress(OSError):
+        # Linux may share its cores out by session first, and by niceness within one: then the session has to be nice.
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(_NICE))
     return child
 
 
