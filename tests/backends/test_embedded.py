@@ -82,6 +82,26 @@ def test_only_who_had_company_waits_for_company(
     assert seconds(1) < 0.4
 
 
+def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -> None:
+    class Keeping(Slow):
+        def close(self, number, ids):
+            time.sleep(0.2)
+            super().close(number, ids)
+
+    backend = EmbeddedEngine(Engine(Keeping(), WORDS))
+    backend.start()
+
+    async def stopped() -> bool:
+        task = asyncio.create_task(backend.complete(Request((1,), None, replace(ENDLESS, max_tokens=20))))
+        await asyncio.sleep(0.05)
+        ended = asyncio.create_task(asyncio.to_thread(backend.stop, finish=True, seconds=5))
+        _, _, end = await task
+        assert end.reason == "length"
+        return await ended
+
+    assert asyncio.run(stopped())
+
+
 def test_callers_on_several_loops(backend: EmbeddedEngine) -> None:
     found: list[str] = []
 

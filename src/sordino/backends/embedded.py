@@ -143,7 +143,8 @@ class EmbeddedEngine:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._take(wait=not self._engine.busy)
+                # Nobody comes any more once it drains: what was put to wake it may be taken already.
+                self._take(wait=not self._engine.busy and not self._draining)
                 if self._draining and not self._engine.busy and self._inbox.empty():
                     break
                 self._tell(self._engine.step() if self._engine.busy else [])
