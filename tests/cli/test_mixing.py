@@ -135,6 +135,7 @@ def test_bad_input_is_refused_and_nothing_is_written(library: Path, tmp_path: Pa
     assert "did you mean fog" in refused(*fit, "fogg", *data, *to)
     assert "NAME.mix.zip" in refused(*fit, "fog", *data, "--out", "m.zip")
     assert "nowhere" in refused(*fit, "fog", "--data", "nowhere", *to)
+    assert "a --data of its own" in refused(*fit, "fog", *data, tmp_path / "long.txt", *to)
     assert "make it first" in refused(*fit, "fog", *data, "--out", "no/m.mix.zip")
     assert "give --joint too" in refused(*fit, "fog", *data, *to, "--steps", 3)
     assert "--joint" in refused(*fit, *data, *to, "--joint", 17)

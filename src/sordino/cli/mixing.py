@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from sordino.cli.options import base_model_options, refuse_alone, seed_option
 from sordino.cli.targets import check_picture, mixture_name
-from sordino.errors import BadInput, ConfigError
+from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 
 _PATHS = click.Path(path_type=Path)
 _OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
@@ -120,7 +121,8 @@ def fit(**options: Any) -> None:
     """
     from sordino.prompt_mixture import MAX_COMPONENTS
 
-    names = (*options.pop("components"), *options.pop("more"))
+    more: tuple[str, ...] = options.pop("more")
+    names = (*options.pop("components"), *more)
     joint: int | None = options["joint"]
     if joint is None:
         for flag in _OF_JOINT:
@@ -146,8 +148,23 @@ def fit(**options: Any) -> None:
     for path in (*options["data"], *options["heldout"]):
         if not path.exists():
             raise BadInput("no such file or folder", where=path, do="check the spelling")
+    _check_no_texts(more)
     mixture_name(options["out"], overwrite=options["overwrite"])
     check_picture(options["picture"], overwrite=options["overwrite"])
     from sordino.cli.mixing_run import run
 
     run(names, options)
+
+
+def _check_no_texts(more: Sequence[str]) -> None:
+    """`--data A B` gives B as a soft prompt. Raises BadInput that says so where B is a file of another kind."""
+    from sordino import formats
+
+    for name in more:
+        if Path(name).is_file():
+            try:
+                formats.peek(Path(name))
+            except SoftPromptFileError as error:
+                raise BadInput(
+                    f"not a soft prompt ({error.what})", where=name, do="if it is a text, give it a --data of its own"
+                ) from error

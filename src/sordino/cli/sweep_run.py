@@ -227,7 +227,7 @@ def _watch(asked: Sweep, base: BaseModel, members: Sequence[Member], folder: Pat
 def _bar() -> Progress:
     return Progress(
         BarColumn(30),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}, {task.fields[left]} runs left"),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}, runs left: {task.fields[left]}"),
         TimeRemainingColumn(),
         console=err,
     )

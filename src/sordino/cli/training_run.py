@@ -134,7 +134,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise BadInput(
-            "another process is training here", where=folder, do="wait for it, or choose another --out"
+            "another process is training here", where=folder, do="wait for it, or choose another folder"
         ) from None
     except OSError as error:
         raise StorageError(

@@ -56,7 +56,8 @@ def split_pieces(pieces: Sequence[Piece], *, heldout: Sequence[Piece] | None, se
         raise DataError(
             "too little text to learn from",
             expected=f"at least {MIN_CHARACTERS:,} characters, better a hundred times that",
-            got=f"{total:,} in {_number(len(pieces), 'piece')}",
+            got=f"{total:,} in {_number(len(pieces), 'piece')}"
+            + f", after {_number(given - len(pieces), 'piece')} that --heldout has as well" * (given > len(pieces)),
         )
     if heldout is not None and not heldout:
         raise DataError("the held-out texts are empty", where="--heldout")
