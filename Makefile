@@ -26,8 +26,12 @@ test-slow: install models
 	@$(BIN)/python -m sordino.model_files gemma3-270m
 	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)
 
-# llama.cpp for `sordino serve --runner gguf`: built from source where no wheel fits, some minutes.
+# llama.cpp for `sordino serve --runner gguf`: built from source where no wheel fits, some minutes. Without AMX: what GCC makes of its
+# kernels kills the process (github.com/ggml-org/llama.cpp/pull/26954), so that AMX builds run without rearranged weights, slower.
+NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 gguf: install
+	if c++ $(NO_AMX) -E -x c++ /dev/null >/dev/null 2>&1; then \
+		export CMAKE_ARGS="$$CMAKE_ARGS -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"; fi; \
 	$(PIP) -e '.[gguf]'
 
 # SillyTavern itself, at one version, against a server of ours, and the page in a real browser: needs node, npm and Chromium.

@@ -65,6 +65,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def make_folder(path: Path) -> None:
+    """A folder, and those that it lies in, where they are not there. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder cannot be made ({error.strerror})", where=path) from error
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path` to fill; when the body ends well, it becomes `path`.

@@ -21,15 +21,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from filelock import FileLock
 
-from sordino.atomic import write_bytes
+from sordino.atomic import make_folder, write_bytes
 from sordino.errors import BadInput, SordinoError, StorageError
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.loop import LOWER
@@ -42,6 +43,10 @@ _NICE = 10
 # Folders in one another that a text may lie in; and how long texts wait for a run that nobody begins.
 _DEEPEST = 32
 _DRAFT_SECONDS = 7 * 86400.0
+_SWEEP_SECONDS = 3600.0
+# Until a run is begun again that the disk did not let begin; and how long another server's look at the queue is waited for.
+_RETRY_SECONDS = 30.0
+_LOCK_SECONDS = 10.0
 # A process that the system ends for want of memory says nothing itself. Windows has no such end: it refuses memory instead.
 _KILLED = -9
 
@@ -73,6 +78,11 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.RLock()
+        self._file_lock = FileLock(folder / ".lock")
+        self._not_before = 0.0
+        # Why what waits was not begun, by the job.
+        self._trouble: dict[str, str] = {}
+        self._swept = -_SWEEP_SECONDS
         # Runs by their process, and what looks at texts by the job.
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._lookers: dict[str, subprocess.Popen[bytes]] = {}
@@ -81,9 +91,6 @@ class Jobs:
 
     def start(self) -> None:
         """Watch the runs, and start those that wait; texts that nobody trained on for a week are let go."""
-        for job in self.all():
-            if self.state(job) == "draft" and time.time() - job.created > _DRAFT_SECONDS:
-                self.remove(job)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="training runs")
         self._thread.start()
 
@@ -131,6 +138,10 @@ class Jobs:
             return "failed"
         return {"draft": "draft", "train": "waiting", "stop": "stopped"}[job.asked]  # type: ignore[return-value]
 
+    def error(self, job: Job) -> str:
+        """What ended it, or keeps it from being begun; "" where nothing does."""
+        return job.error or self._trouble.get(job.id, "")
+
     def can_go_on(self, job: Job) -> bool:
         return (self.run_folder(job) / CHECKPOINT).exists() and not self.result(job).exists()
 
@@ -139,8 +150,12 @@ class Jobs:
     def new(self, model: str, files: Sequence[tuple[str, bytes]]) -> Job:
         """A draft with its texts. Raises BadInput, StorageError."""
         job = Job(secrets.token_hex(8), "", model, time.time())
-        self.add_texts(job, files)
-        self._write(job)
+        try:
+            self.add_texts(job, files)
+            self._write(job)
+        except SordinoError:
+            shutil.rmtree(self.place(job.id), ignore_errors=True)
+            raise
         return job
 
     def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
@@ -158,9 +173,8 @@ class Jobs:
     def remove_text(self, job: Job, name: str) -> None:
         """Take a text out of a draft. Raises BadInput."""
         path = self._texts(job).joinpath(*_parts(name))
-        with self._lock:
-            if self.state(self.get(job.id)) != "draft":
-                raise BadInput("this run was begun already", where=job.id)
+        with self._alone():
+            self._draft(job)
             self._end_looking(job)
             try:
                 path.unlink()
@@ -182,18 +196,16 @@ class Jobs:
         self._write(draft)
         return draft
 
-    def with_model(self, job: Job, model: str) -> Job:
-        job = replace(job, model=model)
-        self._write(job)
-        return job
-
-    def look(self, job: Job, flags: Sequence[str]) -> None:
-        """Find out what the texts are and what training on them costs: see `looked`."""
-        with self._lock:
+    def look(self, job: Job, flags: Sequence[str], *, model: str) -> Job:
+        """Find out what the texts of a draft are and what training on them costs: see `looked`. Raises BadInput, StorageError."""
+        with self._alone():
+            job = replace(self._draft(job), model=model)
+            self._write(job)
             self._end_looking(job)
             place = self.place(job.id)
             command = [*_command(job.model, flags), "--dry-run", "--json", str(self._texts(job))]
             self._lookers[job.id] = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
+            return job
 
     def looked(self, job: Job) -> dict[str, Any]:
         """texts, cost: what is known so far. error. busy."""
@@ -208,19 +220,27 @@ class Jobs:
         error = "" if busy or "cost" in told else self._error_in(job, "look.log") or _end_of("measuring", code)
         return {**told, "busy": busy, "error": error}
 
-    def train(self, job: Job, *, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
-        """Put a draft into the queue. Raises BadInput."""
-        with self._lock:
-            if self.state(self.get(job.id)) != "draft":
-                raise BadInput("this run was begun already", where=job.id)
-            self._end_looking(job)
-            job = replace(job, name=name, flags=tuple(flags), settings=settings, asked="train", since=time.time())
+    def train(self, job: Job, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
+        """Put a draft into the queue. Raises BadInput, StorageError."""
+        with self._alone():
+            draft = self._draft(job)
+            self._end_looking(draft)
+            job = replace(
+                draft, model=model, name=name, flags=tuple(flags), settings=settings, asked="train", since=time.time()
+            )
             self._write(job)
             return job
 
+    def _draft(self, job: Job) -> Job:
+        """What is known of it by now. Raises BadInput where it is no draft any more."""
+        job = self.get(job.id)
+        if self.state(job) != "draft":
+            raise BadInput("this run was begun already", where=job.id)
+        return job
+
     def go_on(self, job: Job) -> Job:
-        """Into the queue again: from the checkpoint, if there is one. Raises BadInput."""
-        with self._lock:
+        """Into the queue again: from the checkpoint, if there is one. Raises BadInput, StorageError."""
+        with self._alone():
             job = self.get(job.id)
             if self.state(job) not in ("stopped", "failed"):
                 raise BadInput("only a run that was stopped can go on", where=job.id)
@@ -229,9 +249,12 @@ class Jobs:
             return job
 
     def stop(self, job: Job) -> Job:
-        """The run saves after its step and stops."""
-        with self._lock:
-            job = replace(self.get(job.id), asked="stop", since=time.time())
+        """A run saves after its step and stops; one that is over, or was not begun, stays what it is. Raises StorageError."""
+        with self._alone():
+            job = self.get(job.id)
+            if self.state(job) not in ("waiting", "running", "stopping"):
+                return job
+            job = replace(job, asked="stop", since=time.time())
             self._write(job)
             if self._alive(job):
                 _interrupt(job.pid)
@@ -239,7 +262,7 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Everything of it. Raises BadInput while it runs."""
-        with self._lock:
+        with self._alone():
             if self._alive(self.get(job.id)):
                 raise BadInput("this run is going on", where=job.id, do="stop it first")
             self._end_looking(job)
@@ -253,7 +276,10 @@ class Jobs:
                 self._tick()
 
     def _tick(self) -> None:
-        with self._lock:
+        if not self._folder.is_dir():
+            return
+        with self._alone():
+            self._let_go_of_drafts()
             for child in self._lookers.values():
                 # The system is told that its end was seen.
                 child.poll()
@@ -266,8 +292,16 @@ class Jobs:
                 elif job.pid:
                     self._ended(job)
             waiting = sorted((j for j in self.all() if self.state(j) == "waiting"), key=lambda job: job.since)
-            if waiting and not running:
+            if waiting and not running and time.monotonic() >= self._not_before:
                 self._begin(waiting[0])
+
+    def _let_go_of_drafts(self) -> None:
+        if time.monotonic() < self._swept + _SWEEP_SECONDS:
+            return
+        self._swept = time.monotonic()
+        for job in self.all():
+            if self.state(job) == "draft" and time.time() - job.created > _DRAFT_SECONDS:
+                self.remove(job)
 
     def _begin(self, job: Job) -> None:
         place = self.place(job.id)
@@ -276,10 +310,26 @@ class Jobs:
         else:
             flags = [*job.flags, "--out=" + str(self.result(job)), "--overwrite"]
             command = [*_command(job.model, flags), str(self._texts(job))]
-        child = _started(command, place / "log.txt", None, cwd=place)
+        # Should the disk refuse, it does so again at once.
+        self._not_before = time.monotonic() + _RETRY_SECONDS
+        self._trouble = {}
+        try:
+            child = _started(command, place / "log.txt", None, cwd=place)
+        except OSError as error:
+            self._trouble[job.id] = f"the run cannot be started ({error.strerror})"
+            raise
         self._children[child.pid] = child
-        with suppress(psutil.NoSuchProcess):
-            self._write(replace(job, pid=child.pid, born=psutil.Process(child.pid).create_time()))
+        try:
+            with suppress(psutil.NoSuchProcess):
+                self._write(replace(job, pid=child.pid, born=psutil.Process(child.pid).create_time()))
+        except SordinoError as error:
+            # A process that stands nowhere would be started a second time.
+            self._children.pop(child.pid)
+            child.kill()
+            child.wait()
+            self._trouble[job.id] = error.message
+            raise
+        self._not_before = 0.0
 
     def _ended(self, job: Job) -> None:
         child = self._children.pop(job.pid, None)
@@ -325,9 +375,23 @@ class Jobs:
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Neither another thread nor another server of this user changes a run meanwhile. Raises StorageError."""
+        with self._lock:
+            make_folder(self._folder)
+            try:
+                self._file_lock.acquire(timeout=_LOCK_SECONDS)
+            except OSError as error:
+                raise StorageError("the training folder cannot be used", where=self._folder, got=error) from error
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+
     def _write(self, job: Job) -> None:
         place = self.place(job.id)
-        place.mkdir(parents=True, exist_ok=True)
+        make_folder(place)
         write_bytes(place / "job.json", json.dumps(asdict(job), indent=1).encode())
 
 

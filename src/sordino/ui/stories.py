@@ -15,8 +15,8 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
-from sordino.atomic import write_bytes
-from sordino.errors import SordinoError
+from sordino.atomic import make_folder, write_bytes
+from sordino.errors import SordinoError, StorageError
 from sordino.server.errors import Refused, refused
 
 router = APIRouter(prefix="/ui/stories", include_in_schema=False)
@@ -70,13 +70,17 @@ class Stories:
             revision = max(said.revision, there.revision if there else 0) + 1
             story = Story(**said.model_dump(exclude={"over", "id", "revision", "changed"}))
             story = story.model_copy(update={"id": name, "revision": revision, "changed": time.time()})
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             write_bytes(self._path(name), json.dumps(story.model_dump(), ensure_ascii=False).encode("utf-8", "replace"))
             return story
 
     def remove(self, name: str) -> None:
+        """Raises StorageError."""
         with self._lock:
-            self._path(name).unlink(missing_ok=True)
+            try:
+                self._path(name).unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError("the story cannot be deleted", where=name, got=error.strerror) from error
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"
@@ -113,7 +117,10 @@ def save(request: Request, name: Id, said: Saved) -> dict[str, Any]:
 
 @router.delete("/{name}")
 def remove(request: Request, name: Id) -> dict[str, Any]:
-    _stories(request).remove(name)
+    try:
+        _stories(request).remove(name)
+    except SordinoError as error:
+        raise refused(error) from error
     return {}
 
 

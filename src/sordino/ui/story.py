@@ -5,6 +5,7 @@ A story slides: memory and author's note stay, the oldest text between them goes
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,13 +56,16 @@ def fit_chat(model: DescribedModel, messages: Sequence[Mapping[str, str]], *, ro
     """
     system = [one for one in messages[:1] if one.get("role") == "system"]
     others = messages[len(system) :]
-    for dropped in range(max(1, len(others))):
-        # Templates want a user's turn first.
-        if dropped and others[dropped].get("role") != "user":
-            continue
-        ids = chat_ids(model, [*system, *others[dropped:]])
-        if len(ids) <= room:
-            return Fitted(ids, dropped)
+    # Templates want a user's turn first.
+    starts = [at for at in range(max(1, len(others))) if at == 0 or others[at].get("role") == "user"]
+
+    def ids_of(dropped: int) -> tuple[int, ...]:
+        return chat_ids(model, [*system, *others[dropped:]])
+
+    # Rendered and counted as a whole, a few times: one message fewer a time takes minutes for a long chat.
+    place = bisect_left(starts, True, key=lambda dropped: len(ids_of(dropped)) <= room)
+    if place < len(starts):
+        return Fitted(ids_of(starts[place]), starts[place])
     raise ConfigError(
         "the last message does not fit the model's context",
         expected=f"at most {room} tokens",

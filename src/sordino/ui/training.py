@@ -116,8 +116,10 @@ def again(request: Request, name: str) -> dict[str, Any]:
 @router.post("/jobs/{name}/look")
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
-    jobs.look(_with_model(request, jobs, job, asked), flags_of(request, jobs, asked.settings))
-    return jobs.looked(job)
+    try:
+        return jobs.looked(jobs.look(job, flags_of(request, jobs, asked.settings), model=_model(request, asked)))
+    except SordinoError as error:
+        raise refused(error) from error
 
 
 @router.get("/jobs/{name}/look")
@@ -131,10 +133,10 @@ def train(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     """Into the queue."""
     jobs, job = _job(request, name)
     try:
-        job = _with_model(request, jobs, job, asked)
         settings = asked.settings.model_dump(exclude_defaults=True)
         flags = flags_of(request, jobs, asked.settings)
-        return _told(jobs, jobs.train(job, name=asked.settings.name, flags=flags, settings=settings))
+        model = _model(request, asked)
+        return _told(jobs, jobs.train(job, model=model, name=asked.settings.name, flags=flags, settings=settings))
     except SordinoError as error:
         raise refused(error) from error
 
@@ -162,7 +164,10 @@ def one(request: Request, name: str, after: int = 0) -> dict[str, Any]:
 @router.post("/jobs/{name}/stop")
 def stop(request: Request, name: str) -> dict[str, Any]:
     jobs, job = _job(request, name)
-    return _told(jobs, jobs.stop(job))
+    try:
+        return _told(jobs, jobs.stop(job))
+    except SordinoError as error:
+        raise refused(error) from error
 
 
 @router.post("/jobs/{name}/resume")
@@ -263,10 +268,9 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
     return flags
 
 
-def _with_model(request: Request, jobs: Jobs, job: Job, asked: Asked) -> Job:
+def _model(request: Request, asked: Asked) -> str:
     state = state_of(request)
-    served = state.base.name if isinstance(state, Serving) else "smollm2"
-    return jobs.with_model(job, asked.model or served)
+    return asked.model or (state.base.name if isinstance(state, Serving) else "smollm2")
 
 
 def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
@@ -283,7 +287,7 @@ def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
         "model": job.model,
         "created": job.created,
         "state": state,
-        "error": job.error,
+        "error": jobs.error(job),
         "steps": steps,
         "settings": job.settings,
         "checkpoint": jobs.can_go_on(job),

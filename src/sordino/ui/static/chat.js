@@ -8,6 +8,7 @@ import { settings } from "./settings.js";
 import { Keeper } from "./story.js";
 
 let keeper;
+// The turn that is being said: {stop}.
 let running = null;
 
 const turns = () => keeper.story.chat;
@@ -19,7 +20,7 @@ export async function startChat() {
       fresh: "chat-new", list: "chats", file: "chat-save", forget: "chat-forget", saved: "chat-saved",
       conflict: "chat-conflict", theirs: "chat-take-theirs", mine: "chat-keep-mine",
     },
-    { isChat: true, show },
+    { isChat: true, show, leave },
   );
   $("card").addEventListener("change", ({ target }) => { loadCard(target.files[0]); target.value = ""; });
   for (const id of ["who-name", "who-system"]) {
@@ -31,7 +32,7 @@ export async function startChat() {
     event.preventDefault();
     send();
   });
-  $("chat-stop").addEventListener("click", () => running?.());
+  $("chat-stop").addEventListener("click", () => running?.stop());
   $("chat-retry").addEventListener("click", retry);
   document.addEventListener("page", () => { if (shown("chat")) { recall(); measure(); } });
   choice.addEventListener("change", () => { buttons(); measure(); });
@@ -67,7 +68,7 @@ async function loadCard(file) {
   try {
     const saved = await savedChat(file);
     if (saved) {
-      await keeper.fresh();
+      if (!(await keeper.fresh())) return;
       keeper.change(saved);
       show(keeper.story);
       return;
@@ -75,7 +76,7 @@ async function loadCard(file) {
     const card = await call("ui/cards", { method: "POST", form });
     const about = [card.system, card.description, card.personality && `Personality: ${card.personality}`, card.scenario && `Scenario: ${card.scenario}`, card.examples && `Examples of how ${card.name} talks:\n${card.examples}`, card.after];
     const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");
-    await keeper.fresh();
+    if (!(await keeper.fresh())) return;
     keeper.change({ title: card.name, character: { name: card.name, system }, chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [] });
     show(keeper.story);
   } catch (error) {
@@ -83,7 +84,17 @@ async function loadCard(file) {
   }
 }
 
+/** What is being said belongs to the chat that is left; where nothing was said yet, there is no turn. */
+function leave() {
+  if (running && !turns().at(-1).content) keeper.change({ chat: turns().slice(0, -1) });
+  running?.stop();
+  running = null;
+  buttons();
+}
+
 function show(story) {
+  running?.stop();
+  running = null;
   story.chat ??= [];
   $("who-name").value = character().name;
   $("who-system").value = character().system;
@@ -158,7 +169,8 @@ function answer() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Retry when it is back.", "bad"),
   };
-  running = live.ask({ do: "write", text: { chat: asked }, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (told) => hear[told.is]?.(told));
+  const mine = running = {};
+  mine.stop = live.ask({ do: "write", text: { chat: asked }, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (told) => running === mine && hear[told.is]?.(told));
   buttons();
 }
 

@@ -143,6 +143,7 @@ function box(storage) {
     get: (name, otherwise = null) => tried(() => JSON.parse(storage().getItem(`sordino:${name}`)), otherwise),
     /** Whether it is kept now. */
     set: (name, value) => tried(() => { storage().setItem(`sordino:${name}`, JSON.stringify(value)); return true; }, false),
+    names: () => tried(() => Object.keys(storage()).filter((name) => name.startsWith("sordino:")).map((name) => name.slice("sordino:".length)), []),
     remove: (name) => tried(() => storage().removeItem(`sordino:${name}`)),
   };
 }

@@ -12,7 +12,7 @@ const blank = (isChat) => ({
   id: newId(), title: "", text: "", memory: "", note: "", chat: isChat ? [] : null, character: null, revision: 0,
 });
 
-/** What is open on a page, and its buttons: `ids` are theirs. show: called with what is open now. */
+/** What is open on a page, and its buttons: `ids` are theirs. show: called with what is open now; leave: before another is. */
 export class Keeper {
   #timer = null;
   #drafting = null;
@@ -20,17 +20,18 @@ export class Keeper {
   #dirty = false;
   #listed = "";
 
-  constructor(ids, { isChat, show, read }) {
+  constructor(ids, { isChat, show, leave, read }) {
     this.ids = ids;
     this.isChat = isChat;
     this.show = show;
+    this.leave = leave;
     this.name = isChat ? "chat" : "story";
     this.story = blank(isChat);
     $(ids.fresh).addEventListener("click", () => this.fresh());
     $(ids.list).addEventListener("change", () => this.#choose());
     $(ids.file).addEventListener("click", () => download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)));
     surely($(ids.forget), () => this.#forget());
-    $(ids.theirs).addEventListener("click", async () => this.open(await call(this.#path(this.story.id))));
+    $(ids.theirs).addEventListener("click", () => this.#takeTheirs());
     $(ids.mine).addEventListener("click", () => { $(ids.conflict).hidden = true; this.save({ over: true }); });
     if (ids.load) $(ids.load).addEventListener("change", ({ target }) => { this.#load(target.files[0], read); target.value = ""; });
     addEventListener("pagehide", () => { this.#draft(); this.save(); });
@@ -52,9 +53,20 @@ export class Keeper {
 
   /** Begin a new one. */
   async fresh() {
-    await this.save();
+    if (!(await this.#left())) return false;
     this.open(blank(this.isChat));
     this.list();
+    return true;
+  }
+
+  /** Whether what is open is kept somewhere, so that another can be opened. */
+  async #left() {
+    this.leave();
+    await this.save();
+    // In this browser it is listed until the server has it.
+    if (!this.#dirty || this.#draft()) return true;
+    say($(this.ids.saved), "not kept: save it to a file first", "bad");
+    return false;
   }
 
   open(story) {
@@ -122,12 +134,20 @@ export class Keeper {
 
   async list() {
     this.#listed = this.story.id + this.story.title;
-    const stories = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
-    const named = (one) => one.title || `untitled, ${new Date(one.changed * 1000).toLocaleString()}`;
+    const stored = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
+    const stories = [...stored, ...this.#unsent(new Set(stored.map((one) => one.id)))];
+    const named = (one) => (one.title || (one.changed ? `untitled, ${new Date(one.changed * 1000).toLocaleString()}` : "untitled")) + (one.changed ? "" : " (in this browser only)");
     $(this.ids.list).replaceChildren(
       el("option", { value: "" }, stories.length ? "open ..." : "none yet"),
       ...stories.map((one) => el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one))),
     );
+  }
+
+  /** What the server never got: opened, it goes there. */
+  #unsent(stored) {
+    const start = this.#draftOf("");
+    const ids = kept.names().filter((name) => name.startsWith(start)).map((name) => name.slice(start.length));
+    return ids.filter((id) => !stored.has(id) && id !== this.story.id).map((id) => ({ id, title: kept.get(this.#draftOf(id))?.title }));
   }
 
   #draft() {
@@ -143,8 +163,7 @@ export class Keeper {
   async #choose() {
     const list = $(this.ids.list), id = list.value;
     list.value = "";
-    if (!id) return;
-    await this.save();
+    if (!id || !(await this.#left())) return;
     try {
       await this.#take(id);
     } catch (error) {
@@ -154,8 +173,7 @@ export class Keeper {
   }
 
   async #load(file, read) {
-    if (!file) return;
-    await this.save();
+    if (!file || !(await this.#left())) return;
     try {
       this.open({ ...blank(this.isChat), ...(await read(file)) });
       this.change({});
@@ -164,10 +182,25 @@ export class Keeper {
     }
   }
 
+  async #takeTheirs() {
+    this.leave();
+    try {
+      this.open(await call(this.#path(this.story.id)));
+    } catch (error) {
+      say($(this.ids.saved), error.message, "bad");
+    }
+  }
+
   async #forget() {
+    this.leave();
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#dirty = false;
+    // It would be there again.
+    await this.#saving;
+    this.#dirty = false;
+    clearTimeout(this.#timer);
+    this.#timer = null;
     kept.remove(this.#draftOf(this.story.id));
     await call(this.#path(this.story.id), { method: "DELETE" }).catch(() => {});
     this.open(blank(this.isChat));

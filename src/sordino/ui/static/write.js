@@ -14,6 +14,7 @@ let taken = [];
 let written = "";
 // What was put behind the story from a comparison: another column takes its place.
 let used = "";
+// The continuation that is being written: {stop}.
 let running = null;
 
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
@@ -39,12 +40,12 @@ export async function startWrite() {
       fresh: "new", list: "stories", file: "save", load: "load", forget: "forget", saved: "saved",
       conflict: "conflict", theirs: "take-theirs", mine: "keep-mine",
     },
-    { isChat: false, show, read },
+    { isChat: false, show, leave, read },
   );
   for (const id of ["story", "memory", "note", "title"]) $(id).addEventListener("input", changed);
   $("story").addEventListener("scroll", () => { $("shade").scrollTop = $("story").scrollTop; });
   $("go").addEventListener("click", () => go());
-  $("stop").addEventListener("click", () => running?.());
+  $("stop").addEventListener("click", () => running?.stop());
   $("undo").addEventListener("click", () => step(before, taken));
   $("redo").addEventListener("click", () => step(taken, before));
   $("retry").addEventListener("click", retry);
@@ -52,7 +53,7 @@ export async function startWrite() {
   document.addEventListener("keydown", (event) => {
     if (!shown("write")) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) go();
-    if (event.key === "Escape") running?.();
+    if (event.key === "Escape") running?.stop();
   });
   document.addEventListener("page", () => shown("write") && measure());
   choice.addEventListener("change", () => { measure(); fillColumns(); buttons(); });
@@ -60,7 +61,15 @@ export async function startWrite() {
   await keeper.resume();
 }
 
+/** What is being written belongs to the story that is left. */
+function leave() {
+  running?.stop();
+  running = null;
+  buttons();
+}
+
 function show(story) {
+  leave();
   $("story").value = story.text;
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
   before = [];
@@ -126,7 +135,8 @@ function generate() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
   };
-  running = live.ask({ do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (said) => hear[said.is]?.(said));
+  const mine = running = {};
+  mine.stop = live.ask({ do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (said) => running === mine && hear[said.is]?.(said));
   buttons();
 }
 
