@@ -241,8 +241,7 @@ def test_texts_that_nobody_trained_on_are_let_go(tmp_path: Path) -> None:
     old, new = (jobs.new("m", [("x.txt", b"x")]) for _ in range(2))
     place = jobs.place(old.id) / "job.json"
     place.write_text(place.read_text().replace(str(old.created), str(old.created - 8 * 86400)))
-    jobs.start()
-    jobs.close()
+    jobs._tick()
     assert [job.id for job in jobs.all()] == [new.id]
     assert not jobs.place(old.id).exists()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from sordino.base_model import BaseModel
 from sordino.errors import ConfigError
+from sordino.ui import story
 from sordino.ui.story import fit_chat, fit_story
 from tests.tiny_models import tiny_base
 
@@ -80,3 +83,24 @@ def test_a_chat_keeps_the_system_message_and_the_latest_turns(base: BaseModel) -
     assert fitted.dropped > 0
     with pytest.raises(ConfigError, match="does not fit"):
         fit_chat(base, turns[-1:], room=2)
+
+
+def test_a_long_chat_is_rendered_a_few_times_and_keeps_all_that_fits(
+    base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"role": ("user", "assistant")[at % 2], "content": f"number {at}"} for at in range(601)]
+    rendered = []
+
+    def ids_of(model: object, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
+        rendered.append(len(messages))
+        return tuple(range(10 * len(messages)))
+
+    monkeypatch.setattr(story, "chat_ids", ids_of)
+    for room in (10, 299, 300, 310, 6009, 6010, 9999):
+        rendered.clear()
+        fitted = fit_chat(base, turns, room=room)
+        # As many of the latest as fit, from a user's turn on: an odd number of them.
+        most = min(601, room // 10)
+        assert 601 - fitted.dropped == most - (most + 1) % 2
+        assert len(fitted.ids) == 10 * (601 - fitted.dropped) <= room
+        assert len(rendered) < 15
