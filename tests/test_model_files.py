@@ -84,6 +84,9 @@ def test_an_id_is_never_a_path(folder, gguf_file):
     ("name", "said"),
     [
         ("./not/there", "no such base model"),
+        ("~nobody-of-this-name/model", "no such base model"),
+        ("m" * 300, "no such base model"),
+        ("m" * 300 + "/" + "m" * 5000, "no such base model"),
         ("model.gguf", "no such base model"),
         ("C:\\models\\x", "no such base model"),
         ("a b c", "no such base model"),

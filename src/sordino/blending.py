@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,6 @@ from sordino.fit import fit
 from sordino.soft_prompt import MAX_TOKENS, RATINGS, BaseRef, Metadata, Rating, SoftPrompt
 
 How = Literal["linear", "spherical", "concatenate"]
-HOWS: tuple[How, ...] = get_args(How)
 Matrix = NDArray[np.float32]
 
 # Of two directions that are this near to one line the arc is not defined to the last digit, and linear is the same or as good.

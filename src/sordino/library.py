@@ -60,7 +60,7 @@ class Library:
         if not folders:
             raise BadInput("a library needs a folder", where="--library")
         # Each once: the same folder twice would list everything twice.
-        self.folders = tuple(dict.fromkeys(Path(folder).expanduser().absolute() for folder in folders))
+        self.folders = tuple(dict.fromkeys(Path(os.path.expanduser(folder)).absolute() for folder in folders))
         self._peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
 
     def scan(self) -> list[Entry]:

@@ -24,10 +24,12 @@ def memory_named(doing: str, do: str) -> Iterator[None]:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether this error says that memory ran out. The CPU allocator raises a plain RuntimeError."""
+    """Whether this error says that memory ran out. The CPU allocator, and CUDA's
+    libraries (CUBLAS_STATUS_ALLOC_FAILED), raise a plain RuntimeError.
+    """
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
-        and any(words in str(error) for words in ("can't allocate memory", "not enough memory"))
+        and any(words in str(error) for words in ("can't allocate memory", "not enough memory", "ALLOC_FAILED"))
     )
 
 

@@ -23,7 +23,9 @@ _MANIFEST = "sordino.json"
 def cache_folder() -> Path:
     """Where models are kept. It need not exist yet."""
     said = os.environ.get("SORDINO_CACHE", "")
-    return Path(said).expanduser().resolve() if said else platformdirs.user_cache_path("sordino", appauthor=False)
+    return (
+        Path(os.path.expanduser(said)).resolve() if said else platformdirs.user_cache_path("sordino", appauthor=False)
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import shutil
 import sys
@@ -43,7 +44,7 @@ from sordino.model_cache import (
 
 Tell = Callable[[str], None]
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -93,10 +94,11 @@ def resolve(name: str) -> ModelSource:
     if name in BUNDLED:
         model = BUNDLED[name]
         return ModelSource(name, model.id, "bundled", cache_folder() / "models" / model.file)
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    # Of os.path: of a name that is too long, or of nobody's home, Path's own raise.
+    path = Path(os.path.expanduser(name))
+    if name and os.path.isdir(path):
         return _source_in_folder(name, path.resolve())
-    if name and path.is_file():
+    if name and os.path.isfile(path):
         if path.suffix.lower() != ".gguf":
             raise ModelError(
                 "not a base model", where=name, expected="a model folder, a .gguf file, a hub id or " + bundled_names()

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.errors import BadInput, ModelError
+from sordino.errors import BadInput, ConfigError, ModelError
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
@@ -160,6 +160,18 @@ def components_of(prompt: Prompt | None) -> tuple[SoftPrompt | None, ...]:
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)
 
 
+def check_lanes(prompt: Prompt | None, most: int) -> None:
+    """Raise ConfigError where there are more components than an engine runs rows."""
+    if len(components_of(prompt)) > most:
+        raise ConfigError(
+            "the mixture has more components than the engine runs rows",
+            where="soft_prompt",
+            expected=f"at most {most}",
+            got=len(components_of(prompt)),
+            do="give more --rows, or take a mixture of fewer",
+        )
+
+
 def uniform(count: int) -> NDArray[np.float64]:
     """Equal weights [K]."""
     return np.full(count, 1 / count)
@@ -168,12 +180,13 @@ def uniform(count: int) -> NDArray[np.float64]:
 def _checked_weights(weights_K: NDArray[Any], count: int) -> NDArray[np.float64]:
     checked_K = np.array(weights_K, dtype=np.float64)
     good = checked_K.shape == (count,) and bool(np.isfinite(checked_K).all()) and bool((checked_K >= 0).all())
-    total = float(checked_K.sum()) if good else 0.0
+    with np.errstate(over="ignore"):
+        total = float(checked_K.sum()) if good else 0.0
     if not 0 < total < np.inf:
         raise BadInput(
             "these are no weights",
             where="mixture",
-            expected=f"{count} numbers, none negative, not all zero",
+            expected=f"{count} numbers with a finite sum, none negative, not all zero",
             got=str(checked_K.tolist())[:80],
         )
     # Weights that sum to one already are kept to the bit.

@@ -103,15 +103,16 @@ def test_a_gate_and_a_picture_where_they_are_asked_for(library: Path, tmp_path: 
 
 
 def test_joint_training_from_excerpts(library: Path, tmp_path: Path) -> None:
-    text = ok(
-        *("mixture", "fit", "--joint", 2, "--tokens", 4, "--steps", 4, "--data", tmp_path / "data.jsonl"),
-        *("--out", "j.mix.zip", *FAST),
-    )
+    fit = ("mixture", "fit", "--joint", 2, "--tokens", 4, "--steps", 4, "--data", tmp_path / "data.jsonl", "--seed", 5)
+    text = ok(*fit, "--out", "j.mix.zip", *FAST)
     assert "Training 2 soft prompts together, from excerpts of the training texts" in text
     made = read(Path("j.mix.zip"))
     assert [prompt.n_tokens for prompt in made.components] == [4, 4]
     assert [prompt.metadata.name for prompt in made.components] == ["j 1", "j 2"]
     assert made.metadata.training["method"] == "joint"
+    # What they were trained on can be told later: see `mixture.seen`.
+    assert [prompt.metadata.training["seed"] for prompt in made.components] == [5, 5]
+    assert json.loads(run(*fit, "--out", "k.mix.zip", *FAST, "--json").stdout)["weights"]
 
 
 def test_joint_training_from_given_soft_prompts(library: Path, tmp_path: Path) -> None:

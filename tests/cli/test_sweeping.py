@@ -174,6 +174,8 @@ def test_a_model_that_is_done_is_not_run_again(monkeypatch: pytest.MonkeyPatch) 
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing() -> None:
     said = ok("sweep", "log", *GRID, *QUICK, "--dry-run")
     assert "8 runs of 16 steps" in said
+    # By chance one model alone.
+    assert "1 run of 16 steps" in ok("sweep", "log", *QUICK, "--model", "smollm2,other", "--random", 1, "--dry-run")
     assert not Path("out").exists()
 
 

@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from sordino import formats
+from sordino.errors import StorageError
 from sordino.fit import Fit
 from sordino.prompt_mixture import Mixture
 from sordino.server.errors import Refused
@@ -24,6 +25,7 @@ from sordino.server.voices import Voice
 from sordino.soft_prompt import Metadata
 from sordino.ui.jobs import Jobs
 from sordino.ui.live import _shown
+from sordino.ui.stories import Saved, Stories
 from sordino.ui.training import Settings, flags_of
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
@@ -219,6 +221,29 @@ def test_a_story_is_kept_and_who_comes_later_is_told(server: Running) -> None:
     assert httpx.get(url).status_code == 404
 
 
+def test_a_page_is_not_told_of_its_own_save(server: Running) -> None:
+    """A reload does not hear what became of the last save: the next one comes from the revision before it."""
+    url = f"{server.url}/ui/stories/own-1"
+    first = httpx.put(url, json={"text": "one", "writer": "page"}).json()
+    httpx.put(url, json={"text": "two", "revision": first["revision"], "writer": "page"})
+    again = {"text": "three", "revision": first["revision"], "writer": "reloaded", "after": "page"}
+    assert httpx.put(url, json=again).status_code == 200
+    # Another's save has come in between, or it was never that page's.
+    assert httpx.put(url, json=again).status_code == 409
+    assert httpx.put(url, json={"text": "", "revision": first["revision"], "writer": "x", "after": ""}).status_code == 409
+    assert httpx.get(url).json()["text"] == "three"
+    httpx.delete(url)
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    stories = Stories(tmp_path / "file" / "stories")
+    with pytest.raises(StorageError):
+        stories.put("a", Saved(text="x"))
+    with pytest.raises(StorageError):
+        stories.remove("a")
+
+
 def test_a_story_with_half_a_character_is_kept(server: Running) -> None:
     url = f"{server.url}/ui/stories/half"
     body = json.dumps({"text": "a\ud800b", "revision": 0})
@@ -285,6 +310,7 @@ def test_metadata_is_changed_in_the_file(server: Running) -> None:
     assert (now["name"], now["tags"], now["rating"]) == ("<script>", ["a"], "mature")
     assert now["content_hash"] == before["content_hash"]
     assert httpx.patch(url, json={"matrix": 1}).status_code == 400
+    assert httpx.patch(url, json={"name": "two\nlines"}).status_code == 400
     assert httpx.patch(f"{server.url}/ui/prompts/broken", json={"name": "x"}).status_code == 400
     httpx.patch(url, json={"name": "The clerk"})
 

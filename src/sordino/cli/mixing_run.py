@@ -123,7 +123,7 @@ def _trained(
         with _progress("Choosing excerpts") as told:
             starts = excerpts_apart(base, prepared.train, placement, count, config, told)
         init = "excerpts of the training texts"
-    out.print(
+    err.print(
         f"Training {count} soft prompts together, from {one_line(init)}. It is not resumed: Ctrl-C throws it away."
     )
     finished = _watch(base, prepared, starts, placement, config)
@@ -140,7 +140,7 @@ def _trained(
         supported=(base.id,),
         placement=placement,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        training={"method": "joint", "init": init, "data_hash": prepared.data_hash},
+        training={"method": "joint", "init": init, "data_hash": prepared.data_hash, "seed": config.seed},
     )
     labels = [label for label, _ in given] or [f"{name} {k + 1}" for k in range(count)]
     return [

@@ -137,7 +137,7 @@ def stored_sweep(folder: Path) -> Sweep:
 
 
 def _look(asked: Sweep) -> None:
-    for model in asked.spec.model:
+    for model in asked.spec.models():
         base = loaded_model(model, asked.dtype, asked.device)
         members = members_of(base, asked.spec, model, asked.texts, read_prompt, None)
         tell_data(members[0].prepared)
@@ -147,10 +147,10 @@ def _look(asked: Sweep) -> None:
 def _follow(asked: Sweep) -> None:
     outcomes = []
     for model in asked.spec.model:
-        folder = asked.folder_of(model)
-        if not any(choice.model == model for choice in asked.spec.choices()):
+        if model not in asked.spec.models():
             out.print(f"{one_line(model)}: chance took no combination with it.")
-            continue
+    for model in asked.spec.models():
+        folder = asked.folder_of(model)
         outcome = _finished_earlier(folder) or _run_model(asked, model, folder)
         if outcome is None:
             out.print("Stopped; all runs are saved.")
@@ -197,8 +197,8 @@ def _tell_cost(asked: Sweep, model: str, members: Sequence[Member]) -> None:
         "" if asked.spec.full else f"; halved at an eighth, a quarter and a half, about {clock(0.32 * found.seconds)}"
     )
     out.print(
-        f"{len(members)} runs of {asked.spec.rest.steps} steps on {one_line(model)}, {found.step_seconds:.1f} s for a step of "
-        f"all: {full}{share}; memory about {found.memory_bytes / 2**30:.1f} GiB, "
+        f"{len(members)} run{'s' * (len(members) > 1)} of {asked.spec.rest.steps} steps on {one_line(model)}, "
+        f"{found.step_seconds:.1f} s for a step of all: {full}{share}; memory about {found.memory_bytes / 2**30:.1f} GiB, "
         f"{found.free_bytes / 2**30:.1f} GiB more are free. Ctrl-C saves and stops."
     )
 

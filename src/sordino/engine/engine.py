@@ -25,7 +25,7 @@ from sordino.engine.requests import Chunk, End, Event, Reason, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.scheduler import Scheduler, Stretch, Work
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompt_mixture import Mixture, components_of
+from sordino.prompt_mixture import Mixture, check_lanes, components_of
 from sordino.sampling import Drawn, sample
 
 _log = logging.getLogger("sordino.engine")
@@ -39,6 +39,11 @@ class Limits:
     queue: int = 256
     tokens: int = 512
     chunk: int = 256
+
+    @property
+    def lanes(self) -> int:
+        """Most that a request may have: all run in one step."""
+        return min(self.rows, self.tokens)
 
 
 @dataclass(frozen=True)
@@ -303,13 +308,5 @@ class Engine:
 
     def _checked_lanes(self, request: Request) -> list[int]:
         """For each lane the positions in front of the request's ids."""
-        most, prompt = min(self.limits.rows, self.limits.tokens), request.prompt
-        if len(components_of(prompt)) > most:
-            raise ConfigError(
-                "the mixture has more components than the engine runs rows",
-                where="soft_prompt",
-                expected=f"at most {most}",
-                got=len(components_of(prompt)),
-                do="give more --rows, or take a mixture of fewer",
-            )
+        check_lanes(request.prompt, self.limits.lanes)
         return widths(self.runner, request)

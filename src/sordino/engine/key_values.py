@@ -174,7 +174,8 @@ class KeyValues:
         size = room * self.shape.position_bytes
         if self.bytes + size > self.budget:
             for other in self.shelves.values():
-                other.tensor = other.tensor[:, :, : len(other.numbers)].clone()
+                if len(other.numbers) < other.rows:
+                    other.tensor = other.tensor[:, :, : len(other.numbers)].clone()
         shelf = self.shelves.get(room)
         rows = 0 if shelf is None else shelf.rows
         tensor = self.shape.empty(rows + max(1, min(rows, (self.budget - self.bytes) // size)), room)

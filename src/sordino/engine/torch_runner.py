@@ -69,6 +69,8 @@ class TorchRunner:
         self._kept: PrefixCache[_State] = PrefixCache(prefix_bytes)
         # Run ahead of the rows that will want them.
         self._ahead: dict[Key, Kept[_State]] = {}
+        # Not run ahead again: their rows say what is wrong.
+        self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base), kv_bytes)
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
@@ -93,7 +95,8 @@ class TorchRunner:
         wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.base.fit(prompt).forcible}
         for key in [key for key in self._ahead if key not in wanted]:
             self._kept.release(self._ahead.pop(key))
-        missing = sorted((p for key, p in wanted.items() if not self._kept.has(key)), key=self.prefix_length)
+        asked = [p for key, p in wanted.items() if key not in self._overflowing and not self._kept.has(key)]
+        missing = sorted(asked, key=self.prefix_length)
         while missing:
             # The last is the longest, to which the others are padded.
             count = max(1, _ENCODED_AT_ONCE // max(1, self.prefix_length(missing[-1])))
@@ -177,21 +180,25 @@ class TorchRunner:
         if (ahead := self._ahead.pop(key, None)) is not None:
             return ahead
         kept = self._kept.prompt(key)
-        return self._encoded([prompt])[0] if kept is None else kept
+        if kept is None:
+            kept = next(iter(self._encoded([prompt])), None)
+        if kept is None:
+            raise overflowing(prompt)
+        return kept
 
     def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[Kept[_State]]:
-        """Run soft prompts, side by side, and keep them: one user each. Raises DoesNotFit, OutOfMemory."""
+        """Run soft prompts, side by side, and keep them, one user each; those left out that overflow here. Raises OutOfMemory."""
         with memory_named("running a soft prompt", LOWER):
             prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
             states = [_state_of(prefixes, number) for number in range(len(prompts))]
+        kept = []
         for prompt, state in zip(prompts, states, strict=True):
             # What is no number here would be none in every row that comes near it.
             if state.front is not None and not bool(torch.isfinite(state.front).all()):
-                raise overflowing(prompt)
-        return [
-            self._kept.keep_prompt(self._key(prompt), state, state.bytes)
-            for prompt, state in zip(prompts, states, strict=True)
-        ]
+                self._overflowing.add(self._key(prompt))
+            else:
+                kept.append(self._kept.keep_prompt(self._key(prompt), state, state.bytes))
+        return kept
 
     def _run(self, spans: Sequence[Span]) -> dict[int, Tensor]:
         """The hidden state [D] at each span's last position."""

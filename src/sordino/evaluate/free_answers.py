@@ -21,6 +21,7 @@ import numpy as np
 
 from sordino.base_model import BaseModel
 from sordino.bootstrap import MIN_UNITS, Floats, interval, resampled_means
+from sordino.errors import ConfigError
 from sordino.evaluate.answers import TaskConfig, check_room, task_conditions
 from sordino.evaluate.conditions import Condition
 from sordino.evaluate.report import Estimate
@@ -28,7 +29,7 @@ from sordino.evaluate.scoring import Progress, nll_of_windows
 from sordino.evaluate.tasks import check_rows, cut_texts
 from sordino.generate import Request, complete
 from sordino.sampling import Sampling
-from sordino.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.soft_prompt import MAX_TOKENS, Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -109,6 +110,13 @@ def answer_freely(
     for name, rows in (*heldout.items(), *([("--examples", examples)] if examples else [])):
         check_rows(rows, name)
     conditions = task_conditions(base, prompts, config, instructions or [DEFAULT_INSTRUCTION], examples)
+    for condition in conditions:
+        # Text in front is given as vectors, as a soft prompt is.
+        if condition.tokens > MAX_TOKENS:
+            raise ConfigError(
+                "what stands in front is too long to write behind", where=f"{condition.kind} {condition.label[:40]!r}",
+                expected=f"at most {MAX_TOKENS} tokens", got=condition.tokens, do="give fewer --shots",
+            )  # fmt: skip
     total = sum(len(rows) for rows in heldout.values()) * len(conditions)
     sets, notes, done = [], [], 0
     for name, rows in heldout.items():

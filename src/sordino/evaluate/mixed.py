@@ -100,7 +100,8 @@ def _log_weights(base: BaseModel, mixed: Mixture, windows: Sequence[Example]) ->
         starts = [window.labelled.index(True) for window in windows]
         # One token alone is a window's first, left unpredicted; it is no text that the gate was made for.
         read = [window.ids[:at] if at > 1 else () for window, at in zip(windows, starts, strict=True)]
-        hidden_WD = hidden_of_texts(base, read).double().numpy()
+        with memory_named("reading what the gate reads", "lower --row-tokens"):
+            hidden_WD = hidden_of_texts(base, read).double().numpy()
         weights_WK = np.stack([mixed.weights_for(hidden_D) for hidden_D in hidden_WD])
     return torch.from_numpy(weights_WK).log()
 

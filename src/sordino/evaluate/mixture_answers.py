@@ -20,6 +20,7 @@ from sordino.combining import combine
 from sordino.evaluate.classification import closed
 from sordino.evaluate.label_scores import LabelTree
 from sordino.gate_text import hidden_of_texts
+from sordino.memory import memory_named
 from sordino.prompt_mixture import Mixture
 
 
@@ -40,5 +41,6 @@ def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int
     """The weights [N, K] of each text: the same for all, or what the gate makes of it."""
     if mixture.gate is None:
         return np.tile(mixture.weights_K, (len(texts), 1))
-    hidden_ND = hidden_of_texts(base, texts).numpy()
+    with memory_named("reading what the gate reads", "lower --row-tokens"):
+        hidden_ND = hidden_of_texts(base, texts).numpy()
     return np.stack([mixture.weights_for(hidden_D) for hidden_D in hidden_ND])

@@ -30,13 +30,12 @@ IGNORED_IN_STREAMS: dict[str, str] = {
     "frmtrmblln": "what was sent cannot be taken back",
     "frmtrmspch": "what was sent cannot be taken back",
 }
-# What a request may leave to the server, with KoboldAI's own defaults; PUT /config/NAME changes them.
 _SPECIAL = re.compile(r"[#/@%{}+=~|^<>]")
 _SENTENCE_ENDS = ".!?\"'”’*)…"
 
 
 class Settings(BaseModel):
-    """What /config/NAME gets and sets, and a request may say for itself."""
+    """What /config/NAME gets and sets, and a request may say for itself, with KoboldAI's own defaults."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -116,7 +116,7 @@ def opened(
             model.name if model.name in BUNDLED else model.id,
             model,
             backend,
-            Voices(model, library, place),
+            Voices(model, library, place, rows=engine.limits.lanes),
             metrics,
             limits or ServerLimits(),
             int(time.time()),

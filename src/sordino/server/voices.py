@@ -24,7 +24,7 @@ from sordino.errors import BadInput, DoesNotFit, EngineBusy, NotInLibrary, Sordi
 from sordino.fit import Fit
 from sordino.library import Entry, Library
 from sordino.library_names import near_misses
-from sordino.prompt_mixture import Prompt
+from sordino.prompt_mixture import Prompt, check_lanes
 
 # Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
 _FRESH_SECONDS = 0.5
@@ -50,7 +50,10 @@ class Voice:
 
 
 class Voices:
-    """The library as the server's routes see it. base: None while no model is loaded. May be called from any thread."""
+    """The library as the server's routes see it. May be called from any thread.
+
+    base: None while no model is loaded. rows: as many components a mixture may have to run here; None for any number.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,11 @@ class Voices:
         library: Library,
         remembered: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        rows: int | None = None,
     ) -> None:
         self.base, self.library = base, library
-        self._remembered, self._clock = remembered, clock
+        self._remembered, self._clock, self._rows = remembered, clock, rows
         self._lock = threading.Lock()
         self._seen_at = float("-inf")
         self._voices: list[Voice] = []
@@ -147,11 +152,16 @@ class Voices:
             return None
 
     def set_default(self, name: str | None) -> None:
-        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, StorageError, EngineBusy (no model); the old default stays then."""
+        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, ConfigError (more components than rows), StorageError,
+        EngineBusy (no model); the old default stays then.
+        """
         if self.base is None:
             raise EngineBusy("no model is loaded")
         if name is not None:
-            self.prompt(name)
+            prompt = self.prompt(name)
+            # Refused here: clients that do not choose would be refused at every request.
+            if self._rows is not None:
+                check_lanes(prompt, self._rows)
             name = self.named(name).entry.name
         with self._lock:
             self._remember(self.base, name)

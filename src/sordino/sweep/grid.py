@@ -76,6 +76,11 @@ class Spec:
         places = random.Random(self.split_seed).sample(range(len(every)), self.random)
         return [every[at] for at in sorted(places)]
 
+    def models(self) -> list[str]:
+        """Those of `model` that have a combination to try: chance may have taken none with one of them."""
+        taken = {choice.model for choice in self.choices()}
+        return [model for model in self.model if model in taken]
+
     def config(self, choice: Choice) -> TrainConfig:
         """The settings of one run. All are evaluated at the same steps, and none stops early: they are compared step by step."""
         rest = self.rest

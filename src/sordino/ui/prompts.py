@@ -37,7 +37,7 @@ _ENDINGS = {
     "safetensors": ".safetensors",
     "mixture": MIXTURE_ENDING,
 }
-_Line = Annotated[str, Field(max_length=300)]
+_Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Edited(BaseModel):
@@ -146,7 +146,10 @@ def export(
     _, prompt = _read(request, name)
     if isinstance(prompt, Mixture) != (to == "mixture"):
         raise Refused(400, "a mixture is exported as a mixture, and nothing else is", field="to")
-    folder = Path(tempfile.mkdtemp(prefix="sordino-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sordino-"))
+    except OSError as error:
+        raise Refused(507, f"the file cannot be made ({error.strerror})") from error
     gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
     try:
         target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
@@ -160,6 +163,9 @@ def export(
     except SordinoError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise refused(error, field="to") from error
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Refused(507, f"the file cannot be made ({error.strerror})") from error
     return FileResponse(target, filename=target.name, background=gone)
 
 

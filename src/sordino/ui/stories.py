@@ -1,6 +1,7 @@
 """Stories that the page keeps: a JSON file each in the user's data folder.
 
-A story has a revision. Who saves over another revision than the one that was read is told (409) and may ask for it (`over`).
+A story has a revision. Who saves over another revision than the one that was read is told (409) and may ask for it (`over`). Nobody
+is told of what they wrote themselves: a page that is reloaded may not know what became of its last save.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Id = Annotated[str, InPath(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
 class Story(BaseModel):
-    """revision: the one that this was made from, 0 for a new one. chat: a conversation in place of a text."""
+    """revision: the one that this was made from, 0 for a new one. chat: a conversation in place of a text. writer: the page that
+    saved it, by a name of its own.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,12 +41,14 @@ class Story(BaseModel):
     character: dict[str, Any] | None = None
     revision: Annotated[int, Field(ge=0)] = 0
     changed: float = 0.0
+    writer: str = Field(default="", max_length=64)
 
 
 class Saved(Story):
-    """over: whatever is there."""
+    """over: whatever is there. after: the writer whose last save this is made from, whatever its revision."""
 
     over: bool = False
+    after: str = Field(default="", max_length=64)
 
 
 class Stories:
@@ -65,10 +70,11 @@ class Stories:
         """Raises Refused (409) where the file has gone on since, StorageError."""
         with self._lock:
             there = self.get(name)
-            if there is not None and there.revision != said.revision and not said.over:
+            seen = there is None or there.revision == said.revision or (there.writer and there.writer == said.after)
+            if not seen and not said.over:
                 raise Refused(409, "this story was changed in another tab")
             revision = max(said.revision, there.revision if there else 0) + 1
-            story = Story(**said.model_dump(exclude={"over", "id", "revision", "changed"}))
+            story = Story(**said.model_dump(exclude={"over", "after", "id", "revision", "changed"}))
             story = story.model_copy(update={"id": name, "revision": revision, "changed": time.time()})
             make_folder(self._folder)
             write_bytes(self._path(name), json.dumps(story.model_dump(), ensure_ascii=False).encode("utf-8", "replace"))

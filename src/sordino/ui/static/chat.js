@@ -86,6 +86,7 @@ async function loadCard(file) {
 
 /** What is being said belongs to the chat that is left; where nothing was said yet, there is no turn. */
 function leave() {
+  edited?.();
   if (running && !turns().at(-1).content) keeper.change({ chat: turns().slice(0, -1) });
   running?.stop();
   running = null;
@@ -105,6 +106,7 @@ function show(story) {
 }
 
 function draw() {
+  edited = null;
   $("who-says").textContent = character().name ? `Who answers: ${character().name}` : "Who answers";
   $("turns").replaceChildren(...turns().map(turn));
   $("turns").scrollTop = $("turns").scrollHeight;
@@ -113,20 +115,26 @@ function draw() {
 function turn(one, at) {
   const body = el("p", {}, one.content);
   const edit = el("button", { type: "button", onclick: () => editTurn(at) }, "Edit");
-  const cut = el("button", { type: "button", onclick: () => { if (!running) { keeper.change({ chat: turns().slice(0, at) }); draw(); buttons(); } } }, "Delete from here");
+  const cut = el("button", { type: "button", onclick: () => { if (!running) { edited?.(); keeper.change({ chat: turns().slice(0, at) }); draw(); buttons(); } } }, "Delete from here");
   return el("article", { class: "turn", dataset: { role: one.role } }, el("header", {}, el("b", {}, one.role === "user" ? "You" : character().name || "Model"), el("span", {}, edit, " ", cut)), body);
 }
 
+// Keeps what is being edited.
+let edited = null;
+
 function editTurn(at) {
   if (running) return;
+  edited?.();
   const field = el("textarea", { rows: 4, value: turns()[at].content, ariaLabel: "This turn" });
-  const done = el("button", { type: "button", class: "main", onclick: () => { turns()[at].content = field.value; keeper.change({}); draw(); } }, "Done");
+  edited = () => { turns()[at].content = field.value; keeper.change({}); draw(); };
+  const done = el("button", { type: "button", class: "main", onclick: () => edited() }, "Done");
   $("turns").children[at].replaceChildren(field, done);
   field.style.width = "100%";
   field.focus();
 }
 
 function send() {
+  edited?.();
   const text = $("say-text").value.trim();
   if (running || !ready() || (!text && turns().at(-1)?.role !== "user")) return;
   if (text) keeper.change({ chat: [...turns(), { role: "user", content: text }] });
@@ -135,6 +143,7 @@ function send() {
 }
 
 function retry() {
+  edited?.();
   if (running || turns().at(-1)?.role !== "assistant") return;
   keeper.change({ chat: turns().slice(0, -1) });
   answer();

@@ -12,6 +12,7 @@ const GRAPHS = {
   waiting: "Requests that wait",
   hits: "Prefixes found ready, of all asked for",
 };
+const DIGITS = { tokens: 1, rows: 0, waiting: 0, hits: 2 };
 
 const points = Object.fromEntries(Object.keys(GRAPHS).map((name) => [name, []]));
 let last = null;
@@ -76,6 +77,6 @@ function draw(text) {
   add("waiting", values.sordino_waiting ?? 0);
   add("hits", now.hits + now.misses ? now.hits / (now.hits + now.misses) : 0);
   last = now;
-  $("graphs").replaceChildren(...Object.entries(GRAPHS).map(([name, label]) => el("figure", {}, el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(1) ?? "-"}`), chart([{ class: "second", points: points[name] }], { label, least: 0 }))));
+  $("graphs").replaceChildren(...Object.entries(GRAPHS).map(([name, label]) => el("figure", {}, el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(DIGITS[name]) ?? "-"}`), chart([{ class: "second", points: points[name] }], { label, least: 0 }))));
   $("cache").textContent = `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; let go: ${values.sordino_prefix_cache_evictions ?? 0}.`;
 }

@@ -112,7 +112,7 @@ export function chart(lines, { label, className = "chart", least = null } = {}) 
   const place = ([x, y]) => `${(left + ((x - x0) / (x1 - x0 || 1)) * (width - left - 6)).toFixed(1)},${(6 + (1 - (y - y0) / (y1 - y0)) * (height - bottom - 12)).toFixed(1)}`;
   picture.append(svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width, y2: height - bottom }), svg("line", { class: "axis", x1: left, y1: 0, x2: left, y2: height - bottom }));
   const said = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
-  picture.append(svg("text", { x: 2, y: 14 }, said(y1)), svg("text", { x: 2, y: height - bottom }, said(y0)));
+  picture.append(svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, said(y1)), svg("text", { x: 2, y: height - bottom - 4 }, said(y0)));
   for (const { class: kind, points } of lines) {
     picture.append(svg("polyline", { class: kind, points: points.map(place).join(" "), "vector-effect": "non-scaling-stroke" }));
   }

@@ -7,6 +7,9 @@ import { live } from "./live.js";
 const DEFAULT = "/default";
 export const NONE = "/none";
 
+/** What a soft prompt is called where others of the library have the same title. */
+export const called = (voice) => (voice.title === voice.name ? voice.name : `${voice.title} (${voice.name})`);
+
 class Choice extends EventTarget {
   #said = DEFAULT;
   #model = null;
@@ -51,7 +54,7 @@ class Choice extends EventTarget {
     $("choice").replaceChildren(
       el("option", { value: DEFAULT }, standard),
       el("option", { value: NONE }, "none"),
-      ...(state?.voices ?? []).map((one) => el("option", { value: one.name }, one.title === one.name ? one.name : `${one.title} (${one.name})`)),
+      ...(state?.voices ?? []).map((one) => el("option", { value: one.name }, called(one))),
       ...(this.#isGone() ? [el("option", { value: this.#said }, `${this.#said} (gone)`)] : []),
     );
     $("choice").value = this.#said;

@@ -58,14 +58,17 @@ async function ask(path, json = {}) {
 }
 
 let last = null;
+// What went wrong is told once: newer words stay.
+let told = null;
 
 function show() {
   const { loading, error, model } = live.state ?? {};
   $("models-cancel").hidden = !loading;
   $("models-unload").disabled = !model;
   if (loading) say($("models-told"), `Loading ${loading.name}: ${loading.line}`);
-  else if (error) say($("models-told"), error, "bad");
-  else if (last) say($("models-told"), model ? `Ready: ${model.name}, run by ${model.runner}` : "No model is loaded", "good");
+  else if (error && error !== told) say($("models-told"), error, "bad");
+  else if (last && !error) say($("models-told"), model ? `Ready: ${model.name}, run by ${model.runner}` : "No model is loaded", "good");
+  told = loading ? null : error;
   // A change was made while the list is shown.
   const now = JSON.stringify([Boolean(loading), model?.name]);
   const changed = last !== null && now !== last;

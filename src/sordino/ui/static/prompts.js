@@ -73,7 +73,16 @@ async function examples() {
   }
 }
 
+/** Which row, and which of its buttons, has the focus: drawn anew, it has it still. */
+function focused() {
+  const held = document.activeElement?.closest?.("#table tr");
+  if (!held) return () => {};
+  const place = [...held.querySelectorAll("button")].indexOf(document.activeElement);
+  return () => [...document.querySelectorAll("#table tr")].find((one) => one.dataset.file === held.dataset.file)?.querySelectorAll("button")[place]?.focus();
+}
+
 function draw() {
+  const refocus = focused();
   const words = $("search").value.toLowerCase(), kind = $("filter").value;
   const shown = cards.filter((card) =>
     JSON.stringify(Object.values(card)).toLowerCase().includes(words) &&
@@ -85,6 +94,7 @@ function draw() {
   const head = el("tr", {}, ...["Name", "Author", "Tokens", "Made for", "Fits", "Tags", "Do"].map((title) => el("th", { scope: "col" }, title)));
   $("table").replaceChildren(el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Soft prompts of the library" }, el("table", { role: "table" }, el("thead", {}, head), el("tbody", { role: "rowgroup" }, ...shown.map(row)))));
   if (!shown.length) $("table").append(el("p", {}, "None is like that."));
+  refocus();
 }
 
 // On a narrow screen a row is a card, and its cells say what they are.
@@ -92,7 +102,7 @@ const cell = (label, text) => el("td", { role: "cell", dataset: { label } }, tex
 
 function row(card) {
   if (card.error) {
-    return el("tr", { role: "row" }, el("th", { scope: "row", role: "rowheader" }, card.file), el("td", { role: "cell", colSpan: 5, dataset: { kind: "bad" } }, `broken: ${card.error}`), el("td", { role: "cell" }, remover(card)));
+    return el("tr", { role: "row", dataset: { file: card.file } }, el("th", { scope: "row", role: "rowheader" }, card.file), el("td", { role: "cell", colSpan: 5, dataset: { kind: "bad" } }, `broken: ${card.error}`), el("td", { role: "cell" }, remover(card)));
   }
   const active = choice.name === card.id;
   const load = active
@@ -101,7 +111,7 @@ function row(card) {
   load.ariaLabel = `${load.textContent} ${card.name || card.id}`;
   return el(
     "tr",
-    { role: "row", ariaCurrent: active ? "true" : null },
+    { role: "row", dataset: { file: card.file }, ariaCurrent: active ? "true" : null },
     el("th", { scope: "row", role: "rowheader" }, card.name || card.id, el("br"), el("small", {}, card.file), card.description ? el("p", {}, card.description) : null),
     cell("Author", card.author ?? ""),
     cell("Tokens", card.components ? `${card.n_tokens}, mixture of ${card.components}` : String(card.n_tokens)),
@@ -136,7 +146,8 @@ async function upload(files) {
       told.push(`${file.name}: in the library as ${card.id}`);
     } catch (error) {
       bad = true;
-      told.push(`${file.name}: ${error.message}`);
+      const why = error.status === 409 ? "another soft prompt has this name: delete that one first, or rename the file" : error.message;
+      told.push(why.startsWith(`${file.name}: `) ? why : `${file.name}: ${why}`);
     }
   }
   say($("prompts-told"), told.join("; "), bad ? "bad" : "good");

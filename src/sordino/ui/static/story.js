@@ -6,10 +6,14 @@ import { $, call, download, el, kept, say, surely, tab } from "./dom.js";
 const SAVE_AFTER = 500;
 const DRAFT_AFTER = 200;
 
+// One for each time that this page is opened, and the tab's before that: a reload goes on with what the last one had not stored.
 const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
 
+const LIFE = newId(), EARLIER = tab.get("life");
+tab.set("life", LIFE);
+
 const blank = (isChat) => ({
-  id: newId(), title: "", text: "", memory: "", note: "", chat: isChat ? [] : null, character: null, revision: 0,
+  id: newId(), title: "", text: "", memory: "", note: "", chat: isChat ? [] : null, character: null, revision: 0, after: "",
 });
 
 /** What is open on a page, and its buttons: `ids` are theirs. show: called with what is open now; leave: before another is. */
@@ -75,21 +79,37 @@ export class Keeper {
     $(this.ids.conflict).hidden = true;
     tab.set(this.name, story.id);
     kept.set(this.name, story.id);
-    kept.remove(this.#draftOf(story.id));
     say($(this.ids.saved), "");
     this.show(story);
   }
 
   /** Open a story by its id: what the server has not got yet, else what it has. */
   async #take(id) {
-    const draft = id && kept.get(this.#draftOf(id));
-    this.open({ ...blank(this.isChat), ...(draft || (id ? await call(this.#path(id)) : {})) });
+    if (!id) return this.open(blank(this.isChat));
+    const mine = [this.#draftOf(id), this.#draftOf(id, EARLIER)].find((name) => kept.get(name));
+    const name = mine ?? (await this.#newer(id));
+    const draft = name && { ...kept.get(name), ...(mine ? {} : { after: "" }) };
+    this.open({ ...blank(this.isChat), ...(draft || (await call(this.#path(id)))) });
+    if (!draft) return;
     // Begun from what the server has: it goes there. From something older: the server says so.
-    if (draft) this.change({});
+    this.change({});
+    if (this.#draft() && name !== this.#draftOf(id)) kept.remove(name);
   }
 
-  #draftOf(id) {
-    return `${this.name}:${id}`;
+  /** The draft of another tab, perhaps one that is gone; null where the server has it, or something newer. */
+  async #newer(id) {
+    const [name] = this.#drafts(id);
+    const stored = name && (await call(this.#path(id)).catch(() => null));
+    return !name || (stored && stored.revision !== kept.get(name).revision) ? null : name;
+  }
+
+  #draftOf(id, life = LIFE) {
+    return `${this.name}:${id}:${life}`;
+  }
+
+  /** The names of all drafts of a story, or of all stories. */
+  #drafts(id = "") {
+    return kept.names().filter((name) => name.startsWith(id ? this.#draftOf(id, "") : `${this.name}:`));
   }
 
   change(values) {
@@ -108,7 +128,10 @@ export class Keeper {
     if (!this.#dirty && !over) return;
     this.#dirty = false;
     const story = this.story;
-    this.#saving = call(this.#path(story.id), { method: "PUT", json: { ...story, over }, keepalive: true })
+    const json = { ...story, over, writer: LIFE };
+    // From now on this may be what the server has, whether or not its answer comes.
+    story.after = LIFE;
+    this.#saving = call(this.#path(story.id), { method: "PUT", json, keepalive: true })
       .then((stored) => {
         const isNew = story.revision === 0;
         story.revision = stored.revision;
@@ -136,7 +159,8 @@ export class Keeper {
     this.#listed = this.story.id + this.story.title;
     const stored = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
     const stories = [...stored, ...this.#unsent(new Set(stored.map((one) => one.id)))];
-    const named = (one) => (one.title || (one.changed ? `untitled, ${new Date(one.changed * 1000).toLocaleString()}` : "untitled")) + (one.changed ? "" : " (in this browser only)");
+    const dated = (one) => (one.changed ? `untitled, ${new Date(one.changed * 1000).toLocaleString()}` : "untitled");
+    const named = (one) => (one.title || dated(one)) + (stored.includes(one) ? "" : " (in this browser only)");
     $(this.ids.list).replaceChildren(
       el("option", { value: "" }, stories.length ? "open ..." : "none yet"),
       ...stories.map((one) => el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one))),
@@ -145,9 +169,8 @@ export class Keeper {
 
   /** What the server never got: opened, it goes there. */
   #unsent(stored) {
-    const start = this.#draftOf("");
-    const ids = kept.names().filter((name) => name.startsWith(start)).map((name) => name.slice(start.length));
-    return ids.filter((id) => !stored.has(id) && id !== this.story.id).map((id) => ({ id, title: kept.get(this.#draftOf(id))?.title }));
+    const drafts = this.#drafts().map((name) => kept.get(name)).filter((one) => one && !stored.has(one.id) && one.id !== this.story.id);
+    return [...new Map(drafts.map((one) => [one.id, one])).values()];
   }
 
   #draft() {
@@ -185,7 +208,9 @@ export class Keeper {
   async #takeTheirs() {
     this.leave();
     try {
-      this.open(await call(this.#path(this.story.id)));
+      const theirs = await call(this.#path(this.story.id));
+      kept.remove(this.#draftOf(this.story.id));
+      this.open(theirs);
     } catch (error) {
       say($(this.ids.saved), error.message, "bad");
     }
@@ -201,7 +226,7 @@ export class Keeper {
     this.#dirty = false;
     clearTimeout(this.#timer);
     this.#timer = null;
-    kept.remove(this.#draftOf(this.story.id));
+    this.#drafts(this.story.id).forEach(kept.remove);
     await call(this.#path(this.story.id), { method: "DELETE" }).catch(() => {});
     this.open(blank(this.isChat));
     this.list();

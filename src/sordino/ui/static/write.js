@@ -1,7 +1,7 @@
 // The page of text that the model continues.
 
 import { $, el, later, say, shown } from "./dom.js";
-import { choice } from "./lamp.js";
+import { called, choice } from "./lamp.js";
 import { live } from "./live.js";
 import { weights } from "./mixing.js";
 import { settings, startSettings } from "./settings.js";
@@ -88,7 +88,7 @@ function changed() {
 /** A story from a file: one of this page's, or any text. */
 async function read(file) {
   const content = await file.text();
-  if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "") };
+  if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "").slice(0, 300) };
   let said;
   try {
     said = JSON.parse(content);
@@ -96,7 +96,8 @@ async function read(file) {
     throw new Error("it is not JSON");
   }
   if (typeof said?.text !== "string") throw new Error("it holds no story");
-  return Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(said[key] ?? "")]));
+  const story = Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(said[key] ?? "")]));
+  return { ...story, title: story.title.slice(0, 300) };
 }
 
 // Writing -----------------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ let ticked = null;
 
 function fillColumns() {
   const boxes = [...document.querySelectorAll("#columns-choice input")];
-  const voices = [{ name: "", title: "no soft prompt" }, ...(live.state?.voices ?? [])];
+  const voices = [{ name: "", title: "no soft prompt" }, ...(live.state?.voices ?? []).map((one) => ({ name: one.name, title: called(one) }))];
   const checked = (name) => (ticked ?? ["", choice.name || voices[1]?.name]).includes(name);
   // Drawn anew only where the list is another: a box that has the focus keeps it.
   if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) {
@@ -227,7 +228,7 @@ function compare() {
   if (!names.length) return;
   used = "";
   const bodies = names.map(() => el("span"));
-  const titles = names.map((name) => choice.voice(name)?.title ?? "no soft prompt");
+  const titles = names.map((name) => (choice.voice(name) ? called(choice.voice(name)) : "no soft prompt"));
   const takers = bodies.map((body, at) => el("button", { type: "button", hidden: true, ariaLabel: `Use this one: ${titles[at]}`, onclick: () => use(body.textContent) }, "Use this one"));
   $("columns").replaceChildren(...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, takers[at]))));
   const ended = (told = "") => {
