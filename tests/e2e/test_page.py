@@ -171,6 +171,93 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     expect(story).to_have_value("Changed there")
 
 
+def test_what_is_written_stays_with_its_story(server: Server, page: Page) -> None:
+    lamp(page, "blue")
+    story = page.locator("#story")
+    page.locator("#how-much input").fill("400")
+    page.locator("#how-much input").press("Tab")
+    page.locator("#title").fill("First")
+    story.fill("It began to rain")
+    page.locator("#go").click()
+    page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
+    page.locator("#new").click()
+    expect(story).to_have_value("")
+    page.locator("#title").fill("Second")
+    story.fill("A letter came")
+    # Long enough for several words more of the first; writing can begin here at once.
+    expect(page.locator("#go")).to_be_enabled()
+    page.wait_for_timeout(1500)
+    expect(story).to_have_value("A letter came")
+    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    stored = {one["title"]: one["id"] for one in httpx.get(f"{server.url}/ui/stories").json()}
+    first = httpx.get(f"{server.url}/ui/stories/{stored['First']}").json()["text"]
+    assert first.startswith("It began to rain")
+    assert len(first) > 60
+    # A reload, right behind a change, is no other tab.
+    story.fill("A letter came, and another")
+    page.wait_for_timeout(50)
+    page.reload()
+    lamp(page, "blue")
+    expect(story).to_have_value("A letter came, and another")
+    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    page.locator("#go").click()
+    page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
+    page.reload()
+    lamp(page, "blue")
+    story.press("End")
+    story.press_sequentially(" And so on.")
+    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#conflict")).to_be_hidden()
+    # What the server could not take is in the list until it can.
+    page.route("**/ui/stories/*", lambda route: route.abort() if route.request.method == "PUT" else route.fallback())
+    page.locator("#new").click()
+    page.locator("#title").fill("Third")
+    story.fill("Nobody has this yet")
+    expect(page.locator("#saved")).to_contain_text("kept in this browser only", timeout=10_000)
+    page.locator("#new").click()
+    expect(story).to_have_value("")
+    page.unroute("**/ui/stories/*")
+    page.locator("#stories").select_option(label="Third (in this browser only)")
+    expect(story).to_have_value("Nobody has this yet")
+    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    assert "Third" in [one["title"] for one in httpx.get(f"{server.url}/ui/stories").json()]
+
+
+def test_what_is_said_stays_with_its_chat(server: Server, page: Page) -> None:
+    lamp(page, "blue")
+    page.get_by_role("link", name="Chat", exact=True).click()
+    say, turns = page.locator("#say-text"), page.locator("#turns article")
+    say.fill("Who are you?")
+    say.press("Enter")
+    expect(turns).to_have_count(2)
+    expect(page.locator("#chat-go")).to_be_enabled(timeout=WAIT)
+    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    had = turns.last.inner_text()
+    # Another chat is asked something long, and left before it answers; Stop is pressed in the first.
+    page.locator("#chat-new").click()
+    expect(turns).to_have_count(0)
+    say.fill("The tide turned and the keeper wrote it down. " * 300)
+    say.press("Enter")
+    page.locator("#chats").select_option(index=1)
+    expect(turns).to_have_count(2)
+    expect(page.locator("#chat-stop")).to_be_disabled()
+    page.wait_for_timeout(1000)
+    assert turns.last.inner_text() == had
+    # What is being edited is kept by sending.
+    turns.first.get_by_role("button", name="Edit").click()
+    page.get_by_label("This turn").fill("Who were you?")
+    say.fill("And who are you now?")
+    say.press("Enter")
+    expect(turns).to_have_count(4)
+    expect(turns.first).to_contain_text("Who were you?")
+    expect(page.locator("#chat-go")).to_be_enabled(timeout=WAIT)
+    assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
+    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    chats = [one for one in httpx.get(f"{server.url}/ui/stories").json() if one["is_chat"]]
+    said = [httpx.get(f"{server.url}/ui/stories/{one['id']}").json()["chat"] for one in chats]
+    assert sorted(len(chat) for chat in said) == [1, 4]
+
+
 def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: Page, tmp_path: Path) -> None:
     lamp(page, "blue")
     story = page.locator("#story")

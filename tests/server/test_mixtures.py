@@ -125,6 +125,12 @@ def test_kobold_clients_see_it_in_their_list_and_load_it(live: Running) -> None:
         httpx.put(f"{api}/config/soft_prompt", json={"value": ""})
     refusal = httpx.post(f"{api}/generate", json={**ask, "soft_prompt": "five.mix.zip"})
     assert (refusal.status_code, list(refusal.json()["detail"])) == (422, ["soft_prompt"])
+    # As a default it would be refused at every request.
+    assert httpx.put(f"{api}/config/soft_prompt", json={"value": "five.mix.zip"}).status_code == 422
+    loaded = httpx.post(f"{live.url}/v1/soft_prompt/load", json={"soft_prompt_name": "five"})
+    assert loaded.status_code == 400
+    assert "--rows" in loaded.json()["error"]["message"]
+    assert httpx.get(f"{api}/config/soft_prompt").json() == {"value": ""}
 
 
 def test_it_is_uploaded_listed_counted_and_deleted(live: Running, tmp_path: Path) -> None:

@@ -230,7 +230,9 @@ def test_a_page_is_not_told_of_its_own_save(server: Running) -> None:
     assert httpx.put(url, json=again).status_code == 200
     # Another's save has come in between, or it was never that page's.
     assert httpx.put(url, json=again).status_code == 409
-    assert httpx.put(url, json={"text": "", "revision": first["revision"], "writer": "x", "after": ""}).status_code == 409
+    assert (
+        httpx.put(url, json={"text": "", "revision": first["revision"], "writer": "x", "after": ""}).status_code == 409
+    )
     assert httpx.get(url).json()["text"] == "three"
     httpx.delete(url)
 
