@@ -81,9 +81,10 @@ def main(folder: str, templates_file: str, steps: str = "100", model: str = "smo
     table = np.concatenate([majority[:, None], found], axis=1)
     print(f"{'test, ' + str(len(table)) + ' facts':32}     P@1    P@10     MRR   (95 % interval of P@1)")
     for line in relation_lines(["majority", *(speaker.label for speaker in speakers)], table):
-        low, high = line.p1.interval or (float("nan"), float("nan"))
         values = "".join(f"{value:8.3f}" for value in (line.p1.value, line.p10.value, line.mrr.value))
-        print(f"{line.label:32}{values}   [{low:.3f}, {high:.3f}]")
+        # Too few facts for an interval: none is made up.
+        spread = "   [{:.3f}, {:.3f}]".format(*line.p1.interval) if line.p1.interval else ""
+        print(f"{line.label:32}{values}{spread}")
     print(f"best single template on dev: {best[0].text}")
 
 
@@ -97,11 +98,11 @@ def fitted(
 
 
 def tell_left_out(
-    sets: dict[str, list[Fact]], known: dict[str, list[Fact]], unusable: dict[str, str], candidates: Candidates
+    sets: dict[str, list[Fact]], known: dict[str, list[Fact]], unusable: Sequence[str], candidates: Candidates
 ) -> None:
     several = sum(len(ids) > 1 for ids in candidates.tree.ids)
     print(f"{len(candidates.index)} candidates, {several} of them of several tokens")
-    for reason, count in Counter(unusable.values()).items():
+    for reason, count in Counter(unusable).items():
         print(f"templates left out: {count} ({reason})")
     for reason, count in Counter(candidates.left_out.values()).items():
         print(f"objects left out: {count} ({reason})")

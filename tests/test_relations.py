@@ -63,8 +63,11 @@ def test_a_template_is_cut_in_front_of_its_object() -> None:
 def test_templates_whose_object_is_not_last_are_left_out_and_said() -> None:
     kept, left_out = usable_templates([*TEMPLATES, Template("[Y] is where [X] was born ."), Template("[X] ([Y])")])
     assert kept == TEMPLATES
-    assert "left to right" in left_out["[Y] is where [X] was born ."]
-    assert "no space" in left_out["[X] ([Y])"]
+    assert "left to right" in left_out[0]
+    assert "no space" in left_out[1]
+    assert usable_templates([*TEMPLATES, TEMPLATES[0]]) == (TEMPLATES, ["given before"])
+    with pytest.raises(DataError, match="finite sum"):
+        usable_templates([Template(f"[X] {n} [Y]", 1e308) for n in range(2)])
     with pytest.raises(DataError, match="no template is usable"):
         usable_templates([Template("[Y] is of [X]")])
 

@@ -32,6 +32,12 @@ def test_named_labels_get_the_white_space_that_the_completions_have() -> None:
         labels_of(base, rows([" good"]), ["good", ""])
 
 
+def test_labels_that_look_alike_are_refused() -> None:
+    for answers in ([" good", "good", " bad"], [" good\n", " good", " bad"], ["very good", "very  good", "bad"]):
+        with pytest.raises(DataError, match="nothing but white space"):
+            labels_of(tiny_base("llama"), rows(answers))
+
+
 def test_a_label_that_opens_another_is_refused_with_both_names() -> None:
     with pytest.raises(DataError, match="'good' and 'goods'"):
         labels_of(tiny_base("llama"), rows([" goods", " good"]))

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -116,7 +117,7 @@ def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(training_together, "write_result", second_fails)
         assert run("train", *BOTH, *QUICK).exit_code == 130
-    first = Path("voices/log.zip").read_bytes()
+    first, matrix = Path("voices/log.zip").read_bytes(), formats.read(Path("voices/log.zip")).matrix
     asked = []
     monkeypatch.setattr(
         training_together, "write_result", lambda job, *r, **m: asked.append(job.out.stem) or real(job, *r, **m)
@@ -125,6 +126,12 @@ def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pyte
     assert asked == ["tale"]
     assert Path("voices/log.zip").read_bytes() == first
     assert Path("voices/tale.zip").is_file()
+    # A report that was not written any more is, and the voice is the same.
+    Path("voices/log.run/report.html").unlink()
+    ok("train", "--resume", "voices/together.run")
+    assert asked == ["tale", "log"]
+    assert Path("voices/log.run/report.html").is_file()
+    assert np.array_equal(formats.read(Path("voices/log.zip")).matrix, matrix)
 
 
 def test_a_strangers_file_of_that_name_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:

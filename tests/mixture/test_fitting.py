@@ -179,6 +179,19 @@ def test_who_won_is_said_with_its_interval() -> None:
 def test_too_few_pieces_have_no_intervals_and_json_has_it_all() -> None:
     report = measure(scored(np.array([[0.5], [-0.5]])), ["x", "x"], ["a", "b"], np.array([0.5, 0.5]), 0)
     assert report.line("mixture").nll.interval is None
+    # Where no interval can be had, nothing is said to be better, and no gate wins.
+    less = measure(
+        scored(np.array([[-2.0], [2.0]])),
+        ["x", "x"],
+        ["a", "b"],
+        np.array([0.5, 0.5]),
+        0,
+        np.array([[0.1, 0.9], [0.9, 0.1]]),
+    )
+    assert less.line("gate").less_mixture.value < 0
+    assert less.gate_won is False
+    assert "so little text" in " ".join(verdicts(less))
+    assert "better" not in " ".join(verdicts(less)[1:3])
     told = json.loads(json.dumps(to_json(report), allow_nan=False))
     assert told["gate_won"] is None
     assert [line["kind"] for line in told["lines"]][:2] == ["component", "component"]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sordino.errors import ConfigError
 from sordino.sweep.claims import claims
 from sordino.sweep.grid import FACTORS, Choice, Spec
-from sordino.sweep.halving import halving, rungs, worse_half
+from sordino.sweep.halving import halving, rungs, share_of, worse_half
 from sordino.sweep.pictures import pictures
 from sordino.sweep.results import Measured, ModelOutcome, Outcome, cost, levels, winner
 from sordino.train.config import TrainConfig
@@ -104,6 +104,8 @@ def test_halving_keeps_the_best_and_costs_little(steps, count, random):
         assert len(left) <= math.ceil(count / 8) + 1
         assert spent <= 0.45 * count * steps
     assert all(rung % interval == 0 and rung < steps for rung in rungs(steps))
+    # What it is said to cost. Rungs are whole numbers of steps, so those of short runs are not quite an eighth.
+    assert spent / (count * steps) == pytest.approx(share_of(count), abs=8 / steps)
 
 
 def test_the_worse_half_has_what_is_no_number():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -82,7 +83,7 @@ def parsed_weights(text: str, count: int) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or not all(0 <= value < np.inf for value in values) or not sum(values):
+    if len(values) != count or not all(0 <= value < np.inf for value in values) or not 0 < sum(values) < np.inf:
         raise ConfigError(
             "not weights of these components",
             where="--weights",
@@ -152,7 +153,7 @@ def build(
     out.print(
         f"Wrote {target}: {rule} of {len(loaded)} soft prompt{'s' * (len(loaded) > 1)}, {mixture.content_hash[:16]}"
     )
-    out.print(f'Use it: sordino generate "Some text" --soft-prompt {target}')
+    out.print(f'Use it: sordino generate "Some text" --soft-prompt {quote(str(target))}')
 
 
 def common_base(bases: Sequence[BaseRef]) -> BaseRef:

@@ -34,6 +34,7 @@ from sordino.library_names import safe_name
 from sordino.soft_prompt import Metadata
 from sordino.sweep.claims import claims
 from sordino.sweep.grid import FACTORS, Spec
+from sordino.sweep.halving import share_of
 from sordino.sweep.pictures import pictures
 from sordino.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
 from sordino.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
@@ -78,6 +79,10 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
     """The sweep that the command line asks for, every combination checked. Raises BadInput."""
     folder: Path = options["out_dir"]
     check_folder(folder)
+    if any(os.path.realpath(texts) == os.path.realpath(folder) for texts in (*options["data"], *options["heldout"])):
+        raise BadInput(
+            "the texts lie here", where=folder, do="give --out-dir a folder of its own, in this one or elsewhere"
+        )
     # Settings alone are left by a sweep that failed before its first step: nothing is lost with them.
     if (folder / SETTINGS).exists() and any(folder.glob(f"*/{BEGAN}")) and not options["overwrite"]:
         raise BadInput(
@@ -174,7 +179,7 @@ def _run_model(asked: Sweep, model: str, folder: Path) -> ModelOutcome | None:
     base = loaded_model(model, asked.dtype, asked.device)
     with err.status("Reading the texts and choosing first matrices ..."):
         members = members_of(base, asked.spec, model, asked.texts, read_prompt, folder)
-    out.print(f"{one_line(model)}: {len(members)} runs.", style="bold")
+    out.print(f"{one_line(model)}: {len(members)} run{'s' * (len(members) > 1)}.", style="bold")
     tell_data(members[0].prepared)
     _tell_cost(asked, model, members)
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,9 +198,8 @@ def _tell_cost(asked: Sweep, model: str, members: Sequence[Member]) -> None:
     with err.status("Measuring this machine ..."):
         found = estimate_together([member.prepared for member in members])
     full = f"{clock(found.seconds)} for all to their end"
-    share = (
-        "" if asked.spec.full else f"; halved at an eighth, a quarter and a half, about {clock(0.32 * found.seconds)}"
-    )
+    part = 1.0 if asked.spec.full else share_of(len(members))
+    share = f"; halved at an eighth, a quarter and a half, about {clock(part * found.seconds)}" if part < 1 else ""
     out.print(
         f"{len(members)} run{'s' * (len(members) > 1)} of {asked.spec.rest.steps} steps on {one_line(model)}, "
         f"{found.step_seconds:.1f} s for a step of all: {full}{share}; memory about {found.memory_bytes / 2**30:.1f} GiB, "

@@ -120,6 +120,8 @@ def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> 
         warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
     if finished.why == "early":
         out.print(f"Stopped early: the validation loss was best at step {finished.progress.best_step}.")
+    if finished.progress.best_step == 0:
+        out.print("Validation was best before the first step, so the file is what the run started from.")
     return write_result(job, prepared, finished, judging)
 
 

@@ -41,6 +41,7 @@ from sordino.train.checkpoint import is_unfinished, read_group
 from sordino.train.events import Finished, Lost
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Run, train_together
+from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate_together, prepare
 from sordino.train.together import roomy_pass_tokens
 
@@ -71,12 +72,12 @@ def run(options: Mapping[str, Any]) -> None:
         _look(group, base, options)
         return
     prepared = _read(group, base)
-    if resume is None:
-        group = _calibrated(group, prepared, options)
-    prepared = {name: replace(one, config=group.jobs[name].config) for name, one in prepared.items()}
     with ExitStack() as locks:
         for folder in (group.folder, *(job.folder for job in group.jobs.values())):
             locks.enter_context(alone_in(folder))
+        if resume is None:
+            group = _calibrated(group, prepared, options)
+        prepared = {name: replace(one, config=group.jobs[name].config) for name, one in prepared.items()}
         _follow(group, prepared, resume=resume is not None)
 
 
@@ -198,6 +199,11 @@ def _follow(group: Group, prepared: Mapping[str, Prepared], *, resume: bool) -> 
     prompts = {name: _result(group, name, prepared[name], finished[name]) for name in group.jobs}
     out.print()
     out.print(_table(prompts, finished))
+    for name, end in finished.items():
+        if end.progress.best_step == 0:
+            out.print(
+                f"{one_line(name)}: validation was best before the first step, so its file is what it started from."
+            )
     out.print(f"Keep one: sordino install {quote(str(group.first.out))}")
 
 
@@ -234,7 +240,10 @@ def _result(group: Group, name: str, prepared: Prepared, finished: Finished) -> 
     if job.out.is_file() and not job.overwrite:
         written = read(job.out)
         if np.array_equal(written.matrix, finished.matrix_PD.numpy()):
-            return written
+            if (job.folder / HTML).is_file():
+                return written
+            # It is this run's own: the sitting ended between the file and its report.
+            job = replace(job, overwrite=True)
     return write_result(job, prepared, finished, after_training(job.config), brief=True)
 
 

@@ -124,23 +124,27 @@ def read_templates(path: Path) -> list[Template]:
     return templates
 
 
-def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], dict[str, str]]:
-    """Those whose object is last, and why the others are left out."""
-    kept, left_out = [], {}
+def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], list[str]]:
+    """Those whose object is last, each text once, and for each of the others why it is left out."""
+    kept: list[Template] = []
+    left_out: list[str] = []
     for template in templates:
         before, _, behind = template.text.partition(OBJECT)
         if any(char.isalnum() for char in behind) or SUBJECT in behind:
-            left_out[template.text] = (
-                "words behind [Y], which a model that reads from left to right cannot take into account"
-            )
+            left_out.append("words behind [Y], which a model that reads from left to right cannot take into account")
         elif not before.endswith(" "):
-            left_out[template.text] = "no space in front of [Y]"
+            left_out.append("no space in front of [Y]")
+        elif any(template.text == other.text for other in kept):
+            left_out.append("given before")
         else:
             kept.append(template)
     if not kept:
         raise DataError("no template is usable", expected="[Y] last, behind a space", got=f"{len(templates)} others")
-    if not any(template.weight for template in kept):
+    total = sum(template.weight for template in kept)
+    if not total:
         raise DataError("all weights of usable templates are zero", where="templates", expected="one above 0")
+    if total == float("inf"):
+        raise DataError("the weights of usable templates are too large", where="templates", expected="a finite sum")
     return kept, left_out
 
 

@@ -79,6 +79,13 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
         if "" in clean or len(set(clean)) < len(clean):
             raise ConfigError("a label is empty or given twice", where="--labels", got=", ".join(named))
         texts = [known.get(name, space + name) for name in clean]
+    alike = [texts for texts in _by_words(texts).values() if len(texts) > 1]
+    if alike:
+        raise DataError(
+            "labels differ in nothing but white space",
+            got=" and ".join(repr(text) for text in alike[0]),
+            do="write them alike in every row",
+        )
     if len(texts) < 2:
         raise DataError(
             "there is only one label, so that nothing is to be told apart",
@@ -94,6 +101,13 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
             do="name the labels with --labels, or measure written answers with --free",
         )
     return Labels(tuple(texts), _tree(base, texts))
+
+
+def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        found.setdefault(" ".join(text.split()), []).append(text)
+    return found
 
 
 def cut_texts(base: Tokeniser, pieces: Sequence[Piece], max_tokens: int) -> Texts:

@@ -72,7 +72,7 @@ class Report:
         if not any(line.kind == "gate" for line in self.lines):
             return None
         less = self.line("gate").less_mixture
-        return less.value < 0 and (less.interval is None or less.excludes_zero)
+        return less.value < 0 and less.excludes_zero
 
 
 def measure(
@@ -195,7 +195,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def _against(line: Line, what: str) -> str:
     less = line.less_mixture
-    if less.interval is not None and not less.excludes_zero:
+    if not less.excludes_zero:
         return f"The mixture and {what} differ by less ({less.value:+.3f}) than so little text can show."
     side = "better" if less.value > 0 else "worse" if less.value < 0 else "no better"
     return f"The mixture is {side} than {what} by {abs(less.value):.3f} nats a token{_spread(less)}."

@@ -32,6 +32,15 @@ def halving(steps: int) -> Prune:
     return prune
 
 
+def share_of(runs: int) -> float:
+    """What halving costs, as a share of all these runs to their end; checking on them is not counted."""
+    cost, left = 0.0, runs
+    for length in (1 / 8, 1 / 8, 1 / 4, 1 / 2):
+        cost += left * length
+        left = math.ceil(left / 2)
+    return cost / runs
+
+
 def worse_half(losses: Mapping[str, float]) -> list[str]:
     """The names of all but the better half; of an odd number one more is kept. What is no number is worst."""
     order = sorted(losses, key=lambda name: (not math.isfinite(losses[name]), losses[name], name))

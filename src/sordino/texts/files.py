@@ -88,10 +88,11 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """The folder of a training run: its records and samples are not the user's texts."""
-    return os.path.isfile(folder / "settings.json") and (
-        folder.suffix == ".run" or os.path.isfile(folder / "checkpoint.safetensors")
-    )
+    """The folder of a training run, of voices that are trained together, or of a sweep: its records are not the user's texts."""
+    if os.path.isfile(folder / "sweep.json") or (folder.suffix == ".run" and os.path.isfile(folder / "settings.json")):
+        return True
+    records = ("settings.json", "group.json", "metrics.jsonl")
+    return os.path.isfile(folder / "checkpoint.safetensors") and any(os.path.isfile(folder / name) for name in records)
 
 
 def _once(found: list[TextFile]) -> list[TextFile]:
