@@ -106,3 +106,14 @@ def test_little_memory_or_disk_is_noted(free: int, monkeypatch: pytest.MonkeyPat
 
 def test_every_bundled_model_is_reported() -> None:
     assert {f"model {name}" for name in model_files.BUNDLED} <= set(findings())
+
+
+def test_llama_cpp_that_was_built_with_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first product would kill the process: weights are not laid out for it then."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
+    said = llama_cpp.llama_print_system_info().replace(b"AMX_INT8 = 1 | ", b"")
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said)
+    assert doctor.llama().state == "ok"
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said + b"AMX_INT8 = 1 | ")
+    assert doctor.llama().state == "note"
+    assert "docs/serving.md" in doctor.llama().do

@@ -65,6 +65,8 @@ def examine(library: Library) -> Iterable[Finding]:
     yield from cache()
     yield from library_folders(library)
     yield from extras(metadata.requires("sordino") or [] if _installed("sordino") else [])
+    if _installed("llama-cpp-python"):
+        yield llama()
 
 
 def show(findings: Iterable[Finding]) -> None:
@@ -193,6 +195,24 @@ def extras(requirements: Iterable[str]) -> Iterable[Finding]:
             yield Finding(f"extra {name}", "ok", f"not installed: {', '.join(missing)} (pip install 'sordino[{name}]')")
         else:
             yield Finding(f"extra {name}", "ok", "installed")
+
+
+def llama() -> Finding:
+    """Whether llama.cpp is there as it should be built."""
+    try:
+        from sordino.engine.llama_context import may_rearrange_weights
+
+        whole = may_rearrange_weights()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Finding("llama.cpp", "bad", f"cannot be used: {error}", "build it again, or serve with --runner torch")
+    if whole:
+        return Finding("llama.cpp", "ok", "can be used")
+    return Finding(
+        "llama.cpp",
+        "note",
+        "built with AMX, whose kernels are faulty: it runs without them, slower",
+        "build it again without AMX, as docs/serving.md says",
+    )
 
 
 def _installed(package: str) -> bool:

@@ -41,7 +41,7 @@ def _tell(level: int, text: bytes, user_data: object) -> None:
 _told = c.llama_log_callback(_tell)
 
 
-def _may_rearrange_weights() -> bool:
+def may_rearrange_weights() -> bool:
     """Whether llama.cpp may lay weights out for kernels of this processor.
 
     Not where it was built with AMX: its first product there kills the process, as compilers leave the configuration of the tiles
@@ -75,7 +75,7 @@ class LlamaContext:
         c.llama_backend_init()
         _last_words.clear()
         said = c.llama_model_default_params()
-        said.use_extra_bufts = _may_rearrange_weights()
+        said.use_extra_bufts = may_rearrange_weights()
         self._model: Any = c.llama_model_load_from_file(str(path).encode(), said)
         if not self._model:
             raise ModelError("llama.cpp cannot read this file", where=path.name, got="; ".join(_last_words))
