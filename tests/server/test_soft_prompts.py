@@ -19,6 +19,7 @@ import torch
 
 from sordino import formats
 from sordino.library import Entry, Library
+from sordino.prompt_mixture import Mixture
 from sordino.server import voices as voices_module
 from sordino.server.voices import Voices
 from tests.server.running import Running, running, voice
@@ -333,6 +334,23 @@ def test_what_another_server_took_away_is_gone_and_no_fault_of_the_disk(
     monkeypatch.setattr(Library, "add", and_taken)
     answer = httpx.post(f"{live.url}/v1/soft_prompts", files={"file": ("short.npy", npy(live, 3))})
     assert (answer.status_code, answer.json()["id"]) == (200, "short")
+
+
+def test_another_file_does_not_become_the_default_when_its_own_is_gone(tmp_path: Path) -> None:
+    """Of two files of one name the second gets a number, and the bare name once the first is gone."""
+    base = tiny_base("llama", dtype=torch.float32)
+    both = Mixture((voice(base, 1), voice(base, 2)), np.array([0.5, 0.5]))
+    formats.write_mixture(both, tmp_path / "race.mix.zip")
+    formats.write(voice(base, 3), tmp_path / "race.zip")
+    voices = Voices(base, Library([tmp_path]), tmp_path / "defaults.json")
+    assert [entry.entry.name for entry in voices.all()] == ["race", "race-2"]
+    voices.set_default("race")
+    assert voices.default == "race"
+    gone = voices.named("race").entry.path
+    gone.unlink()
+    voices.refresh()
+    assert [entry.entry.name for entry in voices.all()] == ["race"]
+    assert voices.default is None
 
 
 def test_two_servers_remember_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,8 @@ def _end_in_two(server: uvicorn.Server, models: Models) -> None:
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             # The last events need a moment to go out. Who does not read them is not waited for.
             threading.Timer(_LAST_EVENTS_SECONDS, setattr, (server, "force_exit", True)).start()
+        else:
+            err.print("Stopping when what programs asked for is written; Ctrl-C again ends it at once.")
         server.should_exit = True
 
     server.handle_exit = handled  # type: ignore[method-assign, assignment]

@@ -162,10 +162,15 @@ class Voices:
             # Refused here: clients that do not choose would be refused at every request.
             if self._rows is not None:
                 check_lanes(prompt, self._rows)
-            name = self.named(name).entry.name
+            name = self._lasting(self.named(name))
         with self._lock:
             self._remember(self.base, name)
             self._default = name
+
+    def _lasting(self, voice: Voice) -> str:
+        """The file's name, where no other has it: the entry's own may be another's once a file is gone."""
+        alone = sum(other.file == voice.file for other in self.all()) == 1
+        return voice.file if alone else voice.entry.name
 
     def _recall(self) -> str | None:
         if self._remembered is None or self.base is None:

@@ -18,6 +18,7 @@ function turn() {
     if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  document.body.dataset.page = page;
   document.dispatchEvent(new CustomEvent("page", { detail: page }));
 }
 
