@@ -11,10 +11,10 @@ held-out rows are read once for the numbers below. Every accuracy is that of the
     ensembles            of the five soft prompts, against their mean and the best of them
 
 Intervals: paired bootstrap by row; of a mean over seeds, of each row's mean. What is done is kept in --state, so that a run that
-was stopped goes on where it was. About 30 minutes on two quiet cores.
+was stopped goes on where it was. About an hour and a half on two quiet cores.
 
     python -m benchmarks.reviews
-    python -m benchmarks.reviews --validate --steps 80 --lr 0.25 --init labels    (a recipe, on validation rows only)
+    python -m benchmarks.reviews --validate --steps 80 --batch 16 --lr 0.25 --init labels    (a recipe, on validation rows only)
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ VALIDATION = 400
 VALIDATION_ROWS = 200
 SEEDS = 5
 START = f"text:{INSTRUCTIONS[3]}"
-RECIPE: dict[str, Any] = {"tokens": 20, "steps": 80, "batch": 16, "lr": 0.5, "init": START}
+RECIPE: dict[str, Any] = {"tokens": 20, "steps": 240, "batch": 32, "lr": 0.5, "init": START}
 CONFIG = TaskConfig(row_tokens=160, pass_tokens=4096)
 
 

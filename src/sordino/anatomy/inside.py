@@ -112,12 +112,12 @@ def told(depth: Depth) -> list[str]:
     """What was seen, in sentences."""
     found, looked = depth.importance, depth.attention
     order = sorted(range(len(found.costs)), key=lambda at: -found.costs[at])
-    most = ", ".join(f"{at + 1} ({found.costs[at]:+.3f})" for at in order[:3])
+    most = ", ".join(f"{at + 1} ({found.costs[at]:+.3f})" for at in order[:3] if found.costs[at] > 0)
     idle = sum(cost < NEGLIGIBLE for cost in found.costs)
     shares_L = looked.by_layer_L
     lines = [
         f"On {depth.text}, {found.tokens:,} tokens: {found.loss:.3f} nats per token with the prompt, {found.without:.3f} without.",
-        f"Virtual tokens that cost most when left out: {most}.",
+        f"Virtual tokens that cost most when left out: {most or 'none of them costs anything'}.",
     ]
     if idle:
         lines.append(

@@ -410,8 +410,7 @@ def _command(model: str, flags: Sequence[str]) -> list[str]:
 
 def _started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
     """A process that does not end with this one, and gives way to it."""
-    # Threads that wait for each other would spin, on cores that somebody else wants.
-    env = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
     with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
         if sys.platform == "win32":
             flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP

@@ -199,6 +199,9 @@ function shade(cut, dropped) {
 
 // Compare -----------------------------------------------------------------------------------------------------------------
 
+// As many as the server takes.
+const MOST_COLUMNS = 8;
+
 // What the user ticked; null until then: none, and the one that is active.
 let ticked = null;
 
@@ -225,7 +228,10 @@ function compare() {
     return;
   }
   const names = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
-  if (!names.length) return;
+  if (!names.length || names.length > MOST_COLUMNS) {
+    $("columns").replaceChildren(el("p", { role: "alert", dataset: { kind: "bad" } }, `Choose one to ${MOST_COLUMNS} to compare.`));
+    return;
+  }
   used = "";
   const bodies = names.map(() => el("span"));
   const titles = names.map((name) => (choice.voice(name) ? called(choice.voice(name)) : "no soft prompt"));
