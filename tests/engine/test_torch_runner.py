@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from sordino.base_model import BaseModel
+from sordino.engine import written_out
 from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.key_values import KeyValues, Shape
 from sordino.engine.requests import Chunk, End, Request
+from sordino.engine.runner import Span
 from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.torch_runner import TorchRunner
 from sordino.errors import DoesNotFit, OutOfMemory
@@ -242,6 +244,24 @@ def test_a_model_that_does_not_use_its_cache_is_noticed(monkeypatch: pytest.Monk
     monkeypatch.setattr(ShelfCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
     with pytest.raises(RuntimeError, match="did not use the cache"):
         engine.step()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 16])
+def test_products_say_the_same_either_way_round(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny_base("llama")
+    soft, ids = prompt(base, 5, 1, base.placement), tuple(base.encode("the sea"))
+    logits = []
+    for intel in (True, False):
+        monkeypatch.setattr(written_out, "on_intel", lambda intel=intel: intel)
+        runner = TorchRunner(base, kv_bytes=1 << 26, prefix_bytes=1 << 24)
+        for number in range(rows):
+            runner.open(number, soft if number % 2 else None, ids)
+        logits.append(runner.run([Span(number, ids, True) for number in range(rows)]))
+        assert all(runner.grow(number, 1) for number in range(rows))
+        logits.append(runner.run([Span(number, (number + 7,), True) for number in range(rows)]))
+    # In float64 but for the last rounding.
+    for one, other in ((0, 2), (1, 3)):
+        torch.testing.assert_close(logits[one], logits[other], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])

@@ -5,7 +5,8 @@ attention knows rows. Rows that take one position attend together, a shelf at a 
 a group are queries of one key-value head, so no key is copied. Rows that read a stretch attend over what is before it, without
 a mask, and over the stretch itself, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
 
-Products are W @ x.T: for a few positions they run two to three times faster that way round than x @ W.T (MKL on AVX2; LOG.md).
+Products of a few positions are W @ x.T where that way round is the quicker one: two to three times on AMD's processors. On Intel's,
+where MKL takes other ways, it is x @ W.T (LOG.md).
 
 Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
 C channels, T positions of a stretch, S positions that are seen, R rows of a shelf.
@@ -13,13 +14,18 @@ C channels, T positions of a stretch, S positions that are seen, R rows of a she
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 from transformers import PreTrainedModel
 
 from sordino.engine.key_values import Place, Shelf
@@ -116,19 +122,33 @@ def run(
 ) -> Tensor:
     """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
     count = len(positions_N)
-    spare = _better_width(count) - count
+    across = count >= _FEW or not on_intel()
+    spare = (_better_width(count) if across else count) - count
     # Positions that nobody looks at.
     embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
     turn_N1C = _turn(llama, embeds_ND, positions_N)
     hidden_ND = embeds_ND
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, together, alone)
+        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, together, alone, across)
     return llama.last_norm(hidden_ND[:count])
 
 
+# From so many positions on both ways round take the same time on Intel's processors.
+_FEW = 16
+
+
+@cache
+def on_intel() -> bool:
+    """Whether this is a processor of Intel's; False where nobody says."""
+    said = platform.processor() + os.environ.get("PROCESSOR_IDENTIFIER", "")
+    with suppress(OSError):
+        said += Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:400]
+    return "GenuineIntel" in said
+
+
 def _better_width(count: int) -> int:
-    """Positions to run in place of `count`: MKL's products are quicker for some more than for fewer (LOG.md)."""
+    """Positions to run in place of `count`: across, MKL's products are quicker for some more than for fewer (LOG.md)."""
     if count in (1, 3):
         return count + 1
     return 16 if 8 < count < 16 else count
@@ -142,10 +162,12 @@ def _layer(
     turn_N1C: tuple[Tensor, Tensor],
     together: Sequence[Together],
     alone: Sequence[Alone],
+    across: bool,
 ) -> Tensor:
-    normed_DN = norms[0](x_ND).t()
+    normed_ND = norms[0](x_ND)
     queries, keys, values = (
-        (weight @ normed_DN).t().unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
+        _times(normed_ND, weight, across).unflatten(1, (-1, weights.head_width))
+        for weight in (weights.q, weights.k, weights.v)
     )
     queries, keys = _turned(queries, *turn_N1C), _turned(keys, *turn_N1C)
     mixed = [
@@ -157,10 +179,15 @@ def _layer(
         mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
-    h_ND = x_ND + (weights.o @ mixed_NHC.flatten(1).t()).t()
-    normed_DN = norms[1](h_ND).t()
-    fed_FN = silu(weights.gate @ normed_DN).mul_(weights.up @ normed_DN)
-    return h_ND + (weights.down @ fed_FN.t().contiguous().t()).t()
+    h_ND = x_ND + _times(mixed_NHC.flatten(1), weights.o, across)
+    normed_ND = norms[1](h_ND)
+    fed_NF = silu(_times(normed_ND, weights.gate, across)).mul_(_times(normed_ND, weights.up, across))
+    return h_ND + _times(fed_NF.contiguous(), weights.down, across)
+
+
+def _times(x_ND: Tensor, weight_FD: Tensor, across: bool) -> Tensor:
+    """x @ W.T [N, F]; across: the other way round, so that it lies in memory as [F, N]."""
+    return (weight_FD @ x_ND.t()).t() if across else linear(x_ND, weight_FD)
 
 
 def _turn(llama: Llama, embeds_ND: Tensor, positions_N: Tensor) -> tuple[Tensor, Tensor]:
