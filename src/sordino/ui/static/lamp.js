@@ -7,7 +7,7 @@ import { live } from "./live.js";
 const DEFAULT = "/default";
 export const NONE = "/none";
 
-/** What a soft prompt is called where others of the library have the same title. */
+/** What a soft prompt is called in a list: its title, which another may have too, and its name where that says more. */
 export const called = (voice) => (voice.title === voice.name ? voice.name : `${voice.title} (${voice.name})`);
 
 class Choice extends EventTarget {
