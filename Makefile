@@ -13,18 +13,22 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-slow gguf e2e bench readme docs lint models install clean
+.PHONY: demo test test-slow test-gpu gguf e2e bench readme docs lint models install clean
 
 demo: install models
 	$(BIN)/sordino demo --overwrite
 
 test: install models
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e" $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
 # One process: these measure time and memory, and start processes of their own.
 test-slow: install models
 	@$(BIN)/python -m sordino.model_files gemma3-270m
 	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)
+
+# Where there is an NVIDIA GPU, with a PyTorch that knows it (PIP_FLAGS, constraints.txt): the tests that need one.
+test-gpu: install models
+	$(BIN)/python -m pytest -q -m gpu $(PYTEST_FLAGS)
 
 # llama.cpp for `sordino serve --runner gguf`: built from source where no wheel fits, some minutes. Without AMX: what GCC makes of its
 # kernels kills the process (github.com/ggml-org/llama.cpp/pull/26954), so that AMX builds run without rearranged weights, slower.

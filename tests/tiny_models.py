@@ -86,7 +86,9 @@ _CONFIGS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
 FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
 
 
-def tiny(family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **overrides: Any) -> PreTrainedModel:
+def tiny(
+    family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu", **overrides: Any
+) -> PreTrainedModel:
     """A random frozen model in eval mode, the same for the same arguments. Overrides are fields of the family's config."""
     config_class, network_class, fields = _CONFIGS[family]
     with torch.random.fork_rng(devices=[]):
@@ -97,7 +99,7 @@ def tiny(family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, **ov
                 # Biases and norm weights begin as zeros and ones, behind which a wrong formula can hide.
                 if parameter.dim() == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
-    network = network.to(dtype).eval().requires_grad_(False)
+    network = network.to(device, dtype).eval().requires_grad_(False)
     if dtype == torch.float64:
         _keep_norms_exact(network)
     return network
@@ -145,17 +147,23 @@ def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
 
 
 def tiny_base(
-    family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, bos: bool | None = None, **overrides: Any
+    family: str,
+    *,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    bos: bool | None = None,
+    device: str = "cpu",
+    **overrides: Any,
 ) -> BaseModel:
     """`tiny` with its tokenizer. `bos` says whether the tokenizer writes one; by default only Gemma's does."""
     from sordino import base_model
 
-    network = tiny(family, dtype=dtype, seed=seed, **overrides)
+    network = tiny(family, dtype=dtype, seed=seed, device=device, **overrides)
     tokenizer = tiny_tokenizer(bos=family == "gemma3" if bos is None else bos)
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.double().numpy().tobytes())
+        digest.update(tensor.cpu().double().numpy().tobytes())
     return base_model.from_parts(network, tokenizer, name=f"tiny-{family}", fingerprint=digest.hexdigest())
 
 

@@ -98,11 +98,11 @@ def run(engine: Engine, requests: list[Request], *, steps_between: int = 2, may_
 
 def by_transformers(base: BaseModel, request: Request) -> tuple[list[int], list[float]]:
     """Greedy tokens of transformers' generate for the row alone, and at each the gap between the two likeliest words."""
-    text_TD = base.embed(torch.tensor(request.ids, dtype=torch.long))
-    both = torch.cat([prompt_embeds(base, request.prompt).to(text_TD.dtype), text_TD])[None]
+    text_TD = base.embed(torch.tensor(request.ids, dtype=torch.long, device=base.device))
+    both = torch.cat([prompt_embeds(base, request.prompt).to(text_TD), text_TD])[None]
     new = base.network.generate(
         inputs_embeds=both,
-        attention_mask=torch.ones(both.shape[:2], dtype=torch.long),
+        attention_mask=torch.ones(both.shape[:2], dtype=torch.long, device=base.device),
         max_new_tokens=request.sampling.max_tokens,
         do_sample=False,
         eos_token_id=sorted(base.stop_ids),
