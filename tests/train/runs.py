@@ -40,7 +40,8 @@ def small_set(base: BaseModel) -> TrainSet:
 
 
 def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
-    return base.embed(torch.tensor(base.encode("the keeper wrote of the sea")[:tokens])).detach().float()
+    ids = base.encode("the keeper wrote of the sea")[:tokens]
+    return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()
 
 
 def several_runs(base: BaseModel, folder: Path) -> list[Run]:
