@@ -48,9 +48,15 @@ def smollm2_on_gpu() -> BaseModel:
     return base
 
 
+@pytest.mark.parametrize("as_one_row", [True, False])
 @pytest.mark.parametrize("pass_tokens", [10_000, 24])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_the_cpus(family: str, pass_tokens: int) -> None:
+def test_losses_and_gradients_are_the_cpus(
+    family: str, pass_tokens: int, as_one_row: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each prompt once by itself, and in front of each of its rows, as small models have it there."""
+    if not as_one_row:
+        monkeypatch.setattr("sordino.prefix._LAUNCHES_FLOP", -1)
     there, here = (tiny_base(family, device=device, bos=True) for device in ("cuda", "cpu"))
     on_gpu, on_cpu = _batches(there), _batches(here)
     losses = losses_and_gradients(there, on_gpu, pass_tokens=pass_tokens)

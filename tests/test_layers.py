@@ -44,6 +44,7 @@ ORDER = (
     "bootstrap",
     "pace",
     "placement",
+    "few_rows",
     "rows",
     "frozen_llama",
     "prefix",

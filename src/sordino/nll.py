@@ -12,19 +12,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sordino import few_rows
 from sordino.errors import ModelError
-from sordino.prefix import Prefixes, encode_and_forward, encode_prefixes, forward_rows
+from sordino.prefix import (
+    Prefixes,
+    encode_and_forward,
+    encode_prefixes,
+    forward_as_one_row,
+    forward_rows,
+    one_row_pays,
+)
 from sordino.rows import Rows, rows_from_examples
 
-# A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient.
-ROWS, WORDS = 1024, 2048
+# A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
+# which waits for every tile's launches, takes 128 MB.
+ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class Head:
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in the model's dtype, not contiguous: the way round that is faster for a few rows (LOG.md)."""
+        """Logits [N, V] in the model's dtype, not always contiguous: the way round that is quicker for a few rows."""
+        if not few_rows.across(len(hidden_ND)):
+            return self.logits(hidden_ND)
         if len(hidden_ND) == 1:
             # Two columns are quicker than one.
             return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
@@ -113,7 +124,7 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
     A token that opens an example behind an empty prefix has nothing to be predicted from and must not be labelled.
     """
     rows = rows.to(network.device)
-    return _nll_of_hidden(network, prefixes, forward_rows(network, prefixes, rows), rows, labelled_BT)
+    return _nll_of_hidden(network, prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
 
 
 def nll_of_prompts_and_rows(
@@ -121,15 +132,20 @@ def nll_of_prompts_and_rows(
 ) -> Tensor:
     """As `nll_of_rows` behind `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
+    if one_row_pays(network, embeds, rows):
+        fronts_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
+        own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
+        return _nll_of_hidden(network, fronts_BD, hidden_BTD, own, labelled_BT)
     prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
-    return _nll_of_hidden(network, prefixes, hidden_BTD, rows, labelled_BT)
+    return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
 
 
 def _nll_of_hidden(
-    network: PreTrainedModel, prefixes: Prefixes, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
+    network: PreTrainedModel, front_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
+    """front_KD: the hidden states from which the first tokens of rows behind prefix k are predicted."""
     labelled_BT = labelled_BT.to(network.device)
-    states = torch.cat([hidden_BTD.flatten(0, 1), prefixes.last_KD])
+    states = torch.cat([hidden_BTD.flatten(0, 1), front_KD])
     hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
     return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])
 
@@ -149,11 +165,12 @@ class _FrozenHeadNLL(torch.autograd.Function):
         nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
         # One buffer for all tiles: fresh pages for every tile's logits would cost a third of the time of their product.
-        buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(WORDS, head.weight_VD.shape[0]))
+        words = WORDS_ON_GPU if hidden_ND.device.type == "cuda" else WORDS
+        buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(words, head.width))
         for start in range(0, hidden_ND.shape[0], ROWS):
             rows = slice(start, start + ROWS)
             nll_N[rows] = _nll_of_tiles(
-                head, hidden_ND[rows], targets_N[rows], None if grad_ND is None else grad_ND[rows], buffer
+                head, hidden_ND[rows], targets_N[rows], None if grad_ND is None else grad_ND[rows], buffer, words
             )
         ctx.save_for_backward(grad_ND)
         return nll_N
@@ -164,8 +181,10 @@ class _FrozenHeadNLL(torch.autograd.Function):
         return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None
 
 
-def _nll_of_tiles(head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Tensor | None, buffer: Tensor) -> Tensor:
-    """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile at a time.
+def _nll_of_tiles(
+    head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Tensor | None, buffer: Tensor, words: int
+) -> Tensor:
+    """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile of `words` at a time.
 
     What is summed so far is kept relative to the largest logit so far, and scaled down where a later tile has a larger one
     (Milakov & Gimelshein 2018, arXiv 1805.02867); the normaliser is divided out of the gradient at the end.
@@ -176,8 +195,8 @@ def _nll_of_tiles(head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Ten
     largest_n1 = hidden_nD.new_full((count, 1), -math.inf, dtype=exact)
     total_n1, target_n1 = torch.zeros_like(largest_n1), torch.zeros_like(largest_n1)
     expected_nD = torch.zeros_like(hidden_nD, dtype=exact)
-    for start in range(0, head.width, WORDS):
-        tile = head.tile(start, start + WORDS)
+    for start in range(0, head.width, words):
+        tile = head.tile(start, start + words)
         logits_nv = tile.logits(hidden_nD, out=buffer[: count * tile.width].view(count, tile.width)).to(exact)
         place_n1 = targets_n1 - start
         found_n1 = logits_nv.gather(1, place_n1.clamp(0, tile.width - 1))

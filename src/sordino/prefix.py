@@ -38,6 +38,11 @@ from sordino.rows import Rows
 # row with transformers' own masks.
 PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
 
+# Arithmetic that a data centre's GPU does while one layer of modules is launched, forward and back.
+_LAUNCHES_FLOP = 2e11
+# In place of an example's number; -1 is padding.
+_PROMPT = -2
+
 
 @dataclass(frozen=True)
 class Prefixes:
@@ -126,6 +131,44 @@ def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
     text = _text_block(network, lengths, rows)
     hidden_KPD, hidden_BTD, layers = frozen_llama.decode_together(network, prompts, text, rows.prompt_B)
     return _prefixes(layers, hidden_KPD, lengths), hidden_BTD
+
+
+def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> bool:
+    """Whether to run a prompt again in every row (`forward_as_one_row`) rather than once by itself.
+
+    A GPU waits for launches: those of one layer, forward and back, take it as long as some hundred GFLOP (LOG.md). A CPU does not.
+    """
+    if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0:
+        return False
+    config: Any = network.config.get_text_config()
+    embedding: Any = network.get_input_embeddings()
+    layer_parameters = (network.num_parameters() - embedding.weight.numel()) / config.num_hidden_layers
+    width = max(int(e.shape[0]) for e in embeds)
+    more = (len(rows.prompt_B) - len(embeds)) * width
+    return width > 0 and 4 * layer_parameters * more <= _LAUNCHES_FLOP
+
+
+def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+    """As `encode_and_forward`, in one run through the model: every row with its prompt in front of its text.
+
+    Hidden states (after the final norm): [B, D] at each row's prompt's last position, zeros where it is empty, and [B, T, D].
+    """
+    lengths, device = tuple(int(e.shape[0]) for e in embeds), rows.ids_BT.device
+    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
+    text_BTD = network.get_input_embeddings()(rows.ids_BT)
+    width, both = embeds_KPD.shape[1], embeds_KPD.shape[1] + text_BTD.shape[1]
+    inputs_BSD = torch.cat([embeds_KPD[rows.prompt_B], text_BTD], dim=1)
+    positions_BS = torch.cat([positions_KP[rows.prompt_B], _positions(lengths, rows)], dim=1)
+    # A prompt is seen by all that is behind it, a text by its own example.
+    example_BS = torch.nn.functional.pad(rows.example_BT, (width, 0), value=_PROMPT)
+    prompt_BSP = ~padded_KP[rows.prompt_B][:, None, :].expand(-1, both, -1)
+    text_BST = example_BS[:, :, None] == rows.example_BT[:, None, :]
+    causal_SS = torch.ones(both, both, dtype=torch.bool, device=device).tril()
+    allowed_BSS = torch.cat([prompt_BSP, text_BST], dim=2) & causal_SS
+    masks = layer_masks(network, allowed_BSS, positions_BS[:, :, None] - positions_BS[:, None, :])
+    hidden_BSD, _ = _forward(network, inputs_BSD, positions_BS, masks, None)
+    filled_B = torch.tensor([length > 0 for length in lengths], device=device)[rows.prompt_B]
+    return hidden_BSD[:, width - 1] * filled_B[:, None], hidden_BSD[:, width:]
 
 
 def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:

@@ -428,6 +428,7 @@ def test_a_key_is_asked_for_once(chromium: Browser, tmp_path: Path) -> None:
         page = chromium.new_page()
         page.goto(server.url)
         expect(page.locator("#login")).to_be_visible()
+        expect(page.locator("#lamp-says")).to_have_text("The server asks for its key")
         page.locator("#login-key").fill("wrong")
         page.get_by_role("button", name="Open").click()
         expect(page.locator("#login-told")).to_contain_text("not the key")

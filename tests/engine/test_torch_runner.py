@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sordino import few_rows
 from sordino.base_model import BaseModel
-from sordino.engine import written_out
 from sordino.engine.engine import Engine, Limits, Words
 from sordino.engine.key_values import KeyValues, Shape
 from sordino.engine.requests import Chunk, End, Request
@@ -252,7 +252,7 @@ def test_products_say_the_same_either_way_round(rows: int, monkeypatch: pytest.M
     soft, ids = prompt(base, 5, 1, base.placement), tuple(base.encode("the sea"))
     logits = []
     for intel in (True, False):
-        monkeypatch.setattr(written_out, "on_intel", lambda intel=intel: intel)
+        monkeypatch.setattr(few_rows, "on_intel", lambda intel=intel: intel)
         runner = TorchRunner(base, kv_bytes=1 << 26, prefix_bytes=1 << 24)
         for number in range(rows):
             runner.open(number, soft if number % 2 else None, ids)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.nll import head_of, nll_of_rows
+from sordino.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
 from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows
 from sordino.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
@@ -94,6 +94,34 @@ def test_logits_equal_plain_concatenation(family):
     for b, (k, ids) in enumerate(zip(PROMPT_OF_ROW, texts, strict=True)):
         plain = plain_logits(network, prompts[k], ids)[len(prompts[k]) :]
         torch.testing.assert_close(head_of(network).logits(hidden[b, : len(ids)]), plain, rtol=0, atol=exact(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
+    """What a GPU does with small models. Packed rows, prompts of several lengths, one that is empty."""
+    monkeypatch.setattr("sordino.nll.one_row_pays", lambda *_: True)
+    network = tiny(family)
+    prompts, texts = _prompts(network, [3, 11, 0]), _texts(network, [4, 12, 7, 3, 9, 5])
+    labels = _labels(texts)
+    packing, prompt_of_row = [[0, 1], [2, 3], [4], [5]], [1, 0, 1, 2]
+    # Behind nothing nothing predicts the first token.
+    labels[5][0] = False
+    rows = rows_from_examples([[texts[i] for i in row] for row in packing], prompt_of_row)
+    labelled = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
+    for b, row in enumerate(packing):
+        flat = [flag for i in row for flag in labels[i]]
+        labelled[b, : len(flat)] = torch.tensor(flat)
+    found = nll_of_prompts_and_rows(network, prompts, rows, labelled)
+    plain = torch.cat(
+        [
+            plain_nll(network, prompts[k], texts[i], labels[i])
+            for row, k in zip(packing, prompt_of_row, strict=True)
+            for i in row
+        ]
+    )
+    torch.testing.assert_close(found, plain, rtol=0, atol=exact(family))
+    gradients = (torch.autograd.grad(of.mean(), prompts[:2]) for of in (found, plain))
+    assert _relative(*map(list, gradients)) <= 10 * exact(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

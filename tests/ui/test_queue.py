@@ -19,7 +19,7 @@ MODEL = {"model": "smollm2"}
 @pytest.fixture
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Jobs]]:
     """Opens the queue as one more server of the same user would."""
-    monkeypatch.setattr(module, "_command", lambda model, flags: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(module, "command_of", lambda *arguments: [sys.executable, "-c", "import time; time.sleep(60)"])
     made: list[Jobs] = []
 
     def one() -> Jobs:

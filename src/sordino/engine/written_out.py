@@ -5,21 +5,14 @@ attention knows rows. Rows that take one position attend together, a shelf at a 
 a group are queries of one key-value head, so no key is copied. Rows that read a stretch attend over what is before it, without
 a mask, and over the stretch itself, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
 
-Products of a few positions are W @ x.T where that way round is the quicker one: two to three times on AMD's processors. On Intel's,
-where MKL takes other ways, it is x @ W.T (LOG.md).
-
 Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
 C channels, T positions of a stretch, S positions that are seen, R rows of a shelf.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 from transformers import PreTrainedModel
 
+from sordino import few_rows
 from sordino.engine.key_values import Place, Shelf
 from sordino.frozen_llama import Layer, layers_of, weights_of
 
@@ -121,8 +115,8 @@ def run(
 ) -> Tensor:
     """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
     count = len(positions_N)
-    across = count >= _FEW or not on_intel()
-    spare = (_better_width(count) if across else count) - count
+    across = few_rows.across(count)
+    spare = (few_rows.better_width(count) if across else count) - count
     # Positions that nobody looks at.
     embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
@@ -131,26 +125,6 @@ def run(
     for index, layer in enumerate(llama.layers):
         hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, together, alone, across)
     return llama.last_norm(hidden_ND[:count])
-
-
-# From so many positions on both ways round take the same time on Intel's processors.
-_FEW = 16
-
-
-@cache
-def on_intel() -> bool:
-    """Whether this is a processor of Intel's, as Windows and Linux say; False where nobody says."""
-    said = os.environ.get("PROCESSOR_IDENTIFIER", "")
-    with suppress(OSError):
-        said += Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:400]
-    return "GenuineIntel" in said
-
-
-def _better_width(count: int) -> int:
-    """Positions to run in place of `count`: across, MKL's products are quicker for some more than for fewer (LOG.md)."""
-    if count in (1, 3):
-        return count + 1
-    return 16 if 8 < count < 16 else count
 
 
 def _layer(

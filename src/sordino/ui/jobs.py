@@ -16,9 +16,7 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -33,13 +31,11 @@ from filelock import FileLock
 from sordino.atomic import make_folder, write_bytes
 from sordino.errors import BadInput, SordinoError, StorageError
 from sordino.train.checkpoint import FILE as CHECKPOINT
-from sordino.train.loop import LOWER
+from sordino.ui.processes import command_of, end_of, interrupt, started
 
 _LOOK_SECONDS = 0.5
 # A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
 _STOP_SECONDS = 60.0
-# Of 19: a tenth of a core where others want it.
-_NICE = 10
 # Folders in one another that a text may lie in; and how long texts wait for a run that nobody begins.
 _DEEPEST = 32
 _DRAFT_SECONDS = 7 * 86400.0
@@ -47,8 +43,6 @@ _SWEEP_SECONDS = 3600.0
 # Until a run is begun again that the disk did not let begin; and how long another server's look at the queue is waited for.
 _RETRY_SECONDS = 30.0
 _LOCK_SECONDS = 10.0
-# A process that the system ends for want of memory says nothing itself. Windows has no such end: it refuses memory instead.
-_KILLED = -9
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
@@ -203,8 +197,8 @@ class Jobs:
             self._write(job)
             self._end_looking(job)
             place = self.place(job.id)
-            command = [*_command(job.model, flags), "--dry-run", "--json", str(self._texts(job))]
-            self._lookers[job.id] = _started(command, place / "look.jsonl", place / "look.log", cwd=place)
+            command = command_of(f"--model={job.model}", *flags, "--dry-run", "--json", str(self._texts(job)))
+            self._lookers[job.id] = started(command, place / "look.jsonl", place / "look.log", cwd=place)
             return job
 
     def looked(self, job: Job) -> dict[str, Any]:
@@ -217,7 +211,7 @@ class Jobs:
             for line in (self.place(job.id) / "look.jsonl").read_text(encoding="utf-8").split("\n"):
                 told |= json.loads(line) if line else {}
         busy = child is not None and code is None
-        error = "" if busy or "cost" in told else self._error_in(job, "look.log") or _end_of("measuring", code)
+        error = "" if busy or "cost" in told else self._error_in(job, "look.log") or end_of("measuring", code)
         return {**told, "busy": busy, "error": error}
 
     def train(self, job: Job, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
@@ -257,7 +251,7 @@ class Jobs:
             job = replace(job, asked="stop", since=time.time())
             self._write(job)
             if self._alive(job):
-                _interrupt(job.pid)
+                interrupt(job.pid)
             return job
 
     def remove(self, job: Job) -> None:
@@ -306,15 +300,15 @@ class Jobs:
     def _begin(self, job: Job) -> None:
         place = self.place(job.id)
         if self.can_go_on(job):
-            command = [sys.executable, "-m", "sordino", "train", "--resume", str(self.run_folder(job))]
+            command = command_of("--resume", str(self.run_folder(job)))
         else:
             flags = [*job.flags, "--out=" + str(self.result(job)), "--overwrite"]
-            command = [*_command(job.model, flags), str(self._texts(job))]
+            command = command_of(f"--model={job.model}", *flags, str(self._texts(job)))
         # Should the disk refuse, it does so again at once.
         self._not_before = time.monotonic() + _RETRY_SECONDS
         self._trouble = {}
         try:
-            child = _started(command, place / "log.txt", None, cwd=place)
+            child = started(command, place / "log.txt", None, cwd=place)
         except OSError as error:
             self._trouble[job.id] = f"the run cannot be started ({error.strerror})"
             raise
@@ -336,7 +330,7 @@ class Jobs:
         code = child.poll() if child is not None else None
         error = ""
         if not self.result(job).exists() and job.asked != "stop":
-            error = self._error_in(job, "log.txt") or _end_of("training", code)
+            error = self._error_in(job, "log.txt") or end_of("training", code)
         self._write(replace(job, pid=0, error=error))
 
     def _alive(self, job: Job) -> bool:
@@ -393,48 +387,6 @@ class Jobs:
         place = self.place(job.id)
         make_folder(place)
         write_bytes(place / "job.json", json.dumps(asdict(job), indent=1).encode())
-
-
-def _end_of(doing: str, code: int | None) -> str:
-    """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
-    if code is None:
-        return f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
-    if code == _KILLED:
-        return f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
-    return f"the {doing} ended with {code}; its log says more"
-
-
-def _command(model: str, flags: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "sordino", "train", f"--model={model}", *flags]
-
-
-def _started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
-    """A process that does not end with this one, and gives way to it."""
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
-    with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
-        if sys.platform == "win32":
-            flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
-            return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, creationflags=flags
-            )
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
-        )
-    with suppress(psutil.Error):
-        # Before its threads are there, which take it over.
-        psutil.Process(child.pid).nice(_NICE)
-    with suppress(OSError):
-        # Linux may share its cores out by session first, and by niceness within one: then the session has to be nice.
-        Path(f"/proc/{child.pid}/autogroup").write_text(str(_NICE))
-    return child
-
-
-def _interrupt(pid: int) -> None:
-    with suppress(OSError):
-        if sys.platform == "win32":
-            os.kill(pid, signal.CTRL_BREAK_EVENT)
-        else:
-            os.kill(pid, signal.SIGINT)
 
 
 def _parts(name: str) -> list[str]:

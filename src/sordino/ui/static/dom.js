@@ -58,14 +58,24 @@ export function later(doing, milliseconds) {
   };
 }
 
-/** A button that does something for good asks once more first. */
-export function surely(button, doing) {
+// What people were asked about, and until when: lists are drawn anew while they think.
+const asked = new Map();
+const THINK = 4000;
+
+/** A button that does something for good asks once more first. what: names what it does it to. */
+export function surely(button, what, doing) {
   const says = button.textContent;
   let timer;
   const calm = () => {
     clearTimeout(timer);
+    asked.delete(what);
     button.dataset.sure = "";
     button.textContent = says;
+  };
+  const ask = () => {
+    button.dataset.sure = "yes";
+    button.textContent = "Really delete?";
+    timer = setTimeout(calm, asked.get(what) - Date.now());
   };
   button.addEventListener("click", () => {
     if (button.dataset.sure === "yes") {
@@ -73,10 +83,10 @@ export function surely(button, doing) {
       doing();
       return;
     }
-    button.dataset.sure = "yes";
-    button.textContent = "Really delete?";
-    timer = setTimeout(calm, 4000);
+    asked.set(what, Date.now() + THINK);
+    ask();
   });
+  if (asked.get(what) > Date.now()) ask();
   return button;
 }
 

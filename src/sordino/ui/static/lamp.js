@@ -69,7 +69,7 @@ class Choice extends EventTarget {
   #light(state) {
     const voice = this.voice(this.name);
     const [kind, told] = !live.connected
-      ? ["grey", "The server does not answer"]
+      ? ["grey", $("login").open ? "The server asks for its key" : "The server does not answer"]
       : !state?.model
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
         : voice

@@ -1,7 +1,7 @@
 import { $, onKeyWanted } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
-import { startLamp } from "./lamp.js";
+import { choice, startLamp } from "./lamp.js";
 import { live } from "./live.js";
 import { startMixing } from "./mixing.js";
 import { startModels } from "./models.js";
@@ -23,7 +23,11 @@ function turn() {
 }
 
 function startLogin() {
-  onKeyWanted(() => { if (!$("login").open) $("login").showModal(); });
+  onKeyWanted(() => {
+    if ($("login").open) return;
+    $("login").showModal();
+    choice.show();
+  });
   // The page is of no use without: it cannot be closed.
   $("login").addEventListener("cancel", (event) => event.preventDefault());
   $("login-form").addEventListener("submit", async (event) => {

@@ -123,7 +123,7 @@ function row(card) {
 }
 
 function remover(card) {
-  const button = surely(el("button", { type: "button" }, "Delete"), async () => {
+  return surely(el("button", { type: "button" }, "Delete"), card.file, async () => {
     try {
       await call(`v1/soft_prompts/${encodeURIComponent(card.id)}`, { method: "DELETE" });
       say($("prompts-told"), `${card.file} is in the library's trash`);
@@ -132,7 +132,6 @@ function remover(card) {
     }
     read();
   });
-  return button;
 }
 
 async function upload(files) {

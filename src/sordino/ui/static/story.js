@@ -34,7 +34,7 @@ export class Keeper {
     $(ids.fresh).addEventListener("click", () => this.fresh());
     $(ids.list).addEventListener("change", () => this.#choose());
     $(ids.file).addEventListener("click", () => download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)));
-    surely($(ids.forget), () => this.#forget());
+    surely($(ids.forget), ids.forget, () => this.#forget());
     $(ids.theirs).addEventListener("click", () => this.#takeTheirs());
     $(ids.mine).addEventListener("click", () => { $(ids.conflict).hidden = true; this.save({ over: true }); });
     if (ids.load) $(ids.load).addEventListener("change", ({ target }) => { this.#load(target.files[0], read); target.value = ""; });

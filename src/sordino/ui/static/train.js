@@ -327,7 +327,7 @@ function actions(told) {
   if (told.report) some.push(el("a", { class: "button", href: `${path}/report`, target: "_blank" }, "Report"));
   if (["stopped", "failed", "done"].includes(told.state)) some.push(button("Train again with other settings", () => again(told)));
   if (told.state !== "waiting") some.push(el("a", { class: "button", href: `${path}/log`, target: "_blank" }, "Log"));
-  if (!["running", "stopping"].includes(told.state)) some.push(surely(el("button", { type: "button" }, "Delete"), async () => { await call(path, { method: "DELETE" }).catch((error) => tell(told, error.message, "bad")); poll(); }));
+  if (!["running", "stopping"].includes(told.state)) some.push(surely(el("button", { type: "button" }, "Delete"), path, async () => { await call(path, { method: "DELETE" }).catch((error) => tell(told, error.message, "bad")); poll(); }));
   return some;
 }
 
