@@ -93,3 +93,8 @@ def fitting(page: Page) -> None:
     """Nothing is wider than the window, and axe finds nothing serious."""
     assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
     assert faults(page) == []
+
+
+def likeliest(page: Page) -> None:
+    """No chance in what is written: what is drawn at random ends after a few words now and then."""
+    page.get_by_label("Style").select_option("Always the likeliest")

@@ -6,6 +6,7 @@ SORDINO_PICTURES, if that is set: docs/ui.md and the README show them.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import httpx
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
 
 pytestmark = NEEDED
 
@@ -73,6 +74,8 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     page.get_by_role("link", name="Write", exact=True).click()
     story = page.locator("#story")
     story.fill("The keeper wrote in the log that the")
+    if "SORDINO_PICTURES" not in os.environ:
+        likeliest(page)
     page.evaluate(_WATCH)
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
@@ -142,6 +145,7 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     lamp(page, "blue")
     story = page.locator("#story")
     story.fill("It began to rain")
+    likeliest(page)
     page.locator("#how-much input").fill("400")
     page.locator("#how-much input").press("Tab")
     page.get_by_role("button", name="Continue").click()
@@ -174,6 +178,7 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
 def test_what_is_written_stays_with_its_story(server: Server, page: Page) -> None:
     lamp(page, "blue")
     story = page.locator("#story")
+    likeliest(page)
     page.locator("#how-much input").fill("400")
     page.locator("#how-much input").press("Tab")
     page.locator("#title").fill("First")
@@ -286,6 +291,7 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     # A reload in the middle of a continuation keeps what had come.
     page.locator("#new").click()
     story.fill("The wind")
+    likeliest(page)
     page.locator("#go").click()
     page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
     had = story.input_value()
@@ -472,6 +478,7 @@ def test_where_no_socket_gets_through_the_page_posts_and_polls(server: Server, c
     page.goto(server.url)
     lamp(page, "blue")
     page.locator("#story").fill("The keeper")
+    likeliest(page)
     page.get_by_role("button", name="Continue").click()
     page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
     page.get_by_role("button", name="Stop", exact=True).click()

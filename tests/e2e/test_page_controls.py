@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 
 from sordino import formats
 from sordino.soft_prompt import SoftPrompt
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
 
 pytestmark = NEEDED
 
@@ -165,6 +165,7 @@ def test_by_the_keyboard_alone(server: Server, page: Page) -> None:
         assert page.evaluate("() => window.dull") == [], name
     # A text is begun, continued and stopped.
     page.goto(f"{server.url}/#write")
+    likeliest(page)
     page.locator("#story").focus()
     page.keyboard.type("The keeper")
     page.keyboard.press("Control+Enter")

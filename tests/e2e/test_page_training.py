@@ -16,7 +16,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
 from tests.tiny_models import tiny, tiny_tokenizer
 
 pytestmark = NEEDED
@@ -123,6 +123,7 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     run.get_by_role("button", name="Try it").click()
     lamp(page, "green")
     page.locator("#story").fill("The wind")
+    likeliest(page)
     page.get_by_role("button", name="Continue").click()
     page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
 
@@ -280,6 +281,7 @@ def test_a_run_that_memory_ends_says_what_to_lower(
         # The server is as it was, and writes.
         page.get_by_role("link", name="Write", exact=True).click()
         page.locator("#story").fill("The wind")
+        likeliest(page)
         page.get_by_role("button", name="Continue").click()
         page.wait_for_function("() => document.querySelector('#story').value.length > 12", timeout=WAIT)
         page.close()
