@@ -40,6 +40,8 @@ PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "ge
 
 # Arithmetic that a data centre's GPU does while one layer of modules is launched, forward and back.
 _LAUNCHES_FLOP = 2e11
+# So many positions more are little beside what a pass leaves free; else half as many as its texts have.
+_MORE_POSITIONS = 2048
 # In place of an example's number; -1 is padding.
 _PROMPT = -2
 
@@ -145,7 +147,8 @@ def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows)
     layer_parameters = (network.num_parameters() - embedding.weight.numel()) / config.num_hidden_layers
     width = max(int(e.shape[0]) for e in embeds)
     more = (len(rows.prompt_B) - len(embeds)) * width
-    return width > 0 and 4 * layer_parameters * more <= _LAUNCHES_FLOP
+    fits = more <= max(_MORE_POSITIONS, rows.ids_BT.numel() // 2)
+    return width > 0 and fits and 4 * layer_parameters * more <= _LAUNCHES_FLOP
 
 
 def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:

@@ -116,3 +116,22 @@ def test_a_row_that_cannot_grow_for_want_of_memory_stays_as_it_was() -> None:
         assert torch.equal(store.take(number), filled(number, 5))
         store.close(number)
     assert store.shelves == {}
+
+
+def test_a_shelf_that_cannot_be_copied_stays_as_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are closed where memory has run out, too."""
+    store = KeyValues(SHAPE, 1 << 30)
+    for number in range(8):
+        store.open(number, filled(number, 5), 5)
+
+    def full(*_: object) -> Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(Tensor, "clone", full)
+    for number in range(7):
+        store.close(number)
+    monkeypatch.undo()
+    assert store.bytes == 8 * SMALLEST * SHAPE.position_bytes
+    assert torch.equal(store.take(7), filled(7, 5))
+    store.close(7)
+    assert store.bytes == 0

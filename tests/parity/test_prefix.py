@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sordino.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
-from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows
+from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows, one_row_pays
 from sordino.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
@@ -122,6 +122,25 @@ def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
     torch.testing.assert_close(found, plain, rtol=0, atol=exact(family))
     gradients = (torch.autograd.grad(of.mean(), prompts[:2]) for of in (found, plain))
     assert _relative(*map(list, gradients)) <= 10 * exact(family)
+
+
+def test_a_gpu_runs_a_prompt_again_where_that_is_little(monkeypatch):
+    network = tiny("qwen3")
+
+    def pays(prompt: int, text: int, count: int) -> bool:
+        rows = rows_from_examples([[[1] * text]] * count, [0] * count)
+        return one_row_pays(network, [torch.zeros(prompt, 32)], rows)
+
+    assert not pays(20, 128, 8)
+    monkeypatch.setattr(type(network), "device", property(lambda self: torch.device("cuda")))
+    assert pays(20, 128, 8)
+    assert not pays(0, 128, 8)
+    # Short texts behind a long prompt: their memory would be the prompt's.
+    assert pays(100, 32, 16)
+    assert not pays(100, 32, 40)
+    # A large model is busy with arithmetic.
+    monkeypatch.setattr("sordino.prefix._LAUNCHES_FLOP", 1e6)
+    assert not pays(20, 128, 8)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sordino.memory import ran_out
+
 SMALLEST = 256
 
 
@@ -113,22 +115,17 @@ class KeyValues:
 
     def grow(self, number: int, length: int) -> bool:
         """Make room for `length` positions in all. False: there is no room. Where memory runs out the row stays as it was."""
-        had, room = self.places[number].shelf.room, room_for(length)
-        if room <= had:
+        old, room = self.places[number], room_for(length)
+        if room <= old.shelf.room:
             return True
-        if not self._has(room - had):
+        if not self._has(room - old.shelf.room):
             return False
-        kept = self.take(number)
-        self.close(number)
-        try:
-            self._put(number, room)
-        except Exception:
-            self._put(number, had)
-            raise
-        finally:
-            if (place := self.places.get(number)) is not None:
-                place.length = kept.shape[3]
-                place.shelf.tensor[:, :, place.index, :, : place.length] = kept
+        place = self._put(number, room)
+        place.length = old.length
+        place.shelf.tensor[:, :, place.index, :, : place.length] = old.shelf.tensor[:, :, old.index, :, : old.length]
+        self._leave(old)
+        if self.bytes > self.budget:
+            self._give_back()
         return True
 
     def take(self, number: int) -> Tensor:
@@ -137,16 +134,17 @@ class KeyValues:
         return place.shelf.tensor[:, :, place.index, :, : place.length].clone()
 
     def close(self, number: int, *, spoiled: bool = False) -> None:
-        """The last row of the shelf moves into the hole; a shelf without rows is given back.
-
-        spoiled: what the row holds may be no numbers, which no mask hides from the next row at its place.
-        """
+        """spoiled: what the row holds may be no numbers, which no mask hides from the next row at its place."""
         place = self.places.pop(number)
-        shelf = place.shelf
         if spoiled:
-            shelf.tensor[:, :, place.index].zero_()
+            place.shelf.tensor[:, :, place.index].zero_()
+        self._leave(place)
+
+    def _leave(self, place: Place) -> None:
+        """The last row of the shelf moves into the hole; a shelf without rows is given back."""
+        shelf = place.shelf
         last = shelf.numbers.pop()
-        if last != number:
+        if place.index < len(shelf.numbers):
             moved = self.places[last]
             shelf.tensor[:, :, place.index, :, : moved.length] = shelf.tensor[:, :, moved.index, :, : moved.length]
             shelf.numbers[place.index] = last
@@ -154,7 +152,13 @@ class KeyValues:
         if not shelf.numbers:
             del self.shelves[shelf.room]
         elif 4 * len(shelf.numbers) <= shelf.rows:
-            shelf.tensor = shelf.tensor[:, :, : shelf.rows // 2].clone()
+            _cut(shelf, shelf.rows // 2)
+
+    def _give_back(self) -> None:
+        """Places that no row has taken."""
+        for shelf in self.shelves.values():
+            if len(shelf.numbers) < shelf.rows:
+                _cut(shelf, len(shelf.numbers))
 
     def _has(self, positions: int) -> bool:
         """Whether so many more are within the budget, once places that no row has taken are given back."""
@@ -173,9 +177,7 @@ class KeyValues:
         """The shelf of this room with twice its places, or as many as the budget has, and one at least."""
         size = room * self.shape.position_bytes
         if self.bytes + size > self.budget:
-            for other in self.shelves.values():
-                if len(other.numbers) < other.rows:
-                    other.tensor = other.tensor[:, :, : len(other.numbers)].clone()
+            self._give_back()
         shelf = self.shelves.get(room)
         rows = 0 if shelf is None else shelf.rows
         tensor = self.shape.empty(rows + max(1, min(rows, (self.budget - self.bytes) // size)), room)
@@ -185,3 +187,12 @@ class KeyValues:
             tensor[:, :, :rows] = shelf.tensor
             shelf.tensor = tensor
         return shelf
+
+
+def _cut(shelf: Shelf, rows: int) -> None:
+    """Leave a shelf so many places. Without memory for the copy it stays as wide: nothing is lost but room."""
+    try:
+        shelf.tensor = shelf.tensor[:, :, :rows].clone()
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out(error):
+            raise
