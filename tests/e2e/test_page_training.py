@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
 from tests.tiny_models import tiny, tiny_tokenizer
@@ -202,8 +202,16 @@ def test_a_second_run_waits_for_the_first(page: Page) -> None:
     page.get_by_role("link", name="Train", exact=True).click()
     first = begin(page, "first", [log(0), log(1), log(2)], steps="4000", patience="0")
     expect(first.locator(".state")).to_contain_text("training; step", timeout=WAIT)
+    # Texts that are dropped while the server is still asked to train are another run's.
+    held: list[Route] = []
+    page.route("**/ui/jobs/*/train", lambda route: held.append(route))
     second = begin(page, "second", [log(3), log(4), log(5)], steps="5")
-    third = begin(page, "third", [log(6), log(7), log(8)], steps="5")
+    drop(page.locator("#texts-drop"), [log(6)])
+    expect(page.locator("#texts-told")).to_have_text("Texts: log-6.txt")
+    held[0].continue_()
+    page.unroute("**/ui/jobs/*/train")
+    expect(second.locator(".state")).to_be_visible()
+    third = begin(page, "third", [log(7), log(8)], steps="5")
     expect(second.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
     expect(third.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
     shot(page, "queue")

@@ -224,14 +224,22 @@ function understood(texts) {
 async function begin(event) {
   event.preventDefault();
   if (!draft) return;
+  const mine = draft, json = asked();
+  // At once: what is dropped while the server is asked is for another run.
+  draft = null;
+  clear();
+  tab.set("draft", mine.id);
   try {
-    await call(`ui/jobs/${draft.id}/train`, { method: "POST", json: asked() });
-    draft = null;
-    clear();
-    say($("texts-told"), "It is in the queue below. You may close this page: it goes on.", "good");
+    await call(`ui/jobs/${mine.id}/train`, { method: "POST", json });
+    if (tab.get("draft") === mine.id) tab.remove("draft");
+    if (!draft) say($("texts-told"), "It is in the queue below. You may close this page: it goes on.", "good");
     poll();
   } catch (error) {
     say($("train-told"), error.message, "bad");
+    if (draft) return;
+    draft = mine;
+    $("train-name").value = json.settings.name;
+    taken();
   }
 }
 
