@@ -98,15 +98,18 @@ class DescribedModel:
         """The text of token ids: without special tokens, its spaces as the tokens have them."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    @property
+    def end_markers(self) -> list[str]:
+        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
+        return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
+
     def chat_segments(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """A conversation in the model's chat template, as (text, is an assistant's turn with its end marker) pieces.
 
         messages: {"role", "content"} objects. Encode the pieces with `encode_markup`. Raises ModelError where the model has
         no template, or its template refuses the conversation.
         """
-        return chat_template.segments(
-            self._render, messages, [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
-        )
+        return chat_template.segments(self._render, messages, self.end_markers)
 
     def chat_opening(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the model's chat template, up to where the assistant begins to write. For `encode_markup`.

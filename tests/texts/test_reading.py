@@ -222,7 +222,7 @@ def test_a_space_behind_a_prompt_belongs_to_the_completion(tmp_path: Path) -> No
         ('{"text": 3}', "`text` is not text"),
         ('{"prompt": ["x"], "completion": "y"}', "`prompt` is not text"),
         ('{"messages": "x"}', "`messages` is not a list"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', "role 'tool'"),
+        ('{"messages": [{"role": "narrator", "content": "x"}]}', "role 'narrator'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "content"),
         ('{"messages": ["x"]}', "a message of no known shape"),
         ('["x"]', "not an object"),
