@@ -151,7 +151,7 @@ class DescribedModel:
             raise ModelError(
                 "the model has no chat template",
                 where=self.name,
-                do="choose an instruction-tuned model, or data that is no chat",
+                do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
             )
         from jinja2 import TemplateError
 

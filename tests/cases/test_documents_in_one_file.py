@@ -140,9 +140,17 @@ def test_a_text_about_chat_templates_is_a_text(tmp_path: Path) -> None:
 
 def test_no_letter_of_a_marker_is_labelled(tmp_path: Path) -> None:
     base = tiny_base("llama")
-    result = reading(tmp_path / "log.txt", "\n<|endoftext|>\n".join(["The sea.", "The lamp."]))
+    result = reading(tmp_path / "log.txt", "The sea.\n<|endoftext|>\nThe lamp.")
     said = [base.decode(example.ids) for example in make_examples(result.pieces, base, max_tokens=64).examples]
     assert said == ["The sea.", "The lamp."]
+
+
+def test_many_markers_take_no_time(tmp_path: Path) -> None:
+    many = "<|endoftext|> " * 50_000
+    record = {
+        "messages": [{"role": "user", "content": f"Hi{many}"}, {"role": "assistant", "content": f"{many}Lo{many}"}]
+    }
+    assert reading(tmp_path / "a.jsonl", json.dumps(record)).pieces[0].words == "Hi\n Lo"
 
 
 def test_a_file_of_markers_alone_is_empty(tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ from itertools import pairwise
 from sordino.texts.pieces import Message, Piece, chat
 from sordino.texts.tally import Tally
 
-_DOCUMENT = re.compile(
-    r"<\|(?:endoftext|end_of_text|begin_of_text|startoftext|endofdocument|end_of_document|eod|eos|bos)\|>"
-    r"|<｜(?:begin|end)▁of▁sentence｜>",
-    re.IGNORECASE,
-)
-# The ends of turns end a document too where the text is no chat. `<s>` also strikes words out in HTML and Markdown, so
-# the short ones count only where lines begin and end.
-_LOOSE = (
-    r"<\|(?:im_end|eot_id|eom_id|end|return|END_OF_TURN_TOKEN)\|>|\[\|endofturn\|\]|<end_of_turn>|<turn\|>"
-    r"|(?:</s>|<eos>|\[EOS\]|<EOS_TOKEN>)(?=[ \t\r]*(?:\n|\Z|<s>|<bos>|\[BOS\]))"
-    r"|(?:^|(?<=</s>)|(?<=<eos>)|(?<=\[EOS\]))(?:<s>|<bos>|\[BOS\]|<BOS_TOKEN>)"
-)
+_DOCUMENT = (
+    "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<|startoftext|>", "<|endofdocument|>", "<|end_of_document|>",
+    "<|eod|>", "<|eos|>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
+# The ends of turns end a document too where the text is no chat.
+_TURN = (
+    "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "<end_of_turn>", "<turn|>",
+    "[|endofturn|]",
+)  # fmt: skip
+# `<s>` also strikes words out in HTML and Markdown, so these count only where lines begin and end.
+_LINE_END = ("</s>", "<eos>", "[EOS]", "<EOS_TOKEN>")
+_LINE_START = ("<s>", "<bos>", "[BOS]", "<BOS_TOKEN>")
 
 
 @dataclass(frozen=True)
@@ -80,25 +80,47 @@ def documents(piece: Piece, ends: Collection[str], tally: Tally) -> Iterator[Pie
 
     ends: further markers, the base model's own. A text that begins with the marks of a chat template is a chat.
     """
-    own = "|".join(re.escape(end) for end in sorted(ends) if _is_control(end))
-    loose = re.compile(f"{_DOCUMENT.pattern}|{_LOOSE}" + f"|{own}" * bool(own), re.IGNORECASE | re.MULTILINE)
-    if piece.kind == "chat":
-        turns = [_ended_turn(turn, loose) for turn in piece.messages]
+    own = [end for end in ends if _is_control(end)]
+    if piece.kind == "text":
+        yield from _text_documents(piece, own, tally)
+        return
+    marker = _marker(piece.words, own)
+    if marker is None:
+        yield piece
+    elif piece.kind == "chat":
+        turns = [_ended_turn(turn, marker) for turn in piece.messages]
         tally.counts["ended"] += turns != list(piece.messages)
         yield chat(piece.name, turns)
-    elif piece.kind == "completion":
-        text = loose.split(_without_outer(piece.text, loose), maxsplit=1)[0]
-        prompt = _without_outer(piece.prompt, loose)
-        tally.counts["ended"] += text != piece.text
-        yield replace(piece, text=text, prompt=prompt)
     else:
-        yield from _text_documents(piece, loose, tally)
+        text = _up_to(piece.text, marker)
+        tally.counts["ended"] += text != piece.text
+        yield replace(piece, text=text, prompt=_without_outer(piece.prompt, marker))
 
 
-def _text_documents(piece: Piece, loose: re.Pattern[str], tally: Tally) -> Iterator[Piece]:
+def _marker(text: str, own: Collection[str]) -> re.Pattern[str] | None:
+    """A pattern of the markers that occur in a text; None where none does."""
+    if "<" not in text and "[" not in text:
+        return None
+
+    def present(marks: Collection[str]) -> str:
+        return "|".join(re.escape(mark) for mark in marks if mark in text)
+
+    anywhere, ends, starts = present((*_DOCUMENT, *_TURN, *own)), present(_LINE_END), present(_LINE_START)
+    parts = [anywhere] * bool(anywhere)
+    if ends:
+        parts.append(rf"(?:{ends})(?=[ \t\r]*(?:\n|\Z{f'|{starts}' if starts else ''}))")
+    if starts:
+        behind = "".join(f"|(?<={re.escape(mark)})" for mark in _LINE_END)
+        parts.append(f"(?:^{behind})(?:{starts})")
+    return re.compile("|".join(parts), re.MULTILINE) if parts else None
+
+
+def _text_documents(piece: Piece, own: Collection[str], tally: Tally) -> Iterator[Piece]:
     found: list[str | list[Message]] = []
-    for document in _DOCUMENT.split(piece.text):
-        found += _template_chats(document, tally) or loose.split(document)
+    borders = "|".join(re.escape(mark) for mark in _DOCUMENT if mark in piece.text)
+    for document in re.split(borders, piece.text) if borders else [piece.text]:
+        marker = _marker(document, own)
+        found += _template_chats(document, tally) or (marker.split(document) if marker else [document])
     found = [part for part in found if not isinstance(part, str) or part.strip()]
     if not found or found == [piece.text]:
         yield replace(piece, text=piece.text if found else "")  # its outer line ends are part of it
@@ -133,24 +155,29 @@ def _with_system(turns: list[Message]) -> list[Message]:
     return [{"role": "system", "content": system[1].strip()}, *[first] * bool(first["content"]), *turns[1:]]
 
 
-def _ended_turn(turn: Message, loose: re.Pattern[str]) -> Message:
-    content = turn["content"]
-    if turn["role"] == "assistant":
-        ended = loose.split(_without_outer(content, loose), maxsplit=1)[0]
-    else:
-        ended = _without_outer(content, loose)
-    return turn if ended == content else {**turn, "content": ended}
+def _ended_turn(turn: Message, marker: re.Pattern[str]) -> Message:
+    ended = (_up_to if turn["role"] == "assistant" else _without_outer)(turn["content"], marker)
+    return turn if ended == turn["content"] else {**turn, "content": ended}
+
+
+def _up_to(text: str, marker: re.Pattern[str]) -> str:
+    """The text up to its first marker that is not in front of it."""
+    return marker.split(_without_outer(text, marker), maxsplit=1)[0]
 
 
 def _without_outer(text: str, marker: re.Pattern[str]) -> str:
     """The text without markers at its very beginning and end."""
-    while (first := marker.search(text)) and not text[: first.start()].strip():
-        text = text[first.end() :]
-    while found := list(marker.finditer(text)):
-        if text[found[-1].end() :].strip():
+    spans = [found.span() for found in marker.finditer(text)]
+    start, end = 0, len(text)
+    for first, last in spans:
+        if text[start:first].strip():
             break
-        text = text[: found[-1].start()]
-    return text
+        start = last
+    for first, last in reversed(spans):
+        if last <= start or text[last:end].strip():
+            break
+        end = first
+    return text[start:end]
 
 
 def _is_control(marker: str) -> bool:

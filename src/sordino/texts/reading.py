@@ -7,6 +7,7 @@ fits no accepted shape is an error with its file and line.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -32,6 +33,8 @@ from sordino.texts.stories import is_story, story_piece
 from sordino.texts.tables import table_rows
 from sordino.texts.tally import Tally, some
 from sordino.texts.web_pages import is_web_page, page_text
+
+_FIRST_OF_LINES = re.compile(r"\s*+(\{[^\r\n]*+)[\r\n]\s*+\S")
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,9 @@ def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tu
 
 def _is_json_lines(text: str) -> bool:
     """Whether a file holds a whole object in its first line and more behind it."""
-    first, _, rest = text.lstrip().replace("\r", "\n").partition("\n")
-    if not first.rstrip().endswith("}") or not rest.strip():
-        return False
+    first = _FIRST_OF_LINES.match(text)
     try:
-        return isinstance(json.loads(first), dict)
+        return first is not None and isinstance(json.loads(first[1]), dict)
     except (ValueError, RecursionError):
         return False
 
