@@ -15,7 +15,8 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Piece:
-    """name: for reports ("file.txt", "file.jsonl:17", "folder/file.txt, pages 3-9"). text: what is to be learned, as
+    """name: for reports ("file.txt", "file.jsonl:17", "file.txt, document 3", "folder/file.txt,
+    pages 3-9"). text: what is to be learned, as
     plain text: the whole text, the completion, or the assistant's turns. prompt: only of a completion. messages: only
     of a chat, all turns.
     """
