@@ -98,11 +98,6 @@ class DescribedModel:
         """The text of token ids: without special tokens, its spaces as the tokens have them."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    @property
-    def end_markers(self) -> list[str]:
-        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
-        return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
-
     def chat_segments(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """A conversation in the model's chat template, as (text, is an assistant's turn with its end marker) pieces.
 
@@ -117,6 +112,11 @@ class DescribedModel:
         Raises ModelError where the model has no template, or its template refuses the conversation.
         """
         return self._render(messages, True)
+
+    @property
+    def end_markers(self) -> list[str]:
+        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
+        return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
     def fit(self, prompt: Prompt) -> Fit:
         """How well `prompt` fits; a mixture as its component that fits worst."""
