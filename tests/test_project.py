@@ -33,9 +33,9 @@ USED_BY_OTHERS = {
 }
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
-    "serve": ("server/*.py", "ui/*.py", "cli/serving.py"),
+    "serve": ("server/**/*.py", "cli/serve.py"),
     "ui": (),
-    "gguf": ("engine/llama_context.py",),
+    "gguf": ("engine/runners/llama_context.py",),
     "texts": ("texts/web_pages.py",),
 }
 
