@@ -20,9 +20,10 @@ from benchmarks.measuring import arguments, save
 from sordino.evaluation.analysis.inspection import Inside, depth_of, surface_of, told
 from sordino.evaluation.analysis.losses import Passage, losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between
-from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure, rendered
+from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import stages_of, within
 from sordino.evaluation.off_domain import own_text
+from sordino.evaluation.pictures import rendered
 from sordino.formats import read
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.similarity import similarity_map

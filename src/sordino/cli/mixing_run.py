@@ -18,13 +18,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sordino.cli.console import err, one_line, out, printable, table, warn
 from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
 from sordino.errors import BadInput, ConfigError
-from sordino.evaluation.analysis.pictures import rendered
 from sordino.evaluation.confidence import Estimate
+from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.forward.token_losses import Progress as Told
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
-from sordino.storage import write_bytes
 from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare
 from sordino.training.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
 from sordino.training.mixture.picture import report_figure
@@ -99,7 +98,7 @@ def _write(fitted: Fitted, options: Mapping[str, Any]) -> None:
         err.print(f"  {printable(line)}")
     write_mixture(fitted.mixture, path, force=True)
     if options["picture"] is not None:
-        write_bytes(options["picture"], rendered(report_figure(fitted.report), options["picture"].suffix))
+        write_picture(report_figure(fitted.report), options["picture"])
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -149,7 +149,8 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
 
 def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
     """What was seen, as the report takes it. instead: what is told where nothing was measured."""
-    from sordino.evaluation.analysis.pictures import inside_figure, rendered
+    from sordino.evaluation.analysis.pictures import inside_figure
+    from sordino.evaluation.pictures import rendered
 
     surface, depth = looked.surface, looked.depth
     columns = ["norm", "percentile of words"]
@@ -160,7 +161,7 @@ def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
         columns += ["loss if left out", "attention"]
         for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
             row += [f"{cost:+.4f}", f"{share:.1%}"]
-    return Shown(rendered(inside_figure([looked]), ".png"), told(depth) if depth else instead, columns, cells)
+    return Shown(rendered(inside_figure([looked])), told(depth) if depth else instead, columns, cells)
 
 
 def _conditions(measured: Measured, label: str) -> list[Condition]:

@@ -12,8 +12,9 @@ import pytest
 from sordino.errors import BadInput
 from sordino.evaluation.analysis.inspection import TARGETS, Inside, affordable, depth_of, surface_of, to_json, told
 from sordino.evaluation.analysis.path import Path
-from sordino.evaluation.analysis.pictures import drawable, inside_figure, path_figure, pruning_figure, rendered
+from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import Stage
+from sordino.evaluation.pictures import rendered
 from sordino.library.endings import checked_ending
 from sordino.prompts.similarity import similarity_map
 from tests.evaluation.analysis.looked_at import PIECES, voice
@@ -74,13 +75,6 @@ def test_pictures_of_strange_names_are_drawn(ending: str) -> None:
     rendered(pruning_figure([Stage((0,), 1.0)], Stage((0,), 1.0)), ending)
     way = Path("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
     rendered(path_figure(way, STRANGE, "$", 0.3), ending)
-
-
-def test_drawable() -> None:
-    assert drawable("a\nb") == "a b"
-    assert drawable("灯x\x1b") == "?x?"
-    assert drawable("$1 \\n") == "\\$1 \\\\n"
-    assert drawable("x" * 30) == "x" * 23 + "…"
 
 
 def test_other_endings_are_refused() -> None:
