@@ -15,6 +15,8 @@ from sordino.errors import ConfigError
 
 Value = TypeVar("Value")
 _KEY = "setting"
+# What every generator takes.
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Setting:
 def setting(default: Value, help: str, **about: Any) -> Value:
     """A dataclass field with a default and an `About`. Typed as its value, as `dataclasses.field` is."""
     return field(default=default, metadata={_KEY: About(help, **about)})
+
+
+def seed_setting(default: int = 0) -> int:
+    help = "The same seed gives the same result on the same machine."
+    return setting(default, help, low=0, high=LARGEST_SEED, unit="N")
 
 
 def settings_of(cls: type) -> dict[str, Setting]:

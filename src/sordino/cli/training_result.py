@@ -12,7 +12,7 @@ from sordino.engine.generate import Request, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
-from sordino.evaluation.measuring import EvaluateConfig
+from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate as measure
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report as Measured
@@ -46,7 +46,7 @@ class Judging:
 def after_training(config: TrainConfig) -> Judging:
     """A quick look, small beside the training and in no more memory; `sordino evaluate` is for a thorough one."""
     rows = min(config.row_tokens, EvaluateConfig().row_tokens)
-    return Judging(EvaluateConfig(limit=2048, excerpts=1, row_tokens=rows, pass_tokens=config.pass_tokens))
+    return Judging(EvaluateConfig(limit=2048, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens))
 
 
 def label_of(prompt: SoftPrompt) -> str:
@@ -134,9 +134,9 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
                 prepared.base,
                 prompt,
                 ("the held-out texts" if prepared.splits.heldout else "the validation texts", texts),
-                limit=min(config.limit, targets),
-                row_tokens=config.row_tokens,
-                pass_tokens=config.pass_tokens,
+                InspectConfig(
+                    limit=min(config.limit, targets), row_tokens=config.row_tokens, pass_tokens=config.pass_tokens
+                ),
             ) if texts and targets else None  # fmt: skip
             looked = Inside(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
             return shown_in_report(looked, () if targets else (_TOO_LONG,))

@@ -14,6 +14,7 @@ from sordino.evaluation.analysis.inspection import TARGETS, Inside, affordable, 
 from sordino.evaluation.analysis.path import Path
 from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import Stage
+from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.pictures import rendered
 from sordino.library.endings import checked_ending
 from sordino.prompts.similarity import similarity_map
@@ -25,7 +26,11 @@ STRANGE = "a $\\frac{1}{2}$ 灯\n台 \x1b[31m"
 
 def looked(seed: int, *, deep: bool = True, label: str = "fog") -> Inside:
     base, prompt = tiny_base("llama"), voice(seed, tokens=3 + seed)
-    depth = depth_of(base, prompt, ("a text", PIECES), limit=0, row_tokens=24, pass_tokens=500) if deep else None
+    depth = (
+        depth_of(base, prompt, ("a text", PIECES), InspectConfig(limit=0, row_tokens=24, pass_tokens=500))
+        if deep
+        else None
+    )
     return Inside(label, prompt, surface_of(base, prompt), depth)
 
 
