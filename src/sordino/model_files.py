@@ -94,11 +94,10 @@ def resolve(name: str) -> ModelSource:
     if name in BUNDLED:
         model = BUNDLED[name]
         return ModelSource(name, model.id, "bundled", cache_folder() / "models" / model.file)
-    # Of os.path: of a name that is too long, or of nobody's home, Path's own raise.
-    path = Path(os.path.expanduser(name))
-    if name and os.path.isdir(path):
+    path = _local_path(name)
+    if path is not None and path.is_dir():
         return _source_in_folder(name, path.resolve())
-    if name and os.path.isfile(path):
+    if path is not None:
         if path.suffix.lower() != ".gguf":
             raise ModelError(
                 "not a base model", where=name, expected="a model folder, a .gguf file, a hub id or " + bundled_names()
@@ -112,6 +111,15 @@ def resolve(name: str) -> ModelSource:
             do=_did_you_mean(name),
         )
     return ModelSource(name, name, "hub")
+
+
+def absolute_name(name: str) -> str:
+    """A name that means in every working directory what `name` means in this one, for all that is stored.
+
+    A path becomes absolute, its links as they are. Bundled names, hub ids and what means nothing stay.
+    """
+    path = None if name in BUNDLED else _local_path(name)
+    return name if path is None else os.path.abspath(path)
 
 
 def prepare(source: ModelSource, *, tell: Tell | None = None) -> PreparedModel:
@@ -213,6 +221,13 @@ def main(names: list[str]) -> int:
 
 def _say_nothing(line: str) -> None:
     pass
+
+
+def _local_path(name: str) -> Path | None:
+    """The folder or file of this name, if there is one."""
+    # Of os.path: of a name that is too long, or of nobody's home, Path's own raise.
+    path = os.path.expanduser(name)
+    return Path(path) if name and (os.path.isdir(path) or os.path.isfile(path)) else None
 
 
 def _source_in_folder(name: str, folder: Path) -> ModelSource:

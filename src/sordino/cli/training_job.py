@@ -14,6 +14,7 @@ from sordino.atomic import write_bytes
 from sordino.cli.targets import check_new
 from sordino.errors import BadInput, ConfigError, TrainingError
 from sordino.library_names import is_mixture_name
+from sordino.model_files import absolute_name
 from sordino.soft_prompt import Metadata
 from sordino.train.checkpoint import is_unfinished, read_header
 from sordino.train.config import TrainConfig
@@ -125,7 +126,7 @@ def store(job: Job, started: str) -> None:
         "data": [str(path.resolve()) for path in job.data],
         "heldout": [str(path.resolve()) for path in job.heldout],
         "out": str(job.out.resolve()),
-        "model": str(Path(job.model).resolve()) if Path(job.model).exists() else job.model,
+        "model": absolute_name(job.model),
         "device": job.device,
         "dtype": job.dtype,
         "speaker": job.speaker,
