@@ -51,6 +51,9 @@ def check_config(config: PreTrainedConfig, *, where: object) -> None:
     reason = _reason_against(config)
     if reason:
         raise _refusal(config.model_type, reason, where)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(layers, int) or layers < 1:
+        raise ModelError("the model has no layers", where=where, got=layers, do="fetch the model again")
     quantised: Any = getattr(config, "quantization_config", None)
     if quantised:
         settings = quantised if isinstance(quantised, dict) else quantised.to_dict()

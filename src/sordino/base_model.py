@@ -18,6 +18,7 @@ from sordino.described_model import DescribedModel, bos_ids_of, context_length_o
 from sordino.errors import ConfigError
 from sordino.fit import Fit as Fit
 from sordino.fit import fit as fit
+from sordino.model_cache import check_memory
 from sordino.model_files import Tell
 from sordino.soft_prompt import BaseRef
 from sordino.transformers_seam import read_config, read_network, read_tokenizer
@@ -63,6 +64,10 @@ def load(
     source = model_files.resolve(name)
     prepared = model_files.prepare(source, tell=tell)
     check_config(read_config(prepared.folder), where=name)
+    if place.type == "cpu":
+        check_memory(
+            number.itemsize * prepared.n_parameters, name, purpose=f"a base model is held in {dtype or 'float32'}"
+        )
     tokenizer = read_tokenizer(prepared.folder)
     network = read_network(prepared.folder, dtype=number, device=place)
     return from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)

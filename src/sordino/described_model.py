@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -20,7 +21,7 @@ from sordino.fit import Fit, fit, weakest
 from sordino.model_files import ModelSource, Tell
 from sordino.prompt_mixture import Mixture, Prompt
 from sordino.soft_prompt import BaseRef, Metadata, Placement
-from sordino.transformers_seam import quietly, read_config, read_tokenizer
+from sordino.transformers_seam import quietly, read_config, read_tokenizer, reading
 
 # What ends a text or a turn, by the models' own names; they count where the tokenizer has them as special tokens.
 _END_MARKERS = (
@@ -83,7 +84,7 @@ class DescribedModel:
         if not self.tokenizer.is_fast:
             count = len(self.encode(text))
             return [index * len(text) // count for index in range(count)]
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(
                 text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
             )
@@ -139,7 +140,7 @@ class DescribedModel:
 
     def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
         # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
         return [int(i) for i in found["input_ids"]]
 
@@ -150,18 +151,22 @@ class DescribedModel:
                 where=self.name,
                 do="choose an instruction-tuned model, or data that is no chat",
             )
-        from jinja2 import TemplateError
-
         try:
             with quietly():
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        # A template is a stranger's program: it divides by zero, it calls itself for ever.
+        except Exception as error:
             raise ModelError(
-                "the model's chat template refuses the conversation", where=self.name, got=str(error)
+                "the model's chat template refuses the conversation",
+                where=self.name,
+                got=str(error)[:300] or type(error).__name__,
             ) from error
         return str(text)
+
+    def _reading_a_text(self) -> AbstractContextManager[None]:
+        return reading("the model's tokenizer cannot read the text", self.name)
 
 
 def _check_unicode(text: str) -> None:

@@ -106,15 +106,16 @@ def check_disk(needed: int) -> None:
         )
 
 
-def check_memory(needed: int, name: str) -> None:
+def check_memory(needed: int, name: str, *, purpose: str) -> None:
+    """Raises OutOfMemory where the machine cannot have `needed` bytes. purpose: what they are for."""
     import psutil
 
     total = psutil.virtual_memory().total
     if needed > total:
         raise OutOfMemory(
-            "a GGUF file is converted to float32, and this one is too large for the machine's memory",
+            f"{purpose}, and this one is too large for the machine's memory",
             where=name,
             expected=f"at most {total / 1e9:.1f} GB",
             got=f"{needed / 1e9:.1f} GB",
-            do="choose a smaller model",
+            do="try --dtype bfloat16 or a smaller model",
         )

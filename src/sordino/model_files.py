@@ -60,7 +60,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """folder: what transformers loads. fingerprint: of the source. n_parameters: as stored, tied weights once."""
+    """folder: what transformers loads. fingerprint: of the source. n_parameters: tied weights once."""
 
     folder: Path
     fingerprint: str
@@ -252,7 +252,7 @@ def _id_of_folder(folder: Path) -> str:
     """The hub id that the folder's configuration remembers, else the folder's name: a path says too much about its owner."""
     try:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         said = ""
     is_hub_id = isinstance(said, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", said) and not said.startswith(".")
     return said if is_hub_id else folder.name
@@ -314,10 +314,14 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
     architectures.check_gguf_architecture(header.architecture, where=source.name)
     needed = _conversion(header)
     check_disk(needed.disk)
-    check_memory(needed.memory, source.name)
-    tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
-    from sordino.gguf_conversion import convert
+    check_memory(needed.memory, source.name, purpose="a GGUF file is converted to float32")
+    from sordino.gguf_conversion import convert, read_gguf_config
+    from sordino.network_size import check_agreement
 
+    config = read_gguf_config(header)
+    architectures.check_config(config, where=source.name)
+    check_agreement(config, stored=header.n_parameters, tensors=len(header.tensors), where=source.name)
+    tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
@@ -336,16 +340,20 @@ def _describe(source: ModelSource, header: GgufHeader, folder: Path, print_: str
 
 
 def _prepare_folder(folder: Path) -> PreparedModel:
+    from sordino.network_size import check_agreement
     from sordino.transformers_seam import read_config
 
-    architectures.check_config(read_config(folder), where=folder.name)
+    config = read_config(folder)
+    architectures.check_config(config, where=folder.name)
     weights = fingerprint.weight_files(folder)
+    tensors = [tensor for path in weights for tensor in fingerprint.safetensors_tensors(path)]
+    size = check_agreement(config, stored=fingerprint.n_parameters(tensors), tensors=len(tensors), where=folder.name)
+    check_memory(size.buffer_bytes, folder.name, purpose="a model keeps tables of its positions")
     tokenizer = [path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model") and path.is_file()]
     print_ = fingerprint.cached(
         [*weights, *tokenizer], cache_folder() / "fingerprints", lambda: fingerprint.of_folder(folder)
     )
-    counts = [fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights]
-    return PreparedModel(folder, print_, sum(counts))
+    return PreparedModel(folder, print_, size.parameters)
 
 
 if __name__ == "__main__":
