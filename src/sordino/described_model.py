@@ -142,7 +142,16 @@ class DescribedModel:
         # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
         with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
-        return [int(i) for i in found["input_ids"]]
+        ids = [int(i) for i in found["input_ids"]]
+        if ids and max(ids) >= self.vocab_size:
+            raise ModelError(
+                "the tokenizer and the weights do not belong together",
+                where=self.name,
+                expected=f"ids of {self.vocab_size:,} words",
+                got=max(ids),
+                do="fetch the model again",
+            )
+        return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         if not getattr(self.tokenizer, "chat_template", None):

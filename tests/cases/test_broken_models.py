@@ -253,6 +253,15 @@ def test_a_tokenizer_that_makes_no_sense_is_refused_in_one_line(folder: Path, ch
     refused(folder)
 
 
+def test_a_tokenizer_of_more_words_than_the_model_has_is_an_error_of_the_model(tmp_path: Path) -> None:
+    tiny("llama", dtype=torch.float32, vocab_size=280).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    base = base_model.load(str(tmp_path), device="cpu")
+    assert max(base.encode("a b c")) < 280
+    with pytest.raises(ModelError, match=r"tokenizer and the weights do not belong together.*280 words"):
+        base.encode("the keeper wrote of the ship")
+
+
 class Panic(BaseException):
     """As tokenizers raises it: no Exception, so that `except Exception` does not see it."""
 
