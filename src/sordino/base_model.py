@@ -20,8 +20,6 @@ from sordino.fit import Fit as Fit
 from sordino.fit import fit as fit
 from sordino.model_cache import check_memory
 from sordino.model_files import Tell
-from sordino.nll import check_unproven
-from sordino.prefix import packable
 from sordino.soft_prompt import BaseRef
 from sordino.transformers_seam import read_config, read_network, read_tokenizer
 
@@ -72,8 +70,6 @@ def load(
         )
     tokenizer = read_tokenizer(prepared.folder)
     network = read_network(prepared.folder, dtype=number, device=place)
-    if not packable(network):
-        check_unproven(network)
     return from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)
 
 

@@ -20,9 +20,9 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from sordino.architectures import check_layers
 from sordino.errors import ModelError
 from sordino.gguf_header import GgufHeader
-from sordino.network_size import check_layers
 from sordino.transformers_seam import check_complete, quietly, reading
 
 # By `tokenizer.ggml.pre`; llama.cpp splits at every digit and then as GPT-2 does, and so do these models' own tokenizers.

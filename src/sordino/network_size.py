@@ -8,21 +8,18 @@ is stored.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from sordino.errors import ModelError
+from sordino.transformers_seam import quietly, reading
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
-# Eight times the layers of the deepest model there is; a list of layers is made while the configuration is read.
-_MAX_LAYERS = 1024
 # Parameters of a module that are put together of several stored tensors, or of which a family keeps more than it stores.
 _SPARE_PARAMETERS = 1_000
 # Rows that some families pad the vocabulary with, and buffers that others call parameters.
@@ -37,18 +34,6 @@ class NetworkSize:
     buffer_bytes: int
 
 
-def check_layers(settings: object, *, where: object) -> None:
-    """Raises ModelError where a configuration, as JSON, counts more layers than any model has."""
-    if not isinstance(settings, Mapping):
-        return
-    for key, value in settings.items():
-        if isinstance(value, int) and "layer" in str(key) and value > _MAX_LAYERS:
-            raise ModelError(
-                "no model has so many layers", where=where, expected=f"at most {_MAX_LAYERS}", got=f"{key} {value:.6g}"
-            )
-        check_layers(value, where=where)
-
-
 def check_agreement(config: PreTrainedConfig, *, stored: int, tensors: int, where: object) -> NetworkSize:
     """The size of the network that `config` asks for. stored: how many numbers the weights hold, in how many tensors.
 
@@ -61,10 +46,6 @@ def check_agreement(config: PreTrainedConfig, *, stored: int, tensors: int, wher
 
 
 def _laid_out(config: PreTrainedConfig, *, limit: int, where: object) -> NetworkSize:
-    from transformers import AutoModelForCausalLM
-
-    from sordino.transformers_seam import quietly, reading
-
     make: Any = AutoModelForCausalLM.from_config
     with (
         reading("no network can be made of the model's configuration", where),

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -37,6 +38,8 @@ from sordino.transformers_seam import reading
 # A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
 # which waits for every tile's launches, takes 128 MB.
 ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
+# Networks of unproven families that were found right: frozen, so that once is enough.
+_tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -87,9 +90,16 @@ class Head:
 
 
 def head_of(network: PreTrainedModel) -> Head:
-    """The model's output head. Raises ModelError for architectures that do something to their logits that we do not."""
+    """The model's output head. A family that is in no parity test is tried first, once a network. Raises ModelError."""
+    if not packable(network) and network not in _tried:
+        check_unproven(network)
+        _tried.add(network)
+    return _head(network)
+
+
+def _head(network: PreTrainedModel) -> Head:
     linear: Any = network.get_output_embeddings()
-    # The parity tests say what proven families do; others are tried, once.
+    # The parity tests say what proven families do.
     proven = packable(network)
     finish = Finish(softcap=getattr(network.config, "final_logit_softcapping", None)) if proven else finish_of(network)
     return Head(linear.weight, getattr(linear, "bias", None), finish.softcap, finish.scale)
@@ -130,7 +140,7 @@ def _off(network: PreTrainedModel) -> float:
         prefixes = encode_prefixes(network, [prompt_PD])
         rows = rows_from_examples([[ids[3:]]], [0]).to(network.device)
         hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
-        logits_TV = head_of(network).logits(hidden_TD).float()
+        logits_TV = _head(network).logits(hidden_TD).float()
         off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
     # Of what is not a number, too.
     return max(off, key=lambda share: share if share == share else math.inf)

@@ -16,9 +16,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
+from sordino.architectures import check_layers
 from sordino.errors import ModelError, OutOfMemory, SordinoError
 from sordino.memory import ran_out
-from sordino.network_size import check_layers
 
 CONFIG = "config.json"
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sordino import base_model
+from sordino.cli.fitting import loaded_model
 from sordino.errors import ModelError
 from sordino.nll import check_unproven, head_of, nll_of_rows
 from sordino.prefix import encode_prefixes, forward_rows
@@ -160,7 +161,9 @@ def saved(family: str, folder: Path, **changes: Any) -> str:
 
 def test_a_model_that_looks_up_which_words_vectors_are_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="soft prompts do not work on this architecture yet") as caught:
-        base_model.load(saved("gemma4_text", tmp_path, **PER_LAYER), device="cpu")
+        loaded_model(saved("gemma4_text", tmp_path, **PER_LAYER), None, "cpu")
+    with pytest.raises(ModelError, match="soft prompts do not work on this architecture yet"):
+        head_of(base_model.load(str(tmp_path), device="cpu").network)
     assert caught.value.got
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message

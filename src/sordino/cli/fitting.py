@@ -56,9 +56,12 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
         from sordino import base_model
 
         base = base_model.load(model, dtype=dtype, device=device, tell=lambda line: err.print(one_line(line)))
+    from sordino.nll import head_of
     from sordino.prefix import packable
 
     if not packable(base.network):
+        # Tries it.
+        head_of(base.network)
         warn(f"{base.family} models are not among those that are tested: tried and found right, but run one text a row")
     return base
 
