@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sordino import base_model, hub_models, model_files
 from sordino.errors import ModelError, OutOfMemory, StorageError
-from sordino.gguf_header import read_gguf_header
+from sordino.models import base_model, files, hub
+from sordino.models.gguf_header import read_gguf_header
 from tests.tiny_models import tiny, tiny_base, tiny_gguf, tiny_tokenizer
 
 
@@ -338,7 +338,7 @@ def test_a_disk_that_fills_while_a_conversion_is_saved_is_called_full(
     )
     monkeypatch.setattr(f"transformers.{target}.save_pretrained", full)
     with pytest.raises(StorageError, match=r"could not be written \(No space left on device\)"):
-        model_files.prepare(model_files.resolve(str(path)))
+        files.prepare(files.resolve(str(path)))
     monkeypatch.undo()
 
 
@@ -362,7 +362,7 @@ def test_a_disk_that_fills_while_the_hub_is_asked_is_not_called_an_unreachable_h
 
         monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
         with pytest.raises(expected, match=said):
-            hub_models._download("someone/tiny", ["*.json"], "")
+            hub._download("someone/tiny", ["*.json"], "")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "tokenizer_config.json"])

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from sordino.cli import sweep_run
-from sordino.cli.training_job import Job, job_from, store
-from sordino.model_files import absolute_name, resolve
-from sordino.soft_prompt import Metadata
-from sordino.sweep.grid import Spec
-from sordino.sweep.running import Texts
-from sordino.train.config import TrainConfig
-from sordino.ui.models import Recent
+from sordino.models.files import absolute_name, resolve
+from sordino.prompts.soft_prompt import Metadata
+from sordino.server.page.models import Recent
+from sordino.training.config import TrainConfig
+from sordino.training.job import Job, job_from, store
+from sordino.training.sweep.grid import Spec
+from sordino.training.sweep.running import Texts
 
 
 @pytest.fixture(autouse=True)

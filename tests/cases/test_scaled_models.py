@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from sordino import base_model
-from sordino.cli.fitting import loaded_model
+from sordino.cli.loading import loaded_model
 from sordino.errors import ModelError
-from sordino.nll import check_unproven, head_of, nll_of_rows
-from sordino.prefix import encode_prefixes, forward_rows
-from sordino.rows import rows_from_examples
+from sordino.forward.nll import check_unproven, head_of, nll_of_rows
+from sordino.forward.prefix import encode_prefixes, forward_rows
+from sordino.forward.rows import rows_from_examples
+from sordino.models import base_model
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import CONTEXT, VOCAB_SIZE, _keep_norms_exact, tiny_tokenizer
 
