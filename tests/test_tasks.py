@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from sordino.errors import ConfigError, DataError
-from sordino.evaluate.tasks import check_rows, cut_texts, drawn_shots, labels_of
+from sordino.evaluate.conditions import no_prompt
+from sordino.evaluate.tasks import check_rows, drawn_shots, labels_of, rows_behind
 from sordino.texts.pieces import Piece
 from tests.tiny_models import tiny_base
 
@@ -65,10 +66,10 @@ def test_rows_without_a_question_are_refused() -> None:
 def test_prompts_lose_their_beginning() -> None:
     base = tiny_base("llama")
     short, long = Piece("a", "completion", " x", prompt="abc"), Piece("b", "completion", " x", prompt="abcdefgh")
-    cut = cut_texts(base, [short, long], 5)
+    cut = rows_behind(base, no_prompt(base), [short, long], [(" x",)] * 2, 5)
     assert cut.ids == (tuple(base.encode("abc")), tuple(base.encode("abcdefgh")[-5:]))
     assert "beginning: 1" in cut.note
-    assert cut_texts(base, [short], 5).note == ""
+    assert rows_behind(base, no_prompt(base), [short], [(" x",)], 5).note == ""
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6, 7])

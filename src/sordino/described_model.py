@@ -33,6 +33,8 @@ _END_MARKERS = (
     "<|end_of_text|>",
     "</s>",
 )
+# A space in a byte-level tokenizer's tokens.
+_SPACE = "\u0120"
 # A model without a limit of its own (ALiBi) is held to what such models were trained on.
 _UNLIMITED_CONTEXT = 2048
 
@@ -79,15 +81,29 @@ class DescribedModel:
 
         Raises BadInput.
         """
+        ids, spans = self.encode_spans(text)
+        if spans is None:
+            return [index * len(text) // len(ids) for index in range(len(ids))]
+        return [start for start, _ in spans]
+
+    def encode_spans(self, text: str, *, markup: bool = False) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids as `encode` gives them, or `encode_markup`, and the characters [start, end) that each was read from.
+
+        Tokens may share characters. None for the characters where the tokenizer does not know them. Raises BadInput.
+        """
         _check_unicode(text)
         if not self.tokenizer.is_fast:
-            count = len(self.encode(text))
-            return [index * len(text) // count for index in range(count)]
+            return self._tokenised(text, markers_are_text=not markup), None
         with self._one_at_a_time:
             found = self.tokenizer(
-                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+                text,
+                add_special_tokens=False,
+                split_special_tokens=not markup,
+                return_offsets_mapping=True,
+                verbose=False,
             )
-        return [int(start) for start, _ in found["offset_mapping"]]
+        ids = [int(i) for i in found["input_ids"]]
+        return ids, _untrimmed(found["offset_mapping"], self.tokenizer.convert_ids_to_tokens(ids), len(text))
 
     def encode_markup(self, text: str) -> list[int]:
         """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS. Raises BadInput."""
@@ -162,6 +178,21 @@ class DescribedModel:
                 "the model's chat template refuses the conversation", where=self.name, got=str(error)
             ) from error
         return str(text)
+
+
+def _untrimmed(trimmed: Sequence[tuple[int, int]], tokens: Sequence[str], length: int) -> list[tuple[int, int]]:
+    """Spans with the spaces at their ends, which byte-level post-processors with `trim_offsets` (Llama 3's) leave out."""
+    spans = []
+    before = 0
+    for at, ((start, end), token) in enumerate(zip(trimmed, tokens, strict=True)):
+        inner = token.strip(_SPACE)
+        leading = len(token) - len(token.lstrip(_SPACE))
+        trailing = len(token) - len(token.rstrip(_SPACE)) if inner else 0
+        following = trimmed[at + 1][0] if at + 1 < len(trimmed) else length
+        start = min(start, max(before, start - leading))
+        before = max(end, min(end + trailing, following))
+        spans.append((start, before))
+    return spans
 
 
 def _check_unicode(text: str) -> None:

@@ -1,8 +1,7 @@
 """Pieces to examples: token ids, and which of them are to be predicted.
 
-What is tokenised apart at generation time is tokenised apart here: a prompt and its completion, each segment of a
-chat template. Tokenised as one string they would merge across the border into tokens that never occur when the prompt
-is used.
+A prompt and its completion, and the segments of a chat template, are encoded as the one text that they are (`joined`).
+A token is labelled if it has a character of what is to be learned.
 
 A text is labelled whole; its first token is predicted from the soft prompt's last vector. A completion is labelled
 with the end-of-text token behind it, so that the model learns to stop; a text is not, as its end is seldom an end. Of
@@ -18,6 +17,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
+from sordino.texts.joined import Span, join
 from sordino.texts.pieces import Message, Piece, exchanges
 
 MIN_TAIL = 8  # tokens; a shorter last window shares with the one before
@@ -34,7 +34,7 @@ class Tokeniser(Protocol):
 
     def encode(self, text: str, /) -> list[int]: ...
 
-    def encode_markup(self, text: str, /) -> list[int]: ...
+    def encode_spans(self, text: str, /, *, markup: bool) -> tuple[list[int], list[Span] | None]: ...
 
     def chat_segments(self, messages: list[dict[str, str]], /) -> list[tuple[str, bool]]: ...
 
@@ -121,24 +121,19 @@ def window_borders(n: int, size: int) -> list[tuple[int, int]]:
 
 
 def _completion_tokens(piece: Piece, base: Tokeniser) -> _Tokens:
-    prompt, completion = base.encode(piece.prompt), base.encode(piece.text)
-    end = base.tokenizer.eos_token_id
-    if end is not None:
-        completion = [*completion, int(end)]
-    return _Tokens(prompt + completion, [False] * len(prompt) + [True] * len(completion))
+    joined = join(base, (piece.prompt, piece.text))
+    end = [] if base.tokenizer.eos_token_id is None else [int(base.tokenizer.eos_token_id)]
+    return _Tokens([*joined.ids, *end], [*joined.touches({1}), *(True for _ in end)])
 
 
 def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]) -> _Tokens:
-    """A rendered conversation. Its markers are control tokens, so it is not for `encode`, which takes text as text."""
-    ids: list[int] = []
-    labelled: list[bool] = []
-    for text, is_target in _segments(messages, base, counts):
-        some = base.encode_markup(text) if text else []
-        if not ids and base.bos_ids and tuple(some[: len(base.bos_ids)]) == base.bos_ids:
-            some = some[len(base.bos_ids) :]  # templates write BOS themselves; examples go without
-        ids += some
-        labelled += [is_target] * len(some)
-    return _Tokens(ids, labelled)
+    """A rendered conversation. Its markers are special tokens."""
+    segments = _segments(messages, base, counts)
+    joined = join(base, [text for text, _ in segments], markup=True)
+    targets = {at for at, (_, is_target) in enumerate(segments) if is_target}
+    # Templates write BOS themselves; examples go without.
+    start = len(base.bos_ids) if base.bos_ids and joined.ids[: len(base.bos_ids)] == base.bos_ids else 0
+    return _Tokens(list(joined.ids[start:]), list(joined.touches(targets)[start:]))
 
 
 def _segments(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]) -> list[tuple[str, bool]]:
