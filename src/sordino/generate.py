@@ -36,9 +36,7 @@ FinishReason = Literal["length", "stop"]
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, or its token ids without BOS, the soft prompt or mixture to continue it with (or None), and the seed
-    of its random stream.
-    """
+    """A text to continue or its ids without BOS, the soft prompt or mixture to continue it with, and the seed of its randomness."""
 
     text: str | tuple[int, ...]
     prompt: Prompt | None = None

@@ -15,7 +15,7 @@ from sordino.errors import ConfigError, DataError
 from sordino.evaluate.conditions import Condition
 from sordino.evaluate.label_scores import LabelTree, label_tree
 from sordino.texts.examples import Tokeniser
-from sordino.texts.joined import Joined, join
+from sordino.texts.joined import Joined, join, shared_beginning
 from sordino.texts.pieces import Piece
 
 # More different answers than this are no closed set unless somebody names them.
@@ -143,7 +143,7 @@ def rows_behind(
         heads.append(head)
         prompts.append(prompt)
         behind.append(rest)
-    same = min((_in_common([front.ids, head]) for head in heads), default=len(front.ids))
+    same = min((shared_beginning([front.ids, head]) for head in heads), default=len(front.ids))
     ids_N = tuple((*head[same:], *prompt) for head, prompt in zip(heads, prompts, strict=True))
     note = f"prompts of more than {max_tokens} tokens that lost their beginning: {cut}" if cut else ""
     return Rows(front.opening(same), ids_N, tuple(behind), note)
@@ -171,14 +171,8 @@ def label_trees(answers: Sequence[Sequence[tuple[int, ...]]], texts: Sequence[st
 
 def _answers(whole: Sequence[Joined], part: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """The tokens before `part` that all texts begin with, and the rest of each."""
-    same = min(_in_common([text.ids for text in whole]), min(text.begin(part) for text in whole))
+    same = min(shared_beginning([text.ids for text in whole]), min(text.begin(part) for text in whole))
     return whole[0].ids[:same], tuple(text.ids[same:] for text in whole)
-
-
-def _in_common(several: Sequence[tuple[int, ...]]) -> int:
-    """How many first tokens all of them have in common."""
-    columns = zip(*several, strict=False)
-    return next((at for at, column in enumerate(columns) if len(set(column)) > 1), min(map(len, several)))
 
 
 def drawn_shots(pieces: Sequence[Piece], count: int, *, seed: int) -> list[Piece]:

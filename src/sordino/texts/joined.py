@@ -60,6 +60,12 @@ def join(base: Encoder, parts: Sequence[str], *, markup: bool = False) -> Joined
     return Joined(tuple(ids), tuple((part_of(start), part_of(max(start, end - 1)) + 1) for start, end in spans))
 
 
+def shared_beginning(several: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all of them have in common."""
+    columns = zip(*several, strict=False)
+    return next((at for at, column in enumerate(columns) if len(set(column)) > 1), min(map(len, several)))
+
+
 def _by_beginnings(base: Encoder, text: str, ends: Sequence[int], ids: list[int], *, markup: bool) -> list[Span]:
     """The parts of each token where the tokenizer gives no characters: a join is where the encoding of all before it ends."""
     borders: list[int] = []
