@@ -185,12 +185,11 @@ def _untrimmed(trimmed: Sequence[tuple[int, int]], tokens: Sequence[str], length
     spans = []
     before = 0
     for at, ((start, end), token) in enumerate(zip(trimmed, tokens, strict=True)):
-        inner = token.strip(_SPACE)
-        leading = len(token) - len(token.lstrip(_SPACE))
-        trailing = len(token) - len(token.rstrip(_SPACE)) if inner else 0
         following = trimmed[at + 1][0] if at + 1 < len(trimmed) else length
-        start = min(start, max(before, start - leading))
-        before = max(end, min(end + trailing, following))
+        start = min(start, max(before, start - (len(token) - len(token.lstrip(_SPACE)))))
+        # Of a token of spaces alone, one at the very beginning of a text loses its end, any other its start.
+        full = end + len(token) - len(token.rstrip(_SPACE)) if token.strip(_SPACE) else start + len(token)
+        before = max(end, min(full, following))
         spans.append((start, before))
     return spans
 

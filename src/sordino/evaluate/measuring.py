@@ -168,7 +168,7 @@ def _nll(
     same = [at for at, (_, own) in enumerate(fronts) if list(own) == list(windows)]
     nll_WC = np.zeros((len(windows), len(conditions)))
     total, done = len(windows) * len(conditions), 0
-    for group in [same, *([at] for at in range(len(fronts)) if at not in same)]:
+    for group in [*([same] if same else []), *([at] for at in range(len(fronts)) if at not in same)]:
         own = fronts[group[0]][1]
         for at in group:
             check_room(base, fronts[at][0], max(len(window.ids) for window in own))
