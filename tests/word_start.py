@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, get_args
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -52,9 +53,9 @@ def word_start_tokenizer(kind: Kind = "first", *, template: str = TEMPLATE) -> P
     return fast
 
 
-def word_start_base(kind: Kind = "first", *, template: str = TEMPLATE) -> BaseModel:
+def word_start_base(kind: Kind = "first", *, template: str = TEMPLATE, dtype: torch.dtype = torch.float64) -> BaseModel:
     from sordino import base_model
 
     tokenizer = word_start_tokenizer(kind, template=template)
-    network = tiny("llama", vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
+    network = tiny("llama", dtype=dtype, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
     return base_model.from_parts(network, tokenizer, name=f"tiny-{kind}", fingerprint=kind)

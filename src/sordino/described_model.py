@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -113,6 +114,17 @@ class DescribedModel:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids: without special tokens, its spaces as the tokens have them."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def token_text(self, token: int) -> str:
+        """The text of one token inside of a text, its space included; "" for a special token."""
+        # Alone it would begin the text, and tokenizers that mark a text's first word drop its space there.
+        ids, text = self._word
+        return self.decode([*ids, token])[len(text) :]
+
+    @cached_property
+    def _word(self) -> tuple[list[int], str]:
+        ids = self.encode("a")
+        return ids, self.decode(ids)
 
     def chat_segments(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """A conversation in the model's chat template, as (text, is an assistant's turn with its end marker) pieces.

@@ -6,7 +6,9 @@ Completions and turns were learned and scored with that mark in the middle of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ from sordino.sampling import Sampling
 from sordino.server.writing import chat_ids
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, chat
+from tests.server.running import running
 from tests.word_start import GREEDY_TEMPLATE, KINDS, TEMPLATE, Kind, word_start_base
 
 TALK = chat(
@@ -239,3 +242,29 @@ def test_windows_behind_a_text_hold_the_same_text_once(kind: Kind, row_tokens: i
     assert all(all(window.labelled[count:]) for window in behind)
     # Only the first word reads otherwise.
     assert [window.ids[count:] for window in behind[1:]] == [window.ids for window in alone[1:]]
+
+
+# Serving ----------------------------------------------------------------------------------------------------------------
+
+
+def test_log_probabilities_keep_a_tokens_space(tmp_path: Path) -> None:
+    base = word_start_base(dtype=torch.float32)
+    spaced, plain_word = base.tokenizer.convert_tokens_to_ids(["\u2581yes", "yes"])
+    bias = {str(spaced): 100, str(plain_word): 99}
+    with running(tmp_path, base) as live:
+        asked = {
+            "model": base.name,
+            "prompt": "Verdict:",
+            "max_tokens": 1,
+            "logit_bias": bias,
+            "logprobs": 0,
+            "temperature": 0,
+        }
+        (choice,) = httpx.post(f"{live.url}/v1/completions", json=asked, timeout=30).json()["choices"]
+    assert choice["text"] == " yes"
+    assert choice["logprobs"]["tokens"] == [" yes"]
+    assert [base.token_text(token) for token in (spaced, plain_word, base.tokenizer.eos_token_id)] == [
+        " yes",
+        "yes",
+        "",
+    ]
