@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.tiny_models import tiny
@@ -28,7 +28,9 @@ TEMPLATE = (
 GREEDY_TEMPLATE = TEMPLATE.replace("eos_token", f"'{TURN_END}'")
 
 
-def word_start_tokenizer(kind: Kind = "first", *, template: str = TEMPLATE) -> PreTrainedTokenizerFast:
+def word_start_tokenizer(
+    kind: Kind = "first", *, template: str = TEMPLATE, bos: bool = False
+) -> PreTrainedTokenizerFast:
     pieces = ["<unk>", "<s>", END, TURN_END, *(f"<0x{byte:02X}>" for byte in range(256)), MARK]
     pieces += [chr(code) for code in range(33, 127)]
     merges = []
@@ -48,14 +50,18 @@ def word_start_tokenizer(kind: Kind = "first", *, template: str = TEMPLATE) -> P
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in ("<s>", END)])
     tokenizer.add_special_tokens([AddedToken(TURN_END, special=True, normalized=False, rstrip=True)])
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token=END, unk_token="<unk>")
     fast.chat_template = template
     return fast
 
 
-def word_start_base(kind: Kind = "first", *, template: str = TEMPLATE, dtype: torch.dtype = torch.float64) -> BaseModel:
+def word_start_base(
+    kind: Kind = "first", *, template: str = TEMPLATE, bos: bool = False, dtype: torch.dtype = torch.float64
+) -> BaseModel:
     from sordino import base_model
 
-    tokenizer = word_start_tokenizer(kind, template=template)
+    tokenizer = word_start_tokenizer(kind, template=template, bos=bos)
     network = tiny("llama", dtype=dtype, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)
     return base_model.from_parts(network, tokenizer, name=f"tiny-{kind}", fingerprint=kind)

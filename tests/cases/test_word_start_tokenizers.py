@@ -101,6 +101,20 @@ def test_an_end_marker_that_takes_the_line_break_behind_it_is_still_learned() ->
     assert said == "no t h i n g <|end|> w a s ▁cold <|end|>"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bos_that_the_template_writes_is_left_out_and_nothing_else(kind: Kind) -> None:
+    base = word_start_base(kind, template="<s>" + TEMPLATE, bos=True)
+    assert base.bos_ids == (1,)
+    rendered = base.tokenizer.apply_chat_template(list(TALK.messages), tokenize=False)
+    ids, said = learned(base, TALK)
+    assert [1, *ids] == whole(base, rendered, markup=True)
+    assert said == "no t h i n g </s> w a s \u2581cold </s>"
+    # Behind another text there is none.
+    (behind,) = make_examples([TALK], base, max_tokens=200, behind="The lamp:\n").examples
+    assert list(behind.ids) == whole(base, "The lamp:\n" + rendered.removeprefix("<s>"), markup=True)
+    assert behind.labelled.count(True) == len(said.split())
+
+
 @pytest.mark.parametrize("template", [TEMPLATE, GREEDY_TEMPLATE, "<s>" + TEMPLATE])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_server_gives_what_training_saw_in_front_of_the_first_turn(kind: Kind, template: str) -> None:
