@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.tiny_models import tiny
 
 if TYPE_CHECKING:
-    from sordino.base_model import BaseModel
+    from sordino.models.base_model import BaseModel
 
 # first: the mark at a text's beginning only. legacy: also behind every special token, as older tokenizer.json files have it.
 Kind = Literal["first", "legacy"]
@@ -60,7 +60,7 @@ def word_start_tokenizer(
 def word_start_base(
     kind: Kind = "first", *, template: str = TEMPLATE, bos: bool = False, dtype: torch.dtype = torch.float64
 ) -> BaseModel:
-    from sordino import base_model
+    from sordino.models import base_model
 
     tokenizer = word_start_tokenizer(kind, template=template, bos=bos)
     network = tiny("llama", dtype=dtype, vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2)

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.base_model import BaseModel
-from sordino.evaluate import free_answers
-from sordino.evaluate.answers import TaskConfig, classify, score_rows
-from sordino.evaluate.conditions import instruction, no_prompt, with_examples
-from sordino.evaluate.free_answers import answer_freely
-from sordino.evaluate.measuring import EvaluateConfig, measure
-from sordino.evaluate.relations import Fact, object_candidates
-from sordino.evaluate.scoring import windows_behind
-from sordino.evaluate.tasks import labels_of
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
-from sordino.server.writing import chat_ids
+from benchmarks.relations import Fact, object_candidates
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import Sampling
+from sordino.evaluation import free_answers
+from sordino.evaluation.answers import TaskConfig, classify, score_rows
+from sordino.evaluation.conditions import instruction, no_prompt, with_examples
+from sordino.evaluation.free_answers import answer_freely
+from sordino.evaluation.measuring import EvaluateConfig, measure
+from sordino.evaluation.scoring import windows_behind
+from sordino.evaluation.tasks import labels_of
+from sordino.models.base_model import BaseModel
+from sordino.server.generation import chat_ids
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, chat
 from tests.server.running import running

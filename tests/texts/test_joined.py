@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from sordino.base_model import BaseModel, from_parts
 from sordino.errors import ModelError
+from sordino.models.base_model import BaseModel, from_parts
 from sordino.texts.examples import make_examples
 from sordino.texts.joined import join, shared_beginning
 from sordino.texts.pieces import Piece

@@ -1,0 +1,88 @@
+"""The loss of the same tokens under every condition.
+
+The texts are cut into windows, and each window stands behind the condition's prefix. The first token of a window counts only
+if every condition can predict it: without a prompt, on a model without BOS, nothing can.
+
+Shape key: W windows, C conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sordino.errors import DataError
+from sordino.evaluation.conditions import Condition
+from sordino.evaluation.confidence import Floats
+from sordino.forward.token_losses import Progress as Progress
+from sordino.forward.token_losses import losses
+from sordino.models.base_model import BaseModel
+from sordino.texts.examples import Example, make_examples
+from sordino.texts.joined import shared_beginning
+from sordino.texts.pieces import Piece
+
+
+def windows_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, limit: int, first: bool) -> list[Example]:
+    """The texts as windows of at most `row_tokens`, thinned evenly to `limit` targets (0: all of them).
+
+    first: whether the windows' first tokens are targets.
+
+    Raises DataError if no target is left.
+    """
+    return windows_behind(base, pieces, (), row_tokens=row_tokens, limit=limit, first=first)[0]
+
+
+def windows_behind(
+    base: BaseModel, pieces: Sequence[Piece], texts: Sequence[str], *, row_tokens: int, limit: int, first: bool
+) -> list[list[Example]]:
+    """The windows of `windows_of`, and the same windows behind each of `texts`, whose tokens then are a window's first."""
+    made = [
+        make_examples(pieces, base, max_tokens=row_tokens, behind=text).examples for text in dict.fromkeys(("", *texts))
+    ]
+    if not first:
+        opened = [example.labelled[0] for example in made[0]]
+        made = [tuple(map(_without_first, of, opened)) for of in made]
+    usable = [at for at, example in enumerate(made[0]) if any(example.labelled)]
+    if not usable:
+        raise DataError(
+            "the held-out texts are too short to measure", where="--heldout", expected="at least two tokens"
+        )
+    total = sum(sum(made[0][at].labelled) for at in usable)
+    kept = max(1, len(usable) * limit // total) if limit and total > limit else len(usable)
+    return [[of[usable[at * len(usable) // kept]] for at in range(kept)] for of in made]
+
+
+def _without_first(example: Example, opened: bool) -> Example:
+    """Without the first target, where a window opens with it."""
+    first = example.labelled.index(True) if opened else len(example.labelled)
+    return replace(example, labelled=tuple(known and at != first for at, known in enumerate(example.labelled)))
+
+
+def behind_text(condition: Condition, windows: Sequence[Example]) -> tuple[Condition, list[Example]]:
+    """The condition's text and windows that begin with it, as a prefix that all windows share, and the rest of each."""
+    same = shared_beginning([condition.ids, *(window.ids for window in windows)])
+    return condition.opening(same), [
+        replace(window, ids=window.ids[same:], labelled=window.labelled[same:]) for window in windows
+    ]
+
+
+def target_bytes(base: BaseModel, windows: Sequence[Example]) -> int:
+    """UTF-8 bytes of the targets' text. Whole windows are decoded and what is no target is taken off again: tokens decoded
+    alone would lose spaces and parts of characters. Markers such as an end of turn have no bytes.
+    """
+    every = [token for window in windows for token in window.ids]
+    others = [t for window in windows for t, target in zip(window.ids, window.labelled, strict=True) if not target]
+    return len(base.decode(every).encode()) - len(base.decode(others).encode())
+
+
+def nll_of_windows(
+    base: BaseModel,
+    conditions: Sequence[Condition],
+    windows: Sequence[Example],
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """The summed NLL in nats [W, C] of each window's targets behind each condition's prefix."""
+    nll_WC: Floats = losses(base, conditions, windows, pass_tokens=pass_tokens, progress=progress).of_examples().numpy()
+    return nll_WC
