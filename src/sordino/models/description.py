@@ -132,9 +132,7 @@ class DescribedModel:
         messages: {"role", "content"} objects. Encode the pieces with `encode_markup`. Raises ModelError where the model has
         no template, or its template refuses the conversation.
         """
-        return chat_template.segments(
-            self._render, messages, [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
-        )
+        return chat_template.segments(self._render, messages, self.end_markers)
 
     def chat_opening(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the model's chat template, up to where the assistant begins to write. For `encode_markup`.
@@ -142,6 +140,11 @@ class DescribedModel:
         Raises ModelError where the model has no template, or its template refuses the conversation.
         """
         return self._render(messages, True)
+
+    @property
+    def end_markers(self) -> list[str]:
+        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
+        return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
     def fit(self, prompt: Prompt) -> Fit:
         """How well `prompt` fits; a mixture as its component that fits worst."""
@@ -176,7 +179,7 @@ class DescribedModel:
             raise ModelError(
                 "the model has no chat template",
                 where=self.name,
-                do="choose an instruction-tuned model, or data that is no chat",
+                do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
             )
         from jinja2 import TemplateError
 
