@@ -18,6 +18,7 @@ Value = TypeVar("Value")
 _KEY = "setting"
 # What every generator takes.
 LARGEST_SEED = 2**63 - 1
+SEED_HELP = "The same seed gives the same result on the same machine."
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,7 @@ def setting(default: Value, help: str, **about: Any) -> Value:
 
 
 def seed_setting(default: int = 0) -> int:
-    help = "The same seed gives the same result on the same machine."
-    return setting(default, help, low=0, high=LARGEST_SEED, unit="N")
+    return setting(default, SEED_HELP, low=0, high=LARGEST_SEED, unit="N")
 
 
 @cache
