@@ -78,5 +78,7 @@ function draw(text) {
   add("hits", now.hits + now.misses ? now.hits / (now.hits + now.misses) : 0);
   last = now;
   $("graphs").replaceChildren(...Object.entries(GRAPHS).map(([name, label]) => el("figure", {}, el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(DIGITS[name]) ?? "-"}`), chart([{ class: "second", points: points[name] }], { label, least: 0 }))));
-  $("cache").textContent = `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; let go: ${values.sordino_prefix_cache_evictions ?? 0}.`;
+  const evicted = [values.sordino_prefix_cache_evictions ?? 0, values.sordino_text_cache_evictions ?? 0];
+  $("cache").textContent = `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; `
+    + `evicted: ${evicted[0]} prefixes, ${evicted[1]} texts.`;
 }
