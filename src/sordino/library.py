@@ -23,7 +23,7 @@ import platformdirs
 
 from sordino import formats
 from sordino.atomic import write_bytes
-from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
+from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library_files import Stamp, changed_at, find, is_prompt_folder, listed
 from sordino.library_names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
 from sordino.prompt_mixture import Mixture, Prompt, components_of
@@ -156,8 +156,8 @@ class Library:
     def add(self, prompt: Prompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
-        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, or that
-        another soft prompt has (unless `replace`), StorageError where the disk refuses.
+        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, NameTaken
+        for one that another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
         prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
@@ -172,7 +172,7 @@ class Library:
                     "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
                 )
         if not replace and (target.exists() or other.exists()):
-            raise BadInput(
+            raise NameTaken(
                 "another soft prompt has this name",
                 where=name,
                 do="--replace puts this one in its place, --name gives it another name",

@@ -45,7 +45,8 @@ export async function call(path, { method = "GET", json, form, keepalive = false
   if (answer.status === 401) wantKey();
   const error = new Error(told.error?.message ?? `the server answered ${answer.status}`);
   error.status = answer.status;
-  error.told = told;
+  // Of OpenAI's shape of errors: what programs go by, where one status has several reasons.
+  error.code = told.error?.code ?? null;
   throw error;
 }
 

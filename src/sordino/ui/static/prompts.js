@@ -145,7 +145,8 @@ async function upload(files) {
       told.push(`${file.name}: in the library as ${card.id}`);
     } catch (error) {
       bad = true;
-      const why = error.status === 409 ? "another soft prompt has this name: delete that one first, or rename the file" : error.message;
+      const taken = error.code === "name_taken";
+      const why = taken ? "another soft prompt has this name: delete that one first, or rename the file" : error.message;
       told.push(why.startsWith(`${file.name}: `) ? why : `${file.name}: ${why}`);
     }
   }
