@@ -207,13 +207,25 @@ def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
 def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page sends on Windows, where a process group of its own gets no Ctrl-C."""
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    for number in numbers:
         with training_run.stop_on_interrupt() as should_stop:
             assert not should_stop()
             signal.raise_signal(number)
             assert should_stop()
-        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
+        assert [signal.getsignal(one) for one in numbers] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
+def test_under_nohup_a_run_outlasts_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training_run.stop_on_interrupt() as should_stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not should_stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from sordino.cli.console import outlasting_readers
 from sordino.cli.options import device_option, dtype_option, json_option, model_option, seed_option
 from sordino.errors import BadInput, ConfigError
 
@@ -102,7 +103,8 @@ from sordino.errors import BadInput, ConfigError
 @seed_option()
 @device_option()
 @dtype_option()
-def train(**options: Any) -> None:
+@click.option("--error-file", type=click.Path(path_type=Path), hidden=True)
+def train(error_file: Path | None, **options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
     JSONL and CSV have a column text, or prompt and completion, or messages. Everything has a sane default, so
@@ -111,8 +113,23 @@ def train(**options: Any) -> None:
 
     Several voices at once, on one model in memory: `sordino train --voice poe=POE --voice austen=AUSTEN --out-dir VOICES`.
 
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
     """
+    try:
+        with outlasting_readers():
+            _train(options)
+    except click.exceptions.Exit:
+        raise
+    except Exception as error:
+        # For the page, which started this process: it reads no log.
+        if error_file is not None:
+            from sordino.train.failure import Failure
+
+            Failure.of(error).write(error_file)
+        raise
+
+
+def _train(options: dict[str, Any]) -> None:
     if options["as_json"] and not options["dry_run"]:
         raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
     if options["resume"] is not None:
@@ -152,7 +169,7 @@ def _refuse_settings(context: click.Context) -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "overwrite", "data")
+        if parameter.name not in ("resume", "overwrite", "data", "error_file")
         and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:

@@ -117,8 +117,18 @@ def train_together(
     kept = {name: member.kept for name, member in members.items()}
     if len(members) < len(runs) or (folder is None and len(runs) > 1):
         raise ValueError("several runs need a name each, and a folder")
+
+    def store(over: Collection[_Member]) -> None:
+        for member in over if folder is not None else members.values():
+            save_checkpoint(member.run.folder, member.state, member.config, member.kept.identity)
+        if folder is not None:
+            save_group(folder, kept)
+
     if resume:
         load_checkpoint(*_only(kept)) if folder is None else load_group(folder, kept)
+    else:
+        # Before anything else is written: a run that the disk stops can go on, whenever that is.
+        store(())
     for member in members.values():
         member.open_metrics()
     # The same passes from the first step to the last, whichever runs are over.
@@ -128,10 +138,7 @@ def train_together(
     def save(over: Collection[_Member]) -> None:
         for member in (*over, *going):
             member.flush()
-        for member in over if folder is not None else members.values():
-            save_checkpoint(member.run.folder, member.state, member.config, member.kept.identity)
-        if folder is not None:
-            save_group(folder, kept)
+        store(over)
 
     for name, member in members.items():
         if member.progress.finished:

@@ -9,9 +9,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import AfterValidator
 
+from sordino.errors import SordinoError
+from sordino.train.failure import Failure
 from sordino.train.loop import LOWER
 
 # Of 19: a tenth of a core where others want it.
@@ -57,10 +61,22 @@ def interrupt(pid: int) -> None:
             os.kill(pid, signal.SIGINT)
 
 
-def end_of(doing: str, code: int | None) -> str:
+def end_of(doing: str, code: int | None) -> Failure:
     """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
     if code is None:
-        return f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
-    if code == _KILLED:
-        return f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
-    return f"the {doing} ended with {code}; its log says more"
+        what = f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
+    elif code == _KILLED:
+        what = f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
+    else:
+        what = f"the {doing} ended with {code}; its log says more"
+    return Failure.of(SordinoError(what))
+
+
+def _argument(text: str) -> str:
+    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+        raise ValueError("no NUL and no half of a character may be in it")
+    return text
+
+
+# A text that a process can be given on its command line.
+Argument = Annotated[str, AfterValidator(_argument)]

@@ -15,15 +15,18 @@ from sordino.library_names import safe_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.train.events import METRICS
+from sordino.train.failure import Failure
 from sordino.train.report import HTML
-from sordino.ui.jobs import Job, Jobs
+from sordino.ui.job_files import Job
+from sordino.ui.jobs import Jobs
+from sordino.ui.processes import Argument
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
 # A report is a page of its own, made from texts of anybody's: it may show itself and nothing else.
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
-_Short = Annotated[str, Field(max_length=200)]
-_Text = Annotated[str, Field(max_length=4000)]
+_Short = Annotated[Argument, Field(max_length=200)]
+_Text = Annotated[Argument, Field(max_length=4000)]
 
 
 class Settings(BaseModel):
@@ -46,7 +49,7 @@ class Settings(BaseModel):
     row_tokens: int | None = None
     lr: float | None = None
     find_lr: bool = False
-    start_from: str = ""
+    start_from: Argument = ""
     init: _Text | None = None
     method: Literal["plain", "residual"] | None = None
     placement: Literal["auto", "start", "after_bos"] | None = None
@@ -69,7 +72,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    model: Annotated[str, Field(max_length=4096)] = ""
+    model: Annotated[Argument, Field(max_length=4096)] = ""
     settings: Settings = Settings()
 
 
@@ -86,7 +89,7 @@ def texts(
         job = jobs.get(run)
         if jobs.state(job) != "draft":
             raise Refused(409, "this run was begun already")
-        jobs.add_texts(job, read)
+        jobs.files.add_texts(job, read)
         return _told(jobs, job)
     except SordinoError as error:
         raise refused(error) from error
@@ -117,7 +120,7 @@ def again(request: Request, name: str) -> dict[str, Any]:
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
     try:
-        return jobs.looked(jobs.look(job, flags_of(request, jobs, asked.settings), model=_model(request, asked)))
+        return _seen(jobs, jobs.look(job, flags_of(request, jobs, asked.settings), model=_model(request, asked)))
     except SordinoError as error:
         raise refused(error) from error
 
@@ -125,7 +128,7 @@ def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
 @router.get("/jobs/{name}/look")
 def looked(request: Request, name: str) -> dict[str, Any]:
     jobs, job = _job(request, name)
-    return jobs.looked(job)
+    return _seen(jobs, job)
 
 
 @router.post("/jobs/{name}/train")
@@ -145,7 +148,7 @@ def train(request: Request, name: str, asked: Asked) -> dict[str, Any]:
 def all_of_them(request: Request) -> list[dict[str, Any]]:
     """Newest first, drafts left out."""
     jobs = _jobs(request)
-    return [told for job in jobs.all() if (told := _told(jobs, job))["state"] != "draft"]
+    return [_told(jobs, job) for job in jobs.files.all() if jobs.state(job) != "draft"]
 
 
 @router.get("/jobs/{name}")
@@ -153,7 +156,7 @@ def one(request: Request, name: str, after: int = 0) -> dict[str, Any]:
     """With the events of its metrics.jsonl from the one numbered `after` on."""
     jobs, job = _job(request, name)
     try:
-        lines = (jobs.run_folder(job) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
+        lines = (jobs.files.run_folder(job) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
     except OSError:
         lines = []
     # A run that goes on may have fewer than it had: back to its checkpoint. The page begins anew then.
@@ -203,7 +206,7 @@ def keep(request: Request, name: str, said: Kept) -> dict[str, Any]:
     jobs, job = _job(request, name)
     voices = state_of(request).voices
     try:
-        prompt = formats.read(jobs.result(job))
+        prompt = formats.read(jobs.files.result(job))
         twin = voices.library.twin(prompt)
         if twin is not None and not said.name:
             return {"id": twin.name}
@@ -220,15 +223,15 @@ def keep(request: Request, name: str, said: Kept) -> dict[str, Any]:
 @router.get("/jobs/{name}/file")
 def file(request: Request, name: str) -> FileResponse:
     jobs, job = _job(request, name)
-    if not jobs.result(job).is_file():
+    if not jobs.files.result(job).is_file():
         raise Refused(404, "the run has no result yet")
-    return FileResponse(jobs.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
+    return FileResponse(jobs.files.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
 
 
 @router.get("/jobs/{name}/report")
 def report(request: Request, name: str) -> Response:
     jobs, job = _job(request, name)
-    path = jobs.run_folder(job) / HTML
+    path = jobs.files.run_folder(job) / HTML
     if not path.is_file():
         raise Refused(404, "the run has no report yet")
     return FileResponse(path, headers={"Content-Security-Policy": _REPORT_POLICY, "X-Content-Type-Options": "nosniff"})
@@ -237,7 +240,7 @@ def report(request: Request, name: str) -> Response:
 @router.get("/jobs/{name}/log")
 def log(request: Request, name: str) -> Response:
     jobs, job = _job(request, name)
-    path = jobs.place(job.id) / "log.txt"
+    path = jobs.files.place(job.id) / "log.txt"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
@@ -248,7 +251,7 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
     said["name"] = settings.name or "voice"
     if settings.start_from.startswith("run:"):
         _, other = _job(request, settings.start_from.removeprefix("run:"))
-        said["init"] = f"file:{jobs.result(other)}"
+        said["init"] = f"file:{jobs.files.result(other)}"
     elif settings.start_from:
         try:
             entry = state_of(request).voices.named(settings.start_from).entry
@@ -274,26 +277,32 @@ def _model(request: Request, asked: Asked) -> str:
 
 
 def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
-    state = jobs.state(job)
-    steps = 0
-    try:
-        steps = json.loads((jobs.run_folder(job) / "settings.json").read_bytes())["config"]["steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        steps = int(job.settings.get("steps") or 0)
-    texts = jobs.place(job.id) / "texts"
     return {
         "id": job.id,
         "name": job.name,
         "model": job.model,
         "created": job.created,
-        "state": state,
-        "error": jobs.error(job),
-        "steps": steps,
+        "state": jobs.state(job),
+        **_failed(jobs.failure(job)),
+        "steps": jobs.files.steps(job),
         "settings": job.settings,
         "checkpoint": jobs.can_go_on(job),
-        "report": (jobs.run_folder(job) / HTML).is_file(),
-        "texts": [path.relative_to(texts).as_posix() for path in sorted(texts.rglob("*")) if path.is_file()][:200],
+        "report": (jobs.files.run_folder(job) / HTML).is_file(),
+        "texts": jobs.files.text_names(job),
     }
+
+
+def _seen(jobs: Jobs, job: Job) -> dict[str, Any]:
+    told = jobs.looked(job)
+    failure = told.pop("failure")
+    return {**told, **_failed(failure)}
+
+
+def _failed(failure: Failure | None) -> dict[str, Any]:
+    """error: a line, with flags as on the command line. named: the settings that it speaks of. where: the text, file or flag."""
+    if failure is None:
+        return {"error": "", "named": [], "where": ""}
+    return {"error": failure.message, "named": failure.settings, "where": failure.where}
 
 
 def _job(request: Request, name: str) -> tuple[Jobs, Job]:

@@ -35,11 +35,11 @@ export const MORE = {
 };
 export const ABOUT = { author: ["Author", "text"], description: ["Description", "text"], licence: ["Licence", "text"], tags: ["Tags, with commas", "text"], rating: ["Rating", ["", "general", "mature", "explicit"]] };
 
-/** What the command line says, with the names that its flags have on this page. */
-export const onPage = (text) => text.replace(/--([a-z][a-z-]*)/g, (flag, name) => {
-  const [label] = { ...MORE, ...ABOUT }[name.replaceAll("-", "_")] ?? [];
-  return label ? `"${label.replace(/ *[(:].*/, "")}"` : flag;
-});
+/** The error of a run. named: the settings that it speaks of, which have other names on this page than on the command line. */
+export const onPage = ({ error, named }) => named.reduce((text, name) => {
+  const [label] = { ...MORE, ...ABOUT }[name] ?? [];
+  return label ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label.split(/[(:]/)[0].trim()}"`) : text;
+}, error);
 
 /** The fields by the settings' names. */
 export const inputs = {};

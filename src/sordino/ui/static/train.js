@@ -199,9 +199,9 @@ const look = later(async () => {
     }
     $("train-go").disabled = Boolean(told.error);
     if (told.error) {
-      say($("train-cost"), onPage(told.error), "bad");
+      say($("train-cost"), onPage(told), "bad");
       // One bad text: its button is in sight.
-      if (draft.texts.some((name) => told.error.startsWith(`${name},`))) $("texts-out").open = true;
+      if (draft.texts.some((name) => told.where === name || told.where.startsWith(`${name},`))) $("texts-out").open = true;
     } else {
       const { steps, seconds, step_seconds, memory_bytes, free_bytes } = told.cost;
       const much = memory_bytes > free_bytes;
@@ -300,7 +300,7 @@ function draw({ told, events, card }) {
     card,
     el("h3", {}, told.name || "voice"),
     el("p", { class: "state" }, parts.join("; ")),
-    told.error ? el("p", { dataset: { kind: "bad" } }, onPage(told.error)) : null,
+    told.error ? el("p", { dataset: { kind: "bad" } }, onPage(told)) : null,
     told.steps && !["done"].includes(told.state) ? el("progress", { max: told.steps, value: at, ariaLabel: "Steps done" }) : null,
     steps.length > 1 ? chart([{ class: "first", points: steps.map((one) => [one.step, one.loss]) }, { class: "second", points: validations.map((one) => [one.step, one.loss]) }], { label: `Loss of ${told.name}: thin each step, thick validation` }) : null,
     samples.length ? el("details", { open }, el("summary", {}, `The voice arrives: ${samples.length} ${samples.length === 1 ? "sample" : "samples"}`), ...samples.map((one) => el("p", { class: "sample" }, el("b", {}, `step ${one.step}: `), el("span", { class: "soft" }, one.prompt), one.text))) : null,

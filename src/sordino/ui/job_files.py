@@ -1,0 +1,201 @@
+"""The folders of training runs that were begun on the page, one a run.
+
+    job.json     what was asked for, and the process that works on it
+    texts/       what was dropped or pasted
+    look.jsonl   what `sordino train --dry-run --json` said about texts and cost; look-error.json: what ended it
+    voice.run/   the run's folder (metrics, checkpoint, report), voice.zip the result, log.txt what the process said
+    error.json   what ended the run
+
+Polled by every tab: a file is read again only when it is another file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter
+
+from sordino.atomic import make_folder, write_bytes
+from sordino.errors import BadInput, StorageError
+from sordino.train.checkpoint import FILE as CHECKPOINT
+from sordino.train.failure import FILE as ERROR
+
+# Folders in one another that a text may lie in, and names that are told.
+_DEEPEST = 32
+_MOST_TOLD = 200
+T = TypeVar("T")
+
+_Seconds = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """flags: of `sordino train`, without DATA and --out. pid, born: the process that works on it, 0 for none; what for it
+    was started. asked: what the user wants it to do.
+    """
+
+    id: str
+    name: str
+    model: str
+    created: _Seconds
+    flags: tuple[str, ...] = ()
+    asked: Literal["draft", "train", "stop"] = "draft"
+    since: _Seconds = 0.0
+    pid: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    born: _Seconds = 0.0
+    error: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+_jobs: TypeAdapter[Job] = TypeAdapter(Job)
+
+
+class JobFiles:
+    """Under one folder. May be used from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read_jobs: _Read[Job] = _Read(_job_in)
+        self._read_steps: _Read[int] = _Read(_steps_in)
+        # Of runs that were begun: these do not change any more.
+        self._texts: dict[str, list[str]] = {}
+
+    def all(self) -> list[Job]:
+        """Newest first. A damaged job.json is left out."""
+        try:
+            names = [item.name for item in os.scandir(self.folder) if not item.name.startswith(".")]
+        except OSError:
+            names = []
+        found = [self.read(name) for name in names]
+        return sorted((job for job in found if job is not None), key=lambda job: -job.created)
+
+    def read(self, name: str) -> Job | None:
+        return self._read_jobs(self.place(name) / "job.json")
+
+    def write(self, job: Job) -> None:
+        """Raises StorageError."""
+        place = self.place(job.id)
+        make_folder(place)
+        write_bytes(place / "job.json", json.dumps(asdict(job), indent=1).encode())
+        self._read_jobs.forget(place / "job.json")
+
+    def place(self, name: str) -> Path:
+        return self.folder / name
+
+    def texts(self, job: Job) -> Path:
+        return self.place(job.id) / "texts"
+
+    def run_folder(self, job: Job) -> Path:
+        return self.place(job.id) / "voice.run"
+
+    def result(self, job: Job) -> Path:
+        return self.place(job.id) / "voice.zip"
+
+    def error(self, job: Job) -> Path:
+        return self.place(job.id) / ERROR
+
+    def look_error(self, job: Job) -> Path:
+        return self.place(job.id) / "look-error.json"
+
+    def has_checkpoint(self, job: Job) -> bool:
+        return (self.run_folder(job) / CHECKPOINT).exists()
+
+    def steps(self, job: Job) -> int:
+        """Those of the run, or those that were asked for, while they are not known."""
+        steps = self._read_steps(self.run_folder(job) / "settings.json") or job.settings.get("steps")
+        return steps if isinstance(steps, int) else 0
+
+    def text_names(self, job: Job) -> list[str]:
+        """Paths below the folder of texts, the first of them."""
+        known = self._texts.get(job.id)
+        if known is None:
+            texts = self.texts(job)
+            paths = (path for path in sorted(texts.rglob("*")) if path.is_file())
+            known = [path.relative_to(texts).as_posix() for path in paths][:_MOST_TOLD]
+            if job.asked != "draft":
+                self._texts[job.id] = known
+        return known
+
+    def forget(self, job: Job) -> None:
+        """Its folder is gone."""
+        self._texts.pop(job.id, None)
+        self.read(job.id)
+
+    def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
+        """Files by their names, which may say folders. Raises BadInput, StorageError."""
+        texts = self.texts(job)
+        # All names first: nothing of what is refused is kept.
+        for path, (name, content) in zip([texts.joinpath(*_parts(name)) for name, _ in files], files, strict=True):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                # A file of that name is there already, or the disk refuses.
+                raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
+            write_bytes(path, content)
+
+    def remove_text(self, job: Job, name: str) -> None:
+        """And the folders that it leaves empty. Raises BadInput."""
+        texts = self.texts(job)
+        path = texts.joinpath(*_parts(name))
+        try:
+            path.unlink()
+        except OSError:
+            raise BadInput("there is no such text", where=name) from None
+        with suppress(OSError):
+            for folder in path.relative_to(texts).parents:
+                (texts / folder).rmdir()
+
+
+class _Read(Generic[T]):
+    """What files say, parsed once for each identity of a file; None for one that is not there, or says something else."""
+
+    def __init__(self, parse: Callable[[Path, bytes], T]) -> None:
+        self._parse = parse
+        self._known: dict[Path, tuple[tuple[int, int, int], T | None]] = {}
+
+    def __call__(self, path: Path) -> T | None:
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            self._known.pop(path, None)
+            return None
+        identity = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is not None and known[0] == identity:
+            return known[1]
+        try:
+            value = self._parse(path, path.read_bytes())
+        except OSError:
+            return None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            value = None
+        self._known[path] = identity, value
+        return value
+
+    def forget(self, path: Path) -> None:
+        """A file that was just written may have the identity of the one before."""
+        self._known.pop(path, None)
+
+
+def _job_in(path: Path, content: bytes) -> Job:
+    return _jobs.validate_python({**json.loads(content), "id": path.parent.name})
+
+
+def _steps_in(path: Path, content: bytes) -> int:
+    return int(json.loads(content)["config"]["steps"])
+
+
+def _parts(name: str) -> list[str]:
+    """A file's name as its parts below the folder of texts. Raises BadInput."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part]
+    if not 0 < len(parts) <= _DEEPEST or any(
+        part in (".", "..") or "\0" in part or ":" in part or len(part) > 200 for part in parts
+    ):
+        raise BadInput("a file name was expected", where="file", got=name[:100])
+    return parts
