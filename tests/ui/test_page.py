@@ -26,7 +26,7 @@ from sordino.soft_prompt import Metadata
 from sordino.ui.jobs import Jobs
 from sordino.ui.live import _shown
 from sordino.ui.stories import Saved, Stories
-from sordino.ui.training import Settings, flags_of
+from sordino.ui.training_settings import Settings, flags_of
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base

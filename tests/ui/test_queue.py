@@ -190,8 +190,8 @@ def test_files_that_stay_the_same_are_read_once(opened: Callable[[], Jobs], monk
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or bytes_of(path))
     monkeypatch.setattr(Path, "rglob", lambda path, pattern: read.append(path) or walk(path, pattern))
     locks: list[object] = []
-    acquire = queue._file_lock.acquire
-    monkeypatch.setattr(queue._file_lock, "acquire", lambda **named: locks.append(named) or acquire(**named))
+    acquire = queue.files._file_lock.acquire
+    monkeypatch.setattr(queue.files._file_lock, "acquire", lambda **named: locks.append(named) or acquire(**named))
     for _ in range(3):
         queue._tick()
         assert [queue.files.text_names(job) for job in queue.files.all()] == [["a.txt"]] * 5

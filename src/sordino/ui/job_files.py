@@ -13,22 +13,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from filelock import FileLock
 from pydantic import Field, TypeAdapter
 
 from sordino.atomic import make_folder, write_bytes
 from sordino.errors import BadInput, StorageError
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.failure import FILE as ERROR
+from sordino.train.failure import Failure
 
 # Folders in one another that a text may lie in, and names that are told.
 _DEEPEST = 32
 _MOST_TOLD = 200
+# How long another server's change of the queue is waited for.
+_LOCK_SECONDS = 10.0
 T = TypeVar("T")
 
 _Seconds = Annotated[float, Field(allow_inf_nan=False)]
@@ -61,6 +67,8 @@ class JobFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = threading.RLock()
+        self._file_lock = FileLock(folder / ".lock")
         self._read_jobs: _Read[Job] = _Read(_job_in)
         self._read_steps: _Read[int] = _Read(_steps_in)
         # Of runs that were begun: these do not change any more.
@@ -126,6 +134,38 @@ class JobFiles:
         """Its folder is gone."""
         self._texts.pop(job.id, None)
         self.read(job.id)
+
+    def failure(self, job: Job, path: Path) -> Failure | None:
+        """What a process wrote about its end, with the texts by the names that the user knows."""
+        failure = Failure.read(path)
+        if failure is None:
+            return None
+        texts = str(self.texts(job))
+        parts = ("what", "where", "expected", "got", "do")
+        named = {part: getattr(failure, part).replace(texts + os.sep, "").replace(texts, "the texts") for part in parts}
+        return replace(failure, **named)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Neither another thread nor another server of this user changes a run meanwhile. Raises StorageError."""
+        with self._lock:
+            make_folder(self.folder)
+            try:
+                self._file_lock.acquire(timeout=_LOCK_SECONDS)
+            except OSError as error:
+                raise StorageError("the training folder cannot be used", where=self.folder, got=error) from error
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+
+    def copy_texts(self, job: Job, other: Job) -> None:
+        """Raises StorageError; there is then nothing of the other."""
+        try:
+            shutil.copytree(self.texts(job), self.texts(other))
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(self.place(other.id), ignore_errors=True)
+            raise StorageError("the texts cannot be copied", where=job.id, got=str(error)[:200]) from error
 
     def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
         """Files by their names, which may say folders. Raises BadInput, StorageError."""

@@ -7,28 +7,25 @@ finds its runs where they are, running or not.
 from __future__ import annotations
 
 import errno
-import json
 import logging
-import os
 import secrets
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from filelock import FileLock
 
-from sordino.atomic import make_folder
-from sordino.errors import BadInput, SordinoError, StorageError
+from sordino.errors import BadInput, SordinoError
 from sordino.train.failure import Failure
 from sordino.ui.job_files import Job, JobFiles
-from sordino.ui.processes import command_of, end_of, interrupt, started
+from sordino.ui.measuring import Measuring
+from sordino.ui.processes import command_of, end_of, interrupt, is_alive, started
 
 log = logging.getLogger("sordino.server")
 
@@ -38,9 +35,8 @@ _STOP_SECONDS = 60.0
 # How long texts wait for a run that nobody begins.
 _DRAFT_SECONDS = 7 * 86400.0
 _SWEEP_SECONDS = 3600.0
-# Until a run is begun again that the disk did not let begin; and how long another server's look at the queue is waited for.
+# Until a run is begun again that the disk did not let begin.
 _RETRY_SECONDS = 30.0
-_LOCK_SECONDS = 10.0
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
@@ -50,15 +46,13 @@ class Jobs:
 
     def __init__(self, folder: Path) -> None:
         self.files = JobFiles(folder)
-        self._lock = threading.RLock()
-        self._file_lock = FileLock(folder / ".lock")
         self._not_before = 0.0
         # Why what waits was not begun, by the job.
         self._trouble: dict[str, str] = {}
         self._swept = -_SWEEP_SECONDS
-        # Runs by their process, and what looks at texts by the job.
+        self.measuring = Measuring(self.files)
+        # Runs by their process.
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._lookers: dict[str, subprocess.Popen[bytes]] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
         # What the log said last: the same trouble comes twice a second.
@@ -74,9 +68,7 @@ class Jobs:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        with self._lock:
-            for job in self.files.all():
-                self._end_looking(job)
+        self.measuring.close()
 
     # What there is ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +92,7 @@ class Jobs:
     def failure(self, job: Job) -> Failure | None:
         """What ended it, or keeps it from being begun; None where nothing does."""
         if job.error:
-            known = self._failure_in(job, self.files.error(job))
+            known = self.files.failure(job, self.files.error(job))
             # An older version, or a disk without room, kept the line alone.
             return known if known is not None and known.message == job.error else Failure(job.error)
         return Failure(self._trouble[job.id]) if job.id in self._trouble else None
@@ -123,55 +115,31 @@ class Jobs:
 
     def remove_text(self, job: Job, name: str) -> None:
         """Take a text out of a draft. Raises BadInput."""
-        with self._alone():
+        with self.files.alone():
             self._draft(job)
-            self._end_looking(job)
+            self.measuring.end(job)
             self.files.remove_text(job, name)
 
     def again(self, job: Job) -> Job:
         """A draft with the texts of a run, for other settings; the run stays. Raises StorageError."""
         draft = Job(secrets.token_hex(8), job.name, job.model, time.time(), settings=job.settings)
-        try:
-            shutil.copytree(self.files.texts(job), self.files.texts(draft))
-        except (OSError, shutil.Error) as error:
-            shutil.rmtree(self.files.place(draft.id), ignore_errors=True)
-            raise StorageError("the texts cannot be copied", where=job.id, got=str(error)[:200]) from error
+        self.files.copy_texts(job, draft)
         self.files.write(draft)
         return draft
 
     def look(self, job: Job, flags: Sequence[str], *, model: str) -> Job:
-        """Find out what the texts of a draft are and what training on them costs: see `looked`. Raises BadInput, StorageError."""
-        with self._alone():
+        """Measure what the texts of a draft are and what training on them costs. Raises BadInput, StorageError."""
+        with self.files.alone():
             job = replace(self._draft(job), model=model)
             self.files.write(job)
-            self._end_looking(job)
-            place, errors = self.files.place(job.id), self.files.look_error(job)
-            errors.unlink(missing_ok=True)
-            asked = (f"--model={job.model}", *flags, "--dry-run", "--json", f"--error-file={errors}")
-            command = command_of(*asked, str(self.files.texts(job)))
-            self._lookers[job.id] = started(command, place / "look.jsonl", place / "look.log", cwd=place)
+            self.measuring.start(job, flags)
             return job
-
-    def looked(self, job: Job) -> dict[str, Any]:
-        """texts, cost: what is known so far. busy. failure: None where nothing went wrong."""
-        # Before its answer is read: what it said last is there once it is over.
-        child = self._lookers.get(job.id)
-        code = child.poll() if child is not None else None
-        told: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            for line in (self.files.place(job.id) / "look.jsonl").read_text(encoding="utf-8").split("\n"):
-                told |= json.loads(line) if line else {}
-        busy = child is not None and code is None
-        failure = None
-        if not busy and "cost" not in told:
-            failure = self._failure_in(job, self.files.look_error(job)) or end_of("measuring", code)
-        return {**told, "busy": busy, "failure": failure}
 
     def train(self, job: Job, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
         """Put a draft into the queue. Raises BadInput, StorageError."""
-        with self._alone():
+        with self.files.alone():
             draft = self._draft(job)
-            self._end_looking(draft)
+            self.measuring.end(draft)
             job = replace(
                 draft, model=model, name=name, flags=tuple(flags), settings=settings, asked="train", since=time.time()
             )
@@ -187,7 +155,7 @@ class Jobs:
 
     def go_on(self, job: Job) -> Job:
         """Into the queue again: from the checkpoint, if there is one. Raises BadInput, StorageError."""
-        with self._alone():
+        with self.files.alone():
             job = self.get(job.id)
             if self.state(job) not in ("stopped", "failed"):
                 raise BadInput("only a run that was stopped can go on", where=job.id)
@@ -197,7 +165,7 @@ class Jobs:
 
     def stop(self, job: Job) -> Job:
         """A run saves after its step and stops; one that is over, or was not begun, stays what it is. Raises StorageError."""
-        with self._alone():
+        with self.files.alone():
             job = self.get(job.id)
             if self.state(job) not in ("waiting", "running", "stopping"):
                 return job
@@ -209,10 +177,10 @@ class Jobs:
 
     def remove(self, job: Job) -> None:
         """Everything of it. Raises BadInput while it runs."""
-        with self._alone():
+        with self.files.alone():
             if self._alive(self.get(job.id)):
                 raise BadInput("this run is going on", where=job.id, do="stop it first")
-            self._end_looking(job)
+            self.measuring.end(job)
             shutil.rmtree(self.files.place(job.id), ignore_errors=True)
             self.files.forget(job)
 
@@ -228,15 +196,13 @@ class Jobs:
 
     def _tick(self) -> None:
         """Raises StorageError, OSError where the disk does not let a run begin."""
-        for child in list(self._lookers.values()):
-            # The system is told that its end was seen.
-            child.poll()
+        self.measuring.poll()
         jobs = self.files.all()
         sweep = time.monotonic() >= self._swept + _SWEEP_SECONDS
         # The lock is every server's of this user: taken only where something is to be done.
         if not sweep and self._next(jobs) is None and not any(self._is_due(job) for job in jobs):
             return
-        with self._alone():
+        with self.files.alone():
             if sweep:
                 self._swept = time.monotonic()
             for job in self.files.all():
@@ -311,7 +277,7 @@ class Jobs:
         code = child.poll() if child is not None else None
         message = ""
         if not self.files.result(job).exists() and job.asked != "stop":
-            failure = self._failure_in(job, self.files.error(job))
+            failure = self.files.failure(job, self.files.error(job))
             if failure is None:
                 failure = end_of("training", code)
                 failure.write(self.files.error(job))
@@ -324,43 +290,9 @@ class Jobs:
         child = self._children.get(job.pid)
         if child is not None:
             return child.poll() is None
-        try:
-            process = psutil.Process(job.pid)
-            return bool(abs(process.create_time() - job.born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.Error:
-            return False
-
-    def _failure_in(self, job: Job, path: Path) -> Failure | None:
-        """What a process wrote about its end, with the texts by the names that the user knows."""
-        failure = Failure.read(path)
-        if failure is None:
-            return None
-        texts = str(self.files.texts(job))
-        parts = ("what", "where", "expected", "got", "do")
-        named = {part: getattr(failure, part).replace(texts + os.sep, "").replace(texts, "the texts") for part in parts}
-        return replace(failure, **named)
-
-    def _end_looking(self, job: Job) -> None:
-        child = self._lookers.pop(job.id, None)
-        if child is not None:
-            child.kill()
-            child.wait()
+        return is_alive(job.pid, job.born)
 
     def _report(self, what: str, error: Exception) -> None:
         if self._logged != (line := f"{what}: {error!r}"):
             self._logged = line
             log.error(what, exc_info=error)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Neither another thread nor another server of this user changes a run meanwhile. Raises StorageError."""
-        with self._lock:
-            make_folder(self.files.folder)
-            try:
-                self._file_lock.acquire(timeout=_LOCK_SECONDS)
-            except OSError as error:
-                raise StorageError("the training folder cannot be used", where=self.files.folder, got=error) from error
-            try:
-                yield
-            finally:
-                self._file_lock.release()

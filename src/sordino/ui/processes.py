@@ -52,6 +52,15 @@ def started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Pat
     return child
 
 
+def is_alive(pid: int, born: float) -> bool:
+    """Whether the process that was started at this time still runs; another may have its number by now."""
+    try:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def interrupt(pid: int) -> None:
     """As Ctrl-C does: a run saves after its step and ends."""
     with suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
@@ -13,67 +13,19 @@ from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library_names import safe_name
 from sordino.server.errors import Refused, refused
-from sordino.server.serving import Serving, state_of
+from sordino.server.serving import state_of
 from sordino.train.events import METRICS
 from sordino.train.failure import Failure
 from sordino.train.report import HTML
 from sordino.ui.job_files import Job
 from sordino.ui.jobs import Jobs
 from sordino.ui.processes import Argument
+from sordino.ui.training_settings import Asked, flags_of, model_of
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
 # A report is a page of its own, made from texts of anybody's: it may show itself and nothing else.
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
-_Short = Annotated[Argument, Field(max_length=200)]
-_Text = Annotated[Argument, Field(max_length=4000)]
-
-
-class Settings(BaseModel):
-    """What `sordino train` takes, by the same names; what is None is left to its defaults. start_from: a soft prompt of the
-    library, or the result of a run ("run:ID"), to go on from.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    name: _Short = ""
-    author: _Short = ""
-    description: _Text = ""
-    licence: _Short = ""
-    tags: _Short = ""
-    rating: Literal["", "general", "mature", "explicit"] = ""
-    tokens: int | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int | None = None
-    row_tokens: int | None = None
-    lr: float | None = None
-    find_lr: bool = False
-    start_from: Argument = ""
-    init: _Text | None = None
-    method: Literal["plain", "residual"] | None = None
-    placement: Literal["auto", "start", "after_bos"] | None = None
-    warmup: float | None = None
-    clip: float | None = None
-    weight_decay: float | None = None
-    average: float | None = None
-    patience: int | None = None
-    evaluate_every: int | None = None
-    sample_every: int | None = None
-    sample_text: _Text | None = None
-    pass_tokens: int | None = None
-    speaker: _Short | None = None
-    seed: int | None = None
-    no_samples: bool = False
-
-
-class Asked(BaseModel):
-    """model: the base model, by default the one that is served."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    model: Annotated[Argument, Field(max_length=4096)] = ""
-    settings: Settings = Settings()
 
 
 @router.post("/texts")
@@ -120,7 +72,7 @@ def again(request: Request, name: str) -> dict[str, Any]:
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
     try:
-        return _seen(jobs, jobs.look(job, flags_of(request, jobs, asked.settings), model=_model(request, asked)))
+        return _seen(jobs, jobs.look(job, flags_of(request, jobs, asked.settings), model=model_of(request, asked)))
     except SordinoError as error:
         raise refused(error) from error
 
@@ -138,7 +90,7 @@ def train(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     try:
         settings = asked.settings.model_dump(exclude_defaults=True)
         flags = flags_of(request, jobs, asked.settings)
-        model = _model(request, asked)
+        model = model_of(request, asked)
         return _told(jobs, jobs.train(job, model=model, name=asked.settings.name, flags=flags, settings=settings))
     except SordinoError as error:
         raise refused(error) from error
@@ -197,7 +149,7 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: _Short = ""
+    name: Annotated[Argument, Field(max_length=200)] = ""
 
 
 @router.post("/jobs/{name}/keep")
@@ -245,37 +197,6 @@ def log(request: Request, name: str) -> Response:
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
-def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
-    """The settings as flags of `sordino train`. Raises Refused."""
-    said = settings.model_dump(exclude={"start_from"})
-    said["name"] = settings.name or "voice"
-    if settings.start_from.startswith("run:"):
-        _, other = _job(request, settings.start_from.removeprefix("run:"))
-        said["init"] = f"file:{jobs.files.result(other)}"
-    elif settings.start_from:
-        try:
-            entry = state_of(request).voices.named(settings.start_from).entry
-        except SordinoError as error:
-            raise refused(error, field="start_from") from error
-        if entry.components:
-            raise Refused(400, "a run starts from one soft prompt, and this is a mixture", field="start_from")
-        said["init"] = f"file:{entry.path}"
-    flags = []
-    for key, value in said.items():
-        flag = f"--{key.replace('_', '-')}"
-        if value is True:
-            flags.append(flag)
-        # 0 is a value, and equal to False: it turns some settings off.
-        elif value is not None and value is not False and value != "":
-            flags.append(f"{flag}={value}")
-    return flags
-
-
-def _model(request: Request, asked: Asked) -> str:
-    state = state_of(request)
-    return asked.model or (state.base.name if isinstance(state, Serving) else "smollm2")
-
-
 def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
@@ -293,7 +214,7 @@ def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
 
 
 def _seen(jobs: Jobs, job: Job) -> dict[str, Any]:
-    told = jobs.looked(job)
+    told = jobs.measuring.told(job)
     failure = told.pop("failure")
     return {**told, **_failed(failure)}
 

@@ -33,7 +33,9 @@ function startLogin() {
   $("login-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const answer = await fetch("ui/login", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("login-key").value }),
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key: $("login-key").value }),
     }).catch(() => null);
     if (answer?.ok) location.reload();
     else $("login-told").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
