@@ -94,6 +94,33 @@ def test_metrics_that_cannot_be_written_are_our_error(tmp_path, monkeypatch):
         next(events)
 
 
+@pytest.mark.parametrize("written", range(4))
+def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path, monkeypatch, written):
+    """The error advises --resume: there is something to resume, whatever was written."""
+    base = small_base()
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = _run(base, tmp_path / "whole")[-1]
+    add, left = loop.Metrics.add, iter(range(written))
+
+    def full(metrics, event):
+        if next(left, None) is None:
+            raise StorageError("the run's metrics could not be written (No space left on device)")
+        return add(metrics, event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Metrics, "add", full)
+        with pytest.raises(StorageError):
+            _run(base, tmp_path / "stopped")
+    resumed = _run(base, tmp_path / "stopped", resume=True)[-1]
+    assert torch.equal(resumed.matrix_PD, whole.matrix_PD)
+    kinds = [
+        [json.loads(line)["kind"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    ]
+    assert kinds[0] == kinds[1]
+
+
 def test_passes_of_a_narrow_dtype_add_up_in_float32():
     """Ten passes in bfloat16 keep what one pass has: a sum in bfloat16 would be off by several times as much."""
     base = tiny_base("gpt2", dtype=torch.bfloat16)
