@@ -16,6 +16,7 @@ from sordino.cli import training_run
 from sordino.train import loop
 from sordino.train.checkpoint import FILE, read_header
 from sordino.train.config import TrainConfig
+from sordino.train.failure import Failure
 from sordino.train.run import run_seconds, steps_within
 from tests.cli.commands import refused, run
 from tests.tiny_models import tiny_base
@@ -234,3 +235,25 @@ def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest
     for name in ("m.mix.zip", "m.MIX.zip"):
         assert "name of mixtures' files" in refused("train", "text.txt", "--out", name)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "named"),
+    [
+        (("--seed", -1), "--seed", ("seed",)),
+        (("--lr", 1000), "--lr", ("lr",)),
+        (("--method", "none"), "--method", ("method",)),
+        (("--steps", "many"), "--steps", ("steps",)),
+        (("--steps", 1, "--minutes", 1), "", ("steps", "minutes")),
+        (("--out", "v.mix.zip"), "--out", ("out",)),
+    ],
+)
+def test_what_ends_a_run_is_written_for_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[object, ...], where: str, named: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the keeper wrote")
+    refused("train", "--error-file", "error.json", "text.txt", *flags)
+    failure = Failure.read(tmp_path / "error.json")
+    assert failure is not None
+    assert (failure.where, failure.settings) == (where, named)

@@ -170,7 +170,8 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     assert "killed from outside, most likely because the machine's memory ran out: lower --pass-tokens" in error
     # Who did not start it sees that it is over, and not how it ended.
     assert others.state(job) == "waiting"
-    others._write(job)
+    others.files.write(job)
+    others.files.error(job).unlink()
     others._ended(job)
     error = others.get(run["id"]).error
     assert "ended from outside, perhaps because memory ran out: if it was, lower --pass-tokens" in error

@@ -13,7 +13,19 @@ from sordino.cli.options import device_option, dtype_option, json_option, model_
 from sordino.errors import BadInput, ConfigError
 
 
-@click.command(short_help="Make a soft prompt from texts.")
+class _Train(click.Command):
+    """What is wrong with a flag is a run's failure too, for the page that gave it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
+            _write_failure(ctx.params.get("error_file"), ConfigError(error.message, where=flag))
+            raise
+
+
+@click.command(cls=_Train, short_help="Make a soft prompt from texts.")
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--heldout",
@@ -103,7 +115,7 @@ from sordino.errors import BadInput, ConfigError
 @seed_option()
 @device_option()
 @dtype_option()
-@click.option("--error-file", type=click.Path(path_type=Path), hidden=True)
+@click.option("--error-file", type=click.Path(path_type=Path), hidden=True, is_eager=True)
 def train(error_file: Path | None, **options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
@@ -121,12 +133,16 @@ def train(error_file: Path | None, **options: Any) -> None:
     except click.exceptions.Exit:
         raise
     except Exception as error:
-        # For the page, which started this process: it reads no log.
-        if error_file is not None:
-            from sordino.train.failure import Failure
-
-            Failure.of(error).write(error_file)
+        _write_failure(error_file, error)
         raise
+
+
+def _write_failure(path: Path | None, error: Exception) -> None:
+    """For the page, which started this process: it reads no log."""
+    if path is not None:
+        from sordino.train.failure import Failure
+
+        Failure.of(error).write(path)
 
 
 def _train(options: dict[str, Any]) -> None:
