@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sordino.train.checkpoint import FILE, read_header
+from sordino.training.checkpoint import FILE, read_header
 from tests.tiny_models import tiny, tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals and pipes are POSIX's")]

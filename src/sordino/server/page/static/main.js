@@ -1,0 +1,55 @@
+import { $, onKeyWanted } from "./dom.js";
+import { startChat } from "./chat.js";
+import { startConnect } from "./connect.js";
+import { choice, startLamp } from "./status.js";
+import { live } from "./live.js";
+import { startMixing } from "./mixing.js";
+import { startModels } from "./models.js";
+import { startPrompts } from "./prompts.js";
+import { startTrain } from "./train.js";
+import { startWrite } from "./write.js";
+
+const PAGES = ["write", "chat", "prompts", "train", "connect"];
+
+function turn() {
+  const page = PAGES.includes(location.hash.slice(1)) ? location.hash.slice(1) : PAGES[0];
+  for (const name of PAGES) $(name).hidden = name !== page;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${page}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.body.dataset.page = page;
+  document.dispatchEvent(new CustomEvent("page", { detail: page }));
+}
+
+function startLogin() {
+  onKeyWanted(() => {
+    if ($("login").open) return;
+    $("login").showModal();
+    choice.show();
+  });
+  // The page is of no use without: it cannot be closed.
+  $("login").addEventListener("cancel", (event) => event.preventDefault());
+  $("login-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const answer = await fetch("ui/login", {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key: $("login-key").value }),
+    }).catch(() => null);
+    if (answer?.ok) location.reload();
+    else $("login-told").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
+  });
+}
+
+startLogin();
+startLamp();
+startMixing();
+startModels();
+startPrompts();
+startTrain();
+startConnect();
+addEventListener("hashchange", turn);
+turn();
+live.start();
+await Promise.all([startWrite(), startChat()]);
