@@ -37,7 +37,7 @@ from sordino.prefix import encode_prefixes
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
-from sordino.train.loop import Finished, train
+from sordino.train.loop import Finished, Run, train
 from sordino.train.run import Prepared, estimate, finish, prepare
 from sordino.train.schedule import batch_at
 
@@ -134,7 +134,8 @@ def trained(prepared: Prepared) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for event in train(prepared.base, prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD):
+        run = Run("", prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD)
+        for event in train(prepared.base, run):
             if isinstance(event, Finished):
                 seconds = time.monotonic() - began
                 print(f"{event.progress.step} steps in {seconds:.0f} s, best validation {event.progress.best_loss:.4f}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from sordino import base_model, formats
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.train.config import TrainConfig
-from sordino.train.loop import Finished, Sample, Validation, train
+from sordino.train.loop import Finished, Run, Sample, Validation, train
 from sordino.train.run import finish, prepare
 
 
@@ -28,10 +28,11 @@ def main(folder: str, target: str, steps: str = "150") -> None:
     prepared = prepare(base, TrainConfig(steps=int(steps)), [Path(folder)], None, read_prompt)
     print(prepared.splits.how)
 
-    # Checkpoints and metrics.jsonl go here; train(..., resume=True) goes on from them.
+    # Checkpoints and metrics.jsonl go here; train(..., resume=True) resumes from them.
     run_folder = Path(target).with_suffix(".run")
     run_folder.mkdir(exist_ok=True)
-    for event in train(base, prepared.data, prepared.config, run_folder, prepared.start.matrix_PD):
+    run = Run("", prepared.data, prepared.config, run_folder, prepared.start.matrix_PD)
+    for event in train(base, run):
         match event:
             case Validation(step, loss, best):
                 print(f"step {step}: validation loss {loss:.3f}{' (best)' if best else ''}")

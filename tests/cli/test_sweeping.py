@@ -115,9 +115,9 @@ def test_a_seed_is_what_generators_take(seed: int) -> None:
 
 def test_a_runs_seed_does_not_change_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = running.train_together
+    real = running.train_group
     monkeypatch.setattr(
-        running, "train_together", lambda base, runs, *a, **k: seen.extend(runs) or real(base, runs, *a, **k)
+        running, "train_group", lambda base, group, **k: seen.extend(group.runs) or real(base, group, **k)
     )
     ok("sweep", "log", "--tokens", 2, "--init", "vocab", "--seed", "0,1,2", *QUICK)
     assert len(seen) == 3
@@ -147,8 +147,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
         return steps == 5
 
     with monkeypatch.context() as patch:
-        real = running.train_together
-        patch.setattr(running, "train_together", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        real = running.train_group
+        patch.setattr(running, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
         said = ok("sweep", "log", *GRID, *QUICK)
     assert "Go on with: sordino sweep --resume out" in said
     before = contents(Path("out"))

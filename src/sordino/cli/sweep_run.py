@@ -41,7 +41,7 @@ from sordino.sweep.running import BEGAN, Member, Texts, measure_members, members
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
 from sordino.train.events import Event, Finished, Lost, Step
-from sordino.train.run import estimate_together
+from sordino.train.run import estimate_group
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
 
@@ -196,7 +196,7 @@ def _run_model(asked: Sweep, model: str, folder: Path) -> ModelOutcome | None:
 
 def _tell_cost(asked: Sweep, model: str, members: Sequence[Member]) -> None:
     with err.status("Measuring this machine ..."):
-        found = estimate_together([member.prepared for member in members])
+        found = estimate_group([member.prepared for member in members])
     full = f"{clock(found.seconds)} for all to their end"
     part = 1.0 if asked.spec.full else share_of(len(members))
     share = f"; halved at an eighth, a quarter and a half, about {clock(part * found.seconds)}" if part < 1 else ""

@@ -40,7 +40,7 @@ from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
 from sordino.train.events import Finished, Sample, Step, Validation
 from sordino.train.finder import find_learning_rate
-from sordino.train.loop import train
+from sordino.train.loop import Run, train
 from sordino.train.report import HTML
 from sordino.train.run import Prepared, estimate, finish, prepare
 
@@ -210,15 +210,8 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
     with deterministic(prepared.base), stop_on_interrupt() as should_stop, progress_bar() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
-            for event in train(
-                prepared.base,
-                prepared.data,
-                job.config,
-                job.folder,
-                prepared.start.matrix_PD,
-                resume=resume,
-                should_stop=should_stop,
-            ):
+            run = Run("", prepared.data, job.config, job.folder, prepared.start.matrix_PD)
+            for event in train(prepared.base, run, resume=resume, should_stop=should_stop):
                 if isinstance(event, Finished):
                     return event
                 show(bar, task, job.config, event)

@@ -24,10 +24,10 @@ from sordino.sweep.results import Measured, ModelOutcome, Outcome
 from sordino.texts.pieces import Piece
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.events import Event, Finished, Lost, Validation
-from sordino.train.loop import Prune, Run, placement_of, train_together
+from sordino.train.gradient import group_pass_tokens
+from sordino.train.loop import Prune, Run, RunGroup, placement_of, train_group
 from sordino.train.report import read_events
 from sordino.train.run import Prepared, prepare, with_settings
-from sordino.train.together import roomy_pass_tokens
 
 BEGAN = "began.json"
 ReadPrompt = Callable[[str], SoftPrompt]
@@ -70,7 +70,7 @@ def members_of(
     """
     choices = [choice for choice in spec.choices() if choice.model == model]
     began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
-    room = began.pass_tokens or roomy_pass_tokens(base, spec.rest.pass_tokens)
+    room = began.pass_tokens or group_pass_tokens(base, spec.rest.pass_tokens)
     shared: Prepared | None = None
     # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
     starts: dict[tuple[object, ...], Prepared] = {}
@@ -120,7 +120,8 @@ def train_members(
     ]
     prune: Prune = (lambda step, losses: ()) if spec.full else halving(spec.rest.steps)
     finished = {}
-    for name, event in train_together(base, runs, folder, resume=resume, should_stop=should_stop, prune=prune):
+    group = RunGroup(runs, folder, prune)
+    for name, event in train_group(base, group, resume=resume, should_stop=should_stop):
         if isinstance(event, Finished):
             finished[name] = event
         tell(name, event)

@@ -27,11 +27,11 @@ from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.train.config import TrainConfig
 from sordino.train.events import Finished
+from sordino.train.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.train.initialise import Start, initialise
 from sordino.train.loop import LOWER, TrainSet, placement_of
 from sordino.train.parameters import fold, new_parameters
 from sordino.train.schedule import batch_at
-from sordino.train.together import Batch, losses_and_gradients, mean_nlls
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
@@ -136,10 +136,10 @@ def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
 
     minutes: if given, the number of steps that fit into them.
     """
-    return estimate_together([prepared], minutes=minutes)
+    return estimate_group([prepared], minutes=minutes)
 
 
-def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
+def estimate_group(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
@@ -153,7 +153,7 @@ def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None)
             Batch(fold(own), place, batch_at(run.data.train, number, run.config))
             for own, place, run in zip(parameters, places, runs, strict=True)
         ]
-        losses_and_gradients(base, parts, pass_tokens=pass_tokens)
+        losses_and_gradients(base, parts, pass_tokens)
         return time.monotonic() - began
 
     with memory_named("training", LOWER):
@@ -162,7 +162,7 @@ def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None)
         step_seconds = min(step(1), step(2))
         began = time.monotonic()
         parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
-        mean_nlls(base, parts, pass_tokens=pass_tokens)
+        mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
     evaluated = sum(
         min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
