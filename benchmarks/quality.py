@@ -38,7 +38,7 @@ from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.train.config import TrainConfig
 from sordino.train.loop import Finished, Run, train
-from sordino.train.run import Prepared, estimate, finish, prepare
+from sordino.train.run import Prepared, TextPaths, estimate, finish, prepare
 from sordino.train.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
@@ -125,7 +125,7 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> Prepared:
-    prepared = prepare(base, TrainConfig(), [folder], [heldout], _no_prompt)
+    prepared = prepare(base, TrainConfig(), TextPaths((folder,), (heldout,)), _no_prompt)
     cost = estimate(prepared, minutes=minutes)
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 

@@ -25,8 +25,9 @@ from sordino.sweep.claims import claims
 from sordino.sweep.grid import Spec
 from sordino.sweep.pictures import pictures
 from sordino.sweep.results import ModelOutcome, cost
-from sordino.sweep.running import Member, Texts, measure_members, members_of, train_members
+from sordino.sweep.running import Member, measure_members, members_of, train_members
 from sordino.train.config import TrainConfig
+from sordino.train.run import TextPaths
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 REST = TrainConfig(steps=48, batch=2, row_tokens=64)
@@ -45,7 +46,7 @@ def main() -> None:
         (options.model,), (20,), (0.02, 0.06, 0.25, 1.0), ("data", "vocab", "random"), ("plain",), (0,),
         replace(REST, steps=options.steps), full=True, heldout_tokens=4096,
     )  # fmt: skip
-    texts = Texts((options.corpus / "train",), (options.corpus / "heldout",))
+    texts = TextPaths((options.corpus / "train",), (options.corpus / "heldout",))
     with tempfile.TemporaryDirectory() as folder:
         members = members_of(base, full, options.model, texts, _no_prompt, Path(folder) / "none")
         sides = {

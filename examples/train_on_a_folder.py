@@ -14,7 +14,7 @@ from sordino import base_model, formats
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.train.config import TrainConfig
 from sordino.train.loop import Finished, Run, Sample, Validation, train
-from sordino.train.run import finish, prepare
+from sordino.train.run import TextPaths, finish, prepare
 
 
 def read_prompt(name: str) -> SoftPrompt:
@@ -25,7 +25,7 @@ def read_prompt(name: str) -> SoftPrompt:
 def main(folder: str, target: str, steps: str = "150") -> None:
     base = base_model.load("smollm2")
     # Reads the texts, splits them into three sets, and chooses the first matrix.
-    prepared = prepare(base, TrainConfig(steps=int(steps)), [Path(folder)], None, read_prompt)
+    prepared = prepare(base, TrainConfig(steps=int(steps)), TextPaths((Path(folder),)), read_prompt)
     print(prepared.splits.how)
 
     # Checkpoints and metrics.jsonl go here; train(..., resume=True) resumes from them.

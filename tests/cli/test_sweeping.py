@@ -12,9 +12,9 @@ from sordino import formats
 from sordino.cli import sweep_run
 from sordino.sweep import running
 from sordino.sweep.grid import Spec
-from sordino.sweep.running import Texts
 from sordino.train import loop
 from sordino.train.config import TrainConfig
+from sordino.train.run import TextPaths
 from tests.cli.commands import contents, ok, refused
 from tests.tiny_models import tiny_base
 
@@ -102,7 +102,7 @@ def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     spec = Spec(("link",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    asked = sweep_run.Sweep(spec, Texts((tmp_path / "log",)), tmp_path / "out", None, None)
+    asked = sweep_run.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
     sweep_run._store(asked)
     again = sweep_run.stored_sweep(tmp_path / "out")
     assert again.folder_of(again.spec.model[0]) == asked.folder_of("link")

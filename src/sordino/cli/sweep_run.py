@@ -37,11 +37,11 @@ from sordino.sweep.grid import FACTORS, Spec
 from sordino.sweep.halving import share_of
 from sordino.sweep.pictures import pictures
 from sordino.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
-from sordino.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
+from sordino.sweep.running import BEGAN, Member, measure_members, members_of, train_members
 from sordino.train.checkpoint import FILE as CHECKPOINT
 from sordino.train.config import TrainConfig
 from sordino.train.events import Event, Finished, Lost, Step
-from sordino.train.run import estimate_group
+from sordino.train.run import TextPaths, estimate_group
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
 
@@ -51,7 +51,7 @@ class Sweep:
     """A sweep as it was asked for: kept in its folder, so that --resume needs nothing else."""
 
     spec: Spec
-    texts: Texts
+    texts: TextPaths
     folder: Path
     device: str | None
     dtype: str | None
@@ -101,7 +101,7 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
         full=options["full"],
         split_seed=options["split_seed"],
     )
-    texts = Texts(options["data"], options["heldout"], options["speaker"])
+    texts = TextPaths(options["data"], options["heldout"], options["speaker"])
     return Sweep(spec, texts, folder, options["device"], options["dtype"])
 
 
@@ -130,7 +130,7 @@ def stored_sweep(folder: Path) -> Sweep:
     """The sweep that `_store` wrote. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        texts = Texts(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
+        texts = TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
         return Sweep(Spec.from_json(stored["spec"]), texts, folder, stored["device"], stored["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(

@@ -42,7 +42,7 @@ from sordino.train.events import Finished, Sample, Step, Validation
 from sordino.train.finder import find_learning_rate
 from sordino.train.loop import Run, train
 from sordino.train.report import HTML
-from sordino.train.run import Prepared, estimate, finish, prepare
+from sordino.train.run import Prepared, TextPaths, estimate, finish, prepare
 
 LOCK = "lock"
 
@@ -94,9 +94,8 @@ def read_texts(job: Job, base: BaseModel) -> Prepared:
 
 
 def _prepared(job: Job, base: BaseModel) -> Prepared:
-    return prepare(
-        base, job.config, job.data, job.heldout or None, read_prompt, speaker=job.speaker, started=job.started
-    )
+    texts = TextPaths(job.data, job.heldout, job.speaker)
+    return prepare(base, job.config, texts, read_prompt, started=job.started)
 
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:

@@ -43,7 +43,7 @@ from sordino.train.finder import find_learning_rate
 from sordino.train.gradient import group_pass_tokens
 from sordino.train.loop import Run, RunGroup, train_group
 from sordino.train.report import HTML
-from sordino.train.run import Prepared, estimate_group, prepare
+from sordino.train.run import Prepared, TextPaths, estimate_group, prepare
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _each(group: Group, change: Any) -> Group:
 
 def _prepared(name: str, job: Job, base: BaseModel) -> Prepared:
     try:
-        return prepare(base, job.config, job.data, None, read_prompt, speaker=job.speaker, started=job.started)
+        return prepare(base, job.config, TextPaths(job.data, (), job.speaker), read_prompt, started=job.started)
     except DataError as error:
         raise DataError(
             error.what, where=f"--voice {name}", expected=error.expected, got=error.got, do=error.do

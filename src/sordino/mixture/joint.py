@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +88,9 @@ class JointConfig:
 
     def for_loop(self, tokens: int, row_tokens: int) -> TrainConfig:
         """The settings of the run. tokens, row_tokens: of the longest component and example."""
-        shared = (
-            "steps",
-            "batch",
-            "lr",
-            "warmup",
-            "final_lr",
-            "clip",
-            "average",
-            "validation_tokens",
-            "pass_tokens",
-            "seed",
-        )
+        own = {f.name for f in fields(TrainConfig)} - {"tokens"}
         return TrainConfig(
-            **{name: getattr(self, name) for name in shared},
+            **{name: value for name, value in asdict(self).items() if name in own},
             tokens=tokens,
             row_tokens=max(2, row_tokens),
             evaluate_every=max(1, self.steps // self.evaluations),

@@ -27,20 +27,11 @@ from sordino.train.events import Event, Finished, Lost, Validation
 from sordino.train.gradient import group_pass_tokens
 from sordino.train.loop import Prune, Run, RunGroup, placement_of, train_group
 from sordino.train.report import read_events
-from sordino.train.run import Prepared, prepare, with_settings
+from sordino.train.run import Prepared, TextPaths, prepare, with_settings
 
 BEGAN = "began.json"
 ReadPrompt = Callable[[str], SoftPrompt]
 Tell = Callable[[str, Event | Lost], None]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Where a sweep's texts are."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...] = ()
-    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Member:
 
 
 def members_of(
-    base: BaseModel, spec: Spec, model: str, texts: Texts, read_prompt: ReadPrompt, folder: Path | None
+    base: BaseModel, spec: Spec, model: str, texts: TextPaths, read_prompt: ReadPrompt, folder: Path | None
 ) -> list[Member]:
     """The runs of one base model, all on the same three sets.
 
@@ -84,10 +75,7 @@ def members_of(
         elif shared is not None:
             prepared = with_settings(shared, config, read_prompt, started=started)
         else:
-            prepared = prepare(
-                base, config, texts.data, texts.heldout or None, read_prompt,
-                speaker=texts.speaker, started=started, split_seed=spec.split_seed,
-            )  # fmt: skip
+            prepared = prepare(base, config, texts, read_prompt, started=started, split_seed=spec.split_seed)
         shared, starts[key] = prepared, prepared
         made.append(Member(f"{number + 1:03}", choice, prepared))
     if not made[0].prepared.data.validation:

@@ -3,9 +3,8 @@
 Everything random (order of examples, initialisation) is a function of the seed and the step, and nothing else is kept between
 steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped. The runs of a group
 share forward passes (`gradient.py`) and nothing else: matrix, optimiser, schedule, validation and the end are each run's own.
-All unfinished runs are at the same step; a finished one leaves its rows to the others.
-
-What is minimised is the group's `Loss`. Where the base model is, and in how many processes, is the `Strategy`'s business.
+All unfinished runs are at the same step; a finished one leaves its rows to the others. What is minimised is the group's `Loss`;
+where the base model is, and in how many processes, is the `Strategy`'s business.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -28,13 +27,7 @@ from sordino.memory import memory_named
 from sordino.sampling import Sampling
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.train.checkpoint import (
-    Snapshot,
-    load_checkpoint,
-    load_group,
-    save_checkpoint,
-    save_group,
-)
+from sordino.train.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.train.config import TrainConfig
 from sordino.train.events import METRICS, E, Event, Finished, Lost, Metrics, Sample, Step, Validation
 from sordino.train.gradient import MEAN_NLL, Batch, Loss
@@ -143,9 +136,8 @@ def train_group(
     elif resume:
         for snapshot in snapshots.values():
             load_checkpoint(snapshot)
-    if strategy.saves:
-        for member in members.values():
-            member.open_metrics()
+    for member in members.values() if strategy.saves else ():
+        member.open_metrics()
     # The same passes from the first step to the last, whichever runs are over.
     pass_tokens = min(run.config.pass_tokens for run in group.runs)
     saved_at = time.monotonic()
@@ -196,9 +188,9 @@ def train_group(
             member.state.optimiser.step()
             member.progress.step += 1
             update_average(member.state, member.config)
-            tokens = batch.labelled
-            member.progress.tokens += tokens
-            stepped.append((member, Step(step + 1, loss, learning_rate(step, member.config), norm, tokens, 0.0)))
+            member.progress.tokens += batch.labelled
+            rate = learning_rate(step, member.config)
+            stepped.append((member, Step(step + 1, loss, rate, norm, batch.labelled, 0.0)))
         step += 1
         seconds = time.monotonic() - began
         for member, done in stepped:

@@ -38,6 +38,15 @@ SAMPLE_WORDS = 8
 
 
 @dataclass(frozen=True)
+class TextPaths:
+    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker: whose lines of chats are learned."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...] = ()
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
 class Prepared:
     """Everything a run needs. notes: lines for the user about what was read, split and cut."""
 
@@ -68,11 +77,9 @@ class Estimate:
 def prepare(
     base: BaseModel,
     config: TrainConfig,
-    paths: Sequence[Path],
-    heldout: Sequence[Path] | None,
+    texts: TextPaths,
     read_prompt: Callable[[str], SoftPrompt],
     *,
-    speaker: str | None = None,
     started: str | None = None,
     split_seed: int | None = None,
 ) -> Prepared:
@@ -82,8 +89,8 @@ def prepare(
     split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
-    reading = read_pieces(list(paths), speaker=speaker)
-    held = read_pieces(list(heldout), speaker=speaker) if heldout else None
+    reading = read_pieces(list(texts.data), speaker=texts.speaker)
+    held = read_pieces(list(texts.heldout), speaker=texts.speaker) if texts.heldout else None
     seed = config.seed if split_seed is None else split_seed
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
     train = make_examples(splits.train, base, max_tokens=config.row_tokens)
