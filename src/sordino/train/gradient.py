@@ -155,12 +155,18 @@ def shared_passes(base: BaseModel, batches: Sequence[Batch], pass_tokens: int) -
     A pass of several holds `pass_tokens` positions of text at most, padding counted, and as many of prompts. A batch without
     examples is in none.
     """
+    present = [index for index, batch in enumerate(batches) if batch.examples]
+    if len(present) == 1:
+        # Nothing to share: its rows are packed once, when it runs.
+        return [present]
     sizes = {}
-    for index, batch in enumerate(batches):
-        if batch.examples:
-            lengths, prompt = [len(example.ids) for example in batch.rows(base)], batch.prefix_length(base)
-            (bins,) = packings(base, [lengths], prompt)
-            sizes[index] = (prompt, max(sum(lengths[i] for i in group) for group in bins), len(bins))
+    for index in present:
+        lengths, prompt = (
+            [len(example.ids) for example in batches[index].rows(base)],
+            batches[index].prefix_length(base),
+        )
+        (bins,) = packings(base, [lengths], prompt)
+        sizes[index] = (prompt, max(sum(lengths[i] for i in group) for group in bins), len(bins))
 
     def fits(chosen: Sequence[int]) -> bool:
         prompts = len(chosen) * max(sizes[index][0] for index in chosen)
