@@ -23,11 +23,11 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
 from benchmarks.training_step import whole
-from sordino.base_model import BaseModel, load
-from sordino.memory import peak_bytes
-from sordino.train.config import TrainConfig
-from sordino.train.gradient import Batch, group_pass_tokens, losses_and_gradients
-from sordino.train.loop import Run, RunGroup, TrainSet, train_group
+from sordino.models.base_model import BaseModel, load
+from sordino.models.memory import peak_bytes
+from sordino.training.config import TrainConfig
+from sordino.training.gradient import Batch, group_pass_tokens, losses_and_gradients
+from sordino.training.loop import Run, RunGroup, TrainSet, train_group
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper/train"
 RUNS, TOKENS = 8, 20

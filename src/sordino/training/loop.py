@@ -1,0 +1,300 @@
+"""The training loop: one place, top to bottom, for any number of runs on one base model. One run is a group of one.
+
+Everything random (order of examples, initialisation) is a function of the seed and the step, and nothing else is kept between
+steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped. The runs of a group
+share forward passes (`gradient.py`) and nothing else: matrix, optimiser, schedule, validation and the end are each run's own.
+All unfinished runs are at the same step; a finished one leaves its rows to the others. What is minimised is the group's `Loss`;
+where the base model is, and in how many processes, is the `Strategy`'s business.
+
+Shape key: P virtual tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import Sampling
+from sordino.errors import DataError, Diverged
+from sordino.models.base_model import BaseModel
+from sordino.models.memory import memory_named
+from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.texts.examples import Example
+from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
+from sordino.training.config import TrainConfig
+from sordino.training.events import METRICS, E, Event, Finished, Lost, Metrics, Sample, Step, Validation
+from sordino.training.gradient import MEAN_NLL, Batch, Loss
+from sordino.training.parameters import fold
+from sordino.training.schedule import batch_at, hash_of, learning_rate, spread_within
+from sordino.training.state import Progress, new_state, set_rate, update_average
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
+
+CHECKPOINT_SECONDS = 15.0
+LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """The examples of a run and the hash of the texts they came from."""
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    data_hash: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its texts, settings, folder and first matrix. name: no other run's of its group."""
+
+    name: str
+    data: TrainSet
+    config: TrainConfig
+    folder: Path
+    start_PD: Tensor
+
+
+# From (step, validation loss of every run that was evaluated at it) to the names of the runs that end there. It is called again
+# with the same losses after a crash, so it must be a pure function.
+Prune = Callable[[int, Mapping[str, float]], Collection[str]]
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that are trained together on one base model. Each is what it would be alone, but for rounding.
+
+    folder: receives the checkpoint of all unfinished runs; the runs' own folders receive their metrics, and their checkpoints
+    once they are finished. None for a single run, whose own folder receives its checkpoint from the beginning.
+    """
+
+    runs: Sequence[Run]
+    folder: Path | None
+    prune: Prune = lambda step, losses: ()
+    loss: Loss = MEAN_NLL
+
+    def __post_init__(self) -> None:
+        if len({run.name for run in self.runs}) < len(self.runs) or (self.folder is None and len(self.runs) > 1):
+            raise ValueError("several runs need a name each, and a folder")
+
+
+def placement_of(base: BaseModel, config: TrainConfig) -> Placement:
+    """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
+    return base.placement if config.placement == "auto" else config.placement
+
+
+def train(
+    base: BaseModel,
+    run: Run,
+    *,
+    loss: Loss = MEAN_NLL,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
+) -> Iterator[Event]:
+    """Train a soft prompt; the base model is not changed.
+
+    Yields an event after every step, evaluation and sample, and `Finished` at the end. The run's folder receives the checkpoint
+    and metrics.jsonl. `should_stop` is called after every step; a run that is stopped saves first.
+    Raises DataError, Diverged, OutOfMemory, StorageError, TrainingError.
+    """
+    group = RunGroup([run], None, loss=loss)
+    for _, event in train_group(base, group, resume=resume, should_stop=should_stop, strategy=strategy):
+        if isinstance(event, Lost):
+            raise Diverged(
+                "the loss is not a number",
+                where=f"step {event.step}",
+                got=f"loss {event.loss}, gradient norm {event.grad_norm}",
+                do="start again with a lower --lr, or with --dtype float32; --resume writes what was learned before",
+            )
+        yield event
+
+
+def train_group(
+    base: BaseModel,
+    group: RunGroup,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
+) -> Iterator[tuple[str, Event | Lost]]:
+    """Train several soft prompts on one base model, which is not changed.
+
+    Yields (the run's name, event) as `train` does, with `Finished` for each run when it is over: the others continue.
+    Raises DataError, OutOfMemory, StorageError, TrainingError.
+    """
+    base = strategy.place(base)
+    members = {run.name: _Member(base, run) for run in group.runs}
+    snapshots = {name: member.snapshot for name, member in members.items()}
+    if resume and group.folder is not None:
+        load_group(group.folder, snapshots)
+    elif resume:
+        for snapshot in snapshots.values():
+            load_checkpoint(snapshot)
+    for member in members.values() if strategy.saves else ():
+        member.open_metrics()
+    # The same passes from the first step to the last, whichever runs are over.
+    pass_tokens = min(run.config.pass_tokens for run in group.runs)
+    saved_at = time.monotonic()
+
+    def save(over: Collection[_Member]) -> None:
+        for member in (*over, *going):
+            member.flush()
+        for member in over if group.folder is not None else members.values():
+            save_checkpoint(member.snapshot)
+        if group.folder is not None:
+            save_group(group.folder, snapshots)
+
+    def validate(due: Sequence[_Member]) -> list[float]:
+        batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]
+        with memory_named("training", LOWER):
+            return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
+
+    for name, member in members.items():
+        if member.progress.finished:
+            yield name, member.finished()
+    going = [member for member in members.values() if not member.progress.finished]
+    step = going[0].progress.step if going else 0
+
+    while going:
+        began = time.monotonic()
+        if step == 0:
+            due = [member for member in going if member.validation]
+            for member, first in zip(due, validate(due), strict=True):
+                yield member.name, member.record(Validation(0, first, best=True))
+                member.progress.best_loss = first
+        for member in going:
+            set_rate(member.state.optimiser, learning_rate(step, member.config))
+            member.state.optimiser.zero_grad()
+        batches = [
+            Batch(fold(m.state.parameters), m.placement, batch_at(m.run.data.train, step, m.config), step)
+            for m in going
+        ]
+        with memory_named("training", LOWER):
+            losses = group.loss.backward(base, batches, pass_tokens, strategy)
+        stepped: list[tuple[_Member, Step]] = []
+        lost: dict[str, Lost] = {}
+        for member, loss, batch in zip(going, losses, batches, strict=True):
+            norm = float(torch.nn.utils.clip_grad_norm_(member.state.parameters.values(), member.config.clip))
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                member.progress.finished = "diverged"
+                lost[member.name] = Lost(step + 1, loss, norm)
+                continue
+            member.state.optimiser.step()
+            member.progress.step += 1
+            update_average(member.state, member.config)
+            member.progress.tokens += batch.labelled
+            rate = learning_rate(step, member.config)
+            stepped.append((member, Step(step + 1, loss, rate, norm, batch.labelled, 0.0)))
+        step += 1
+        seconds = time.monotonic() - began
+        for member, done in stepped:
+            member.progress.seconds += seconds
+            yield member.name, member.record(replace(done, seconds=seconds))
+
+        alive = [member for member, _ in stepped]
+        due = [member for member in alive if member.evaluates_at(step)]
+        measured = dict(zip((m.name for m in due), validate(due), strict=True))
+        for member in due:
+            best = member.take(step, measured[member.name])
+            yield member.name, member.record(Validation(step, measured[member.name], best))
+        for member, sample in _samples(base, [m for m in alive if step % m.config.sample_interval == 0], step):
+            yield member.name, member.record(sample)
+        pruned = group.prune(step, measured) if measured else ()
+        for member in alive:
+            if step == member.config.steps and not member.progress.finished:
+                member.progress.finished = "steps"
+            if member.name in pruned and not member.progress.finished:
+                member.progress.finished = "pruned"
+
+        over = [member for member in going if member.progress.finished]
+        going = [member for member in going if not member.progress.finished]
+        stop = any_process(strategy, should_stop())
+        if strategy.saves and (stop or over or time.monotonic() - saved_at > CHECKPOINT_SECONDS):
+            save(over)
+            saved_at = time.monotonic()
+        for member in over:
+            if member.name in lost:
+                yield member.name, lost[member.name]
+            yield member.name, member.finished()
+        if stop:
+            for member in going:
+                yield member.name, member.finished("stopped")
+            return
+
+
+class _Member:
+    """A run during training: what it was given, its state, and its metrics."""
+
+    def __init__(self, base: BaseModel, run: Run) -> None:
+        run.config.check_room(base.context_length)
+        if not run.data.train:
+            raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
+        self.run, self.name, self.config = run, run.name, run.config
+        self.placement = placement_of(base, run.config)
+        self.validation = spread_within(run.data.validation, run.config.validation_tokens)
+        self.state = new_state(run.start_PD, run.config, base.embedding_rms)
+        identity = {
+            "base model": base.fingerprint,
+            "number type": str(base.dtype),
+            "device": base.device.type,
+            "data": run.data.data_hash,
+            "order of the texts": hash_of(run.data.train),
+        }
+        self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
+        self.metrics: Metrics | None = None
+
+    @property
+    def progress(self) -> Progress:
+        return self.state.progress
+
+    def open_metrics(self) -> None:
+        """Called once the state is loaded: what was written after that state is cut off."""
+        self.metrics = Metrics(self.run.folder / METRICS, self.progress.metrics_bytes)
+
+    def record(self, event: E) -> E:
+        return event if self.metrics is None else self.metrics.add(event)
+
+    def flush(self) -> None:
+        if self.metrics is not None:
+            self.progress.metrics_bytes = self.metrics.flush()
+
+    def evaluates_at(self, step: int) -> bool:
+        return bool(self.validation) and (step % self.config.evaluation_interval == 0 or step == self.config.steps)
+
+    def take(self, step: int, loss: float) -> bool:
+        """Whether this validation loss is the best so far; if so keep the average. After `patience` worse ones the run is over."""
+        progress, best = self.progress, loss < self.progress.best_loss
+        progress.bad = 0 if best else progress.bad + 1
+        if best:
+            progress.best_loss, progress.best_step = loss, step
+            self.state.best_PD.copy_(self.state.average_PD)
+        if self.config.patience and progress.bad >= self.config.patience:
+            progress.finished = "early"
+        return best
+
+    def finished(self, why: str = "") -> Finished:
+        result_PD = self.state.best_PD if self.validation else self.state.average_PD
+        return Finished(result_PD.clone(), why or self.progress.finished, self.progress)
+
+
+def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tuple[_Member, Sample]]:
+    """Continuations by the runs' prompts as they are now; runs with equal `sample_tokens` share a batch."""
+    for tokens in sorted({member.config.sample_tokens for member in due}):
+        alike = [member for member in due if member.config.sample_tokens == tokens]
+        requests = [
+            Request(
+                member.config.sample_text,
+                SoftPrompt(member.state.average_PD.numpy(), Metadata(placement=member.placement)),
+                member.config.seed,
+            )
+            for member in alike
+        ]
+        texts = complete(base, requests, Sampling(max_tokens=tokens))
+        for member, text in zip(alike, texts, strict=True):
+            yield member, Sample(step, member.config.sample_text, text)
