@@ -139,7 +139,7 @@ def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, meth
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
     def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.train.kill_me", str(folder), method, *flags]
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), method, *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
     for name in ("whole", "killed"):

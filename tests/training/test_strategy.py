@@ -23,7 +23,7 @@ from sordino.training.config import TrainConfig
 from sordino.training.gradient import Batch
 from sordino.training.mixture.joint import MixtureLoss
 from sordino.training.strategy import SINGLE_PROCESS, Strategy
-from tests.train import strategy_conformance
+from tests.training import strategy_conformance
 from tests.training.runs import off, small_base, small_set, start_of
 from tests.training.strategy_conformance import TOLERANCE, Launch
 
@@ -115,11 +115,11 @@ def test_a_mixtures_loss_and_weights_are_one_processs(count: int) -> None:
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     """Real processes, which reduce over gloo."""
-    from tests.train import two_processes
+    from tests.training import two_processes
 
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.train.two_processes", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.training.two_processes", str(tmp_path)]
     running = [subprocess.Popen([*command, str(rank)], env=environment, cwd=root) for rank in range(2)]
     assert [one.wait(120) for one in running] == [0, 0]
     first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
