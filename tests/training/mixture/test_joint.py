@@ -40,7 +40,7 @@ SEA, OIL = "the keeper wrote of the sea and the ship ", "xxq zzk vvj qqx kkz jjv
 def examples_of(base: BaseModel, voices: tuple[str, ...] = (SEA, OIL), count: int = 8) -> list[Example]:
     """Of each voice `count` examples behind the same prompt, one after another."""
     pieces = [
-        Piece(f"{v}:{n}", "completion", (voice * 3)[n : n + 40], prompt="Say: ")
+        Piece(f"{v}:{n}", "completion", (voice * 3)[n : n + 40], prompt="Say:\n")
         for n in range(count)
         for v, voice in enumerate(voices)
     ]
