@@ -11,7 +11,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import FileSource
+from sordino.formats.sources import Files
 from sordino.formats.zips import Archive, write_zip
 from tests.formats.makers import kobold, npy_bytes, zipped
 from tests.formats.refusals import both_refuse, refusal
@@ -19,8 +19,8 @@ from tests.prompt_files import matrix, npy
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    with path.open("rb", buffering=0) as file:
-        archive = Archive(FileSource(file, str(path)), disk_size=path.stat().st_size)
+    with Files() as files:
+        archive = Archive(files.open(path), files)
         found = {}
         for member in archive.members:
             source = archive.open(member)

@@ -15,9 +15,8 @@ import numpy as np
 from sordino.errors import SoftPromptFileError
 from sordino.formats import kobold, meta, npy
 from sordino.formats.json_text import parse, read_object
-from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
-from sordino.formats.tensors import StoredTensor, check, load, shape_of
+from sordino.formats.tensors import Opened, StoredTensor, check, load, shape_of
 from sordino.formats.zips import Archive, write_zip
 from sordino.prompt_mixture import MAX_COMPONENTS, RULES, Gate, Mixture
 from sordino.soft_prompt import Metadata, SoftPrompt
@@ -65,7 +64,7 @@ def open_mixture(archive: Archive) -> OpenedMixture:
             got=", ".join(sorted(name[:40] for name in members)[: len(wanted) + 2]),
         )
     sources = tuple(members[file_name(index)] for index in range(count))
-    components = tuple(map(kobold.read_component, sources))
+    components = tuple(kobold.read_component(source, archive.files) for source in sources)
     shapes = [shape_of(component.tensor) for component in components]
     widths = sorted({width for _, width in shapes})
     if len(widths) > 1:

@@ -11,13 +11,12 @@ import struct
 from typing import Any
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.choice import Named
+from sordino.formats.choice import PEFT_KEY, Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
 from sordino.soft_prompt import SoftPrompt
 
-KEY = "prompt_embeddings"
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -51,7 +50,7 @@ def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
     """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt. Raises BadInput."""
     data = prompt.matrix.astype("<f4", copy=False).tobytes()
     tensor = {"dtype": "F32", "shape": [prompt.n_tokens, prompt.d_model], "data_offsets": [0, len(data)]}
-    text = json.dumps({"__metadata__": metadata, KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps({"__metadata__": metadata, PEFT_KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
     header = text.encode("utf-8")
     # The numbers start at a multiple of 8.
     header += b" " * (-len(header) % 8)

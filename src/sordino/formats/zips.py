@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Slice, Source, chunks, too_short
+from sordino.formats.sources import Files, Slice, Source, chunks, too_short
 from sordino.formats.unpack import METHODS, Unpacked
 
 _END, _END64, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
@@ -47,11 +47,11 @@ class Member:
 
 
 class Archive:
-    """A zip whose directory was read and checked. disk_size: of the file that all of this comes from."""
+    """A zip whose directory was read and checked. files: those that all of this comes from."""
 
-    def __init__(self, source: Source, *, disk_size: int) -> None:
+    def __init__(self, source: Source, files: Files) -> None:
         self.where = source.where
-        self._source, self._disk_size = source, disk_size
+        self._source, self.files = source, files
         offset, size, count = _find_directory(source)
         self._directory_offset = offset
         # What macOS and Windows add when people pack a folder is no member; nor are folders.
@@ -81,16 +81,10 @@ class Archive:
         if member.method not in METHODS:
             known = ", ".join(METHODS.values())
             raise SoftPromptFileError("packed in an unknown way", where=where, expected=known, got=member.method)
-        if member.size > _BOMB_SIZE and member.size > _BOMB_RATIO * self._disk_size:
-            raise SoftPromptFileError(
-                "a zip bomb: it unpacks to far more than a soft prompt of this file size",
-                where=where,
-                expected=f"at most {_BOMB_RATIO} times {self._disk_size} bytes",
-                got=member.size,
-            )
+        check_ratio(member.size, self.files, where)
         packed = self._packed(member, where)
         if member.method != 0:
-            return _Checked(Unpacked(packed, member.method, member.size), member.crc)
+            return _Checked(Unpacked(packed, member.method, member.size, self.files), member.crc)
         if member.size != member.packed_size:
             raise SoftPromptFileError(
                 "a stored member has two sizes", where=where, expected=member.size, got=member.packed_size
@@ -119,11 +113,11 @@ class _Checked:
         self._content, self._crc = content, crc
 
     def verify(self) -> None:
+        if isinstance(self._content, Unpacked):
+            self._content.verify()
         crc = 0
         for piece in chunks(self._content):
             crc = zlib.crc32(piece, crc)
-        if isinstance(self._content, Unpacked):
-            self._content.check_end()
         if crc != self._crc:
             raise SoftPromptFileError(
                 "damaged: the checksum is wrong",
@@ -132,6 +126,17 @@ class _Checked:
                 got=f"{crc:08x}",
                 do="copy or download it again",
             )
+
+
+def check_ratio(size: int, files: Files, where: str) -> None:
+    """Raises SoftPromptFileError where what is packed in a file unpacks to more than a soft prompt can."""
+    if size > _BOMB_SIZE and size > _BOMB_RATIO * files.size:
+        raise SoftPromptFileError(
+            "a zip bomb: it unpacks to far more than a soft prompt of this file size",
+            where=where,
+            expected=f"at most {_BOMB_RATIO} times {files.size} bytes",
+            got=size,
+        )
 
 
 def write_zip(file: BinaryIO, members: Sequence[tuple[str, Sequence[bytes]]]) -> None:
