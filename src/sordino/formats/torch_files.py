@@ -139,7 +139,10 @@ class _Reader:
         """One pickle. source_of: finds a storage's data by its key; None where the data comes later."""
         self._where = cursor.source.where
 
-        def persistent(value: Value) -> Storage:
+        def persistent(value: Value) -> Storage | Global:
+            # Before 1.6, torch notes a module's class with the text of its source: the name will do.
+            if type(value) is tuple and len(value) == 4 and value[0] == "module" and type(value[1]) is Global:
+                return value[1]
             return self._storage_of(value, source_of)
 
         return Unpickler(cursor, self._constructors(), persistent, self._budget).run()
