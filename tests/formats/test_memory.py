@@ -85,8 +85,9 @@ def hostile_zips(folder: Path) -> Iterator[Path]:
     yield zipped(folder / "bomb-in-bomb.zip", {"v.zip": (folder / "bomb-8.zip").read_bytes()}, 8)
     # Each asks for the largest dictionary; only one may be there at a time.
     nested = kobold(folder / "nested-lzma.zip", NAN, method=14)
+    data = b""
     for wrappers in range(4):
-        data = nested.read_bytes() if not wrappers else zipped(nested, {"v.zip": data}, 14).read_bytes()
+        data = zipped(nested, {"v.zip": data}, 14).read_bytes() if wrappers else nested.read_bytes()
         at = data.index(b"\x09\x04\x05\x00") + 5
         data = data[:at] + struct.pack("<I", 16 << 20) + data[at + 4 :]
     nested.write_bytes(data)

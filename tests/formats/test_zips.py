@@ -27,8 +27,8 @@ def contents(path: Path) -> dict[str, bytes]:
             source.verify()
             # Backwards too: compressed members start again from the front.
             tail = source.read_at(max(source.size - 5, 0), min(source.size, 5))
-            found[member.name] = source.read_at(0, source.size)
-            assert found[member.name].endswith(tail)
+            found[member.filename] = source.read_at(0, source.size)
+            assert found[member.filename].endswith(tail)
         return found
 
 

@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from zipfile import ZipInfo
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Files, Source
 from sordino.formats.torch_files import is_pickle_member
-from sordino.formats.zips import Archive, Member
+from sordino.formats.zips import Archive
 
 TENSOR, META = "tensor.npy", "meta.json"
 CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -34,22 +35,22 @@ def unwrap(archive: Archive) -> Archive | Members:
 
     Raises SoftPromptFileError where there is no soft prompt, or two files of one name.
     """
-    found = [(member.name, member) for member in archive.members]
+    found = [(member.filename, member) for member in archive.members]
     for _ in range(_MAX_WRAPPERS + 1):
         if any(name in _MARKS for name, _ in found):
             return members_of(archive, found)
-        if any(is_pickle_member(member.name) for member in archive.members):
+        if any(is_pickle_member(member.filename) for member in archive.members):
             return archive
         if len(found) == 1 and found[0][0].lower().endswith(".zip"):
             content = archive.open(found[0][1])
             content.verify()
             archive = Archive(content, archive.files)
-            found = [(member.name, member) for member in archive.members]
+            found = [(member.filename, member) for member in archive.members]
         elif len({name.partition("/")[0] for name, _ in found}) == 1 and "/" in found[0][0]:
             found = [(name.partition("/")[2], member) for name, member in found]
         else:
             break
-    raise _refusal("zip", archive.where, (member.name for member in archive.members))
+    raise _refusal("zip", archive.where, (member.filename for member in archive.members))
 
 
 def in_folder(path: Path, files: Files) -> Members:
@@ -63,7 +64,7 @@ def in_folder(path: Path, files: Files) -> Members:
     return {name: partial(files.open, folder / name) for name in _NAMES if os.path.isfile(folder / name)}
 
 
-def members_of(archive: Archive, found: Iterable[tuple[str, Member]]) -> Members:
+def members_of(archive: Archive, found: Iterable[tuple[str, ZipInfo]]) -> Members:
     """Those members of an archive that make a soft prompt, by the names they are found under."""
     members: dict[str, Callable[[], Source]] = {}
     for name, member in found:

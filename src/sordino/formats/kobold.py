@@ -31,8 +31,8 @@ def read(members: Members) -> Opened:
 def read_component(source: Source, files: Files) -> Opened:
     """The soft prompt in a mixture's native zip: its two members, stored and nothing beside them. Raises SoftPromptFileError."""
     archive = Archive(source, files)
-    found = sorted(member.name for member in archive.members)
-    if found != [META, TENSOR] or any(member.method for member in archive.members):
+    found = sorted(member.filename for member in archive.members)
+    if found != [META, TENSOR] or any(member.compress_type for member in archive.members):
         # Compressed, sixteen of them could each unpack to sixteen times their size.
         raise SoftPromptFileError(
             "a component of a mixture is not a native soft prompt",
@@ -42,7 +42,7 @@ def read_component(source: Source, files: Files) -> Opened:
             do="a mixture in a mixture is not possible" if MIXTURE in found else "",
         )
     archive.check_apart()
-    return read(members_of(archive, [(member.name, member) for member in archive.members]))
+    return read(members_of(archive, [(member.filename, member) for member in archive.members]))
 
 
 def write(prompt: SoftPrompt, file: BinaryIO) -> None:

@@ -40,7 +40,7 @@ class OpenedMixture:
 
 def is_mixture(archive: Archive) -> bool:
     """Whether this zip says that it is one."""
-    return any(member.name == kobold.MIXTURE for member in archive.members)
+    return any(member.filename == kobold.MIXTURE for member in archive.members)
 
 
 def file_name(index: int) -> str:
@@ -160,16 +160,16 @@ def _members(archive: Archive) -> dict[str, Source]:
     archive.check_apart()
     found: dict[str, Source] = {}
     for member in archive.members:
-        if member.name in found:
-            raise SoftPromptFileError(f"the zip has two members called {member.name[:40]}", where=archive.where)
-        if member.method:
+        if member.filename in found:
+            raise SoftPromptFileError(f"the zip has two members called {member.filename[:40]}", where=archive.where)
+        if member.compress_type:
             raise SoftPromptFileError(
                 "a mixture's members must be stored",
-                where=f"{archive.where}: {member.name[:40]}",
+                where=f"{archive.where}: {member.filename[:40]}",
                 got="a compressed one",
                 do="pack it again without compression (zip -0)",
             )
-        found[member.name] = archive.open(member)
+        found[member.filename] = archive.open(member)
         if len(found) > MAX_COMPONENTS + 2:
             raise SoftPromptFileError(
                 "more members than a mixture has", where=archive.where, expected=f"at most {MAX_COMPONENTS + 2}"

@@ -123,7 +123,7 @@ def other_members(path: Path) -> list[str]:
     """What a native zip holds beside its two members, by name. Raises SoftPromptFileError."""
     with Files() as files:
         source = files.open(path)
-        names = [member.name for member in Archive(source, files).members]
+        names = [member.filename for member in Archive(source, files).members]
     return [name for name in names if name.rpartition("/")[2] not in (folders.TENSOR, folders.META)]
 
 

@@ -66,7 +66,7 @@ class Tensor:
 
 def read_zip(archive: Archive) -> list[tuple[str, StoredTensor]]:
     """The named tensors of a file that torch.save wrote as a zip. Raises SoftPromptFileError."""
-    members = {member.name: member for member in archive.members}
+    members = {member.filename: member for member in archive.members}
     pickle = next(name for name in members if is_pickle_member(name))
     root = pickle.removesuffix("data.pkl")
     if f"{root}byteorder" in members:
