@@ -27,9 +27,9 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 USED_BY_OTHERS = {"core": {"accelerate"}, "serve": {"python_multipart"}, "ui": {"websockets", "sordino"}, "gguf": set()}
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
-    "serve": ("server/*.py", "ui/*.py", "cli/serving.py"),
+    "serve": ("server/**/*.py", "cli/serve.py"),
     "ui": (),
-    "gguf": ("engine/llama_context.py",),
+    "gguf": ("engine/runners/llama_context.py",),
 }
 
 JUNIT = """<testsuites><testsuite>

@@ -18,7 +18,7 @@ from sordino import formats
 from sordino.errors import SoftPromptFileError
 from sordino.formats import sources
 from sordino.formats.unpack import Unpacked
-from sordino.library import Library
+from sordino.library.library import Library
 from tests.cli.commands import ok
 from tests.formats.makers import META, kobold, prompt, saved, tensor, zipped
 from tests.formats.refusals import both_refuse, refusal

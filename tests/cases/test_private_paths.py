@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.prompt_mixture import Mixture
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt, model_name
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt, model_name
 from tests.cli.commands import library_with_keeper, ok
 from tests.formats.makers import prompt
 from tests.prompt_files import matrix
@@ -76,6 +76,20 @@ def test_no_path_is_written_into_a_mixture_or_its_components(tmp_path: Path) -> 
     back = formats.read_any(tmp_path / "v.mix.zip")
     assert isinstance(back, Mixture)
     assert back.metadata.base.id == back.components[0].metadata.base.id == "llama-finetune"
+
+
+def test_an_ensemble_of_files_of_one_name_does_not_say_where_they_lay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library_with_keeper(tmp_path, monkeypatch)
+    paths = [tmp_path / person / "keeper.zip" for person in ("some.person", "acme")]
+    for seed, path in enumerate(paths):
+        path.parent.mkdir()
+        formats.write(prompt(Metadata(name="v"), seed), path)
+    ok("ensemble", "build", *paths, "--out", tmp_path / "both.mix.zip", "--force")
+    written = (tmp_path / "both.mix.zip").read_bytes()
+    assert b"keeper (1)" in written
+    assert b"some.person" not in written
 
 
 def test_a_file_that_holds_one_already_is_cleaned_when_it_is_rewritten(tmp_path: Path) -> None:

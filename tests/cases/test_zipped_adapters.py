@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.library import Library
+from sordino.library.library import Library
 from tests.formats.makers import FULL, prompt, saved, tensor, zipped
 from tests.formats.refusals import both_refuse
 from tests.prompt_files import matrix

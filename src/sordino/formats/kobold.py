@@ -11,7 +11,7 @@ from sordino.formats.json_text import read_object
 from sordino.formats.sources import Files, Source
 from sordino.formats.tensors import Opened
 from sordino.formats.zips import Archive, write_zip
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 # The member that makes a zip a mixture: see `mixtures`.
 MIXTURE = "mixture.json"

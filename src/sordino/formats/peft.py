@@ -19,7 +19,7 @@ from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OURS, WEIGHTS, Members
 from sordino.formats.json_text import read_object
 from sordino.formats.sources import Source
 from sordino.formats.tensors import Opened, shape_of
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 # Of all these, PEFT saves the finished vectors; of multitask prompts, what makes them.
 _KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")

@@ -18,8 +18,8 @@ from sordino.formats.json_text import parse
 from sordino.formats.sources import Files, Source
 from sordino.formats.tensors import Opened, load, shape_of
 from sordino.formats.zips import Archive
-from sordino.prompt_mixture import Mixture, Prompt
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 _log = logging.getLogger("sordino.formats")
 
