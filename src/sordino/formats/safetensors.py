@@ -1,7 +1,8 @@
 """safetensors: a length, a JSON header, the numbers.
 
-Read and written here and not by the library of that name, whose NumPy half knows no bfloat16. Source: the format section of
-the safetensors README.
+Not by the library of that name: it maps a path or takes a whole file into memory, where this reads a header within limits, in a
+zip too; it knows no bfloat16 without torch; and it orders `__metadata__` by chance, so equal prompts would not be equal files.
+Source: the format section of the safetensors README.
 """
 
 from __future__ import annotations
