@@ -29,7 +29,7 @@ from sordino.prompts.mixture import Mixture, Prompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 
-_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin"})
+_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
 _SEEDED = ".sordino-seeded"
 _TRASH = ".trash"
 # A file that was changed later than this may be half-copied, and is read again.

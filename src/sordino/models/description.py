@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
 from sordino.models.architectures import check_config
 from sordino.models.files import ModelSource, Tell
-from sordino.models.loading import quietly, read_config, read_tokenizer
+from sordino.models.loading import quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, Placement
@@ -95,7 +96,7 @@ class DescribedModel:
         _check_unicode(text)
         if not self.tokenizer.is_fast:
             return self._tokenised(text, markers_are_text=not markup), None
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(
                 text,
                 add_special_tokens=False,
@@ -170,9 +171,18 @@ class DescribedModel:
 
     def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
         # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
-        return [int(i) for i in found["input_ids"]]
+        ids = [int(i) for i in found["input_ids"]]
+        if ids and max(ids) >= self.vocab_size:
+            raise ModelError(
+                "the tokenizer and the weights do not belong together",
+                where=self.name,
+                expected=f"ids of {self.vocab_size:,} words",
+                got=max(ids),
+                do="fetch the model again",
+            )
+        return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
@@ -181,18 +191,22 @@ class DescribedModel:
                 where=self.name,
                 do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
             )
-        from jinja2 import TemplateError
-
         try:
             with quietly():
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        # A template is a stranger's program: it divides by zero, it calls itself for ever.
+        except Exception as error:
             raise ModelError(
-                "the model's chat template refuses the conversation", where=self.name, got=str(error)
+                "the model's chat template refuses the conversation",
+                where=self.name,
+                got=str(error)[:300] or type(error).__name__,
             ) from error
         return str(text)
+
+    def _reading_a_text(self) -> AbstractContextManager[None]:
+        return reading("the model's tokenizer cannot read the text", self.name)
 
 
 def _untrimmed(trimmed: Sequence[tuple[int, int]], tokens: Sequence[str], length: int) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sordino.errors import SordinoError
+from sordino.models.files import absolute_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.training.queue import Jobs
@@ -103,4 +104,5 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
 
 def model_of(request: Request, asked: Asked) -> str:
     state = state_of(request)
-    return asked.model or (state.base.name if isinstance(state, Serving) else "smollm2")
+    # The queue outlives this process and its working directory.
+    return absolute_name(asked.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
