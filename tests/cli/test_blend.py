@@ -95,7 +95,9 @@ def test_bad_input_is_refused_and_nothing_written(library: Path, tmp_path: Path)
     assert "written as .zip" in refused("blend", "fog", "tar", "--out", "c.npy")
     assert "written as .zip" in refused("blend", "fog", "tar", "--out", "c.mix.zip")
     assert ".png or .svg" in refused("blend", "fog", "tar", *out, "--picture", "c.gif", *held(tmp_path))
-    assert "losses are measured between two soft prompts" in refused("blend", "fog", "oil", "--how", "concatenate", *held(tmp_path))
+    assert "losses are measured between two soft prompts" in refused(
+        "blend", "fog", "oil", "--how", "concatenate", *held(tmp_path)
+    )
     assert "nowhere" in refused("blend", "fog", "tar", *out, "--heldout", "nowhere")
     assert "given twice" in refused("blend", "fog", "tar", *out, "--heldout", tmp_path, "--heldout", tmp_path)
     assert contents(tmp_path) == before
