@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "list": ("sordino.cli.prompts", "list_", "List the soft prompts in the library."),
     "show": ("sordino.cli.prompts", "show", "Show what a soft prompt says about itself."),
-    "sources": ("sordino.cli.sources", "sources", "Rank soft prompts as a start for another."),
+    "sources": ("sordino.cli.prompts", "sources", "Rank soft prompts as a start for another."),
     "install": ("sordino.cli.prompts", "install", "Copy a soft prompt into the library."),
     "remove": ("sordino.cli.prompts", "remove", "Take a soft prompt out of the library."),
     "edit": ("sordino.cli.prompts", "edit", "Change a soft prompt's name, description or other metadata."),

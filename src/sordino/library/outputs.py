@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sordino import formats
-from sordino.errors import BadInput
+from sordino.errors import BadInput, ConfigError
 from sordino.library.names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
 from sordino.prompts.soft_prompt import SoftPrompt
 
 PICTURES = (".png", ".svg")
+_PICKLES = (".pt", ".bin", ".pth")
 
 
 @dataclass(frozen=True)
@@ -85,3 +86,34 @@ def check_picture(path: Path | None, *, overwrite: bool) -> None:
             "not a kind of picture", where=path, expected=" or ".join(PICTURES), got=path.suffix or "no ending"
         )
     check_new(path, overwrite=overwrite)
+
+
+def format_to_write(target: Path, to: str | None) -> str:
+    """The format that `to` says, else the one that the name says; never another than the name says.
+
+    Raises ConfigError.
+    """
+    suffix = target.suffix.lower()
+    if is_mixture_name(target.name):
+        raise ConfigError(
+            "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
+        )
+    if suffix in _PICKLES:
+        raise ConfigError(
+            "files of this kind are pickles, which Sordino reads but does not write",
+            where=target,
+            expected=", ".join(filter(None, formats.WRITABLE.values())) + " or a folder",
+        )
+    named = next((kind for kind, ending in formats.WRITABLE.items() if ending == suffix), None)
+    if to is None and named is None:
+        raise ConfigError(
+            "the name does not say which format to write", where=target, do=f"give --to {'|'.join(formats.WRITABLE)}"
+        )
+    if to and suffix and named and named != to:
+        raise ConfigError(
+            "--to and the name disagree",
+            where=target,
+            expected=f"a name in {formats.WRITABLE[to] or 'no ending (a folder)'}",
+            got=suffix,
+        )
+    return to or named or ""
