@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 import httpx
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
@@ -448,6 +449,7 @@ def test_a_key_is_asked_for_once(chromium: Browser, tmp_path: Path) -> None:
         server.close()
 
 
+@pytest.mark.alone
 def test_ten_tabs_stay_live_and_the_first_view_is_quick(server: Server, chromium: Browser) -> None:
     context = chromium.new_context()
     began = time.monotonic()
