@@ -1,7 +1,7 @@
 """How the threads of a computation wait for each other: awake while the machine is free, asleep while others want its cores.
 
 OpenMP's threads wait awake for some milliseconds at each barrier, which is quickest while each has a core, and takes the time that
-the other one needs once they have not: a step then takes up to a hundred times as long (benchmarks/busy.py). libgomp itself waits
+the other one needs once they have not: a step then takes ten to a hundred times as long (benchmarks/busy.py). libgomp itself waits
 asleep once a process has more threads in its teams than there are cores (its `gomp_managed_threads`, read at each wait). So while
 others want the cores, a team that does nothing stands by. Elsewhere than on Linux, and with another OpenMP, nothing is done.
 """
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 NAME = "machine watch"
-LOOK_SECONDS = 0.25
-# Cores that others may use beside our threads before these are in their way, and looks until they count as gone.
-SLACK_CORES, CALM_LOOKS = 0.3, 8
+LOOK_SECONDS = 0.5
+# Cores that others may use beside our threads before these are in their way: what the system counts is some hundredths off. And
+# looks until they count as gone.
+SLACK_CORES, CALM_LOOKS = 0.5, 4
 # What /proc/stat counts as work.
 KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 # Whoever sets one of these has chosen.
