@@ -141,7 +141,8 @@ def main(what: str) -> None:
     if what == "key":
         print(json.dumps({**key, "entry": str(entry)}, indent=1))
         return
-    build = [*pip, "wheel", "--no-deps", pinned, "--wheel-dir"]
+    # pip's own cache knows nothing of flags and processors.
+    build = [*pip, "wheel", "--no-cache-dir", "--no-deps", pinned, "--wheel-dir"]
     wheel = built(entry, key, build, args)
     if what == "install" and not installed(wheel, pip):
         # It was built for a system that has changed in a way that the key does not hold.
