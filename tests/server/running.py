@@ -14,15 +14,15 @@ import torch
 import uvicorn
 
 from sordino import formats
-from sordino.base_model import BaseModel
-from sordino.library import Library
+from sordino.library.library import Library
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
+from sordino.server.page.app import Page
+from sordino.server.prompts import Voices
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import EngineOptions, Models, opened, torch_runner
-from sordino.server.voices import Voices
-from sordino.soft_prompt import Metadata, SoftPrompt
-from sordino.ui.page import Page
 from tests.tiny_models import tiny_base
 
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.

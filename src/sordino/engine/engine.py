@@ -19,14 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.detokenise import Detokeniser
-from sordino.engine.lanes import Lane, after, closed, first_weights, mixed, opened, widths
+from sordino.engine.branches import Lane, after, closed, first_weights, mixed, opened, widths
+from sordino.engine.detokenizer import Detokeniser
 from sordino.engine.requests import Chunk, End, Event, Reason, Request
-from sordino.engine.runner import Runner, Span
+from sordino.engine.runners.runner import Runner, Span
+from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import Scheduler, Stretch, Work
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompt_mixture import Mixture, check_lanes, components_of
-from sordino.sampling import Drawn, sample
+from sordino.prompts.mixture import Mixture, check_lanes, components_of
 
 _log = logging.getLogger("sordino.engine")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import SordinoError
-from sordino.prompt_mixture import Prompt
-from sordino.sampling import Drawn, Sampling
+from sordino.prompts.mixture import Prompt
 
 Reason = Literal["stop", "length", "aborted", "failed"]
 

@@ -15,21 +15,21 @@ import platformdirs
 import psutil
 import torch
 
-from sordino.backends.embedded import EmbeddedEngine
-from sordino.base_model import BaseModel
-from sordino.bundled_models import BUNDLED
-from sordino.described_model import DescribedModel
+from sordino.engine.embedded import EmbeddedEngine
 from sordino.engine.engine import Engine, Limits, Words
-from sordino.engine.runner import Runner
-from sordino.engine.torch_runner import TorchRunner
+from sordino.engine.runners.runner import Runner
+from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.errors import MissingExtra, OutOfMemory
-from sordino.library import Library
+from sordino.library.library import Library
+from sordino.models.base_model import BaseModel
+from sordino.models.bundled import BUNDLED
+from sordino.models.description import DescribedModel
 from sordino.server.metrics import Metrics
+from sordino.server.prompts import Voices
 from sordino.server.serving import ServerLimits, Serving
-from sordino.server.voices import Voices
 
 if TYPE_CHECKING:
-    from sordino.engine.gguf_runner import GgufRunner
+    from sordino.engine.runners.llama_cpp_runner import GgufRunner
 
 # Positions that a row of a conversation takes, roughly.
 _SHORT_ROW = 1024
@@ -68,8 +68,8 @@ def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
 def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> Iterator[GgufRunner]:
     """llama.cpp under the engine. Raises MissingExtra, ModelError, OutOfMemory."""
     try:
-        from sordino.engine.gguf_runner import GgufRunner
-        from sordino.engine.llama_context import LlamaContext
+        from sordino.engine.runners.llama_context import LlamaContext
+        from sordino.engine.runners.llama_cpp_runner import GgufRunner
     except ImportError as error:
         raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
     whole = options.rows * model.context_length
