@@ -1,11 +1,11 @@
 """A relation as in LAMA: which object does the model name, asked by templates and by soft prompts?
 
-    python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
+    python -m benchmarks.lama DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
 
 DATA_DIR holds train.jsonl, dev.jsonl and test.jsonl with {"sub": "Poe", "obj": "Boston"} a line; TEMPLATES_FILE
 {"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand behind them
 are chosen on dev, weights are fitted by EM (of templates on train, of soft prompts on dev), and test is read for the table alone.
-sordino/evaluate/relations.py says what is ranked and how.
+benchmarks/relations.py says what is ranked and how.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def pieces_of(template: Template, facts: Sequence[Fact]) -> list[Piece]:
 
 if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 5 or not "".join(sys.argv[3:4] or "1").isdecimal():
-        sys.exit("usage: python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]")
+        sys.exit("usage: python -m benchmarks.lama DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]")
     try:
         main(*sys.argv[1:])
     except SordinoError as error:

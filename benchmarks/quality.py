@@ -36,6 +36,7 @@ from sordino.forward.prefix import encode_prefixes
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
 from sordino.training.loop import Finished, train
 from sordino.training.run import Prepared, estimate, finish, prepare
@@ -224,12 +225,8 @@ def facts(base: BaseModel, condition: Condition) -> dict[str, Any]:
     prefixes = encode_prefixes(base.network, [condition.embeds_PD])
     ranks = []
     for question, right in FACTS:
-        asked = base.encode(question)
-        told = [base.encode(answer) for answer in answers]
-        examples = [
-            with_leading_ids(Example((*asked, *ids), (False,) * len(asked) + (True,) * len(ids), ""), condition.leading)
-            for ids in told
-        ]
+        told = [join(base, (question, answer)) for answer in answers]
+        examples = [with_leading_ids(Example(one.ids, one.touches({1}), ""), condition.leading) for one in told]
         packed = labelled_rows(examples, one_by_one([len(e.ids) for e in examples]), [0] * len(examples))
         nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).cpu()
         means = [float(nll_N[packed.example_N == at].mean()) for at in range(len(answers))]

@@ -21,6 +21,7 @@ from benchmarks.measuring import alternate, arguments, medians, paired_ratio, sa
 from sordino.forward.packing import with_leading_ids
 from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
+from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import loss_and_gradient, mean_nll
 
@@ -128,8 +129,8 @@ def ragged(base: BaseModel, corpus: Path, count: int) -> list[Example]:
     chosen = random.Random(0).sample(records, count)
     examples = []
     for record in chosen:
-        prompt, completion = base.encode(record["prompt"]), base.encode(record["completion"])
-        examples.append(Example((*prompt, *completion), (False,) * len(prompt) + (True,) * len(completion), ""))
+        joined = join(base, (record["prompt"], record["completion"]))
+        examples.append(Example(joined.ids, joined.touches({1}), ""))
     return examples
 
 

@@ -46,9 +46,8 @@ def run(names: Sequence[str], options: Mapping[str, Any]) -> None:
         check_fits(base, label, prompt, force=options["force"])
     prepared = prepare(base, options["data"], options["heldout"] or None, config, speaker=options["speaker"])
     _tell_data(prepared)
-    for line in seen_by_components(
-        given, options["data"], prepared.splits.heldout, config.seed, speaker=options["speaker"]
-    ):
+    split = {"speaker": options["speaker"], "ends": base.end_markers}
+    for line in seen_by_components(given, options["data"], prepared.splits.heldout, config.seed, **split):
         warn(line)
     name = options["name"] or options["out"].name[: -len(".mix.zip")]
     recipe: dict[str, Any] = {"method": "em"}

@@ -29,6 +29,7 @@ from sordino.errors import BadInput, TrainingError
 from sordino.library.names import safe_name
 from sordino.library.outputs import check_folder
 from sordino.models.base_model import BaseModel
+from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
@@ -57,9 +58,9 @@ class Sweep:
     dtype: str | None
 
     def folder_of(self, model: str) -> Path:
-        """A model's own, whatever its name is. Links are not followed: a sweep that goes on knows the model by its whole path."""
+        """A model's own, whatever its name is; the same for a sweep that goes on and knows the model by its whole path."""
         number = self.spec.model.index(model) + 1
-        return self.folder / f"{number}-{safe_name(Path(os.path.abspath(model)).name)}"
+        return self.folder / f"{number}-{safe_name(Path(absolute_name(model)).name)}"
 
 
 def run(options: Mapping[str, Any]) -> None:
@@ -114,7 +115,7 @@ def _store(asked: Sweep) -> None:
             (folder / left).unlink(missing_ok=True)
     for path in (asked.folder / RESULTS, asked.folder / WINNER, *asked.folder.glob("heldout-by-*.png")):
         path.unlink(missing_ok=True)
-    models = [os.path.abspath(model) if Path(model).exists() else model for model in asked.spec.model]
+    models = [absolute_name(model) for model in asked.spec.model]
     stored = {
         "spec": {**asked.spec.to_json(), "model": models},
         "data": [str(path.resolve()) for path in asked.texts.data],

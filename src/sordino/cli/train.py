@@ -105,9 +105,10 @@ from sordino.errors import BadInput, ConfigError
 def train(**options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
-    JSONL and CSV have a column text, or prompt and completion, or messages. Everything has a sane default, so
-    `sordino train DATA` alone gives a good file. The texts are split into three sets that are never mixed: train,
-    validation (learning rate, early stopping, choice of the first matrix) and held-out (the final report only).
+    JSONL and CSV have a column text, or prompt and completion, or messages, or the columns of Alpaca, ShareGPT and others
+    (docs/training.md). Everything has a sane default, so `sordino train DATA` alone gives a good file. The texts are
+    split into three sets that are never mixed: train, validation (learning rate, early stopping, choice of the first
+    matrix) and held-out (the final report only).
 
     Several voices at once, on one model in memory: `sordino train --voice poe=POE --voice austen=AUSTEN --out-dir VOICES`.
 

@@ -36,9 +36,9 @@ FinishReason = Literal["length", "stop"]
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, the soft prompt or mixture to continue it with (or None), and the seed of its random stream."""
+    """A text to continue or its ids without BOS, the soft prompt or mixture to continue it with, and the seed of its randomness."""
 
-    text: str
+    text: str | tuple[int, ...]
     prompt: Prompt | None = None
     seed: int = 0
 
@@ -162,7 +162,7 @@ def _drawn(one: _Running, logits_KV: Tensor, sampling: Sampling) -> int:
 def _log_weights(base: BaseModel, requests: Sequence[Request]) -> list[Tensor]:
     """What each request begins with: the logarithms [K] of its mixture's weights, or of its gate's for its text."""
     gated = [i for i, r in enumerate(requests) if isinstance(r.prompt, Mixture) and r.prompt.gate]
-    hidden_ND = hidden_of_texts(base, [base.encode(requests[i].text) for i in gated]).double().numpy()
+    hidden_ND = hidden_of_texts(base, [_text_ids(base, requests[i]) for i in gated]).double().numpy()
     found: list[Tensor] = []
     for index, request in enumerate(requests):
         weights_K = request.prompt.weights_K if isinstance(request.prompt, Mixture) else uniform(1)
@@ -200,9 +200,13 @@ def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list
     return _contexts(base, request, sampling)[0]
 
 
+def _text_ids(base: BaseModel, request: Request) -> list[int]:
+    return base.encode(request.text) if isinstance(request.text, str) else list(request.text)
+
+
 def _contexts(base: BaseModel, request: Request, sampling: Sampling) -> list[list[int]]:
     """As `check_request`, for each component."""
-    text_ids = base.encode(request.text)
+    text_ids = _text_ids(base, request)
     prompts = components_of(request.prompt)
     if len({_front(base, prompt) for prompt in prompts}) > 1 and not packable(base.network):
         raise ConfigError(
@@ -211,7 +215,7 @@ def _contexts(base: BaseModel, request: Request, sampling: Sampling) -> list[lis
             got=", ".join(f"{prompt.n_tokens} tokens" for prompt in prompts if prompt),
             do="choose a model of a family in docs/models.md",
         )
-    return [_context(base, request.text, text_ids, prompt, sampling) for prompt in prompts]
+    return [_context(base, request, text_ids, prompt, sampling) for prompt in prompts]
 
 
 def _front(base: BaseModel, prompt: SoftPrompt | None) -> tuple[int, int]:
@@ -222,7 +226,7 @@ def _front(base: BaseModel, prompt: SoftPrompt | None) -> tuple[int, int]:
 
 
 def _context(
-    base: BaseModel, text: str, text_ids: list[int], prompt: SoftPrompt | None, sampling: Sampling
+    base: BaseModel, request: Request, text_ids: list[int], prompt: SoftPrompt | None, sampling: Sampling
 ) -> list[int]:
     context_ids = [*leading_ids(base, prompt.metadata.placement if prompt else None), *text_ids]
     prefix_length = _front(base, prompt)[0]
@@ -236,7 +240,7 @@ def _context(
     if prefix_length + len(context_ids) + sampling.max_tokens > base.context_length:
         raise ConfigError(
             "the text does not fit the model's context",
-            where=f"TEXT {text[:30]!r}",
+            where=f"TEXT {request.text[:30]!r}",
             expected=f"at most {base.context_length} tokens",
             got=f"{prefix_length} soft + {len(context_ids)} text + {sampling.max_tokens} new",
             do="shorten the text or lower --max-tokens",

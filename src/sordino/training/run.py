@@ -82,8 +82,8 @@ def prepare(
     split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
-    reading = read_pieces(list(paths), speaker=speaker)
-    held = read_pieces(list(heldout), speaker=speaker) if heldout else None
+    reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
+    held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
     seed = config.seed if split_seed is None else split_seed
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
     train = make_examples(splits.train, base, max_tokens=config.row_tokens)

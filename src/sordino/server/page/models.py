@@ -52,7 +52,7 @@ class Recent:
 
     def add(self, name: str) -> None:
         """A folder that cannot be written to costs only the memory of it."""
-        name = str(Path(name).resolve()) if Path(name).exists() and name not in BUNDLED else name
+        name = files.absolute_name(name)
         names = [name, *(other for other in self.names() if other != name)][:_KEPT]
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.names import safe_name
+from sordino.models.files import absolute_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
 from sordino.training.events import METRICS
@@ -270,7 +271,8 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
 
 def _model(request: Request, asked: Asked) -> str:
     state = state_of(request)
-    return asked.model or (state.base.name if isinstance(state, Serving) else "smollm2")
+    # The queue outlives this process and its working directory.
+    return absolute_name(asked.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
 
 
 def _told(jobs: Jobs, job: Job) -> dict[str, Any]:

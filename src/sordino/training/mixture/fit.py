@@ -106,8 +106,8 @@ def prepare(
     speaker: str | None = None,
 ) -> Prepared:
     """Read the texts, split them, cut them into examples. Raises DataError."""
-    reading = read_pieces(list(paths), speaker=speaker)
-    held = read_pieces(list(heldout), speaker=speaker) if heldout else None
+    reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
+    held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
     notes = [*reading.notes, *(held.notes if held else ())]
 

@@ -7,7 +7,7 @@ Of soft prompts that were trained on other texts, or whose files say nothing, no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sordino.errors import DataError
@@ -25,9 +25,12 @@ def seen_by_components(
     seed: int,
     *,
     speaker: str | None = None,
+    ends: Collection[str] = (),
 ) -> list[str]:
-    """A line for each component (label, prompt) that was trained on held-out texts. seed: of the mixture's own split."""
-    sets = [list(read_pieces(list(part), speaker=speaker).pieces) for part in _parts(paths)]
+    """A line for each component (label, prompt) that was trained on held-out texts. seed: of the mixture's own split.
+    speaker, ends: as for `read_pieces`.
+    """
+    sets = [list(read_pieces(list(part), speaker=speaker, ends=ends).pieces) for part in _parts(paths)]
     judged = set(map(digest, heldout))
     lines = []
     for label, prompt in prompts:
