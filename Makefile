@@ -21,7 +21,7 @@ demo: install models
 test: install models
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
-# One process: these start processes of their own.
+# One process: these measure time and memory, and start processes of their own.
 test-slow: install models
 	@$(BIN)/python -m sordino.models.files gemma3-270m
 	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)

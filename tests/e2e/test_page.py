@@ -449,7 +449,6 @@ def test_a_key_is_asked_for_once(chromium: Browser, tmp_path: Path) -> None:
         server.close()
 
 
-@pytest.mark.alone
 def test_ten_tabs_stay_live_and_the_first_view_is_quick(server: Server, chromium: Browser) -> None:
     context = chromium.new_context()
     began = time.monotonic()
