@@ -14,6 +14,7 @@ from sordino.errors import ConfigError, DoesNotFit
 from sordino.generate import Request, check_request, complete, generate
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.sampling import HALF, Drawn, Sampling, held_back, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
@@ -134,7 +135,7 @@ def scripted(base: BaseModel, monkeypatch: pytest.MonkeyPatch, *scripts: Sequenc
     """Make the sampler say the scripts, one a row, told apart by their texts' first ids 0, 1, 2 ..."""
     said: dict[int, Iterator[int]] = {seed: iter(script) for seed, script in enumerate(scripts)}
 
-    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator, *, n_new: int) -> Drawn:
+    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator) -> Drawn:
         return Drawn(next(said[random.initial_seed()]))
 
     monkeypatch.setattr("sordino.generate.sample", say)
@@ -258,7 +259,7 @@ def test_text_behind_a_context_keeps_its_first_space(context: object, new: objec
 
 def frequencies(logits: Sequence[float], sampling: Sampling, seen: Sequence[int] = (), draws: int = 4000) -> np.ndarray:
     random = torch.Generator().manual_seed(0)
-    drawn = [sample(torch.tensor(logits), seen, sampling, random).token for _ in range(draws)]
+    drawn = [sample(torch.tensor(logits), SeenTokens(seen), sampling, random).token for _ in range(draws)]
     return np.bincount(drawn, minlength=len(logits)) / draws
 
 
@@ -284,10 +285,10 @@ def test_tokens_are_drawn_as_the_settings_say(settings: dict[str, float], expect
 def test_repetition_penalty_makes_seen_tokens_rarer() -> None:
     sampling = Sampling(temperature=0, repetition_penalty=2.0)
     logits = torch.tensor([2.0, 1.5, -1.0])
-    assert sample(logits, [], sampling, torch.Generator()).token == 0
-    assert sample(logits, [0], sampling, torch.Generator()).token == 1
+    assert sample(logits, SeenTokens([]), sampling, torch.Generator()).token == 0
+    assert sample(logits, SeenTokens([0]), sampling, torch.Generator()).token == 1
     # A negative logit is multiplied, or the penalty would reward it.
-    assert sample(torch.tensor([-1.0, -1.5]), [0], sampling, torch.Generator()).token == 1
+    assert sample(torch.tensor([-1.0, -1.5]), SeenTokens([0]), sampling, torch.Generator()).token == 1
     assert logits.tolist() == [2.0, 1.5, -1.0]
 
 

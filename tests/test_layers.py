@@ -52,15 +52,16 @@ ORDER = (
     "packing",
     "token_losses",
     "gate_text",
+    "seen_tokens",
     "sampling",
     "detokenise",
+    "engine",
     "generate",
     "train",
     "evaluate",
     "mixture",
     "sweep",
     "anatomy",
-    "engine",
     "backends",
     "server",
     "ui",
@@ -68,12 +69,10 @@ ORDER = (
 )
 # These lie beside each other: neither knows the other.
 STRANGERS = (
-    *combinations(("train", "evaluate", "mixture", "engine"), 2),
-    ("engine", "sweep"),
+    *combinations(("train", "evaluate", "mixture"), 2),
     ("mixture", "sweep"),
     ("anatomy", "train"),
     ("anatomy", "mixture"),
-    ("anatomy", "engine"),
 )
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 

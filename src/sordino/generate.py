@@ -10,7 +10,7 @@ Shape key: B rows, K components of a request, V vocabulary, S key positions (pre
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -29,6 +29,7 @@ from sordino.prefix import Prefixes, decode_step, encode_prefixes, forward_rows_
 from sordino.prompt_mixture import Mixture, Prompt, Rule, components_of, uniform
 from sordino.rows import rows_from_examples
 from sordino.sampling import Sampling, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import SoftPrompt
 
 FinishReason = Literal["length", "stop"]
@@ -58,11 +59,10 @@ class _Running:
 
     index: int
     random: torch.Generator
-    context_ids: list[int]
+    seen: SeenTokens
     text: Detokeniser
     rule: Rule
     log_weights_K: Tensor
-    new_ids: list[int] = field(default_factory=list)
 
     @property
     def rows(self) -> int:
@@ -104,7 +104,7 @@ def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Samp
         _Running(
             index,
             _stream(request),
-            ids_K[0],
+            SeenTokens(ids_K[0], sampling.repetition_range),
             Detokeniser(base.decode, ids_K[0], sampling.stop),
             request.prompt.rule if isinstance(request.prompt, Mixture) else "probabilities",
             log_weights_K,
@@ -152,8 +152,7 @@ def _generate_batch(base: BaseModel, requests: Sequence[Request], sampling: Samp
 def _drawn(one: _Running, logits_KV: Tensor, sampling: Sampling) -> int:
     """The next token of a request, from what its components say together; its weights are then those behind that token."""
     logits_V, logp_KV = spoken(logits_KV, one.log_weights_K, one.rule)
-    seen = one.context_ids + one.new_ids
-    token = sample(logits_V, seen, sampling, one.random, n_new=len(one.new_ids)).token
+    token = sample(logits_V, one.seen, sampling, one.random).token
     if one.rule == "sequence":
         one.log_weights_K = responsible(one.log_weights_K, logp_KV[:, token])
     return token
@@ -286,10 +285,10 @@ def _advance(base: BaseModel, row: _Running, token: int, sampling: Sampling) -> 
     """Take the sampled token into the row and say what may be emitted now."""
     if token in base.stop_ids:
         return Piece(row.index, row.text.finish(), "stop")
-    row.new_ids.append(token)
+    row.seen.push(token)
     text = row.text.push(token)
     if row.text.stopped:
         return Piece(row.index, text, "stop")
-    if len(row.new_ids) >= sampling.max_tokens:
+    if row.seen.new.total() >= sampling.max_tokens:
         return Piece(row.index, text + row.text.finish(), "length")
     return Piece(row.index, text)

@@ -18,6 +18,7 @@ from sordino.engine.runner import CacheUse, Span
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.prompt_mixture import Mixture
 from sordino.sampling import Sampling, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 STOP, V = 0, 30
@@ -115,6 +116,7 @@ class Model:
 def alone(request: Request) -> tuple[str, str]:
     """What a request must say and how it must end, by the definition."""
     random = torch.Generator().manual_seed(request.seed)
+    seen = SeenTokens(request.ids, request.sampling.repetition_range)
     ids, new = list(request.ids), []
     weights = None
     while len(new) < request.sampling.max_tokens:
@@ -128,12 +130,13 @@ def alone(request: Request) -> tuple[str, str]:
         else:
             soft = mixture.components[0] if isinstance(mixture, Mixture) else mixture
             logits = logits_of(soft, ids + new)
-        token = sample(logits, ids + new, request.sampling, random, n_new=len(new)).token
+        token = sample(logits, seen, request.sampling, random).token
         if weights is not None and mixture.rule == "sequence" and not request.token_mixture:  # type: ignore[union-attr]
             weights = responsible(weights, logp[:, token])
         if token == STOP:
             return WORDS.decode(new), "stop"
         new.append(token)
+        seen.push(token)
         text = WORDS.decode(new)
         for stop in request.sampling.stop:
             if stop in text:

@@ -16,6 +16,7 @@ from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.engine.runner import Span
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
 from sordino.sampling import Drawn, Sampling, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.plain_model import STOP, TAME, WORDS, Model, V, alone, prompt
 
@@ -206,12 +207,10 @@ def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
 def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from sordino.engine import engine as module
 
-    def failing(
-        logits: Tensor, seen: Sequence[int], sampling: Sampling, random: torch.Generator, *, n_new: int
-    ) -> Drawn:
+    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
         if sampling.top_k == 7:
             raise ZeroDivisionError
-        return sample(logits, seen, sampling, random, n_new=n_new)
+        return sample(logits, seen, sampling, random)
 
     monkeypatch.setattr(module, "sample", failing)
     engine = Engine(Model(), WORDS, Limits(rows=3, queue=9))

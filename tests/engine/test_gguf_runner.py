@@ -24,6 +24,7 @@ from sordino.errors import DoesNotFit, ModelError, OutOfMemory
 from sordino.gate_text import hidden_of_text
 from sordino.prompt_mixture import GATE_TOKENS, Gate, Mixture
 from sordino.sampling import Drawn, Sampling, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
 
@@ -393,9 +394,9 @@ def test_a_mixture_is_its_components_combined(
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 
-    def listening(logits_V: Any, seen: Sequence[int], sampling: Sampling, *rest: Any, **more: Any) -> Drawn:
+    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
         heard.setdefault(sampling.max_tokens, []).append(torch.as_tensor(logits_V).clone())
-        return sample(logits_V, seen, sampling, *rest, **more)
+        return sample(logits_V, seen, sampling, random)
 
     monkeypatch.setattr("sordino.engine.engine.sample", listening)
     ids = tuple(model.encode(OPENING))

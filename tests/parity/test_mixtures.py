@@ -16,6 +16,7 @@ from sordino.generate import Request, complete
 from sordino.placement import leading_ids, prompt_embeds
 from sordino.prompt_mixture import RULES, Gate, Mixture, Rule
 from sordino.sampling import HALF, Sampling, sample
+from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, SoftPrompt
 from tests.parity.plain import plain_logits
 from tests.tiny_models import FAMILIES, tiny_base
@@ -68,8 +69,8 @@ def by_hand(base: BaseModel, mixed: Mixture, text: str, sampling: Sampling, seed
         if mixed.rule == "logits":
             # Up to a constant; the level of the components is the one that penalties go by.
             said = said - np.log(np.exp(said - said.max()).sum()) - said.max() + weights @ level
-        seen = lead + text_ids + new_ids
-        token = sample(torch.from_numpy(said).float(), seen, sampling, random, n_new=len(new_ids)).token
+        seen = SeenTokens(lead + text_ids + new_ids, sampling.repetition_range)
+        token = sample(torch.from_numpy(said).float(), seen, sampling, random).token
         if token in base.stop_ids:
             break
         new_ids.append(token)

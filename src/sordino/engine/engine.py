@@ -12,7 +12,7 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from sordino.engine.scheduler import Scheduler, Stretch, Work
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
 from sordino.prompt_mixture import Mixture, check_lanes, components_of
 from sordino.sampling import Drawn, sample
+from sordino.seen_tokens import SeenTokens
 
 _log = logging.getLogger("sordino.engine")
 
@@ -58,8 +59,8 @@ class Words:
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way. ids: its own and what it has said. log_weights_K: of a mixture, as they are now; None until its gate
-    has read."""
+    """A request on its way. seen: its own ids and the drawn ones. log_weights_K: of a mixture, as they are now; None until its
+    gate has read."""
 
     request: Request
     work: Work
@@ -68,10 +69,11 @@ class _Row:
     log_weights_K: Tensor | None
     random: torch.Generator
     text: Detokeniser
-    ids: list[int] = field(init=False)
+    seen: SeenTokens
 
-    def __post_init__(self) -> None:
-        self.ids = list(self.request.ids)
+    @property
+    def ids(self) -> list[int]:
+        return self.seen.ids
 
     @property
     def n_new(self) -> int:
@@ -111,7 +113,8 @@ class Engine:
         work = Work(number, request.client, len(request.ids), lanes=len(lanes))
         random = torch.Generator().manual_seed(request.seed)
         text = Detokeniser(self.words.decode, request.ids, request.sampling.stop)
-        self._rows[number] = _Row(request, work, width, lanes, first_weights(request.prompt), random, text)
+        seen = SeenTokens(request.ids, request.sampling.repetition_range)
+        self._rows[number] = _Row(request, work, width, lanes, first_weights(request.prompt), random, text, seen)
         self._scheduler.waiting.add(work)
         return number
 
@@ -185,7 +188,7 @@ class Engine:
         """Draw a row's next token. What fails there ends this row and no other."""
         try:
             logits_V, logp_KV = mixed(row.request.prompt, logits_KV, row.log_weights_K)
-            drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=row.n_new)
+            drawn = sample(logits_V, row.seen, row.request.sampling, row.random)
         except ModelError as error:
             return [self._end(row, "failed", error)]
         except Exception as error:
@@ -253,7 +256,7 @@ class Engine:
         if drawn.token in self.words.stop_ids:
             rest = row.text.finish()
             return [*([Chunk(rest, ())] if rest else []), self._end(row, "stop")]
-        row.ids.append(drawn.token)
+        row.seen.push(drawn.token)
         row.work.length += 1
         text = row.text.push(drawn.token)
         if row.text.stopped:
