@@ -13,9 +13,11 @@ from sordino.detokenise import Detokeniser
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.generate import Request, check_request, complete, generate
 from sordino.placement import leading_ids, prompt_embeds
+from sordino.prompt_mixture import RULES, Gate, Mixture
 from sordino.sampling import HALF, Drawn, Sampling, held_back, sample
 from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, Placement, SoftPrompt
+from tests.engine.plain_generate import plain_complete
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -74,6 +76,23 @@ def test_a_row_does_not_depend_on_its_batch_mates(family: str) -> None:
     assert together[::-1] == complete(base, requests[::-1], sampling)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_writes_what_the_plain_loop_writes(family: str) -> None:
+    base = tiny_base(family)
+    random = np.random.default_rng(4)
+    components = (prompt(base, 3, seed=5), prompt(base, 11, seed=6, placement="start"))
+    gate = Gate(random.standard_normal((2, base.d_model)).astype(np.float32), np.zeros(2, np.float32))
+    requests = mixed_requests(base)
+    requests += [Request(TEXTS[0], Mixture(components, np.array([0.6, 0.4]), rule), 5) for rule in RULES]
+    requests.append(Request(TEXTS[1], Mixture(components, np.ones(2), "probabilities", gate), 6))
+    for sampling in (
+        GREEDY,
+        Sampling(max_tokens=12, temperature=1.0, top_p=0.9, repetition_penalty=1.3, frequency_penalty=0.2),
+        Sampling(max_tokens=30, temperature=1.2, stop=("e", " t"), repetition_penalty=1.2, repetition_range=7),
+    ):
+        assert complete(base, requests, sampling) == plain_complete(base, requests, sampling)
+
+
 def test_the_seed_is_the_rows_own() -> None:
     base = tiny_base("llama")
     sampling = Sampling(max_tokens=20, temperature=1.0)
@@ -112,7 +131,7 @@ def test_the_context_must_hold_prompt_text_and_new_tokens() -> None:
     ten = prompt(base, 10)
     text = "x" * (CONTEXT - 10 - 12)
     assert len(check_request(base, Request(text, ten), GREEDY)) == len(text)
-    with pytest.raises(ConfigError, match=r"10 soft \+ 235 text \+ 12 new; shorten the text or lower --max-tokens"):
+    with pytest.raises(ConfigError, match=r"10 in front \+ 235 text \+ 12 new; shorten the text or lower --max-tokens"):
         complete(base, [Request("x"), Request(text + "x", ten)], GREEDY)
 
 
@@ -138,7 +157,7 @@ def scripted(base: BaseModel, monkeypatch: pytest.MonkeyPatch, *scripts: Sequenc
     def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator) -> Drawn:
         return Drawn(next(said[random.initial_seed()]))
 
-    monkeypatch.setattr("sordino.generate.sample", say)
+    monkeypatch.setattr("sordino.engine.engine.sample", say)
 
 
 def pieces_of(base: BaseModel, sampling: Sampling, texts: Sequence[str]) -> list[list[tuple[str, str | None]]]:

@@ -14,12 +14,13 @@ Ids = npt.NDArray[np.int64]
 class SeenTokens:
     """ids: the context, then the new tokens. new: how often each new token was drawn.
 
-    window: how many of the last tokens `last_places` reports (0: all). Each token is counted once, however long the text is.
+    window: how many of the last tokens `last_places` reports (0: all). skip: how many of the first it never reports. Each token is
+    counted once, however long the text is.
     """
 
-    def __init__(self, context_ids: Sequence[int], window: int = 0) -> None:
+    def __init__(self, context_ids: Sequence[int], window: int = 0, *, skip: int = 0) -> None:
         self.ids, self.new = list(context_ids), Counter[int]()
-        self._window = window
+        self._window, self._skip = window, skip
         self._last: dict[int, int] = {}
         self._counted = 0
 
@@ -30,7 +31,7 @@ class SeenTokens:
     @property
     def start(self) -> int:
         """Where the window begins."""
-        return max(0, len(self.ids) - self._window) if self._window else 0
+        return max(self._skip, len(self.ids) - self._window) if self._window else self._skip
 
     def last_places(self) -> tuple[Ids, Ids]:
         """The different tokens of the window, and where in `ids` each stands last."""

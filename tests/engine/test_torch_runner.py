@@ -12,10 +12,9 @@ from torch import Tensor
 from sordino import few_rows
 from sordino.base_model import BaseModel
 from sordino.engine.engine import Engine, Limits, Words
-from sordino.engine.key_values import KeyValues, Shape
+from sordino.engine.key_values import KeyValues, Shape, SlotCache
 from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.runner import Span
-from sordino.engine.shelf_cache import ShelfCache
 from sordino.engine.torch_runner import TorchRunner
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.placement import leading_ids, prompt_embeds
@@ -241,7 +240,7 @@ def test_a_model_that_does_not_use_its_cache_is_noticed(monkeypatch: pytest.Monk
     base = tiny_base("gpt2")
     engine = engine_of(base, Limits(rows=2, queue=9, tokens=64, chunk=64))
     engine.submit(Request(tuple(base.encode("the sea")), None, Sampling(max_tokens=3)))
-    monkeypatch.setattr(ShelfCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(SlotCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
     with pytest.raises(RuntimeError, match="did not use the cache"):
         engine.step()
 
@@ -276,7 +275,7 @@ def test_prompts_that_are_run_side_by_side_are_what_each_is_alone(family: str) -
         for runner in (together, alone):
             runner.open(number, soft, [5, 6])
         ours, theirs = (runner._key_values.take(number) for runner in (together, alone))
-        assert ours.shape == theirs.shape
+        assert [held.shape for held in ours] == [held.shape for held in theirs]
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     assert (together.cache_use().misses, together.cache_use().hits) == (len(softs), 0)
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.detokenise import Detokeniser
-from sordino.engine.lanes import Lane, after, closed, first_weights, mixed, opened, widths
-from sordino.engine.requests import Chunk, End, Event, Reason, Request
+from sordino.engine.lanes import Lane, after, closed, first_weights, mixed, opened
+from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
 from sordino.engine.runner import Runner, Span
 from sordino.engine.scheduler import Scheduler, Stretch, Work
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
@@ -113,7 +113,8 @@ class Engine:
         work = Work(number, request.client, len(request.ids), lanes=len(lanes))
         random = torch.Generator().manual_seed(request.seed)
         text = Detokeniser(self.words.decode, request.ids, request.sampling.stop)
-        seen = SeenTokens(request.ids, request.sampling.repetition_range)
+        # A mixture goes by what its first component reads.
+        seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=(*request.skips, 0)[0])
         self._rows[number] = _Row(request, work, width, lanes, first_weights(request.prompt), random, text, seen)
         self._scheduler.waiting.add(work)
         return number
@@ -282,24 +283,15 @@ class Engine:
 
     def _check(self, request: Request) -> int:
         """The positions in front of a request's text, of a mixture's those in front of its longest component's."""
-        lanes = self._checked_lanes(request)
-        width, least = max(lanes), min(lanes)
-        length = width + len(request.ids) + request.sampling.max_tokens
-        if least + len(request.ids) == 0:
-            raise ConfigError("there is nothing to continue", where="prompt", do="give a text or a soft prompt")
-        if length > self.words.context_length:
-            raise ConfigError(
-                "the text and its continuation do not fit the model's context",
-                where="prompt",
-                expected=f"at most {self.words.context_length} positions",
-                got=f"{width} in front + {len(request.ids)} text + {request.sampling.max_tokens} new",
-                do="shorten the text or ask for less",
-            )
-        if not self.runner.holds([of_lane - width + length for of_lane in lanes]):
+        check_lanes(request.prompt, self.limits.lanes)
+        in_front = widths(request, self.runner.prefix_length)
+        check_room(request, in_front, self.words.context_length)
+        lengths = [width + len(request.ids) + request.sampling.max_tokens for width in in_front]
+        if not self.runner.holds(lengths):
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
                 expected=f"at most {self.runner.most_positions} positions",
-                got=length if len(lanes) == 1 else f"{len(lanes)} rows of {length}, one a component of the mixture",
+                got=lengths[0] if len(lengths) == 1 else f"{len(lengths)} rows of {max(lengths)}, one a component",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
         for word, _ in request.sampling.logit_bias:
@@ -307,9 +299,4 @@ class Engine:
                 raise ConfigError(
                     "no such word", where="logit_bias", expected=f"0 to {self.words.vocab_size - 1}", got=word
                 )
-        return width
-
-    def _checked_lanes(self, request: Request) -> list[int]:
-        """For each lane the positions in front of the request's ids."""
-        check_lanes(request.prompt, self.limits.lanes)
-        return widths(self.runner, request)
+        return max(in_front)

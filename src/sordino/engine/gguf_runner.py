@@ -24,6 +24,7 @@ from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
 from sordino.engine.runner import CacheUse, Span, overflowing, text_alone
 from sordino.errors import ModelError, OutOfMemory
 from sordino.memory import memory_named
+from sordino.placement import prefix_length
 from sordino.prompt_mixture import GATE_TOKENS
 from sordino.soft_prompt import SoftPrompt
 
@@ -63,7 +64,7 @@ class GgufRunner:
         self._kept: PrefixCache[State] = PrefixCache(prefix_bytes)
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
-        return len(self._leading(prompt)) + (prompt.n_tokens if prompt is not None else 0)
+        return prefix_length(self.model, prompt)
 
     @property
     def most_positions(self) -> int:

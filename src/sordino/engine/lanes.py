@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.combining import responsible, spoken
-from sordino.engine.requests import Request
 from sordino.engine.runner import Runner
 from sordino.errors import SordinoError
-from sordino.prompt_mixture import Mixture, Prompt, components_of
+from sordino.prompt_mixture import Mixture, Prompt
 from sordino.sampling import no_number
 from sordino.soft_prompt import SoftPrompt
 
@@ -60,13 +59,6 @@ def closed(runner: Runner, lanes: Sequence[Lane], ids: Sequence[int]) -> None:
     for lane in lanes:
         runner.close(lane.number, ids[lane.skip :])
         lane.done = 0
-
-
-def widths(runner: Runner, request: Request) -> list[int]:
-    """For each lane the positions in front of the request's ids, less those of the ids that it skips."""
-    prompts = components_of(request.prompt)
-    skips = request.skips or (0,) * len(prompts)
-    return [runner.prefix_length(prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
 
 
 def first_weights(prompt: Prompt | None) -> Tensor | None:

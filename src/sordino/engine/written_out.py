@@ -1,12 +1,12 @@
 """Llama's decoder layers for rows that write: every position of a step, of every row, in one product a weight.
 
 As `frozen_llama`, without gradients: the same numbers as transformers' modules. Positions of all rows lie side by side [N, D]; only
-attention knows rows. Rows that take one position attend together, a shelf at a time, over views of the shelf: the query heads of
-a group are queries of one key-value head, so no key is copied. Rows that read a stretch attend over what is before it, without
-a mask, and over the stretch itself, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
+attention knows rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of
+a group are queries of one key-value head, so no key is copied. Rows that prefill attend over what is before, without
+a mask, and over their new positions, causally; softmax over the whole is the parts weighted by exp(lse_part - lse).
 
 Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
-C channels, T positions of a stretch, S positions that are seen, R rows of a shelf.
+C channels, T positions of a row that prefills, S positions that are seen, R rows of a pool.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from torch.nn.functional import linear, silu
 from transformers import PreTrainedModel
 
 from sordino import few_rows
-from sordino.engine.key_values import Place, Shelf
+from sordino.engine.key_values import Pool, Slot
 from sordino.frozen_llama import Layer, layers_of, weights_of
 
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True)
-class Together:
-    """Rows of one shelf that take one position each, in the shelf's order.
+class DecodeRows:
+    """Rows of one pool that decode: one position each, in the pool's order.
 
-    at: their places among the step's positions, side by side. whole: whether they are all rows of the shelf.
+    at: their places among the step's positions, side by side. whole: whether they are all rows of the pool.
     """
 
-    shelf: Shelf
+    pool: Pool
     at: slice
     index_M: Tensor
     position_M: Tensor
@@ -43,27 +43,27 @@ class Together:
     whole: bool
 
     @staticmethod
-    def of(start: int, places: Sequence[Place], groups: int) -> Together:
-        shelf = places[0].shelf
-        index_M, position_M = torch.tensor([p.index for p in places]), torch.tensor([p.length for p in places])
-        seen = max(p.length for p in places) + 1
-        # Rows of the shelf that do not write now have no query: they see one position, and nobody looks at the result.
-        last_R = torch.zeros(len(shelf.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
+    def of(start: int, slots: Sequence[Slot], groups: int) -> DecodeRows:
+        pool = slots[0].pool
+        index_M, position_M = torch.tensor([p.index for p in slots]), torch.tensor([p.length for p in slots])
+        seen = max(p.length for p in slots) + 1
+        # Rows of the pool that do not write now have no query: they see one position, and nobody looks at the result.
+        last_R = torch.zeros(len(pool.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
         hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
         mask_R1GS = None
         if bool(hidden_RS.any()):
-            lowest = torch.finfo(shelf.tensor.dtype).min
-            mask_RS = torch.zeros(hidden_RS.shape, dtype=shelf.tensor.dtype).masked_fill_(hidden_RS, lowest)
+            lowest = torch.finfo(pool.shape.dtype).min
+            mask_RS = torch.zeros(hidden_RS.shape, dtype=pool.shape.dtype).masked_fill_(hidden_RS, lowest)
             mask_R1GS = mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
-        at = slice(start, start + len(places))
-        return Together(shelf, at, index_M, position_M, seen, mask_R1GS, len(places) == len(shelf.numbers))
+        at = slice(start, start + len(slots))
+        return DecodeRows(pool, at, index_M, position_M, seen, mask_R1GS, len(slots) == len(pool.numbers))
 
 
 @dataclass(frozen=True)
-class Alone:
-    """A row that reads a stretch: `at` among the step's positions, from position `start` of the row on."""
+class PrefillRow:
+    """A row that prefills: `at` among the step's positions, from position `start` of the row on."""
 
-    place: Place
+    slot: Slot
     at: slice
     start: int
 
@@ -96,6 +96,15 @@ class Llama:
     last_norm: Norm
     groups: int
 
+    @property
+    def planes(self) -> tuple[tuple[int, int], ...]:
+        """Heads and channels of the keys, and of the values, of each layer."""
+        return tuple(
+            (weight.shape[0] // layer.head_width, layer.head_width)
+            for layer in self.layers
+            for weight in (layer.k, layer.v)
+        )
+
     @staticmethod
     def of(network: PreTrainedModel) -> Llama:
         config: Any = network.config
@@ -111,9 +120,13 @@ class Llama:
 
 
 def run(
-    llama: Llama, embeds_ND: Tensor, positions_N: Tensor, together: Sequence[Together], alone: Sequence[Alone]
+    llama: Llama,
+    embeds_ND: Tensor,
+    positions_N: Tensor,
+    decoding: Sequence[DecodeRows],
+    prefilling: Sequence[PrefillRow],
 ) -> Tensor:
-    """Hidden states behind the final norm [N, D]. Keys and values are written into the shelves."""
+    """Hidden states behind the final norm [N, D]. Keys and values are written into the slots."""
     count = len(positions_N)
     across = few_rows.across(count)
     spare = (few_rows.better_width(count) if across else count) - count
@@ -123,7 +136,7 @@ def run(
     turn_N1C = _turn(llama, embeds_ND, positions_N)
     hidden_ND = embeds_ND
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, together, alone, across)
+        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, decoding, prefilling, across)
     return llama.last_norm(hidden_ND[:count])
 
 
@@ -133,8 +146,8 @@ def _layer(
     norms: tuple[Norm, Norm],
     x_ND: Tensor,
     turn_N1C: tuple[Tensor, Tensor],
-    together: Sequence[Together],
-    alone: Sequence[Alone],
+    decoding: Sequence[DecodeRows],
+    prefilling: Sequence[PrefillRow],
     across: bool,
 ) -> Tensor:
     normed_ND = norms[0](x_ND)
@@ -144,10 +157,12 @@ def _layer(
     )
     queries, keys = _turned(queries, *turn_N1C), _turned(keys, *turn_N1C)
     mixed = [
-        _attend_together(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
-        for rows in together
+        _attend_decode(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
+        for rows in decoding
     ]
-    mixed += [_attend_alone(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale) for row in alone]
+    mixed += [
+        _attend_prefill(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale) for row in prefilling
+    ]
     if spare := len(x_ND) - sum(map(len, mixed)):
         mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
@@ -177,20 +192,20 @@ def _turned(heads_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
     return torch.addcmul(heads_NHC * cos_N1C, heads_NHC.roll(heads_NHC.shape[-1] // 2, -1), sin_N1C)
 
 
-def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """[M, H * G, C] of queries [M, H * G, C], keys and values [M, H, C]."""
-    key_values = rows.shelf.tensor[index]
-    key_values[0][rows.index_M, :, rows.position_M] = keys
-    key_values[1][rows.index_M, :, rows.position_M] = values
-    count, heads = len(rows.shelf.numbers), keys.shape[1]
+    keys_NHSC, values_NHSC = rows.pool.plane(2 * index), rows.pool.plane(2 * index + 1)
+    keys_NHSC[rows.index_M, :, rows.position_M] = keys
+    values_NHSC[rows.index_M, :, rows.position_M] = values
+    count, heads = len(rows.pool.numbers), keys.shape[1]
     asked_RHGC = queries.unflatten(1, (heads, -1))
     if not rows.whole:
         # A row that does not write asks nothing.
         asked_RHGC = asked_RHGC.new_zeros(count, *asked_RHGC.shape[1:]).index_copy_(0, rows.index_M, asked_RHGC)
     mixed_RHGC: Tensor = _attend(
         asked_RHGC,
-        key_values[0, :count, :, : rows.seen],
-        key_values[1, :count, :, : rows.seen],
+        keys_NHSC[:count, :, : rows.seen],
+        values_NHSC[:count, :, : rows.seen],
         is_causal=False,
         attn_mask=rows.mask_R1GS,
         scale=scale,
@@ -198,15 +213,15 @@ def _attend_together(index: int, rows: Together, queries: Tensor, keys: Tensor, 
     return (mixed_RHGC if rows.whole else mixed_RHGC[rows.index_M]).flatten(1, 2)
 
 
-def _attend_alone(index: int, row: Alone, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """[T, H * G, C] of queries [T, H * G, C], keys and values [T, H, C]."""
     mixed_1ATC: Tensor
     lse_1AT: Tensor
     width, heads = keys.shape[:2]
-    key_values = row.place.shelf.tensor[index, :, row.place.index]
-    end = row.start + width
-    key_values[0, :, row.start : end] = keys.transpose(0, 1)
-    key_values[1, :, row.start : end] = values.transpose(0, 1)
+    slot, end = row.slot, row.start + width
+    keys_HSC, values_HSC = (slot.pool.plane(2 * index + kind)[slot.index] for kind in (0, 1))
+    keys_HSC[:, row.start : end] = keys.transpose(0, 1)
+    values_HSC[:, row.start : end] = values.transpose(0, 1)
     groups = queries.shape[1] // heads
     asked_1ATC = queries.transpose(0, 1)[None]
     own_keys, own_values = (of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) for of in (keys, values))
@@ -215,8 +230,8 @@ def _attend_alone(index: int, row: Alone, queries: Tensor, keys: Tensor, values:
         grouped_1HSC = asked_1ATC.reshape(1, heads, groups * width, -1)
         front, front_lse = _attend(
             grouped_1HSC,
-            key_values[0, None, :, : row.start],
-            key_values[1, None, :, : row.start],
+            keys_HSC[None, :, : row.start],
+            values_HSC[None, :, : row.start],
             is_causal=False,
             scale=scale,
         )
