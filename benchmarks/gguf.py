@@ -29,11 +29,11 @@ from benchmarks.engine import NEW, READ, openings, prompt
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from benchmarks.soak import server as serving
 from sordino import formats, model_files
+from sordino.backends.runners import EngineOptions, gguf_runner
 from sordino.base_model import BaseModel, load
 from sordino.described_model import DescribedModel, describe
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
-from sordino.server.start import EngineOptions, gguf_runner
 from sordino.soft_prompt import SoftPrompt
 
 STREAMS = (1, 4, 16)

@@ -25,6 +25,7 @@ import torch
 import uvicorn
 
 from benchmarks.measuring import arguments, paired_ratio, save
+from sordino.backends.runners import EngineOptions, embedded, torch_runner
 from sordino.backends.threads import in_thread_of_its_own
 from sordino.base_model import load
 from sordino.engine.requests import Chunk
@@ -32,7 +33,7 @@ from sordino.library import Library
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
 from sordino.server.serving import Idle, ServerLimits, Serving
-from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.start import Models, opened
 from sordino.server.voices import Voices
 from sordino.ui.page import Page
 from tests.e2e.browser import browser
@@ -94,7 +95,8 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
 
     def open_(_: str) -> Any:
         runner = in_thread_of_its_own(lambda: torch_runner(base, options))
-        return opened(base, runner, library, options, remembered=folder / "defaults.json", metrics=metrics)
+        backend = embedded(base, runner, options)
+        return opened(base, backend, library, remembered=folder / "defaults.json", metrics=metrics)
 
     with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
         serving = models.first(name)

@@ -144,6 +144,26 @@ def test_the_rule_itself(unit: str, code: str, found: int) -> None:
     assert len(violations(unit, ast.parse(code))) == found
 
 
+# What implements `engine.backend.Backend`, and what it is made of: the server and the page know the seam alone.
+BEHIND_THE_BACKEND = (
+    "sordino.backends.embedded",
+    "sordino.backends.runners",
+    "sordino.base_model",
+    "sordino.engine.engine",
+    "sordino.engine.gguf_runner",
+    "sordino.engine.torch_runner",
+)
+
+
+@pytest.mark.parametrize("room", ["server", "ui"])
+def test_the_server_and_the_page_know_no_implementation_of_a_backend(room: str) -> None:
+    for path in modules(SOURCE / room):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                assert not names & set(BEHIND_THE_BACKEND), f"{path.name}, line {node.lineno}"
+
+
 def test_every_place_in_the_order_is_taken() -> None:
     assert sorted(ORDER) == sorted({unit_of(path) for path in modules()} - {""})
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sordino.base_model import BaseModel
 from sordino.engine import requests as engine_requests
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, End, Event, check_room, request_for, widths
 from sordino.engine.torch_runner import TorchRunner
 from sordino.placement import prefix_length
@@ -56,7 +56,7 @@ def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
     rows = sum(len(components_of(request.prompt)) for request in requests)
     engine = Engine(
         TorchRunner(base, rows=rows, advice=_ADVICE),
-        Words(base.decode, base.stop_ids, base.context_length, base.vocab_size),
+        TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size),
         Limits(rows=rows, queue=0, tokens=rows + _PREFILL, chunk=_PREFILL),
     )
     index_of = {engine.submit(request): index for index, request in enumerate(checked)}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.combining import responsible, spoken
-from sordino.engine.engine import Words
+from sordino.engine.engine import TokenizerInfo
 from sordino.engine.requests import Request
 from sordino.engine.runner import CacheUse, Span
 from sordino.errors import DoesNotFit, OutOfMemory
@@ -22,7 +22,7 @@ from sordino.seen_tokens import SeenTokens
 from sordino.soft_prompt import Metadata, SoftPrompt
 
 STOP, V = 0, 30
-WORDS = Words(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
+INFO = TokenizerInfo(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
 TAME = Sampling(max_tokens=8, temperature=1.0, top_p=1.0)
 
 
@@ -30,10 +30,10 @@ def prompt(value: float, tokens: int = 2) -> SoftPrompt:
     return SoftPrompt(torch.full((tokens, 3), value).numpy(), Metadata(placement="start"))
 
 
-def logits_of(soft: SoftPrompt | None, ids: Sequence[int]) -> Tensor:
+def logits_of(soft: SoftPrompt | None, ids: Sequence[int], count: int = V) -> Tensor:
     """What the model would say: any function of the prompt and of all ids before, and of nothing else."""
     seed = hashlib.sha256(repr((soft.content_hash if soft else "", list(ids))).encode()).digest()
-    return torch.randn(V, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
+    return torch.randn(count, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
 
 
 def hidden_of(ids: Sequence[int]) -> NDArray[np.floating[Any]]:
@@ -43,6 +43,8 @@ def hidden_of(ids: Sequence[int]) -> NDArray[np.floating[Any]]:
 
 class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
+
+    name = "plain"
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers
@@ -134,14 +136,14 @@ def alone(request: Request) -> tuple[str, str]:
         if weights is not None and mixture.rule == "sequence" and not request.token_mixture:  # type: ignore[union-attr]
             weights = responsible(weights, logp[:, token])
         if token == STOP:
-            return WORDS.decode(new), "stop"
+            return INFO.decode(new), "stop"
         new.append(token)
         seen.push(token)
-        text = WORDS.decode(new)
+        text = INFO.decode(new)
         for stop in request.sampling.stop:
             if stop in text:
                 return text[: text.index(stop)], "stop"
-    return WORDS.decode(new), "length"
+    return INFO.decode(new), "length"
 
 
 def first_weights(mixture: Mixture, ids: Sequence[int]) -> Tensor:

@@ -16,7 +16,7 @@ from sordino import formats, model_files
 from sordino.base_model import BaseModel, load
 from sordino.combining import combine, responsible
 from sordino.described_model import DescribedModel, describe
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runner import Runner, Span
 from sordino.engine.torch_runner import TorchRunner
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 OPENING = "The rain had not stopped since Monday, and the street outside the office was a river of paper cups. I"
 PASSAGE = (
-    "The house stood at the end of the lane, and nobody had lived in it since the war. Its windows were boarded, its gate "
+    "The house stood at the end of the branch, and nobody had lived in it since the war. Its windows were boarded, its gate "
     "hung from one hinge, and in the garden the apple trees had grown together into a wall. We used to dare each other to "
     "go in. One evening in October my brother went, and came back with a clock that was still running."
 )
@@ -93,7 +93,7 @@ def runner_of(
 
 
 def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
-    return Engine(runner, Words(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
+    return Engine(runner, TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
 
 
 def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
@@ -233,7 +233,7 @@ def test_where_cells_run_out_rows_take_turns(model: DescribedModel, path: Path, 
     with runner_of(model, path, cells=256) as runner:
         engine = engine_of(model, runner, Limits(rows=6, tokens=256))
         # Without an end of text every row wants all its positions.
-        engine.words = Words(model.decode, frozenset(), model.context_length, model.vocab_size)
+        engine.words = TokenizerInfo(model.decode, frozenset(), model.context_length, model.vocab_size)
         ended = [said.end for said in run(engine, requests)]
         assert [end.n_new for end in ended if end] == [60] * 6
         with pytest.raises(OutOfMemory, match="--kv-memory"):
@@ -390,7 +390,7 @@ def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_po
 def test_a_mixture_is_its_components_combined(
     model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside others, all its lanes in a step: what is drawn from is the combination of what each says alone."""
+    """Beside others, all its branches in a step: what is drawn from is the combination of what each says alone."""
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sordino import few_rows
 from sordino.base_model import BaseModel
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.key_values import KeyValues, Shape, SlotCache
 from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.runner import Span
@@ -60,7 +60,7 @@ def requests_of(base: BaseModel, sampling: Sampling) -> list[Request]:
 
 def engine_of(base: BaseModel, limits: Limits, *, kv_bytes: int = 1 << 26, prefix_bytes: int = 1 << 24) -> Engine:
     runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=prefix_bytes)
-    return Engine(runner, Words(base.decode, base.stop_ids, base.context_length, base.vocab_size), limits)
+    return Engine(runner, TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size), limits)
 
 
 @dataclass
@@ -191,7 +191,7 @@ def test_a_text_that_was_there_is_not_read_again(family: str) -> None:
     assert engine.runner.cache_use().text_hits == 2
 
 
-def test_prefixes_are_let_go_when_they_are_too_many_and_run_again() -> None:
+def test_prefixes_are_preempt_when_they_are_too_many_and_run_again() -> None:
     base = tiny_base("llama")
     greedy = Sampling(max_tokens=3, temperature=0)
     ids = tuple(base.encode("the sea"))

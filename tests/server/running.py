@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,14 @@ import torch
 import uvicorn
 
 from sordino import formats
+from sordino.backends.runners import EngineOptions, embedded, torch_runner
 from sordino.base_model import BaseModel
+from sordino.engine.backend import Backend
 from sordino.library import Library
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
 from sordino.server.serving import Idle, ServerLimits, Serving
-from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.start import Models, opened
 from sordino.server.voices import Voices
 from sordino.soft_prompt import Metadata, SoftPrompt
 from sordino.ui.page import Page
@@ -70,9 +72,11 @@ def running(
     others: Mapping[str, BaseModel] | None = None,
     with_page: bool = False,
     idle: bool = False,
+    backend: Callable[[BaseModel], Backend] | None = None,
     **app: Any,
 ) -> Iterator[Running]:
-    """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there."""
+    """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there.
+    backend: runs the requests in place of the engine."""
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
     options = EngineOptions(rows=rows, queue=queue, kv_bytes=kv_bytes, prefix_bytes=1 << 22)
@@ -83,9 +87,8 @@ def running(
         model = bases[name]
         return opened(
             model,
-            torch_runner(model, options),
+            backend(model) if backend else embedded(model, torch_runner(model, options), options),
             library,
-            options,
             remembered=folder / "defaults.json",
             limits=limits,
             metrics=metrics,

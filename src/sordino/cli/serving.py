@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from sordino.backends.runners import EngineOptions
     from sordino.described_model import DescribedModel
     from sordino.engine.runner import Runner
     from sordino.library import Library
     from sordino.server.serving import Idle, Serving
-    from sordino.server.start import EngineOptions, Models
+    from sordino.server.start import Models
     from sordino.ui.page import Page
 
 _MIB = 1 << 20
@@ -133,10 +134,11 @@ def serve(
     try:
         import uvicorn
 
+        from sordino.backends.runners import EngineOptions, embedded
         from sordino.server.app import create_app
         from sordino.server.metrics import Metrics
         from sordino.server.serving import Idle, ServerLimits
-        from sordino.server.start import EngineOptions, Models, opened
+        from sordino.server.start import Models, opened
         from sordino.server.voices import Voices
     except ImportError as error:
         listening.close()
@@ -154,7 +156,7 @@ def serve(
     def serving_of(name: str) -> Iterator[Serving]:
         with (
             _running(name, runner, device, dtype, options, ask=next(at_the_start, False)) as (base, rows_of),
-            opened(base, rows_of, library, options, metrics=metrics) as serving,
+            opened(base, embedded(base, rows_of, options), library, metrics=metrics) as serving,
         ):
             yield serving
 
@@ -219,8 +221,8 @@ def _running(
 ) -> Iterator[tuple[DescribedModel, Runner]]:
     """The model and what runs it."""
     if (path := _gguf_path(name, runner, device, dtype)) is None:
+        from sordino.backends.runners import torch_runner
         from sordino.backends.threads import in_thread_of_its_own
-        from sordino.server.start import torch_runner
 
         def made() -> tuple[DescribedModel, Runner]:
             base = loaded_model(name, dtype, device, ask=ask)
@@ -231,8 +233,8 @@ def _running(
     with ExitStack() as stack:
         with err.status(f"Loading {one_line(name)} ..."):
             from sordino import model_files
+            from sordino.backends.runners import gguf_runner
             from sordino.described_model import describe
-            from sordino.server.start import gguf_runner
 
             model = describe(model_files.resolve(name), path, tell=lambda line: err.print(one_line(line)))
             rows = stack.enter_context(gguf_runner(model, path, options))

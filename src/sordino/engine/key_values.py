@@ -61,7 +61,7 @@ class Shape:
         ]
 
     def state(self, planes: Sequence[Tensor]) -> State:
-        """Planes [H, S, C] in their order, as what a row holds."""
+        """Pbranches [H, S, C] in their order, as what a row holds."""
         return tuple(
             torch.stack([plane for plane, of in zip(planes, self.planes, strict=True) if of == size])
             for size in self.sizes

@@ -63,6 +63,8 @@ class TorchRunner:
     """kv_bytes: for the rows that run. prefix_bytes: for prefixes and texts that were. rows: how many will come at
     once, if that is known. advice: what to do where memory runs out."""
 
+    name = "PyTorch"
+
     def __init__(
         self, base: BaseModel, *, kv_bytes: int = UNLIMITED, prefix_bytes: int = 0, rows: int = 1, advice: str = LOWER
     ) -> None:

@@ -198,12 +198,12 @@ def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, 
     keys_NHSC[rows.index_M, :, rows.position_M] = keys
     values_NHSC[rows.index_M, :, rows.position_M] = values
     count, heads = len(rows.pool.numbers), keys.shape[1]
-    asked_RHGC = queries.unflatten(1, (heads, -1))
+    queries_RHGC = queries.unflatten(1, (heads, -1))
     if not rows.whole:
         # A row that does not write asks nothing.
-        asked_RHGC = asked_RHGC.new_zeros(count, *asked_RHGC.shape[1:]).index_copy_(0, rows.index_M, asked_RHGC)
+        queries_RHGC = queries_RHGC.new_zeros(count, *queries_RHGC.shape[1:]).index_copy_(0, rows.index_M, queries_RHGC)
     mixed_RHGC: Tensor = _attend(
-        asked_RHGC,
+        queries_RHGC,
         keys_NHSC[:count, :, : rows.seen],
         values_NHSC[:count, :, : rows.seen],
         is_causal=False,
@@ -223,11 +223,11 @@ def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, 
     keys_HSC[:, row.start : end] = keys.transpose(0, 1)
     values_HSC[:, row.start : end] = values.transpose(0, 1)
     groups = queries.shape[1] // heads
-    asked_1ATC = queries.transpose(0, 1)[None]
+    queries_1ATC = queries.transpose(0, 1)[None]
     own_keys, own_values = (of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) for of in (keys, values))
-    mixed_1ATC, lse_1AT = _attend(asked_1ATC, own_keys, own_values, is_causal=True, scale=scale)
+    mixed_1ATC, lse_1AT = _attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
     if row.start:
-        grouped_1HSC = asked_1ATC.reshape(1, heads, groups * width, -1)
+        grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
         front, front_lse = _attend(
             grouped_1HSC,
             keys_HSC[None, :, : row.start],

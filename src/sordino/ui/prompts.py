@@ -16,7 +16,6 @@ from starlette.background import BackgroundTask
 
 from sordino import formats, model_files
 from sordino.backends.threads import in_thread_of_its_own
-from sordino.base_model import BaseModel as TorchModel
 from sordino.errors import SordinoError
 from sordino.gguf_vocabulary import GgufVocabulary
 from sordino.library import add_packaged, edit
@@ -187,13 +186,12 @@ def _read(request: Request, name: str) -> tuple[Path, Prompt]:
 
 def vocabulary_of(serving: Serving) -> Vocabulary:
     """The words of the model that is served. Raises Refused (501) where they cannot be read."""
-    base = serving.base
-    if isinstance(base, TorchModel):
-        return base
+    if serving.backend.network is not None:
+        return serving.backend.network
     try:
-        path = model_files.gguf_file(model_files.resolve(base.name))
+        path = model_files.gguf_file(model_files.resolve(serving.base.name))
         assert path is not None
-        return GgufVocabulary(base, path)
+        return GgufVocabulary(serving.base, path)
     except (SordinoError, OSError) as error:
         raise Refused(501, f"the words of this model's file cannot be read: {error}") from error
 
