@@ -46,6 +46,7 @@ ORDER = (
     "placement",
     "few_rows",
     "rows",
+    "llama_layers",
     "frozen_llama",
     "prefix",
     "nll",

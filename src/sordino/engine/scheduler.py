@@ -1,8 +1,8 @@
 """Who runs next. Pure: rows are numbers and sizes here, and nothing is known of models.
 
-A step holds `tokens` positions. Rows that decode take one each; what is left goes to rows in their prefill, a chunk at a time, so that
-a long text never keeps the others waiting; what is left then admits waiting requests, the clients in turn. Where memory runs out the
-request that came last goes back to the front of the queue, and reads its text again later.
+A step holds `tokens` positions. Rows that decode take one each; what is left goes to rows in their prefill, a chunk at a time, so
+that a long text never keeps the others waiting; what is left then admits waiting requests, the clients in turn. Where memory runs
+out the request that came last goes back to the front of the queue, and reads its text again later.
 
 A request may have several branches, which run side by side: each of its positions costs one for every branch, and it takes as many
 rows. Nobody overtakes a request that waits for its rows.

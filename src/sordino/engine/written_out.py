@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from sordino import few_rows
 from sordino.engine.key_values import Pool, Slot
-from sordino.frozen_llama import Layer, layers_of, weights_of
-
-_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+from sordino.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
 
 
 @dataclass(frozen=True)
@@ -69,30 +67,11 @@ class PrefillRow:
 
 
 @dataclass(frozen=True)
-class Norm:
-    """RMS norm, x / sqrt(mean(x^2) + eps) * weight, as x * w / hypot(|x|, c) with w = sqrt(D) weight and c = sqrt(D eps)."""
-
-    w_D: Tensor
-    c: Tensor
-
-    @staticmethod
-    def of(weight_D: Tensor, eps: float) -> Norm:
-        width = weight_D.shape[0]
-        return Norm(weight_D * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=weight_D.dtype))
-
-    def __call__(self, x_ND: Tensor) -> Tensor:
-        length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True)
-        normed_ND: Tensor = (x_ND * self.w_D).div_(length_N1.hypot_(self.c))
-        return normed_ND
-
-
-@dataclass(frozen=True)
 class Llama:
-    """The network's parts, looked up once. norms: of each layer, before attention and before its feed-forward part. groups: G."""
+    """The network's parts, looked up once. groups: G."""
 
-    model: Any
+    network: PreTrainedModel
     layers: tuple[Layer, ...]
-    norms: tuple[tuple[Norm, Norm], ...]
     last_norm: Norm
     groups: int
 
@@ -107,13 +86,10 @@ class Llama:
 
     @staticmethod
     def of(network: PreTrainedModel) -> Llama:
-        config: Any = network.config
-        model: Any = network.base_model
-        layers = tuple(weights_of(layer) for layer in layers_of(network))
+        config, model = network.config, cast(Any, network.base_model)
         return Llama(
-            model,
-            layers,
-            tuple((Norm.of(layer.norm1, layer.eps), Norm.of(layer.norm2, layer.eps)) for layer in layers),
+            network,
+            tuple(weights_of(layer) for layer in layers_of(network)),
             Norm.of(model.norm.weight, model.norm.variance_epsilon),
             int(config.num_attention_heads // config.num_key_value_heads),
         )
@@ -133,29 +109,28 @@ def run(
     # Positions that nobody looks at.
     embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
-    turn_N1C = _turn(llama, embeds_ND, positions_N)
+    rotation = Rotation.of(llama.network, embeds_ND[None], positions_N[None], heads_at=2).first()
     hidden_ND = embeds_ND
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, llama.norms[index], hidden_ND, turn_N1C, decoding, prefilling, across)
-    return llama.last_norm(hidden_ND[:count])
+        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling, across)
+    return llama.last_norm(hidden_ND[:count])[0]
 
 
 def _layer(
     index: int,
     weights: Layer,
-    norms: tuple[Norm, Norm],
     x_ND: Tensor,
-    turn_N1C: tuple[Tensor, Tensor],
+    rotation: Rotation,
     decoding: Sequence[DecodeRows],
     prefilling: Sequence[PrefillRow],
     across: bool,
 ) -> Tensor:
-    normed_ND = norms[0](x_ND)
+    normed_ND, _ = weights.norm1(x_ND)
     queries, keys, values = (
         _times(normed_ND, weight, across).unflatten(1, (-1, weights.head_width))
         for weight in (weights.q, weights.k, weights.v)
     )
-    queries, keys = _turned(queries, *turn_N1C), _turned(keys, *turn_N1C)
+    queries, keys = (rotation.turned(heads.contiguous()) for heads in (queries, keys))
     mixed = [
         _attend_decode(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
         for rows in decoding
@@ -168,28 +143,14 @@ def _layer(
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
     h_ND = x_ND + _times(mixed_NHC.flatten(1), weights.o, across)
-    normed_ND = norms[1](h_ND)
-    fed_NF = silu(_times(normed_ND, weights.gate, across)).mul_(_times(normed_ND, weights.up, across))
+    normed_ND, _ = weights.norm2(h_ND)
+    fed_NF = gated(_times(normed_ND, weights.gate, across), _times(normed_ND, weights.up, across))
     return h_ND + _times(fed_NF.contiguous(), weights.down, across)
 
 
 def _times(x_ND: Tensor, weight_FD: Tensor, across: bool) -> Tensor:
     """x @ W.T [N, F]; across: the other way round, so that it lies in memory as [F, N]."""
     return (weight_FD @ x_ND.t()).t() if across else linear(x_ND, weight_FD)
-
-
-def _turn(llama: Llama, embeds_ND: Tensor, positions_N: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, 1, C] of the positions' angles; the first half of the sines negative, for `_turned`."""
-    cos_1NC, sin_1NC = llama.model.rotary_emb(embeds_ND[None], positions_N[None])
-    half = cos_1NC.shape[-1] // 2
-    sin_NC = torch.cat([-sin_1NC[0, :, :half], sin_1NC[0, :, half:]], dim=-1)
-    return cos_1NC[0, :, None, :].contiguous(), sin_NC[:, None, :]
-
-
-def _turned(heads_NHC: Tensor, cos_N1C: Tensor, sin_N1C: Tensor) -> Tensor:
-    """Rotary positions: (x1, x2) cos + (-x2, x1) sin; contiguous, as attention wants it."""
-    heads_NHC = heads_NHC.contiguous()
-    return torch.addcmul(heads_NHC * cos_N1C, heads_NHC.roll(heads_NHC.shape[-1] // 2, -1), sin_N1C)
 
 
 def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -202,7 +163,7 @@ def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, 
     if not rows.whole:
         # A row that does not write asks nothing.
         queries_RHGC = queries_RHGC.new_zeros(count, *queries_RHGC.shape[1:]).index_copy_(0, rows.index_M, queries_RHGC)
-    mixed_RHGC: Tensor = _attend(
+    mixed_RHGC: Tensor = attend(
         queries_RHGC,
         keys_NHSC[:count, :, : rows.seen],
         values_NHSC[:count, :, : rows.seen],
@@ -215,8 +176,6 @@ def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, 
 
 def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
     """[T, H * G, C] of queries [T, H * G, C], keys and values [T, H, C]."""
-    mixed_1ATC: Tensor
-    lse_1AT: Tensor
     width, heads = keys.shape[:2]
     slot, end = row.slot, row.start + width
     keys_HSC, values_HSC = (slot.pool.plane(2 * index + kind)[slot.index] for kind in (0, 1))
@@ -225,17 +184,14 @@ def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, 
     groups = queries.shape[1] // heads
     queries_1ATC = queries.transpose(0, 1)[None]
     own_keys, own_values = (of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) for of in (keys, values))
-    mixed_1ATC, lse_1AT = _attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
+    mixed_1ATC: Tensor
+    mixed_1ATC, lse_1AT = attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
     if row.start:
+        # The query heads of a group are queries of one key-value head: no key of the row is copied.
         grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
-        front, front_lse = _attend(
-            grouped_1HSC,
-            keys_HSC[None, :, : row.start],
-            values_HSC[None, :, : row.start],
-            is_causal=False,
-            scale=scale,
+        before = (of[None, :, : row.start] for of in (keys_HSC, values_HSC))
+        front, front_lse = attend(grouped_1HSC, *before, is_causal=False, scale=scale)
+        mixed_1ATC, _ = merged(
+            (mixed_1ATC, lse_1AT), (front.reshape(mixed_1ATC.shape), front_lse.reshape(lse_1AT.shape))
         )
-        front_1ATC, front_lse_1AT = front.reshape(mixed_1ATC.shape), front_lse.reshape(lse_1AT.shape)
-        lse = torch.logaddexp(lse_1AT, front_lse_1AT)
-        mixed_1ATC = mixed_1ATC * (lse_1AT - lse).exp()[..., None] + front_1ATC * (front_lse_1AT - lse).exp()[..., None]
     return mixed_1ATC[0].transpose(0, 1)
