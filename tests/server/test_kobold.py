@@ -338,7 +338,7 @@ def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(engine.runner, "run", slow)
     monkeypatch.setattr(
-        engine, "words", type(engine.words)(engine.words.decode, frozenset(), 256, engine.words.vocab_size)
+        engine, "info", type(engine.info)(engine.info.decode, frozenset(), 256, engine.info.vocab_size)
     )
 
 

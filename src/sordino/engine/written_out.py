@@ -1,9 +1,9 @@
 """Llama's decoder layers for the rows of a step: every position of every row in one product a weight.
 
-The parts of a layer are `llama_layers`'; there are no gradients. Positions of all rows lie side by side [N, D]; only attention knows
-rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group are queries of one
-key-value head, so no key is copied. A row in its prefill attends over what is before, without a mask, and over its new positions,
-causally.
+The parts of a layer are `llama_layers`'; there are no gradients. Positions of all rows lie side by side [N, D]; only attention
+knows rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group are queries of
+one key-value head, so no key is copied. A row in its prefill attends over what is before, without a mask, and over its new
+positions, causally.
 
 Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
 C channels, T positions of a row that prefills, S positions that are seen, R rows of a pool.
