@@ -233,7 +233,7 @@ def test_where_cells_run_out_rows_take_turns(model: DescribedModel, path: Path, 
     with runner_of(model, path, cells=256) as runner:
         engine = engine_of(model, runner, Limits(rows=6, tokens=256))
         # Without an end of text every row wants all its positions.
-        engine.words = TokenizerInfo(model.decode, frozenset(), model.context_length, model.vocab_size)
+        engine.info = TokenizerInfo(model.decode, frozenset(), model.context_length, model.vocab_size)
         ended = [said.end for said in run(engine, requests)]
         assert [end.n_new for end in ended if end] == [60] * 6
         with pytest.raises(OutOfMemory, match="--kv-memory"):
