@@ -77,7 +77,7 @@ def check_room(
         raise ConfigError("there is nothing to continue", where=where, do="give a text or a soft prompt")
     if width + len(request.ids) + new > context_length:
         raise ConfigError(
-            "the text and its continuation do not fit the model's context",
+            "the text does not fit the model's context",
             where=where,
             expected=f"at most {context_length} positions",
             got=f"{width} in front + {len(request.ids)} text + {new} new",
