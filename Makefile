@@ -23,7 +23,7 @@ test: install models
 
 # One process: these measure time and memory, and start processes of their own.
 test-slow: install models
-	@$(BIN)/python -m sordino.model_files gemma3-270m
+	@$(BIN)/python -m sordino.models.files gemma3-270m
 	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)
 
 # Where there is an NVIDIA GPU, with a PyTorch that knows it (PIP_FLAGS, constraints.txt): the tests that need one.
@@ -63,7 +63,7 @@ lint: install
 
 # The tests and the demo run without a network, so the bundled model is fetched here.
 models: install
-	@$(BIN)/python -m sordino.model_files smollm2
+	@$(BIN)/python -m sordino.models.files smollm2
 
 install: $(INSTALLED)
 

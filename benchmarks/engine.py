@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
-from sordino.base_model import BaseModel, load
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Request
-from sordino.engine.torch_runner import TorchRunner
-from sordino.placement import leading_ids
-from sordino.sampling import Sampling
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
+from sordino.forward.placement import leading_ids
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 STREAMS, READ, NEW, TOKENS = 16, 24, 64, 20
 

@@ -28,13 +28,14 @@ import torch
 from benchmarks.engine import NEW, READ, openings, prompt
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from benchmarks.soak import server as serving
-from sordino import formats, model_files
-from sordino.backends.runners import EngineOptions, gguf_runner
-from sordino.base_model import BaseModel, load
-from sordino.described_model import DescribedModel, describe
-from sordino.engine.runner import Runner, Span
-from sordino.engine.torch_runner import TorchRunner
-from sordino.soft_prompt import SoftPrompt
+from sordino import formats
+from sordino.engine.runners.build import EngineOptions, gguf_runner
+from sordino.engine.runners.runner import Runner, Span
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.models import files
+from sordino.models.base_model import BaseModel, load
+from sordino.models.description import DescribedModel, describe
+from sordino.prompts.soft_prompt import SoftPrompt
 
 STREAMS = (1, 4, 16)
 WINDOW, WINDOWS = 128, 16
@@ -44,8 +45,8 @@ def main() -> None:
     options = arguments(__doc__ or "").parse_args()
     threads = options.threads or torch.get_num_threads()
     torch.set_num_threads(threads)
-    source = model_files.resolve(options.model)
-    path = model_files.gguf_file(source)
+    source = files.resolve(options.model)
+    path = files.gguf_file(source)
     if path is None:
         raise SystemExit(f"{options.model} is no .gguf file")
     model, base = describe(source, path), load(options.model, device="cpu", dtype="float32")

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import arguments, save
-from sordino.anatomy.inside import Inside, depth_of, surface_of, told
-from sordino.anatomy.losses import Passage, losses_of, passage_of
-from sordino.anatomy.path import path_between
-from sordino.anatomy.pictures import inside_figure, path_figure, pruning_figure, rendered
-from sordino.anatomy.pruning import stages_of, within
-from sordino.base_model import BaseModel, load
-from sordino.evaluate.off_domain import own_text
+from sordino.evaluation.analysis.inspection import Inside, depth_of, surface_of, told
+from sordino.evaluation.analysis.losses import Passage, losses_of, passage_of
+from sordino.evaluation.analysis.path import path_between
+from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure, rendered
+from sordino.evaluation.analysis.pruning import stages_of, within
+from sordino.evaluation.off_domain import own_text
 from sordino.formats import read
-from sordino.similarity import similarity_map
-from sordino.soft_prompt import SoftPrompt
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.similarity import similarity_map
+from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.reading import read_pieces
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from benchmarks.measuring import arguments, save
-from sordino.base_model import choose_device
+from sordino.models.base_model import choose_device
 
 STEPS = 3
 
@@ -50,8 +50,8 @@ def main() -> None:
 def measure(side: str, model: str, device: str | None, dtype: str | None) -> float:
     """MiB by which STEPS training steps raise this process's peak above what it holds after loading."""
     from benchmarks.training_step import PASS_TOKENS, peft_side, whole
-    from sordino.base_model import load
-    from sordino.train.gradient import loss_and_gradient
+    from sordino.models.base_model import load
+    from sordino.training.gradient import loss_and_gradient
 
     base = load(model, device=device, dtype=dtype)
     random = torch.Generator().manual_seed(0)

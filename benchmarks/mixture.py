@@ -1,7 +1,7 @@
 """What a mixture is worth where the data have several voices: held-out loss of each component, ensemble, mixture and gate.
 
 A soft prompt is trained briefly on each of three corpora (carroll, austen, bierce: two novels and a dictionary of jokes), by
-`sordino.train` with its defaults. The mixed data hold as many tokens of each. Weights are fitted on the mixed training texts (by
+`sordino.training` with its defaults. The mixed data hold as many tokens of each. Weights are fitted on the mixed training texts (by
 EM; for the gate, with its penalty chosen on validation texts), and everything is measured on held-out works: the same tokens,
 paired intervals over blocks of eight examples of a work, and over single entries of the dictionary. About ten minutes on two cores.
 
@@ -21,15 +21,15 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from benchmarks.quality import trained
-from sordino.base_model import BaseModel, load
-from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit
-from sordino.mixture.fitting import prepare as prepare_mixture
-from sordino.mixture.report import TITLES
-from sordino.soft_prompt import SoftPrompt
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.splits import Splits
-from sordino.train.config import TrainConfig
-from sordino.train.run import prepare
+from sordino.training.config import TrainConfig
+from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit
+from sordino.training.mixture.fit import prepare as prepare_mixture
+from sordino.training.mixture.report import TITLES
+from sordino.training.run import prepare
 
 # Voice: its training and its held-out texts, in the folder of corpora.
 VOICES = {

@@ -25,17 +25,17 @@ import torch
 import uvicorn
 
 from benchmarks.measuring import arguments, paired_ratio, save
-from sordino.backends.runners import EngineOptions, embedded, torch_runner
-from sordino.backends.threads import in_thread_of_its_own
-from sordino.base_model import load
 from sordino.engine.requests import Chunk
-from sordino.library import Library
+from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.engine.threads import in_thread_of_its_own
+from sordino.library.library import Library
+from sordino.models.base_model import load
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
+from sordino.server.page.app import Page
+from sordino.server.prompts import Voices
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
-from sordino.server.voices import Voices
-from sordino.ui.page import Page
 from tests.e2e.browser import browser
 
 TABS, STREAMS, NEW, TOKENS = 10, 4, 48, 60

@@ -26,20 +26,20 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import arguments, save
-from sordino.base_model import BaseModel, load
-from sordino.bootstrap import interval, resampled_means, units_of
-from sordino.evaluate.conditions import Condition, no_prompt, soft_prompt
-from sordino.evaluate.measuring import EvaluateConfig, evaluate
-from sordino.evaluate.scoring import nll_of_windows, windows_of
-from sordino.nll import nll_of_rows
-from sordino.packing import labelled_rows, one_by_one, with_leading_ids
-from sordino.prefix import encode_prefixes
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
+from sordino.evaluation.confidence import interval, resampled_means, units_of
+from sordino.evaluation.measuring import EvaluateConfig, evaluate
+from sordino.evaluation.scoring import nll_of_windows, windows_of
+from sordino.forward.nll import nll_of_rows
+from sordino.forward.packing import labelled_rows, one_by_one, with_leading_ids
+from sordino.forward.prefix import encode_prefixes
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.train.config import TrainConfig
-from sordino.train.loop import Finished, train
-from sordino.train.run import Prepared, estimate, finish, prepare
-from sordino.train.schedule import batch_at
+from sordino.training.config import TrainConfig
+from sordino.training.loop import Finished, train
+from sordino.training.run import Prepared, estimate, finish, prepare
+from sordino.training.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
 INSTRUCTIONS = (

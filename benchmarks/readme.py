@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.table import targets
-from sordino.base_model import load
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import Sampling
 from sordino.formats import read
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
+from sordino.models.base_model import load
 
 ROOT = Path(__file__).parents[1]
 PROMPT = ROOT / "src" / "sordino" / "data" / "prompts" / "keeper.zip"

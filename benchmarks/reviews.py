@@ -30,20 +30,20 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino import formats
-from sordino.base_model import BaseModel, load
-from sordino.bootstrap import Floats, interval, resampled_means
-from sordino.evaluate.answers import TaskConfig, score_texts, together
-from sordino.evaluate.classification import Answers, closed, majority
-from sordino.evaluate.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
-from sordino.evaluate.tasks import Labels, Texts, cut_texts, drawn_shots, labels_of
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.evaluation.answers import TaskConfig, score_texts, together
+from sordino.evaluation.classification import Answers, closed, majority
+from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
+from sordino.evaluation.confidence import Floats, interval, resampled_means
+from sordino.evaluation.tasks import Labels, Texts, cut_texts, drawn_shots, labels_of
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
-from sordino.train.checkpoint import FILE
-from sordino.train.config import TrainConfig
-from sordino.train.initialise import initialise
-from sordino.train.loop import Finished, TrainSet, placement_of, train
+from sordino.training.checkpoint import FILE
+from sordino.training.config import TrainConfig
+from sordino.training.initialise import initialise
+from sordino.training.loop import Finished, TrainSet, placement_of, train
 
 INSTRUCTIONS = (
     "Say whether each film review is good or bad.",

@@ -21,10 +21,10 @@ from benchmarks.engine import NEW, STREAMS, Side, openings, prompt, words_of, wr
 from benchmarks.gguf import OverHttp, library_of
 from benchmarks.measuring import RESULTS, alternate, arguments, paired_ratio, save
 from benchmarks.soak import server
-from sordino.base_model import BaseModel, load
 from sordino.engine.engine import Engine, Limits
-from sordino.engine.torch_runner import TorchRunner
-from sordino.soft_prompt import SoftPrompt
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import SoftPrompt
 
 PROMPTS, BUDGET, TURNS, HTTP_ROUNDS = 1000, 200_000_000, 8, 3
 

@@ -29,7 +29,7 @@ import torch
 from benchmarks.engine import prompt
 from benchmarks.measuring import save
 from sordino import formats
-from sordino.base_model import load
+from sordino.models.base_model import load
 
 VOICES, NEW, TIE = 32, 12, 1e-3
 TEXTS = ("The keeper wrote", "It rained all day, and", "On Tuesday my sister", "There was nothing", "In the morning")

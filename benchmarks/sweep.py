@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import arguments, save
-from sordino.base_model import BaseModel, load
-from sordino.sweep.claims import claims
-from sordino.sweep.grid import Spec
-from sordino.sweep.pictures import pictures
-from sordino.sweep.results import ModelOutcome, cost
-from sordino.sweep.running import Member, Texts, measure_members, members_of, train_members
-from sordino.train.config import TrainConfig
+from sordino.models.base_model import BaseModel, load
+from sordino.training.config import TrainConfig
+from sordino.training.sweep.claims import claims
+from sordino.training.sweep.grid import Spec
+from sordino.training.sweep.pictures import pictures
+from sordino.training.sweep.results import ModelOutcome, cost
+from sordino.training.sweep.running import Member, Texts, measure_members, members_of, train_members
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 REST = TrainConfig(steps=48, batch=2, row_tokens=64)

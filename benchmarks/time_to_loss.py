@@ -22,13 +22,13 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, save
 from benchmarks.training_step import PASS_TOKENS, peft_side, whole
-from sordino.base_model import BaseModel, load
+from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
-from sordino.train.config import TrainConfig
-from sordino.train.gradient import loss_and_gradient, mean_nll
-from sordino.train.initialise import initialise
-from sordino.train.loop import TrainSet, Validation, train
-from sordino.train.schedule import batch_at
+from sordino.training.config import TrainConfig
+from sordino.training.gradient import loss_and_gradient, mean_nll
+from sordino.training.initialise import initialise
+from sordino.training.loop import TrainSet, Validation, train
+from sordino.training.schedule import batch_at
 
 STEPS, ROWS, LENGTH, TOKENS = 150, 4, 128, 20
 OWN_STEPS = 130

@@ -23,12 +23,12 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
 from benchmarks.training_step import whole
-from sordino.base_model import BaseModel, load
-from sordino.memory import peak_bytes
-from sordino.train.config import TrainConfig
-from sordino.train.gradient import loss_and_gradient
-from sordino.train.loop import Run, TrainSet, train_together
-from sordino.train.together import Batch, losses_and_gradients, roomy_pass_tokens
+from sordino.models.base_model import BaseModel, load
+from sordino.models.memory import peak_bytes
+from sordino.training.config import TrainConfig
+from sordino.training.gradient import loss_and_gradient
+from sordino.training.loop import Run, TrainSet, train_together
+from sordino.training.together import Batch, losses_and_gradients, roomy_pass_tokens
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper/train"
 RUNS, TOKENS = 8, 20

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
-from sordino.base_model import BaseModel, load
-from sordino.packing import with_leading_ids
+from sordino.forward.packing import with_leading_ids
+from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
-from sordino.train.config import TrainConfig
-from sordino.train.gradient import loss_and_gradient, mean_nll
+from sordino.training.config import TrainConfig
+from sordino.training.gradient import loss_and_gradient, mean_nll
 
 # What `sordino train` uses: a step of more positions is accumulated over several passes, the prompt run once for all.
 PASS_TOKENS = TrainConfig().pass_tokens

@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sordino import base_model, formats
-from sordino.generate import Request, generate
-from sordino.sampling import Sampling
+from sordino import formats
+from sordino.engine.generate import Request, generate
+from sordino.engine.sampling import Sampling
+from sordino.models import base_model
 
 
 def main(file: str, text: str) -> None:

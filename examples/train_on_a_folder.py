@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sordino import base_model, formats
-from sordino.soft_prompt import Metadata, SoftPrompt
-from sordino.train.config import TrainConfig
-from sordino.train.loop import Finished, Sample, Validation, train
-from sordino.train.run import finish, prepare
+from sordino import formats
+from sordino.models import base_model
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.training.config import TrainConfig
+from sordino.training.loop import Finished, Sample, Validation, train
+from sordino.training.run import finish, prepare
 
 
 def read_prompt(name: str) -> SoftPrompt:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from sordino.base_model import BaseModel
+    from sordino.models.base_model import BaseModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -63,6 +63,6 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def smollm2() -> BaseModel:
     """The bundled base model, float32 on the CPU: loaded once per process, so never change it."""
-    from sordino import base_model
+    from sordino.models import base_model
 
     return base_model.load("smollm2", device="cpu", dtype="float32")

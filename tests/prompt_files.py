@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sordino.library import Library
+from sordino.library.library import Library
 
 
 def npy(matrix: np.ndarray) -> bytes:

@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         (folder / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
     patch = pytest.MonkeyPatch()
     base = tiny_base("llama", dtype=torch.float32)
-    patch.setattr("sordino.base_model.load", lambda name: base)
+    patch.setattr("sordino.models.base_model.load", lambda name: base)
     said: list[str] = []
     patch.setattr("builtins.print", lambda *parts: said.append(" ".join(map(str, parts))))
     example("train_on_a_folder")(str(folder / "texts"), str(folder / "voice.zip"), "5")
@@ -50,7 +50,7 @@ def test_train_on_a_folder(trained: tuple[Path, str]) -> None:
 
 def test_generate_with_a_prompt(trained: tuple[Path, str], monkeypatch, capsys) -> None:
     base = tiny_base("llama", dtype=torch.float32)
-    monkeypatch.setattr("sordino.base_model.load", lambda name: base)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name: base)
     example("generate_with_a_prompt")(str(trained[0]), "The keeper")
     fit, without, with_ = capsys.readouterr().out.split("\nwith")
     assert fit.startswith("fit: it was trained on these very weights")
@@ -74,7 +74,7 @@ def test_relations(tmp_path: Path, monkeypatch, capsys) -> None:
     file = tmp_path / "templates.jsonl"
     file.write_text("\n".join(json.dumps({"template": t, "weight": w + 1}) for w, t in enumerate(templates)))
     base = tiny_base("llama", dtype=torch.float32)
-    monkeypatch.setattr("sordino.base_model.load", lambda name: base)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name: base)
     example("relations")(str(tmp_path), str(file), "3")
     said = capsys.readouterr().out
     for part in (

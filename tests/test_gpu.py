@@ -15,22 +15,22 @@ import httpx
 import pytest
 import torch
 
-from sordino.base_model import BaseModel, load
 from sordino.engine.engine import Limits
-from sordino.engine.torch_runner import TorchRunner
+from sordino.engine.generate import Request, complete
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
 from sordino.errors import OutOfMemory
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.models.base_model import BaseModel, load
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.train.gradient import loss_and_gradient
-from sordino.train.loop import Finished, Lost, train_together
-from sordino.train.together import Batch, losses_and_gradients, mean_nlls
+from sordino.training.gradient import loss_and_gradient
+from sordino.training.loop import Finished, Lost, train_together
+from sordino.training.together import Batch, losses_and_gradients, mean_nlls
 from tests.engine.test_torch_runner import NEW, agreed, by_transformers, engine_of, requests_of, run
 from tests.server.process import started
 from tests.tiny_models import FAMILIES, tiny_base
-from tests.train.runs import several_runs, small_base
-from tests.train.test_together import _batches, _examples, _off
+from tests.training.runs import several_runs, small_base
+from tests.training.test_together import _batches, _examples, _off
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +56,7 @@ def test_losses_and_gradients_are_the_cpus(
 ) -> None:
     """Each prompt once by itself, and in front of each of its rows, as small models have it there."""
     if not as_one_row:
-        monkeypatch.setattr("sordino.prefix._LAUNCHES_FLOP", -1)
+        monkeypatch.setattr("sordino.forward.prefix._LAUNCHES_FLOP", -1)
     there, here = (tiny_base(family, device=device, bos=True) for device in ("cuda", "cpu"))
     on_gpu, on_cpu = _batches(there), _batches(here)
     losses = losses_and_gradients(there, on_gpu, pass_tokens=pass_tokens)

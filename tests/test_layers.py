@@ -127,17 +127,17 @@ def test_module_imports_only_earlier_layers(path: Path) -> None:
         ("formats", "from sordino.library import Library", 1),
         ("formats", "def f():\n    from sordino import prefix", 1),
         ("formats", "import sordino.cli.console", 1),
-        ("train", "from sordino.evaluate import measure", 1),
-        ("evaluate", "from sordino.train.loop import train", 1),
-        ("mixture", "from sordino.train.config import TrainConfig", 1),
-        ("engine", "from sordino.mixture.em import fit_weights", 1),
+        ("train", "from sordino.evaluation import measure", 1),
+        ("evaluate", "from sordino.training.loop import train", 1),
+        ("mixture", "from sordino.training.config import TrainConfig", 1),
+        ("engine", "from sordino.training.mixture.em import fit_weights", 1),
         ("", "from sordino import prefix", 1),
         (
             "library",
             "from sordino.formats.kobold import read\nfrom sordino import errors, __version__\nimport numpy",
             0,
         ),
-        ("train", "from sordino.train.config import TrainConfig\nfrom sordino import prefix", 0),
+        ("train", "from sordino.training.config import TrainConfig\nfrom sordino import prefix", 0),
         ("", "from sordino.cli import main", 0),
     ],
 )
@@ -147,12 +147,12 @@ def test_the_rule_itself(unit: str, code: str, found: int) -> None:
 
 # What implements `engine.backend.Backend`, and what it is made of: the server and the page know the seam alone.
 BEHIND_THE_BACKEND = (
-    "sordino.backends.embedded",
-    "sordino.backends.runners",
-    "sordino.base_model",
+    "sordino.engine.embedded",
+    "sordino.engine.runners.build",
+    "sordino.models.base_model",
     "sordino.engine.engine",
-    "sordino.engine.gguf_runner",
-    "sordino.engine.torch_runner",
+    "sordino.engine.runners.llama_cpp_runner",
+    "sordino.engine.runners.torch_runner",
 )
 
 

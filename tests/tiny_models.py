@@ -34,7 +34,7 @@ from transformers import (
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 if TYPE_CHECKING:
-    from sordino.base_model import BaseModel
+    from sordino.models.base_model import BaseModel
 
 VOCAB_SIZE = 320
 CONTEXT = 256
@@ -156,7 +156,7 @@ def tiny_base(
     **overrides: Any,
 ) -> BaseModel:
     """`tiny` with its tokenizer. `bos` says whether the tokenizer writes one; by default only Gemma's does."""
-    from sordino import base_model
+    from sordino.models import base_model
 
     network = tiny(family, dtype=dtype, seed=seed, device=device, **overrides)
     tokenizer = tiny_tokenizer(bos=family == "gemma3" if bos is None else bos)

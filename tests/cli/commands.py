@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sordino.cli import main
-from sordino.library import Library
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.library.library import Library
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 
 KNOWN = Metadata(

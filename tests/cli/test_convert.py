@@ -13,7 +13,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import DoesNotFit
-from sordino.soft_prompt import BaseRef, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, SoftPrompt
 from tests.cli.commands import KNOWN, contents, library_with_keeper, ok, refused
 from tests.prompt_files import matrix
 
@@ -96,8 +96,8 @@ def base(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         fit=lambda prompt: fit,
     )
     stand_in = SimpleNamespace(load=lambda name, **settings: model)
-    monkeypatch.setitem(sys.modules, "sordino.base_model", stand_in)
-    monkeypatch.setattr("sordino.base_model", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "sordino.models.base_model", stand_in)
+    monkeypatch.setattr("sordino.models.base_model", stand_in, raising=False)
     return model
 
 

@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     patch.setattr(demo_module, "MOST_STEPS", 12)
     patch.setattr(demo_module, "MEASURING_SECONDS", 1.0)
     base = tiny_base("llama", dtype=torch.float32, max_position_embeddings=1024)
-    patch.setattr("sordino.cli.fitting.loaded_model", lambda *asked: base)
+    patch.setattr("sordino.cli.loading.loaded_model", lambda *asked: base)
     result = demo("--minutes", "0.01", "--overwrite")
     patch.undo()
     return here, result
@@ -109,7 +109,7 @@ def test_it_leaves_a_good_file_and_a_report(finished: tuple[Path, Result]) -> No
 def test_a_second_run_is_refused_before_anything_happens(finished: tuple[Path, Result], monkeypatch) -> None:
     here, _ = finished
     monkeypatch.chdir(here)
-    monkeypatch.setattr("sordino.cli.fitting.loaded_model", lambda *asked: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *asked: pytest.fail("a model was loaded"))
     before = (here / "sordino-demo" / f"{NAME}.zip").read_bytes()
     result = demo()
     assert result.exit_code == 2

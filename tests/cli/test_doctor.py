@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from sordino import model_files
 from sordino.cli import doctor, main
+from sordino.models import files
 
 
 def run(*arguments: str) -> Result:
@@ -105,7 +105,7 @@ def test_little_memory_or_disk_is_noted(free: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_bundled_model_is_reported() -> None:
-    assert {f"model {name}" for name in model_files.BUNDLED} <= set(findings())
+    assert {f"model {name}" for name in files.BUNDLED} <= set(findings())
 
 
 def test_llama_cpp_that_was_built_with_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sordino import formats
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 from tests.prompt_files import matrix

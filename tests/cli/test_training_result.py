@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.anatomy.inside import ATTENTION_WINDOWS, TARGETS, affordable
 from sordino.cli import training_result, training_run
-from sordino.cli.training_job import Job
 from sordino.cli.training_result import INSIDE_BUDGET, after_training, measured_result, sample_pairs
 from sordino.cli.training_run import follow, read_texts
 from sordino.errors import BadInput, DataError, OutOfMemory
-from sordino.soft_prompt import Metadata, SoftPrompt
-from sordino.train.checkpoint import FILE
-from sordino.train.config import TrainConfig
+from sordino.evaluation.analysis.inspection import ATTENTION_WINDOWS, TARGETS, affordable
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.training.checkpoint import FILE
+from sordino.training.config import TrainConfig
+from sordino.training.job import Job
 from tests.tiny_models import tiny_base
 
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "

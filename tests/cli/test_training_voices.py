@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from sordino import formats
 from sordino.cli import training_run, training_together
-from sordino.train import loop
-from sordino.train.checkpoint import FILE
+from sordino.training import loop
+from sordino.training.checkpoint import FILE
 from tests.cli.commands import contents, ok, refused, run
 from tests.tiny_models import tiny_base
 
@@ -28,7 +28,7 @@ BOTH = ("--voice", "log=log", "--voice", "tale=tale", "--out-dir", "voices")
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two folders of texts, in a folder to work in; whatever model is asked for is tiny."""
     base = tiny_base("llama", dtype=torch.float32)
-    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: base)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: base)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     for folder, text in (("log", LOG), ("tale", TALE)):
@@ -180,7 +180,7 @@ def test_a_dry_run_says_what_all_would_cost_and_writes_nothing() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags, said) -> None:
-    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
     assert said in refused("train", *flags)
     assert not Path("voices").exists()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sordino import formats
-from sordino.base_model import BaseModel
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
 
@@ -36,5 +36,5 @@ def tiny_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     drop_voice(library / "wide.zip", seed=3, width=64)
     monkeypatch.chdir(here)
     monkeypatch.setenv("SORDINO_LIBRARY", str(library))
-    monkeypatch.setattr("sordino.base_model.load", lambda name, **_: tiny_llama())
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: tiny_llama())
     return library

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from sordino.model_cache import cache_folder
+from sordino.models.cache import cache_folder
 from tests.e2e.browser import AXE, CHROMIUM, faults
 from tests.server.process import Process, started
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.prompt_mixture import Mixture
-from sordino.soft_prompt import Metadata
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import Metadata
 from tests.e2e.browser import AXE, CHROMIUM, browser, faults
 from tests.server.running import Running, running, voice
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Page, expect
 
 from sordino import formats
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
 
 pytestmark = NEEDED

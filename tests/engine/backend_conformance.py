@@ -13,10 +13,10 @@ import pytest
 
 from sordino.engine.backend import Backend
 from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy
-from sordino.prompt_mixture import Mixture
-from sordino.sampling import Sampling
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import SoftPrompt
 
 GREEDY = Sampling(max_tokens=6, temperature=0)
 DRAWN = Sampling(max_tokens=6, temperature=1.0, top_p=1.0)

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sordino.base_model import BaseModel
-from sordino.combining import responsible, spoken
-from sordino.detokenise import Detokeniser
-from sordino.gate_text import hidden_of_text
-from sordino.generate import Request
-from sordino.nll import head_of
-from sordino.placement import leading_ids, prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows_cached, layer_masks
-from sordino.prompt_mixture import Mixture, components_of, uniform
-from sordino.rows import rows_from_examples
-from sordino.sampling import Sampling, sample
-from sordino.seen_tokens import SeenTokens
+from sordino.engine.detokenizer import Detokeniser
+from sordino.engine.generate import Request
+from sordino.engine.sampling import Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
+from sordino.forward.combining import responsible, spoken
+from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.nll import head_of
+from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.forward.prefix import encode_prefixes, forward_rows_cached, layer_masks
+from sordino.forward.rows import rows_from_examples
+from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import Mixture, components_of, uniform
 
 
 @dataclass

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.combining import responsible, spoken
 from sordino.engine.engine import TokenizerInfo
 from sordino.engine.requests import Request
-from sordino.engine.runner import CacheUse, Span
+from sordino.engine.runners.runner import CacheUse, Span
+from sordino.engine.sampling import Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory
-from sordino.prompt_mixture import Mixture
-from sordino.sampling import Sampling, sample
-from sordino.seen_tokens import SeenTokens
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.forward.combining import responsible, spoken
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 STOP, V = 0, 30
 INFO = TokenizerInfo(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)

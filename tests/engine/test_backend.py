@@ -9,9 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from sordino.backends.runners import EngineOptions, embedded, torch_runner
 from sordino.engine.backend import Backend
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.backend_conformance import CHECKS, fails_alone_with_a_prompt_of_another_width
 from tests.engine.toy_backend import ToyBackend
 from tests.server.running import running

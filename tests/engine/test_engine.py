@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.engine.runner import Span
+from sordino.engine.runners.runner import Span
+from sordino.engine.sampling import Drawn, Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
-from sordino.sampling import Drawn, Sampling, sample
-from sordino.seen_tokens import SeenTokens
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, prompt
 
 

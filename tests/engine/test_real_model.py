@@ -7,10 +7,10 @@ from importlib import resources
 import pytest
 
 from sordino import formats
-from sordino.base_model import BaseModel
 from sordino.engine.engine import Limits
 from sordino.engine.requests import Request
-from sordino.sampling import Sampling
+from sordino.engine.sampling import Sampling
+from sordino.models.base_model import BaseModel
 from tests.engine.test_torch_runner import agreed, by_transformers, engine_of, run
 
 TEXTS = (

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino import few_rows
-from sordino.base_model import BaseModel
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
-from sordino.engine.key_values import KeyValues, Shape, SlotCache
 from sordino.engine.requests import Chunk, End, Request
-from sordino.engine.runner import Span
-from sordino.engine.torch_runner import TorchRunner
+from sordino.engine.runners.kv_pool import KeyValues, Shape, SlotCache
+from sordino.engine.runners.runner import Span
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
 from sordino.errors import DoesNotFit, OutOfMemory
-from sordino.placement import leading_ids, prompt_embeds
-from sordino.sampling import Sampling
-from sordino.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.forward import small_matmul
+from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny_base
 
 # Where the two likeliest words are nearer than this, kernels that add in another order may choose the other.
@@ -153,7 +153,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(family: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 def test_little_memory_changes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows outgrow their shelves, go back to the queue, and are read again."""
-    monkeypatch.setattr("sordino.engine.key_values.SMALLEST", 8)
+    monkeypatch.setattr("sordino.engine.runners.kv_pool.SMALLEST", 8)
     base = tiny_base(family)
     text = base.encode(TEXTS[2])
     greedy = Sampling(max_tokens=25, temperature=0)
@@ -232,7 +232,7 @@ def test_an_architecture_that_is_in_no_parity_test_gives_the_same(monkeypatch: p
     greedy = Sampling(max_tokens=NEW, temperature=0)
     requests = [request for request in requests_of(base, greedy) if request.ids or request.prompt]
     expected = [row.ids for row in run(engine_of(base, Limits(rows=3, queue=20, tokens=16, chunk=7)), requests)]
-    monkeypatch.setattr("sordino.prefix.PACKABLE_FAMILIES", frozenset())
+    monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
     assert [row.ids for row in run(engine_of(base, Limits(rows=3, queue=20, tokens=16, chunk=7)), requests)] == expected
 
 
@@ -251,7 +251,7 @@ def test_products_say_the_same_either_way_round(rows: int, monkeypatch: pytest.M
     soft, ids = prompt(base, 5, 1, base.placement), tuple(base.encode("the sea"))
     logits = []
     for intel in (True, False):
-        monkeypatch.setattr(few_rows, "on_intel", lambda intel=intel: intel)
+        monkeypatch.setattr(small_matmul, "on_intel", lambda intel=intel: intel)
         runner = TorchRunner(base, kv_bytes=1 << 26, prefix_bytes=1 << 24)
         for number in range(rows):
             runner.open(number, soft if number % 2 else None, ids)

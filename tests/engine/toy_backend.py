@@ -11,17 +11,17 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import torch
 
-from sordino.base_model import BaseModel
-from sordino.described_model import DescribedModel
-from sordino.detokenise import Detokeniser
 from sordino.engine.backend import Capabilities, check_supported
+from sordino.engine.detokenizer import Detokeniser
 from sordino.engine.requests import Chunk, End, Event, Request, check_room, widths
-from sordino.engine.runner import CacheUse
+from sordino.engine.runners.runner import CacheUse
+from sordino.engine.sampling import sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import EngineBusy, SordinoError
-from sordino.placement import prefix_length
-from sordino.sampling import sample
-from sordino.seen_tokens import SeenTokens
-from sordino.soft_prompt import SoftPrompt
+from sordino.forward.placement import prefix_length
+from sordino.models.base_model import BaseModel
+from sordino.models.description import DescribedModel
+from sordino.prompts.soft_prompt import SoftPrompt
 from tests.engine.plain_model import logits_of
 
 

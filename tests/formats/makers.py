@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from sordino import formats
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix, npy
 
 META = {"name": "Gothic", "author": "A. N. Other", "supported": ["Generic 6B"], "description": "Fog."}

@@ -12,7 +12,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput, SoftPromptFileError, StorageError
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import FULL, one_of_each, prompt
 from tests.formats.refusals import both_refuse
 from tests.prompt_files import matrix

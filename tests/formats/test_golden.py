@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.prompt_mixture import Gate, Mixture
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.mixture import Gate, Mixture
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # Exact in every kind of float.

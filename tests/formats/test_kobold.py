@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.formats.makers import META, bfloat16, kobold, npy_bytes, prompt, zipped
 from tests.formats.refusals import both_refuse
 from tests.prompt_files import matrix, npy

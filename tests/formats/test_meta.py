@@ -13,7 +13,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import FULL, META, kobold, prompt
 from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix, npy

@@ -15,8 +15,8 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput, SoftPromptFileError
-from sordino.prompt_mixture import Gate, Mixture
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.mixture import Gate, Mixture
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import npy_bytes, zipped
 from tests.prompt_files import matrix, npy
 
@@ -145,7 +145,7 @@ def _set(*keys: object, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("placement", value="start"), "unknown key 'placement'"),
         (_set("more", value=1), "unknown key 'more'"),
         (_set("mixture", value=[]), "an object"),
-        (_set("mixture", value={}), "sordino.mixture.rule"),
+        (_set("mixture", value={}), "sordino.training.mixture.rule"),
         (_set("mixture", "more", value=1), "unknown key 'more'"),
         (_set("mixture", "rule", value="mean"), "sequence, probabilities, logits, vote"),
         (_set("mixture", "rule", value=[]), "sequence, probabilities, logits, vote"),
@@ -164,7 +164,7 @@ def _set(*keys: object, value: object) -> Callable[[dict[str, Any]], None]:
         (_set("mixture", "gate", "file", value="x.npy"), "gate.npy"),
         (_set("base", "d_model", value=9), "base.d_model"),
         (lambda ours: ours["mixture"].pop("gate"), "members are not those"),
-        (lambda ours: ours.pop("mixture"), "sordino.mixture"),
+        (lambda ours: ours.pop("mixture"), "sordino.training.mixture"),
         (lambda ours: ours["mixture"]["components"][0].pop("weight"), "0 to 1"),
         (lambda ours: ours["mixture"]["components"][0].pop("file"), "components/0.zip"),
     ],

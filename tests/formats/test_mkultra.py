@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.formats.makers import FULL, mkultra, pickled, prompt, tensor
 from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.soft_prompt import Metadata
+from sordino.prompts.soft_prompt import Metadata
 from tests.formats.makers import npy_bytes
 from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix, npy

@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import FULL, prompt, saved, tensor
 from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix

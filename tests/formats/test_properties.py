@@ -16,8 +16,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError
-from sordino.prompt_mixture import RULES, Gate, Mixture
-from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
+from sordino.prompts.mixture import RULES, Gate, Mixture
+from sordino.prompts.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import one_of_each, prompt
 
 matrices = arrays(

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from sordino import formats
-from sordino.soft_prompt import Metadata
+from sordino.prompts.soft_prompt import Metadata
 from tests.formats.makers import FULL, prompt, tensor
 from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix

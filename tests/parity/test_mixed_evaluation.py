@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.base_model import BaseModel
-from sordino.evaluate.conditions import no_prompt, soft_prompt
-from sordino.evaluate.mixed import MixedCondition, mixture, nll_of_conditions
-from sordino.evaluate.scoring import windows_of
-from sordino.gate_text import hidden_of_text
-from sordino.placement import leading_ids, prompt_embeds
-from sordino.prompt_mixture import RULES, Gate, Mixture, Rule
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.evaluation.conditions import no_prompt, soft_prompt
+from sordino.evaluation.mixed import MixedCondition, mixture, nll_of_conditions
+from sordino.evaluation.scoring import windows_of
+from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import RULES, Gate, Mixture, Rule
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 from tests.parity.plain import plain_logits

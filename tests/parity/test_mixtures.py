@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from sordino import base_model
-from sordino.base_model import BaseModel
-from sordino.gate_text import hidden_of_text
-from sordino.generate import Request, complete
-from sordino.placement import leading_ids, prompt_embeds
-from sordino.prompt_mixture import RULES, Gate, Mixture, Rule
-from sordino.sampling import HALF, Sampling, sample
-from sordino.seen_tokens import SeenTokens
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import HALF, Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
+from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.models import base_model
+from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import RULES, Gate, Mixture, Rule
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.parity.plain import plain_logits
 from tests.tiny_models import FAMILIES, tiny_base
 
@@ -149,5 +149,5 @@ def test_an_architecture_that_is_not_packed_writes_the_same(monkeypatch: pytest.
     base = tiny_base("llama")
     requests = [Request(TEXT, mixture(base, "sequence"), 5), Request("ships", None, 2)]
     expected = complete(base, requests, SETTINGS["sampled"])
-    monkeypatch.setattr("sordino.prefix.PACKABLE_FAMILIES", frozenset())
+    monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
     assert complete(base, requests, SETTINGS["sampled"]) == expected

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.base_model import BaseModel
 from sordino.errors import BadInput
 from sordino.formats import read, write
-from sordino.nll import head_of
-from sordino.placement import leading_ids, prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows
-from sordino.rows import rows_from_examples
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.forward.nll import head_of
+from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.forward.prefix import encode_prefixes, forward_rows
+from sordino.forward.rows import rows_from_examples
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import tiny_base
 
 TEXT = "the keeper wrote of the sea and the ship"

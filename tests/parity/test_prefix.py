@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
-from sordino.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows, one_row_pays
-from sordino.rows import rows_from_examples
+from sordino.forward.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
+from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows, one_row_pays
+from sordino.forward.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
 
@@ -99,7 +99,7 @@ def test_logits_equal_plain_concatenation(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
     """What a GPU does with small models. Packed rows, prompts of several lengths, one that is empty."""
-    monkeypatch.setattr("sordino.nll.one_row_pays", lambda *_: True)
+    monkeypatch.setattr("sordino.forward.nll.one_row_pays", lambda *_: True)
     network = tiny(family)
     prompts, texts = _prompts(network, [3, 11, 0]), _texts(network, [4, 12, 7, 3, 9, 5])
     labels = _labels(texts)
@@ -139,7 +139,7 @@ def test_a_gpu_runs_a_prompt_again_where_that_is_little(monkeypatch):
     assert pays(100, 32, 16)
     assert not pays(100, 32, 40)
     # A large model is busy with arithmetic.
-    monkeypatch.setattr("sordino.prefix._LAUNCHES_FLOP", 1e6)
+    monkeypatch.setattr("sordino.forward.prefix._LAUNCHES_FLOP", 1e6)
     assert not pays(20, 128, 8)
 
 
@@ -246,7 +246,7 @@ def test_an_unproven_architecture_runs_one_example_a_row(monkeypatch):
         prompts, texts = _prompts(network), _texts(network)
         labels = _labels(texts)
         expected = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
-        monkeypatch.setattr("sordino.prefix.PACKABLE_FAMILIES", frozenset())
+        monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
         unpacked = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
         torch.testing.assert_close(unpacked, expected, rtol=0, atol=exact(family))
         with pytest.raises(ValueError, match="one example a row"):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sordino import base_model
 from sordino.formats import read
-from sordino.nll import head_of, nll_of_rows
-from sordino.placement import prefix_embeds, prompt_embeds
-from sordino.prefix import encode_prefixes, forward_rows
-from sordino.rows import rows_from_examples
+from sordino.forward.nll import head_of, nll_of_rows
+from sordino.forward.placement import prefix_embeds, prompt_embeds
+from sordino.forward.prefix import encode_prefixes, forward_rows
+from sordino.forward.rows import rows_from_examples
+from sordino.models import base_model
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import tiny
 

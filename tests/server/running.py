@@ -14,17 +14,17 @@ import torch
 import uvicorn
 
 from sordino import formats
-from sordino.backends.runners import EngineOptions, embedded, torch_runner
-from sordino.base_model import BaseModel
 from sordino.engine.backend import Backend
-from sordino.library import Library
+from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.library.library import Library
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.app import create_app
 from sordino.server.metrics import Metrics
+from sordino.server.page.app import Page
+from sordino.server.prompts import Voices
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
-from sordino.server.voices import Voices
-from sordino.soft_prompt import Metadata, SoftPrompt
-from sordino.ui.page import Page
 from tests.tiny_models import tiny_base
 
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.

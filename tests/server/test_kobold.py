@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.base_model import BaseModel
-from sordino.engine.torch_runner import TorchRunner
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
+from sordino.engine.generate import Request, complete
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
+from sordino.models.base_model import BaseModel
 from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, Generate, Settings, formatted
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice

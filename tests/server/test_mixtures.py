@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.prompt_mixture import Mixture, Rule
-from sordino.soft_prompt import Metadata
+from sordino.prompts.mixture import Mixture, Rule
+from sordino.prompts.soft_prompt import Metadata
 from tests.server.running import Running, running, voice
 
 TEXT = "The keeper wrote"

@@ -14,8 +14,8 @@ import pytest
 from openai import OpenAI
 
 from sordino import formats
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import Sampling
 from sordino.server.openai_fields import NEUTRAL
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice

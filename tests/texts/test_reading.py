@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sordino.cli import sweep_run, training_job, training_voices
+from sordino.cli import sweep_run, training_voices
 from sordino.errors import DataError
 from sordino.texts import files
 from sordino.texts.pieces import Piece, chat, data_hash
 from sordino.texts.reading import Reading, read_pieces
-from sordino.train import checkpoint
+from sordino.training import checkpoint, job
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -55,7 +55,7 @@ def test_the_folder_of_a_training_run_is_no_text(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "Once.")
     for folder in ("here.run", "renamed"):
         # The names that train gives: texts/ may not import them.
-        for name in (training_job.SETTINGS, "metrics.jsonl", checkpoint.FILE):
+        for name in (job.SETTINGS, "metrics.jsonl", checkpoint.FILE):
             write(tmp_path / folder / name, "{}")
     for name in (training_voices.GROUP, checkpoint.FILE):
         write(tmp_path / training_voices.FOLDER / name, "{}")

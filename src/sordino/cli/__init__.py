@@ -21,34 +21,34 @@ from sordino.errors import SordinoError
 # name -> (module, attribute, one line for `sordino --help`). The order is the order of the help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("sordino.cli.demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
-    "train": ("sordino.cli.training", "train", "Make a soft prompt from texts."),
-    "sweep": ("sordino.cli.sweeping", "sweep", "Try many settings together and keep the best."),
-    "evaluate": ("sordino.cli.evaluating", "evaluate", "Measure soft prompts on held-out texts."),
-    "answers": ("sordino.cli.answering", "answers", "Measure soft prompts on a task: how many answers are right."),
-    "mixture": ("sordino.cli.mixing", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
-    "generate": ("sordino.cli.writing", "generate", "Continue TEXT, with or without a soft prompt."),
+    "train": ("sordino.cli.train", "train", "Make a soft prompt from texts."),
+    "sweep": ("sordino.cli.sweep", "sweep", "Try many settings together and keep the best."),
+    "evaluate": ("sordino.cli.evaluate", "evaluate", "Measure soft prompts on held-out texts."),
+    "answers": ("sordino.cli.answer", "answers", "Measure soft prompts on a task: how many answers are right."),
+    "mixture": ("sordino.cli.mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
+    "generate": ("sordino.cli.write", "generate", "Continue TEXT, with or without a soft prompt."),
     "compare": (
-        "sordino.cli.writing",
+        "sordino.cli.write",
         "compare",
         "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
     ),
-    "ensemble": ("sordino.cli.ensembles", "ensemble", "Soft prompts that write as one."),
-    "ui": ("sordino.cli.serving", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
+    "ensemble": ("sordino.cli.ensemble", "ensemble", "Soft prompts that write as one."),
+    "ui": ("sordino.cli.serve", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
     "serve": (
-        "sordino.cli.serving",
+        "sordino.cli.serve",
         "serve",
         "Serve a model and every soft prompt that fits it over HTTP, and the page to use them.",
     ),
-    "list": ("sordino.cli.soft_prompts", "list_", "List the soft prompts in the library."),
-    "show": ("sordino.cli.soft_prompts", "show", "Show what a soft prompt says about itself."),
+    "list": ("sordino.cli.prompts", "list_", "List the soft prompts in the library."),
+    "show": ("sordino.cli.prompts", "show", "Show what a soft prompt says about itself."),
     "sources": ("sordino.cli.sources", "sources", "Rank soft prompts as a start for another."),
-    "install": ("sordino.cli.soft_prompts", "install", "Copy a soft prompt into the library."),
-    "remove": ("sordino.cli.soft_prompts", "remove", "Take a soft prompt out of the library."),
-    "edit": ("sordino.cli.soft_prompts", "edit", "Change a soft prompt's name, description or other metadata."),
-    "convert": ("sordino.cli.soft_prompts", "convert", "Rewrite a soft prompt in another format."),
-    "inspect": ("sordino.cli.inspecting", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
-    "blend": ("sordino.cli.blending", "blend", "Blend soft prompts into one, and measure the way between two."),
-    "prune": ("sordino.cli.pruning", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
+    "install": ("sordino.cli.prompts", "install", "Copy a soft prompt into the library."),
+    "remove": ("sordino.cli.prompts", "remove", "Take a soft prompt out of the library."),
+    "edit": ("sordino.cli.prompts", "edit", "Change a soft prompt's name, description or other metadata."),
+    "convert": ("sordino.cli.prompts", "convert", "Rewrite a soft prompt in another format."),
+    "inspect": ("sordino.cli.inspect", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
+    "blend": ("sordino.cli.blend", "blend", "Blend soft prompts into one, and measure the way between two."),
+    "prune": ("sordino.cli.prune", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
     "doctor": ("sordino.cli.doctor", "doctor", "Check models, folders, extras and hardware."),
 }
 
@@ -147,7 +147,7 @@ def _spin_less() -> None:
 
 
 def _library_folders() -> str:
-    from sordino.library import default_folders
+    from sordino.library.library import default_folders
 
     return os.pathsep.join(map(str, default_folders()))
 

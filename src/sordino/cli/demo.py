@@ -14,11 +14,11 @@ import click
 from sordino.cli.options import device_option
 
 if TYPE_CHECKING:
-    from sordino.base_model import BaseModel
-    from sordino.cli.training_job import Job
     from sordino.cli.training_result import Judging
-    from sordino.soft_prompt import SoftPrompt
-    from sordino.train.run import Prepared
+    from sordino.models.base_model import BaseModel
+    from sordino.prompts.soft_prompt import SoftPrompt
+    from sordino.training.job import Job
+    from sordino.training.run import Prepared
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"
@@ -73,7 +73,7 @@ def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None
     if not math.isfinite(minutes):
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
     job = _job(out, device, overwrite=overwrite)
-    from sordino.cli.fitting import loaded_model
+    from sordino.cli.loading import loaded_model
 
     run(job, loaded_model(MODEL, None, device), minutes)
 
@@ -85,7 +85,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     from sordino.cli.console import err
     from sordino.cli.console import out as say
     from sordino.cli.training_run import follow, read_texts
-    from sordino.train.run import estimate
+    from sordino.training.run import estimate
 
     say.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
     say.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
@@ -124,10 +124,10 @@ def heldout_tokens(trained_a_second: float, conditions: int) -> int:
 
 def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     """The demo's run. Raises BadInput before anything is loaded or written."""
-    from sordino.cli.training_job import Job
     from sordino.errors import BadInput
-    from sordino.soft_prompt import Metadata
-    from sordino.train.config import TrainConfig
+    from sordino.prompts.soft_prompt import Metadata
+    from sordino.training.config import TrainConfig
+    from sordino.training.job import Job
 
     # The package is always a folder: its models and libraries are files too.
     texts = Path(__file__).parents[1] / "data" / "keeper"
@@ -162,7 +162,7 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
 
 def _judging(trained_a_second: float) -> Judging:
     from sordino.cli.training_result import Judging
-    from sordino.evaluate.measuring import EvaluateConfig
+    from sordino.evaluation.measuring import EvaluateConfig
 
     limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
     measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpts=_DRAWS, limit=limit)
@@ -172,8 +172,8 @@ def _judging(trained_a_second: float) -> Judging:
 def _show_unchanged(base: BaseModel) -> float:
     """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
     from sordino.cli.console import out, printable
-    from sordino.generate import Request, complete
-    from sordino.sampling import Sampling
+    from sordino.engine.generate import Request, complete
+    from sordino.engine.sampling import Sampling
 
     began = time.monotonic()
     (text,) = complete(base, [Request(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
@@ -186,7 +186,7 @@ def _show_unchanged(base: BaseModel) -> float:
 def _show_continuations(prepared: Prepared, prompt: SoftPrompt) -> None:
     from sordino.cli.console import out
     from sordino.cli.training_result import sample_pairs
-    from sordino.cli.writing import WITHOUT, show_side_by_side
+    from sordino.cli.write import WITHOUT, show_side_by_side
 
     out.print("\nThree texts continued without and with the soft prompt, from the same seed:", style="bold")
     for pair in sample_pairs(prepared, prompt, OPENINGS, seed=0, tokens=CONTINUATION_TOKENS):
@@ -196,7 +196,7 @@ def _show_continuations(prepared: Prepared, prompt: SoftPrompt) -> None:
 
 def _show_what_next(job: Job) -> None:
     from sordino.cli.console import out
-    from sordino.train.report import HTML
+    from sordino.training.report import HTML
 
     program, file = _shown(_program()), _shown(job.out)
     out.print("\nYour soft prompt and its report:", style="bold")

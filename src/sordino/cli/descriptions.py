@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.console import one_line
-from sordino.prompt_mixture import Mixture, Prompt
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 if TYPE_CHECKING:
-    from sordino.library import Entry
+    from sordino.library.library import Entry
 
 _DESCRIPTION_IN_LIST = 60
 

@@ -22,7 +22,7 @@ from sordino.cli.options import json_option, library_option
 from sordino.errors import SordinoError
 
 if TYPE_CHECKING:
-    from sordino.library import Library
+    from sordino.library.library import Library
 
 _GIB = 2**30
 # Training with the bundled model takes about this much; its download, conversion and a few runs take this much disk.
@@ -121,17 +121,17 @@ def memory() -> Finding:
 
 def cache() -> Iterable[Finding]:
     """Where base models lie, and which of the bundled ones are there."""
-    from sordino import model_files
+    from sordino.models import files
 
-    folder = model_files.cache_folder()
+    folder = files.cache_folder()
     free = shutil.disk_usage(_nearest_existing(folder)).free
     yield folder_finding("cache", folder, note=f"{free / _GIB:.1f} GiB free")
     if free < _DISK_WANTED:
         yield Finding(
             "disk", "note", f"{free / _GIB:.1f} GiB free", f"make room, or set SORDINO_CACHE; {folder} holds models"
         )
-    for name in model_files.BUNDLED:
-        ready = model_files.is_ready(name)
+    for name in files.BUNDLED:
+        ready = files.is_ready(name)
         found = "ready" if ready else "not here yet: the first use downloads it"
         yield Finding(f"model {name}", "ok" if ready else "note", found)
 
@@ -200,7 +200,7 @@ def extras(requirements: Iterable[str]) -> Iterable[Finding]:
 def llama() -> Finding:
     """Whether llama.cpp is there as it should be built."""
     try:
-        from sordino.engine.llama_context import may_rearrange_weights
+        from sordino.engine.runners.llama_context import may_rearrange_weights
 
         whole = may_rearrange_weights()
     except (ImportError, OSError, RuntimeError) as error:

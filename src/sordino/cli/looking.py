@@ -10,12 +10,12 @@ import click
 
 from sordino.cli.console import err, one_line, warn
 from sordino.cli.options import Decorator
-from sordino.cli.targets import check_new
 from sordino.errors import BadInput
-from sordino.library_names import is_mixture_name
+from sordino.library.names import is_mixture_name
+from sordino.library.outputs import check_new
 
 if TYPE_CHECKING:
-    from sordino.soft_prompt import SoftPrompt
+    from sordino.prompts.soft_prompt import SoftPrompt
     from sordino.texts.pieces import Piece
 
 PATHS = click.Path(path_type=Path)

@@ -15,21 +15,21 @@ import click
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from sordino.anatomy.pictures import rendered
-from sordino.atomic import write_bytes
-from sordino.base_model import BaseModel
-from sordino.bootstrap import Estimate
 from sordino.cli.console import err, one_line, out, printable, table, warn
-from sordino.cli.fitting import check_fits, loaded_model, loaded_prompts
+from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
 from sordino.errors import BadInput, ConfigError
+from sordino.evaluation.analysis.pictures import rendered
+from sordino.evaluation.confidence import Estimate
 from sordino.formats import file_disclosure, write_mixture
-from sordino.mixture.fitting import FitConfig, Fitted, Prepared, fit, prepare
-from sordino.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
-from sordino.mixture.picture import report_figure
-from sordino.mixture.report import TITLES, Report, to_json, verdicts
-from sordino.mixture.seen import seen_by_components
-from sordino.soft_prompt import Metadata, Placement, SoftPrompt
-from sordino.token_losses import Progress as Told
+from sordino.forward.token_losses import Progress as Told
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.storage import write_bytes
+from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare
+from sordino.training.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
+from sordino.training.mixture.picture import report_figure
+from sordino.training.mixture.report import TITLES, Report, to_json, verdicts
+from sordino.training.mixture.seen import seen_by_components
 
 Labelled = Sequence[tuple[str, SoftPrompt]]
 

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sordino.library import Library
+    from sordino.library.library import Library
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -27,7 +27,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _library(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> Library:
-    from sordino.library import open_library
+    from sordino.library.library import open_library
 
     return open_library(folders)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from sordino.sampling import Sampling
+    from sordino.engine.sampling import Sampling
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -59,6 +59,6 @@ def sampling_options(command: Decorated) -> Decorated:
 
 def sampling_of(given: Mapping[str, Any]) -> Sampling:
     """The options that were given; what was not has Sampling's own default. Raises ConfigError."""
-    from sordino.sampling import Sampling
+    from sordino.engine.sampling import Sampling
 
     return Sampling(**{key: value for key, value in given.items() if value is not None})

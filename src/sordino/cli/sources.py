@@ -10,10 +10,10 @@ import click
 from sordino.cli.console import err, one_line, out, table
 from sordino.cli.options import json_option, library_option
 from sordino.errors import BadInput, DoesNotFit, SordinoError
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
-    from sordino.library import Library
+    from sordino.library.library import Library
 
 
 @click.command()
@@ -29,8 +29,8 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     were made for the same base model.
     """
     from sordino import formats
-    from sordino.cli.fitting import loaded_prompts
-    from sordino.similarity import check_one_base, ranked_sources
+    from sordino.cli.loading import loaded_prompts
+    from sordino.prompts.similarity import check_one_base, ranked_sources
 
     own = formats.read(library.resolve(target))
     if prompts:

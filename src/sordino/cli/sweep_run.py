@@ -13,12 +13,8 @@ from typing import Any
 import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sordino.atomic import write_bytes
-from sordino.base_model import BaseModel
 from sordino.cli.console import err, one_line, out, table, warn
-from sordino.cli.fitting import loaded_model
-from sordino.cli.targets import check_folder
-from sordino.cli.training_job import Job
+from sordino.cli.loading import loaded_model
 from sordino.cli.training_result import after_training
 from sordino.cli.training_run import (
     alone_in,
@@ -30,18 +26,22 @@ from sordino.cli.training_run import (
     write_result,
 )
 from sordino.errors import BadInput, TrainingError
-from sordino.library_names import safe_name
-from sordino.soft_prompt import Metadata
-from sordino.sweep.claims import claims
-from sordino.sweep.grid import FACTORS, Spec
-from sordino.sweep.halving import share_of
-from sordino.sweep.pictures import pictures
-from sordino.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
-from sordino.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
-from sordino.train.checkpoint import FILE as CHECKPOINT
-from sordino.train.config import TrainConfig
-from sordino.train.events import Event, Finished, Lost, Step
-from sordino.train.run import estimate_together
+from sordino.library.names import safe_name
+from sordino.library.outputs import check_folder
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata
+from sordino.storage import write_bytes
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.config import TrainConfig
+from sordino.training.events import Event, Finished, Lost, Step
+from sordino.training.job import Job
+from sordino.training.run import estimate_together
+from sordino.training.sweep.claims import claims
+from sordino.training.sweep.grid import FACTORS, Spec
+from sordino.training.sweep.halving import share_of
+from sordino.training.sweep.pictures import pictures
+from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
+from sordino.training.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
 

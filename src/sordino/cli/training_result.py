@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sordino.anatomy.inside import Inside, affordable, depth_of, surface_of, told
 from sordino.cli.console import err, warn
-from sordino.cli.evaluating import explanation
+from sordino.cli.evaluate import explanation
+from sordino.engine.generate import Request, complete
+from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
-from sordino.evaluate.measuring import EvaluateConfig
-from sordino.evaluate.measuring import evaluate as measure
-from sordino.evaluate.off_domain import packaged_text
-from sordino.evaluate.report import Report as Measured
-from sordino.evaluate.report import damage, verdict
+from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
+from sordino.evaluation.measuring import EvaluateConfig
+from sordino.evaluation.measuring import evaluate as measure
+from sordino.evaluation.off_domain import packaged_text
+from sordino.evaluation.report import Report as Measured
+from sordino.evaluation.report import damage, verdict
 from sordino.formats import file_disclosure
-from sordino.generate import Request, complete
-from sordino.sampling import Sampling
-from sordino.soft_prompt import SoftPrompt
-from sordino.train.config import TrainConfig
-from sordino.train.report import Condition, Report, read_events, write_report
-from sordino.train.report import Inside as Shown
-from sordino.train.run import Prepared
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.training.config import TrainConfig
+from sordino.training.report import Condition, Report, read_events, write_report
+from sordino.training.report import Inside as Shown
+from sordino.training.run import Prepared
 
 # Positions, of shortened prompts and of what they read, that a look inside may run forward. A step of 4 x 128 tokens is worth 1,024
 # of them (the gradient costs as much again), so of five minutes on two cores (107 steps) this is under 5 %, attention included.
@@ -149,7 +149,7 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
 
 def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
     """What was seen, as the report takes it. instead: what is told where nothing was measured."""
-    from sordino.anatomy.pictures import inside_figure, rendered
+    from sordino.evaluation.analysis.pictures import inside_figure, rendered
 
     surface, depth = looked.surface, looked.depth
     columns = ["norm", "percentile of words"]

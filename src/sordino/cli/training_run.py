@@ -18,11 +18,9 @@ import click
 import torch
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sordino.base_model import BaseModel
 from sordino.cli.console import err, out, printable, warn
-from sordino.cli.evaluating import show_report
-from sordino.cli.fitting import loaded_model
-from sordino.cli.training_job import Job, job_of, store, stored_job
+from sordino.cli.evaluate import show_report
+from sordino.cli.loading import loaded_model
 from sordino.cli.training_result import (
     Judging,
     after_training,
@@ -32,17 +30,19 @@ from sordino.cli.training_result import (
     write_run_report,
 )
 from sordino.errors import BadInput, ConfigError, Diverged, SordinoError, StorageError
-from sordino.evaluate.report import summary
+from sordino.evaluation.report import summary
 from sordino.formats import file_disclosure, read, write
-from sordino.nearest import nearest_words
-from sordino.soft_prompt import SoftPrompt
-from sordino.train.checkpoint import FILE as CHECKPOINT
-from sordino.train.config import TrainConfig
-from sordino.train.events import Finished, Sample, Step, Validation
-from sordino.train.finder import find_learning_rate
-from sordino.train.loop import train
-from sordino.train.report import HTML
-from sordino.train.run import Prepared, estimate, finish, prepare
+from sordino.models.base_model import BaseModel
+from sordino.prompts.nearest import nearest_words
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.config import TrainConfig
+from sordino.training.events import Finished, Sample, Step, Validation
+from sordino.training.finder import find_learning_rate
+from sordino.training.job import Job, job_of, store, stored_job
+from sordino.training.loop import train
+from sordino.training.report import HTML
+from sordino.training.run import Prepared, estimate, finish, prepare
 
 LOCK = "lock"
 
@@ -149,7 +149,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def read_prompt(name: str) -> SoftPrompt:
-    from sordino.library import open_library
+    from sordino.library.library import open_library
 
     return read(open_library(()).resolve(name))
 

@@ -14,11 +14,8 @@ from typing import Any
 import click
 import numpy as np
 
-from sordino.atomic import write_bytes
-from sordino.base_model import BaseModel
 from sordino.cli.console import err, one_line, out, printable, table, warn
-from sordino.cli.fitting import loaded_model
-from sordino.cli.training_job import Job, is_unwritten, job_from, job_of, store
+from sordino.cli.loading import loaded_model
 from sordino.cli.training_result import after_training
 from sordino.cli.training_run import (
     alone_in,
@@ -35,15 +32,18 @@ from sordino.cli.training_run import (
 from sordino.cli.training_voices import FOLDER, GROUP
 from sordino.errors import BadInput, ConfigError, DataError, TrainingError
 from sordino.formats import read
-from sordino.soft_prompt import SoftPrompt
-from sordino.train.checkpoint import FILE as CHECKPOINT
-from sordino.train.checkpoint import is_unfinished, read_group
-from sordino.train.events import Finished, Lost
-from sordino.train.finder import find_learning_rate
-from sordino.train.loop import Run, train_together
-from sordino.train.report import HTML
-from sordino.train.run import Prepared, estimate_together, prepare
-from sordino.train.together import roomy_pass_tokens
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.storage import write_bytes
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.checkpoint import is_unfinished, read_group
+from sordino.training.events import Finished, Lost
+from sordino.training.finder import find_learning_rate
+from sordino.training.job import Job, is_unwritten, job_from, job_of, store
+from sordino.training.loop import Run, train_together
+from sordino.training.report import HTML
+from sordino.training.run import Prepared, estimate_together, prepare
+from sordino.training.together import roomy_pass_tokens
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sordino.cli.targets import check_folder
 from sordino.errors import BadInput, ConfigError
-from sordino.library_names import checked_name
+from sordino.library.names import checked_name
+from sordino.library.outputs import check_folder
 
 # In the folder that they go on from: the voices' names, in order.
 GROUP = "group.json"

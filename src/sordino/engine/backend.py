@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sordino.base_model import BaseModel
 from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.engine.runner import CacheUse
+from sordino.engine.runners.runner import CacheUse
 from sordino.errors import ConfigError
-from sordino.prompt_mixture import Mixture, Prompt, check_lanes
+from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import Mixture, Prompt, check_lanes
 
 Kind = Literal["embedding prompt", "mixture"]
 

@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.detokenise import Detokeniser
-from sordino.engine.lanes import Branch, after, closed, first_weights, mixed, opened
+from sordino.engine.branches import Branch, after, closed, first_weights, mixed, opened
+from sordino.engine.detokenizer import Detokeniser
 from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
-from sordino.engine.runner import Runner, Span
+from sordino.engine.runners.runner import Runner, Span
+from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompt_mixture import Mixture, check_lanes, components_of
-from sordino.sampling import Drawn, sample
-from sordino.seen_tokens import SeenTokens
+from sordino.prompts.mixture import Mixture, check_lanes, components_of
 
 _log = logging.getLogger("sordino.engine")
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sordino.described_model import DescribedModel
+from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import ConfigError, SordinoError
-from sordino.placement import leading_ids
-from sordino.prompt_mixture import Prompt, components_of
-from sordino.sampling import Drawn, Sampling
-from sordino.soft_prompt import SoftPrompt
+from sordino.forward.placement import leading_ids
+from sordino.models.description import DescribedModel
+from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.soft_prompt import SoftPrompt
 
 Reason = Literal["stop", "length", "aborted", "failed"]
 

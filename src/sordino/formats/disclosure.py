@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sordino.prompt_mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, Prompt
 
 
 def file_disclosure(prompt: Prompt) -> list[str]:

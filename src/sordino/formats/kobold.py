@@ -19,7 +19,7 @@ from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
 from sordino.formats.torch_files import is_pickle_member
 from sordino.formats.zips import Archive, Member, write_zip
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 TENSOR, META = "tensor.npy", "meta.json"
 # The member that makes a zip a mixture: see `mixtures`.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats.json_text import check_room, parse
-from sordino.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
 
 FORMAT_VERSION = 1
 _OWN_KEYS = frozenset({"name", "author", "supported", "description", "sordino"})

@@ -19,8 +19,8 @@ from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
 from sordino.formats.tensors import StoredTensor, check, load, shape_of
 from sordino.formats.zips import Archive, write_zip
-from sordino.prompt_mixture import MAX_COMPONENTS, RULES, Gate, Mixture
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.mixture import MAX_COMPONENTS, RULES, Gate, Mixture
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 GATE = "gate.npy"
 # What is left of a sum of a few float64s.
@@ -181,7 +181,7 @@ def _members(archive: Archive) -> dict[str, Source]:
 def _described(obj: Mapping[str, Any], where: str) -> meta.Described:
     """mixture.json, its weights checked. Raises SoftPromptFileError."""
     described = meta.from_json(obj, where, of_mixture=True)
-    where = f"{where}: sordino.mixture"
+    where = f"{where}: sordino.training.mixture"
     said = meta.checked(described.mixture, _KEYS, where)
     for key in ("rule", "components"):
         if key not in said:

@@ -16,7 +16,7 @@ from sordino.formats.choice import choose
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.opened import Opened
 from sordino.formats.sources import CHUNK, Base64Source, Slice, Source, chunks
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 # The bytes `"tensor": "` can only begin a value of that key: inside a JSON text, quotes have a backslash.
 _TENSOR = re.compile(rb'"tensor"\s*:\s*"')

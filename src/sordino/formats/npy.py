@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 MAGIC = b"\x93NUMPY"
 # NumPy's own limit for headers from strangers.

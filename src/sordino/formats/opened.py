@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sordino.formats.tensors import StoredTensor
-from sordino.soft_prompt import Metadata
+from sordino.prompts.soft_prompt import Metadata
 
 
 @dataclass(frozen=True)

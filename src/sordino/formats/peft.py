@@ -19,7 +19,7 @@ from sordino.formats.json_text import read_object
 from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
 from sordino.formats.tensors import shape_of
-from sordino.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 CONFIG, WEIGHTS, OLD_WEIGHTS, OURS = (
     "adapter_config.json",

@@ -19,8 +19,8 @@ from sordino.formats.opened import Opened
 from sordino.formats.sources import FileSource, Source
 from sordino.formats.tensors import load, shape_of
 from sordino.formats.zips import Archive
-from sordino.prompt_mixture import Mixture, Prompt
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch")
 

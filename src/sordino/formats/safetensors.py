@@ -15,7 +15,7 @@ from sordino.formats.choice import Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
-from sordino.soft_prompt import SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 KEY = "prompt_embeddings"
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}

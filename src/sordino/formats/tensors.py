@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import CHUNK, Source
-from sordino.soft_prompt import checked_shape
+from sordino.prompts.soft_prompt import checked_shape
 
 # Bytes per element of the types that a soft prompt can have.
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}

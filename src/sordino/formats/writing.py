@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from sordino.atomic import atomic_file, atomic_folder
 from sordino.errors import BadInput
 from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors
-from sordino.prompt_mixture import Mixture
-from sordino.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.storage import atomic_file, atomic_folder
 
 WRITABLE: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors")
 _AFTER_BOS = "this soft prompt was trained to stand after BOS"

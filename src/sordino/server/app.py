@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from sordino import __version__
 from sordino.errors import SordinoError
-from sordino.server import kobold_api, openai_api, soft_prompt_api
+from sordino.server import kobold, openai, prompts_api
 from sordino.server.errors import Refused, body_of, not_kept, refused, status_of
 from sordino.server.guard import Guard
 from sordino.server.request_log import RequestLog
@@ -39,12 +39,12 @@ def create_app(
     # No page of the API: FastAPI's loads its scripts from another server.
     app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
     app.state.serving, app.state.models = serving, models
-    app.state.kobold = kobold_api.new_state(serving)
-    app.include_router(openai_api.router)
-    app.include_router(soft_prompt_api.router)
-    app.include_router(kobold_api.router, prefix="/api/v1")
-    app.include_router(kobold_api.router, prefix="/api/latest", include_in_schema=False)
-    app.include_router(kobold_api.extra)
+    app.state.kobold = kobold.new_state(serving)
+    app.include_router(openai.router)
+    app.include_router(prompts_api.router)
+    app.include_router(kobold.router, prefix="/api/v1")
+    app.include_router(kobold.router, prefix="/api/latest", include_in_schema=False)
+    app.include_router(kobold.extra)
     app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
     if page is not None:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from sordino.described_model import DescribedModel
+from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
-from sordino.prompt_mixture import Mixture, Prompt
-from sordino.sampling import Sampling
+from sordino.models.description import DescribedModel
+from sordino.prompts.mixture import Mixture, Prompt
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from sordino.described_model import DescribedModel
 from sordino.engine.backend import Backend
+from sordino.models.description import DescribedModel
 from sordino.server.errors import Refused
 from sordino.server.metrics import Metrics
-from sordino.server.voices import Voices
+from sordino.server.prompts import Voices
 
 
 @dataclass(frozen=True)

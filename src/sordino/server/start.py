@@ -10,13 +10,13 @@ from pathlib import Path
 
 import platformdirs
 
-from sordino.bundled_models import BUNDLED
-from sordino.described_model import DescribedModel
 from sordino.engine.backend import Backend
-from sordino.library import Library
+from sordino.library.library import Library
+from sordino.models.bundled import BUNDLED
+from sordino.models.description import DescribedModel
 from sordino.server.metrics import Metrics
+from sordino.server.prompts import Voices
 from sordino.server.serving import ServerLimits, Serving
-from sordino.server.voices import Voices
 
 
 @contextmanager

@@ -1,0 +1,260 @@
+"""The engine in this process: one thread that steps it, any number of coroutines that wait for events.
+
+The thread alone touches the engine. Requests and aborts reach it through a queue; events go back through each caller's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from sordino.engine.backend import Capabilities, check_supported
+from sordino.engine.engine import Engine
+from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.runners.runner import CacheUse
+from sordino.errors import EngineBusy, SordinoError
+from sordino.models.base_model import BaseModel
+
+# An engine that had nothing to do, and several requests before that, begins when nobody has come for so long: requests that come
+# together share every step from the first on. Who was alone the last time begins at once.
+_GATHER_SECONDS = 0.003
+_GATHER_AT_MOST = 0.03
+
+
+@dataclass(eq=False)
+class _Caller:
+    """Who waits on a loop for the events of some requests. first: is called with the seconds until the first of them."""
+
+    loop: asyncio.AbstractEventLoop
+    events: asyncio.Queue[tuple[int, Event | SordinoError]]
+    first: Callable[[float], None]
+    began: float
+    notified: bool = False
+
+
+@dataclass(eq=False)
+class _Listener:
+    """One request of a caller, and which of its requests. number: the engine's, once it was taken. held: what a caller who
+    wants all at once will hear (None: who wants each at once)."""
+
+    request: Request
+    index: int
+    caller: _Caller
+    held: list[Event] | None
+    number: int | None = None
+    left: bool = False
+
+
+class EmbeddedEngine:
+    """A `Backend`. network: the engine's model, where it can be looked into. crashed: is called with a bug that ends the thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        network: BaseModel | None = None,
+        crashed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
+        self._engine, self._crashed = engine, crashed
+        self.network = network
+        self.name = engine.runner.name
+        self.context_length = min(engine.info.context_length, engine.runner.most_positions)
+        self.capabilities = Capabilities(
+            frozenset(("embedding prompt", "mixture")),
+            log_probabilities=True,
+            strength=False,
+            hold=False,
+            branches=engine.limits.branches,
+        )
+        self._inbox: queue.SimpleQueue[_Listener | None] = queue.SimpleQueue()
+        self._listeners: dict[int, _Listener] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._stopping = self._draining = False
+        # Most requests at once since the engine last had nothing to do.
+        self._together = 0
+        self._over = threading.Event()
+        self.dead: BaseException | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, *, finish: bool, seconds: float | None = None) -> bool:
+        """End the thread: now, or once the requests that were taken are over. Whether it ended within `seconds`."""
+        self._draining = True
+        if not finish:
+            self._stopping = True
+        self._inbox.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Raises what would become of these, all of them together, as far as it is known now. For answers that begin before events.
+
+        EngineBusy, ConfigError, DoesNotFit, OutOfMemory.
+        """
+        self._refuse_when_over()
+        check_supported(self.name, self.capabilities, requests)
+        self._engine.check(requests)
+
+    async def stream(
+        self,
+        requests: Sequence[Request],
+        *,
+        whole: bool = False,
+        first: Callable[[float], None] = lambda seconds: None,
+    ) -> AsyncGenerator[tuple[int, Event]]:
+        """The events of all requests as they come, each with its request's place; an `End` is the last of each.
+
+        Leaving early, or being cancelled, ends the requests within a step. whole: each request's events together when it has
+        ended, which wakes the loop once and not with every token. Raises EngineBusy, ConfigError, DoesNotFit, OutOfMemory for what
+        was not taken.
+        """
+        self._refuse_when_over()
+        caller = _Caller(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
+        listeners = [_Listener(one, index, caller, [] if whole else None) for index, one in enumerate(requests)]
+        for listener in listeners:
+            self._inbox.put(listener)
+        # The thread may have ended between the question and the put; what was put before its end is answered by it.
+        if self._over.is_set():
+            raise EngineBusy("the server is stopping")
+        waiting = len(listeners)
+        try:
+            while waiting:
+                index, event = await caller.events.get()
+                if isinstance(event, SordinoError):
+                    raise event
+                waiting -= isinstance(event, End)
+                yield index, event
+        finally:
+            for listener in listeners:
+                listener.left = True
+            self._inbox.put(None)
+
+    async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
+        """The whole text, its chunks, and how it ended."""
+        chunks: list[Chunk] = []
+        async with aclosing(self.stream([request], whole=True)) as events:
+            async for _, event in events:
+                if isinstance(event, End):
+                    return "".join(chunk.text for chunk in chunks), chunks, event
+                chunks.append(event)
+        raise AssertionError("a request ends with its End")
+
+    def counts(self) -> tuple[int, int]:
+        """(rows that run, requests that wait), as of now or a moment ago."""
+        return self._engine.counts
+
+    def cache_use(self) -> CacheUse:
+        return self._engine.runner.cache_use()
+
+    def _refuse_when_over(self) -> None:
+        if self.dead is not None:
+            raise EngineBusy("the engine has stopped after an error")
+        if self._draining:
+            raise EngineBusy("the server is stopping, or changing its model", do="ask again in a moment")
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                # Nobody comes any more once it drains: what was put to wake it may be taken already.
+                self._take(wait=not self._engine.busy and not self._draining)
+                if self._draining and not self._engine.busy and self._inbox.empty():
+                    break
+                self._publish(self._engine.step() if self._engine.busy else [])
+        except BaseException as error:
+            # A bug. Those who wait must not wait for ever.
+            self.dead = error
+            self._crashed(error)
+        finally:
+            self._stopping = True
+            self._end_all()
+
+    def _take(self, *, wait: bool) -> None:
+        """New requests into the engine, and those out whose callers have left. wait: until there is something to do."""
+        gather_until = 0.0
+        while True:
+            try:
+                if wait:
+                    if (listener := self._inbox.get()) is None:
+                        break
+                    wait, alone = False, self._together < 2
+                    gather_until = 0.0 if alone else time.monotonic() + _GATHER_AT_MOST
+                    self._together = 0
+                elif time.monotonic() < gather_until:
+                    listener = self._inbox.get(timeout=_GATHER_SECONDS)
+                elif self._inbox.empty():
+                    break
+                else:
+                    listener = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if listener is not None and not listener.left:
+                self._submit(listener)
+        for number, listener in list(self._listeners.items()):
+            if listener.left:
+                del self._listeners[number]
+                self._engine.abort(number)
+
+    def _submit(self, listener: _Listener) -> None:
+        try:
+            listener.number = self._engine.submit(listener.request)
+        except SordinoError as error:
+            _deliver([(listener, error)])
+            return
+        except BaseException as error:
+            # A bug, and the end of the thread: this one is in no table yet.
+            _deliver([(listener, EngineBusy("the engine has stopped after an error", got=error))])
+            raise
+        self._listeners[listener.number] = listener
+        self._together = max(self._together, len(self._listeners))
+
+    def _publish(self, events: list[tuple[int, Event]]) -> None:
+        due: list[tuple[_Listener, Event | SordinoError]] = []
+        for number, event in events:
+            if (listener := self._listeners.get(number)) is None:
+                continue
+            caller = listener.caller
+            if not caller.notified:
+                caller.notified = True
+                caller.first(time.monotonic() - caller.began)
+            if isinstance(event, End):
+                del self._listeners[number]
+                due += [(listener, held) for held in listener.held or ()]
+                due.append((listener, event))
+            elif listener.held is None:
+                due.append((listener, event))
+            else:
+                listener.held.append(event)
+        _deliver(due)
+
+    def _end_all(self) -> None:
+        self._over.set()
+        if self.dead is None:
+            self._publish(self._engine.close())
+        error = EngineBusy("the engine has stopped after an error", got=self.dead)
+        _deliver([(listener, End("failed", 0, 0, error)) for listener in self._listeners.values()])
+        while not self._inbox.empty():
+            late = self._inbox.get()
+            if late is not None:
+                _deliver([(late, EngineBusy("the server is stopping"))])
+
+
+def _deliver(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    """Into the callers' queues: each loop is woken once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, Event | SordinoError]]] = {}
+    for listener, event in due:
+        by_loop.setdefault(listener.caller.loop, []).append((listener, event))
+    for loop, some in by_loop.items():
+        # The loop may be gone when the program ends: then nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_put, some)
+
+
+def _put(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    for listener, event in due:
+        listener.caller.events.put_nowait((listener.index, event))

@@ -1,0 +1,110 @@
+"""Continue texts, each behind its own soft prompt, a mixture of several, or none: the engine, stepped until all have ended.
+
+A row's random stream depends on its seed alone, never on its batch-mates. Text is emitted when its characters are whole and
+when it can no longer become a stop string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from sordino.engine import requests as engine_requests
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.requests import Chunk, End, Event, check_room, request_for, widths
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
+from sordino.forward.placement import prefix_length
+from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import Prompt, components_of
+
+FinishReason = Literal["length", "stop"]
+# Positions of a step beside those of the rows that decode: enough to keep a processor busy.
+_PREFILL = 2048
+_ADVICE = "shorten the text, lower --max-tokens, or have fewer texts at a time (--batch-size)"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to continue, the soft prompt or mixture to continue it with (or None), and the seed of its random stream."""
+
+    text: str
+    prompt: Prompt | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one request. `finish` is set on a request's last piece only."""
+
+    request: int
+    text: str
+    finish: FinishReason | None = None
+
+
+def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
+    """Yield pieces of the continuations as they come, all requests in one batch.
+
+    Raises ConfigError where a request has nothing to be continued from or does not fit the model's context, DoesNotFit for a
+    soft prompt of another width, and OutOfMemory.
+    """
+    if not requests:
+        return
+    checked = [_checked(base, request, sampling) for request in requests]
+    rows = sum(len(components_of(request.prompt)) for request in requests)
+    engine = Engine(
+        TorchRunner(base, rows=rows, advice=_ADVICE),
+        TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size),
+        Limits(rows=rows, queue=0, tokens=rows + _PREFILL, chunk=_PREFILL),
+    )
+    index_of = {engine.submit(request): index for index, request in enumerate(checked)}
+    while engine.busy:
+        yield from _pieces(engine.step(), index_of)
+
+
+def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:
+    """The whole continuations, in the order of the requests."""
+    texts = [""] * len(requests)
+    for piece in generate(base, requests, sampling):
+        texts[piece.request] += piece.text
+    return texts
+
+
+def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list[int]:
+    """The ids of the request's own text, a BOS behind the prompt (of a mixture: its first) included.
+
+    Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
+    """
+    return list(_checked(base, request, sampling).ids)
+
+
+def _checked(base: BaseModel, request: Request, sampling: Sampling) -> engine_requests.Request:
+    made = request_for(base, base.encode(request.text), request.prompt, sampling, request.seed)
+    check_room(
+        made,
+        widths(made, partial(prefix_length, base)),
+        base.context_length,
+        where=f"TEXT {request.text[:30]!r}",
+        do="shorten the text or lower --max-tokens",
+    )
+    return made
+
+
+def _pieces(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> Iterator[Piece]:
+    """A step's events, a piece a request. Raises what a request failed with."""
+    texts: dict[int, str] = {}
+    ends: dict[int, End] = {}
+    for number, event in events:
+        if isinstance(event, Chunk):
+            texts[number] = event.text
+        elif event.error is not None:
+            raise event.error
+        else:
+            ends[number] = event
+    for number in sorted({*texts, *ends}):
+        text, end = texts.get(number, ""), ends.get(number)
+        finish: FinishReason | None = None if end is None else "stop" if end.reason == "stop" else "length"
+        if text or finish:
+            yield Piece(index_of[number], text, finish)

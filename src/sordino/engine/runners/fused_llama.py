@@ -1,0 +1,197 @@
+"""Llama's decoder layers for the rows of a step: every position of every row in one product a weight.
+
+The parts of a layer are `llama_layers`'; there are no gradients. Positions of all rows lie side by side [N, D]; only attention
+knows rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group are queries of
+one key-value head, so no key is copied. A row in its prefill attends over what is before, without a mask, and over its new
+positions, causally.
+
+Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
+C channels, T positions of a row that prefills, S positions that are seen, R rows of a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+
+from sordino.engine.runners.kv_pool import Pool, Slot
+from sordino.forward import small_matmul
+from sordino.forward.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
+
+
+@dataclass(frozen=True)
+class DecodeRows:
+    """Rows of one pool that decode: one position each, in the pool's order.
+
+    at: their places among the step's positions, side by side. whole: whether they are all rows of the pool.
+    """
+
+    pool: Pool
+    at: slice
+    index_M: Tensor
+    position_M: Tensor
+    seen: int
+    mask_R1GS: Tensor | None
+    whole: bool
+
+    @staticmethod
+    def of(start: int, slots: Sequence[Slot], groups: int) -> DecodeRows:
+        pool = slots[0].pool
+        index_M, position_M = torch.tensor([p.index for p in slots]), torch.tensor([p.length for p in slots])
+        seen = max(p.length for p in slots) + 1
+        # Rows of the pool that do not write now have no query: they see one position, and nobody looks at the result.
+        last_R = torch.zeros(len(pool.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
+        hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
+        mask_R1GS = None
+        if bool(hidden_RS.any()):
+            lowest = torch.finfo(pool.shape.dtype).min
+            mask_RS = torch.zeros(hidden_RS.shape, dtype=pool.shape.dtype).masked_fill_(hidden_RS, lowest)
+            mask_R1GS = mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
+        at = slice(start, start + len(slots))
+        return DecodeRows(pool, at, index_M, position_M, seen, mask_R1GS, len(slots) == len(pool.numbers))
+
+
+@dataclass(frozen=True)
+class PrefillRow:
+    """A row that prefills: `at` among the step's positions, from position `start` of the row on."""
+
+    slot: Slot
+    at: slice
+    start: int
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The network's parts, looked up once. groups: G."""
+
+    network: PreTrainedModel
+    layers: tuple[Layer, ...]
+    last_norm: Norm
+    groups: int
+
+    @property
+    def planes(self) -> tuple[tuple[int, int], ...]:
+        """Heads and channels of the keys, and of the values, of each layer."""
+        return tuple(
+            (weight.shape[0] // layer.head_width, layer.head_width)
+            for layer in self.layers
+            for weight in (layer.k, layer.v)
+        )
+
+    @staticmethod
+    def of(network: PreTrainedModel) -> Llama:
+        config, model = network.config, cast(Any, network.base_model)
+        return Llama(
+            network,
+            tuple(weights_of(layer) for layer in layers_of(network)),
+            Norm.of(model.norm.weight, model.norm.variance_epsilon),
+            int(config.num_attention_heads // config.num_key_value_heads),
+        )
+
+
+def run(
+    llama: Llama,
+    embeds_ND: Tensor,
+    positions_N: Tensor,
+    decoding: Sequence[DecodeRows],
+    prefilling: Sequence[PrefillRow],
+) -> Tensor:
+    """Hidden states behind the final norm [N, D]. Keys and values are written into the slots."""
+    count = len(positions_N)
+    across = small_matmul.across(count)
+    spare = (small_matmul.better_width(count) if across else count) - count
+    # Positions that nobody looks at.
+    embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
+    positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
+    rotation = Rotation.of(llama.network, embeds_ND[None], positions_N[None], heads_at=2).first()
+    hidden_ND = embeds_ND
+    for index, layer in enumerate(llama.layers):
+        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling, across)
+    return llama.last_norm(hidden_ND[:count])[0]
+
+
+def _layer(
+    index: int,
+    weights: Layer,
+    x_ND: Tensor,
+    rotation: Rotation,
+    decoding: Sequence[DecodeRows],
+    prefilling: Sequence[PrefillRow],
+    across: bool,
+) -> Tensor:
+    normed_ND, _ = weights.norm1(x_ND)
+    queries, keys, values = (
+        _times(normed_ND, weight, across).unflatten(1, (-1, weights.head_width))
+        for weight in (weights.q, weights.k, weights.v)
+    )
+    queries, keys = (rotation.turned(heads.contiguous()) for heads in (queries, keys))
+    mixed = [
+        _attend_decode(index, rows, queries[rows.at], keys[rows.at], values[rows.at], weights.scale)
+        for rows in decoding
+    ]
+    mixed += [
+        _attend_prefill(index, row, queries[row.at], keys[row.at], values[row.at], weights.scale) for row in prefilling
+    ]
+    if spare := len(x_ND) - sum(map(len, mixed)):
+        mixed.append(queries[:spare])
+    mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
+    h_ND = x_ND + _times(mixed_NHC.flatten(1), weights.o, across)
+    normed_ND, _ = weights.norm2(h_ND)
+    fed_NF = gated(_times(normed_ND, weights.gate, across), _times(normed_ND, weights.up, across))
+    return h_ND + _times(fed_NF.contiguous(), weights.down, across)
+
+
+def _times(x_ND: Tensor, weight_FD: Tensor, across: bool) -> Tensor:
+    """x @ W.T [N, F]; across: the other way round, so that it lies in memory as [F, N]."""
+    return (weight_FD @ x_ND.t()).t() if across else linear(x_ND, weight_FD)
+
+
+def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """[M, H * G, C] of queries [M, H * G, C], keys and values [M, H, C]."""
+    keys_NHSC, values_NHSC = rows.pool.plane(2 * index), rows.pool.plane(2 * index + 1)
+    keys_NHSC[rows.index_M, :, rows.position_M] = keys
+    values_NHSC[rows.index_M, :, rows.position_M] = values
+    count, heads = len(rows.pool.numbers), keys.shape[1]
+    queries_RHGC = queries.unflatten(1, (heads, -1))
+    if not rows.whole:
+        # A row that does not write asks nothing.
+        queries_RHGC = queries_RHGC.new_zeros(count, *queries_RHGC.shape[1:]).index_copy_(0, rows.index_M, queries_RHGC)
+    mixed_RHGC: Tensor = attend(
+        queries_RHGC,
+        keys_NHSC[:count, :, : rows.seen],
+        values_NHSC[:count, :, : rows.seen],
+        is_causal=False,
+        attn_mask=rows.mask_R1GS,
+        scale=scale,
+    )[0]
+    return (mixed_RHGC if rows.whole else mixed_RHGC[rows.index_M]).flatten(1, 2)
+
+
+def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """[T, H * G, C] of queries [T, H * G, C], keys and values [T, H, C]."""
+    width, heads = keys.shape[:2]
+    slot, end = row.slot, row.start + width
+    keys_HSC, values_HSC = (slot.pool.plane(2 * index + kind)[slot.index] for kind in (0, 1))
+    keys_HSC[:, row.start : end] = keys.transpose(0, 1)
+    values_HSC[:, row.start : end] = values.transpose(0, 1)
+    groups = queries.shape[1] // heads
+    queries_1ATC = queries.transpose(0, 1)[None]
+    own_keys, own_values = (of.transpose(0, 1)[None].repeat_interleave(groups, dim=1) for of in (keys, values))
+    mixed_1ATC: Tensor
+    mixed_1ATC, lse_1AT = attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
+    if row.start:
+        # The query heads of a group are queries of one key-value head: no key of the row is copied.
+        grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
+        before = (of[None, :, : row.start] for of in (keys_HSC, values_HSC))
+        front, front_lse = attend(grouped_1HSC, *before, is_causal=False, scale=scale)
+        mixed_1ATC, _ = merged(
+            (mixed_1ATC, lse_1AT), (front.reshape(mixed_1ATC.shape), front_lse.reshape(lse_1AT.shape))
+        )
+    return mixed_1ATC[0].transpose(0, 1)

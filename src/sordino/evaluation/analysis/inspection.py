@@ -1,0 +1,186 @@
+"""All that one soft prompt shows when it is looked at closely.
+
+surface: what needs the words of a model alone      depth: what needs a text, too, and the network
+
+Shape key: L layers, P virtual tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sordino.evaluation.analysis.attention import Attention, attention
+from sordino.evaluation.analysis.importance import Importance, importance
+from sordino.evaluation.analysis.losses import Passage, passage_of
+from sordino.evaluation.scoring import Progress
+from sordino.models.base_model import BaseModel
+from sordino.prompts.nearest import Vocabulary, nearest_words, percentiles, word_norms
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.texts.pieces import Piece
+
+# Attention comes out the same on a few windows as on many.
+ATTENTION_WINDOWS = 16
+# On fewer targets no virtual token can be told from another; more say little that is new.
+TARGETS = (64, 512)
+# A token that costs less than this can be missed, as far as so little text can tell.
+NEGLIGIBLE = 0.001
+
+Words = list[list[tuple[str, float]]]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """by_cosine, by_distance: nearest words of each virtual token. norms_P: lengths of the vectors; percentiles_P: where each lies
+    among the vocabulary's; vocabulary: the 5th, 50th and 95th percentile of those.
+    """
+
+    by_cosine: Words
+    by_distance: Words
+    norms_P: NDArray[np.float64]
+    percentiles_P: NDArray[np.float64]
+    vocabulary: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """text: what was measured on, for the user."""
+
+    text: str
+    importance: Importance
+    attention: Attention
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One soft prompt, by what the user calls it."""
+
+    label: str
+    prompt: SoftPrompt
+    surface: Surface
+    depth: Depth | None
+
+
+def surface_of(vocabulary: Vocabulary, prompt: SoftPrompt, *, words: int = 5) -> Surface:
+    """Nearest words and norms."""
+    norms_V = word_norms(vocabulary)
+    norms_P: NDArray[np.float64] = np.linalg.norm(prompt.matrix.astype(np.float64), axis=1)
+    low, middle, high = np.percentile(norms_V, [5, 50, 95]).tolist()
+    return Surface(
+        nearest_words(vocabulary, prompt, count=words),
+        nearest_words(vocabulary, prompt, count=words, by="distance"),
+        norms_P,
+        percentiles(norms_P, norms_V),
+        (low, middle, high),
+    )
+
+
+def depth_of(
+    base: BaseModel,
+    prompt: SoftPrompt,
+    text: tuple[str, Sequence[Piece]],
+    *,
+    limit: int,
+    row_tokens: int,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Depth:
+    """Importance and attention on a text. Raises DataError, ConfigError, ModelError, OutOfMemory."""
+    told, pieces = text
+    passage = passage_of(base, pieces, row_tokens=row_tokens, limit=limit)
+    return Depth(
+        told,
+        importance(base, prompt, passage, pass_tokens=pass_tokens, progress=progress),
+        attention(base, prompt, _few(passage).windows),
+    )
+
+
+def affordable(tokens: int, budget: int) -> int:
+    """Targets to measure so that all shortened prompts of `importance`, run anew each, and what they read keep to `budget`
+    positions; 0 where too few are left.
+    """
+    least, most = TARGETS
+    targets = budget // (tokens + 2) - tokens
+    return min(targets, most) if targets >= least else 0
+
+
+def told(depth: Depth) -> list[str]:
+    """What was seen, in sentences."""
+    found, looked = depth.importance, depth.attention
+    order = sorted(range(len(found.costs)), key=lambda at: -found.costs[at])
+    most = ", ".join(f"{at + 1} ({found.costs[at]:+.3f})" for at in order[:3] if found.costs[at] > 0)
+    idle = sum(cost < NEGLIGIBLE for cost in found.costs)
+    shares_L = looked.by_layer_L
+    lines = [
+        f"On {depth.text}, {found.tokens:,} tokens: {found.loss:.3f} nats per token with the prompt, {found.without:.3f} without.",
+        f"Virtual tokens that cost most when left out: {most or 'none of them costs anything'}.",
+    ]
+    if idle:
+        lines.append(
+            f"Left out one by one, {idle} of {len(found.costs)} cost less than {NEGLIGIBLE} nats per token, or help."
+        )
+    lines.append(
+        f"Text positions give the prompt {shares_L.mean():.0%} of their attention: from {shares_L.min():.0%} in layer "
+        f"{int(shares_L.argmin()) + 1} to {shares_L.max():.0%} in layer {int(shares_L.argmax()) + 1} of {len(shares_L)}; "
+        f"virtual token {int(looked.by_token_P.argmax()) + 1} gets the most, {looked.by_token_P.max():.0%}."
+    )
+    return lines
+
+
+def to_json(inside: Inside) -> dict[str, Any]:
+    """As plain JSON; virtual tokens and layers in their order."""
+    return {"label": inside.label, "content_hash": inside.prompt.content_hash, **surface_json(inside.surface)} | (
+        depth_json(inside.depth) if inside.depth else {}
+    )
+
+
+def surface_json(surface: Surface) -> dict[str, Any]:
+    low, middle, high = surface.vocabulary
+    return {
+        "tokens": [
+            {
+                "nearest_by_cosine": [{"word": word, "cosine": value} for word, value in near],
+                "nearest_by_distance": [{"word": word, "distance": value} for word, value in close],
+                "norm": norm,
+                "norm_percentile": place,
+            }
+            for near, close, norm, place in zip(
+                surface.by_cosine,
+                surface.by_distance,
+                surface.norms_P.tolist(),
+                surface.percentiles_P.tolist(),
+                strict=True,
+            )
+        ],
+        "vocabulary_norms": {"p5": low, "p50": middle, "p95": high},
+    }
+
+
+def depth_json(depth: Depth) -> dict[str, Any]:
+    found, looked = depth.importance, depth.attention
+    return {
+        "text": depth.text,
+        "importance": {
+            "measured_tokens": found.tokens,
+            "loss": found.loss,
+            "without_prompt": found.without,
+            "left_out": list(found.costs),
+        },
+        "attention": {
+            "positions": looked.positions,
+            "by_layer": looked.by_layer_L.tolist(),
+            "bos_by_layer": looked.bos_L.tolist(),
+            "by_layer_and_token": looked.shares_LP.tolist(),
+        },
+        "told": told(depth),
+    }
+
+
+def _few(passage: Passage) -> Passage:
+    windows = passage.windows
+    count = min(ATTENTION_WINDOWS, len(windows))
+    return Passage(tuple(windows[at * len(windows) // count] for at in range(count)))

@@ -1,0 +1,71 @@
+"""The loss of many candidate matrices on the same windows of text: K prefixes at once, the rows of all in shared passes.
+
+Shape key: K candidates, P virtual tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sordino.evaluation import conditions
+from sordino.evaluation.confidence import Floats
+from sordino.evaluation.measuring import check_room
+from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Placement
+from sordino.texts.examples import Example
+from sordino.texts.pieces import Piece
+
+Matrix = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text as windows, for measuring on. tokens: targets in them."""
+
+    windows: tuple[Example, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(sum(window.labelled) for window in self.windows)
+
+
+def passage_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, limit: int) -> Passage:
+    """The pieces, thinned evenly to `limit` targets (0: all). The same tokens as `sordino evaluate` measures.
+
+    Raises DataError where nothing is left to measure.
+    """
+    # Without BOS an empty prompt has nothing to predict a window's first token from.
+    return Passage(tuple(windows_of(base, pieces, row_tokens=row_tokens, limit=limit, first=bool(base.bos_ids))))
+
+
+def losses_of(
+    base: BaseModel,
+    matrices: Sequence[Matrix],
+    placement: Placement,
+    passage: Passage,
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """Nats per token [K] behind each of K matrices [P_k, D]; P_k may be 0: then nothing but BOS stands in front.
+
+    Raises ConfigError (no room in the context), OutOfMemory.
+    """
+    candidates = [
+        conditions.matrix(base, str(k), torch.from_numpy(np.array(matrix)), placement)
+        for k, matrix in enumerate(matrices)
+    ]
+    check_room(
+        base,
+        max(candidates, key=lambda candidate: candidate.length),
+        max(len(window.ids) for window in passage.windows),
+    )
+    nll_WK = nll_of_windows(base, candidates, passage.windows, pass_tokens=pass_tokens, progress=progress)
+    losses_K: Floats = nll_WK.sum(axis=0) / passage.tokens
+    return losses_K

@@ -1,0 +1,97 @@
+"""The way from one soft prompt to another, measured on several texts: every point of it and every text in shared passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sordino.errors import ConfigError
+from sordino.evaluation.analysis.losses import Passage, losses_of
+from sordino.evaluation.confidence import Floats
+from sordino.evaluation.scoring import Progress
+from sordino.models.base_model import BaseModel
+from sordino.prompts.blending import How, check_together, linear, spherical
+from sordino.prompts.soft_prompt import SoftPrompt
+
+
+@dataclass(frozen=True)
+class Path:
+    """shares: of the second prompt, ascending from 0 to 1. losses: for each text its nats per token at every share; without: of
+    each text behind no prompt. tokens: targets of each text.
+    """
+
+    how: How
+    shares: tuple[float, ...]
+    losses: Mapping[str, tuple[float, ...]]
+    without: Mapping[str, float]
+    tokens: Mapping[str, int]
+
+
+def path_between(
+    base: BaseModel,
+    first: SoftPrompt,
+    second: SoftPrompt,
+    passages: Mapping[str, Passage],
+    *,
+    how: How,
+    points: int,
+    also: float | None = None,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Path:
+    """Measure `points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
+
+    Raises BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
+    """
+    if how == "concatenate":
+        raise ConfigError("a concatenation has no way between", where="--how", expected="linear or spherical")
+    check_together([first, second], how)
+    if points < 2:
+        raise ConfigError("a way has two ends", where="--points", expected="2 or more", got=points)
+    shares = shares_along(points, also)
+    blends = [
+        spherical(first.matrix, second.matrix, share)
+        if how == "spherical"
+        else linear([first.matrix, second.matrix], [1 - share, share])
+        for share in shares
+    ]
+    matrices = [*blends, first.matrix[:0]]
+    found: dict[str, Floats] = {}
+    for at, (label, passage) in enumerate(passages.items()):
+
+        def told(done: int, total: int, at: int = at) -> None:
+            progress(at * total + done, len(passages) * total)
+
+        found[label] = losses_of(
+            base, matrices, first.metadata.placement, passage, pass_tokens=pass_tokens, progress=told
+        )
+    return Path(
+        how,
+        shares,
+        {label: tuple(losses[:-1].tolist()) for label, losses in found.items()},
+        {label: float(losses[-1]) for label, losses in found.items()},
+        {label: passage.tokens for label, passage in passages.items()},
+    )
+
+
+def shares_along(points: int, also: float | None) -> tuple[float, ...]:
+    """Shares of the second prompt: `points` of them evenly from 0 to 1, and `also`."""
+    even = [float(share) for share in np.linspace(0, 1, points)]
+    if also is not None and min(abs(share - also) for share in even) > 1e-9:
+        even.append(also)
+    return tuple(sorted(even))
+
+
+def to_json(path: Path) -> dict[str, Any]:
+    """As plain JSON."""
+    return {
+        "how": path.how,
+        "shares_of_second": list(path.shares),
+        "texts": [
+            {"text": label, "tokens": path.tokens[label], "nll": list(losses), "without": path.without[label]}
+            for label, losses in path.losses.items()
+        ],
+    }

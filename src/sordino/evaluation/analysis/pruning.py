@@ -1,0 +1,141 @@
+"""A soft prompt made shorter, greedily: of all virtual tokens the one goes without which the loss is lowest, again and again.
+
+With blocks several go at once, those that cost least one by one, and what is left is measured as it is before the next block goes.
+Every loss is that of a real, shortened prompt: leaving tokens out moves those behind them.
+
+Greedy choice looks at its own text: the loss on texts that chose no token (`heldout`) is the honest one. Where it also chooses the
+length (`within`), it flatters a little: the best of a few lengths was looked for on it.
+
+Shape key: P virtual tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sordino.errors import ConfigError
+from sordino.evaluation.analysis.losses import Passage, losses_of
+from sordino.evaluation.scoring import Progress
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import SoftPrompt
+
+# Without a block given, a prompt is taken down to one token in about so many rounds.
+_ROUNDS = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A shortened prompt. kept: positions in the whole one, ascending. loss: nats per token on the text that chose; heldout: on
+    another, where there is one.
+    """
+
+    kept: tuple[int, ...]
+    loss: float
+    heldout: float | None = None
+
+    @property
+    def judged(self) -> float:
+        """The loss to judge by."""
+        return self.loss if self.heldout is None else self.heldout
+
+
+Measure = Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
+
+
+def greedy(count: int, measure: Measure, *, down_to: int, block: int) -> list[Stage]:
+    """From `count` tokens to `down_to`. measure: losses of several sets of kept positions, in one batch."""
+    kept = tuple(range(count))
+    (whole,) = measure([kept])
+    stages = [Stage(kept, whole)]
+    while len(kept) > down_to:
+        candidates = [kept[:at] + kept[at + 1 :] for at in range(len(kept))]
+        losses = measure(candidates)
+        order = sorted(range(len(kept)), key=lambda at: (losses[at], at))
+        dropped = set(order[: min(block, len(kept) - down_to)])
+        kept = tuple(position for at, position in enumerate(kept) if at not in dropped)
+        loss = losses[order[0]] if len(dropped) == 1 else measure([kept])[0]
+        stages.append(Stage(kept, loss))
+    return stages
+
+
+def rounds_of(count: int, *, down_to: int, block: int) -> int:
+    """How many prompts `greedy` measures."""
+    total, left = 1, count
+    while left > down_to:
+        gone = min(block, left - down_to)
+        total += left + (1 if gone > 1 else 0)
+        left -= gone
+    return total
+
+
+def default_block(count: int) -> int:
+    """Tokens that go at once: one, of a long prompt more."""
+    return max(1, -(-count // _ROUNDS))
+
+
+def stages_of(
+    base: BaseModel,
+    prompt: SoftPrompt,
+    chooses: Passage,
+    heldout: Passage | None,
+    *,
+    down_to: int,
+    block: int,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> list[Stage]:
+    """The prompt at every length down to `down_to`, the whole one first. Raises ConfigError, OutOfMemory."""
+    if not 1 <= down_to <= prompt.n_tokens:
+        raise ConfigError("no such length", where="--tokens", expected=f"1 to {prompt.n_tokens}", got=down_to)
+    if block < 1:
+        raise ConfigError("no such block", where="--block", expected="1 or more", got=block)
+    measured, total = 0, rounds_of(prompt.n_tokens, down_to=down_to, block=block)
+
+    def losses(sets: Sequence[tuple[int, ...]], passage: Passage) -> list[float]:
+        matrices = [prompt.matrix[list(kept)] for kept in sets]
+        found: list[float] = losses_of(
+            base, matrices, prompt.metadata.placement, passage, pass_tokens=pass_tokens
+        ).tolist()
+        return found
+
+    def measure(sets: Sequence[tuple[int, ...]]) -> list[float]:
+        nonlocal measured
+        found = losses(sets, chooses)
+        measured += len(sets)
+        progress(measured, total)
+        return found
+
+    stages = greedy(prompt.n_tokens, measure, down_to=down_to, block=block)
+    if heldout is None:
+        return stages
+    others = losses([stage.kept for stage in stages], heldout)
+    return [replace(stage, heldout=other) for stage, other in zip(stages, others, strict=True)]
+
+
+def within(stages: Sequence[Stage], tolerance: float) -> Stage:
+    """The shortest stage whose loss is at most `tolerance` above the whole prompt's."""
+    allowed = stages[0].judged + tolerance
+    return min((stage for stage in stages if stage.judged <= allowed), key=lambda stage: len(stage.kept))
+
+
+def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
+    """The shortened prompt. Its file says what was dropped; what was measured or written with the whole prompt is left out.
+
+    tokens: targets of the text that the losses are of.
+    """
+    whole = stages[0]
+    dropped = [position + 1 for position in range(prompt.n_tokens) if position not in set(chosen.kept)]
+    note: dict[str, Any] = {
+        "of": prompt.content_hash,
+        "tokens_before": prompt.n_tokens,
+        "dropped": dropped,
+        "loss_before": round(whole.judged, 5),
+        "loss_after": round(chosen.judged, 5),
+        "measured_tokens": tokens,
+    }
+    if "pruned" in prompt.metadata.training:
+        note["earlier"] = prompt.metadata.training["pruned"]
+    known = replace(prompt.metadata, training={**prompt.metadata.training, "pruned": note}, heldout={}, samples=())
+    return SoftPrompt(prompt.matrix[list(chosen.kept)], known)

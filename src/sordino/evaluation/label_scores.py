@@ -1,0 +1,227 @@
+"""The log-probability of every label of a closed set behind every text, all labels together.
+
+A text runs once behind its prefix, whatever the number of labels. A label's first token is read off the text's last state;
+labels of several tokens go on from the text's own keys and values, and what labels begin with in common runs once where the
+family allows packed rows. For a text of T tokens, N parameters without the embeddings, and S tokens in the labels' distinct
+beginnings (0 where every label is one token), that is 2N (T + S) FLOPs and 2VD (1 + S) for the head; scored one after another,
+L labels of M tokens in all would take 2N (L T + M) and 2VD M.
+
+Shape key: J jobs (a text behind a condition), L labels, C conditions, S states (beginnings of labels, the empty one first), E
+tokens of labels that are told apart, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sordino.errors import DataError
+from sordino.evaluation.conditions import Condition
+from sordino.evaluation.confidence import Floats
+from sordino.evaluation.scoring import Progress
+from sordino.forward.nll import Head, head_of
+from sordino.forward.packing import pack
+from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, forward_rows, packable
+from sordino.forward.rows import rows_from_examples
+from sordino.forward.token_losses import front_groups
+from sordino.models.base_model import BaseModel
+from sordino.models.memory import memory_named
+
+# Logits held at once: 128 x 49,152 in float32 are 25 MB.
+_LOGITS_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True)
+class Job:
+    """One text to score the labels behind: its token ids without BOS, and the index of the condition it stands behind."""
+
+    condition: int
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LabelTree:
+    """Labels as token ids, and the tree of what they begin with.
+
+    beginnings: the distinct beginnings that another token follows, the empty one first. token_E follows beginning_E; label l is
+    the sum over the pairs (edge_P, label_P) with label_P = l. paths: the beginnings that no other begins with.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    beginnings: tuple[tuple[int, ...], ...]
+    beginning_E: tuple[int, ...]
+    token_E: tuple[int, ...]
+    edge_P: tuple[int, ...]
+    label_P: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+
+    @property
+    def depth(self) -> int:
+        """Tokens of the longest label."""
+        return max(map(len, self.ids))
+
+    def sums(self, values_JE: Floats) -> Floats:
+        """Values of tokens [J, E] summed to labels [J, L]."""
+        totals_LJ = np.zeros((len(self.ids), len(values_JE)))
+        np.add.at(totals_LJ, list(self.label_P), values_JE.T[list(self.edge_P)])
+        return totals_LJ.T
+
+    def state_places(self) -> list[tuple[int, int]]:
+        """For each beginning but the empty one, (path, token of the path) where its state is."""
+        return [
+            next((at, len(begun) - 1) for at, path in enumerate(self.paths) if path[: len(begun)] == begun)
+            for begun in self.beginnings[1:]
+        ]
+
+
+def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
+    """The tree of labels given as token ids. Raises DataError for an empty label, or one that another begins with."""
+    labels = tuple(tuple(label) for label in ids)
+    beginnings: dict[tuple[int, ...], int] = {(): 0}
+    edges: dict[tuple[int, int], int] = {}
+    pairs: list[tuple[int, int]] = []
+    for at, label in enumerate(labels):
+        for length, token in enumerate(label):
+            place = beginnings.setdefault(label[:length], len(beginnings))
+            pairs.append((edges.setdefault((place, token), len(edges)), at))
+    for label, times in Counter(labels).items():
+        if not label:
+            raise DataError("a label has no token", where="labels")
+        if label in beginnings or times > 1:
+            raise DataError("a label's tokens are the beginning of another's", where="labels", got=list(label))
+    inner = [begun for begun in beginnings if begun]
+    paths = tuple(
+        begun for begun in inner if not any(other[: len(begun)] == begun for other in inner if len(other) > len(begun))
+    )
+    return LabelTree(
+        labels,
+        tuple(beginnings),
+        tuple(place for place, _ in edges),
+        tuple(token for _, token in edges),
+        tuple(edge for edge, _ in pairs),
+        tuple(at for _, at in pairs),
+        paths,
+    )
+
+
+def label_logps(
+    base: BaseModel,
+    conditions: Sequence[Condition],
+    jobs: Sequence[Job],
+    tree: LabelTree,
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """log p(label | condition, text) in nats [J, L], summed over the label's tokens.
+
+    A job of no tokens behind an empty condition has nothing to be predicted from and must not be there.
+    """
+    return tree.sums(edge_logps(base, conditions, jobs, tree, pass_tokens=pass_tokens, progress=progress))
+
+
+def edge_logps(
+    base: BaseModel,
+    conditions: Sequence[Condition],
+    jobs: Sequence[Job],
+    tree: LabelTree,
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """As `label_logps`, token by token of the tree: log p(token_E | condition, text, beginning_E) in nats [J, E]."""
+    logp_JE = np.zeros((len(jobs), len(tree.token_E)))
+    head, done = head_of(base.network), 0
+    with torch.inference_mode(), memory_named("scoring labels", "lower --pass-tokens"):
+        for group in front_groups(conditions):
+            prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
+            leading = conditions[group[0]].leading
+            mine = [at for at, job in enumerate(jobs) if job.condition in group]
+            texts = [(group.index(jobs[at].condition), (*leading, *jobs[at].ids)) for at in mine]
+            for places, states_JSD in _states(base, prefixes, texts, tree, pass_tokens):
+                logp_JE[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
+                done += len(places)
+                progress(done, len(jobs))
+    return logp_JE
+
+
+_Texts = Sequence[tuple[int, tuple[int, ...]]]
+
+
+def _states(
+    base: BaseModel, prefixes: Prefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Which texts (prefix, ids), and the states [j, S, D] behind them, a forward pass at a time."""
+    way: Callable[..., tuple[list[int], Tensor]] = _branched if tree.paths else _last_states
+    longest = max((len(ids) for _, ids in texts), default=0)
+    if tree.paths or not packable(base.network):
+        rows = [[at] for at in sorted(range(len(texts)), key=lambda at: (-len(texts[at][1]), texts[at][0]))]
+    else:
+        # A row has one prefix, so each prefix's texts are packed by themselves.
+        rows = []
+        for k in range(len(prefixes.lengths)):
+            mine = [at for at, (prefix, _) in enumerate(texts) if prefix == k]
+            rows += [[mine[place] for place in row] for row in pack([len(texts[at][1]) for at in mine], longest)]
+    width = prefixes.width + longest + sum(map(len, tree.paths))
+    rows_a_pass = max(1, pass_tokens // max(1, width))
+    for at in range(0, len(rows), rows_a_pass):
+        yield way(base, prefixes, texts, rows[at : at + rows_a_pass], tree)
+
+
+def _last_states(
+    base: BaseModel, prefixes: Prefixes, texts: _Texts, groups: Sequence[Sequence[int]], tree: LabelTree
+) -> tuple[list[int], Tensor]:
+    """The states [j, 1, D] at the texts' last tokens, several texts a row."""
+    prompts = [texts[group[0]][0] for group in groups]
+    rows = rows_from_examples([[texts[at][1] for at in group] for group in groups], prompts).to(base.device)
+    hidden_BTD = forward_rows(base.network, prefixes, rows)
+    width, places, ends = rows.ids_BT.shape[1], [], []
+    for b, group in enumerate(groups):
+        end = 0
+        for at in group:
+            end += len(texts[at][1])
+            places.append(at)
+            # A text of no tokens is predicted from behind its prefix.
+            ends.append(b * width + end - 1 if texts[at][1] else len(groups) * width + prompts[b])
+    states = torch.cat([hidden_BTD.flatten(0, 1), prefixes.last_KD])
+    return places, states[torch.tensor(ends, device=base.device)][:, None]
+
+
+def _branched(
+    base: BaseModel, prefixes: Prefixes, texts: _Texts, groups: Sequence[Sequence[int]], tree: LabelTree
+) -> tuple[list[int], Tensor]:
+    """The states [j, S, D] at the texts' last tokens and behind each beginning of the labels."""
+    places = [group[0] for group in groups]
+    rows = rows_from_examples([[texts[at][1]] for at in places], [texts[at][0] for at in places]).to(base.device)
+    read = extend_prefixes(base.network, prefixes, rows)
+    count, each = len(places), len(tree.paths)
+    if packable(base.network):
+        branches = rows_from_examples([tree.paths] * count, range(count)).to(base.device)
+        starts = np.cumsum([0, *map(len, tree.paths)])
+        flat = [int(starts[path]) + token for path, token in tree.state_places()]
+        hidden_jSD = forward_rows(base.network, read, branches)[:, flat]
+    else:
+        each_row = [row for row in range(count) for _ in range(each)]
+        branches = rows_from_examples([[path] for path in tree.paths] * count, each_row).to(base.device)
+        hidden = forward_rows(base.network, read, branches).unflatten(0, (count, each))
+        hidden_jSD = torch.stack([hidden[:, path, token] for path, token in tree.state_places()], dim=1)
+    return places, torch.cat([read.last_KD[:, None], hidden_jSD], dim=1)
+
+
+def _logps(head: Head, states_JSD: Tensor, tree: LabelTree) -> Floats:
+    """[J, E] from the states behind each beginning."""
+    device = states_JSD.device
+    beginning_E, token_E = (torch.tensor(of, device=device) for of in (tree.beginning_E, tree.token_E))
+    at_once = max(1, _LOGITS_AT_ONCE // (head.width * states_JSD.shape[1]))
+    found = []
+    for part_JSD in states_JSD.split(at_once):
+        logits_JSV = head.logits(part_JSD.flatten(0, 1)).unflatten(0, part_JSD.shape[:2])
+        logits_JSV = logits_JSV.to(torch.promote_types(logits_JSV.dtype, torch.float32))
+        total_JS = logits_JSV.logsumexp(-1)
+        found.append((logits_JSV[:, beginning_E, token_E] - total_JS[:, beginning_E]).cpu().double())
+    return torch.cat(found).numpy()

@@ -1,0 +1,207 @@
+"""What was measured, and what it means in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sordino.evaluation.conditions import Kind
+from sordino.evaluation.confidence import Estimate as Estimate
+from sordino.evaluation.confidence import length_in_words
+
+
+@dataclass(frozen=True)
+class Line:
+    """One condition. tokens: what is in front. nll: nats per token. differences: for each soft prompt, this condition's loss
+    less the soft prompt's, so above 0 where the soft prompt is better.
+    """
+
+    kind: Kind
+    label: str
+    tokens: int
+    nll: Estimate
+    bits_per_byte: float
+    differences: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One text under several conditions. text: what it is, for the user. tokens: targets; bytes: of their text, UTF-8."""
+
+    text: str
+    pieces: int
+    tokens: int
+    bytes: int
+    unit: str
+    units: int
+    lines: tuple[Line, ...]
+
+    def line(self, kind: Kind, label: str = "") -> Line:
+        """The first line of this kind (and label). Raises KeyError."""
+        for line in self.lines:
+            if line.kind == kind and label in ("", line.label):
+                return line
+        raise KeyError(kind, label)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How many tokens of real text in front give a soft prompt's loss: 0.0 means fewer than the shortest excerpt measured,
+    infinity more than the longest. lengths: the excerpts measured.
+    """
+
+    tokens: Estimate
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """n_tokens (of a mixture: of all its components), worth: by the soft prompts' labels; worth is empty without training text.
+    off_domain: a text in another voice, without and with each soft prompt.
+    """
+
+    n_tokens: Mapping[str, int]
+    heldout: Measurement
+    worth: Mapping[str, Worth]
+    off_domain: Measurement | None
+    notes: tuple[str, ...]
+
+
+def verdict(report: Report, label: str) -> str:
+    """What this soft prompt does for the held-out texts, in a sentence for people who do not read tables."""
+    vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
+    gain = report.heldout.line("no prompt").differences[label]
+    if gain.value <= 0:
+        return f"{vectors} did not help: the model predicts the held-out texts at least as well without."
+    if gain.interval is not None and not gain.excludes_zero:
+        return f"{vectors} may have helped, but by less ({gain.value:.3f} nats per token) than so little text can show."
+    worth = report.worth.get(label)
+    if worth is None:
+        own = report.heldout.line("soft prompt", label)
+        none = own.nll.value + gain.value
+        return (
+            f"{vectors} brought the loss on the held-out texts from {none:.3f} to {own.nll.value:.3f} nats per token."
+        )
+    tokens = worth.tokens.value
+    if tokens == 0.0:
+        return f"{vectors} helped, but less than {worth.lengths[0]} tokens of real text in front would."
+    verb = "are" if report.n_tokens[label] > 1 else "is"
+    if math.isinf(tokens):
+        return (
+            f"{vectors} {verb} worth more than {worth.lengths[-1]} tokens of real text: with them the model predicts the "
+            "held-out texts better than behind the longest excerpt that was tried."
+        )
+    return (
+        f"{vectors} {verb} worth {tokens:.0f} tokens of real text{_between(worth)}: an excerpt of that length in front "
+        "would help the model as much."
+    )
+
+
+def damage(report: Report, label: str) -> str:
+    """What this soft prompt does to a text in another voice, or "" if none was measured."""
+    if report.off_domain is None:
+        return ""
+    own, none = report.off_domain.line("soft prompt", label), report.off_domain.line("no prompt")
+    change = -none.differences[label].value
+    return (
+        f"On {report.off_domain.text}, a text that is not in this voice, the loss goes from {none.nll.value:.3f} to "
+        f"{own.nll.value:.3f} ({change:+.3f}): {'what the voice costs elsewhere' if change > 0 else 'no damage'}."
+    )
+
+
+def summary(report: Report, label: str) -> dict[str, Any]:
+    """The numbers that a soft prompt's own file keeps: plain JSON, a few lines."""
+    heldout = report.heldout
+    own = heldout.line("soft prompt", label)
+    kept: dict[str, Any] = {
+        "tokens": heldout.tokens,
+        "nll": {"soft_prompt": _rounded(own.nll.value), "no_prompt": _rounded(heldout.line("no prompt").nll.value)},
+        "bits_per_byte": _rounded(own.bits_per_byte),
+    }
+    for kind, key in (("instruction", "best_instruction"), ("excerpt", "best_excerpt")):
+        losses = [line.nll.value for line in heldout.lines if line.kind == kind]
+        if losses:
+            kept["nll"][key] = _rounded(min(losses))
+    if label in report.worth:
+        kept["worth_tokens"] = in_words(report.worth[label])
+    if report.off_domain is not None:
+        kept["off_domain"] = {
+            "soft_prompt": _rounded(report.off_domain.line("soft prompt", label).nll.value),
+            "no_prompt": _rounded(report.off_domain.line("no prompt").nll.value),
+        }
+    return kept
+
+
+def in_words(worth: Worth) -> str:
+    """ "143", "<20" or ">512"."""
+    return length_in_words(worth.tokens.value, worth.lengths)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All of it as plain JSON. A length beyond what was measured is null, with its bound in `text`."""
+    return {
+        "heldout": _measurement_json(report.heldout),
+        "off_domain": _measurement_json(report.off_domain) if report.off_domain else None,
+        "soft_prompts": [
+            {
+                "label": label,
+                "n_tokens": report.n_tokens[label],
+                "worth": _worth_json(report.worth.get(label)),
+                "verdict": verdict(report, label),
+                "damage": damage(report, label),
+            }
+            for label in report.n_tokens
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def _measurement_json(measured: Measurement) -> dict[str, Any]:
+    return {
+        "text": measured.text,
+        "pieces": measured.pieces,
+        "tokens": measured.tokens,
+        "bytes": measured.bytes,
+        "bootstrap": {"unit": measured.unit, "units": measured.units},
+        "conditions": [
+            {
+                "kind": line.kind,
+                "label": line.label,
+                "tokens": line.tokens,
+                "nll": line.nll.value,
+                "interval": line.nll.interval,
+                "bits_per_byte": line.bits_per_byte,
+                "less_soft_prompt": {
+                    label: {"nll": difference.value, "interval": difference.interval}
+                    for label, difference in line.differences.items()
+                },
+            }
+            for line in measured.lines
+        ],
+    }
+
+
+def _worth_json(worth: Worth | None) -> dict[str, Any] | None:
+    if worth is None:
+        return None
+    tokens, spread = worth.tokens.value, worth.tokens.interval
+    return {
+        "text": in_words(worth),
+        "tokens": tokens if 0 < tokens < math.inf else None,
+        "interval": None if spread is None else [length_in_words(end, worth.lengths) for end in spread],
+        "excerpt_tokens": list(worth.lengths),
+    }
+
+
+def _between(worth: Worth) -> str:
+    spread = worth.tokens.interval
+    if spread is None:
+        return ""
+    low, high = (length_in_words(end, worth.lengths) for end in spread)
+    return f" (95 % interval {low} to {high})"
+
+
+def _rounded(value: float) -> float:
+    return round(value, 4)

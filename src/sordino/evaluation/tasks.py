@@ -1,0 +1,154 @@
+"""Rows of a task: a prompt and the answer that is right, out of a closed set or free.
+
+Pieces come from texts.reading, so that a task has the files that training has: JSONL or CSV with prompt and completion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sordino.errors import ConfigError, DataError
+from sordino.evaluation.label_scores import LabelTree, label_tree
+from sordino.texts.examples import Tokeniser
+from sordino.texts.pieces import Piece
+
+# More different answers than this are no closed set unless somebody names them.
+MAX_FOUND_LABELS = 100
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The answers of a closed set as they stand behind a prompt, white space included, and their tokens."""
+
+    texts: tuple[str, ...]
+    tree: LabelTree
+
+    def index(self, piece: Piece) -> int:
+        """The label that is right for a row. Raises DataError for an answer that is none of them."""
+        try:
+            return self.texts.index(piece.text)
+        except ValueError:
+            raise DataError(
+                "this answer is none of the labels",
+                where=piece.name,
+                expected=", ".join(text.strip() for text in self.texts),
+                got=piece.text.strip()[:60],
+                do="name all of them with --labels, or correct the row",
+            ) from None
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The rows' prompts as token ids, and a note about those that were cut, or ""."""
+
+    ids: tuple[tuple[int, ...], ...]
+    note: str
+
+
+def check_rows(pieces: Sequence[Piece], where: str) -> None:
+    """Raise DataError unless every row has a prompt and a completion, and there are rows."""
+    if not pieces:
+        raise DataError("there are no rows", where=where)
+    for piece in pieces:
+        if piece.kind != "completion" or not piece.prompt.strip():
+            raise DataError(
+                "this row is not a question with its answer",
+                where=piece.name,
+                expected="`prompt` and `completion`, neither empty",
+                got="an empty prompt" if piece.kind == "completion" else f"a {piece.kind}",
+            )
+
+
+def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = ()) -> Labels:
+    """The labels that are named, else those that the rows' completions take, in the order of the alphabet.
+
+    Named labels get the white space in front that the rows' completions have. Raises ConfigError, DataError: fewer than two,
+    too many to be a closed set, a label whose tokens are the beginning of another's.
+    """
+    found = Counter(piece.text for piece in pieces)
+    texts = sorted(found)
+    if named:
+        spaces = {text[: len(text) - len(text.lstrip())] for text in texts}
+        space = spaces.pop() if len(spaces) == 1 else " "
+        known = {text.strip(): text for text in texts}
+        clean = [name.strip() for name in named]
+        if "" in clean or len(set(clean)) < len(clean):
+            raise ConfigError("a label is empty or given twice", where="--labels", got=", ".join(named))
+        texts = [known.get(name, space + name) for name in clean]
+    alike = [texts for texts in _by_words(texts).values() if len(texts) > 1]
+    if alike:
+        raise DataError(
+            "labels differ in nothing but white space",
+            got=" and ".join(repr(text) for text in alike[0]),
+            do="write them alike in every row",
+        )
+    if len(texts) < 2:
+        raise DataError(
+            "there is only one label, so that nothing is to be told apart",
+            where="--labels",
+            expected="at least two",
+            got=", ".join(texts) or "none",
+        )
+    if not named and len(texts) > MAX_FOUND_LABELS:
+        raise DataError(
+            "the answers are no closed set",
+            expected=f"at most {MAX_FOUND_LABELS} different completions",
+            got=len(texts),
+            do="name the labels with --labels, or measure written answers with --free",
+        )
+    return Labels(tuple(texts), _tree(base, texts))
+
+
+def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        found.setdefault(" ".join(text.split()), []).append(text)
+    return found
+
+
+def cut_texts(base: Tokeniser, pieces: Sequence[Piece], max_tokens: int) -> Texts:
+    """Prompts of at most `max_tokens` tokens: a longer one loses its beginning, as the answer is asked for at its end."""
+    ids = [tuple(base.encode(piece.prompt)) for piece in pieces]
+    cut = sum(len(text) > max_tokens for text in ids)
+    note = f"prompts of more than {max_tokens} tokens that lost their beginning: {cut}" if cut else ""
+    return Texts(tuple(text[-max_tokens:] for text in ids), note)
+
+
+def drawn_shots(pieces: Sequence[Piece], count: int, *, seed: int) -> list[Piece]:
+    """`count` rows to show as examples, every answer as often as the others as far as it goes, in random order.
+
+    Raises ConfigError where there are not so many rows.
+    """
+    if len(pieces) < count:
+        raise ConfigError(
+            "there are too few rows to show as examples", where="--shots", expected=count, got=len(pieces)
+        )
+    random = np.random.default_rng(seed)
+    waiting: dict[str, list[Piece]] = {}
+    for at in random.permutation(len(pieces)):
+        waiting.setdefault(pieces[at].text, []).append(pieces[at])
+    answers = sorted(waiting)
+    drawn: list[Piece] = []
+    while len(drawn) < count:
+        for at in random.permutation(len(answers)):
+            if waiting[answers[at]] and len(drawn) < count:
+                drawn.append(waiting[answers[at]].pop())
+    return [drawn[at] for at in random.permutation(count)]
+
+
+def _tree(base: Tokeniser, texts: Sequence[str]) -> LabelTree:
+    ids = [tuple(base.encode(text)) for text in texts]
+    for text, own in zip(texts, ids, strict=True):
+        for other, longer in zip(texts, ids, strict=True):
+            if other is not text and longer[: len(own)] == own:
+                raise DataError(
+                    "in this model's tokens a label is the beginning of another, and would win every time",
+                    where="--labels",
+                    got=f"{text.strip()!r} and {other.strip()!r}",
+                    do="rename one of them",
+                )
+    return label_tree(ids)

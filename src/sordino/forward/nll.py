@@ -1,0 +1,223 @@
+"""Negative log-likelihood of labelled tokens, with logits only where there is a label and only a tile at a time.
+
+The output head is frozen, so what back-propagation needs from it is the gradient with respect to the hidden state alone:
+(softmax(z) - onehot) @ W. It is taken in the forward pass while a tile's logits are in the cache, so that the [N, V] logits
+(200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
+
+Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, m tokens whose target
+is in the tile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sordino.errors import ModelError
+from sordino.forward import small_matmul
+from sordino.forward.prefix import (
+    Prefixes,
+    encode_and_forward,
+    encode_prefixes,
+    forward_as_one_row,
+    forward_rows,
+    one_row_pays,
+)
+from sordino.forward.rows import Rows, rows_from_examples
+
+# A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
+# which waits for every tile's launches, takes 128 MB.
+ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
+
+
+@dataclass(frozen=True)
+class Head:
+    """A frozen output head: logits = cap * tanh((h @ W.T + b) / cap), the cap only where the model has one."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    softcap: float | None
+
+    @property
+    def width(self) -> int:
+        """V, how many words it scores."""
+        return int(self.weight_VD.shape[0])
+
+    def tile(self, start: int, end: int) -> Head:
+        """The head for the words `start` to `end` alone."""
+        bias_V = None if self.bias_V is None else self.bias_V[start:end]
+        return Head(self.weight_VD[start:end], bias_V, self.softcap)
+
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """d logit / d uncapped logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
+        return None if self.softcap is None else 1 - (logits / self.softcap).square_()
+
+    def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
+        """Logits [N, V] in the model's dtype, not always contiguous: the way round that is quicker for a few rows."""
+        if not small_matmul.across(len(hidden_ND)):
+            return self.logits(hidden_ND)
+        if len(hidden_ND) == 1:
+            # Two columns are quicker than one.
+            return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
+        return self._finished((self.weight_VD @ hidden_ND.t()).t())
+
+    def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Logits [N, V] in the model's dtype, written into `out` where one is given."""
+        return self._finished(torch.mm(hidden_ND, self.weight_VD.t(), out=out))
+
+    def _finished(self, logits_NV: Tensor) -> Tensor:
+        """Bias and cap, in place."""
+        if self.bias_V is not None:
+            logits_NV += self.bias_V
+        if self.softcap is not None:
+            logits_NV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_NV
+
+
+def head_of(network: PreTrainedModel) -> Head:
+    """The model's output head. Raises ModelError for architectures that scale their logits in a way we do not know."""
+    # Models of several parts keep it there, and read it there.
+    config = network.config.get_text_config()
+    for key in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
+        if getattr(config, key, None) not in (None, 1, 1.0):
+            raise ModelError("this architecture scales its logits", where=config.model_type, got=f"{key} in its config")
+    linear: Any = network.get_output_embeddings()
+    return Head(linear.weight, getattr(linear, "bias", None), getattr(config, "final_logit_softcapping", None))
+
+
+def check_unproven(network: PreTrainedModel) -> None:
+    """Try a family that is in no parity test: text behind a prefix of words must give the network's own logits.
+
+    Some take more than embeddings into account, or do something to their logits, that only their own forward pass knows.
+    Raises ModelError where it does not agree.
+    """
+    ids = [1 + at % (network.config.get_text_config().vocab_size - 1) for at in range(0, 70, 7)]
+    ids_T = torch.tensor(ids, device=network.device)
+    embedding: Any = network.get_input_embeddings()
+    with torch.inference_mode():
+        expected_TV = network(input_ids=ids_T[None]).logits[0].float()
+        prefixes = encode_prefixes(network, [embedding(ids_T[:3])])
+        rows = rows_from_examples([[ids[3:]]], [0]).to(network.device)
+        hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
+        logits_TV = head_of(network).logits(hidden_TD).float()
+    wanted_TV = expected_TV[2:]
+    off = float((logits_TV - wanted_TV).norm() / wanted_TV.norm())
+    if not off < (1e-3 if network.dtype == torch.float32 else 0.05):
+        raise ModelError(
+            "soft prompts do not work on this architecture yet",
+            where=network.config.model_type,
+            expected="the logits of its own forward pass",
+            got=f"logits that are off by {off:.0%}",
+            do="choose a model of a family in docs/models.md",
+        )
+
+
+def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
+    """Float32 NLL in nats [N] of the labelled tokens, in row order. Differentiable towards `prefixes`.
+
+    A token that opens an example behind an empty prefix has nothing to be predicted from and must not be labelled.
+    """
+    rows = rows.to(network.device)
+    return _nll_of_hidden(network, prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
+
+
+def nll_of_prompts_and_rows(
+    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor
+) -> Tensor:
+    """As `nll_of_rows` behind `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
+    rows = rows.to(network.device)
+    if one_row_pays(network, embeds, rows):
+        fronts_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
+        own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
+        return _nll_of_hidden(network, fronts_BD, hidden_BTD, own, labelled_BT)
+    prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
+    return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
+
+
+def _nll_of_hidden(
+    network: PreTrainedModel, front_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
+) -> Tensor:
+    """front_KD: the hidden states from which the first tokens of rows behind prefix k are predicted."""
+    labelled_BT = labelled_BT.to(network.device)
+    states = torch.cat([hidden_BTD.flatten(0, 1), front_KD])
+    hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
+    return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])
+
+
+def nll(head: Head, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """NLL in nats [N] of `targets_N`, float32 (float64 for a float64 model)."""
+    # torch ships no types for apply.
+    apply: Any = _FrozenHeadNLL.apply
+    result: Tensor = apply(hidden_ND, targets_N, head)
+    return result
+
+
+class _FrozenHeadNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+        nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
+        grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
+        # One buffer for all tiles: fresh pages for every tile's logits would cost a third of the time of their product.
+        words = WORDS_ON_GPU if hidden_ND.device.type == "cuda" else WORDS
+        buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(words, head.width))
+        for start in range(0, hidden_ND.shape[0], ROWS):
+            rows = slice(start, start + ROWS)
+            nll_N[rows] = _nll_of_tiles(
+                head, hidden_ND[rows], targets_N[rows], None if grad_ND is None else grad_ND[rows], buffer, words
+            )
+        ctx.save_for_backward(grad_ND)
+        return nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None
+
+
+def _nll_of_tiles(
+    head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Tensor | None, buffer: Tensor, words: int
+) -> Tensor:
+    """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile of `words` at a time.
+
+    What is summed so far is kept relative to the largest logit so far, and scaled down where a later tile has a larger one
+    (Milakov & Gimelshein 2018, arXiv 1805.02867); the normaliser is divided out of the gradient at the end.
+    """
+    exact = torch.promote_types(hidden_nD.dtype, torch.float32)
+    count = hidden_nD.shape[0]
+    targets_n1 = targets_n[:, None]
+    largest_n1 = hidden_nD.new_full((count, 1), -math.inf, dtype=exact)
+    total_n1, target_n1 = torch.zeros_like(largest_n1), torch.zeros_like(largest_n1)
+    expected_nD = torch.zeros_like(hidden_nD, dtype=exact)
+    for start in range(0, head.width, words):
+        tile = head.tile(start, start + words)
+        logits_nv = tile.logits(hidden_nD, out=buffer[: count * tile.width].view(count, tile.width)).to(exact)
+        place_n1 = targets_n1 - start
+        found_n1 = logits_nv.gather(1, place_n1.clamp(0, tile.width - 1))
+        target_n1 = torch.where((place_n1 >= 0) & (place_n1 < tile.width), found_n1, target_n1)
+        slope_nv = None if grad_nD is None else head.slope(logits_nv)
+        larger_n1 = torch.maximum(largest_n1, logits_nv.amax(1, keepdim=True))
+        shrunk_n1 = (largest_n1 - larger_n1).exp_()
+        weights_nv = logits_nv.sub_(larger_n1).exp_()
+        total_n1.mul_(shrunk_n1).add_(weights_nv.sum(1, keepdim=True))
+        largest_n1 = larger_n1
+        if grad_nD is None:
+            continue
+        if slope_nv is not None:
+            weights_nv *= slope_nv
+        expected_nD.mul_(shrunk_n1)
+        if weights_nv.dtype == hidden_nD.dtype:
+            expected_nD.addmm_(weights_nv, tile.weight_VD)
+        else:
+            # Where the model's dtype is narrower, the sum over tiles still is in float32.
+            expected_nD += torch.mm(weights_nv.to(hidden_nD.dtype), tile.weight_VD)
+    if grad_nD is not None:
+        wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)
+        grad_nD.copy_(expected_nD / total_n1 - (wanted_nD if slope_n1 is None else wanted_nD * slope_n1))
+    return (total_n1.log() + largest_n1 - target_n1).squeeze(1)

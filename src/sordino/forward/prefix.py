@@ -1,0 +1,390 @@
+"""The one idea: a row is text plus the index of its soft prompt.
+
+K soft prompts run through the base model once and give K prefixes; each row gathers its prefix by index. A decoder is causal,
+so the keys and values at the prompt's positions do not depend on the text behind them: running them once and sharing them is
+exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
+
+A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
+is predicted. What a prefix holds before the virtual tokens (a BOS) is the caller's choice: see `placement.prefix_embeds`.
+
+Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
+C channels of a head, L layers, N labelled tokens.
+
+Traps, each with a test in tests/parity:
+- Prefixes of different lengths are padded on the LEFT and carry explicit position ids. Padded on the right, the text would
+  not follow its prompt, which sliding windows measure.
+- `DynamicCache()` without a config, made anew for every forward: `update` mutates it, and a cache made from the config crops
+  keys at the sliding window.
+- Masks are ours: additive floats of the model's dtype. Boolean 4-D masks are wrong in eager attention and on GPT-J.
+- Models with sliding layers take one mask per kind of layer; windows are measured in position ids, not in indices.
+- Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from sordino.forward import llama
+from sordino.forward.llama import Block, Sight
+from sordino.forward.rows import Rows
+
+# Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
+# row with transformers' own masks.
+PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
+
+# Arithmetic that a data centre's GPU does while one layer of modules is launched, forward and back.
+_LAUNCHES_FLOP = 2e11
+# So many positions more are little beside what a pass leaves free; else half as many as its texts have.
+_MORE_POSITIONS = 2048
+# In place of an example's number; -1 is padding.
+_PROMPT = -2
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """K prefixes of one base model, left-padded to the longest.
+
+    keys_KHPC, values_KHPC: a tensor a layer, in the model's dtype. last_KD: the hidden state (after the final norm) at each
+    prefix's last position; zeros where a prefix is empty. lengths: positions each prefix really has.
+    """
+
+    keys_KHPC: tuple[Tensor, ...]
+    values_KHPC: tuple[Tensor, ...]
+    last_KD: Tensor
+    lengths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """P, the positions of the longest prefix."""
+        return max(self.lengths)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
+
+    def as_leaves(self) -> Prefixes:
+        """The same values, cut off from their graph and asking for gradients, which several passes add up in `.grad`.
+
+        In float32 at least: of many small gradients a sum in bfloat16 would lose most. `to` gives what the model takes.
+        """
+        return self._each(lambda t: t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_())
+
+    def to(self, dtype: torch.dtype) -> Prefixes:
+        """In another dtype; gradients flow back through the change."""
+        return self._each(lambda t: t.to(dtype))
+
+    def backward(self, leaves: Prefixes) -> None:
+        """What passes have added up at the leaves (`as_leaves`), through these prefixes to what they were computed from."""
+        pairs = [
+            (tensor, leaf.grad.to(tensor.dtype))
+            for tensor, leaf in zip(self.tensors(), leaves.tensors(), strict=True)
+            if leaf.grad is not None and tensor.requires_grad
+        ]
+        torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
+        return Prefixes(
+            tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths
+        )
+
+
+def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefixes:
+    """Run K prompts through the model once.
+
+    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: that prefix is empty). They are cast to the
+    network's dtype; gradients flow back to them.
+    """
+    lengths = tuple(int(e.shape[0]) for e in embeds)
+    if max(lengths) == 0:
+        return _empty_prefixes(network, len(embeds))
+    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
+    if is_written_out(network):
+        block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
+        hidden_KPD, layers = llama.decode(network, block)
+    else:
+        masks = _prefix_masks(network, positions_KP, padded_KP)
+        hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
+        layers = _layers_of(cache)
+    return _prefixes(layers, hidden_KPD, lengths)
+
+
+def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
+    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
+    if rows.ids_BT.shape[1] == 0 or not is_written_out(network):
+        return forward_rows_cached(network, prefixes, rows)[0]
+    front = [
+        (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
+    ]
+    return llama.decode(network, _text_block(network, prefixes.lengths, rows), front)[0]
+
+
+def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
+    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
+    lengths = tuple(int(e.shape[0]) for e in embeds)
+    if not is_written_out(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
+        prefixes = encode_prefixes(network, embeds)
+        return prefixes, forward_rows(network, prefixes, rows)
+    prompts = _prompt_block(network, *_side_by_side(network, embeds))
+    text = _text_block(network, lengths, rows)
+    hidden_KPD, hidden_BTD, layers = llama.decode_together(network, prompts, text, rows.prompt_B)
+    return _prefixes(layers, hidden_KPD, lengths), hidden_BTD
+
+
+def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> bool:
+    """Whether to run a prompt again in every row (`forward_as_one_row`) rather than once by itself.
+
+    A GPU waits for launches: those of one layer, forward and back, take it as long as some hundred GFLOP (LOG.md). A CPU does not.
+    """
+    if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0:
+        return False
+    config: Any = network.config.get_text_config()
+    embedding: Any = network.get_input_embeddings()
+    layer_parameters = (network.num_parameters() - embedding.weight.numel()) / config.num_hidden_layers
+    width = max(int(e.shape[0]) for e in embeds)
+    more = (len(rows.prompt_B) - len(embeds)) * width
+    fits = more <= max(_MORE_POSITIONS, rows.ids_BT.numel() // 2)
+    return width > 0 and fits and 4 * layer_parameters * more <= _LAUNCHES_FLOP
+
+
+def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
+    """As `encode_and_forward`, in one run through the model: every row with its prompt in front of its text.
+
+    Hidden states (after the final norm): [B, D] at each row's prompt's last position, zeros where it is empty, and [B, T, D].
+    """
+    lengths, device = tuple(int(e.shape[0]) for e in embeds), rows.ids_BT.device
+    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
+    text_BTD = network.get_input_embeddings()(rows.ids_BT)
+    width, both = embeds_KPD.shape[1], embeds_KPD.shape[1] + text_BTD.shape[1]
+    inputs_BSD = torch.cat([embeds_KPD[rows.prompt_B], text_BTD], dim=1)
+    positions_BS = torch.cat([positions_KP[rows.prompt_B], _positions(lengths, rows)], dim=1)
+    # A prompt is seen by all that is behind it, a text by its own example.
+    example_BS = torch.nn.functional.pad(rows.example_BT, (width, 0), value=_PROMPT)
+    prompt_BSP = ~padded_KP[rows.prompt_B][:, None, :].expand(-1, both, -1)
+    text_BST = example_BS[:, :, None] == rows.example_BT[:, None, :]
+    causal_SS = torch.ones(both, both, dtype=torch.bool, device=device).tril()
+    allowed_BSS = torch.cat([prompt_BSP, text_BST], dim=2) & causal_SS
+    masks = layer_masks(network, allowed_BSS, positions_BS[:, :, None] - positions_BS[:, None, :])
+    hidden_BSD, _ = _forward(network, inputs_BSD, positions_BS, masks, None)
+    filled_B = torch.tensor([length > 0 for length in lengths], device=device)[rows.prompt_B]
+    return hidden_BSD[:, width - 1] * filled_B[:, None], hidden_BSD[:, width:]
+
+
+def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
+    """Each row's prefix and text as a prefix of its own, for texts that several continuations share. One example a row."""
+    written_out = is_written_out(network) and rows.ids_BT.shape[1] > 0
+    if written_out:
+        front = [
+            (
+                _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
+                _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
+            )
+            for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
+        ]
+        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), front)
+        layers = [
+            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2))
+            if front
+            else (keys, values)
+            for at, (keys, values) in enumerate(own)
+        ]
+    else:
+        hidden_BTD, cache = forward_rows_cached(network, prefixes, rows)
+        layers = _layers_of(cache)
+    return _left_aligned(layers, hidden_BTD, prefixes, rows)
+
+
+def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
+    """As `forward_rows`, with the cache behind it: prefix, then text."""
+    cache = _gathered_cache(prefixes, rows.prompt_B)
+    if rows.ids_BT.shape[1] == 0:
+        # Models cannot run no tokens at all: they infer shapes from them.
+        return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
+    positions_BT = _positions(prefixes.lengths, rows)
+    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
+    masks = _row_masks(network, prefixes, rows, positions_BT)
+    return _forward(network, embeds_BTD, positions_BT, masks, cache)
+
+
+def packable(network: PreTrainedModel) -> bool:
+    """Whether several examples may share a row on this architecture (it stands in the parity tests)."""
+    return network.config.model_type in PACKABLE_FAMILIES
+
+
+def is_written_out(network: PreTrainedModel) -> bool:
+    """Whether `frozen_llama` runs this network: the same numbers, faster."""
+    return packable(network) and not network.training and llama.runs(network)
+
+
+def _forward(
+    network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache | None
+) -> tuple[Tensor, DynamicCache]:
+    if network.training and network.is_activation_checkpointing:
+        raise RuntimeError("gradient checkpointing drops the cache, so prefixes cannot be used with it")
+    cache = DynamicCache() if cache is None else cache
+    before = cache.get_seq_length()
+    hidden = network.base_model(
+        inputs_embeds=embeds, position_ids=positions, attention_mask=masks, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    if cache.get_seq_length() != before + embeds.shape[1]:
+        raise RuntimeError(f"{network.config.model_type}: the model did not use the cache it was given")
+    return hidden, cache
+
+
+def _side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompts padded on the left: inputs_embeds [K, P, D], position ids [K, P], and what is padding [K, P]."""
+    device, dtype = network.device, network.dtype
+    width = max(int(e.shape[0]) for e in embeds)
+    pads = [width - int(e.shape[0]) for e in embeds]
+    rows = [e.to(device=device, dtype=dtype) for e in embeds]
+    embeds_KPD = torch.stack([torch.nn.functional.pad(e, (0, 0, pad, 0)) for e, pad in zip(rows, pads, strict=True)])
+    pad_K1 = torch.tensor(pads, device=device)[:, None]
+    index_1P = torch.arange(width, device=device)[None, :]
+    return embeds_KPD, (index_1P - pad_K1).clamp(min=0), index_1P < pad_K1
+
+
+def _prefixes(layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengths: tuple[int, ...]) -> Prefixes:
+    filled_K = torch.tensor([length > 0 for length in lengths], device=hidden_KPD.device)
+    keys, values = zip(*layers, strict=True)
+    return Prefixes(keys, values, hidden_KPD[:, -1] * filled_K[:, None], lengths)
+
+
+def _prompt_block(network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor) -> Block:
+    own = _prefix_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
+    return Block(embeds_KPD, positions_KP, Sight(own=own))
+
+
+def _text_block(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Block:
+    embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
+    return Block(embeds_BTD, _positions(lengths, rows), _sight(network, lengths, rows))
+
+
+def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
+    """Position ids [B, T]: a token's place in its example, behind its row's prefix."""
+    lengths_K = torch.tensor(lengths, device=rows.offset_BT.device)
+    return rows.offset_BT + lengths_K[rows.prompt_B][:, None]
+
+
+def _gathered(tensor_KHPC: Tensor, rows: Rows) -> Tensor:
+    """Each row's prefix [B, H, P, C]; one prefix stays [1, H, P, C]."""
+    return tensor_KHPC if tensor_KHPC.shape[0] == 1 else tensor_KHPC[rows.prompt_B]
+
+
+def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
+    """A new cache that holds each row's prefix."""
+    cache = DynamicCache()
+    if prefixes.width == 0:
+        return cache
+    rows = prompt_B.shape[0]
+    for layer, (keys, values) in enumerate(zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)):
+        if keys.shape[0] == 1:
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        else:
+            cache.update(keys[prompt_B], values[prompt_B], layer)
+    return cache
+
+
+def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+    # transformers' union of layer kinds has members without keys; a plain DynamicCache holds none of them.
+    layers: list[Any] = list(cache.layers)
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+def _left_aligned(
+    layers: Sequence[tuple[Tensor, Tensor]], hidden_BTD: Tensor, prefixes: Prefixes, rows: Rows
+) -> Prefixes:
+    """Prefixes from what a cache holds: a prefix padded on the left, then text padded on the right."""
+    device = rows.ids_BT.device
+    prefix_B = torch.tensor(prefixes.lengths, device=device)[rows.prompt_B]
+    text_B = (rows.example_BT >= 0).sum(dim=1)
+    total_B = prefix_B + text_B
+    place_BS = torch.arange(int(total_B.max()), device=device) - (total_B.max() - total_B)[:, None]
+    # Where the padding between prefix and text begins, the text is that much further on.
+    source_BS = (place_BS + (prefixes.width - prefix_B)[:, None]).clamp(min=0)
+
+    def aligned(tensor_BHSC: Tensor) -> Tensor:
+        index_BHSC = source_BS[:, None, :, None].expand(-1, tensor_BHSC.shape[1], -1, tensor_BHSC.shape[3])
+        return tensor_BHSC.gather(2, index_BHSC)
+
+    last_BD = prefixes.last_KD[rows.prompt_B].clone()
+    spoken_B = text_B > 0
+    last_BD[spoken_B] = hidden_BTD[spoken_B, text_B[spoken_B] - 1]
+    keys, values = zip(*((aligned(k), aligned(v)) for k, v in layers), strict=True) if layers else ((), ())
+    return Prefixes(keys, values, last_BD, tuple(total_B.tolist()))
+
+
+def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
+    embedding: Any = network.get_input_embeddings()
+    width = int(embedding.weight.shape[1])
+    last_KD = torch.zeros(count, width, device=network.device, dtype=network.dtype)
+    return Prefixes((), (), last_KD, (0,) * count)
+
+
+# Masks ---------------------------------------------------------------------------------------------------------------
+
+
+def _prefix_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
+    if not packable(network):
+        return (~padded_KP).long()
+    width = positions_KP.shape[1]
+    causal_PP = torch.ones(width, width, dtype=torch.bool, device=positions_KP.device).tril()
+    allowed_KPP = causal_PP & ~padded_KP[:, None, :]
+    return layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
+
+
+def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
+    """What each text position may see: its own prefix, and its own example up to itself."""
+    device = positions_BT.device
+    width, lengths_K = prefixes.width, torch.tensor(prefixes.lengths, device=device)
+    pad_B = (width - lengths_K)[rows.prompt_B]
+    index_P = torch.arange(width, device=device)
+    if not packable(network):
+        if int(rows.example_BT.max()) > 0:
+            raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
+        return torch.cat([index_P[None, :] >= pad_B[:, None], rows.example_BT >= 0], dim=1).long()
+    if len(prefixes.lengths) == 1 and bool((rows.example_BT == 0).all()):
+        # Rectangular rows behind one prefix: every row has the same mask, so one is built and broadcast.
+        rows = Rows(rows.ids_BT[:1], rows.example_BT[:1], rows.offset_BT[:1], rows.prompt_B[:1])
+        positions_BT, pad_B = positions_BT[:1], pad_B[:1]
+    text = rows.ids_BT.shape[1]
+    causal_TT = torch.ones(text, text, dtype=torch.bool, device=device).tril()
+    own_BTT = (rows.example_BT[:, :, None] == rows.example_BT[:, None, :]) & causal_TT
+    prefix_BTP = (index_P[None, :] >= pad_B[:, None])[:, None, :].expand(-1, text, -1)
+    keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
+    distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
+    return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
+
+
+def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sight:
+    """As `_row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
+    width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
+    front = own = None
+    if min(lengths) < width:
+        pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
+        seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
+        front = _additive(seen_BP[:, None, :].expand(-1, text, -1), network.dtype)
+    if int(rows.example_BT.max()) > 0:
+        own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
+        own = _additive(own_BTT.tril(), network.dtype)
+    return Sight(front, own)
+
+
+def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
+    """Additive masks [B, 1, Q, S] from what is allowed and how far apart positions are: one, or one per kind of layer."""
+    config: Any = network.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = _additive(allowed, network.dtype)
+    if "sliding_attention" not in kinds:
+        return full
+    near = distance < int(config.sliding_window)
+    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype)}
+
+
+def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:
+    # The most negative finite number, not -inf: a padded query that sees nothing must not become NaN.
+    mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
+    return mask.masked_fill_(~allowed_BQS, torch.finfo(dtype).min)[:, None]

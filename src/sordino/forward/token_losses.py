@@ -1,0 +1,119 @@
+"""The loss of every example behind every front, in one operation: K prefixes, and rows that each gather theirs by index.
+
+Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K fronts, D model width, P prefix
+positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sordino.forward.nll import nll_of_rows
+from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
+from sordino.forward.prefix import encode_prefixes, packable
+from sordino.models.base_model import BaseModel
+from sordino.models.memory import memory_named
+from sordino.texts.examples import Example
+
+# Most prefix positions, padding counted, that are held as keys and values at once: 94 MB for SmolLM2-135M.
+PREFIX_POSITIONS = 2048
+
+Progress = Callable[[int, int], None]
+
+
+class Front(Protocol):
+    """What stands in front of a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins
+    with (a BOS behind a prompt that was placed before it).
+    """
+
+    @property
+    def embeds_PD(self) -> Tensor: ...
+
+    @property
+    def leading(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Losses:
+    """nll_TK: NLL in nats [T, K] of every labelled token behind every front, float64 on the CPU. tokens_N: labelled tokens of each
+    example; those of one stand together, in the order of the examples.
+    """
+
+    nll_TK: Tensor
+    tokens_N: Tensor
+
+    def of_examples(self) -> Tensor:
+        """NLL in nats [N, K] of whole examples: -log p(y|x) behind each front."""
+        return self.summed(self.nll_TK)
+
+    def summed(self, values_TC: Tensor) -> Tensor:
+        """Values of tokens [T, C] summed within examples: [N, C]."""
+        example_T = torch.repeat_interleave(torch.arange(len(self.tokens_N)), self.tokens_N)
+        totals_NC = values_TC.new_zeros(len(self.tokens_N), values_TC.shape[1])
+        return totals_NC.index_add(0, example_T, values_TC)
+
+
+def losses(
+    base: BaseModel,
+    fronts: Sequence[Front],
+    examples: Sequence[Example],
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Losses:
+    """Every example's labelled tokens behind every front. progress: hears how many rows of how many are done.
+
+    That they fit the model's context together is for the caller to see to. Raises OutOfMemory.
+    """
+    counts = [sum(example.labelled) for example in examples]
+    begin_N = torch.tensor([0, *counts]).cumsum(0)
+    nll_TK = torch.zeros(sum(counts), len(fronts), dtype=torch.float64)
+    done = 0
+    with memory_named("measuring", "lower --pass-tokens"):
+        for group in front_groups(fronts):
+            for place_n, prompt_n, nll_n, finished in _passes(
+                base, [fronts[k] for k in group], examples, begin_N, pass_tokens
+            ):
+                nll_TK[place_n, torch.tensor(group)[prompt_n]] = nll_n
+                done += finished
+                progress(done, len(examples) * len(fronts))
+    return Losses(nll_TK, torch.tensor(counts))
+
+
+@torch.inference_mode()
+def _passes(
+    base: BaseModel, fronts: Sequence[Front], examples: Sequence[Example], begin_N: Tensor, pass_tokens: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+    """A forward pass at a time: which tokens it scored, behind which front, their NLL, and how many examples it held."""
+    prefixes = encode_prefixes(base.network, [front.embeds_PD for front in fronts])
+    led = [with_leading_ids(example, fronts[0].leading) for example in examples]
+    lengths = [len(example.ids) for example in led]
+    rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
+    jobs = [(k, row) for k in range(len(fronts)) for row in rows]
+    rows_a_pass = max(1, pass_tokens // (prefixes.width + max(lengths)))
+    for at in range(0, len(jobs), rows_a_pass):
+        part = jobs[at : at + rows_a_pass]
+        packed = labelled_rows(led, [row for _, row in part], [k for k, _ in part])
+        nll_n = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).cpu().double()
+        prompt_n = packed.rows.prompt_B[packed.labelled_BT.nonzero()[:, 0]]
+        # Labelled tokens come row by row, and in a row example by example.
+        place_n = torch.cat([torch.arange(int(begin_N[i]), int(begin_N[i + 1])) for _, row in part for i in row])
+        yield place_n, prompt_n, nll_n, sum(len(row) for _, row in part)
+
+
+def front_groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
+    """Indices of fronts that are run through the model together: of like length, within PREFIX_POSITIONS."""
+    order = sorted(range(len(fronts)), key=lambda k: (fronts[k].leading, len(fronts[k].embeds_PD)))
+    group: list[int] = []
+    for k in order:
+        fits = (len(group) + 1) * len(fronts[k].embeds_PD) <= PREFIX_POSITIONS
+        if group and not (fits and fronts[k].leading == fronts[group[0]].leading):
+            yield group
+            group = []
+        group.append(k)
+    yield group

@@ -1,0 +1,1 @@
+"""Folders of soft prompt files: what they hold, names, installing and removing."""

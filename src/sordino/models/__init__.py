@@ -1,0 +1,1 @@
+"""A base model's name to a frozen network: files, conversion, fingerprint, tokenizer."""

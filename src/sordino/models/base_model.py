@@ -1,0 +1,151 @@
+"""A base model: a frozen network, its tokenizer, and what soft prompts need to know about both.
+
+Shape key: D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sordino.errors import ConfigError
+from sordino.models import files
+from sordino.models.architectures import check_config
+from sordino.models.description import DescribedModel, bos_ids_of, context_length_of, stop_ids_of
+from sordino.models.files import Tell
+from sordino.models.loading import read_config, read_network, read_tokenizer
+from sordino.prompts.fit import Fit as Fit
+from sordino.prompts.fit import fit as fit
+from sordino.prompts.soft_prompt import BaseRef
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_RMS_ROWS = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel(DescribedModel):
+    """A frozen network and its tokenizer. Made by `load` or `from_parts`.
+
+    network: eval mode, no parameter asks for gradients. embedding_rms: of all elements of the input embeddings as inputs_embeds,
+    after Gemma's sqrt(d).
+    """
+
+    network: PreTrainedModel
+    embedding_rms: float
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def ref(self) -> BaseRef:
+        return replace(super().ref, embedding_rms=self.embedding_rms)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """inputs_embeds [..., D], in the model's dtype, as the network itself would compute them from `ids` [...]."""
+        embeddings = self.network.get_input_embeddings()
+        return cast(Tensor, embeddings(ids))
+
+
+def load(
+    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, tell: Tell | None = None
+) -> BaseModel:
+    """Load a base model by bundled name, folder, .gguf file or hub id; fetched and converted first where that is needed.
+
+    dtype: "float32", "bfloat16" or "float16"; by default float32, on CUDA bfloat16 where the GPU has it. device: "cpu", "cuda",
+    "cuda:N" or "mps"; by default a GPU where there is one. tell: gets a line before each thing that takes long.
+    Raises ModelError, ConfigError (dtype, device), StorageError, OutOfMemory.
+    """
+    place = choose_device(device)
+    number = choose_dtype(dtype, place)
+    source = files.resolve(name)
+    prepared = files.prepare(source, tell=tell)
+    check_config(read_config(prepared.folder), where=name)
+    tokenizer = read_tokenizer(prepared.folder)
+    network = read_network(prepared.folder, dtype=number, device=place)
+    return from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)
+
+
+def from_parts(
+    network: PreTrainedModel, tokenizer: Any, *, name: str, model_id: str = "", fingerprint: str = ""
+) -> BaseModel:
+    """A base model of a network and a tokenizer that are in memory already. The network is frozen and put in eval mode."""
+    network.eval().requires_grad_(False)
+    config = network.config.get_text_config()
+    weight_VD = cast(Tensor, network.get_input_embeddings().weight)
+    return BaseModel(
+        name=name,
+        id=model_id or name,
+        family=str(network.config.model_type),
+        network=network,
+        tokenizer=tokenizer,
+        d_model=int(weight_VD.shape[1]),
+        n_layers=int(config.num_hidden_layers),
+        vocab_size=int(weight_VD.shape[0]),
+        context_length=context_length_of(config),
+        embedding_rms=_embedding_rms(network, int(weight_VD.shape[0])),
+        fingerprint=fingerprint,
+        bos_ids=bos_ids_of(tokenizer),
+        stop_ids=stop_ids_of(
+            tokenizer,
+            int(weight_VD.shape[0]),
+            network.config.eos_token_id,
+            getattr(network.generation_config, "eos_token_id", None),
+        ),
+        device=weight_VD.device,
+        dtype=weight_VD.dtype,
+    )
+
+
+def choose_device(said: str | None) -> torch.device:
+    """The device a flag means; None means a GPU where there is one. Raises ConfigError where it is unknown or not there."""
+    if said is None:
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
+    kind, _, number = said.partition(":")
+    if (
+        kind not in ("cpu", "cuda", "mps")
+        or (number and not (kind == "cuda" and number.isdecimal()))
+        or said.endswith(":")
+    ):
+        raise ConfigError("unknown device", where="--device", expected="cpu, cuda, cuda:N or mps", got=said)
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if int(number or 0) >= there[kind]:
+        raise ConfigError(
+            "this machine, or the torch installed on it, has no such device",
+            where="--device",
+            expected=" or ".join(k for k, count in there.items() if count),
+            got=said,
+            do="leave the flag out, or see `sordino doctor`",
+        )
+    return torch.device(said)
+
+
+def choose_dtype(said: str | None, device: torch.device) -> torch.dtype:
+    """The number type a flag means; None means what suits the device. Raises ConfigError."""
+    if said is None:
+        has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else torch.float32
+    if said not in DTYPES:
+        raise ConfigError("unknown number type", where="--dtype", expected=", ".join(DTYPES), got=said)
+    return DTYPES[said]
+
+
+def _embedding_rms(network: PreTrainedModel, vocab_size: int) -> float:
+    """Root mean square over all elements of inputs_embeds of the whole vocabulary, a few rows at a time."""
+    embeddings = network.get_input_embeddings()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for begin in range(0, vocab_size, _RMS_ROWS):
+            rows = torch.arange(begin, min(begin + _RMS_ROWS, vocab_size), device=network.device)
+            values = embeddings(rows).float()
+            total += torch.linalg.vector_norm(values, dtype=torch.float32).item() ** 2
+            count += values.numel()
+    return float((total / count) ** 0.5)

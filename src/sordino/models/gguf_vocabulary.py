@@ -1,0 +1,41 @@
+"""The words of a .gguf file and their embeddings, read from the file: for programs that leave its weights to llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sordino.models.description import DescribedModel
+
+_TABLE = "token_embd.weight"
+
+
+class GgufVocabulary:
+    """What `nearest.nearest_words` asks of a base model. The table stays on the disk; what is asked for is dequantised."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: DescribedModel, path: Path) -> None:
+        from gguf import GGUFReader
+
+        self._model = model
+        # Mapped, not read.
+        self._table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == _TABLE)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._model.vocab_size
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """float32 [n, D] of ids [n]."""
+        from gguf.quants import dequantize
+
+        rows = dequantize(np.asarray(self._table.data)[ids.numpy()], self._table.tensor_type)
+        return torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._model.decode(ids)

@@ -1,0 +1,107 @@
+"""The one place where base models and tokenizers are read through transformers: quietly, without running strangers' code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+# Before tokenizers is imported. One text at a time gains nothing from its threads, and they warn after every fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from sordino.errors import ModelError, OutOfMemory
+from sordino.models.memory import ran_out
+
+# What transformers raises for a folder it cannot use: missing files, unknown names, wrong shapes, packages not installed.
+READING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """transformers' warnings and progress bars off, and afterwards as they were."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a model folder. Raises ModelError."""
+    try:
+        with quietly():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except READING_ERRORS as error:
+        raise unreadable("the model's configuration cannot be read", folder, error) from error
+    return cast(PreTrainedConfig, config)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder. Raises ModelError."""
+    try:
+        with quietly():
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except READING_ERRORS as error:
+        raise unreadable("the model's tokenizer cannot be read", folder, error) from error
+
+
+def read_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The frozen network in eval mode, its weights in `dtype` on `device`. Raises ModelError, OutOfMemory."""
+    try:
+        with quietly():
+            read: Any = AutoModelForCausalLM.from_pretrained
+            network, loading = read(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        check_complete(loading, folder)
+        # Parameter by parameter, so the copy in main memory goes as the one on the device comes.
+        return cast(PreTrainedModel, network.to(device).eval().requires_grad_(False))
+    except (*READING_ERRORS, MemoryError) as error:
+        if ran_out(error):
+            raise OutOfMemory(
+                "the base model does not fit into memory",
+                where=folder.name,
+                got=f"{dtype} on {device}",
+                do="try --dtype bfloat16, --device cpu or a smaller model",
+            ) from error
+        raise unreadable("the model's weights cannot be read", folder, error) from error
+
+
+def check_complete(loading: Any, where: object) -> None:
+    """Raises ModelError where weights were missing, which transformers fills with random numbers."""
+    missing = sorted(loading.get("missing_keys") or ())
+    if missing:
+        raise ModelError(
+            "weights are missing",
+            where=where,
+            got=f"no {missing[0]} and {len(missing) - 1} more",
+            do="fetch the model again",
+        )
+
+
+def unreadable(what: str, where: object, error: BaseException) -> ModelError:
+    """transformers' error as ours, in one sentence."""
+    said = str(error).strip().split("\n")[0]
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        return ModelError(
+            "the model needs Python code of its own to run, which Sordino does not run",
+            where=where,
+            do="choose a model whose architecture transformers knows",
+        )
+    return ModelError(what, where=where, got=f"{type(error).__name__}: {said[:300]}")

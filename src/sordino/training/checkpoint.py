@@ -1,0 +1,238 @@
+"""A run's whole state in one file, so that a killed run goes on exactly; and the states of several runs in one file.
+
+One safetensors file: tensors (parameters, Adam's moments, the weight average, the best matrix) and, as JSON in its metadata,
+the counters and the settings. It is replaced atomically: a killed process leaves the old checkpoint or the new one.
+
+Runs that are trained together must go on from one step, as roundings depend on what shares a pass: so the states of all that
+still go on are in one file, replaced at once. A run that is over has a file of its own in its own folder, written before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sordino.errors import TrainingError
+from sordino.storage import write_bytes
+from sordino.training.config import TrainConfig
+from sordino.training.parameters import Parameters
+
+FILE = "checkpoint.safetensors"
+VERSION = 2
+
+
+@dataclass
+class Progress:
+    """The counters of a run. step: steps done. best_loss: lowest validation loss, of `best_PD`. bad: evaluations since.
+    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, all sittings together.
+    """
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    bad: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+    finished: str = ""
+
+
+@dataclass
+class RunState:
+    """All that changes while a run goes on."""
+
+    parameters: Parameters
+    optimiser: torch.optim.Adam
+    average_PD: Tensor
+    best_PD: Tensor
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A run of several, as their checkpoint has it. folder: its own. identity: see `save_checkpoint`."""
+
+    folder: Path
+    state: RunState
+    config: TrainConfig
+    identity: Mapping[str, str]
+
+
+def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
+    """identity: what a resumed run must agree with (model, number type, device, texts). Raises StorageError."""
+    tensors, header = _saved(state, config, identity)
+    _write(folder / FILE, tensors, header)
+
+
+def save_group(folder: Path, runs: Mapping[str, Kept]) -> None:
+    """The runs that still go on, by name, in one file; of those that are over the names alone. Raises StorageError."""
+    tensors: dict[str, Tensor] = {}
+    headers: dict[str, Any] = {}
+    for index, (name, run) in enumerate(runs.items()):
+        if run.state.progress.finished:
+            headers[name] = None
+            continue
+        own, headers[name] = _saved(run.state, run.config, run.identity)
+        tensors |= {f"{index}/{key}": tensor for key, tensor in own.items()}
+    _write(folder / FILE, tensors, {"version": VERSION, "runs": headers})
+
+
+def load_group(folder: Path, runs: Mapping[str, Kept]) -> None:
+    """Fill the runs' states with what was saved, of those that are over from their own folders. Raises TrainingError."""
+    headers = read_group(folder)
+    if list(headers) != list(runs):
+        raise TrainingError("the runs are others", where=folder, expected=", ".join(headers), got=", ".join(runs))
+    tensors = _read_whole(folder)
+    for index, (name, run) in enumerate(runs.items()):
+        header = headers[name]
+        if header is None:
+            load_checkpoint(run.folder, run.state, run.config, run.identity)
+            continue
+        prefix = f"{index}/"
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        _fill(run.state, run.config, run.identity, header, own, folder)
+
+
+def read_group(folder: Path) -> dict[str, dict[str, Any] | None]:
+    """The settings and counters of the runs of a group by name, None for those that are over. Raises TrainingError."""
+    runs = read_header(folder).get("runs")
+    if not isinstance(runs, dict):
+        raise TrainingError("this is not a checkpoint of several runs", where=folder / FILE)
+    return runs
+
+
+def _saved(
+    state: RunState, config: TrainConfig, identity: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"parameter.{name}": tensor.detach() for name, tensor in state.parameters.items()}
+    tensors |= {"average": state.average_PD, "best": state.best_PD}
+    moments = state.optimiser.state_dict()["state"]
+    for index, moment in moments.items():
+        tensors |= {f"adam.{index}.{key}": value for key, value in moment.items()}
+    # json writes infinity as a bare word, which other readers refuse.
+    progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
+    header = {"version": VERSION, "progress": progress, "config": config.to_json(), "identity": dict(identity)}
+    return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    said = json.dumps(header)
+    write_bytes(path, save(dict(tensors), {"sordino": said, "sha256": _digest(said, tensors)}))
+
+
+def _digest(said: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in a checkpoint: a run that goes on from a damaged one would be another run, and not say so."""
+    digest = hashlib.sha256(said.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The settings and counters of the checkpoint in `folder`. Raises TrainingError where there is none or it is broken."""
+    try:
+        with safe_open(folder / FILE, "pt") as file:
+            header: dict[str, Any] = json.loads(file.metadata()["sordino"])
+        if not isinstance(header, dict):
+            raise TypeError("its header is no object")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise TrainingError(
+            "there is no run to resume here",
+            where=folder,
+            expected=f"a readable {FILE}",
+            got=str(error),
+            do="start again without --resume",
+        ) from None
+    if header.get("version") != VERSION:
+        raise TrainingError(
+            "the checkpoint is of another version", where=folder, expected=VERSION, got=header.get("version")
+        )
+    return header
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether `folder` holds a run, or several, that can go on."""
+    try:
+        header = read_header(folder)
+        if "runs" in header:
+            return any(run is not None for run in header["runs"].values())
+        return not header["progress"]["finished"]
+    except (TrainingError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _read_whole(folder: Path) -> dict[str, Tensor]:
+    """The checkpoint's tensors. Raises TrainingError where a byte of it is not what was saved."""
+    with safe_open(folder / FILE, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        said = file.metadata()
+    if said.get("sha256") != _digest(said["sordino"], tensors):
+        raise TrainingError(
+            "the checkpoint is damaged",
+            where=folder / FILE,
+            expected="the bytes that were saved",
+            do="restore the file, or start again without --resume",
+        )
+    return tensors
+
+
+def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
+    """Fill `state` with what was saved. Raises TrainingError where the run was another, or had other settings."""
+    header = read_header(folder)
+    if "runs" in header:
+        raise TrainingError("this is a checkpoint of several runs", where=folder / FILE, expected="one run's")
+    _fill(state, config, identity, header, _read_whole(folder), folder)
+
+
+def _fill(
+    state: RunState,
+    config: TrainConfig,
+    identity: Mapping[str, str],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> None:
+    changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
+    if changed:
+        raise TrainingError(
+            "the run began with other settings",
+            where=folder,
+            expected=", ".join(f"{key} {header['config'].get(key)}" for key in changed),
+            got=", ".join(f"{key} {getattr(config, key)}" for key in changed),
+            do="resume it with its own, or start a new run",
+        )
+    for key, value in identity.items():
+        if header["identity"].get(key) != value:
+            raise TrainingError(
+                f"the {key} is not the one that this run began with",
+                where=folder,
+                expected=header["identity"].get(key),
+                got=value,
+                do="bring it back, or start a new run without --resume",
+            )
+    for name, parameter in state.parameters.items():
+        parameter.data.copy_(tensors[f"parameter.{name}"])
+    state.average_PD.copy_(tensors["average"])
+    state.best_PD.copy_(tensors["best"])
+    saved = state.optimiser.state_dict()
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensor
+    state.optimiser.load_state_dict({**saved, "state": moments})
+    progress = header["progress"]
+    state.progress = Progress(
+        **{**progress, "best_loss": float("inf") if progress["best_loss"] is None else progress["best_loss"]}
+    )

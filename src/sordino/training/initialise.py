@@ -1,0 +1,150 @@
+"""Where a soft prompt starts. Real text of the corpus beats vocabulary samples beats noise (Lester et al. 2021, section 3.2).
+
+Shape key: P virtual tokens, D model width, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sordino.errors import DataError
+from sordino.forward.nll import nll_of_rows
+from sordino.forward.packing import labelled_rows, one_by_one, passes, with_leading_ids
+from sordino.forward.placement import leading_ids, prefix_embeds
+from sordino.forward.prefix import encode_prefixes
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Placement, SoftPrompt
+from sordino.texts.examples import Example
+from sordino.texts.excerpts import excerpt
+from sordino.training.config import TrainConfig
+
+# Choosing among excerpts is a ranking, and few tokens rank them as well as many.
+SCORING_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Start:
+    """A first matrix float32 [P, D], and a sentence about where it came from."""
+
+    matrix_PD: Tensor
+    how: str
+
+
+def initialise(
+    base: BaseModel,
+    config: TrainConfig,
+    placement: Placement,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    read_prompt: Callable[[str], SoftPrompt],
+) -> Start:
+    """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError."""
+    kind, _, rest = config.init.partition(":")
+    random = torch.Generator().manual_seed(config.seed)
+    if kind == "data":
+        return _best_excerpt(base, config, placement, train, validation, random)
+    if kind == "text":
+        return Start(_embeds(base, _fill(base.encode(rest), config.tokens, "--init text:")), f"the text {rest[:60]!r}")
+    if kind == "file":
+        return _from_prompt(base, config, read_prompt(rest), train, random)
+    if kind == "labels":
+        return Start(_embeds(base, _label_ids(base, config, train)), "the completions' own words")
+    if kind == "vocab":
+        ids = torch.randint(base.vocab_size, (config.tokens,), generator=random)
+        return Start(_embeds(base, ids.tolist()), "random words of the vocabulary")
+    noise = torch.randn(config.tokens, base.d_model, generator=random) * base.embedding_rms
+    return Start(noise, "random numbers")
+
+
+def _best_excerpt(
+    base: BaseModel,
+    config: TrainConfig,
+    placement: Placement,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    random: torch.Generator,
+) -> Start:
+    candidates = [excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
+    matrices = [_embeds(base, ids) for ids in candidates]
+    if len(matrices) == 1:
+        return Start(matrices[0], "an excerpt of the training texts")
+    losses = score(base, matrices, placement, validation or train, pass_tokens=config.pass_tokens)
+    best = min(range(len(losses)), key=losses.__getitem__)
+    return Start(
+        matrices[best], f"the best of {len(matrices)} excerpts of the training texts (loss {losses[best]:.3f})"
+    )
+
+
+@torch.no_grad()
+def score(
+    base: BaseModel,
+    matrices: Sequence[Tensor],
+    placement: Placement,
+    examples: Sequence[Example],
+    *,
+    pass_tokens: int,
+) -> list[float]:
+    """Mean NLL behind each of K matrices on the first examples: every row once a candidate."""
+    chosen: list[Example] = []
+    for example in examples:
+        if sum(len(e.ids) for e in chosen) >= SCORING_TOKENS:
+            break
+        chosen.append(with_leading_ids(example, leading_ids(base, placement)))
+    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix, placement) for matrix in matrices])
+    losses = []
+    lengths = [len(e.ids) for e in chosen]
+    for k in range(len(matrices)):
+        parts = [
+            labelled_rows(chosen, part, [k] * len(part)) for part in passes(one_by_one(lengths), lengths, pass_tokens)
+        ]
+        nll_N = torch.cat([nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT) for part in parts])
+        losses.append(float(nll_N.mean()))
+    return losses
+
+
+def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> list[int]:
+    """The most frequent labelled tokens: for a closed set of answers, the class labels (Lester et al. 2021)."""
+    counts: dict[int, int] = {}
+    for example in train:
+        for token, labelled in zip(example.ids, example.labelled, strict=True):
+            if labelled and token not in base.stop_ids:
+                counts[token] = counts.get(token, 0) + 1
+    frequent = sorted(counts, key=lambda token: (-counts[token], token))[: config.tokens]
+    return _fill(frequent, config.tokens, "--init labels")
+
+
+def _from_prompt(
+    base: BaseModel, config: TrainConfig, prompt: SoftPrompt, train: Sequence[Example], random: torch.Generator
+) -> Start:
+    """Another prompt's matrix (SPoT, Vu et al. 2022, arXiv 2110.07904), cut or filled up to the length that is asked for.
+
+    Cut or not, what stood next to the text still does: of a longer prompt the last rows are kept, and a shorter one gets an
+    excerpt of the training texts in front.
+    """
+    base.check_fit(prompt, force=False)
+    matrix_PD, named = torch.from_numpy(prompt.matrix.copy()), f"the soft prompt {prompt.metadata.name!r}"
+    missing = config.tokens - prompt.n_tokens
+    if missing < 0:
+        return Start(
+            matrix_PD[-config.tokens :].clone(), f"the last {config.tokens} of {prompt.n_tokens} vectors of {named}"
+        )
+    if missing > 0:
+        excerpt_PD = _embeds(base, excerpt(train, missing, random))
+        how = f"{named} ({prompt.n_tokens} vectors) behind {missing} tokens of an excerpt of the training texts"
+        return Start(torch.cat([excerpt_PD, matrix_PD]), how)
+    return Start(matrix_PD, named)
+
+
+def _fill(ids: Sequence[int], tokens: int, where: str) -> list[int]:
+    """`ids` repeated or cut to `tokens` of them."""
+    if not ids:
+        raise DataError("there are no words to start from", where=where, expected="at least one token", got="none")
+    return [ids[i % len(ids)] for i in range(tokens)]
+
+
+def _embeds(base: BaseModel, ids: Sequence[int]) -> Tensor:
+    return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()

@@ -1,0 +1,242 @@
+"""From texts and soft prompts to a mixture: examples, losses, weights, gate, held-out numbers.
+
+What is fitted is fitted on train, the gate's strength is chosen on validation, and held-out judges. It also decides whether the
+gate is kept, so the number of a gate that won by a hair is a little flattering; its interval says whether it is a hair.
+
+Shape key: N examples, K components, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sordino.errors import ConfigError
+from sordino.evaluation.confidence import Floats
+from sordino.forward.gate_input import hidden_of_texts
+from sordino.forward.token_losses import Losses, Progress, losses
+from sordino.models.base_model import BaseModel
+from sordino.models.memory import memory_named
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.examples import Example, make_examples
+from sordino.texts.pieces import Piece, data_hash
+from sordino.texts.reading import read_pieces
+from sordino.texts.splits import Splits, split_pieces
+from sordino.training.mixture.contexts import check_room, front_of_prompt
+from sordino.training.mixture.em import Weights, fit_weights
+from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
+from sordino.training.mixture.report import Report, measure, summary
+
+GateChoice = Literal["auto", "never", "always"]
+# Tokens of each set that are measured by default: what tells weights of a few components to a few hundredths.
+LIMIT = 16_384
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """row_tokens: longest example. context_tokens: of a text, which has no prompt, so many tokens are x and the rest is y, as where
+    the mixture continues a text. limit: most tokens of each set that are measured, spread evenly (0: all). gate: whether one is
+    fitted, and kept: "auto" keeps it if it wins. pass_tokens: most positions in one forward pass.
+    """
+
+    row_tokens: int = 128
+    context_tokens: int = 32
+    limit: int = LIMIT
+    gate: GateChoice = "auto"
+    resamples: int = 10_000
+    pass_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for flag, value, low in (
+            ("--row-tokens", self.row_tokens, 2),
+            ("--context-tokens", self.context_tokens, 0),
+            ("--limit", self.limit, 0),
+            ("--pass-tokens", self.pass_tokens, 1),
+        ):
+            if value < low:
+                raise ConfigError("a setting is out of range", where=flag, expected=f"{low} or more", got=value)
+        if self.context_tokens >= self.row_tokens:
+            raise ConfigError(
+                "the context leaves nothing to predict",
+                where="--context-tokens",
+                expected=f"less than --row-tokens, {self.row_tokens}",
+                got=self.context_tokens,
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Three sets of examples that share no piece. notes: lines for the user about what was read, split and cut."""
+
+    splits: Splits
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    heldout: tuple[Example, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def data_hash(self) -> str:
+        return data_hash(self.splits.train + self.splits.validation)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """gate: the one that was tried, if any; `mixture` has it only where it is kept."""
+
+    mixture: Mixture
+    weights: Weights
+    gate: FittedGate | None
+    report: Report
+    notes: tuple[str, ...]
+
+
+def prepare(
+    base: BaseModel,
+    paths: Sequence[Path],
+    heldout: Sequence[Path] | None,
+    config: FitConfig,
+    *,
+    speaker: str | None = None,
+) -> Prepared:
+    """Read the texts, split them, cut them into examples. Raises DataError."""
+    reading = read_pieces(list(paths), speaker=speaker)
+    held = read_pieces(list(heldout), speaker=speaker) if heldout else None
+    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
+    notes = [*reading.notes, *(held.notes if held else ())]
+
+    def examples(pieces: Sequence[Piece]) -> tuple[Example, ...]:
+        if not pieces:
+            return ()
+        made = make_examples(pieces, base, max_tokens=config.row_tokens)
+        notes.extend(note for note in made.notes if note not in notes)
+        return tuple(with_context(example, config.context_tokens) for example in made.examples)
+
+    train, validation, judged = examples(splits.train), examples(splits.validation), examples(splits.heldout)
+    return Prepared(splits, train, validation, judged, tuple(notes))
+
+
+def fit(
+    base: BaseModel,
+    prompts: Sequence[tuple[str, SoftPrompt]],
+    prepared: Prepared,
+    config: FitConfig,
+    *,
+    metadata: Metadata | None = None,
+    recipe: dict[str, Any] | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Fitted:
+    """The mixture of soft prompts (label, prompt), measured.
+
+    metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
+    """
+    fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
+    sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
+    check_room(base, fronts, [example for examples in sets for example in examples])
+    sizes = [len(examples) * len(fronts) for examples in sets]
+
+    def scored(at: int) -> Losses:
+        def told(done: int, _: int) -> None:
+            progress(sum(sizes[:at]) + done, sum(sizes))
+
+        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=told)
+
+    train = scored(0)
+    nll_NK = train.of_examples().numpy()
+    weights = fit_weights(nll_NK)
+    notes: list[str] = []
+    gate: FittedGate | None = None
+    given_NK: Floats | None = None
+    average_K = weights.weights_K
+    if config.gate != "never" and len(prompts) > 1:
+        with memory_named("reading the texts", "lower --pass-tokens"):
+            hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
+        # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
+        read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]
+        learned = Scored(hidden[0][read[0]], nll_NK[read[0]])
+        # Without validation there is nothing to choose the strength on but the training examples themselves.
+        steering = Scored(hidden[1][read[1]], scored(1).of_examples().numpy()[read[1]]) if read[1].any() else learned
+        gate = fit_gate(learned, steering, weights.weights_K) if read[0].any() else None
+        if gate is None:
+            notes.append("no gate: nothing stands before the examples that could tell them apart")
+        else:
+            average_K = gate_weights(gate.gate, learned.hidden_ND).mean(axis=0)
+            given_NK = np.where(read[2][:, None], gate_weights(gate.gate, hidden[2]), average_K)
+    heldout = scored(2)
+    progress(sum(sizes), sum(sizes))
+    report = measure(
+        heldout,
+        [example.piece for example in sets[2]],
+        [label for label, _ in prompts],
+        weights.weights_K,
+        int(nll_NK.sum(axis=0).argmin()),
+        given_NK,
+        resamples=config.resamples,
+        seed=config.seed,
+    )
+    kept = gate is not None and (config.gate == "always" or report.gate_won is True)
+    said = replace(
+        metadata or Metadata(),
+        base=base.ref,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        training={**(recipe or {"method": "em"}), **_recipe(prepared, config, len(sets[0]), weights, gate)},
+        heldout=summary(report),
+    )
+    mixture = Mixture(
+        tuple(prompt for _, prompt in prompts),
+        average_K if kept else weights.weights_K,
+        "sequence",
+        gate.gate if gate is not None and kept else None,
+        said,
+    )
+    return Fitted(mixture, weights, gate, report, tuple(notes))
+
+
+def with_context(example: Example, tokens: int) -> Example:
+    """An example of which the first `tokens`, or half where it is short, are context: only if all of it was to be predicted."""
+    if not all(example.labelled):
+        return example
+    taken = min(tokens, len(example.ids) // 2)
+    return replace(example, labelled=(False,) * taken + (True,) * (len(example.ids) - taken))
+
+
+def x_of(example: Example) -> tuple[int, ...]:
+    """What stands before an example's first labelled token."""
+    return example.ids[: example.labelled.index(True)]
+
+
+def _hidden(base: BaseModel, examples: Sequence[Example], pass_tokens: int) -> Floats:
+    """What the gate reads [N, D], before each example's first labelled token."""
+    return hidden_of_texts(base, [x_of(example) for example in examples], pass_tokens=pass_tokens).double().numpy()
+
+
+def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
+    """Spread evenly, about `limit` tokens of them, at least one."""
+    total = sum(len(example.ids) for example in examples)
+    if not limit or total <= limit:
+        return examples
+    kept = max(1, len(examples) * limit // total)
+    return [examples[at * len(examples) // kept] for at in range(kept)]
+
+
+def _recipe(
+    prepared: Prepared, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
+) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "data_hash": prepared.data_hash,
+        "examples": examples,
+        "row_tokens": config.row_tokens,
+        "context_tokens": config.context_tokens,
+        "seed": config.seed,
+        "em_steps": weights.steps,
+        "fitted_weights": [round(float(weight), 6) for weight in weights.weights_K],
+    }
+    if gate is not None:
+        told["gate_strength"] = float(np.format_float_positional(gate.strength, precision=6))
+    return told

@@ -1,0 +1,208 @@
+"""What every component, the ensembles and the mixtures reach on the same held-out tokens, with intervals.
+
+Shape key: N examples, T labelled tokens, K components, L lines, U units of the bootstrap, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sordino.evaluation.confidence import MIN_UNITS, Estimate, Floats, interval, resampled_means, units_of
+from sordino.forward.combining import nll_of_texts
+from sordino.forward.token_losses import Losses
+from sordino.prompts.mixture import uniform
+from sordino.training.mixture.em import effective_number
+
+Kind = Literal["component", "best", "mean", "ensemble", "uniform", "mixture", "gate"]
+# All but the components, in the words of the table.
+TITLES: dict[str, str] = {
+    "best": "the best component (chosen on the training texts)",
+    "mean": "the components' mean loss",
+    "ensemble": "ensemble: equal weights, token by token",
+    "uniform": "mixture: equal weights",
+    "mixture": "mixture: fitted weights",
+    "gate": "mixture: weights by the text (gate)",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """nll: nats a token. less_mixture: this line's loss less that of the mixture with fitted weights, so above 0 where the mixture
+    is better. weight: of a component, in the mixture.
+    """
+
+    kind: Kind
+    label: str
+    nll: Estimate
+    less_mixture: Estimate
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """tokens: labelled ones. unit, units: what the bootstrap draws, and how many there are. weights_K: fitted."""
+
+    pieces: int
+    tokens: int
+    unit: str
+    units: int
+    lines: tuple[Line, ...]
+    weights_K: Floats
+
+    @property
+    def effective(self) -> float:
+        """How many components carry weight."""
+        return effective_number(self.weights_K)
+
+    def line(self, kind: Kind) -> Line:
+        """The first line of this kind. Raises KeyError."""
+        for line in self.lines:
+            if line.kind == kind:
+                return line
+        raise KeyError(kind)
+
+    @property
+    def gate_won(self) -> bool | None:
+        """Whether the gate is better than fixed weights by more than chance; None where there is none."""
+        if not any(line.kind == "gate" for line in self.lines):
+            return None
+        less = self.line("gate").less_mixture
+        return less.value < 0 and less.excludes_zero
+
+
+def measure(
+    scored: Losses,
+    pieces: Sequence[str],
+    labels: Sequence[str],
+    weights_K: Floats,
+    best: int,
+    gate_NK: Floats | None = None,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Report:
+    """pieces: the piece that each example is of. best: the component that was best before anything was held out. gate_NK: a gate's
+    weights for each example, if there is one.
+    """
+    count = len(labels)
+    equal_K, fitted_K = torch.from_numpy(uniform(count)).log(), torch.from_numpy(weights_K.copy()).log()
+    nll_NK = scored.of_examples()
+    ensemble_N = scored.summed(nll_of_texts(scored.nll_TK, equal_K)[:, None])[:, 0]
+    columns: list[tuple[Kind, str, torch.Tensor]] = [("component", labels[k], nll_NK[:, k]) for k in range(count)]
+    columns += [
+        ("best", labels[best], nll_NK[:, best]),
+        ("mean", "", nll_NK.mean(dim=1)),
+        ("ensemble", "", ensemble_N),
+        ("uniform", "", nll_of_texts(nll_NK, equal_K)),
+        ("mixture", "", nll_of_texts(nll_NK, fitted_K)),
+    ]
+    if gate_NK is not None:
+        columns.append(("gate", "", nll_of_texts(nll_NK, torch.from_numpy(gate_NK).log())))
+    nll_NL = torch.stack([column for _, _, column in columns], dim=1).numpy()
+    tokens_N = scored.tokens_N.double().numpy()
+    units = units_of(list(pieces), tokens_N.astype(int).tolist())
+    means_L = nll_NL.sum(axis=0) / tokens_N.sum()
+    rates_RL = None
+    if units.count >= MIN_UNITS:
+        rates_RL = resampled_means(units.sums(nll_NL), units.sums(tokens_N), resamples=resamples, seed=seed)
+    own = next(at for at, (kind, _, _) in enumerate(columns) if kind == "mixture")
+
+    def estimate(at: int, less: int | None) -> Estimate:
+        value = float(means_L[at] - (0 if less is None else means_L[less]))
+        if rates_RL is None:
+            return Estimate(value, None)
+        return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units.count))
+
+    lines = tuple(
+        Line(kind, label, estimate(at, None), estimate(at, own), float(weights_K[at]) if at < count else None)
+        for at, (kind, label, _) in enumerate(columns)
+    )
+    return Report(len(set(pieces)), int(tokens_N.sum()), units.kind, units.count, lines, np.array(weights_K))
+
+
+def verdicts(report: Report) -> list[str]:
+    """What the numbers say, in sentences."""
+    names = [line.label for line in report.lines if line.kind == "component"]
+    heavy = [f"{name} {weight:.2f}" for name, weight in zip(names, report.weights_K, strict=True) if weight >= 0.01]
+    told = [f"Weights: {', '.join(heavy)}; as many as {report.effective:.1f} components of equal weight."]
+    if len(names) > 1:
+        told.append(_against(report.line("best"), f"the best component alone ({report.line('best').label})"))
+        told.append(_against(report.line("ensemble"), "the ensemble of equal weights"))
+    if report.gate_won is None:
+        return told
+    less = report.line("gate").less_mixture
+    gap = f"{abs(less.value):.4f} nats a token{_spread(less)}"
+    if report.gate_won:
+        return [*told, f"The gate won: weights that depend on the text are better than fixed ones by {gap}."]
+    side = "better" if less.value < 0 else "worse"
+    return [*told, f"Fixed weights won: those that depend on the text are {side} by {gap}."]
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """The numbers that a mixture's own file keeps: plain JSON, a few lines."""
+    keys = {
+        "best": "best_component",
+        "mean": "mean_component",
+        "ensemble": "uniform_ensemble",
+        "uniform": "uniform_mixture",
+        "mixture": "mixture",
+        "gate": "gate",
+    }
+    kept: dict[str, Any] = {
+        "tokens": report.tokens,
+        "nll": {keys[line.kind]: round(line.nll.value, 4) for line in report.lines if line.kind in keys},
+        "components": [round(line.nll.value, 4) for line in report.lines if line.kind == "component"],
+        "less_mixture": {
+            keys[line.kind]: [round(end, 4) for end in line.less_mixture.interval]
+            for line in report.lines
+            if line.kind in keys and line.kind != "mixture" and line.less_mixture.interval is not None
+        },
+        "effective_components": round(report.effective, 3),
+    }
+    if report.gate_won is not None:
+        kept["gate_won"] = report.gate_won
+    return kept
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All of it as plain JSON."""
+    return {
+        "pieces": report.pieces,
+        "tokens": report.tokens,
+        "bootstrap": {"unit": report.unit, "units": report.units},
+        "lines": [
+            {
+                "kind": line.kind,
+                "label": line.label,
+                "nll": line.nll.value,
+                "interval": line.nll.interval,
+                "less_mixture": {"nll": line.less_mixture.value, "interval": line.less_mixture.interval},
+                "weight": line.weight,
+            }
+            for line in report.lines
+        ],
+        "weights": report.weights_K.tolist(),
+        "effective_components": report.effective,
+        "gate_won": report.gate_won,
+        "verdicts": verdicts(report),
+    }
+
+
+def _against(line: Line, what: str) -> str:
+    less = line.less_mixture
+    if not less.excludes_zero:
+        return f"The mixture and {what} differ by less ({less.value:+.3f}) than so little text can show."
+    side = "better" if less.value > 0 else "worse" if less.value < 0 else "no better"
+    return f"The mixture is {side} than {what} by {abs(less.value):.3f} nats a token{_spread(less)}."
+
+
+def _spread(less: Estimate) -> str:
+    if less.interval is None:
+        return ""
+    low, high = less.interval
+    return f" (less the mixture's {less.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f})"

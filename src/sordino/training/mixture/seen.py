@@ -1,0 +1,65 @@
+"""Whether a component was trained on what a mixture is judged by, as far as its file tells.
+
+A soft prompt that Sordino trained says the seed of its split and the hash of what it was trained on (train and validation). The
+texts of the mixture, all or one path of them, split by that seed: where the hash agrees it is known what the component has seen.
+Of soft prompts that were trained on other texts, or whose files say nothing, nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from sordino.errors import DataError
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.texts.overlap import overlap_lines
+from sordino.texts.pieces import Piece, data_hash, digest
+from sordino.texts.reading import read_pieces
+from sordino.texts.splits import split_pieces
+
+
+def seen_by_components(
+    prompts: Sequence[tuple[str, SoftPrompt]],
+    paths: Sequence[Path],
+    heldout: Sequence[Piece],
+    seed: int,
+    *,
+    speaker: str | None = None,
+) -> list[str]:
+    """A line for each component (label, prompt) that was trained on held-out texts. seed: of the mixture's own split."""
+    sets = [list(read_pieces(list(part), speaker=speaker).pieces) for part in _parts(paths)]
+    judged = set(map(digest, heldout))
+    lines = []
+    for label, prompt in prompts:
+        told, own = prompt.metadata.training.get("data_hash"), prompt.metadata.training.get("seed")
+        # A sweep's split has a seed of its own, by default 0.
+        seeds = dict.fromkeys(s for s in (own, 0) if type(s) is int and s >= 0)
+        for learned in (found for pieces in sets for s in seeds for found in _learned(pieces, s)):
+            if data_hash(learned) != told:
+                continue
+            # Whole pieces first: what a file has often is no sign of a copy to `overlap_lines`.
+            if judged & set(map(digest, learned)) or overlap_lines(learned, (), heldout):
+                lines.append(
+                    f"{label} was trained on texts that are held out here, under seed {seed}, as its own split had another "
+                    f"(its file says seed {own}): its held-out loss and the mixture's are flattered; give --heldout texts that "
+                    "no component has seen, or the --seed that the components were trained with"
+                )
+            break
+    return lines
+
+
+def _parts(paths: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    yield paths
+    if len(paths) > 1:
+        yield from ([path] for path in paths)
+
+
+def _learned(pieces: Sequence[Piece], seed: int) -> Iterator[tuple[Piece, ...]]:
+    """What a run of this seed is trained on and steered by."""
+    try:
+        splits = split_pieces(pieces, heldout=None, seed=seed)
+    except DataError:
+        return
+    yield splits.train + splits.validation
+    # With --heldout all of the texts are.
+    yield tuple(pieces)

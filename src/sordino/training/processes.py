@@ -1,0 +1,66 @@
+"""The processes of training runs: they give way to the server that started them, and outlive it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from sordino.training.loop import LOWER
+
+# Of 19: a tenth of a core where others want it.
+_NICE = 10
+# A process that the system ends for want of memory says nothing itself. Windows has no such end: it refuses memory instead.
+_KILLED = -9
+
+
+def command_of(*arguments: str) -> list[str]:
+    """`sordino train` with these arguments."""
+    return [sys.executable, "-m", "sordino", "train", *arguments]
+
+
+def started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
+    """A process at low priority that does not end with this one. said: the file for what it says. errors: for its errors; None:
+    both go into `said`. Raises OSError.
+    """
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
+    with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
+        if sys.platform == "win32":
+            flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, creationflags=flags
+            )
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=cwd, env=env, start_new_session=True
+        )
+    with suppress(psutil.Error):
+        # Before its threads are there, which take it over.
+        psutil.Process(child.pid).nice(_NICE)
+    with suppress(OSError):
+        # Linux may share its cores out by session first, and by niceness within one: then the session has to be nice.
+        Path(f"/proc/{child.pid}/autogroup").write_text(str(_NICE))
+    return child
+
+
+def interrupt(pid: int) -> None:
+    """As Ctrl-C does: a run saves after its step and ends."""
+    with suppress(OSError):
+        if sys.platform == "win32":
+            os.kill(pid, signal.CTRL_BREAK_EVENT)
+        else:
+            os.kill(pid, signal.SIGINT)
+
+
+def end_of(doing: str, code: int | None) -> str:
+    """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
+    if code is None:
+        return f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
+    if code == _KILLED:
+        return f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
+    return f"the {doing} ended with {code}; its log says more"

@@ -1,0 +1,255 @@
+"""The report of a run: report.html, one page that opens anywhere and fetches nothing, and report.png, its picture.
+
+What the page shows comes from texts, file metadata and vocabularies, so all of it is escaped. The picture holds none of it:
+matplotlib would read dollar signs as formulas, and its fonts lack most alphabets.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sordino.errors import TrainingError
+from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.storage import write_bytes
+from sordino.training.events import HTML as HTML
+from sordino.training.events import METRICS, Sample, Step, Validation
+
+PICTURE = "report.png"
+
+_EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
+    "step": Step,
+    "validation": Validation,
+    "sample": Sample,
+}
+_PLAIN, _ACCENT, _FAINT = "#33658a", "#c8553d", "#9aa5b1"
+_DPI = 130
+# Single batches differ in difficulty by more than a run learns in many steps, so the curve is a running mean.
+_SMOOTHED_SHARE = 12
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One line of the held-out table. tokens: what stands in front of the text. nll: nats per token. difference: this
+    line's nll less the soft prompt's, so above 0 where the soft prompt is better. Intervals are 95 %, None where unknown.
+    """
+
+    kind: Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
+    label: str
+    tokens: int
+    nll: float
+    bits_per_byte: float
+    interval: Interval | None = None
+    difference: float | None = None
+    difference_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What was seen inside the soft prompt. picture: a PNG, or nothing. told: sentences. columns, cells: what is known of each
+    virtual token beside its words, a row a token.
+    """
+
+    picture: bytes
+    told: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
+
+    prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table; told: sentences on what
+    it means. samples: {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it.
+    notes: how the texts were split, and the like.
+    """
+
+    prompt: SoftPrompt
+    events: Sequence[Step | Validation | Sample]
+    nearest: Sequence[Sequence[tuple[str, float]]]
+    inside: Inside | None = None
+    heldout: Sequence[Condition] = ()
+    told: Sequence[str] = ()
+    samples: Sequence[Mapping[str, str]] = ()
+    disclosure: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write report.html and report.png into `folder`, each whole or not at all. Raises StorageError."""
+    picture = _png(_figure(report))
+    page = _page(report, picture)
+    write_bytes(folder / PICTURE, picture)
+    write_bytes(folder / HTML, page)
+
+
+def read_events(folder: Path) -> list[Step | Validation | Sample]:
+    """The events of a run's metrics.jsonl, in order. Raises TrainingError where it is missing or broken."""
+    path = folder / METRICS
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [_EVENTS[line.pop("kind")](**line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError("the run's metrics cannot be read", where=path, got=error) from None
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+def _page(report: Report, picture: bytes) -> bytes:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["visible"] = _visible
+    source = resources.files("sordino").joinpath("data", "report.html.j2").read_text(encoding="utf-8")
+    known = report.prompt.metadata
+    text = environment.from_string(source).render(
+        title=known.name or "A soft prompt",
+        known=known,
+        prompt=report.prompt,
+        picture=b64encode(picture).decode("ascii"),
+        heldout=report.heldout,
+        told=report.told,
+        samples=report.samples,
+        arriving=[event for event in report.events if isinstance(event, Sample)],
+        nearest=report.nearest,
+        inside=report.inside,
+        inside_picture=b64encode(report.inside.picture).decode("ascii") if report.inside else "",
+        recipe=[(key, value if isinstance(value, str) else json.dumps(value)) for key, value in known.training.items()],
+        disclosure=report.disclosure,
+        notes=report.notes,
+    )
+    # Half a surrogate pair, which JSON can hold, has no UTF-8.
+    return text.encode("utf-8", errors="replace")
+
+
+def _visible(word: str) -> str:
+    """A word of the vocabulary without the space in front of it; one of white space only, as signs."""
+    signs = {" ": "␣", "\n": "⏎", "\r": "⏎", "\t": "⇥"}
+    return word.strip() or "".join(signs.get(char, "␣") for char in word) or "(nothing)"
+
+
+# The picture ----------------------------------------------------------------------------------------------------------
+
+
+def _figure(report: Report) -> Figure:
+    """Curves on the left; on the right, if there are any, the held-out losses."""
+    figure = Figure(figsize=(11, 5) if report.heldout else (7.5, 5), dpi=_DPI, layout="constrained")
+    columns = 2 if report.heldout else 1
+    grid = figure.add_gridspec(2, columns, width_ratios=[3, 2][:columns], height_ratios=[4, 1])
+    loss = figure.add_subplot(grid[0, 0])
+    rate = figure.add_subplot(grid[1, 0], sharex=loss)
+    _draw_losses(loss, report.events)
+    _draw_rates(rate, report.events)
+    if report.heldout:
+        _draw_heldout(figure.add_subplot(grid[:, 1]), report.heldout)
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e9ed", linewidth=0.7)
+        axes.set_axisbelow(True)
+    return figure
+
+
+def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> None:
+    steps = [event for event in events if isinstance(event, Step)]
+    measured = [event for event in events if isinstance(event, Validation)]
+    at, losses = [event.step for event in steps], [event.loss for event in steps]
+    axes.plot(at, losses, color=_FAINT, linewidth=0.6, alpha=0.6)
+    axes.plot(at, _running_mean(losses), color=_PLAIN, linewidth=1.6, label="training, running mean")
+    if measured:
+        axes.plot(
+            [event.step for event in measured],
+            [event.loss for event in measured],
+            color=_ACCENT,
+            marker="o",
+            markersize=3.5,
+            linewidth=1.6,
+            label="validation",
+        )
+        best = min(measured, key=lambda event: event.loss)
+        axes.plot([best.step], [best.loss], "*", color=_ACCENT, markersize=13, label=f"kept: step {best.step}")
+    axes.set_title("Loss while training", loc="left")
+    axes.set_ylabel("nats per token")
+    axes.tick_params(labelbottom=False)
+    if at or measured:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> None:
+    steps = [event for event in events if isinstance(event, Step)]
+    axes.plot([event.step for event in steps], [event.lr for event in steps], color=_PLAIN, linewidth=1.4)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("learning rate\n(embedding RMS)", fontsize=8)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_heldout(axes: Axes, heldout: Sequence[Condition]) -> None:
+    """A dot a condition with its interval, the lowest loss at the top."""
+    ordered = sorted(zip(_headings(heldout), heldout, strict=True), key=lambda pair: pair[1].nll)
+    for place, (_, condition) in enumerate(ordered):
+        colour = _ACCENT if condition.kind == "soft prompt" else _PLAIN
+        low, high = condition.interval or (condition.nll, condition.nll)
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
+        axes.plot([condition.nll], [place], "o", color=colour, markersize=7)
+        axes.annotate(
+            f"{condition.nll:.3f}",
+            (condition.nll, place),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+            color=colour,
+        )
+    axes.set_yticks(range(len(ordered)), [heading for heading, _ in ordered], fontsize=9)
+    axes.set_ylim(len(ordered) - 0.4, -0.8)
+    axes.set_title("Loss on held-out texts", loc="left")
+    axes.set_xlabel("nats per token; lower is better")
+
+
+def _headings(heldout: Sequence[Condition]) -> list[str]:
+    """Our own words for the conditions, numbered where there are several of a kind."""
+    headings = []
+    counts: dict[str, int] = {}
+    for condition in heldout:
+        counts[condition.kind] = counts.get(condition.kind, 0) + 1
+        number = f" {counts[condition.kind]}" if counts[condition.kind] > 1 else ""
+        headings.append(
+            {
+                "soft prompt": f"soft prompt{number}\n({condition.tokens} vectors)",
+                "no prompt": "nothing in front",
+                "instruction": f"an instruction{number}",
+                "excerpt": f"real excerpt,\n{condition.tokens} tokens",
+            }[condition.kind]
+        )
+    return headings
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of a value and of those around it, fewer of them at the ends."""
+    reach = len(values) // _SMOOTHED_SHARE // 2
+    means = []
+    for at in range(len(values)):
+        around = values[max(0, at - reach) : at + reach + 1]
+        means.append(sum(around) / len(around))
+    return means
+
+
+def _png(figure: Figure) -> bytes:
+    target = io.BytesIO()
+    # No date and no version inside: the same run gives the same bytes.
+    figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()

@@ -1,0 +1,282 @@
+"""From paths and settings to a finished soft prompt: what the command, the demo and any other caller share.
+
+prepare: texts -> three sets -> examples -> a first matrix        estimate: what it will cost, measured
+loop: the steps                                                    finish: the matrix and what its file will say
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from sordino.engine.sampling import HALF
+from sordino.errors import ConfigError, DataError
+from sordino.models.base_model import BaseModel
+from sordino.models.memory import memory_named, peak_bytes
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.examples import make_examples
+from sordino.texts.pieces import Piece, data_hash
+from sordino.texts.reading import read_pieces
+from sordino.texts.splits import Splits, split_pieces
+from sordino.training.config import TrainConfig
+from sordino.training.events import Finished
+from sordino.training.initialise import Start, initialise
+from sordino.training.loop import LOWER, TrainSet, placement_of
+from sordino.training.parameters import fold, new_parameters
+from sordino.training.schedule import batch_at
+from sordino.training.together import Batch, losses_and_gradients, mean_nlls
+
+# A sample is drawn from this many words of the validation text unless a text is given.
+SAMPLE_WORDS = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs. notes: lines for the user about what was read, split and cut."""
+
+    base: BaseModel
+    config: TrainConfig
+    splits: Splits
+    data: TrainSet
+    start: Start
+    notes: tuple[str, ...]
+
+    @property
+    def train_tokens(self) -> int:
+        return sum(len(example.ids) for example in self.data.train)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost on this machine. step_seconds is measured; memory_bytes is the process's peak so far plus room."""
+
+    step_seconds: float
+    evaluation_seconds: float
+    steps: int
+    seconds: float
+    memory_bytes: int
+    free_bytes: int
+
+
+def prepare(
+    base: BaseModel,
+    config: TrainConfig,
+    paths: Sequence[Path],
+    heldout: Sequence[Path] | None,
+    read_prompt: Callable[[str], SoftPrompt],
+    *,
+    speaker: str | None = None,
+    started: str | None = None,
+    split_seed: int | None = None,
+) -> Prepared:
+    """Read the texts, split them, cut them into examples and choose the first matrix.
+
+    started: of a run that goes on, where its first matrix came from; none is chosen then, as the checkpoint holds what it became.
+    split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
+    """
+    config.check_room(base.context_length)
+    reading = read_pieces(list(paths), speaker=speaker)
+    held = read_pieces(list(heldout), speaker=speaker) if heldout else None
+    seed = config.seed if split_seed is None else split_seed
+    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
+    train = make_examples(splits.train, base, max_tokens=config.row_tokens)
+    validation = make_examples(splits.validation, base, max_tokens=config.row_tokens) if splits.validation else None
+    data = TrainSet(
+        train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
+    )
+    notes = (*reading.notes, *(held.notes if held else ()), *train.notes)
+    return _started(base, config, splits, data, notes, read_prompt, started)
+
+
+def with_settings(
+    prepared: Prepared, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
+) -> Prepared:
+    """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
+    config.check_room(prepared.base.context_length)
+    if config.row_tokens != prepared.config.row_tokens:
+        raise ValueError("the texts were cut to other rows")
+    return _started(
+        prepared.base, config, prepared.splits, prepared.data, prepared.notes, read_prompt, started
+    )  # fmt: skip
+
+
+def _started(
+    base: BaseModel,
+    config: TrainConfig,
+    splits: Splits,
+    data: TrainSet,
+    notes: tuple[str, ...],
+    read_prompt: Callable[[str], SoftPrompt],
+    started: str | None,
+) -> Prepared:
+    total = sum(len(example.ids) for example in data.train)
+    if total < config.tokens:
+        raise DataError(
+            "the text is shorter than the soft prompt", where="DATA", expected=f"at least {config.tokens} tokens", got=total,
+            do="add text or lower --tokens",
+        )  # fmt: skip
+    config = _with_sample_text(base, config, splits.validation or splits.train)
+    if started is None:
+        with memory_named("choosing the first matrix", LOWER):
+            start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
+    else:
+        start = Start(torch.zeros(config.tokens, base.d_model), started)
+    return Prepared(base, config, splits, data, start, notes)
+
+
+def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
+    """Measure two real steps and an evaluation, throw their results away, and reckon the run from them.
+
+    minutes: if given, the number of steps that fit into them.
+    """
+    return estimate_together([prepared], minutes=minutes)
+
+
+def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
+    """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
+    base, config = runs[0].base, runs[0].config
+    parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
+    places = [placement_of(base, run.config) for run in runs]
+    pass_tokens = min(run.config.pass_tokens for run in runs)
+    samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
+
+    def step(number: int) -> float:
+        began = time.monotonic()
+        parts = [
+            Batch(fold(own), place, batch_at(run.data.train, number, run.config))
+            for own, place, run in zip(parameters, places, runs, strict=True)
+        ]
+        losses_and_gradients(base, parts, pass_tokens=pass_tokens)
+        return time.monotonic() - began
+
+    with memory_named("training", LOWER):
+        # The first step pays for memory and thread pools.
+        step(0)
+        step_seconds = min(step(1), step(2))
+        began = time.monotonic()
+        parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
+        mean_nlls(base, parts, pass_tokens=pass_tokens)
+    tokens = sum(len(example.ids) for sample in samples for example in sample)
+    evaluated = sum(
+        min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
+    )
+    evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
+    steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
+    return Estimate(
+        step_seconds,
+        evaluation_seconds,
+        steps,
+        run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds),
+        *_memory(base.device),
+    )
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """(the most bytes used so far, and a tenth for what is to come; bytes that are free), of the GPU where there is one."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device) * 1.1), torch.cuda.mem_get_info(device)[0]
+    return int(peak_bytes() * 1.1), psutil.virtual_memory().available
+
+
+def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> float:
+    """The run's length: its steps, its evaluations (one more at the start) and its samples, which cost about three steps."""
+    evaluations = steps // config.evaluation_interval + 1
+    samples = steps // config.sample_interval
+    return steps * step_seconds + evaluations * evaluation_seconds + samples * 3 * step_seconds
+
+
+def steps_within(minutes: float, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> int:
+    """The most steps that fit into `minutes` with their evaluations and samples. Raises ConfigError if not one does."""
+
+    def seconds(steps: int) -> float:
+        return run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds)
+
+    # Where the run chooses how often it evaluates, its length is not quite monotonous in its steps: bisect, then walk back.
+    low, high = 0, max(1, int(minutes * 60 / step_seconds))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if seconds(middle) <= minutes * 60 else (low, middle - 1)
+    steps = low
+    while steps > 0 and seconds(steps) > minutes * 60:
+        steps -= 1
+    if steps < 1:
+        raise ConfigError(
+            "not one step fits into the time",
+            where="--minutes",
+            expected=f"at least {seconds(1) / 60:.1f}",
+            got=minutes,
+            do="give more minutes, or lower --batch",
+        )
+    return steps
+
+
+def finish(
+    prepared: Prepared,
+    finished: Finished,
+    metadata: Metadata,
+    samples: Sequence[Mapping[str, str]],
+    heldout: Mapping[str, Any],
+) -> SoftPrompt:
+    """The soft prompt with its provenance. metadata: what the user said about it; no path, host or user name is added."""
+    base, config = prepared.base, prepared.config
+    recipe = {
+        key: value
+        for key, value in config.to_json().items()
+        if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init")
+    }
+    recipe |= {
+        "init": prepared.start.how,
+        "data_hash": prepared.data.data_hash,
+        "steps_done": finished.progress.step,
+        "best_step": finished.progress.best_step,
+        "tokens_seen": finished.progress.tokens,
+        "validation_nll": round(finished.progress.best_loss, 5) if prepared.data.validation else None,
+    }
+    return SoftPrompt(
+        finished.matrix_PD.detach().numpy(),
+        replace(
+            metadata,
+            base=base.ref,
+            supported=metadata.supported or (base.id,),
+            placement=placement_of(base, config),
+            created=datetime.now(UTC).strftime("%Y-%m-%d"),
+            training=recipe,
+            heldout=heldout,
+            samples=tuple(samples),
+        ),
+    )
+
+
+def _with_sample_text(base: BaseModel, config: TrainConfig, pieces: Sequence[Piece]) -> TrainConfig:
+    """The settings with a text to continue, which fits the model's context beside the prompt and its continuation."""
+    room = base.context_length - len(base.bos_ids) - config.tokens - config.sample_tokens
+    text = config.sample_text or _opening(pieces)
+    ids = base.encode(text)
+    if len(ids) <= room:
+        return replace(config, sample_text=text)
+    if config.sample_text or room < 1:
+        raise ConfigError(
+            "the samples do not fit the model's context",
+            where="--sample-text",
+            expected=f"at most {base.context_length} positions",
+            got=f"{config.tokens} soft + {len(ids)} text + {config.sample_tokens} new",
+            do="shorten the text or lower --tokens",
+        )
+    return replace(config, sample_text=base.decode(ids[-min(room, config.row_tokens) :]).lstrip(HALF))
+
+
+def _opening(pieces: Sequence[Piece]) -> str:
+    """The first words of a validation piece: a text that the prompt was not trained on."""
+    piece = pieces[0]
+    if piece.kind == "text":
+        return " ".join(piece.text.split()[:SAMPLE_WORDS])
+    if piece.kind == "completion":
+        return piece.prompt
+    return ""

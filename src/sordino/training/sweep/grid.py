@@ -1,0 +1,110 @@
+"""Which settings a sweep tries: every combination of the values given, or some of them by chance."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sordino.errors import ConfigError
+from sordino.training.config import Method, TrainConfig
+
+# The evaluations of a run: halving needs them at an eighth, a quarter and a half.
+EVALUATIONS = 8
+# All evaluations of a run cost about a fourth of its steps at most; on fewer tokens than this they would tell too little.
+LEAST_VALIDATION = 512
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One combination: a value of each factor."""
+
+    model: str
+    tokens: int
+    lr: float
+    init: str
+    method: Method
+    seed: int
+
+
+FACTORS = tuple(field.name for field in fields(Choice))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a sweep was asked for. The values of each factor; random: how many combinations by chance (0: all); full: every run
+    to its end. rest: the settings that all runs share. split_seed: decides which texts are held out, and what chance takes.
+    heldout_tokens: most held-out tokens that each finished run is measured on.
+    """
+
+    model: tuple[str, ...]
+    tokens: tuple[int, ...]
+    lr: tuple[float, ...]
+    init: tuple[str, ...]
+    method: tuple[Method, ...]
+    seed: tuple[int, ...]
+    rest: TrainConfig
+    random: int = 0
+    full: bool = False
+    split_seed: int = 0
+    heldout_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        for factor in FACTORS:
+            values: Sequence[object] = getattr(self, factor)
+            if not values:
+                raise ConfigError("there is no value to try", where=f"--{factor}")
+            if len(set(values)) < len(values):
+                raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
+        if self.random < 0:
+            raise ConfigError("not a number of combinations", where="--random", got=self.random)
+        if self.rest.steps < EVALUATIONS:
+            raise ConfigError(
+                "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
+            )
+        for choice in self.choices():
+            # Every setting is checked before anything is loaded.
+            self.config(choice)
+
+    def choices(self) -> list[Choice]:
+        """The combinations to try, those of one model together, always in the same order."""
+        every = [Choice(*values) for values in itertools.product(*(getattr(self, factor) for factor in FACTORS))]
+        if not self.random or self.random >= len(every):
+            return every
+        places = random.Random(self.split_seed).sample(range(len(every)), self.random)
+        return [every[at] for at in sorted(places)]
+
+    def models(self) -> list[str]:
+        """Those of `model` that have a combination to try: chance may have taken none with one of them."""
+        taken = {choice.model for choice in self.choices()}
+        return [model for model in self.model if model in taken]
+
+    def config(self, choice: Choice) -> TrainConfig:
+        """The settings of one run. All are evaluated at the same steps, and none stops early: they are compared step by step."""
+        rest = self.rest
+        # A forward pass costs half a step, and there is one evaluation more at the beginning.
+        affordable = rest.steps * rest.batch * rest.row_tokens // (2 * (EVALUATIONS + 1))
+        return replace(
+            rest,
+            validation_tokens=max(
+                min(rest.validation_tokens, LEAST_VALIDATION), min(rest.validation_tokens, affordable)
+            ),
+            tokens=choice.tokens,
+            lr=choice.lr,
+            init=choice.init,
+            method=choice.method,
+            seed=choice.seed,
+            patience=0,
+            evaluate_every=rest.steps // EVALUATIONS,
+            sample_every=rest.steps + 1,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "rest": self.rest.to_json()}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> Spec:
+        lists = {factor: tuple(stored[factor]) for factor in FACTORS}
+        return Spec(**{**stored, **lists, "rest": TrainConfig.from_json(stored["rest"])})

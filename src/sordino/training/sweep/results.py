@@ -1,0 +1,160 @@
+"""What came of a sweep, as values: a line a run, a line a model, and which run won. Pure."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sordino.training.sweep.grid import Choice
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Loss on texts that no run saw: nats a token, and bits a byte, which models of other vocabularies can be compared in."""
+
+    nll: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run. why: "steps", "pruned" or "diverged". validation: the lowest loss, nats a token; curve: (step, loss). rows:
+    rows trained on, steps times batch. heldout: of runs that went to their end.
+    """
+
+    name: str
+    choice: Choice
+    why: str
+    steps: int
+    rows: int
+    validation: float
+    curve: tuple[tuple[int, float], ...]
+    heldout: Measured | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.why == "steps" and self.heldout is not None
+
+
+@dataclass(frozen=True)
+class ModelOutcome:
+    """The runs of one base model. none: the held-out loss without a soft prompt. validation_bits: bits a byte of its best run on
+    the validation set, by which models are told apart. seconds: of training, evaluations included.
+    """
+
+    model: str
+    parameters: int
+    none: Measured
+    runs: tuple[Outcome, ...]
+    validation_bits: float
+    seconds: float
+
+    @property
+    def best(self) -> Outcome | None:
+        """The run with the lowest validation loss among those that went to their end; held-out texts choose nothing."""
+        done = [run for run in self.runs if run.complete]
+        return min(done, key=lambda run: run.validation, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        # What is no number has no place in JSON.
+        return _finite(asdict(self))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Any]) -> ModelOutcome:
+        runs = tuple(
+            Outcome(
+                run["name"],
+                Choice(**run["choice"]),
+                run["why"],
+                run["steps"],
+                run["rows"],
+                _number(run["validation"]),
+                tuple((step, _number(loss)) for step, loss in run["curve"]),
+                Measured(**run["heldout"]) if run["heldout"] else None,
+            )
+            for run in stored["runs"]
+        )
+        return ModelOutcome(
+            stored["model"],
+            stored["parameters"],
+            Measured(**stored["none"]),
+            runs,
+            _number(stored["validation_bits"]),
+            stored["seconds"],
+        )
+
+
+@dataclass(frozen=True)
+class Level:
+    """A value of a factor with its best other settings: held-out losses of all seeds, chosen by mean validation loss."""
+
+    value: Any
+    runs: tuple[Outcome, ...]
+
+    @property
+    def validation(self) -> float:
+        return statistics.fmean(run.validation for run in self.runs)
+
+    @property
+    def losses(self) -> list[Measured]:
+        return [run.heldout for run in self.runs if run.heldout is not None]
+
+    @property
+    def nll(self) -> float:
+        return statistics.fmean(measured.nll for measured in self.losses)
+
+    @property
+    def bits_per_byte(self) -> float:
+        return statistics.fmean(measured.bits_per_byte for measured in self.losses)
+
+    def spread(self, key: str = "nll") -> float | None:
+        """Standard deviation over seeds; None for one."""
+        values = [getattr(measured, key) for measured in self.losses]
+        return statistics.stdev(values) if len(values) > 1 else None
+
+
+def winner(models: Sequence[ModelOutcome]) -> tuple[ModelOutcome, Outcome] | None:
+    """The model whose best run has the fewest bits a byte on the validation set, and that run; None where none was finished."""
+    done = [(model, model.best) for model in models]
+    found = [(model, best) for model, best in done if best is not None]
+    return min(found, key=lambda pair: (_last(pair[0].validation_bits), pair[1].validation), default=None)
+
+
+def levels(runs: Sequence[Outcome], factor: str) -> list[Level]:
+    """For each value of a factor the setting of all others that did best on validation, with every seed it finished."""
+    found = []
+    done = [run for run in runs if run.complete]
+    for value in dict.fromkeys(getattr(run.choice, factor) for run in done):
+        alike: dict[tuple[Any, ...], list[Outcome]] = {}
+        for run in done:
+            if getattr(run.choice, factor) == value:
+                key = tuple(v for f, v in asdict(run.choice).items() if f != "seed" or factor == "seed")
+                alike.setdefault(key, []).append(run)
+        best = min(alike.values(), key=lambda group: statistics.fmean(run.validation for run in group))
+        found.append(Level(value, tuple(best)))
+    return found
+
+
+def cost(models: Sequence[ModelOutcome], steps: int, batch: int) -> tuple[int, int]:
+    """(rows that were trained on, rows of all runs to their end)."""
+    runs = [run for model in models for run in model.runs]
+    return sum(run.rows for run in runs), len(runs) * steps * batch
+
+
+def _last(value: float) -> float:
+    return value if math.isfinite(value) else math.inf
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,192 @@
+"""One base model's share of a sweep: its runs trained together, the worse ones given up early, the finished ones measured.
+
+Everything is in the model's folder: a folder a run, the checkpoint of all, and what they began with, so that a sweep that was
+stopped or killed goes on exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sordino.errors import DataError, TrainingError
+from sordino.evaluation.conditions import no_prompt, soft_prompt
+from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.storage import write_bytes
+from sordino.texts.pieces import Piece
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.events import Event, Finished, Lost, Validation
+from sordino.training.loop import Prune, Run, placement_of, train_together
+from sordino.training.report import read_events
+from sordino.training.run import Prepared, prepare, with_settings
+from sordino.training.sweep.grid import Choice, Spec
+from sordino.training.sweep.halving import halving
+from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
+from sordino.training.together import roomy_pass_tokens
+
+BEGAN = "began.json"
+ReadPrompt = Callable[[str], SoftPrompt]
+Tell = Callable[[str, Event | Lost], None]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where a sweep's texts are."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...] = ()
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class _Began:
+    """What a model's runs began with. starts: where each first matrix came from; None where they are to begin."""
+
+    pass_tokens: int = 0
+    starts: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of the sweep: its name (also its folder's), what it tries, and all it needs."""
+
+    name: str
+    choice: Choice
+    prepared: Prepared
+
+
+def members_of(
+    base: BaseModel, spec: Spec, model: str, texts: Texts, read_prompt: ReadPrompt, folder: Path | None
+) -> list[Member]:
+    """The runs of one base model, all on the same three sets.
+
+    folder: where they go on from, if there is something to go on from; None is for looking at costs, without a first matrix.
+    Raises DataError, ConfigError, OutOfMemory, TrainingError.
+    """
+    choices = [choice for choice in spec.choices() if choice.model == model]
+    began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
+    room = began.pass_tokens or roomy_pass_tokens(base, spec.rest.pass_tokens)
+    shared: Prepared | None = None
+    # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
+    starts: dict[tuple[object, ...], Prepared] = {}
+    made: list[Member] = []
+    for number, choice in enumerate(choices):
+        config = replace(spec.config(choice), pass_tokens=room)
+        started = began.starts[number] if began.starts else None
+        key = (choice.tokens, choice.init, choice.seed, started)
+        if key in starts:
+            prepared = replace(starts[key], config=replace(config, sample_text=starts[key].config.sample_text))
+        elif shared is not None:
+            prepared = with_settings(shared, config, read_prompt, started=started)
+        else:
+            prepared = prepare(
+                base, config, texts.data, texts.heldout or None, read_prompt,
+                speaker=texts.speaker, started=started, split_seed=spec.split_seed,
+            )  # fmt: skip
+        shared, starts[key] = prepared, prepared
+        made.append(Member(f"{number + 1:03}", choice, prepared))
+    if not made[0].prepared.data.validation:
+        raise DataError("there is no validation set to compare by", where="DATA", do="give more text")
+    return made
+
+
+def train_members(
+    base: BaseModel,
+    spec: Spec,
+    members: Sequence[Member],
+    folder: Path,
+    *,
+    tell: Tell,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Finished] | None:
+    """Train what `members_of` made, from the beginning or from where `folder` is. None where it was asked to stop."""
+    resume = _began(folder).starts is not None
+    if not resume:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for member in members:
+            (folder / member.name).mkdir(parents=True, exist_ok=True)
+        kept = {
+            "pass_tokens": members[0].prepared.config.pass_tokens,
+            "starts": [member.prepared.start.how for member in members],
+        }
+        write_bytes(folder / BEGAN, json.dumps(kept).encode())
+    runs = [
+        Run(m.name, m.prepared.data, m.prepared.config, folder / m.name, m.prepared.start.matrix_PD) for m in members
+    ]
+    prune: Prune = (lambda step, losses: ()) if spec.full else halving(spec.rest.steps)
+    finished = {}
+    for name, event in train_together(base, runs, folder, resume=resume, should_stop=should_stop, prune=prune):
+        if isinstance(event, Finished):
+            finished[name] = event
+        tell(name, event)
+    return None if any(one.why == "stopped" for one in finished.values()) else finished
+
+
+def measure_members(
+    base: BaseModel,
+    spec: Spec,
+    model: str,
+    members: Sequence[Member],
+    finished: Mapping[str, Finished],
+    folder: Path,
+) -> ModelOutcome:
+    """What came of the runs: those that went to their end are measured on the held-out texts. Raises DataError, OutOfMemory."""
+    done = {name: one for name, one in finished.items() if one.why == "steps"}
+    prompts = {
+        member.name: SoftPrompt(
+            done[member.name].matrix_PD.numpy(), Metadata(placement=placement_of(base, member.prepared.config))
+        )
+        for member in members
+        if member.name in done
+    }
+    splits, pass_tokens = members[0].prepared.splits, members[0].prepared.config.pass_tokens
+    none, heldout = _losses(base, prompts, splits.heldout, spec, pass_tokens)
+    outcomes = tuple(
+        Outcome(
+            member.name,
+            member.choice,
+            finished[member.name].why,
+            finished[member.name].progress.step,
+            finished[member.name].progress.step * min(spec.rest.batch, len(member.prepared.data.train)),
+            finished[member.name].progress.best_loss,
+            tuple((e.step, e.loss) for e in read_events(folder / member.name) if isinstance(e, Validation)),
+            heldout.get(member.name),
+        )
+        for member in members
+    )
+    seconds = max(one.progress.seconds for one in finished.values())
+    outcome = ModelOutcome(model, base.network.num_parameters(), none, outcomes, float("inf"), seconds)
+    if outcome.best is None:
+        return outcome
+    own = {outcome.best.name: prompts[outcome.best.name]}
+    _, validation = _losses(base, own, splits.validation, spec, pass_tokens)
+    return replace(outcome, validation_bits=validation[outcome.best.name].bits_per_byte)
+
+
+def _losses(
+    base: BaseModel, prompts: Mapping[str, SoftPrompt], pieces: Sequence[Piece], spec: Spec, pass_tokens: int
+) -> tuple[Measured, dict[str, Measured]]:
+    """The same tokens behind no prompt, and behind each."""
+    conditions = [no_prompt(base), *(soft_prompt(base, name, prompt) for name, prompt in prompts.items())]
+    first = all(condition.length > 0 for condition in conditions)
+    windows = windows_of(base, pieces, row_tokens=spec.rest.row_tokens, limit=spec.heldout_tokens, first=first)
+    nats_C = nll_of_windows(base, conditions, windows, pass_tokens=pass_tokens).sum(axis=0)
+    tokens, size = sum(sum(window.labelled) for window in windows), max(target_bytes(base, windows), 1)
+    none, *rest = (Measured(float(nats) / tokens, float(nats) / math.log(2) / size) for nats in nats_C)
+    return none, dict(zip(prompts, rest, strict=True))
+
+
+def _began(folder: Path) -> _Began:
+    """Runs that have no checkpoint yet begin anew."""
+    if not (folder / BEGAN).is_file() or not (folder / CHECKPOINT).is_file():
+        return _Began()
+    try:
+        stored = json.loads((folder / BEGAN).read_bytes())
+        return _Began(int(stored["pass_tokens"]), tuple(str(how) for how in stored["starts"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TrainingError("what the runs began with cannot be read", where=folder / BEGAN, got=error) from None

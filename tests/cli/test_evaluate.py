@@ -1,0 +1,89 @@
+"""evaluate, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sordino.prompts.soft_prompt import BaseRef
+from tests.cli.commands import ok, refused, run
+from tests.cli.tiny_setting import drop_voice, tiny_setting
+
+FAST = ("--limit", 200, "--row-tokens", 32)
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    heldout, train = tmp_path / "heldout", tmp_path / "train"
+    for folder in (heldout, train):
+        folder.mkdir()
+    sentence = "the{n} keeper{n} of the{n} lamp{n} wrote{n} down that{n} the sea{n} was{n} grey{n}"
+    for n in range(6):
+        words = sentence.format(n=n)
+        (heldout / f"{n}.txt").write_text(words, encoding="utf-8")
+        (train / f"{n}.txt").write_text(f"Oil {n}. " + words.replace("sea", "sky").replace("lamp", "light"), "utf-8")
+    return tiny_setting(tmp_path, monkeypatch)
+
+
+def test_the_table_says_what_it_means(library: Path, tmp_path: Path) -> None:
+    text = ok("evaluate", "fog", "oil", "--heldout", tmp_path / "heldout", "--excerpts", tmp_path / "train", *FAST)
+    for part in (
+        "soft prompt fog",
+        "soft prompt oil",
+        "no prompt",
+        '"The following was written by fog:"',
+        "20 tokens of the training text",
+        "64 tokens of the training text",
+        "of 6 held-out texts",
+        "lower is better",
+        "95 % intervals, drawn by piece (6 units)",
+        "fog: These 5 vectors",
+        "oil: These 3 vectors",
+        "the packaged village gazette",
+        "no excerpts of 256 tokens: the model's context is too short",
+    ):
+        assert part in text, part
+
+
+def test_json_has_all_of_it(library: Path, tmp_path: Path) -> None:
+    command = ("evaluate", "fog", "--heldout", tmp_path / "heldout", "--instruction", "Write as a keeper:")
+    said = json.loads(run(*command, "--off-domain", tmp_path / "train", "--json", *FAST).stdout)
+    assert said["model"] == "tiny-llama"
+    labels = [(c["kind"], c["label"]) for c in said["heldout"]["conditions"]]
+    assert labels == [("soft prompt", "fog"), ("no prompt", "no prompt"), ("instruction", "Write as a keeper:")]
+    assert said["off_domain"]["text"] == "train"
+    assert said["soft_prompts"][0]["worth"] is None
+    assert "training text is not there" in said["notes"][0]
+    again = json.loads(run(*command, "--off-domain", tmp_path / "train", "--json", *FAST).stdout)
+    assert again == said
+
+
+def test_held_out_texts_that_were_trained_on_are_told(library: Path, tmp_path: Path) -> None:
+    result = run("evaluate", "fog", "--heldout", tmp_path / "train", "--excerpts", tmp_path / "train", *FAST)
+    assert result.exit_code == 0
+    assert "warning" in result.stderr
+    assert "held-out" in result.stderr
+
+
+def test_bad_input_is_refused(library: Path, tmp_path: Path) -> None:
+    held = ("--heldout", tmp_path / "heldout")
+    assert "64 wide" in refused("evaluate", "wide", *held)
+    assert "did you mean fog" in refused("evaluate", "fogg", *held)
+    assert "nowhere" in refused("evaluate", "fog", "--heldout", "nowhere")
+    assert "--instruction" in refused("evaluate", "fog", *held, "--instruction", " ")
+    assert "--row-tokens" in refused("evaluate", "fog", *held, "--row-tokens", 1)
+    assert "--limit" in refused("evaluate", "fog", *held, "--limit", -1)
+    assert "lower --row-tokens" in refused("evaluate", "fog", *held, "--row-tokens", 255)
+    assert "--heldout" in refused("evaluate", "fog")
+    assert "give --excerpts too" in refused("evaluate", "fog", *held, "--excerpt-draws", 2)
+
+
+def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) -> None:
+    drop_voice(library / "gptj.zip", seed=5, base=BaseRef(id="x/gptj", family="gptj", d_model=32))
+    command = ("evaluate", "gptj", "--heldout", tmp_path / "heldout", *FAST)
+    assert "--force" in refused(*command)
+    forced = run(*command, "--force")
+    assert forced.exit_code == 0
+    assert "warning: gptj" in forced.stderr

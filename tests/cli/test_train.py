@@ -1,0 +1,224 @@
+"""sordino train, as a user types it: on a tiny model, with real files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from sordino import formats
+from sordino.cli import training_run
+from sordino.training import loop
+from sordino.training.checkpoint import FILE, read_header
+from sordino.training.config import TrainConfig
+from sordino.training.run import run_seconds, steps_within
+from tests.cli.commands import refused, run
+from tests.tiny_models import tiny_base
+
+LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
+QUICK = ("--steps", 6, "--tokens", 4, "--batch", 2, "--row-tokens", 16, "--init", "vocab")
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of texts, in a folder to work in; whatever model is asked for is tiny."""
+    base = tiny_base("llama", dtype=torch.float32)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: base)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SORDINO_LIBRARY", str(tmp_path / "library"))
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.txt").write_text(f"Day {number}. " + LOG * (number % 3 + 3))
+    return folder
+
+
+def trained(*arguments: object) -> str:
+    result = run("train", *arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def stopped_run(texts: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Path:
+    """A run that was asked to stop behind its third step, as Ctrl-C does."""
+    steps = 0
+
+    def ask() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 3
+
+    with monkeypatch.context() as patch:
+        real = loop.train
+        patch.setattr(training_run, "train", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        said = trained(texts, "--out", "v.zip", *QUICK, *flags)
+    assert "Go on with: sordino train --resume" in said
+    assert not Path("v.zip").exists()
+    return Path("v.run").resolve()
+
+
+def test_texts_in_a_file_and_a_report_out(texts: Path) -> None:
+    said = trained(texts, *QUICK, "--author", "Ines", "--rating", "general")
+    assert "The file will disclose:" in said
+    prompt = formats.read(Path("log.zip"))
+    assert (prompt.n_tokens, prompt.metadata.author, prompt.metadata.name) == (4, "Ines", "log")
+    assert prompt.metadata.training["steps_done"] == 6
+    assert Path("log.run/report.html").is_file()
+
+
+def test_a_stopped_run_is_not_lost_by_starting_again(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped_run(texts, monkeypatch)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    said = refused("train", texts, "--out", "v.zip", *QUICK)
+    assert "was stopped and can go on" in said
+    assert "--resume" in said
+    assert "--overwrite" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    trained(texts, "--out", "v.zip", "--overwrite", *QUICK)
+    assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
+
+
+def test_a_run_killed_while_it_was_measured_is_not_lost_by_starting_again(texts: Path, monkeypatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_run, "write_result", killed)
+        assert run("train", texts, "--out", "v.zip", *QUICK).exit_code == 9
+    saved = Path("v.run", FILE).read_bytes()
+    assert "can go on" in refused("train", texts, "--out", "v.zip", *QUICK)
+    assert Path("v.run", FILE).read_bytes() == saved
+    trained("--resume", "v.run")
+    assert formats.read(Path("v.zip")).metadata.training["steps_done"] == 6
+    # Once it is written, where the file goes is the user's business.
+    Path("v.zip").rename("kept.zip")
+    trained(texts, "--out", "v.zip", *QUICK)
+
+
+def test_what_cannot_work_is_refused_before_anything_is_loaded(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: pytest.fail("a model was loaded"))
+    Path("folder.zip").mkdir()
+    assert "this is a folder" in refused("train", texts, "--out", "folder.zip", "--overwrite")
+    assert "no such file or folder" in refused("train", "nowhere")
+    assert "not Unicode" in refused("train", texts, "--name", "\udcff")
+
+
+def test_a_folders_name_is_not_cut_at_a_dot(texts: Path) -> None:
+    texts.rename("Vol. 2 texts")
+    said = trained("Vol. 2 texts", *QUICK)
+    assert Path("Vol. 2 texts.zip").is_file()
+    assert "sordino install 'Vol. 2 texts.zip'" in said
+    trained("Vol. 2 texts", "--out", "again.zip", *QUICK)
+
+
+def test_two_at_once_do_not_share_a_folder(texts: Path) -> None:
+    Path("v.run").mkdir()
+    with FileLock(Path("v.run") / training_run.LOCK):
+        assert "another process is training here" in refused("train", texts, "--out", "v.zip", *QUICK)
+    trained(texts, "--out", "v.zip", *QUICK)
+
+
+def test_a_resumed_run_gives_the_file_of_one_that_never_stopped(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(texts, "--out", "whole.zip", *QUICK)
+    folder = stopped_run(texts, monkeypatch)
+    trained("--resume", folder)
+    assert formats.read(Path("v.zip")).content_hash == formats.read(Path("whole.zip")).content_hash
+    whole, cut = (formats.read(Path(name)).metadata.training for name in ("whole.zip", "v.zip"))
+    assert whole == cut
+
+
+def test_a_run_goes_on_where_its_folder_is_now(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(texts, "--out", "whole.zip", *QUICK)
+    folder = stopped_run(texts, monkeypatch)
+    shutil.move(folder, "backup.run")
+    # Another run to the same file, with other settings, is not touched by resuming the first.
+    stopped_run(texts, monkeypatch, "--lr", 0.01)
+    other = (folder / FILE).read_bytes()
+    trained("--resume", "backup.run")
+    assert formats.read(Path("v.zip")).content_hash == formats.read(Path("whole.zip")).content_hash
+    assert (folder / FILE).read_bytes() == other
+    assert read_header(Path("backup.run"))["progress"]["finished"] == "steps"
+
+
+def test_a_run_goes_on_without_what_it_started_from(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(texts, "--out", "first.zip", *QUICK)
+    folder = stopped_run(texts, monkeypatch, "--init", "file:first.zip")
+    Path("first.zip").unlink()
+    trained("--resume", folder)
+    assert "the soft prompt 'first'" in formats.read(Path("v.zip")).metadata.training["init"]
+
+
+@pytest.mark.parametrize("flags", [("--lr", 0.1), ("--steps", 9), ("--no-samples",), ("--seed", 3), ("--find-lr",)])
+def test_a_flag_that_would_change_a_resumed_run_is_refused(texts, monkeypatch, flags) -> None:
+    folder = stopped_run(texts, monkeypatch)
+    said = refused("train", "--resume", folder, *flags)
+    assert flags[0] in said
+    assert "goes on as it began" in said
+
+
+def test_texts_in_another_order_are_noticed(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stopped_run(texts, monkeypatch)
+    for path in list(texts.iterdir()):
+        path.rename(texts / f"{99 - int(path.stem)}.txt")
+    result = run("train", "--resume", folder)
+    assert result.exit_code != 0
+    assert "order of the texts" in result.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--lr", 0.1, "--find-lr"), "both --lr and --find-lr"),
+        (("--init", "data:mine"), "unknown initialisation"),
+        (("--init", "random:7"), "unknown initialisation"),
+        (("--minutes", "nan"), "no time to train"),
+        (("--minutes", "inf"), "no time to train"),
+        (("--sample-text", "the keeper " * 400), "the samples do not fit"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(texts: Path, flags: tuple[object, ...], said: str) -> None:
+    assert said in refused("train", texts, "--out", "v.zip", "--tokens", 4, "--row-tokens", 16, *flags)
+
+
+def test_a_long_prompt_is_cut_for_the_samples(texts: Path) -> None:
+    """The first record's prompt is longer than the model's context; its end is what the samples continue."""
+    records = [{"prompt": f"{n} " + "the sea and the lamp " * 90, "completion": LOG * 2} for n in range(12)]
+    Path("tasks.jsonl").write_text("\n".join(map(json.dumps, records)))
+    trained("tasks.jsonl", *QUICK, "--sample-every", 3)
+    (sample,) = formats.read(Path("tasks.zip")).metadata.samples
+    assert sample["prompt"].endswith("the sea and the lamp")
+    assert len(sample["prompt"]) < 400
+
+
+def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
+    for config in (TrainConfig(), TrainConfig(evaluate_every=1), TrainConfig(evaluate_every=7, sample_every=3)):
+        steps = steps_within(5, config, 2.0, 10.0)
+        settled = TrainConfig(steps=steps, evaluate_every=config.evaluate_every, sample_every=config.sample_every)
+        assert 300 - 60 < run_seconds(steps, settled, 2.0, 10.0) <= 300
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal to stand for Windows' is POSIX's")
+def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page sends on Windows, where a process group of its own gets no Ctrl-C."""
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        with training_run.stop_on_interrupt() as should_stop:
+            assert not should_stop()
+            signal.raise_signal(number)
+            assert should_stop()
+        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
+
+
+def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the keeper wrote")
+    for name in ("m.mix.zip", "m.MIX.zip"):
+        assert "name of mixtures' files" in refused("train", "text.txt", "--out", name)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]

@@ -1,0 +1,56 @@
+"""Losses along a way are those of each blend alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sordino.errors import BadInput, ConfigError
+from sordino.evaluation.analysis.losses import losses_of, passage_of
+from sordino.evaluation.analysis.path import path_between, shares_along, to_json
+from sordino.prompts.blending import blend
+from tests.evaluation.analysis.looked_at import PIECES, voice
+from tests.tiny_models import tiny_base
+
+
+@pytest.mark.parametrize("how", ["linear", "spherical"])
+def test_every_point_is_the_blend_measured_alone(how: str) -> None:
+    base = tiny_base("llama")
+    passages = {
+        label: passage_of(base, pieces, row_tokens=24, limit=0)
+        for label, pieces in (("a", PIECES[:2]), ("b", PIECES[2:]))
+    }
+    first, second = voice(1), voice(2)
+    seen = []
+    path = path_between(
+        base, first, second, passages, how=how, points=3, also=0.3, pass_tokens=500,
+        progress=lambda done, total: seen.append(done / total),
+    )  # fmt: skip
+    assert path.shares == (0.0, 0.3, 0.5, 1.0)
+    for label, passage in passages.items():
+        for share, loss in zip(path.shares, path.losses[label], strict=True):
+            made = blend([first, second], [1 - share, share], how).prompt
+            alone = losses_of(base, [made.matrix], "start", passage, pass_tokens=500)
+            assert loss == pytest.approx(float(alone[0]), abs=1e-9)
+        nothing = losses_of(base, [first.matrix[:0]], "start", passage, pass_tokens=500)
+        assert path.without[label] == pytest.approx(float(nothing[0]), abs=1e-10)
+    assert seen[-1] == 1
+    assert seen == sorted(seen)
+    assert to_json(path)["texts"][1]["nll"] == list(path.losses["b"])
+
+
+def test_shares() -> None:
+    np.testing.assert_allclose(shares_along(11, None), np.arange(11) / 10)
+    assert len(shares_along(11, 0.7)) == 11
+    assert shares_along(2, 0.25) == (0.0, 0.25, 1.0)
+
+
+def test_what_has_no_way_is_refused() -> None:
+    base = tiny_base("llama")
+    passages = {"a": passage_of(base, PIECES, row_tokens=24, limit=0)}
+    with pytest.raises(ConfigError, match="no way between"):
+        path_between(base, voice(1), voice(2), passages, how="concatenate", points=3, pass_tokens=500)
+    with pytest.raises(ConfigError, match="--points"):
+        path_between(base, voice(1), voice(2), passages, how="linear", points=1, pass_tokens=500)
+    with pytest.raises(BadInput, match="different lengths"):
+        path_between(base, voice(1), voice(2, tokens=3), passages, how="linear", points=3, pass_tokens=500)

@@ -1,0 +1,91 @@
+"""Rows of a task: labels found and named, examples drawn evenly, prompts cut at their beginning."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from sordino.errors import ConfigError, DataError
+from sordino.evaluation.tasks import check_rows, cut_texts, drawn_shots, labels_of
+from sordino.texts.pieces import Piece
+from tests.tiny_models import tiny_base
+
+
+def rows(answers: list[str], prompt: str = "x:") -> list[Piece]:
+    return [Piece(f"rows.jsonl:{n}", "completion", answer, prompt=f"{prompt}{n}") for n, answer in enumerate(answers)]
+
+
+def test_labels_are_what_the_completions_take_in_the_alphabets_order() -> None:
+    labels = labels_of(tiny_base("llama"), rows([" good", " bad", " good"]))
+    assert labels.texts == (" bad", " good")
+    assert [labels.index(piece) for piece in rows([" good", " bad"])] == [1, 0]
+    with pytest.raises(DataError, match=r"rows.jsonl:0.*none of the labels"):
+        labels.index(rows([" fine"])[0])
+
+
+def test_named_labels_get_the_white_space_that_the_completions_have() -> None:
+    base = tiny_base("llama")
+    assert labels_of(base, rows([" good", " bad"]), ["good", " bad ", "mixed"]).texts == (" good", " bad", " mixed")
+    assert labels_of(base, rows(["good", "bad"]), ["good", "mixed"]).texts == ("good", "mixed")
+    with pytest.raises(ConfigError, match="empty or given twice"):
+        labels_of(base, rows([" good"]), ["good", ""])
+
+
+def test_labels_that_look_alike_are_refused() -> None:
+    for answers in ([" good", "good", " bad"], [" good\n", " good", " bad"], ["very good", "very  good", "bad"]):
+        with pytest.raises(DataError, match="nothing but white space"):
+            labels_of(tiny_base("llama"), rows(answers))
+
+
+def test_a_label_that_opens_another_is_refused_with_both_names() -> None:
+    with pytest.raises(DataError, match="'good' and 'goods'"):
+        labels_of(tiny_base("llama"), rows([" goods", " good"]))
+
+
+def test_one_label_and_too_many_are_refused() -> None:
+    base = tiny_base("llama")
+    with pytest.raises(DataError, match="only one label"):
+        labels_of(base, rows([" good"] * 5))
+    many = rows([f" {n}x" for n in range(101)])
+    with pytest.raises(DataError, match="no closed set"):
+        labels_of(base, many)
+    assert len(labels_of(base, many, [f"{n}x" for n in range(101)]).texts) == 101
+
+
+def test_rows_without_a_question_are_refused() -> None:
+    with pytest.raises(DataError, match="an empty prompt"):
+        check_rows([Piece("r:1", "completion", " good", prompt=" ")], "held")
+    with pytest.raises(DataError, match="got a text"):
+        check_rows([Piece("r:1", "text", "good")], "held")
+    with pytest.raises(DataError, match="no rows"):
+        check_rows([], "held")
+
+
+def test_prompts_lose_their_beginning() -> None:
+    base = tiny_base("llama")
+    short, long = Piece("a", "completion", " x", prompt="abc"), Piece("b", "completion", " x", prompt="abcdefgh")
+    cut = cut_texts(base, [short, long], 5)
+    assert cut.ids == (tuple(base.encode("abc")), tuple(base.encode("abcdefgh")[-5:]))
+    assert "beginning: 1" in cut.note
+    assert cut_texts(base, [short], 5).note == ""
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 6, 7])
+def test_examples_show_every_answer_as_often_as_the_others(count: int) -> None:
+    pieces = rows([" good"] * 20 + [" bad"] * 5 + [" mixed"] * 3)
+    drawn = drawn_shots(pieces, count, seed=3)
+    assert len({piece.name for piece in drawn}) == count
+    times = Counter(piece.text for piece in drawn)
+    assert max(times.values()) - min(times[answer] for answer in (" good", " bad", " mixed")) <= 1
+    assert drawn == drawn_shots(pieces, count, seed=3)
+
+
+def test_a_rare_answer_is_shown_as_often_as_there_is() -> None:
+    drawn = drawn_shots(rows([" good"] * 9 + [" bad"]), 6, seed=0)
+    assert Counter(piece.text for piece in drawn) == {" good": 5, " bad": 1}
+    assert [p.name for p in drawn_shots(rows([" a", " b"] * 9), 4, seed=0)] != [
+        p.name for p in drawn_shots(rows([" a", " b"] * 9), 4, seed=1)
+    ]
+    with pytest.raises(ConfigError, match="too few rows"):
+        drawn_shots(rows([" a", " b"]), 3, seed=0)

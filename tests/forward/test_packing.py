@@ -1,0 +1,55 @@
+"""Packing loses nothing, repeats nothing and never overfills a row."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sordino.forward.packing import best_packing, labelled_rows, one_by_one, pack, passes
+from sordino.texts.examples import Example
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
+
+
+@given(LENGTHS, st.integers(0, 40))
+def test_every_example_is_packed_once_and_no_row_is_overfull(lengths, slack):
+    width = max(lengths) + slack
+    bins = pack(lengths, width)
+    assert sorted(i for group in bins for i in group) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in group) <= width for group in bins)
+
+
+@given(LENGTHS, st.integers(0, 100))
+def test_the_best_packing_is_never_worse_than_one_example_a_row(lengths, prefix):
+    bins = best_packing(lengths, prefix)
+    assert sorted(i for group in bins for i in group) == list(range(len(lengths)))
+    width = max(sum(lengths[i] for i in group) for group in bins)
+    assert len(bins) * width <= len(lengths) * max(lengths) * 1.5
+
+
+def test_short_examples_share_rows():
+    bins = best_packing([10, 10, 10, 10, 40], 20)
+    assert len(bins) == 2
+
+
+def test_an_example_longer_than_the_row_is_refused():
+    with pytest.raises(ValueError, match="41"):
+        pack([41], 40)
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_passes_keep_all_rows_and_their_size(lengths, limit):
+    groups = one_by_one(lengths)
+    cut = passes(groups, lengths, limit)
+    assert [group for part in cut for group in part] == groups
+    assert all(len(part) == 1 or len(part) * max(lengths) <= limit for part in cut)
+
+
+def test_labels_stay_with_their_tokens():
+    examples = [Example((1, 2, 3), (False, True, True), "a"), Example((4, 5), (True, False), "b")]
+    packed = labelled_rows(examples, [[1, 0]], [0])
+    assert packed.rows.ids_BT.tolist() == [[4, 5, 1, 2, 3]]
+    assert packed.rows.offset_BT.tolist() == [[0, 1, 0, 1, 2]]
+    assert packed.labelled_BT.tolist() == [[True, False, False, True, True]]
+    assert packed.example_N.tolist() == [1, 0, 0]

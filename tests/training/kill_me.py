@@ -1,0 +1,37 @@
+"""A run, or several together, in a process of its own, for a test to kill.
+
+python -m tests.training.kill_me FOLDER METHOD|together [resume]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from sordino.training import loop
+from tests.training.runs import CONFIG, several_runs, small_base, small_set, start_of
+
+
+def main() -> None:
+    from dataclasses import replace
+
+    torch.set_num_threads(1)
+    loop.CHECKPOINT_SECONDS = 0.0
+    folder, method = Path(sys.argv[1]), sys.argv[2]
+    base = small_base()
+    if method == "together":
+        runs = several_runs(base, folder)
+        for name, event in loop.train_together(base, runs, folder, resume="resume" in sys.argv):
+            if isinstance(event, loop.Finished):
+                (folder / name / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
+        return
+    config = replace(CONFIG, method=method, steps=60, patience=0)
+    for event in loop.train(base, small_set(base), config, folder, start_of(base), resume="resume" in sys.argv):
+        if isinstance(event, loop.Finished):
+            (folder / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""A small run to train in tests: a tiny model, a text, settings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sordino.models.base_model import BaseModel
+from sordino.texts.examples import Example
+from sordino.training.config import TrainConfig
+from sordino.training.loop import Run, TrainSet
+from tests.tiny_models import tiny_base
+
+CONFIG = TrainConfig(
+    tokens=4,
+    steps=12,
+    batch=3,
+    row_tokens=16,
+    lr=0.5,
+    evaluate_every=3,
+    sample_every=5,
+    sample_text="the",
+    sample_tokens=6,
+)
+
+
+def small_base(family: str = "llama", **overrides: object) -> BaseModel:
+    return tiny_base(family, dtype=torch.float32, **overrides)
+
+
+def small_set(base: BaseModel) -> TrainSet:
+    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 12)
+    examples = [
+        Example(tuple(ids[i : i + 16 - i % 5]), (True,) * len(ids[i : i + 16 - i % 5]), "p") for i in range(0, 160, 16)
+    ]
+    return TrainSet(examples[:7], examples[7:], "hash")
+
+
+def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
+    ids = base.encode("the keeper wrote of the sea")[:tokens]
+    return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()
+
+
+def several_runs(base: BaseModel, folder: Path) -> list[Run]:
+    """Four runs that differ in length, learning rate, method, seed, placement, texts and steps, in folders of their own."""
+    changes: dict[str, dict[str, Any]] = {
+        "a": {"tokens": 4, "steps": 7},
+        "b": {"tokens": 2, "lr": 0.1, "seed": 3},
+        "c": {"tokens": 4, "method": "residual", "batch": 2, "placement": "start"},
+        "d": {"tokens": 6, "steps": 15, "seed": 1, "evaluate_every": 4},
+    }
+    runs = []
+    for number, (name, change) in enumerate(changes.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        data = small_set(base)
+        data = TrainSet(data.train[number % 2 :], data.validation, f"hash {name}")
+        config = replace(CONFIG, **change)
+        runs.append(Run(name, data, config, folder / name, start_of(base, config.tokens)))
+    return runs

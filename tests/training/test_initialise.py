@@ -1,0 +1,74 @@
+"""Where a soft prompt starts: another prompt of any length, and a task's own answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from sordino.errors import DoesNotFit
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.examples import make_examples
+from sordino.texts.pieces import Piece
+from sordino.training.initialise import Start, initialise
+from tests.prompt_files import matrix
+from tests.training.runs import CONFIG, small_base, small_set
+
+
+def start_from(prompt: SoftPrompt, tokens: int, *, seed: int = 0) -> Start:
+    base = small_base()
+    data = small_set(base)
+    config = replace(CONFIG, tokens=tokens, init="file:other.zip", seed=seed)
+    return initialise(base, config, base.placement, data.train, data.validation, lambda name: prompt)
+
+
+def other(tokens: int, width: int = 32) -> SoftPrompt:
+    return SoftPrompt(matrix(3, tokens, width), Metadata(name="other"))
+
+
+def test_a_prompt_of_the_same_length_is_taken_as_it_is() -> None:
+    start = start_from(other(4), 4)
+    assert np.array_equal(start.matrix_PD.numpy(), other(4).matrix)
+    assert start.how == "the soft prompt 'other'"
+
+
+def test_of_a_longer_one_the_rows_next_to_the_text_are_kept_and_that_is_said() -> None:
+    start = start_from(other(9), 4)
+    assert np.array_equal(start.matrix_PD.numpy(), other(9).matrix[-4:])
+    assert start.how == "the last 4 of 9 vectors of the soft prompt 'other'"
+
+
+def test_a_shorter_one_gets_an_excerpt_in_front_and_that_is_said() -> None:
+    base, start = small_base(), start_from(other(3), 8)
+    assert np.array_equal(start.matrix_PD[-3:].numpy(), other(3).matrix)
+    assert "(3 vectors) behind 5 tokens of an excerpt" in start.how
+    # The rows in front are words, and consecutive ones of the training text.
+    words = base.network.get_input_embeddings().weight
+    ids = [int((words - row).norm(dim=1).argmin()) for row in start.matrix_PD[:5]]
+    torch.testing.assert_close(base.embed(torch.tensor(ids)), start.matrix_PD[:5])
+    text = [token for example in small_set(base).train for token in example.ids]
+    assert any(text[at : at + 5] == ids for at in range(len(text)))
+    assert not torch.equal(start_from(other(3), 8, seed=5).matrix_PD[:5], start.matrix_PD[:5])
+
+
+def test_a_prompt_of_another_width_is_refused() -> None:
+    with pytest.raises(DoesNotFit):
+        start_from(other(4, width=16), 4)
+
+
+def test_labels_are_the_answers_words_most_frequent_first() -> None:
+    base = small_base()
+    answers = (" good", " good", " bad")
+    pieces = [Piece(f"{n}", "completion", answer, prompt="a film:") for n, answer in enumerate(answers)]
+    examples = make_examples(pieces, base, max_tokens=32).examples
+    config = replace(CONFIG, tokens=9, init="labels")
+    start = initialise(base, config, base.placement, examples, (), lambda name: other(4))
+    counts: dict[int, int] = {}
+    for answer in answers:
+        for token in base.encode(answer):
+            counts[token] = counts.get(token, 0) + 1
+    ids = sorted(counts, key=lambda token: (-counts[token], token))
+    expected = base.embed(torch.tensor([ids[at % len(ids)] for at in range(9)]))
+    torch.testing.assert_close(start.matrix_PD, expected)

@@ -1,0 +1,321 @@
+"""The training loop: it learns, it leaves the model alone, and a killed run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
+from sordino.forward.prefix import encode_prefixes
+from sordino.texts.examples import Example
+from sordino.training import loop
+from sordino.training.config import TrainConfig
+from sordino.training.gradient import loss_and_gradient
+from sordino.training.loop import Finished, Sample, Step, TrainSet, Validation, train
+from sordino.training.parameters import fold, new_parameters
+from sordino.training.schedule import batch_at, learning_rate
+from tests.parity.plain import plain_nll
+from tests.tiny_models import tiny_base
+from tests.training.runs import CONFIG, small_base, small_set, start_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def _hash_of(network) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted([*network.named_parameters(), *network.named_buffers()]):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().double().numpy().tobytes())
+        assert tensor.grad is None
+    return digest.hexdigest()
+
+
+def _run(base, folder, config=CONFIG, data=None, **kwargs):
+    return list(train(base, data or small_set(base), config, folder, start_of(base), **kwargs))
+
+
+@pytest.mark.parametrize("method", ["plain", "residual"])
+def test_it_learns_and_leaves_the_base_model_alone(tmp_path, method):
+    base = small_base()
+    before = _hash_of(base.network)
+    events = _run(base, tmp_path, replace(CONFIG, method=method, steps=40))
+    assert _hash_of(base.network) == before
+    losses = [e.loss for e in events if isinstance(e, Validation)]
+    assert min(losses) < losses[0] - 0.2
+    assert isinstance(events[-1], Finished)
+    assert events[-1].progress.best_loss == min(losses)
+
+
+def test_a_crash_leaves_the_base_model_alone(tmp_path, monkeypatch):
+    base = small_base()
+    before = _hash_of(base.network)
+    monkeypatch.setattr(loop, "loss_and_gradient", lambda *a, **k: float("nan"))
+    with pytest.raises(Diverged, match="--lr"):
+        _run(base, tmp_path)
+    assert _hash_of(base.network) == before
+
+
+def test_a_run_that_diverged_is_ended_by_resuming_it(tmp_path, monkeypatch):
+    """What was learned before is not lost: the best matrix comes out, and all events stay written down."""
+    base = small_base()
+    real = loop.loss_and_gradient
+    calls = iter(range(100))
+    monkeypatch.setattr(loop, "loss_and_gradient", lambda *a, **k: real(*a, **k) if next(calls) < 7 else float("nan"))
+    with pytest.raises(Diverged, match="step 8"):
+        _run(base, tmp_path)
+    lines = (tmp_path / "metrics.jsonl").read_bytes()
+    assert b'"step": 7' in lines
+    (finished,) = _run(base, tmp_path, resume=True)
+    assert finished.why == "diverged"
+    assert finished.progress.best_step == 6
+    assert torch.isfinite(finished.matrix_PD).all()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == lines
+
+
+def test_metrics_that_cannot_be_written_are_our_error(tmp_path, monkeypatch):
+    base = small_base()
+    events = train(base, small_set(base), CONFIG, tmp_path, start_of(base))
+    next(events)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(StorageError, match="metrics could not be written"):
+        next(events)
+
+
+def test_passes_of_a_narrow_dtype_add_up_in_float32():
+    """Ten passes in bfloat16 keep what one pass has: a sum in bfloat16 would be off by several times as much."""
+    base = tiny_base("gpt2", dtype=torch.bfloat16)
+    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 12)
+    examples = [Example(tuple(ids[i : i + 8]), (True,) * 8, "") for i in range(0, 160, 8)]
+    prefixes = encode_prefixes(base.network, [start_of(base)])
+    assert {t.dtype for t in prefixes.tensors()} == {torch.bfloat16}
+    assert {t.dtype for t in prefixes.as_leaves().tensors()} == {torch.float32}
+    gradients = []
+    for pass_tokens in (10_000, 16):
+        matrix = start_of(base).requires_grad_()
+        loss_and_gradient(base, matrix, "start", examples, pass_tokens=pass_tokens)
+        gradients.append(matrix.grad)
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
+
+
+def test_events_come_in_order_and_are_written_down(tmp_path):
+    base = small_base()
+    events = _run(base, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == [type(e).__name__.lower() for e in events[:-1]]
+    assert [e.step for e in events if isinstance(e, Step)] == list(range(1, 13))
+    assert [e.step for e in events if isinstance(e, Validation)] == [0, 3, 6, 9, 12]
+    assert [e.step for e in events if isinstance(e, Sample)] == [5, 10]
+    assert sum(e.tokens for e in events if isinstance(e, Step)) == events[-1].progress.tokens
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
+    base = small_base()
+    results = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / name).mkdir()
+        results.append(_run(base, tmp_path / name, replace(CONFIG, seed=seed))[-1].matrix_PD)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("method", ["plain", "residual"])
+@pytest.mark.parametrize("stop_after", [1, 4, 11])
+def test_a_stopped_run_goes_on_exactly(tmp_path, method, stop_after):
+    base = small_base()
+    config = replace(CONFIG, method=method)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole = _run(base, tmp_path / "whole", config)
+    steps = 0
+
+    def should_stop():
+        nonlocal steps
+        steps += 1
+        return steps == stop_after
+
+    first = _run(base, tmp_path / "cut", config, should_stop=should_stop)
+    assert first[-1].why == "stopped"
+    rest = _run(base, tmp_path / "cut", config, resume=True)
+    assert torch.equal(rest[-1].matrix_PD, whole[-1].matrix_PD)
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
+    without_time = [[{**json.loads(line), "seconds": 0} for line in lines] for lines in metrics]
+    assert without_time[0] == without_time[1]
+
+
+@pytest.mark.parametrize("method", ["plain", pytest.param("residual", marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, method):
+    """A real process and a real SIGKILL, several times over, at moments that the run does not know."""
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+
+    def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.train.kill_me", str(folder), method, *flags]
+        return subprocess.Popen(command, env=environment, cwd=ROOT)
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert process(tmp_path / "whole").wait(120) == 0
+    folder = tmp_path / "killed"
+    kills = 0
+    flags: list[str] = []
+    for lines in (4, 25, 60):
+        run = process(folder, *flags)
+        metrics = folder / "metrics.jsonl"
+        deadline = time.monotonic() + 60
+        while run.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
+                run.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        kills += run.wait(60) == -signal.SIGKILL
+        flags = ["resume"] if (folder / "checkpoint.safetensors").exists() else []
+    assert kills >= 2
+    assert process(folder, *flags).wait(120) == 0
+    assert (folder / "matrix.bin").read_bytes() == (tmp_path / "whole" / "matrix.bin").read_bytes()
+
+
+def test_several_passes_give_the_gradient_of_one(tmp_path):
+    base = small_base()
+    examples = small_set(base).train
+    gradients = []
+    for pass_tokens in (10_000, 16):
+        matrix = start_of(base).requires_grad_()
+        loss = loss_and_gradient(base, matrix, "start", examples, pass_tokens=pass_tokens)
+        gradients.append((loss, matrix.grad))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
+    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("family", "placement"), [("llama", "start"), ("gemma3", "after_bos"), ("gemma3", "start")])
+def test_the_gradient_is_that_of_plain_concatenation_with_bos_where_it_belongs(family, placement):
+    base = small_base(family)
+    examples = [Example((5, 6, 7, 8), (True, False, True, True), ""), Example((9, 10), (True, True), "")]
+    matrix = start_of(base).requires_grad_()
+    loss = loss_and_gradient(base, matrix, placement, examples, pass_tokens=1000)
+    plain_matrix = start_of(base).requires_grad_()
+    bos = base.embed(torch.tensor(base.bos_ids, dtype=torch.long))
+    total = []
+    for example in examples:
+        if placement == "after_bos":
+            prompt, ids, flags = torch.cat([bos, plain_matrix]), example.ids, example.labelled
+        else:
+            prompt = plain_matrix
+            ids = (*base.bos_ids, *example.ids)
+            flags = (False,) * len(base.bos_ids) + example.labelled
+        total.append(plain_nll(base.network, prompt, ids, flags))
+    plain = torch.cat(total).mean()
+    plain.backward()
+    assert loss == pytest.approx(plain.item(), abs=1e-5)
+    assert float((matrix.grad - plain_matrix.grad).norm() / plain_matrix.grad.norm()) <= 1e-5
+
+
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 200), st.integers(0, 5))
+def test_every_epoch_shows_every_example_once(count, batch, step, seed):
+    examples = [Example((i,), (True,), "") for i in range(count)]
+    config = TrainConfig(batch=batch, seed=seed)
+    assert batch_at(examples, step, config) == batch_at(examples, step, config)
+    # Epochs follow one another whatever the batch: `count` steps are as many epochs as a step has examples.
+    seen = [e.ids[0] for s in range(count) for e in batch_at(examples, s, config)]
+    for at in range(0, len(seen), count):
+        assert sorted(seen[at : at + count]) == list(range(count))
+    assert len({e.ids for e in batch_at(examples, step, config)}) <= min(batch, count)
+
+
+def test_any_seed_that_the_flag_takes_gives_an_order():
+    examples = [Example((i,), (True,), "") for i in range(9)]
+    orders = [batch_at(examples, 10, TrainConfig(batch=3, seed=seed)) for seed in (0, 1_700_000_000_000_000, 2**63 - 1)]
+    assert all(len(order) == 3 for order in orders)
+
+
+def test_the_learning_rate_rises_then_falls():
+    config = TrainConfig(steps=100, lr=1.0, warmup=0.1, final_lr=0.1)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_early_stopping_keeps_the_best_matrix(tmp_path, monkeypatch):
+    base = small_base()
+    losses = iter([5.0, 4.0, 4.5, 4.6, 4.7, 1.0])
+    monkeypatch.setattr(loop, "mean_nll", lambda *a, **k: next(losses))
+    events = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3))
+    assert events[-1].why == "early"
+    assert events[-1].progress.best_step == 3
+    again = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3), resume=True)
+    assert torch.equal(again[-1].matrix_PD, events[-1].matrix_PD)
+
+
+def test_memory_that_runs_out_names_the_flag_to_lower(tmp_path, monkeypatch):
+    def no_memory(*args, **kwargs):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        )
+
+    base = small_base()
+    monkeypatch.setattr(loop, "loss_and_gradient", no_memory)
+    with pytest.raises(OutOfMemory, match="--pass-tokens"):
+        _run(base, tmp_path)
+
+
+def test_other_errors_are_not_called_memory(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(loop, "loss_and_gradient", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        _run(small_base(), tmp_path)
+
+
+def test_a_resumed_run_must_have_the_same_data_and_model(tmp_path):
+    base = small_base()
+    _run(base, tmp_path)
+    data = small_set(base)
+    with pytest.raises(TrainingError, match="data"):
+        _run(base, tmp_path, data=TrainSet(data.train, data.validation, "other"), resume=True)
+    with pytest.raises(TrainingError, match="base model"):
+        _run(small_base(seed=1), tmp_path, resume=True)
+    with pytest.raises(TrainingError, match="resume"):
+        _run(base, tmp_path / "nowhere", resume=True)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.9])
+def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, place):
+    base = small_base()
+    _run(base, tmp_path)
+    data = bytearray((tmp_path / "checkpoint.safetensors").read_bytes())
+    data[int(len(data) * place)] ^= 1
+    (tmp_path / "checkpoint.safetensors").write_bytes(data)
+    with pytest.raises(TrainingError):
+        _run(base, tmp_path, resume=True)
+
+
+def test_bad_settings_are_refused_by_flag(tmp_path):
+    with pytest.raises(ConfigError, match="--tokens"):
+        TrainConfig(tokens=0)
+    with pytest.raises(ConfigError, match="--init"):
+        TrainConfig(init="magic")
+    with pytest.raises(ConfigError, match="unknown setting"):
+        TrainConfig.from_json({"tokns": 3})
+    with pytest.raises(ConfigError, match="--row-tokens"):
+        _run(small_base(), tmp_path, replace(CONFIG, row_tokens=100_000))
+    with pytest.raises(DataError):
+        _run(small_base(), tmp_path, data=TrainSet((), (), ""), config=CONFIG)
+
+
+def test_the_residual_method_starts_from_the_same_prompt():
+    start = torch.randn(3, 8)
+    assert torch.equal(fold(new_parameters(start, replace(CONFIG, method="residual"))), start)
