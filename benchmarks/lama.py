@@ -1,11 +1,11 @@
 """A relation as in LAMA: which object does the model name, asked by templates and by soft prompts?
 
-    python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
+    python -m benchmarks.lama DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
 
 DATA_DIR holds train.jsonl, dev.jsonl and test.jsonl with {"sub": "Poe", "obj": "Boston"} a line; TEMPLATES_FILE
 {"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand behind them
 are chosen on dev, weights are fitted by EM (of templates on train, of soft prompts on dev), and test is read for the table alone.
-sordino/evaluate/relations.py says what is ranked and how.
+benchmarks/relations.py says what is ranked and how.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.training.config import TrainConfig
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
 from sordino.training.mixture.em import fit_weights
 
 COMPONENTS = 3
@@ -124,7 +124,7 @@ def trained(base: BaseModel, template: Template, facts: Sequence[Fact], dev: Seq
     placement = placement_of(base, config)
     start = initialise(base, config, placement, examples, validation, lambda name: formats.read(Path(name)))
     with tempfile.TemporaryDirectory() as folder:
-        *_, finished = train(base, data, config, Path(folder), start.matrix_PD)
+        *_, finished = train(base, Run("", data, config, Path(folder), start.matrix_PD))
     assert isinstance(finished, Finished)
     metadata = Metadata(name=template.text, base=base.ref, placement=placement)
     return SoftPrompt(finished.matrix_PD.numpy(), metadata)
@@ -136,7 +136,7 @@ def pieces_of(template: Template, facts: Sequence[Fact]) -> list[Piece]:
 
 if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 5 or not "".join(sys.argv[3:4] or "1").isdecimal():
-        sys.exit("usage: python examples/relations.py DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]")
+        sys.exit("usage: python -m benchmarks.lama DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]")
     try:
         main(*sys.argv[1:])
     except SordinoError as error:

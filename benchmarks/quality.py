@@ -36,9 +36,10 @@ from sordino.forward.prefix import encode_prefixes
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
-from sordino.training.loop import Finished, train
-from sordino.training.run import Prepared, estimate, finish, prepare
+from sordino.training.loop import Finished, Run, train
+from sordino.training.run import Prepared, TextPaths, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
@@ -125,7 +126,7 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> Prepared:
-    prepared = prepare(base, TrainConfig(), [folder], [heldout], _no_prompt)
+    prepared = prepare(base, TrainConfig(), TextPaths((folder,), (heldout,)), _no_prompt)
     cost = estimate(prepared, minutes=minutes)
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 
@@ -134,7 +135,8 @@ def trained(prepared: Prepared) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for event in train(prepared.base, prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD):
+        run = Run("", prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD)
+        for event in train(prepared.base, run):
             if isinstance(event, Finished):
                 seconds = time.monotonic() - began
                 print(f"{event.progress.step} steps in {seconds:.0f} s, best validation {event.progress.best_loss:.4f}")
@@ -224,12 +226,8 @@ def facts(base: BaseModel, condition: Condition) -> dict[str, Any]:
     prefixes = encode_prefixes(base.network, [condition.embeds_PD])
     ranks = []
     for question, right in FACTS:
-        asked = base.encode(question)
-        told = [base.encode(answer) for answer in answers]
-        examples = [
-            with_leading_ids(Example((*asked, *ids), (False,) * len(asked) + (True,) * len(ids), ""), condition.leading)
-            for ids in told
-        ]
+        told = [join(base, (question, answer)) for answer in answers]
+        examples = [with_leading_ids(Example(one.ids, one.touches({1}), ""), condition.leading) for one in told]
         packed = labelled_rows(examples, one_by_one([len(e.ids) for e in examples]), [0] * len(examples))
         nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).cpu()
         means = [float(nll_N[packed.example_N == at].mean()) for at in range(len(answers))]

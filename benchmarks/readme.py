@@ -1,6 +1,7 @@
-"""The parts of README.md that are measured: python -m benchmarks.readme (or make readme)
+"""The measured parts of README.md and docs/samples.md: python -m benchmarks.readme (or make readme)
 
-samples: five fixed openings, seed 0, all shown, without and with the packaged keeper's log. numbers: the table of targets.
+samples: five fixed openings, seed 0, without and with the packaged keeper's log; all in docs/samples.md, the first in the README.
+numbers: the rows of the table of targets that a user asks for first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from benchmarks.table import targets
+from benchmarks.table import headlines
 from sordino.engine.generate import Request, complete
 from sordino.engine.sampling import Sampling
 from sordino.formats import read
@@ -28,35 +29,33 @@ TOKENS = 50
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    text = filled(text, "samples", samples())
-    text = filled(text, "numbers", targets())
-    readme.write_text(text, encoding="utf-8")
-    print("README.md written")
+    written = list(samples())
+    fill(ROOT / "docs" / "samples.md", "samples", (line for sample in written for line in sample))
+    fill(ROOT / "README.md", "sample", written[0])
+    fill(ROOT / "README.md", "numbers", headlines())
 
 
-def filled(text: str, name: str, lines: Iterable[str]) -> str:
-    """`text` with what stands between the marks of `name` replaced."""
+def fill(page: Path, name: str, lines: Iterable[str]) -> None:
+    """Replace what stands between the marks of `name` on a page."""
+    text = page.read_text(encoding="utf-8")
     marks = re.compile(rf"(<!-- make readme: {name} -->\n).*?(<!-- end: {name} -->)", re.DOTALL)
     if not marks.search(text):
-        raise SystemExit(f"README.md has no marks for {name}")
+        raise SystemExit(f"{page.name} has no marks for {name}")
     body = "\n".join(lines)
-    return marks.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text)
+    page.write_text(marks.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text), encoding="utf-8")
+    print(f"{page.relative_to(ROOT)}: {name} written")
 
 
-def samples() -> Iterator[str]:
+def samples() -> Iterator[list[str]]:
+    """For each opening, its lines in Markdown."""
     base, prompt = load("smollm2"), read(PROMPT)
     sampling = Sampling(max_tokens=TOKENS)
     requests = [Request(text, which, 0) for text in OPENINGS for which in (None, prompt)]
     texts = complete(base, requests, sampling)
     for index, opening in enumerate(OPENINGS):
-        yield f"> **{opening}**"
-        yield ">"
-        for name, told in zip(("without", "with"), texts[2 * index : 2 * index + 2], strict=True):
-            yield f"> *{name}:* {' '.join(told.split())} …"
-            yield ">"
-        yield ""
+        pair = zip(("without", "with"), texts[2 * index : 2 * index + 2], strict=True)
+        written = (f"> *{name}:* {' '.join(text.split())} …" for name, text in pair)
+        yield [f"> **{opening}**", *(line for text in written for line in (">", text)), ""]
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from sordino.evaluation.report import Estimate
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.files import read_lines
+from sordino.texts.joined import join
 
 SUBJECT, OBJECT = "[X]", "[Y]"
 Ints = NDArray[np.int64]
@@ -151,7 +152,7 @@ def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], lis
 def object_candidates(base: BaseModel, facts: Sequence[Fact]) -> Candidates:
     """The facts' own objects. One whose tokens begin with another's could never be told from it, and is left out."""
     objects = sorted({fact.obj for fact in facts})
-    ids = {obj: tuple(base.encode(" " + obj)) for obj in objects}
+    ids = {obj: _behind_a_word(base, obj) for obj in objects}
     whole = set(ids.values())
     index: dict[str, int] = {}
     left_out: dict[str, str] = {}
@@ -170,12 +171,18 @@ def vocabulary_candidates(base: BaseModel, facts: Sequence[Fact]) -> Candidates:
     index: dict[str, int] = {}
     left_out: dict[str, str] = {}
     for obj in sorted({fact.obj for fact in facts}):
-        ids = base.encode(" " + obj)
+        ids = _behind_a_word(base, obj)
         if len(ids) == 1:
             index[obj] = ids[0]
         else:
             left_out[obj] = "it is several tokens"
     return Candidates(label_tree([(token,) for token in range(base.vocab_size)]), index, left_out)
+
+
+def _behind_a_word(base: BaseModel, obj: str) -> tuple[int, ...]:
+    """The tokens of an object and the space in front of it, as they stand inside of a text: no word joins across a space."""
+    joined = join(base, ("a", " " + obj))
+    return joined.ids[joined.begin(1) :]
 
 
 def known_facts(facts: Sequence[Fact], candidates: Candidates) -> list[Fact]:

@@ -30,11 +30,11 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino import formats
-from sordino.evaluation.answers import TaskConfig, score_texts, together
+from sordino.evaluation.answers import TaskConfig, score_rows, together
 from sordino.evaluation.classification import Answers, closed, majority
 from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluation.confidence import Floats, interval, resampled_means
-from sordino.evaluation.tasks import Labels, Texts, cut_texts, drawn_shots, labels_of
+from sordino.evaluation.tasks import Labels, drawn_shots, labels_of
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
@@ -43,7 +43,7 @@ from sordino.texts.reading import read_pieces
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
 
 INSTRUCTIONS = (
     "Say whether each film review is good or bad.",
@@ -111,7 +111,7 @@ def validate(
     name = "-".join(str(value).replace("/", " ")[:40] for value in recipe.values())
     prompt = trained(base, training, recipe, 0, state / f"try {name}.zip")
     seconds = time.monotonic() - began
-    logp_NCL = score_texts(base, [soft_prompt(base, "", prompt)], texts_of(base, validation), labels, CONFIG)
+    logp_NCL = score_rows(base, [soft_prompt(base, "", prompt)], validation, labels, CONFIG)
     right_N = right_of(labels, validation)
     correct_N = logp_NCL[:, 0].argmax(axis=1) == right_N
     nll = -closed(logp_NCL[:, 0])[np.arange(len(right_N)), right_N].mean()
@@ -129,14 +129,14 @@ def measured(
     state: Path,
 ) -> list[dict[str, Any]]:
     """The rows of the result. Everything that took long is in `state` as soon as it is known."""
-    right_N, texts = right_of(labels, heldout), texts_of(base, heldout)
+    right_N = right_of(labels, heldout)
 
     def scored(name: str, make: Callable[[], Condition]) -> Answers:
         path = state / f"{name} {len(heldout)}.npy"
         condition = make()
         if not path.exists():
             began = time.monotonic()
-            logp_NCL = score_texts(base, [condition], texts, labels, CONFIG)
+            logp_NCL = score_rows(base, [condition], heldout, labels, CONFIG)
             np.save(path, logp_NCL[:, 0])
             accuracy = (logp_NCL[:, 0].argmax(axis=1) == right_N).mean()
             print(f"{name}: {accuracy:.4f} in {time.monotonic() - began:.0f} s", flush=True)
@@ -172,7 +172,7 @@ def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], 
     run.mkdir(exist_ok=True)
     data = TrainSet(examples, (), data_hash(training))
     resume = (run / FILE).exists()
-    *_, finished = train(base, data, config, run, start.matrix_PD, resume=resume)
+    *_, finished = train(base, Run("", data, config, run, start.matrix_PD), resume=resume)
     assert isinstance(finished, Finished)
     metadata = Metadata(name=path.stem, base=base.ref, placement=placement_of(base, config), training=dict(recipe))
     prompt = SoftPrompt(finished.matrix_PD.detach().numpy(), metadata)
@@ -187,11 +187,11 @@ def chosen_text(
     """The instruction, and the draw of `count` examples, that are best on validation rows: every instruction with one draw, then
     the best of them with DRAWS - 1 others."""
     path = state / f"choice {count}.json"
-    right_N, texts = right_of(labels, validation), texts_of(base, validation)
+    right_N = right_of(labels, validation)
 
     def accuracies(tried: Sequence[tuple[str, int]]) -> list[float]:
         conditions = [with_examples(base, text, drawn_shots(training, count, seed=draw)) for text, draw in tried]
-        logp_NCL = score_texts(base, conditions, texts, labels, CONFIG)
+        logp_NCL = score_rows(base, conditions, validation, labels, CONFIG)
         return [float(hits) for hits in (logp_NCL.argmax(axis=2) == right_N[:, None]).mean(axis=0)]
 
     if not path.exists():
@@ -265,10 +265,6 @@ def table(
 
 def name(line: Answers) -> str:
     return line.kind if line.kind in ("majority", "no prompt") else line.label
-
-
-def texts_of(base: BaseModel, pieces: Sequence[Piece]) -> Texts:
-    return cut_texts(base, pieces, CONFIG.row_tokens)
 
 
 def right_of(labels: Labels, pieces: Sequence[Piece]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -21,8 +21,9 @@ from benchmarks.measuring import alternate, arguments, medians, paired_ratio, sa
 from sordino.forward.packing import with_leading_ids
 from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
+from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
-from sordino.training.gradient import loss_and_gradient, mean_nll
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 
 # What `sordino train` uses: a step of more positions is accumulated over several passes, the prompt run once for all.
 PASS_TOKENS = TrainConfig().pass_tokens
@@ -57,10 +58,10 @@ def measure(base: BaseModel, name: str, examples: Sequence[Example], tokens: int
 
     def step() -> float:
         matrix.grad = None
-        return loss_and_gradient(base, matrix, "start", examples, pass_tokens=PASS_TOKENS)
+        return losses_and_gradients(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
 
     def forward() -> float:
-        return mean_nll(base, matrix, "start", examples, pass_tokens=PASS_TOKENS)
+        return mean_nlls(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
 
     ours, theirs = step(), peft_step()
     if abs(ours - theirs) > (1e-3 if base.dtype == torch.float32 else 2e-2):
@@ -128,8 +129,8 @@ def ragged(base: BaseModel, corpus: Path, count: int) -> list[Example]:
     chosen = random.Random(0).sample(records, count)
     examples = []
     for record in chosen:
-        prompt, completion = base.encode(record["prompt"]), base.encode(record["completion"])
-        examples.append(Example((*prompt, *completion), (False,) * len(prompt) + (True,) * len(completion), ""))
+        joined = join(base, (record["prompt"], record["completion"]))
+        examples.append(Example(joined.ids, joined.touches({1}), ""))
     return examples
 
 

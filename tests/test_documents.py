@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from benchmarks.table import PAGE, page, targets
+from benchmarks.table import PAGE, headlines, page
 from sordino.cli import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -56,4 +56,12 @@ def test_the_patterns_find_what_they_are_for() -> None:
 def test_the_tables_are_those_of_the_committed_results() -> None:
     """After a benchmark: python -m benchmarks.table, then make readme."""
     assert PAGE.read_text(encoding="utf-8") == "\n".join(page()).rstrip() + "\n"
-    assert "\n".join(targets()) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(headlines()) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_shows_the_first_sample_of_its_page() -> None:
+    readme, samples = (REPOSITORY / name for name in ("README.md", "docs/samples.md"))
+    assert len(readme.read_text(encoding="utf-8").splitlines()) < 120
+    first = re.search(r"make readme: sample -->\n(.*?)<!-- end", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert first
+    assert first[1].strip() in samples.read_text(encoding="utf-8")

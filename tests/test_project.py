@@ -24,12 +24,19 @@ PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-
 
 # Not imported here: transformers wants accelerate to read a .gguf file, fastapi python-multipart to read an upload, uvicorn
 # websockets for what is live on the page. The page is part of the server, whose extra `ui` brings along.
-USED_BY_OTHERS = {"core": {"accelerate"}, "serve": {"python_multipart"}, "ui": {"websockets", "sordino"}, "gguf": set()}
+USED_BY_OTHERS = {
+    "core": {"accelerate"},
+    "serve": {"python_multipart"},
+    "ui": {"websockets", "sordino"},
+    "gguf": set(),
+    "texts": set(),
+}
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
-    "serve": ("server/*.py", "ui/*.py", "cli/serving.py"),
+    "serve": ("server/**/*.py", "cli/serve.py"),
     "ui": (),
-    "gguf": ("engine/llama_context.py",),
+    "gguf": ("engine/runners/llama_context.py",),
+    "texts": ("texts/web_pages.py",),
 }
 
 JUNIT = """<testsuites><testsuite>

@@ -129,13 +129,78 @@ def test_modes_are_the_users_and_links_are_followed(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o440
 
 
-def test_what_killed_processes_left_is_swept_after_a_day_and_not_before(tmp_path: Path) -> None:
-    for name, age in (("0" * 16, 2 * 86400), ("1" * 16, 3600)):
-        (tmp_path / f".sordino-{name}.tmp").write_bytes(b"half")
-        then = time.time() - age
-        os.utime(tmp_path / f".sordino-{name}.tmp", (then, then))
+def left_behind(folder: Path, number: int, age: float) -> str:
+    path = folder / f".sordino-{number:016x}.tmp"
+    path.write_bytes(b"half")
+    then = time.time() - age
+    os.utime(path, (then, then))
+    return path.name
+
+
+@posix_only
+def test_what_killed_processes_left_is_swept_by_the_next_write(tmp_path: Path) -> None:
+    left_behind(tmp_path, 0, age=1)
+    (tmp_path / f".sordino-{'1' * 16}.tmp").mkdir()
+    (tmp_path / f".sordino-{'1' * 16}.tmp" / "weights").write_bytes(b"half")
+    (tmp_path / f".sordino-{'2' * 16}.tmp").symlink_to(tmp_path)
     write_bytes(tmp_path / "a", b"new")
-    assert names(tmp_path) == [f".sordino-{'1' * 16}.tmp", "a"]
+    assert names(tmp_path) == [f".sordino-{'2' * 16}.tmp", "a"]
+
+
+def test_what_another_process_still_writes_to_is_not_swept(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as temporary, atomic_folder(tmp_path / "f") as folder:
+        temporary.write_bytes(b"1")
+        (folder / "x").write_bytes(b"2")
+        for path in (temporary, folder):
+            os.utime(path, (1, 1) if os.name == "posix" else None)
+        code = "import sys; from pathlib import Path; from sordino.storage import write_bytes; write_bytes(Path(sys.argv[1]), b'3')"
+        source = str(Path(storage.__file__).parents[1])
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "b")], env={**os.environ, "PYTHONPATH": source}, check=True
+        )
+    assert [(tmp_path / name).read_bytes() for name in ("a", "f/x", "b")] == [b"1", b"2", b"3"]
+
+
+def test_where_there_are_no_locks_it_is_swept_after_a_day_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_locked", lambda path: None)
+    left_behind(tmp_path, 0, age=2 * 86400)
+    young = left_behind(tmp_path, 1, age=3600)
+    write_bytes(tmp_path / "a", b"new")
+    assert names(tmp_path) == [young, "a"]
+
+
+def body_raises(path: Path, error: Exception, *, folder: bool) -> None:
+    with atomic_folder(path) if folder else atomic_file(path):
+        raise error
+
+
+@pytest.mark.parametrize("folder", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(errno.EACCES, "Permission denied", "/somewhere/texts.txt"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "weights.safetensors"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError("the hub does not answer"),
+        ValueError("No such file or directory (os error 2)"),
+    ],
+)
+def test_what_the_body_meets_elsewhere_is_not_called_a_failed_write(
+    tmp_path: Path, error: Exception, *, folder: bool
+) -> None:
+    with pytest.raises(type(error)) as caught:
+        body_raises(tmp_path / "a", error, folder=folder)
+    assert caught.value is error
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_full_disk_is_known_in_the_words_of_libraries_in_rust(tmp_path: Path, *, folder: bool) -> None:
+    error = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(StorageError, match=r"could not be written \(No space left on device\)"):
+        body_raises(tmp_path / "a", error, folder=folder)
 
 
 def folder_of(path: Path, **files: str) -> None:
@@ -144,23 +209,29 @@ def folder_of(path: Path, **files: str) -> None:
             (temporary / name).write_text(text)
 
 
-@pytest.mark.parametrize("one_step", [True, False])
-def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, one_step: bool) -> None:
-    if not one_step:
-        monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     folder_of(tmp_path / "f", a="1")
     folder_of(tmp_path / "f", a="2", b="2")
     assert {file.name: file.read_text() for file in (tmp_path / "f").iterdir()} == {"a": "2", "b": "2"}
     assert names(tmp_path) == ["f"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="one step on Linux only")
-def test_a_folder_is_swapped_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder_of(tmp_path / "f", a="1")
-    # With a rename, there would be a moment without the folder.
-    monkeypatch.delattr(os, "rename")
-    folder_of(tmp_path / "f", a="2")
-    assert (tmp_path / "f" / "a").read_text() == "2"
+def test_a_folder_whose_place_was_empty_at_a_kill_is_put_back_by_the_next_write(tmp_path: Path) -> None:
+    folder_of(tmp_path / "f", a="old")
+    os.rename(tmp_path / "f", tmp_path / f"f.old-{'0' * 16}")
+    with pytest.raises(ValueError, match="stop"):
+        write_half_a_folder(tmp_path / "f", ValueError("stop"))
+    assert names(tmp_path) == ["f"]
+    assert (tmp_path / "f" / "a").read_text() == "old"
+
+
+def test_an_old_folder_that_a_kill_left_beside_the_new_one_goes(tmp_path: Path) -> None:
+    folder_of(tmp_path / "f", a="new")
+    for number, file in ((0, "a"), (1, "thesis")):
+        folder_of(tmp_path / f"f.old-{number:016x}", **{file: "old"})
+    folder_of(tmp_path / "f", a="newer")
+    # What the new one does not hold is nobody's to delete.
+    assert names(tmp_path) == ["f", f"f.old-{1:016x}"]
 
 
 def test_a_failing_body_leaves_the_old_folder_or_none(tmp_path: Path) -> None:
@@ -183,7 +254,6 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_second_rename_that_fails_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "f", a="1")
-    monkeypatch.setattr(storage, "_exchange", lambda first, second: False)
     rename, calls = os.rename, []
 
     def failing_once(source: Path, target: Path) -> None:
@@ -247,21 +317,27 @@ def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> N
         content = target.read_bytes()
         assert len(content) == 16 * 4096
         assert len(set(content)) == 1
-        torn_temporaries = len(names(tmp_path)) - 1
+        torn_temporaries += len(names(tmp_path)) - 1
+        assert len(names(tmp_path)) <= 2, "what one kill leaves the next process cleans"
     # Without a kill in the middle of a write, the test would have shown nothing.
     assert torn_temporaries > 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="one step on Linux only")
+@posix_only
 def test_a_killed_writer_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
-    target, dice = tmp_path / "f", random.Random(1)
+    target, dice, torn = tmp_path / "f", random.Random(1), 0
     folder_of(target, a="x" * 4096, b="x" * 4096, c="x" * 4096)
     for _ in range(8):
         kill_in_the_middle(FOLDER_WRITER, target, dice.uniform(0, 0.02))
-        contents = {(target / name).read_bytes() for name in "abc"}
+        # Killed between the two renames: the old folder is beside it.
+        (place,) = [target] if target.exists() else list(tmp_path.glob("f.old-*"))
+        contents = {(place / name).read_bytes() for name in "abc"}
         assert len(contents) == 1
         assert len(contents.pop()) == 4096
-    assert len(names(tmp_path)) > 1
+        torn += len(names(tmp_path)) > 1
+    assert torn
+    folder_of(target, a="y" * 4096, b="y" * 4096, c="y" * 4096)
+    assert names(tmp_path) == ["f"]
 
 
 @pytest.mark.parametrize("linked", [True, False], ids=["drives with links", "drives without"])

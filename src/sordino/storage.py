@@ -1,12 +1,13 @@
 """Writes that a kill cannot tear: after one, the old file or the new file is there, whole.
 
-The new content goes to a temporary name in the same folder, is flushed to the disk, and takes the place of the old in
-one step (os.replace). What a killed process leaves behind is a `.sordino-*.tmp`, swept by the next write a day later.
+The new content goes to a temporary name in the same folder, is flushed to the disk, and takes the place of the old in one step
+(os.replace). A folder takes two renames: `atomic_folder` says how it stays safe between them. What a killed process leaves is a
+`.sordino-*.tmp`, which the next write into the folder removes: a writer holds a lock on it, which ends with the process. Where
+the system or the drive has no such locks, it is removed after a day.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
@@ -18,10 +19,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+if sys.platform != "win32":
+    import fcntl
+
 from sordino.errors import BadInput, StorageError
 
 _TEMPORARY = re.compile(r"\.sordino-[0-9a-f]{16}\.tmp")
 _ABANDONED_AFTER_SECONDS = 24 * 3600
+_REFUSALS = frozenset({errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM})
+# Libraries in Rust (safetensors, tokenizers) tell the number in the text of an error of their own.
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -32,19 +39,17 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     is followed, and the mode of an existing file is kept. replace: what has the name by then; else BadInput says that it is
     taken, however late somebody took it. Raises BadInput where `path` cannot be a file (a folder, or
     in a folder that is not there), StorageError where the disk refuses (full, read-only, no permission, held open on
-    Windows).
+    Windows). What the body raises for other reasons stays what it is.
     """
     target = _target(path)
     if target.is_dir():
         raise BadInput("cannot write a file here", where=path, expected="a file name", got="a folder")
     if target.exists() and not target.is_file():
         raise BadInput("cannot write a file here", where=path, expected="a file name", got="a device or a pipe")
-    temporary = _temporary_beside(target)
-    with _storage_errors(path):
-        try:
-            # Not mkstemp: its mode 0600 would hide the file from the other users of a shared folder.
-            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with _temporary(path, target.parent, folder=False) as temporary:
+        with storage_errors(path, body=temporary):
             yield temporary
+        with storage_errors(path):
             _flush_file(temporary)
             _keep_mode(target, temporary)
             if replace:
@@ -53,10 +58,7 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
                 raise BadInput(
                     "there is a file of this name", where=path, do="replace it with --force, or choose another name"
                 )
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-        _flush_folder(target.parent)
+    _flush_folder(target.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -67,10 +69,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def make_folder(path: Path) -> None:
     """A folder, and those that it lies in, where they are not there. Raises StorageError."""
-    try:
+    with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder cannot be made ({error.strerror})", where=path) from error
 
 
 @contextmanager
@@ -78,40 +78,103 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path` to fill; when the body ends well, it becomes `path`.
 
     An existing folder is replaced, but only if it holds nothing that the new one does not write again: a slip of the
-    keyboard must not delete somebody's documents (BadInput). The swap is one step on Linux; elsewhere it is two
-    renames, and a kill between them leaves the old folder as `NAME.old-*` beside `path`. Otherwise raises as
-    `atomic_file` does.
+    keyboard must not delete somebody's documents (BadInput). It is first renamed to `NAME.old-*` beside `path`: a process that
+    is killed before the new one has the name leaves the old folder there, whole, and the next write to `path` puts it back.
+    Otherwise raises as `atomic_file` does.
     """
     target = _target(path)
     if target.exists() and not target.is_dir():
         raise BadInput("cannot write a folder here", where=path, expected="a folder name", got="a file")
-    temporary = _temporary_beside(target)
-    with _storage_errors(path):
-        try:
-            temporary.mkdir()
+    _put_back(target)
+    with _temporary(path, target.parent, folder=True) as temporary:
+        with storage_errors(path, body=temporary):
             yield temporary
-            _refuse_losses(path, target, temporary)
+        _refuse_losses(path, target, temporary)
+        with storage_errors(path):
             for file in _files_in(temporary):
                 _flush_file(temporary / file)
             _flush_folder(temporary)
-            _swap_folders(temporary, target)
-        finally:
-            # After a swap, this is the old folder.
-            shutil.rmtree(temporary, ignore_errors=True)
-        _flush_folder(target.parent)
+            _take_place(temporary, target)
+    _flush_folder(target.parent)
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty temporary folder in `parent`, removed afterwards, or after a kill by the next write there. Raises StorageError."""
+    with _temporary(parent, parent, folder=True) as temporary:
+        yield temporary
+
+
+@contextmanager
+def _temporary(path: Path, parent: Path, *, folder: bool) -> Iterator[Path]:
+    """A new file or folder in `parent`, locked; what is left of it at the end is removed."""
+    with storage_errors(path):
+        _sweep(parent)
+        temporary, lock = _made(parent, folder=folder)
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        if lock is not None:
+            os.close(lock)
+
+
+def _made(parent: Path, *, folder: bool) -> tuple[Path, int | None]:
+    """A new temporary file or folder, and the descriptor of its lock, as `_locked`."""
+    while True:
+        temporary = parent / f".sordino-{secrets.token_hex(8)}.tmp"
+        if folder:
+            temporary.mkdir()
+        else:
+            # Not mkstemp: its mode 0600 would hide the file from the other users of a shared folder.
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            lock = _locked(temporary)
+        except (FileNotFoundError, BlockingIOError):
+            # Another process sweeps it between the two calls.
+            continue
+        if lock is None or temporary.exists():
+            return temporary, lock
+        os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor with a lock on `path`; None where the system or the drive has no locks. BlockingIOError where it is taken."""
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+@contextmanager
+def storage_errors(path: Path, *, body: Path | None = None) -> Iterator[None]:
+    """What the disk refuses as StorageError. body: the folder or file that somebody else's code writes to inside: what other files
+    and networks refuse it stays what it is."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        rust = _RUST_OS_ERROR.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
+        named = getattr(error, "filename", None)
+        if body is None:
+            ours = isinstance(error, OSError)
+        elif isinstance(named, (str, bytes, os.PathLike)):
+            ours = Path(os.fsdecode(named)).is_relative_to(body)
+        else:
+            ours = number in _REFUSALS
+        if not ours:
+            raise
         state = "the old one is intact" if path.exists() else "nothing was written"
-        raise StorageError(
-            f"could not be written ({error.strerror or type(error).__name__})",
-            where=path,
-            do=f"{state}; make room, close programs that hold it open, or write to another folder",
-        ) from error
+        why = os.strerror(number) if number else type(error).__name__
+        do = f"{state}; make room, close programs that hold it open, or write to another folder"
+        raise StorageError(f"could not be written ({why})", where=path, do=do) from error
 
 
 def _target(path: Path) -> Path:
@@ -121,22 +184,27 @@ def _target(path: Path) -> Path:
     return target
 
 
-def _temporary_beside(target: Path) -> Path:
-    _sweep(target.parent)
-    return target.parent / f".sordino-{secrets.token_hex(8)}.tmp"
-
-
 def _sweep(folder: Path) -> None:
-    """Remove what processes killed more than a day ago left in `folder`."""
-    limit = time.time() - _ABANDONED_AFTER_SECONDS
+    """Remove what killed processes left in `folder`."""
     # A courtesy: a folder that cannot be listed, or a file that another process sweeps first, is no reason to fail.
     with suppress(OSError):
         for entry in list(os.scandir(folder)):
-            if _TEMPORARY.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < limit:
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
+            if not _TEMPORARY.fullmatch(entry.name) or entry.is_symlink():
+                continue
+            # Also where its writer holds the lock.
+            with suppress(OSError):
+                lock = _locked(Path(entry.path))
+                if lock is not None or time.time() - entry.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
+                    _remove(Path(entry.path))
+                if lock is not None:
+                    os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _keep_mode(target: Path, temporary: Path) -> None:
@@ -204,31 +272,28 @@ def _refuse_losses(path: Path, target: Path, temporary: Path) -> None:
         )
 
 
-def _swap_folders(new: Path, target: Path) -> None:
-    """`new` becomes `target`; what was there, if anything, gets the name of `new`."""
+def _take_place(new: Path, target: Path) -> None:
+    """`new` becomes `target`; what was there, if anything, is removed."""
     if not target.exists():
         os.rename(new, target)
         return
-    if _exchange(new, target):
-        return
-    # Not a temporary name: it is never swept.
+    # Not a temporary name: it is the only copy until the second rename.
     old = target.with_name(f"{target.name}.old-{secrets.token_hex(8)}")
     os.rename(target, old)
     try:
         os.rename(new, target)
-    except OSError:
+    except BaseException:
         os.rename(old, target)
         raise
-    os.rename(old, new)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step, with Linux's renameat2. False where the system or the drive has no such call."""
-    if sys.platform != "linux":
-        return False
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
-        return False
-    at_fdcwd, rename_exchange = -100, 2
-    return bool(renameat2(at_fdcwd, os.fsencode(first), at_fdcwd, os.fsencode(second), rename_exchange) == 0)
+def _put_back(target: Path) -> None:
+    """What a process that was killed in `_take_place` left: the old folder gets its name back where nothing has it."""
+    left = re.compile(re.escape(target.name) + r"\.old-[0-9a-f]{16}")
+    with suppress(OSError):
+        for old in [entry for entry in target.parent.iterdir() if left.fullmatch(entry.name) and entry.is_dir()]:
+            if not target.exists():
+                os.rename(old, target)
+            elif not _files_in(old) - _files_in(target):
+                shutil.rmtree(old, ignore_errors=True)

@@ -110,7 +110,7 @@ def plain(embeds: torch.Tensor, text: list[int], label: list[int]) -> float:
     return float(plain_nll(base.network, embeds, [*text, *label], labelled).sum())
 
 
-def test_examples_stand_behind_the_instruction_tokenised_apart() -> None:
+def test_examples_stand_behind_the_instruction_with_a_blank_line_after_each() -> None:
     base = tiny_llama()
     shots = [Piece("a", "completion", " good", prompt="Review: x\nVerdict:")]
     condition = with_examples(base, "Good or bad?", shots)

@@ -87,7 +87,7 @@ def test_six_states_look_as_they_did(bare: Server, chromium: Browser, tmp_path: 
 
 
 def _lay_run(place: Path) -> None:
-    """As ui/jobs.py keeps a run that is done."""
+    """As training/queue.py keeps a run that is done."""
     folder = place / "voice.run"
     folder.mkdir(parents=True)
     job = {"name": "Keeper's log", "model": "smollm2", "created": 0.0, "flags": [], "asked": "train"}

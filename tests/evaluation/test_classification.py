@@ -30,7 +30,7 @@ def line(kind: str, label: str, said: np.ndarray, **more: object) -> Answers:
 
 
 def test_every_measure_by_hand() -> None:
-    (found,) = summarise([line("soft prompt", "a", SAID)], RIGHT, [1, 1, 1], resamples=200, seed=0)
+    (found,) = summarise([line("soft prompt", "a", SAID)], RIGHT, np.ones(8, int), resamples=200, seed=0)
     assert found.accuracy.value == 5 / 8
     # TP, FP, FN: label 0: 2, 1, 1; label 1: 2, 2, 1; label 2: 1, 0, 1.
     assert found.macro_f1.value == pytest.approx((4 / 6 + 4 / 7 + 2 / 3) / 3)
@@ -45,7 +45,7 @@ def test_every_measure_by_hand() -> None:
 
 def test_a_label_that_never_occurs_is_left_out_of_macro_f1() -> None:
     said = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
-    (found,) = summarise([line("soft prompt", "a", said)], np.array([0, 1]), [1, 1, 1], resamples=100, seed=0)
+    (found,) = summarise([line("soft prompt", "a", said)], np.array([0, 1]), np.ones(2, int), resamples=100, seed=0)
     assert found.macro_f1.value == 1
     # Two rows are too few to draw from.
     assert found.accuracy.interval is None
@@ -63,7 +63,7 @@ def test_differences_are_paired_by_row() -> None:
         return np.column_stack([first, 1 - first])
 
     lines = [line("soft prompt", "a", said(hit)), line("no prompt", "no prompt", said(worse))]
-    _, other = summarise(lines, right, [1, 1], resamples=2000, seed=0)
+    _, other = summarise(lines, right, np.ones(400, int), resamples=2000, seed=0)
     less = other.differences["a"]
     assert less.value == pytest.approx(10 / 400)
     low, high = less.interval or (0, 0)
@@ -76,7 +76,7 @@ def test_the_mean_of_members_is_the_mean_of_their_measures() -> None:
     right = random.integers(0, 3, 60)
     members = [line("soft prompt", str(n), random.dirichlet(np.ones(3), 60)) for n in range(3)]
     mean = Answers("mean member", "3 soft prompts", 3, members[0].logp_NL, members=(0, 1, 2))
-    *single, averaged = summarise([*members, mean], right, [1, 1, 1], resamples=200, seed=0)
+    *single, averaged = summarise([*members, mean], right, np.ones(60, int), resamples=200, seed=0)
     for name in ("accuracy", "macro_f1", "calibration_error", "nll"):
         assert getattr(averaged, name).value == pytest.approx(np.mean([getattr(one, name).value for one in single]))
     assert sum(averaged.differences[str(n)].value for n in range(3)) == pytest.approx(0, abs=1e-12)
@@ -86,8 +86,9 @@ def test_the_mean_of_members_is_the_mean_of_their_measures() -> None:
 def test_nll_of_a_label_and_of_a_token_are_those_among_all_texts() -> None:
     said = SAID * 0.01
     raw = np.log(said[np.arange(8), RIGHT])
+    tokens = np.array([1, 2, 3])[RIGHT]
     (found,) = summarise(
-        [Answers("soft prompt", "a", 3, closed(np.log(said)), raw)], RIGHT, [1, 2, 3], resamples=100, seed=0
+        [Answers("soft prompt", "a", 3, closed(np.log(said)), raw)], RIGHT, tokens, resamples=100, seed=0
     )
     assert found.nll.value == pytest.approx(-np.log(SAID[np.arange(8), RIGHT]).mean())
     assert found.nll_per_label == pytest.approx(-raw.mean())

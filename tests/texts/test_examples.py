@@ -34,12 +34,16 @@ class FakeBase:
         self.tokenizer: Any = SimpleNamespace(eos_token_id=eos)
 
     def encode(self, text: str) -> list[int]:
-        found = re.findall(r" ?\w+| ?[^\w\s]|\s", text)
-        return [self.words.setdefault(word, 10 + len(self.words)) for word in found]
+        return self.encode_spans(text)[0]
 
-    def encode_markup(self, text: str) -> list[int]:
-        parts = re.split(f"({'|'.join(MARKS)})", text)
-        return [i for part in parts for i in ([MARKS[part]] if part in MARKS else self.encode(part))]
+    def encode_spans(self, text: str, *, markup: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        marks = f"{'|'.join(MARKS)}|" if markup else ""
+        found = list(re.finditer(rf"{marks} ?\w+| ?[^\w\s]|\s", text))
+        ids = [
+            MARKS[word] if markup and word in MARKS else self.words.setdefault(word, 10 + len(self.words))
+            for word in (match[0] for match in found)
+        ]
+        return ids, [match.span() for match in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         known = {i: word for word, i in (*self.words.items(), *MARKS.items())}
@@ -114,10 +118,9 @@ def test_a_completion_is_labelled_with_its_end_and_its_prompt_is_not() -> None:
     assert examples(FakeBase(), Piece("a", "completion", "blue")) == ["[blue<end>]"]
 
 
-def test_prompt_and_completion_are_tokenised_apart() -> None:
-    base = FakeBase()
-    (made,) = make_examples([Piece("a", "completion", "light", "moon")], base, max_tokens=9).examples
-    assert list(made.ids) == [*base.encode("moon"), *base.encode("light"), END] != [*base.encode("moonlight"), END]
+def test_a_token_across_the_join_is_learned_whole() -> None:
+    assert examples(FakeBase(), Piece("a", "completion", "light at sea", "By moon")) == ["By[ moonlight at sea<end>]"]
+    assert examples(FakeBase(), Piece("a", "completion", "yes", "Verdict: ")) == ["Verdict:[ yes<end>]"]
 
 
 def test_a_long_prompt_loses_its_left_and_no_label() -> None:
@@ -139,13 +142,16 @@ def test_every_label_is_in_exactly_one_example_and_behind_its_own_context(
     ids, wanted, segments = 100, [], []
     for free, target in runs:
         for length, labelled in ((free, False), (target, True)):
-            segments.append((" ".join(str(i) for i in range(ids, ids + length)), labelled))
+            segments.append(("".join(f"{i} " for i in range(ids, ids + length)), labelled))
             wanted += list(range(ids, ids + length)) if labelled else []
             ids += length
     base = SimpleNamespace(
         tokenizer=SimpleNamespace(eos_token_id=None),
         bos_ids=(),
-        encode_markup=lambda text: [int(w) for w in text.split()],
+        encode_spans=lambda text, *, markup: (
+            [int(word) for word in text.split()],
+            [match.span() for match in re.finditer(r"\d+", text)],
+        ),
         encode=None,
         chat_segments=lambda messages: segments,
     )

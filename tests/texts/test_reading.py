@@ -222,7 +222,7 @@ def test_a_space_behind_a_prompt_belongs_to_the_completion(tmp_path: Path) -> No
         ('{"text": 3}', "`text` is not text"),
         ('{"prompt": ["x"], "completion": "y"}', "`prompt` is not text"),
         ('{"messages": "x"}', "`messages` is not a list"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', "role 'tool'"),
+        ('{"messages": [{"role": "narrator", "content": "x"}]}', "role 'narrator'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "content"),
         ('{"messages": ["x"]}', "a message of no known shape"),
         ('["x"]', "not an object"),
@@ -385,20 +385,34 @@ def test_the_corpora_beside_the_project(shared_dir: Path) -> None:
     assert counts == {"carroll": 2, "austen": 2, "bierce": 744 + 132, "reviews": 4800}
 
 
+KEYS = (
+    "text", "prompt", "completion", "messages", "mes", "actions", "role", "content", "conversations", "from", "value",
+    "instruction", "input", "output", "history", "system", "response", "question", "answer", "weight", "train", "name",
+    "tool_calls", "function", "arguments", "internal", "channel", "author", "savedsettings",
+)  # fmt: skip
+MARKS = (
+    b"a<|endoftext|>b",
+    b"<s>[INST]a[/INST]b</s>",
+    b"<html><p>a&amp;</b>",
+    b"sep=;\ntext;n\n",
+    b"<|im_start|>user\n<|im_end|>",
+)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.one_of(
         st.binary(max_size=200),
         st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")),
         st.sampled_from(
-            [b'{"text": "a"}\n', b"text,id\na,1\n", b'{"mes": "x", "name": "y"}\n', b'"\n', b"\\ud800", b"[]"]
+            [b'{"text": "a"}\n', b"text,id\na,1\n", b'{"mes": "x", "name": "y"}\n', b'"\n', b"\\ud800", b"[]", *MARKS]
         ),
         st.recursive(
             st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5)),
             lambda inner: st.one_of(
                 st.lists(inner, max_size=3),
                 st.dictionaries(
-                    st.sampled_from(["text", "prompt", "completion", "messages", "mes", "actions", "role", "content"]),
+                    st.sampled_from(KEYS),
                     inner,
                     max_size=4,
                 ),
@@ -406,7 +420,7 @@ def test_the_corpora_beside_the_project(shared_dir: Path) -> None:
             max_leaves=8,
         ).map(lambda value: json.dumps(value).encode()),
     ),
-    name=st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.json"]),
+    name=st.sampled_from(["a.txt", "a.jsonl", "a.csv", "a.tsv", "a.json", "a.html"]),
 )
 def test_any_bytes_give_clean_pieces_or_our_error(tmp_path: Path, data: bytes, name: str) -> None:
     pieces: tuple[Piece, ...] = ()

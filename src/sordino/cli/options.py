@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -10,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from sordino.errors import ConfigError
+from sordino.settings import Setting, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -114,3 +116,38 @@ def base_model_options(command: Decorated) -> Decorated:
     for option in (json_option(), library_option(), dtype_option(), device_option(), model_option()):
         command = option(command)
     return command
+
+
+def setting_options(cls: type, *names: str, given_as: str, only_given: bool = False) -> Decorator:
+    """Options for the settings `names` (all without) of a settings class, which the command gets as one value, `given_as`.
+
+    That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
+    more. Flag, type, choices, default and help come from the fields. Raises ConfigError, from the class's own checks.
+    """
+    chosen = {name: each for name, each in settings_of(cls).items() if name in names or not names}
+    assert not set(names) - set(chosen), names
+
+    def decorate(command: Decorated) -> Decorated:
+        @functools.wraps(command)
+        def with_settings(*args: Any, **options: Any) -> Any:
+            values = {name: options.pop(name) for name in chosen}
+            given = {name: value for name, value in values.items() if value is not None}
+            if only_given:
+                given = {name: value for name, value in given.items() if was_given(name)}
+            return command(*args, **options, **{given_as: given if only_given else cls(**given)})
+
+        for each in reversed(chosen.values()):
+            with_settings = _setting_option(each)(with_settings)
+        return with_settings  # type: ignore[return-value]
+
+    return decorate
+
+
+def _setting_option(each: Setting) -> Decorator:
+    default = each.about.shown or ("" if each.default in (None, "", False) else f"{each.default}")
+    help = each.about.help + (f"  [default: {default}]" if default else "")
+    if each.kind is bool:
+        return click.option(each.flag, is_flag=True, help=help)
+    # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
+    kind: Any = click.Choice(each.choices) if each.choices else each.kind
+    return click.option(each.flag, type=kind, default=None, metavar=each.about.unit or None, help=help)

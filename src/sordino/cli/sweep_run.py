@@ -29,19 +29,20 @@ from sordino.errors import BadInput, TrainingError
 from sordino.library.names import safe_name
 from sordino.library.outputs import check_folder
 from sordino.models.base_model import BaseModel
+from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import TrainConfig
 from sordino.training.events import Event, Finished, Lost, Step
 from sordino.training.job import Job
-from sordino.training.run import estimate_together
+from sordino.training.run import TextPaths, estimate_group
 from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import FACTORS, Spec
 from sordino.training.sweep.halving import share_of
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
-from sordino.training.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
+from sordino.training.sweep.running import BEGAN, Member, measure_members, members_of, train_members
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
 
@@ -51,15 +52,15 @@ class Sweep:
     """A sweep as it was asked for: kept in its folder, so that --resume needs nothing else."""
 
     spec: Spec
-    texts: Texts
+    texts: TextPaths
     folder: Path
     device: str | None
     dtype: str | None
 
     def folder_of(self, model: str) -> Path:
-        """A model's own, whatever its name is. Links are not followed: a sweep that goes on knows the model by its whole path."""
+        """A model's own, whatever its name is; the same for a sweep that goes on and knows the model by its whole path."""
         number = self.spec.model.index(model) + 1
-        return self.folder / f"{number}-{safe_name(Path(os.path.abspath(model)).name)}"
+        return self.folder / f"{number}-{safe_name(Path(absolute_name(model)).name)}"
 
 
 def run(options: Mapping[str, Any]) -> None:
@@ -101,7 +102,7 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
         full=options["full"],
         split_seed=options["split_seed"],
     )
-    texts = Texts(options["data"], options["heldout"], options["speaker"])
+    texts = TextPaths(options["data"], options["heldout"], options["speaker"])
     return Sweep(spec, texts, folder, options["device"], options["dtype"])
 
 
@@ -114,7 +115,7 @@ def _store(asked: Sweep) -> None:
             (folder / left).unlink(missing_ok=True)
     for path in (asked.folder / RESULTS, asked.folder / WINNER, *asked.folder.glob("heldout-by-*.png")):
         path.unlink(missing_ok=True)
-    models = [os.path.abspath(model) if Path(model).exists() else model for model in asked.spec.model]
+    models = [absolute_name(model) for model in asked.spec.model]
     stored = {
         "spec": {**asked.spec.to_json(), "model": models},
         "data": [str(path.resolve()) for path in asked.texts.data],
@@ -130,7 +131,7 @@ def stored_sweep(folder: Path) -> Sweep:
     """The sweep that `_store` wrote. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        texts = Texts(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
+        texts = TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
         return Sweep(Spec.from_json(stored["spec"]), texts, folder, stored["device"], stored["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(
@@ -158,8 +159,9 @@ def _follow(asked: Sweep) -> None:
         folder = asked.folder_of(model)
         outcome = _finished_earlier(folder) or _run_model(asked, model, folder)
         if outcome is None:
-            out.print("Stopped; all runs are saved.")
-            out.print(f"Go on with: sordino sweep --resume {quote(str(asked.folder))}")
+            say = err if out.reader_left else out
+            say.print("Stopped; all runs are saved.")
+            say.print(f"Go on with: sordino sweep --resume {quote(str(asked.folder))}")
             return
         outcomes.append(outcome)
     _tell(asked, outcomes)
@@ -196,7 +198,7 @@ def _run_model(asked: Sweep, model: str, folder: Path) -> ModelOutcome | None:
 
 def _tell_cost(asked: Sweep, model: str, members: Sequence[Member]) -> None:
     with err.status("Measuring this machine ..."):
-        found = estimate_together([member.prepared for member in members])
+        found = estimate_group([member.prepared for member in members])
     full = f"{clock(found.seconds)} for all to their end"
     part = 1.0 if asked.spec.full else share_of(len(members))
     share = f"; halved at an eighth, a quarter and a half, about {clock(part * found.seconds)}" if part < 1 else ""

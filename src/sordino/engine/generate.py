@@ -28,9 +28,9 @@ _ADVICE = "shorten the text, lower --max-tokens, or have fewer texts at a time (
 
 @dataclass(frozen=True)
 class Request:
-    """A text to continue, the soft prompt or mixture to continue it with (or None), and the seed of its random stream."""
+    """A text to continue or its ids without BOS, the soft prompt or mixture to continue it with, and the seed of its randomness."""
 
-    text: str
+    text: str | tuple[int, ...]
     prompt: Prompt | None = None
     seed: int = 0
 
@@ -80,8 +80,12 @@ def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list
     return list(_checked(base, request, sampling).ids)
 
 
+def _text_ids(base: BaseModel, request: Request) -> list[int]:
+    return base.encode(request.text) if isinstance(request.text, str) else list(request.text)
+
+
 def _checked(base: BaseModel, request: Request, sampling: Sampling) -> engine_requests.Request:
-    made = request_for(base, base.encode(request.text), request.prompt, sampling, request.seed)
+    made = request_for(base, _text_ids(base, request), request.prompt, sampling, request.seed)
     check_room(
         made,
         widths(made, partial(prefix_length, base)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,10 @@ from sordino.evaluation.classification import (
 )
 from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluation.confidence import Floats
-from sordino.evaluation.label_scores import Job, edge_logps
+from sordino.evaluation.label_scores import Job, LabelTree, edge_logps
 from sordino.evaluation.mixture_answers import mixture_logps, mixture_weights
 from sordino.evaluation.scoring import Progress
-from sordino.evaluation.tasks import Labels, Texts, check_rows, cut_texts, drawn_shots, labels_of
+from sordino.evaluation.tasks import Labels, Rows, check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -108,44 +109,41 @@ def classify(
         check_rows(rows, name)
     every = [piece for rows in heldout.values() for piece in rows]
     known = labels_of(base, [*every, *examples], labels)
-    seen = np.array([known.index(piece) for piece in examples], dtype=np.int64)
-    right = {name: np.array([known.index(piece) for piece in rows], dtype=np.int64) for name, rows in heldout.items()}
-    texts = {name: cut_texts(base, rows, config.row_tokens) for name, rows in heldout.items()}
     mixtures = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, Mixture)}
     alone = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, SoftPrompt)}
     plain = task_conditions(base, alone, config, instructions or [default_instruction(known)], examples)
-    # The components of mixtures are run beside the others, and are no lines of their own.
-    conditions = [*plain, *(soft_prompt(base, label, part) for label, m in mixtures.items() for part in m.components)]
-    check_room(base, conditions, max(len(ids) for of in texts.values() for ids in of.ids) + known.tree.depth)
+    # The components of mixtures are no lines of their own.
+    parts = [[soft_prompt(base, label, part) for part in mixture.components] for label, mixture in mixtures.items()]
+    asked = {name: _asked(base, [plain, *parts], rows, known, config) for name, rows in heldout.items()}
     notes = (
         []
         if examples
         else ["how often labels occur is taken from the held-out rows themselves: --examples says better"]
     )
-    sets, done, total = [], 0, len(every) * len(conditions)
+    sets, done, total = [], 0, len(every) * (len(plain) + sum(map(len, parts)))
     for name, rows in heldout.items():
-        told = _behind(progress, done, total)
-        logp_NCE = _score_tokens(base, conditions, texts[name], known, config, told)
-        done += len(rows) * len(conditions)
-        notes += [f"{name}: {texts[name].note}"] if texts[name].note else []
-        never = [text.strip() for at, text in enumerate(known.texts) if at not in right[name]]
+        right_N = np.array([known.index(piece) for piece in rows], dtype=np.int64)
+        seen = np.array([known.index(piece) for piece in examples], dtype=np.int64) if examples else right_N
+        notes += [f"{name}: {asked[name][0].rows.note}"] if asked[name][0].rows.note else []
+        never = [text.strip() for at, text in enumerate(known.texts) if at not in right_N]
         notes += [f"{name}: no row has the label {', '.join(never)}"] if never else []
+        scored = []
+        for group in asked[name]:
+            scored.append(_scored(base, group, config, _behind(progress, done, total)))
+            done += len(rows) * len(group.conditions)
+        count = len(asked[name]) - len(parts)
+        logp_NCL = np.concatenate([_of_labels(of, len(known.texts)) for of in scored[:count]], axis=1)
+        own = [_line(condition, logp_NCL[:, c], right_N) for c, condition in enumerate(plain)]
         lines = [
-            *_voices(plain[: len(alone)], logp_NCE, right[name], known),
-            *_mixtures(base, mixtures, logp_NCE[:, len(plain) :], texts[name], right[name], known, config),
-            *(
-                _line(condition, known.tree.sums(logp_NCE[:, c]), right[name])
-                for c, condition in enumerate(plain[len(alone) :], start=len(alone))
-            ),
-            Answers(
-                "majority",
-                "majority label",
-                0,
-                majority(seen if examples else right[name], len(known.texts), len(rows)),
-            ),
+            *own[: len(alone)],
+            *(together(own[: len(alone)], right_N) if len(alone) > 1 else []),
+            *_mixtures(base, mixtures, asked[name][count:], scored[count:], right_N),
+            *own[len(alone) :],
+            Answers("majority", "majority label", 0, majority(seen, len(known.texts), len(rows))),
         ]
-        tokens = [len(ids) for ids in known.tree.ids]
-        found = summarise(lines, right[name], tokens, resamples=config.resamples, seed=config.seed)
+        trees = asked[name][0].trees
+        tokens_N = np.array([len(tree.ids[at]) for tree, at in zip(trees, right_N, strict=True)])
+        found = summarise(lines, right_N, tokens_N, resamples=config.resamples, seed=config.seed)
         sets.append(TaskSet(name, len(rows), found))
     return TaskReport(tuple(text.strip() for text in known.texts), tuple(sets), tuple(notes))
 
@@ -191,26 +189,74 @@ def default_instruction(labels: Labels) -> str:
     return f"Each of these is answered with one of: {', '.join(text.strip() for text in labels.texts)}."
 
 
-def score_texts(
-    base: BaseModel, conditions: Sequence[Condition], texts: Texts, labels: Labels, config: TaskConfig
+def score_rows(
+    base: BaseModel, conditions: Sequence[Condition], pieces: Sequence[Piece], labels: Labels, config: TaskConfig
 ) -> Floats:
     """log p(label | condition, row) [N, C, L] among all texts."""
-    logp_NCE = _score_tokens(base, conditions, texts, labels, config, lambda done, total: None)
-    return np.stack([labels.tree.sums(logp_NCE[:, c]) for c in range(len(conditions))], axis=1)
+    groups = _asked(base, [conditions], pieces, labels, config)
+    scored = [_scored(base, group, config, lambda done, total: None) for group in groups]
+    return np.concatenate([_of_labels(of, len(labels.texts)) for of in scored], axis=1)
 
 
-def _score_tokens(
+@dataclass(frozen=True)
+class _Asked:
+    """Conditions, the same rows behind each of them, and the trees of the labels behind those."""
+
+    conditions: tuple[Condition, ...]
+    rows: Rows
+    trees: tuple[LabelTree, ...]
+
+
+def _asked(
     base: BaseModel,
-    conditions: Sequence[Condition],
-    texts: Texts,
+    several: Sequence[Sequence[Condition]],
+    pieces: Sequence[Piece],
     labels: Labels,
     config: TaskConfig,
-    progress: Progress,
-) -> Floats:
-    """[N, C, E], token by token of the label tree."""
-    jobs = [Job(c, ids) for ids in texts.ids for c in range(len(conditions))]
-    logp_JE = edge_logps(base, conditions, jobs, labels.tree, pass_tokens=config.pass_tokens, progress=progress)
-    return logp_JE.reshape(len(texts.ids), len(conditions), -1)
+) -> list[_Asked]:
+    """Groups of conditions, in their order: neighbours of one list, where a row has the same tokens behind all of them.
+
+    Raises ConfigError where a row does not fit the model's context.
+    """
+    found: list[_Asked] = []
+    behind: dict[str, tuple[Rows, tuple[LabelTree, ...]]] = {}
+    for text, neighbours in ((text, tuple(same)) for of in several for text, same in groupby(of, lambda c: c.text)):
+        if text not in behind:
+            shortest = min(neighbours, key=lambda condition: condition.length)
+            rows = rows_behind(base, shortest, pieces, [labels.texts] * len(pieces), config.row_tokens)
+            behind[text] = rows, tuple(label_trees(rows.answers, labels.texts))
+        rows, trees = behind[text]
+        conditions = (rows.front,) if text else neighbours
+        longest = max(len(ids) + tree.depth for ids, tree in zip(rows.ids, trees, strict=True))
+        check_room(base, conditions, longest)
+        found.append(_Asked(conditions, rows, trees))
+    return found
+
+
+# Rows whose labels have the same tokens, their tree, and log p of its tokens [n, C, E].
+_Part = tuple[list[int], LabelTree, Floats]
+
+
+def _scored(base: BaseModel, asked: _Asked, config: TaskConfig, progress: Progress) -> list[_Part]:
+    found: list[_Part] = []
+    done, total = 0, len(asked.trees) * len(asked.conditions)
+    for tree in dict.fromkeys(asked.trees):
+        at = [n for n, other in enumerate(asked.trees) if other is tree]
+        jobs = [Job(c, asked.rows.ids[n]) for n in at for c in range(len(asked.conditions))]
+        told = _behind(progress, done, total)
+        logp_JE = edge_logps(base, asked.conditions, jobs, tree, pass_tokens=config.pass_tokens, progress=told)
+        found.append((at, tree, logp_JE.reshape(len(at), len(asked.conditions), -1)))
+        done += len(jobs)
+    return found
+
+
+def _of_labels(parts: Sequence[_Part], labels: int) -> Floats:
+    """[N, C, L] of all rows."""
+    logp_NCL = np.zeros((sum(len(at) for at, _, _ in parts), parts[0][2].shape[1], labels))
+    for at, tree, logp_nCE in parts:
+        for c in range(logp_NCL.shape[1]):
+            logp_NCL[at, c] = tree.sums(logp_nCE[:, c])
+    return logp_NCL
 
 
 def _line(condition: Condition, logp_NL: Floats, right_N: Ints) -> Answers:
@@ -218,30 +264,22 @@ def _line(condition: Condition, logp_NL: Floats, right_N: Ints) -> Answers:
     return Answers(condition.kind, condition.label, condition.tokens, closed(logp_NL), raw_N)
 
 
-def _voices(conditions: Sequence[Condition], logp_NCE: Floats, right_N: Ints, labels: Labels) -> list[Answers]:
-    """The soft prompts, and where there are several what they say together."""
-    lines = [_line(condition, labels.tree.sums(logp_NCE[:, c]), right_N) for c, condition in enumerate(conditions)]
-    return [*lines, *(together(lines, right_N) if len(lines) > 1 else [])]
-
-
 def _mixtures(
     base: BaseModel,
     mixtures: Mapping[str, Mixture],
-    logp_NCE: Floats,
-    texts: Texts,
+    asked: Sequence[_Asked],
+    scored: Sequence[Sequence[_Part]],
     right_N: Ints,
-    labels: Labels,
-    config: TaskConfig,
 ) -> list[Answers]:
-    """A line a mixture. logp_NCE: of all their components, one mixture's behind another's."""
-    lines, begin = [], 0
-    for label, mixture in mixtures.items():
-        end = begin + len(mixture.components)
-        weights_NK = mixture_weights(base, mixture, texts.ids)
-        logp_NL, among_all = mixture_logps(mixture, logp_NCE[:, begin:end], weights_NK, labels.tree)
+    """A line a mixture, from what its components say."""
+    lines = []
+    for (label, mixture), of, parts in zip(mixtures.items(), asked, scored, strict=True):
+        weights_NK = mixture_weights(base, mixture, of.rows.ids)
+        logp_NL = np.zeros((len(right_N), len(of.trees[0].ids)))
+        for at, tree, logp_nKE in parts:
+            logp_NL[at], among_all = mixture_logps(mixture, logp_nKE, weights_NK[at], tree)
         raw_N = logp_NL[np.arange(len(right_N)), right_N] if among_all else None
         lines.append(Answers("mixture", label, mixture.n_tokens, closed(logp_NL), raw_N))
-        begin = end
     return lines
 
 

@@ -101,9 +101,9 @@ def ensembled(members: Sequence[Floats], rule: Rule) -> Floats:
 
 
 def summarise(
-    lines: Sequence[Answers], right_N: Ints, label_tokens: Sequence[int], *, resamples: int, seed: int
+    lines: Sequence[Answers], right_N: Ints, tokens_N: Ints, *, resamples: int, seed: int
 ) -> tuple[TaskLine, ...]:
-    """Every line's measures, with intervals where there are MIN_UNITS rows."""
+    """Every line's measures, with intervals where there are MIN_UNITS rows. tokens_N: of each row's right label."""
     values = [{name: np.array([value]) for name, value in _own(line, right_N).items()} for line in lines]
     drawn = _drawn(lines, right_N, resamples, seed)
     for found in (values, drawn):
@@ -113,7 +113,6 @@ def summarise(
                     name: np.mean([found[member][name] for member in line.members], axis=0) for name in MEASURES
                 }
     own = {line.label: at for at, line in enumerate(lines) if line.kind in ("soft prompt", "mixture")}
-    tokens_N = np.array(label_tokens, dtype=float)[right_N]
 
     def estimate(at: int, name: Measure, *, of: int | None = None) -> Estimate:
         value_1 = values[at][name] if of is None else values[of][name] - values[at][name]

@@ -9,7 +9,7 @@ Shape key: P prefix positions, D model width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,8 +31,9 @@ _CHARACTERS_A_TOKEN = 8
 @dataclass(frozen=True)
 class Condition:
     """embeds_PD: the prefix in float32, a BOS included. leading: ids that every row's own text begins with (a BOS behind a
-    prompt that was placed before it). tokens: what is in front, BOS not counted. Conditions of one kind and label are draws
-    of the same thing, and are averaged.
+    prompt that was placed before it). tokens: what is in front, BOS not counted. text and ids: text that rows are joined with,
+    and its tokens; of vectors, of nothing and of whole documents, behind which a text begins, "" and (). Conditions of one kind
+    and label are draws of the same thing, and are averaged.
     """
 
     kind: Kind
@@ -40,11 +41,20 @@ class Condition:
     embeds_PD: Tensor
     leading: tuple[int, ...]
     tokens: int
+    text: str = ""
+    ids: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
         """Positions in front of a text's first token."""
         return int(self.embeds_PD.shape[0]) + len(self.leading)
+
+    def opening(self, tokens: int) -> Condition:
+        """The first `tokens` tokens of its text: the others are then the rows' own."""
+        if tokens == len(self.ids):
+            return self
+        end = self.embeds_PD.shape[0] - len(self.ids) + tokens
+        return replace(self, embeds_PD=self.embeds_PD[:end], ids=self.ids[:tokens], tokens=tokens)
 
 
 def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
@@ -64,18 +74,20 @@ def no_prompt(base: BaseModel) -> Condition:
 
 def instruction(base: BaseModel, text: str) -> Condition:
     """The text as a heading: a blank line follows it unless it ends in white space of its own."""
-    heading = text if text[-1:].isspace() else text + "\n\n"
-    return _of_ids(base, "instruction", text, base.encode(heading))
+    return _of_text(base, "instruction", text, _heading(text))
 
 
 def with_examples(base: BaseModel, text: str, shots: Sequence[Piece]) -> Condition:
     """An instruction (or "") and answered rows behind it, each with a blank line after it. shots: prompts with completions."""
-    ids = base.encode(text if text[-1:].isspace() else text + "\n\n") if text else []
-    for shot in shots:
-        # Prompt and completion are tokenised apart, as they are where the completion is to be found.
-        ids += [*base.encode(shot.prompt), *base.encode(shot.text), *base.encode("\n\n")]
     examples = f"{len(shots)} example{'s' * (len(shots) > 1)}"
-    return _of_ids(base, "examples", f"{text} + {examples}" if text else examples, ids)
+    shown = "".join(f"{shot.prompt}{shot.text}\n\n" for shot in shots)
+    return _of_text(
+        base, "examples", f"{text} + {examples}" if text else examples, (_heading(text) if text else "") + shown
+    )
+
+
+def _heading(text: str) -> str:
+    return text if text[-1:].isspace() else text + "\n\n"
 
 
 def default_instructions(metadata: Metadata) -> tuple[str, ...]:
@@ -108,6 +120,11 @@ def excerpts(
         for ids in drawn
     ]
     return found, notes
+
+
+def _of_text(base: BaseModel, kind: Kind, label: str, text: str) -> Condition:
+    ids = base.encode(text)
+    return replace(_of_ids(base, kind, label, ids), text=text, ids=tuple(ids))
 
 
 def _of_ids(base: BaseModel, kind: Kind, label: str, ids: Sequence[int]) -> Condition:

@@ -27,7 +27,7 @@ from sordino.evaluation.conditions import Condition
 from sordino.evaluation.confidence import MIN_UNITS, Floats, interval, resampled_means
 from sordino.evaluation.report import Estimate
 from sordino.evaluation.scoring import Progress, nll_of_windows
-from sordino.evaluation.tasks import check_rows, cut_texts
+from sordino.evaluation.tasks import Rows, check_rows, rows_behind
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
@@ -120,14 +120,15 @@ def answer_freely(
     total = sum(len(rows) for rows in heldout.values()) * len(conditions)
     sets, notes, done = [], [], 0
     for name, rows in heldout.items():
-        texts = cut_texts(base, rows, config.row_tokens)
-        notes += [f"{name}: {texts.note}"] if texts.note else []
-        asked = [base.decode(ids) for ids in texts.ids]
-        check_room(base, conditions, max(map(len, texts.ids)) + max_tokens)
-        nll_NC, tokens_N = _losses(base, conditions, texts.ids, rows, config)
+        nothing = [("",)] * len(rows)
+        asked = [rows_behind(base, condition, rows, nothing, config.row_tokens) for condition in conditions]
+        notes += [f"{name}: {asked[0].note}"] if asked[0].note else []
+        for of in asked:
+            check_room(base, [of.front], max(map(len, of.ids)) + max_tokens)
+        nll_NC, tokens_N = _losses(base, conditions, rows, config)
         written = []
-        for condition in conditions:
-            written.append(_written(base, condition, asked, max_tokens))
+        for of in asked:
+            written.append(_written(base, of, max_tokens))
             done += len(rows)
             progress(done, total)
         right = [piece.text for piece in rows]
@@ -138,29 +139,29 @@ def answer_freely(
 
 
 def _losses(
-    base: BaseModel,
-    conditions: Sequence[Condition],
-    asked: Sequence[tuple[int, ...]],
-    rows: Sequence[Piece],
-    config: TaskConfig,
+    base: BaseModel, conditions: Sequence[Condition], rows: Sequence[Piece], config: TaskConfig
 ) -> tuple[Floats, Floats]:
-    """NLL [N, C] of the right answers in nats, and their tokens [N]."""
-    end = [] if base.tokenizer.eos_token_id is None else [int(base.tokenizer.eos_token_id)]
-    windows = []
-    for ids, piece in zip(asked, rows, strict=True):
-        right = (*base.encode(piece.text), *end)
-        windows.append(Example((*ids, *right), (False,) * len(ids) + (True,) * len(right), piece.name))
-    nll_NC = nll_of_windows(base, conditions, windows, pass_tokens=config.pass_tokens)
-    return nll_NC, np.array([sum(window.labelled) for window in windows], dtype=float)
+    """NLL [N, C] of the right answers in nats, and their tokens [N] behind the first condition."""
+    end = () if base.tokenizer.eos_token_id is None else (int(base.tokenizer.eos_token_id),)
+    nll_CN, tokens_CN = [], []
+    for condition in conditions:
+        behind = rows_behind(base, condition, rows, [(piece.text,) for piece in rows], config.row_tokens)
+        windows = []
+        for ids, (answer,), piece in zip(behind.ids, behind.answers, rows, strict=True):
+            right = (*answer, *end)
+            windows.append(Example((*ids, *right), (False,) * len(ids) + (True,) * len(right), piece.name))
+        nll_CN.append(nll_of_windows(base, [behind.front], windows, pass_tokens=config.pass_tokens)[:, 0])
+        tokens_CN.append([sum(window.labelled) for window in windows])
+    return np.stack(nll_CN, axis=1), np.array(tokens_CN[0], dtype=float)
 
 
-def _written(base: BaseModel, condition: Condition, asked: Sequence[str], max_tokens: int) -> tuple[str, ...]:
-    """What is written behind each text."""
+def _written(base: BaseModel, asked: Rows, max_tokens: int) -> tuple[str, ...]:
+    """What is written behind each row's ids."""
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, stop=("\n",))
-    prompt = as_soft_prompt(base, condition)
+    prompt = as_soft_prompt(base, asked.front)
     answers: list[str] = []
-    for at in range(0, len(asked), _BATCH):
-        answers += complete(base, [Request(text, prompt) for text in asked[at : at + _BATCH]], sampling)
+    for at in range(0, len(asked.ids), _BATCH):
+        answers += complete(base, [Request(ids, prompt) for ids in asked.ids[at : at + _BATCH]], sampling)
     return tuple(answers)
 
 

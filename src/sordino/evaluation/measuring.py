@@ -33,9 +33,10 @@ from sordino.evaluation.confidence import (
 )
 from sordino.evaluation.mixed import MixedCondition, mixture, nll_of_conditions
 from sordino.evaluation.report import Estimate, Line, Measurement, Report, Worth
-from sordino.evaluation.scoring import Progress, target_bytes, windows_of
+from sordino.evaluation.scoring import Progress, behind_text, target_bytes, windows_behind
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt, components_of
+from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
 
@@ -144,8 +145,11 @@ def measure(
     enough to draw from.
     """
     first = all(condition.length > 0 for condition in conditions)
-    windows = windows_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit, first=first)
-    nll_WC = nll_of_conditions(base, conditions, windows, pass_tokens=config.pass_tokens, progress=progress)
+    texts = list(dict.fromkeys(one.text for one in conditions if isinstance(one, Condition) and one.text))
+    windows, *behind = windows_behind(
+        base, pieces, texts, row_tokens=config.row_tokens, limit=config.limit, first=first
+    )
+    nll_WC = _nll(base, conditions, windows, dict(zip(texts, behind, strict=True)), config, progress)
     losses = Losses(
         nll_WC,
         np.array([sum(window.labelled) for window in windows], dtype=float),
@@ -153,6 +157,38 @@ def measure(
         target_bytes(base, windows),
     )
     return summarise(conditions, losses, config, text=text)
+
+
+def _nll(
+    base: BaseModel,
+    conditions: Sequence[Condition | MixedCondition],
+    windows: Sequence[Example],
+    behind: Mapping[str, Sequence[Example]],
+    config: EvaluateConfig,
+    progress: Progress,
+) -> Floats:
+    """[W, C]. behind: the windows behind a condition's text, its tokens included."""
+    fronts = [
+        behind_text(one, behind[one.text]) if isinstance(one, Condition) and one.text else (one, windows)
+        for one in conditions
+    ]
+    # Where a text in front changes no window, as with most tokenizers, all go through the model together.
+    same = [at for at, (_, own) in enumerate(fronts) if list(own) == list(windows)]
+    nll_WC = np.zeros((len(windows), len(conditions)))
+    total, done = len(windows) * len(conditions), 0
+    for group in [*([same] if same else []), *([at] for at in range(len(fronts)) if at not in same)]:
+        own = fronts[group[0]][1]
+        for at in group:
+            check_room(base, fronts[at][0], max(len(window.ids) for window in own))
+
+        def told(now: int, _: int, before: int = done) -> None:
+            progress(before + now, total)
+
+        nll_WC[:, group] = nll_of_conditions(
+            base, [fronts[at][0] for at in group], own, pass_tokens=config.pass_tokens, progress=told
+        )
+        done += len(windows) * len(group)
+    return nll_WC
 
 
 def summarise(

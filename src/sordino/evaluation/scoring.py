@@ -18,6 +18,7 @@ from sordino.forward.token_losses import Progress as Progress
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example, make_examples
+from sordino.texts.joined import shared_beginning
 from sordino.texts.pieces import Piece
 
 
@@ -28,19 +29,41 @@ def windows_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, lim
 
     Raises DataError if no target is left.
     """
-    made = make_examples(pieces, base, max_tokens=row_tokens).examples
+    return windows_behind(base, pieces, (), row_tokens=row_tokens, limit=limit, first=first)[0]
+
+
+def windows_behind(
+    base: BaseModel, pieces: Sequence[Piece], texts: Sequence[str], *, row_tokens: int, limit: int, first: bool
+) -> list[list[Example]]:
+    """The windows of `windows_of`, and the same windows behind each of `texts`, whose tokens then are a window's first."""
+    made = [
+        make_examples(pieces, base, max_tokens=row_tokens, behind=text).examples for text in dict.fromkeys(("", *texts))
+    ]
     if not first:
-        made = tuple(replace(example, labelled=(False, *example.labelled[1:])) for example in made)
-    windows = [example for example in made if any(example.labelled)]
-    if not windows:
+        opened = [example.labelled[0] for example in made[0]]
+        made = [tuple(map(_without_first, of, opened)) for of in made]
+    usable = [at for at, example in enumerate(made[0]) if any(example.labelled)]
+    if not usable:
         raise DataError(
             "the held-out texts are too short to measure", where="--heldout", expected="at least two tokens"
         )
-    total = sum(sum(window.labelled) for window in windows)
-    if not limit or total <= limit:
-        return windows
-    kept = max(1, len(windows) * limit // total)
-    return [windows[at * len(windows) // kept] for at in range(kept)]
+    total = sum(sum(made[0][at].labelled) for at in usable)
+    kept = max(1, len(usable) * limit // total) if limit and total > limit else len(usable)
+    return [[of[usable[at * len(usable) // kept]] for at in range(kept)] for of in made]
+
+
+def _without_first(example: Example, opened: bool) -> Example:
+    """Without the first target, where a window opens with it."""
+    first = example.labelled.index(True) if opened else len(example.labelled)
+    return replace(example, labelled=tuple(known and at != first for at, known in enumerate(example.labelled)))
+
+
+def behind_text(condition: Condition, windows: Sequence[Example]) -> tuple[Condition, list[Example]]:
+    """The condition's text and windows that begin with it, as a prefix that all windows share, and the rest of each."""
+    same = shared_beginning([condition.ids, *(window.ids for window in windows)])
+    return condition.opening(same), [
+        replace(window, ids=window.ids[same:], labelled=window.labelled[same:]) for window in windows
+    ]
 
 
 def target_bytes(base: BaseModel, windows: Sequence[Example]) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sordino.errors import ConfigError, DataError
+from sordino.evaluation.conditions import Condition
 from sordino.evaluation.label_scores import LabelTree, label_tree
 from sordino.texts.examples import Tokeniser
+from sordino.texts.joined import Joined, join, shared_beginning
 from sordino.texts.pieces import Piece
 
 # More different answers than this are no closed set unless somebody names them.
@@ -22,10 +24,9 @@ MAX_FOUND_LABELS = 100
 
 @dataclass(frozen=True)
 class Labels:
-    """The answers of a closed set as they stand behind a prompt, white space included, and their tokens."""
+    """The answers of a closed set as they stand behind a prompt, white space included."""
 
     texts: tuple[str, ...]
-    tree: LabelTree
 
     def index(self, piece: Piece) -> int:
         """The label that is right for a row. Raises DataError for an answer that is none of them."""
@@ -42,10 +43,17 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Texts:
-    """The rows' prompts as token ids, and a note about those that were cut, or ""."""
+class Rows:
+    """Rows behind what stands in front of them, encoded with it as one text.
 
+    front: the condition, less the last tokens of its text where a row's own beginning changes them. ids: of each row, without
+    BOS, from there to its answers: what all its answers have in common. answers: of each row the rest of each answer's text.
+    note: about prompts that lost their beginning, or "".
+    """
+
+    front: Condition
     ids: tuple[tuple[int, ...], ...]
+    answers: tuple[tuple[tuple[int, ...], ...], ...]
     note: str
 
 
@@ -100,7 +108,10 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
             got=len(texts),
             do="name the labels with --labels, or measure written answers with --free",
         )
-    return Labels(tuple(texts), _tree(base, texts))
+    if pieces:
+        whole = [join(base, (pieces[0].prompt, text)) for text in texts]
+        label_trees([_answers(whole, 1)[1]], texts)
+    return Labels(tuple(texts))
 
 
 def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
@@ -110,12 +121,58 @@ def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def cut_texts(base: Tokeniser, pieces: Sequence[Piece], max_tokens: int) -> Texts:
-    """Prompts of at most `max_tokens` tokens: a longer one loses its beginning, as the answer is asked for at its end."""
-    ids = [tuple(base.encode(piece.prompt)) for piece in pieces]
-    cut = sum(len(text) > max_tokens for text in ids)
+def rows_behind(
+    base: Tokeniser, front: Condition, pieces: Sequence[Piece], answers: Sequence[Sequence[str]], max_tokens: int
+) -> Rows:
+    """Every row behind `front` with each of its answers. answers: each row's.
+
+    A prompt of more than `max_tokens` tokens loses its beginning, as the answer is asked for at its end. Raises DataError for a
+    row with nothing to be predicted from.
+    """
+    heads, prompts, behind, cut = [], [], [], 0
+    for piece, texts in zip(pieces, answers, strict=True):
+        whole = [join(base, (front.text, piece.prompt, text)) for text in texts]
+        begin = whole[0].begin(1)
+        ids, rest = _answers(whole, 2)
+        head, prompt = ids[:begin], ids[begin:]
+        if len(prompt) > max_tokens:
+            cut += 1
+            head, prompt = front.ids, prompt[-max_tokens:]
+        if not (prompt or front.length):
+            raise DataError("the answer begins in the prompt's only token", where=piece.name, do="give longer prompts")
+        heads.append(head)
+        prompts.append(prompt)
+        behind.append(rest)
+    same = min((shared_beginning([front.ids, head]) for head in heads), default=len(front.ids))
+    ids_N = tuple((*head[same:], *prompt) for head, prompt in zip(heads, prompts, strict=True))
     note = f"prompts of more than {max_tokens} tokens that lost their beginning: {cut}" if cut else ""
-    return Texts(tuple(text[-max_tokens:] for text in ids), note)
+    return Rows(front.opening(same), ids_N, tuple(behind), note)
+
+
+def label_trees(answers: Sequence[Sequence[tuple[int, ...]]], texts: Sequence[str]) -> list[LabelTree]:
+    """The tree of each row's labels, one for all rows whose labels have the same tokens. texts: the labels.
+
+    Raises DataError for a label whose tokens are the beginning of another's.
+    """
+    known: dict[tuple[tuple[int, ...], ...], LabelTree] = {}
+    for of_row in {tuple(of_row): None for of_row in answers}:
+        for text, own in zip(texts, of_row, strict=True):
+            for other, longer in zip(texts, of_row, strict=True):
+                if other is not text and longer[: len(own)] == own:
+                    raise DataError(
+                        "in this model's tokens a label is the beginning of another, and would win every time",
+                        where="--labels",
+                        got=f"{text.strip()!r} and {other.strip()!r}",
+                        do="rename one of them",
+                    )
+        known[of_row] = label_tree(of_row)
+    return [known[tuple(of_row)] for of_row in answers]
+
+
+def _answers(whole: Sequence[Joined], part: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The tokens before `part` that all texts begin with, and the rest of each."""
+    same = min(shared_beginning([text.ids for text in whole]), min(text.begin(part) for text in whole))
+    return whole[0].ids[:same], tuple(text.ids[same:] for text in whole)
 
 
 def drawn_shots(pieces: Sequence[Piece], count: int, *, seed: int) -> list[Piece]:
@@ -138,17 +195,3 @@ def drawn_shots(pieces: Sequence[Piece], count: int, *, seed: int) -> list[Piece
             if waiting[answers[at]] and len(drawn) < count:
                 drawn.append(waiting[answers[at]].pop())
     return [drawn[at] for at in random.permutation(count)]
-
-
-def _tree(base: Tokeniser, texts: Sequence[str]) -> LabelTree:
-    ids = [tuple(base.encode(text)) for text in texts]
-    for text, own in zip(texts, ids, strict=True):
-        for other, longer in zip(texts, ids, strict=True):
-            if other is not text and longer[: len(own)] == own:
-                raise DataError(
-                    "in this model's tokens a label is the beginning of another, and would win every time",
-                    where="--labels",
-                    got=f"{text.strip()!r} and {other.strip()!r}",
-                    do="rename one of them",
-                )
-    return label_tree(ids)

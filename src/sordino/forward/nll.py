@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.forward import small_matmul
+from sordino.forward.output_head import Finish, finish_of
 from sordino.forward.prefix import (
     Prefixes,
     encode_and_forward,
@@ -28,21 +30,26 @@ from sordino.forward.prefix import (
     forward_as_one_row,
     forward_rows,
     one_row_pays,
+    packable,
 )
 from sordino.forward.rows import Rows, rows_from_examples
+from sordino.models.loading import reading
 
 # A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
 # which waits for every tile's launches, takes 128 MB.
 ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
+# Networks of unproven families that were found right: frozen, so that once is enough.
+_tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
 @dataclass(frozen=True)
 class Head:
-    """A frozen output head: logits = cap * tanh((h @ W.T + b) / cap), the cap only where the model has one."""
+    """A frozen output head: logits = cap * tanh(scale * (h @ W.T + b) / cap), the cap only where the model has one."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
     softcap: float | None
+    scale: float = 1.0
 
     @property
     def width(self) -> int:
@@ -52,10 +59,10 @@ class Head:
     def tile(self, start: int, end: int) -> Head:
         """The head for the words `start` to `end` alone."""
         bias_V = None if self.bias_V is None else self.bias_V[start:end]
-        return Head(self.weight_VD[start:end], bias_V, self.softcap)
+        return Head(self.weight_VD[start:end], bias_V, self.softcap, self.scale)
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """d logit / d uncapped logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
+        """d logit / d uncapped scaled logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
@@ -72,42 +79,40 @@ class Head:
         return self._finished(torch.mm(hidden_ND, self.weight_VD.t(), out=out))
 
     def _finished(self, logits_NV: Tensor) -> Tensor:
-        """Bias and cap, in place."""
+        """Bias, scale and cap, in place."""
         if self.bias_V is not None:
             logits_NV += self.bias_V
+        if self.scale != 1:
+            logits_NV *= self.scale
         if self.softcap is not None:
             logits_NV.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits_NV
 
 
 def head_of(network: PreTrainedModel) -> Head:
-    """The model's output head. Raises ModelError for architectures that scale their logits in a way we do not know."""
-    # Models of several parts keep it there, and read it there.
-    config = network.config.get_text_config()
-    for key in ("logit_scale", "logits_scaling", "lm_head_multiplier"):
-        if getattr(config, key, None) not in (None, 1, 1.0):
-            raise ModelError("this architecture scales its logits", where=config.model_type, got=f"{key} in its config")
+    """The model's output head. A family that is in no parity test is tried first, once a network. Raises ModelError."""
+    if not packable(network) and network not in _tried:
+        check_unproven(network)
+        _tried.add(network)
+    return _head(network)
+
+
+def _head(network: PreTrainedModel) -> Head:
     linear: Any = network.get_output_embeddings()
-    return Head(linear.weight, getattr(linear, "bias", None), getattr(config, "final_logit_softcapping", None))
+    # The parity tests say what proven families do.
+    proven = packable(network)
+    finish = Finish(softcap=getattr(network.config, "final_logit_softcapping", None)) if proven else finish_of(network)
+    return Head(linear.weight, getattr(linear, "bias", None), finish.softcap, finish.scale)
 
 
 def check_unproven(network: PreTrainedModel) -> None:
-    """Try a family that is in no parity test: text behind a prefix of words must give the network's own logits.
+    """Try a family that is in no parity test. Raises ModelError where a soft prompt would not do what it should.
 
-    Some take more than embeddings into account, or do something to their logits, that only their own forward pass knows.
-    Raises ModelError where it does not agree.
+    Some take more than embeddings into account, or look up which words their vectors are, or do something to their logits, that
+    only their own forward pass knows.
     """
-    ids = [1 + at % (network.config.get_text_config().vocab_size - 1) for at in range(0, 70, 7)]
-    ids_T = torch.tensor(ids, device=network.device)
-    embedding: Any = network.get_input_embeddings()
-    with torch.inference_mode():
-        expected_TV = network(input_ids=ids_T[None]).logits[0].float()
-        prefixes = encode_prefixes(network, [embedding(ids_T[:3])])
-        rows = rows_from_examples([[ids[3:]]], [0]).to(network.device)
-        hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
-        logits_TV = head_of(network).logits(hidden_TD).float()
-    wanted_TV = expected_TV[2:]
-    off = float((logits_TV - wanted_TV).norm() / wanted_TV.norm())
+    with reading("soft prompts do not work on this architecture yet", network.config.model_type):
+        off = _off(network)
     if not off < (1e-3 if network.dtype == torch.float32 else 0.05):
         raise ModelError(
             "soft prompts do not work on this architecture yet",
@@ -116,6 +121,29 @@ def check_unproven(network: PreTrainedModel) -> None:
             got=f"logits that are off by {off:.0%}",
             do="choose a model of a family in docs/models.md",
         )
+
+
+@torch.inference_mode()
+def _off(network: PreTrainedModel) -> float:
+    """How far logits are from the network's own, as a share of their norm, the larger one of two trials: text behind a prefix of
+    words, and text behind vectors that are no word's."""
+    ids = [1 + at % (network.config.get_text_config().vocab_size - 1) for at in range(0, 70, 7)]
+    ids_T = torch.tensor(ids, device=network.device)
+    words_TD = network.get_input_embeddings()(ids_T)
+    between_PD = (words_TD[:3] - words_TD[3:6]) / 2**0.5
+    off = []
+    for prompt_PD, expected in (
+        (words_TD[:3], {"input_ids": ids_T[None]}),
+        (between_PD, {"inputs_embeds": torch.cat([between_PD, words_TD[3:]])[None]}),
+    ):
+        wanted_TV = network(**expected).logits[0, 2:].float()
+        prefixes = encode_prefixes(network, [prompt_PD])
+        rows = rows_from_examples([[ids[3:]]], [0]).to(network.device)
+        hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
+        logits_TV = _head(network).logits(hidden_TD).float()
+        off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
+    # Of what is not a number, too.
+    return max(off, key=lambda share: share if share == share else math.inf)
 
 
 def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
@@ -220,4 +248,6 @@ def _nll_of_tiles(
     if grad_nD is not None:
         wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)
         grad_nD.copy_(expected_nD / total_n1 - (wanted_nD if slope_n1 is None else wanted_nD * slope_n1))
+        if head.scale != 1:
+            grad_nD *= head.scale
     return (total_n1.log() + largest_n1 - target_n1).squeeze(1)

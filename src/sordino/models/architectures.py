@@ -7,6 +7,7 @@ such a cache. Models with recurrent or convolutional layers would need their sta
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ModelError
@@ -14,6 +15,8 @@ from sordino.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+# Eight times the layers of the deepest model there is; a list of layers is made while the configuration is read.
+_MAX_LAYERS = 1024
 _ATTENTION = frozenset({"attention", "full_attention", "sliding_attention", "chunked_attention"})
 _NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values")
 
@@ -51,6 +54,9 @@ def check_config(config: PreTrainedConfig, *, where: object) -> None:
     reason = _reason_against(config)
     if reason:
         raise _refusal(config.model_type, reason, where)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(layers, int) or layers < 1:
+        raise ModelError("the model has no layers", where=where, got=layers, do="fetch the model again")
     quantised: Any = getattr(config, "quantization_config", None)
     if quantised:
         settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
@@ -59,6 +65,18 @@ def check_config(config: PreTrainedConfig, *, where: object) -> None:
             where=where,
             do="choose the same model unquantised, or as a .gguf file",
         )
+
+
+def check_layers(settings: object, *, where: object) -> None:
+    """Raises ModelError where a configuration, as JSON, counts more layers than any model has."""
+    if not isinstance(settings, Mapping):
+        return
+    for key, value in settings.items():
+        if isinstance(value, int) and "layer" in str(key) and value > _MAX_LAYERS:
+            raise ModelError(
+                "no model has so many layers", where=where, expected=f"at most {_MAX_LAYERS}", got=f"{key} {value:.6g}"
+            )
+        check_layers(value, where=where)
 
 
 def _reason_against(config: PreTrainedConfig) -> str:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from sordino.errors import ConfigError
 from sordino.models import files
 from sordino.models.architectures import check_config
+from sordino.models.cache import check_memory
 from sordino.models.description import DescribedModel, bos_ids_of, context_length_of, stop_ids_of
 from sordino.models.files import Tell
 from sordino.models.loading import read_config, read_network, read_tokenizer
@@ -63,6 +64,10 @@ def load(
     source = files.resolve(name)
     prepared = files.prepare(source, tell=tell)
     check_config(read_config(prepared.folder), where=name)
+    if place.type == "cpu":
+        check_memory(
+            number.itemsize * prepared.n_parameters, name, purpose=f"a base model is held in {dtype or 'float32'}"
+        )
     tokenizer = read_tokenizer(prepared.folder)
     network = read_network(prepared.folder, dtype=number, device=place)
     return from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)

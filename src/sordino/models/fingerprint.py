@@ -35,7 +35,13 @@ def of_gguf(header: GgufHeader) -> str:
 def of_folder(folder: Path) -> str:
     """The fingerprint of a transformers folder with safetensors weights. Reads the whole folder; raises ModelError."""
     lines = [line for path in weight_files(folder) for line in _tensor_lines(path, safetensors_tensors(path))]
-    return _fingerprint(lines, _folder_tokenizer(folder))
+    try:
+        tokenizer = _folder_tokenizer(folder)
+    except (AttributeError, TypeError) as error:
+        raise ModelError(
+            "the tokenizer's files make no sense", where=folder, got=error, do="fetch the model again"
+        ) from error
+    return _fingerprint(lines, tokenizer)
 
 
 def cached(paths: Iterable[Path], cache: Path, compute: Any) -> str:
@@ -64,7 +70,9 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except OSError as error:
+            raise _unreadable(index, error) from error
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
         missing = [name for name in names if not _inside(folder, name)]
         if missing:
@@ -106,9 +114,17 @@ def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
         tensors = tuple(_stored(name, entry, 8 + length) for name, entry in table.items())
         if any(not 0 <= tensor.offset <= tensor.offset + tensor.size <= size for tensor in tensors):
             raise ValueError(f"{size} bytes, which end before the tensors do")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        if sum(tensor.size for tensor in tensors) > size:
+            raise ValueError("tensors that are larger together than the file")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError("not a whole safetensors file", where=path, got=error, do="fetch it again") from error
     return tensors
+
+
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
 def n_parameters(tensors: Iterable[StoredTensor]) -> int:
@@ -117,7 +133,11 @@ def n_parameters(tensors: Iterable[StoredTensor]) -> int:
 
 def _stored(name: str, entry: Any, start: int) -> StoredTensor:
     begin, end = entry["data_offsets"]
-    return StoredTensor(name, tuple(int(n) for n in entry["shape"]), start + int(begin), int(end) - int(begin))
+    shape, size = tuple(int(n) for n in entry["shape"]), int(end) - int(begin)
+    # The narrowest numbers of the format have four bits.
+    if min(shape, default=0) < 0 or 2 * size < prod(shape):
+        raise ValueError(f"{size} bytes for the shape {list(shape)[:8]} of {name[:80]!r}")
+    return StoredTensor(name, shape, start + int(begin), size)
 
 
 def _tensor_lines(path: Path, tensors: Iterable[StoredTensor]) -> list[tuple[str, list[int], str]]:
@@ -187,7 +207,9 @@ def _special_settings(path: Path) -> dict[str, Any]:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError("not a JSON object", where=path, do="fetch the model again")

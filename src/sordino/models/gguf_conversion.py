@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import io
 import json
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from sordino.errors import ModelError
+from sordino.models.architectures import check_layers
 from sordino.models.gguf_header import GgufHeader
-from sordino.models.loading import READING_ERRORS, check_complete, quietly, unreadable
+from sordino.models.loading import check_complete, quietly, reading
 
 # By `tokenizer.ggml.pre`; llama.cpp splits at every digit and then as GPT-2 does, and so do these models' own tokenizers.
 _DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
@@ -35,37 +37,55 @@ def convert(header: GgufHeader, folder: Path, *, model_id: str) -> None:
     Takes 4 bytes a parameter and the largest tensor twice in memory, and 4 bytes a parameter on the disk.
     Raises ModelError where transformers cannot read the file.
     """
-    source: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
-    try:
-        # tqdm writes to stderr past transformers' own switch.
-        with quietly(), redirect_stderr(io.StringIO()):
-            read: Any = AutoModelForCausalLM.from_pretrained
-            network, loading = read(header.path.parent, dtype=torch.float32, output_loading_info=True, **source)
-            check_complete(loading, header.path)
-            tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
-            _unmark(network, model_id)
-            network.save_pretrained(folder)
-    except READING_ERRORS as error:
-        raise unreadable(
-            f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error
-        ) from error
-    _save_tokenizer(tokenizer, header, folder)
+    n_tokens = _count_tokens(header)
+    with _reading(header):
+        read: Any = AutoModelForCausalLM.from_pretrained
+        network, loading = read(header.path.parent, dtype=torch.float32, output_loading_info=True, **_source(header))
+        check_complete(loading, header.path)
+        tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **_source(header))
+        _unmark(network, model_id)
+    with quietly():
+        network.save_pretrained(folder)
+    _save_tokenizer(tokenizer, header, folder, n_tokens)
 
 
 def describe(header: GgufHeader, folder: Path, *, model_id: str) -> None:
     """As `convert`, without the weights: configuration and tokenizer. Raises ModelError where transformers cannot read them."""
-    source: dict[str, Any] = {"gguf_file": header.path.name, "local_files_only": True}
-    try:
-        with quietly(), redirect_stderr(io.StringIO()):
-            config = AutoConfig.from_pretrained(header.path.parent, **source)
-            tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **source)
-            config.name_or_path = model_id
-            config.save_pretrained(folder)
-    except READING_ERRORS as error:
-        raise unreadable(
-            f"transformers cannot read this GGUF file (architecture {header.architecture!r})", header.path, error
-        ) from error
-    _save_tokenizer(tokenizer, header, folder)
+    n_tokens = _count_tokens(header)
+    config = read_gguf_config(header)
+    with _reading(header):
+        tokenizer = AutoTokenizer.from_pretrained(header.path.parent, **_source(header))
+    config.name_or_path = model_id
+    config.save_pretrained(folder)
+    _save_tokenizer(tokenizer, header, folder, n_tokens)
+
+
+def read_gguf_config(header: GgufHeader) -> PreTrainedConfig:
+    """What transformers makes of a GGUF file's metadata. Raises ModelError."""
+    check_layers(
+        {f"{key} (layers)": n for key, n in header.fields.items() if key.endswith(".block_count")}, where=header.path
+    )
+    with _reading(header):
+        return cast(PreTrainedConfig, AutoConfig.from_pretrained(header.path.parent, **_source(header)))
+
+
+@contextmanager
+def _reading(header: GgufHeader) -> Iterator[None]:
+    what = f"transformers cannot read this GGUF file (architecture {header.architecture[:80]!r})"
+    # tqdm writes to stderr past transformers' own switch.
+    with reading(what, header.path), quietly(), redirect_stderr(io.StringIO()):
+        yield
+
+
+def _count_tokens(header: GgufHeader) -> int:
+    tokens = header.fields.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise ModelError("the file has no tokenizer", where=header.path, expected="a language model")
+    return len(tokens)
+
+
+def _source(header: GgufHeader) -> dict[str, Any]:
+    return {"gguf_file": header.path.name, "local_files_only": True}
 
 
 def _unmark(network: Any, model_id: str) -> None:
@@ -78,10 +98,10 @@ def _unmark(network: Any, model_id: str) -> None:
     network.config.name_or_path = model_id
 
 
-def _save_tokenizer(tokenizer: Any, header: GgufHeader, folder: Path) -> None:
+def _save_tokenizer(tokenizer: Any, header: GgufHeader, folder: Path, n_tokens: int) -> None:
     if not tokenizer.is_fast:
-        raise ModelError("the tokenizer of this GGUF file cannot be saved", where=folder)
-    if header.fields.get("tokenizer.ggml.pre") in _DIGITS_FIRST:
+        raise ModelError("the tokenizer of this GGUF file cannot be saved", where=header.path)
+    if str(header.fields.get("tokenizer.ggml.pre")) in _DIGITS_FIRST:
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
@@ -90,7 +110,7 @@ def _save_tokenizer(tokenizer: Any, header: GgufHeader, folder: Path) -> None:
         )
     with quietly():
         tokenizer.save_pretrained(folder)
-    _tidy(folder / "tokenizer.json", folder / "tokenizer_config.json", len(header.fields["tokenizer.ggml.tokens"]))
+    _tidy(folder / "tokenizer.json", folder / "tokenizer_config.json", n_tokens)
 
 
 def _tidy(tokenizer: Path, settings: Path, n_tokens: int) -> None:

@@ -42,7 +42,8 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        return str(self.fields.get("general.architecture", ""))
+        said = self.fields.get("general.architecture", "")
+        return said if isinstance(said, str) else ""
 
     @property
     def n_parameters(self) -> int:
@@ -54,11 +55,9 @@ def read_gguf_header(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _header(path, _Cursor(data))
-    except (struct.error, UnicodeDecodeError, IndexError) as error:
+    # ValueError: mmap's word for an empty file.
+    except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
         raise _broken(path, f"a header that breaks off or makes no sense ({error})") from error
-    except ValueError as error:
-        # mmap's word for an empty file.
-        raise _broken(path, "an empty file") from error
     except OSError as error:
         raise ModelError("cannot be read", where=path, got=error.strerror or error) from error
 
@@ -124,10 +123,10 @@ def _header(path: Path, cursor: _Cursor) -> GgufHeader:
     for _ in range(n_fields):
         key = cursor.string()
         fields[key] = cursor.value(cursor.number("<I"))
-    return GgufHeader(path, fields, _tensors(path, cursor, n_tensors, int(fields.get("general.alignment", 32))))
+    return GgufHeader(path, fields, _tensors(path, cursor, n_tensors, fields.get("general.alignment", 32)))
 
 
-def _tensors(path: Path, cursor: _Cursor, count: int, alignment: int) -> tuple[StoredTensor, ...]:
+def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tuple[StoredTensor, ...]:
     entries = []
     for _ in range(count):
         name, dimensions = cursor.string(), cursor.number("<I")
@@ -136,10 +135,12 @@ def _tensors(path: Path, cursor: _Cursor, count: int, alignment: int) -> tuple[S
         # ggml names the fastest dimension first, torch last.
         shape = tuple(cursor.number("<Q") for _ in range(dimensions))[::-1]
         entries.append((name, shape, cursor.number("<I"), cursor.number("<Q")))
-    if not 0 < alignment <= 1 << 20:
-        raise IndexError(f"an alignment of {alignment}")
+    if type(alignment) is not int or not 0 < alignment <= 1 << 20:
+        raise IndexError(f"an alignment of {str(alignment)[:40]}")
     start = -(-cursor.at // alignment) * alignment
     tensors = tuple(StoredTensor(name, shape, start + at, _size(kind, shape)) for name, shape, kind, at in entries)
+    if sum(tensor.size for tensor in tensors) > len(cursor.data):
+        raise IndexError("tensors that are larger together than the file")
     cut = next((tensor for tensor in tensors if tensor.offset + tensor.size > len(cursor.data)), None)
     if cut is not None:
         raise _broken(path, f"{len(cursor.data)} bytes, which end before the tensor {cut.name!r} does")

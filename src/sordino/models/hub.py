@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sordino.errors import ModelError
+from sordino.errors import ModelError, StorageError
 from sordino.models.architectures import check_config
 from sordino.models.fingerprint import weight_files
+from sordino.storage import storage_errors
 
 _SETTINGS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 # Folders in a repository hold other formats; `consolidated` is Mistral's second copy of the weights.
@@ -61,10 +62,15 @@ def _local(model_id: str) -> Path | None:
 
 def _download(model_id: str, patterns: list[str], near_misses: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    cache = Path(HF_HUB_CACHE)
     try:
-        return Path(snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=_NOT_WANTED))
+        with storage_errors(cache, body=cache):
+            return Path(snapshot_download(model_id, allow_patterns=patterns, ignore_patterns=_NOT_WANTED))
+    except StorageError:
+        raise
     except GatedRepoError as error:
         raise ModelError(
             "its owner wants a licence accepted first",
@@ -73,8 +79,8 @@ def _download(model_id: str, patterns: list[str], near_misses: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise _not_found(model_id, "no such model on the hub", near_misses) from error
-    # HfHubHTTPError, LocalEntryNotFoundError and the errors of the network are all OSErrors.
-    except (OSError, HFValidationError) as error:
+    # Whatever its two clients for HTTP and its loader in Rust raise of a network.
+    except Exception as error:
         raise _not_found(model_id, f"the hub cannot be reached ({type(error).__name__})", near_misses) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,14 @@ from typing import Any, cast
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from sordino.errors import ModelError, OutOfMemory
+from sordino.errors import ModelError, OutOfMemory, SordinoError
+from sordino.models.architectures import check_layers
 from sordino.models.memory import ran_out
 
-# What transformers raises for a folder it cannot use: missing files, unknown names, wrong shapes, packages not installed.
-READING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, SafetensorError)
+CONFIG = "config.json"
 
 
 @contextmanager
@@ -37,50 +37,64 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def reading(what: str, where: object) -> Iterator[None]:
+    """Whatever transformers, safetensors or tokenizers raise over a stranger's files becomes a ModelError that says `what`.
+
+    Memory that runs out becomes OutOfMemory. For reading and running alone: writing has errors of its own.
+    """
+    try:
+        yield
+    except SordinoError:
+        raise
+    except BaseException as error:
+        if ran_out(error):
+            raise OutOfMemory(
+                "the base model does not fit into memory",
+                where=where,
+                got=str(error).split("\n")[0][:120],
+                do="try --dtype bfloat16, --device cpu or a smaller model",
+            ) from error
+        # tokenizers panics with an exception of its own that is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _unreadable(what, where, error) from error
+
+
 def read_config(folder: Path) -> PreTrainedConfig:
     """The configuration of a model folder. Raises ModelError."""
-    try:
-        with quietly():
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except READING_ERRORS as error:
-        raise unreadable("the model's configuration cannot be read", folder, error) from error
+    with reading("the model's configuration cannot be read", folder), quietly():
+        path = folder / CONFIG
+        # transformers makes a list as long as there are layers.
+        check_layers(json.loads(path.read_bytes()), where=path)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return cast(PreTrainedConfig, config)
 
 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder. Raises ModelError."""
-    try:
-        with quietly():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except READING_ERRORS as error:
-        raise unreadable("the model's tokenizer cannot be read", folder, error) from error
+    with reading("the model's tokenizer cannot be read", folder), quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Some break at the first text only.
+        tokenizer("a")
+        return tokenizer
 
 
 def read_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The frozen network in eval mode, its weights in `dtype` on `device`. Raises ModelError, OutOfMemory."""
-    try:
-        with quietly():
-            read: Any = AutoModelForCausalLM.from_pretrained
-            network, loading = read(
-                folder,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+    with reading("the model's weights cannot be read", folder.name), quietly():
+        read: Any = AutoModelForCausalLM.from_pretrained
+        network, loading = read(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
         check_complete(loading, folder)
         # Parameter by parameter, so the copy in main memory goes as the one on the device comes.
         return cast(PreTrainedModel, network.to(device).eval().requires_grad_(False))
-    except (*READING_ERRORS, MemoryError) as error:
-        if ran_out(error):
-            raise OutOfMemory(
-                "the base model does not fit into memory",
-                where=folder.name,
-                got=f"{dtype} on {device}",
-                do="try --dtype bfloat16, --device cpu or a smaller model",
-            ) from error
-        raise unreadable("the model's weights cannot be read", folder, error) from error
 
 
 def check_complete(loading: Any, where: object) -> None:
@@ -95,7 +109,7 @@ def check_complete(loading: Any, where: object) -> None:
         )
 
 
-def unreadable(what: str, where: object, error: BaseException) -> ModelError:
+def _unreadable(what: str, where: object, error: BaseException) -> ModelError:
     """transformers' error as ours, in one sentence."""
     said = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error) or "custom code" in str(error):

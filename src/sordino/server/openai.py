@@ -302,17 +302,17 @@ def _text_logprobs(
         at += len(part.text)
     drawn = _drawn(parts)
     return {
-        "tokens": [base.decode([one.token]) for one in drawn],
+        "tokens": [base.token_text(one.token) for one in drawn],
         "token_logprobs": [one.logprob for one in drawn],
         # Of words with the same text (halves of characters) the likeliest is told.
-        "top_logprobs": [{base.decode([i]): value for i, value in reversed(one.top)} for one in drawn],
+        "top_logprobs": [{base.token_text(i): value for i, value in reversed(one.top)} for one in drawn],
         "text_offset": offsets,
     }
 
 
 def _chat_logprobs(base: DescribedModel, drawn: Sequence[Drawn]) -> dict[str, Any]:
     def told(token: int, value: float | None) -> dict[str, Any]:
-        text = base.decode([token])
+        text = base.token_text(token)
         return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
     content = [

@@ -1,23 +1,20 @@
-"""Logs of the programs people write with: SillyTavern chats and KoboldAI stories, to pieces.
+"""Logs of the programs people chat with, to pieces: SillyTavern, Discord, text-generation-webui.
 
 SillyTavern keeps a chat as JSONL: a header (`user_name`, `character_name`, `chat_metadata`; older files lack some),
-then a message a line: `name`, `is_user`, `mes`, and `is_system` for what the user hid from the model. KoboldAI keeps
-a story as one JSON object: `gamestarted`, `prompt` (the opening) and `actions` (what followed), which are a list of
-strings, or an object by running number, or KoboldAI United's `{"actions": {number: {"Selected Text": ...}}}`.
-KoboldAI Lite marks turns inside them with {{[INPUT]}} and {{[OUTPUT]}}.
+then a message a line: `name`, `is_user`, `mes`, and `is_system` for what the user hid from the model.
+DiscordChatExporter writes a channel as CSV (AuthorID, Author, Date, Content, Attachments, Reactions) or as one JSON
+object. text-generation-webui keeps pairs of [user, assistant] under `internal`, and as HTML under `visible`.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from sordino.errors import DataError
 from sordino.texts.pieces import Message, Piece, chat
+from sordino.texts.records import Record, pair_turns
+from sordino.texts.tally import Tally, some
 
-Record = Mapping[str, Any]
 Numbered = tuple[int, Record]
 
 _HEADER = ("chat_metadata", "user_name", "character_name")
@@ -35,12 +32,13 @@ def is_chat_log(first: Record) -> bool:
 
 
 def chat_log_pieces(
-    records: Iterable[Numbered], name: str, path: object, speaker: str | None, names: set[str], tally: Counter[str]
+    records: Iterable[Numbered], name: str, path: object, speaker: str | None, tally: Tally
 ) -> Iterator[Piece]:
-    """One chat, or several one after the other, each behind its header. `names` collects who speaks.
+    """One chat, or several one after the other, each behind its header.
 
     The labelled turns are the speaker's, or without one everybody's but the user's; they become the assistant's.
     """
+    tally.chat_logs += 1
     turns: list[tuple[str, bool, str]] = []
     title = name
     for number, record in records:
@@ -50,9 +48,9 @@ def chat_log_pieces(
                 turns, title = [], f"{name}:{number}"
             continue
         who, is_user, text = _turn(record, f"{path}:{number}")
-        names.add(who)
+        tally.names.add(who)
         if record.get("is_system"):
-            tally["hidden"] += 1
+            tally.counts["hidden"] += 1
         elif text.strip():
             labelled = not is_user if speaker is None else who.casefold() == speaker.casefold()
             turns.append((who, labelled, text))
@@ -66,7 +64,7 @@ def _turn(record: Record, where: str) -> tuple[str, bool, str]:
             "this is not a chat message",
             where=where,
             expected="`name` and `mes` as text, `is_user` as true or false",
-            got=f"the keys {', '.join(record) or 'none'}",
+            got=f"the keys {some(record)}",
         )
     return who, is_user, text
 
@@ -87,49 +85,47 @@ def _messages(turns: list[tuple[str, bool, str]]) -> list[Message]:
     return list(messages)
 
 
-def is_story(record: Record) -> bool:
-    return "actions" in record and ("gamestarted" in record or "prompt" in record)
+def is_discord(first: Record) -> bool:
+    """Whether a table that opens with this row is a channel of Discord's."""
+    return {"authorid", "author", "content", "date"} <= first.keys()
 
 
-def story_piece(record: Record, name: str, path: object, tally: Counter[str]) -> Piece:
-    """The story as one text; one with {{[INPUT]}} and {{[OUTPUT]}} marks as a chat. Memory and notes are not part of
-    it.
+def discord_piece(rows: Iterable[Record], name: str, speaker: str | None, tally: Tally) -> Piece:
+    """A channel: with a speaker a chat in which that person answers, else one text, a message a line. Names are written
+    where there are several.
     """
-    opening = record.get("prompt", "")
-    actions = record["actions"]
-    if isinstance(actions, Mapping) and isinstance(actions.get("actions"), (Mapping, list)):
-        actions = actions["actions"]
-    if isinstance(actions, Mapping):
-        actions = [actions[key] for key in sorted(actions, key=_running_number)]
-    parts = [_action_text(action) for action in actions] if isinstance(actions, list) else [None]
-    if not isinstance(opening, str) or None in parts:
-        raise DataError(
-            "the KoboldAI story cannot be read",
-            where=path,
-            expected="`prompt` as text and `actions` as a list or an object of texts",
-            got=f"`actions` of another shape ({type(record['actions']).__name__})",
-        )
-    if record.get("memory") or record.get("authorsnote"):
-        tally["memory"] += 1
-    text = opening + "".join(part for part in parts if part)
-    return chat(name, _marked_turns(text)) if "{{[OUTPUT]}}" in text else Piece(name, "text", text)
+    tally.chat_logs += 1
+    said = [(str(row["author"]), str(row["content"])) for row in rows]
+    said = [(who, text) for who, text in said if text.strip()]
+    names = {who for who, _ in said}
+    tally.names |= names
+    if speaker is not None:
+        tally.understood[f"Discord channels read as chats in which {speaker} answers"] += 1
+        return chat(name, _messages([(who, who.casefold() == speaker.casefold(), text) for who, text in said]))
+    tally.understood["Discord channels read as texts, a message a line (--speaker NAME makes chats of them)"] += 1
+    return Piece(name, "text", "".join(f"{who}: {text}\n" if len(names) > 1 else f"{text}\n" for who, text in said))
 
 
-def _running_number(key: str) -> tuple[int, str]:
-    return (int(key), "") if key.isascii() and key.isdigit() and len(key) < 16 else (1 << 62, key)
+def discord_rows(document: object) -> list[Record] | None:
+    """The messages of a channel in DiscordChatExporter's JSON as rows of its CSV; None for anything else."""
+    if not isinstance(document, Mapping) or "channel" not in document or not isinstance(document.get("messages"), list):
+        return None
+    rows: list[Record] = []
+    for message in document["messages"]:
+        author = message.get("author") if isinstance(message, Mapping) else None
+        if not isinstance(author, Mapping) or not isinstance(message.get("content"), str):
+            return None
+        rows.append({"author": author.get("name", ""), "content": message["content"]})
+    return rows
 
 
-def _action_text(action: object) -> str | None:
-    if isinstance(action, Mapping):
-        action = action.get("Selected Text", action.get("text"))
-    return action if isinstance(action, str) else None
+def is_webui_history(document: Record) -> bool:
+    return isinstance(document.get("internal"), list)
 
 
-def _marked_turns(text: str) -> list[Message]:
-    roles = {"{{[INPUT]}}": "user", "{{[OUTPUT]}}": "assistant", "{{[SYSTEM]}}": "system"}
-    parts = re.split(r"(\{\{\[(?:INPUT|OUTPUT|SYSTEM)\]\}\})", text)
-    turns = [{"role": "user", "content": parts[0].strip()}]
-    turns += [
-        {"role": roles[mark], "content": said.strip()} for mark, said in zip(parts[1::2], parts[2::2], strict=True)
-    ]
-    return [turn for turn in turns if turn["content"]]
+def webui_piece(document: Record, name: str, path: object, tally: Tally) -> Piece:
+    """A history of text-generation-webui; its greeting answers a mark that is no text."""
+    tally.understood["histories of text-generation-webui read as chats"] += 1
+    tally.unused_keys |= document.keys() - {"internal", "visible"}
+    turns = pair_turns(document["internal"], "internal", path)
+    return chat(name, [turn for turn in turns if turn["content"] != "<|BEGIN-VISIBLE-CHAT|>"])

@@ -1,8 +1,7 @@
 """Pieces to examples: token ids, and which of them are to be predicted.
 
-What is tokenised apart at generation time is tokenised apart here: a prompt and its completion, each segment of a
-chat template. Tokenised as one string they would merge across the border into tokens that never occur when the prompt
-is used.
+A prompt and its completion, and the segments of a chat template, are encoded as the one text that they are (`joined`).
+A token is labelled if it has a character of what is to be learned.
 
 A text is labelled whole; its first token is predicted from the soft prompt's last vector. A completion is labelled
 with the end-of-text token behind it, so that the model learns to stop; a text is not, as its end is seldom an end. Of
@@ -18,6 +17,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
+from sordino.texts.joined import Span, join, shared_beginning
 from sordino.texts.pieces import Message, Piece, exchanges
 
 MIN_TAIL = 8  # tokens; a shorter last window shares with the one before
@@ -34,7 +34,7 @@ class Tokeniser(Protocol):
 
     def encode(self, text: str, /) -> list[int]: ...
 
-    def encode_markup(self, text: str, /) -> list[int]: ...
+    def encode_spans(self, text: str, /, *, markup: bool) -> tuple[list[int], list[Span] | None]: ...
 
     def chat_segments(self, messages: list[dict[str, str]], /) -> list[tuple[str, bool]]: ...
 
@@ -58,21 +58,53 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Tokens:
+    """A text's tokens, and which of them are to be predicted. behind: the same text behind another one."""
+
     ids: list[int]
     labelled: list[bool]
+    behind: _Behind | None = None
 
     def part(self, first: int, end: int, labels_from: int) -> _Tokens:
+        """The tokens first..end; where there is a text in front, that text and the same part behind it."""
         labelled = [known and i >= labels_from for i, known in enumerate(self.labelled[first:end], start=first)]
-        return _Tokens(self.ids[first:end], labelled)
+        own = _Tokens(self.ids[first:end], labelled)
+        return own if self.behind is None or not any(labelled) else self.behind.part(first, end, labels_from)
 
 
-def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int) -> Examples:
+@dataclass(frozen=True)
+class _Behind:
+    """heading: the tokens of the text in front. whole: of both. first_word: tokens up to where both ways to read the text agree,
+    alone and in `whole`.
+    """
+
+    heading: tuple[int, ...]
+    whole: _Tokens
+    first_word: tuple[int, int]
+
+    def part(self, first: int, end: int, labels_from: int) -> _Tokens:
+        there = self.whole.part(self._place(first), self._place(end), self._place(labels_from))
+        if not any(there.labelled):
+            raise DataError(
+                "a window is shorter than the first word of a text", where="--row-tokens", do="give longer windows"
+            )
+        heading = self.heading if first else ()
+        return _Tokens([*heading, *there.ids], [*(False for _ in heading), *there.labelled])
+
+    def _place(self, at: int) -> int:
+        alone, behind = self.first_word
+        return at - alone + behind if at >= alone and at else min(at, behind)
+
+
+def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, behind: str = "") -> Examples:
     """Examples of at most `max_tokens` tokens (BOS and the soft prompt not counted). Every label is in exactly one
     example.
 
     A text becomes consecutive windows. A completion or chat that is too long keeps its labels and loses context: a
-    chat is split in front of user turns, and where that is not enough the left of the prompt goes. Raises DataError
-    if nothing is labelled, ModelError for a chat and a model without a chat template.
+    chat is split in front of user turns, and where that is not enough the left of the prompt goes.
+
+    behind: a text that every example stands behind, unlabelled and not counted. The examples are cut as without it.
+
+    Raises DataError if nothing is labelled, ModelError for a chat and a model without a chat template.
     """
     if max_tokens < 2:
         raise ConfigError(
@@ -82,7 +114,7 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int) 
     examples = [
         Example(tuple(tokens.ids), tuple(tokens.labelled), piece.name)
         for piece in pieces
-        for tokens in _examples_of(piece, base, max_tokens, counts)
+        for tokens in _examples_of(piece, base, max_tokens, counts, behind)
         if any(tokens.labelled)
     ]
     if not examples:
@@ -96,17 +128,18 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int) 
     return Examples(tuple(examples), notes)
 
 
-def _examples_of(piece: Piece, base: Tokeniser, max_tokens: int, counts: Counter[str]) -> Iterator[_Tokens]:
+def _examples_of(
+    piece: Piece, base: Tokeniser, max_tokens: int, counts: Counter[str], behind: str
+) -> Iterator[_Tokens]:
     if piece.kind == "text":
-        ids = base.encode(piece.text)
-        whole = _Tokens(ids, [True] * len(ids))
-        for first, end in window_borders(len(ids), max_tokens):
+        whole = _joined_tokens(base, [(piece.text, True)], behind)
+        for first, end in window_borders(len(whole.ids), max_tokens):
             yield whole.part(first, end, first)
     elif piece.kind == "completion":
-        yield from _cut(_completion_tokens(piece, base), max_tokens, counts)
+        yield from _cut(_completion_tokens(piece, base, behind), max_tokens, counts)
     else:
         for turns in _fitting_turns(piece.messages, base, max_tokens, counts):
-            yield from _cut(_chat_tokens(turns, base, counts), max_tokens, counts)
+            yield from _cut(_chat_tokens(turns, base, counts, behind), max_tokens, counts)
 
 
 def window_borders(n: int, size: int) -> list[tuple[int, int]]:
@@ -120,25 +153,35 @@ def window_borders(n: int, size: int) -> list[tuple[int, int]]:
     return list(pairwise([*starts, n]))
 
 
-def _completion_tokens(piece: Piece, base: Tokeniser) -> _Tokens:
-    prompt, completion = base.encode(piece.prompt), base.encode(piece.text)
-    end = base.tokenizer.eos_token_id
-    if end is not None:
-        completion = [*completion, int(end)]
-    return _Tokens(prompt + completion, [False] * len(prompt) + [True] * len(completion))
+def _completion_tokens(piece: Piece, base: Tokeniser, behind: str) -> _Tokens:
+    end = [] if base.tokenizer.eos_token_id is None else [int(base.tokenizer.eos_token_id)]
+    return _joined_tokens(base, [(piece.prompt, False), (piece.text, True)], behind, end=end)
 
 
-def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]) -> _Tokens:
-    """A rendered conversation. Its markers are control tokens, so it is not for `encode`, which takes text as text."""
-    ids: list[int] = []
-    labelled: list[bool] = []
-    for text, is_target in _segments(messages, base, counts):
-        some = base.encode_markup(text) if text else []
-        if not ids and base.bos_ids and tuple(some[: len(base.bos_ids)]) == base.bos_ids:
-            some = some[len(base.bos_ids) :]  # templates write BOS themselves; examples go without
-        ids += some
-        labelled += [is_target] * len(some)
-    return _Tokens(ids, labelled)
+def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[str], behind: str) -> _Tokens:
+    """A rendered conversation. Its markers are special tokens."""
+    return _joined_tokens(base, _segments(messages, base, counts), behind, markup=True)
+
+
+def _joined_tokens(
+    base: Tokeniser, parts: Sequence[tuple[str, bool]], behind: str, *, end: Sequence[int] = (), markup: bool = False
+) -> _Tokens:
+    """Texts that stand one after another, each with whether it is to be predicted. end: labelled tokens behind them."""
+    joined = join(base, [text for text, _ in parts], markup=markup)
+    targets = {at for at, (_, is_target) in enumerate(parts) if is_target}
+    # Templates write BOS themselves; examples go without.
+    written = bool(markup and base.bos_ids and joined.ids[: len(base.bos_ids)] == base.bos_ids)
+    start = len(base.bos_ids) if written else 0
+    ids, labelled = [*joined.ids[start:], *end], [*joined.touches(targets)[start:], *(True for _ in end)]
+    if not behind:
+        return _Tokens(ids, labelled)
+    bos = str(base.tokenizer.decode(list(base.bos_ids))) if written else ""
+    whole = join(base, (behind, parts[0][0].removeprefix(bos), *(text for text, _ in parts[1:])), markup=markup)
+    touched = whole.touches({at + 1 for at in targets})
+    other = _Tokens([*whole.ids, *end], [*touched, *(True for _ in end)])
+    alike = shared_beginning([ids[::-1], other.ids[::-1]])
+    first_word = len(ids) - alike, len(other.ids) - alike
+    return _Tokens(ids, labelled, _Behind(join(base, (behind,), markup=markup).ids, other, first_word))
 
 
 def _segments(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]) -> list[tuple[str, bool]]:
@@ -164,7 +207,7 @@ def _fitting_turns(
     """
 
     def length(turns: Sequence[Message]) -> int:
-        return len(_chat_tokens(turns, base, Counter()).ids)
+        return len(_chat_tokens(turns, base, Counter(), "").ids)
 
     if length(messages) <= max_tokens:
         yield list(messages)
@@ -186,7 +229,7 @@ def _cut(tokens: _Tokens, max_tokens: int, counts: Counter[str]) -> Iterator[_To
     """
     n = len(tokens.ids)
     if n <= max_tokens:
-        yield tokens
+        yield tokens.part(0, n, 0)
         return
     counts["cut"] += 1
     targets = [i for i, known in enumerate(tokens.labelled) if known]

@@ -11,7 +11,7 @@ import re
 import shlex
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +20,14 @@ from typing import BinaryIO
 import ftfy
 
 from sordino.errors import DataError
+from sordino.texts.foreign import refuse_foreign
+from sordino.texts.web_pages import SUFFIXES
 
 TEXT = frozenset({".txt", ".text", ".md", ".markdown"})
 RECORDS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})
 MAX_BYTES = 1 << 30  # pieces are held in memory; a file beyond this is a mistake or needs a sample drawn from it
 
 _SAMPLE = 1 << 16
-_MAGIC = (
-    (b"%PDF", "a PDF"),
-    (b"PK\x03\x04", "a zip archive (docx, odt and epub files are zip archives too)"),
-    (b"{\\rtf", "an RTF document"),
-    (b"\xd0\xcf\x11\xe0", "an old Word document"),
-    (b"\x1f\x8b", "a gzip archive"),
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,8 @@ def find_files(paths: Sequence[Path]) -> tuple[list[TextFile], list[str]]:
     if len(files) < len(found):
         notes.append(f"given more than once, read once: {len(found) - len(files)} of {len(found)} files")
     if others:
-        notes.append(f"files of other kinds skipped ({', '.join(sorted(others))}): {others.total()}")
+        named = "; HTML is read where it is named" * any(suffix in SUFFIXES for suffix in others)
+        notes.append(f"files of other kinds skipped ({', '.join(sorted(others))}): {others.total()}{named}")
     return files, notes
 
 
@@ -117,11 +113,21 @@ def read_text(path: Path) -> str:
         return _decoded(file.read(), path, offset)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line with its line end), one line in memory at a time. Raises DataError."""
+def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line with its line end), one line in memory at a time. Raises DataError.
+
+    A file that has carriage returns alone is read whole, and counted under "carriage".
+    """
     with _opened(path) as file, _reading(path):
         offset = file.tell()
-        for number, line in enumerate(file, start=1):
+        sample = file.read(_SAMPLE)
+        file.seek(offset)
+        lines: Iterable[bytes] = file
+        if b"\r" in sample.rstrip(b"\r") and b"\n" not in sample:
+            lines = file.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n").splitlines(keepends=True)
+            if counts is not None:
+                counts["carriage"] += 1
+        for number, line in enumerate(lines, start=1):
             yield number, _decoded(line, path, offset)
             offset += len(line)
 
@@ -164,9 +170,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _refuse_other_kinds(head: bytes, path: Path) -> None:
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            raise DataError(f"this is {kind}", where=path, expected="plain text", do="save it as plain text in UTF-8")
+    refuse_foreign(head, path)
     wide = _wide_encoding(head)
     if wide:
         raise DataError(

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["text", "completion", "chat"]
-Message = Mapping[str, str]  # {"role": "system" | "user" | "assistant", "content": ...}
+# {"role": "system" | "user" | "assistant", "content": ...}; and "weight": "0" where an assistant's turn is context only.
+Message = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """name: for reports ("file.txt", "file.jsonl:17", "folder/file.txt, pages 3-9"). text: what is to be learned, as
+    """name: for reports ("file.txt", "file.jsonl:17", "file.txt, document 3", "folder/file.txt,
+    pages 3-9"). text: what is to be learned, as
     plain text: the whole text, the completion, or the assistant's turns. prompt: only of a completion. messages: only
     of a chat, all turns.
     """
@@ -41,10 +43,14 @@ class Piece:
 
 
 def chat(name: str, messages: Iterable[Message]) -> Piece:
-    """A chat; its `text` follows from the assistant's turns."""
+    """A chat; its `text` follows from the assistant's turns that are learned."""
     turns = tuple(messages)
-    learned = "\n\n".join(message["content"] for message in turns if message["role"] == "assistant")
+    learned = "\n\n".join(message["content"] for message in turns if is_learned(message))
     return Piece(name, "chat", learned, messages=turns)
+
+
+def is_learned(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != "0"
 
 
 def exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
@@ -70,6 +76,6 @@ def data_hash(pieces: Iterable[Piece]) -> str:
 
 def digest(piece: Piece) -> str:
     """SHA-256 of one piece in canonical form (JSON, sorted keys, UTF-8)."""
-    turns = [{"role": message["role"], "content": message["content"]} for message in piece.messages]
+    turns = [dict(message) for message in piece.messages]
     told = {"kind": piece.kind, "text": "" if turns else piece.text, "prompt": piece.prompt, "messages": turns}
     return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

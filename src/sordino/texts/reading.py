@@ -1,83 +1,95 @@
-"""Files of several kinds to pieces: texts, records (JSONL, JSON, CSV), SillyTavern chats, KoboldAI stories.
+"""Files of several kinds to pieces: texts, web pages, records (JSONL, JSON, CSV), chat logs, KoboldAI stories.
 
-Whatever was left out, repaired or not used is counted and told; a record that fits no accepted shape is an error with
-its file and line.
+Whatever was left out, repaired, understood in another program's way or not used is counted and reported; a record that
+fits no accepted shape is an error with its file and line.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import DataError
-from sordino.texts.chats import Numbered, Record, chat_log_pieces, is_chat_log, is_story, story_piece
-from sordino.texts.files import MAX_BYTES, TextFile, cleaned, find_files, read_lines, read_text, without_gutenberg
-from sordino.texts.pieces import Message, Piece, chat
+from sordino.texts.chats import (
+    Numbered,
+    chat_log_pieces,
+    discord_piece,
+    discord_rows,
+    is_chat_log,
+    is_discord,
+    is_webui_history,
+    webui_piece,
+)  # fmt: skip
+from sordino.texts.files import TextFile, cleaned, find_files, read_lines, read_text, without_gutenberg
+from sordino.texts.markers import documents
+from sordino.texts.pieces import Piece, chat
+from sordino.texts.records import SHAPES, Record, is_record, record_piece
+from sordino.texts.stories import is_story, story_piece
+from sordino.texts.tables import table_rows
+from sordino.texts.tally import Tally, some
+from sordino.texts.web_pages import is_web_page, page_text
 
-SHAPES = "`text`, or `prompt` and `completion`, or `messages`"
-ROLES = ("system", "user", "assistant")
+_FIRST_OF_LINES = re.compile(r"\s*+(\{[^\r\n]*+)[\r\n]\s*+\S")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The pieces in the order of their files, and notes: one line each about what was left out or repaired."""
+    """The pieces in the order of their files, and notes: one line each about what was left out, repaired, or read as
+    something else than it is.
+    """
 
     pieces: tuple[Piece, ...]
     notes: tuple[str, ...]
 
 
-@dataclass
-class _Tally:
-    counts: Counter[str] = field(default_factory=Counter)
-    unused_keys: set[str] = field(default_factory=set)
-    names: set[str] = field(default_factory=set)
-    chat_logs: int = 0
-
-
-def read_pieces(paths: Sequence[Path], *, speaker: str | None = None) -> Reading:
+def read_pieces(paths: Sequence[Path], *, speaker: str | None = None, ends: Collection[str] = ()) -> Reading:
     """Everything to learn from in files and folders.
 
-    speaker: whose turns of a SillyTavern chat are learned; by default those of everybody but the user. Raises
-    DataError: a missing or unreadable file, another encoding, a record of no known shape, an unknown speaker, no
-    text.
+    speaker: whose turns of a chat log are learned; by default those of everybody but the user. ends: the base model's
+    own end markers; documents end there, and at the markers that are in common use. Raises DataError: a missing or
+    unreadable file, another encoding, a record of no known shape, an unknown speaker, no text; MissingExtra for HTML.
     """
     files, notes = find_files(paths)
-    tally = _Tally()
+    tally = Tally()
     pieces = []
     for file in files:
         for where, raw in _raw_pieces(file, speaker, tally):
-            piece = _clean_piece(raw, where, tally)
-            if piece is not None:
-                pieces.append(piece)
+            for document in documents(raw, ends, tally):
+                piece = _clean_piece(document, where, tally)
+                if piece is not None:
+                    pieces.append(piece)
     _check_speaker(speaker, tally)
     if not pieces:
         raise DataError(
-            "no text to learn from", where=", ".join(map(str, paths)), got="; ".join(_told(tally)) or "nothing"
+            "no text to learn from", where=", ".join(map(str, paths)), got="; ".join(tally.lines()) or "nothing"
         )
-    return Reading(tuple(pieces), (*notes, *_told(tally)))
+    return Reading(tuple(pieces), (*notes, *tally.lines()))
 
 
-def _raw_pieces(file: TextFile, speaker: str | None, tally: _Tally) -> Iterator[tuple[str, Piece]]:
+def _raw_pieces(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
     """(where, piece) as written in one file, before cleaning."""
     suffix = file.path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        yield from _from_records(file, _json_lines(file.path), speaker, tally)
+        yield from _from_json_lines(file, speaker, tally)
     elif suffix in (".csv", ".tsv"):
-        yield from _from_records(file, _csv_rows(file.path), speaker, tally)
+        yield from _from_records(file, table_rows(file.path, tally.counts), speaker, tally)
     elif suffix == ".json":
         yield from _from_json(file, speaker, tally)
     else:
-        yield str(file.path), Piece(file.name, "text", read_text(file.path))
+        text = read_text(file.path)
+        if is_web_page(text, file.path):
+            tally.counts["html"] += 1
+            text = page_text(text, file.path)
+        yield str(file.path), Piece(file.name, "text", text)
 
 
 def _from_records(
-    file: TextFile, records: Iterator[Numbered], speaker: str | None, tally: _Tally
+    file: TextFile, records: Iterator[Numbered], speaker: str | None, tally: Tally
 ) -> Iterator[tuple[str, Piece]]:
     first = next(records, None)
     if first is None:
@@ -85,34 +97,70 @@ def _from_records(
         return
     records = chain([first], records)
     if is_chat_log(first[1]):
-        tally.chat_logs += 1
-        for piece in chat_log_pieces(records, file.name, file.path, speaker, tally.names, tally.counts):
+        for piece in chat_log_pieces(records, file.name, file.path, speaker, tally):
             yield str(file.path), piece
+    elif is_discord(first[1]):
+        yield str(file.path), discord_piece((record for _, record in records), file.name, speaker, tally)
     else:
         for number, record in records:
             where = f"{file.path}:{number}"
-            yield where, _record_piece(record, f"{file.name}:{number}", where, tally.unused_keys)
+            try:
+                yield where, record_piece(record, f"{file.name}:{number}", where, tally)
+            except RecursionError:
+                raise DataError("this record is nested too deeply", where=where) from None
 
 
-def _from_json(file: TextFile, speaker: str | None, tally: _Tally) -> Iterator[tuple[str, Piece]]:
-    """One JSON document: a KoboldAI story, or an array of records, which are numbered from 1."""
-    document = _parsed(read_text(file.path), file.path, "save records as JSONL, one object a line")
+def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
+    """One JSON document: a story or a chat of a known program, a record, or an array of records, numbered from 1. Many
+    programs also call JSONL .json.
+    """
+    text = read_text(file.path)
+    if _is_json_lines(text):
+        tally.counts["lines"] += 1
+        yield from _from_records(file, _json_lines(file.path, tally), speaker, tally)
+        return
+    document = _parsed(text, file.path, "save records as JSONL, one object a line")
+    channel = discord_rows(document)
     if isinstance(document, list):
         numbered = ((i, _object(item, f"{file.path}:{i}")) for i, item in enumerate(document, start=1))
         yield from _from_records(file, numbered, speaker, tally)
+    elif channel is not None:
+        yield str(file.path), discord_piece(channel, file.name, speaker, tally)
     elif isinstance(document, dict) and is_story(document):
-        yield str(file.path), story_piece(document, file.name, file.path, tally.counts)
+        yield str(file.path), story_piece(document, file.name, file.path, tally)
+    elif isinstance(document, dict) and is_webui_history(document):
+        yield str(file.path), webui_piece(document, file.name, file.path, tally)
+    elif is_record(document):
+        yield from _from_records(file, iter([(1, document)]), speaker, tally)
     else:
         raise DataError(
             "this JSON file is none that can be learned from",
             where=file.path,
-            expected="a KoboldAI story (`prompt` and `actions`) or an array of records",
-            got=f"the keys {_some(document)}" if isinstance(document, dict) else type(document).__name__,
+            expected="a KoboldAI story (`prompt` and `actions`), a text-generation-webui history or an array of records",
+            got=f"the keys {some(document)}" if isinstance(document, dict) else type(document).__name__,
         )
 
 
-def _json_lines(path: Path) -> Iterator[Numbered]:
-    for number, line in read_lines(path):
+def _is_json_lines(text: str) -> bool:
+    """Whether a file holds a whole object in its first line and more behind it."""
+    first = _FIRST_OF_LINES.match(text)
+    try:
+        return first is not None and isinstance(json.loads(first[1]), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _from_json_lines(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
+    """JSONL; or one JSON document, as an array may be called .jsonl too."""
+    first = next((line.strip() for _, line in read_lines(file.path) if line.strip()), "")
+    if first.startswith("[") and not first.endswith("}"):
+        yield from _from_json(file, speaker, tally)
+    else:
+        yield from _from_records(file, _json_lines(file.path, tally), speaker, tally)
+
+
+def _json_lines(path: Path, tally: Tally) -> Iterator[Numbered]:
+    for number, line in read_lines(path, tally.counts):
         if line.strip():
             where = f"{path}:{number}"
             yield number, _object(_parsed(line, where, "JSONL holds one whole JSON object a line"), where)
@@ -136,80 +184,7 @@ def _object(value: object, where: object) -> Record:
     return value
 
 
-def _csv_rows(path: Path) -> Iterator[Numbered]:
-    """Rows of a table with a header, by the line they end on. Spreadsheets of some countries write semicolons."""
-    lines = (line for _, line in read_lines(path))
-    header = next(lines, "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in header and "," not in header else ","
-    previous = csv.field_size_limit(MAX_BYTES)  # its default of 131,072 characters is less than a chapter
-    try:
-        # The line ends inside quotes belong to the text, so lines are handed over whole.
-        rows = csv.reader(chain([header], lines), delimiter=delimiter, strict=True)
-        keys = [key.strip().lower() for key in next(rows, [])]
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(keys):
-                raise DataError(
-                    "a row does not fit its header",
-                    where=f"{path}:{rows.line_num}",
-                    expected=f"{len(keys)} fields ({', '.join(keys)})",
-                    got=len(row),
-                )
-            yield rows.line_num, dict(zip(keys, row, strict=True))
-    except csv.Error as error:
-        raise DataError(f"this is not CSV ({error})", where=f"{path}:{rows.line_num}") from None
-    finally:
-        csv.field_size_limit(previous)
-
-
-def _record_piece(record: Record, name: str, where: str, unused: set[str]) -> Piece:
-    """The most specific shape that a record has; keys beyond it (id, label ...) are told, not used."""
-    if "messages" in record:
-        used, piece = {"messages"}, chat(name, _record_messages(record["messages"], where))
-    elif "prompt" in record and "completion" in record:
-        prompt, completion = _string(record, "prompt", where), _string(record, "completion", where)
-        used, piece = {"prompt", "completion"}, Piece(name, "completion", completion, prompt)
-    elif "text" in record:
-        used, piece = {"text"}, Piece(name, "text", _string(record, "text", where))
-    else:
-        raise DataError(
-            "a record of no known shape", where=where, expected=f"the keys {SHAPES}", got=f"the keys {_some(record)}"
-        )
-    unused.update(record.keys() - used)
-    return piece
-
-
-def _string(record: Record, key: str, where: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise DataError(f"`{key}` is not text", where=where, expected="a string", got=type(value).__name__)
-    return value
-
-
-def _record_messages(messages: object, where: str) -> list[Message]:
-    if not isinstance(messages, list):
-        do = "chats do not fit in a table: use JSONL" if isinstance(messages, str) else ""
-        got = type(messages).__name__
-        raise DataError("`messages` is not a list", where=where, expected="a list of objects", got=got, do=do)
-    turns = []
-    for message in messages:
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
-        if isinstance(content, list):  # OpenAI's list of parts
-            texts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-            content = None if any(not isinstance(text, str) for text in texts) else "".join(map(str, texts))
-        if role not in ROLES or not isinstance(content, str):
-            raise DataError(
-                "a message of no known shape",
-                where=where,
-                expected=f"`role` ({', '.join(ROLES)}) and `content` as text",
-                got=f"role {role!r}, content {type(content).__name__}",
-            )
-        turns.append({"role": str(role), "content": content})
-    return list(turns)
-
-
-def _clean_piece(raw: Piece, where: str, tally: _Tally) -> Piece | None:
+def _clean_piece(raw: Piece, where: str, tally: Tally) -> Piece | None:
     """The piece with its characters in order; None, counted, if nothing in it is to be learned."""
     repaired = False
 
@@ -220,7 +195,7 @@ def _clean_piece(raw: Piece, where: str, tally: _Tally) -> Piece | None:
         return text
 
     if raw.kind == "chat":
-        piece = chat(raw.name, ({"role": turn["role"], "content": clean(turn["content"])} for turn in raw.messages))
+        piece = chat(raw.name, ({**turn, "content": clean(turn["content"])} for turn in raw.messages))
     else:
         piece = replace(raw, text=clean(raw.text), prompt=clean(raw.prompt))
     if not piece.text.strip():
@@ -230,7 +205,7 @@ def _clean_piece(raw: Piece, where: str, tally: _Tally) -> Piece | None:
     return _trimmed(piece, tally)
 
 
-def _trimmed(piece: Piece, tally: _Tally) -> Piece:
+def _trimmed(piece: Piece, tally: Tally) -> Piece:
     if piece.kind == "text":
         text = without_gutenberg(piece.text)
         if text != piece.text and text.strip():
@@ -245,35 +220,15 @@ def _trimmed(piece: Piece, tally: _Tally) -> Piece:
     return piece
 
 
-def _check_speaker(speaker: str | None, tally: _Tally) -> None:
+def _check_speaker(speaker: str | None, tally: Tally) -> None:
     if speaker is None:
         return
     if not tally.chat_logs:
-        raise DataError("there is no SillyTavern chat to choose a speaker in", where="--speaker", got=speaker)
+        raise DataError(
+            "there is no SillyTavern chat and no Discord channel to choose a speaker in", where="--speaker", got=speaker
+        )
     if speaker.casefold() not in {name.casefold() for name in tally.names}:
-        known = ", ".join(sorted(name for name in tally.names if name))
+        known = some(name for name in tally.names if name)
         raise DataError(
             "nobody of that name speaks in the chats", where="--speaker", expected=f"one of {known}", got=speaker
         )
-
-
-def _told(tally: _Tally) -> list[str]:
-    counts = tally.counts
-    lines = [
-        (counts["repaired"], "damaged characters (such as Ã© for é) were repaired, pieces: {}"),
-        (counts["gutenberg"], "Project Gutenberg's header and licence were removed, texts: {}"),
-        (counts["moved"], "a space moved from a prompt's end to its completion (leave it off when you generate): {}"),
-        (counts["hidden"], "hidden chat messages (is_system) left out: {}"),
-        (counts["memory"], "KoboldAI stories whose memory and author's note are not learned: {}"),
-        (counts["empty"], "empty pieces left out: {}"),
-        (counts["unlabelled"], "pieces left out, as nothing in them is to be learned: {}"),
-    ]
-    notes = [line.format(count) for count, line in lines if count]
-    if tally.unused_keys:
-        notes.append(f"keys of the records that are not used: {_some(tally.unused_keys)}")
-    return notes
-
-
-def _some(keys: Mapping[str, Any] | set[str]) -> str:
-    names = sorted(str(key)[:40] for key in keys)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"

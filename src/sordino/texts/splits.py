@@ -150,9 +150,15 @@ def _by_group(
 
 
 def _kind(pieces: Sequence[Piece]) -> str:
-    """What the pieces are to the user: records carry a line number in their names, files do not."""
-    kinds = {"record" if re.search(r":\d+$", piece.name) else "file" for piece in pieces}
+    """What the pieces are to the user: records and documents carry a number in their names, files do not."""
+    kinds = {_kind_by_name(piece.name) for piece in pieces}
     return kinds.pop() if len(kinds) == 1 else "piece"
+
+
+def _kind_by_name(name: str) -> str:
+    if re.search(r", document \d+$", name):
+        return "document"
+    return "record" if re.search(r":\d+$", name) else "file"
 
 
 def _deal(

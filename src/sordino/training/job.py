@@ -13,6 +13,7 @@ from typing import Any
 from sordino.errors import BadInput, ConfigError, TrainingError
 from sordino.library.names import is_mixture_name
 from sordino.library.outputs import check_new
+from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
@@ -125,7 +126,7 @@ def store(job: Job, started: str) -> None:
         "data": [str(path.resolve()) for path in job.data],
         "heldout": [str(path.resolve()) for path in job.heldout],
         "out": str(job.out.resolve()),
-        "model": str(Path(job.model).resolve()) if Path(job.model).exists() else job.model,
+        "model": absolute_name(job.model),
         "device": job.device,
         "dtype": job.dtype,
         "speaker": job.speaker,

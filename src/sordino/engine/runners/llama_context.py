@@ -26,14 +26,18 @@ CELLS_STEP = 256
 _READ_BATCH = 32
 
 _log = logging.getLogger("sordino.llama")
-_LEVELS = {2: logging.INFO, 3: logging.WARNING}
+# ggml_log_level of ggml.h; 1 is debugging, 5 goes on with the line before.
+_INFO, _WARNING, _ERROR = 2, 3, 4
+# An error is told by the exception of the call that failed, so it need not be on the terminal twice.
+_LEVELS = {_INFO: logging.INFO, _WARNING: logging.WARNING, _ERROR: logging.INFO}
 _last_words: list[str] = []
 
 
 def _tell(level: int, text: bytes, user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level in _LEVELS and line:
-        _last_words[:] = [*_last_words[-4:], line]
+        if level >= _WARNING:
+            _last_words[:] = [*_last_words[-4:], line]
         _log.log(_LEVELS[level], line)
 
 

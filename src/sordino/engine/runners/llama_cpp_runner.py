@@ -155,7 +155,7 @@ class GgufRunner:
 
     def cache_use(self) -> CacheUse:
         cache = self._cache
-        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.bytes)
+        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
 
     def _has_room(self, had: int, wanted: int) -> bool:
         """Whether a row that was promised `had` positions may have `wanted`."""

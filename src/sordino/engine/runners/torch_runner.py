@@ -168,7 +168,7 @@ class TorchRunner:
 
     def cache_use(self) -> CacheUse:
         cache = self._cache
-        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.bytes)
+        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
 
     def _key(self, prompt: SoftPrompt | None) -> Key:
         if prompt is None:

@@ -1,0 +1,105 @@
+"""What a network does to its hidden states and logits around its output head, found by trying it.
+
+Families scale their logits under names that mean different things: `logits_scaling` divides them in Granite, multiplies them in
+HyperCLOVA X and divides what goes into the head in MiniCPM. So no name is believed: the network runs one token, with known numbers
+in place of what its decoder and its head give.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sordino.errors import ModelError
+
+# Of frozen networks, so that it is found once.
+_known: WeakKeyDictionary[PreTrainedModel, Finish] = WeakKeyDictionary()
+_TOLERANCE = 1e-6
+# Behind a cap, every number this large is the cap.
+_HUGE = 1e9
+
+
+@dataclass(frozen=True)
+class Finish:
+    """logits = cap * tanh(scale * z / cap) of the head's z = h @ W.T + b; without a softcap scale * z."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def finish_of(network: PreTrainedModel) -> Finish:
+    """Raises ModelError where the network does something else to its logits."""
+    found = _known.get(network)
+    if found is None:
+        _known[network] = found = _measured(network)
+    return found
+
+
+def _measured(network: PreTrainedModel) -> Finish:
+    head: Any = network.get_output_embeddings()
+    width = int(head.weight.shape[0])
+    # Apple's GPUs have no float64.
+    exact = torch.float32 if network.device.type == "mps" else torch.float64
+    z_V = torch.linspace(-8, 8, width, dtype=exact, device=network.device)
+    z_V[0], z_V[1 % width], z_V[2 % width] = 1.0, _HUGE, -_HUGE
+    into_head, y_V = _tried(network, head, z_V)
+    if y_V is None:
+        return Finish()
+    scale, softcap = float(y_V[0]), None
+    if abs(float(y_V[1])) < _HUGE**0.5:
+        softcap = float(y_V[1])
+        scale = softcap * math.atanh(max(-1.0 + 1e-15, min(1.0 - 1e-15, scale / softcap))) if softcap else 0.0
+    found = Finish(scale if abs(scale - 1) > _TOLERANCE else 1.0, softcap)
+    expected_V = found.scale * z_V if softcap is None else softcap * torch.tanh(found.scale * z_V / softcap)
+    biased = getattr(head, "bias", None) is not None
+    if not torch.allclose(y_V, expected_V, rtol=_TOLERANCE, atol=_TOLERANCE) or (biased and into_head != 1):
+        raise ModelError(
+            "this architecture does something to its logits that Sordino does not do",
+            where=network.config.model_type,
+            expected="a scale, a cap, or both",
+            do="choose a model of a family in docs/models.md",
+        )
+    return Finish(found.scale * into_head, softcap)
+
+
+def _tried(network: PreTrainedModel, head: Any, z_V: Tensor) -> tuple[float, Tensor | None]:
+    """By what hidden states are multiplied before the head, and the logits that become of `z_V`; None where the network does not
+    call its head. Hooks see this thread's run alone."""
+    thread, into_head, called = get_ident(), 1.0, False
+
+    def give_ones(module: object, inputs: object, output: Any) -> Any:
+        if get_ident() == thread and hasattr(output, "last_hidden_state"):
+            output.last_hidden_state = torch.ones_like(output.last_hidden_state, dtype=z_V.dtype)
+        return output
+
+    def look(module: object, inputs: tuple[Any, ...]) -> Any:
+        nonlocal into_head
+        if get_ident() != thread:
+            return None
+        into_head = float(inputs[0].flatten()[0])
+        return (inputs[0].to(network.dtype), *inputs[1:])
+
+    def give_numbers(module: object, inputs: object, output: Tensor) -> Tensor:
+        nonlocal called
+        if get_ident() != thread:
+            return output
+        called = True
+        return z_V.expand(output.shape)
+
+    hooks = [head.register_forward_pre_hook(look), head.register_forward_hook(give_numbers, prepend=True)]
+    if network.base_model is not network:
+        hooks.append(network.base_model.register_forward_hook(give_ones))
+    try:
+        with torch.inference_mode():
+            logits: Tensor = network(input_ids=torch.ones(1, 1, dtype=torch.long, device=network.device)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return into_head, logits[0, -1].to(z_V.dtype) if called else None

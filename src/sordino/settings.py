@@ -1,0 +1,127 @@
+"""Settings as fields of frozen dataclasses. Each field says what it means and which values it may have.
+
+The checks, the command line's options, the page's form and the documents are made from the same fields, so a range or a help
+text stands in one place. Modules that define settings import no torch: `sordino train --help` reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sordino.errors import ConfigError
+
+Value = TypeVar("Value")
+_KEY = "setting"
+
+
+@dataclass(frozen=True)
+class About:
+    """help: one sentence. low, high: smallest and largest value. label: its name in a form. shown: what to say of a default
+    that is worked out at run time. unit: what the command line shows in place of a value, for instance N.
+    """
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    label: str = ""
+    shown: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a settings class. kind: int, float, bool or str. choices: the values of a Literal, else none."""
+
+    name: str
+    kind: type
+    default: Any
+    choices: tuple[str, ...]
+    about: About
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+
+def setting(default: Value, help: str, **about: Any) -> Value:
+    """A dataclass field with a default and an `About`. Typed as its value, as `dataclasses.field` is."""
+    return field(default=default, metadata={_KEY: About(help, **about)})
+
+
+def settings_of(cls: type) -> dict[str, Setting]:
+    """The settings of a class by name, in order; fields without an `About` are left out."""
+    assert is_dataclass(cls), cls
+    hints = get_type_hints(cls)
+    found = {}
+    for each in fields(cls):
+        if _KEY in each.metadata:
+            kind, choices = _kind_of(hints[each.name])
+            found[each.name] = Setting(each.name, kind, each.default, choices, each.metadata[_KEY])
+    return found
+
+
+def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
+    """(plain type, choices) of `int`, `int | None`, `Literal["a", "b"]` or a union of literals."""
+    if get_origin(hint) is Literal:
+        return str, get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        parts = [_kind_of(part) for part in get_args(hint) if part is not type(None)]
+        return parts[0][0], tuple(choice for _, choices in parts for choice in choices)
+    assert hint in (int, float, bool, str), hint
+    return hint, ()
+
+
+def check_settings(config: object) -> None:
+    """Raises ConfigError for the first value outside its range or choices, named by its flag."""
+    for name, each in settings_of(type(config)).items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        low, high = each.about.low, each.about.high
+        # NaN compares false with everything, so it is outside every range.
+        if (low is not None or high is not None) and not (
+            (low is None or low <= value) and (high is None or value <= high)
+        ):
+            raise ConfigError("a setting is out of range", where=each.flag, expected=range_text(each.about), got=value)
+        if each.choices and value not in each.choices:
+            raise ConfigError("unknown value", where=each.flag, expected=", ".join(each.choices), got=value)
+
+
+def range_text(about: About) -> str:
+    """`1 to 10`, `1 or more`, `at most 10`."""
+    low, high = (
+        None if bound is None else f"{bound:g}" if bound < 1e6 else f"{bound:.0f}" for bound in (about.low, about.high)
+    )
+    if low is None:
+        return f"at most {high}"
+    return f"{low} or more" if high is None else f"{low} to {high}"
+
+
+def from_json(cls: type[Value], values: Mapping[str, Any]) -> Value:
+    """An instance from a file's values. Raises ConfigError for a key that no setting has."""
+    assert is_dataclass(cls), cls
+    unknown = sorted(set(values) - {each.name for each in fields(cls)})
+    if unknown:
+        raise ConfigError("unknown setting", where="config", got=", ".join(unknown))
+    return cls(**values)
+
+
+def form_of(cls: type) -> list[dict[str, Any]]:
+    """What a form needs of each setting, as JSON: name, kind, label, help, default, choices, low, high."""
+    return [
+        {
+            "name": each.name,
+            "kind": each.kind.__name__,
+            "label": each.about.label or each.name.replace("_", " "),
+            "help": each.about.help,
+            "default": each.default,
+            "choices": list(each.choices),
+            "low": each.about.low,
+            "high": each.about.high,
+        }
+        for each in settings_of(cls).values()
+    ]

@@ -1,0 +1,66 @@
+"""Options made from the fields of a settings class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from sordino.cli.options import setting_options
+from sordino.errors import ConfigError
+from sordino.settings import check_settings, setting
+
+
+@dataclass(frozen=True)
+class Oven:
+    heat: float = setting(180.0, "Degrees.", low=30, high=300, unit="X")
+    minutes: int | None = setting(None, "How long.", low=1, shown="by weight")
+    mode: Literal["fan", "grill"] = setting("fan", "Where the heat comes from.")
+    light_on: bool = setting(False, "Switch the light on.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def run(arguments: list[str], **how: Any) -> list[Any]:
+    got: list[Any] = []
+
+    @click.command()
+    @click.argument("dish")
+    @setting_options(Oven, given_as="oven", **how)
+    def bake(dish: str, oven: Any) -> None:
+        got.extend([dish, oven])
+
+    CliRunner().invoke(bake, arguments, catch_exceptions=False, standalone_mode=False)
+    return got
+
+
+def test_a_command_gets_one_value() -> None:
+    assert run(["bread"]) == ["bread", Oven()]
+    assert run(["bread", "--heat", "200", "--light-on", "--mode", "grill"]) == [
+        "bread",
+        Oven(200.0, None, "grill", True),
+    ]
+
+
+def test_only_what_was_given() -> None:
+    assert run(["bread", "--minutes", "5"], only_given=True) == ["bread", {"minutes": 5}]
+
+
+def test_the_class_checks_ranges() -> None:
+    with pytest.raises(ConfigError, match="--heat"):
+        run(["bread", "--heat", "20"])
+
+
+def test_help_shows_default_choices_and_unit() -> None:
+    @click.command()
+    @setting_options(Oven, "heat", "minutes", "mode", given_as="oven")
+    def bake(oven: Oven) -> None: ...
+
+    said = " ".join(CliRunner().invoke(bake, ["--help"]).output.split())
+    for part in ("--heat X Degrees. [default: 180.0]", "[default: by weight]", "[fan|grill]"):
+        assert part in said
+    assert "--light-on" not in said

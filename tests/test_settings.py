@@ -1,0 +1,62 @@
+"""Settings as dataclass fields: checks, forms and JSON come from the fields."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from sordino.errors import ConfigError
+from sordino.settings import check_settings, form_of, from_json, setting, settings_of
+
+
+@dataclass(frozen=True)
+class Oven:
+    heat: float = setting(180.0, "Degrees.", low=30, high=300, label="Heat")
+    minutes: int | None = setting(None, "How long.", low=1, shown="by weight")
+    mode: Literal["fan", "grill"] | Literal["auto"] = setting("auto", "Where the heat comes from.")
+    light: bool = setting(False, "Switch the light on.")
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def test_fields_say_kind_choices_and_flag() -> None:
+    found = settings_of(Oven)
+    assert list(found) == ["heat", "minutes", "mode", "light"]
+    assert [each.kind for each in found.values()] == [float, int, str, bool]
+    assert found["mode"].choices == ("fan", "grill", "auto")
+    assert found["heat"].flag == "--heat"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"heat": 20.0}, "--heat: expected 30 to 300, got 20"),
+        ({"heat": math.nan}, "--heat: expected 30 to 300, got nan"),
+        ({"minutes": 0}, "--minutes: expected 1 or more, got 0"),
+        ({"mode": "steam"}, "--mode: expected fan, grill, auto, got steam"),
+    ],
+)
+def test_values_outside_range_or_choices_are_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Oven(**values)  # type: ignore[arg-type]
+    for part in said.split(": ", 1)[1].split(", "):
+        assert part.removeprefix("expected ").removeprefix("got ") in str(caught.value)
+    assert said.split(":")[0] in str(caught.value)
+
+
+def test_json_with_an_unknown_key_is_refused() -> None:
+    assert from_json(Oven, {"heat": 200.0, "note": "bread"}) == Oven(200.0, note="bread")
+    with pytest.raises(ConfigError, match="heta"):
+        from_json(Oven, {"heta": 200.0})
+
+
+def test_a_form_has_what_a_page_needs() -> None:
+    assert form_of(Oven)[0] == {
+        "name": "heat", "kind": "float", "label": "Heat", "help": "Degrees.", "default": 180.0,
+        "choices": [], "low": 30, "high": 300,
+    }  # fmt: skip
