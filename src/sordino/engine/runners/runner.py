@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run a stretch at a time, and closed."""
+"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run some positions at a time, and closed."""
 
 from __future__ import annotations
 
@@ -56,6 +56,10 @@ def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
 
 class Runner(Protocol):
     """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
+
+    @property
+    def name(self) -> str:
+        """Who computes, for people."""
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
         """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
