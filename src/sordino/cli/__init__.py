@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from sordino import __version__
-from sordino.cli.waiting import watch_the_machine
+from sordino.engine.waiting import watch_the_machine
 from sordino.errors import SordinoError
 
 # name -> (module, attribute, one line for `sordino --help`). The order is the order of the help.

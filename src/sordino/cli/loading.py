@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The base model as the user named it. device, dtype: None for what suits the machine."""
+    """The base model as the user named it, "" where none was. device, dtype: None for what suits the machine."""
 
     model: str
     device: str | None = None
@@ -45,7 +45,11 @@ class ModelChoice:
 
 def base_model_options(default: str | None = "smollm2") -> Decorator:
     """`model: ModelChoice`."""
-    return option_group("model", ModelChoice, model_option(default), device_option(), dtype_option())
+    return option_group("model", _model_choice, model_option(default), device_option(), dtype_option())
+
+
+def _model_choice(model: str | None, device: str | None, dtype: str | None) -> ModelChoice:
+    return ModelChoice(model or "", device, dtype)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""Settings of the engine: how tokens are drawn. Imports no torch."""
+"""Settings of the engine: how tokens are drawn, what runs the model and in how much memory. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sordino.errors import ConfigError
 from sordino.settings import check_settings, setting
@@ -11,6 +12,40 @@ from sordino.settings import check_settings, setting
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 # Looked at for every token of every row.
 MOST_STOPS, MOST_BIASES = 256, 1024
+
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs a model, and in how much memory, in MiB."""
+
+    rows: int = setting(16, "Most that run at once.", low=1, high=256, unit="N")
+    queue: int = setting(256, "Most that wait.", low=0, high=100_000, unit="N")
+    kv_memory: float | None = setting(
+        None, "For rows that run.", above=0, shown="a quarter of what is free", unit="MIB"
+    )
+    prefix_memory: float = setting(200, "For prefixes and texts that may come again.", low=0, unit="MIB")
+    runner: Literal["auto", "torch", "gguf"] = setting(
+        "auto", "What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch."
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def kv_bytes(self) -> int | None:
+        return None if self.kv_memory is None else int(self.kv_memory * _MIB)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return int(self.prefix_memory * _MIB)
+
+    @property
+    def step_tokens(self) -> int:
+        """Positions of a step: one for every row, and more for those that read a text."""
+        return max(256, self.rows)
 
 
 @dataclass(frozen=True)
