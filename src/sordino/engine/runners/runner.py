@@ -23,20 +23,6 @@ class Span:
     wanted: bool
 
 
-@dataclass(frozen=True)
-class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
-    that were evicted. bytes: what is kept now.
-    """
-
-    hits: int
-    misses: int
-    evictions: int
-    text_hits: int
-    text_evictions: int
-    bytes: int
-
-
 def overflowing(prompt: SoftPrompt | None) -> SordinoError:
     """For a soft prompt that is finite and whose keys and values are not."""
     if prompt is None:
