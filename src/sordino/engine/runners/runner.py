@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
 from sordino.prompts.soft_prompt import SoftPrompt
 
