@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.engine.engine import TokenizerInfo
-from sordino.engine.requests import Request
-from sordino.engine.runners.runner import CacheUse, Span
+from sordino.engine.requests import CacheUse, Request
+from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory

@@ -13,8 +13,7 @@ import torch
 
 from sordino.engine.backend import Capabilities, check_supported
 from sordino.engine.detokenizer import Detokeniser
-from sordino.engine.requests import Chunk, End, Event, Request, check_room, widths
-from sordino.engine.runners.runner import CacheUse
+from sordino.engine.requests import CacheUse, Chunk, End, Event, Request, check_room, widths
 from sordino.engine.sampling import sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import EngineBusy, SordinoError
@@ -87,7 +86,7 @@ class ToyBackend:
         return self._running, 0
 
     def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0)
+        return CacheUse(0, 0, 0, 0, 0, 0)
 
     def _width(self, prompt: SoftPrompt | None) -> int:
         return prefix_length(self.model, prompt)

@@ -6,8 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.engine.runners.runner import CacheUse
+from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import ConfigError
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt, check_lanes

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from sordino.engine.backend import Capabilities, check_supported
 from sordino.engine.engine import Engine
-from sordino.engine.requests import Chunk, End, Event, Request
-from sordino.engine.runners.runner import CacheUse
+from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 from sordino.models.base_model import BaseModel
 

@@ -17,6 +17,20 @@ Reason = Literal["stop", "length", "aborted", "failed"]
 
 
 @dataclass(frozen=True)
+class CacheUse:
+    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
+    that were evicted. bytes: what is kept now.
+    """
+
+    hits: int
+    misses: int
+    evictions: int
+    text_hits: int
+    text_evictions: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Request:
     """Continue `ids` behind a soft prompt, a mixture of them, or behind none.
 

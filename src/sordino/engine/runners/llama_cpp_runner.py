@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.runner import CacheUse, Span, overflowing, text_alone
+from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -21,20 +22,6 @@ class Span:
     number: int
     ids: Sequence[int]
     wanted: bool
-
-
-@dataclass(frozen=True)
-class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
-    that were evicted. bytes: what is kept now.
-    """
-
-    hits: int
-    misses: int
-    evictions: int
-    text_hits: int
-    text_evictions: int
-    bytes: int
 
 
 def overflowing(prompt: SoftPrompt | None) -> SordinoError:

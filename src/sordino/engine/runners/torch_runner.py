@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.requests import CacheUse
 from sordino.engine.runners import fused_llama
 from sordino.engine.runners.fused_llama import DecodeRows, Llama, PrefillRow
 from sordino.engine.runners.kv_pool import KeyValues, Shape, Slot, SlotCache, State
-from sordino.engine.runners.runner import CacheUse, Span, overflowing, text_alone
+from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
