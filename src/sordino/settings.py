@@ -98,7 +98,8 @@ def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
 
 def check_settings(config: object) -> None:
     """Raises ConfigError for the first value outside its range or choices, named by its flag."""
-    for name, each in settings_of(type(config)).items():
+    kind: type = type(config)
+    for name, each in settings_of(kind).items():
         value = getattr(config, name)
         if value is None:
             continue

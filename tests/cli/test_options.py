@@ -83,6 +83,6 @@ def test_help_shows_default_choices_and_unit() -> None:
     def bake(oven: Oven) -> None: ...
 
     said = " ".join(CliRunner().invoke(bake, ["--help"]).output.split())
-    for part in ("--heat X Degrees. [default: 180.0]", "[default: by weight]", "[fan|grill]"):
+    for part in ("--heat X Degrees. [default: 180; 30 to 300]", "[default: by weight]", "[fan|grill]"):
         assert part in said
     assert "--light-on" not in said

@@ -56,7 +56,6 @@ class AnswerKind:
 
 
 @click.command()
-@prompt_options()
 @option_group(
     "rows",
     TextChoice,
@@ -95,6 +94,7 @@ class AnswerKind:
         )
     ],
 )  # fmt: skip
+@prompt_options()
 @base_model_options()
 @json_option()
 def answers(

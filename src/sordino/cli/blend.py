@@ -35,7 +35,6 @@ _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", 
 
 
 @click.command()
-@prompt_options(click.argument("names", metavar="PROMPT [WEIGHT] PROMPT [WEIGHT] ...", nargs=-1, required=True))
 @text_options(
     heldout_option(
         "Texts to measure the blends between two soft prompts on; may be repeated, a line of the table each."
@@ -47,6 +46,7 @@ _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", 
     name="The blend's name.  [default: what it is made of]",
     picture="The losses as a picture, .png or .svg.  [default: beside OUT]",
 )
+@prompt_options(click.argument("names", metavar="PROMPT [WEIGHT] PROMPT [WEIGHT] ...", nargs=-1, required=True))
 @base_model_options()
 @json_option()
 def blend(

@@ -84,7 +84,6 @@ def ensemble() -> None:
 
 
 @ensemble.command()
-@prompt_options()
 @click.option(
     "--rule",
     type=click.Choice(_TOKEN_RULES),
@@ -94,6 +93,7 @@ def ensemble() -> None:
 )
 @click.option("--weights", metavar="W,W,...", help="A weight for each PROMPT.  [default: equal ones]")
 @output_options(out="The file to write, NAME.mix.zip.", name="The name it shows.  [default: the file's]", required=True)
+@prompt_options()
 def build(prompts: PromptChoice, rule: Any, weights: str | None, outputs: Outputs) -> None:
     """Put several soft prompts of one base model into one file.
 

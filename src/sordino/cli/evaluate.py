@@ -30,7 +30,6 @@ _LABEL = 60
 
 
 @click.command()
-@prompt_options()
 @text_options(
     heldout_option("Texts that were not trained on; may be repeated.", required=True),
     paths_option("--excerpts", "training", "The training texts, to compare with real excerpts of them."),
@@ -43,6 +42,7 @@ _LABEL = 60
 @instruction_option("made from the name and the description")
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
+@prompt_options()
 @base_model_options()
 @json_option()
 def evaluate(
@@ -68,12 +68,10 @@ def evaluate(
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.reading import read_pieces
 
-    if texts.off_domain:
-        named = ", ".join(path.name for path in texts.off_domain)
-        other = named, read_pieces(list(texts.off_domain)).pieces
-    else:
-        alone = [part for prompt in loaded.values() for part in components_of(prompt) if part is not None]
-        other = packaged_text(alone, held.pieces)
+    alone = [part for prompt in loaded.values() for part in components_of(prompt) if part is not None]
+    other = packaged_text(alone, held.pieces) if not texts.off_domain else (
+        ", ".join(path.name for path in texts.off_domain), read_pieces(list(texts.off_domain)).pieces
+    )  # fmt: skip
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.measuring import evaluate as measure

@@ -34,7 +34,6 @@ _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 
 
 @click.command()
-@prompt_options()
 @text_options(
     heldout_option(
         "What importance and attention are measured on; may be repeated.  [default: a packaged text]", flag="--text"
@@ -42,6 +41,7 @@ _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 )
 @setting_options(InspectConfig, given_as="config")
 @output_options(picture="All of it as a picture, .png or .svg.")
+@prompt_options()
 @base_model_options()
 @json_option()
 def inspect(

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
 from sordino.library.outputs import Outputs
-from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, settings_of
+from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, range_text, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -203,11 +203,21 @@ def setting_options(
 
 
 def _setting_option(each: Setting) -> Decorator:
-    default = each.about.shown or ("" if each.default in (None, "", False) else f"{each.default}")
-    help = each.about.help + (f"  [default: {default}]" if default else "")
+    help = f"{each.about.help}{_default_text(each)}"
     flags = (each.flag, *filter(None, [each.about.short]))
     if each.kind is bool:
         return click.option(*flags, is_flag=True, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
     kind: Any = click.Choice(each.choices) if each.choices else each.kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help)
+
+
+def _default_text(each: Setting) -> str:
+    """`  [default: 16; 1 to 256]`, as click writes it."""
+    about, value = each.about, each.default
+    known = value is not None and value != "" and each.kind is not bool
+    default = about.shown or (f"{value:g}" if known and each.kind is float else f"{value}" if known else "")
+    parts = [f"default: {default}"] if default else []
+    # A range that ends at what a computer can hold tells nothing.
+    parts += [range_text(about)] if about.high is not None and about.high < LARGEST_SEED else []
+    return f"  [{'; '.join(parts)}]" if parts else ""

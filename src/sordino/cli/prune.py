@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@prompt_options(click.argument("names", metavar="PROMPT"))
 @text_options(
     paths_option("--data", "training", "Texts to choose by, in the prompt's voice; may be repeated.", required=True),
     heldout_option(
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     out="The .zip to write; without it only the table.",
     picture="Loss against length as a picture, .png or .svg.  [default: beside OUT]",
 )
+@prompt_options(click.argument("names", metavar="PROMPT"))
 @base_model_options()
 @json_option()
 def prune(

@@ -65,19 +65,15 @@ class Sampling:
     temperature: float = setting(
         0.8, "Below 1 tamer, above 1 wilder, 0 always the likeliest.", low=0, high=1e3, unit="X", short="-t"
     )
-    top_k: int = setting(0, "Draw from the K likeliest tokens; 0 from all.", low=0, shown="0", unit="K")
+    top_k: int = setting(0, "Draw from the K likeliest tokens; 0 from all.", low=0, unit="K")
     top_p: float = setting(
         0.95, "Draw from the likeliest tokens that share P of the chances.", above=0, high=1, unit="P"
     )
-    min_p: float = setting(
-        0.0, "Leave out tokens under P times the likeliest one's chance.", low=0, high=1, shown="0", unit="P"
-    )
+    min_p: float = setting(0.0, "Leave out tokens under P times the likeliest one's chance.", low=0, high=1, unit="P")
     typical: float = setting(1.0, "Draw from the tokens nearest to the expected surprise.", above=0, high=1)
     top_a: float = setting(0.0, "Leave out tokens under A times the square of the highest chance.", low=0, high=1)
     tfs: float = setting(1.0, "Cut off the flat tail of the distribution.", above=0, high=1)
-    repetition_penalty: float = setting(
-        1.0, "Above 1: avoid tokens that were there.", low=0.01, high=100, shown="1", unit="X"
-    )
+    repetition_penalty: float = setting(1.0, "Above 1: avoid tokens that were there.", low=0.01, high=100, unit="X")
     repetition_range: int = setting(0, "Last tokens that the penalty looks at; 0 for all.", low=0)
     repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
     presence_penalty: float = setting(0.0, "Against words that were written already.", low=-2, high=2)
