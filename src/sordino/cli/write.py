@@ -25,7 +25,7 @@ from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
 
 if TYPE_CHECKING:
-    from sordino.engine.generate import Request
+    from sordino.engine.generate import TextRequest
     from sordino.models.base_model import BaseModel
     from sordino.prompts.mixture import Prompt
 
@@ -172,11 +172,11 @@ def compare(
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text = _text_of(text)
     loaded = mixing.applied(prompts.load_any())
-    from sordino.engine.generate import Request, check_request, complete
+    from sordino.engine.generate import TextRequest, check_request, complete
 
     base = model.load()
     prompts.check(base, loaded)
-    requests = [Request(text, prompt, seed) for prompt in (None, *loaded.values())]
+    requests = [TextRequest(text, prompt, seed) for prompt in (None, *loaded.values())]
     for request in requests:
         check_request(base, request, sampling)
     with err.status("Writing ..."):
@@ -219,13 +219,13 @@ def _print_columns(headings: Sequence[str], texts: Sequence[str]) -> None:
 
 def _requests(
     base: BaseModel, lines: Sequence[BatchLine], prompts: Sequence[Prompt | None], seed: int, sampling: Sampling
-) -> list[Request]:
+) -> list[TextRequest]:
     """The requests of all lines, checked before the first token is drawn: a batch fails whole or not at all."""
-    from sordino.engine.generate import Request, check_request
+    from sordino.engine.generate import TextRequest, check_request
 
     requests = []
     for line, prompt in zip(lines, prompts, strict=True):
-        request = Request(line.text, prompt, seed if line.seed is None else line.seed)
+        request = TextRequest(line.text, prompt, seed if line.seed is None else line.seed)
         try:
             check_request(base, request, sampling)
         except ConfigError as error:
@@ -236,7 +236,7 @@ def _requests(
     return requests
 
 
-def _answers(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[dict[str, Any]]:
+def _answers(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[dict[str, Any]]:
     from sordino.engine.generate import generate
 
     answers: list[dict[str, Any]] = [{"continuation": "", "seed": request.seed, "finish": ""} for request in requests]

@@ -174,7 +174,7 @@ def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
     return found
 
 
-def check_lanes(prompt: Prompt | None, most: int) -> None:
+def check_branches(prompt: Prompt | None, most: int) -> None:
     """Raise ConfigError where there are more components than an engine runs rows."""
     if len(components_of(prompt)) > most:
         raise ConfigError(

@@ -65,7 +65,7 @@ def _end_in_two(server: uvicorn.Server, models: Models, on_stop: Callable[[], No
 
     def handled(number: int, frame: FrameType | None) -> None:
         if server.should_exit:
-            models.hurry()
+            models.stop_now()
             # Requests that are cut off now are cut off on purpose: no tracebacks of that.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             # The last events need a moment to go out. A client that does not read them is not waited for.
