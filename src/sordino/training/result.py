@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, SordinoError
 from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
@@ -150,7 +150,7 @@ def sample_pairs(
     """Each text continued with the soft prompt and without, from one seed: {"prompt", "with", "without"} objects."""
     # A model without BOS has nothing to begin an empty text from.
     alone = [text for text in texts if text or base.bos_ids]
-    requests = [Request(text, prompt, seed) for text in texts] + [Request(text, None, seed) for text in alone]
+    requests = [TextRequest(text, prompt, seed) for text in texts] + [TextRequest(text, None, seed) for text in alone]
     continued = complete(base, requests, Sampling(max_tokens=tokens))
     without = dict(zip(alone, continued[len(texts) :], strict=True))
     return [
