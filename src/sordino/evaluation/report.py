@@ -128,10 +128,6 @@ def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]
     ]
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def summary(report: Report, label: str) -> dict[str, Any]:
     """The numbers that a soft prompt's own file keeps: plain JSON, a few lines."""
     heldout = report.heldout
@@ -226,3 +222,7 @@ def _between(worth: Worth) -> str:
 
 def _rounded(value: float) -> float:
     return round(value, 4)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
