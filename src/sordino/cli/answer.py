@@ -18,8 +18,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.evaluation.answers import TaskReport
+    from sordino.evaluation.confidence import Estimate
     from sordino.evaluation.free_answers import FreeReport
-    from sordino.evaluation.report import Estimate
     from sordino.library.library import Library
     from sordino.texts.pieces import Piece
 
@@ -127,11 +127,13 @@ def answers(
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():
         check_fits(base, label, prompt, force=force)
-    from sordino.evaluation.answers import TaskConfig, classify
+    from sordino.evaluation.answers import classify
+    from sordino.evaluation.conditions import Baselines
+    from sordino.evaluation.config import TaskConfig
     from sordino.evaluation.free_answers import answer_freely
 
     config = TaskConfig(row_tokens=row_tokens, shots=shots, pass_tokens=pass_tokens, seed=seed)
-    more: dict[str, Any] = {"instructions": instructions, "examples": shown}
+    more: dict[str, Any] = {"baselines": Baselines(instructions, shown)}
     report: TaskReport | FreeReport
     with measuring_bar() as progress:
         if free:

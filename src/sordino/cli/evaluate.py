@@ -18,7 +18,8 @@ from sordino.errors import BadInput
 from sordino.prompts.mixture import components_of
 
 if TYPE_CHECKING:
-    from sordino.evaluation.report import Estimate, Measurement, Report
+    from sordino.evaluation.confidence import Estimate
+    from sordino.evaluation.report import EvaluationReport, Measurement
     from sordino.evaluation.scoring import Progress
     from sordino.library.library import Library
     from sordino.prompts.mixture import Prompt
@@ -129,12 +130,13 @@ def evaluate(
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():
         check_fits(base, label, prompt, force=force)
-    from sordino.evaluation.measuring import EvaluateConfig
+    from sordino.evaluation.conditions import Baselines
+    from sordino.evaluation.config import EvaluateConfig
     from sordino.evaluation.measuring import evaluate as measure
     from sordino.evaluation.report import to_json
 
     config = EvaluateConfig(
-        row_tokens=row_tokens, excerpts=excerpt_draws, limit=limit, pass_tokens=pass_tokens, seed=seed
+        row_tokens=row_tokens, excerpt_draws=excerpt_draws, limit=limit, pass_tokens=pass_tokens, seed=seed
     )
     with measuring_bar() as progress:
         report = measure(
@@ -142,8 +144,7 @@ def evaluate(
             loaded,
             held,
             config,
-            instructions=instructions,
-            training=training,
+            baselines=Baselines(instructions, training),
             off_domain=other,
             progress=progress,
         )
@@ -159,7 +160,7 @@ def evaluate(
         show_report(report, row_tokens)
 
 
-def show_report(report: Report, row_tokens: int) -> None:
+def show_report(report: EvaluationReport, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
     from sordino.evaluation.report import damage, verdict
 

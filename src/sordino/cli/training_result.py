@@ -12,11 +12,11 @@ from sordino.engine.generate import Request, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
+from sordino.evaluation.conditions import Baselines
 from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate as measure
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import Report as Measured
-from sordino.evaluation.report import damage, verdict
+from sordino.evaluation.report import EvaluationReport, damage, verdict
 from sordino.formats import file_disclosure
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.config import TrainConfig
@@ -53,7 +53,7 @@ def label_of(prompt: SoftPrompt) -> str:
     return prompt.metadata.name or "soft prompt"
 
 
-def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Measured | None:
+def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> EvaluationReport | None:
     """The held-out numbers. None, with a warning, where they cannot be had: the soft prompt is worth keeping all the same."""
     heldout = prepared.splits.heldout
     if not heldout:
@@ -65,8 +65,7 @@ def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) ->
                 {label_of(prompt): prompt},
                 heldout,
                 judging.config,
-                instructions=judging.instructions,
-                training=prepared.splits.train,
+                baselines=Baselines(judging.instructions, prepared.splits.train),
                 off_domain=packaged_text([prompt], heldout) if judging.off_domain else None,
                 progress=lambda done, total: status.update(f"Measuring on the held-out texts ... {done / total:.0%}"),
             )
@@ -99,7 +98,7 @@ def write_run_report(
     prepared: Prepared,
     prompt: SoftPrompt,
     samples: Sequence[Mapping[str, str]],
-    measured: Measured | None,
+    measured: EvaluationReport | None,
     judging: Judging,
     nearest: list[list[tuple[str, float]]],
 ) -> None:
@@ -164,7 +163,7 @@ def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
     return Shown(rendered(inside_figure([looked])), told(depth) if depth else instead, columns, cells)
 
 
-def _conditions(measured: Measured, label: str) -> list[Condition]:
+def _conditions(measured: EvaluationReport, label: str) -> list[Condition]:
     found = []
     for line in measured.heldout.lines:
         less = line.differences.get(label)
