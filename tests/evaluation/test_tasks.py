@@ -106,11 +106,13 @@ def test_a_text_in_front_gives_its_last_token_to_rows_that_change_it() -> None:
     found = rows_behind(base, front, pieces, [("b", "x")] * 2, 99)
     # "\n" and three spaces are one token: the last line break of the heading is a row's own.
     assert found.condition.ids == front.ids[:-1] == tuple(base.encode("b\n"))
-    assert [(*found.condition.ids, *ids) for ids in found.ids] == [tuple(base.encode(f"b\n\n{p.prompt}")) for p in pieces]
+    assert [(*found.condition.ids, *ids) for ids in found.ids] == [
+        tuple(base.encode(f"b\n\n{p.prompt}")) for p in pieces
+    ]
     assert (found.condition.length, found.condition.tokens, front.tokens) == (2, 2, 3)
     # Cut, a row begins in its middle, and the heading is whole.
     cut = rows_behind(base, front, pieces, [("b", "x")] * 2, 1)
-    assert [(*cut.front.ids, *ids) for ids in cut.ids] == [(*front.ids, *base.encode("x"))] * 2
+    assert [(*cut.condition.ids, *ids) for ids in cut.ids] == [(*front.ids, *base.encode("x"))] * 2
     got = score_rows(base, [no_prompt(base), front], pieces, labels_of(base, pieces), TaskConfig())
     for n, piece in enumerate(pieces):
         for at, label in enumerate(("b", "x")):

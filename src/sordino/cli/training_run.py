@@ -40,9 +40,9 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Sample, Step, Validation
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, job_of, store, stored_job
-from sordino.training.loop import train
+from sordino.training.loop import Run, train
 from sordino.training.report import HTML
-from sordino.training.run import Prepared, estimate, finish, prepare
+from sordino.training.run import Prepared, TextPaths, estimate, finish, prepare
 
 LOCK = "lock"
 
@@ -94,9 +94,8 @@ def read_texts(job: Job, base: BaseModel) -> Prepared:
 
 
 def _prepared(job: Job, base: BaseModel) -> Prepared:
-    return prepare(
-        base, job.config, job.data, job.heldout or None, read_prompt, speaker=job.speaker, started=job.started
-    )
+    texts = TextPaths(job.data, job.heldout, job.speaker)
+    return prepare(base, job.config, texts, read_prompt, started=job.started)
 
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
@@ -113,8 +112,9 @@ def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> 
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
     finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
-        out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
-        out.print(f"Go on with: sordino train --resume {quote(str(job.folder))}")
+        say = err if out.reader_left else out
+        say.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
+        say.print(f"Go on with: sordino train --resume {quote(str(job.folder))}")
         return None
     if finished.why == "diverged":
         warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
@@ -210,15 +210,8 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
     with deterministic(prepared.base), stop_on_interrupt() as should_stop, progress_bar() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
-            for event in train(
-                prepared.base,
-                prepared.data,
-                job.config,
-                job.folder,
-                prepared.start.matrix_PD,
-                resume=resume,
-                should_stop=should_stop,
-            ):
+            run = Run("", prepared.data, job.config, job.folder, prepared.start.matrix_PD)
+            for event in train(prepared.base, run, resume=resume, should_stop=should_stop):
                 if isinstance(event, Finished):
                     return event
                 show(bar, task, job.config, event)
@@ -280,17 +273,25 @@ def show(
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. On Windows Ctrl-Break does too: the
-    page can send no other to a process group of its own.
+    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. So do a request to terminate, a closed
+    terminal, and an output that nobody reads any more. On Windows Ctrl-Break does too: the page can send no other to a process
+    group of its own.
     """
     asked = False
-    numbers = [signal.SIGINT, *filter(None, [getattr(signal, "SIGBREAK", None)])]
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK")]
+    # Whoever starts a run under nohup wants it to outlast its terminal.
+    numbers = [signal.SIGINT, *(one for one in known if one is not None and signal.getsignal(one) != signal.SIG_IGN)]
+    # Asked now: a terminal that was closed is none any more, and what is printed to it raises.
+    terminals = [stream for stream in (out, err) if stream.file.isatty()]
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
         restore()
+        if number == getattr(signal, "SIGHUP", None):
+            for stream in terminals:
+                stream.silence()
+        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
 
     before = {number: signal.signal(number, ask) for number in numbers}
 
@@ -299,7 +300,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     try:
-        yield lambda: asked
+        yield lambda: asked or out.reader_left or err.reader_left
     finally:
         restore()
 
