@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sordino.errors import ConfigError
+from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.token_losses import Losses, Progress, losses
@@ -28,7 +29,6 @@ from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.mixture.contexts import check_room, front_of_prompt
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, Report, measure, summary
@@ -136,16 +136,17 @@ def fit(
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
     """
-    fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
+    components = [soft_prompt(base, label, prompt) for label, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    check_room(base, fronts, [example for examples in sets for example in examples])
-    sizes = [len(examples) * len(fronts) for examples in sets]
+    longest = max(len(example.ids) for examples in sets for example in examples)
+    check_room(base, max(components, key=lambda component: component.length), longest)
+    sizes = [len(examples) * len(components) for examples in sets]
 
     def scored(at: int) -> Losses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
-        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
+        return losses(base, components, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
