@@ -29,7 +29,7 @@ from sordino.library.outputs import check_picture
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sordino.evaluation.analysis.inspection import Inside
+    from sordino.evaluation.analysis.inspection import Inspection
     from sordino.library.library import Library
     from sordino.prompts.soft_prompt import SoftPrompt
     from sordino.texts.pieces import Piece
@@ -100,7 +100,7 @@ def inspect(
     base = loaded_model(model, dtype, device)
     for label, prompt in loaded.items():
         check_fits(base, label, prompt, force=force)
-    from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of
+    from sordino.evaluation.analysis.inspection import Inspection, affordable, depth_of, surface_of
 
     found = []
     for label, prompt in loaded.items():
@@ -122,7 +122,7 @@ def inspect(
                     pass_tokens=pass_tokens,
                     progress=progress,
                 )
-        found.append(Inside(label, prompt, surface_of(base, prompt, words=words), depth))
+        found.append(Inspection(label, prompt, surface_of(base, prompt, words=words), depth))
     alike = _similarity(found)
     if picture is not None:
         from sordino.evaluation.analysis.pictures import inside_figure, rendered
@@ -147,7 +147,7 @@ def _text(given: Mapping[str, Sequence[Piece]], prompt: SoftPrompt) -> tuple[str
     return own_text(prompt)
 
 
-def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
+def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
     """Both measures; none for one soft prompt, or, with a warning, for those that cannot be compared."""
     from sordino.prompts.similarity import KINDS, similarity_map
 
@@ -160,7 +160,7 @@ def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
         return {}
 
 
-def _json(model: str, found: Sequence[Inside], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _json(model: str, found: Sequence[Inspection], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     from sordino.evaluation.analysis.inspection import to_json
 
     said: dict[str, Any] = {"model": model, "soft_prompts": [to_json(inside) for inside in found]}
@@ -169,8 +169,8 @@ def _json(model: str, found: Sequence[Inside], alike: Mapping[str, NDArray[Any]]
     return said
 
 
-def _show(inside: Inside) -> None:
-    from sordino.evaluation.analysis.inspection import told
+def _show(inside: Inspection) -> None:
+    from sordino.evaluation.analysis.inspection import findings
 
     surface, depth = inside.surface, inside.depth
     deep = ["#left out", "#attention"] if depth else []
@@ -189,7 +189,7 @@ def _show(inside: Inside) -> None:
     low, middle, high = surface.vocabulary
     out.print(f"Norms of the vocabulary's words: half below {middle:.2f}, 90 % from {low:.2f} to {high:.2f}.")
     if depth:
-        for line in told(depth):
+        for line in findings(depth):
             out.print(one_line(line))
         out.print(
             "Attention on the prompt by layer: " + " ".join(f"{share:.0%}" for share in depth.attention.by_layer_L)

@@ -11,7 +11,7 @@ from sordino.cli.evaluate import explanation
 from sordino.engine.generate import Request, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
-from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
+from sordino.evaluation.analysis.inspection import Inspection, affordable, depth_of, findings, surface_of
 from sordino.evaluation.conditions import Baselines
 from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate as measure
@@ -137,7 +137,7 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
                     limit=min(config.limit, targets), row_tokens=config.row_tokens, pass_tokens=config.pass_tokens
                 ),
             ) if texts and targets else None  # fmt: skip
-            looked = Inside(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
+            looked = Inspection(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
             return shown_in_report(looked, () if targets else (_TOO_LONG,))
     except KeyboardInterrupt:
         warn("looking inside was interrupted: the report is written without it")
@@ -146,7 +146,7 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
     return None
 
 
-def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
+def shown_in_report(looked: Inspection, instead: Sequence[str] = ()) -> Shown:
     """The inspection, as the report takes it. instead: the sentences where nothing was measured."""
     from sordino.evaluation.analysis.pictures import inside_figure
     from sordino.evaluation.pictures import rendered
@@ -160,7 +160,7 @@ def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
         columns += ["loss if left out", "attention"]
         for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
             row += [f"{cost:+.4f}", f"{share:.1%}"]
-    return Shown(rendered(inside_figure([looked])), told(depth) if depth else instead, columns, cells)
+    return Shown(rendered(inside_figure([looked])), findings(depth) if depth else instead, columns, cells)
 
 
 def _conditions(measured: EvaluationReport, label: str) -> list[Condition]:

@@ -24,6 +24,7 @@ from sordino.evaluation.classification import (
     closed,
     ensembled,
     majority,
+    mixture_logps,
     summarise,
 )
 from sordino.evaluation.conditions import (
@@ -41,7 +42,6 @@ from sordino.evaluation.confidence import Floats
 from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.label_scores import LabelTree, TextBehind, edge_logps
 from sordino.evaluation.mixed import mixture_weights
-from sordino.evaluation.mixture_answers import mixture_logps
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.evaluation.tasks import Labels, TaskRows, check_task, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel

@@ -9,7 +9,8 @@ for every line (paired bootstrap).
                          1706.04599): the mean gap between confidence and accuracy, weighted by the bins' rows
     NLL                  -log p(right label), nats a row
 
-Shape key: N rows, L labels, K members, R resamples, F features whose sums over rows the measures are made of.
+Shape key: N rows, L labels, K members or components, E edges of the label tree, R resamples, F features of a row whose sums give
+the measures.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.evaluation.confidence import MIN_UNITS, Estimate, Floats, LineEstimates, times_drawn
+from sordino.evaluation.label_scores import LabelTree
 from sordino.forward.combining import combine
-from sordino.prompts.mixture import Rule, uniform
+from sordino.prompts.mixture import Mixture, Rule, uniform
 
 BINS = 10
 Measure = Literal["accuracy", "macro_f1", "calibration_error", "nll"]
@@ -97,6 +99,23 @@ def ensembled(members: Sequence[Floats], rule: Rule) -> Floats:
     log_weights_NK = torch.from_numpy(np.log(uniform(len(members)))).expand(len(logp_NKL), -1)
     found: Floats = combine(logp_NKL, log_weights_NK, rule).numpy()
     return found
+
+
+def mixture_logps(mixture: Mixture, logp_NKE: Floats, weights_NK: Floats, tree: LabelTree) -> tuple[Floats, bool]:
+    """Log-probabilities [N, L] of a mixture, and whether they are among all texts; else they are over the closed set.
+
+    sequence: sum_k w_k p_k(label) of the whole label. probabilities: every token of the label by sum_k w_k p_k(token). logits,
+    vote: over the labels instead of the vocabulary.
+    """
+    with np.errstate(divide="ignore"):
+        log_weights_NK = torch.from_numpy(np.log(weights_NK))
+    if mixture.rule == "probabilities":
+        token_NE = combine(torch.from_numpy(logp_NKE), log_weights_NK, "probabilities").numpy()
+        return tree.sums(token_NE), True
+    logp_NKL = np.stack([tree.sums(logp_NKE[:, k]) for k in range(logp_NKE.shape[1])], axis=1)
+    among_all = mixture.rule == "sequence"
+    members = torch.from_numpy(logp_NKL if among_all else closed(logp_NKL))
+    return combine(members, log_weights_NK, mixture.rule).numpy(), among_all
 
 
 def summarise(

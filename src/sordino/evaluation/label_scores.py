@@ -79,8 +79,11 @@ class LabelTree:
         ]
 
 
-def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
-    """The tree of labels given as token ids. Raises DataError for an empty label, or one that begins another."""
+def label_tree(ids: Sequence[Sequence[int]], texts: Sequence[str] = ()) -> LabelTree:
+    """The tree of labels given as token ids. texts: the labels, for errors.
+
+    Raises DataError for an empty label, or one that begins another and would always win.
+    """
     labels = tuple(tuple(label) for label in ids)
     beginnings: dict[tuple[int, ...], int] = {(): 0}
     edges: dict[tuple[int, int], int] = {}
@@ -89,11 +92,17 @@ def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
         for length, token in enumerate(label):
             place = beginnings.setdefault(label[:length], len(beginnings))
             pairs.append((edges.setdefault((place, token), len(edges)), at))
-    for label, times in Counter(labels).items():
-        if not label:
-            raise DataError("a label has no token", where="labels")
-        if label in beginnings or times > 1:
-            raise DataError("a label's tokens are the beginning of another's", where="labels", got=list(label))
+    counts = Counter(labels)
+    for at, label in enumerate(labels):
+        # The empty label is the beginning of all.
+        if label in beginnings or counts[label] > 1:
+            other = next(n for n, longer in enumerate(labels) if n != at and longer[: len(label)] == label)
+            raise DataError(
+                "in this model's tokens a label begins another, and would always win",
+                where="--labels",
+                got=" and ".join(repr(texts[n].strip() if texts else labels[n]) for n in (at, other)),
+                do="rename one of them",
+            )
     inner = [begun for begun in beginnings if begun]
     paths = tuple(
         begun for begun in inner if not any(other[: len(begun)] == begun for other in inner if len(other) > len(begun))

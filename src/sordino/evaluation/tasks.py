@@ -165,18 +165,7 @@ def label_trees(answers: Sequence[Sequence[tuple[int, ...]]], texts: Sequence[st
 
     Raises DataError for a label whose tokens begin another's.
     """
-    known: dict[tuple[tuple[int, ...], ...], LabelTree] = {}
-    for of_row in {tuple(of_row): None for of_row in answers}:
-        for text, own in zip(texts, of_row, strict=True):
-            for other, longer in zip(texts, of_row, strict=True):
-                if other is not text and longer[: len(own)] == own:
-                    raise DataError(
-                        "in this model's tokens a label is the beginning of another, and would always win",
-                        where="--labels",
-                        got=f"{text.strip()!r} and {other.strip()!r}",
-                        do="rename one of them",
-                    )
-        known[of_row] = label_tree(of_row)
+    known = {of_row: label_tree(of_row, texts) for of_row in dict.fromkeys(map(tuple, answers))}
     return [known[tuple(of_row)] for of_row in answers]
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from sordino.evaluation.analysis.inspection import Depth, Inside
+from sordino.evaluation.analysis.inspection import Depth, Inspection
 from sordino.evaluation.analysis.path import Path
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
@@ -22,10 +22,10 @@ from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, dra
 _NAMED = 40
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
+# Inspection -----------------------------------------------------------------------------------------------------------
 
 
-def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
+def inside_figure(insides: Sequence[Inspection], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
     """A band a soft prompt: costs of leaving out, norms, attention; below, if there are several, how alike they are."""
     deep = any(inside.depth for inside in insides)
     heights = [0.19 * min(inside.prompt.n_tokens, _NAMED) + 1.6 for inside in insides]
@@ -50,7 +50,7 @@ def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] 
     return figure
 
 
-def _draw_costs(axes: Axes, inside: Inside, depth: Depth) -> None:
+def _draw_costs(axes: Axes, inside: Inspection, depth: Depth) -> None:
     costs = depth.importance.costs
     colours = [ACCENT if cost > 0 else FAINT for cost in costs]
     axes.barh(range(1, len(costs) + 1), costs, color=colours, height=0.75)
@@ -61,7 +61,7 @@ def _draw_costs(axes: Axes, inside: Inside, depth: Depth) -> None:
     _small(axes)
 
 
-def _draw_norms(axes: Axes, inside: Inside, *, named: bool) -> None:
+def _draw_norms(axes: Axes, inside: Inspection, *, named: bool) -> None:
     surface = inside.surface
     low, middle, high = surface.vocabulary
     axes.axvspan(low, high, color=BAND)
@@ -119,7 +119,7 @@ def _draw_similarity(axes: Axes, labels: Sequence[str], similarity_KK: NDArray[n
     axes.set_title("how alike: cosine of the mean vectors", loc="left", fontsize=9)
 
 
-def _name_tokens(axes: Axes, inside: Inside) -> None:
+def _name_tokens(axes: Axes, inside: Inspection) -> None:
     """Each virtual token's number and nearest word, the first one at the top."""
     count = inside.prompt.n_tokens
     step = max(1, -(-count // _NAMED))
