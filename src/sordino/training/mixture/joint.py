@@ -37,8 +37,7 @@ from sordino.forward.placement import prefix_embeds
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
-from sordino.texts.examples import Example
-from sordino.texts.excerpts import excerpt
+from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
