@@ -236,7 +236,7 @@ def _running(
             from sordino.models import files
             from sordino.models.description import describe
 
-            model = describe(files.resolve(name), path, tell=lambda line: err.print(one_line(line)))
+            model = describe(files.resolve(name), path, notify=lambda line: err.print(one_line(line)))
             rows = stack.enter_context(gguf_runner(model, path, options))
         yield model, rows
 
@@ -251,7 +251,7 @@ def _gguf_path(name: str, runner: str, device: str | None, dtype: str | None) ->
         return None
     from sordino.models import files
 
-    path = files.gguf_file(files.resolve(name), tell=lambda line: err.print(one_line(line)))
+    path = files.gguf_file(files.resolve(name), notify=lambda line: err.print(one_line(line)))
     if runner == "gguf":
         if path is None:
             raise ConfigError("llama.cpp reads .gguf files only", where="--runner gguf", got=name)

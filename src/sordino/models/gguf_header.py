@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata and where its tensors lie, read in a fraction of a second and without torch.
+"""The header of a GGUF file: its metadata and the positions of its tensors, read in a fraction of a second and without torch.
 
-Format: the GGUF specification of ggml, versions 2 and 3, little endian. Every count, length and offset is checked against
-the file's size before it is used, so a truncated or hostile file gives an error and no surprise.
+Format: the GGUF specification of ggml, versions 2 and 3, little endian. Every count, length and offset is checked against the
+file's size before it is used, so a truncated or hostile file gives an error.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        said = self.fields.get("general.architecture", "")
-        return said if isinstance(said, str) else ""
+        name = self.fields.get("general.architecture", "")
+        return name if isinstance(name, str) else ""
 
     @property
     def n_parameters(self) -> int:
@@ -51,19 +51,19 @@ class GgufHeader:
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Raises ModelError where `path` is not a GGUF file, is truncated, or is of a version that is not read."""
+    """Raises ModelError where `path` is not a GGUF file, is truncated, or is of another version."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _header(path, _Cursor(data))
-    # ValueError: mmap's word for an empty file.
+    # mmap raises ValueError for an empty file.
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
-        raise _broken(path, f"a header that breaks off or makes no sense ({error})") from error
+        raise _broken(path, f"a truncated or broken header ({error})") from error
     except OSError as error:
         raise ModelError("cannot be read", where=path, got=error.strerror or error) from error
 
 
 class _Cursor:
-    """Where reading stands in the file."""
+    """A position in the file."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0

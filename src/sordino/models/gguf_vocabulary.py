@@ -1,4 +1,4 @@
-"""The words of a .gguf file and their embeddings, read from the file: for programs that leave its weights to llama.cpp."""
+"""The vocabulary and embeddings of a .gguf file, for programs that leave its weights to llama.cpp."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TABLE = "token_embd.weight"
 
 
 class GgufVocabulary:
-    """What `nearest.nearest_words` asks of a base model. The table stays on the disk; what is asked for is dequantised."""
+    """The vocabulary for `nearest.nearest_words`. The embeddings stay on the disk; requested rows are dequantised."""
 
     device = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""How much memory was used, and memory that runs out, said in one way whichever allocator ran out of it."""
+"""Memory use, and one error for memory that runs out, whichever allocator raised it."""
 
 from __future__ import annotations
 
