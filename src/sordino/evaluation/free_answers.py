@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.evaluation.answers import check_task_room, task_conditions
@@ -160,7 +160,7 @@ def _written(base: BaseModel, rows: TaskRows, max_tokens: int) -> tuple[str, ...
     prompt = as_soft_prompt(base, rows.condition)
     answers: list[str] = []
     for at in range(0, len(rows.ids), _BATCH):
-        answers += complete(base, [Request(ids, prompt) for ids in rows.ids[at : at + _BATCH]], sampling)
+        answers += complete(base, [TextRequest(ids, prompt) for ids in rows.ids[at : at + _BATCH]], sampling)
     return tuple(answers)
 
 
