@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from sordino.cli.options import base_model_options, refuse_alone, seed_option
+from sordino.cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    library_option,
+    model_option,
+    refuse_alone,
+    seed_option,
+)
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 from sordino.library.outputs import check_picture, mixture_name
 
@@ -111,7 +119,11 @@ def mixture() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and the picture, if they exist.")
 @click.option("--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width.")
 @seed_option()
-@base_model_options
+@model_option()
+@device_option()
+@dtype_option()
+@library_option()
+@json_option()
 def fit(**options: Any) -> None:
     """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
 

@@ -10,8 +10,9 @@ import click
 from click.core import ParameterSource
 
 from sordino.cli.console import outlasting_readers
-from sordino.cli.options import LARGEST_SEED, device_option, dtype_option
+from sordino.cli.options import device_option, dtype_option
 from sordino.errors import BadInput, ConfigError
+from sordino.settings import LARGEST_SEED
 
 T = TypeVar("T")
 STEPS = 120

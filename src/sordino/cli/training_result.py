@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sordino.cli.console import err, warn
-from sordino.cli.evaluate import explanation
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
@@ -16,7 +15,7 @@ from sordino.evaluation.conditions import Baselines
 from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate as measure
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import EvaluationReport, damage, verdict
+from sordino.evaluation.report import EvaluationReport, damage, explanation, verdict
 from sordino.formats import file_disclosure
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.config import TrainConfig

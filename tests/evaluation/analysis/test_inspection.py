@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 
-from sordino.errors import BadInput
 from sordino.evaluation.analysis.inspection import (
     TARGETS,
     Inspection,
@@ -24,7 +22,6 @@ from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pru
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.pictures import rendered
-from sordino.library.endings import checked_ending
 from sordino.prompts.similarity import similarity_map
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
@@ -88,10 +85,3 @@ def test_pictures_of_strange_names_are_drawn(ending: str) -> None:
     rendered(pruning_figure([Stage((0,), 1.0)], Stage((0,), 1.0)), ending)
     way = Path("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
     rendered(path_figure(way, STRANGE, "$", 0.3), ending)
-
-
-def test_other_endings_are_refused() -> None:
-    assert checked_ending(FilePath("a.SVG"))
-    for name in ("a.gif", "a"):
-        with pytest.raises(BadInput, match=r"\.png or \.svg"):
-            checked_ending(FilePath(name))

@@ -22,6 +22,8 @@ from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 
+# Nats per token, where none is given.
+TOLERANCE = 0.01
 # By default, a prompt shrinks to one token in about this many rounds.
 _ROUNDS = 24
 
@@ -116,6 +118,13 @@ def within(stages: Sequence[Stage], tolerance: float) -> Stage:
     """The shortest stage whose loss is at most `tolerance` above the whole prompt's."""
     allowed = stages[0].judged + tolerance
     return min((stage for stage in stages if stage.judged <= allowed), key=lambda stage: len(stage.kept))
+
+
+def chosen_stage(stages: Sequence[Stage], config: PruneConfig) -> Stage:
+    """The length that was asked for, else the shortest whose loss rises by no more than the tolerance."""
+    if config.tokens is not None:
+        return stages[-1]
+    return within(stages, TOLERANCE if config.tolerance is None else config.tolerance)
 
 
 def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
