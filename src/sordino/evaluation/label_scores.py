@@ -30,7 +30,7 @@ from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, f
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import front_groups
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 
 # Logits held at once: 128 x 49,152 in float32 are 25 MB.
 _LOGITS_AT_ONCE = 2**23
@@ -133,7 +133,7 @@ def edge_logps(
     """
     logp_JE = np.zeros((len(texts), len(tree.token_E)))
     head, done = head_of(base.network), 0
-    with torch.inference_mode(), memory_named("scoring labels", "lower --pass-tokens"):
+    with torch.inference_mode(), memory_errors("scoring labels", "lower --pass-tokens"):
         for group in front_groups(conditions):
             prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
             leading = conditions[group[0]].leading

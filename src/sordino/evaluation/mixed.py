@@ -23,7 +23,7 @@ from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import labelled_rows, one_by_one, pack
 from sordino.forward.prefix import encode_prefixes, forward_rows, packable
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture, Rule
 from sordino.texts.examples import Example
 
@@ -64,7 +64,7 @@ def nll_of_conditions(
         if part:
             columns.append(nll_of_texts(torch.from_numpy(own_WK), log_weights_WK).numpy())
         else:
-            with memory_named("measuring", "lower --pass-tokens"):
+            with memory_errors("measuring", "lower --pass-tokens"):
                 columns.append(_nll_by_token(base, condition, windows, log_weights_WK, pass_tokens))
     return np.stack(columns, axis=1)
 
@@ -73,7 +73,7 @@ def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int
     """The weights [N, K] for each text: the mixture's own, or its gate's."""
     if mixture.gate is None:
         return np.tile(mixture.weights_K, (len(texts), 1))
-    with memory_named("reading the gate's texts", "lower --row-tokens"):
+    with memory_errors("reading the gate's texts", "lower --row-tokens"):
         hidden_ND = hidden_of_texts(base, texts).double().numpy()
     return np.stack([mixture.weights_for(hidden_D) for hidden_D in hidden_ND])
 

@@ -13,7 +13,7 @@ from sordino.errors import OutOfMemory
 
 
 @contextmanager
-def memory_named(doing: str, do: str) -> Iterator[None]:
+def memory_errors(doing: str, do: str) -> Iterator[None]:
     """Memory that runs out inside becomes `OutOfMemory`: "memory ran out in {doing}", with what to do."""
     try:
         yield

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from sordino.errors import ModelError
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 
@@ -65,7 +65,7 @@ def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -
     start = int(front_PD.shape[0]) + len(leading)
     total_LS: Tensor | None = None
     positions = 0
-    with memory_named("measuring attention", "give a smaller --limit or --row-tokens"), torch.inference_mode():
+    with memory_errors("measuring attention", "give a smaller --limit or --row-tokens"), torch.inference_mode():
         for at in range(0, len(windows), _ROWS_A_PASS):
             texts = [window.ids for window in windows[at : at + _ROWS_A_PASS]]
             summed_LS = _summed(base, network, front_PD, leading, texts)[:, :start].double().cpu()

@@ -22,7 +22,7 @@ from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.token_losses import Losses, Progress, losses
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example, make_examples
@@ -156,7 +156,7 @@ def fit(
     given_NK: Floats | None = None
     average_K = weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
-        with memory_named("reading the texts", "lower --pass-tokens"):
+        with memory_errors("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
         read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]
