@@ -20,7 +20,7 @@ from typing import Any
 
 from sordino.errors import ModelError, StorageError
 from sordino.models.cache import cache_folder
-from sordino.models.gguf_header import GgufHeader, StoredTensor
+from sordino.models.gguf_header import GgufHeader, TensorLocation
 from sordino.storage import write_bytes
 
 _CHUNK_BYTES = 1 << 22
@@ -103,7 +103,7 @@ def _inside(folder: Path, name: object) -> bool:
     return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
 
 
-def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
+def safetensors_tensors(path: Path) -> tuple[TensorLocation, ...]:
     """The positions of a safetensors file's tensors. Raises ModelError where the header is broken."""
     try:
         with path.open("rb") as file:
@@ -129,25 +129,25 @@ def _unreadable(path: Path, error: OSError) -> ModelError:
     return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
-def n_parameters(tensors: Iterable[StoredTensor]) -> int:
+def n_parameters(tensors: Iterable[TensorLocation]) -> int:
     return sum(prod(tensor.shape) for tensor in tensors)
 
 
-def _stored(name: str, entry: Any, start: int) -> StoredTensor:
+def _stored(name: str, entry: Any, start: int) -> TensorLocation:
     begin, end = entry["data_offsets"]
     shape, size = tuple(int(n) for n in entry["shape"]), int(end) - int(begin)
     # The narrowest numbers of the format have four bits.
     if min(shape, default=0) < 0 or 2 * size < prod(shape):
         raise ValueError(f"{size} bytes for the shape {list(shape)[:8]} of {name[:80]!r}")
-    return StoredTensor(name, shape, start + int(begin), size)
+    return TensorLocation(name, shape, start + int(begin), size)
 
 
-def _tensor_lines(path: Path, tensors: Iterable[StoredTensor]) -> list[tuple[str, list[int], str]]:
+def _tensor_lines(path: Path, tensors: Iterable[TensorLocation]) -> list[tuple[str, list[int], str]]:
     with path.open("rb") as file:
         return [(tensor.name, list(tensor.shape), _hash_of(file, tensor)) for tensor in tensors]
 
 
-def _hash_of(file: Any, tensor: StoredTensor) -> str:
+def _hash_of(file: Any, tensor: TensorLocation) -> str:
     digest, left = hashlib.sha256(), tensor.size
     file.seek(tensor.offset)
     while left:

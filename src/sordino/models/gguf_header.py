@@ -23,7 +23,7 @@ _MAX_FIELDS, _MAX_TENSORS, _MAX_DIMENSIONS = 65_536, 1_000_000, 4
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorLocation:
     """shape: in torch's order. offset, size: bytes, from the start of the file."""
 
     name: str
@@ -38,7 +38,7 @@ class GgufHeader:
 
     path: Path
     fields: Mapping[str, Any]
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[TensorLocation, ...]
 
     @property
     def architecture(self) -> str:
@@ -126,7 +126,7 @@ def _header(path: Path, cursor: _Cursor) -> GgufHeader:
     return GgufHeader(path, fields, _tensors(path, cursor, n_tensors, fields.get("general.alignment", 32)))
 
 
-def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tuple[StoredTensor, ...]:
+def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tuple[TensorLocation, ...]:
     entries = []
     for _ in range(count):
         name, dimensions = cursor.string(), cursor.number("<I")
@@ -138,7 +138,7 @@ def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tupl
     if type(alignment) is not int or not 0 < alignment <= 1 << 20:
         raise IndexError(f"an alignment of {str(alignment)[:40]}")
     start = -(-cursor.at // alignment) * alignment
-    tensors = tuple(StoredTensor(name, shape, start + at, _size(kind, shape)) for name, shape, kind, at in entries)
+    tensors = tuple(TensorLocation(name, shape, start + at, _size(kind, shape)) for name, shape, kind, at in entries)
     if sum(tensor.size for tensor in tensors) > len(cursor.data):
         raise IndexError("tensors that are larger together than the file")
     cut = next((tensor for tensor in tensors if tensor.offset + tensor.size > len(cursor.data)), None)
