@@ -16,7 +16,7 @@ from sordino.evaluation.conditions import Baselines, default_instructions, excer
 from sordino.evaluation.config import EvaluateConfig
 from sordino.evaluation.measuring import WindowLosses, evaluate, summarise, worth
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import EvaluationReport, damage, summary, to_json, verdict
+from sordino.evaluation.report import Report, damage, summary, to_json, verdict
 from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
 from sordino.forward import token_losses
 from sordino.forward.placement import prompt_embeds
@@ -210,7 +210,7 @@ def test_a_single_block_has_no_interval() -> None:
 
 
 @pytest.fixture(scope="module")
-def report() -> EvaluationReport:
+def report() -> Report:
     base = tiny_base("llama")
     prompts = {"a": voice(base, 5, name="a"), "b": voice(base, 7, 1, name="b")}
     return evaluate(
@@ -218,7 +218,7 @@ def report() -> EvaluationReport:
     )
 
 
-def test_a_report_has_every_condition_once(report: EvaluationReport) -> None:
+def test_a_report_has_every_condition_once(report: Report) -> None:
     assert [(line.kind, line.label) for line in report.heldout.lines] == [
         ("soft prompt", "a"),
         ("soft prompt", "b"),
@@ -237,7 +237,7 @@ def test_a_report_has_every_condition_once(report: EvaluationReport) -> None:
     assert set(report.worth) == {"a", "b"}
 
 
-def test_json_is_json(report: EvaluationReport) -> None:
+def test_json_is_json(report: Report) -> None:
     read = json.loads(json.dumps(to_json(report), allow_nan=False))
     assert [entry["label"] for entry in read["soft_prompts"]] == ["a", "b"]
     assert read["heldout"]["conditions"][2]["less_soft_prompt"]["a"]["nll"] == pytest.approx(
@@ -297,7 +297,7 @@ def verdict_for(soft: float, none: float, curve: list[float], *, noise: float = 
     measured, means = summarise(
         heads, WindowLosses(nll * 100, np.full(8, 100.0), tuple("abcdefgh"), 3000), SMALL, text="t"
     )
-    return verdict(EvaluationReport({"a": tokens}, measured, worth(measured, means) if curve else {}, None, ()), "a")
+    return verdict(Report({"a": tokens}, measured, worth(measured, means) if curve else {}, None, ()), "a")
 
 
 def test_verdicts() -> None:

@@ -24,7 +24,7 @@ from sordino.prompts.mixture import components_of, with_components
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sordino.evaluation.report import EvaluationReport, Measurement
+    from sordino.evaluation.report import Measurement, Report
 
 _LABEL = 60
 
@@ -94,7 +94,7 @@ def evaluate(
         show_report(report, config.row_tokens)
 
 
-def show_report(report: EvaluationReport, row_tokens: int) -> None:
+def show_report(report: Report, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
     from sordino.evaluation.report import damage, explanation, verdict
 

@@ -15,7 +15,8 @@ from sordino.evaluation.conditions import Baselines
 from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate as measure
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import EvaluationReport, damage, explanation, verdict
+from sordino.evaluation.report import Report as Measured
+from sordino.evaluation.report import damage, explanation, verdict
 from sordino.formats import file_disclosure
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.config import TrainConfig
@@ -52,7 +53,7 @@ def label_of(prompt: SoftPrompt) -> str:
     return prompt.metadata.name or "soft prompt"
 
 
-def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> EvaluationReport | None:
+def measured_result(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Measured | None:
     """The held-out numbers. None, with a warning, where they cannot be had: the soft prompt is worth keeping all the same."""
     heldout = prepared.splits.heldout
     if not heldout:
@@ -97,7 +98,7 @@ def write_run_report(
     prepared: Prepared,
     prompt: SoftPrompt,
     samples: Sequence[Mapping[str, str]],
-    measured: EvaluationReport | None,
+    measured: Measured | None,
     judging: Judging,
     nearest: list[list[tuple[str, float]]],
 ) -> None:
@@ -162,7 +163,7 @@ def shown_in_report(looked: Inspection, instead: Sequence[str] = ()) -> Shown:
     return Shown(rendered(inside_figure([looked])), findings(depth) if depth else instead, columns, cells)
 
 
-def _conditions(measured: EvaluationReport, label: str) -> list[Condition]:
+def _conditions(measured: Measured, label: str) -> list[Condition]:
     found = []
     for line in measured.heldout.lines:
         less = line.differences.get(label)

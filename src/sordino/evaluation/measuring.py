@@ -35,7 +35,7 @@ from sordino.evaluation.confidence import (
 )
 from sordino.evaluation.config import EvaluateConfig
 from sordino.evaluation.mixed import nll_of_conditions
-from sordino.evaluation.report import ConditionLine, EvaluationReport, Measurement, Worth
+from sordino.evaluation.report import ConditionLine, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, shifted, target_bytes, windows_behind
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt, components_of
@@ -64,7 +64,7 @@ def evaluate(
     baselines: Baselines = DEFAULT_BASELINES,
     off_domain: tuple[str, Sequence[Piece]] | None = None,
     progress: Progress = lambda done, total: None,
-) -> EvaluationReport:
+) -> Report:
     """Measure soft prompts (by label) on held-out texts.
 
     baselines: instructions, by default made from the soft prompts' metadata, and training texts for excerpts. off_domain: a
@@ -89,7 +89,7 @@ def evaluate(
         text, pieces = off_domain
         damage, _ = measure(base, [*own, no_prompt(base)], pieces, config, text=text, progress=progress)
     sizes = {label: sum(one.n_tokens for one in components_of(prompt) if one) for label, prompt in prompts.items()}
-    return EvaluationReport(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes))
+    return Report(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes))
 
 
 def measure(

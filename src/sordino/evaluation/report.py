@@ -58,7 +58,7 @@ class Worth:
 
 
 @dataclass(frozen=True)
-class EvaluationReport:
+class Report:
     """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
     texts. off_domain: a text in another voice, without a soft prompt and with each.
     """
@@ -70,7 +70,7 @@ class EvaluationReport:
     notes: tuple[str, ...]
 
 
-def verdict(report: EvaluationReport, label: str) -> str:
+def verdict(report: Report, label: str) -> str:
     """What a soft prompt does for the held-out texts, in a sentence."""
     vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
     gain = report.heldout.line("no prompt").differences[label]
@@ -101,7 +101,7 @@ def verdict(report: EvaluationReport, label: str) -> str:
     )
 
 
-def damage(report: EvaluationReport, label: str) -> str:
+def damage(report: Report, label: str) -> str:
     """What a soft prompt does to a text in another voice, or "" if none was measured."""
     if report.off_domain is None:
         return ""
@@ -134,7 +134,7 @@ def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def summary(report: EvaluationReport, label: str) -> dict[str, Any]:
+def summary(report: Report, label: str) -> dict[str, Any]:
     """The numbers for a soft prompt's file, as plain JSON."""
     heldout = report.heldout
     own = heldout.line("soft prompt", label)
@@ -162,7 +162,7 @@ def in_words(worth: Worth) -> str:
     return length_in_words(worth.tokens.value, worth.lengths)
 
 
-def to_json(report: EvaluationReport) -> dict[str, Any]:
+def to_json(report: Report) -> dict[str, Any]:
     """The report as plain JSON. A length beyond the excerpts is null; its bound is in `text`."""
     return {
         "heldout": _measurement_json(report.heldout),
