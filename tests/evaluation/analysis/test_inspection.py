@@ -17,7 +17,7 @@ from sordino.evaluation.analysis.inspection import (
     surface_of,
     to_json,
 )
-from sordino.evaluation.analysis.path import Path
+from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.config import InspectConfig
@@ -83,5 +83,5 @@ def test_pictures_of_strange_names_are_drawn(ending: str) -> None:
     stages = [Stage((0, 1), 1.0, 2.0), Stage((0,), 1.1, 2.2)]
     rendered(pruning_figure(stages, stages[1]), ending)
     rendered(pruning_figure([Stage((0,), 1.0)], Stage((0,), 1.0)), ending)
-    way = Path("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
+    way = BlendPath("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
     rendered(path_figure(way, STRANGE, "$", 0.3), ending)

@@ -19,7 +19,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
-class Path:
+class BlendPath:
     """shares: of the second prompt, ascending from 0 to 1. losses: nats per token of each text at every share. without: of each
     text without a prompt. tokens: targets of each text.
     """
@@ -40,7 +40,7 @@ def path_between(
     *,
     also: float | None = None,
     progress: Progress = lambda done, total: None,
-) -> Path:
+) -> BlendPath:
     """Measure `config.points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
 
     Raises BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
@@ -68,7 +68,7 @@ def path_between(
             base, matrices, first.metadata.placement, passage, pass_tokens=config.pass_tokens, progress=reported
         )
         done += len(matrices) * len(passage.windows)
-    return Path(
+    return BlendPath(
         how,
         shares,
         {label: tuple(losses[:-1].tolist()) for label, losses in found.items()},
@@ -85,7 +85,7 @@ def shares_along(points: int, also: float | None) -> tuple[float, ...]:
     return tuple(sorted(even))
 
 
-def to_json(path: Path) -> dict[str, Any]:
+def to_json(path: BlendPath) -> dict[str, Any]:
     """As plain JSON."""
     return {
         "how": path.how,
