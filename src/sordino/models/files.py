@@ -32,7 +32,7 @@ from sordino.models.cache import (
     read_manifest,
 )
 from sordino.models.cache import cache_folder as cache_folder
-from sordino.models.gguf_header import GgufHeader, read_gguf_header
+from sordino.models.gguf_header import EMBEDDINGS, GgufHeader, read_gguf_header
 from sordino.models.names import ModelSource as ModelSource
 from sordino.models.names import absolute_name as absolute_name
 from sordino.models.names import bundled_names as bundled_names
@@ -105,7 +105,7 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
     """
     header = read_gguf_header(path)
     architectures.check_gguf_architecture(header.architecture, where=source.name)
-    table = next((tensor for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
+    table = next((tensor for tensor in header.tensors if tensor.name == EMBEDDINGS), None)
     if table is None or len(table.shape) != 2:
         raise ModelError("the file has no table of words", where=source.name, expected="a language model")
     identity = _gguf_fingerprint(path)

@@ -20,7 +20,7 @@ from typing import Any
 
 from sordino.errors import ModelError, StorageError
 from sordino.models.cache import cache_folder
-from sordino.models.gguf_header import GgufHeader, TensorLocation
+from sordino.models.gguf_header import GgufHeader, TensorLocation, unreadable
 from sordino.storage import write_bytes
 
 _CHUNK_BYTES = 1 << 22
@@ -73,7 +73,7 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except OSError as error:
-            raise _unreadable(index, error) from error
+            raise unreadable(index, error) from error
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
         missing = [name for name in names if not _inside(folder, name)]
@@ -119,14 +119,10 @@ def safetensors_tensors(path: Path) -> tuple[TensorLocation, ...]:
         if sum(tensor.size for tensor in tensors) > size:
             raise ValueError("tensors that are larger together than the file")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError("not a whole safetensors file", where=path, got=error, do="fetch it again") from error
     return tensors
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
 def n_parameters(tensors: Iterable[TensorLocation]) -> int:
@@ -210,7 +206,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
     if not isinstance(value, dict):

@@ -19,6 +19,8 @@ from sordino.errors import ModelError
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
+# The name of the table of input embeddings.
+EMBEDDINGS = "token_embd.weight"
 _MAX_FIELDS, _MAX_TENSORS, _MAX_DIMENSIONS = 65_536, 1_000_000, 4
 
 
@@ -59,7 +61,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
         raise _broken(path, f"a truncated or broken header ({error})") from error
     except OSError as error:
-        raise ModelError("cannot be read", where=path, got=error.strerror or error) from error
+        raise unreadable(path, error) from error
 
 
 class _Cursor:
@@ -156,6 +158,10 @@ def _size(kind: int, shape: tuple[int, ...]) -> int:
     except (ValueError, KeyError):
         raise IndexError(f"numbers of the unknown type {kind}") from None
     return prod(shape) // block * size
+
+
+def unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
 def _broken(path: Path, got: str) -> ModelError:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sordino.models.description import DescribedModel
-
-_TABLE = "token_embd.weight"
+from sordino.models.gguf_header import EMBEDDINGS
 
 
 class GgufVocabulary:
@@ -24,7 +23,7 @@ class GgufVocabulary:
 
         self._model = model
         # Mapped, not read.
-        self._table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == _TABLE)
+        self._table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == EMBEDDINGS)
 
     @property
     def vocab_size(self) -> int:
