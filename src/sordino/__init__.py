@@ -1,3 +1,85 @@
-"""Sordino trains, shares, serves and mixes soft prompts."""
+"""Sordino trains, shares, serves and mixes soft prompts.
+
+    import sordino
+
+    model = sordino.load_model("smollm2")
+    result = sordino.train(model, "texts/", tokens=20, steps=100, on_event=print)
+    result.prompt.save("voice.zip")
+
+    prompt = sordino.load("voice.zip")
+    print(model.generate("It rained all day", prompt, max_tokens=60, seed=1))
+    print(sordino.evaluate(model, prompt, heldout="heldout/"))
+
+Names are loaded when they are first used: `import sordino` costs milliseconds, and only what computes loads PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AttachedPrompt",
+    "EvaluateConfig",
+    "Metadata",
+    "Mixture",
+    "Model",
+    "Report",
+    "Sampling",
+    "SoftPrompt",
+    "SordinoError",
+    "TrainConfig",
+    "attach",
+    "evaluate",
+    "load",
+    "load_model",
+    "peek",
+]
+
+if TYPE_CHECKING:
+    from sordino.api import Model as Model
+    from sordino.api import evaluate as evaluate
+    from sordino.api import load as load
+    from sordino.api import load_model as load_model
+    from sordino.engine.attach import AttachedPrompt as AttachedPrompt
+    from sordino.engine.attach import attach as attach
+    from sordino.engine.sampling import Sampling as Sampling
+    from sordino.errors import SordinoError as SordinoError
+    from sordino.evaluation.measuring import EvaluateConfig as EvaluateConfig
+    from sordino.evaluation.report import Report as Report
+    from sordino.formats import peek as peek
+    from sordino.prompts.mixture import Mixture as Mixture
+    from sordino.prompts.soft_prompt import Metadata as Metadata
+    from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
+    from sordino.training.config import TrainConfig as TrainConfig
+else:
+    _MODULES = {
+        "AttachedPrompt": "engine.attach",
+        "EvaluateConfig": "evaluation.measuring",
+        "Metadata": "prompts.soft_prompt",
+        "Mixture": "prompts.mixture",
+        "Model": "api",
+        "Report": "evaluation.report",
+        "Sampling": "engine.sampling",
+        "SoftPrompt": "prompts.soft_prompt",
+        "SordinoError": "errors",
+        "TrainConfig": "training.config",
+        "attach": "engine.attach",
+        "evaluate": "api",
+        "load": "api",
+        "load_model": "api",
+        "peek": "formats",
+    }
+
+    # For everything else, the rooms themselves among it, Python goes on to look for a module.
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'sordino' has no attribute {name!r}")
+        value = getattr(import_module(f"sordino.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -74,10 +74,20 @@ def load(
 
 
 def from_parts(
-    network: PreTrainedModel, tokenizer: Any, *, name: str, model_id: str = "", fingerprint: str = ""
+    network: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    name: str,
+    model_id: str = "",
+    fingerprint: str = "",
+    freeze: bool = True,
 ) -> BaseModel:
-    """A base model of a network and a tokenizer that are in memory already. The network is frozen and put in eval mode."""
-    network.eval().requires_grad_(False)
+    """A base model of a network and a tokenizer that are in memory already.
+
+    freeze: take the parameters' gradients away and put the network in eval mode, as everything but encoding needs it.
+    """
+    if freeze:
+        network.eval().requires_grad_(False)
     config = network.config.get_text_config()
     weight_VD = cast(Tensor, network.get_input_embeddings().weight)
     return BaseModel(

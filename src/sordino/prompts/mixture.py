@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -150,6 +151,15 @@ class Mixture:
     def with_weights(self, weights_K: NDArray[np.float64] | list[float]) -> Mixture:
         """The same components under weights that do not depend on the text. Raises BadInput."""
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a file that `sordino.load` reads; a library takes mixtures that are called NAME.mix.zip. Raises BadInput, StorageError.
+
+        overwrite: replace what is there.
+        """
+        from sordino import formats
+
+        formats.write_mixture(self, Path(path), force=overwrite)
 
 
 Prompt = SoftPrompt | Mixture

@@ -1,0 +1,220 @@
+"""Sordino from Python: what `import sordino` offers, on the functions that the command line and the page call.
+
+Nothing here loads PyTorch until something computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from sordino.errors import BadInput
+from sordino.prompts.mixture import Prompt, components_of
+from sordino.settings import from_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sordino.engine.generate import Piece, Request
+    from sordino.engine.sampling import Sampling
+    from sordino.evaluation.report import Report
+    from sordino.models.base_model import BaseModel
+    from sordino.models.files import Tell
+    from sordino.prompts.fit import Fit
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen base model. Made by `load_model` or `Model.from_transformers`."""
+
+    base: BaseModel
+
+    @staticmethod
+    def from_transformers(network: PreTrainedModel, tokenizer: Any, *, name: str = "") -> Model:
+        """A causal language model and its tokenizer that are in memory already.
+
+        The network is frozen: it is put in eval mode, and its parameters lose their gradients. name: what soft prompts call it, by
+        default its name on the Hub. Raises ModelError for an architecture that cannot carry a soft prompt.
+        """
+        from sordino.models.architectures import check_config
+        from sordino.models.base_model import from_parts
+
+        name = name or network.name_or_path or str(network.config.model_type)
+        check_config(network.config, where=name)
+        return Model(from_parts(network, tokenizer, name=name))
+
+    def fit(self, prompt: Prompt) -> Fit:
+        """How well a prompt fits: `kind` is "exact", "same family", "unknown" or "no"; `reason` says why."""
+        return self.base.fit(prompt)
+
+    @overload
+    def generate(
+        self, text: str, prompt: Prompt | None = None, *, seed: int = 0, force: bool = False, **sampling: Any
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> list[str]: ...
+
+    def generate(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> str | list[str]:
+        """The continuation of a text, with a soft prompt, a mixture, or neither.
+
+        Lists of texts, prompts or seeds are one batch and give a list; what is not a list serves every row. A row's text depends on
+        its own text, prompt and seed, never on its batch. sampling: the fields of `Sampling`, for instance max_tokens=60,
+        temperature=0. force: run a prompt of the right width that was made for another model.
+        Raises ConfigError, DoesNotFit, OutOfMemory.
+        """
+        from sordino.engine.generate import complete
+
+        requests = self._requests(text, prompt, seed, force=force)
+        continued = complete(self.base, requests, _sampling(sampling))
+        return continued if _is_batch(text, prompt, seed) else continued[0]
+
+    def stream(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> Iterator[Piece]:
+        """As `generate`, a piece of text at a time.
+
+        A piece has `request` (which row it continues), `text`, and `finish`: "stop" or "length" on a row's last piece, else None.
+        """
+        from sordino.engine.generate import generate
+
+        return generate(self.base, self._requests(text, prompt, seed, force=force), _sampling(sampling))
+
+    def _requests(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompt | None | Sequence[Prompt | None],
+        seed: int | Sequence[int],
+        *,
+        force: bool,
+    ) -> list[Request]:
+        from sordino.engine.generate import Request
+
+        texts, prompts, seeds = _as_list(text), _as_list(prompt), _as_list(seed)
+        lengths = {len(values) for values in (texts, prompts, seeds)} - {1}
+        if len(lengths) > 1:
+            raise BadInput(
+                "lists of different lengths",
+                where="generate",
+                expected="as many texts as prompts and seeds, or one for all",
+                got=f"{len(texts)} texts, {len(prompts)} prompts, {len(seeds)} seeds",
+            )
+        rows = next(iter(lengths), 1)
+        for each in prompts:
+            if each is not None:
+                self.base.check_fit(each, force=force)
+        texts, prompts, seeds = (values * rows if len(values) == 1 else values for values in (texts, prompts, seeds))
+        return [Request(*row) for row in zip(texts, prompts, seeds, strict=True)]
+
+
+def load_model(
+    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, tell: Tell | None = None
+) -> Model:
+    """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
+
+    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda", "cuda:N"
+    or "mps"; by default a GPU where there is one. tell: called with a line before each thing that takes long.
+    Raises ModelError, ConfigError, StorageError, OutOfMemory.
+    """
+    from sordino.models import base_model
+
+    return Model(base_model.load(name, dtype=dtype, device=device, tell=tell))
+
+
+def load(path: str | Path, *, index: int | None = None) -> Prompt:
+    """A soft prompt or a mixture from a file or folder of any known format, or from your library by its name.
+
+    index: which one, of a file that holds several. Loads no PyTorch. Raises SoftPromptFileError, NotInLibrary.
+    """
+    from sordino import formats
+    from sordino.library.library import open_library
+
+    return formats.read_any(open_library(()).resolve(str(path)), index=index)
+
+
+def evaluate(
+    model: Model,
+    prompts: Prompt | Mapping[str, Prompt],
+    *,
+    heldout: Paths,
+    training: Paths = (),
+    instructions: Sequence[str] = (),
+    force: bool = False,
+    **settings: Any,
+) -> Report:
+    """Measure soft prompts on texts that they were not trained on. `print` shows the report as a table and a verdict.
+
+    The same tokens are predicted behind each prompt, behind nothing, behind instructions and, where `training` says where the
+    training texts are, behind excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
+    names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048.
+    Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
+    """
+    from sordino.evaluation import measuring
+    from sordino.evaluation.off_domain import packaged_text
+    from sordino.texts.overlap import overlap_lines
+    from sordino.texts.reading import read_pieces
+
+    labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
+    for prompt in labelled.values():
+        model.base.check_fit(prompt, force=force)
+    held = read_pieces(_paths(heldout))
+    excerpts = read_pieces(_paths(training)) if _paths(training) else None
+    alone = [one for prompt in labelled.values() for one in components_of(prompt) if one is not None]
+    report = measuring.evaluate(
+        model.base,
+        labelled,
+        held.pieces,
+        from_json(measuring.EvaluateConfig, settings),
+        instructions=instructions,
+        training=excerpts.pieces if excerpts else (),
+        off_domain=packaged_text(alone, held.pieces),
+    )
+    read = (*held.notes, *excerpts.notes, *overlap_lines(excerpts.pieces, (), held.pieces)) if excerpts else held.notes
+    return replace(report, notes=(*report.notes, *read))
+
+
+def _sampling(given: Mapping[str, Any]) -> Sampling:
+    """Raises ConfigError for a name that is no field."""
+    from sordino.engine.sampling import Sampling
+
+    # One text is a sequence too, of its characters.
+    stop = {"stop": tuple(_as_list(given["stop"]))} if "stop" in given else {}
+    return from_json(Sampling, {**given, **stop})
+
+
+def _paths(given: Paths) -> list[Path]:
+    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if _is_batch(value) else [value]
+
+
+def _is_batch(*given: Any) -> bool:
+    return any(isinstance(value, Sequence) and not isinstance(value, str) for value in given)
