@@ -35,3 +35,9 @@ def prompt_embeds(base: BaseModel, prompt: SoftPrompt | None) -> Tensor:
 def leading_ids(base: DescribedModel, placement: Placement | None) -> tuple[int, ...]:
     """The ids a row's own text begins with: BOS behind a prompt that was placed before it. None means no prompt."""
     return base.bos_ids if placement == "start" else ()
+
+
+def prefix_length(base: DescribedModel, prompt: SoftPrompt | None) -> int:
+    """Positions in front of a row's own text: the soft prompt, and a BOS where it is not the text's."""
+    placement = prompt.metadata.placement if prompt else None
+    return (prompt.n_tokens if prompt else 0) + len(base.bos_ids) - len(leading_ids(base, placement))

@@ -19,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.runner import CacheUse, Span, overflowing, text_alone
+from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ModelError, OutOfMemory
+from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_named
 from sordino.prompts.mixture import GATE_TOKENS
@@ -48,6 +50,8 @@ class _Row:
 class GgufRunner:
     """prefix_bytes: for prefixes and texts that were. Rows: as many as the context has sequences."""
 
+    name = "llama.cpp"
+
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
             raise ModelError(
@@ -60,10 +64,10 @@ class GgufRunner:
         # A heap: the lowest is given out first.
         self._free = list(range(context.sequences))
         self._rows: dict[int, _Row] = {}
-        self._kept: PrefixCache[State] = PrefixCache(prefix_bytes)
+        self._cache: PrefixCache[State] = PrefixCache(prefix_bytes)
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
-        return len(self._leading(prompt)) + (prompt.n_tokens if prompt is not None else 0)
+        return prefix_length(self.model, prompt)
 
     @property
     def most_positions(self) -> int:
@@ -142,17 +146,17 @@ class GgufRunner:
     def close(self, number: int, ids: Sequence[int]) -> None:
         row = self._rows.pop(number)
         done = row.length - row.width
-        if min(done, len(ids)) >= WORTH_KEEPING and self._kept.would_keep(self.context.saved_bytes(row.sequence)):
+        if min(done, len(ids)) >= WORTH_KEEPING and self._cache.would_keep(self.context.saved_bytes(row.sequence)):
             # No memory for it, or llama.cpp cannot: then it is not kept.
             with suppress(OutOfMemory, ModelError), memory_named("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
-                self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
+                self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
         self._give_back(row.sequence)
-        self._kept.release(row.prefix)
+        self._cache.release(row.prefix)
 
     def cache_use(self) -> CacheUse:
-        kept = self._kept
-        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.text_evictions, kept.bytes)
+        cache = self._cache
+        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
 
     def _has_room(self, had: int, wanted: int) -> bool:
         """Whether a row that was promised `had` positions may have `wanted`."""
@@ -194,7 +198,7 @@ class GgufRunner:
     def _begin(self, row: _Row, ids: Sequence[int]) -> int:
         """Take a kept text into a row that stands behind its soft prompt: how many of `ids` it has."""
         # The last token is run in any case: its logits are wanted.
-        found = self._kept.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
+        found = self._cache.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
         if found is None:
             return 0
         kept, shared = found
@@ -210,11 +214,11 @@ class GgufRunner:
             prompt.content_hash if prompt else "",
             prompt.metadata.placement if prompt else "",
         )
-        kept = self._kept.prompt(key)
+        kept = self._cache.prompt(key)
         if kept is None:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
-            return self._kept.keep_prompt(key, state, state.nbytes)
+            return self._cache.keep_prompt(key, state, state.nbytes)
         # A row that has gone on beyond a sliding window has lost cells of its prefix there.
         within = self.context.window or self.context.cells
         rows = () if self.context.split else self._rows.values()
@@ -225,7 +229,7 @@ class GgufRunner:
             elif width:
                 self.context.restore(sequence, kept.state)
         except Exception:
-            self._kept.release(kept)
+            self._cache.release(kept)
             raise
         return kept
 

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run a stretch at a time, and closed."""
+"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run some positions at a time, and closed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -21,20 +22,6 @@ class Span:
     number: int
     ids: Sequence[int]
     wanted: bool
-
-
-@dataclass(frozen=True)
-class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
-    that were evicted. bytes: what is kept now.
-    """
-
-    hits: int
-    misses: int
-    evictions: int
-    text_hits: int
-    text_evictions: int
-    bytes: int
 
 
 def overflowing(prompt: SoftPrompt | None) -> SordinoError:
@@ -56,6 +43,10 @@ def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
 
 class Runner(Protocol):
     """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
+
+    @property
+    def name(self) -> str:
+        """Who computes, for people."""
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
         """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
