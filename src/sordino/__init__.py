@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from sordino.api import evaluate as evaluate
     from sordino.api import load as load
     from sordino.api import load_model as load_model
+    from sordino.api import peek as peek
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
     from sordino.engine.sampling import Sampling as Sampling
     from sordino.errors import SordinoError as SordinoError
     from sordino.evaluation.measuring import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
-    from sordino.formats import peek as peek
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
@@ -70,7 +70,7 @@ else:
         "evaluate": "api",
         "load": "api",
         "load_model": "api",
-        "peek": "formats",
+        "peek": "api",
     }
 
     # For everything else, the rooms themselves among it, Python goes on to look for a module.

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from sordino.engine.generate import Piece, Request
     from sordino.engine.sampling import Sampling
     from sordino.evaluation.report import Report
+    from sordino.formats import Peek
     from sordino.models.base_model import BaseModel
     from sordino.models.files import Tell
     from sordino.prompts.fit import Fit
 
 Paths = str | Path | Sequence[str | Path]
+Prompts = Prompt | Sequence[Prompt | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +39,8 @@ class Model:
     def from_transformers(network: PreTrainedModel, tokenizer: Any, *, name: str = "") -> Model:
         """A causal language model and its tokenizer that are in memory already.
 
-        The network is frozen: it is put in eval mode, and its parameters lose their gradients. name: what soft prompts call it, by
-        default its name on the Hub. Raises ModelError for an architecture that cannot carry a soft prompt.
+        The network is frozen: it is put in eval mode, and its parameters lose their gradients. name: what soft prompts call it,
+        by default its name on the Hub. Raises ModelError for an architecture that cannot carry a soft prompt.
         """
         from sordino.models.architectures import check_config
         from sordino.models.base_model import from_parts
@@ -60,7 +62,7 @@ class Model:
     def generate(
         self,
         text: str | Sequence[str],
-        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        prompt: Prompts = None,
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
@@ -70,7 +72,7 @@ class Model:
     def generate(
         self,
         text: str | Sequence[str],
-        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        prompt: Prompts = None,
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
@@ -78,9 +80,9 @@ class Model:
     ) -> str | list[str]:
         """The continuation of a text, with a soft prompt, a mixture, or neither.
 
-        Lists of texts, prompts or seeds are one batch and give a list; what is not a list serves every row. A row's text depends on
-        its own text, prompt and seed, never on its batch. sampling: the fields of `Sampling`, for instance max_tokens=60,
-        temperature=0. force: run a prompt of the right width that was made for another model.
+        Lists of texts, prompts or seeds are one batch and give a list; what is not a list serves every row. What is written
+        depends on a row's own text, prompt and seed, never on its batch. sampling: the fields of `Sampling`, for instance
+        max_tokens=60, temperature=0. force: run a prompt of the right width that was made for another model.
         Raises ConfigError, DoesNotFit, OutOfMemory.
         """
         from sordino.engine.generate import complete
@@ -92,7 +94,7 @@ class Model:
     def stream(
         self,
         text: str | Sequence[str],
-        prompt: Prompt | None | Sequence[Prompt | None] = None,
+        prompt: Prompts = None,
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
@@ -109,7 +111,7 @@ class Model:
     def _requests(
         self,
         text: str | Sequence[str],
-        prompt: Prompt | None | Sequence[Prompt | None],
+        prompt: Prompts,
         seed: int | Sequence[int],
         *,
         force: bool,
@@ -138,8 +140,8 @@ def load_model(
 ) -> Model:
     """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
 
-    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda", "cuda:N"
-    or "mps"; by default a GPU where there is one. tell: called with a line before each thing that takes long.
+    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda",
+    "cuda:N" or "mps"; by default a GPU where there is one. tell: called with a line before each thing that takes long.
     Raises ModelError, ConfigError, StorageError, OutOfMemory.
     """
     from sordino.models import base_model
@@ -153,9 +155,18 @@ def load(path: str | Path, *, index: int | None = None) -> Prompt:
     index: which one, of a file that holds several. Loads no PyTorch. Raises SoftPromptFileError, NotInLibrary.
     """
     from sordino import formats
-    from sordino.library.library import open_library
 
-    return formats.read_any(open_library(()).resolve(str(path)), index=index)
+    return formats.read_any(_resolved(path), index=index)
+
+
+def peek(path: str | Path) -> Peek:
+    """What a file says of itself: `format`, `n_tokens`, `d_model`, `metadata`. Takes what `load` takes.
+
+    Only headers are read: the tensor is not loaded, and no hash is computed. Raises as `load`.
+    """
+    from sordino import formats
+
+    return formats.peek(_resolved(path))
 
 
 def evaluate(
@@ -197,6 +208,12 @@ def evaluate(
     )
     read = (*held.notes, *excerpts.notes, *overlap_lines(excerpts.pieces, (), held.pieces)) if excerpts else held.notes
     return replace(report, notes=(*report.notes, *read))
+
+
+def _resolved(path: str | Path) -> Path:
+    from sordino.library.library import open_library
+
+    return open_library(()).resolve(str(path))
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:

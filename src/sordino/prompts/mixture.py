@@ -153,9 +153,9 @@ class Mixture:
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write a file that `sordino.load` reads; a library takes mixtures that are called NAME.mix.zip. Raises BadInput, StorageError.
+        """Write a file that `sordino.load` reads. A library takes mixtures that are called NAME.mix.zip.
 
-        overwrite: replace what is there.
+        overwrite: replace what is there. Raises BadInput, StorageError.
         """
         from sordino import formats
 

@@ -114,10 +114,12 @@ class SoftPrompt:
 
     @property
     def n_tokens(self) -> int:
+        """How many virtual tokens it has."""
         return int(self.matrix.shape[0])
 
     @property
     def d_model(self) -> int:
+        """The width of the base model's embeddings."""
         return int(self.matrix.shape[1])
 
     @cached_property
