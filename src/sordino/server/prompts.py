@@ -23,7 +23,7 @@ from sordino.library.library import Entry, Library
 from sordino.library.names import near_misses
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit
-from sordino.prompts.mixture import Prompt, check_lanes
+from sordino.prompts.mixture import Prompt, check_branches
 from sordino.storage import write_bytes
 
 # Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
@@ -161,7 +161,7 @@ class Voices:
             prompt = self.prompt(name)
             # Refused here: clients that do not choose would be refused at every request.
             if self._rows is not None:
-                check_lanes(prompt, self._rows)
+                check_branches(prompt, self._rows)
             name = self._lasting(self.named(name))
         with self._lock:
             self._remember(self.base, name)
