@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sordino
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, ConfigError, DoesNotFit, NotInLibrary
 from sordino.models.base_model import BaseModel
@@ -24,15 +24,21 @@ NAMES = [
     "Mixture",
     "Model",
     "Report",
+    "Sample",
     "Sampling",
     "SoftPrompt",
     "SordinoError",
+    "Step",
     "TrainConfig",
+    "TrainResult",
+    "Validation",
     "attach",
     "evaluate",
     "load",
     "load_model",
     "peek",
+    "resume",
+    "train",
 ]
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 
@@ -122,17 +128,17 @@ def test_what_a_file_cannot_say_is_logged(model, tmp_path: Path, caplog: pytest.
 
 
 def test_a_text_gives_a_text_and_lists_give_a_list(model) -> None:
-    own, texts = prompt(model.base), ["The keeper", "ships and the sea"]
+    own, both = prompt(model.base), ["The keeper", "ships and the sea"]
     mixture = sordino.Mixture((own, prompt(model.base, seed=1)), [0.5, 0.5])
     sampling = Sampling(max_tokens=9)
-    expected = complete(model.base, [Request(text, own, 7) for text in texts], sampling)
-    assert model.generate(texts, own, seed=7, max_tokens=9) == expected
-    assert model.generate(texts[0], own, seed=7, max_tokens=9) == expected[0]
-    assert model.generate(texts, [own, own], seed=[7, 7], max_tokens=9) == expected
-    rows = [Request(texts[0], each, 7) for each in (None, own, mixture)]
-    assert model.generate(texts[0], [None, own, mixture], seed=7, max_tokens=9) == complete(model.base, rows, sampling)
+    expected = complete(model.base, [TextRequest(text, own, 7) for text in both], sampling)
+    assert model.generate(both, own, seed=7, max_tokens=9) == expected
+    assert model.generate(both[0], own, seed=7, max_tokens=9) == expected[0]
+    assert model.generate(both, [own, own], seed=[7, 7], max_tokens=9) == expected
+    rows = [TextRequest(both[0], each, 7) for each in (None, own, mixture)]
+    assert model.generate(both[0], [None, own, mixture], seed=7, max_tokens=9) == complete(model.base, rows, sampling)
     assert model.generate([], own) == []
-    pieces = list(model.stream(texts, own, seed=7, max_tokens=9))
+    pieces = list(model.stream(both, own, seed=7, max_tokens=9))
     assert ["".join(piece.text for piece in pieces if piece.request == row) for row in (0, 1)] == expected
     assert sum(piece.finish is not None for piece in pieces) == 2
 
@@ -165,14 +171,100 @@ def test_a_model_of_transformers_writes_the_same(model) -> None:
     assert taken.generate("The keeper", own, max_tokens=8) == model.generate("The keeper", own, max_tokens=8)
 
 
+# Training --------------------------------------------------------------------------------------------------------------
+
+
+def texts(folder: Path, count: int = 6) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
+    return folder
+
+
+SMALL = {"tokens": 4, "steps": 6, "batch": 2, "row_tokens": 16, "evaluate_every": 2, "sample_tokens": 6}
+
+
+def test_a_run_gives_events_a_file_and_a_report(model, tmp_path: Path) -> None:
+    events: list[object] = []
+    out = tmp_path / "voice.zip"
+    told = {"author": "A", "tags": "sea, letters", "samples": False}
+    result = sordino.train(model, texts(tmp_path / "texts"), out=out, on_event=events.append, **SMALL, **told)
+    assert [event.step for event in events if isinstance(event, sordino.Step)] == [1, 2, 3, 4, 5, 6]
+    assert any(isinstance(event, sordino.Validation) for event in events)
+    assert any(isinstance(event, sordino.Sample) for event in events)
+    assert sordino.load(out).content_hash == result.prompt.content_hash
+    known = sordino.load(out).metadata
+    assert (known.name, known.author, known.tags, known.samples) == ("voice", "A", ("sea", "letters"), ())
+    assert known.base.id == model.base.name
+    assert (result.file, result.folder) == (out, tmp_path / "voice.run")
+    assert (result.folder / "report.html").exists()
+    assert "These 4 vectors" in str(result.report)
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(model, tmp_path: Path) -> None:
+    folder = texts(tmp_path / "texts")
+    whole = sordino.train(model, folder, out=tmp_path / "whole.zip", **SMALL)
+
+    def interrupt(event: object) -> None:
+        if isinstance(event, sordino.Step) and event.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sordino.train(model, folder, out=tmp_path / "part.zip", on_event=interrupt, **SMALL)
+    with pytest.raises(BadInput, match="was stopped and can go on"):
+        sordino.train(model, folder, out=tmp_path / "part.zip", **SMALL)
+    resumed = sordino.resume(model, tmp_path / "part.run")
+    assert resumed.file == tmp_path / "part.zip"
+    assert resumed.prompt.content_hash == whole.prompt.content_hash
+    with pytest.raises(BadInput, match="there is a file of this name"):
+        sordino.resume(model, tmp_path / "part.run")
+
+
+def test_a_run_goes_on_with_its_own_model_only(model, tmp_path: Path) -> None:
+    def interrupt(event: object) -> None:
+        if isinstance(event, sordino.Step) and event.step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sordino.train(model, texts(tmp_path / "texts"), out=tmp_path / "a.zip", on_event=interrupt, **SMALL)
+    with pytest.raises(sordino.SordinoError, match="model"):
+        sordino.resume(sordino.Model(tiny_base("llama", dtype=torch.float32, seed=1)), tmp_path / "a.run")
+
+
+def test_settings_that_are_none_are_refused_before_a_text_is_read(model, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown setting; got step"):
+        sordino.train(model, tmp_path, step=3)
+    with pytest.raises(ConfigError, match="--steps and --minutes"):
+        sordino.train(model, tmp_path, steps=3, minutes=1)
+    with pytest.raises(BadInput, match="nothing to train on"):
+        sordino.train(model, [])
+    with pytest.raises(
+        BadInput, match=r"voice.npy: a soft prompt is written as a .zip|a soft prompt is written as a .zip"
+    ):
+        sordino.train(model, tmp_path, out=tmp_path / "voice.npy")
+
+
+def test_the_lines_of_the_package_run_as_they_stand(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    texts(tmp_path / "texts")
+    texts(tmp_path / "heldout", 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **options: model.base)
+    lines = [line[4:] for line in sordino.__doc__.splitlines() if line.startswith("    ")]
+    exec("\n".join(lines).replace("steps=100", "steps=3"), {})
+    shown = capsys.readouterr().out
+    assert "Step(step=3, " in shown
+    assert sordino.load(tmp_path / "voice.zip").n_tokens == 20
+    assert shown.count("in front of the text") == 2
+
+
 # Evaluation ------------------------------------------------------------------------------------------------------------
 
 
 def test_evaluation_measures_and_prints_a_table(model, tmp_path: Path) -> None:
     for name in ("heldout", "training"):
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            (tmp_path / name / f"{number}.txt").write_text(f"{name} {number}. " + LOG * (number + 3))
+        texts(tmp_path / name, 3)
     report = sordino.evaluate(
         model,
         {"first": prompt(model.base), "second": prompt(model.base, seed=1)},

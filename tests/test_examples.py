@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_train_on_a_folder(trained: tuple[Path, str]) -> None:
     file, said = trained
-    assert "split by file" in said
+    assert "in front of the text" in said
     assert "step 5: validation loss" in said
     assert "step 5: Day" in said
     assert formats.read(file).n_tokens == 20

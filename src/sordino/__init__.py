@@ -5,6 +5,7 @@
     model = sordino.load_model("smollm2")
     result = sordino.train(model, "texts/", tokens=20, steps=100, on_event=print)
     result.prompt.save("voice.zip")
+    print(result.report)
 
     prompt = sordino.load("voice.zip")
     print(model.generate("It rained all day", prompt, max_tokens=60, seed=1))
@@ -27,15 +28,21 @@ __all__ = [
     "Mixture",
     "Model",
     "Report",
+    "Sample",
     "Sampling",
     "SoftPrompt",
     "SordinoError",
+    "Step",
     "TrainConfig",
+    "TrainResult",
+    "Validation",
     "attach",
     "evaluate",
     "load",
     "load_model",
     "peek",
+    "resume",
+    "train",
 ]
 
 if TYPE_CHECKING:
@@ -44,6 +51,8 @@ if TYPE_CHECKING:
     from sordino.api import load as load
     from sordino.api import load_model as load_model
     from sordino.api import peek as peek
+    from sordino.api import resume as resume
+    from sordino.api import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
     from sordino.engine.sampling import Sampling as Sampling
@@ -54,6 +63,10 @@ if TYPE_CHECKING:
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from sordino.training.config import TrainConfig as TrainConfig
+    from sordino.training.events import Sample as Sample
+    from sordino.training.events import Step as Step
+    from sordino.training.events import Validation as Validation
+    from sordino.training.result import TrainResult as TrainResult
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
@@ -62,15 +75,21 @@ else:
         "Mixture": "prompts.mixture",
         "Model": "api",
         "Report": "evaluation.report",
+        "Sample": "training.events",
         "Sampling": "engine.sampling",
         "SoftPrompt": "prompts.soft_prompt",
         "SordinoError": "errors",
+        "Step": "training.events",
         "TrainConfig": "training.config",
+        "TrainResult": "training.result",
+        "Validation": "training.events",
         "attach": "engine.attach",
         "evaluate": "api",
         "load": "api",
         "load_model": "api",
         "peek": "api",
+        "resume": "api",
+        "train": "api",
     }
 
     # For everything else, the rooms themselves among it, Python goes on to look for a module.

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from sordino.errors import ConfigError
 
 Value = TypeVar("Value")
+# What every random generator takes.
+LARGEST_SEED = 2**63 - 1
 _KEY = "setting"
 
 

@@ -34,7 +34,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stored_names(name: str) -> set[str]:
     """The name as a training run, a sweep and the page's list of recent models store it."""
     Path("v.run").mkdir()
-    job = Job((), (), Path("v.zip"), name, None, None, None, Metadata(name="v"), TrainConfig())
+    job = Job(TextPaths(()), Path("v.zip"), name, Metadata(name="v"), TrainConfig())
     store(job, "vocab")
     Path("out").mkdir()
     spec = Spec((name,), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from sordino.engine.attach import attach
-from sordino.engine.generate import Request, complete
-from sordino.engine.sampling import HALF, Sampling
+from sordino.engine.detokenizer import HALF
+from sordino.engine.generate import TextRequest, complete
+from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError
 from sordino.prompts.mixture import Mixture, uniform
 from sordino.prompts.soft_prompt import PLACEMENTS, BaseRef, Metadata, Placement, SoftPrompt
@@ -31,7 +32,7 @@ def test_greedy_tokens_are_ours(family: str, bos: bool, placement: Placement) ->
     base = tiny_base(family, bos=bos)
     own = prompt(tokens=11, placement=placement)
     attached = attach(base.network, base.tokenizer, own)
-    expected = complete(base, [Request(text, own) for text in TEXTS], Sampling(max_tokens=16, temperature=0))
+    expected = complete(base, [TextRequest(text, own) for text in TEXTS], Sampling(max_tokens=16, temperature=0))
     together = base.network.generate(**attached(TEXTS), max_new_tokens=16, do_sample=False)
     assert attached.decode(together) == [text.rstrip(HALF) for text in expected]
     for text, ours in zip(TEXTS, expected, strict=True):

@@ -14,17 +14,9 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sordino.cli.console import err, one_line, out, table, warn
+from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.loading import loaded_model
-from sordino.cli.training_result import after_training
-from sordino.cli.training_run import (
-    alone_in,
-    clock,
-    deterministic,
-    read_prompt,
-    stop_on_interrupt,
-    tell_data,
-    write_result,
-)
+from sordino.cli.training_display import RunDisplay, clock, show_texts
 from sordino.errors import BadInput, TrainingError
 from sordino.library.names import safe_name
 from sordino.library.outputs import check_folder
@@ -35,7 +27,9 @@ from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import TrainConfig
 from sordino.training.events import Event, Finished, Lost, Step
+from sordino.training.execute import alone_in, deterministic, read_prompt, texts_read
 from sordino.training.job import Job
+from sordino.training.result import after_training, write_result
 from sordino.training.run import TextPaths, estimate_group
 from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import FACTORS, Spec
@@ -146,7 +140,7 @@ def _look(asked: Sweep) -> None:
     for model in asked.spec.models():
         base = loaded_model(model, asked.dtype, asked.device)
         members = members_of(base, asked.spec, model, asked.texts, read_prompt, None)
-        tell_data(members[0].prepared)
+        show_texts(texts_read(members[0].prepared))
         _tell_cost(asked, model, members)
 
 
@@ -182,7 +176,7 @@ def _run_model(asked: Sweep, model: str, folder: Path) -> ModelOutcome | None:
     with err.status("Reading the texts and choosing first matrices ..."):
         members = members_of(base, asked.spec, model, asked.texts, read_prompt, folder)
     out.print(f"{one_line(model)}: {len(members)} run{'s' * (len(members) > 1)}.", style="bold")
-    tell_data(members[0].prepared)
+    show_texts(texts_read(members[0].prepared))
     _tell_cost(asked, model, members)
     folder.mkdir(parents=True, exist_ok=True)
     finished = _watch(asked, base, members, folder)
@@ -250,10 +244,12 @@ def _write_best(
     """The model's best run as a soft prompt file, measured and reported like any other."""
     member = next(member for member in members if member.name == best.name)
     job = Job(
-        asked.texts.data, asked.texts.heldout, folder / BEST, model, asked.device, asked.dtype, asked.texts.speaker,
-        Metadata(name=safe_name(asked.folder.resolve().name)), member.prepared.config, overwrite=True, run=folder / member.name,
+        asked.texts, folder / BEST, model, Metadata(name=safe_name(asked.folder.resolve().name)), member.prepared.config,
+        asked.device, asked.dtype, overwrite=True, run=folder / member.name,
     )  # fmt: skip
-    write_result(job, member.prepared, finished[member.name], after_training(member.prepared.config), brief=True)
+    display = RunDisplay(("",))
+    with display:
+        write_result(job, member.prepared, finished[member.name], after_training(member.prepared.config), display.show)
 
 
 # What came of it ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sordino.engine.sampling import HALF
+from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, ModelError
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel, from_parts

@@ -72,7 +72,7 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class MixtureTexts:
     """Three sets of examples that share no piece. notes: lines for the user about what was read, split and cut."""
 
     splits: Splits
@@ -104,7 +104,7 @@ def prepare(
     config: FitConfig,
     *,
     speaker: str | None = None,
-) -> Prepared:
+) -> MixtureTexts:
     """Read the texts, split them, cut them into examples. Raises DataError."""
     reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
     held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
@@ -119,13 +119,13 @@ def prepare(
         return tuple(with_context(example, config.context_tokens) for example in made.examples)
 
     train, validation, judged = examples(splits.train), examples(splits.validation), examples(splits.heldout)
-    return Prepared(splits, train, validation, judged, tuple(notes))
+    return MixtureTexts(splits, train, validation, judged, tuple(notes))
 
 
 def fit(
     base: BaseModel,
     prompts: Sequence[tuple[str, SoftPrompt]],
-    prepared: Prepared,
+    prepared: MixtureTexts,
     config: FitConfig,
     *,
     metadata: Metadata | None = None,
@@ -223,7 +223,7 @@ def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
 
 
 def _recipe(
-    prepared: Prepared, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
+    prepared: MixtureTexts, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
 ) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "data_hash": prepared.data_hash,

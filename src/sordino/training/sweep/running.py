@@ -24,7 +24,7 @@ from sordino.training.events import Event, Finished, Lost, Validation
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.loop import Prune, Run, RunGroup, placement_of, train_group
 from sordino.training.report import read_events
-from sordino.training.run import Prepared, TextPaths, prepare, with_settings
+from sordino.training.run import PreparedRun, TextPaths, prepare, with_settings
 from sordino.training.sweep.grid import Choice, Spec
 from sordino.training.sweep.halving import halving
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
@@ -48,7 +48,7 @@ class Member:
 
     name: str
     choice: Choice
-    prepared: Prepared
+    prepared: PreparedRun
 
 
 def members_of(
@@ -62,9 +62,9 @@ def members_of(
     choices = [choice for choice in spec.choices() if choice.model == model]
     began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
     room = began.pass_tokens or group_pass_tokens(base, spec.rest.pass_tokens)
-    shared: Prepared | None = None
+    shared: PreparedRun | None = None
     # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
-    starts: dict[tuple[object, ...], Prepared] = {}
+    starts: dict[tuple[object, ...], PreparedRun] = {}
     made: list[Member] = []
     for number, choice in enumerate(choices):
         config = replace(spec.config(choice), pass_tokens=room)
