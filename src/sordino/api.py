@@ -5,6 +5,7 @@ Nothing here loads PyTorch until something computes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ class Model:
     """A frozen base model. Made by `load_model` or `Model.from_transformers`."""
 
     base: BaseModel
+
+    def __repr__(self) -> str:
+        return f"Model({self.base.name!r}, {self.base.device}, {self.base.dtype})"
 
     @staticmethod
     def from_transformers(network: PreTrainedModel, tokenizer: Any, *, name: str = "") -> Model:
@@ -301,6 +305,9 @@ def _by_class(given: Mapping[str, Any], *classes: type) -> dict[type, dict[str, 
 
 
 def _resolved(path: str | Path) -> Path:
+    if os.path.isfile(path):
+        return Path(path)
+    # Opening the default library makes it.
     from sordino.library.library import open_library
 
     return open_library(()).resolve(str(path))

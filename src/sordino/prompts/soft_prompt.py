@@ -112,6 +112,9 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", checked_matrix(self.matrix))
 
+    def __repr__(self) -> str:
+        return f"SoftPrompt({self.metadata.name!r}, {self.n_tokens} x {self.d_model})"
+
     @property
     def n_tokens(self) -> int:
         """How many virtual tokens it has."""
