@@ -46,13 +46,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from sordino.api import Model as Model
-    from sordino.api import evaluate as evaluate
-    from sordino.api import load as load
-    from sordino.api import load_model as load_model
-    from sordino.api import peek as peek
-    from sordino.api import resume as resume
-    from sordino.api import train as train
+    from sordino.api.evaluation import evaluate as evaluate
+    from sordino.api.files import load as load
+    from sordino.api.files import peek as peek
+    from sordino.api.model import Model as Model
+    from sordino.api.model import load_model as load_model
+    from sordino.api.training import resume as resume
+    from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
     from sordino.engine.sampling import Sampling as Sampling
@@ -73,7 +73,7 @@ else:
         "EvaluateConfig": "evaluation.measuring",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
-        "Model": "api",
+        "Model": "api.model",
         "Report": "evaluation.report",
         "Sample": "training.events",
         "Sampling": "engine.sampling",
@@ -84,12 +84,12 @@ else:
         "TrainResult": "training.result",
         "Validation": "training.events",
         "attach": "engine.attach",
-        "evaluate": "api",
-        "load": "api",
-        "load_model": "api",
-        "peek": "api",
-        "resume": "api",
-        "train": "api",
+        "evaluate": "api.evaluation",
+        "load": "api.files",
+        "load_model": "api.model",
+        "peek": "api.files",
+        "resume": "api.training",
+        "train": "api.training",
     }
 
     # For everything else, the rooms themselves among it, Python goes on to look for a module.
