@@ -26,7 +26,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.splits import Splits
 from sordino.training.config import TrainConfig
-from sordino.training.mixture.fit import FitConfig, Fitted, MixtureTexts, fit
+from sordino.training.mixture.config import FitConfig
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit
 from sordino.training.mixture.fit import prepare as prepare_mixture
 from sordino.training.mixture.report import TITLES
 from sordino.training.run import TextPaths, prepare

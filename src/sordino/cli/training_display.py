@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import click
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.status import Status
 
 from sordino.cli.console import err, one_line, out, printable, warn
@@ -43,7 +43,7 @@ class Display:
     """A status line while something is worked on; a bar, and Ctrl-C that saves and stops, while steps are taken."""
 
     def __init__(self) -> None:
-        self._status: Status | None = None
+        self._status: Status | Progress | None = None
         self._stepping = ExitStack()
         self._asked: Callable[[], bool] = lambda: False
 
@@ -60,21 +60,33 @@ class Display:
         return self._asked()
 
     def work(self, event: Working) -> None:
-        text = f"{event.what} ..." + (f" {event.done / event.total:.0%}" if event.total else "")
-        if self._status is None:
-            self._status = err.status(text)
+        """A spinner, or a bar where it is known how much there is to do."""
+        if event.total and not isinstance(self._status, Progress):
+            self.end_status()
+            columns = (TextColumn(event.what), BarColumn(30), TaskProgressColumn(), TimeRemainingColumn())
+            self._status = Progress(*columns, console=err, transient=True)
+            self._status.add_task("", total=event.total)
             self._status.start()
+        elif self._status is None:
+            self._status = err.status(f"{event.what} ...")
+            self._status.start()
+        if isinstance(self._status, Progress):
+            self._status.update(TaskID(0), completed=event.done, total=event.total)
         else:
-            self._status.update(text)
+            self._status.update(f"{event.what} ...")
 
     def end_status(self) -> None:
         if self._status is not None:
             self._status.stop()
             self._status = None
 
+    def show_bar(self, bar: Progress) -> None:
+        """Until `end_steps`."""
+        self._stepping.enter_context(bar)
+
     def begin_steps(self, bar: Progress) -> None:
         self._asked = self._stepping.enter_context(stop_on_interrupt())
-        self._stepping.enter_context(bar)
+        self.show_bar(bar)
 
     def end_steps(self) -> None:
         self._stepping.close()
