@@ -40,6 +40,19 @@ def test_greedy_tokens_are_ours(family: str, bos: bool, placement: Placement) ->
         assert attached.decode(alone) == [ours.rstrip(HALF)]
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_chat_is_given_as_ids(placement: Placement) -> None:
+    base = tiny_base("llama", bos=True)
+    own = prompt(placement=placement)
+    attached = attach(base.network, base.tokenizer, own)
+    ids = base.encode_markup(base.chat_opening([{"role": "user", "content": "the sea"}]))
+    expected = complete(base, [TextRequest(tuple(ids), own)], Sampling(max_tokens=16, temperature=0))
+    for given in (ids, [ids], [*base.bos_ids, *ids], tuple(ids)):
+        written = base.network.generate(**attached(given), max_new_tokens=16, do_sample=False)
+        assert attached.decode(written) == [text.rstrip(HALF) for text in expected]
+    assert attached([ids, "ships"])["attention_mask"].shape[0] == 2
+
+
 def test_text_ends_where_the_model_ends_it() -> None:
     base = tiny_base("llama", bos=True)
     attached = attach(base.network, base.tokenizer, prompt())

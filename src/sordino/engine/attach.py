@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from sordino.models.base_model import BaseModel, from_parts
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
+Text = str | Sequence[int]
+
 
 @dataclass(frozen=True, eq=False)
 class AttachedPrompt:
@@ -28,16 +30,17 @@ class AttachedPrompt:
     base: BaseModel
     prompt: SoftPrompt
 
-    def __call__(self, texts: str | Sequence[str]) -> dict[str, Any]:
-        """Arguments for the model's `generate`, for one text or a batch.
+    def __call__(self, texts: Text | Sequence[Text]) -> dict[str, Any]:
+        """Arguments for the model's `generate`, for one text or a batch. A text is a string or its token ids.
+
+        Special tokens in a string are text; ids are for chats: `tokenizer.apply_chat_template(...)`. A BOS in front of ids is put
+        where the soft prompt wants it.
 
         inputs_embeds [B, S, D] in the model's dtype and attention_mask [B, S], padded on the left; eos_token_id and pad_token_id.
         Raises ConfigError where a text does not fit the model's context.
         """
-        batch = [texts] if isinstance(texts, str) else list(texts)
         prefix_PD = prompt_embeds(self.base, self.prompt)
-        first = leading_ids(self.base, self.prompt.metadata.placement)
-        rows = [torch.cat([prefix_PD, self._embeds([*first, *self.base.encode(text)])]) for text in batch]
+        rows = [torch.cat([prefix_PD, self._embeds(text)]) for text in _batch(texts)]
         longest = max((len(row) for row in rows), default=0)
         if longest >= self.base.context_length:
             raise ConfigError(
@@ -68,10 +71,18 @@ class AttachedPrompt:
     def _until_stop(self, ids: list[int]) -> list[int]:
         return ids[: next((at for at, token in enumerate(ids) if token in self.base.stop_ids), len(ids))]
 
-    def _embeds(self, ids: list[int]) -> Tensor:
-        """[T, D] in float32, as the soft prompt."""
+    def _embeds(self, text: Text) -> Tensor:
+        """[T, D] in float32, as the soft prompt; a BOS that belongs behind it included."""
+        ids = self.base.encode(text) if isinstance(text, str) else self.base.without_bos(text)
+        ids = [*leading_ids(self.base, self.prompt.metadata.placement), *ids]
         with torch.no_grad():
             return self.base.embed(torch.tensor(ids, dtype=torch.long, device=self.base.device)).float()
+
+
+def _batch(texts: Text | Sequence[Text]) -> list[Text]:
+    if isinstance(texts, str) or (texts and isinstance(texts[0], int)):
+        return [cast(Text, texts)]
+    return list(cast(Sequence[Text], texts))
 
 
 def attach(network: PreTrainedModel, tokenizer: Any, prompt: Prompt, *, force: bool = False) -> AttachedPrompt:
