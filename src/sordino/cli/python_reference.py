@@ -35,11 +35,11 @@ def python_reference() -> str:
 
 
 def _function(name: str, function: Any, level: str) -> str:
-    return f"{level} {name.rpartition('.')[2]}\n\n{_block(_signature(name, function))}\n{_doc(function)}\n"
+    return f"{level} `{name.rpartition('.')[2]}`\n\n{_block(_signature(name, function))}\n{_doc(function)}\n"
 
 
 def _class(name: str, cls: type) -> str:
-    parts = [f"## {name}\n", f"`class sordino.{name}`\n", _doc(cls), ""]
+    parts = [f"## `{name}`\n", f"`class sordino.{name}`\n", _doc(cls), ""]
     if is_dataclass(cls):
         parts += [*_fields(cls), ""]
     for member, value in vars(cls).items():
@@ -49,7 +49,7 @@ def _class(name: str, cls: type) -> str:
         if inspect.isfunction(function):
             parts.append(_function(f"{name}.{member}", function, "###"))
         elif isinstance(value, property | cached_property):
-            parts.append(f"### {member}\n\nA property. {_doc(value)}\n")
+            parts.append(f"### `{member}`\n\nA property. {_doc(value)}\n")
     return "\n".join(parts)
 
 
