@@ -28,7 +28,8 @@ import torch
 from benchmarks.measuring import arguments, save
 from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
 from sordino.evaluation.confidence import interval, resampled_means, units_of
-from sordino.evaluation.measuring import EvaluateConfig, evaluate
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.scoring import nll_of_windows, windows_of
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, with_leading_ids

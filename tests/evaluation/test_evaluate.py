@@ -13,7 +13,8 @@ import torch
 from sordino.errors import ConfigError, DataError, OutOfMemory
 from sordino.evaluation import conditions
 from sordino.evaluation.conditions import default_instructions, excerpts, instruction, no_prompt, soft_prompt
-from sordino.evaluation.measuring import EvaluateConfig, Losses, evaluate, summarise
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.measuring import Losses, evaluate, summarise
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, summary, to_json, verdict
 from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
@@ -33,7 +34,7 @@ HELDOUT = [
 TRAINING = [
     Piece(f"{n}.txt", "text", f"The keeper of the lamp wrote page {n} of the book of the sea. " * 3) for n in range(4)
 ]
-SMALL = EvaluateConfig(row_tokens=16, excerpt_tokens=(4, 8, 16), excerpts=2, resamples=200, pass_tokens=200)
+SMALL = EvaluateConfig(row_tokens=16, excerpt_tokens=(4, 8, 16), excerpt_draws=2, resamples=200, pass_tokens=200)
 
 
 def voice(base: BaseModel, tokens: int, seed: int = 0, **metadata: object) -> SoftPrompt:
@@ -273,7 +274,7 @@ def test_a_prompt_that_leaves_no_room_for_a_window_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("row_tokens", 1), ("excerpts", 0), ("limit", -1), ("pass_tokens", 0), ("excerpt_tokens", (20, 10))],
+    [("row_tokens", 1), ("excerpt_draws", 0), ("limit", -1), ("pass_tokens", 0), ("excerpt_tokens", (20, 10))],
 )
 def test_settings_out_of_range(field: str, value: object) -> None:
     with pytest.raises(ConfigError):

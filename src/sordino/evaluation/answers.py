@@ -28,6 +28,7 @@ from sordino.evaluation.classification import (
 )
 from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluation.confidence import Floats
+from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.label_scores import Job, LabelTree, edge_logps
 from sordino.evaluation.mixture_answers import mixture_logps, mixture_weights
 from sordino.evaluation.scoring import Progress
@@ -36,29 +37,6 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """row_tokens: a prompt's longest part that is read. shots: numbers of examples to try behind each instruction."""
-
-    row_tokens: int = 256
-    shots: tuple[int, ...] = ()
-    resamples: int = 10_000
-    pass_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for flag, value in (("--row-tokens", self.row_tokens), ("--pass-tokens", self.pass_tokens)):
-            if value < 1:
-                raise ConfigError("a setting is out of range", where=flag, expected="1 or more", got=value)
-        if any(count < 1 for count in self.shots) or len(set(self.shots)) < len(self.shots):
-            raise ConfigError(
-                "a number of examples is out of range or given twice",
-                where="--shots",
-                expected="1 or more, each once",
-                got=", ".join(map(str, self.shots)),
-            )
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ import numpy as np
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
-from sordino.evaluation.answers import TaskConfig, check_room, task_conditions
+from sordino.evaluation.answers import check_room, task_conditions
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.confidence import MIN_UNITS, Floats, interval, resampled_means
+from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.report import Estimate
 from sordino.evaluation.scoring import Progress, nll_of_windows
 from sordino.evaluation.tasks import Rows, check_rows, rows_behind

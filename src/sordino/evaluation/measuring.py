@@ -31,6 +31,7 @@ from sordino.evaluation.confidence import (
     resampled_means,
     units_of,
 )
+from sordino.evaluation.config import EvaluateConfig
 from sordino.evaluation.mixed import MixedCondition, mixture, nll_of_conditions
 from sordino.evaluation.report import Estimate, Line, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, target_bytes, windows_behind
@@ -38,37 +39,6 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, Prompt, components_of
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """row_tokens: tokens of a window. excerpt_tokens: lengths of real text to compare with, ascending. excerpts: draws of each.
-    limit: most held-out tokens that are measured, spread evenly over the texts (0: all). pass_tokens: most positions in one
-    forward pass.
-    """
-
-    row_tokens: int = 128
-    excerpt_tokens: tuple[int, ...] = (20, 64, 128, 256, 512)
-    excerpts: int = 3
-    limit: int = 8192
-    resamples: int = 10_000
-    pass_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _at_least("--row-tokens", self.row_tokens, 2)
-        _at_least("--excerpt-draws", self.excerpts, 1)
-        _at_least("--limit", self.limit, 0)
-        _at_least("--resamples", self.resamples, 100)
-        _at_least("--pass-tokens", self.pass_tokens, 1)
-        if (
-            not self.excerpt_tokens
-            or min(self.excerpt_tokens) < 1
-            or list(self.excerpt_tokens) != sorted(set(self.excerpt_tokens))
-        ):
-            raise ConfigError(
-                "not a list of lengths", where="excerpt_tokens", expected="ascending", got=self.excerpt_tokens
-            )
 
 
 class Headed(Protocol):
@@ -233,7 +203,7 @@ def _excerpts_that_fit(
     notes = [f"no excerpts of {n} tokens: the model's context is too short" for n in config.excerpt_tokens if n > room]
     if not lengths:
         return [], notes
-    found, short = excerpts(base, training, lengths, draws=config.excerpts, seed=config.seed)
+    found, short = excerpts(base, training, lengths, draws=config.excerpt_draws, seed=config.seed)
     return found, [*notes, *short]
 
 
@@ -278,8 +248,3 @@ def check_room(base: BaseModel, condition: Condition | MixedCondition, row_token
             got=f"{condition.length} + {row_tokens}",
             do="lower --row-tokens",
         )
-
-
-def _at_least(flag: str, value: int, low: int) -> None:
-    if value < low:
-        raise ConfigError("a setting is out of range", where=flag, expected=f"{low} or more", got=value)

@@ -127,7 +127,7 @@ def damage(report: Report, label: str) -> str:
 
 
 def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
-    """What was measured and how to read it. first: the soft prompt that the differences are to."""
+    """What was measured and how to read it. first: the soft prompt that the other lines are compared with."""
     lines = [
         f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
         f"in windows of {row_tokens}; every line predicts the same tokens.",

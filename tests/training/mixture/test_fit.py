@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.pictures import rendered
+from sordino.evaluation.pictures import rendered
 from sordino.forward.token_losses import Losses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt

@@ -8,7 +8,7 @@ Shape key: L layers, P virtual tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from sordino.evaluation.analysis.attention import Attention, attention
 from sordino.evaluation.analysis.importance import Importance, importance
 from sordino.evaluation.analysis.losses import Passage, passage_of
+from sordino.evaluation.config import InspectConfig
+from sordino.evaluation.off_domain import own_text
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.nearest import Vocabulary, nearest_words, percentiles, word_norms
@@ -27,6 +29,8 @@ from sordino.texts.pieces import Piece
 ATTENTION_WINDOWS = 16
 # On fewer targets no virtual token can be told from another; more say little that is new.
 TARGETS = (64, 512)
+# Positions of all the shortened prompts of one soft prompt and of what they read, unless a limit is given.
+BUDGET = 24_000
 # A token that costs less than this can be missed, as far as so little text can tell.
 NEGLIGIBLE = 0.001
 
@@ -65,6 +69,26 @@ class Inside:
     depth: Depth | None
 
 
+def inspected(
+    base: BaseModel,
+    label: str,
+    prompt: SoftPrompt,
+    text: tuple[str, Sequence[Piece]] | None,
+    config: InspectConfig,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Inside:
+    """Look inside one soft prompt. text: a description and its pieces; None for a packaged text.
+
+    Without a limit, a prompt too long to measure in about a minute has no depth. Raises as `depth_of`.
+    """
+    limit = affordable(prompt.n_tokens, BUDGET) if config.limit is None else config.limit
+    depth = None
+    if not config.quick and (limit or config.limit is not None):
+        depth = depth_of(base, prompt, text or own_text(prompt), replace(config, limit=limit), progress=progress)
+    return Inside(label, prompt, surface_of(base, prompt, words=config.words), depth)
+
+
 def surface_of(vocabulary: Vocabulary, prompt: SoftPrompt, *, words: int = 5) -> Surface:
     """Nearest words and norms."""
     norms_V = word_norms(vocabulary)
@@ -83,18 +107,19 @@ def depth_of(
     base: BaseModel,
     prompt: SoftPrompt,
     text: tuple[str, Sequence[Piece]],
+    config: InspectConfig,
     *,
-    limit: int,
-    row_tokens: int,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Depth:
-    """Importance and attention on a text. Raises DataError, ConfigError, ModelError, OutOfMemory."""
+    """Importance and attention on a text; limit None measures all of it.
+
+    Raises DataError, ConfigError, ModelError, OutOfMemory.
+    """
     told, pieces = text
-    passage = passage_of(base, pieces, row_tokens=row_tokens, limit=limit)
+    passage = passage_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit or 0)
     return Depth(
         told,
-        importance(base, prompt, passage, pass_tokens=pass_tokens, progress=progress),
+        importance(base, prompt, passage, pass_tokens=config.pass_tokens, progress=progress),
         attention(base, prompt, _few(passage).windows),
     )
 

@@ -11,6 +11,7 @@ import numpy as np
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.losses import Passage, losses_of
 from sordino.evaluation.confidence import Floats
+from sordino.evaluation.config import BlendConfig
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.blending import How, check_together, linear, spherical
@@ -35,23 +36,22 @@ def path_between(
     first: SoftPrompt,
     second: SoftPrompt,
     passages: Mapping[str, Passage],
+    config: BlendConfig,
     *,
-    how: How,
-    points: int,
     also: float | None = None,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Path:
-    """Measure `points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
+    """Measure `config.points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
 
     Raises BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
     """
+    how = config.how
     if how == "concatenate":
-        raise ConfigError("a concatenation has no way between", where="--how", expected="linear or spherical")
+        raise ConfigError(
+            "there is no path between the parts of a concatenation", where="--how", expected="linear or spherical"
+        )
     check_together([first, second], how)
-    if points < 2:
-        raise ConfigError("a way has two ends", where="--points", expected="2 or more", got=points)
-    shares = shares_along(points, also)
+    shares = shares_along(config.points, also)
     blends = [
         spherical(first.matrix, second.matrix, share)
         if how == "spherical"
@@ -66,7 +66,7 @@ def path_between(
             progress(at * total + done, len(passages) * total)
 
         found[label] = losses_of(
-            base, matrices, first.metadata.placement, passage, pass_tokens=pass_tokens, progress=told
+            base, matrices, first.metadata.placement, passage, pass_tokens=config.pass_tokens, progress=told
         )
     return Path(
         how,

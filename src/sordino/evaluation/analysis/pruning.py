@@ -17,10 +17,13 @@ from typing import Any
 
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.losses import Passage, losses_of
+from sordino.evaluation.config import PruneConfig
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 
+# Nats per token, where none is given.
+TOLERANCE = 0.01
 # Without a block given, a prompt is taken down to one token in about so many rounds.
 _ROUNDS = 24
 
@@ -80,23 +83,20 @@ def stages_of(
     prompt: SoftPrompt,
     chooses: Passage,
     heldout: Passage | None,
+    config: PruneConfig,
     *,
-    down_to: int,
-    block: int,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> list[Stage]:
-    """The prompt at every length down to `down_to`, the whole one first. Raises ConfigError, OutOfMemory."""
-    if not 1 <= down_to <= prompt.n_tokens:
+    """The prompt at every length down to `config.tokens` (None: 1), the whole one first. Raises ConfigError, OutOfMemory."""
+    down_to, block = config.tokens or 1, config.block or default_block(prompt.n_tokens)
+    if down_to > prompt.n_tokens:
         raise ConfigError("no such length", where="--tokens", expected=f"1 to {prompt.n_tokens}", got=down_to)
-    if block < 1:
-        raise ConfigError("no such block", where="--block", expected="1 or more", got=block)
     measured, total = 0, rounds_of(prompt.n_tokens, down_to=down_to, block=block)
 
     def losses(sets: Sequence[tuple[int, ...]], passage: Passage) -> list[float]:
         matrices = [prompt.matrix[list(kept)] for kept in sets]
         found: list[float] = losses_of(
-            base, matrices, prompt.metadata.placement, passage, pass_tokens=pass_tokens
+            base, matrices, prompt.metadata.placement, passage, pass_tokens=config.pass_tokens
         ).tolist()
         return found
 
@@ -118,6 +118,13 @@ def within(stages: Sequence[Stage], tolerance: float) -> Stage:
     """The shortest stage whose loss is at most `tolerance` above the whole prompt's."""
     allowed = stages[0].judged + tolerance
     return min((stage for stage in stages if stage.judged <= allowed), key=lambda stage: len(stage.kept))
+
+
+def chosen_stage(stages: Sequence[Stage], config: PruneConfig) -> Stage:
+    """The length that was asked for, else the shortest whose loss rises by no more than the tolerance."""
+    if config.tokens is not None:
+        return stages[-1]
+    return within(stages, TOLERANCE if config.tolerance is None else config.tolerance)
 
 
 def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
