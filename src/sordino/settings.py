@@ -16,7 +16,7 @@ from sordino.errors import ConfigError
 
 Value = TypeVar("Value")
 _KEY = "setting"
-# What every generator takes.
+# What every random generator takes.
 LARGEST_SEED = 2**63 - 1
 SEED_HELP = "The same seed gives the same result on the same machine."
 

@@ -9,9 +9,7 @@ import pytest
 
 from sordino import cli
 
-# What these compute has yet to move to training/.
-WITH_DOMAIN = ("mixing_run", "sweep_run", "training_run", "training_together")
-MODULES = [path for path in sorted(Path(cli.__file__).parent.glob("*.py")) if path.stem not in WITH_DOMAIN]
+MODULES = sorted(Path(cli.__file__).parent.glob("*.py"))
 REFUSED = ("torch", "numpy", "filelock", "safetensors", "transformers", "matplotlib", "sordino.training.checkpoint")
 # matplotlib's figures and numpy's arrays may be named in annotations.
 NAMED_ONLY = ("numpy.typing", "matplotlib.figure")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -156,6 +156,23 @@ def refuse_alone(flag: str, *, needs: str) -> None:
         raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
 
 
+def refuse_with_resume(what: str, *, besides: Collection[str]) -> None:
+    """Refuse a flag that would change what goes on, `what`; `besides` are parameters that do not. Raises ConfigError."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in besides
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(
+            f"{what} that is resumed goes on as it began",
+            where=", ".join(given),
+            do="leave that out, or start a new one",
+        )
+
+
 def option_group(given_as: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
     """Options that a command gets as one value, `given_as`: what `make` gives for their values by name."""
     names = _names_of(options)
@@ -184,14 +201,14 @@ def _names_of(options: Sequence[Decorator]) -> list[str]:
 def setting_options(
     cls: type, *names: str, given_as: str, only_given: bool = False, also: Sequence[Decorator] = ()
 ) -> Decorator:
-    """Options for the settings `names` (all without) of a settings class, which the command gets as one value, `given_as`.
+    """Options for the settings `names` of a settings class, in that order, or for all; the command gets one value, `given_as`.
 
     That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
     more. Flag, type, choices, default and help come from the fields. also: options for fields that hold several values. Raises
     ConfigError, from the class's own checks.
     """
-    chosen = {name: each for name, each in settings_of(cls).items() if name in names or not names}
-    assert not set(names) - set(chosen), names
+    settings = settings_of(cls)
+    chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:
         given = {name: value for name, value in values.items() if value is not None}
@@ -199,7 +216,7 @@ def setting_options(
             return {name: value for name, value in given.items() if was_given(name)}
         return cls(**given)
 
-    return option_group(given_as, make, *map(_setting_option, chosen.values()), *also)
+    return option_group(given_as, make, *map(_setting_option, chosen), *also)
 
 
 def _setting_option(each: Setting) -> Decorator:
@@ -208,7 +225,7 @@ def _setting_option(each: Setting) -> Decorator:
     if each.kind is bool:
         return click.option(*flags, is_flag=True, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
-    kind: Any = click.Choice(each.choices) if each.choices else each.kind
+    kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help)
 
 

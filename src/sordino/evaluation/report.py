@@ -69,6 +69,21 @@ class Report:
     off_domain: Measurement | None
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
+        rows = [("in front of the text", "tokens", "loss", "95 % interval")]
+        for line in self.heldout.lines:
+            heading = line.kind if line.label in ("", line.kind) else f"{line.kind} {line.label}"
+            spread = "" if line.nll.interval is None else "{:.3f} to {:.3f}".format(*line.nll.interval)
+            rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
+        first = max(len(row[0]) for row in rows)
+        table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
+        verdicts = []
+        for label in self.n_tokens:
+            named = f"{label}: " if len(self.n_tokens) > 1 else ""
+            verdicts += [named + sentence for sentence in (verdict(self, label), damage(self, label)) if sentence]
+        return "\n".join([*table, "", *verdicts, *(f"Note: {note}." for note in self.notes)])
+
 
 def verdict(report: Report, label: str) -> str:
     """What a soft prompt does for the held-out texts, in a sentence."""
@@ -128,10 +143,6 @@ def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]
         f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
         "a difference whose interval leaves out 0 is not chance.",
     ]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def summary(report: Report, label: str) -> dict[str, Any]:
@@ -222,3 +233,7 @@ def _ends(worth: Worth) -> list[str] | None:
     """The interval's ends, for people."""
     spread = worth.tokens.interval
     return None if spread is None else [length_in_words(end, worth.lengths) for end in spread]
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -73,10 +73,20 @@ def load(
 
 
 def from_parts(
-    network: PreTrainedModel, tokenizer: Any, *, name: str, model_id: str = "", fingerprint: str = ""
+    network: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    name: str,
+    model_id: str = "",
+    fingerprint: str = "",
+    freeze: bool = True,
 ) -> BaseModel:
-    """A base model from a network and a tokenizer in memory. The network is frozen and put in eval mode."""
-    network.eval().requires_grad_(False)
+    """A base model from a network and a tokenizer in memory.
+
+    freeze: remove the parameters' gradients and set eval mode, which everything but encoding needs.
+    """
+    if freeze:
+        network.eval().requires_grad_(False)
     config = network.config.get_text_config()
     weight_VD = cast(Tensor, network.get_input_embeddings().weight)
     return BaseModel(

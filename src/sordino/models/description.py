@@ -107,6 +107,11 @@ class DescribedModel:
         _check_unicode(text)
         return self._tokenised(text, markers_are_text=False)
 
+    def without_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """`ids` without a BOS in front, which chat templates write; where it belongs depends on the soft prompt."""
+        count = len(self.bos_ids)
+        return tuple(ids[count:] if tuple(ids[:count]) == self.bos_ids else ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens and with unchanged spaces."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

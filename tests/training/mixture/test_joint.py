@@ -20,8 +20,8 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Validation
 from sordino.training.gradient import Batch
 from sordino.training.loop import TrainSet
+from sordino.training.mixture.config import JointConfig
 from sordino.training.mixture.joint import (
-    JointConfig,
     JointResult,
     MixtureLoss,
     WeightedStep,

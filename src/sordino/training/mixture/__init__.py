@@ -3,4 +3,5 @@
 em: weights alone                    gate: weights that depend on the text
 joint: soft prompts and weights      fit: from texts to a mixture
 report: all of them on the same held-out tokens
+execute: all of it, to the mixture's file
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from sordino.evaluation.pictures import FAINT, Dot, draw_dots, new_figure, plain_axes
-from sordino.training.mixture.report import Line, Report
+from sordino.training.mixture.report import MixtureLine, MixtureReport
 
 _TITLES = {
     "mean": "components' mean",
@@ -20,7 +20,7 @@ _TITLES = {
 }
 
 
-def report_figure(report: Report) -> Figure:
+def report_figure(report: MixtureReport) -> Figure:
     count = len(report.weights_K)
     figure = new_figure(10, max(3.5, 0.42 * len(report.lines) + 1))
     losses, weights = figure.subplots(1, 2, width_ratios=[3, 1])
@@ -43,5 +43,5 @@ def report_figure(report: Report) -> Figure:
     return figure
 
 
-def _title(at: int, line: Line) -> str:
+def _title(at: int, line: MixtureLine) -> str:
     return f"component {at + 1}" if line.kind == "component" else _TITLES[line.kind]
