@@ -22,7 +22,7 @@ from sordino.cli.options import (
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, TrainConfig
+from sordino.training.config import Calibration, Description, TrainConfig, check_measured
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -119,10 +119,7 @@ def _train(options: Mapping[str, Any]) -> None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
         if options["data"]:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    for one, other in (("steps", "minutes"), ("lr", "find_lr")):
-        if one in settings and other in measured:
-            flags = f"--{one} and --{other.replace('_', '-')}"
-            raise ConfigError(f"both {flags} were given", do="give one of them")
+    check_measured(settings, measured)
     calibration, config = Calibration(**measured), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     # Before torch is loaded: a typing error should not cost seconds.

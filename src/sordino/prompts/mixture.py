@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -151,6 +152,15 @@ class Mixture:
     def with_weights(self, weights_K: NDArray[np.float64] | list[float]) -> Mixture:
         """The same components under weights that do not depend on the text. Raises BadInput."""
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a file that `sordino.load` reads. A library takes mixtures that are called NAME.mix.zip.
+
+        overwrite: replace what is there. Raises BadInput, StorageError.
+        """
+        from sordino import formats
+
+        formats.write_mixture(self, Path(path), force=overwrite)
 
 
 Prompt = SoftPrompt | Mixture
