@@ -148,7 +148,7 @@ def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
-    """The base model, loaded while the terminal says so. A .gguf file's conversion is announced, and asked for, first."""
+    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, where somebody can answer."""
     if ask:
         _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
