@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from sordino.errors import ConfigError
-from sordino.settings import LARGEST_SEED, Setting, settings_of
+from sordino.settings import LARGEST_SEED, Setting, offered_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -137,7 +137,7 @@ def setting_options(cls: type, *names: str, given_as: str, only_given: bool = Fa
     That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
     more. Flag, type, choices, default and help come from the fields. Raises ConfigError, from the class's own checks.
     """
-    settings = settings_of(cls)
+    settings = offered_of(cls)
     chosen = {name: settings[name] for name in names or settings}
 
     def decorate(command: Decorated) -> Decorated:

@@ -13,7 +13,7 @@ from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.names import safe_name
 from sordino.server.errors import Refused, refused
-from sordino.server.page.training_settings import Argument, Asked, flags_of, model_of
+from sordino.server.page.training_settings import Argument, Asked, flags_of, form, model_of
 from sordino.server.serving import state_of
 from sordino.training.events import METRICS
 from sordino.training.failure import Failure
@@ -25,6 +25,11 @@ router = APIRouter(prefix="/ui", include_in_schema=False)
 
 # A report is a page of its own, made from texts of anybody's: it may show itself and nothing else.
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+
+
+@router.get("/training-form")
+def training_form() -> dict[str, Any]:
+    return form()
 
 
 @router.post("/texts")

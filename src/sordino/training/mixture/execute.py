@@ -76,10 +76,24 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
     on_event(Working("Reading the texts"))
     prepared = prepare(base, job.texts.data, job.texts.heldout or None, config, speaker=job.texts.speaker)
     splits = prepared.splits
-    sizes = [len(examples) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    on_event(ExamplesRead(*sizes, splits.how, tuple(prepared.notes), tuple(splits.duplicates)))
-    split = {"speaker": job.texts.speaker, "ends": base.end_markers}
-    for line in contaminated_components(job.components, job.texts.data, splits.heldout, config.seed, **split):
+    on_event(
+        ExamplesRead(
+            len(prepared.train),
+            len(prepared.validation),
+            len(prepared.heldout),
+            splits.how,
+            tuple(prepared.notes),
+            tuple(splits.duplicates),
+        )
+    )
+    for line in contaminated_components(
+        job.components,
+        job.texts.data,
+        splits.heldout,
+        config.seed,
+        speaker=job.texts.speaker,
+        ends=base.end_markers,
+    ):
         on_event(Warned(line))
     recipe: dict[str, Any] = {"method": "em"}
     components = job.components
