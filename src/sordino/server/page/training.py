@@ -17,7 +17,7 @@ from sordino.server.page.training_settings import Argument, Asked, flags_of, for
 from sordino.server.serving import state_of
 from sordino.training.events import METRICS
 from sordino.training.failure import Failure
-from sordino.training.job_files import Job
+from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from sordino.training.report import HTML
 
@@ -201,7 +201,7 @@ def log(request: Request, name: str) -> Response:
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
+def _told(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
@@ -217,8 +217,8 @@ def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
     }
 
 
-def _seen(jobs: Jobs, job: Job) -> dict[str, Any]:
-    told = jobs.measuring.told(job)
+def _seen(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
+    told = jobs.measuring.state(job)
     failure = told.pop("failure")
     return {**told, **_failed(failure)}
 
@@ -230,7 +230,7 @@ def _failed(failure: Failure | None) -> dict[str, Any]:
     return {"error": failure.message, "named": failure.settings, "where": failure.where}
 
 
-def _job(request: Request, name: str) -> tuple[Jobs, Job]:
+def _job(request: Request, name: str) -> tuple[Jobs, QueuedJob]:
     jobs = _jobs(request)
     try:
         return jobs, jobs.get(name)
