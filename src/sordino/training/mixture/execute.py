@@ -19,7 +19,7 @@ from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.config import FitConfig, JointConfig
 from sordino.training.mixture.contamination import contaminated_components
-from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare
+from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare
 from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_apart, train_jointly
 from sordino.training.mixture.picture import report_figure
 from sordino.training.run import TextPaths
@@ -69,7 +69,7 @@ MixtureEvent = ExamplesRead | Warned | Working | JointStarted | WeightedStep | V
 OnMixtureEvent = Callable[[MixtureEvent], None]
 
 
-def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> Fitted:
+def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> FittedMixture:
     """The mixture, measured and written to `job.out`. Raises SordinoError."""
     config = job.config
     on_event(Working("Reading the texts"))
