@@ -1,4 +1,4 @@
-"""The folders of training runs that were begun on the page, one a run.
+"""The folders of training runs that were started on the page, one a run.
 
     job.json     what was asked for, and the process that works on it
     texts/       what was dropped or pasted

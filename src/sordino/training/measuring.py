@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from sordino.training.job_files import JobFiles, QueuedJob
-from sordino.training.processes import command_of, end_of, started
+from sordino.training.processes import command_of, end_of, start_process
 
 
 class Measuring:
@@ -26,7 +26,7 @@ class Measuring:
         errors.unlink(missing_ok=True)
         arguments = (f"--model={job.model}", *flags, "--dry-run", "--json", f"--error-file={errors}")
         command = command_of(*arguments, str(self._files.texts(job)))
-        self._children[job.id] = started(command, place / "look.jsonl", place / "look.log", cwd=place)
+        self._children[job.id] = start_process(command, place / "look.jsonl", place / "look.log", cwd=place)
 
     def state(self, job: QueuedJob) -> dict[str, Any]:
         """texts, cost: what is known so far. busy: more is to come. failure: None where nothing went wrong."""

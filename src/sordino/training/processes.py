@@ -27,7 +27,7 @@ def command_of(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sordino", "train", *arguments]
 
 
-def started(command: Sequence[str], output: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
+def start_process(command: Sequence[str], output: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
     """A process at low priority that does not end with this one. output: the file for standard output. errors: for standard error;
     None: both go into `output`. Raises OSError.
     """

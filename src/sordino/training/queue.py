@@ -1,7 +1,7 @@
-"""Training runs that were begun on the page: a process of its own each, one after another.
+"""Training runs that were started on the page: one after another, each in its own process.
 
-Everything that is known is in their folders (job_files.py), and the processes do not hang on this one: a server that starts again
-finds its runs where they are, running or not.
+Everything about a run is in its folder (job_files.py), and its process does not end with this one: a server that starts again
+finds its runs, running or not.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from sordino.errors import BadInput, SordinoError
 from sordino.training.failure import Failure
 from sordino.training.job_files import JobFiles, QueuedJob
 from sordino.training.measuring import Measuring
-from sordino.training.processes import command_of, end_of, interrupt, is_alive, started
+from sordino.training.processes import command_of, end_of, interrupt, is_alive, start_process
 
 log = logging.getLogger("sordino.server")
 
 _LOOK_SECONDS = 0.5
 # A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
 _STOP_SECONDS = 60.0
-# How long texts wait for a run that nobody begins.
+# After this a draft that nobody started is deleted.
 _DRAFT_SECONDS = 7 * 86400.0
 _SWEEP_SECONDS = 3600.0
-# Until a run is begun again that the disk did not let begin.
+# Between attempts to start a run that the disk refuses.
 _RETRY_SECONDS = 30.0
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
 
 class Jobs:
-    """All of them. May be used from any thread. `start` before anything is to run."""
+    """The queue. May be used from any thread. Nothing runs before `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.files = JobFiles(folder)
         self._not_before = 0.0
-        # Why what waits was not begun, by the job.
+        # Why a waiting run could not be started, by its id.
         self._trouble: dict[str, str] = {}
         self._swept = -_SWEEP_SECONDS
         self.measuring = Measuring(self.files)
@@ -64,7 +64,7 @@ class Jobs:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer. Runs go on; what only looks at texts ends."""
+        """Stop watching. Runs go on; measuring ends."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -90,7 +90,7 @@ class Jobs:
         return states[job.asked]
 
     def failure(self, job: QueuedJob) -> Failure | None:
-        """What ended it, or keeps it from being begun; None where nothing does."""
+        """What ended it, or keeps it from starting; None where nothing does."""
         if job.error:
             known = self.files.failure(job, self.files.error(job))
             # An older version, or a disk without room, kept the line alone.
@@ -127,7 +127,7 @@ class Jobs:
         self.files.write(draft)
         return draft
 
-    def look(self, job: QueuedJob, flags: Sequence[str], *, model: str) -> QueuedJob:
+    def measure(self, job: QueuedJob, flags: Sequence[str], *, model: str) -> QueuedJob:
         """Measure what the texts of a draft are and what training on them costs. Raises BadInput, StorageError."""
         with self.files.alone():
             job = replace(self._draft(job), model=model)
@@ -149,14 +149,14 @@ class Jobs:
             return job
 
     def _draft(self, job: QueuedJob) -> QueuedJob:
-        """What is known of it by now. Raises BadInput where it is no draft any more."""
+        """Its current state on disk. Raises BadInput where it is no longer a draft."""
         job = self.get(job.id)
         if self.state(job) != "draft":
             raise BadInput("this run was begun already", where=job.id)
         return job
 
     def go_on(self, job: QueuedJob) -> QueuedJob:
-        """Into the queue again: from the checkpoint, if there is one. Raises BadInput, StorageError."""
+        """Queue a stopped run again; it resumes from its checkpoint, if there is one. Raises BadInput, StorageError."""
         with self.files.alone():
             job = self.get(job.id)
             if self.state(job) not in ("stopped", "failed"):
@@ -251,7 +251,7 @@ class Jobs:
         try:
             errors.unlink(missing_ok=True)
             command = command_of(f"--error-file={errors}", *arguments)
-            child = started(command, place / "log.txt", None, cwd=place)
+            child = start_process(command, place / "log.txt", None, cwd=place)
         except (OSError, ValueError) as error:
             reason = f"the run cannot be started ({getattr(error, 'strerror', None) or error})"
             if isinstance(error, OSError) and error.errno != errno.E2BIG:
@@ -266,7 +266,7 @@ class Jobs:
             with suppress(psutil.NoSuchProcess):
                 self.files.write(replace(job, pid=child.pid, born=psutil.Process(child.pid).create_time()))
         except SordinoError as error:
-            # A process that stands nowhere would be started a second time.
+            # A process whose id is in no file would be started a second time.
             self._children.pop(child.pid)
             child.kill()
             child.wait()

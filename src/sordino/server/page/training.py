@@ -76,7 +76,7 @@ def again(request: Request, name: str) -> dict[str, Any]:
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
     try:
-        return _seen(jobs, jobs.look(job, flags_of(request, jobs, asked.settings), model=model_of(request, asked)))
+        return _seen(jobs, jobs.measure(job, flags_of(request, jobs, asked.settings), model=model_of(request, asked)))
     except SordinoError as error:
         raise refused(error) from error
 
