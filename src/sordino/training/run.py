@@ -219,7 +219,7 @@ def finish(
     samples: Sequence[Mapping[str, str]],
     heldout: Mapping[str, Any],
 ) -> SoftPrompt:
-    """The soft prompt with its provenance. metadata: what the user said about it; no path, host or user name is added."""
+    """The soft prompt with its provenance. metadata: what the user gave; no path, host or user name is added."""
     base, config = prepared.base, prepared.config
     recipe = {
         key: value

@@ -19,7 +19,7 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import mean_nll
-from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare, with_context, x_of
+from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
@@ -43,7 +43,7 @@ def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> Mixtu
     return prepare(base, [records(folder)], None, config)
 
 
-def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: int = 3) -> Fitted:
+def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: int = 3) -> FittedMixture:
     return fit(
         base, [(f"v{seed}", voice(base, seed)) for seed in range(voices)], prepared(base, folder, config), config
     )

@@ -13,11 +13,11 @@ from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.names import safe_name
 from sordino.server.errors import Refused, refused
-from sordino.server.page.training_settings import Argument, Asked, flags_of, model_of
+from sordino.server.page.training_settings import Argument, Asked, flags_of, form, model_of
 from sordino.server.serving import state_of
 from sordino.training.events import METRICS
 from sordino.training.failure import Failure
-from sordino.training.job_files import Job
+from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from sordino.training.report import HTML
 
@@ -25,6 +25,11 @@ router = APIRouter(prefix="/ui", include_in_schema=False)
 
 # A report is a page of its own, made from texts of anybody's: it may show itself and nothing else.
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+
+
+@router.get("/training-form")
+def training_form() -> dict[str, Any]:
+    return form()
 
 
 @router.post("/texts")
@@ -71,7 +76,7 @@ def again(request: Request, name: str) -> dict[str, Any]:
 def look(request: Request, name: str, asked: Asked) -> dict[str, Any]:
     jobs, job = _job(request, name)
     try:
-        return _seen(jobs, jobs.look(job, flags_of(request, jobs, asked.settings), model=model_of(request, asked)))
+        return _seen(jobs, jobs.measure(job, flags_of(request, jobs, asked.settings), model=model_of(request, asked)))
     except SordinoError as error:
         raise refused(error) from error
 
@@ -196,7 +201,7 @@ def log(request: Request, name: str) -> Response:
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
+def _told(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
@@ -212,8 +217,8 @@ def _told(jobs: Jobs, job: Job) -> dict[str, Any]:
     }
 
 
-def _seen(jobs: Jobs, job: Job) -> dict[str, Any]:
-    told = jobs.measuring.told(job)
+def _seen(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
+    told = jobs.measuring.state(job)
     failure = told.pop("failure")
     return {**told, **_failed(failure)}
 
@@ -225,7 +230,7 @@ def _failed(failure: Failure | None) -> dict[str, Any]:
     return {"error": failure.message, "named": failure.settings, "where": failure.where}
 
 
-def _job(request: Request, name: str) -> tuple[Jobs, Job]:
+def _job(request: Request, name: str) -> tuple[Jobs, QueuedJob]:
     jobs = _jobs(request)
     try:
         return jobs, jobs.get(name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sordino.errors import SordinoError
 from sordino.models.files import absolute_name
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving, state_of
+from sordino.settings import Setting, form_of, offered_of
+from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig
 from sordino.training.queue import Jobs
 
 
@@ -26,7 +28,28 @@ _Short = Annotated[Argument, Field(max_length=200)]
 _Text = Annotated[Argument, Field(max_length=4000)]
 
 
-class Settings(BaseModel):
+# The settings of a run, and what its file says of itself.
+RUN = (TrainConfig, Calibration, ReadingConfig)
+ABOUT = (Description,)
+
+
+def _field_of(each: Setting) -> tuple[Any, Any]:
+    if each.kind is bool:
+        return bool, False
+    kind: Any = Literal[each.choices] if each.choices else _Text if each.kind is str else each.kind
+    return kind | None, None
+
+
+if TYPE_CHECKING:
+    _FromSettings = BaseModel
+else:
+    _FromSettings = create_model(
+        "_FromSettings",
+        **{name: _field_of(each) for cls in (*RUN, *ABOUT) for name, each in offered_of(cls).items()},
+    )
+
+
+class RunSettings(_FromSettings):
     """What `sordino train` takes, by the same names; what is None is left to its defaults. start_from: a soft prompt of the
     library, or the result of a run ("run:ID"), to go on from.
     """
@@ -34,34 +57,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: _Short = ""
-    author: _Short = ""
-    description: _Text = ""
-    licence: _Short = ""
-    tags: _Short = ""
-    rating: Literal["", "general", "mature", "explicit"] = ""
-    tokens: int | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int | None = None
-    row_tokens: int | None = None
-    lr: float | None = None
-    find_lr: bool = False
     start_from: Argument = ""
-    init: _Text | None = None
-    method: Literal["plain", "residual"] | None = None
-    placement: Literal["auto", "start", "after_bos"] | None = None
-    warmup: float | None = None
-    clip: float | None = None
-    weight_decay: float | None = None
-    average: float | None = None
-    patience: int | None = None
-    evaluate_every: int | None = None
-    sample_every: int | None = None
-    sample_text: _Text | None = None
-    pass_tokens: int | None = None
-    speaker: _Short | None = None
-    seed: int | None = None
-    no_samples: bool = False
 
 
 class Asked(BaseModel):
@@ -70,13 +66,12 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[Argument, Field(max_length=4096)] = ""
-    settings: Settings = Settings()
+    settings: RunSettings = RunSettings()
 
 
-def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
+def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
     """The settings as flags of `sordino train`. Raises Refused."""
-    said = settings.model_dump(exclude={"start_from"})
-    said["name"] = settings.name or "voice"
+    said = {"name": settings.name or "voice", **settings.model_dump(exclude={"start_from", "name"})}
     if settings.start_from.startswith("run:"):
         try:
             other = jobs.get(settings.start_from.removeprefix("run:"))
@@ -106,3 +101,11 @@ def model_of(request: Request, asked: Asked) -> str:
     state = state_of(request)
     # The queue outlives this process and its working directory.
     return absolute_name(asked.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
+
+
+def form() -> dict[str, Any]:
+    """The fields of the page's form: run, about."""
+    return {
+        "run": [one for cls in RUN for one in form_of(cls)],
+        "about": [one for cls in ABOUT for one in form_of(cls)],
+    }

@@ -50,7 +50,7 @@ class MixtureTexts:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedMixture:
     """gate: the one that was tried, if any; `mixture` has it only where it is kept."""
 
     mixture: Mixture
@@ -94,7 +94,7 @@ def fit(
     metadata: Metadata | None = None,
     recipe: dict[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
-) -> Fitted:
+) -> FittedMixture:
     """The mixture of soft prompts (label, prompt), measured.
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
@@ -156,7 +156,7 @@ def fit(
         gate.gate if gate is not None and gate_used else None,
         described,
     )
-    return Fitted(mixture, weights, gate, report, tuple(notes))
+    return FittedMixture(mixture, weights, gate, report, tuple(notes))
 
 
 def with_context(example: Example, tokens: int) -> Example:

@@ -3,7 +3,7 @@
 import { $, call, clock, el, fill, later, say, tab } from "./dom.js";
 import { dropZone, picker } from "./drop.js";
 import { live } from "./live.js";
-import { ABOUT, MORE, PRESETS, asked, fields, inputs, onPage } from "./recipe.js";
+import { PRESETS, asked, fields, form, inputs, onPage } from "./recipe.js";
 import { finished, poll, startRuns, tell } from "./runs.js";
 
 // Files of one request: servers count a form's parts.
@@ -12,6 +12,7 @@ const AT_ONCE = 100;
 let draft = null;
 
 export function startTrain() {
+  if (!form.run.length) return;
   $("train").append(
     el("h2", {}, "A new soft prompt", el("span", { id: "train-for" })),
     el(
@@ -57,12 +58,12 @@ export function startTrain() {
         el("label", {}, "How thorough ", select("preset-train", Object.keys(PRESETS), usePreset)),
         el("label", {}, "Begin from ", el("select", { id: "train-from", onchange: () => look() })),
       ),
-      el("details", {}, el("summary", {}, "More"), fields(MORE, look)),
+      el("details", {}, el("summary", {}, "More"), fields(form.run, look)),
       el(
         "details",
         {},
         el("summary", {}, "What the file says about itself"),
-        fields(ABOUT, look),
+        fields(form.about, look),
         el("p", { class: "soft" }, "The file discloses these, how it was trained, and samples of its writing."),
       ),
       el("p", { id: "train-cost", role: "status" }),
