@@ -55,9 +55,9 @@ if TYPE_CHECKING:
     from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
-    from sordino.engine.sampling import Sampling as Sampling
+    from sordino.engine.config import Sampling as Sampling
     from sordino.errors import SordinoError as SordinoError
-    from sordino.evaluation.measuring import EvaluateConfig as EvaluateConfig
+    from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
@@ -70,13 +70,13 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
-        "EvaluateConfig": "evaluation.measuring",
+        "EvaluateConfig": "evaluation.config",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
         "Model": "api.model",
         "Report": "evaluation.report",
         "Sample": "training.events",
-        "Sampling": "engine.sampling",
+        "Sampling": "engine.config",
         "SoftPrompt": "prompts.soft_prompt",
         "SordinoError": "errors",
         "Step": "training.events",
