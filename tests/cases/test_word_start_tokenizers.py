@@ -17,10 +17,11 @@ from benchmarks.relations import Fact, object_candidates
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.evaluation import free_answers
-from sordino.evaluation.answers import TaskConfig, classify, score_rows
+from sordino.evaluation.answers import classify, score_rows
 from sordino.evaluation.conditions import instruction, no_prompt, with_examples
+from sordino.evaluation.config import EvaluateConfig, TaskConfig
 from sordino.evaluation.free_answers import answer_freely
-from sordino.evaluation.measuring import EvaluateConfig, measure
+from sordino.evaluation.measuring import measure
 from sordino.evaluation.scoring import windows_behind
 from sordino.evaluation.tasks import labels_of
 from sordino.models.base_model import BaseModel

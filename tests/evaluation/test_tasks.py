@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError, DataError
-from sordino.evaluation.answers import TaskConfig, score_rows
+from sordino.evaluation.answers import score_rows
 from sordino.evaluation.conditions import instruction, no_prompt
+from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.tasks import check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.texts.pieces import Piece
 from tests.parity.plain import plain_nll

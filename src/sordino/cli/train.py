@@ -223,13 +223,13 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
 
 
 def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -> None:
-    from sordino.cli.training_display import RunDisplay, print_json, show_stopped
+    from sordino.cli.training_display import RunDisplay, print_event, show_stopped
     from sordino.training.execute import dry_run, execute
 
     base = loaded_model(job.model, job.dtype, job.device, ask=not options["as_json"])
     with RunDisplay() as display:
         if options["dry_run"]:
-            dry_run(job, base, calibration, on_event=print_json if options["as_json"] else display.show)
+            dry_run(job, base, calibration, on_event=print_event if options["as_json"] else display.show)
             return
         resume = options["resume"] is not None
         made = execute(job, base, calibration, resume=resume, on_event=display.show, should_stop=display.should_stop)

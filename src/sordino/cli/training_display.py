@@ -242,7 +242,7 @@ def clock(seconds: float) -> str:
 # A dry run as JSON: what the texts are and what they cost, a line each, as soon as each is known. ---------------------------
 
 
-def print_json(event: RunEvent) -> None:
+def print_event(event: RunEvent) -> None:
     if isinstance(event, TextsRead | Cost):
         print_json({"texts" if isinstance(event, TextsRead) else "cost": asdict(event)}, indent=None)
         sys.stdout.flush()
@@ -259,4 +259,4 @@ class GroupJson:
             self._texts[name] = asdict(event)
         elif isinstance(event, Cost):
             print_json({"texts": self._texts}, indent=None)
-            print_json(event)
+            print_event(event)
