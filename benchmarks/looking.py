@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import arguments, save
-from sordino.evaluation.analysis.inspection import Inside, depth_of, surface_of, told
+from sordino.evaluation.analysis.inspection import Inspection, depth_of, findings, surface_of
 from sordino.evaluation.analysis.losses import Passage, losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between
 from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
@@ -66,8 +66,8 @@ def inside(base: BaseModel) -> list[dict[str, Any]]:
         depth = depth_of(
             base, prompt, own_text(prompt), InspectConfig(limit=1024, row_tokens=ROW_TOKENS, pass_tokens=PASS_TOKENS)
         )
-        found.append(Inside(name, prompt, surface_of(base, prompt), depth))
-        for line in told(depth):
+        found.append(Inspection(name, prompt, surface_of(base, prompt), depth))
+        for line in findings(depth):
             print(f"  {name}: {line}")
         rows.append(
             {

@@ -33,6 +33,7 @@ def evaluate(
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """
     from sordino.evaluation import measuring
+    from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.config import EvaluateConfig
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.heldout import read_heldout
@@ -47,8 +48,7 @@ def evaluate(
         labelled,
         texts.pieces,
         from_json(EvaluateConfig, settings),
-        instructions=instructions,
-        training=texts.training,
+        baselines=Baselines(instructions, texts.training),
         off_domain=packaged_text(alone, texts.pieces),
     )
     return replace(report, notes=(*report.notes, *texts.notes, *texts.overlaps))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sordino.engine.config import Sampling
     from sordino.engine.generate import TextDelta, TextRequest
     from sordino.models.base_model import BaseModel
-    from sordino.models.files import Tell
+    from sordino.models.files import Notify
     from sordino.prompts.fit import Fit
 
 Prompts = Prompt | Sequence[Prompt | None] | None
@@ -132,17 +132,17 @@ class Model:
 
 
 def load_model(
-    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, tell: Tell | None = None
+    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify | None = None
 ) -> Model:
     """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
 
     dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda",
-    "cuda:N" or "mps"; by default a GPU where there is one. tell: called with a line before each thing that takes long.
+    "cuda:N" or "mps"; by default a GPU where there is one. notify: called with a line before each slow step.
     Raises ModelError, ConfigError, StorageError, OutOfMemory.
     """
-    from sordino.models import base_model
+    from sordino.models import base_model, files
 
-    return Model(base_model.load(name, dtype=dtype, device=device, tell=tell))
+    return Model(base_model.load(name, dtype=dtype, device=device, notify=notify or files.silent))
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:

@@ -124,9 +124,10 @@ def answers(
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.answers import classify
+    from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.free_answers import answer_freely
 
-    more: dict[str, Any] = {"instructions": instructions, "examples": held.training}
+    more: dict[str, Any] = {"baselines": Baselines(instructions, held.training)}
     report: TaskReport | FreeReport
     with measuring_bar() as progress:
         if answered.free:

@@ -25,7 +25,7 @@ from sordino.evaluation.config import BlendConfig
 from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
-    from sordino.evaluation.analysis.path import Path
+    from sordino.evaluation.analysis.path import BlendPath
     from sordino.models.base_model import BaseModel
     from sordino.prompts.soft_prompt import SoftPrompt
     from sordino.texts.pieces import Piece
@@ -138,7 +138,7 @@ def _measured(
     texts: Mapping[str, Sequence[Piece]],
     config: BlendConfig,
     also: float | None,
-) -> Path:
+) -> BlendPath:
     from sordino.evaluation.analysis.losses import passage_of
     from sordino.evaluation.analysis.path import path_between
 
@@ -152,7 +152,7 @@ def _measured(
 
 
 def _shown(
-    path: Path, labels: Sequence[str], chosen: float | None, outputs: Outputs, *, as_json: bool
+    path: BlendPath, labels: Sequence[str], chosen: float | None, outputs: Outputs, *, as_json: bool
 ) -> dict[str, Any]:
     """Print the table and draw the picture; the same as JSON."""
     from sordino.evaluation.analysis.path import to_json

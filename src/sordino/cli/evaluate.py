@@ -74,6 +74,7 @@ def evaluate(
     )  # fmt: skip
     base = model.load()
     prompts.check(base, loaded)
+    from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.measuring import evaluate as measure
     from sordino.evaluation.report import to_json
 
@@ -83,8 +84,7 @@ def evaluate(
             loaded,
             held.pieces,
             config,
-            instructions=instructions,
-            training=held.training,
+            baselines=Baselines(instructions, held.training),
             off_domain=other,
             progress=progress,
         )

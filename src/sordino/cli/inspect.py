@@ -28,7 +28,7 @@ from sordino.library.outputs import Outputs
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sordino.evaluation.analysis.inspection import Inside
+    from sordino.evaluation.analysis.inspection import Inspection
 
 _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 
@@ -91,7 +91,7 @@ def inspect(
         _show_similarity([inside.label for inside in found], alike)
 
 
-def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
+def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
     """Both measures; none for one soft prompt, or, with a warning, for those that cannot be compared."""
     from sordino.prompts.similarity import KINDS, similarity_map
 
@@ -104,7 +104,7 @@ def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
         return {}
 
 
-def _json(model: str, found: Sequence[Inside], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _json(model: str, found: Sequence[Inspection], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     from sordino.evaluation.analysis.inspection import to_json
 
     report: dict[str, Any] = {"model": model, "soft_prompts": [to_json(inside) for inside in found]}
@@ -113,8 +113,8 @@ def _json(model: str, found: Sequence[Inside], alike: Mapping[str, NDArray[Any]]
     return report
 
 
-def _show(inside: Inside) -> None:
-    from sordino.evaluation.analysis.inspection import told
+def _show(inside: Inspection) -> None:
+    from sordino.evaluation.analysis.inspection import findings
 
     surface, depth = inside.surface, inside.depth
     deep = ["#left out", "#attention"] if depth else []
@@ -133,7 +133,7 @@ def _show(inside: Inside) -> None:
     low, middle, high = surface.vocabulary
     out.print(f"Norms of the vocabulary's words: half below {middle:.2f}, 90 % from {low:.2f} to {high:.2f}.")
     if depth:
-        for line in told(depth):
+        for line in findings(depth):
             out.print(one_line(line))
         out.print(
             "Attention on the prompt by layer: " + " ".join(f"{share:.0%}" for share in depth.attention.by_layer_L)

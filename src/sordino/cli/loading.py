@@ -155,7 +155,7 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
         # Importing it, too, takes seconds.
         from sordino.models import base_model
 
-        base = base_model.load(model, dtype=dtype, device=device, tell=lambda line: err.print(one_line(line)))
+        base = base_model.load(model, dtype=dtype, device=device, notify=lambda line: err.print(one_line(line)))
     from sordino.forward.nll import head_of
     from sordino.forward.prefix import packable
 

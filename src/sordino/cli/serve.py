@@ -197,7 +197,7 @@ class _Opener:
                 lambda: choice.load(ask=self.ask),
                 for_torch=self.for_torch,
                 status=lambda: err.status(f"Loading {one_line(name)} ..."),
-                tell=lambda line: err.print(one_line(line)),
+                notify=lambda line: err.print(one_line(line)),
             ) as (base, backend),
             opened(base, backend, self.library, metrics=self.metrics) as serving,
         ):

@@ -79,21 +79,21 @@ def running(
     *,
     for_torch: bool = False,
     status: Callable[[], AbstractContextManager[object]] = nullcontext,
-    tell: Callable[[str], None] = lambda line: None,
+    notify: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[DescribedModel, EmbeddedEngine]]:
     """A model and what runs it.
 
     load: the model for PyTorch. for_torch: whether settings that only PyTorch knows were given. status: is entered while a file for
     llama.cpp is read. Raises as `llama_cpp_file`, `torch_runner` and `gguf_runner`.
     """
-    path = llama_cpp_file(name, options.runner, for_torch=for_torch, tell=tell)
+    path = llama_cpp_file(name, options.runner, for_torch=for_torch, notify=notify)
     if path is None:
         base, rows = in_thread_of_its_own(lambda: _loaded(load(), options))
         yield base, embedded(base, rows, options)
         return
     with ExitStack() as stack:
         with status():
-            model = describe(files.resolve(name), path, tell=tell)
+            model = describe(files.resolve(name), path, notify=notify)
             runner = stack.enter_context(gguf_runner(model, path, options))
         yield model, embedded(model, runner, options)
 
@@ -102,14 +102,14 @@ def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, TorchRu
     return base, torch_runner(base, options)
 
 
-def llama_cpp_file(name: str, runner: str, *, for_torch: bool, tell: Callable[[str], None]) -> Path | None:
+def llama_cpp_file(name: str, runner: str, *, for_torch: bool, notify: Callable[[str], None]) -> Path | None:
     """The file for llama.cpp; None where PyTorch is to run the model. Raises ConfigError, MissingExtra."""
     if runner == "torch":
         return None
     installed = find_spec("llama_cpp") is not None
     if runner == "auto" and (not installed or for_torch):
         return None
-    path = files.gguf_file(files.resolve(name), tell=tell)
+    path = files.gguf_file(files.resolve(name), notify=notify)
     if runner == "gguf":
         if path is None:
             raise ConfigError("llama.cpp reads .gguf files only", where="--runner gguf", got=name)

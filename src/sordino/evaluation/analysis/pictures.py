@@ -1,4 +1,4 @@
-"""The pictures: inside a soft prompt, a way between two, loss against length.
+"""Pictures of an inspection, of the path between two soft prompts, and of loss against length.
 
 Shape key: L layers, P virtual tokens.
 """
@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from sordino.evaluation.analysis.inspection import Depth, Inside
-from sordino.evaluation.analysis.path import Path
+from sordino.evaluation.analysis.inspection import Depth, Inspection
+from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
 
-# With more virtual tokens than this not every one has its word beside it.
+# Of more virtual tokens than this, only some are labelled with their word.
 _NAMED = 40
 
 
-# Inside ---------------------------------------------------------------------------------------------------------------
+# Inspection -----------------------------------------------------------------------------------------------------------
 
 
-def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
-    """A band a soft prompt: costs of leaving out, norms, attention; below, if there are several, how alike they are."""
+def inside_figure(insides: Sequence[Inspection], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
+    """A band for each soft prompt: costs of leaving tokens out, norms, attention. Below, their similarity, if given."""
     deep = any(inside.depth for inside in insides)
     heights = [0.19 * min(inside.prompt.n_tokens, _NAMED) + 1.6 for inside in insides]
     square = 0.5 * len(insides) + 1.8 if similarity_KK is not None else 0
@@ -50,7 +50,7 @@ def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] 
     return figure
 
 
-def _draw_costs(axes: Axes, inside: Inside, depth: Depth) -> None:
+def _draw_costs(axes: Axes, inside: Inspection, depth: Depth) -> None:
     costs = depth.importance.costs
     colours = [ACCENT if cost > 0 else FAINT for cost in costs]
     axes.barh(range(1, len(costs) + 1), costs, color=colours, height=0.75)
@@ -61,7 +61,7 @@ def _draw_costs(axes: Axes, inside: Inside, depth: Depth) -> None:
     _small(axes)
 
 
-def _draw_norms(axes: Axes, inside: Inside, *, named: bool) -> None:
+def _draw_norms(axes: Axes, inside: Inspection, *, named: bool) -> None:
     surface = inside.surface
     low, middle, high = surface.vocabulary
     axes.axvspan(low, high, color=BAND)
@@ -119,8 +119,8 @@ def _draw_similarity(axes: Axes, labels: Sequence[str], similarity_KK: NDArray[n
     axes.set_title("how alike: cosine of the mean vectors", loc="left", fontsize=9)
 
 
-def _name_tokens(axes: Axes, inside: Inside) -> None:
-    """Each virtual token's number and nearest word, the first one at the top."""
+def _name_tokens(axes: Axes, inside: Inspection) -> None:
+    """Label virtual tokens with number and nearest word, the first at the top."""
     count = inside.prompt.n_tokens
     step = max(1, -(-count // _NAMED))
     shown = range(1, count + 1, step)
@@ -130,15 +130,15 @@ def _name_tokens(axes: Axes, inside: Inside) -> None:
 
 
 def _sign(word: str) -> str:
-    """A word, or what stands for white space and for nothing."""
+    """A word, or a sign for white space."""
     return drawable(word, 14) or ("⏎" if "\n" in word or "\r" in word else "␣")
 
 
-# Ways and lengths -----------------------------------------------------------------------------------------------------
+# Paths and lengths ----------------------------------------------------------------------------------------------------
 
 
-def path_figure(path: Path, first: str, second: str, chosen: float | None = None) -> Figure:
-    """Loss of each text over the share of the second prompt, with each text's loss without a prompt."""
+def path_figure(path: BlendPath, first: str, second: str, chosen: float | None = None) -> Figure:
+    """Loss of each text over the share of the second prompt, and without a prompt."""
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     for at, (label, losses) in enumerate(path.losses.items()):
@@ -152,14 +152,14 @@ def path_figure(path: Path, first: str, second: str, chosen: float | None = None
         f"{drawable(first)}   \N{LEFTWARDS ARROW} share of the second \N{RIGHTWARDS ARROW}   {drawable(second)}"
     )
     axes.set_ylabel("nats per token")
-    axes.set_title(f"Loss along the way ({path.how})", loc="left")
+    axes.set_title(f"Loss along the path ({path.how})", loc="left")
     axes.legend(frameon=False, fontsize=9)
     _small(axes)
     return figure
 
 
 def pruning_figure(stages: Sequence[Stage], chosen: Stage) -> Figure:
-    """Loss against length, on the text that chose and on the held-out one."""
+    """Loss against length, on the text that the choice used and on the held-out text."""
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     lengths = [len(stage.kept) for stage in stages]

@@ -1,10 +1,10 @@
-"""A soft prompt made shorter, greedily: of all virtual tokens the one goes without which the loss is lowest, again and again.
+"""Greedy pruning of a soft prompt: again and again, drop the virtual token without which the loss is lowest.
 
-With blocks several go at once, those that cost least one by one, and what is left is measured as it is before the next block goes.
-Every loss is that of a real, shortened prompt: leaving tokens out moves those behind them.
+With blocks, several tokens are dropped at once, those that cost least one by one; the rest is measured before the next block. Every
+loss is that of a real, shortened prompt, whose later tokens move up.
 
-Greedy choice looks at its own text: the loss on texts that chose no token (`heldout`) is the honest one. Where it also chooses the
-length (`within`), it flatters a little: the best of a few lengths was looked for on it.
+The choice overfits its own text, so `heldout` is the honest loss. Where it also chooses the length (`within`), it flatters a
+little: it is the best of a few lengths.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -24,14 +24,14 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 # Nats per token, where none is given.
 TOLERANCE = 0.01
-# Without a block given, a prompt is taken down to one token in about so many rounds.
+# By default, a prompt shrinks to one token in about this many rounds.
 _ROUNDS = 24
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A shortened prompt. kept: positions in the whole one, ascending. loss: nats per token on the text that chose; heldout: on
-    another, where there is one.
+    """A shortened prompt. kept: positions in the whole one, ascending. loss: nats per token on the text that the choice used.
+    heldout: on another text, if there is one.
     """
 
     kept: tuple[int, ...]
@@ -48,7 +48,7 @@ Measure = Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
 
 
 def greedy(count: int, measure: Measure, *, down_to: int, block: int) -> list[Stage]:
-    """From `count` tokens to `down_to`. measure: losses of several sets of kept positions, in one batch."""
+    """The stages from `count` tokens to `down_to`. measure: losses of several sets of kept positions, in one batch."""
     kept = tuple(range(count))
     (whole,) = measure([kept])
     stages = [Stage(kept, whole)]
@@ -74,7 +74,7 @@ def rounds_of(count: int, *, down_to: int, block: int) -> int:
 
 
 def default_block(count: int) -> int:
-    """Tokens that go at once: one, of a long prompt more."""
+    """Tokens to drop at once: one, of a long prompt more."""
     return max(1, -(-count // _ROUNDS))
 
 
@@ -128,9 +128,9 @@ def chosen_stage(stages: Sequence[Stage], config: PruneConfig) -> Stage:
 
 
 def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
-    """The shortened prompt. Its file says what was dropped; what was measured or written with the whole prompt is left out.
+    """The shortened prompt. Its metadata name what was dropped; results and samples of the whole prompt are left out.
 
-    tokens: targets of the text that the losses are of.
+    tokens: targets of the text that the losses were measured on.
     """
     whole = stages[0]
     dropped = [position + 1 for position in range(prompt.n_tokens) if position not in set(chosen.kept)]

@@ -9,7 +9,7 @@ import torch
 from sordino.evaluation.answers import classify
 from sordino.evaluation.conditions import soft_prompt
 from sordino.evaluation.config import TaskConfig
-from sordino.evaluation.mixture_answers import mixture_weights
+from sordino.evaluation.mixed import mixture_weights
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import RULES, Gate, Mixture, Rule
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
