@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sordino.engine.attach import attach
+from sordino.engine.config import Sampling
 from sordino.engine.detokenizer import HALF
 from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError
 from sordino.prompts.mixture import Mixture, uniform
 from sordino.prompts.soft_prompt import PLACEMENTS, BaseRef, Metadata, Placement, SoftPrompt

@@ -13,8 +13,8 @@ from sordino.settings import from_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from sordino.engine.config import Sampling
     from sordino.engine.generate import TextDelta, TextRequest
-    from sordino.engine.sampling import Sampling
     from sordino.models.base_model import BaseModel
     from sordino.models.files import Notify
     from sordino.prompts.fit import Fit
@@ -147,7 +147,7 @@ def load_model(
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:
     """Raises ConfigError for a name that is no field."""
-    from sordino.engine.sampling import Sampling
+    from sordino.engine.config import Sampling
 
     # One text is a sequence too, of its characters.
     stop = {"stop": tuple(_as_list(given["stop"]))} if "stop" in given else {}
