@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from sordino.cli.console import one_line, out, warn
 from sordino.cli.options import Decorated, library_option
-from sordino.errors import BadInput, ConfigError
+from sordino.errors import ConfigError
 from sordino.library.outputs import mixture_name
-from sordino.prompts.mixture import Mixture, Prompt, uniform
-from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.fit import check_one_base, common_base
+from sordino.prompts.mixture import Mixture, Prompt, checked_weights, uniform
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -77,20 +79,13 @@ def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
     return found
 
 
-def parsed_weights(text: str, count: int) -> list[float]:
-    """ "0.7,0.3" as numbers. Raises ConfigError."""
+def parsed_weights(text: str, count: int) -> NDArray[np.float64]:
+    """ "0.7,0.3" as weights [count] that sum to one. Raises BadInput."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or not all(0 <= value < np.inf for value in values) or not 0 < sum(values) < np.inf:
-        raise ConfigError(
-            "not weights of these components",
-            where="--weights",
-            expected=f"{count} numbers with commas between them, none negative, not all zero",
-            got=text,
-        )
-    return values
+    return checked_weights(values, count, where="--weights", got=text)
 
 
 @click.group()
@@ -139,14 +134,14 @@ def build(
     named = mixture_name(target, overwrite=overwrite)
     loaded = _components(library, prompts)
     _check_alike(loaded, force=force)
-    given_K = np.array(parsed_weights(weights, len(loaded))) if weights is not None else uniform(len(loaded))
+    weights_K = parsed_weights(weights, len(loaded)) if weights is not None else uniform(len(loaded))
     metadata = Metadata(
         name=name or named,
         base=common_base([prompt.metadata.base for prompt in loaded.values()]),
         description=f"{rule} of {', '.join(loaded)}",
         training={"method": "ensemble", "components": list(loaded), "weights": "equal" if weights is None else "given"},
     )
-    mixture = Mixture(tuple(loaded.values()), given_K, rule, metadata=metadata)  # type: ignore[arg-type]
+    mixture = Mixture(tuple(loaded.values()), weights_K, rule, metadata=metadata)  # type: ignore[arg-type]
     formats.write_mixture(mixture, target, force=overwrite)
     for label, weight in zip(loaded, mixture.weights_K, strict=True):
         out.print(f"  {weight:.3f}  {one_line(label)}")
@@ -154,17 +149,6 @@ def build(
         f"Wrote {target}: {rule} of {len(loaded)} soft prompt{'s' * (len(loaded) > 1)}, {mixture.content_hash[:16]}"
     )
     out.print(f'Use it: sordino generate "Some text" --soft-prompt {quote(str(target))}')
-
-
-def common_base(bases: Sequence[BaseRef]) -> BaseRef:
-    """What all of them say of their base model; what they do not agree on is left out."""
-    first = bases[0]
-    agreed = {
-        item.name: getattr(first, item.name)
-        for item in fields(BaseRef)
-        if all(getattr(base, item.name) == getattr(first, item.name) for base in bases)
-    }
-    return BaseRef(**agreed)
 
 
 def _components(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
@@ -183,35 +167,11 @@ def _components(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]
 
 
 def _check_alike(prompts: Mapping[str, SoftPrompt], *, force: bool) -> None:
-    """Refuse what cannot, or was not made to, run on one base model; say which are the same matrix."""
-    (first, one), *others = prompts.items()
-    for label, prompt in others:
-        if prompt.d_model != one.d_model:
-            raise BadInput(
-                "these soft prompts are of different widths, so of different base models",
-                where=f"{first} and {label}",
-                got=f"{one.d_model} and {prompt.d_model}",
-            )
-        difference = _difference(one.metadata.base, prompt.metadata.base)
-        if difference and not force:
-            raise BadInput(
-                "these soft prompts were made for different base models",
-                where=f"{first} and {label}",
-                got=difference,
-                do="give --force to combine them all the same",
-            )
-    seen: dict[str, str] = {}
+    """Refuse prompts of different base models; warn of what is uncertain, and of equal matrices."""
+    for note in check_one_base(list(prompts.values()), "combined", force=force):
+        warn(note)
+    first_with: dict[str, str] = {}
     for label, prompt in prompts.items():
-        twin = seen.setdefault(prompt.content_hash, label)
+        twin = first_with.setdefault(prompt.content_hash, label)
         if twin != label:
             warn(f"{label} is the same matrix as {twin}: together they are that one with both weights")
-
-
-def _difference(one: BaseRef, other: BaseRef) -> str:
-    """What two files say of their base models and cannot both be true of one. What either leaves out contradicts nothing."""
-    for name in ("family", "n_layers", "vocab_size", "id"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        same_weights = bool(one.fingerprint) and one.fingerprint == other.fingerprint
-        if ours and theirs and ours != theirs and not same_weights:
-            return f"{name} {ours} and {theirs}"
-    return ""

@@ -30,7 +30,8 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     """
     from sordino import formats
     from sordino.cli.loading import loaded_prompts
-    from sordino.prompts.similarity import check_one_base, ranked_sources
+    from sordino.prompts.fit import check_one_base
+    from sordino.prompts.similarity import ranked_sources
 
     own = formats.read(library.resolve(target))
     if prompts:
@@ -39,7 +40,7 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
         found, left = {}, 0
         for label, prompt in _library_prompts(library):
             try:
-                check_one_base([own, prompt])
+                check_one_base([own, prompt], "compared")
             except DoesNotFit:
                 left += 1
                 continue

@@ -93,6 +93,11 @@ class SoftPrompt:
     def d_model(self) -> int:
         return int(self.matrix.shape[1])
 
+    @property
+    def title(self) -> str:
+        """What messages call it: its name, or the start of its hash."""
+        return self.metadata.name or self.content_hash[:12]
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the shape and the little-endian float32 bytes: the identity of the prompt.

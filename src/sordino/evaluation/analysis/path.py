@@ -13,7 +13,7 @@ from sordino.evaluation.analysis.losses import Passage, losses_of
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
-from sordino.prompts.blending import How, check_together, linear, spherical
+from sordino.prompts.blending import How, check_blendable, linear, spherical
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
@@ -48,7 +48,7 @@ def path_between(
     """
     if how == "concatenate":
         raise ConfigError("a concatenation has no way between", where="--how", expected="linear or spherical")
-    check_together([first, second], how)
+    check_blendable([first, second], how)
     if points < 2:
         raise ConfigError("a way has two ends", where="--points", expected="2 or more", got=points)
     shares = shares_along(points, also)

@@ -15,7 +15,8 @@ from sordino.evaluation.analysis.inspection import affordable, depth_json, depth
 from sordino.evaluation.off_domain import own_text
 from sordino.models.base_model import BaseModel
 from sordino.prompts.nearest import percentiles, word_norms
-from sordino.prompts.similarity import check_one_base, pooled
+from sordino.prompts.fit import check_one_base
+from sordino.prompts.similarity import pooled
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused
 from sordino.server.page.prompts import read_named, vocabulary_of
@@ -114,7 +115,7 @@ def _alike(serving: Serving, name: str, prompt: SoftPrompt) -> list[dict[str, An
             continue
         try:
             other = formats.read(voice.entry.path)
-            check_one_base([prompt, other])
+            check_one_base([prompt, other], "compared")
         except SordinoError:
             continue
         found.append((-pooled(prompt.matrix, other.matrix), voice.entry.name))
