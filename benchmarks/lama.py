@@ -43,7 +43,7 @@ from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.training.config import TrainConfig
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
 from sordino.training.mixture.em import fit_weights
 
 COMPONENTS = 3
@@ -124,7 +124,7 @@ def trained(base: BaseModel, template: Template, facts: Sequence[Fact], dev: Seq
     placement = placement_of(base, config)
     start = initialise(base, config, placement, examples, validation, lambda name: formats.read(Path(name)))
     with tempfile.TemporaryDirectory() as folder:
-        *_, finished = train(base, data, config, Path(folder), start.matrix_PD)
+        *_, finished = train(base, Run("", data, config, Path(folder), start.matrix_PD))
     assert isinstance(finished, Finished)
     metadata = Metadata(name=template.text, base=base.ref, placement=placement)
     return SoftPrompt(finished.matrix_PD.numpy(), metadata)

@@ -51,7 +51,7 @@ def measure(side: str, model: str, device: str | None, dtype: str | None) -> flo
     """MiB by which STEPS training steps raise this process's peak above what it holds after loading."""
     from benchmarks.training_step import PASS_TOKENS, peft_side, whole
     from sordino.models.base_model import load
-    from sordino.training.gradient import loss_and_gradient
+    from sordino.training.gradient import Batch, losses_and_gradients
 
     base = load(model, device=device, dtype=dtype)
     random = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def measure(side: str, model: str, device: str | None, dtype: str | None) -> flo
     else:
 
         def step() -> float:
-            return loss_and_gradient(base, matrix, base.placement, examples, pass_tokens=PASS_TOKENS)
+            return losses_and_gradients(base, [Batch(matrix, base.placement, examples)], PASS_TOKENS)[0]
 
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

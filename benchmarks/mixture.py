@@ -29,7 +29,7 @@ from sordino.training.config import TrainConfig
 from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit
 from sordino.training.mixture.fit import prepare as prepare_mixture
 from sordino.training.mixture.report import TITLES
-from sordino.training.run import prepare
+from sordino.training.run import TextPaths, prepare
 
 # Voice: its training and its held-out texts, in the folder of corpora.
 VOICES = {
@@ -68,7 +68,7 @@ def options_of() -> argparse.Namespace:
 
 def component(base: BaseModel, data: Path, voice: str, steps: int) -> SoftPrompt:
     learned, heldout = VOICES[voice]
-    prepared = prepare(base, TrainConfig(steps=steps), [data / learned], [data / heldout], _no_prompt)
+    prepared = prepare(base, TrainConfig(steps=steps), TextPaths((data / learned,), (data / heldout,)), _no_prompt)
     return trained(prepared)[0]
 
 

@@ -38,8 +38,8 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
-from sordino.training.loop import Finished, train
-from sordino.training.run import Prepared, estimate, finish, prepare
+from sordino.training.loop import Finished, Run, train
+from sordino.training.run import Prepared, TextPaths, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
@@ -126,7 +126,7 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> Prepared:
-    prepared = prepare(base, TrainConfig(), [folder], [heldout], _no_prompt)
+    prepared = prepare(base, TrainConfig(), TextPaths((folder,), (heldout,)), _no_prompt)
     cost = estimate(prepared, minutes=minutes)
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 
@@ -135,7 +135,8 @@ def trained(prepared: Prepared) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        for event in train(prepared.base, prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD):
+        run = Run("", prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD)
+        for event in train(prepared.base, run):
             if isinstance(event, Finished):
                 seconds = time.monotonic() - began
                 print(f"{event.progress.step} steps in {seconds:.0f} s, best validation {event.progress.best_loss:.4f}")

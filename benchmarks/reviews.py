@@ -43,7 +43,7 @@ from sordino.texts.reading import read_pieces
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
 
 INSTRUCTIONS = (
     "Say whether each film review is good or bad.",
@@ -172,7 +172,7 @@ def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], 
     run.mkdir(exist_ok=True)
     data = TrainSet(examples, (), data_hash(training))
     resume = (run / FILE).exists()
-    *_, finished = train(base, data, config, run, start.matrix_PD, resume=resume)
+    *_, finished = train(base, Run("", data, config, run, start.matrix_PD), resume=resume)
     assert isinstance(finished, Finished)
     metadata = Metadata(name=path.stem, base=base.ref, placement=placement_of(base, config), training=dict(recipe))
     prompt = SoftPrompt(finished.matrix_PD.detach().numpy(), metadata)

@@ -22,11 +22,12 @@ import torch
 from benchmarks.measuring import arguments, save
 from sordino.models.base_model import BaseModel, load
 from sordino.training.config import TrainConfig
+from sordino.training.run import TextPaths
 from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import ModelOutcome, cost
-from sordino.training.sweep.running import Member, Texts, measure_members, members_of, train_members
+from sordino.training.sweep.running import Member, measure_members, members_of, train_members
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 REST = TrainConfig(steps=48, batch=2, row_tokens=64)
@@ -45,7 +46,7 @@ def main() -> None:
         (options.model,), (20,), (0.02, 0.06, 0.25, 1.0), ("data", "vocab", "random"), ("plain",), (0,),
         replace(REST, steps=options.steps), full=True, heldout_tokens=4096,
     )  # fmt: skip
-    texts = Texts((options.corpus / "train",), (options.corpus / "heldout",))
+    texts = TextPaths((options.corpus / "train",), (options.corpus / "heldout",))
     with tempfile.TemporaryDirectory() as folder:
         members = members_of(base, full, options.model, texts, _no_prompt, Path(folder) / "none")
         sides = {

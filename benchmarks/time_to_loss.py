@@ -25,9 +25,9 @@ from benchmarks.training_step import PASS_TOKENS, peft_side, whole
 from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
-from sordino.training.gradient import loss_and_gradient, mean_nll
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import initialise
-from sordino.training.loop import TrainSet, Validation, train
+from sordino.training.loop import Run, TrainSet, Validation, train
 from sordino.training.schedule import batch_at
 
 STEPS, ROWS, LENGTH, TOKENS = 150, 4, 128, 20
@@ -70,7 +70,9 @@ def main() -> None:
     seconds = medians(
         alternate(
             {
-                "sordino": lambda: loss_and_gradient(base, matrix, base.placement, examples, pass_tokens=PASS_TOKENS),
+                "sordino": lambda: losses_and_gradients(base, [Batch(matrix, base.placement, examples)], PASS_TOKENS)[
+                    0
+                ],
                 "peft": peft_step,
             },
             options.rounds,
@@ -129,7 +131,7 @@ def peft_curve(
         schedule.step()
         if (step + 1) % EVERY == 0:
             curve.append(
-                (step + 1, round(mean_nll(base, weight.detach(), "start", heldout, pass_tokens=PASS_TOKENS), 5))
+                (step + 1, round(mean_nlls(base, [Batch(weight.detach(), "start", heldout)], PASS_TOKENS)[0], 5))
             )
             print(json.dumps({"peft": rate, "step": step + 1, "heldout": curve[-1][1]}), flush=True)
     base.network.requires_grad_(False)
@@ -153,7 +155,7 @@ def sordino_curve(
     curve = []
     with tempfile.TemporaryDirectory() as folder:
         data = TrainSet(training[8:], heldout, "benchmark")
-        for event in train(base, data, config, Path(folder), start.matrix_PD):
+        for event in train(base, Run("", data, config, Path(folder), start.matrix_PD)):
             if isinstance(event, Validation):
                 curve.append((event.step, round(event.loss, 5)))
                 print(json.dumps({"sordino": config.lr, "step": event.step, "heldout": curve[-1][1]}), flush=True)

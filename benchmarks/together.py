@@ -1,6 +1,6 @@
 """Eight runs trained together against the same eight one after another, and how many copies of the base model that takes.
 
-A round is one step of all eight runs: together (`losses_and_gradients`) against eight steps alone (`loss_and_gradient`), on
+A round is one step of all eight runs: together (`losses_and_gradients`) against eight steps alone, on
 the same matrices and examples; losses and gradients are compared before anything is timed. Four rows of 128 a run on a GPU; on
 a CPU that and one row of 64, where a pass holds many runs. Optimiser and validation are left out: they are the same on both sides.
 
@@ -26,9 +26,8 @@ from benchmarks.training_step import whole
 from sordino.models.base_model import BaseModel, load
 from sordino.models.memory import peak_bytes
 from sordino.training.config import TrainConfig
-from sordino.training.gradient import loss_and_gradient
-from sordino.training.loop import Run, TrainSet, train_together
-from sordino.training.together import Batch, losses_and_gradients, roomy_pass_tokens
+from sordino.training.gradient import Batch, group_pass_tokens, losses_and_gradients
+from sordino.training.loop import Run, RunGroup, TrainSet, train_group
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper/train"
 RUNS, TOKENS = 8, 20
@@ -61,7 +60,7 @@ def step_row(base: BaseModel, count: int, length: int, rounds: int) -> dict[str,
     """One step of RUNS runs, together and one after another."""
     ids = ids_of(base, RUNS * count * length)
     usual = TrainConfig().pass_tokens
-    room = roomy_pass_tokens(base, usual)
+    room = group_pass_tokens(base, usual)
     runs = []
     for k in range(RUNS):
         own = ids[k * count * length : (k + 1) * count * length]
@@ -78,7 +77,7 @@ def step_row(base: BaseModel, count: int, length: int, rounds: int) -> dict[str,
 
     def alone() -> list[float]:
         clear()
-        return [loss_and_gradient(base, run.matrix_PD, run.placement, run.examples, pass_tokens=usual) for run in runs]
+        return [losses_and_gradients(base, [run], pass_tokens=usual)[0] for run in runs]
 
     losses, gradients = together(), [run.matrix_PD.grad for run in runs]
     expected = alone()
@@ -132,7 +131,7 @@ def peak_of(base: BaseModel, count: int) -> int:
             (Path(folder) / f"{k}").mkdir()
             data = TrainSet(examples[:32], examples[32:34], "")
             runs.append(Run(f"{k}", data, config, Path(folder) / f"{k}", start(base, ids[k:])))
-        for _ in train_together(base, runs, Path(folder)):
+        for _ in train_group(base, RunGroup(runs, Path(folder))):
             pass
     return torch.cuda.max_memory_allocated() if base.device.type == "cuda" else peak_bytes()
 

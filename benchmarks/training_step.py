@@ -23,7 +23,7 @@ from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
-from sordino.training.gradient import loss_and_gradient, mean_nll
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 
 # What `sordino train` uses: a step of more positions is accumulated over several passes, the prompt run once for all.
 PASS_TOKENS = TrainConfig().pass_tokens
@@ -58,10 +58,10 @@ def measure(base: BaseModel, name: str, examples: Sequence[Example], tokens: int
 
     def step() -> float:
         matrix.grad = None
-        return loss_and_gradient(base, matrix, "start", examples, pass_tokens=PASS_TOKENS)
+        return losses_and_gradients(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
 
     def forward() -> float:
-        return mean_nll(base, matrix, "start", examples, pass_tokens=PASS_TOKENS)
+        return mean_nlls(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
 
     ours, theirs = step(), peft_step()
     if abs(ours - theirs) > (1e-3 if base.dtype == torch.float32 else 2e-2):

@@ -14,8 +14,8 @@ from sordino import formats
 from sordino.models import base_model
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.training.config import TrainConfig
-from sordino.training.loop import Finished, Sample, Validation, train
-from sordino.training.run import finish, prepare
+from sordino.training.loop import Finished, Run, Sample, Validation, train
+from sordino.training.run import TextPaths, finish, prepare
 
 
 def read_prompt(name: str) -> SoftPrompt:
@@ -26,13 +26,14 @@ def read_prompt(name: str) -> SoftPrompt:
 def main(folder: str, target: str, steps: str = "150") -> None:
     base = base_model.load("smollm2")
     # Reads the texts, splits them into three sets, and chooses the first matrix.
-    prepared = prepare(base, TrainConfig(steps=int(steps)), [Path(folder)], None, read_prompt)
+    prepared = prepare(base, TrainConfig(steps=int(steps)), TextPaths((Path(folder),)), read_prompt)
     print(prepared.splits.how)
 
-    # Checkpoints and metrics.jsonl go here; train(..., resume=True) goes on from them.
+    # Checkpoints and metrics.jsonl go here; train(..., resume=True) resumes from them.
     run_folder = Path(target).with_suffix(".run")
     run_folder.mkdir(exist_ok=True)
-    for event in train(base, prepared.data, prepared.config, run_folder, prepared.start.matrix_PD):
+    run = Run("", prepared.data, prepared.config, run_folder, prepared.start.matrix_PD)
+    for event in train(base, run):
         match event:
             case Validation(step, loss, best):
                 print(f"step {step}: validation loss {loss:.3f}{' (best)' if best else ''}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ from sordino.errors import OutOfMemory
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.training.gradient import loss_and_gradient
-from sordino.training.loop import Finished, Lost, train_together
-from sordino.training.together import Batch, losses_and_gradients, mean_nlls
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
+from sordino.training.loop import Finished, Lost, RunGroup, train_group
 from tests.engine.test_torch_runner import NEW, agreed, by_transformers, engine_of, requests_of, run
 from tests.server.process import started
 from tests.tiny_models import FAMILIES, tiny_base
-from tests.training.runs import several_runs, small_base
-from tests.training.test_together import _batches, _examples, _off
+from tests.training.runs import loss_alone, off, several_runs, small_base
+from tests.training.test_gradient import _batches, _examples
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,12 +63,12 @@ def test_losses_and_gradients_are_the_cpus(
     # In any dtype GPT-J's attention rounds to float32, and rotary angles are float32: Gemma's loss is 1.2e-8 off (H200).
     tolerance = 1e-5 if family == "gptj" else 1e-7
     for loss, ours, own in zip(losses, on_gpu, on_cpu, strict=True):
-        expected = loss_and_gradient(here, own.matrix_PD, own.placement, own.examples, pass_tokens=10_000)
+        expected = loss_alone(here, own)
         assert loss == pytest.approx(expected, abs=tolerance)
         assert ours.matrix_PD.grad is not None
         assert ours.matrix_PD.grad.device.type == "cpu"
         assert own.matrix_PD.grad is not None
-        assert _off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 10 * tolerance
+        assert off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 10 * tolerance
     means = mean_nlls(there, on_gpu, pass_tokens=pass_tokens)
     assert means == pytest.approx(mean_nlls(here, on_cpu, pass_tokens=10_000), abs=tolerance)
 
@@ -100,7 +100,8 @@ def test_runs_that_are_stopped_together_go_on_there(tmp_path: Path) -> None:
 
         runs = several_runs(base, tmp_path / name)
         found = {}
-        for run_name, event in train_together(base, runs, tmp_path / name, resume=resume, should_stop=should_stop):
+        group = RunGroup(runs, tmp_path / name)
+        for run_name, event in train_group(base, group, resume=resume, should_stop=should_stop):
             assert not isinstance(event, Lost)
             if isinstance(event, Finished):
                 found[run_name] = event.matrix_PD
@@ -111,7 +112,7 @@ def test_runs_that_are_stopped_together_go_on_there(tmp_path: Path) -> None:
     rest = trained("cut", resume=True)
     assert whole.keys() == rest.keys()
     for name, matrix in whole.items():
-        assert _off(rest[name], matrix) <= 1e-4
+        assert off(rest[name], matrix) <= 1e-4
 
 
 def test_memory_that_runs_out_is_said_and_given_back(smollm2_on_gpu: BaseModel) -> None:
@@ -123,14 +124,14 @@ def test_memory_that_runs_out_is_said_and_given_back(smollm2_on_gpu: BaseModel) 
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (1 << 30)) / total)
     try:
         with pytest.raises((OutOfMemory, torch.OutOfMemoryError)):
-            loss_and_gradient(base, matrix, "start", examples, pass_tokens=1 << 20)
+            loss_alone(base, Batch(matrix, "start", examples), 1 << 20)
         runner = TorchRunner(base, kv_bytes=1 << 40, prefix_bytes=1 << 20)
         prompt = SoftPrompt(matrix.detach().numpy() + 0.01, Metadata(placement=base.placement))
         with pytest.raises(OutOfMemory, match="lower --rows"):
             _ = [runner.open(number, prompt, [5] * 2000) for number in range(10_000)]
         del runner, _
         # What fits still goes.
-        assert loss_and_gradient(base, matrix, "start", examples[:1], pass_tokens=512) > 0
+        assert loss_alone(base, Batch(matrix, "start", examples[:1]), 512) > 0
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -142,11 +143,11 @@ def test_bfloat16_is_near_float32_on_the_cpu(smollm2_on_gpu: BaseModel, smollm2:
     losses, gradients = [], []
     for base in (smollm2_on_gpu, smollm2):
         matrix = start.clone().requires_grad_()
-        losses.append(loss_and_gradient(base, matrix, base.placement, [example], pass_tokens=1024))
+        losses.append(loss_alone(base, Batch(matrix, base.placement, [example]), 1024))
         assert matrix.grad is not None
         gradients.append(matrix.grad)
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
-    assert _off(*gradients) <= 0.1
+    assert off(*gradients) <= 0.1
 
 
 def test_eight_runs_share_one_pass_there(smollm2_on_gpu: BaseModel) -> None:
@@ -158,12 +159,10 @@ def test_eight_runs_share_one_pass_there(smollm2_on_gpu: BaseModel) -> None:
     losses = losses_and_gradients(base, batches, pass_tokens=8192)
     for loss, batch in zip(losses, batches, strict=True):
         matrix = batch.matrix_PD.detach().clone().requires_grad_()
-        assert loss == pytest.approx(
-            loss_and_gradient(base, matrix, batch.placement, batch.examples, pass_tokens=1024), abs=0.02
-        )
+        assert loss == pytest.approx(loss_alone(base, replace(batch, matrix_PD=matrix), 1024), abs=0.02)
         assert matrix.grad is not None
         assert batch.matrix_PD.grad is not None
-        assert _off(batch.matrix_PD.grad, matrix.grad) <= 0.1
+        assert off(batch.matrix_PD.grad, matrix.grad) <= 0.1
 
 
 def sordino(*arguments: Any) -> str:

@@ -110,7 +110,7 @@ def test_joint_training_from_excerpts(library: Path, tmp_path: Path) -> None:
     assert [prompt.n_tokens for prompt in made.components] == [4, 4]
     assert [prompt.metadata.name for prompt in made.components] == ["j 1", "j 2"]
     assert made.metadata.training["method"] == "joint"
-    # What they were trained on can be told later: see `mixture.seen`.
+    # What they were trained on can be told later: see `mixture.contamination`.
     assert [prompt.metadata.training["seed"] for prompt in made.components] == [5, 5]
     assert json.loads(run(*fit, "--out", "k.mix.zip", *FAST, "--json").stdout)["weights"]
 

@@ -12,9 +12,9 @@ from sordino import formats
 from sordino.cli import sweep_run
 from sordino.training import loop
 from sordino.training.config import TrainConfig
+from sordino.training.run import TextPaths
 from sordino.training.sweep import running
 from sordino.training.sweep.grid import Spec
-from sordino.training.sweep.running import Texts
 from tests.cli.commands import contents, ok, refused
 from tests.tiny_models import tiny_base
 
@@ -102,7 +102,7 @@ def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     spec = Spec(("link",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    asked = sweep_run.Sweep(spec, Texts((tmp_path / "log",)), tmp_path / "out", None, None)
+    asked = sweep_run.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
     sweep_run._store(asked)
     again = sweep_run.stored_sweep(tmp_path / "out")
     assert again.folder_of(again.spec.model[0]) == asked.folder_of("link")
@@ -115,9 +115,9 @@ def test_a_seed_is_what_generators_take(seed: int) -> None:
 
 def test_a_runs_seed_does_not_change_what_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = running.train_together
+    real = running.train_group
     monkeypatch.setattr(
-        running, "train_together", lambda base, runs, *a, **k: seen.extend(runs) or real(base, runs, *a, **k)
+        running, "train_group", lambda base, group, **k: seen.extend(group.runs) or real(base, group, **k)
     )
     ok("sweep", "log", "--tokens", 2, "--init", "vocab", "--seed", "0,1,2", *QUICK)
     assert len(seen) == 3
@@ -147,8 +147,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
         return steps == 5
 
     with monkeypatch.context() as patch:
-        real = running.train_together
-        patch.setattr(running, "train_together", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        real = running.train_group
+        patch.setattr(running, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
         said = ok("sweep", "log", *GRID, *QUICK)
     assert "Go on with: sordino sweep --resume out" in said
     before = contents(Path("out"))

@@ -47,8 +47,8 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
         return steps == 3
 
     with monkeypatch.context() as patch:
-        real = loop.train_together
-        patch.setattr(training_together, "train_together", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        real = loop.train_group
+        patch.setattr(training_together, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
         return ok("train", *BOTH, *QUICK, *flags)
 
 

@@ -7,12 +7,13 @@ import io
 import json
 import pickle
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -95,6 +96,21 @@ def mkultra(path: Path, pickle_bytes: bytes, metadata: Any = None) -> Path:
     return path
 
 
+def nemo(path: Path, *, tasks: int = 1, mode: Literal["w", "w:gz"] = "w") -> Path:
+    """What NeMo's prompt learning saves: a table of virtual tokens a task, and a configuration."""
+    table = {f"prompt_table.task{k}.prompt_embeddings.weight": tensor(k) for k in range(tasks)}
+    members = {
+        "model_config.yaml": b"virtual_prompt_style: p-tuning\n",
+        "model_weights.ckpt": saved({"prompt_table": table}),
+    }
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"./{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
 def tensor(seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(matrix(seed))
 
@@ -123,4 +139,5 @@ def one_of_each(folder: Path) -> Iterator[tuple[str, Path]]:
     }.items():
         (folder / name).write_bytes(content)
         yield name, folder / name
+    yield "nemo", nemo(folder / "n.nemo")
     yield "mkultra's own", mkultra(folder / "real.json", pickled(tensor()))

@@ -83,6 +83,15 @@ def hostile_zips(folder: Path) -> Iterator[Path]:
     for method in (8, 12, 14):
         yield kobold(folder / f"bomb-{method}.zip", bomb, method=method)
     yield zipped(folder / "bomb-in-bomb.zip", {"v.zip": (folder / "bomb-8.zip").read_bytes()}, 8)
+    # Each asks for the largest dictionary; only one may be there at a time.
+    nested = kobold(folder / "nested-lzma.zip", NAN, method=14)
+    data = b""
+    for wrappers in range(4):
+        data = zipped(nested, {"v.zip": data}, 14).read_bytes() if wrappers else nested.read_bytes()
+        at = data.index(b"\x09\x04\x05\x00") + 5
+        data = data[:at] + struct.pack("<I", 16 << 20) + data[at + 4 :]
+    nested.write_bytes(data)
+    yield nested
     header = npy_bytes("<f4", (2000, LARGE // 8000), b"")
     yield stored_zip(folder / "stored-damaged.zip", "tensor.npy", header, LARGE // 8000 * 8000)
     yield stored_zip(folder / "inner-zip.zip", "v.zip", b"", LARGE)

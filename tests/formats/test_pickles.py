@@ -19,7 +19,7 @@ import torch
 from sordino import formats
 from sordino.errors import SoftPromptFileError
 from sordino.formats.pickles import Budget, Global, StateDict, Unpickler
-from sordino.formats.sources import Cursor, FileSource, Slice
+from sordino.formats.sources import Cursor, Files, Slice
 from tests.formats.makers import mkultra, pickled, saved, tensor, zipped
 from tests.formats.refusals import both_refuse
 
@@ -144,8 +144,8 @@ def test_reading_imports_no_torch(tmp_path: Path) -> None:
 def run(folder: Path, content: bytes, budget: Budget | None = None) -> Any:
     path = folder / "pickle"
     path.write_bytes(content)
-    with path.open("rb", buffering=0) as file:
-        cursor = Cursor(FileSource(file, str(path)))
+    with Files() as files:
+        cursor = Cursor(files.open(path))
         table = {("collections", "OrderedDict"): lambda arguments: StateDict(), ("a", "b"): None}
         return Unpickler(cursor, table, lambda value: ("persistent", value), budget or Budget()).run()
 

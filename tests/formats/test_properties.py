@@ -148,6 +148,7 @@ KINDS = [
     "state.bin",
     "bare.pkl",
     "mkultra's own",
+    "nemo",
     "mixture",
 ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import FileSource
+from sordino.formats.sources import Files
 from sordino.formats.zips import Archive, write_zip
 from tests.formats.makers import kobold, npy_bytes, zipped
 from tests.formats.refusals import both_refuse, refusal
@@ -19,16 +19,16 @@ from tests.prompt_files import matrix, npy
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    with path.open("rb", buffering=0) as file:
-        archive = Archive(FileSource(file, str(path)), disk_size=path.stat().st_size)
+    with Files() as files:
+        archive = Archive(files.open(path), files)
         found = {}
         for member in archive.members:
             source = archive.open(member)
             source.verify()
             # Backwards too: compressed members start again from the front.
             tail = source.read_at(max(source.size - 5, 0), min(source.size, 5))
-            found[member.name] = source.read_at(0, source.size)
-            assert found[member.name].endswith(tail)
+            found[member.filename] = source.read_at(0, source.size)
+            assert found[member.filename].endswith(tail)
         return found
 
 

@@ -1,6 +1,6 @@
-"""A run, or several together, in a process of its own, for a test to kill.
+"""A run, or a group, in a process of its own, for a test to kill.
 
-python -m tests.training.kill_me FOLDER METHOD|together [resume]
+python -m tests.training.kill_me FOLDER METHOD|group [resume]
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ def main() -> None:
     loop.CHECKPOINT_SECONDS = 0.0
     folder, method = Path(sys.argv[1]), sys.argv[2]
     base = small_base()
-    if method == "together":
+    if method == "group":
         runs = several_runs(base, folder)
-        for name, event in loop.train_together(base, runs, folder, resume="resume" in sys.argv):
+        for name, event in loop.train_group(base, loop.RunGroup(runs, folder), resume="resume" in sys.argv):
             if isinstance(event, loop.Finished):
                 (folder / name / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
         return
     config = replace(CONFIG, method=method, steps=60, patience=0)
-    for event in loop.train(base, small_set(base), config, folder, start_of(base), resume="resume" in sys.argv):
+    run = loop.Run("", small_set(base), config, folder, start_of(base))
+    for event in loop.train(base, run, resume="resume" in sys.argv):
         if isinstance(event, loop.Finished):
             (folder / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
 

@@ -11,6 +11,7 @@ import torch
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, TrainSet
 from tests.tiny_models import tiny_base
 
@@ -60,3 +61,19 @@ def several_runs(base: BaseModel, folder: Path) -> list[Run]:
         config = replace(CONFIG, **change)
         runs.append(Run(name, data, config, folder / name, start_of(base, config.tokens)))
     return runs
+
+
+def loss_alone(base: BaseModel, batch: Batch, pass_tokens: int = 10_000) -> float:
+    """The loss of a batch that shares no pass; its gradient is added to what the matrix was computed from."""
+    (loss,) = losses_and_gradients(base, [batch], pass_tokens)
+    return loss
+
+
+def mean_alone(base: BaseModel, batch: Batch, pass_tokens: int = 10_000) -> float:
+    (mean,) = mean_nlls(base, [batch], pass_tokens)
+    return mean
+
+
+def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The relative difference in norm."""
+    return float((ours - theirs).norm() / theirs.norm())

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from sordino.errors import DoesNotFit
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import PLACEMENTS, Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
-from sordino.training.initialise import Start, initialise
+from sordino.training.gradient import Batch
+from sordino.training.initialise import SCORING_TOKENS, Start, initialise, score
 from tests.prompt_files import matrix
-from tests.training.runs import CONFIG, small_base, small_set
+from tests.training.runs import CONFIG, mean_alone, small_base, small_set
 
 
 def start_from(prompt: SoftPrompt, tokens: int, *, seed: int = 0) -> Start:
@@ -72,3 +73,15 @@ def test_labels_are_the_answers_words_most_frequent_first() -> None:
     ids = sorted(counts, key=lambda token: (-counts[token], token))
     expected = base.embed(torch.tensor([ids[at % len(ids)] for at in range(9)]))
     torch.testing.assert_close(start.matrix_PD, expected)
+
+
+def test_candidates_are_scored_by_their_loss_on_the_first_examples() -> None:
+    base = small_base("gemma3", bos=True)
+    examples = small_set(base).train * 9
+    random = torch.Generator().manual_seed(1)
+    matrices = [torch.randn(4, base.d_model, generator=random) * base.embedding_rms for _ in range(3)]
+    for placement in PLACEMENTS:
+        found = score(base, matrices, placement, examples, 64)
+        used = next(n for n in range(99) if sum(len(e.ids) for e in examples[:n]) >= SCORING_TOKENS)
+        expected = [mean_alone(base, Batch(matrix, placement, examples[:used])) for matrix in matrices]
+        assert found == pytest.approx(expected, abs=1e-5)

@@ -18,16 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
-from sordino.forward.prefix import encode_prefixes
 from sordino.texts.examples import Example
-from sordino.training import loop
 from sordino.training.config import TrainConfig
-from sordino.training.gradient import loss_and_gradient
-from sordino.training.loop import Finished, Sample, Step, TrainSet, Validation, train
+from sordino.training.gradient import Loss, losses_and_gradients, mean_nlls
+from sordino.training.loop import Finished, Run, Sample, Step, TrainSet, Validation, train
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at, learning_rate
-from tests.parity.plain import plain_nll
-from tests.tiny_models import tiny_base
 from tests.training.runs import CONFIG, small_base, small_set, start_of
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +39,7 @@ def _hash_of(network) -> str:
 
 
 def _run(base, folder, config=CONFIG, data=None, **kwargs):
-    return list(train(base, data or small_set(base), config, folder, start_of(base), **kwargs))
+    return list(train(base, Run("", data or small_set(base), config, folder, start_of(base)), **kwargs))
 
 
 @pytest.mark.parametrize("method", ["plain", "residual"])
@@ -58,23 +54,21 @@ def test_it_learns_and_leaves_the_base_model_alone(tmp_path, method):
     assert events[-1].progress.best_loss == min(losses)
 
 
-def test_a_crash_leaves_the_base_model_alone(tmp_path, monkeypatch):
+def test_a_crash_leaves_the_base_model_alone(tmp_path):
     base = small_base()
     before = _hash_of(base.network)
-    monkeypatch.setattr(loop, "loss_and_gradient", lambda *a, **k: float("nan"))
     with pytest.raises(Diverged, match="--lr"):
-        _run(base, tmp_path)
+        _run(base, tmp_path, loss=Loss(lambda *a: [float("nan")], mean_nlls))
     assert _hash_of(base.network) == before
 
 
-def test_a_run_that_diverged_is_ended_by_resuming_it(tmp_path, monkeypatch):
+def test_a_run_that_diverged_is_ended_by_resuming_it(tmp_path):
     """What was learned before is not lost: the best matrix comes out, and all events stay written down."""
     base = small_base()
-    real = loop.loss_and_gradient
     calls = iter(range(100))
-    monkeypatch.setattr(loop, "loss_and_gradient", lambda *a, **k: real(*a, **k) if next(calls) < 7 else float("nan"))
+    loss = Loss(lambda *a: losses_and_gradients(*a) if next(calls) < 7 else [float("nan")], mean_nlls)
     with pytest.raises(Diverged, match="step 8"):
-        _run(base, tmp_path)
+        _run(base, tmp_path, loss=loss)
     lines = (tmp_path / "metrics.jsonl").read_bytes()
     assert b'"step": 7' in lines
     (finished,) = _run(base, tmp_path, resume=True)
@@ -86,28 +80,12 @@ def test_a_run_that_diverged_is_ended_by_resuming_it(tmp_path, monkeypatch):
 
 def test_metrics_that_cannot_be_written_are_our_error(tmp_path, monkeypatch):
     base = small_base()
-    events = train(base, small_set(base), CONFIG, tmp_path, start_of(base))
+    events = train(base, Run("", small_set(base), CONFIG, tmp_path, start_of(base)))
     next(events)
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(StorageError, match="metrics could not be written"):
         next(events)
-
-
-def test_passes_of_a_narrow_dtype_add_up_in_float32():
-    """Ten passes in bfloat16 keep what one pass has: a sum in bfloat16 would be off by several times as much."""
-    base = tiny_base("gpt2", dtype=torch.bfloat16)
-    ids = base.encode("the keeper wrote of the sea and the ship and of the lamp; " * 12)
-    examples = [Example(tuple(ids[i : i + 8]), (True,) * 8, "") for i in range(0, 160, 8)]
-    prefixes = encode_prefixes(base.network, [start_of(base)])
-    assert {t.dtype for t in prefixes.tensors()} == {torch.bfloat16}
-    assert {t.dtype for t in prefixes.as_leaves().tensors()} == {torch.float32}
-    gradients = []
-    for pass_tokens in (10_000, 16):
-        matrix = start_of(base).requires_grad_()
-        loss_and_gradient(base, matrix, "start", examples, pass_tokens=pass_tokens)
-        gradients.append(matrix.grad)
-    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
 
 
 def test_events_come_in_order_and_are_written_down(tmp_path):
@@ -161,7 +139,7 @@ def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, meth
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
     def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.train.kill_me", str(folder), method, *flags]
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), method, *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
     for name in ("whole", "killed"):
@@ -184,41 +162,6 @@ def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, meth
     assert kills >= 2
     assert process(folder, *flags).wait(120) == 0
     assert (folder / "matrix.bin").read_bytes() == (tmp_path / "whole" / "matrix.bin").read_bytes()
-
-
-def test_several_passes_give_the_gradient_of_one(tmp_path):
-    base = small_base()
-    examples = small_set(base).train
-    gradients = []
-    for pass_tokens in (10_000, 16):
-        matrix = start_of(base).requires_grad_()
-        loss = loss_and_gradient(base, matrix, "start", examples, pass_tokens=pass_tokens)
-        gradients.append((loss, matrix.grad))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
-    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(("family", "placement"), [("llama", "start"), ("gemma3", "after_bos"), ("gemma3", "start")])
-def test_the_gradient_is_that_of_plain_concatenation_with_bos_where_it_belongs(family, placement):
-    base = small_base(family)
-    examples = [Example((5, 6, 7, 8), (True, False, True, True), ""), Example((9, 10), (True, True), "")]
-    matrix = start_of(base).requires_grad_()
-    loss = loss_and_gradient(base, matrix, placement, examples, pass_tokens=1000)
-    plain_matrix = start_of(base).requires_grad_()
-    bos = base.embed(torch.tensor(base.bos_ids, dtype=torch.long))
-    total = []
-    for example in examples:
-        if placement == "after_bos":
-            prompt, ids, flags = torch.cat([bos, plain_matrix]), example.ids, example.labelled
-        else:
-            prompt = plain_matrix
-            ids = (*base.bos_ids, *example.ids)
-            flags = (False,) * len(base.bos_ids) + example.labelled
-        total.append(plain_nll(base.network, prompt, ids, flags))
-    plain = torch.cat(total).mean()
-    plain.backward()
-    assert loss == pytest.approx(plain.item(), abs=1e-5)
-    assert float((matrix.grad - plain_matrix.grad).norm() / plain_matrix.grad.norm()) <= 1e-5
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 200), st.integers(0, 5))
@@ -248,36 +191,34 @@ def test_the_learning_rate_rises_then_falls():
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
-def test_early_stopping_keeps_the_best_matrix(tmp_path, monkeypatch):
+def test_early_stopping_keeps_the_best_matrix(tmp_path):
     base = small_base()
     losses = iter([5.0, 4.0, 4.5, 4.6, 4.7, 1.0])
-    monkeypatch.setattr(loop, "mean_nll", lambda *a, **k: next(losses))
-    events = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3))
+    loss = Loss(losses_and_gradients, lambda *a: [next(losses)])
+    events = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3), loss=loss)
     assert events[-1].why == "early"
     assert events[-1].progress.best_step == 3
     again = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3), resume=True)
     assert torch.equal(again[-1].matrix_PD, events[-1].matrix_PD)
 
 
-def test_memory_that_runs_out_names_the_flag_to_lower(tmp_path, monkeypatch):
+def test_memory_that_runs_out_names_the_flag_to_lower(tmp_path):
     def no_memory(*args, **kwargs):
         raise RuntimeError(
             "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
         )
 
-    base = small_base()
-    monkeypatch.setattr(loop, "loss_and_gradient", no_memory)
-    with pytest.raises(OutOfMemory, match="--pass-tokens"):
-        _run(base, tmp_path)
+    for loss in (Loss(no_memory, mean_nlls), Loss(losses_and_gradients, no_memory)):
+        with pytest.raises(OutOfMemory, match="--pass-tokens"):
+            _run(small_base(), tmp_path, loss=loss)
 
 
-def test_other_errors_are_not_called_memory(tmp_path, monkeypatch):
+def test_other_errors_are_not_called_memory(tmp_path):
     def broken(*args, **kwargs):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(loop, "loss_and_gradient", broken)
     with pytest.raises(RuntimeError, match="something else"):
-        _run(small_base(), tmp_path)
+        _run(small_base(), tmp_path, loss=Loss(broken, mean_nlls))
 
 
 def test_a_resumed_run_must_have_the_same_data_and_model(tmp_path):

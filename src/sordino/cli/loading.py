@@ -41,10 +41,10 @@ def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
         raise ConfigError("a soft prompt was given twice", got=", ".join(names))
     files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in names]
     labels = [one_line(file.stem if file.suffix else file.name) for file in files]
-    unique = len(set(labels)) == len(labels)
-    return {
-        label if unique else one_line(name): library.resolve(name) for label, name in zip(labels, names, strict=True)
-    }
+    if len(set(labels)) < len(labels):
+        # Numbers, not paths: labels are written into mixtures, which are shared.
+        labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+    return {label: library.resolve(name) for label, name in zip(labels, names, strict=True)}
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:

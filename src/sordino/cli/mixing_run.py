@@ -25,11 +25,12 @@ from sordino.forward.token_losses import Progress as Told
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.storage import write_bytes
+from sordino.training.loop import TrainSet
+from sordino.training.mixture.contamination import contaminated_components
 from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare
-from sordino.training.mixture.joint import Finished, JointConfig, Step, Validation, excerpts_apart, train_jointly
+from sordino.training.mixture.joint import JointConfig, JointResult, WeightedStep, excerpts_apart, train_jointly
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import TITLES, Report, to_json, verdicts
-from sordino.training.mixture.seen import seen_by_components
 
 Labelled = Sequence[tuple[str, SoftPrompt]]
 
@@ -47,7 +48,7 @@ def run(names: Sequence[str], options: Mapping[str, Any]) -> None:
     prepared = prepare(base, options["data"], options["heldout"] or None, config, speaker=options["speaker"])
     _tell_data(prepared)
     split = {"speaker": options["speaker"], "ends": base.end_markers}
-    for line in seen_by_components(given, options["data"], prepared.splits.heldout, config.seed, **split):
+    for line in contaminated_components(given, options["data"], prepared.splits.heldout, config.seed, **split):
         warn(line)
     name = options["name"] or options["out"].name[: -len(".mix.zip")]
     recipe: dict[str, Any] = {"method": "em"}
@@ -163,17 +164,18 @@ def _placement_of(base: BaseModel, given: Labelled) -> Placement:
 
 def _watch(
     base: BaseModel, prepared: Prepared, starts: Sequence[torch.Tensor], placement: Placement, config: JointConfig
-) -> Finished:
+) -> JointResult:
     columns = (BarColumn(30), TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[said]}"))
     with Progress(*columns, TimeRemainingColumn(), console=err) as bar:
         task = bar.add_task("", total=config.steps, said="")
-        for event in train_jointly(base, prepared.train, prepared.validation, starts, placement, config):
-            if isinstance(event, Finished):
+        data = TrainSet(prepared.train, prepared.validation, prepared.data_hash)
+        for event in train_jointly(base, data, starts, placement, config):
+            if isinstance(event, JointResult):
                 return event
-            if isinstance(event, Step):
+            if isinstance(event, WeightedStep):
                 weights = " ".join(f"{weight:.2f}" for weight in event.weights)
-                bar.update(task, completed=event.step, said=f"loss {event.loss:.3f}  weights {weights}")
-            elif isinstance(event, Validation):
+                bar.update(task, completed=event.step.step, said=f"loss {event.step.loss:.3f}  weights {weights}")
+            else:
                 best = " (best)" if event.best else ""
                 bar.console.print(f"step {event.step}/{config.steps}: validation loss {event.loss:.4f}{best}")
     raise AssertionError("training ended without saying so")

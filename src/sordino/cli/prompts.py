@@ -74,7 +74,7 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
     from sordino import formats
 
     path = library.resolve(prompt)
-    loaded = formats.read_any(path, index=index)
+    loaded = formats.read_any(path, index=index, warn=warn)
     kind = formats.detect(path)
     fit = _fit(model, loaded) if model else {}
     if as_json:
@@ -113,7 +113,7 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     from sordino.library.names import checked_name, default_name
 
     path = library.resolve(source)
-    loaded = formats.read_any(path, index=index)
+    loaded = formats.read_any(path, index=index, warn=warn)
     wanted = checked_name(default_name(path) if name is None else name)
     twin = library.twin(loaded)
     if twin and (name is None or twin.name == wanted) and _same_file(twin, loaded):
@@ -156,12 +156,14 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--tags", metavar="TAG,TAG", help='Separated by commas; "" for none.')
 @click.option("--rating", type=click.Choice([*RATINGS, ""]), help='"" for none.')
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
+@click.option("--base", metavar="MODEL", help='What its base model is called, as on the Hub; "" for none.')
 @library_option()
 def edit(prompt: str, library: Library, **given: str | None) -> None:
     """Change a soft prompt's name, description or other metadata.
 
     The matrix in its .zip stays as it is.
     """
+    from sordino import formats
     from sordino.library.library import edit as edit_file
 
     changes: dict[str, Any] = {
@@ -172,9 +174,11 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
+    if "base" in changes:
+        changes["base"] = replace(formats.read_any(path).metadata.base, id=changes["base"])
     edited = edit_file(path, changes)
     for key in changes:
-        value = getattr(edited.metadata, key)
+        value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
         out.print(f"{key}: {one_line(', '.join(value) if isinstance(value, tuple) else value) or '(none)'}")
     out.print(f"Wrote {path}")
 
@@ -206,7 +210,7 @@ def convert(
             where=path,
             do="copy the file as it is, or convert its components, which are native .zip files in it: unzip it",
         )
-    loaded = formats.read(path, index=index)
+    loaded = formats.read(path, index=index, warn=warn)
     if model:
         loaded = _made_for(model, loaded, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):

@@ -36,13 +36,13 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import TrainConfig
 from sordino.training.events import Event, Finished, Lost, Step
 from sordino.training.job import Job
-from sordino.training.run import estimate_together
+from sordino.training.run import TextPaths, estimate_group
 from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import FACTORS, Spec
 from sordino.training.sweep.halving import share_of
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, cost, winner
-from sordino.training.sweep.running import BEGAN, Member, Texts, measure_members, members_of, train_members
+from sordino.training.sweep.running import BEGAN, Member, measure_members, members_of, train_members
 
 SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
 
@@ -52,7 +52,7 @@ class Sweep:
     """A sweep as it was asked for: kept in its folder, so that --resume needs nothing else."""
 
     spec: Spec
-    texts: Texts
+    texts: TextPaths
     folder: Path
     device: str | None
     dtype: str | None
@@ -102,7 +102,7 @@ def sweep_of(options: Mapping[str, Any]) -> Sweep:
         full=options["full"],
         split_seed=options["split_seed"],
     )
-    texts = Texts(options["data"], options["heldout"], options["speaker"])
+    texts = TextPaths(options["data"], options["heldout"], options["speaker"])
     return Sweep(spec, texts, folder, options["device"], options["dtype"])
 
 
@@ -131,7 +131,7 @@ def stored_sweep(folder: Path) -> Sweep:
     """The sweep that `_store` wrote. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        texts = Texts(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
+        texts = TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
         return Sweep(Spec.from_json(stored["spec"]), texts, folder, stored["device"], stored["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(
@@ -197,7 +197,7 @@ def _run_model(asked: Sweep, model: str, folder: Path) -> ModelOutcome | None:
 
 def _tell_cost(asked: Sweep, model: str, members: Sequence[Member]) -> None:
     with err.status("Measuring this machine ..."):
-        found = estimate_together([member.prepared for member in members])
+        found = estimate_group([member.prepared for member in members])
     full = f"{clock(found.seconds)} for all to their end"
     part = 1.0 if asked.spec.full else share_of(len(members))
     share = f"; halved at an eighth, a quarter and a half, about {clock(part * found.seconds)}" if part < 1 else ""

@@ -116,7 +116,7 @@ def write_run_report(
         nearest,
         inside=_inside(prepared, prompt, judging),
         heldout=_conditions(measured, label) if measured is not None else (),
-        told=[sentence for sentence in sentences if sentence],
+        verdicts=[sentence for sentence in sentences if sentence],
         samples=samples,
         disclosure=file_disclosure(prompt),
         notes=(prepared.splits.how, *prepared.notes, *prepared.splits.duplicates),
@@ -148,7 +148,7 @@ def _inside(prepared: Prepared, prompt: SoftPrompt, judging: Judging) -> Shown |
 
 
 def shown_in_report(looked: Inside, instead: Sequence[str] = ()) -> Shown:
-    """What was seen, as the report takes it. instead: what is told where nothing was measured."""
+    """The inspection, as the report takes it. instead: the sentences where nothing was measured."""
     from sordino.evaluation.analysis.pictures import inside_figure, rendered
 
     surface, depth = looked.surface, looked.depth

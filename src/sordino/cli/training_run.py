@@ -40,9 +40,9 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Sample, Step, Validation
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, job_of, store, stored_job
-from sordino.training.loop import train
+from sordino.training.loop import Run, train
 from sordino.training.report import HTML
-from sordino.training.run import Prepared, estimate, finish, prepare
+from sordino.training.run import Prepared, TextPaths, estimate, finish, prepare
 
 LOCK = "lock"
 
@@ -94,9 +94,8 @@ def read_texts(job: Job, base: BaseModel) -> Prepared:
 
 
 def _prepared(job: Job, base: BaseModel) -> Prepared:
-    return prepare(
-        base, job.config, job.data, job.heldout or None, read_prompt, speaker=job.speaker, started=job.started
-    )
+    texts = TextPaths(job.data, job.heldout, job.speaker)
+    return prepare(base, job.config, texts, read_prompt, started=job.started)
 
 
 def follow(job: Job, prepared: Prepared, *, resume: bool = False, judging: Judging | None = None) -> SoftPrompt | None:
@@ -210,15 +209,8 @@ def _watch(job: Job, prepared: Prepared, *, resume: bool) -> Finished:
     with deterministic(prepared.base), stop_on_interrupt() as should_stop, progress_bar() as bar:
         task = bar.add_task("", total=job.config.steps, loss="", val="", speed="")
         try:
-            for event in train(
-                prepared.base,
-                prepared.data,
-                job.config,
-                job.folder,
-                prepared.start.matrix_PD,
-                resume=resume,
-                should_stop=should_stop,
-            ):
+            run = Run("", prepared.data, job.config, job.folder, prepared.start.matrix_PD)
+            for event in train(prepared.base, run, resume=resume, should_stop=should_stop):
                 if isinstance(event, Finished):
                     return event
                 show(bar, task, job.config, event)

@@ -39,11 +39,11 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import is_unfinished, read_group
 from sordino.training.events import Finished, Lost
 from sordino.training.finder import find_learning_rate
+from sordino.training.gradient import group_pass_tokens
 from sordino.training.job import Job, is_unwritten, job_from, job_of, store
-from sordino.training.loop import Run, train_together
+from sordino.training.loop import Run, RunGroup, train_group
 from sordino.training.report import HTML
-from sordino.training.run import Prepared, estimate_together, prepare
-from sordino.training.together import roomy_pass_tokens
+from sordino.training.run import Prepared, TextPaths, estimate_group, prepare
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run(options: Mapping[str, Any]) -> None:
     group = stored_group(resume, options) if resume is not None else group_of(options)
     base = loaded_model(group.first.model, group.first.dtype, group.first.device, ask=not options["as_json"])
     if resume is None and options["pass_tokens"] is None:
-        room = roomy_pass_tokens(base, group.first.config.pass_tokens)
+        room = group_pass_tokens(base, group.first.config.pass_tokens)
         group = _each(group, lambda job: replace(job, config=replace(job.config, pass_tokens=room)))
     if options["dry_run"]:
         _look(group, base, options)
@@ -128,7 +128,7 @@ def _each(group: Group, change: Any) -> Group:
 
 def _prepared(name: str, job: Job, base: BaseModel) -> Prepared:
     try:
-        return prepare(base, job.config, job.data, None, read_prompt, speaker=job.speaker, started=job.started)
+        return prepare(base, job.config, TextPaths(job.data, (), job.speaker), read_prompt, started=job.started)
     except DataError as error:
         raise DataError(
             error.what, where=f"--voice {name}", expected=error.expected, got=error.got, do=error.do
@@ -152,13 +152,13 @@ def _look(group: Group, base: BaseModel, options: Mapping[str, Any]) -> None:
     prepared = {name: _prepared(name, job, base) for name, job in group.jobs.items()}
     click.echo(json.dumps({"texts": {name: told_texts(one) for name, one in prepared.items()}}))
     sys.stdout.flush()
-    cost = estimate_together(list(prepared.values()), minutes=options["minutes"])
+    cost = estimate_group(list(prepared.values()), minutes=options["minutes"])
     click.echo(json.dumps({"cost": asdict(cost)}))
 
 
 def _calibrated(group: Group, prepared: Mapping[str, Prepared], options: Mapping[str, Any]) -> Group:
     with err.status("Measuring this machine ..."):
-        cost = estimate_together(list(prepared.values()), minutes=options["minutes"])
+        cost = estimate_group(list(prepared.values()), minutes=options["minutes"])
     out.print(
         f"{len(prepared)} voices together, {cost.steps} step{'s' if cost.steps > 1 else ''} each, of about "
         f"{cost.step_seconds:.1f} s for all: {clock(cost.seconds)} of training, then the measuring; one base model; "
@@ -219,7 +219,8 @@ def _watch(group: Group, prepared: Mapping[str, Prepared], *, resume: bool) -> d
             name: bar.add_task(one_line(name), total=job.config.steps, loss="", val="", speed="")
             for name, job in group.jobs.items()
         }
-        for name, event in train_together(base, runs, group.folder, resume=resume, should_stop=should_stop):
+        running = RunGroup(runs, group.folder)
+        for name, event in train_group(base, running, resume=resume, should_stop=should_stop):
             if isinstance(event, Finished):
                 finished[name] = event
                 if event.why == "early":

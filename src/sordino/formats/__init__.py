@@ -3,9 +3,8 @@
 Nothing here imports torch, and nothing in a file is ever executed.
 """
 
-from sordino.formats.disclosure import file_disclosure
 from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read, read_any
-from sordino.formats.writing import WRITABLE, write, write_mixture
+from sordino.formats.writing import WRITABLE, file_disclosure, write, write_mixture
 
 __all__ = [
     "FORMATS",

@@ -10,6 +10,8 @@ from sordino.formats.sources import Source, read_all
 
 # Parsed, JSON can take thirty times its size in memory.
 MAX_JSON = 1 << 19
+# Metadata nests five deep; what copies and prints it recurses several frames a level.
+_MAX_DEPTH = 64
 
 
 def read_object(source: Source) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         raise SoftPromptFileError("not JSON", where=where, got=error) from error
     if not isinstance(value, dict):
         raise SoftPromptFileError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
+    if _is_deep(value):
+        raise SoftPromptFileError("JSON that is nested too deep", where=where, expected=f"at most {_MAX_DEPTH} levels")
     return value
 
 
@@ -46,10 +50,31 @@ def check_room(size: int, holder: str) -> None:
         )
 
 
+def _is_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            part
+            for item in level
+            for part in (item.values() if isinstance(item, dict) else item)
+            if isinstance(part, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _integer(text: str) -> int:
+    # Beyond float64, 1e999 is refused as well; what prints and compares numbers may make floats of them.
+    if len(text) > 300:
+        raise ValueError("a number that is too large")
+    return int(text)
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which JSON does not have")
 
 
 # Made once: a scan of a library reads a thousand of them.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -15,9 +15,8 @@ import numpy as np
 from sordino.errors import SoftPromptFileError
 from sordino.formats import kobold, meta, npy
 from sordino.formats.json_text import parse, read_object
-from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
-from sordino.formats.tensors import StoredTensor, check, load, shape_of
+from sordino.formats.tensors import Opened, StoredTensor, check, load, shape_of
 from sordino.formats.zips import Archive, write_zip
 from sordino.prompts.mixture import MAX_COMPONENTS, RULES, Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -41,7 +40,7 @@ class OpenedMixture:
 
 def is_mixture(archive: Archive) -> bool:
     """Whether this zip says that it is one."""
-    return any(member.name == kobold.MIXTURE for member in archive.members)
+    return any(member.filename == kobold.MIXTURE for member in archive.members)
 
 
 def file_name(index: int) -> str:
@@ -65,7 +64,7 @@ def open_mixture(archive: Archive) -> OpenedMixture:
             got=", ".join(sorted(name[:40] for name in members)[: len(wanted) + 2]),
         )
     sources = tuple(members[file_name(index)] for index in range(count))
-    components = tuple(map(kobold.read_component, sources))
+    components = tuple(kobold.read_component(source, archive.files) for source in sources)
     shapes = [shape_of(component.tensor) for component in components]
     widths = sorted({width for _, width in shapes})
     if len(widths) > 1:
@@ -161,16 +160,16 @@ def _members(archive: Archive) -> dict[str, Source]:
     archive.check_apart()
     found: dict[str, Source] = {}
     for member in archive.members:
-        if member.name in found:
-            raise SoftPromptFileError(f"the zip has two members called {member.name[:40]}", where=archive.where)
-        if member.method:
+        if member.filename in found:
+            raise SoftPromptFileError(f"the zip has two members called {member.filename[:40]}", where=archive.where)
+        if member.compress_type:
             raise SoftPromptFileError(
                 "a mixture's members must be stored",
-                where=f"{archive.where}: {member.name[:40]}",
+                where=f"{archive.where}: {member.filename[:40]}",
                 got="a compressed one",
                 do="pack it again without compression (zip -0)",
             )
-        found[member.name] = archive.open(member)
+        found[member.filename] = archive.open(member)
         if len(found) > MAX_COMPONENTS + 2:
             raise SoftPromptFileError(
                 "more members than a mixture has", where=archive.where, expected=f"at most {MAX_COMPONENTS + 2}"

@@ -7,6 +7,7 @@ import json
 import re
 import struct
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +15,8 @@ from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats import meta, torch_files
 from sordino.formats.choice import choose
 from sordino.formats.json_text import MAX_JSON, check_room, parse
-from sordino.formats.opened import Opened
 from sordino.formats.sources import CHUNK, Base64Source, Slice, Source, chunks
+from sordino.formats.tensors import Opened
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 # The bytes `"tensor": "` can only begin a value of that key: inside a JSON text, quotes have a backslash.
@@ -37,13 +38,13 @@ def read(source: Source, index: int | None) -> Opened:
     if not isinstance(said, dict):
         raise SoftPromptFileError("a value of the wrong kind", where=f"{source.where}: metadata", expected="an object")
     tensors = torch_files.read_stream(Base64Source(text, f"{source.where}: tensor"))
-    tensor = choose(tensors, index, source.where)
+    opened = choose(tensors, index, source.where)
     if "sordino" in said:
         described = meta.from_json(
             {key: value for key, value in said.items() if key not in _MADE_KEYS}, f"{source.where}: metadata"
         )
-        return Opened(tensor, described.metadata, described.content_hash)
-    return Opened(tensor, _metadata(said, source.where))
+        return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
+    return replace(opened, metadata=_metadata(said, source.where))
 
 
 def pieces(prompt: SoftPrompt) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""PEFT's prompt tuning folders: adapter_config.json and adapter_model.safetensors (or .bin).
+"""PEFT's adapters that are soft prompts: adapter_config.json and adapter_model.safetensors (or .bin).
 
 `sordino.json`, which PEFT does not look at, keeps the rest of the metadata. Source: peft/tuners/prompt_tuning/config.py and
 peft/utils/save_and_load.py, version 0.21.
@@ -7,56 +7,54 @@ peft/utils/save_and_load.py, version 0.21.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats import meta, safetensors
-from sordino.formats.choice import Named, choose
+from sordino.formats.choice import Named, of_adapter
+from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OURS, WEIGHTS, Members
 from sordino.formats.json_text import read_object
-from sordino.formats.opened import Opened
 from sordino.formats.sources import Source
-from sordino.formats.tensors import shape_of
+from sordino.formats.tensors import Opened, shape_of
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
-CONFIG, WEIGHTS, OLD_WEIGHTS, OURS = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "sordino.json",
-)
+# Of all these, PEFT saves the finished vectors; of multitask prompts, what makes them.
+_KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
 
 
-def read(folder: Path, open_file: Callable[[Path], Source], read_torch: Callable[[Source], Sequence[Named]]) -> Opened:
-    """The soft prompt in a folder. read_torch: reads an old adapter_model.bin. Raises SoftPromptFileError."""
-    config = read_object(open_file(folder / CONFIG))
-    where = f"{folder}: {CONFIG}"
-    _check_kind(config, where)
-    tensors = _tensors(folder, open_file, read_torch)
-    others = [name for name, _ in tensors if name != safetensors.KEY]
-    if others:
-        # Heads and embeddings that were trained along: without them the soft prompt is not what was trained.
+def read(members: Members, index: int | None, path: Path, read_torch: Callable[[Source], Sequence[Named]]) -> Opened:
+    """The soft prompt in an adapter's files. path: of the folder or zip. read_torch: reads an old adapter_model.bin.
+
+    Raises SoftPromptFileError.
+    """
+    where = str(path)
+    config = read_object(members[CONFIG]())
+    place = f"{where}: {CONFIG}"
+    _check_kind(config, place)
+    if config.get("modules_to_save"):
         raise SoftPromptFileError(
             "the adapter holds more than a soft prompt",
-            where=folder,
-            expected=safetensors.KEY,
-            got=", ".join(others[:4]),
+            where=f"{place}: modules_to_save",
+            got=str(config["modules_to_save"])[:80],
         )
-    tensor = choose(tensors, None, str(folder))
-    _check_sizes(config, shape_of(tensor), where)
+    opened = of_adapter(_tensors(members, where, read_torch), index, where)
+    _check_sizes(config, shape_of(opened.tensor), place)
     base = config.get("base_model_name_or_path")
-    if os.path.isfile(folder / OURS):
-        source = open_file(folder / OURS)
+    if OURS in members:
+        source = members[OURS]()
         described = meta.from_json(read_object(source), source.where)
-        return Opened(tensor, described.metadata, described.content_hash)
+        return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
     if base is not None and not isinstance(base, str):
         raise SoftPromptFileError(
-            "a value of the wrong kind", where=f"{where}: base_model_name_or_path", expected="a text"
+            "a value of the wrong kind", where=f"{place}: base_model_name_or_path", expected="a text"
         )
     # In PEFT a soft prompt stands before everything, BOS included.
-    return Opened(tensor, Metadata(name=folder.absolute().name, base=BaseRef(id=base or "")))
+    return replace(
+        opened, metadata=Metadata(name=path.absolute().name.removesuffix(".zip"), base=BaseRef(id=base or ""))
+    )
 
 
 def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
@@ -87,11 +85,11 @@ def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
 
 def _check_kind(config: dict[str, Any], where: str) -> None:
     kind, task = config.get("peft_type"), config.get("task_type")
-    if kind != "PROMPT_TUNING":
+    if kind not in _KINDS:
         raise SoftPromptFileError(
             "this PEFT adapter is not a soft prompt",
             where=where,
-            expected="peft_type PROMPT_TUNING",
+            expected=f"peft_type {', '.join(_KINDS)}",
             got=str(kind)[:40],
         )
     if task not in (None, "CAUSAL_LM") or config.get("num_transformer_submodules") not in (None, 1):
@@ -114,11 +112,9 @@ def _check_sizes(config: dict[str, Any], shape: tuple[int, int], where: str) -> 
             )
 
 
-def _tensors(
-    folder: Path, open_file: Callable[[Path], Source], read_torch: Callable[[Source], Sequence[Named]]
-) -> Sequence[Named]:
-    if os.path.isfile(folder / WEIGHTS):
-        return safetensors.read(open_file(folder / WEIGHTS))[0]
-    if os.path.isfile(folder / OLD_WEIGHTS):
-        return read_torch(open_file(folder / OLD_WEIGHTS))
-    raise SoftPromptFileError(f"the folder has no {WEIGHTS}", where=folder)
+def _tensors(members: Members, where: str, read_torch: Callable[[Source], Sequence[Named]]) -> Sequence[Named]:
+    if WEIGHTS in members:
+        return safetensors.read(members[WEIGHTS]())[0]
+    if OLD_WEIGHTS in members:
+        return read_torch(members[OLD_WEIGHTS]())
+    raise SoftPromptFileError(f"there is no {WEIGHTS}", where=where)

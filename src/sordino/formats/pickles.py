@@ -36,6 +36,10 @@ class StateDict(dict[Any, Any]):
     """What collections.OrderedDict() became. torch hangs attributes on one; they carry no tensors and are dropped."""
 
 
+class Module(dict[Any, Any]):
+    """What a module of torch became: its parameters and the modules in it, by name."""
+
+
 class Budget:
     """What may still be spent on a file, over all the pickles in it."""
 
@@ -76,12 +80,12 @@ class Unpickler:
                 self._refuse("the pickle uses an instruction that no tensor needs", got=f"0x{code.hex()}")
             instruction(self)
 
-    def _refuse(self, what: str, *, got: object = "") -> NoReturn:
+    def _refuse(self, what: str, *, got: object = "", do: str = "") -> NoReturn:
         raise SoftPromptFileError(
             what,
             where=f"{self._cursor.source.where}, byte {self._cursor.offset}",
             got=got,
-            do="pickles can run programs, so only the parts that tensors are made of are read",
+            do=do or "pickles can run programs, so only the parts that tensors are made of are read",
         )
 
     # Stack
@@ -170,9 +174,9 @@ class Unpickler:
         if not isinstance(target, dict) or len(values) % 2:
             self._refuse("the pickle sets items of what is not a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # The hash of nested tuples can take longer than the universe has.
-            if not isinstance(key, (str, int)):
-                self._refuse("the pickle has a dictionary key that is neither text nor a number")
+            # The hash of nested tuples can take longer than the universe has; beyond 61 bits, any number of integers hash alike.
+            if not isinstance(key, (str, int)) or (isinstance(key, int) and key.bit_length() > 61):
+                self._refuse("the pickle has a dictionary key that is neither text nor a number of at most 61 bits")
             target[key] = value
 
     def _set_item(self) -> None:
@@ -198,7 +202,12 @@ class Unpickler:
         if not isinstance(module, str) or not isinstance(name, str):
             self._refuse("the pickle has a name that is not text")
         if (module, name) not in self._constructors:
-            self._refuse("the pickle asks for a function or class that no tensor needs", got=f"{module}.{name}"[:120])
+            self._refuse(
+                "the pickle asks for a function or class that no tensor needs",
+                got=f"{module}.{name}"[:120],
+                do="save the tensor alone with torch, as in torch.save(prompt.weight, FILE): a file that needs classes can run "
+                "programs, so only the parts that tensors are made of are read",
+            )
         self._push(Global(module, name))
 
     def _reduce(self) -> None:
@@ -208,9 +217,19 @@ class Unpickler:
             self._refuse("the pickle calls what cannot be called")
         self._push(constructor(arguments))
 
+    def _new_object(self) -> None:
+        # Only classes whose instances are modules; the constructor is given no arguments, as torch's pickles give none.
+        arguments = self._top()
+        self._reduce()
+        if arguments != () or type(self._top()) is not Module:
+            self._refuse("the pickle uses an instruction that no tensor needs, to make an object of this class")
+
     def _build(self) -> None:
-        self._pop()
-        if type(self._top()) is not StateDict:
+        state, target = self._pop(), self._top()
+        if type(target) is Module and isinstance(state, dict):
+            for held in (state.get("_parameters"), state.get("_modules")):
+                target.update(held if isinstance(held, dict) else {})
+        elif type(target) is not StateDict:
             self._refuse("the pickle sets attributes of what has none")
 
     def _persistent_id(self) -> None:
@@ -259,6 +278,7 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"c": Unpickler._global,
     b"\x93": Unpickler._stack_global,
     b"R": Unpickler._reduce,
+    b"\x81": Unpickler._new_object,
     b"b": Unpickler._build,
     b"Q": Unpickler._persistent_id,
 }

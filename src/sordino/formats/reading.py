@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors, torch_files
+from sordino.formats import folders, kobold, meta, mixtures, mkultra, nemo, npy, peft, safetensors, torch_files
 from sordino.formats.choice import Named, choose, only
 from sordino.formats.json_text import parse
-from sordino.formats.opened import Opened
-from sordino.formats.sources import FileSource, Source
-from sordino.formats.tensors import load, shape_of
+from sordino.formats.sources import Files, Source
+from sordino.formats.tensors import Opened, load, shape_of
 from sordino.formats.zips import Archive
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
-FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch")
+_log = logging.getLogger("sordino.formats")
+
+FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch", "nemo")
 
 _Open = Callable[[int | None], Opened]
+_ReadTorch = Callable[[Source], Sequence[Named]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Peek:
 
 def detect(path: Path) -> str:
     """The format, one of FORMATS or "mixture", by content. Raises SoftPromptFileError where it is none of them."""
-    with _Files() as files:
+    with Files() as files:
         return _identify(Path(path), files).format
 
 
@@ -66,7 +68,7 @@ def peek(path: Path) -> Peek:
     Raises SoftPromptFileError for a file that the headers show to be broken.
     """
     path = Path(path)
-    with _Files() as files:
+    with Files() as files:
         found = _identify(path, files)
         if found.mixture is not None:
             mixture = mixtures.open_mixture(found.mixture)
@@ -79,29 +81,34 @@ def peek(path: Path) -> Peek:
         return Peek(found.format, n_tokens, d_model, metadata, files.size, files.mtime)
 
 
-def read(path: Path, *, index: int | None = None) -> SoftPrompt:
+def read(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> SoftPrompt:
     """The soft prompt in a file or folder of any known format. index: which one, where a file holds several.
 
-    A file that says nothing of itself gets its name from its file name. Raises SoftPromptFileError, also for a mixture.
+    A file that says nothing of itself gets its name from its file name. warn: is told what of the file was left out. Raises
+    SoftPromptFileError, also for a mixture.
     """
-    with _Files() as files:
-        return _soft_prompt(_identify(Path(path), files), Path(path), index)
+    with Files() as files:
+        return _soft_prompt(_identify(Path(path), files), Path(path), index, warn)
 
 
-def read_any(path: Path, *, index: int | None = None) -> Prompt:
+def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> Prompt:
     """As `read`, and a mixture where the file holds one."""
     path = Path(path)
-    with _Files() as files:
+    with Files() as files:
         found = _identify(path, files)
-        return _soft_prompt(found, path, index) if found.mixture is None else _mixture(found.mixture, path, index)
+        if found.mixture is not None:
+            return _mixture(found.mixture, path, index)
+        return _soft_prompt(found, path, index, warn)
 
 
-def _soft_prompt(found: _Found, path: Path, index: int | None) -> SoftPrompt:
+def _soft_prompt(found: _Found, path: Path, index: int | None, warn: Callable[[str], None]) -> SoftPrompt:
     opened = found.open(index)
     matrix_PD = load(opened.tensor)
     prompt = SoftPrompt(matrix_PD, _metadata(opened, path, matrix_PD.shape[1]))
     if opened.content_hash and prompt.content_hash != opened.content_hash:
         raise mixtures.changed(path, "the matrix", "tensor_sha256", opened.content_hash, prompt.content_hash)
+    if opened.warning:
+        warn(opened.warning)
     return prompt
 
 
@@ -114,30 +121,13 @@ def _mixture(archive: Archive, path: Path, index: int | None) -> Mixture:
 
 def other_members(path: Path) -> list[str]:
     """What a native zip holds beside its two members, by name. Raises SoftPromptFileError."""
-    with _Files() as files:
+    with Files() as files:
         source = files.open(path)
-        names = [member.name for member in Archive(source, disk_size=source.size).members]
-    return [name for name in names if name.rpartition("/")[2] not in (kobold.TENSOR, kobold.META)]
+        names = [member.filename for member in Archive(source, files).members]
+    return [name for name in names if name.rpartition("/")[2] not in (folders.TENSOR, folders.META)]
 
 
-class _Files(ExitStack):
-    """The files that were opened to read one soft prompt; closed together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size, self.mtime = 0, 0.0
-
-    def open(self, path: Path) -> FileSource:
-        try:
-            file = self.enter_context(path.open("rb", buffering=0))
-        except OSError as error:
-            raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
-        status = os.fstat(file.fileno())
-        self.size, self.mtime = self.size + status.st_size, max(self.mtime, status.st_mtime)
-        return FileSource(file, str(path))
-
-
-def _identify(path: Path, files: _Files) -> _Found:
+def _identify(path: Path, files: Files) -> _Found:
     """The format of what lies at `path`, and the function that opens it, given an index."""
     mode = _mode(path)
     if stat.S_ISDIR(mode):
@@ -145,22 +135,28 @@ def _identify(path: Path, files: _Files) -> _Found:
     if not stat.S_ISREG(mode):
         # Opening a pipe would wait for ever.
         raise SoftPromptFileError("not a file", where=path)
+    if path.name in (folders.WEIGHTS, folders.OLD_WEIGHTS) and os.path.isfile(path.with_name(folders.CONFIG)):
+        # What the vectors are is in the configuration beside them.
+        return _identify_folder(path.parent, files)
     source = files.open(path)
+    read_torch = partial(_read_torch, files)
     head = source.read_at(0, min(source.size, 64))
     if head.startswith(b"PK"):
-        return _identify_zip(Archive(source, disk_size=source.size), source.size)
+        return _identify_zip(Archive(source, files), path, read_torch)
     if head.startswith(npy.MAGIC):
-        return _Found("npy", lambda index: Opened(choose([("", npy.stored(source))], index, source.where)))
+        return _Found("npy", lambda index: choose([("", npy.stored(source))], index, source.where))
     if safetensors.looks_like_one(source):
         return _Found("safetensors", partial(_open_safetensors, source))
     if head.startswith(b"\x80"):
-        return _Found("torch", lambda index: Opened(choose(torch_files.read_stream(source), index, source.where)))
+        return _Found("torch", lambda index: choose(read_torch(source), index, source.where))
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return _Found("mkultra", partial(mkultra.read, source))
+    if nemo.looks_like_one(source):
+        return _Found("nemo", lambda index: choose(nemo.read(source, files, read_torch), index, source.where))
     raise SoftPromptFileError(
         "not a soft prompt file",
         where=path,
-        expected="a KoboldAI zip, a PEFT folder, mkultra's JSON, .npy, .safetensors or a file of torch.save",
+        expected="a KoboldAI zip, a PEFT folder, mkultra's JSON, .npy, .safetensors, .nemo or a file of torch.save",
         got="an empty file" if not source.size else f"bytes that begin with {head[:8]!r}",
     )
 
@@ -175,23 +171,27 @@ def _mode(path: Path) -> int:
         raise SoftPromptFileError("cannot be read", where=repr(str(path)), got=error) from error
 
 
-def _identify_folder(path: Path, files: _Files) -> _Found:
-    if os.path.isfile(path / peft.CONFIG):
-        return _Found("peft", _single(path, lambda: peft.read(path, files.open, _read_torch)))
+def _identify_folder(path: Path, files: Files) -> _Found:
     try:
-        members = kobold.folder_members(path, files.open)
+        members = folders.in_folder(path, files)
     except OSError as error:
         raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
-    return _Found("kobold", _single(path, lambda: kobold.read(members)))
+    return _identify_members(members, path, partial(_read_torch, files))
 
 
-def _identify_zip(archive: Archive, disk_size: int) -> _Found:
+def _identify_zip(archive: Archive, path: Path, read_torch: _ReadTorch) -> _Found:
     if mixtures.is_mixture(archive):
         return _Found("mixture", partial(_refuse_mixture, archive), archive)
-    found = kobold.unwrap(archive, disk_size=disk_size)
+    found = folders.unwrap(archive)
     if isinstance(found, Archive):
-        return _Found("torch", lambda index: Opened(choose(torch_files.read_zip(found), index, archive.where)))
-    return _Found("kobold", _single(archive.where, lambda: kobold.read(found)))
+        return _Found("torch", lambda index: choose(torch_files.read_zip(found), index, archive.where))
+    return _identify_members(found, path, read_torch)
+
+
+def _identify_members(members: folders.Members, path: Path, read_torch: _ReadTorch) -> _Found:
+    if folders.TENSOR in members:
+        return _Found("kobold", _single(path, lambda: kobold.read(members)))
+    return _Found("peft", lambda index: peft.read(members, index, path, read_torch))
 
 
 def _refuse_mixture(archive: Archive, index: int | None) -> NoReturn:
@@ -214,20 +214,20 @@ def _single(where: object, open_: Callable[[], Opened]) -> _Open:
     return with_index
 
 
-def _read_torch(source: Source) -> Sequence[Named]:
+def _read_torch(files: Files, source: Source) -> Sequence[Named]:
     if source.read_at(0, min(source.size, 2)) == b"PK":
-        return torch_files.read_zip(Archive(source, disk_size=source.size))
+        return torch_files.read_zip(Archive(source, files))
     return torch_files.read_stream(source)
 
 
 def _open_safetensors(source: Source, index: int | None) -> Opened:
     tensors, said = safetensors.read(source)
-    tensor = choose(tensors, index, source.where)
+    opened = choose(tensors, index, source.where)
     if "sordino" not in said:
-        return Opened(tensor)
+        return opened
     where = f"{source.where}: __metadata__"
     described = meta.from_json(parse(said["sordino"].encode(), where), where)
-    return Opened(tensor, described.metadata, described.content_hash)
+    return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
 
 
 def _metadata(opened: Opened, path: Path, d_model: int) -> Metadata:

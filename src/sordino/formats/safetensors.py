@@ -1,7 +1,8 @@
 """safetensors: a length, a JSON header, the numbers.
 
-Read and written here and not by the library of that name, whose NumPy half knows no bfloat16. Source: the format section of
-the safetensors README.
+Not by the library of that name: it maps a path or takes a whole file into memory, where this reads a header within limits, in a
+zip too; it knows no bfloat16 without torch; and it orders `__metadata__` by chance, so equal prompts would not be equal files.
+Source: the format section of the safetensors README.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import struct
 from typing import Any
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.choice import Named
+from sordino.formats.choice import PEFT_KEY, Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Slice, Source
 from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
 from sordino.prompts.soft_prompt import SoftPrompt
 
-KEY = "prompt_embeddings"
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
@@ -51,7 +51,7 @@ def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
     """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt. Raises BadInput."""
     data = prompt.matrix.astype("<f4", copy=False).tobytes()
     tensor = {"dtype": "F32", "shape": [prompt.n_tokens, prompt.d_model], "data_offsets": [0, len(data)]}
-    text = json.dumps({"__metadata__": metadata, KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps({"__metadata__": metadata, PEFT_KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
     header = text.encode("utf-8")
     # The numbers start at a multiple of 8.
     header += b" " * (-len(header) % 8)

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import os
+import tempfile
+import time
 from collections.abc import Iterator
-from typing import BinaryIO, Protocol
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, BinaryIO, Protocol
 
 from sordino.errors import SoftPromptFileError
 
 # Pieces in which tensors are read and checksums are taken.
 CHUNK = 1 << 20
+# What one read may cost. A good file is read a few times over, and unpacked once, twice where a zip holds a zip.
+_BYTES, _BYTES_PER_STORED = 64 << 20, 40
+_SECONDS, _STORED_PER_SECOND = 5, 1 << 20
+# What is unpacked stays in memory up to here, then in a temporary file.
+_IN_MEMORY = 4 << 20
 
 
 class Source(Protocol):
@@ -31,16 +41,58 @@ class Source(Protocol):
         """Compare with a stored checksum, if the container has one. Raises SoftPromptFileError."""
 
 
+class Files(ExitStack):
+    """The files that are open to read one soft prompt, and what reading them has cost; closed together.
+
+    size: bytes of all of them. mtime: seconds since 1970, of the newest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.size, self.mtime = 0, 0.0
+        self._bytes, self._began = 0, time.thread_time()
+
+    def open(self, path: Path) -> FileSource:
+        """Raises SoftPromptFileError."""
+        try:
+            file = self.enter_context(path.open("rb", buffering=0))
+        except OSError as error:
+            raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
+        status = os.fstat(file.fileno())
+        self.size, self.mtime = self.size + status.st_size, max(self.mtime, status.st_mtime)
+        return FileSource(file, str(path), self)
+
+    def scratch(self) -> IO[bytes]:
+        """Room for what is unpacked."""
+        return self.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY))
+
+    def spend(self, count: int, where: str) -> None:
+        """Note bytes that were read or unpacked. Raises SoftPromptFileError where all of it, or the time, is out of proportion.
+
+        The time is this thread's processor time: a slow drive or a busy machine is no fault of the file.
+        """
+        self._bytes += count
+        seconds = time.thread_time() - self._began
+        if self._bytes > _BYTES + _BYTES_PER_STORED * self.size or seconds > _SECONDS + self.size / _STORED_PER_SECOND:
+            raise SoftPromptFileError(
+                "reading it takes far more work than a soft prompt of this file size",
+                where=where,
+                got=f"{self._bytes} bytes, {seconds:.0f} s",
+                do="do not trust this file",
+            )
+
+
 class FileSource:
     """An open file, unbuffered."""
 
-    def __init__(self, file: BinaryIO, where: str) -> None:
+    def __init__(self, file: BinaryIO, where: str, files: Files) -> None:
         self.where = where
         self.size = os.fstat(file.fileno()).st_size
-        self._file = file
+        self._file, self._files = file, files
 
     def read_at(self, offset: int, count: int) -> bytes:
         check_range(self, offset, count)
+        self._files.spend(count, self.where)
         try:
             self._file.seek(offset)
             data = self._file.read(count)
@@ -52,6 +104,20 @@ class FileSource:
         if len(data) < count:
             raise too_short(self, offset, count)
         return data
+
+    def verify(self) -> None:
+        pass
+
+
+class BytesSource:
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        self.where, self.size, self._data = where, len(data), data
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        check_range(self, offset, count)
+        return self._data[offset : offset + count]
 
     def verify(self) -> None:
         pass
@@ -103,6 +169,38 @@ class Base64Source:
 
     def verify(self) -> None:
         self._text.verify()
+
+
+class SourceFile(io.RawIOBase):
+    """A source as the file that Python's own readers of archives expect. limit: the most bytes they may ask for at a time."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        super().__init__()
+        self._source, self._limit, self._at = source, limit, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._source.size}[whence]
+        if at < 0:
+            raise OSError("before the beginning")
+        self._at = at
+        return at
+
+    def read(self, size: int | None = -1) -> bytes:
+        there = max(self._source.size - self._at, 0)
+        count = there if size is None or size < 0 else min(size, there)
+        if count > self._limit:
+            raise SoftPromptFileError(
+                "a header is too large", where=self._source.where, expected=f"at most {self._limit} bytes", got=count
+            )
+        data = self._source.read_at(self._at, count)
+        self._at += count
+        return data
 
 
 class Cursor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import CHUNK, Source
-from sordino.prompts.soft_prompt import checked_shape
+from sordino.prompts.soft_prompt import Metadata, checked_shape
 
 # Bytes per element of the types that a soft prompt can have.
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -41,6 +41,20 @@ class StoredTensor:
         """Entry `index` along the first dimension."""
         offset = self.offset + index * self.strides[0]
         return replace(self, shape=self.shape[1:], strides=self.strides[1:], offset=offset)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A soft prompt file whose headers were read: what every format's reader hands over.
+
+    metadata: None where the file has none. content_hash: of the matrix, "" where the file does not say. warning: what a person
+    should know before they use it, one line.
+    """
+
+    tensor: StoredTensor
+    metadata: Metadata | None = None
+    content_hash: str = ""
+    warning: str = ""
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:

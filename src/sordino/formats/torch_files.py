@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.pickles import Budget, Constructor, Global, StateDict, Unpickler, Value, slice_or_refuse
+from sordino.formats.pickles import Budget, Constructor, Global, Module, StateDict, Unpickler, Value, slice_or_refuse
 from sordino.formats.sources import Cursor, Slice, Source, read_all
 from sordino.formats.tensors import StoredTensor
 from sordino.formats.zips import Archive
@@ -32,6 +32,11 @@ STORAGES = {
     "BoolStorage": ("bool", 1),
     "ComplexFloatStorage": ("complex64", 8),
     "ComplexDoubleStorage": ("complex128", 16),
+}
+# Modules that hold vectors and compute nothing from them, and those that hold other modules.
+_MODULES = {
+    ("torch.nn.modules.sparse", "Embedding"),
+    *(("torch.nn.modules.container", name) for name in ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")),
 }
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # A stream may hold a pickle that holds a stream: mkultra's tensors need two levels.
@@ -61,7 +66,7 @@ class Tensor:
 
 def read_zip(archive: Archive) -> list[tuple[str, StoredTensor]]:
     """The named tensors of a file that torch.save wrote as a zip. Raises SoftPromptFileError."""
-    members = {member.name: member for member in archive.members}
+    members = {member.filename: member for member in archive.members}
     pickle = next(name for name in members if is_pickle_member(name))
     root = pickle.removesuffix("data.pkl")
     if f"{root}byteorder" in members:
@@ -134,7 +139,10 @@ class _Reader:
         """One pickle. source_of: finds a storage's data by its key; None where the data comes later."""
         self._where = cursor.source.where
 
-        def persistent(value: Value) -> Storage:
+        def persistent(value: Value) -> Storage | Global:
+            # Before 1.6, torch notes a module's class with the text of its source: the name will do.
+            if type(value) is tuple and len(value) == 4 and value[0] == "module" and type(value[1]) is Global:
+                return value[1]
             return self._storage_of(value, source_of)
 
         return Unpickler(cursor, self._constructors(), persistent, self._budget).run()
@@ -199,7 +207,14 @@ class _Reader:
             ("torch._utils", "_rebuild_parameter"): self._parameter,
             ("torch.storage", "_load_from_bytes"): self._load_from_bytes,
         }
-        return table | {("torch", name): None for name in STORAGES}
+        modules = dict.fromkeys(_MODULES, lambda _: Module())
+        # A module notes in a set which of its buffers are not saved; in protocol 2 the name is Python 2's.
+        sets = {(module, "set"): self._empty_set for module in ("__builtin__", "builtins")}
+        return table | modules | sets | {("torch", name): None for name in STORAGES}
+
+    def _empty_set(self, arguments: tuple[Value, ...]) -> None:
+        if arguments not in ((), ([],)):
+            self._refuse("the pickle holds a set of something")
 
     def _ordered_dict(self, arguments: tuple[Value, ...]) -> StateDict:
         if arguments:
@@ -214,6 +229,14 @@ class _Reader:
         sizes = type(shape) is tuple and type(strides) is tuple and all(map(_is_size, (offset, *shape, *strides)))
         if not isinstance(storage, Storage) or not sizes or len(shape) != len(strides) or len(shape) > 8:
             self._refuse("the pickle builds a tensor in an unknown way")
+        if len(arguments) == 7 and arguments[6]:
+            # torch notes there that the numbers stand for their negatives or conjugates.
+            raise SoftPromptFileError(
+                "the tensor is a view that torch negates or conjugates when it reads it",
+                where=self._where,
+                got=str(arguments[6])[:60],
+                do="save tensor.resolve_neg().resolve_conj() instead",
+            )
         return Tensor(storage, offset, shape, strides)
 
     def _parameter(self, arguments: tuple[Value, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compressed zip members, unpacked piece by piece: never more in memory than was asked for."""
+"""Compressed data, unpacked once, piece by piece, as far as it is asked for."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import bz2
 import lzma
 import struct
 import zlib
-from typing import Protocol
+from typing import IO, Protocol
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Source, check_range, too_short
+from sordino.formats.sources import Files, Source, check_range, too_short
 
 STORED, DEFLATE, BZIP2, LZMA = 0, 8, 12, 14
+# No method of zips.
+GZIP = -1
 METHODS = {STORED: "stored", DEFLATE: "deflate", BZIP2: "bzip2", LZMA: "LZMA"}
 # KoboldAI's own files use 8 MiB. The dictionary is allocated before the first byte comes out.
 _MAX_LZMA_DICTIONARY = 16 << 20
 _PACKED_CHUNK = 1 << 16
+# Larger than what most headers need, smaller than most matrices.
+_PIECE = 1 << 17
 
 
 class _Decompressor(Protocol):
@@ -27,8 +31,8 @@ class _Decompressor(Protocol):
 class _Inflater:
     """zlib with the interface of the other two."""
 
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
+    def __init__(self, window_bits: int) -> None:
+        self._zlib = zlib.decompressobj(window_bits)
 
     @property
     def needs_input(self) -> bool:
@@ -39,44 +43,49 @@ class _Inflater:
 
 
 class Unpacked:
-    """The content of a compressed member. Reading backwards starts again from the front."""
+    """The content of a compressed member. Each byte is unpacked once and kept: reading backwards costs nothing more."""
 
-    def __init__(self, packed: Source, method: int, size: int) -> None:
+    def __init__(self, packed: Source, method: int, size: int, files: Files) -> None:
         self.where, self.size = packed.where, size
-        self._packed, self._method = packed, method
+        self._packed, self._method, self._files = packed, method, files
         self._position = self._taken = 0
         # Opened at the first read: looking at a directory must not cost a dictionary.
+        self._scratch: IO[bytes] | None = None
         self._decompressor: _Decompressor | None = None
 
     def read_at(self, offset: int, count: int) -> bytes:
         check_range(self, offset, count)
-        if self._decompressor is None or offset < self._position:
-            self._decompressor = self._start()
-            self._position = 0
-        while self._position < offset:
-            self._next(min(offset - self._position, _PACKED_CHUNK))
-        out = bytearray()
-        while len(out) < count:
-            out += self._next(count - len(out))
-        return bytes(out)
-
-    def check_end(self) -> None:
-        """Nothing comes after the declared size. Call it when all was read."""
-        self.read_at(self.size, 0)
-        if self._unpack(1):
-            raise SoftPromptFileError(
-                "it unpacks to more than it says", where=self.where, expected=f"{self.size} bytes"
-            )
+        if self._scratch is None:
+            self._scratch, self._decompressor = self._files.scratch(), self._start()
+        try:
+            self._unpack_to(self._scratch, offset + count)
+            self._scratch.seek(offset)
+            return self._scratch.read(count)
+        except OSError as error:
+            raise SoftPromptFileError(f"cannot be unpacked ({error.strerror})", where=self.where) from error
 
     def verify(self) -> None:
-        pass
+        """Unpack all of it, and see that nothing comes behind the declared size."""
+        self.read_at(self.size, 0)
 
-    def _next(self, most: int) -> bytes:
-        piece = self._unpack(most)
-        if not piece:
-            raise too_short(self, self._position, most)
-        self._position += len(piece)
-        return piece
+    def _unpack_to(self, scratch: IO[bytes], end: int) -> None:
+        if self._decompressor is None:
+            return
+        scratch.seek(self._position)
+        while self._position < end:
+            piece = self._unpack(min(self.size - self._position, _PIECE))
+            if not piece:
+                raise too_short(self, self._position, end - self._position)
+            self._files.spend(len(piece), self.where)
+            scratch.write(piece)
+            self._position += len(piece)
+        if self._position == self.size:
+            if self._unpack(1):
+                raise SoftPromptFileError(
+                    "it unpacks to more than it says", where=self.where, expected=f"{self.size} bytes"
+                )
+            # Its dictionary is not needed any more: zips in zips never hold two.
+            self._decompressor = None
 
     def _unpack(self, most: int) -> bytes:
         """1 to `most` bytes, or none at the end of the packed data."""
@@ -100,8 +109,9 @@ class Unpacked:
 
     def _start(self) -> _Decompressor:
         self._taken = 0
-        if self._method == DEFLATE:
-            return _Inflater()
+        if self._method in (DEFLATE, GZIP):
+            # zlib's: negative for a raw stream, 16 more for gzip's header and checksum.
+            return _Inflater(-zlib.MAX_WBITS if self._method == DEFLATE else 16 + zlib.MAX_WBITS)
         if self._method == BZIP2:
             return bz2.BZ2Decompressor()
         return self._start_lzma()

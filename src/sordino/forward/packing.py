@@ -61,6 +61,8 @@ def best_packings(sets: Sequence[Sequence[int]], prefix_length: int) -> list[lis
     Never of more positions, padding counted, than the sets' own best packings have side by side.
     """
     own = [best_packing(lengths, prefix_length) for lengths in sets]
+    if len(sets) == 1:
+        return own
     size = _size(own, sets)
     longest = max(max(lengths) for lengths in sets)
     widths = {_width(bins, lengths) for lengths in sets for bins in _packings(lengths)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,22 +23,17 @@ import platformdirs
 
 from sordino import formats
 from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
-from sordino.library.files import Stamp, find, is_prompt_folder, listed
-from sordino.library.names import (
-    MIXTURE_ENDING,
-    checked_name,
-    default_name,
-    near_misses,
-    unique_names,
-    without_ending,
-)
+from sordino.library.files import Found, Stamp, find, is_prompt_folder, listed
+from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
 from sordino.prompts.mixture import Mixture, Prompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 
-_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin"})
+_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
 _SEEDED = ".sordino-seeded"
 _TRASH = ".trash"
+# Copies are written within the grain of some drives' clocks.
+_SETTLED_AFTER_NS = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,14 @@ class Entry:
     stamp: Stamp = ()
 
 
+@dataclass(frozen=True)
+class _Broken:
+    """Why a file cannot be read. is_settled: it will be as broken until it changes, and nobody seems to be writing it."""
+
+    reason: str
+    is_settled: bool
+
+
 class Library:
     """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory."""
 
@@ -68,29 +72,28 @@ class Library:
             raise BadInput("a library needs a folder", where="--library")
         # Each once: the same folder twice would list everything twice.
         self.folders = tuple(dict.fromkeys(Path(os.path.expanduser(folder)).absolute() for folder in folders))
-        self._peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
+        self._peeked: dict[tuple[Path, Stamp], formats.Peek | _Broken] = {}
 
     def scan(self) -> list[Entry]:
         """All entries, by folder and name. Reads the headers of files that are new or changed, never a tensor.
 
         Never raises because of a file: a broken or half-copied one is an entry with an error and is looked at again
-        next time; one that vanishes meanwhile is left out.
+        when it changes; one that vanishes meanwhile is left out.
         """
         found = [(folder, item) for folder in self.folders for item in find(folder)]
         names = unique_names([(folder, item.label) for folder, item in found])
-        peeked: dict[tuple[Path, Stamp], formats.Peek] = {}
+        peeked: dict[tuple[Path, Stamp], formats.Peek | _Broken] = {}
         entries: list[Entry] = []
         for name, (_, item) in zip(names, found, strict=True):
             key = (item.path, item.stamp)
-            try:
-                peek = self._peeked.get(key) or formats.peek(item.path)
-            except (SordinoError, OSError) as error:
-                if os.path.lexists(item.path):
-                    entries.append(Entry(name, item.path, error=_reason(error, item.path), stamp=item.stamp))
-                continue
-            peeked[key] = peek
-            sizes, of_mixture = (peek.n_tokens, peek.d_model), (peek.components, peek.parts)
-            entries.append(Entry(name, item.path, *sizes, peek.metadata, peek.format, "", *of_mixture, item.stamp))
+            seen = self._peeked.get(key) or _looked_at(item)
+            if isinstance(seen, formats.Peek):
+                sizes, of_mixture = (seen.n_tokens, seen.d_model), (seen.components, seen.parts)
+                entries.append(Entry(name, item.path, *sizes, seen.metadata, seen.format, "", *of_mixture, item.stamp))
+            elif os.path.lexists(item.path):
+                entries.append(Entry(name, item.path, error=seen.reason, stamp=item.stamp))
+            if isinstance(seen, formats.Peek) or seen.is_settled:
+                peeked[key] = seen
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._peeked = peeked
         return entries
@@ -345,6 +348,16 @@ def _make_folder(folder: Path, *, parents: bool = False) -> None:
         folder.mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
+
+
+def _looked_at(item: Found) -> formats.Peek | _Broken:
+    try:
+        return formats.peek(item.path)
+    except (SordinoError, OSError) as error:
+        from_disk = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+        newest = max((mtime_ns for _, _, mtime_ns, _ in item.stamp), default=0)
+        settled = not from_disk and abs(time.time_ns() - newest) > _SETTLED_AFTER_NS
+        return _Broken(_reason(error, item.path), settled)
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -6,6 +6,7 @@ This module knows no file format and no model. Shape key: P virtual tokens, D mo
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,9 +27,29 @@ MAX_TOKENS = 2047
 MAX_WIDTH = 65536
 
 
+# What no name on the Hub has: the beginning or end of a path, a backslash, a drive, a second slash.
+_PATH = re.compile(r"^\s*[/~.]|\\|^\s*[A-Za-z]:|/.*/|/\.*$")
+_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+
+
+def model_name(text: str) -> str:
+    """What a base model is called: `text`, or of a path on somebody's machine its last component.
+
+    "owner/name" is a name on the Hub, with a slash; a relative path of two parts cannot be told from it. Addresses stay.
+    """
+    if _ADDRESS.match(text) or not _PATH.search(text):
+        return text
+    # What is left of "/" and ".." is nothing.
+    parts = [part for part in re.split(r"[/\\]", text) if part.strip() not in ("", ".", "..", "~")]
+    return parts[-1] if parts else ""
+
+
 @dataclass(frozen=True)
 class BaseRef:
-    """The base model a soft prompt was made for, as far as its file says. Zero and "" mean "not said"."""
+    """The base model a soft prompt was made for, as far as its file says. Zero and "" mean "not said".
+
+    id: a name. Of a path on somebody's machine the last component is left, which says nothing of its owner.
+    """
 
     id: str = ""
     family: str = ""
@@ -37,6 +58,9 @@ class BaseRef:
     vocab_size: int = 0
     embedding_rms: float = 0.0
     fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", model_name(self.id))
 
 
 @dataclass(frozen=True)

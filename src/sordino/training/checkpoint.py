@@ -1,10 +1,10 @@
-"""A run's whole state in one file, so that a killed run goes on exactly; and the states of several runs in one file.
+"""A run's whole state in one file, so that a killed run resumes exactly; and the states of a group's runs in one file.
 
 One safetensors file: tensors (parameters, Adam's moments, the weight average, the best matrix) and, as JSON in its metadata,
 the counters and the settings. It is replaced atomically: a killed process leaves the old checkpoint or the new one.
 
-Runs that are trained together must go on from one step, as roundings depend on what shares a pass: so the states of all that
-still go on are in one file, replaced at once. A run that is over has a file of its own in its own folder, written before.
+The runs of a group must resume from one step, because roundings depend on what shares a pass: so the states of all unfinished
+runs are in one file, replaced at once. A finished run has a file of its own in its own folder, written before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,42 +23,15 @@ from torch import Tensor
 from sordino.errors import TrainingError
 from sordino.storage import write_bytes
 from sordino.training.config import TrainConfig
-from sordino.training.parameters import Parameters
+from sordino.training.state import Progress, RunState
 
 FILE = "checkpoint.safetensors"
 VERSION = 2
 
 
-@dataclass
-class Progress:
-    """The counters of a run. step: steps done. best_loss: lowest validation loss, of `best_PD`. bad: evaluations since.
-    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, all sittings together.
-    """
-
-    step: int = 0
-    best_loss: float = float("inf")
-    best_step: int = 0
-    bad: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    metrics_bytes: int = 0
-    finished: str = ""
-
-
-@dataclass
-class RunState:
-    """All that changes while a run goes on."""
-
-    parameters: Parameters
-    optimiser: torch.optim.Adam
-    average_PD: Tensor
-    best_PD: Tensor
-    progress: Progress
-
-
 @dataclass(frozen=True)
-class Kept:
-    """A run of several, as their checkpoint has it. folder: its own. identity: see `save_checkpoint`."""
+class Snapshot:
+    """A run as its checkpoint holds it. identity: what a resumed run must agree with (model, number type, device, texts)."""
 
     folder: Path
     state: RunState
@@ -67,52 +39,58 @@ class Kept:
     identity: Mapping[str, str]
 
 
-def save_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
-    """identity: what a resumed run must agree with (model, number type, device, texts). Raises StorageError."""
-    tensors, header = _saved(state, config, identity)
-    _write(folder / FILE, tensors, header)
+def save_checkpoint(run: Snapshot) -> None:
+    """Raises StorageError."""
+    _write(run.folder / FILE, *_serialised(run))
 
 
-def save_group(folder: Path, runs: Mapping[str, Kept]) -> None:
-    """The runs that still go on, by name, in one file; of those that are over the names alone. Raises StorageError."""
+def save_group(folder: Path, runs: Mapping[str, Snapshot]) -> None:
+    """The unfinished runs, by name, in one file; of finished ones the names alone. Raises StorageError."""
     tensors: dict[str, Tensor] = {}
     headers: dict[str, Any] = {}
     for index, (name, run) in enumerate(runs.items()):
         if run.state.progress.finished:
             headers[name] = None
             continue
-        own, headers[name] = _saved(run.state, run.config, run.identity)
+        own, headers[name] = _serialised(run)
         tensors |= {f"{index}/{key}": tensor for key, tensor in own.items()}
     _write(folder / FILE, tensors, {"version": VERSION, "runs": headers})
 
 
-def load_group(folder: Path, runs: Mapping[str, Kept]) -> None:
-    """Fill the runs' states with what was saved, of those that are over from their own folders. Raises TrainingError."""
+def load_checkpoint(run: Snapshot) -> None:
+    """Fill the run's state with what was saved. Raises TrainingError where the run was another, or had other settings."""
+    header = read_header(run.folder)
+    if "runs" in header:
+        raise TrainingError("this is a checkpoint of several runs", where=run.folder / FILE, expected="one run's")
+    _fill(run, header, _read_tensors(run.folder), run.folder)
+
+
+def load_group(folder: Path, runs: Mapping[str, Snapshot]) -> None:
+    """Fill the runs' states with what was saved, those of finished runs from their own folders. Raises TrainingError."""
     headers = read_group(folder)
     if list(headers) != list(runs):
         raise TrainingError("the runs are others", where=folder, expected=", ".join(headers), got=", ".join(runs))
-    tensors = _read_whole(folder)
+    tensors = _read_tensors(folder)
     for index, (name, run) in enumerate(runs.items()):
         header = headers[name]
         if header is None:
-            load_checkpoint(run.folder, run.state, run.config, run.identity)
+            load_checkpoint(run)
             continue
         prefix = f"{index}/"
         own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
-        _fill(run.state, run.config, run.identity, header, own, folder)
+        _fill(run, header, own, folder)
 
 
 def read_group(folder: Path) -> dict[str, dict[str, Any] | None]:
-    """The settings and counters of the runs of a group by name, None for those that are over. Raises TrainingError."""
+    """The settings and counters of the runs of a group by name, None for finished ones. Raises TrainingError."""
     runs = read_header(folder).get("runs")
     if not isinstance(runs, dict):
         raise TrainingError("this is not a checkpoint of several runs", where=folder / FILE)
     return runs
 
 
-def _saved(
-    state: RunState, config: TrainConfig, identity: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _serialised(run: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = run.state
     tensors = {f"parameter.{name}": tensor.detach() for name, tensor in state.parameters.items()}
     tensors |= {"average": state.average_PD, "best": state.best_PD}
     moments = state.optimiser.state_dict()["state"]
@@ -120,18 +98,18 @@ def _saved(
         tensors |= {f"adam.{index}.{key}": value for key, value in moment.items()}
     # json writes infinity as a bare word, which other readers refuse.
     progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
-    header = {"version": VERSION, "progress": progress, "config": config.to_json(), "identity": dict(identity)}
+    header = {"version": VERSION, "progress": progress, "config": run.config.to_json(), "identity": dict(run.identity)}
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    said = json.dumps(header)
-    write_bytes(path, save(dict(tensors), {"sordino": said, "sha256": _digest(said, tensors)}))
+    text = json.dumps(header)
+    write_bytes(path, save(dict(tensors), {"sordino": text, "sha256": _digest(text, tensors)}))
 
 
-def _digest(said: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in a checkpoint: a run that goes on from a damaged one would be another run, and not say so."""
-    digest = hashlib.sha256(said.encode())
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in a checkpoint: a run resumed from a damaged one would silently be another run."""
+    digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -162,7 +140,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Whether `folder` holds a run, or several, that can go on."""
+    """Whether `folder` holds a run, or a group with one, that can be resumed."""
     try:
         header = read_header(folder)
         if "runs" in header:
@@ -172,12 +150,12 @@ def is_unfinished(folder: Path) -> bool:
         return False
 
 
-def _read_whole(folder: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
     """The checkpoint's tensors. Raises TrainingError where a byte of it is not what was saved."""
     with safe_open(folder / FILE, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        said = file.metadata()
-    if said.get("sha256") != _digest(said["sordino"], tensors):
+        metadata = file.metadata()
+    if metadata.get("sha256") != _digest(metadata["sordino"], tensors):
         raise TrainingError(
             "the checkpoint is damaged",
             where=folder / FILE,
@@ -187,22 +165,8 @@ def _read_whole(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_checkpoint(folder: Path, state: RunState, config: TrainConfig, identity: Mapping[str, str]) -> None:
-    """Fill `state` with what was saved. Raises TrainingError where the run was another, or had other settings."""
-    header = read_header(folder)
-    if "runs" in header:
-        raise TrainingError("this is a checkpoint of several runs", where=folder / FILE, expected="one run's")
-    _fill(state, config, identity, header, _read_whole(folder), folder)
-
-
-def _fill(
-    state: RunState,
-    config: TrainConfig,
-    identity: Mapping[str, str],
-    header: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    folder: Path,
-) -> None:
+def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    state, config = run.state, run.config
     changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
     if changed:
         raise TrainingError(
@@ -212,7 +176,7 @@ def _fill(
             got=", ".join(f"{key} {getattr(config, key)}" for key in changed),
             do="resume it with its own, or start a new run",
         )
-    for key, value in identity.items():
+    for key, value in run.identity.items():
         if header["identity"].get(key) != value:
             raise TrainingError(
                 f"the {key} is not the one that this run began with",

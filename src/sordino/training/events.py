@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and metrics.jsonl, where it is written down.
+"""The events of a run, and metrics.jsonl, which records them.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from sordino.errors import StorageError
-from sordino.training.checkpoint import Progress
+from sordino.training.state import Progress
 
 METRICS = "metrics.jsonl"
 # Beside it, once the run has been measured and its soft prompt written.

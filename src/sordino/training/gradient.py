@@ -1,71 +1,240 @@
-"""One step's loss and gradient, and validation's loss: the only places where training touches the base model.
+"""Losses and gradients of a step, and validation losses: rows of any number of runs in one pass, each behind its own run's prompt.
 
-The prompt is run once a step, beside the text where the step is one pass. Where it is cut into several, the prompt's keys and
+What is back-propagated is the sum of the runs' losses. No row sees another run's prompt, so each matrix gets the gradient of its
+own run's loss and of nothing else: the gradient that the run has alone, but for rounding.
+
+A prompt is run once a step, beside the text where the step is one pass. Where it is cut into several, the prompt's keys and
 values are leaves that every pass adds its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs
 4N a token (2N forward, 2N for the gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
 
-Shape key: P virtual tokens, D model width, N labelled tokens.
+Shape key: K runs or components, P virtual tokens, D model width, N labelled tokens of a pass, n of them behind one prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
-from sordino.forward.packing import LabelledRows, best_packing, labelled_rows, one_by_one, passes, with_leading_ids
+from sordino.forward.packing import LabelledRows, best_packings, labelled_rows, one_by_one, passes, with_leading_ids
 from sordino.forward.placement import leading_ids, prefix_embeds
 from sordino.forward.prefix import encode_prefixes, packable
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
 from sordino.texts.examples import Example
+from sordino.training.strategy import SINGLE_PROCESS, Strategy
+
+MAX_POSITIONS = 65_536
 
 
-def loss_and_gradient(
-    base: BaseModel, matrix_PD: Tensor, placement: Placement, examples: Sequence[Example], *, pass_tokens: int
-) -> float:
-    """Mean NLL in nats over the examples' labelled tokens; its gradient is added to what `matrix_PD` was computed from."""
-    embeds_PD = prefix_embeds(base, matrix_PD, placement)
-    parts = packed_passes(base, placement, examples, embeds_PD.shape[0], pass_tokens=pass_tokens)
-    count = sum(sum(example.labelled) for example in examples)
+@dataclass(frozen=True)
+class Batch:
+    """One run's part of a step: its matrix, where it sits, the examples to predict behind it, and the steps done so far."""
+
+    matrix_PD: Tensor
+    placement: Placement
+    examples: Sequence[Example]
+    step: int = 0
+
+    @property
+    def labelled(self) -> int:
+        return sum(sum(example.labelled) for example in self.examples)
+
+    def prefix_length(self, base: BaseModel) -> int:
+        return len(self.matrix_PD) + (len(base.bos_ids) if self.placement == "after_bos" else 0)
+
+    def rows(self, base: BaseModel) -> list[Example]:
+        """The examples behind the ids that a row's own text begins with."""
+        ids = leading_ids(base, self.placement)
+        return [with_leading_ids(example, ids) for example in self.examples]
+
+
+# (base, batches, pass_tokens, strategy) -> a loss for each batch, in nats a token.
+Losses = Callable[[BaseModel, Sequence[Batch], int, Strategy], list[float]]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What runs minimise. backward: also adds each loss's gradient to what the batch's matrix was computed from. mean: without
+    gradients, for validation. pass_tokens: most positions of text in one forward pass.
+    """
+
+    backward: Losses
+    mean: Losses
+
+
+def losses_and_gradients(
+    base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy = SINGLE_PROCESS
+) -> list[float]:
+    """Each batch's mean NLL in nats over its labelled tokens; its gradient is added to what its matrix was computed from."""
+    leaves = [batch.matrix_PD.detach().requires_grad_() for batch in batches]
+    losses_K = torch.zeros(len(batches), dtype=torch.float64)
+    own = [
+        replace(batch, matrix_PD=leaf, examples=strategy.share(batch.examples))
+        for batch, leaf in zip(batches, leaves, strict=True)
+    ]
+    for chosen in shared_passes(base, own, pass_tokens):
+        together = [own[index] for index in chosen]
+        counts = [batches[index].labelled for index in chosen]
+
+        def means(nll_N: Tensor, part: LabelledRows, counts: Sequence[int] = counts) -> Tensor:
+            split = _by_prompt(nll_N, part, len(counts))
+            return torch.stack([nll_n.sum() / count for nll_n, count in zip(split, counts, strict=True)])
+
+        embeds = [prefix_embeds(base, batch.matrix_PD, batch.placement) for batch in together]
+        parts = packed_passes(base, together, max(map(len, embeds)), pass_tokens)
+        losses_K[chosen] = accumulate(base, embeds, parts, means)
+    hand_back(batches, leaves, losses_K, strategy)
+    return losses_K.tolist()
+
+
+def accumulate(
+    base: BaseModel,
+    embeds: Sequence[Tensor],
+    parts: Sequence[LabelledRows],
+    losses_of: Callable[[Tensor, LabelledRows], Tensor],
+) -> Tensor:
+    """Back-propagate packed passes behind K prompts [P, D]; the sum over passes of `losses_of`, float64 [losses].
+
+    losses_of: from the float32 NLL [N] of a pass's labelled tokens, in row order, to its share of the losses.
+    """
+    network = base.network
     if len(parts) == 1:
-        loss = nll_of_prompts_and_rows(base.network, [embeds_PD], parts[0].rows, parts[0].labelled_BT).sum() / count
-        loss.backward()
-        return loss.item()
-    prefixes = encode_prefixes(base.network, [embeds_PD])
+        (part,) = parts
+        losses = losses_of(nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT), part)
+        losses.sum().backward()
+        return losses.detach().cpu().double()
+    prefixes = encode_prefixes(network, embeds)
     leaves = prefixes.as_leaves()
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for part in parts:
-        share = nll_of_rows(base.network, leaves.to(base.dtype), part.rows, part.labelled_BT).sum() / count
-        share.backward()
-        total += share.item()
+        losses = losses_of(nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT), part)
+        losses.sum().backward()
+        total = total + losses.detach().cpu().double()
     prefixes.backward(leaves)
     return total
 
 
+def hand_back(batches: Sequence[Batch], leaves: Sequence[Tensor], losses: Tensor, strategy: Strategy) -> None:
+    """Sum the losses and the leaves' gradients over all processes, and pass the gradients on to the batches' matrices."""
+    gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    strategy.reduce([losses, *gradients])
+    torch.autograd.backward([batch.matrix_PD for batch in batches], gradients)
+
+
 @torch.no_grad()
-def mean_nll(
-    base: BaseModel, matrix_PD: Tensor, placement: Placement, examples: Sequence[Example], *, pass_tokens: int
-) -> float:
-    """Mean NLL in nats over the examples' labelled tokens."""
-    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix_PD, placement)])
-    total = torch.zeros((), dtype=torch.float64)
-    count = 0
-    for packed in packed_passes(base, placement, examples, prefixes.width, pass_tokens=pass_tokens):
-        nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT)
-        # Moved first: Apple's GPUs have no float64.
-        total += nll_N.cpu().double().sum()
-        count += nll_N.numel()
-    return float(total) / count
+def mean_nlls(
+    base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy = SINGLE_PROCESS
+) -> list[float]:
+    """Each batch's mean NLL in nats over its labelled tokens."""
+    total_K = torch.zeros(len(batches), dtype=torch.float64)
+    own = [replace(batch, examples=strategy.share(batch.examples)) for batch in batches]
+    lengths = [batch.prefix_length(base) for batch in own]
+    order = sorted((i for i, batch in enumerate(own) if batch.examples), key=lambda i: (lengths[i], i))
+    for chosen in _grouped(order, lambda group: len(group) * max(lengths[i] for i in group) <= pass_tokens):
+        together = [own[index] for index in chosen]
+        prefixes = encode_prefixes(base.network, [prefix_embeds(base, b.matrix_PD, b.placement) for b in together])
+        for part in packed_passes(base, together, prefixes.width, pass_tokens):
+            nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT)
+            # Moved first: Apple's GPUs have no float64.
+            split = _by_prompt(nll_N.cpu().double(), part, len(chosen))
+            total_K[chosen] += torch.stack([nll_n.sum() for nll_n in split])
+    strategy.reduce([total_K])
+    return [total / batch.labelled for total, batch in zip(total_K.tolist(), batches, strict=True)]
+
+
+MEAN_NLL = Loss(losses_and_gradients, mean_nlls)
+
+
+def shared_passes(base: BaseModel, batches: Sequence[Batch], pass_tokens: int) -> list[list[int]]:
+    """Indices of batches that go through the model together: of like prompt length, as prompts are padded to the longest.
+
+    A pass of several holds `pass_tokens` positions of text at most, padding counted, and as many of prompts. A batch without
+    examples is in none.
+    """
+    present = [index for index, batch in enumerate(batches) if batch.examples]
+    if len(present) == 1:
+        # Nothing to share: its rows are packed once, when it runs.
+        return [present]
+    sizes = {}
+    for index in present:
+        lengths, prompt = (
+            [len(example.ids) for example in batches[index].rows(base)],
+            batches[index].prefix_length(base),
+        )
+        (bins,) = packings(base, [lengths], prompt)
+        sizes[index] = (prompt, max(sum(lengths[i] for i in group) for group in bins), len(bins))
+
+    def fits(chosen: Sequence[int]) -> bool:
+        prompts = len(chosen) * max(sizes[index][0] for index in chosen)
+        texts = max(sizes[index][1] for index in chosen) * sum(sizes[index][2] for index in chosen)
+        return max(prompts, texts) <= pass_tokens
+
+    return _grouped(sorted(sizes, key=lambda index: (*sizes[index], index)), fits)
+
+
+def packings(base: BaseModel, sets: Sequence[Sequence[int]], prefix_length: int) -> list[list[list[int]]]:
+    """For each set of lengths its rows, as groups of indices. One example a row if packing is unproven here."""
+    return best_packings(sets, prefix_length) if packable(base.network) else [one_by_one(lengths) for lengths in sets]
 
 
 def packed_passes(
-    base: BaseModel, placement: Placement | None, examples: Sequence[Example], prefix_length: int, *, pass_tokens: int
+    base: BaseModel, batches: Sequence[Batch], prefix_length: int, pass_tokens: int
 ) -> list[LabelledRows]:
-    """The examples as packed rows behind prefix 0, in forward passes of at most `pass_tokens` positions."""
-    led = [with_leading_ids(example, leading_ids(base, placement)) for example in examples]
-    lengths = [len(example.ids) for example in led]
-    groups = best_packing(lengths, prefix_length) if packable(base.network) else one_by_one(lengths)
-    return [labelled_rows(led, part, [0] * len(part)) for part in passes(groups, lengths, pass_tokens)]
+    """All batches' rows, one batch after another, in passes of at most `pass_tokens` positions; batch k's rows have prefix k."""
+    sets = [batch.rows(base) for batch in batches]
+    examples = [example for rows in sets for example in rows]
+    lengths = [len(example.ids) for example in examples]
+    owner = [k for k, rows in enumerate(sets) for _ in rows]
+    groups: list[list[int]] = []
+    first = 0
+    for bins in packings(base, [[len(example.ids) for example in rows] for rows in sets], prefix_length):
+        groups += [[first + i for i in group] for group in bins]
+        first += sum(map(len, bins))
+    return [
+        labelled_rows(examples, part, [owner[group[0]] for group in part])
+        for part in passes(groups, lengths, pass_tokens)
+    ]
+
+
+def _by_prompt(nll_N: Tensor, part: LabelledRows, count: int) -> Sequence[Tensor]:
+    """`nll_N` cut by the prefix of its rows, which come in that order."""
+    labelled_B = part.labelled_BT.sum(1)
+    sizes: list[int] = torch.zeros(count, dtype=torch.long).index_add(0, part.rows.prompt_B, labelled_B).tolist()
+    split: Sequence[Tensor] = nll_N.split(sizes)
+    return split
+
+
+def _grouped(order: Sequence[int], fits: Callable[[Sequence[int]], bool]) -> list[list[int]]:
+    """`order` cut into groups that fit, at least one index a group."""
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and fits([*groups[-1], index]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def group_pass_tokens(base: BaseModel, usual: int) -> int:
+    """Most positions in one pass of several runs, by what suits the device.
+
+    On a CPU `usual`: products gain nothing beyond it, and memory grows. A GPU wants everything in one pass, so there it is
+    what half of the free memory holds of the activations that a position leaves for the backward pass.
+    """
+    if base.device.type != "cuda":
+        return usual
+    free, _ = torch.cuda.mem_get_info(base.device)
+    return max(usual, min(MAX_POSITIONS, int(free / 2 / _bytes_a_position(base))))
+
+
+def _bytes_a_position(base: BaseModel) -> int:
+    """Of a layer's activations: two norms that keep float32 copies, queries, keys, values and their mixture, and three as wide as
+    the feed-forward part; frozen linear layers keep none of their inputs.
+    """
+    config = base.network.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * base.d_model
+    return base.n_layers * (24 * base.d_model + base.dtype.itemsize * (4 * base.d_model + 3 * int(inner)))

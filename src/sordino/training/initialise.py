@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from sordino.errors import DataError
-from sordino.forward.nll import nll_of_rows
-from sordino.forward.packing import labelled_rows, one_by_one, passes, with_leading_ids
-from sordino.forward.placement import leading_ids, prefix_embeds
-from sordino.forward.prefix import encode_prefixes
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.excerpts import excerpt
 from sordino.training.config import TrainConfig
+from sordino.training.gradient import Batch, mean_nlls
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
 SCORING_TOKENS = 256
@@ -72,38 +69,23 @@ def _best_excerpt(
     matrices = [_embeds(base, ids) for ids in candidates]
     if len(matrices) == 1:
         return Start(matrices[0], "an excerpt of the training texts")
-    losses = score(base, matrices, placement, validation or train, pass_tokens=config.pass_tokens)
+    losses = score(base, matrices, placement, validation or train, config.pass_tokens)
     best = min(range(len(losses)), key=losses.__getitem__)
     return Start(
         matrices[best], f"the best of {len(matrices)} excerpts of the training texts (loss {losses[best]:.3f})"
     )
 
 
-@torch.no_grad()
 def score(
-    base: BaseModel,
-    matrices: Sequence[Tensor],
-    placement: Placement,
-    examples: Sequence[Example],
-    *,
-    pass_tokens: int,
+    base: BaseModel, matrices: Sequence[Tensor], placement: Placement, examples: Sequence[Example], pass_tokens: int
 ) -> list[float]:
-    """Mean NLL behind each of K matrices on the first examples: every row once a candidate."""
+    """Mean NLL behind each of K matrices on the first examples."""
     chosen: list[Example] = []
     for example in examples:
         if sum(len(e.ids) for e in chosen) >= SCORING_TOKENS:
             break
-        chosen.append(with_leading_ids(example, leading_ids(base, placement)))
-    prefixes = encode_prefixes(base.network, [prefix_embeds(base, matrix, placement) for matrix in matrices])
-    losses = []
-    lengths = [len(e.ids) for e in chosen]
-    for k in range(len(matrices)):
-        parts = [
-            labelled_rows(chosen, part, [k] * len(part)) for part in passes(one_by_one(lengths), lengths, pass_tokens)
-        ]
-        nll_N = torch.cat([nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT) for part in parts])
-        losses.append(float(nll_N.mean()))
-    return losses
+        chosen.append(example)
+    return mean_nlls(base, [Batch(matrix_PD, placement, chosen) for matrix_PD in matrices], pass_tokens)
 
 
 def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> list[int]:

@@ -1,9 +1,10 @@
-"""The training loop: one place, top to bottom, for one run and for several on one base model.
+"""The training loop: one place, top to bottom, for any number of runs on one base model. One run is a group of one.
 
 Everything random (order of examples, initialisation) is a function of the seed and the step, and nothing else is kept between
-steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped. Several runs go
-through the model together (`together.py`) and share nothing else: matrix, optimiser, schedule, validation and the end are each
-run's own. All that still go on are at the same step; one that is over leaves its rows to the others.
+steps but `RunState`; so a run that was killed and resumed gives the same bits as one that never stopped. The runs of a group
+share forward passes (`gradient.py`) and nothing else: matrix, optimiser, schedule, validation and the end are each run's own.
+All unfinished runs are at the same step; a finished one leaves its rows to the others. What is minimised is the group's `Loss`;
+where the base model is, and in how many processes, is the `Strategy`'s business.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -26,22 +27,14 @@ from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_named
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.training.checkpoint import (
-    Kept,
-    Progress,
-    RunState,
-    load_checkpoint,
-    load_group,
-    save_checkpoint,
-    save_group,
-)
+from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.training.config import TrainConfig
-from sordino.training.events import METRICS, Event, Finished, Lost, Metrics, Sample, Step, Validation
-from sordino.training.gradient import loss_and_gradient, mean_nll
-from sordino.training.pace import spread_within
-from sordino.training.parameters import fold, new_parameters
-from sordino.training.schedule import batch_at, hash_of, learning_rate
-from sordino.training.together import Batch, losses_and_gradients, mean_nlls
+from sordino.training.events import METRICS, E, Event, Finished, Lost, Metrics, Sample, Step, Validation
+from sordino.training.gradient import MEAN_NLL, Batch, Loss
+from sordino.training.parameters import fold
+from sordino.training.schedule import batch_at, hash_of, learning_rate, spread_within
+from sordino.training.state import Progress, new_state, set_rate, update_average
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
 
 CHECKPOINT_SECONDS = 15.0
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
@@ -58,7 +51,7 @@ class TrainSet:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of several: its texts, settings, folder and first matrix. name: no other run's."""
+    """One run: its texts, settings, folder and first matrix. name: no other run's of its group."""
 
     name: str
     data: TrainSet
@@ -67,9 +60,27 @@ class Run:
     start_PD: Tensor
 
 
-# Of (step, validation loss of every run that was evaluated at it): the names of those that end here. Asked again for the same
-# losses after a crash, so it must answer them alike.
+# From (step, validation loss of every run that was evaluated at it) to the names of the runs that end there. It is called again
+# with the same losses after a crash, so it must be a pure function.
 Prune = Callable[[int, Mapping[str, float]], Collection[str]]
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that are trained together on one base model. Each is what it would be alone, but for rounding.
+
+    folder: receives the checkpoint of all unfinished runs; the runs' own folders receive their metrics, and their checkpoints
+    once they are finished. None for a single run, whose own folder receives its checkpoint from the beginning.
+    """
+
+    runs: Sequence[Run]
+    folder: Path | None
+    prune: Prune = lambda step, losses: ()
+    loss: Loss = MEAN_NLL
+
+    def __post_init__(self) -> None:
+        if len({run.name for run in self.runs}) < len(self.runs) or (self.folder is None and len(self.runs) > 1):
+            raise ValueError("several runs need a name each, and a folder")
 
 
 def placement_of(base: BaseModel, config: TrainConfig) -> Placement:
@@ -79,22 +90,21 @@ def placement_of(base: BaseModel, config: TrainConfig) -> Placement:
 
 def train(
     base: BaseModel,
-    data: TrainSet,
-    config: TrainConfig,
-    folder: Path,
-    start_PD: Tensor,
+    run: Run,
     *,
+    loss: Loss = MEAN_NLL,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> Iterator[Event]:
     """Train a soft prompt; the base model is not changed.
 
-    Yields an event after every step, evaluation and sample, and `Finished` at the end. `folder` receives the checkpoint and
-    metrics.jsonl. `should_stop` is asked after every step; a run that is stopped saves first.
+    Yields an event after every step, evaluation and sample, and `Finished` at the end. The run's folder receives the checkpoint
+    and metrics.jsonl. `should_stop` is called after every step; a run that is stopped saves first.
     Raises DataError, Diverged, OutOfMemory, StorageError, TrainingError.
     """
-    run = Run("", data, config, folder, start_PD)
-    for _, event in train_together(base, [run], None, resume=resume, should_stop=should_stop):
+    group = RunGroup([run], None, loss=loss)
+    for _, event in train_group(base, group, resume=resume, should_stop=should_stop, strategy=strategy):
         if isinstance(event, Lost):
             raise Diverged(
                 "the loss is not a number",
@@ -105,41 +115,45 @@ def train(
         yield event
 
 
-def train_together(
+def train_group(
     base: BaseModel,
-    runs: Sequence[Run],
-    folder: Path | None,
+    group: RunGroup,
     *,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
-    prune: Prune = lambda step, losses: (),
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> Iterator[tuple[str, Event | Lost]]:
-    """Train several soft prompts on one base model, which is not changed. Each is what it would be alone, but for rounding.
+    """Train several soft prompts on one base model, which is not changed.
 
-    Yields (the run's name, event) as `train` does, with `Finished` for each run when it is over: the others go on. `folder`
-    receives the checkpoint of all that go on; the runs' own folders their metrics, and their checkpoints when they are over.
-    None for a single run, which has its own from the beginning.
+    Yields (the run's name, event) as `train` does, with `Finished` for each run when it is over: the others continue.
     Raises DataError, OutOfMemory, StorageError, TrainingError.
     """
-    members = {run.name: _Member(base, run) for run in runs}
-    kept = {name: member.kept for name, member in members.items()}
-    if len(members) < len(runs) or (folder is None and len(runs) > 1):
-        raise ValueError("several runs need a name each, and a folder")
-    if resume:
-        load_checkpoint(*_only(kept)) if folder is None else load_group(folder, kept)
-    for member in members.values():
+    base = strategy.place(base)
+    members = {run.name: _Member(base, run) for run in group.runs}
+    snapshots = {name: member.snapshot for name, member in members.items()}
+    if resume and group.folder is not None:
+        load_group(group.folder, snapshots)
+    elif resume:
+        for snapshot in snapshots.values():
+            load_checkpoint(snapshot)
+    for member in members.values() if strategy.saves else ():
         member.open_metrics()
     # The same passes from the first step to the last, whichever runs are over.
-    pass_tokens = min(run.config.pass_tokens for run in runs)
+    pass_tokens = min(run.config.pass_tokens for run in group.runs)
     saved_at = time.monotonic()
 
     def save(over: Collection[_Member]) -> None:
         for member in (*over, *going):
             member.flush()
-        for member in over if folder is not None else members.values():
-            save_checkpoint(member.run.folder, member.state, member.config, member.kept.identity)
-        if folder is not None:
-            save_group(folder, kept)
+        for member in over if group.folder is not None else members.values():
+            save_checkpoint(member.snapshot)
+        if group.folder is not None:
+            save_group(group.folder, snapshots)
+
+    def validate(due: Sequence[_Member]) -> list[float]:
+        batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]
+        with memory_named("training", LOWER):
+            return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
 
     for name, member in members.items():
         if member.progress.finished:
@@ -151,17 +165,21 @@ def train_together(
         began = time.monotonic()
         if step == 0:
             due = [member for member in going if member.validation]
-            for member, first in zip(due, _validation(base, due, pass_tokens), strict=True):
-                yield member.name, member.metrics.add(Validation(0, first, best=True))
+            for member, first in zip(due, validate(due), strict=True):
+                yield member.name, member.record(Validation(0, first, best=True))
                 member.progress.best_loss = first
-        batches = [batch_at(member.run.data.train, step, member.config) for member in going]
         for member in going:
-            _set_rate(member.state.optimiser, learning_rate(step, member.config))
+            set_rate(member.state.optimiser, learning_rate(step, member.config))
             member.state.optimiser.zero_grad()
-        losses = _gradients(base, going, batches, pass_tokens)
+        batches = [
+            Batch(fold(m.state.parameters), m.placement, batch_at(m.run.data.train, step, m.config), step)
+            for m in going
+        ]
+        with memory_named("training", LOWER):
+            losses = group.loss.backward(base, batches, pass_tokens, strategy)
         stepped: list[tuple[_Member, Step]] = []
         lost: dict[str, Lost] = {}
-        for member, loss, examples in zip(going, losses, batches, strict=True):
+        for member, loss, batch in zip(going, losses, batches, strict=True):
             norm = float(torch.nn.utils.clip_grad_norm_(member.state.parameters.values(), member.config.clip))
             if not math.isfinite(loss) or not math.isfinite(norm):
                 member.progress.finished = "diverged"
@@ -169,25 +187,25 @@ def train_together(
                 continue
             member.state.optimiser.step()
             member.progress.step += 1
-            _update_average(member.state, member.config)
-            tokens = sum(sum(e.labelled) for e in examples)
-            member.progress.tokens += tokens
-            stepped.append((member, Step(step + 1, loss, learning_rate(step, member.config), norm, tokens, 0.0)))
+            update_average(member.state, member.config)
+            member.progress.tokens += batch.labelled
+            rate = learning_rate(step, member.config)
+            stepped.append((member, Step(step + 1, loss, rate, norm, batch.labelled, 0.0)))
         step += 1
         seconds = time.monotonic() - began
         for member, done in stepped:
             member.progress.seconds += seconds
-            yield member.name, member.metrics.add(replace(done, seconds=seconds))
+            yield member.name, member.record(replace(done, seconds=seconds))
 
         alive = [member for member, _ in stepped]
         due = [member for member in alive if member.evaluates_at(step)]
-        measured = dict(zip((m.name for m in due), _validation(base, due, pass_tokens), strict=True))
+        measured = dict(zip((m.name for m in due), validate(due), strict=True))
         for member in due:
             best = member.take(step, measured[member.name])
-            yield member.name, member.metrics.add(Validation(step, measured[member.name], best))
+            yield member.name, member.record(Validation(step, measured[member.name], best))
         for member, sample in _samples(base, [m for m in alive if step % m.config.sample_interval == 0], step):
-            yield member.name, member.metrics.add(sample)
-        pruned = prune(step, measured) if measured else ()
+            yield member.name, member.record(sample)
+        pruned = group.prune(step, measured) if measured else ()
         for member in alive:
             if step == member.config.steps and not member.progress.finished:
                 member.progress.finished = "steps"
@@ -196,8 +214,8 @@ def train_together(
 
         over = [member for member in going if member.progress.finished]
         going = [member for member in going if not member.progress.finished]
-        stop = should_stop()
-        if stop or over or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+        stop = any_process(strategy, should_stop())
+        if strategy.saves and (stop or over or time.monotonic() - saved_at > CHECKPOINT_SECONDS):
             save(over)
             saved_at = time.monotonic()
         for member in over:
@@ -211,7 +229,7 @@ def train_together(
 
 
 class _Member:
-    """One of the runs while they go on: what it was given, its state, and what it writes down."""
+    """A run during training: what it was given, its state, and its metrics."""
 
     def __init__(self, base: BaseModel, run: Run) -> None:
         run.config.check_room(base.context_length)
@@ -220,7 +238,7 @@ class _Member:
         self.run, self.name, self.config = run, run.name, run.config
         self.placement = placement_of(base, run.config)
         self.validation = spread_within(run.data.validation, run.config.validation_tokens)
-        self.state = _new_state(run.start_PD, run.config, base.embedding_rms)
+        self.state = new_state(run.start_PD, run.config, base.embedding_rms)
         identity = {
             "base model": base.fingerprint,
             "number type": str(base.dtype),
@@ -228,24 +246,29 @@ class _Member:
             "data": run.data.data_hash,
             "order of the texts": hash_of(run.data.train),
         }
-        self.kept = Kept(run.folder, self.state, run.config, identity)
+        self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
+        self.metrics: Metrics | None = None
 
     @property
     def progress(self) -> Progress:
         return self.state.progress
 
     def open_metrics(self) -> None:
-        """Once the state is what it goes on from: what was written behind that is cut off."""
+        """Called once the state is loaded: what was written after that state is cut off."""
         self.metrics = Metrics(self.run.folder / METRICS, self.progress.metrics_bytes)
 
+    def record(self, event: E) -> E:
+        return event if self.metrics is None else self.metrics.add(event)
+
     def flush(self) -> None:
-        self.progress.metrics_bytes = self.metrics.flush()
+        if self.metrics is not None:
+            self.progress.metrics_bytes = self.metrics.flush()
 
     def evaluates_at(self, step: int) -> bool:
         return bool(self.validation) and (step % self.config.evaluation_interval == 0 or step == self.config.steps)
 
     def take(self, step: int, loss: float) -> bool:
-        """Whether this validation loss is the best so far; if so the average is kept, and if none was for long the run is over."""
+        """Whether this validation loss is the best so far; if so keep the average. After `patience` worse ones the run is over."""
         progress, best = self.progress, loss < self.progress.best_loss
         progress.bad = 0 if best else progress.bad + 1
         if best:
@@ -260,63 +283,8 @@ class _Member:
         return Finished(result_PD.clone(), why or self.progress.finished, self.progress)
 
 
-def _only(kept: Mapping[str, Kept]) -> tuple[Path, RunState, TrainConfig, Mapping[str, str]]:
-    (one,) = kept.values()
-    return one.folder, one.state, one.config, one.identity
-
-
-def _gradients(
-    base: BaseModel, going: Sequence[_Member], batches: Sequence[Sequence[Example]], pass_tokens: int
-) -> list[float]:
-    """Each run's loss; its gradient is added to its parameters'."""
-    with memory_named("training", LOWER):
-        parts = [
-            Batch(fold(member.state.parameters), member.placement, examples)
-            for member, examples in zip(going, batches, strict=True)
-        ]
-        if len(parts) == 1:
-            (one,) = parts
-            return [loss_and_gradient(base, one.matrix_PD, one.placement, one.examples, pass_tokens=pass_tokens)]
-        return losses_and_gradients(base, parts, pass_tokens=pass_tokens)
-
-
-def _validation(base: BaseModel, due: Sequence[_Member], pass_tokens: int) -> list[float]:
-    """The weight averages' losses on the runs' validation sets."""
-    with memory_named("training", LOWER):
-        parts = [Batch(member.state.average_PD, member.placement, member.validation) for member in due]
-        if len(parts) == 1:
-            (one,) = parts
-            return [mean_nll(base, one.matrix_PD, one.placement, one.examples, pass_tokens=pass_tokens)]
-        return mean_nlls(base, parts, pass_tokens=pass_tokens) if parts else []
-
-
-def _new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:
-    parameters = new_parameters(start_PD, config)
-    groups = [
-        # The shared network of the residual method has weights of order 1/sqrt(D); its unit is its own.
-        {"params": [tensor], "unit": embedding_rms if name == "embeds_PD" else 0.02}
-        for name, tensor in parameters.items()
-    ]
-    optimiser = torch.optim.Adam(
-        groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, foreach=False
-    )
-    return RunState(parameters, optimiser, start_PD.clone(), start_PD.clone(), Progress())
-
-
-def _set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["unit"]
-
-
-def _update_average(state: RunState, config: TrainConfig) -> None:
-    """Exponential average of the folded matrix; a plain mean while the run is younger than its memory."""
-    memory = max(1.0, min(config.average * config.steps, float(state.progress.step)))
-    with torch.no_grad():
-        state.average_PD.lerp_(fold(state.parameters).detach(), 1 / memory)
-
-
 def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tuple[_Member, Sample]]:
-    """Of runs that ask for as many tokens in one batch."""
+    """Continuations by the runs' prompts as they are now; runs with equal `sample_tokens` share a batch."""
     for tokens in sorted({member.config.sample_tokens for member in due}):
         alike = [member for member in due if member.config.sample_tokens == tokens]
         requests = [

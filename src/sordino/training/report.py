@@ -59,12 +59,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class Inside:
-    """What was seen inside the soft prompt. picture: a PNG, or nothing. told: sentences. columns, cells: what is known of each
-    virtual token beside its words, a row a token.
+    """What an inspection of the soft prompt found. picture: a PNG, or nothing. sentences: on what it shows. columns, cells: what
+    is known of each virtual token beside its words, a row a token.
     """
 
     picture: bytes
-    told: Sequence[str]
+    sentences: Sequence[str]
     columns: Sequence[str]
     cells: Sequence[Sequence[str]]
 
@@ -74,8 +74,8 @@ class Report:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
-    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table; told: sentences on what
-    it means. samples: {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it.
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table; verdicts: sentences on
+    what it means. samples: {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it.
     notes: how the texts were split, and the like.
     """
 
@@ -84,7 +84,7 @@ class Report:
     nearest: Sequence[Sequence[tuple[str, float]]]
     inside: Inside | None = None
     heldout: Sequence[Condition] = ()
-    told: Sequence[str] = ()
+    verdicts: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
     disclosure: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -122,7 +122,7 @@ def _page(report: Report, picture: bytes) -> bytes:
         prompt=report.prompt,
         picture=b64encode(picture).decode("ascii"),
         heldout=report.heldout,
-        told=report.told,
+        verdicts=report.verdicts,
         samples=report.samples,
         arriving=[event for event in report.events if isinstance(event, Sample)],
         nearest=report.nearest,

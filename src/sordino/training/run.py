@@ -27,14 +27,23 @@ from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished
+from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import Start, initialise
 from sordino.training.loop import LOWER, TrainSet, placement_of
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
-from sordino.training.together import Batch, losses_and_gradients, mean_nlls
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
+
+
+@dataclass(frozen=True)
+class TextPaths:
+    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker: whose lines of chats are learned."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...] = ()
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,9 @@ class Estimate:
 def prepare(
     base: BaseModel,
     config: TrainConfig,
-    paths: Sequence[Path],
-    heldout: Sequence[Path] | None,
+    texts: TextPaths,
     read_prompt: Callable[[str], SoftPrompt],
     *,
-    speaker: str | None = None,
     started: str | None = None,
     split_seed: int | None = None,
 ) -> Prepared:
@@ -82,8 +89,8 @@ def prepare(
     split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
-    reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
-    held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
+    reading = read_pieces(list(texts.data), speaker=texts.speaker, ends=base.end_markers)
+    held = read_pieces(list(texts.heldout), speaker=texts.speaker, ends=base.end_markers) if texts.heldout else None
     seed = config.seed if split_seed is None else split_seed
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
     train = make_examples(splits.train, base, max_tokens=config.row_tokens)
@@ -136,10 +143,10 @@ def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
 
     minutes: if given, the number of steps that fit into them.
     """
-    return estimate_together([prepared], minutes=minutes)
+    return estimate_group([prepared], minutes=minutes)
 
 
-def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
+def estimate_group(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
@@ -153,7 +160,7 @@ def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None)
             Batch(fold(own), place, batch_at(run.data.train, number, run.config))
             for own, place, run in zip(parameters, places, runs, strict=True)
         ]
-        losses_and_gradients(base, parts, pass_tokens=pass_tokens)
+        losses_and_gradients(base, parts, pass_tokens)
         return time.monotonic() - began
 
     with memory_named("training", LOWER):
@@ -162,7 +169,7 @@ def estimate_together(runs: Sequence[Prepared], *, minutes: float | None = None)
         step_seconds = min(step(1), step(2))
         began = time.monotonic()
         parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
-        mean_nlls(base, parts, pass_tokens=pass_tokens)
+        mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
     evaluated = sum(
         min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs

@@ -20,7 +20,7 @@ from sordino.training.mixture.contexts import front_of_prompt
 from sordino.training.mixture.em import mean_nll
 from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
-from sordino.training.mixture.report import measure, summary, to_json, verdicts
+from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
 
 CONFIG = FitConfig(row_tokens=32, context_tokens=8, resamples=300)
@@ -165,28 +165,25 @@ def test_who_won_is_said_with_its_interval() -> None:
     knowing_NK = np.where(side_N[:, None] == np.arange(2), 0.99, 0.01)
     names = [f"t:{n}" for n in range(80)]
     even_K = np.array([0.5, 0.5])
-    report = measure(losses_of, names, ["a", "b"], even_K, 0, knowing_NK)
+    report = measure(losses_of, names, Candidates(["a", "b"], 0, even_K, knowing_NK))
     assert report.gate_won
     assert report.unit == "piece"
     assert any(line.startswith("The gate won") and "95 % interval" in line for line in verdicts(report))
     assert "The mixture is better than the best component alone (a)" in " ".join(verdicts(report))
-    blind = measure(losses_of, names, ["a", "b"], even_K, 0, np.roll(knowing_NK, 1, axis=1))
+    blind = measure(losses_of, names, Candidates(["a", "b"], 0, even_K, np.roll(knowing_NK, 1, axis=1)))
     assert blind.gate_won is False
     assert any(line.startswith("Fixed weights won") for line in verdicts(blind))
     assert report.effective == pytest.approx(2)
 
 
 def test_too_few_pieces_have_no_intervals_and_json_has_it_all() -> None:
-    report = measure(scored(np.array([[0.5], [-0.5]])), ["x", "x"], ["a", "b"], np.array([0.5, 0.5]), 0)
+    report = measure(scored(np.array([[0.5], [-0.5]])), ["x", "x"], Candidates(["a", "b"], 0, np.array([0.5, 0.5])))
     assert report.line("mixture").nll.interval is None
     # Where no interval can be had, nothing is said to be better, and no gate wins.
     less = measure(
         scored(np.array([[-2.0], [2.0]])),
         ["x", "x"],
-        ["a", "b"],
-        np.array([0.5, 0.5]),
-        0,
-        np.array([[0.1, 0.9], [0.9, 0.1]]),
+        Candidates(["a", "b"], 0, np.array([0.5, 0.5]), np.array([[0.1, 0.9], [0.9, 0.1]])),
     )
     assert less.line("gate").less_mixture.value < 0
     assert less.gate_won is False
@@ -199,7 +196,9 @@ def test_too_few_pieces_have_no_intervals_and_json_has_it_all() -> None:
 
 
 def test_the_picture_is_the_same_for_the_same_report() -> None:
-    report = measure(scored(np.array([[0.5], [-0.5]] * 4)), list("abcdefgh"), ["a$x", "b"], np.array([0.5, 0.5]), 0)
+    report = measure(
+        scored(np.array([[0.5], [-0.5]] * 4)), list("abcdefgh"), Candidates(["a$x", "b"], 0, np.array([0.5, 0.5]))
+    )
     first, again = (rendered(report_figure(report), ".png") for _ in range(2))
     assert first == again
     assert first.startswith(b"\x89PNG")

@@ -12,20 +12,24 @@ from torch import Tensor
 from sordino.errors import ConfigError, DataError, Diverged
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Placement
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece
-from sordino.training.mixture import joint
+from sordino.training.config import TrainConfig
+from sordino.training.events import Validation
+from sordino.training.gradient import Batch
+from sordino.training.loop import TrainSet
 from sordino.training.mixture.contexts import front_of_matrix
 from sordino.training.mixture.joint import (
-    Finished,
     JointConfig,
-    Step,
-    Validation,
+    JointResult,
+    MixtureLoss,
+    WeightedStep,
     excerpts_apart,
-    loss_and_gradient,
     temper,
     train_jointly,
 )
+from sordino.training.strategy import SINGLE_PROCESS
 from tests.parity.plain import plain_nll
 from tests.tiny_models import tiny_base
 
@@ -36,11 +40,27 @@ SEA, OIL = "the keeper wrote of the sea and the ship ", "xxq zzk vvj qqx kkz jjv
 def examples_of(base: BaseModel, voices: tuple[str, ...] = (SEA, OIL), count: int = 8) -> list[Example]:
     """Of each voice `count` examples behind the same prompt, one after another."""
     pieces = [
-        Piece(f"{v}:{n}", "completion", (voice * 3)[n : n + 40], prompt="Say: ")
+        Piece(f"{v}:{n}", "completion", (voice * 3)[n : n + 40], prompt="Say:\n")
         for n in range(count)
         for v, voice in enumerate(voices)
     ]
     return list(make_examples(pieces, base, max_tokens=48).examples)
+
+
+def mixture_of(weights_K: Tensor, lengths: tuple[int, ...], beta: float = 1.0) -> MixtureLoss:
+    mixture = MixtureLoss(lengths, TrainConfig(), lambda step: beta)
+    mixture.weights_K = weights_K
+    mixture.beta = beta
+    return mixture
+
+
+def jointly(
+    base: BaseModel, train: list[Example], validation: list[Example], starts: list[Tensor], config: JointConfig
+) -> tuple[list[WeightedStep], list[Validation], JointResult]:
+    events = list(train_jointly(base, TrainSet(train, validation, ""), starts, "start", config))
+    assert isinstance(events[-1], JointResult)
+    steps = [event for event in events if isinstance(event, WeightedStep)]
+    return steps, [event for event in events if isinstance(event, Validation)], events[-1]
 
 
 def starts_of(base: BaseModel, lengths: tuple[int, ...] = (4, 4)) -> list[Tensor]:
@@ -52,16 +72,22 @@ def starts_of(base: BaseModel, lengths: tuple[int, ...] = (4, 4)) -> list[Tensor
 @pytest.mark.parametrize("placement", ["start", "after_bos"])
 @pytest.mark.parametrize(("beta", "pass_tokens"), [(1.0, 100_000), (1.0, 50), (0.05, 100_000)])
 def test_the_gradient_is_that_of_the_formula_on_concatenations(
-    family: str, placement: str, beta: float, pass_tokens: int
+    family: str, placement: Placement, beta: float, pass_tokens: int
 ) -> None:
     base = tiny_base(family, bos=True)
     examples = examples_of(base, count=2)[:3]
     matrices = [m.double().requires_grad_() for m in starts_of(base, (4, 6, 2))]
-    weights_K = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-    loss, responsible_NK = loss_and_gradient(
-        base, matrices, placement, weights_K.log(), examples, beta=beta, pass_tokens=pass_tokens
-    )
+    mixture = mixture_of(torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), (4, 6, 2), beta)
+    weights_K = mixture.weights_K
+    batch = Batch(torch.cat(matrices), placement, examples)
+    _, responsible_NK = mixture.accumulate(base, batch, batch.labelled, pass_tokens)
     got = [m.grad.clone() for m in matrices]
+    for matrix in matrices:
+        matrix.grad = None
+    batch = Batch(torch.cat(matrices), placement, examples)
+    (loss,) = mixture.backward(base, [batch], pass_tokens, SINGLE_PROCESS)
+    assert all(torch.equal(matrix.grad, own) for matrix, own in zip(matrices, got, strict=True))
+    torch.testing.assert_close(mixture.weights_K, responsible_NK.mean(0))
 
     plain = [m.detach().clone().requires_grad_() for m in matrices]
     leading = list(base.bos_ids) if placement == "start" else []
@@ -100,18 +126,15 @@ def test_it_learns_and_two_voices_get_a_component_each() -> None:
     base = tiny_base("llama", dtype=torch.float32)
     examples = examples_of(base)
     starts = excerpts_apart(base, examples, "start", 2, CONFIG)
-    events = list(train_jointly(base, examples, examples[:4], starts, "start", replace(CONFIG, steps=120)))
-    measured = [event.loss for event in events if isinstance(event, Validation)]
+    steps, validations, finished = jointly(base, examples, examples[:4], starts, replace(CONFIG, steps=120))
+    measured = [event.loss for event in validations]
     assert min(measured) < measured[0] - 0.3
-    finished = events[-1]
-    assert isinstance(finished, Finished)
     assert finished.best_loss == min(measured)
     fronts = [front_of_matrix(base, matrix, "start") for matrix in finished.matrices]
     nll_NK = losses(base, fronts, examples, pass_tokens=9999).of_examples()
     best_N = nll_NK.argmin(dim=1).tolist()
     assert best_N == [best_N[0], 1 - best_N[0]] * (len(examples) // 2)
-    weights = next(event.weights for event in reversed(events) if isinstance(event, Step))
-    assert weights == pytest.approx((0.5, 0.5), abs=0.1)
+    assert steps[-1].weights == pytest.approx((0.5, 0.5), abs=0.1)
 
 
 def test_the_base_model_is_left_alone_and_the_seed_decides() -> None:
@@ -121,9 +144,7 @@ def test_the_base_model_is_left_alone_and_the_seed_decides() -> None:
 
     def result(seed: int) -> tuple[Tensor, ...]:
         config = replace(CONFIG, steps=6, seed=seed)
-        *_, finished = train_jointly(base, examples, examples[:2], starts_of(base), "start", config)
-        assert isinstance(finished, Finished)
-        return finished.matrices
+        return jointly(base, examples, examples[:2], starts_of(base), config)[-1].matrices
 
     first, again, other = result(0), result(0), result(1)
     assert all(map(torch.equal, first, again))
@@ -135,9 +156,11 @@ def test_one_component_alone_is_plain_training_s_loss() -> None:
     base = tiny_base("llama", dtype=torch.float32)
     examples = examples_of(base)
     matrix = starts_of(base)[0].requires_grad_()
-    loss, responsible_NK = loss_and_gradient(base, [matrix], "start", torch.zeros(1), examples, pass_tokens=9999)
+    batch = Batch(matrix, "start", examples)
+    mixture = mixture_of(torch.ones(1, dtype=torch.float64), (len(matrix),))
+    loss_1, responsible_NK = mixture.accumulate(base, batch, batch.labelled, 9999)
     nll = losses(base, [front_of_matrix(base, matrix.detach(), "start")], examples, pass_tokens=9999).nll_TK
-    assert loss == pytest.approx(float(nll.mean()), rel=1e-5)
+    assert loss_1.item() == pytest.approx(float(nll.mean()), rel=1e-5)
     assert (responsible_NK == 1).all()
 
 
@@ -151,8 +174,7 @@ def test_responsibilities_are_tempered_at_first() -> None:
 
 def test_without_validation_the_last_average_is_kept() -> None:
     base = tiny_base("llama", dtype=torch.float32)
-    *_, finished = train_jointly(base, examples_of(base), (), starts_of(base), "start", replace(CONFIG, steps=3))
-    assert isinstance(finished, Finished)
+    *_, finished = jointly(base, examples_of(base), [], starts_of(base), replace(CONFIG, steps=3))
     assert finished.best_step == 3
     assert not torch.equal(finished.matrices[0], starts_of(base)[0])
 
@@ -172,16 +194,16 @@ def test_bad_settings_no_data_and_a_loss_that_is_no_number(monkeypatch: pytest.M
         JointConfig(steps=0)
     base = tiny_base("llama", dtype=torch.float32)
     with pytest.raises(ConfigError, match="lower --row-tokens"):
-        next(train_jointly(base, examples_of(base), (), starts_of(base, (4, 240)), "start", CONFIG))
+        jointly(base, examples_of(base), [], starts_of(base, (4, 240)), CONFIG)
     with pytest.raises(DataError):
-        next(train_jointly(base, [], (), starts_of(base), "start", CONFIG))
-    monkeypatch.setattr(joint, "loss_and_gradient", lambda *a, **k: (float("nan"), torch.zeros(4, 2)))
-    with pytest.raises(Diverged, match="--lr"):
-        list(train_jointly(base, examples_of(base), (), starts_of(base), "start", CONFIG))
+        jointly(base, [], [], starts_of(base), CONFIG)
+    monkeypatch.setattr(MixtureLoss, "backward", lambda *a: [float("nan")])
+    with pytest.raises(Diverged, match="--lr") as caught:
+        jointly(base, examples_of(base), [], starts_of(base), CONFIG)
+    assert "--resume" not in caught.value.message
 
 
 def test_the_result_is_float32_and_finite() -> None:
     base = tiny_base("gpt2", dtype=torch.bfloat16)
-    *_, finished = train_jointly(base, examples_of(base), (), starts_of(base), "start", replace(CONFIG, steps=2))
-    assert isinstance(finished, Finished)
+    *_, finished = jointly(base, examples_of(base), [], starts_of(base), replace(CONFIG, steps=2))
     assert all(m.dtype == torch.float32 and np.isfinite(m.numpy()).all() for m in finished.matrices)

@@ -31,7 +31,7 @@ from sordino.texts.splits import Splits, split_pieces
 from sordino.training.mixture.contexts import check_room, front_of_prompt
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
-from sordino.training.mixture.report import Report, measure, summary
+from sordino.training.mixture.report import Candidates, Report, measure, summary
 
 GateChoice = Literal["auto", "never", "always"]
 # Tokens of each set that are measured by default: what tells weights of a few components to a few hundredths.
@@ -142,10 +142,10 @@ def fit(
     sizes = [len(examples) * len(fronts) for examples in sets]
 
     def scored(at: int) -> Losses:
-        def told(done: int, _: int) -> None:
+        def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
-        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=told)
+        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
@@ -173,15 +173,12 @@ def fit(
     report = measure(
         heldout,
         [example.piece for example in sets[2]],
-        [label for label, _ in prompts],
-        weights.weights_K,
-        int(nll_NK.sum(axis=0).argmin()),
-        given_NK,
+        Candidates([label for label, _ in prompts], int(nll_NK.sum(axis=0).argmin()), weights.weights_K, given_NK),
         resamples=config.resamples,
         seed=config.seed,
     )
-    kept = gate is not None and (config.gate == "always" or report.gate_won is True)
-    said = replace(
+    gate_used = gate is not None and (config.gate == "always" or report.gate_won is True)
+    described = replace(
         metadata or Metadata(),
         base=base.ref,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -190,10 +187,10 @@ def fit(
     )
     mixture = Mixture(
         tuple(prompt for _, prompt in prompts),
-        average_K if kept else weights.weights_K,
+        average_K if gate_used else weights.weights_K,
         "sequence",
-        gate.gate if gate is not None and kept else None,
-        said,
+        gate.gate if gate is not None and gate_used else None,
+        described,
     )
     return Fitted(mixture, weights, gate, report, tuple(notes))
 
@@ -221,14 +218,14 @@ def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
     total = sum(len(example.ids) for example in examples)
     if not limit or total <= limit:
         return examples
-    kept = max(1, len(examples) * limit // total)
-    return [examples[at * len(examples) // kept] for at in range(kept)]
+    count = max(1, len(examples) * limit // total)
+    return [examples[at * len(examples) // count] for at in range(count)]
 
 
 def _recipe(
     prepared: Prepared, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    recipe: dict[str, Any] = {
         "data_hash": prepared.data_hash,
         "examples": examples,
         "row_tokens": config.row_tokens,
@@ -238,5 +235,5 @@ def _recipe(
         "fitted_weights": [round(float(weight), 6) for weight in weights.weights_K],
     }
     if gate is not None:
-        told["gate_strength"] = float(np.format_float_positional(gate.strength, precision=6))
-    return told
+        recipe["gate_strength"] = float(np.format_float_positional(gate.strength, precision=6))
+    return recipe

@@ -9,35 +9,41 @@ the component whose first excerpt happens to be best gets everything. So they ar
 from one over an example's length to one during the first part of the run (deterministic annealing; Ueda & Nakano 1998): all
 components learn from everything at first, and take sides as they come apart.
 
-A run is not resumed: it keeps nothing between steps that a seed does not give again, and the same seed gives the same bits.
+The loop is `train.loop`: a mixture is one run whose matrix holds the virtual tokens of all components, one behind another, and
+whose loss splits it. It is not resumed: the weights are in no checkpoint. The same seed gives the same bits.
 
-Shape key: K components, P virtual tokens, D model width, N examples of a step, n of a pass, t labelled tokens of a pass.
+Shape key: K components, P virtual tokens of all components, p of one, D model width, N examples of a step, n of a pass, t
+labelled tokens of a pass.
 """
 
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sordino.errors import ConfigError, DataError, Diverged
+from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory
 from sordino.forward.combining import nll_of_texts, responsible
-from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
-from sordino.forward.packing import LabelledRows, best_packing, labelled_rows, one_by_one, with_leading_ids
-from sordino.forward.placement import leading_ids, prefix_embeds
-from sordino.forward.prefix import encode_prefixes, packable
+from sordino.forward.packing import LabelledRows, labelled_rows, passes
+from sordino.forward.placement import prefix_embeds
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
 from sordino.prompts.soft_prompt import Placement
 from sordino.texts.examples import Example
 from sordino.texts.excerpts import excerpt
+from sordino.training.config import TrainConfig
+from sordino.training.events import Finished, Step, Validation
+from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
+from sordino.training.loop import Run, TrainSet, train
 from sordino.training.mixture.contexts import check_room, front_of_matrix
-from sordino.training.pace import places_at, rate_at, spread_within
+from sordino.training.state import averaged_steps
+from sordino.training.strategy import Strategy
 
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens, --tokens or --joint"
 # Excerpts that are tried for each component, and examples that they are tried on.
@@ -69,7 +75,7 @@ class JointConfig:
     def __post_init__(self) -> None:
         for flag, value, low, high in (
             ("--tokens", self.tokens, 1, 2047),
-            ("--steps", self.steps, 1, 10_000_000),
+            ("--steps", self.steps, 1, 9_999_999),
             ("--batch", self.batch, 1, 100_000),
             ("--lr", self.lr, 1e-6, 100),
             ("--pass-tokens", self.pass_tokens, 1, 10_000_000),
@@ -80,100 +86,70 @@ class JointConfig:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def for_loop(self, tokens: int, row_tokens: int) -> TrainConfig:
+        """The settings of the run. tokens, row_tokens: of the longest component and example."""
+        own = {f.name for f in fields(TrainConfig)} - {"tokens"}
+        return TrainConfig(
+            **{name: value for name, value in asdict(self).items() if name in own},
+            tokens=tokens,
+            row_tokens=max(2, row_tokens),
+            evaluate_every=max(1, self.steps // self.evaluations),
+            # No component is a soft prompt of its own yet, so there is nothing to sample from.
+            sample_every=self.steps + 1,
+            patience=0,
+        )
+
 
 @dataclass(frozen=True)
-class Step:
-    """One step is done. loss: of the mixture before the step, nats a token (tempered as the step was). weights: after it."""
+class WeightedStep:
+    """One step is done. Its loss is tempered as the step was. weights: of the components, after it."""
 
-    step: int
-    loss: float
+    step: Step
     beta: float
     weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The averaged components' mixture on the validation set, nats a token; whether it is the best so far."""
-
-    step: int
-    loss: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The best components [P, D], float32, and the step that they are of."""
+class JointResult:
+    """The best components [p, D], float32, and the step that they are of."""
 
     matrices: tuple[Tensor, ...]
     best_step: int
     best_loss: float
 
 
-Event = Step | Validation | Finished
-
-
 def train_jointly(
-    base: BaseModel,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    starts: Sequence[Tensor],
-    placement: Placement,
-    config: JointConfig,
-) -> Iterator[Event]:
-    """Train K components from their first matrices [P, D]; the base model is not changed. `Finished` comes last.
+    base: BaseModel, data: TrainSet, starts: Sequence[Tensor], placement: Placement, config: JointConfig
+) -> Iterator[WeightedStep | Validation | JointResult]:
+    """Train K components from their first matrices [p, D]; the base model is not changed. `JointResult` comes last.
 
     Without validation examples the last averaged components are the result. Raises ConfigError, DataError, Diverged, OutOfMemory.
     """
-    if not train:
+    if not data.train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
-    check_room(base, [front_of_matrix(base, start, placement) for start in starts], [*train, *validation])
-    matrices = [start.detach().clone().requires_grad_() for start in starts]
-    averages, best = [m.detach().clone() for m in matrices], [m.detach().clone() for m in matrices]
-    optimiser = torch.optim.Adam(matrices, lr=config.lr, betas=(0.9, 0.99), foreach=False)
-    weights_K = torch.full((len(starts),), 1 / len(starts), dtype=torch.float64)
-    judged = spread_within(validation, config.validation_tokens)
-    every = max(1, config.steps // config.evaluations)
-    length = sum(sum(example.labelled) for example in train) / len(train)
-    best_loss, best_step = math.inf, 0
-    if judged:
-        best_loss = _measured(base, averages, placement, weights_K, judged, config)
-        yield Validation(0, best_loss, best=True)
-    for step in range(config.steps):
-        rate = rate_at(step, steps=config.steps, lr=config.lr, warmup=config.warmup, final_lr=config.final_lr)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * base.embedding_rms
-        beta = temper(step, config, length)
-        places = places_at(step, total=len(train), batch=config.batch, seed=config.seed)
-        examples = [train[place] for place in places]
-        optimiser.zero_grad()
-        with memory_named("training", LOWER):
-            loss, responsible_NK = loss_and_gradient(
-                base, matrices, placement, weights_K.log(), examples, beta=beta, pass_tokens=config.pass_tokens
-            )
-        norm = float(torch.nn.utils.clip_grad_norm_(matrices, config.clip))
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise Diverged(
-                "the loss is not a number",
-                where=f"step {step + 1}",
-                got=f"loss {loss}, gradient norm {norm}",
-                do="start again with a lower --lr, or with --dtype float32",
-            )
-        optimiser.step()
-        share = 1 / max(1.0, min(config.average * config.steps, step + 1.0))
-        with torch.no_grad():
-            for average, matrix in zip(averages, matrices, strict=True):
-                average.lerp_(matrix, share)
-            weights_K = weights_K.lerp(responsible_NK.mean(0), share)
-        yield Step(step + 1, loss, beta, tuple(weights_K.tolist()))
-        if judged and ((step + 1) % every == 0 or step + 1 == config.steps):
-            measured = _measured(base, averages, placement, weights_K, judged, config)
-            if measured < best_loss:
-                best_loss, best_step, best = measured, step + 1, [average.clone() for average in averages]
-            yield Validation(step + 1, measured, best=best_step == step + 1)
-    if judged:
-        yield Finished(tuple(best), best_step, best_loss)
-    else:
-        yield Finished(tuple(averages), config.steps, math.nan)
+    examples = [*data.train, *data.validation]
+    check_room(base, [front_of_matrix(base, start, placement) for start in starts], examples)
+    lengths = [len(start) for start in starts]
+    settings = replace(config.for_loop(max(lengths), max(len(e.ids) for e in examples)), placement=placement)
+    length = sum(sum(example.labelled) for example in data.train) / len(data.train)
+    mixture = MixtureLoss(lengths, settings, lambda step: temper(step, config, length))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run("", data, settings, Path(folder), torch.cat([start.detach() for start in starts]))
+        try:
+            for event in train(base, run, loss=Loss(mixture.backward, mixture.mean)):
+                if isinstance(event, Step):
+                    yield WeightedStep(event, mixture.beta, tuple(mixture.weights_K.tolist()))
+                elif isinstance(event, Validation):
+                    yield event
+                elif isinstance(event, Finished):
+                    done = event.progress
+                    best = (done.best_step, done.best_loss) if data.validation else (done.step, math.nan)
+                    yield JointResult(event.matrix_PD.split(lengths), *best)
+        except Diverged as error:
+            do = "start again with a lower --lr, or with --dtype float32"
+            raise Diverged(error.what, where=error.where, got=error.got, do=do) from None
+        except OutOfMemory as error:
+            raise OutOfMemory(error.what, where=error.where, got=error.got, do=LOWER) from None
 
 
 def temper(step: int, config: JointConfig, length: float) -> float:
@@ -182,46 +158,63 @@ def temper(step: int, config: JointConfig, length: float) -> float:
     return float(max(length, 1.0) ** (done - 1))
 
 
-def loss_and_gradient(
-    base: BaseModel,
-    matrices: Sequence[Tensor],
-    placement: Placement,
-    log_weights_K: Tensor,
-    examples: Sequence[Example],
-    *,
-    beta: float = 1.0,
-    pass_tokens: int,
-) -> tuple[float, Tensor]:
-    """(loss, responsibilities float64 [N, K]); the loss's gradient is added to what `matrices` were made from.
+class MixtureLoss:
+    """The loss -1/beta log sum_k w_k p_k(y|x)^beta of one run, in nats a token, and the weights that it learns.
 
-    The loss is -1/beta log sum_k w_k p_k(y|x)^beta in nats a token. A pass holds whole examples behind all components, so each is
-    complete in itself.
+    lengths: virtual tokens of each component. temper: from a step's number to its beta. weights_K: float64, uniform at first;
+    each `backward` moves them towards the mean of the step's responsibilities.
     """
-    embeds = [prefix_embeds(base, matrix_PD, placement) for matrix_PD in matrices]
-    led = [with_leading_ids(example, leading_ids(base, placement)) for example in examples]
-    parts = _crossed(base, led, len(embeds), max(len(e) for e in embeds), pass_tokens)
-    tokens = sum(sum(example.labelled) for example in examples)
-    responsible_NK = torch.zeros(len(examples), len(embeds), dtype=torch.float64)
-    total = 0.0
 
-    def finish(nll_t: Tensor, part: LabelledRows) -> None:
-        nonlocal total
-        own_n, nll_nK = _of_examples(nll_t, part, len(embeds))
-        log_weights = log_weights_K.to(device=nll_nK.device, dtype=nll_nK.dtype)
-        loss = nll_of_texts(beta * nll_nK, log_weights).sum() / beta / tokens
-        loss.backward()
-        responsible_NK[own_n] = responsible(log_weights, -beta * nll_nK).detach().exp().cpu().double()
-        total += loss.item()
+    def __init__(self, lengths: Sequence[int], config: TrainConfig, temper: Callable[[int], float]) -> None:
+        self._lengths, self._config, self._temper = list(lengths), config, temper
+        self.weights_K = torch.full((len(lengths),), 1 / len(lengths), dtype=torch.float64)
+        self.beta = temper(0)
 
-    if len(parts) == 1:
-        finish(nll_of_prompts_and_rows(base.network, embeds, parts[0].rows, parts[0].labelled_BT), parts[0])
-        return total, responsible_NK
-    prefixes = encode_prefixes(base.network, embeds)
-    leaves = prefixes.as_leaves()
-    for part in parts:
-        finish(nll_of_rows(base.network, leaves.to(base.dtype), part.rows, part.labelled_BT), part)
-    prefixes.backward(leaves)
-    return total, responsible_NK
+    def backward(self, base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy) -> list[float]:
+        """See `Loss`. There is one batch, whose matrix holds the components one behind another."""
+        (batch,) = batches
+        self.beta = self._temper(batch.step)
+        leaf_PD = batch.matrix_PD.detach().requires_grad_()
+        loss_1, total_K = torch.zeros(1, dtype=torch.float64), torch.zeros_like(self.weights_K)
+        own = replace(batch, matrix_PD=leaf_PD, examples=strategy.share(batch.examples))
+        if own.examples:
+            loss_1, responsible_NK = self.accumulate(base, own, batch.labelled, pass_tokens)
+            total_K = responsible_NK.sum(0)
+        hand_back([batch], [leaf_PD], loss_1, strategy)
+        strategy.reduce([total_K])
+        share = 1 / averaged_steps(batch.step + 1, self._config)
+        self.weights_K = self.weights_K.lerp(total_K / len(batch.examples), share)
+        return loss_1.tolist()
+
+    def accumulate(self, base: BaseModel, batch: Batch, tokens: int, pass_tokens: int) -> tuple[Tensor, Tensor]:
+        """(loss [1], responsibilities float64 [N, K]); the loss's gradient is added to what `batch.matrix_PD` was made from.
+
+        tokens: labelled tokens of the step. A pass holds whole examples behind all components, so each is complete in itself.
+        """
+        matrices = batch.matrix_PD.split(self._lengths)
+        embeds = [prefix_embeds(base, matrix_pD, batch.placement) for matrix_pD in matrices]
+        log_weights_K = self.weights_K.log()
+        responsible_NK = torch.zeros(len(batch.examples), len(embeds), dtype=torch.float64)
+
+        def loss_of(nll_t: Tensor, part: LabelledRows) -> Tensor:
+            own_n, nll_nK = _of_examples(nll_t, part, len(embeds))
+            log_weights = log_weights_K.to(device=nll_nK.device, dtype=nll_nK.dtype)
+            responsible_NK[own_n] = responsible(log_weights, -self.beta * nll_nK).detach().exp().cpu().double()
+            return nll_of_texts(self.beta * nll_nK, log_weights).sum()[None] / self.beta / tokens
+
+        return accumulate(base, embeds, _crossed(base, batch, embeds, pass_tokens), loss_of), responsible_NK
+
+    def mean(self, base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy) -> list[float]:
+        """See `Loss`; without tempering."""
+        (batch,) = batches
+        total_1 = torch.zeros(1, dtype=torch.float64)
+        if own := strategy.share(batch.examples):
+            matrices = batch.matrix_PD.split(self._lengths)
+            fronts = [front_of_matrix(base, matrix_pD, batch.placement) for matrix_pD in matrices]
+            nll_NK = losses(base, fronts, own, pass_tokens=pass_tokens).of_examples()
+            total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
+        strategy.reduce([total_1])
+        return [float(total_1) / batch.labelled]
 
 
 def excerpts_apart(
@@ -250,16 +243,15 @@ def excerpts_apart(
     return [matrices[c] for c in chosen]
 
 
-def _crossed(
-    base: BaseModel, led: Sequence[Example], count: int, prefix_length: int, pass_tokens: int
-) -> list[LabelledRows]:
-    """Passes of at most `pass_tokens` positions, or of one row behind all components; every row is there `count` times."""
-    lengths = [len(example.ids) for example in led]
-    groups = best_packing(lengths, prefix_length) if packable(base.network) else one_by_one(lengths)
-    width = max(sum(lengths[i] for i in group) for group in groups)
-    rows_a_pass = max(1, pass_tokens // (count * width))
-    parts = [groups[at : at + rows_a_pass] for at in range(0, len(groups), rows_a_pass)]
-    return [labelled_rows(led, part * count, [k for k in range(count) for _ in part]) for part in parts]
+def _crossed(base: BaseModel, batch: Batch, embeds: Sequence[Tensor], pass_tokens: int) -> list[LabelledRows]:
+    """Passes of at most `pass_tokens` positions, or of one row behind all components; every row is there once a component."""
+    rows, count = batch.rows(base), len(embeds)
+    lengths = [len(example.ids) for example in rows]
+    (groups,) = packings(base, [lengths], max(map(len, embeds)))
+    return [
+        labelled_rows(rows, part * count, [k for k in range(count) for _ in part])
+        for part in passes(groups, lengths, pass_tokens // count)
+    ]
 
 
 def _of_examples(nll_t: Tensor, part: LabelledRows, count: int) -> tuple[Tensor, Tensor]:
@@ -269,16 +261,3 @@ def _of_examples(nll_t: Tensor, part: LabelledRows, count: int) -> tuple[Tensor,
     flat = nll_t.new_zeros(len(own_n) * count)
     flat = flat.index_add(0, (place_t * count + prompt_t).to(nll_t.device), nll_t)
     return own_n, flat.view(len(own_n), count)
-
-
-def _measured(
-    base: BaseModel,
-    matrices: Sequence[Tensor],
-    placement: Placement,
-    weights_K: Tensor,
-    examples: Sequence[Example],
-    config: JointConfig,
-) -> float:
-    fronts = [front_of_matrix(base, matrix_PD, placement) for matrix_PD in matrices]
-    scored = losses(base, fronts, examples, pass_tokens=config.pass_tokens)
-    return float(nll_of_texts(scored.of_examples(), weights_K.log()).sum() / len(scored.nll_TK))

@@ -75,20 +75,28 @@ class Report:
         return less.value < 0 and less.excludes_zero
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What is compared, all of it chosen before anything was held out. best: index of the best component. weights_K: the fitted
+    weights. gate_NK: a gate's weights for each held-out example, if there is one.
+    """
+
+    labels: Sequence[str]
+    best: int
+    weights_K: Floats
+    gate_NK: Floats | None = None
+
+
 def measure(
     scored: Losses,
     pieces: Sequence[str],
-    labels: Sequence[str],
-    weights_K: Floats,
-    best: int,
-    gate_NK: Floats | None = None,
+    candidates: Candidates,
     *,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Report:
-    """pieces: the piece that each example is of. best: the component that was best before anything was held out. gate_NK: a gate's
-    weights for each example, if there is one.
-    """
+    """scored: held-out losses of the components. pieces: the piece that each example is of."""
+    labels, best, weights_K = candidates.labels, candidates.best, candidates.weights_K
     count = len(labels)
     equal_K, fitted_K = torch.from_numpy(uniform(count)).log(), torch.from_numpy(weights_K.copy()).log()
     nll_NK = scored.of_examples()
@@ -101,8 +109,8 @@ def measure(
         ("uniform", "", nll_of_texts(nll_NK, equal_K)),
         ("mixture", "", nll_of_texts(nll_NK, fitted_K)),
     ]
-    if gate_NK is not None:
-        columns.append(("gate", "", nll_of_texts(nll_NK, torch.from_numpy(gate_NK).log())))
+    if candidates.gate_NK is not None:
+        columns.append(("gate", "", nll_of_texts(nll_NK, torch.from_numpy(candidates.gate_NK).log())))
     nll_NL = torch.stack([column for _, _, column in columns], dim=1).numpy()
     tokens_N = scored.tokens_N.double().numpy()
     units = units_of(list(pieces), tokens_N.astype(int).tolist())
@@ -129,18 +137,18 @@ def verdicts(report: Report) -> list[str]:
     """What the numbers say, in sentences."""
     names = [line.label for line in report.lines if line.kind == "component"]
     heavy = [f"{name} {weight:.2f}" for name, weight in zip(names, report.weights_K, strict=True) if weight >= 0.01]
-    told = [f"Weights: {', '.join(heavy)}; as many as {report.effective:.1f} components of equal weight."]
+    sentences = [f"Weights: {', '.join(heavy)}; as many as {report.effective:.1f} components of equal weight."]
     if len(names) > 1:
-        told.append(_against(report.line("best"), f"the best component alone ({report.line('best').label})"))
-        told.append(_against(report.line("ensemble"), "the ensemble of equal weights"))
+        sentences.append(_against(report.line("best"), f"the best component alone ({report.line('best').label})"))
+        sentences.append(_against(report.line("ensemble"), "the ensemble of equal weights"))
     if report.gate_won is None:
-        return told
+        return sentences
     less = report.line("gate").less_mixture
     gap = f"{abs(less.value):.4f} nats a token{_spread(less)}"
     if report.gate_won:
-        return [*told, f"The gate won: weights that depend on the text are better than fixed ones by {gap}."]
+        return [*sentences, f"The gate won: weights that depend on the text are better than fixed ones by {gap}."]
     side = "better" if less.value < 0 else "worse"
-    return [*told, f"Fixed weights won: those that depend on the text are {side} by {gap}."]
+    return [*sentences, f"Fixed weights won: those that depend on the text are {side} by {gap}."]
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -153,7 +161,7 @@ def summary(report: Report) -> dict[str, Any]:
         "mixture": "mixture",
         "gate": "gate",
     }
-    kept: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "tokens": report.tokens,
         "nll": {keys[line.kind]: round(line.nll.value, 4) for line in report.lines if line.kind in keys},
         "components": [round(line.nll.value, 4) for line in report.lines if line.kind == "component"],
@@ -165,8 +173,8 @@ def summary(report: Report) -> dict[str, Any]:
         "effective_components": round(report.effective, 3),
     }
     if report.gate_won is not None:
-        kept["gate_won"] = report.gate_won
-    return kept
+        summary["gate_won"] = report.gate_won
+    return summary
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def rungs(steps: int) -> tuple[int, ...]:
 
 
 def halving(steps: int) -> Prune:
-    """The rule for `train_together`, of runs that are `steps` long."""
+    """The rule for `train_group`, of runs that are `steps` long."""
     at = rungs(steps)
 
     def prune(step: int, losses: Mapping[str, float]) -> Collection[str]:

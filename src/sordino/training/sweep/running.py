@@ -21,26 +21,17 @@ from sordino.storage import write_bytes
 from sordino.texts.pieces import Piece
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.events import Event, Finished, Lost, Validation
-from sordino.training.loop import Prune, Run, placement_of, train_together
+from sordino.training.gradient import group_pass_tokens
+from sordino.training.loop import Prune, Run, RunGroup, placement_of, train_group
 from sordino.training.report import read_events
-from sordino.training.run import Prepared, prepare, with_settings
+from sordino.training.run import Prepared, TextPaths, prepare, with_settings
 from sordino.training.sweep.grid import Choice, Spec
 from sordino.training.sweep.halving import halving
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
-from sordino.training.together import roomy_pass_tokens
 
 BEGAN = "began.json"
 ReadPrompt = Callable[[str], SoftPrompt]
 Tell = Callable[[str, Event | Lost], None]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Where a sweep's texts are."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...] = ()
-    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class Member:
 
 
 def members_of(
-    base: BaseModel, spec: Spec, model: str, texts: Texts, read_prompt: ReadPrompt, folder: Path | None
+    base: BaseModel, spec: Spec, model: str, texts: TextPaths, read_prompt: ReadPrompt, folder: Path | None
 ) -> list[Member]:
     """The runs of one base model, all on the same three sets.
 
@@ -70,7 +61,7 @@ def members_of(
     """
     choices = [choice for choice in spec.choices() if choice.model == model]
     began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
-    room = began.pass_tokens or roomy_pass_tokens(base, spec.rest.pass_tokens)
+    room = began.pass_tokens or group_pass_tokens(base, spec.rest.pass_tokens)
     shared: Prepared | None = None
     # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
     starts: dict[tuple[object, ...], Prepared] = {}
@@ -84,10 +75,7 @@ def members_of(
         elif shared is not None:
             prepared = with_settings(shared, config, read_prompt, started=started)
         else:
-            prepared = prepare(
-                base, config, texts.data, texts.heldout or None, read_prompt,
-                speaker=texts.speaker, started=started, split_seed=spec.split_seed,
-            )  # fmt: skip
+            prepared = prepare(base, config, texts, read_prompt, started=started, split_seed=spec.split_seed)
         shared, starts[key] = prepared, prepared
         made.append(Member(f"{number + 1:03}", choice, prepared))
     if not made[0].prepared.data.validation:
@@ -120,7 +108,8 @@ def train_members(
     ]
     prune: Prune = (lambda step, losses: ()) if spec.full else halving(spec.rest.steps)
     finished = {}
-    for name, event in train_together(base, runs, folder, resume=resume, should_stop=should_stop, prune=prune):
+    group = RunGroup(runs, folder, prune)
+    for name, event in train_group(base, group, resume=resume, should_stop=should_stop):
         if isinstance(event, Finished):
             finished[name] = event
         tell(name, event)

@@ -1,4 +1,4 @@
-"""Several runs on one base model: each learns what it learns alone, ends when it ends, and all go on exactly after a crash."""
+"""Several runs on one base model: each learns what it learns alone, ends when it ends, and all resume exactly after a crash."""
 
 from __future__ import annotations
 
@@ -15,151 +15,23 @@ import pytest
 import torch
 
 from sordino.errors import DataError, TrainingError
-from sordino.forward import prefix
-from sordino.forward.packing import best_packings, pack
 from sordino.texts.examples import Example
 from sordino.training import loop
 from sordino.training.checkpoint import FILE, is_unfinished, read_header
 from sordino.training.events import Finished, Lost, Sample, Step, Validation
-from sordino.training.gradient import loss_and_gradient, mean_nll
-from sordino.training.loop import Run, TrainSet, train, train_together
-from sordino.training.together import Batch, losses_and_gradients, mean_nlls, roomy_pass_tokens, shared_passes
-from tests.tiny_models import FAMILIES, tiny_base
-from tests.training.runs import CONFIG, several_runs, small_base, small_set, start_of
+from sordino.training.gradient import Batch, Loss, losses_and_gradients, mean_nlls
+from sordino.training.loop import Run, RunGroup, TrainSet, train, train_group
+from tests.tiny_models import tiny_base
+from tests.training.runs import CONFIG, loss_alone, mean_alone, off, several_runs, small_base, small_set, start_of
 
 ROOT = Path(__file__).parents[2]
-
-
-def _examples(base, lengths, seed) -> list[Example]:
-    random = torch.Generator().manual_seed(seed)
-    made = []
-    for length in lengths:
-        ids = torch.randint(5, base.vocab_size, (length,), generator=random).tolist()
-        made.append(Example(tuple(ids), tuple(i % 3 != 1 for i in range(length)), ""))
-    return made
-
-
-def _batches(base, dtype=torch.float64) -> list[Batch]:
-    """Prompts of several lengths and placements, in front of ragged examples that share rows."""
-    random = torch.Generator().manual_seed(7)
-    made = []
-    for seed, (tokens, placement, lengths) in enumerate(
-        [
-            (3, "start", (13, 5, 9, 2)),
-            (11, "after_bos", (20,)),
-            (1, "after_bos", (4, 4, 17, 1, 6)),
-            (3, "start", (7, 16)),
-        ]
-    ):
-        matrix = torch.randn(tokens, base.d_model, generator=random, dtype=dtype) * 0.5
-        made.append(Batch(matrix.requires_grad_(), placement, _examples(base, lengths, seed)))
-    return made
-
-
-def _off(ours: torch.Tensor, alone: torch.Tensor) -> float:
-    return float((ours - alone).norm() / alone.norm())
-
-
-@pytest.mark.parametrize("pass_tokens", [10_000, 64, 24])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_each_runs_gradient_is_the_one_it_has_alone(family, pass_tokens):
-    """1e-5 is asked for; in float32 on these models the largest is 6e-7. All in one pass, in several, and some alone."""
-    base = tiny_base(family, dtype=torch.float32, bos=True)
-    together, alone = _batches(base, torch.float32), _batches(base, torch.float32)
-    losses = losses_and_gradients(base, together, pass_tokens=pass_tokens)
-    for loss, ours, own in zip(losses, together, alone, strict=True):
-        expected = loss_and_gradient(base, own.matrix_PD, own.placement, own.examples, pass_tokens=10_000)
-        assert loss == pytest.approx(expected, abs=1e-5)
-        assert _off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
-
-
-def test_a_run_gets_nothing_of_anothers_loss():
-    """In float64: what another run's examples are changes nothing."""
-    base = tiny_base("llama", bos=True)
-    gradients = []
-    for seed in (1, 2):
-        first, second, *_ = _batches(base)
-        others = Batch(second.matrix_PD, second.placement, _examples(base, (9, 14, 3), seed))
-        losses_and_gradients(base, [first, others], pass_tokens=10_000)
-        gradients.append(first.matrix_PD.grad)
-    assert _off(*gradients) <= 1e-12
-
-
-def test_a_family_that_is_not_proven_runs_one_example_a_row(monkeypatch):
-    monkeypatch.setattr(prefix, "PACKABLE_FAMILIES", frozenset())
-    base = tiny_base("gpt2", dtype=torch.float32, bos=True)
-    together, alone = _batches(base, torch.float32), _batches(base, torch.float32)
-    losses_and_gradients(base, together, pass_tokens=10_000)
-    means = mean_nlls(base, together, pass_tokens=30)
-    for mean, ours, own in zip(means, together, alone, strict=True):
-        loss_and_gradient(base, own.matrix_PD, own.placement, own.examples, pass_tokens=10_000)
-        assert _off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
-        assert mean == pytest.approx(
-            mean_nll(base, own.matrix_PD, own.placement, own.examples, pass_tokens=99), abs=1e-5
-        )
-
-
-@pytest.mark.parametrize("pass_tokens", [10_000, 30, 1])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_validation_together_is_validation_alone(family, pass_tokens):
-    base = tiny_base(family, bos=True)
-    batches = _batches(base)
-    for mean, one in zip(mean_nlls(base, batches, pass_tokens=pass_tokens), batches, strict=True):
-        alone = mean_nll(base, one.matrix_PD, one.placement, one.examples, pass_tokens=10_000)
-        assert mean == pytest.approx(alone, abs=1e-6)
-
-
-def test_a_pass_holds_whole_runs_of_like_length():
-    base = tiny_base("llama", bos=True)
-    batches = _batches(base)
-    assert shared_passes(base, batches, pass_tokens=10_000) == [[2, 3, 0, 1]]
-    assert shared_passes(base, batches, pass_tokens=1) == [[2], [3], [0], [1]]
-    for pass_tokens in (40, 64, 100):
-        found = shared_passes(base, batches, pass_tokens=pass_tokens)
-        assert sorted(index for chosen in found for index in chosen) == [0, 1, 2, 3]
-
-
-def test_long_prompts_are_not_crowded_into_one_pass():
-    """Their positions, too, take memory: twenty prompts of thirty behind little text are not one pass of forty."""
-    base = tiny_base("llama")
-    batches = [Batch(torch.zeros(30, base.d_model), "start", _examples(base, (2,), 0)) for _ in range(20)]
-    assert max(map(len, shared_passes(base, batches, pass_tokens=64))) == 2
-
-
-def test_rows_of_several_runs_are_never_wider_in_all_than_side_by_side():
-    sets = [[20, 3, 3, 4, 9], [17, 17, 2], [5] * 9]
-    packings = best_packings(sets, 10)
-    for bins, lengths in zip(packings, sets, strict=True):
-        assert sorted(i for group in bins for i in group) == list(range(len(lengths)))
-
-    def size(found):
-        width = max(sum(of[i] for i in g) for bins, of in zip(found, sets, strict=True) for g in bins)
-        return width * sum(map(len, found))
-
-    assert size(packings) <= size([pack(lengths, 20) for lengths in sets])
-
-
-def test_a_pass_is_what_suits_the_device(monkeypatch):
-    """A CPU keeps the usual; a GPU takes half of what is free, up to a limit, and never less than the usual."""
-    base = tiny_base("llama", dtype=torch.float32)
-    assert roomy_pass_tokens(base, 1024) == 1024
-    gpu = replace(base, device=torch.device("cuda"))
-    found = []
-    for free in (1 << 20, 1 << 26, 1 << 27, 80 << 30):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 80 << 30))
-        found.append(roomy_pass_tokens(gpu, 1024))
-    assert found[0] == 1024
-    assert 1024 < found[1] < found[2] < found[3] == 65_536
-    assert found[2] == pytest.approx(2 * found[1], abs=1)
-
-
-# Whole runs ---------------------------------------------------------------------------------------------------------
 
 
 def _together(base, folder, runs, **kwargs):
     """Each run's events by its name."""
     found = {run.name: [] for run in runs}
-    for name, event in train_together(base, runs, folder, **kwargs):
+    of_group = {key: kwargs.pop(key) for key in ("prune", "loss") if key in kwargs}
+    for name, event in train_group(base, RunGroup(runs, folder, **of_group), **kwargs):
         found[name].append(event)
     return found
 
@@ -170,7 +42,7 @@ def test_each_run_is_what_it_is_alone(tmp_path):
     found = _together(base, tmp_path / "group", runs)
     for run in runs:
         (tmp_path / run.name).mkdir()
-        alone = list(train(base, run.data, run.config, tmp_path / run.name, run.start_PD))
+        alone = list(train(base, replace(run, folder=tmp_path / run.name)))
         together = found[run.name]
         assert [type(e) for e in together] == [type(e) for e in alone]
         assert [e.why for e in together if isinstance(e, Finished)] == [alone[-1].why]
@@ -181,22 +53,21 @@ def test_each_run_is_what_it_is_alone(tmp_path):
                 assert (ours.tokens, ours.lr) == (own.tokens, own.lr)
             if isinstance(ours, Sample):
                 assert ours == own
-        assert _off(together[-1].matrix_PD, alone[-1].matrix_PD) < 1e-4
+        assert off(together[-1].matrix_PD, alone[-1].matrix_PD) < 1e-4
 
 
-def test_a_run_that_is_over_leaves_its_rows(tmp_path, monkeypatch):
+def test_a_run_that_is_over_leaves_its_rows(tmp_path):
     base = small_base()
-    runs = several_runs(base, tmp_path)
     sizes = []
-    real = loop.losses_and_gradients
-    monkeypatch.setattr(
-        loop, "losses_and_gradients", lambda base, parts, **k: sizes.append(len(parts)) or real(base, parts, **k)
-    )
-    found = _together(base, tmp_path, runs)
+
+    def counted(base, batches, *rest):
+        sizes.append(len(batches))
+        return losses_and_gradients(base, batches, *rest)
+
+    found = _together(base, tmp_path, several_runs(base, tmp_path), loss=Loss(counted, mean_nlls))
     lengths = sorted(sum(isinstance(e, Step) for e in events) for events in found.values())
     assert lengths == [7, 12, 12, 15]
-    # The last three steps are one run's alone, which takes the way of one run.
-    assert sizes == [4] * 7 + [3] * 5
+    assert sizes == [4] * 7 + [3] * 5 + [1] * 3
 
 
 def test_the_base_model_is_left_alone(tmp_path):
@@ -207,13 +78,11 @@ def test_the_base_model_is_left_alone(tmp_path):
     assert all(parameter.grad is None for parameter in base.network.parameters())
 
 
-def test_early_stopping_is_each_runs_own(tmp_path, monkeypatch):
+def test_early_stopping_is_each_runs_own(tmp_path):
     base = small_base()
     runs = [replace(run, config=replace(CONFIG, patience=2, steps=12)) for run in several_runs(base, tmp_path)[:2]]
-    losses = iter([[5.0, 5.0], [4.0, 4.0], [4.5, 3.0], [4.6, 2.0]])
-    monkeypatch.setattr(loop, "mean_nlls", lambda base, parts, **k: next(losses))
-    monkeypatch.setattr(loop, "mean_nll", lambda *a, **k: 1.0)
-    found = _together(base, tmp_path, runs)
+    losses = iter([[5.0, 5.0], [4.0, 4.0], [4.5, 3.0], [4.6, 2.0], [1.0]])
+    found = _together(base, tmp_path, runs, loss=Loss(losses_and_gradients, lambda *a: next(losses)))
     first, second = (events[-1] for events in found.values())
     assert (first.why, first.progress.step, first.progress.best_step) == ("early", 9, 3)
     assert (second.why, second.progress.step, second.progress.best_step) == ("steps", 12, 12)
@@ -232,7 +101,7 @@ def test_a_run_that_diverges_ends_alone(tmp_path):
     assert finished.why == "diverged"
     assert read_header(runs[1].folder)["progress"]["finished"] == "diverged"
     for name in ("a", "c", "d"):
-        assert _off(found[name][-1].matrix_PD, whole[name][-1].matrix_PD) < 1e-3
+        assert off(found[name][-1].matrix_PD, whole[name][-1].matrix_PD) < 1e-3
         assert found[name][-1].why == whole[name][-1].why
 
 
@@ -283,7 +152,7 @@ def test_runs_killed_at_any_step_and_resumed_give_the_same_bits(tmp_path):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
     def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.train.kill_me", str(folder), "together", *flags]
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), "group", *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
     for name in ("whole", "killed"):
@@ -338,7 +207,7 @@ def test_what_cannot_go_on_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="the runs are others"):
         _together(base, tmp_path, runs[:2], resume=True)
     with pytest.raises(TrainingError, match="several runs"):
-        list(train(base, runs[0].data, runs[0].config, tmp_path, runs[0].start_PD, resume=True))
+        list(train(base, replace(runs[0], folder=tmp_path), resume=True))
     with pytest.raises(TrainingError, match="other settings"):
         _together(base, tmp_path, [replace(run, config=replace(run.config, lr=0.1)) for run in runs], resume=True)
     with pytest.raises(DataError, match="b"):
@@ -354,7 +223,7 @@ def test_one_run_in_a_group_has_the_bits_of_a_single_run(tmp_path):
     base = small_base()
     for name in ("alone", "group", "group/x"):
         (tmp_path / name).mkdir()
-    alone = list(train(base, small_set(base), CONFIG, tmp_path / "alone", start_of(base)))
+    alone = list(train(base, Run("", small_set(base), CONFIG, tmp_path / "alone", start_of(base))))
     run = Run("x", small_set(base), CONFIG, tmp_path / "group" / "x", start_of(base))
     assert torch.equal(_together(base, tmp_path / "group", [run])["x"][-1].matrix_PD, alone[-1].matrix_PD)
 
@@ -378,13 +247,13 @@ def test_on_smollm2_each_run_is_what_it_is_alone(smollm2, tmp_path):
     batches = [Batch(run.start_PD.clone().requires_grad_(), "start", run.data.train[:3]) for run in runs]
     losses = losses_and_gradients(base, batches, pass_tokens=1024)
     for loss, batch in zip(losses, batches, strict=True):
-        own = batch.matrix_PD.detach().clone().requires_grad_()
-        assert loss == pytest.approx(loss_and_gradient(base, own, "start", batch.examples, pass_tokens=1024), abs=1e-5)
-        assert _off(batch.matrix_PD.grad, own.grad) <= 1e-5
+        own = replace(batch, matrix_PD=batch.matrix_PD.detach().clone().requires_grad_())
+        assert loss == pytest.approx(loss_alone(base, own, 1024), abs=1e-5)
+        assert off(batch.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
     found = _together(base, tmp_path, runs)
     for run in runs:
         (tmp_path / f"alone{run.name}").mkdir()
-        alone = list(train(base, run.data, run.config, tmp_path / f"alone{run.name}", run.start_PD))
+        alone = list(train(base, replace(run, folder=tmp_path / f"alone{run.name}")))
         matrices = [found[run.name][-1].matrix_PD, alone[-1].matrix_PD]
-        heldout = [mean_nll(base, matrix, "start", run.data.validation, pass_tokens=1024) for matrix in matrices]
+        heldout = [mean_alone(base, Batch(matrix, "start", run.data.validation), 1024) for matrix in matrices]
         assert heldout[0] == pytest.approx(heldout[1], abs=0.005)

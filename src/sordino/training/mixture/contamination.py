@@ -1,8 +1,8 @@
-"""Whether a component was trained on what a mixture is judged by, as far as its file tells.
+"""Contamination: components that were trained on a mixture's held-out texts, as far as their files can show.
 
-A soft prompt that Sordino trained says the seed of its split and the hash of what it was trained on (train and validation). The
-texts of the mixture, all or one path of them, split by that seed: where the hash agrees it is known what the component has seen.
-Of soft prompts that were trained on other texts, or whose files say nothing, nothing is known.
+The file of a soft prompt that Sordino trained holds the seed of its split and the hash of its training data (train and
+validation). Split the mixture's texts, all or one path of them, by that seed: where the hash agrees, the component's training
+data is known. Nothing is known of soft prompts trained on other texts, or of files without these entries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sordino.texts.reading import read_pieces
 from sordino.texts.splits import split_pieces
 
 
-def seen_by_components(
+def contaminated_components(
     prompts: Sequence[tuple[str, SoftPrompt]],
     paths: Sequence[Path],
     heldout: Sequence[Piece],
@@ -34,11 +34,11 @@ def seen_by_components(
     judged = set(map(digest, heldout))
     lines = []
     for label, prompt in prompts:
-        told, own = prompt.metadata.training.get("data_hash"), prompt.metadata.training.get("seed")
+        hash_of_data, own = prompt.metadata.training.get("data_hash"), prompt.metadata.training.get("seed")
         # A sweep's split has a seed of its own, by default 0.
         seeds = dict.fromkeys(s for s in (own, 0) if type(s) is int and s >= 0)
         for learned in (found for pieces in sets for s in seeds for found in _learned(pieces, s)):
-            if data_hash(learned) != told:
+            if data_hash(learned) != hash_of_data:
                 continue
             # Whole pieces first: what a file has often is no sign of a copy to `overlap_lines`.
             if judged & set(map(digest, learned)) or overlap_lines(learned, (), heldout):
@@ -58,7 +58,7 @@ def _parts(paths: Sequence[Path]) -> Iterator[Sequence[Path]]:
 
 
 def _learned(pieces: Sequence[Piece], seed: int) -> Iterator[tuple[Piece, ...]]:
-    """What a run of this seed is trained on and steered by."""
+    """The pieces that a run of this seed is trained and validated on."""
     try:
         splits = split_pieces(pieces, heldout=None, seed=seed)
     except DataError:

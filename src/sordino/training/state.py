@@ -1,0 +1,71 @@
+"""Everything that changes during a run, and how a step changes it.
+
+Shape key: P virtual tokens, D model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sordino.training.config import TrainConfig
+from sordino.training.parameters import Parameters, fold, new_parameters
+
+
+@dataclass
+class Progress:
+    """The counters of a run. step: steps done. best_loss: lowest validation loss, of `best_PD`. bad: evaluations since.
+    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, all sittings together.
+    """
+
+    step: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    bad: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    metrics_bytes: int = 0
+    finished: str = ""
+
+
+@dataclass
+class RunState:
+    """Parameters and optimiser, the weight average, the average that validated best, and the counters."""
+
+    parameters: Parameters
+    optimiser: torch.optim.Adam
+    average_PD: Tensor
+    best_PD: Tensor
+    progress: Progress
+
+
+def new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:
+    parameters = new_parameters(start_PD, config)
+    groups = [
+        # The shared network of the residual method has weights of order 1/sqrt(D); its unit is its own.
+        {"params": [tensor], "unit": embedding_rms if name == "embeds_PD" else 0.02}
+        for name, tensor in parameters.items()
+    ]
+    optimiser = torch.optim.Adam(
+        groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, foreach=False
+    )
+    return RunState(parameters, optimiser, start_PD.clone(), start_PD.clone(), Progress())
+
+
+def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+    """rate: in units of the embedding RMS."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["unit"]
+
+
+def update_average(state: RunState, config: TrainConfig) -> None:
+    """Exponential average of the folded matrix; a plain mean while the run is younger than its memory."""
+    with torch.no_grad():
+        state.average_PD.lerp_(fold(state.parameters).detach(), 1 / averaged_steps(state.progress.step, config))
+
+
+def averaged_steps(step: int, config: TrainConfig) -> float:
+    """The memory of the weight average after `step` steps."""
+    return max(1.0, min(config.average * config.steps, float(step)))
