@@ -14,14 +14,14 @@ from sordino.engine.sampling import HALF, Drawn, Sampling, held_back, sample
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
 TEXTS = ["The keeper wrote of the sea", "ships", "A lamp was lit and the lamp, the lamp went out: fog", "x"]
 
 
-def prompt(base: BaseModel, tokens: int, *, seed: int = 0, placement: Placement = "start") -> SoftPrompt:
+def prompt(base: BaseModel, tokens: int, *, seed: int = 0, placement: PlacementName = "start") -> SoftPrompt:
     random = np.random.default_rng(seed)
     matrix = random.standard_normal((tokens, base.d_model)).astype(np.float32) * 0.5
     return SoftPrompt(matrix, Metadata(name=f"p{seed}", placement=placement))

@@ -23,7 +23,7 @@ from sordino.evaluation.confidence import Estimate
 from sordino.formats import file_disclosure, write_mixture
 from sordino.forward.token_losses import Progress as Told
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.storage import write_bytes
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.contamination import contaminated_components
@@ -149,7 +149,7 @@ def _trained(
     ], recipe
 
 
-def _placement_of(base: BaseModel, given: Labelled) -> Placement:
+def _placement_of(base: BaseModel, given: Labelled) -> PlacementName:
     places = sorted({prompt.metadata.placement for _, prompt in given})
     if len(places) > 1:
         raise ConfigError(
@@ -163,7 +163,7 @@ def _placement_of(base: BaseModel, given: Labelled) -> Placement:
 
 
 def _watch(
-    base: BaseModel, prepared: Prepared, starts: Sequence[torch.Tensor], placement: Placement, config: JointConfig
+    base: BaseModel, prepared: Prepared, starts: Sequence[torch.Tensor], placement: PlacementName, config: JointConfig
 ) -> JointResult:
     columns = (BarColumn(30), TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[said]}"))
     with Progress(*columns, TimeRemainingColumn(), console=err) as bar:

@@ -33,6 +33,7 @@ from sordino.evaluation.mixture_answers import mixture_logps, mixture_weights
 from sordino.evaluation.scoring import Progress
 from sordino.evaluation.tasks import Labels, Rows, check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel
+from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
@@ -175,14 +176,13 @@ def task_conditions(
 def check_room(base: BaseModel, conditions: Sequence[Condition], tokens: int) -> None:
     """Raise ConfigError unless a row and its answer, `tokens` together, fit behind every condition."""
     for condition in conditions:
-        if condition.length + tokens > base.context_length:
-            raise ConfigError(
-                "what stands in front does not fit the model's context beside a row and its answer",
-                where=f"{condition.kind} {condition.label[:40]!r}",
-                expected=f"at most {base.context_length} tokens",
-                got=f"{condition.length} + {tokens}",
-                do="lower --row-tokens, --shots or --max-tokens",
-            )
+        check_context(
+            {"in front": condition.length, "text": tokens},
+            base.context_length,
+            what="a row with its context and its answer",
+            where=f"{condition.kind} {condition.label[:40]!r}",
+            do="lower --row-tokens, --shots or --max-tokens",
+        )
 
 
 def default_instruction(labels: Labels) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sordino.forward.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
@@ -62,7 +62,7 @@ def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
     return Condition("soft prompt", label, prompt_embeds(base, prompt), leading, prompt.n_tokens)
 
 
-def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: Placement) -> Condition:
+def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: PlacementName) -> Condition:
     """A soft prompt that is no file yet. Of no virtual tokens (P = 0) it is what stands around them: BOS, or nothing."""
     embeds_PD = prefix_embeds(base, matrix_PD, placement)
     return Condition("soft prompt", label, embeds_PD, leading_ids(base, placement), int(matrix_PD.shape[0]))

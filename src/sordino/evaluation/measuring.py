@@ -34,7 +34,9 @@ from sordino.evaluation.confidence import (
 from sordino.evaluation.mixed import MixedCondition, mixture, nll_of_conditions
 from sordino.evaluation.report import Estimate, Line, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, target_bytes, windows_behind
+from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
+from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture, Prompt, components_of
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
@@ -228,7 +230,7 @@ def _excerpts_that_fit(
 ) -> tuple[list[Condition], list[str]]:
     if not training:
         return [], ["real excerpts are left out: the training text is not there (--excerpts says where it is)"]
-    room = base.context_length - config.row_tokens - len(base.bos_ids)
+    room = base.context_length - config.row_tokens - most_positions(base, 0)
     lengths = [length for length in config.excerpt_tokens if length <= room]
     notes = [f"no excerpts of {n} tokens: the model's context is too short" for n in config.excerpt_tokens if n > room]
     if not lengths:
@@ -270,14 +272,13 @@ def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str,
 
 def check_room(base: BaseModel, condition: Condition | MixedCondition, row_tokens: int) -> None:
     """Raise ConfigError unless the condition and a window fit the model's context together."""
-    if condition.length + row_tokens > base.context_length:
-        raise ConfigError(
-            "what stands in front does not fit the model's context beside a window",
-            where=f"{condition.kind} {condition.label[:40]!r}",
-            expected=f"at most {base.context_length} tokens",
-            got=f"{condition.length} + {row_tokens}",
-            do="lower --row-tokens",
-        )
+    check_context(
+        {"in front": condition.length, "text": row_tokens},
+        base.context_length,
+        what="a window with its context",
+        where=f"{condition.kind} {condition.label[:40]!r}",
+        do="lower --row-tokens",
+    )
 
 
 def _at_least(flag: str, value: int, low: int) -> None:

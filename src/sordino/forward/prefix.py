@@ -87,6 +87,14 @@ class Prefixes:
         ]
         torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
+    def select(self, indices: Sequence[int]) -> Prefixes:
+        """These prefixes, in this order."""
+        lengths = tuple(self.lengths[k] for k in indices)
+        cut = self.width - max(lengths)
+        chosen = self._each(lambda t: t[list(indices)])
+        keys, values = (tuple(t[:, :, cut:] for t in side) for side in (chosen.keys_KHPC, chosen.values_KHPC))
+        return Prefixes(keys, values, chosen.last_KD, lengths)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         return Prefixes(
             tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths
@@ -111,6 +119,31 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
         hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
         layers = _layers_of(cache)
     return _prefixes(layers, hidden_KPD, lengths)
+
+
+def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
+    """The prefixes of all parts, in order, left-padded to the longest."""
+    lengths = tuple(length for part in parts for length in part.lengths)
+    like = next((part for part in parts if part.keys_KHPC), parts[0])
+
+    def joined(sides: Sequence[tuple[Tensor, ...]], layer: int) -> Tensor:
+        padded = []
+        for part, side in zip(parts, sides, strict=True):
+            # An empty prefix has no layers.
+            tensor_KHPC = (
+                side[layer]
+                if side
+                else like.keys_KHPC[layer].new_zeros(
+                    len(part.lengths), like.keys_KHPC[layer].shape[1], 0, like.keys_KHPC[layer].shape[3]
+                )
+            )
+            padded.append(torch.nn.functional.pad(tensor_KHPC, (0, 0, max(lengths) - tensor_KHPC.shape[2], 0)))
+        return torch.cat(padded)
+
+    layers = range(len(like.keys_KHPC))
+    keys = tuple(joined([part.keys_KHPC for part in parts], layer) for layer in layers)
+    values = tuple(joined([part.values_KHPC for part in parts], layer) for layer in layers)
+    return Prefixes(keys, values, torch.cat([part.last_KD for part in parts]), lengths)
 
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:

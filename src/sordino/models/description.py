@@ -22,7 +22,7 @@ from sordino.models.files import ModelSource, Tell
 from sordino.models.loading import quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
 from sordino.prompts.mixture import Mixture, Prompt
-from sordino.prompts.soft_prompt import BaseRef, Metadata, Placement
+from sordino.prompts.soft_prompt import BaseRef, Metadata, PlacementName
 
 # What ends a text or a turn, by the models' own names; they count where the tokenizer has them as special tokens.
 _END_MARKERS = (
@@ -64,7 +64,7 @@ class DescribedModel:
     _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> PlacementName:
         """Where a soft prompt belongs: behind BOS, whose position models lean on as an attention sink, if there is one."""
         return "after_bos" if self.bos_ids else "start"
 

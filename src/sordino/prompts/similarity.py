@@ -3,9 +3,9 @@
     pooled      cosine of the prompts' mean vectors
     per token   mean cosine over all pairs of their virtual tokens
 
-Both take prompts of different lengths. In that paper, the more alike the prompts of two tasks were (early in training), the more one
-helped as a start for the other: a correlation over many tasks, no promise for two. Vectors of different base models have nothing in
-common, so their cosines mean nothing.
+Both take prompts of different lengths. In that paper, the more alike the prompts of two tasks were (early in training), the more
+one helped as a start for the other: a correlation over many tasks, no promise for two. Vectors of different base models have
+nothing in common, so their cosines mean nothing.
 
 Shape key: K prompts, P and Q virtual tokens, D model width.
 """

@@ -10,16 +10,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.errors import BadInput, SoftPromptFileError
+from sordino.errors import BadInput, DoesNotFit, SoftPromptFileError
 
-Placement = Literal["start", "after_bos"]
+PlacementName = Literal["start", "after_bos"]
 Rating = Literal["general", "mature", "explicit"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+PLACEMENTS: tuple[PlacementName, ...] = get_args(PlacementName)
 RATINGS: tuple[Rating, ...] = get_args(Rating)
 
 # KoboldAI's loader refuses 2048 tokens and more; so do we, whatever the file came in.
@@ -78,7 +78,7 @@ class Metadata:
     supported: tuple[str, ...] = ()
     description: str = ""
     base: BaseRef = BaseRef()
-    placement: Placement = "start"
+    placement: PlacementName = "start"
     licence: str = ""
     tags: tuple[str, ...] = ()
     rating: Rating | Literal[""] = ""
@@ -109,6 +109,8 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", checked_matrix(self.matrix))
 
+    kind: ClassVar[str] = "embedding prompt"
+
     @property
     def n_tokens(self) -> int:
         return int(self.matrix.shape[0])
@@ -130,6 +132,17 @@ class SoftPrompt:
         """
         head = f"float32 {self.n_tokens} {self.d_model}\n".encode()
         return hashlib.sha256(head + self.matrix.astype("<f4", copy=False).tobytes()).hexdigest()
+
+    def prefix(self, base: BaseRef) -> NDArray[np.float32]:
+        """The matrix, which runs through the layers as token embeddings do. Raises DoesNotFit for another width."""
+        if base.d_model != self.d_model:
+            raise DoesNotFit(
+                "the soft prompt does not fit the base model",
+                where=self.title,
+                expected=f"{base.d_model} wide",
+                got=f"{self.d_model} wide",
+            )
+        return self.matrix
 
     def with_metadata(self, **changes: Any) -> SoftPrompt:
         """The same matrix with some metadata fields replaced."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.engine.sampling import Sampling
 from sordino.errors import EngineBusy, SordinoError
-from sordino.forward.placement import leading_ids
+from sordino.forward.placement import leading_ids, most_positions
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import Prompt, components_of
 from sordino.server.serving import Serving
@@ -52,7 +52,7 @@ def requests_of(base: DescribedModel, job: Job) -> list[Request]:
 
 def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
     """Positions that stand before a request's own text: soft prompt (of a mixture, the longest) and BOS."""
-    return len(base.bos_ids) + (prompt.n_tokens if prompt else 0)
+    return most_positions(base, prompt.n_tokens if prompt else 0)
 
 
 def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from sordino.errors import ConfigError
-from sordino.prompts.soft_prompt import MAX_TOKENS, PLACEMENTS, Placement
+from sordino.models.context import check_context
+from sordino.prompts.soft_prompt import MAX_TOKENS, PLACEMENTS, PlacementName
 
 Method = Literal["plain", "residual"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -44,7 +45,7 @@ class TrainConfig:
     init_candidates: int = 8
     method: Method = "plain"
     residual_width: int = 64
-    placement: Placement | Literal["auto"] = "auto"
+    placement: PlacementName | Literal["auto"] = "auto"
     pass_tokens: int = 1024
     sample_text: str = ""
     sample_tokens: int = 60
@@ -102,14 +103,13 @@ class TrainConfig:
 
     def check_room(self, context_length: int) -> None:
         """The prompt and a row must fit the model's context. Raises ConfigError."""
-        if self.tokens + self.row_tokens + 1 > context_length:
-            raise ConfigError(
-                "the soft prompt and a row do not fit the model's context",
-                where="--tokens and --row-tokens",
-                expected=f"at most {context_length} positions together",
-                got=f"{self.tokens} + {self.row_tokens} + 1",
-                do="lower --tokens or --row-tokens",
-            )
+        check_context(
+            {"BOS": 1, "soft": self.tokens, "text": self.row_tokens},
+            context_length,
+            what="a row behind the soft prompt",
+            where="--tokens and --row-tokens",
+            do="lower --tokens or --row-tokens",
+        )
 
 
 def _between(flag: str, value: float, low: float, high: float) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.pictures import rendered
-from sordino.forward.token_losses import Losses, losses
+from sordino.forward.placement import placed_prompt
+from sordino.forward.token_losses import TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.training.mixture.contexts import front_of_prompt
 from sordino.training.mixture.em import mean_nll
 from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
@@ -79,8 +79,8 @@ def test_the_mixture_has_the_weights_and_numbers_of_its_fit(tmp_path: Path) -> N
     assert found.mixture.gate is None
     assert found.mixture.rule == "sequence"
     np.testing.assert_array_equal(found.mixture.weights_K, found.weights.weights_K)
-    fronts = [front_of_prompt(base, prompt) for prompt in found.mixture.components]
-    held = losses(base, fronts, data.heldout, pass_tokens=999)
+    contexts = [placed_prompt(base, prompt) for prompt in found.mixture.components]
+    held = losses(base, contexts, data.heldout, pass_tokens=999)
     nll_NK, tokens = held.of_examples().numpy(), len(held.nll_TK)
     assert found.report.tokens == tokens
     by_hand = {
@@ -102,8 +102,8 @@ def test_the_best_component_is_chosen_before_anything_is_held_out(tmp_path: Path
     base = tiny_base("llama")
     found = fitted(base, tmp_path)
     data = prepared(base, tmp_path)
-    fronts = [front_of_prompt(base, prompt) for prompt in found.mixture.components]
-    nll_NK = losses(base, fronts, data.train, pass_tokens=999).of_examples()
+    contexts = [placed_prompt(base, prompt) for prompt in found.mixture.components]
+    nll_NK = losses(base, contexts, data.train, pass_tokens=999).of_examples()
     assert found.report.line("best").label == f"v{int(nll_NK.sum(dim=0).argmin())}"
 
 
@@ -151,10 +151,10 @@ def test_a_limit_thins_evenly_and_progress_ends_full(tmp_path: Path) -> None:
 # What is told -----------------------------------------------------------------------------------------------------------
 
 
-def scored(differences: np.ndarray) -> Losses:
+def scored(differences: np.ndarray) -> TokenLosses:
     """Examples of five tokens each: the first component loses a nat a token, the others that and `differences` [N, K-1]."""
     nll_NK = np.concatenate([np.ones((len(differences), 1)), 1 + differences], axis=1)
-    return Losses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.full((len(differences),), 5))
+    return TokenLosses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.full((len(differences),), 5))
 
 
 def test_who_won_is_said_with_its_interval() -> None:

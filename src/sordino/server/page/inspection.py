@@ -14,8 +14,8 @@ from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
 from sordino.evaluation.off_domain import own_text
 from sordino.models.base_model import BaseModel
-from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.fit import check_one_base
+from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.similarity import pooled
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused

@@ -19,7 +19,8 @@ import numpy as np
 from sordino.errors import ConfigError
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
-from sordino.forward.token_losses import Losses, Progress, losses
+from sordino.forward.placement import check_room, placed_prompt
+from sordino.forward.token_losses import Progress, TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_named
 from sordino.prompts.mixture import Mixture
@@ -28,7 +29,6 @@ from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.mixture.contexts import check_room, front_of_prompt
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, Report, measure, summary
@@ -136,16 +136,16 @@ def fit(
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
     """
-    fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
+    contexts = [placed_prompt(base, prompt) for _, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    check_room(base, fronts, [example for examples in sets for example in examples])
-    sizes = [len(examples) * len(fronts) for examples in sets]
+    check_room(base, contexts, [example for examples in sets for example in examples])
+    sizes = [len(examples) * len(contexts) for examples in sets]
 
-    def scored(at: int) -> Losses:
+    def scored(at: int) -> TokenLosses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
-        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
+        return losses(base, contexts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
