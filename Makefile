@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-slow test-gpu gguf e2e bench readme docs lint models install clean
+.PHONY: demo test test-slow test-gpu gguf gguf-wheel e2e e2e-programs bench readme docs lint models install clean
 
 demo: install models
 	$(BIN)/sordino demo --overwrite
@@ -30,20 +30,22 @@ test-slow: install models
 test-gpu: install models
 	$(BIN)/python -m pytest -q -m gpu $(PYTEST_FLAGS)
 
-# llama.cpp for `sordino serve --runner gguf`: built from source where no wheel fits, some minutes. Without AMX: what GCC makes of its
-# kernels kills the process (github.com/ggml-org/llama.cpp/pull/26954), so that AMX builds run without rearranged weights, slower.
-NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+# llama.cpp for `sordino serve --runner gguf`: built from source once, some minutes, and kept in the user's cache.
 gguf: install
-	if c++ $(NO_AMX) -E -x c++ /dev/null >/dev/null 2>&1; then \
-		export CMAKE_ARGS="$$CMAKE_ARGS -DCMAKE_C_FLAGS='$(NO_AMX)' -DCMAKE_CXX_FLAGS='$(NO_AMX)'"; fi; \
-	$(PIP) -e '.[gguf]'
+	PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python native/llama_wheel.py install
+
+# Only into the cache: beside what must not see it half installed.
+gguf-wheel: install
+	PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python native/llama_wheel.py build
 
 # SillyTavern itself, at one version, against a server of ours, and the page in a real browser: needs node, npm and Chromium.
 SILLYTAVERN := 1.19.0
 AXE := 4.14.1
-e2e: install models
-	test -d .e2e/node_modules/sillytavern -a -d .e2e/node_modules/axe-core || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN) axe-core@$(AXE)
+e2e: install models e2e-programs
 	$(BIN)/python -m pytest -q -m e2e $(PYTEST_FLAGS)
+
+e2e-programs:
+	test -d .e2e/node_modules/sillytavern -a -d .e2e/node_modules/axe-core || npm install --no-save --ignore-scripts --no-audit --no-fund --prefix .e2e sillytavern@$(SILLYTAVERN) axe-core@$(AXE)
 
 bench: install models
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -5,6 +5,7 @@ Every error says, in one line: what went wrong, where, what was expected and wha
     SordinoError
      ├─ BadInput                  the user's input is wrong; the CLI exits with 2, nothing was written
      │   ├─ SoftPromptFileError   a file that is not a soft prompt, or a broken or hostile one
+     │   ├─ NameTaken             a name that another soft prompt in the library has
      │   ├─ NotInLibrary          a name that no file in the library has (near misses are in the message)
      │   ├─ DataError             training or held-out texts that cannot be used
      │   ├─ ConfigError           settings that contradict each other or do not exist
@@ -55,6 +56,10 @@ class BadInput(SordinoError):
 
 class SoftPromptFileError(BadInput):
     """A file that is not a soft prompt, or a broken or hostile one."""
+
+
+class NameTaken(BadInput):
+    """A name that another soft prompt in the library has."""
 
 
 class NotInLibrary(BadInput):

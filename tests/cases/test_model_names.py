@@ -17,8 +17,8 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.server.page.models import Recent
 from sordino.training.config import TrainConfig
 from sordino.training.job import Job, job_from, store
+from sordino.training.run import TextPaths
 from sordino.training.sweep.grid import Spec
-from sordino.training.sweep.running import Texts
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def stored_names(name: str) -> set[str]:
     store(job, "vocab")
     Path("out").mkdir()
     spec = Spec((name,), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    sweep_run._store(sweep_run.Sweep(spec, Texts(()), Path("out"), None, None))
+    sweep_run._store(sweep_run.Sweep(spec, TextPaths(()), Path("out"), None, None))
     Recent(Path("recent.json")).add(name)
     return {
         job_from(Path("v.run"), overwrite=False).model,

@@ -16,6 +16,7 @@ from sordino.cli import training_run
 from sordino.training import loop
 from sordino.training.checkpoint import FILE, read_header
 from sordino.training.config import TrainConfig
+from sordino.training.failure import Failure
 from sordino.training.run import run_seconds, steps_within
 from tests.cli.commands import refused, run
 from tests.tiny_models import tiny_base
@@ -207,13 +208,25 @@ def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
 def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the page sends on Windows, where a process group of its own gets no Ctrl-C."""
     monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    for number in numbers:
         with training_run.stop_on_interrupt() as should_stop:
             assert not should_stop()
             signal.raise_signal(number)
             assert should_stop()
-        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGUSR1)] == before
+        assert [signal.getsignal(one) for one in numbers] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal")
+def test_under_nohup_a_run_outlasts_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training_run.stop_on_interrupt() as should_stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not should_stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +235,25 @@ def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest
     for name in ("m.mix.zip", "m.MIX.zip"):
         assert "name of mixtures' files" in refused("train", "text.txt", "--out", name)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "named"),
+    [
+        (("--seed", -1), "--seed", ("seed",)),
+        (("--lr", 1000), "--lr", ("lr",)),
+        (("--method", "none"), "--method", ("method",)),
+        (("--steps", "many"), "--steps", ("steps",)),
+        (("--steps", 1, "--minutes", 1), "", ("steps", "minutes")),
+        (("--out", "v.mix.zip"), "--out", ("out",)),
+    ],
+)
+def test_what_ends_a_run_is_written_for_who_started_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[object, ...], where: str, named: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("the keeper wrote")
+    refused("train", "--error-file", "error.json", "text.txt", *flags)
+    failure = Failure.read(tmp_path / "error.json")
+    assert failure is not None
+    assert (failure.where, failure.settings) == (where, named)

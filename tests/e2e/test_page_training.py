@@ -132,10 +132,18 @@ def test_files_are_dropped(page: Page) -> None:
     """Soft prompts on their page, several and a broken one; texts on theirs."""
     lamp(page, "blue")
     page.get_by_role("link", name="Soft prompts", exact=True).click()
-    keeper = resources.files("sordino").joinpath("data", "prompts", "keeper.zip").read_bytes()
+    keeper, other = (
+        resources.files("sordino").joinpath("data", "prompts", f"{name}.zip").read_bytes()
+        for name in ("keeper", "village-gazette")
+    )
     drop(page.locator("#drop"), [("keeper.zip", keeper), ("<b>bad</b>.zip", b"PK nothing")])
     expect(page.locator("#prompts-told")).to_contain_text("keeper.zip: in the library as keeper")
     expect(page.locator("#prompts-told")).to_contain_text("<b>bad</b>.zip: ")
+    # Another of its name is refused in the page's own words, not in those of a field that it does not have.
+    drop(page.locator("#drop"), [("keeper.zip", other)])
+    expect(page.locator("#prompts-told")).to_have_text(
+        "keeper.zip: another soft prompt has this name: delete that one first, or rename the file"
+    )
     keeper_row = page.get_by_role("row", name="keeper.zip")
     # What it says about itself is changed, and deleting takes two clicks.
     keeper_row.get_by_role("button", name="Details of").click()

@@ -109,7 +109,7 @@ class Model:
             self.texts[soft.content_hash if soft else ""] = run
 
     def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0)
+        return CacheUse(0, 0, 0, 0, 0, 0)
 
 
 def alone(request: Request) -> tuple[str, str]:

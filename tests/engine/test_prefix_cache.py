@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 from sordino.engine.prefix_cache import Key, PrefixCache
 
 A, B, C = (("model", name, "start") for name in "abc")
@@ -84,3 +87,60 @@ def test_texts_take_half_of_the_room_and_push_no_prefix_out() -> None:
     assert all(used(cache, key) for key in (A, B, C))
     assert cache.longest(A, [14, 1]) is None
     assert cache.longest(A, [15, 1]) is not None
+
+
+def test_evictions_of_texts_are_not_counted_as_prefixes() -> None:
+    cache = cache_of(100, A)
+    for number in range(8):
+        cache.keep_text(A, [number, 1], "text", 10)
+    assert (cache.evictions, cache.text_evictions) == (0, 3)
+    for key in (B, C, ("model", "d", "start"), ("model", "e", "start"), ("model", "f", "start")):
+        cache.release(cache.keep_prompt(key, "large", 20))
+    assert cache.evictions > 0
+    assert cache.bytes <= 100
+
+
+def test_a_text_that_cannot_be_used_leaves_the_next_best() -> None:
+    cache = cache_of(1000, A)
+    cache.keep_text(A, [1, 2, 3, 4, 9], "long", 10)
+    cache.keep_text(A, [1, 2, 3], "whole", 10)
+    found = cache.longest(A, [1, 2, 3, 4, 5], lambda kept, shared: shared == len(kept.ids))
+    assert found is not None
+    assert (found[0].state, found[1]) == ("whole", 3)
+
+
+def lines_of_a_step(entries: int) -> int:
+    """The lines of Python that run for one request, with so many prefixes, and texts behind one of them."""
+    cache: PrefixCache[str] = PrefixCache(100 * entries)
+    for number in range(entries):
+        cache.release(cache.keep_prompt(("model", str(number), "start"), "prefix", 10))
+        cache.keep_text(A, [7, number, 1, 2], "text", 10)
+    running = cache.keep_prompt(A, "a", 10)
+    count = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> object:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        cache.prompt(A)
+        found = cache.longest(A, [7, entries // 2, 1, 3])
+        cache.longest(A, [7, -1])
+        cache.longest(A, [7, entries // 2, 1, 3], lambda kept, shared: False)
+        cache.keep_text(A, [7, entries // 2, 1, 3, 4], "text", 10)
+        cache.release(running)
+        cache.release(running)
+        cache.budget = cache.bytes - 5
+        cache.keep_prompt(("model", "new", "start"), "prefix", 10)
+    finally:
+        sys.settrace(before)
+    assert found is not None
+    assert found[1] == 3
+    return count
+
+
+def test_a_step_costs_the_same_whatever_is_cached() -> None:
+    assert lines_of_a_step(10_000) <= lines_of_a_step(100)

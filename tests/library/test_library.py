@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +110,42 @@ def test_removed_files_go_to_the_trash_and_none_is_lost(folder: Path) -> None:
         lib.remove("v")
 
 
+def test_what_another_program_puts_into_the_trash_meanwhile_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / ".trash" / "v.zip"
+
+    def after_another(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*given: Any) -> Any:
+            if place in given and not place.exists():
+                place.write_bytes(b"another's")
+            return call(*given)
+
+        return wrapped
+
+    drop(folder / "v.zip")
+    for call in ("rename", "open", "link"):
+        monkeypatch.setattr(os, call, after_another(getattr(os, call)))
+    moved = Library([folder]).remove("v")
+    assert place.read_bytes() == b"another's"
+    assert formats.read(moved).n_tokens == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_in_the_trash_is_not_replaced(folder: Path) -> None:
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "v.zip").symlink_to(folder / "nowhere")
+    (folder / ".trash" / "twice").symlink_to(folder / "nowhere")
+    with zipfile.ZipFile(drop(folder / "v.zip")) as archive:
+        archive.extractall(folder / "twice")
+    lib = Library([folder])
+    for name in ("v", "twice"):
+        lib.remove(name)
+    assert (folder / ".trash" / "v.zip").is_symlink()
+    assert (folder / ".trash" / "twice").is_symlink()
+    assert len(list((folder / ".trash").iterdir())) == 4
+
+
 def test_removing_an_unpacked_prompt_takes_the_whole_folder(folder: Path) -> None:
     with zipfile.ZipFile(drop(folder / "v.zip")) as archive:
         archive.extractall(folder / "twice" / "v")
@@ -123,10 +161,12 @@ def test_a_refused_removal_is_our_error(folder: Path, monkeypatch: pytest.Monkey
     def held_open(source: object, target: object) -> None:
         raise PermissionError(13, "used by another process")
 
-    monkeypatch.setattr(os, "rename", held_open)
+    for call in ("rename", "replace"):
+        monkeypatch.setattr(os, call, held_open)
     with pytest.raises(StorageError, match="still there"):
         Library([folder]).remove("v")
     assert (folder / "v.zip").is_file()
+    assert not list((folder / ".trash").iterdir())
 
 
 def test_edit_changes_metadata_and_nothing_else(folder: Path) -> None:

@@ -125,6 +125,44 @@ def test_unchanged_files_are_not_opened_again_and_changed_ones_are(
     assert looked == ["a.zip"]
 
 
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that a library opens."""
+    names, peek = [], formats.peek
+    monkeypatch.setattr(formats, "peek", lambda path: names.append(path.name) or peek(path))
+    return names
+
+
+def test_a_broken_file_is_read_once(folder: Path, looked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "broken.zip").write_bytes(b"PK\x03\x04 and nothing that a zip holds")
+    lib = Library([folder])
+    # It may be half-copied: at first it is read at each scan.
+    assert [lib.scan()[0].error for _ in range(2)] == [lib.scan()[0].error] * 2
+    assert looked == ["broken.zip"] * 3
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    looked.clear()
+    assert len({lib.scan()[0].error for _ in range(5)}) == 1
+    assert looked == ["broken.zip"]
+    drop(folder / "broken.zip")
+    assert not lib.scan()[0].error
+
+
+def test_what_the_disk_refuses_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(folder / "v.zip")
+    lib, opens, now = Library([folder]), Path.open, time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+
+    def held(path: Path, *given: object, **named: object) -> object:
+        raise PermissionError(13, "used by another process")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", held)
+        assert "used by another process" in lib.scan()[0].error
+    assert Path.open is opens
+    assert not lib.scan()[0].error
+
+
 def test_unpacked_prompts_are_entries_and_other_things_are_not(folder: Path) -> None:
     with zipfile.ZipFile(drop(folder / "packed.zip")) as archive:
         archive.extractall(folder / "unpacked")

@@ -42,6 +42,28 @@ def test_an_empty_library_is_seeded_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("packaged")
+@pytest.mark.parametrize("writes", range(5))
+def test_seeding_that_was_killed_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    write, left = library.write_bytes, iter(range(writes))
+
+    def killed(path: Path, data: bytes) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            library.seed(folder)
+    library.seed(folder)
+    lib = Library([folder])
+    assert names(lib) == ["one", "three", "two"]
+    lib.remove("two")
+    assert library.seed(folder) == []
+    assert names(lib) == ["one", "three"]
+
+
+@pytest.mark.usefixtures("packaged")
 def test_a_library_with_files_is_not_seeded(folder: Path) -> None:
     drop(folder / "mine.zip")
     assert library.seed(folder) == []

@@ -68,7 +68,8 @@ def test_upload_list_delete(live: Running, tmp_path: Path) -> None:
     card = upload("my voice (1).safetensors").json()
     assert (card["id"], card["fit"], card["name"]) == ("my voice-1", "exact", "Uploaded")
     assert formats.detect(live.folder / "my voice-1.zip") == "kobold"
-    assert upload("again.safetensors", name="keeper").status_code == 400
+    taken = upload("again.safetensors", name="keeper")
+    assert (taken.status_code, taken.json()["error"]["code"]) == (400, "name_taken")
     assert upload("again.safetensors", name="keeper", replace=True).json()["name"] == "Uploaded"
     gone = httpx.delete(f"{live.url}/v1/soft_prompts/my voice-1").json()
     assert gone == {"id": "my voice-1", "object": "soft_prompt", "deleted": True}

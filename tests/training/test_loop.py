@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
 from sordino.texts.examples import Example
+from sordino.training import loop
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import Loss, losses_and_gradients, mean_nlls
 from sordino.training.loop import Finished, Run, Sample, Step, TrainSet, Validation, train
@@ -86,6 +87,33 @@ def test_metrics_that_cannot_be_written_are_our_error(tmp_path, monkeypatch):
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(StorageError, match="metrics could not be written"):
         next(events)
+
+
+@pytest.mark.parametrize("written", range(4))
+def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path, monkeypatch, written):
+    """The error advises --resume: there is something to resume, whatever was written."""
+    base = small_base()
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = _run(base, tmp_path / "whole")[-1]
+    add, left = loop.Metrics.add, iter(range(written))
+
+    def full(metrics, event):
+        if next(left, None) is None:
+            raise StorageError("the run's metrics could not be written (No space left on device)")
+        return add(metrics, event)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.Metrics, "add", full)
+        with pytest.raises(StorageError):
+            _run(base, tmp_path / "stopped")
+    resumed = _run(base, tmp_path / "stopped", resume=True)[-1]
+    assert torch.equal(resumed.matrix_PD, whole.matrix_PD)
+    kinds = [
+        [json.loads(line)["kind"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "stopped")
+    ]
+    assert kinds[0] == kinds[1]
 
 
 def test_events_come_in_order_and_are_written_down(tmp_path):

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from sordino.errors import BadInput, StorageError
-from sordino.training.queue import Job, Jobs
+from sordino.training.job_files import Job
+from sordino.training.queue import Jobs
 from tests.server.running import Running, running
 from tests.tiny_models import tiny, tiny_tokenizer
 
@@ -169,7 +170,8 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
     assert "killed from outside, most likely because the machine's memory ran out: lower --pass-tokens" in error
     # Who did not start it sees that it is over, and not how it ended.
     assert others.state(job) == "waiting"
-    others._write(job)
+    others.files.write(job)
+    others.files.error(job).unlink()
     others._ended(job)
     error = others.get(run["id"]).error
     assert "ended from outside, perhaps because memory ran out: if it was, lower --pass-tokens" in error
@@ -185,6 +187,7 @@ def test_measuring_that_is_killed_is_told(server: Running, model: str) -> None:
     told = seen(server, run["id"])
     assert "the measuring was killed from outside" in told["error"]
     assert "lower --pass-tokens" in told["error"]
+    assert told["named"] == ["pass_tokens", "batch", "row_tokens", "tokens"]
     assert not seen(server, run["id"], **QUICK, model=model)["error"]
 
 
@@ -226,11 +229,13 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
         told = httpx.get(f"{server.url}/ui/jobs/{latin['id']}/look").json()
     # By the name that the user knows, and not by where the server keeps it.
     assert told["error"].startswith("latin.txt, byte 2 ")
+    assert told["where"].startswith("latin.txt, ")
     told = post(server, f"{run['id']}/look", {"model": model, "settings": {**QUICK, "seed": -1}})
     while told["busy"]:
         time.sleep(0.1)
         told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
     assert "--seed" in told["error"]
+    assert (told["named"], told["where"]) == (["seed"], "--seed")
     post(server, f"{run['id']}/train", {"model": model, "settings": QUICK})
     assert "too little text" in until(server, run["id"], "failed")["error"]
 
@@ -239,21 +244,21 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
 def test_texts_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     jobs = Jobs(tmp_path / "training")
     with pytest.raises(BadInput):
-        jobs.add_texts(Job("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
+        jobs.files.add_texts(Job("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
     assert not list(tmp_path.rglob("x*"))
 
 
 def test_texts_that_nobody_trained_on_are_let_go(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path / "training")
     old, new = (jobs.new("m", [("x.txt", b"x")]) for _ in range(2))
-    place = jobs.place(old.id) / "job.json"
+    place = jobs.files.place(old.id) / "job.json"
     place.write_text(place.read_text().replace(str(old.created), str(old.created - 8 * 86400)))
     jobs._tick()
-    assert [job.id for job in jobs.all()] == [new.id]
-    assert not jobs.place(old.id).exists()
+    assert [job.id for job in jobs.files.all()] == [new.id]
+    assert not jobs.files.place(old.id).exists()
 
 
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
     jobs, job = Jobs(tmp_path / "training"), Job("abc", "", "m", 0.0)
     with pytest.raises(StorageError, match="cannot be kept"):
-        jobs.add_texts(job, [("a", b"x"), ("a/b", b"y")])
+        jobs.files.add_texts(job, [("a", b"x"), ("a/b", b"y")])

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from sordino import __version__
+from sordino.cli.waiting import watch_the_machine
 from sordino.errors import SordinoError
 
 # name -> (module, attribute, one line for `sordino --help`). The order is the order of the help.
@@ -65,9 +66,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        # A server is what the machine is for: its steps are short, and threads that sleep between them make them a sixth longer.
-        if cmd_name not in ("serve", "ui"):
-            _spin_less()
+        watch_the_machine()
         module, attribute, _ = COMMANDS[cmd_name]
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
@@ -135,15 +134,6 @@ def _survive_narrow_encodings() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def _spin_less() -> None:
-    """Torch's threads wait for each other by spinning; beside another busy process that takes the time the other thread needs.
-
-    So many turns cost nothing on a quiet machine and halve a step on a busy one (LOG.md). Read once, when torch is loaded.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def _library_folders() -> str:

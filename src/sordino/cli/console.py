@@ -6,21 +6,62 @@ files, and "[bold]" in one is text.
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 # Piped output is read by grep and spreadsheets, which want a row on one line.
 _PIPED_WIDTH = 200
+# 128 and SIGPIPE's number.
+_BROKEN_PIPE = 141
 
 
-def _console(*, stderr: bool) -> Console:
+class Stream(Console):
+    """A console whose reader may leave (`| head`): that ends the program, except where `outlasting_readers` holds."""
+
+    outlasts = False
+    reader_left = False
+
+    def on_broken_pipe(self) -> None:
+        if not self.outlasts:
+            super().on_broken_pipe()
+        self.reader_left = True
+        self.silence()
+        if self is out:
+            err.print("Nobody reads the output any more (broken pipe).")
+
+    def silence(self) -> None:
+        """What is printed from now on goes nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def outlasting_readers() -> Iterator[None]:
+    """For work that must not be lost because nobody reads about it: it asks `reader_left`, saves, and ends with status 141 at last,
+    as a shell reports a broken pipe.
+    """
+    out.outlasts = err.outlasts = True
+    try:
+        yield
+        if out.reader_left or err.reader_left:
+            raise click.exceptions.Exit(_BROKEN_PIPE)
+    finally:
+        out.outlasts = err.outlasts = False
+
+
+def _console(*, stderr: bool) -> Stream:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream is not None and stream.isatty() else _PIPED_WIDTH
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, width=width)
+    return Stream(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 
 out = _console(stderr=False)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from sordino.cli.console import outlasting_readers
 from sordino.cli.options import LARGEST_SEED, device_option, dtype_option
 from sordino.errors import BadInput, ConfigError
 
@@ -92,7 +93,7 @@ def sweep(**options: Any) -> None:
 
     `sordino sweep TEXTS --tokens 5,20,50 --lr 0.1,0.25 --init data,vocab --out-dir SWEEP`
 
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
     """
     if options["resume"] is not None:
         _refuse_settings(click.get_current_context())
@@ -113,7 +114,8 @@ def sweep(**options: Any) -> None:
     }
     from sordino.cli.sweep_run import run
 
-    run({**options, **factors})
+    with outlasting_readers():
+        run({**options, **factors})
 
 
 def _parts(said: Sequence[str]) -> list[str]:

@@ -159,8 +159,9 @@ def _follow(asked: Sweep) -> None:
         folder = asked.folder_of(model)
         outcome = _finished_earlier(folder) or _run_model(asked, model, folder)
         if outcome is None:
-            out.print("Stopped; all runs are saved.")
-            out.print(f"Go on with: sordino sweep --resume {quote(str(asked.folder))}")
+            say = err if out.reader_left else out
+            say.print("Stopped; all runs are saved.")
+            say.print(f"Go on with: sordino sweep --resume {quote(str(asked.folder))}")
             return
         outcomes.append(outcome)
     _tell(asked, outcomes)

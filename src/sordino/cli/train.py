@@ -8,11 +8,24 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from sordino.cli.console import outlasting_readers
 from sordino.cli.options import device_option, dtype_option, json_option, model_option, seed_option
 from sordino.errors import BadInput, ConfigError
 
 
-@click.command(short_help="Make a soft prompt from texts.")
+class _Train(click.Command):
+    """What is wrong with a flag is a run's failure too, for the page that gave it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
+            _write_failure(ctx.params.get("error_file"), ConfigError(error.message, where=flag))
+            raise
+
+
+@click.command(cls=_Train, short_help="Make a soft prompt from texts.")
 @click.argument("data", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--heldout",
@@ -102,7 +115,8 @@ from sordino.errors import BadInput, ConfigError
 @seed_option()
 @device_option()
 @dtype_option()
-def train(**options: Any) -> None:
+@click.option("--error-file", type=click.Path(path_type=Path), hidden=True, is_eager=True)
+def train(error_file: Path | None, **options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
     JSONL and CSV have a column text, or prompt and completion, or messages, or the columns of Alpaca, ShareGPT and others
@@ -112,8 +126,27 @@ def train(**options: Any) -> None:
 
     Several voices at once, on one model in memory: `sordino train --voice poe=POE --voice austen=AUSTEN --out-dir VOICES`.
 
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
     """
+    try:
+        with outlasting_readers():
+            _train(options)
+    except click.exceptions.Exit:
+        raise
+    except Exception as error:
+        _write_failure(error_file, error)
+        raise
+
+
+def _write_failure(path: Path | None, error: Exception) -> None:
+    """For the page, which started this process: it reads no log."""
+    if path is not None:
+        from sordino.training.failure import Failure
+
+        Failure.of(error).write(path)
+
+
+def _train(options: dict[str, Any]) -> None:
     if options["as_json"] and not options["dry_run"]:
         raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
     if options["resume"] is not None:
@@ -153,7 +186,7 @@ def _refuse_settings(context: click.Context) -> None:
     given = [
         parameter.opts[0]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "overwrite", "data")
+        if parameter.name not in ("resume", "overwrite", "data", "error_file")
         and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     ]
     if given:

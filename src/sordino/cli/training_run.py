@@ -112,8 +112,9 @@ def _follow(job: Job, prepared: Prepared, judging: Judging, *, resume: bool) -> 
     out.print(f"Starting from {printable(prepared.start.how)}. Ctrl-C saves and stops.")
     finished = _watch(job, prepared, resume=resume)
     if finished.why == "stopped":
-        out.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
-        out.print(f"Go on with: sordino train --resume {quote(str(job.folder))}")
+        say = err if out.reader_left else out
+        say.print(f"Stopped after step {finished.progress.step} of {job.config.steps}; saved.")
+        say.print(f"Go on with: sordino train --resume {quote(str(job.folder))}")
         return None
     if finished.why == "diverged":
         warn(f"this run diverged behind step {finished.progress.step}; the file holds the best matrix before that")
@@ -272,17 +273,25 @@ def show(
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. On Windows Ctrl-Break does too: the
-    page can send no other to a process group of its own.
+    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. So do a request to terminate, a closed
+    terminal, and an output that nobody reads any more. On Windows Ctrl-Break does too: the page can send no other to a process
+    group of its own.
     """
     asked = False
-    numbers = [signal.SIGINT, *filter(None, [getattr(signal, "SIGBREAK", None)])]
+    known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK")]
+    # Whoever starts a run under nohup wants it to outlast its terminal.
+    numbers = [signal.SIGINT, *(one for one in known if one is not None and signal.getsignal(one) != signal.SIG_IGN)]
+    # Asked now: a terminal that was closed is none any more, and what is printed to it raises.
+    terminals = [stream for stream in (out, err) if stream.file.isatty()]
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
+    def ask(number: int, _frame: FrameType | None) -> None:
         nonlocal asked
         asked = True
-        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
         restore()
+        if number == getattr(signal, "SIGHUP", None):
+            for stream in terminals:
+                stream.silence()
+        err.print("Stopping after this step ... (Ctrl-C again stops at once)")
 
     before = {number: signal.signal(number, ask) for number in numbers}
 
@@ -291,7 +300,7 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     try:
-        yield lambda: asked
+        yield lambda: asked or out.reader_left or err.reader_left
     finally:
         restore()
 

@@ -193,8 +193,9 @@ def _follow(group: Group, prepared: Mapping[str, Prepared], *, resume: bool) -> 
     finished = _watch(group, prepared, resume=resume)
     if any(one.why == "stopped" for one in finished.values()):
         done = max(one.progress.step for one in finished.values())
-        out.print(f"Stopped after step {done}; all voices are saved.")
-        out.print(f"Go on with: sordino train --resume {quote(str(group.folder))}")
+        say = err if out.reader_left else out
+        say.print(f"Stopped after step {done}; all voices are saved.")
+        say.print(f"Go on with: sordino train --resume {quote(str(group.folder))}")
         return
     prompts = {name: _result(group, name, prepared[name], finished[name]) for name in group.jobs}
     out.print()

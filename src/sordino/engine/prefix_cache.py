@@ -1,7 +1,8 @@
-"""What was computed once and may be wanted again: soft prompts' prefixes, and the texts that followed them.
+"""Prefixes of soft prompts, and the texts that followed them, kept for the next request.
 
-The key is (fingerprint of the base model, content hash, placement), never a name; behind it, token ids. Least recently used
-goes first; what running rows stand on stays. Texts may take half of the room: many conversations do not push all prefixes out.
+The key is (fingerprint of the base model, content hash, placement), never a name; behind it, token ids. The least recently used
+is evicted first; a prefix that running rows use stays. Texts may take half of the budget: many conversations do not push all
+prefixes out. No operation costs more because more is cached.
 
 Shape key: L layers, H key-value heads, S positions, C channels, D model width. Axis 1 (2): keys, values.
 """
@@ -13,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from sordino.engine.token_tree import TokenTree
+
 Key = tuple[str, str, str]
 # A text shorter than this is not worth keeping: running it again costs less than the copy is worth.
 WORTH_KEEPING = 32
@@ -21,13 +24,16 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Kept(Generic[T]):
-    """The state behind a soft prompt (no ids) or behind it and a text. users: running rows that stand on it."""
+    """The state behind a soft prompt (no ids) or behind it and a text. users: running rows that use it. last_use: a count of uses
+    of the whole cache.
+    """
 
     key: Key
     ids: tuple[int, ...]
     state: T
     bytes: int
     users: int = 0
+    last_use: int = 0
 
 
 class PrefixCache(Generic[T]):
@@ -35,56 +41,61 @@ class PrefixCache(Generic[T]):
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
-        self.bytes = self.hits = self.misses = self.evictions = self.text_hits = 0
-        self._text_bytes = 0
-        self._kept: OrderedDict[tuple[Key, tuple[int, ...]], Kept[T]] = OrderedDict()
+        self.bytes = self.hits = self.misses = self.evictions = self.text_hits = self.text_evictions = 0
+        self._text_bytes = self._uses = 0
+        self._prompts: dict[Key, Kept[T]] = {}
+        self._trees: dict[Key, TokenTree[Kept[T]]] = {}
+        # What may be evicted, the least recently used first: prefixes without users, and texts.
+        self._idle: OrderedDict[Kept[T], None] = OrderedDict()
+        self._texts: OrderedDict[Kept[T], None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._prompts) + len(self._texts)
 
     def prompt(self, key: Key) -> Kept[T] | None:
         """The prefix of a soft prompt, with one user more, or None."""
-        kept = self._kept.get((key, ()))
+        kept = self._prompts.get(key)
         if kept is None:
             return None
         self.hits += 1
         kept.users += 1
-        self._kept.move_to_end((key, ()))
+        self._idle.pop(kept, None)
         return kept
 
     def longest(
         self, key: Key, ids: Sequence[int], usable: Callable[[Kept[T], int], bool] = lambda kept, shared: True
     ) -> tuple[Kept[T], int] | None:
-        """The text kept behind this soft prompt that begins most like `ids`, and how many ids they share (1 or more).
+        """A text kept behind this soft prompt that begins most like `ids`, and how many ids they share (1 or more).
 
-        usable: whether the beginning of so many ids can be had from a kept text.
+        usable: whether the beginning of so many ids can be had from a kept text. Of texts that share equally many it is asked
+        of a few.
         """
-        best: Kept[T] | None = None
-        shared = 0
-        for (kept_key, kept_ids), kept in self._kept.items():
-            if kept_key == key and kept_ids and (length := _shared(kept_ids, ids)) > shared and usable(kept, length):
-                best, shared = kept, length
-        if best is None:
+        if (tree := self._trees.get(key)) is None:
             return None
-        self.text_hits += 1
-        self._kept.move_to_end((best.key, best.ids))
-        return best, shared
+        found = next(((kept, shared) for kept, shared in tree.alike(ids) if usable(kept, shared)), None)
+        if found is not None:
+            self.text_hits += 1
+            self._use(found[0], self._texts)
+        return found
 
     def has(self, key: Key) -> bool:
         """Whether a soft prompt's prefix is here; nothing is counted."""
-        return (key, ()) in self._kept
+        return key in self._prompts
 
     def keep_prompt(self, key: Key, state: T, size: int) -> Kept[T]:
-        """Keep a soft prompt's prefix, at first with one user. Whoever is done with it says `release`."""
+        """Keep the prefix of a soft prompt that has none, at first with one user, who calls `release` at the end."""
+        assert key not in self._prompts
         self.misses += 1
-        kept = self._kept[key, ()] = Kept(key, (), state, size, users=1)
+        kept = self._prompts[key] = Kept(key, (), state, size, users=1)
         self.bytes += size
         self._shrink()
         return kept
 
     def release(self, kept: Kept[T]) -> None:
-        """One user less; without any it may be let go."""
+        """One user less; without any it may be evicted."""
         kept.users -= 1
+        if not kept.users:
+            self._use(kept, self._idle)
         self._shrink()
 
     def would_keep(self, size: int) -> bool:
@@ -92,34 +103,49 @@ class PrefixCache(Generic[T]):
         return size <= self.budget // 2
 
     def keep_text(self, key: Key, ids: Sequence[int], state: T, size: int) -> None:
-        """Keep a text behind a soft prompt. It takes the place of kept texts that it goes on."""
+        """Keep a text behind a soft prompt. It replaces kept texts that it continues."""
         ids = tuple(ids)
-        if not self.would_keep(size):
+        if not ids or not self.would_keep(size):
             return
-        for other in [of for of in self._kept if of[0] == key and of[1] and of[1] == ids[: len(of[1])]]:
+        tree = self._trees.setdefault(key, TokenTree())
+        for other in tree.beginnings(ids):
             self._drop(other)
-        self._kept[key, ids] = Kept(key, ids, state, size)
+        kept = Kept(key, ids, state, size)
+        # Anew: dropping the last text of a soft prompt drops its tree.
+        self._trees.setdefault(key, tree).put(ids, kept)
+        self._use(kept, self._texts)
         self.bytes += size
         self._text_bytes += size
         self._shrink()
 
+    def _use(self, kept: Kept[T], among: OrderedDict[Kept[T], None]) -> None:
+        self._uses += 1
+        kept.last_use = self._uses
+        among[kept] = None
+        among.move_to_end(kept)
+
     def _shrink(self) -> None:
-        for at, kept in list(self._kept.items()):
-            too_much_text = bool(kept.ids) and self._text_bytes > self.budget // 2
-            if too_much_text or (self.bytes > self.budget and not kept.users):
-                self._drop(at)
-                self.evictions += 1
+        while self._text_bytes > self.budget // 2:
+            self._evict(next(iter(self._texts)))
+        while self.bytes > self.budget and (self._idle or self._texts):
+            oldest = [next(iter(some)) for some in (self._idle, self._texts) if some]
+            self._evict(min(oldest, key=lambda kept: kept.last_use))
 
-    def _drop(self, at: tuple[Key, tuple[int, ...]]) -> None:
-        kept = self._kept.pop(at)
+    def _evict(self, kept: Kept[T]) -> None:
+        if kept.ids:
+            self.text_evictions += 1
+        else:
+            self.evictions += 1
+        self._drop(kept)
+
+    def _drop(self, kept: Kept[T]) -> None:
         self.bytes -= kept.bytes
-        self._text_bytes -= kept.bytes if kept.ids else 0
-
-
-def _shared(some: Sequence[int], others: Sequence[int]) -> int:
-    count = 0
-    for one, other in zip(some, others, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+        if not kept.ids:
+            del self._idle[kept], self._prompts[kept.key]
+            return
+        del self._texts[kept]
+        self._text_bytes -= kept.bytes
+        tree = self._trees[kept.key]
+        tree.remove(kept.ids)
+        if not tree:
+            del self._trees[kept.key]

@@ -12,7 +12,7 @@ from sordino.library.names import without_ending
 # A folder with one of these is a soft prompt itself; any other folder is somebody's and left alone.
 _FOLDER_MARKS = frozenset({"meta.json", "tensor.npy", "adapter_config.json"})
 
-Stamp = tuple[tuple[str, int, int, int], ...]
+Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,13 @@ def _prompt_folder(folder: Path) -> Path | None:
     return None
 
 
-def _stamp(item: os.DirEntry[str]) -> tuple[str, int, int, int]:
-    # The inode too: an edit within the clock's grain that keeps the size is another file.
+def changed_at(stamp: Stamp) -> float:
+    """When it was changed last, in seconds since 1970, as far as the system says."""
+    return max((changed for *_, changed in stamp), default=0) / 1e9
+
+
+def _stamp(item: os.DirEntry[str]) -> tuple[str, int, int, int, int]:
+    # The inode too: an edit within the clock's grain that keeps the size is another file. And the time of the change, which no
+    # program sets: a copy may have its source's size and time before it has its content.
     status = item.stat()
-    return item.name, status.st_size, status.st_mtime_ns, status.st_ino
+    return item.name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns

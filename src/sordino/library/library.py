@@ -22,8 +22,8 @@ from typing import Any
 import platformdirs
 
 from sordino import formats
-from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
-from sordino.library.files import Found, Stamp, find, is_prompt_folder, listed
+from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
+from sordino.library.files import Stamp, changed_at, find, is_prompt_folder, listed
 from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
 from sordino.prompts.mixture import Mixture, Prompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -32,8 +32,8 @@ from sordino.storage import write_bytes
 _OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
 _SEEDED = ".sordino-seeded"
 _TRASH = ".trash"
-# Copies are written within the grain of some drives' clocks.
-_SETTLED_AFTER_NS = 5_000_000_000
+# A file that was changed later than this may be half-copied, and is read again.
+_SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,6 @@ class Entry:
     stamp: Stamp = ()
 
 
-@dataclass(frozen=True)
-class _Broken:
-    """Why a file cannot be read. is_settled: it will be as broken until it changes, and nobody seems to be writing it."""
-
-    reason: str
-    is_settled: bool
-
-
 class Library:
     """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory."""
 
@@ -72,28 +64,34 @@ class Library:
             raise BadInput("a library needs a folder", where="--library")
         # Each once: the same folder twice would list everything twice.
         self.folders = tuple(dict.fromkeys(Path(os.path.expanduser(folder)).absolute() for folder in folders))
-        self._peeked: dict[tuple[Path, Stamp], formats.Peek | _Broken] = {}
+        self._peeked: dict[tuple[Path, Stamp], formats.Peek | str] = {}
 
     def scan(self) -> list[Entry]:
         """All entries, by folder and name. Reads the headers of files that are new or changed, never a tensor.
 
-        Never raises because of a file: a broken or half-copied one is an entry with an error and is looked at again
-        when it changes; one that vanishes meanwhile is left out.
+        Never raises because of a file: a broken or half-copied one is an entry with an error, and is read again when it was
+        changed; one that vanishes meanwhile is left out.
         """
         found = [(folder, item) for folder in self.folders for item in find(folder)]
         names = unique_names([(folder, item.label) for folder, item in found])
-        peeked: dict[tuple[Path, Stamp], formats.Peek | _Broken] = {}
+        peeked: dict[tuple[Path, Stamp], formats.Peek | str] = {}
         entries: list[Entry] = []
         for name, (_, item) in zip(names, found, strict=True):
             key = (item.path, item.stamp)
-            seen = self._peeked.get(key) or _looked_at(item)
-            if isinstance(seen, formats.Peek):
-                sizes, of_mixture = (seen.n_tokens, seen.d_model), (seen.components, seen.parts)
-                entries.append(Entry(name, item.path, *sizes, seen.metadata, seen.format, "", *of_mixture, item.stamp))
-            elif os.path.lexists(item.path):
-                entries.append(Entry(name, item.path, error=seen.reason, stamp=item.stamp))
-            if isinstance(seen, formats.Peek) or seen.is_settled:
-                peeked[key] = seen
+            peek = self._peeked.get(key)
+            if peek is None:
+                began = time.time()
+                try:
+                    peek = formats.peek(item.path)
+                except (SordinoError, OSError) as error:
+                    if not os.path.lexists(item.path):
+                        continue
+                    peek = _reason(error, item.path)
+                    if _may_pass(error) or abs(began - changed_at(item.stamp)) < _SETTLED_SECONDS:
+                        entries.append(Entry(name, item.path, error=peek, stamp=item.stamp))
+                        continue
+            peeked[key] = peek
+            entries.append(_entry(name, item.path, item.stamp, peek))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._peeked = peeked
         return entries
@@ -158,8 +156,8 @@ class Library:
     def add(self, prompt: Prompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
-        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, or that
-        another soft prompt has (unless `replace`), StorageError where the disk refuses.
+        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, NameTaken
+        for one that another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
         prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
@@ -174,7 +172,7 @@ class Library:
                     "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
                 )
         if not replace and (target.exists() or other.exists()):
-            raise BadInput(
+            raise NameTaken(
                 "another soft prompt has this name",
                 where=name,
                 do="--replace puts this one in its place, --name gives it another name",
@@ -212,13 +210,13 @@ class Library:
         folder = next(folder for folder in self.folders if folder in entry.path.parents)
         # A folder in a folder is one entry: the outer one goes.
         top = folder / entry.path.relative_to(folder).parts[0]
-        place = folder / _TRASH / top.name
-        _make_folder(place.parent)
-        if place.exists():
-            stem = without_ending(place.name)
-            place = place.with_name(f"{stem}-{secrets.token_hex(4)}{place.name.removeprefix(stem)}")
+        trash = folder / _TRASH
+        _make_folder(trash)
+        stem = without_ending(top.name)
+        place = trash / top.name
         try:
-            os.rename(top, place)
+            while not _moved(top, place):
+                place = trash / f"{stem}-{secrets.token_hex(4)}{top.name.removeprefix(stem)}"
         except OSError as error:
             if not os.path.lexists(top):
                 raise NotInLibrary("the file is gone: somebody else took it away", where=entry.name) from error
@@ -267,16 +265,28 @@ def open_library(folders: Sequence[Path] = ()) -> Library:
 def seed(folder: Path) -> list[Path]:
     """Put the packaged soft prompts into an empty library, once: what the user removes does not come back.
 
-    Returns what was written: nothing where the library holds anything or was seeded before. Raises StorageError.
+    One that was interrupted goes on. Returns what was written: nothing where the library holds anything else or was seeded
+    before. Raises StorageError.
     """
-    prompts = _packaged()
-    if not prompts or os.path.exists(folder / _SEEDED) or listed(folder):
+    prompts, mark = _packaged(), folder / _SEEDED
+    try:
+        # Names, while the files are being put in place; empty when they are.
+        if not mark.read_bytes():
+            return []
+    except FileNotFoundError:
+        if listed(folder):
+            return []
+    except OSError:
+        return []
+    if not prompts:
         return []
     _make_folder(folder, parents=True)
-    for item in prompts:
+    write_bytes(mark, "\n".join(item.name for item in prompts).encode())
+    missing = [item for item in prompts if not os.path.lexists(folder / item.name)]
+    for item in missing:
         write_bytes(folder / item.name, item.read_bytes())
-    write_bytes(folder / _SEEDED, b"")
-    return [folder / item.name for item in prompts]
+    write_bytes(mark, b"")
+    return [folder / item.name for item in missing]
 
 
 def add_packaged(library: Library) -> list[Entry]:
@@ -343,21 +353,50 @@ def _read_if_good(path: Path) -> Prompt | None:
         return None
 
 
+def _entry(name: str, path: Path, stamp: Stamp, peek: formats.Peek | str) -> Entry:
+    """peek: the header, or why it cannot be read."""
+    if isinstance(peek, str):
+        return Entry(name, path, error=peek, stamp=stamp)
+    sizes, of_mixture = (peek.n_tokens, peek.d_model), (peek.components, peek.parts)
+    return Entry(name, path, *sizes, peek.metadata, peek.format, "", *of_mixture, stamp)
+
+
+def _may_pass(error: SordinoError | OSError) -> bool:
+    """Whether the disk refused, not the content: a drive that comes back, a file that another program lets go."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    # Libraries that unpack raise an OSError of no number for what they cannot read.
+    return isinstance(cause, OSError) and cause.errno is not None
+
+
+def _moved(source: Path, target: Path) -> bool:
+    """Move a file or a folder, never over anything: False where the name is taken. Raises OSError."""
+    if source.is_dir() and not source.is_symlink():
+        try:
+            # Replaces no folder that holds anything, and no file.
+            os.rename(source, target)
+        except OSError:
+            if not os.path.lexists(target) or not os.path.lexists(source):
+                raise
+            return False
+        return True
+    try:
+        # The name is taken in one step, and then filled.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    try:
+        os.replace(source, target)
+    except OSError:
+        target.unlink()
+        raise
+    return True
+
+
 def _make_folder(folder: Path, *, parents: bool = False) -> None:
     try:
         folder.mkdir(parents=parents, exist_ok=True)
     except OSError as error:
         raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
-
-
-def _looked_at(item: Found) -> formats.Peek | _Broken:
-    try:
-        return formats.peek(item.path)
-    except (SordinoError, OSError) as error:
-        from_disk = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-        newest = max((mtime_ns for _, _, mtime_ns, _ in item.stamp), default=0)
-        settled = not from_disk and abs(time.time_ns() - newest) > _SETTLED_AFTER_NS
-        return _Broken(_reason(error, item.path), settled)
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -15,6 +15,7 @@ from sordino.errors import (
     ConfigError,
     DoesNotFit,
     EngineBusy,
+    NameTaken,
     NotInLibrary,
     OutOfMemory,
     SordinoError,
@@ -51,6 +52,8 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
         status, field = 503, ""
     elif isinstance(error, OutOfMemory | StorageError):
         status, field = 507, ""
+    elif isinstance(error, NameTaken):
+        status, code = 400, "name_taken"
     elif isinstance(error, BadInput):
         status = 400
         if isinstance(error, ConfigError):

@@ -47,8 +47,9 @@ class Metrics:
             "sordino_waiting": ("Requests that wait", lambda: counts()[1]),
             "sordino_prefix_cache_hits": ("Prefixes that were there", lambda: cache().hits),
             "sordino_prefix_cache_misses": ("Prefixes that had to be run", lambda: cache().misses),
-            "sordino_prefix_cache_evictions": ("Prefixes and texts that were let go", lambda: cache().evictions),
+            "sordino_prefix_cache_evictions": ("Prefixes that were evicted", lambda: cache().evictions),
             "sordino_text_cache_hits": ("Texts of which a beginning was there", lambda: cache().text_hits),
+            "sordino_text_cache_evictions": ("Texts that were evicted", lambda: cache().text_evictions),
             "sordino_prefix_cache_bytes": ("Bytes of prefixes and texts", lambda: cache().bytes),
         }
         for name, (what, ask) in gauges.items():
@@ -60,7 +61,7 @@ class Metrics:
     def forget(self, counts: Callable[[], tuple[int, int]]) -> None:
         """Hold nothing of what was watched by `counts`, unless another is watched by now: a model's weights hang on it."""
         if self._watched == counts:
-            self.watch(lambda: (0, 0), lambda: CacheUse(0, 0, 0, 0, 0))
+            self.watch(lambda: (0, 0), lambda: CacheUse(0, 0, 0, 0, 0, 0))
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

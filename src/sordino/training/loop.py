@@ -131,11 +131,21 @@ def train_group(
     base = strategy.place(base)
     members = {run.name: _Member(base, run) for run in group.runs}
     snapshots = {name: member.snapshot for name, member in members.items()}
+
+    def store(over: Collection[_Member]) -> None:
+        for member in over if group.folder is not None else members.values():
+            save_checkpoint(member.snapshot)
+        if group.folder is not None:
+            save_group(group.folder, snapshots)
+
     if resume and group.folder is not None:
         load_group(group.folder, snapshots)
     elif resume:
         for snapshot in snapshots.values():
             load_checkpoint(snapshot)
+    elif strategy.saves:
+        # Before anything else is written: a run that the disk stops can be resumed, whenever that is.
+        store(())
     for member in members.values() if strategy.saves else ():
         member.open_metrics()
     # The same passes from the first step to the last, whichever runs are over.
@@ -145,10 +155,7 @@ def train_group(
     def save(over: Collection[_Member]) -> None:
         for member in (*over, *going):
             member.flush()
-        for member in over if group.folder is not None else members.values():
-            save_checkpoint(member.snapshot)
-        if group.folder is not None:
-            save_group(group.folder, snapshots)
+        store(over)
 
     def validate(due: Sequence[_Member]) -> list[float]:
         batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]

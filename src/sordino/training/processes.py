@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from sordino.errors import SordinoError
+from sordino.training.failure import Failure
 from sordino.training.loop import LOWER
 
 # Of 19: a tenth of a core where others want it.
@@ -48,6 +50,15 @@ def started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Pat
     return child
 
 
+def is_alive(pid: int, born: float) -> bool:
+    """Whether the process that was started at this time still runs; another may have its number by now."""
+    try:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - born) < 1 and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def interrupt(pid: int) -> None:
     """As Ctrl-C does: a run saves after its step and ends."""
     with suppress(OSError):
@@ -57,10 +68,12 @@ def interrupt(pid: int) -> None:
             os.kill(pid, signal.SIGINT)
 
 
-def end_of(doing: str, code: int | None) -> str:
+def end_of(doing: str, code: int | None) -> Failure:
     """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
     if code is None:
-        return f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
-    if code == _KILLED:
-        return f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
-    return f"the {doing} ended with {code}; its log says more"
+        what = f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
+    elif code == _KILLED:
+        what = f"the {doing} was killed from outside, most likely because the machine's memory ran out: {LOWER}"
+    else:
+        what = f"the {doing} ended with {code}; its log says more"
+    return Failure.of(SordinoError(what))

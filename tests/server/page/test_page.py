@@ -24,7 +24,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.server.errors import Refused
 from sordino.server.page.live import _shown
 from sordino.server.page.stories import Saved, Stories
-from sordino.server.page.training import Settings, flags_of
+from sordino.server.page.training_settings import Settings, flags_of
 from sordino.server.prompts import Voice
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
@@ -252,6 +252,24 @@ def test_a_story_with_half_a_character_is_kept(server: Running) -> None:
     assert httpx.put(url, content=body, headers={"Content-Type": "application/json"}).status_code == 200
     assert httpx.get(url).json()["text"] == "a?b"
     httpx.delete(url)
+
+
+NESTED = [b"[" * depth + b"]" * depth for depth in (10, 100, 150, 190, 200, 250, 500, 900, 5000)]
+
+
+@pytest.mark.parametrize("value", [*NESTED, b"NaN", b"1e999", b"9" * 4200, b'"\\ud800"', b"-0.0", b"{}"], ids=range(15))
+def test_what_was_said_to_be_kept_can_be_read(server: Running, value: bytes) -> None:
+    url = f"{server.url}/ui/stories/deep"
+    body = b'{"over": true, "text": "x", "character": {"a": ' + value + b"}}"
+    put = httpx.put(url, content=body, headers={"Content-Type": "application/json"})
+    got = httpx.get(url)
+    listed = [story["id"] for story in httpx.get(f"{server.url}/ui/stories").json()]
+    httpx.delete(url)
+    if put.status_code == 200:
+        assert (got.status_code, "deep" in listed) == (200, True)
+        assert got.json()["character"] == {"a": json.loads(value.replace(b"\\ud800", b"?"))}
+    else:
+        assert (put.status_code, got.status_code, "deep" in listed) == (400, 404, False), put.text
 
 
 def test_a_novel_is_kept(server: Running) -> None:
@@ -505,6 +523,31 @@ def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
             flags_of(request, Jobs(path.parent), Settings(start_from="start"))
     finally:
         path.unlink()
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b"])
+def test_what_no_process_can_be_given_is_refused(server: Running, text: str) -> None:
+    run = httpx.post(f"{server.url}/ui/texts", files=[("files", ("a.txt", b"text"))]).json()
+    settings = {"name": text}, {"sample_text": text}, {"init": f"text:{text}"}, {"start_from": text}
+    asked = [*({"settings": one} for one in settings), {"model": text}]
+    posted = [(f"jobs/{run['id']}/{what}", one) for what in ("look", "train") for one in asked]
+    for path, body in [*posted, ("models", {"name": text})]:
+        content = json.dumps(body)
+        answer = httpx.post(f"{server.url}/ui/{path}", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400, (path, body, answer.text)
+    assert httpx.get(f"{server.url}/ui/jobs/{run['id']}").json()["state"] == "draft"
+
+
+def test_an_error_that_nobody_expected_is_logged_with_where_it_happened(
+    server: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("sordino.server.page.models._Attempt.prepare", broken)
+    assert httpx.post(f"{server.url}/ui/models", json={"name": "smollm2"}).status_code == 200
+    assert "ZeroDivisionError" in settled(server)["error"]
+    assert ["ZeroDivisionError" in str(one.exc_text or one.exc_info) for one in caplog.records] == [True]
 
 
 def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:

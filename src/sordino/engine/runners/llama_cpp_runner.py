@@ -152,7 +152,7 @@ class GgufRunner:
 
     def cache_use(self) -> CacheUse:
         kept = self._kept
-        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
+        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.text_evictions, kept.bytes)
 
     def _has_room(self, had: int, wanted: int) -> bool:
         """Whether a row that was promised `had` positions may have `wanted`."""

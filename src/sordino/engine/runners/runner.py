@@ -25,12 +25,15 @@ class Span:
 
 @dataclass(frozen=True)
 class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were let go; texts that were there."""
+    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
+    that were evicted. bytes: what is kept now.
+    """
 
     hits: int
     misses: int
     evictions: int
     text_hits: int
+    text_evictions: int
     bytes: int
 
 

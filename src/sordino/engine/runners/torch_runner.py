@@ -164,7 +164,7 @@ class TorchRunner:
 
     def cache_use(self) -> CacheUse:
         kept = self._kept
-        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.bytes)
+        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.text_evictions, kept.bytes)
 
     def _key(self, prompt: SoftPrompt | None) -> Key:
         if prompt is None:

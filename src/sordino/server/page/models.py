@@ -7,6 +7,7 @@ done here, and thrown away where it is not wanted any more.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,9 +27,12 @@ from sordino.models.bundled import BUNDLED
 from sordino.models.files import ModelSource
 from sordino.models.gguf_header import read_gguf_header
 from sordino.server.errors import Refused, refused
+from sordino.server.page.training_settings import Argument
 from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
 from sordino.storage import write_bytes
+
+log = logging.getLogger("sordino.server")
 
 router = APIRouter(prefix="/ui/models", include_in_schema=False)
 
@@ -117,6 +121,7 @@ class Loader:
             self._error = "" if attempt.cancelled else refused(error).message
         except Exception as error:
             # A bug, or a model file that a library stumbles over: the page must not wait for ever.
+            log.exception("the model %r cannot be loaded", attempt.name)
             self._error = f"{attempt.name} cannot be loaded: {type(error).__name__}: {error}"
         finally:
             self._attempt = None
@@ -185,7 +190,7 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(min_length=1, max_length=4096)]
+    name: Annotated[Argument, Field(min_length=1, max_length=4096)]
 
 
 @router.get("")

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from pydantic import BaseModel, ConfigDict, Field
 
-from sordino.errors import SordinoError, StorageError
+from sordino.errors import BadInput, SordinoError, StorageError
 from sordino.server.errors import Refused, refused
 from sordino.storage import make_folder, write_bytes
 
@@ -67,7 +67,7 @@ class Stories:
         return self._read(self._path(name))
 
     def put(self, name: str, said: Saved) -> Story:
-        """Raises Refused (409) where the file has gone on since, StorageError."""
+        """Raises Refused (409) where the file has gone on since, BadInput where it could not be read again, StorageError."""
         with self._lock:
             there = self.get(name)
             seen = there is None or there.revision == said.revision or (there.writer and there.writer == said.after)
@@ -76,8 +76,9 @@ class Stories:
             revision = max(said.revision, there.revision if there else 0) + 1
             story = Story(**said.model_dump(exclude={"over", "after", "id", "revision", "changed"}))
             story = story.model_copy(update={"id": name, "revision": revision, "changed": time.time()})
+            content = _content(story)
             make_folder(self._folder)
-            write_bytes(self._path(name), json.dumps(story.model_dump(), ensure_ascii=False).encode("utf-8", "replace"))
+            write_bytes(self._path(name), content)
             return story
 
     def remove(self, name: str) -> None:
@@ -96,6 +97,17 @@ class Stories:
             return Story.model_validate_json(path.read_bytes())
         except (OSError, ValueError):
             return None
+
+
+def _content(story: Story) -> bytes:
+    """The file. Raises BadInput for what would be written and not read again: deep nesting, numbers that JSON lacks."""
+    try:
+        content = json.dumps(story.model_dump(), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+        Story.model_validate_json(content)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput("the story cannot be kept", where="character", got=reason, do="simplify it") from None
+    return content
 
 
 @router.get("")

@@ -26,8 +26,25 @@ export function startConnect() {
     field("OpenAI's clients, SillyTavern's Chat Completion or Text Completion (custom)", `${here}/v1`),
     field("KoboldAI's clients, SillyTavern's KoboldAI Classic", `${here}/api`),
     field("KoboldAI Lite, SillyTavern's KoboldCpp", here),
-    el("p", {}, "OpenAI's clients choose a soft prompt by the model's name: ", el("code", { id: "connect-models" }), ". KoboldAI's clients use the server's default, which is now: ", el("b", { id: "connect-default" }), "."),
-    el("p", { class: "bar" }, el("label", {}, "Server's default ", el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }))),
+    el(
+      "p",
+      {},
+      "OpenAI's clients choose a soft prompt by the model's name: ",
+      el("code", { id: "connect-models" }),
+      ". KoboldAI's clients use the server's default, which is now: ",
+      el("b", { id: "connect-default" }),
+      ".",
+    ),
+    el(
+      "p",
+      { class: "bar" },
+      el(
+        "label",
+        {},
+        "Server's default ",
+        el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }),
+      ),
+    ),
     el("h2", {}, "Who is connected"),
     el("div", { id: "callers" }),
     el("h2", {}, "What the engine does"),
@@ -49,7 +66,10 @@ function show() {
   $("connect-models").textContent = model ? `${model.name}:${voices[0]?.name ?? "NAME"}` : "MODEL:NAME";
   $("connect-default").textContent = chosen ?? "none";
   const select = $("connect-choice");
-  select.replaceChildren(el("option", { value: "" }, "none"), ...voices.map((one) => el("option", { value: one.name }, one.title)));
+  select.replaceChildren(
+    el("option", { value: "" }, "none"),
+    ...voices.map((one) => el("option", { value: one.name }, one.title)),
+  );
   select.value = chosen ?? "";
   select.disabled = !model;
 }
@@ -57,11 +77,39 @@ function show() {
 async function look() {
   if (!shown("connect")) return;
   try {
-    const [text, { tabs, callers }] = await Promise.all([fetch("metrics").then((answer) => answer.text()), call("ui/callers")]);
+    const [text, { tabs, callers }] = await Promise.all([
+      fetch("metrics").then((answer) => answer.text()),
+      call("ui/callers"),
+    ]);
     draw(text);
     $("callers").replaceChildren(
       el("p", {}, `${tabs} ${tabs === 1 ? "tab" : "tabs"} of this page.`),
-      ...(callers.length ? [el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Programs" }, el("table", {}, el("tbody", {}, ...callers.map((one) => el("tr", {}, el("th", { scope: "row" }, one.agent || "a program that does not say"), el("td", {}, one.api), el("td", {}, one.host), el("td", {}, `${one.requests} requests, the last ${Math.round(one.ago)} s ago`))))))] : [el("p", { class: "soft" }, "No other program in the last ten minutes.")]),
+      ...(callers.length
+        ? [
+            el(
+              "div",
+              { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Programs" },
+              el(
+                "table",
+                {},
+                el(
+                  "tbody",
+                  {},
+                  ...callers.map((one) =>
+                    el(
+                      "tr",
+                      {},
+                      el("th", { scope: "row" }, one.agent || "a program that does not say"),
+                      el("td", {}, one.api),
+                      el("td", {}, one.host),
+                      el("td", {}, `${one.requests} requests, the last ${Math.round(one.ago)} s ago`),
+                    ),
+                  ),
+                ),
+              ),
+            ),
+          ]
+        : [el("p", { class: "soft" }, "No other program in the last ten minutes.")]),
     );
   } catch {
     // The lamp says that the server does not answer.
@@ -69,14 +117,36 @@ async function look() {
 }
 
 function draw(text) {
-  const values = Object.fromEntries([...text.matchAll(/^(\S+?) ([\d.e+-]+)$/gm)].map(([, name, value]) => [name, Number(value)]));
-  const now = { at: performance.now() / 1000, written: values['sordino_tokens_total{kind="written"}'] ?? 0, hits: values.sordino_prefix_cache_hits ?? 0, misses: values.sordino_prefix_cache_misses ?? 0 };
-  const add = (name, value) => { points[name].push([now.at, value]); points[name].splice(0, points[name].length - KEPT); };
+  const values = Object.fromEntries(
+    [...text.matchAll(/^(\S+?) ([\d.e+-]+)$/gm)].map(([, name, value]) => [name, Number(value)]),
+  );
+  const now = {
+    at: performance.now() / 1000,
+    written: values['sordino_tokens_total{kind="written"}'] ?? 0,
+    hits: values.sordino_prefix_cache_hits ?? 0,
+    misses: values.sordino_prefix_cache_misses ?? 0,
+  };
+  const add = (name, value) => {
+    points[name].push([now.at, value]);
+    points[name].splice(0, points[name].length - KEPT);
+  };
   if (last && now.at > last.at) add("tokens", Math.max(0, now.written - last.written) / (now.at - last.at));
   add("rows", values.sordino_running ?? 0);
   add("waiting", values.sordino_waiting ?? 0);
   add("hits", now.hits + now.misses ? now.hits / (now.hits + now.misses) : 0);
   last = now;
-  $("graphs").replaceChildren(...Object.entries(GRAPHS).map(([name, label]) => el("figure", {}, el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(DIGITS[name]) ?? "-"}`), chart([{ class: "second", points: points[name] }], { label, least: 0 }))));
-  $("cache").textContent = `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; let go: ${values.sordino_prefix_cache_evictions ?? 0}.`;
+  $("graphs").replaceChildren(
+    ...Object.entries(GRAPHS).map(([name, label]) =>
+      el(
+        "figure",
+        {},
+        el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(DIGITS[name]) ?? "-"}`),
+        chart([{ class: "second", points: points[name] }], { label, least: 0 }),
+      ),
+    ),
+  );
+  const evicted = [values.sordino_prefix_cache_evictions ?? 0, values.sordino_text_cache_evictions ?? 0];
+  $("cache").textContent =
+    `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; ` +
+    `evicted: ${evicted[0]} prefixes, ${evicted[1]} texts.`;
 }

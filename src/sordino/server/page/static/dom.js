@@ -15,7 +15,10 @@ export function el(tag, props = {}, ...children) {
 }
 
 /** Put these, and nothing else, into an element; what is null or false is left out. */
-export const fill = (where, ...children) => where.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+export const fill = (where, ...children) =>
+  where.replaceChildren(
+    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+  );
 
 export const $ = (id) => document.getElementById(id);
 
@@ -36,7 +39,12 @@ export async function call(path, { method = "GET", json, form, keepalive = false
   const headers = json === undefined ? {} : { "Content-Type": "application/json" };
   let answer;
   try {
-    answer = await fetch(path, { method, headers, body: json === undefined ? form : JSON.stringify(json), keepalive: keepalive && JSON.stringify(json).length < 60_000 });
+    answer = await fetch(path, {
+      method,
+      headers,
+      body: json === undefined ? form : JSON.stringify(json),
+      keepalive: keepalive && JSON.stringify(json).length < 60_000,
+    });
   } catch {
     throw new Error("the server does not answer");
   }
@@ -45,7 +53,8 @@ export async function call(path, { method = "GET", json, form, keepalive = false
   if (answer.status === 401) wantKey();
   const error = new Error(told.error?.message ?? `the server answered ${answer.status}`);
   error.status = answer.status;
-  error.told = told;
+  // Of OpenAI's shape of errors: what programs go by, where one status has several reasons.
+  error.code = told.error?.code ?? null;
   throw error;
 }
 
@@ -97,7 +106,9 @@ export const bytes = (count) => (count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB`
 export function clock(seconds) {
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
-  return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+  return whole < 3600
+    ? `${Math.floor(whole / 60)} min ${whole % 60} s`
+    : `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
 }
 
 /** Whether a page of this document is shown. */
@@ -113,18 +124,34 @@ export function chart(lines, { label, className = "chart", least = null } = {}) 
     if (text !== undefined) made.textContent = text;
     return made;
   };
-  const picture = svg("svg", { class: className, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  const picture = svg("svg", {
+    class: className,
+    viewBox: `0 0 ${width} ${height}`,
+    role: "img",
+    "aria-label": label,
+  });
   if (!all.length) return picture;
-  const xs = all.map(([x]) => x), ys = all.map(([, y]) => y);
+  const xs = all.map(([x]) => x),
+    ys = all.map(([, y]) => y);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
   const [low, high] = [least ?? Math.min(...ys), Math.max(...ys)];
   const [y0, y1] = high > low ? [low, high] : [low - (least === null ? 0.5 : 0), low + 0.5];
-  const place = ([x, y]) => `${(left + ((x - x0) / (x1 - x0 || 1)) * (width - left - 6)).toFixed(1)},${(6 + (1 - (y - y0) / (y1 - y0)) * (height - bottom - 12)).toFixed(1)}`;
-  picture.append(svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width, y2: height - bottom }), svg("line", { class: "axis", x1: left, y1: 0, x2: left, y2: height - bottom }));
+  const right = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - 6);
+  const down = (y) => 6 + (1 - (y - y0) / (y1 - y0)) * (height - bottom - 12);
+  const place = ([x, y]) => `${right(x).toFixed(1)},${down(y).toFixed(1)}`;
+  picture.append(
+    svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width, y2: height - bottom }),
+    svg("line", { class: "axis", x1: left, y1: 0, x2: left, y2: height - bottom }),
+  );
   const said = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
-  picture.append(svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, said(y1)), svg("text", { x: 2, y: height - bottom - 4 }, said(y0)));
+  picture.append(
+    svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, said(y1)),
+    svg("text", { x: 2, y: height - bottom - 4 }, said(y0)),
+  );
   for (const { class: kind, points } of lines) {
-    picture.append(svg("polyline", { class: kind, points: points.map(place).join(" "), "vector-effect": "non-scaling-stroke" }));
+    picture.append(
+      svg("polyline", { class: kind, points: points.map(place).join(" "), "vector-effect": "non-scaling-stroke" }),
+    );
   }
   return picture;
 }
@@ -152,8 +179,19 @@ function box(storage) {
   return {
     get: (name, otherwise = null) => tried(() => JSON.parse(storage().getItem(`sordino:${name}`)), otherwise),
     /** Whether it is kept now. */
-    set: (name, value) => tried(() => { storage().setItem(`sordino:${name}`, JSON.stringify(value)); return true; }, false),
-    names: () => tried(() => Object.keys(storage()).filter((name) => name.startsWith("sordino:")).map((name) => name.slice("sordino:".length)), []),
+    set: (name, value) =>
+      tried(() => {
+        storage().setItem(`sordino:${name}`, JSON.stringify(value));
+        return true;
+      }, false),
+    names: () =>
+      tried(
+        () =>
+          Object.keys(storage())
+            .filter((name) => name.startsWith("sordino:"))
+            .map((name) => name.slice("sordino:".length)),
+        [],
+      ),
     remove: (name) => tried(() => storage().removeItem(`sordino:${name}`)),
   };
 }

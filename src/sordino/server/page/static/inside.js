@@ -1,4 +1,5 @@
-// Inside a soft prompt: norms at once, importance and attention when asked for. Every picture has its numbers in a table beside it.
+// Inside a soft prompt: norms at once, importance and attention when asked for. Every picture has its numbers
+// in a table beside it.
 
 import { call, el, fill } from "./dom.js";
 
@@ -9,7 +10,11 @@ export function inside(path) {
   const above = el("div", {}, el("p", { class: "soft" }, "Measuring ..."));
   const below = el("div", {});
   const button = el("button", { type: "button", onclick: measure }, "Measure importance and attention");
-  const told = el("p", { class: "soft", role: "status" }, "Leaves out each virtual token in turn, on a packaged text: some seconds.");
+  const told = el(
+    "p",
+    { class: "soft", role: "status" },
+    "Leaves out each virtual token in turn, on a packaged text: some seconds.",
+  );
 
   async function measure() {
     button.disabled = true;
@@ -24,38 +29,86 @@ export function inside(path) {
     }
   }
 
-  call(`${path}/inside`).then((said) => fill(above, ...surface(said))).catch((error) => fill(above, el("p", { class: "soft" }, error.message)));
+  call(`${path}/inside`)
+    .then((said) => fill(above, ...surface(said)))
+    .catch((error) => fill(above, el("p", { class: "soft" }, error.message)));
   return el("div", {}, above, el("p", { class: "bar" }, button, told), below);
 }
 
 function surface({ norms, percentiles, vocabulary, alike }) {
-  const label = `Norms of ${norms.length} virtual tokens, from ${Math.min(...norms).toFixed(2)} to ${Math.max(...norms).toFixed(2)}; 90 % of the vocabulary's words lie between ${vocabulary.p5.toFixed(2)} and ${vocabulary.p95.toFixed(2)}`;
+  const [least, most, low, high] = [Math.min(...norms), Math.max(...norms), vocabulary.p5, vocabulary.p95].map(
+    (norm) => norm.toFixed(2),
+  );
+  const label =
+    `Norms of ${norms.length} virtual tokens, from ${least} to ${most}; ` +
+    `90 % of the vocabulary's words lie between ${low} and ${high}`;
   return [
     el("p", { class: "soft" }, "Norm of each virtual token; the band holds 90 % of the vocabulary's words."),
     bars(norms, { label, band: [vocabulary.p5, vocabulary.p95] }),
-    numbers("Norms", ["token", "norm", "percentile of words"], norms.map((norm, at) => [at + 1, norm.toFixed(2), percentiles[at].toFixed(0)])),
-    alike.length ? el("p", {}, "Most alike in the library: ", alike.map(({ id, cosine }) => `${id} (${cosine.toFixed(2)})`).join(", "), ".") : null,
+    numbers(
+      "Norms",
+      ["token", "norm", "percentile of words"],
+      norms.map((norm, at) => [at + 1, norm.toFixed(2), percentiles[at].toFixed(0)]),
+    ),
+    alike.length
+      ? el(
+          "p",
+          {},
+          "Most alike in the library: ",
+          alike.map(({ id, cosine }) => `${id} (${cosine.toFixed(2)})`).join(", "),
+          ".",
+        )
+      : null,
   ];
 }
 
 function depth({ importance, attention, told }) {
-  const costs = importance.left_out, layers = attention.by_layer;
-  const share = costs.map((_, at) => attention.by_layer_and_token.reduce((sum, row) => sum + row[at], 0) / layers.length);
+  const costs = importance.left_out,
+    layers = attention.by_layer;
+  const share = costs.map(
+    (_, at) => attention.by_layer_and_token.reduce((sum, row) => sum + row[at], 0) / layers.length,
+  );
   return [
     ...told.map((line) => el("p", {}, line)),
     el("p", { class: "soft" }, "How the loss changes when a virtual token is left out; above the line, it helps."),
     bars(costs, { label: told[1] }),
     el("p", { class: "soft" }, "Share of a text's attention on the soft prompt, by layer."),
     bars(layers, { label: told.at(-1), most: 1 }),
-    numbers("Importance and attention of each virtual token", ["token", "loss if left out", "attention"], costs.map((cost, at) => [at + 1, cost.toFixed(4), percent(share[at])])),
-    numbers("Attention by layer", ["layer", "attention on the prompt"], layers.map((one, at) => [at + 1, percent(one)])),
+    numbers(
+      "Importance and attention of each virtual token",
+      ["token", "loss if left out", "attention"],
+      costs.map((cost, at) => [at + 1, cost.toFixed(4), percent(share[at])]),
+    ),
+    numbers(
+      "Attention by layer",
+      ["layer", "attention on the prompt"],
+      layers.map((one, at) => [at + 1, percent(one)]),
+    ),
   ];
 }
 
 function numbers(title, heads, rows) {
-  return el("details", {}, el("summary", {}, `${title}, in numbers`), el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: title }, el("table", {},
-    el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
-    el("tbody", {}, ...rows.map(([first, ...others]) => el("tr", {}, el("th", { scope: "row" }, String(first)), ...others.map((one) => el("td", {}, one))))))));
+  return el(
+    "details",
+    {},
+    el("summary", {}, `${title}, in numbers`),
+    el(
+      "div",
+      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: title },
+      el(
+        "table",
+        {},
+        el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
+        el(
+          "tbody",
+          {},
+          ...rows.map(([first, ...others]) =>
+            el("tr", {}, el("th", { scope: "row" }, String(first)), ...others.map((one) => el("td", {}, one))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** A bar a value, each with its number to point at. band: two values to shade between; most: the top of the scale. */
@@ -67,13 +120,32 @@ function bars(values, { label, band = null, most = null }) {
     return made;
   };
   const [width, height, left] = [600, 120, 52];
-  const high = most ?? (Math.max(0, ...values, ...(band ?? [])) || 1), low = Math.min(0, ...values);
+  const high = most ?? (Math.max(0, ...values, ...(band ?? [])) || 1),
+    low = Math.min(0, ...values);
   const y = (value) => 4 + (1 - (value - low) / (high - low)) * (height - 8);
   const step = (width - left) / values.length;
   const said = (value) => (high < 1 && !most ? value.toFixed(3) : value.toFixed(1));
-  return svg("svg", { class: "bars", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
-    ...(band ? [svg("rect", { class: "band", x: left, y: y(band[1]), width: width - left, height: y(band[0]) - y(band[1]) })] : []),
-    ...values.map((value, at) => svg("rect", { class: value < 0 ? "bar-below" : "bar-above", x: (left + step * (at + 0.1)).toFixed(1), y: Math.min(y(0), y(value)).toFixed(1), width: (step * 0.8).toFixed(1), height: Math.max(0.5, Math.abs(y(value) - y(0))).toFixed(1) }, svg("title", {}, `${at + 1}: ${value.toFixed(4)}`))),
+  return svg(
+    "svg",
+    { class: "bars", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    ...(band
+      ? [svg("rect", { class: "band", x: left, y: y(band[1]), width: width - left, height: y(band[0]) - y(band[1]) })]
+      : []),
+    ...values.map((value, at) =>
+      svg(
+        "rect",
+        {
+          class: value < 0 ? "bar-below" : "bar-above",
+          x: (left + step * (at + 0.1)).toFixed(1),
+          y: Math.min(y(0), y(value)).toFixed(1),
+          width: (step * 0.8).toFixed(1),
+          height: Math.max(0.5, Math.abs(y(value) - y(0))).toFixed(1),
+        },
+        svg("title", {}, `${at + 1}: ${value.toFixed(4)}`),
+      ),
+    ),
     svg("line", { class: "axis", x1: left, x2: width, y1: y(0), y2: y(0) }),
-    svg("text", { x: 0, y: 14 }, said(high)), svg("text", { x: 0, y: height - 2 }, said(low)));
+    svg("text", { x: 0, y: 14 }, said(high)),
+    svg("text", { x: 0, y: height - 2 }, said(low)),
+  );
 }

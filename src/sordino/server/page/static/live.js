@@ -1,4 +1,5 @@
-// The connection to the server: one WebSocket a tab. Where none gets through (a notebook's proxy), streamed answers to POST.
+// The connection to the server: one WebSocket a tab. Where none gets through (a notebook's proxy), streamed answers to
+// POST.
 // Browsers allow six connections to a host for all tabs together; WebSockets are counted apart.
 
 const RETRY = [200, 500, 1000, 2000];
@@ -18,7 +19,7 @@ class Live extends EventTarget {
     this.#open();
   }
 
-  /** Ask for something. told: called with each answer; {is: "lost"} where the connection broke. Gives a function that stops it. */
+  /** Ask for something. told: called with each answer; {is: "lost"} where the connection broke. Returns its stop. */
   ask(message, told) {
     const id = ++this.#number;
     const said = { ...message, id };
@@ -83,7 +84,10 @@ class Live extends EventTarget {
       try {
         const headers = { "Content-Type": "application/json" };
         const answer = await fetch(new URL("ask", base()), {
-          method: "POST", headers, body: JSON.stringify(said), signal: ending.signal,
+          method: "POST",
+          headers,
+          body: JSON.stringify(said),
+          signal: ending.signal,
         });
         for await (const line of lines(answer.body)) this.#hear(JSON.parse(line));
       } catch {

@@ -1,7 +1,7 @@
 import { $, onKeyWanted } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
-import { choice, startLamp } from "./lamp.js";
+import { choice, startLamp } from "./status.js";
 import { live } from "./live.js";
 import { startMixing } from "./mixing.js";
 import { startModels } from "./models.js";
@@ -33,7 +33,9 @@ function startLogin() {
   $("login-form").addEventListener("submit", async (event) => {
     event.preventDefault();
     const answer = await fetch("ui/login", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("login-key").value }),
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ key: $("login-key").value }),
     }).catch(() => null);
     if (answer?.ok) location.reload();
     else $("login-told").textContent = answer ? (await answer.json()).error.message : "the server does not answer";

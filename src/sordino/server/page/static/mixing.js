@@ -1,7 +1,7 @@
 // The weights of the mixture that is loaded: sliders, of this tab alone. The next generation uses them.
 
 import { $, call, el, fill, tab } from "./dom.js";
-import { choice } from "./lamp.js";
+import { choice } from "./status.js";
 import { live } from "./live.js";
 
 export const RULES = {
@@ -20,7 +20,10 @@ let current = { name: "", library: null, told: null };
 let drawn = "";
 
 /** For what is asked next: the weights of every mixture of the library that the user moved. */
-export const weights = () => Object.fromEntries(Object.entries(given).filter(([name, values]) => choice.voice(name)?.components === values.length));
+export const weights = () =>
+  Object.fromEntries(
+    Object.entries(given).filter(([name, values]) => choice.voice(name)?.components === values.length),
+  );
 
 export function startMixing() {
   choice.addEventListener("change", look);
@@ -56,10 +59,22 @@ function draw(title) {
   const { name, told } = current;
   if (given[name]?.length !== told.components.length) delete given[name];
   const values = () => given[name] ?? told.components.map((one) => one.weight);
-  const inputs = [], outputs = [];
-  const reset = el("button", { type: "button", onclick: () => { delete given[name]; keep(); } }, "Reset weights");
+  const inputs = [],
+    outputs = [];
+  const reset = el(
+    "button",
+    {
+      type: "button",
+      onclick: () => {
+        delete given[name];
+        keep();
+      },
+    },
+    "Reset weights",
+  );
   const show = () => {
-    const all = values(), total = all.reduce((sum, value) => sum + value, 0);
+    const all = values(),
+      total = all.reduce((sum, value) => sum + value, 0);
     all.forEach((value, at) => {
       inputs[at].value = value;
       const share = `${Math.round((100 * value) / total)} %`;
@@ -68,7 +83,10 @@ function draw(title) {
     });
     reset.disabled = !given[name];
   };
-  const keep = () => { tab.set("weights", given); show(); };
+  const keep = () => {
+    tab.set("weights", given);
+    show();
+  };
   const slide = (at) => {
     const moved = values().map((value, place) => (place === at ? inputs[at].valueAsNumber : value));
     // All at zero would be no weights: the last one stays where it was.
@@ -86,7 +104,18 @@ function draw(title) {
     $("mixing"),
     el("legend", {}, `Weights of ${title}`),
     el("div", { class: "grid" }, ...rows),
-    el("p", { class: "bar" }, reset, el("span", { class: "soft" }, told.gated ? "Its text decides about the weights, until you move one." : "For this tab; the file stays as it is.")),
+    el(
+      "p",
+      { class: "bar" },
+      reset,
+      el(
+        "span",
+        { class: "soft" },
+        told.gated
+          ? "Its text decides about the weights, until you move one."
+          : "For this tab; the file stays as it is.",
+      ),
+    ),
   );
   show();
   $("mixing").hidden = false;

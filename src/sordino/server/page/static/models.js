@@ -26,7 +26,11 @@ async function read() {
   try {
     const { choices, free } = await call("ui/models");
     $("models-list").replaceChildren(
-      el("p", { class: "soft" }, `${bytes(free)} of memory are free. Changing the model lets running texts finish first.`),
+      el(
+        "p",
+        { class: "soft" },
+        `${bytes(free)} of memory are free. Changing the model lets running texts finish first.`,
+      ),
       el("div", { class: "scroll", tabIndex: 0 }, el("table", {}, el("tbody", {}, ...choices.map(row)))),
     );
     show();
@@ -38,11 +42,18 @@ async function read() {
 function row({ name, kind, needed }) {
   const current = live.state?.model?.name === name;
   return el(
-    "tr", {},
+    "tr",
+    {},
     el("th", { scope: "row" }, name),
     el("td", {}, KINDS[kind]),
     el("td", {}, needed === null ? "" : `about ${bytes(needed)}`),
-    el("td", {}, current ? "in use" : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load")),
+    el(
+      "td",
+      {},
+      current
+        ? "in use"
+        : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load"),
+    ),
   );
 }
 
@@ -67,7 +78,8 @@ function show() {
   $("models-unload").disabled = !model;
   if (loading) say($("models-told"), `Loading ${loading.name}: ${loading.line}`);
   else if (error && error !== told) say($("models-told"), error, "bad");
-  else if (last && !error) say($("models-told"), model ? `Ready: ${model.name}, run by ${model.runner}` : "No model is loaded", "good");
+  else if (last && !error)
+    say($("models-told"), model ? `Ready: ${model.name}, run by ${model.runner}` : "No model is loaded", "good");
   told = loading ? null : error;
   // A change was made while the list is shown.
   const now = JSON.stringify([Boolean(loading), model?.name]);

@@ -1,6 +1,6 @@
 // The settings of a training run: presets, and a field for every one.
 
-import { el } from "./dom.js";
+import { $, el } from "./dom.js";
 
 export const PRESETS = {
   "Quick: see whether it catches the voice": { steps: 30, batch: 4, row_tokens: 128, tokens: 20 },
@@ -33,27 +33,56 @@ export const MORE = {
   seed: ["Seed", "int"],
   no_samples: ["Keep samples out of the file", "bool"],
 };
-export const ABOUT = { author: ["Author", "text"], description: ["Description", "text"], licence: ["Licence", "text"], tags: ["Tags, with commas", "text"], rating: ["Rating", ["", "general", "mature", "explicit"]] };
+export const ABOUT = {
+  author: ["Author", "text"],
+  description: ["Description", "text"],
+  licence: ["Licence", "text"],
+  tags: ["Tags, with commas", "text"],
+  rating: ["Rating", ["", "general", "mature", "explicit"]],
+};
 
-/** What the command line says, with the names that its flags have on this page. */
-export const onPage = (text) => text.replace(/--([a-z][a-z-]*)/g, (flag, name) => {
-  const [label] = { ...MORE, ...ABOUT }[name.replaceAll("-", "_")] ?? [];
-  return label ? `"${label.replace(/ *[(:].*/, "")}"` : flag;
-});
+/** The error of a run. named: the settings that it speaks of; this page has other names for them. */
+export const onPage = ({ error, named }) =>
+  named.reduce((text, name) => {
+    const [label] = { ...MORE, ...ABOUT }[name] ?? [];
+    return label ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label.split(/[(:]/)[0].trim()}"`) : text;
+  }, error);
 
 /** The fields by the settings' names. */
 export const inputs = {};
 
 /** Labels with their fields, which become `inputs`. changed: called when one has another value. */
 export function fields(table, changed) {
-  return el("div", { class: "grid" }, ...Object.entries(table).map(([name, [label, kind]]) => {
-    const onchange = () => changed();
-    inputs[name] = Array.isArray(kind)
-      ? el("select", { onchange }, ...kind.map((one) => el("option", { value: one }, one || "as usual")))
-      : kind === "bool"
-        ? el("input", { type: "checkbox", onchange })
-        : el("input", kind === "text" ? { onchange } : { type: "number", step: kind === "int" ? 1 : "any", onchange });
-    inputs[name].name = `train-${name}`;
-    return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
-  }));
+  return el(
+    "div",
+    { class: "grid" },
+    ...Object.entries(table).map(([name, [label, kind]]) => {
+      const onchange = () => changed();
+      inputs[name] = Array.isArray(kind)
+        ? el("select", { onchange }, ...kind.map((one) => el("option", { value: one }, one || "as usual")))
+        : kind === "bool"
+          ? el("input", { type: "checkbox", onchange })
+          : el(
+              "input",
+              kind === "text" ? { onchange } : { type: "number", step: kind === "int" ? 1 : "any", onchange },
+            );
+      inputs[name].name = `train-${name}`;
+      return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
+    }),
+  );
+}
+
+/** What the server is asked for, as the fields stand. */
+export function asked() {
+  const settings = { name: $("train-name").value, start_from: $("train-from").value };
+  for (const [name, [, kind]] of Object.entries({ ...MORE, ...ABOUT })) {
+    const input = inputs[name];
+    if (kind === "bool") settings[name] = input.checked;
+    else if (kind === "int" || kind === "float") {
+      if (input.value !== "") settings[name] = input.valueAsNumber;
+    } else if (input.value !== "") settings[name] = input.value;
+  }
+  if (settings.minutes !== undefined) delete settings.steps;
+  if (settings.start_from) delete settings.init;
+  return { settings };
 }

@@ -3,10 +3,42 @@
 import { $, el, kept } from "./dom.js";
 
 export const PRESETS = {
-  Balanced: { temperature: 0.8, top_p: 0.95, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1.1, repetition_range: 0 },
-  Careful: { temperature: 0.5, top_p: 0.9, top_k: 40, min_p: 0, typical: 1, repetition_penalty: 1.05, repetition_range: 0 },
-  Wild: { temperature: 1.2, top_p: 1, top_k: 0, min_p: 0.05, typical: 1, repetition_penalty: 1.1, repetition_range: 0 },
-  "Always the likeliest": { temperature: 0, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 },
+  Balanced: {
+    temperature: 0.8,
+    top_p: 0.95,
+    top_k: 0,
+    min_p: 0,
+    typical: 1,
+    repetition_penalty: 1.1,
+    repetition_range: 0,
+  },
+  Careful: {
+    temperature: 0.5,
+    top_p: 0.9,
+    top_k: 40,
+    min_p: 0,
+    typical: 1,
+    repetition_penalty: 1.05,
+    repetition_range: 0,
+  },
+  Wild: {
+    temperature: 1.2,
+    top_p: 1,
+    top_k: 0,
+    min_p: 0.05,
+    typical: 1,
+    repetition_penalty: 1.1,
+    repetition_range: 0,
+  },
+  "Always the likeliest": {
+    temperature: 0,
+    top_p: 1,
+    top_k: 0,
+    min_p: 0,
+    typical: 1,
+    repetition_penalty: 1,
+    repetition_range: 0,
+  },
 };
 
 // name: [label, least, most, step]
@@ -33,7 +65,9 @@ export function startSettings(changed) {
   const preset = $("preset");
   const show = () => {
     for (const [name, input] of inputs) input.value = current[name];
-    const same = Object.entries(PRESETS).find(([, values]) => Object.entries(values).every(([k, v]) => current[k] === v));
+    const same = Object.entries(PRESETS).find(([, values]) =>
+      Object.entries(values).every(([k, v]) => current[k] === v),
+    );
     preset.value = same?.[0] ?? "";
   };
   const change = (values) => {
@@ -42,13 +76,22 @@ export function startSettings(changed) {
     show();
     changed();
   };
-  preset.append(...Object.keys(PRESETS).map((name) => el("option", { value: name }, name)), el("option", { value: "", disabled: true }, "your own"));
+  preset.append(
+    ...Object.keys(PRESETS).map((name) => el("option", { value: name }, name)),
+    el("option", { value: "", disabled: true }, "your own"),
+  );
   preset.addEventListener("change", () => change(PRESETS[preset.value]));
   for (const [name, [label, least, most, step]] of Object.entries(FIELDS)) {
-    const input = el("input", { type: "number", min: least, max: most, step, onchange: () => {
-      const said = input.valueAsNumber;
-      change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
-    } });
+    const input = el("input", {
+      type: "number",
+      min: least,
+      max: most,
+      step,
+      onchange: () => {
+        const said = input.valueAsNumber;
+        change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
+      },
+    });
     inputs.set(name, input);
     $(name === "max_tokens" ? "how-much" : "more-settings").append(el("label", {}, label, " ", input));
   }

@@ -7,7 +7,7 @@ import { live } from "./live.js";
 const DEFAULT = "/default";
 export const NONE = "/none";
 
-/** What a soft prompt is called in a list: its title, which another may have too, and its name where that says more. */
+/** What a soft prompt is called in a list: its title, which another may have too; its name where that says more. */
 export const called = (voice) => (voice.title === voice.name ? voice.name : `${voice.title} (${voice.name})`);
 
 class Choice extends EventTarget {
@@ -50,7 +50,9 @@ class Choice extends EventTarget {
   }
 
   #fill(state) {
-    const standard = state?.default ? `server's default (${this.voice(state.default)?.title ?? state.default})` : "server's default (none)";
+    const standard = state?.default
+      ? `server's default (${this.voice(state.default)?.title ?? state.default})`
+      : "server's default (none)";
     $("choice").replaceChildren(
       el("option", { value: DEFAULT }, standard),
       el("option", { value: NONE }, "none"),
@@ -73,10 +75,19 @@ class Choice extends EventTarget {
       : !state?.model
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
         : voice
-          ? ["green", voice.components
-            ? `Active mixture (${voice.components} soft prompts, ${voice.tokens} tokens): ${voice.title}`
-            : `Active soft prompt (${voice.tokens} tokens): ${voice.title}`]
-          : ["blue", `Model ready: ${state.model.name}. ${this.#isGone() ? `The soft prompt ${this.#said} is gone: choose another` : "No soft prompt is active"}`];
+          ? [
+              "green",
+              voice.components
+                ? `Active mixture (${voice.components} soft prompts, ${voice.tokens} tokens): ${voice.title}`
+                : `Active soft prompt (${voice.tokens} tokens): ${voice.title}`,
+            ]
+          : [
+              "blue",
+              `Model ready: ${state.model.name}. ` +
+                (this.#isGone()
+                  ? `The soft prompt ${this.#said} is gone: choose another`
+                  : "No soft prompt is active"),
+            ];
     $("lamp").dataset.kind = kind;
     $("lamp").title = told;
     say($("lamp-says"), told);

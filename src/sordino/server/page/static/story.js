@@ -6,17 +6,27 @@ import { $, call, download, el, kept, say, surely, tab } from "./dom.js";
 const SAVE_AFTER = 500;
 const DRAFT_AFTER = 200;
 
-// One for each time that this page is opened, and the tab's before that: a reload goes on with what the last one had not stored.
+// One for each time that this page is opened, and the tab's before that: a reload goes on with what the last one
+// had not stored.
 const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
 
-const LIFE = newId(), EARLIER = tab.get("life");
+const LIFE = newId(),
+  EARLIER = tab.get("life");
 tab.set("life", LIFE);
 
 const blank = (isChat) => ({
-  id: newId(), title: "", text: "", memory: "", note: "", chat: isChat ? [] : null, character: null, revision: 0, after: "",
+  id: newId(),
+  title: "",
+  text: "",
+  memory: "",
+  note: "",
+  chat: isChat ? [] : null,
+  character: null,
+  revision: 0,
+  after: "",
 });
 
-/** What is open on a page, and its buttons: `ids` are theirs. show: called with what is open now; leave: before another is. */
+/** What is open on a page, and its buttons (`ids`). show: called with what is open now; leave: before another is. */
 export class Keeper {
   #timer = null;
   #drafting = null;
@@ -33,12 +43,24 @@ export class Keeper {
     this.story = blank(isChat);
     $(ids.fresh).addEventListener("click", () => this.fresh());
     $(ids.list).addEventListener("change", () => this.#choose());
-    $(ids.file).addEventListener("click", () => download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)));
+    $(ids.file).addEventListener("click", () =>
+      download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)),
+    );
     surely($(ids.forget), ids.forget, () => this.#forget());
     $(ids.theirs).addEventListener("click", () => this.#takeTheirs());
-    $(ids.mine).addEventListener("click", () => { $(ids.conflict).hidden = true; this.save({ over: true }); });
-    if (ids.load) $(ids.load).addEventListener("change", ({ target }) => { this.#load(target.files[0], read); target.value = ""; });
-    addEventListener("pagehide", () => { this.#draft(); this.save(); });
+    $(ids.mine).addEventListener("click", () => {
+      $(ids.conflict).hidden = true;
+      this.save({ over: true });
+    });
+    if (ids.load)
+      $(ids.load).addEventListener("change", ({ target }) => {
+        this.#load(target.files[0], read);
+        target.value = "";
+      });
+    addEventListener("pagehide", () => {
+      this.#draft();
+      this.save();
+    });
     document.addEventListener("visibilitychange", () => document.hidden && this.save());
   }
 
@@ -148,10 +170,16 @@ export class Keeper {
           $(this.ids.conflict).hidden = false;
           return;
         }
-        say($(this.ids.saved), `${drafted ? "kept in this browser only" : "not kept, save it to a file"}: ${error.message}`, "bad");
+        say(
+          $(this.ids.saved),
+          `${drafted ? "kept in this browser only" : "not kept, save it to a file"}: ${error.message}`,
+          "bad",
+        );
         this.#timer ??= setTimeout(() => this.save(), 2000);
       })
-      .finally(() => { this.#saving = null; });
+      .finally(() => {
+        this.#saving = null;
+      });
     await this.#saving;
   }
 
@@ -163,13 +191,17 @@ export class Keeper {
     const named = (one) => (one.title || dated(one)) + (stored.includes(one) ? "" : " (in this browser only)");
     $(this.ids.list).replaceChildren(
       el("option", { value: "" }, stories.length ? "open ..." : "none yet"),
-      ...stories.map((one) => el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one))),
+      ...stories.map((one) =>
+        el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one)),
+      ),
     );
   }
 
   /** What the server never got: opened, it goes there. */
   #unsent(stored) {
-    const drafts = this.#drafts().map((name) => kept.get(name)).filter((one) => one && !stored.has(one.id) && one.id !== this.story.id);
+    const drafts = this.#drafts()
+      .map((name) => kept.get(name))
+      .filter((one) => one && !stored.has(one.id) && one.id !== this.story.id);
     return [...new Map(drafts.map((one) => [one.id, one])).values()];
   }
 
@@ -184,7 +216,8 @@ export class Keeper {
   }
 
   async #choose() {
-    const list = $(this.ids.list), id = list.value;
+    const list = $(this.ids.list),
+      id = list.value;
     list.value = "";
     if (!id || !(await this.#left())) return;
     try {

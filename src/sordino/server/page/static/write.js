@@ -1,14 +1,15 @@
 // The page of text that the model continues.
 
+import { fillColumns, startCompare } from "./compare.js";
 import { $, el, later, say, shown } from "./dom.js";
-import { called, choice } from "./lamp.js";
+import { choice } from "./status.js";
 import { live } from "./live.js";
 import { weights } from "./mixing.js";
 import { settings, startSettings } from "./settings.js";
 import { Keeper } from "./story.js";
 
 let keeper;
-// What was there before each continuation, the last one last; what Undo took away, likewise; and what the last continuation was.
+// What was there before each continuation, the last one last; what Undo took away, likewise; the last continuation.
 let before = [];
 let taken = [];
 let written = "";
@@ -18,18 +19,23 @@ let used = "";
 let running = null;
 
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
-const SENT = [100_000, 1_000_000], A_TOKEN = 24;
+const SENT = [100_000, 1_000_000],
+  A_TOKEN = 24;
 
 /** Where the part of the story that is sent begins. */
 function cutOf(story) {
-  const cut = Math.max(0, story.length - Math.min(SENT[1], Math.max(SENT[0], A_TOKEN * (live.state?.model?.context ?? 0))));
+  const cut = Math.max(
+    0,
+    story.length - Math.min(SENT[1], Math.max(SENT[0], A_TOKEN * (live.state?.model?.context ?? 0))),
+  );
   // Not between the two halves of a character.
   return cut && (story.charCodeAt(cut) & 0xfc00) === 0xdc00 ? cut + 1 : cut;
 }
 
 /** cut: as cutOf. text: what the model may see. */
 function seen() {
-  const story = $("story").value, cut = cutOf(story);
+  const story = $("story").value,
+    cut = cutOf(story);
   return { cut, text: { story: story.slice(cut), memory: $("memory").value, note: $("note").value } };
 }
 
@@ -37,27 +43,49 @@ export async function startWrite() {
   startSettings(() => measure());
   keeper = new Keeper(
     {
-      fresh: "new", list: "stories", file: "save", load: "load", forget: "forget", saved: "saved",
-      conflict: "conflict", theirs: "take-theirs", mine: "keep-mine",
+      fresh: "new",
+      list: "stories",
+      file: "save",
+      load: "load",
+      forget: "forget",
+      saved: "saved",
+      conflict: "conflict",
+      theirs: "take-theirs",
+      mine: "keep-mine",
     },
     { isChat: false, show, leave, read },
   );
   for (const id of ["story", "memory", "note", "title"]) $(id).addEventListener("input", changed);
-  $("story").addEventListener("scroll", () => { $("shade").scrollTop = $("story").scrollTop; });
+  $("story").addEventListener("scroll", () => {
+    $("shade").scrollTop = $("story").scrollTop;
+  });
   $("go").addEventListener("click", () => go());
   $("stop").addEventListener("click", () => running?.stop());
   $("undo").addEventListener("click", () => step(before, taken));
   $("redo").addEventListener("click", () => step(taken, before));
   $("retry").addEventListener("click", retry);
-  $("compare-go").addEventListener("click", compare);
+  startCompare({
+    text: () => seen().text,
+    begun: () => {
+      used = "";
+    },
+    use,
+  });
   document.addEventListener("keydown", (event) => {
     if (!shown("write")) return;
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) go();
     if (event.key === "Escape") running?.stop();
   });
   document.addEventListener("page", () => shown("write") && measure());
-  choice.addEventListener("change", () => { measure(); fillColumns(); buttons(); });
-  live.addEventListener("connection", () => { buttons(); measure(); });
+  choice.addEventListener("change", () => {
+    measure();
+    fillColumns();
+    buttons();
+  });
+  live.addEventListener("connection", () => {
+    buttons();
+    measure();
+  });
   await keeper.resume();
 }
 
@@ -100,7 +128,7 @@ async function read(file) {
   return { ...story, title: story.title.slice(0, 300) };
 }
 
-// Writing -----------------------------------------------------------------------------------------------------------------
+// Writing -----------------------------------------------------------------------------------------
 
 function go() {
   if (running || !ready()) return;
@@ -136,8 +164,11 @@ function generate() {
     error: ({ message }) => ended(message, "bad"),
     lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
   };
-  const mine = running = {};
-  mine.stop = live.ask({ do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() }, (said) => running === mine && hear[said.is]?.(said));
+  const mine = (running = {});
+  mine.stop = live.ask(
+    { do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() },
+    (said) => running === mine && hear[said.is]?.(said),
+  );
   buttons();
 }
 
@@ -172,7 +203,7 @@ function buttons() {
   $("compare-go").disabled = !ready();
 }
 
-// What the model sees -------------------------------------------------------------------------------------------------------
+// What the model sees -----------------------------------------------------------------------------
 
 const measure = later(() => {
   if (!ready() || !shown("write")) return;
@@ -191,67 +222,14 @@ function shade(cut, dropped) {
   const value = $("story").value;
   let unseen = cut;
   // The server counts characters; some are two of the browser's units.
-  for (let left = dropped; left > 0 && unseen < value.length; left -= 1) unseen += value.codePointAt(unseen) > 0xffff ? 2 : 1;
+  for (let left = dropped; left > 0 && unseen < value.length; left -= 1)
+    unseen += value.codePointAt(unseen) > 0xffff ? 2 : 1;
   $("shade").replaceChildren(el("mark", {}, value.slice(0, unseen)), value.slice(unseen) + "\n");
   $("shade").scrollTop = $("story").scrollTop;
   $("story").title = unseen ? "The model does not see the shaded beginning any more" : "";
 }
 
-// Compare -----------------------------------------------------------------------------------------------------------------
-
-// As many as the server takes.
-const MOST_COLUMNS = 8;
-
-// What the user ticked; null until then: none, and the one that is active.
-let ticked = null;
-
-function fillColumns() {
-  const boxes = [...document.querySelectorAll("#columns-choice input")];
-  const voices = [{ name: "", title: "no soft prompt" }, ...(live.state?.voices ?? []).map((one) => ({ name: one.name, title: called(one) }))];
-  const checked = (name) => (ticked ?? ["", choice.name || voices[1]?.name]).includes(name);
-  // Drawn anew only where the list is another: a box that has the focus keeps it.
-  if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) {
-    for (const box of boxes) box.checked = checked(box.value);
-    return;
-  }
-  const tick = () => { ticked = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value); };
-  $("columns-choice").replaceChildren(
-    ...voices.map((one) => el("label", {}, el("input", { type: "checkbox", value: one.name, checked: checked(one.name), onchange: tick }), ` ${one.title}`)),
-  );
-}
-
-let comparing = null;
-
-function compare() {
-  if (comparing) {
-    comparing();
-    return;
-  }
-  const names = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
-  if (!names.length || names.length > MOST_COLUMNS) {
-    $("columns").replaceChildren(el("p", { role: "alert", dataset: { kind: "bad" } }, `Choose one to ${MOST_COLUMNS} to compare.`));
-    return;
-  }
-  used = "";
-  const bodies = names.map(() => el("span"));
-  const titles = names.map((name) => (choice.voice(name) ? called(choice.voice(name)) : "no soft prompt"));
-  const takers = bodies.map((body, at) => el("button", { type: "button", hidden: true, ariaLabel: `Use this one: ${titles[at]}`, onclick: () => use(body.textContent) }, "Use this one"));
-  $("columns").replaceChildren(...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, takers[at]))));
-  const ended = (told = "") => {
-    comparing = null;
-    takers.forEach((one, at) => { one.hidden = !bodies[at].textContent; });
-    $("compare-go").textContent = "Compare";
-    if (told) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, told));
-  };
-  const hear = {
-    text: ({ column, text: more }) => bodies[column].append(more),
-    done: () => ended(),
-    error: ({ message }) => ended(message),
-    lost: () => ended("The server stopped while it wrote."),
-  };
-  comparing = live.ask({ do: "write", text: seen().text, soft_prompts: names, weights: weights(), settings: settings() }, (said) => hear[said.is]?.(said));
-  $("compare-go").textContent = "Stop";
-}
+// Compare -----------------------------------------------------------------------------------------
 
 /** A continuation of the comparison, behind the story; Undo takes it away again. */
 function use(text) {

@@ -1,0 +1,117 @@
+"""How the threads of a computation wait for each other: awake while the machine is free, asleep while others want its cores.
+
+OpenMP's threads wait awake for some milliseconds at each barrier, which is quickest while each has a core, and takes the time that
+the other one needs once they have not: a step then takes ten to a hundred times as long (benchmarks/busy.py). libgomp itself waits
+asleep once a process has more threads in its teams than there are cores (its `gomp_managed_threads`, read at each wait). So while
+others want the cores, a team that does nothing stands by. Elsewhere than on Linux, and with another OpenMP, nothing is done.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+NAME = "machine watch"
+LOOK_SECONDS = 0.5
+# Cores that others may use beside our threads before these are in their way: what the system counts is some hundredths off. And
+# looks until they count as gone.
+SLACK_CORES, CALM_LOOKS = 0.5, 4
+# What /proc/stat counts as work.
+KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
+# Whoever sets one of these has chosen.
+USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
+def watch_the_machine(environment: Mapping[str, str] = os.environ) -> None:
+    """Look from now on whether others want the cores. What the user set of waiting stays. Called again, it does nothing."""
+    chosen = any(name in environment for name in USERS)
+    if sys.platform.startswith("linux") and not chosen and all(one.name != NAME for one in threading.enumerate()):
+        threads = environment.get("OMP_NUM_THREADS", "")
+        given = int(threads) if threads.isdecimal() else None
+        threading.Thread(target=_watch, args=(given,), daemon=True, name=NAME).start()
+
+
+@dataclass
+class Judge:
+    """Whether others want the cores that our threads wait on. threads: of ours, that compute."""
+
+    cores: int
+    threads: int
+    crowded: bool = False
+    _calm: int = 0
+
+    def look(self, others: float) -> bool:
+        """others: cores that other processes used since the last look."""
+        if others + self.threads > self.cores + SLACK_CORES:
+            self.crowded, self._calm = True, 0
+        else:
+            self._calm += 1
+            self.crowded = self.crowded and self._calm < CALM_LOOKS
+        return self.crowded
+
+
+class StandIns:
+    """For each libgomp of this process a thread with a team of more threads than there are cores. Nothing of it computes."""
+
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
+        self._ends: dict[str, threading.Event] = {}
+
+    def stand(self) -> None:
+        for path in loaded_libgomps():
+            if path not in self._ends:
+                end = self._ends[path] = threading.Event()
+                threading.Thread(target=self._team, args=(path, end), daemon=True, name="standing by").start()
+
+    def leave(self) -> None:
+        for end in self._ends.values():
+            end.set()
+        self._ends.clear()
+
+    def _team(self, path: str, end: threading.Event) -> None:
+        library = ctypes.CDLL(path)
+        # Any function will do that needs no argument: it is run once by each thread of the team, without Python.
+        nothing = ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p)
+        library.GOMP_parallel(nothing, None, ctypes.c_uint(self._cores + 1), ctypes.c_uint(0))
+        end.wait()
+
+
+def loaded_libgomps() -> set[str]:
+    """PyTorch brings one of its own, llama.cpp uses the system's."""
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        return set(re.findall(r"\s(/\S*libgomp[^/\s]*\.so\S*)$", maps.read(), re.MULTILINE))
+    return set()
+
+
+def _watch(given: int | None) -> None:
+    import psutil
+
+    allowed = sorted(os.sched_getaffinity(0))
+    # As many as PyTorch takes by itself.
+    threads = given or psutil.cpu_count(logical=False) or len(allowed)
+    judge, stand_ins = Judge(len(allowed), min(threads, len(allowed))), StandIns(len(allowed))
+    own = psutil.Process()
+    before = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times())
+    while True:
+        time.sleep(LOOK_SECONDS)
+        now = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times())
+        clock, busy, ours = (after - earlier for after, earlier in zip(now, before, strict=True))
+        before = now
+        if judge.look(max(0.0, busy - ours) / clock):
+            stand_ins.stand()
+        else:
+            stand_ins.leave()
+
+
+def _seconds(cores: Sequence[Any], allowed: Sequence[int], own: Any) -> tuple[float, float, float]:
+    """Of the clock, of the cores that we may use while somebody computed on them, and of this process."""
+    working = sum(getattr(cores[one], kind, 0.0) for one in allowed if one < len(cores) for kind in KINDS)
+    return time.monotonic(), working, own.user + own.system

@@ -1,0 +1,32 @@
+// Files from the user: dropped, or chosen.
+
+import { el } from "./dom.js";
+
+/** A place to drop files on. done: called with them. */
+export function dropZone(place, done) {
+  place.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    place.classList.add("over");
+  });
+  place.addEventListener("dragleave", () => place.classList.remove("over"));
+  place.addEventListener("drop", (event) => {
+    event.preventDefault();
+    place.classList.remove("over");
+    done([...event.dataTransfer.files]);
+  });
+}
+
+/** A button that asks for files. done: called with them. */
+export function picker(what, props, done) {
+  const input = el("input", {
+    type: "file",
+    multiple: true,
+    class: "hidden",
+    ...props,
+    onchange: () => {
+      done([...input.files]);
+      input.value = "";
+    },
+  });
+  return el("label", { class: "button" }, `choose ${what}`, input);
+}

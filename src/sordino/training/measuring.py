@@ -1,0 +1,61 @@
+"""What the texts of drafts are and what training on them costs: `sordino train --dry-run` in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from sordino.training.job_files import Job, JobFiles
+from sordino.training.processes import command_of, end_of, started
+
+
+class Measuring:
+    """One process a draft. May be used from any thread."""
+
+    def __init__(self, files: JobFiles) -> None:
+        self._files = files
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, job: Job, flags: Sequence[str]) -> None:
+        """In place of the one that measures this draft with other settings. Raises OSError."""
+        self.end(job)
+        place, errors = self._files.place(job.id), self._files.look_error(job)
+        errors.unlink(missing_ok=True)
+        arguments = (f"--model={job.model}", *flags, "--dry-run", "--json", f"--error-file={errors}")
+        command = command_of(*arguments, str(self._files.texts(job)))
+        self._children[job.id] = started(command, place / "look.jsonl", place / "look.log", cwd=place)
+
+    def told(self, job: Job) -> dict[str, Any]:
+        """texts, cost: what is known so far. busy. failure: None where nothing went wrong."""
+        # Before its answer is read: what it said last is there once it is over.
+        child = self._children.get(job.id)
+        code = child.poll() if child is not None else None
+        told: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            for line in (self._files.place(job.id) / "look.jsonl").read_text(encoding="utf-8").split("\n"):
+                told |= json.loads(line) if line else {}
+        busy = child is not None and code is None
+        failure = None
+        if not busy and "cost" not in told:
+            failure = self._files.failure(job, self._files.look_error(job)) or end_of("measuring", code)
+        return {**told, "busy": busy, "failure": failure}
+
+    def poll(self) -> None:
+        """The system is told that the ends of processes were seen."""
+        for child in list(self._children.values()):
+            child.poll()
+
+    def end(self, job: Job) -> None:
+        child = self._children.pop(job.id, None)
+        if child is not None:
+            child.kill()
+            child.wait()
+
+    def close(self) -> None:
+        """End all."""
+        for child in list(self._children.values()):
+            child.kill()
+            child.wait()
