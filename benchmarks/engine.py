@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Request
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
@@ -160,7 +160,7 @@ def openings(base: BaseModel, count: int, turn: int) -> list[tuple[int, ...]]:
 
 
 def prompt(base: BaseModel, seed: int, tokens: int = TOKENS) -> SoftPrompt:
-    """Words of the vocabulary: as good as a trained one for the clock."""
+    """TokenizerInfo of the vocabulary: as good as a trained one for the clock."""
     ids = torch.randint(base.vocab_size, (tokens,), generator=torch.Generator().manual_seed(seed))
     matrix = base.embed(ids.to(base.device)).detach().float().cpu().numpy()
     return SoftPrompt(matrix, Metadata(placement=base.placement))
@@ -171,9 +171,9 @@ def engine_of(base: BaseModel) -> Engine:
     return Engine(runner, words_of(base), Limits(rows=STREAMS))
 
 
-def words_of(base: BaseModel) -> Words:
+def words_of(base: BaseModel) -> TokenizerInfo:
     """No id ends a text here, as on transformers' side."""
-    return Words(base.decode, frozenset(), base.context_length, base.vocab_size)
+    return TokenizerInfo(base.decode, frozenset(), base.context_length, base.vocab_size)
 
 
 def write(

@@ -29,13 +29,13 @@ from benchmarks.engine import NEW, READ, openings, prompt
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from benchmarks.soak import server as serving
 from sordino import formats
+from sordino.engine.runners.build import EngineOptions, gguf_runner
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.models import files
 from sordino.models.base_model import BaseModel, load
 from sordino.models.description import DescribedModel, describe
 from sordino.prompts.soft_prompt import SoftPrompt
-from sordino.server.start import EngineOptions, gguf_runner
 
 STREAMS = (1, 4, 16)
 WINDOW, WINDOWS = 128, 16

@@ -26,6 +26,7 @@ import uvicorn
 
 from benchmarks.measuring import arguments, paired_ratio, save
 from sordino.engine.requests import Chunk
+from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
 from sordino.engine.threads import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
@@ -34,7 +35,7 @@ from sordino.server.metrics import Metrics
 from sordino.server.page.app import Page
 from sordino.server.prompts import Voices
 from sordino.server.serving import Idle, ServerLimits, Serving
-from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.start import Models, opened
 from tests.e2e.browser import browser
 
 TABS, STREAMS, NEW, TOKENS = 10, 4, 48, 60
@@ -94,7 +95,8 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
 
     def open_(_: str) -> Any:
         runner = in_thread_of_its_own(lambda: torch_runner(base, options))
-        return opened(base, runner, library, options, remembered=folder / "defaults.json", metrics=metrics)
+        backend = embedded(base, runner, options)
+        return opened(base, backend, library, remembered=folder / "defaults.json", metrics=metrics)
 
     with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
         serving = models.first(name)

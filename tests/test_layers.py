@@ -114,6 +114,24 @@ def test_the_rule_itself(place: str, code: str, found: int) -> None:
     assert len(violations(tuple(place.split(".")) if place else (), ast.parse(code))) == found
 
 
+# What implements `engine.backend.Backend`, and what it is made of: the server and the page know the seam alone.
+BEHIND_THE_BACKEND = (
+    "sordino.engine.embedded",
+    "sordino.engine.engine",
+    "sordino.engine.runners",
+    "sordino.models.base_model",
+)
+
+
+def test_the_server_and_the_page_know_no_implementation_of_a_backend() -> None:
+    for path in modules(SOURCE / "server"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = (node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names))
+                found = [name for name in names if name.startswith(BEHIND_THE_BACKEND)]
+                assert not found, f"{path.name}, line {node.lineno}"
+
+
 def test_the_rooms_are_all_there_is() -> None:
     assert sorted(ORDER) == sorted({place_of(path)[0] for path in modules() if place_of(path)})
 

@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 
 import httpx
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot

@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.engine import Words
-from sordino.engine.requests import Request
-from sordino.engine.runners.runner import CacheUse, Span
+from sordino.engine.engine import TokenizerInfo
+from sordino.engine.requests import CacheUse, Request
+from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward.combining import responsible, spoken
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 STOP, V = 0, 30
-WORDS = Words(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
+INFO = TokenizerInfo(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
 TAME = Sampling(max_tokens=8, temperature=1.0, top_p=1.0)
 
 
@@ -29,10 +30,10 @@ def prompt(value: float, tokens: int = 2) -> SoftPrompt:
     return SoftPrompt(torch.full((tokens, 3), value).numpy(), Metadata(placement="start"))
 
 
-def logits_of(soft: SoftPrompt | None, ids: Sequence[int]) -> Tensor:
+def logits_of(soft: SoftPrompt | None, ids: Sequence[int], count: int = V) -> Tensor:
     """What the model would say: any function of the prompt and of all ids before, and of nothing else."""
     seed = hashlib.sha256(repr((soft.content_hash if soft else "", list(ids))).encode()).digest()
-    return torch.randn(V, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
+    return torch.randn(count, generator=torch.Generator().manual_seed(int.from_bytes(seed[:6], "big")))
 
 
 def hidden_of(ids: Sequence[int]) -> NDArray[np.floating[Any]]:
@@ -42,6 +43,8 @@ def hidden_of(ids: Sequence[int]) -> NDArray[np.floating[Any]]:
 
 class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
+
+    name = "plain"
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers
@@ -115,6 +118,7 @@ class Model:
 def alone(request: Request) -> tuple[str, str]:
     """What a request must say and how it must end, by the definition."""
     random = torch.Generator().manual_seed(request.seed)
+    seen = SeenTokens(request.ids, request.sampling.repetition_range)
     ids, new = list(request.ids), []
     weights = None
     while len(new) < request.sampling.max_tokens:
@@ -128,17 +132,18 @@ def alone(request: Request) -> tuple[str, str]:
         else:
             soft = mixture.components[0] if isinstance(mixture, Mixture) else mixture
             logits = logits_of(soft, ids + new)
-        token = sample(logits, ids + new, request.sampling, random, n_new=len(new)).token
+        token = sample(logits, seen, request.sampling, random).token
         if weights is not None and mixture.rule == "sequence" and not request.token_mixture:  # type: ignore[union-attr]
             weights = responsible(weights, logp[:, token])
         if token == STOP:
-            return WORDS.decode(new), "stop"
+            return INFO.decode(new), "stop"
         new.append(token)
-        text = WORDS.decode(new)
+        seen.push(token)
+        text = INFO.decode(new)
         for stop in request.sampling.stop:
             if stop in text:
                 return text[: text.index(stop)], "stop"
-    return WORDS.decode(new), "length"
+    return INFO.decode(new), "length"
 
 
 def first_weights(mixture: Mixture, ids: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Requests behind mixtures: lanes that are opened, run and closed together, and what they say together."""
+"""Requests behind mixtures: branches that are opened, run and closed together, and what they say together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.engine.plain_model import STOP, TAME, WORDS, Model, V, alone, logits_of, prompt
+from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, logits_of, prompt
 from tests.engine.test_engine import collected, finished
 
 GATE = Gate(np.array([[1.0, 2.0, 3.0], [0.0, -2.0, 1.0]], np.float32), np.array([0.1, 0.0], np.float32))
@@ -55,9 +55,9 @@ REQUESTS = st.builds(
 def test_a_mixture_says_what_it_would_say_alone(
     requests: list[Request], rows: int, chunk: int, room: int, steps_between: list[int], remembers: bool
 ) -> None:
-    """Whoever comes and goes meanwhile, whatever its lanes found kept, however often it was put back: weights and all."""
+    """Whoever comes and goes meanwhile, whatever its branches found kept, however often it was put back: weights and all."""
     model = Model(room, remembers=remembers)
-    engine = Engine(model, WORDS, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
     events: list[tuple[int, Event]] = []
     expected = {}
     for request, steps in zip(requests, steps_between, strict=False):
@@ -75,7 +75,7 @@ def test_a_mixture_says_what_it_would_say_alone(
 )
 def test_every_mixture_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
     model = Model(140, fails_on=fails_on)
-    engine = Engine(model, WORDS, Limits(rows=4, queue=20, tokens=9, chunk=4))
+    engine = Engine(model, INFO, Limits(rows=4, queue=20, tokens=9, chunk=4))
     numbers: list[int] = []
     events: list[tuple[int, Event]] = []
     for request, steps, victim in plan:
@@ -92,7 +92,7 @@ def test_every_mixture_ends_exactly_once(plan: list[tuple[Request, int, int]], f
 @pytest.mark.parametrize("rule", ["sequence", "probabilities", "logits", "vote"])
 def test_a_mixture_of_one_is_its_component(rule: str) -> None:
     one = Mixture((prompt(2.0, 5),), np.ones(1), rule)  # type: ignore[arg-type]
-    engine = Engine(Model(), WORDS)
+    engine = Engine(Model(), INFO)
     requests = [Request((1, 2), soft, TAME, seed) for seed in range(5) for soft in (one, one.components[0])]
     numbers = [engine.submit(request) for request in requests]
     ends = collected(finished(engine))
@@ -103,7 +103,7 @@ def test_components_that_agree_say_what_each_says_whatever_the_penalty() -> None
     """A repetition penalty goes by the sign of a logit."""
     punished = replace(TAME, temperature=0, repetition_penalty=1.8, max_tokens=20)
     twins = Mixture((prompt(1.0), prompt(1.0)), np.ones(2))
-    engine = Engine(Model(), WORDS)
+    engine = Engine(Model(), INFO)
     numbers = [engine.submit(Request((1, 2, 3), soft, punished)) for soft in (twins, prompt(1.0))]
     ends = collected(finished(engine))
     assert ends[numbers[0]] == ends[numbers[1]]
@@ -111,7 +111,7 @@ def test_components_that_agree_say_what_each_says_whatever_the_penalty() -> None
 
 def test_weights_move_as_it_writes_unless_they_are_held() -> None:
     """Greedy, with very different components: after the first token they are those of whoever expected it."""
-    engine = Engine(Model(), WORDS)
+    engine = Engine(Model(), INFO)
     told = replace(TAME, temperature=0, logprobs=3, max_tokens=4)
     for held in (False, True):
         engine.submit(Request((1, 2), PAIR, told, token_mixture=held))
@@ -140,7 +140,7 @@ def test_the_gate_reads_the_text_once() -> None:
             Counting.asked += 1
             return super().hidden_of(ids)
 
-    engine = Engine(Counting(), WORDS)
+    engine = Engine(Counting(), INFO)
     request = Request((1, 2), replace(PAIR, gate=GATE), TAME)
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
@@ -154,7 +154,7 @@ def test_a_gate_that_reads_no_numbers_ends_its_request_and_no_other() -> None:
         def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
             return np.array([np.inf, 0.0, 0.0])
 
-    engine = Engine(Overflowing(), WORDS)
+    engine = Engine(Overflowing(), INFO)
     gated = engine.submit(Request((1, 2), replace(PAIR, gate=GATE), replace(TAME, temperature=0)))
     other = Request((1, 2), PAIR, TAME)
     number = engine.submit(other)
@@ -170,14 +170,14 @@ def test_weights_of_the_request_need_no_gate() -> None:
         def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
             raise AssertionError("nobody asked the gate")
 
-    engine = Engine(Blind(), WORDS)
+    engine = Engine(Blind(), INFO)
     request = Request((1,), replace(PAIR, gate=GATE).with_weights([1, 3]), TAME)
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
 
 
 def test_what_can_never_run_is_refused_at_once() -> None:
-    engine = Engine(Model(room=100), WORDS, Limits(rows=2, queue=9, tokens=9))
+    engine = Engine(Model(room=100), INFO, Limits(rows=2, queue=9, tokens=9))
     with pytest.raises(ConfigError, match=r"more components than the engine runs rows.*at most 2"):
         engine.submit(Request((1,), MIXTURES[2], TAME))
     with pytest.raises(OutOfMemory, match="2 rows of"):
@@ -194,7 +194,7 @@ def test_one_lane_that_cannot_be_opened_ends_the_request_and_leaves_nothing() ->
             return super().open(number, soft, ids)
 
     model = Choosy()
-    engine = Engine(model, WORDS)
+    engine = Engine(model, INFO)
     bad, good = engine.submit(Request((1,), PAIR, TAME)), engine.submit(Request((1,), prompt(1.0), TAME))
     ends = collected(finished(engine))
     assert ends[bad] == ("", "failed")
@@ -212,7 +212,7 @@ def test_one_lane_that_is_no_number_ends_its_request_and_no_other() -> None:
             return logits
 
     model = Spoiled()
-    engine = Engine(model, WORDS)
+    engine = Engine(model, INFO)
     bad, good = engine.submit(Request((1,), PAIR, TAME)), engine.submit(Request((1,), prompt(1.0), TAME))
     ends = collected(finished(engine))
     assert ends[bad] == ("", "failed")
@@ -229,7 +229,7 @@ def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
             return super().open(number, soft, ids)
 
     model = Counting(room=130)
-    engine = Engine(model, WORDS, Limits(rows=4, queue=9, tokens=99))
+    engine = Engine(model, INFO, Limits(rows=4, queue=9, tokens=99))
     engine.submit(Request((1,) * 20, prompt(1.0), replace(ENDLESS, max_tokens=10)))
     engine.submit(Request((1,) * 45, prompt(1.0), replace(ENDLESS, max_tokens=10)))
     engine.step()
@@ -244,7 +244,7 @@ def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
 
 def test_aborting_closes_every_lane() -> None:
     model = Model()
-    engine = Engine(model, WORDS)
+    engine = Engine(model, INFO)
     number = engine.submit(Request((1, 2), PAIR, ENDLESS))
     engine.step()
     assert len(model.rows) == engine.counts[0] == 2
@@ -253,12 +253,12 @@ def test_aborting_closes_every_lane() -> None:
     assert engine.step() == [(number, End("aborted", 7, 1))]
 
 
-def test_lanes_may_do_without_the_first_ids() -> None:
+def test_branches_may_do_without_the_first_ids() -> None:
     """As where one component stands behind BOS, which the other has in its own text."""
     front = SoftPrompt(prompt(4.0).matrix, Metadata(placement="after_bos"))
     request = Request((9, 1, 2), Mixture((prompt(1.0), front), np.ones(2)), TAME, skips=(0, 1))
     bare = Request((9,), Mixture((prompt(1.0), front), np.ones(2)), Sampling(max_tokens=3), skips=(0, 1))
-    engine = Engine(Model(), WORDS, Limits(chunk=2))
+    engine = Engine(Model(), INFO, Limits(chunk=2))
     numbers = [engine.submit(one) for one in (request, bare)]
     ends = collected(finished(engine))
     assert [ends[number] for number in numbers] == [alone(request), alone(bare)]

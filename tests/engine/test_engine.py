@@ -15,9 +15,10 @@ from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Drawn, Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.engine.plain_model import STOP, TAME, WORDS, Model, V, alone, prompt
+from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, prompt
 
 
 def collected(events: Sequence[tuple[int, Event]]) -> dict[int, tuple[str, str]]:
@@ -68,7 +69,7 @@ def test_a_row_says_what_it_would_say_alone(
 ) -> None:
     """Whoever comes and goes meanwhile, in whatever parts it is read, however often it was put back."""
     model = Model(room, remembers=remembers)
-    engine = Engine(model, WORDS, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
     events: list[tuple[int, Event]] = []
     expected = {}
     for request, steps in zip(requests, steps_between, strict=False):
@@ -87,7 +88,7 @@ def test_a_row_says_what_it_would_say_alone(
 def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
     """Whether it finishes, fails, or is aborted: in the queue, while it is read, while it writes, or after its end."""
     model = Model(60, fails_on=fails_on)
-    engine = Engine(model, WORDS, Limits(rows=3, queue=20, tokens=8, chunk=4))
+    engine = Engine(model, INFO, Limits(rows=3, queue=20, tokens=8, chunk=4))
     numbers: list[int] = []
     events: list[tuple[int, Event]] = []
     for request, steps, victim in plan:
@@ -104,7 +105,7 @@ def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], f
 
 def test_an_aborted_row_is_gone_with_the_next_step() -> None:
     model = Model()
-    engine = Engine(model, WORDS)
+    engine = Engine(model, INFO)
     number = engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=50, logit_bias=((STOP, -1e9),))))
     engine.step()
     engine.abort(number)
@@ -115,7 +116,7 @@ def test_an_aborted_row_is_gone_with_the_next_step() -> None:
 
 def test_an_end_is_told_before_its_text_is_kept() -> None:
     model = Model()
-    engine = Engine(model, WORDS)
+    engine = Engine(model, INFO)
     engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=1)))
     events = engine.step()
     assert isinstance(events[-1][1], End)
@@ -128,7 +129,7 @@ def test_an_end_is_told_before_its_text_is_kept() -> None:
 
 def test_a_failing_step_ends_its_rows_and_no_others() -> None:
     model = Model(fails_on=7)
-    engine = Engine(model, WORDS, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    engine = Engine(model, INFO, Limits(rows=1, queue=9, tokens=4, chunk=4))
     bad, good = engine.submit(Request((7,), sampling=TAME)), engine.submit(Request((1,), sampling=TAME))
     outcome = collected(finished(engine))
     assert outcome[bad] == ("", "failed")
@@ -136,7 +137,7 @@ def test_a_failing_step_ends_its_rows_and_no_others() -> None:
 
 
 def test_a_prompt_that_does_not_fit_fails_alone() -> None:
-    engine = Engine(Model(), WORDS)
+    engine = Engine(Model(), INFO)
     wide = SoftPrompt(torch.ones(2, 4).numpy(), Metadata(placement="start"))
     bad, good = engine.submit(Request((1,), wide, TAME)), engine.submit(Request((1,), sampling=TAME))
     events = finished(engine)
@@ -146,7 +147,7 @@ def test_a_prompt_that_does_not_fit_fails_alone() -> None:
 
 
 def test_what_can_never_run_is_refused_at_once() -> None:
-    engine = Engine(Model(room=50), WORDS, Limits(rows=1, queue=1, tokens=4, chunk=4))
+    engine = Engine(Model(room=50), INFO, Limits(rows=1, queue=1, tokens=4, chunk=4))
     long = replace(TAME, max_tokens=90)
     with pytest.raises(ConfigError, match=r"context.*2 in front \+ 20 text \+ 90 new"):
         engine.submit(Request((1,) * 20, prompt(1.0), long))
@@ -164,7 +165,7 @@ def test_what_can_never_run_is_refused_at_once() -> None:
 
 def test_closing_ends_everything() -> None:
     model = Model()
-    engine = Engine(model, WORDS, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    engine = Engine(model, INFO, Limits(rows=1, queue=9, tokens=4, chunk=4))
     numbers = [engine.submit(Request((1,), sampling=TAME)) for _ in range(3)]
     engine.step()
     assert sorted(number for number, event in engine.close() if isinstance(event, End)) == numbers
@@ -174,7 +175,7 @@ def test_closing_ends_everything() -> None:
 
 
 def test_usage_counts_what_was_read_and_said() -> None:
-    engine = Engine(Model(), WORDS)
+    engine = Engine(Model(), INFO)
     request = Request((1, 2, 3), prompt(1.0, 4), replace(TAME, max_tokens=5, logit_bias=((STOP, -1e9),)))
     engine.submit(request)
     assert finished(engine)[-1][1] == End("length", 7, 5)
@@ -195,7 +196,7 @@ BAD = prompt(9.0)
 
 
 def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
-    engine = Engine(Spoiled(), WORDS, Limits(rows=3, queue=9))
+    engine = Engine(Spoiled(), INFO, Limits(rows=3, queue=9))
     good = [Request((1, 2), prompt(1.0), TAME, seed) for seed in range(2)]
     numbers = [engine.submit(one) for one in (good[0], Request((1,), BAD, TAME), good[1])]
     ends = collected(finished(engine))
@@ -206,15 +207,13 @@ def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
 def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from sordino.engine import engine as module
 
-    def failing(
-        logits: Tensor, seen: Sequence[int], sampling: Sampling, random: torch.Generator, *, n_new: int
-    ) -> Drawn:
+    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
         if sampling.top_k == 7:
             raise ZeroDivisionError
-        return sample(logits, seen, sampling, random, n_new=n_new)
+        return sample(logits, seen, sampling, random)
 
     monkeypatch.setattr(module, "sample", failing)
-    engine = Engine(Model(), WORDS, Limits(rows=3, queue=9))
+    engine = Engine(Model(), INFO, Limits(rows=3, queue=9))
     good = Request((1, 2), prompt(1.0), TAME)
     numbers = [engine.submit(one) for one in (good, Request((1,), None, replace(TAME, top_k=7)))]
     events = finished(engine)
@@ -225,7 +224,7 @@ def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.Mo
 
 
 def test_an_idle_engine_takes_as_many_as_it_has_rows_without_a_queue() -> None:
-    engine = Engine(Model(), WORDS, Limits(rows=2, queue=0))
+    engine = Engine(Model(), INFO, Limits(rows=2, queue=0))
     requests = [Request((1,), None, TAME, seed) for seed in range(3)]
     engine.check(requests[:2])
     with pytest.raises(EngineBusy):

@@ -11,10 +11,13 @@ import torch
 from sordino.engine.detokenizer import Detokeniser
 from sordino.engine.generate import Request, check_request, complete, generate
 from sordino.engine.sampling import HALF, Drawn, Sampling, held_back, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import RULES, Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from tests.engine.plain_generate import plain_complete
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -73,6 +76,23 @@ def test_a_row_does_not_depend_on_its_batch_mates(family: str) -> None:
     assert together[::-1] == complete(base, requests[::-1], sampling)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_engine_writes_what_the_plain_loop_writes(family: str) -> None:
+    base = tiny_base(family)
+    random = np.random.default_rng(4)
+    components = (prompt(base, 3, seed=5), prompt(base, 11, seed=6, placement="start"))
+    gate = Gate(random.standard_normal((2, base.d_model)).astype(np.float32), np.zeros(2, np.float32))
+    requests = mixed_requests(base)
+    requests += [Request(TEXTS[0], Mixture(components, np.array([0.6, 0.4]), rule), 5) for rule in RULES]
+    requests.append(Request(TEXTS[1], Mixture(components, np.ones(2), "probabilities", gate), 6))
+    for sampling in (
+        GREEDY,
+        Sampling(max_tokens=12, temperature=1.0, top_p=0.9, repetition_penalty=1.3, frequency_penalty=0.2),
+        Sampling(max_tokens=30, temperature=1.2, stop=("e", " t"), repetition_penalty=1.2, repetition_range=7),
+    ):
+        assert complete(base, requests, sampling) == plain_complete(base, requests, sampling)
+
+
 def test_the_seed_is_the_rows_own() -> None:
     base = tiny_base("llama")
     sampling = Sampling(max_tokens=20, temperature=1.0)
@@ -111,7 +131,7 @@ def test_the_context_must_hold_prompt_text_and_new_tokens() -> None:
     ten = prompt(base, 10)
     text = "x" * (CONTEXT - 10 - 12)
     assert len(check_request(base, Request(text, ten), GREEDY)) == len(text)
-    with pytest.raises(ConfigError, match=r"10 soft \+ 235 text \+ 12 new; shorten the text or lower --max-tokens"):
+    with pytest.raises(ConfigError, match=r"10 in front \+ 235 text \+ 12 new; shorten the text or lower --max-tokens"):
         complete(base, [Request("x"), Request(text + "x", ten)], GREEDY)
 
 
@@ -134,10 +154,10 @@ def scripted(base: BaseModel, monkeypatch: pytest.MonkeyPatch, *scripts: Sequenc
     """Make the sampler say the scripts, one a row, told apart by their texts' first ids 0, 1, 2 ..."""
     said: dict[int, Iterator[int]] = {seed: iter(script) for seed, script in enumerate(scripts)}
 
-    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator, *, n_new: int) -> Drawn:
+    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator) -> Drawn:
         return Drawn(next(said[random.initial_seed()]))
 
-    monkeypatch.setattr("sordino.engine.generate.sample", say)
+    monkeypatch.setattr("sordino.engine.engine.sample", say)
 
 
 def pieces_of(base: BaseModel, sampling: Sampling, texts: Sequence[str]) -> list[list[tuple[str, str | None]]]:
@@ -258,7 +278,7 @@ def test_text_behind_a_context_keeps_its_first_space(context: object, new: objec
 
 def frequencies(logits: Sequence[float], sampling: Sampling, seen: Sequence[int] = (), draws: int = 4000) -> np.ndarray:
     random = torch.Generator().manual_seed(0)
-    drawn = [sample(torch.tensor(logits), seen, sampling, random).token for _ in range(draws)]
+    drawn = [sample(torch.tensor(logits), SeenTokens(seen), sampling, random).token for _ in range(draws)]
     return np.bincount(drawn, minlength=len(logits)) / draws
 
 
@@ -284,10 +304,10 @@ def test_tokens_are_drawn_as_the_settings_say(settings: dict[str, float], expect
 def test_repetition_penalty_makes_seen_tokens_rarer() -> None:
     sampling = Sampling(temperature=0, repetition_penalty=2.0)
     logits = torch.tensor([2.0, 1.5, -1.0])
-    assert sample(logits, [], sampling, torch.Generator()).token == 0
-    assert sample(logits, [0], sampling, torch.Generator()).token == 1
+    assert sample(logits, SeenTokens([]), sampling, torch.Generator()).token == 0
+    assert sample(logits, SeenTokens([0]), sampling, torch.Generator()).token == 1
     # A negative logit is multiplied, or the penalty would reward it.
-    assert sample(torch.tensor([-1.0, -1.5]), [0], sampling, torch.Generator()).token == 1
+    assert sample(torch.tensor([-1.0, -1.5]), SeenTokens([0]), sampling, torch.Generator()).token == 1
     assert logits.tolist() == [2.0, 1.5, -1.0]
 
 

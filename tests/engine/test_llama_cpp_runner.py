@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Drawn, Sampling, sample
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, ModelError, OutOfMemory
 from sordino.forward.combining import combine, responsible
 from sordino.forward.gate_input import hidden_of_text
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 OPENING = "The rain had not stopped since Monday, and the street outside the office was a river of paper cups. I"
 PASSAGE = (
-    "The house stood at the end of the lane, and nobody had lived in it since the war. Its windows were boarded, its gate "
+    "The house stood at the end of the branch, and nobody had lived in it since the war. Its windows were boarded, its gate "
     "hung from one hinge, and in the garden the apple trees had grown together into a wall. We used to dare each other to "
     "go in. One evening in October my brother went, and came back with a clock that was still running."
 )
@@ -93,7 +94,7 @@ def runner_of(
 
 
 def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
-    return Engine(runner, Words(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
+    return Engine(runner, TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
 
 
 def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
@@ -233,7 +234,7 @@ def test_where_cells_run_out_rows_take_turns(model: DescribedModel, path: Path, 
     with runner_of(model, path, cells=256) as runner:
         engine = engine_of(model, runner, Limits(rows=6, tokens=256))
         # Without an end of text every row wants all its positions.
-        engine.words = Words(model.decode, frozenset(), model.context_length, model.vocab_size)
+        engine.info = TokenizerInfo(model.decode, frozenset(), model.context_length, model.vocab_size)
         ended = [said.end for said in run(engine, requests)]
         assert [end.n_new for end in ended if end] == [60] * 6
         with pytest.raises(OutOfMemory, match="--kv-memory"):
@@ -390,13 +391,13 @@ def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_po
 def test_a_mixture_is_its_components_combined(
     model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside others, all its lanes in a step: what is drawn from is the combination of what each says alone."""
+    """Beside others, all its branches in a step: what is drawn from is the combination of what each says alone."""
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 
-    def listening(logits_V: Any, seen: Sequence[int], sampling: Sampling, *rest: Any, **more: Any) -> Drawn:
+    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
         heard.setdefault(sampling.max_tokens, []).append(torch.as_tensor(logits_V).clone())
-        return sample(logits_V, seen, sampling, *rest, **more)
+        return sample(logits_V, seen, sampling, random)
 
     monkeypatch.setattr("sordino.engine.engine.sample", listening)
     ids = tuple(model.encode(OPENING))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -29,14 +30,38 @@ from sordino.engine.sampling import (
     TOP_K,
     TOP_P,
     TYPICAL,
+    Drawn,
     Sampling,
     distribution,
     sample,
 )
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, ModelError
 
 OFF = Sampling(temperature=1.0, top_p=1.0)
 V = 700
+
+
+def seen_of(ids: Sequence[int], sampling: Sampling, *, n_new: int = 0) -> SeenTokens:
+    seen = SeenTokens(ids[: len(ids) - n_new], sampling.repetition_range)
+    for token in ids[len(ids) - n_new :]:
+        seen.push(token)
+    return seen
+
+
+def drawn_of(
+    logits_V: torch.Tensor | np.ndarray,
+    ids: Sequence[int],
+    sampling: Sampling,
+    random: torch.Generator,
+    *,
+    n_new: int = 0,
+) -> Drawn:
+    return sample(logits_V, seen_of(ids, sampling, n_new=n_new), sampling, random)
+
+
+def candidates(logits_V: np.ndarray, ids: Sequence[int], sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:
+    return distribution(logits_V, seen_of(ids, sampling), sampling)
 
 
 def random_logits(seed: int, *, scale: float = 2.5) -> torch.Tensor:
@@ -44,7 +69,7 @@ def random_logits(seed: int, *, scale: float = 2.5) -> torch.Tensor:
 
 
 def ours(logits_V: torch.Tensor, sampling: Sampling, seen: Sequence[int] = ()) -> np.ndarray:
-    ids, probs = distribution(logits_V.numpy(), seen, sampling)
+    ids, probs = candidates(logits_V.numpy(), seen, sampling)
     assert (np.diff(probs) <= 1e-12).all()
     found = np.zeros(len(logits_V))
     found[ids] = probs
@@ -161,48 +186,48 @@ def test_the_range_and_slope_of_the_penalty_are_koboldais(extent: int, slope: fl
 def test_presence_and_frequency_count_new_tokens_only() -> None:
     logits = torch.tensor([3.0, 2.9, 2.8, 2.7])
     greedy = Sampling(temperature=0, presence_penalty=0.15)
-    assert sample(logits, [0, 0, 0], greedy, torch.Generator(), n_new=0).token == 0
-    assert sample(logits, [0, 0, 0], greedy, torch.Generator(), n_new=3).token == 1
-    assert sample(logits, [0, 0, 0], replace(greedy, frequency_penalty=0.02), torch.Generator(), n_new=3).token == 1
-    assert sample(logits, [0, 1, 1], replace(greedy, frequency_penalty=0.1), torch.Generator(), n_new=3).token == 2
+    assert drawn_of(logits, [0, 0, 0], greedy, torch.Generator(), n_new=0).token == 0
+    assert drawn_of(logits, [0, 0, 0], greedy, torch.Generator(), n_new=3).token == 1
+    assert drawn_of(logits, [0, 0, 0], replace(greedy, frequency_penalty=0.02), torch.Generator(), n_new=3).token == 1
+    assert drawn_of(logits, [0, 1, 1], replace(greedy, frequency_penalty=0.1), torch.Generator(), n_new=3).token == 2
 
 
 def test_a_bias_comes_first() -> None:
     logits = torch.tensor([3.0, 1.0, 0.0])
     biased = Sampling(temperature=0, logit_bias=((0, -100.0), (2, 1.5)))
-    assert sample(logits, [], biased, torch.Generator()).token == 2
+    assert drawn_of(logits, [], biased, torch.Generator()).token == 2
 
 
 def test_logprobs_are_the_models_own() -> None:
     logits = random_logits(2).float()
     wild = Sampling(temperature=2.0, top_k=3, logit_bias=((7, 50.0),), repetition_penalty=1.5, logprobs=4)
-    drawn = sample(logits, [7], wild, torch.Generator())
+    drawn = drawn_of(logits, [7], wild, torch.Generator())
     expected = torch.log_softmax(logits.double(), dim=0)
     assert drawn.token == 7
     assert drawn.logprob == pytest.approx(float(expected[7]), abs=1e-9)
     best = expected.topk(4)
     assert [word for word, _ in drawn.top] == best.indices.tolist()
     np.testing.assert_allclose([value for _, value in drawn.top], best.values.numpy(), atol=1e-9)
-    assert sample(logits, [], replace(wild, logprobs=None), torch.Generator()).logprob is None
-    assert sample(logits, [], replace(wild, logprobs=0), torch.Generator()).top == ()
+    assert drawn_of(logits, [], replace(wild, logprobs=None), torch.Generator()).logprob is None
+    assert drawn_of(logits, [], replace(wild, logprobs=0), torch.Generator()).top == ()
 
 
 def test_of_equals_the_first_word_comes_first() -> None:
     """Whatever the way they were sorted: whole, or the few largest."""
     logits = torch.zeros(5000, dtype=torch.float64)
-    assert distribution(logits.numpy(), [], replace(OFF, top_k=3))[0].tolist() == [0, 1, 2]
-    assert distribution(logits.numpy(), [], replace(OFF, top_p=0.0005))[0].tolist() == [0, 1, 2]
-    assert distribution(logits.numpy(), [], OFF)[0][:3].tolist() == [0, 1, 2]
+    assert candidates(logits.numpy(), [], replace(OFF, top_k=3))[0].tolist() == [0, 1, 2]
+    assert candidates(logits.numpy(), [], replace(OFF, top_p=0.0005))[0].tolist() == [0, 1, 2]
+    assert candidates(logits.numpy(), [], OFF)[0][:3].tolist() == [0, 1, 2]
 
 
 def test_one_number_of_the_stream_is_used_for_a_token() -> None:
     random, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     logits = random_logits(3)
     for sampling in (OFF, replace(OFF, top_k=1), replace(OFF, top_p=0.5, typical=0.5, tfs=0.9)):
-        sample(logits, [], sampling, random)
+        drawn_of(logits, [], sampling, random)
     for _ in range(3):
         torch.rand((), generator=other, dtype=torch.float64)
-    sample(logits, [], replace(OFF, temperature=0), random)
+    drawn_of(logits, [], replace(OFF, temperature=0), random)
     assert torch.equal(random.get_state(), other.get_state())
 
 
@@ -227,11 +252,11 @@ def test_something_is_always_left(
         temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical=typical, top_a=top_a, tfs=tfs,
         repetition_penalty=penalty, order=tuple(order),
     )  # fmt: skip
-    ids, probs = distribution(np.array(logits), seen, sampling)
+    ids, probs = candidates(np.array(logits), seen, sampling)
     assert len(ids) == len(set(ids.tolist())) >= 1
     assert probs.sum() == pytest.approx(1)
     assert not top_k or len(ids) <= max(top_k, 1)
-    assert 0 <= sample(torch.tensor(logits), seen, sampling, torch.Generator()).token < len(logits)
+    assert 0 <= drawn_of(torch.tensor(logits), seen, sampling, torch.Generator()).token < len(logits)
 
 
 @pytest.mark.parametrize(
@@ -264,9 +289,9 @@ def test_biases_of_a_greedy_row_are_as_in_the_plain_way(values: list[float], bia
     """logprobs=0 asks for nothing that could change the word, and takes the whole vocabulary to float64."""
     logits = torch.tensor([*values, 0.25])
     before = logits.clone()
-    quick = sample(logits, [], Sampling(temperature=0, logit_bias=tuple(biases)), torch.Generator())
+    quick = drawn_of(logits, [], Sampling(temperature=0, logit_bias=tuple(biases)), torch.Generator())
     assert torch.equal(logits, before)
-    plain = sample(logits, [], Sampling(temperature=0, logit_bias=tuple(biases), logprobs=0), torch.Generator())
+    plain = drawn_of(logits, [], Sampling(temperature=0, logit_bias=tuple(biases), logprobs=0), torch.Generator())
     assert quick.token == plain.token
 
 
@@ -284,15 +309,59 @@ def test_biases_of_a_greedy_row_are_as_in_the_plain_way(values: list[float], bia
 )
 def test_logits_that_are_no_numbers_are_an_error(sampling: Sampling, word: int, value: float) -> None:
     logits = torch.tensor([0.5, float("-inf"), 2.0, 1.0])
-    assert sample(logits, [0], sampling, torch.Generator()).token != 1
+    assert drawn_of(logits, [0], sampling, torch.Generator()).token != 1
     logits[word] = value
     for form in (logits, logits.numpy()):
         with pytest.raises(ModelError, match="not a number"):
-            sample(form, [0], sampling, torch.Generator())
+            drawn_of(form, [0], sampling, torch.Generator())
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0, logit_bias=((2, -1.0),)), OFF, replace(OFF, logprobs=2)])
 def test_an_array_is_drawn_from_as_a_tensor_is(sampling: Sampling) -> None:
     logits = torch.randn(V, generator=torch.Generator().manual_seed(1))
-    drawn = [sample(form, [], sampling, torch.Generator().manual_seed(2)) for form in (logits, logits.numpy())]
+    drawn = [drawn_of(form, [], sampling, torch.Generator().manual_seed(2)) for form in (logits, logits.numpy())]
     assert drawn[0] == drawn[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    context=st.lists(st.integers(0, 9), max_size=12),
+    new=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    window=st.integers(0, 15),
+    asked=st.lists(st.booleans(), min_size=12, max_size=12),
+)
+def test_counts_kept_as_tokens_come_are_those_counted_anew(
+    context: list[int], new: list[int], window: int, asked: list[bool]
+) -> None:
+    kept = SeenTokens(context, window)
+    for at, token in enumerate(new):
+        kept.push(token)
+        ids = context + new[: at + 1]
+        first = max(0, len(ids) - window) if window else 0
+        plain = {word: place for place, word in enumerate(ids) if place >= first}
+        assert kept.new == Counter(new[: at + 1])
+        if asked[at]:
+            assert dict(zip(*(array.tolist() for array in kept.last_places()), strict=True)) == plain
+
+
+@pytest.mark.parametrize("window", [0, 300])
+def test_a_token_costs_the_same_behind_a_long_text(window: int) -> None:
+    class Counted(list[int]):
+        reads = 0
+
+        def __getitem__(self, at):
+            Counted.reads += 1
+            return super().__getitem__(at)
+
+        def __iter__(self):
+            raise AssertionError("the whole text is read again")
+
+    sampling = replace(OFF, repetition_penalty=1.2, repetition_range=window, frequency_penalty=0.5)
+    seen = SeenTokens(range(500), window)
+    logits, random = random_logits(3), torch.Generator()
+    sample(logits, seen, sampling, random)
+    seen.ids = Counted(seen.ids)
+    for token in range(100):
+        seen.push(token)
+        sample(logits, seen, sampling, random)
+    assert Counted.reads <= 3 * 100

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sordino.engine.scheduler import Queue, Scheduler, Work
+from sordino.engine.scheduler import Queue, ScheduledRequest, Scheduler
 
 
 @dataclass
@@ -15,55 +15,55 @@ class Room:
     """Memory for so many positions, as a runner has it; and what every row has of it."""
 
     size: int
-    taken: dict[Work, int] = field(default_factory=dict)
+    taken: dict[ScheduledRequest, int] = field(default_factory=dict)
 
     def free(self) -> int:
         return self.size - sum(self.taken.values())
 
-    def admit(self, work: Work) -> bool:
-        if work.length > self.free():
+    def admit(self, entry: ScheduledRequest) -> bool:
+        if entry.length > self.free():
             return False
-        self.taken[work] = work.length
-        work.done = 0
+        self.taken[entry] = entry.length
+        entry.done = 0
         return True
 
-    def grow(self, work: Work, count: int) -> bool:
-        more = work.done + count - self.taken[work]
+    def grow(self, entry: ScheduledRequest, count: int) -> bool:
+        more = entry.done + count - self.taken[entry]
         if more > self.free():
             return False
-        self.taken[work] += max(0, more)
+        self.taken[entry] += max(0, more)
         return True
 
-    def let_go(self, work: Work) -> None:
-        del self.taken[work]
-        work.done = 0
+    def preempt(self, entry: ScheduledRequest) -> None:
+        del self.taken[entry]
+        entry.done = 0
 
 
 class LaneRoom(Room):
-    """Memory where each lane of a work takes its own."""
+    """Memory where each branch of a entry takes its own."""
 
     def free(self) -> int:
-        return self.size - sum(room * work.lanes for work, room in self.taken.items())
+        return self.size - sum(room * entry.branches for entry, room in self.taken.items())
 
-    def admit(self, work: Work) -> bool:
-        if work.length * work.lanes > self.free():
+    def admit(self, entry: ScheduledRequest) -> bool:
+        if entry.length * entry.branches > self.free():
             return False
-        self.taken[work] = work.length
-        work.done = 0
+        self.taken[entry] = entry.length
+        entry.done = 0
         return True
 
-    def grow(self, work: Work, count: int) -> bool:
-        more = max(0, work.done + count - self.taken[work])
-        if more * work.lanes > self.free():
+    def grow(self, entry: ScheduledRequest, count: int) -> bool:
+        more = max(0, entry.done + count - self.taken[entry])
+        if more * entry.branches > self.free():
             return False
-        self.taken[work] += more
+        self.taken[entry] += more
         return True
 
 
-def queue_of(*works: Work) -> Queue:
+def queue_of(*entries: ScheduledRequest) -> Queue:
     queue = Queue()
-    for work in works:
-        queue.add(work)
+    for entry in entries:
+        queue.add(entry)
     return queue
 
 
@@ -77,57 +77,57 @@ def drained(queue: Queue) -> list[int]:
 
 def test_clients_take_turns() -> None:
     """A client who asks for a hundred at once does not keep another waiting behind all of them."""
-    greedy = [Work(number, "greedy", 1) for number in range(4)]
-    queue = queue_of(*greedy, Work(9, "late", 1))
-    assert [work.number for work in queue.ahead(3)] == [0, 9, 1]
+    greedy = [ScheduledRequest(number, "greedy", 1) for number in range(4)]
+    queue = queue_of(*greedy, ScheduledRequest(9, "late", 1))
+    assert [entry.number for entry in queue.ahead(3)] == [0, 9, 1]
     assert drained(queue) == [0, 9, 1, 2, 3]
 
 
 def test_what_was_put_back_goes_first_in_its_old_order() -> None:
-    queue = queue_of(Work(5, "a", 1))
-    queue.put_back(Work(2, "b", 1))
-    queue.put_back(Work(1, "a", 1))
+    queue = queue_of(ScheduledRequest(5, "a", 1))
+    queue.put_back(ScheduledRequest(2, "b", 1))
+    queue.put_back(ScheduledRequest(1, "a", 1))
     assert len(queue) == 3
-    assert [work.number for work in queue.ahead(9)] == [1, 2, 5]
+    assert [entry.number for entry in queue.ahead(9)] == [1, 2, 5]
     assert drained(queue) == [1, 2, 5]
 
 
 def test_a_waiting_row_can_be_taken_out() -> None:
-    works = [Work(number, "ab"[number % 2], 1) for number in range(4)]
-    queue = queue_of(*works)
-    queue.put_back(back := Work(9, "a", 1))
-    assert queue.remove(works[2])
+    entries = [ScheduledRequest(number, "ab"[number % 2], 1) for number in range(4)]
+    queue = queue_of(*entries)
+    queue.put_back(back := ScheduledRequest(9, "a", 1))
+    assert queue.remove(entries[2])
     assert queue.remove(back)
-    assert not queue.remove(works[2])
+    assert not queue.remove(entries[2])
     assert drained(queue) == [0, 1, 3]
 
 
 def test_a_long_text_is_read_in_parts_and_keeps_nobody_waiting() -> None:
     scheduler, room = Scheduler(rows=4, tokens=10, chunk=6), Room(1000)
-    writer, reader = Work(0, "", 1), Work(1, "", 100)
+    writer, reader = ScheduledRequest(0, "", 1), ScheduledRequest(1, "", 100)
     scheduler.waiting.add(writer)
     scheduler.waiting.add(reader)
     counts = []
     for _ in range(3):
-        step = scheduler.schedule(room.admit, room.grow, room.let_go)
-        counts.append({stretch.work.number: stretch.count for stretch in step})
-        for stretch in step:
-            stretch.work.done += stretch.count
-            if stretch.work.done == stretch.work.length:
-                stretch.work.length += 1
+        step = scheduler.schedule(room.admit, room.grow, room.preempt)
+        counts.append({item.entry.number: item.count for item in step})
+        for item in step:
+            item.entry.done += item.count
+            if item.entry.done == item.entry.length:
+                item.entry.length += 1
     assert counts == [{0: 1, 1: 6}] * 3
 
 
 def test_the_row_that_came_last_goes_back_when_memory_runs_out() -> None:
     scheduler, room = Scheduler(rows=4, tokens=10, chunk=6), Room(5)
-    first, last = Work(0, "", 2), Work(1, "", 3)
+    first, last = ScheduledRequest(0, "", 2), ScheduledRequest(1, "", 3)
     scheduler.waiting.add(first)
     scheduler.waiting.add(last)
-    for stretch in scheduler.schedule(room.admit, room.grow, room.let_go):
-        stretch.work.done += stretch.count
-        stretch.work.length += 1
-    step = scheduler.schedule(room.admit, room.grow, room.let_go)
-    assert [(stretch.work.number, stretch.count) for stretch in step] == [(0, 1)]
+    for item in scheduler.schedule(room.admit, room.grow, room.preempt):
+        item.entry.done += item.count
+        item.entry.length += 1
+    step = scheduler.schedule(room.admit, room.grow, room.preempt)
+    assert [(item.entry.number, item.count) for item in step] == [(0, 1)]
     assert scheduler.waiting.first() is last
     assert last.done == 0
 
@@ -142,36 +142,36 @@ def test_the_row_that_came_last_goes_back_when_memory_runs_out() -> None:
     more=st.integers(0, 20),
     memory=st.integers(42 * 4, 300),
 )
-def test_works_of_several_lanes_come_to_their_end_within_the_budgets(
+def test_works_of_several_branches_come_to_their_end_within_the_budgets(
     sizes: list[tuple[int, int, int, bool]], rows: int, chunk: int, more: int, memory: int
 ) -> None:
-    """A lane costs as much as a row, of the step, of the rows and of the memory; and nobody is overtaken for ever."""
+    """A branch costs as much as a row, of the step, of the rows and of the memory; and nobody is overtaken for ever."""
     tokens = rows + more
     scheduler, room = Scheduler(rows, tokens, chunk), LaneRoom(memory)
     goal = {}
-    for number, (length, new, lanes, one) in enumerate(sizes):
-        work = Work(number, "ab"[one], length, lanes=lanes)
-        goal[work] = length + new
-        scheduler.waiting.add(work)
+    for number, (length, new, branches, one) in enumerate(sizes):
+        entry = ScheduledRequest(number, "ab"[one], length, branches=branches)
+        goal[entry] = length + new
+        scheduler.waiting.add(entry)
     for _ in range(5000):
-        step = scheduler.schedule(room.admit, room.grow, room.let_go)
+        step = scheduler.schedule(room.admit, room.grow, room.preempt)
         if not step:
             break
-        assert sum(stretch.count * stretch.work.lanes for stretch in step) <= tokens
-        assert all(stretch.count <= chunk for stretch in step)
-        assert scheduler.taken == sum(work.lanes for work in scheduler.running) <= rows
-        assert len({stretch.work for stretch in step}) == len(step)
+        assert sum(item.count * item.entry.branches for item in step) <= tokens
+        assert all(item.count <= chunk for item in step)
+        assert scheduler.taken == sum(entry.branches for entry in scheduler.running) <= rows
+        assert len({item.entry for item in step}) == len(step)
         assert room.free() >= 0
-        for stretch in step:
-            work = stretch.work
-            assert work in scheduler.running
-            work.done += stretch.count
-            if work.done == work.length:
-                work.length += 1
-                if work.length > goal[work]:
-                    del goal[work]
-                    scheduler.running.remove(work)
-                    room.let_go(work)
+        for item in step:
+            entry = item.entry
+            assert entry in scheduler.running
+            entry.done += item.count
+            if entry.done == entry.length:
+                entry.length += 1
+                if entry.length > goal[entry]:
+                    del goal[entry]
+                    scheduler.running.remove(entry)
+                    room.preempt(entry)
     assert goal == {}
     assert not len(scheduler.waiting)
     assert not room.taken
@@ -179,14 +179,14 @@ def test_works_of_several_lanes_come_to_their_end_within_the_budgets(
 
 def test_a_mixture_waits_for_its_rows_and_is_not_overtaken() -> None:
     scheduler, room = Scheduler(rows=4, tokens=10, chunk=6), Room(1000)
-    writers = [Work(number, "", 1) for number in range(2)]
-    mixture, late = Work(2, "", 1, lanes=3), Work(3, "", 1)
-    for work in (*writers, mixture, late):
-        scheduler.waiting.add(work)
-    step = scheduler.schedule(room.admit, room.grow, room.let_go)
-    assert [stretch.work for stretch in step] == writers
+    writers = [ScheduledRequest(number, "", 1) for number in range(2)]
+    mixture, late = ScheduledRequest(2, "", 1, branches=3), ScheduledRequest(3, "", 1)
+    for entry in (*writers, mixture, late):
+        scheduler.waiting.add(entry)
+    step = scheduler.schedule(room.admit, room.grow, room.preempt)
+    assert [item.entry for item in step] == writers
     scheduler.running.remove(writers[0])
-    step = scheduler.schedule(room.admit, room.grow, room.let_go)
+    step = scheduler.schedule(room.admit, room.grow, room.preempt)
     assert mixture in scheduler.running
     assert late not in scheduler.running
 
@@ -207,28 +207,28 @@ def test_every_row_comes_to_its_end_within_the_budgets(
     scheduler, room = Scheduler(rows, tokens, chunk), Room(memory)
     goal = {}
     for number, (length, new, client) in enumerate(sizes):
-        work = Work(number, client, length)
-        goal[work] = length + new
-        scheduler.waiting.add(work)
+        entry = ScheduledRequest(number, client, length)
+        goal[entry] = length + new
+        scheduler.waiting.add(entry)
     for _ in range(5000):
-        step = scheduler.schedule(room.admit, room.grow, room.let_go)
+        step = scheduler.schedule(room.admit, room.grow, room.preempt)
         if not step:
             break
-        assert sum(stretch.count for stretch in step) <= tokens
-        assert all(stretch.count <= chunk for stretch in step)
+        assert sum(item.count for item in step) <= tokens
+        assert all(item.count <= chunk for item in step)
         assert len(scheduler.running) <= rows
-        assert len({stretch.work for stretch in step}) == len(step)
+        assert len({item.entry for item in step}) == len(step)
         assert room.free() >= 0
-        for stretch in step:
-            work = stretch.work
-            assert work in scheduler.running
-            work.done += stretch.count
-            if work.done == work.length:
-                work.length += 1
-                if work.length > goal[work]:
-                    del goal[work]
-                    scheduler.running.remove(work)
-                    room.let_go(work)
+        for item in step:
+            entry = item.entry
+            assert entry in scheduler.running
+            entry.done += item.count
+            if entry.done == entry.length:
+                entry.length += 1
+                if entry.length > goal[entry]:
+                    del goal[entry]
+                    scheduler.running.remove(entry)
+                    room.preempt(entry)
     assert goal == {}
     assert not len(scheduler.waiting)
     assert not room.taken

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.engine.engine import Engine, Limits, Words
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, End, Request
-from sordino.engine.runners.kv_pool import KeyValues, Shape
+from sordino.engine.runners.kv_pool import KeyValues, Shape, SlotCache
 from sordino.engine.runners.runner import Span
-from sordino.engine.runners.shelf_cache import ShelfCache
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.errors import DoesNotFit, OutOfMemory
@@ -61,7 +60,7 @@ def requests_of(base: BaseModel, sampling: Sampling) -> list[Request]:
 
 def engine_of(base: BaseModel, limits: Limits, *, kv_bytes: int = 1 << 26, prefix_bytes: int = 1 << 24) -> Engine:
     runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=prefix_bytes)
-    return Engine(runner, Words(base.decode, base.stop_ids, base.context_length, base.vocab_size), limits)
+    return Engine(runner, TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size), limits)
 
 
 @dataclass
@@ -192,7 +191,7 @@ def test_a_text_that_was_there_is_not_read_again(family: str) -> None:
     assert engine.runner.cache_use().text_hits == 2
 
 
-def test_prefixes_are_let_go_when_they_are_too_many_and_run_again() -> None:
+def test_prefixes_are_preempt_when_they_are_too_many_and_run_again() -> None:
     base = tiny_base("llama")
     greedy = Sampling(max_tokens=3, temperature=0)
     ids = tuple(base.encode("the sea"))
@@ -241,7 +240,7 @@ def test_a_model_that_does_not_use_its_cache_is_noticed(monkeypatch: pytest.Monk
     base = tiny_base("gpt2")
     engine = engine_of(base, Limits(rows=2, queue=9, tokens=64, chunk=64))
     engine.submit(Request(tuple(base.encode("the sea")), None, Sampling(max_tokens=3)))
-    monkeypatch.setattr(ShelfCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(SlotCache, "written", property(lambda self: 0, lambda self, value: None), raising=False)
     with pytest.raises(RuntimeError, match="did not use the cache"):
         engine.step()
 
@@ -276,7 +275,7 @@ def test_prompts_that_are_run_side_by_side_are_what_each_is_alone(family: str) -
         for runner in (together, alone):
             runner.open(number, soft, [5, 6])
         ours, theirs = (runner._key_values.take(number) for runner in (together, alone))
-        assert ours.shape == theirs.shape
+        assert [held.shape for held in ours] == [held.shape for held in theirs]
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     assert (together.cache_use().misses, together.cache_use().hits) == (len(softs), 0)
 

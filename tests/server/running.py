@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ import torch
 import uvicorn
 
 from sordino import formats
+from sordino.engine.backend import Backend
+from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
 from sordino.library.library import Library
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -22,7 +24,7 @@ from sordino.server.metrics import Metrics
 from sordino.server.page.app import Page
 from sordino.server.prompts import Voices
 from sordino.server.serving import Idle, ServerLimits, Serving
-from sordino.server.start import EngineOptions, Models, opened, torch_runner
+from sordino.server.start import Models, opened
 from tests.tiny_models import tiny_base
 
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.
@@ -70,9 +72,11 @@ def running(
     others: Mapping[str, BaseModel] | None = None,
     with_page: bool = False,
     idle: bool = False,
+    backend: Callable[[BaseModel], Backend] | None = None,
     **app: Any,
 ) -> Iterator[Running]:
-    """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there."""
+    """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there.
+    backend: runs the requests in place of the engine."""
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
     options = EngineOptions(rows=rows, queue=queue, kv_bytes=kv_bytes, prefix_bytes=1 << 22)
@@ -83,9 +87,8 @@ def running(
         model = bases[name]
         return opened(
             model,
-            torch_runner(model, options),
+            backend(model) if backend else embedded(model, torch_runner(model, options), options),
             library,
-            options,
             remembered=folder / "defaults.json",
             limits=limits,
             metrics=metrics,

@@ -337,9 +337,7 @@ def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         return run(spans)
 
     monkeypatch.setattr(engine.runner, "run", slow)
-    monkeypatch.setattr(
-        engine, "words", type(engine.words)(engine.words.decode, frozenset(), 256, engine.words.vocab_size)
-    )
+    monkeypatch.setattr(engine, "info", type(engine.info)(engine.info.decode, frozenset(), 256, engine.info.vocab_size))
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,7 @@ from sordino.cli.options import Decorated, library_option
 from sordino.errors import ConfigError
 from sordino.library.outputs import mixture_name
 from sordino.prompts.fit import check_one_base, common_base
-from sordino.prompts.mixture import Mixture, Prompt, checked_weights, uniform
+from sordino.prompts.mixture import Mixture, StoredPrompt, checked_weights, uniform
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def mixture_options(command: Decorated) -> Decorated:
     return command
 
 
-def reweighted(prompts: Mapping[str, Prompt], weights: str | None, *, token_mixture: bool) -> dict[str, Prompt]:
+def reweighted(
+    prompts: Mapping[str, StoredPrompt], weights: str | None, *, token_mixture: bool
+) -> dict[str, StoredPrompt]:
     """The mixtures among them as the options say; the soft prompts as they are.
 
     Raises ConfigError where an option has no mixture to work on, or a mixture has another number of components.
@@ -55,7 +57,7 @@ def reweighted(prompts: Mapping[str, Prompt], weights: str | None, *, token_mixt
     flag = "--token-mixture" if weights is None else "--weights"
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where=flag, do=f"leave {flag} out")
-    found: dict[str, Prompt] = {}
+    found: dict[str, StoredPrompt] = {}
     for label, prompt in prompts.items():
         if isinstance(prompt, Mixture):
             if weights is not None:
@@ -66,11 +68,11 @@ def reweighted(prompts: Mapping[str, Prompt], weights: str | None, *, token_mixt
     return found
 
 
-def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
+def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
     """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
-    found: dict[str, Prompt] = {}
+    found: dict[str, StoredPrompt] = {}
     for label, prompt in prompts.items():
         found[label] = prompt
         if isinstance(prompt, Mixture):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.report import Estimate, Measurement, Report
     from sordino.evaluation.scoring import Progress
     from sordino.library.library import Library
-    from sordino.prompts.mixture import Prompt
+    from sordino.prompts.mixture import StoredPrompt
     from sordino.texts.pieces import Piece
 
 _PATHS = click.Path(path_type=Path)
@@ -228,7 +228,7 @@ def _number(count: int, noun: str) -> str:
 
 
 def _texts(
-    prompts: dict[str, Prompt],
+    prompts: dict[str, StoredPrompt],
     heldout: Sequence[Path],
     excerpts: Sequence[Path],
     off_domain: Sequence[Path],

@@ -11,7 +11,7 @@ import click
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     return {label: formats.read(path) for label, path in _paths(library, names).items()}
 
 
-def loaded_voices(library: Library, names: Sequence[str]) -> dict[str, Prompt]:
+def loaded_voices(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt]:
     """As `loaded_prompts`, mixtures among them."""
     from sordino import formats
 
@@ -84,7 +84,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def check_fits(base: BaseModel, label: str, prompt: Prompt, *, force: bool) -> None:
+def check_fits(base: BaseModel, label: str, prompt: StoredPrompt, *, force: bool) -> None:
     """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); say so where nobody can know."""
     parts = prompt.components if isinstance(prompt, Mixture) else (prompt,)
     reasons = [

@@ -16,7 +16,7 @@ from sordino.cli.loading import check_fits, loaded_model
 from sordino.cli.options import json_option, library_option, model_option
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.library.names import is_mixture_name, without_ending
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import RATINGS, BaseRef, SoftPrompt
 
 if TYPE_CHECKING:
@@ -267,13 +267,13 @@ def _made_for(model: str, prompt: SoftPrompt, *, force: bool) -> SoftPrompt:
     return prompt.with_metadata(supported=prompt.metadata.supported or known)
 
 
-def _fit(model: str, prompt: Prompt) -> dict[str, str]:
+def _fit(model: str, prompt: StoredPrompt) -> dict[str, str]:
     base = loaded_model(model, dtype=None, device="cpu")
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
 
 
-def _same_file(twin: Entry, prompt: Prompt) -> bool:
+def _same_file(twin: Entry, prompt: StoredPrompt) -> bool:
     """Whether nothing would be gained by another copy: the metadata agrees, but for a name that `prompt` may lack."""
     return replace(prompt.metadata, name=prompt.metadata.name or twin.metadata.name) == twin.metadata
 

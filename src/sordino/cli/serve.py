@@ -31,12 +31,13 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from sordino.engine.runners.build import EngineOptions
     from sordino.engine.runners.runner import Runner
     from sordino.library.library import Library
     from sordino.models.description import DescribedModel
     from sordino.server.page.app import Page
     from sordino.server.serving import Idle, Serving
-    from sordino.server.start import EngineOptions, Models
+    from sordino.server.start import Models
 
 _MIB = 1 << 20
 _LAST_EVENTS_SECONDS = 1.0
@@ -133,11 +134,12 @@ def serve(
     try:
         import uvicorn
 
+        from sordino.engine.runners.build import EngineOptions, embedded
         from sordino.server.app import create_app
         from sordino.server.metrics import Metrics
         from sordino.server.prompts import Voices
         from sordino.server.serving import Idle, ServerLimits
-        from sordino.server.start import EngineOptions, Models, opened
+        from sordino.server.start import Models, opened
     except ImportError as error:
         listening.close()
         raise MissingExtra(
@@ -154,7 +156,7 @@ def serve(
     def serving_of(name: str) -> Iterator[Serving]:
         with (
             _running(name, runner, device, dtype, options, ask=next(at_the_start, False)) as (base, rows_of),
-            opened(base, rows_of, library, options, metrics=metrics) as serving,
+            opened(base, embedded(base, rows_of, options), library, metrics=metrics) as serving,
         ):
             yield serving
 
@@ -219,8 +221,8 @@ def _running(
 ) -> Iterator[tuple[DescribedModel, Runner]]:
     """The model and what runs it."""
     if (path := _gguf_path(name, runner, device, dtype)) is None:
+        from sordino.engine.runners.build import torch_runner
         from sordino.engine.threads import in_thread_of_its_own
-        from sordino.server.start import torch_runner
 
         def made() -> tuple[DescribedModel, Runner]:
             base = loaded_model(name, dtype, device, ask=ask)
@@ -230,9 +232,9 @@ def _running(
         return
     with ExitStack() as stack:
         with err.status(f"Loading {one_line(name)} ..."):
+            from sordino.engine.runners.build import gguf_runner
             from sordino.models import files
             from sordino.models.description import describe
-            from sordino.server.start import gguf_runner
 
             model = describe(files.resolve(name), path, tell=lambda line: err.print(one_line(line)))
             rows = stack.enter_context(gguf_runner(model, path, options))

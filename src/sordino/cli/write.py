@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sordino.engine.sampling import Sampling
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
-    from sordino.prompts.mixture import Prompt
+    from sordino.prompts.mixture import StoredPrompt
 
 # Narrower columns break a sentence into a ladder of words.
 MIN_COLUMN = 36
@@ -185,7 +185,7 @@ def _text_of(text: str | None) -> str:
     return text or ""
 
 
-def _prompts(lines: Sequence[BatchLine], default: str, library: Library) -> dict[str, Prompt]:
+def _prompts(lines: Sequence[BatchLine], default: str, library: Library) -> dict[str, StoredPrompt]:
     """What the lines name, by those names."""
     names = list(dict.fromkeys(name for line in lines if (name := _name_of(line, default))))
     return dict(zip(names, loaded_voices(library, names).values(), strict=True))
@@ -194,7 +194,7 @@ def _prompts(lines: Sequence[BatchLine], default: str, library: Library) -> dict
 def _requests(
     lines: Sequence[BatchLine],
     soft_prompt: str,
-    prompts: dict[str, Prompt],
+    prompts: dict[str, StoredPrompt],
     seed: int,
     sampling: Sampling,
     model: tuple[str, str | None, str | None],

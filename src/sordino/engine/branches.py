@@ -1,6 +1,6 @@
-"""The lanes of a request: a row of the runner for each component of a mixture, one for a plain soft prompt or for none.
+"""The branches of a request: a row of the runner for each component of a mixture, one for a plain soft prompt or for none.
 
-Shape key: K lanes, V vocabulary.
+Shape key: K branches, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,62 +14,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.requests import Request
 from sordino.engine.runners.runner import Runner
 from sordino.engine.sampling import no_number
 from sordino.errors import SordinoError
 from sordino.forward.combining import responsible, spoken
-from sordino.prompts.mixture import Mixture, Prompt, components_of
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 
-# A vote may give a word no probability at all; what is told of words are finite numbers.
+# A vote may give a word no probability at all; what is reported of words are finite numbers.
 _LEAST = -1e4
 
 
 @dataclass(eq=False)
-class Lane:
+class Branch:
     """number: the runner's. skip: of the request's ids, those that stand in front of its prompt. done: ids that need not be run."""
 
     number: int
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     skip: int
     done: int = 0
 
 
-def opened(runner: Runner, lanes: Sequence[Lane], ids: Sequence[int]) -> bool:
-    """Open all lanes of a request, or none. False: there is no room for all. Raises what `Runner.open` does."""
-    there: list[Lane] = []
+def opened(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> bool:
+    """Open all branches of a request, or none. False: there is no room for all. Raises what `Runner.open` does."""
+    there: list[Branch] = []
     try:
-        for lane in lanes:
-            done = runner.open(lane.number, lane.prompt, ids[lane.skip :])
+        for branch in branches:
+            done = runner.open(branch.number, branch.prompt, ids[branch.skip :])
             if done is None:
                 break
-            there.append(lane)
-            lane.done = lane.skip + done
+            there.append(branch)
+            branch.done = branch.skip + done
     except SordinoError:
         closed(runner, there, ())
         raise
-    if len(there) == len(lanes):
+    if len(there) == len(branches):
         return True
     closed(runner, there, ())
     return False
 
 
-def closed(runner: Runner, lanes: Sequence[Lane], ids: Sequence[int]) -> None:
-    """Close all lanes of a request. ids: as `Runner.close` takes them, for a lane that skips none."""
-    for lane in lanes:
-        runner.close(lane.number, ids[lane.skip :])
-        lane.done = 0
+def closed(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> None:
+    """Close all branches of a request. ids: as `Runner.close` takes them, for a branch that skips none."""
+    for branch in branches:
+        runner.close(branch.number, ids[branch.skip :])
+        branch.done = 0
 
 
-def widths(runner: Runner, request: Request) -> list[int]:
-    """For each lane the positions in front of the request's ids, less those of the ids that it skips."""
-    prompts = components_of(request.prompt)
-    skips = request.skips or (0,) * len(prompts)
-    return [runner.prefix_length(prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
-
-
-def first_weights(prompt: Prompt | None) -> Tensor | None:
+def first_weights(prompt: Prompt | Mixture | None) -> Tensor | None:
     """The log weights [K] that a mixture begins with; None where its gate has to read the text, and for what is no mixture."""
     if not isinstance(prompt, Mixture) or prompt.gate is not None:
         return None
@@ -77,9 +69,9 @@ def first_weights(prompt: Prompt | None) -> Tensor | None:
 
 
 def mixed(
-    prompt: Prompt | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
+    prompt: Prompt | Mixture | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
 ) -> tuple[Tensor | NDArray[np.float32], Tensor | None]:
-    """What the lanes say together [V], and each lane's log-probabilities [K, V] where there are several.
+    """What the branches say together [V], and each branch's log-probabilities [K, V] where there are several.
 
     Raises ModelError where what one of several says is not a number.
     """
@@ -93,8 +85,8 @@ def mixed(
     return logits_V.clamp_min(_LEAST), logp_KV
 
 
-def after(prompt: Prompt | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
-    """The weights behind a token to which the lanes gave `logp_K`: those of the rule "sequence" alone learn from it."""
+def after(prompt: Prompt | Mixture | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
+    """The weights behind a token to which the branches gave `logp_K`: those of the rule "sequence" alone learn from it."""
     if isinstance(prompt, Mixture) and prompt.rule == "sequence":
         return responsible(log_weights_K, logp_K)
     return log_weights_K

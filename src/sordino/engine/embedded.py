@@ -13,9 +13,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from sordino.engine.backend import Capabilities, check_supported
 from sordino.engine.engine import Engine
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
+from sordino.models.base_model import BaseModel
 
 # An engine that had nothing to do, and several requests before that, begins when nobody has come for so long: requests that come
 # together share every step from the first on. Who was alone the last time begins at once.
@@ -25,33 +27,49 @@ _GATHER_AT_MOST = 0.03
 
 @dataclass(eq=False)
 class _Caller:
-    """Who waits on a loop for the events of some requests. first: is told the seconds until the first of them."""
+    """Who waits on a loop for the events of some requests. first: is called with the seconds until the first of them."""
 
     loop: asyncio.AbstractEventLoop
-    box: asyncio.Queue[tuple[int, Event | SordinoError]]
+    events: asyncio.Queue[tuple[int, Event | SordinoError]]
     first: Callable[[float], None]
     began: float
-    heard: bool = False
+    notified: bool = False
 
 
 @dataclass(eq=False)
 class _Listener:
-    """One request of a caller, and which of its requests. number: the engine's, once it was taken. kept: what a caller who
+    """One request of a caller, and which of its requests. number: the engine's, once it was taken. held: what a caller who
     wants all at once will hear (None: who wants each at once)."""
 
     request: Request
     index: int
     caller: _Caller
-    kept: list[Event] | None
+    held: list[Event] | None
     number: int | None = None
     left: bool = False
 
 
 class EmbeddedEngine:
-    """`stream` may be called from any loop. `start` before, `stop` at the end."""
+    """A `Backend`. network: the engine's model, where it can be looked into. crashed: is called with a bug that ends the thread."""
 
-    def __init__(self, engine: Engine, *, crashed: Callable[[BaseException], None] = lambda error: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        network: BaseModel | None = None,
+        crashed: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._engine, self._crashed = engine, crashed
+        self.network = network
+        self.name = engine.runner.name
+        self.context_length = min(engine.info.context_length, engine.runner.most_positions)
+        self.capabilities = Capabilities(
+            frozenset(("embedding prompt", "mixture")),
+            log_probabilities=True,
+            strength=False,
+            hold=False,
+            branches=engine.limits.branches,
+        )
         self._inbox: queue.SimpleQueue[_Listener | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -73,17 +91,13 @@ class EmbeddedEngine:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def hurry(self) -> None:
-        """As `stop` without finishing, and without waiting for it: may be called from a signal's handler."""
-        self._draining = self._stopping = True
-        self._inbox.put(None)
-
     def check(self, requests: Sequence[Request]) -> None:
         """Raises what would become of these, all of them together, as far as it is known now. For answers that begin before events.
 
         EngineBusy, ConfigError, DoesNotFit, OutOfMemory.
         """
         self._refuse_when_over()
+        check_supported(self.name, self.capabilities, requests)
         self._engine.check(requests)
 
     async def stream(
@@ -110,7 +124,7 @@ class EmbeddedEngine:
         waiting = len(listeners)
         try:
             while waiting:
-                index, event = await caller.box.get()
+                index, event = await caller.events.get()
                 if isinstance(event, SordinoError):
                     raise event
                 waiting -= isinstance(event, End)
@@ -134,6 +148,9 @@ class EmbeddedEngine:
         """(rows that run, requests that wait), as of now or a moment ago."""
         return self._engine.counts
 
+    def cache_use(self) -> CacheUse:
+        return self._engine.runner.cache_use()
+
     def _refuse_when_over(self) -> None:
         if self.dead is not None:
             raise EngineBusy("the engine has stopped after an error")
@@ -147,7 +164,7 @@ class EmbeddedEngine:
                 self._take(wait=not self._engine.busy and not self._draining)
                 if self._draining and not self._engine.busy and self._inbox.empty():
                     break
-                self._tell(self._engine.step() if self._engine.busy else [])
+                self._publish(self._engine.step() if self._engine.busy else [])
         except BaseException as error:
             # A bug. Those who wait must not wait for ever.
             self.dead = error
@@ -195,29 +212,29 @@ class EmbeddedEngine:
         self._listeners[listener.number] = listener
         self._together = max(self._together, len(self._listeners))
 
-    def _tell(self, events: list[tuple[int, Event]]) -> None:
-        told: list[tuple[_Listener, Event | SordinoError]] = []
+    def _publish(self, events: list[tuple[int, Event]]) -> None:
+        due: list[tuple[_Listener, Event | SordinoError]] = []
         for number, event in events:
             if (listener := self._listeners.get(number)) is None:
                 continue
             caller = listener.caller
-            if not caller.heard:
-                caller.heard = True
+            if not caller.notified:
+                caller.notified = True
                 caller.first(time.monotonic() - caller.began)
             if isinstance(event, End):
                 del self._listeners[number]
-                told += [(listener, kept) for kept in listener.kept or ()]
-                told.append((listener, event))
-            elif listener.kept is None:
-                told.append((listener, event))
+                due += [(listener, held) for held in listener.held or ()]
+                due.append((listener, event))
+            elif listener.held is None:
+                due.append((listener, event))
             else:
-                listener.kept.append(event)
-        _deliver(told)
+                listener.held.append(event)
+        _deliver(due)
 
     def _end_all(self) -> None:
         self._over.set()
         if self.dead is None:
-            self._tell(self._engine.close())
+            self._publish(self._engine.close())
         error = EngineBusy("the engine has stopped after an error", got=self.dead)
         _deliver([(listener, End("failed", 0, 0, error)) for listener in self._listeners.values()])
         while not self._inbox.empty():
@@ -226,10 +243,10 @@ class EmbeddedEngine:
                 _deliver([(late, EngineBusy("the server is stopping"))])
 
 
-def _deliver(told: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
-    """Into the callers' boxes: each loop is woken once."""
+def _deliver(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    """Into the callers' queues: each loop is woken once."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, Event | SordinoError]]] = {}
-    for listener, event in told:
+    for listener, event in due:
         by_loop.setdefault(listener.caller.loop, []).append((listener, event))
     for loop, some in by_loop.items():
         # The loop may be gone when the program ends: then nobody waits.
@@ -237,6 +254,6 @@ def _deliver(told: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
             loop.call_soon_threadsafe(_put, some)
 
 
-def _put(told: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
-    for listener, event in told:
-        listener.caller.box.put_nowait((listener.index, event))
+def _put(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
+    for listener, event in due:
+        listener.caller.events.put_nowait((listener.index, event))

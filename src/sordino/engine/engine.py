@@ -1,9 +1,9 @@
 """The engine: requests in, events out. A step is schedule, run, postprocess.
 
 Requests join and leave between steps. Every request that was submitted ends in exactly one `End`. A request behind a mixture
-runs in a lane a component (`lanes`): rows of the runner that are opened, run and closed together.
+runs in a branch a component (`lanes`): rows of the runner that are opened, run and closed together.
 
-Shape key: K lanes of a request, V vocabulary.
+Shape key: K branches of a request, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.branches import Lane, after, closed, first_weights, mixed, opened, widths
+from sordino.engine.branches import Branch, after, closed, first_weights, mixed, opened
 from sordino.engine.detokenizer import Detokeniser
-from sordino.engine.requests import Chunk, End, Event, Reason, Request
+from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.sampling import Drawn, sample
-from sordino.engine.scheduler import Scheduler, Stretch, Work
+from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
+from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompts.mixture import Mixture, check_lanes, components_of
+from sordino.prompts.mixture import Mixture, check_branches, components_of
 
 _log = logging.getLogger("sordino.engine")
 
@@ -41,13 +42,13 @@ class Limits:
     chunk: int = 256
 
     @property
-    def lanes(self) -> int:
+    def branches(self) -> int:
         """Most that a request may have: all run in one step."""
         return min(self.rows, self.tokens)
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenizerInfo:
     """What the engine needs of a tokenizer and a model: where a text ends, ids to text, positions, vocabulary."""
 
     decode: Callable[[Sequence[int]], str]
@@ -58,20 +59,21 @@ class Words:
 
 @dataclass(eq=False)
 class _Row:
-    """A request on its way. ids: its own and what it has said. log_weights_K: of a mixture, as they are now; None until its gate
-    has read."""
+    """A request on its way. seen: its own ids and the drawn ones. log_weights_K: of a mixture, as they are now; None until its
+    gate has read."""
 
     request: Request
-    work: Work
+    entry: ScheduledRequest
     width: int
-    lanes: tuple[Lane, ...]
+    branches: tuple[Branch, ...]
     log_weights_K: Tensor | None
     random: torch.Generator
     text: Detokeniser
-    ids: list[int] = field(init=False)
+    seen: SeenTokens
 
-    def __post_init__(self) -> None:
-        self.ids = list(self.request.ids)
+    @property
+    def ids(self) -> list[int]:
+        return self.seen.ids
 
     @property
     def n_new(self) -> int:
@@ -81,18 +83,18 @@ class _Row:
 class Engine:
     """Rows of one base model in one batch. Not for several threads: one thread submits, aborts and steps."""
 
-    def __init__(self, runner: Runner, words: Words, limits: Limits = Limits()) -> None:
-        self.runner, self.words, self.limits = runner, words, limits
+    def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits = Limits()) -> None:
+        self.runner, self.info, self.limits = runner, info, limits
         self._numbers = itertools.count()
         self._rows: dict[int, _Row] = {}
         self._scheduler = Scheduler(limits.rows, limits.tokens, limits.chunk)
         # Events that came between steps.
         self._ended: list[tuple[int, End]] = []
         self._closed = False
-        # Rows that were closed so far; and of the mixture that found no room for all its lanes, its number and when that was.
+        # Rows that were closed so far; and of the mixture that found no room for all its branches, its number and when that was.
         self._closings = 0
-        # Rows that are over and still hold memory: keeping their texts can wait until their ends are told.
-        self._leaving: list[tuple[Sequence[Lane], Sequence[int]]] = []
+        # Rows that are over and still hold memory: keeping their texts can wait until their ends are published.
+        self._ended_rows: list[tuple[Sequence[Branch], Sequence[int]]] = []
         self._no_room = (-1, 0)
 
     def submit(self, request: Request) -> int:
@@ -104,15 +106,17 @@ class Engine:
             raise EngineBusy("the engine was closed")
         width = self.check([request])
         number = next(self._numbers)
-        lanes = tuple(
-            Lane(number if index == 0 else next(self._numbers), prompt, request.skips[index] if request.skips else 0)
+        branches = tuple(
+            Branch(number if index == 0 else next(self._numbers), prompt, request.skips[index] if request.skips else 0)
             for index, prompt in enumerate(components_of(request.prompt))
         )
-        work = Work(number, request.client, len(request.ids), lanes=len(lanes))
+        entry = ScheduledRequest(number, request.client, len(request.ids), branches=len(branches))
         random = torch.Generator().manual_seed(request.seed)
-        text = Detokeniser(self.words.decode, request.ids, request.sampling.stop)
-        self._rows[number] = _Row(request, work, width, lanes, first_weights(request.prompt), random, text)
-        self._scheduler.waiting.add(work)
+        text = Detokeniser(self.info.decode, request.ids, request.sampling.stop)
+        # A mixture goes by what its first component reads.
+        seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=(*request.skips, 0)[0])
+        self._rows[number] = _Row(request, entry, width, branches, first_weights(request.prompt), random, text, seen)
+        self._scheduler.waiting.add(entry)
         return number
 
     def check(self, requests: Sequence[Request]) -> int:
@@ -129,13 +133,13 @@ class Engine:
         """End a request now, if it is not over; its event comes with the next step."""
         if number in self._rows:
             self._ended.append((number, self._end(self._rows[number], "aborted")))
-            self._close_leaving()
+            self._close_ended()
 
     def close(self) -> list[tuple[int, Event]]:
         """End every request; nothing may be submitted afterwards."""
         for number in list(self._rows):
             self.abort(number)
-        self._close_leaving()
+        self._close_ended()
         self._closed = True
         ended, self._ended = self._ended, []
         return list(ended)
@@ -143,7 +147,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
-        return bool(self._rows or self._ended or self._leaving)
+        return bool(self._rows or self._ended or self._ended_rows)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -153,39 +157,39 @@ class Engine:
     def step(self) -> list[tuple[int, Event]]:
         """One step of every row that has its turn: the events, in the order of the rows."""
         events: list[tuple[int, Event]] = []
-        self._close_leaving()
+        self._close_ended()
         self._prepare()
-        stretches = self._scheduler.schedule(self._admit, self._grow, self._let_go)
+        batch = self._scheduler.schedule(self._admit, self._grow, self._preempt)
         try:
-            spans = [span for stretch in stretches for span in self._spans(stretch)]
+            spans = [span for item in batch for span in self._spans(item)]
             # Arrays, not tensors: beside llama.cpp a few calls of PyTorch were a fifth of our own time of a step (LOG.md), and its
             # threads may be woken, which then stand in the way of whoever runs the model.
             logits_NV = np.asarray(self.runner.run(spans)) if spans else None
         except SordinoError as error:
             # Nobody knows how far it came: every row of the step ends, and the others go on.
-            failed = [self._rows[stretch.work.number] for stretch in stretches]
-            events += [(row.work.number, self._end(row, "failed", error)) for row in failed]
-            logits_NV, stretches = None, []
+            failed = [self._rows[item.entry.number] for item in batch]
+            events += [(row.entry.number, self._end(row, "failed", error)) for row in failed]
+            logits_NV, batch = None, []
         events += self._ended
         self._ended = []
         at = 0
-        for stretch in stretches:
-            work, row = stretch.work, self._rows[stretch.work.number]
-            work.done += stretch.count
-            for lane in row.lanes:
-                lane.done = max(lane.done, work.done)
-            if work.done < work.length:
+        for item in batch:
+            entry, row = item.entry, self._rows[item.entry.number]
+            entry.done += item.count
+            for branch in row.branches:
+                branch.done = max(branch.done, entry.done)
+            if entry.done < entry.length:
                 continue
             assert logits_NV is not None
-            events += [(work.number, event) for event in self._written(row, logits_NV[at : at + work.lanes])]
-            at += work.lanes
+            events += [(entry.number, event) for event in self._written(row, logits_NV[at : at + entry.branches])]
+            at += entry.branches
         return events
 
     def _written(self, row: _Row, logits_KV: NDArray[np.float32]) -> list[Event]:
         """Draw a row's next token. What fails there ends this row and no other."""
         try:
             logits_V, logp_KV = mixed(row.request.prompt, logits_KV, row.log_weights_K)
-            drawn = sample(logits_V, row.ids, row.request.sampling, row.random, n_new=row.n_new)
+            drawn = sample(logits_V, row.seen, row.request.sampling, row.random)
         except ModelError as error:
             return [self._end(row, "failed", error)]
         except Exception as error:
@@ -200,28 +204,28 @@ class Engine:
         if not self._scheduler.waiting:
             return
         room = self.limits.rows - self._scheduler.taken
-        waiting = [self._rows[work.number] for work in self._scheduler.waiting.ahead(room)]
-        coming = [lane.prompt for row in waiting for lane in row.lanes][: self.limits.rows]
+        waiting = [self._rows[entry.number] for entry in self._scheduler.waiting.ahead(room)]
+        coming = [branch.prompt for row in waiting for branch in row.branches][: self.limits.rows]
         # One alone is run when its row is opened, and what fails there fails that row and no other.
         if len(coming) > 1:
             with suppress(SordinoError):
                 self.runner.prepare(coming)
 
-    def _admit(self, work: Work) -> bool:
-        row = self._rows[work.number]
+    def _admit(self, entry: ScheduledRequest) -> bool:
+        row = self._rows[entry.number]
         # Lanes are opened one by one, which is not done again at every step in vain: room comes when rows are closed.
-        if self._no_room == (work.number, self._closings):
+        if self._no_room == (entry.number, self._closings):
             return False
         try:
             self._ask_gate(row)
-            there = opened(self.runner, row.lanes, row.ids)
+            there = opened(self.runner, row.branches, row.ids)
         except SordinoError as error:
-            self._ended.append((work.number, self._end(row, "failed", error)))
+            self._ended.append((entry.number, self._end(row, "failed", error)))
             return False
         if not there:
-            self._no_room = (work.number, self._closings) if work.lanes > 1 else self._no_room
+            self._no_room = (entry.number, self._closings) if entry.branches > 1 else self._no_room
             return False
-        work.done = min(lane.done for lane in row.lanes)
+        entry.done = min(branch.done for branch in row.branches)
         return True
 
     def _ask_gate(self, row: _Row) -> None:
@@ -231,30 +235,34 @@ class Engine:
             hidden_D = self.runner.hidden_of(row.request.ids)
             row.log_weights_K = torch.from_numpy(mixture.weights_for(hidden_D).copy()).log()
 
-    def _grow(self, work: Work, count: int) -> bool:
-        end = work.done + count
-        lanes = self._rows[work.number].lanes
-        return all(self.runner.grow(lane.number, end - lane.done) for lane in lanes if end > lane.done)
+    def _grow(self, entry: ScheduledRequest, count: int) -> bool:
+        end = entry.done + count
+        branches = self._rows[entry.number].branches
+        return all(self.runner.grow(branch.number, end - branch.done) for branch in branches if end > branch.done)
 
-    def _let_go(self, work: Work) -> None:
-        row = self._rows[work.number]
+    def _preempt(self, entry: ScheduledRequest) -> None:
+        row = self._rows[entry.number]
         self._closings += 1
-        closed(self.runner, row.lanes, row.ids)
-        work.done = 0
+        closed(self.runner, row.branches, row.ids)
+        entry.done = 0
 
-    def _spans(self, stretch: Stretch) -> list[Span]:
-        """What each lane lacks of a stretch: one that found more of its text kept is ahead of the others."""
-        row, end = self._rows[stretch.work.number], stretch.work.done + stretch.count
-        ids, wanted = row.ids, end >= stretch.work.length
-        return [Span(lane.number, ids[lane.done : end], wanted) for lane in row.lanes if wanted or lane.done < end]
+    def _spans(self, item: ScheduledTokens) -> list[Span]:
+        """What each branch has still to run: one that found more of its text kept is ahead of the others."""
+        row, end = self._rows[item.entry.number], item.entry.done + item.count
+        ids, wanted = row.ids, end >= item.entry.length
+        return [
+            Span(branch.number, ids[branch.done : end], wanted)
+            for branch in row.branches
+            if wanted or branch.done < end
+        ]
 
     def _advance(self, row: _Row, drawn: Drawn) -> list[Event]:
         """Take the drawn token into the row: its chunk, and its end where this was the last."""
-        if drawn.token in self.words.stop_ids:
+        if drawn.token in self.info.stop_ids:
             rest = row.text.finish()
             return [*([Chunk(rest, ())] if rest else []), self._end(row, "stop")]
-        row.ids.append(drawn.token)
-        row.work.length += 1
+        row.seen.push(drawn.token)
+        row.entry.length += 1
         text = row.text.push(drawn.token)
         if row.text.stopped:
             return [Chunk(text, (drawn,)), self._end(row, "stop")]
@@ -264,49 +272,35 @@ class Engine:
 
     def _end(self, row: _Row, reason: Reason, error: SordinoError | None = None) -> End:
         """Take the row out, wherever it is."""
-        del self._rows[row.work.number]
-        if row.work in self._scheduler.running:
-            self._scheduler.running.remove(row.work)
-            self._leaving.append((row.lanes, row.ids if reason != "failed" else ()))
+        del self._rows[row.entry.number]
+        if row.entry in self._scheduler.running:
+            self._scheduler.running.remove(row.entry)
+            self._ended_rows.append((row.branches, row.ids if reason != "failed" else ()))
         else:
-            self._scheduler.waiting.remove(row.work)
+            self._scheduler.waiting.remove(row.entry)
         return End(reason, row.width + len(row.request.ids), row.n_new, error)
 
-    def _close_leaving(self) -> None:
-        while self._leaving:
+    def _close_ended(self) -> None:
+        while self._ended_rows:
             self._closings += 1
-            closed(self.runner, *self._leaving.pop(0))
+            closed(self.runner, *self._ended_rows.pop(0))
 
     def _check(self, request: Request) -> int:
         """The positions in front of a request's text, of a mixture's those in front of its longest component's."""
-        lanes = self._checked_lanes(request)
-        width, least = max(lanes), min(lanes)
-        length = width + len(request.ids) + request.sampling.max_tokens
-        if least + len(request.ids) == 0:
-            raise ConfigError("there is nothing to continue", where="prompt", do="give a text or a soft prompt")
-        if length > self.words.context_length:
-            raise ConfigError(
-                "the text and its continuation do not fit the model's context",
-                where="prompt",
-                expected=f"at most {self.words.context_length} positions",
-                got=f"{width} in front + {len(request.ids)} text + {request.sampling.max_tokens} new",
-                do="shorten the text or ask for less",
-            )
-        if not self.runner.holds([of_lane - width + length for of_lane in lanes]):
+        check_branches(request.prompt, self.limits.branches)
+        in_front = widths(request, self.runner.prefix_length)
+        check_room(request, in_front, self.info.context_length)
+        lengths = [width + len(request.ids) + request.sampling.max_tokens for width in in_front]
+        if not self.runner.holds(lengths):
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
                 expected=f"at most {self.runner.most_positions} positions",
-                got=length if len(lanes) == 1 else f"{len(lanes)} rows of {length}, one a component of the mixture",
+                got=lengths[0] if len(lengths) == 1 else f"{len(lengths)} rows of {max(lengths)}, one a component",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
         for word, _ in request.sampling.logit_bias:
-            if not 0 <= word < self.words.vocab_size:
+            if not 0 <= word < self.info.vocab_size:
                 raise ConfigError(
-                    "no such word", where="logit_bias", expected=f"0 to {self.words.vocab_size - 1}", got=word
+                    "no such word", where="logit_bias", expected=f"0 to {self.info.vocab_size - 1}", got=word
                 )
-        return width
-
-    def _checked_lanes(self, request: Request) -> list[int]:
-        """For each lane the positions in front of the request's ids."""
-        check_lanes(request.prompt, self.limits.lanes)
-        return widths(self.runner, request)
+        return max(in_front)

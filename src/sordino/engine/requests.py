@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sordino.engine.sampling import Drawn, Sampling
-from sordino.errors import SordinoError
-from sordino.prompts.mixture import Prompt
+from sordino.errors import ConfigError, SordinoError
+from sordino.forward.placement import leading_ids
+from sordino.models.description import DescribedModel
+from sordino.prompts.mixture import Mixture, components_of
+from sordino.prompts.prompt import Prompt
 
 Reason = Literal["stop", "length", "aborted", "failed"]
+
+
+@dataclass(frozen=True)
+class CacheUse:
+    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
+    that were evicted. bytes: what is kept now.
+    """
+
+    hits: int
+    misses: int
+    evictions: int
+    text_hits: int
+    text_evictions: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -23,12 +41,62 @@ class Request:
     """
 
     ids: tuple[int, ...]
-    prompt: Prompt | None = None
+    prompt: Prompt | Mixture | None = None
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     client: str = ""
     skips: tuple[int, ...] = ()
     token_mixture: bool = False
+
+
+def request_for(
+    model: DescribedModel,
+    text_ids: Sequence[int],
+    prompt: Prompt | Mixture | None,
+    sampling: Sampling,
+    seed: int,
+    *,
+    client: str = "",
+    token_mixture: bool = False,
+) -> Request:
+    """A request to continue a text. text_ids: without BOS."""
+    # Components of a mixture may differ in what stands in front of them: the text is of those that need most of it.
+    leading = [leading_ids(model, soft.metadata.placement if soft else None) for soft in components_of(prompt)]
+    longest = max(leading, key=len)
+    skips = tuple(len(longest) - len(ids) for ids in leading) if len(leading) > 1 else ()
+    return Request((*longest, *text_ids), prompt, sampling, seed, client, skips, token_mixture)
+
+
+def widths(request: Request, prefix_length: Callable[[Prompt | None], int]) -> list[int]:
+    """For each component the positions in front of the request's ids, less those of the ids that it skips."""
+    prompts = components_of(request.prompt)
+    skips = request.skips or (0,) * len(prompts)
+    return [prefix_length(prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
+
+
+def check_room(
+    request: Request,
+    in_front: Sequence[int],
+    context_length: int,
+    *,
+    where: str = "prompt",
+    do: str = "shorten the text or ask for less",
+) -> None:
+    """Raise ConfigError where there is nothing to continue, or the continuation does not fit the model's context.
+
+    in_front: the request's `widths`.
+    """
+    width, new = max(in_front), request.sampling.max_tokens
+    if min(in_front) + len(request.ids) == 0:
+        raise ConfigError("there is nothing to continue", where=where, do="give a text or a soft prompt")
+    if width + len(request.ids) + new > context_length:
+        raise ConfigError(
+            "the text does not fit the model's context",
+            where=where,
+            expected=f"at most {context_length} positions",
+            got=f"{width} in front + {len(request.ids)} text + {new} new",
+            do=do,
+        )
 
 
 @dataclass(frozen=True)

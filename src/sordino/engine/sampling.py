@@ -6,7 +6,6 @@ Shape key: V vocabulary, C candidates (words that are still possible, likeliest 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ConfigError, ModelError
 
 # What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
@@ -26,7 +26,6 @@ _FIRST_LOOK = 512
 MOST_STOPS, MOST_BIASES = 256, 1024
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int64]
 Kept = npt.NDArray[np.bool_]
 
 
@@ -93,15 +92,8 @@ class Drawn:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(
-    logits_V: Tensor | Logits,
-    seen_ids: Sequence[int],
-    sampling: Sampling,
-    random: torch.Generator,
-    *,
-    n_new: int = 0,
-) -> Drawn:
-    """Draw one token from float32 logits [V]. seen_ids: context and new tokens; n_new: how many of them are new.
+def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
+    """Draw one token from float32 logits [V] behind the tokens of `seen`.
 
     The generator moves once per drawn token, and not at all where sampling is greedy. Raises ModelError where a logit is not a
     number, or infinite; words that cannot come are at minus infinity.
@@ -114,7 +106,7 @@ def sample(
     if _is_plain(sampling):
         return Drawn(_biased_likeliest(given_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
     raw_V: Floats = given_V.astype(np.float64)
-    token = _draw(raw_V, seen_ids, sampling, random, n_new)
+    token = _draw(raw_V, seen, sampling, random)
     if sampling.logprobs is None:
         return Drawn(token)
     peak = raw_V.max()
@@ -153,20 +145,20 @@ def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[i
     return min(word, likeliest) if best == rest else word if best > rest else likeliest
 
 
-def _draw(raw_V: Floats, seen_ids: Sequence[int], sampling: Sampling, random: torch.Generator, n_new: int) -> int:
-    logits_V = _biased(raw_V, seen_ids[len(seen_ids) - n_new :], sampling)
+def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> int:
+    logits_V = _biased(raw_V, seen, sampling)
     if sampling.temperature == 0:
-        return int(np.argmax(_penalised(logits_V, _penalties(seen_ids, sampling))))
-    ids_C, probs_C = distribution(logits_V, seen_ids, sampling)
+        return int(np.argmax(_penalised(logits_V, _penalties(seen, sampling))))
+    ids_C, probs_C = distribution(logits_V, seen, sampling)
     # A uniform number against the cumulated probabilities: one number a token, whatever was filtered.
     sums_C = np.cumsum(probs_C)
     threshold = float(torch.rand((), generator=random, dtype=torch.float64)) * sums_C[-1]
     return int(ids_C[min(int(np.searchsorted(sums_C, threshold)), len(ids_C) - 1)])
 
 
-def distribution(logits_V: Floats, seen_ids: Sequence[int], sampling: Sampling) -> tuple[Ids, Floats]:
+def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tuple[Ids, Floats]:
     """What a token is drawn from, temperature above 0: the words that are left, likeliest first, and their probabilities."""
-    penalties = _penalties(seen_ids, sampling)
+    penalties = _penalties(seen, sampling)
     steps = [step for step in sampling.order if _is_on(step, sampling)]
     # What comes before the first sorting is done on the whole vocabulary at once.
     while steps and steps[0] in (REPETITION, TEMPERATURE):
@@ -188,13 +180,13 @@ def distribution(logits_V: Floats, seen_ids: Sequence[int], sampling: Sampling) 
     return ids_C, _softmax(logits_C)
 
 
-def _biased(raw_V: Floats, new_ids: Sequence[int], sampling: Sampling) -> Floats:
+def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling) -> Floats:
     if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
         return raw_V
     logits_V = raw_V.copy()
     for word, bias in sampling.logit_bias:
         logits_V[word] += bias
-    for word, count in Counter(new_ids).items():
+    for word, count in seen.new.items():
         logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
     return logits_V
 
@@ -294,36 +286,46 @@ _FILTERS: dict[int, Callable[[Floats, Sampling], Kept]] = {
 }
 
 
-def _penalties(seen_ids: Sequence[int], sampling: Sampling) -> dict[int, float]:
-    """The divisor of every word that was seen; with a slope it is the larger the later the word was last said.
+@dataclass(frozen=True)
+class _Penalties:
+    """The places of some words, and what divides the logit of each."""
+
+    places: Ids
+    divisors: Floats
+
+
+def _penalties(seen: SeenTokens, sampling: Sampling) -> _Penalties | None:
+    """The divisor of every word that was seen; with a slope it is the larger the later the word was last drawn.
 
     KoboldAI's curve: places -1 (the oldest of the range) to 1 (the newest) are bent by the slope and mapped to 1 .. penalty.
     """
     if sampling.repetition_penalty == 1:
-        return {}
-    within = list(seen_ids[-sampling.repetition_range :] if sampling.repetition_range else seen_ids)
+        return None
+    words, last = seen.last_places()
     slope, extent = sampling.repetition_slope, sampling.repetition_penalty - 1
-    places = max(sampling.repetition_range, len(within))
+    places = max(sampling.repetition_range, len(seen.ids) - seen.start)
     if not slope or places < 2:
-        return dict.fromkeys(within, sampling.repetition_penalty)
-    place = np.arange(places - len(within), places) * (2 / (places - 1)) - 1
+        return _Penalties(words, np.full(len(words), sampling.repetition_penalty))
+    place = (places - len(seen.ids) + last) * (2 / (places - 1)) - 1
     bent = slope * place / (1 + np.abs(place) * (slope - 1))
-    return {word: 1 + extent * (float(share) + 1) / 2 for word, share in zip(within, bent, strict=True)}
+    return _Penalties(words, 1 + extent * (bent + 1) / 2)
 
 
-def _penalised(logits: Floats, penalties: dict[int, float]) -> Floats:
-    """By place: `penalties` maps an index of `logits` to its divisor."""
-    if not penalties:
+def _penalised(logits: Floats, penalties: _Penalties | None) -> Floats:
+    if penalties is None:
         return logits
-    places, divisors = np.array(list(penalties)), np.array(list(penalties.values()))
+    places, divisors = penalties.places, penalties.divisors
     logits, values = logits.copy(), logits[places]
     logits[places] = np.where(values > 0, values / divisors, values * divisors)
     return logits
 
 
-def _among(penalties: dict[int, float], ids_C: Ids) -> dict[int, float]:
+def _among(penalties: _Penalties | None, ids_C: Ids) -> _Penalties | None:
     """The penalties by place among the candidates."""
-    return {at: penalties[word] for at, word in enumerate(ids_C.tolist()) if word in penalties}
+    if penalties is None:
+        return None
+    _, places, found = np.intersect1d(ids_C, penalties.places, assume_unique=True, return_indices=True)
+    return _Penalties(places, penalties.divisors[found])
 
 
 def held_back(text: str, stop: Sequence[str]) -> int:

@@ -34,7 +34,7 @@ from sordino.evaluation.scoring import Progress
 from sordino.evaluation.tasks import Labels, Rows, check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
 
@@ -92,7 +92,7 @@ class TaskReport:
 
 def classify(
     base: BaseModel,
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, StoredPrompt],
     heldout: Mapping[str, Sequence[Piece]],
     config: TaskConfig,
     *,

@@ -37,7 +37,7 @@ from sordino.evaluation.scoring import Progress, behind_text, target_bytes, wind
 from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
-from sordino.prompts.mixture import Mixture, Prompt, components_of
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -100,7 +100,7 @@ class Losses:
 
 def evaluate(
     base: BaseModel,
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, StoredPrompt],
     heldout: Sequence[Piece],
     config: EvaluateConfig,
     *,
@@ -254,7 +254,7 @@ def _estimate(means_L: Floats, rates_RL: Floats | None, at: int, units: int, *, 
     return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units))
 
 
-def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str, Prompt]) -> dict[str, Worth]:
+def _worth(measured: Measurement, rates_RL: Floats | None, prompts: Mapping[str, StoredPrompt]) -> dict[str, Worth]:
     at = [n for n, line in enumerate(measured.lines) if line.kind == "excerpt"]
     lengths = [measured.lines[n].tokens for n in at]
     curve = [measured.lines[n].nll.value for n in at]

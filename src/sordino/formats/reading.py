@@ -18,7 +18,7 @@ from sordino.formats.json_text import parse
 from sordino.formats.sources import Files, Source
 from sordino.formats.tensors import Opened, load, shape_of
 from sordino.formats.zips import Archive
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 _log = logging.getLogger("sordino.formats")
@@ -91,7 +91,7 @@ def read(path: Path, *, index: int | None = None, warn: Callable[[str], None] = 
         return _soft_prompt(_identify(Path(path), files), Path(path), index, warn)
 
 
-def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> Prompt:
+def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> StoredPrompt:
     """As `read`, and a mixture where the file holds one."""
     path = Path(path)
     with Files() as files:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sordino.errors import BadInput
 from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import atomic_file, atomic_folder
 
@@ -54,7 +54,7 @@ def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
         mixtures.write(members, file)
 
 
-def file_disclosure(prompt: Prompt) -> list[str]:
+def file_disclosure(prompt: StoredPrompt) -> list[str]:
     """What the native file will disclose, a line each, for the user to read before it is written."""
     known, base = prompt.metadata, prompt.metadata.base
     said = {

@@ -4,10 +4,9 @@ The weights are frozen, so a layer has to give gradients to its input and to the
 nothing else. Written out, that is half the memory traffic that autograd has: element-wise work happens in place, activations
 that are cheap are computed again instead of stored, and no key is copied behind a prefix.
 
-Attention is taken in parts, each with its own log-sum-exp: text over its prefix (no mask), text over itself (causal, where the
-kernel skips what lies above the diagonal). Softmax over the whole is the parts weighted by exp(lse_part - lse). In the backward
-pass each part is given the whole's output and log-sum-exp, from which the kernel recomputes exactly that part's weights
-(Dao et al. 2022, arXiv 2205.14135, section 3.1).
+The parts of a layer are `llama_layers`'. Attention is taken in two: text over its prefix (no mask), text over itself (causal, where
+the kernel skips what lies above the diagonal). In the backward pass each part is given the whole's output and log-sum-exp, from
+which the kernel recomputes exactly that part's weights.
 
 Gate and up are held as [F, N]: products that are wider than deep run 5 to 10 % faster that way round (MKL on AVX2).
 
@@ -23,21 +22,22 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch import Tensor
 from transformers import PreTrainedModel
 
-_attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-_LINEARS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
+from sordino.forward.llama_layers import (
+    Layer,
+    Rotation,
+    attend,
+    attend_backward,
+    gated,
+    layers_of,
+    merged,
+    runs,
+    weights_of,
 )
+
+__all__ = ["Block", "Sight", "decode", "decode_together", "runs"]
 
 
 @dataclass(frozen=True)
@@ -59,52 +59,13 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer's weights [out, in], and its shape."""
-
-    norm1: Tensor
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
-    norm2: Tensor
-    gate: Tensor
-    up: Tensor
-    down: Tensor
-    eps: float
-    head_width: int
-    scale: float
-
-
-@dataclass(frozen=True)
-class _Rotation:
-    """Cosines and sines [B or 1, 1, T, C/2]."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def of(self, heads_BTHC: Tensor, *, back: bool = False) -> Tensor:
-        """[B, T, H, C] turned, as [B, H, T, C]; with `back` [B, H, T, C] turned back, as [B, T, H, C]."""
-        heads = heads_BTHC.transpose(1, 2)
-        turned = torch.empty(heads.shape, dtype=heads.dtype)
-        cos, sin = (self.cos.transpose(1, 2), self.sin.transpose(1, 2)) if back else (self.cos, self.sin)
-        half = heads.shape[-1] // 2
-        sign = -1 if back else 1
-        torch.mul(heads[..., :half], cos, out=turned[..., :half])
-        torch.mul(heads[..., half:], cos, out=turned[..., half:])
-        turned[..., :half].addcmul_(heads[..., half:], sin, value=-sign)
-        turned[..., half:].addcmul_(heads[..., :half], sin, value=sign)
-        return turned
-
-
-@dataclass(frozen=True)
 class _Placed:
     """Where a block's positions are among all, its shape, its rotation and what it sees."""
 
     at: slice
     rows: int
     width: int
-    rotation: _Rotation
+    rotation: Rotation
     sight: Sight
 
     def heads(self, flat_N: Tensor, head_width: int) -> Tensor:
@@ -123,18 +84,6 @@ class _Seen(NamedTuple):
     values: Tensor
     mixed: Tensor
     lse: Tensor
-
-
-def runs(network: PreTrainedModel) -> bool:
-    """Whether `decode` computes what `network` computes."""
-    config: Any = network.config
-    if config.model_type != "llama" or config.hidden_act != "silu" or (config.attention_dropout and network.training):
-        return False
-    if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
-        return False
-    linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
-    # An adapter would have put another class in their place.
-    return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
 
 
 def decode(
@@ -169,9 +118,7 @@ def _run(
     placed, start = [], 0
     for block in blocks:
         rows, width, _ = block.embeds_BTD.shape
-        cos_BTC, sin_BTC = model.rotary_emb(block.embeds_BTD, block.positions_BT)
-        half = cos_BTC.shape[-1] // 2
-        rotation = _Rotation(cos_BTC[:, None, :, :half], sin_BTC[:, None, :, :half])
+        rotation = Rotation.of(network, block.embeds_BTD, block.positions_BT, heads_at=1)
         placed.append(_Placed(slice(start, start + rows * width), rows, width, rotation, block.sight))
         start += rows * width
     hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
@@ -182,20 +129,6 @@ def _run(
         own.append((own_keys, own_values))
     hidden_ND = model.norm(hidden_ND)
     return [hidden_ND[block.at].unflatten(0, (block.rows, block.width)) for block in placed], own
-
-
-def layers_of(network: PreTrainedModel) -> Any:
-    model: Any = network.base_model
-    return model.layers
-
-
-def weights_of(layer: Any) -> Layer:
-    q, k, v, o, gate, up, down = (layer.get_submodule(name).weight for name in _LINEARS)
-    attention, norm1, norm2 = layer.self_attn, layer.input_layernorm, layer.post_attention_layernorm
-    eps = norm1.variance_epsilon
-    return Layer(
-        norm1.weight, q, k, v, o, norm2.weight, gate, up, down, eps, attention.head_dim, attention.scaling
-    )  # fmt: skip
 
 
 class _DecoderLayer(torch.autograd.Function):
@@ -211,27 +144,24 @@ class _DecoderLayer(torch.autograd.Function):
         blocks: list[_Placed],
         prompt_B: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        normed_ND, rms1_N1 = _norm(x_ND, layer.norm1, layer.eps)
+        normed_ND, length1_N1 = layer.norm1(x_ND)
         flat = [normed_ND @ weight.t() for weight in (layer.q, layer.k, layer.v)]
         seen: list[_Seen] = []
         for block in blocks:
             queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
-            queries, keys, values = (
-                block.rotation.of(queries),
-                block.rotation.of(keys),
-                values.transpose(1, 2).contiguous(),
-            )
+            queries, keys = (block.rotation.turned(heads.transpose(1, 2)) for heads in (queries, keys))
+            values = values.transpose(1, 2).contiguous()
             parts = _parts(_front(seen, prompt_B, front_keys, front_values), (keys, values), block.sight)
             seen.append(_Seen(queries, keys, values, *_attention(queries, parts, layer.scale)))
         mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, seen, strict=True)])
         h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
-        normed_ND, rms2_N1 = _norm(h_ND, layer.norm2, layer.eps)
+        normed_ND, length2_N1 = layer.norm2(h_ND)
         gate_FN, up_FN = layer.gate @ normed_ND.t(), layer.up @ normed_ND.t()
-        y_ND = torch.addmm(h_ND, silu(gate_FN).mul_(up_FN).t(), layer.down.t())
+        y_ND = torch.addmm(h_ND, gated(gate_FN, up_FN).t(), layer.down.t())
         ctx.layer, ctx.blocks = layer, blocks
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            *(x_ND, rms1_N1, h_ND, rms2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B),
+            *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B),
             *(tensor for of in seen for tensor in of),
         )
         return y_ND, seen[0].keys, seen[0].values
@@ -239,10 +169,12 @@ class _DecoderLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         layer, blocks = ctx.layer, ctx.blocks
-        x_ND, rms1_N1, h_ND, rms2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B, *rest = ctx.saved_tensors
+        x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B, *rest = (
+            ctx.saved_tensors
+        )
         seen = [_Seen(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
         grad_y_ND = torch.zeros_like(x_ND) if grads[0] is None else grads[0]
-        grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, rms2_N1, gate_FN, up_FN).add_(grad_y_ND)
+        grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, length2_N1, gate_FN, up_FN).add_(grad_y_ND)
         grad_mixed_N = grad_h_ND @ layer.o
         flat: list[list[Tensor]] = []
         grad_front: _Pair = (None, None)
@@ -259,38 +191,26 @@ class _DecoderLayer(torch.autograd.Function):
             else:
                 grad_keys, grad_values = _added(grad_prompts, (grad_keys, grad_values))
                 grad_front = of_parts[0] if len(of_parts) == 2 else grad_front
-            turned_back = block.rotation.of(grad_queries, back=True), block.rotation.of(grad_keys, back=True)
+            rotation = block.rotation.transposed()
+            turned_back = [rotation.turned(grad.transpose(1, 2), back=True) for grad in (grad_queries, grad_keys)]
             flat.insert(0, [block.flat(of_heads) for of_heads in (*turned_back, grad_values.transpose(1, 2))])
         if not ctx.needs_input_grad[0]:
             return None, *grad_front, None, None, None
         grad_q_N, grad_k_N, grad_v_N = (_joined(list(of_blocks)) for of_blocks in zip(*flat, strict=True))
         grad_normed_ND = torch.mm(grad_q_N, layer.q).addmm_(grad_k_N, layer.k).addmm_(grad_v_N, layer.v)
-        grad_x_ND = _norm_backward(grad_normed_ND, x_ND, rms1_N1, layer.norm1).add_(grad_h_ND)
+        grad_x_ND = layer.norm1.backward(grad_normed_ND, x_ND, length1_N1).add_(grad_h_ND)
         return grad_x_ND, *grad_front, None, None, None
 
 
 def _feed_forward_backward(
-    grad_ND: Tensor, layer: Layer, h_ND: Tensor, rms_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
+    grad_ND: Tensor, layer: Layer, h_ND: Tensor, length_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
 ) -> Tensor:
     """The gradient that reaches h through norm, gate, up and down."""
     grad_FN = layer.down.t() @ grad_ND.t()
-    grad_up_FN = silu(gate_FN).mul_(grad_FN)
+    grad_up_FN = gated(gate_FN, grad_FN)
     grad_gate_FN = torch.ops.aten.silu_backward(grad_FN.mul_(up_FN), gate_FN)
     grad_normed_ND = torch.mm(grad_gate_FN.t(), layer.gate).addmm_(grad_up_FN.t(), layer.up)
-    return _norm_backward(grad_normed_ND, h_ND, rms_N1, layer.norm2)
-
-
-def _norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """RMS norm, and the reciprocal of the root mean square [N, 1]."""
-    rms_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).square_().div_(x_ND.shape[1]).add_(eps).rsqrt_()
-    return (x_ND * rms_N1).mul_(weight_D), rms_N1
-
-
-def _norm_backward(grad_ND: Tensor, x_ND: Tensor, rms_N1: Tensor, weight_D: Tensor) -> Tensor:
-    """In place of grad_ND."""
-    grad_ND.mul_(weight_D)
-    along_N1 = torch.linalg.vecdot(grad_ND, x_ND)[:, None].mul_(rms_N1.square()).div_(x_ND.shape[1])
-    return grad_ND.addcmul_(x_ND, along_N1, value=-1).mul_(rms_N1)
+    return layer.norm2.backward(grad_normed_ND, h_ND, length_N1)
 
 
 # Attention ------------------------------------------------------------------------------------------------------------
@@ -339,16 +259,13 @@ def _parts(front: _Pair, own: tuple[Tensor, Tensor], sight: Sight) -> list[_Part
 def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tensor, Tensor]:
     """The mixed values [B, H*G, T, C] and the log-sum-exp [B, H*G, T]."""
     found = [
-        _attend(queries, *_for_queries(part, queries), is_causal=part.causal, attn_mask=part.mask, scale=scale)
+        attend(queries, *_for_queries(part, queries), is_causal=part.causal, attn_mask=part.mask, scale=scale)
         for part in parts
     ]
     if len(found) == 1:
         mixed, lse = found[0]
         return mixed, lse
-    (mixed1, lse1), (mixed2, lse2) = found
-    lse = torch.logaddexp(lse1, lse2)
-    share1, share2 = (lse1 - lse).exp_()[..., None], (lse2 - lse).exp_()[..., None]
-    return mixed1.mul_(share1).addcmul_(mixed2, share2), lse
+    return merged(*found)
 
 
 def _attention_backward(
@@ -358,7 +275,7 @@ def _attention_backward(
     grad_queries, of_parts = None, []
     for part in parts:
         keys, values = _for_queries(part, queries)
-        of_queries, of_keys, of_values = _attend_backward(
+        of_queries, of_keys, of_values = attend_backward(
             grad, queries, keys, values, mixed, lse, 0.0, part.causal, attn_mask=part.mask, scale=scale
         )
         grad_queries = of_queries if grad_queries is None else grad_queries.add_(of_queries)

@@ -232,7 +232,7 @@ def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) ->
 
 
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
-    """As `forward_rows`, with the cache behind it (prefix, then text), for generation to go on from."""
+    """As `forward_rows`, with the cache behind it: prefix, then text."""
     cache = _gathered_cache(prefixes, rows.prompt_B)
     if rows.ids_BT.shape[1] == 0:
         # Models cannot run no tokens at all: they infer shapes from them.
@@ -241,22 +241,6 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
     return _forward(network, embeds_BTD, positions_BT, masks, cache)
-
-
-def decode_step(
-    network: PreTrainedModel, cache: DynamicCache, ids_B: Tensor, position_B: Tensor, keys_BS: Tensor, real_BS: Tensor
-) -> Tensor:
-    """One more token for every row of `cache`, which is extended in place: hidden states [B, D].
-
-    keys_BS: position of every key, the new token's included; real_BS: which of them are not padding.
-    """
-    embeds_B1D = network.get_input_embeddings()(ids_B[:, None])
-    if packable(network):
-        masks = layer_masks(network, real_BS[:, None, :], (position_B[:, None] - keys_BS)[:, None, :])
-    else:
-        masks = real_BS.long()
-    hidden_B1D, _ = _forward(network, embeds_B1D, position_B[:, None], masks, cache)
-    return hidden_B1D[:, 0]
 
 
 def packable(network: PreTrainedModel) -> bool:

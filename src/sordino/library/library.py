@@ -25,7 +25,7 @@ from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library.files import Stamp, changed_at, find, is_prompt_folder, listed
 from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
-from sordino.prompts.mixture import Mixture, Prompt, components_of
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 
@@ -153,7 +153,7 @@ class Library:
             formats.read_any(source, index=index), name=default_name(source) if name is None else name, replace=replace
         )
 
-    def add(self, prompt: Prompt, *, name: str, replace: bool = False) -> Entry:
+    def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
         A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, NameTaken
@@ -191,7 +191,7 @@ class Library:
                 self.remove(self._entry_at(other))
         return self._entry_at(target)
 
-    def twin(self, prompt: Prompt) -> Entry | None:
+    def twin(self, prompt: StoredPrompt) -> Entry | None:
         """An entry with the same content hash, whatever its name, or None. Reads the tensors of the entries of that shape."""
         components = len(prompt.components) if isinstance(prompt, Mixture) else 0
         for entry in self.scan():
@@ -306,7 +306,7 @@ def _packaged() -> list[Traversable]:
     return [item for item in folder.iterdir() if item.name.endswith(".zip")] if folder.is_dir() else []
 
 
-def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
+def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
     """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay as they are. Returns what is there now.
 
     Raises BadInput for a file that is neither (the others cannot hold the fields), StorageError where the disk refuses: the old
@@ -328,7 +328,7 @@ def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
     return prompt
 
 
-def _write(prompt: Prompt, path: Path, *, replace: bool) -> None:
+def _write(prompt: StoredPrompt, path: Path, *, replace: bool) -> None:
     if isinstance(prompt, Mixture):
         formats.write_mixture(prompt, path, force=replace)
     else:
@@ -336,7 +336,7 @@ def _write(prompt: Prompt, path: Path, *, replace: bool) -> None:
         formats.write(prompt, path, force=replace)
 
 
-def _same(one: Prompt, other: Prompt) -> bool:
+def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
     """Whether their files would be the same bytes."""
     if one.content_hash != other.content_hash or one.metadata != other.metadata:
         return False
@@ -346,7 +346,7 @@ def _same(one: Prompt, other: Prompt) -> bool:
     )
 
 
-def _read_if_good(path: Path) -> Prompt | None:
+def _read_if_good(path: Path) -> StoredPrompt | None:
     try:
         return formats.read_any(path)
     except (SordinoError, OSError):

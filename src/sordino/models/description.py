@@ -21,7 +21,8 @@ from sordino.models.architectures import check_config
 from sordino.models.files import ModelSource, Tell
 from sordino.models.loading import quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, PlacementName
 
 # What ends a text or a turn, by the models' own names; they count where the tokenizer has them as special tokens.
@@ -147,7 +148,7 @@ class DescribedModel:
         """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
         return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
-    def fit(self, prompt: Prompt) -> Fit:
+    def fit(self, prompt: Prompt | Mixture) -> Fit:
         """How well `prompt` fits; a mixture as its component that fits worst."""
         if isinstance(prompt, Mixture):
             return weakest([self.fit(component) for component in prompt.components])
@@ -157,7 +158,7 @@ class DescribedModel:
         """As `fit`, from what the header of a soft prompt's file says. parts: of a mixture, what its components say."""
         return weakest([fit(self.ref, d_model, said, names=(self.name,)) for said in parts or (metadata,)])
 
-    def check_fit(self, prompt: Prompt, *, force: bool) -> Fit:
+    def check_fit(self, prompt: Prompt | Mixture, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
         answer = self.fit(prompt)
         if answer.kind == "no" and not (answer.forcible and force):

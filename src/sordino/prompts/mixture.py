@@ -16,12 +16,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import BadInput, ConfigError, ModelError
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
@@ -90,6 +91,7 @@ class Mixture:
     rule: Rule = "sequence"
     gate: Gate | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    kind: ClassVar[str] = "mixture"
 
     def __post_init__(self) -> None:
         count = len(self.components)
@@ -153,23 +155,24 @@ class Mixture:
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
 
 
-Prompt = SoftPrompt | Mixture
+# What a prompt file holds.
+StoredPrompt = SoftPrompt | Mixture
 
 
-def components_of(prompt: Prompt | None) -> tuple[SoftPrompt | None, ...]:
-    """The soft prompts that a text is run behind: a mixture's components, or the one, or none."""
+def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
+    """The prompts that a text is run after: a mixture's components, or the one, or none."""
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)
 
 
-def check_lanes(prompt: Prompt | None, most: int) -> None:
-    """Raise ConfigError where there are more components than an engine runs rows."""
+def check_branches(prompt: Prompt | Mixture | None, most: int) -> None:
+    """Raise ConfigError where a prompt has more components than an engine has rows."""
     if len(components_of(prompt)) > most:
         raise ConfigError(
-            "the mixture has more components than the engine runs rows",
+            "the mixture has more components than the engine has rows",
             where="soft_prompt",
             expected=f"at most {most}",
             got=len(components_of(prompt)),
-            do="give more --rows, or take a mixture of fewer",
+            do="give more --rows, or choose a mixture of fewer",
         )
 
 

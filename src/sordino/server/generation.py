@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import Chunk, End, Event, Request, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import EngineBusy, SordinoError
-from sordino.forward.placement import leading_ids, most_positions
+from sordino.forward.placement import most_positions
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.mixture import StoredPrompt
 from sordino.server.serving import Serving
 
 
@@ -24,7 +24,7 @@ class Job:
     """
 
     ids: tuple[int, ...]
-    prompt: Prompt | None
+    prompt: StoredPrompt | None
     sampling: Sampling
     seed: int
     n: int = 1
@@ -42,15 +42,13 @@ class Written:
 
 
 def requests_of(base: DescribedModel, job: Job) -> list[Request]:
-    # Components of a mixture may differ in what stands in front of them: the text is of those that need most of it.
-    leading = [leading_ids(base, soft.metadata.placement if soft else None) for soft in components_of(job.prompt)]
-    longest = max(leading, key=len)
-    skips = tuple(len(longest) - len(ids) for ids in leading) if len(leading) > 1 else ()
-    one = Request((*longest, *job.ids), job.prompt, job.sampling, job.seed, job.client, skips, job.token_mixture)
+    one = request_for(
+        base, job.ids, job.prompt, job.sampling, job.seed, client=job.client, token_mixture=job.token_mixture
+    )
     return [replace(one, seed=(job.seed + index) % 2**63) for index in range(job.n)]
 
 
-def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
+def width_of(base: DescribedModel, prompt: StoredPrompt | None) -> int:
     """Positions that stand before a request's own text: soft prompt (of a mixture, the longest) and BOS."""
     return most_positions(base, prompt.n_tokens if prompt else 0)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from sordino.engine.requests import End
-from sordino.engine.runners.runner import CacheUse
+from sordino.engine.requests import CacheUse, End
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
-from sordino.engine.embedded import EmbeddedEngine
+from sordino.engine.backend import Backend
 from sordino.models.description import DescribedModel
 from sordino.server.errors import Refused
 from sordino.server.metrics import Metrics
@@ -29,21 +29,28 @@ class ServerLimits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One base model, its engine, the library, and what is measured. started: seconds since the epoch. runner: who computes.
+    """One base model, its backend, the library, and what is measured. started: seconds since the epoch.
 
-    model: what clients call the base model: a bundled name or a public id, never a path. context_length: positions of a row, as
-    far as the model and the memory for rows go.
+    model: what clients call the base model: a bundled name or a public id, never a path.
     """
 
     model: str
     base: DescribedModel
-    backend: EmbeddedEngine
+    backend: Backend
     voices: Voices
     metrics: Metrics
     limits: ServerLimits
     started: int
-    runner: str
-    context_length: int
+
+    @property
+    def runner(self) -> str:
+        """Who computes."""
+        return self.backend.name
+
+    @property
+    def context_length(self) -> int:
+        """Positions of a row."""
+        return self.backend.context_length
 
 
 @dataclass(frozen=True)

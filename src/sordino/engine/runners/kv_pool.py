@@ -1,198 +1,282 @@
-"""Keys and values of the rows that run: each row on a shelf of rows of equal room, from its first position on.
+"""The KV cache of the rows that run: each row in a slot, in a pool of slots of one capacity.
 
-A shelf is one tensor, its rows side by side without holes, so that attention over all of them is one call on a view, and
-nothing is copied while they write. A row that outgrows its shelf moves to the next one, of twice the room. A full shelf is made
-twice as wide, one that is three quarters empty half as wide; while that is done both are there.
+A pool's slots lie side by side without holes, so that attention over all of them is one call on a view, and nothing is copied while
+rows write. A row that outgrows its slot moves to the next pool, whose slots have twice the capacity. A full pool gets twice as many
+slots, one that is three quarters empty half as many; while that is done both copies exist.
 
-Shape key: L layers, N rows of a shelf, H key-value heads, S positions, C channels of a head. Axis 1 (2): keys, values.
+Shape key: N slots of a pool, H key-value heads, S positions, C channels of a head, M rows that run, T positions of a text, W planes
+of one size. A plane is the keys, or the values, of one layer: plane 2 * layer, or 2 * layer + 1. Models whose planes are all of one
+size, which are nearly all, have one tensor a pool; others have one for each size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from sordino.models.memory import ran_out
 
 SMALLEST = 256
+# What a row holds, for each size of plane: [W, H, S, C].
+State = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What one position takes."""
+    """What one position takes. planes: (heads, channels) of each."""
 
-    layers: int
-    heads: int
-    channels: int
+    planes: tuple[tuple[int, int], ...]
     dtype: torch.dtype
     device: torch.device
 
     @property
     def position_bytes(self) -> int:
-        return self.layers * 2 * self.heads * self.channels * self.dtype.itemsize
+        return sum(heads * channels for heads, channels in self.planes) * self.dtype.itemsize
 
-    def empty(self, rows: int, room: int) -> Tensor:
-        """[L, 2, N, H, S, C]. Zeros: what is masked must be finite."""
-        sizes = (self.layers, 2, rows, self.heads, room, self.channels)
-        return torch.zeros(sizes, dtype=self.dtype, device=self.device)
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The different sizes of planes, one tensor each."""
+        return tuple(dict.fromkeys(self.planes))
+
+    @cached_property
+    def where(self) -> tuple[tuple[int, int], ...]:
+        """For each plane its tensor, and its place there."""
+        return tuple(
+            (self.sizes.index(size), self.planes[:plane].count(size)) for plane, size in enumerate(self.planes)
+        )
+
+    def empty(self, slots: int, capacity: int) -> list[Tensor]:
+        """For each size [W, N, H, S, C]. Zeros: what is masked must be finite."""
+        return [
+            torch.zeros(
+                (self.planes.count(size), slots, size[0], capacity, size[1]), dtype=self.dtype, device=self.device
+            )
+            for size in self.sizes
+        ]
+
+    def state(self, planes: Sequence[Tensor]) -> State:
+        """Pbranches [H, S, C] in their order, as what a row holds."""
+        return tuple(
+            torch.stack([plane for plane, of in zip(planes, self.planes, strict=True) if of == size])
+            for size in self.sizes
+        )
 
 
 @dataclass(eq=False)
-class Shelf:
-    """Rows 0 .. len(numbers) - 1 of `tensor` are taken, by the engine's rows of these numbers."""
+class Pool:
+    """Slots 0 .. len(numbers) - 1 are taken, by the engine's rows of these numbers."""
 
-    room: int
-    tensor: Tensor
+    shape: Shape
+    capacity: int
+    tensors: list[Tensor]
     numbers: list[int]
 
     @property
-    def rows(self) -> int:
-        return self.tensor.shape[2]
+    def slots(self) -> int:
+        return self.tensors[0].shape[1]
 
     @property
     def positions(self) -> int:
-        return self.rows * self.room
+        return self.slots * self.capacity
+
+    def plane(self, plane: int) -> Tensor:
+        """[N, H, S, C]"""
+        tensor, at = self.shape.where[plane]
+        return self.tensors[tensor][at]
 
 
 @dataclass(eq=False)
-class Place:
+class Slot:
     """Where a row is. length: positions that are filled."""
 
-    shelf: Shelf
+    pool: Pool
     index: int
     length: int
 
+    def write(self, state: State) -> None:
+        """The first positions."""
+        self.length = state[0].shape[2]
+        for tensor, held in zip(self.pool.tensors, state, strict=True):
+            tensor[:, self.index, :, : self.length] = held
 
-def room_for(length: int) -> int:
-    """The room of the shelf for a row of so many positions."""
-    room = SMALLEST
-    while room < length:
-        room *= 2
-    return room
+    def read(self) -> State:
+        """A view of what the row holds."""
+        return tuple(tensor[:, self.index, :, : self.length] for tensor in self.pool.tensors)
+
+
+def capacity_for(length: int) -> int:
+    """The capacity of the slot for a row of so many positions."""
+    capacity = SMALLEST
+    while capacity < length:
+        capacity *= 2
+    return capacity
 
 
 class KeyValues:
-    """All shelves, within a budget of bytes. A row is known by its number."""
+    """All pools, within a budget of bytes. A row is known by its number. first_slots: of a new pool, where the budget has them."""
 
-    def __init__(self, shape: Shape, budget: int) -> None:
-        self.shape, self.budget = shape, budget
-        self.shelves: dict[int, Shelf] = {}
-        self.places: dict[int, Place] = {}
+    def __init__(self, shape: Shape, budget: int, *, first_slots: int = 1) -> None:
+        self.shape, self.budget, self._first_slots = shape, budget, first_slots
+        self.pools: dict[int, Pool] = {}
+        self.slots: dict[int, Slot] = {}
 
     @property
     def bytes(self) -> int:
-        """Of all shelves, places that no row has taken included."""
-        return sum(shelf.positions for shelf in self.shelves.values()) * self.shape.position_bytes
+        """Of all pools, free slots included."""
+        return sum(pool.positions for pool in self.pools.values()) * self.shape.position_bytes
 
     @property
     def most_positions(self) -> int:
         """The longest row that fits when there is no other."""
-        room, most = SMALLEST, 0
-        while room * self.shape.position_bytes <= self.budget:
-            most, room = room, room * 2
+        capacity, most = SMALLEST, 0
+        while capacity * self.shape.position_bytes <= self.budget:
+            most, capacity = capacity, capacity * 2
         return most
 
     def holds(self, lengths: Sequence[int]) -> bool:
         """Whether rows of these lengths fit when there are no others."""
-        return sum(map(room_for, lengths)) * self.shape.position_bytes <= self.budget
+        return sum(map(capacity_for, lengths)) * self.shape.position_bytes <= self.budget
 
     def fits(self, length: int) -> bool:
-        """Whether there is room for one row more, of so many positions."""
-        return self._has(room_for(length))
+        """Whether one row more fits, of so many positions."""
+        return self._has(capacity_for(length))
 
-    def open(self, number: int, front: Tensor | None, length: int) -> bool:
-        """Give a row room for `length` positions, of which `front` [L, 2, H, S, C] are the first. False: there is no room."""
+    def open(self, number: int, front: State | None, length: int) -> bool:
+        """Give a row a slot for `length` positions, of which `front` are the first. False: none fits."""
         if not self.fits(length):
             return False
-        place = self._put(number, room_for(length))
+        slot = self._put(number, capacity_for(length))
         if front is not None:
-            place.length = front.shape[3]
-            place.shelf.tensor[:, :, place.index, :, : place.length] = front
+            slot.write(front)
         return True
 
     def grow(self, number: int, length: int) -> bool:
-        """Make room for `length` positions in all. False: there is no room. Where memory runs out the row stays as it was."""
-        old, room = self.places[number], room_for(length)
-        if room <= old.shelf.room:
+        """Make room for `length` positions in all. False: there is none. Where memory runs out the row stays as it was."""
+        old, capacity = self.slots[number], capacity_for(length)
+        if capacity <= old.pool.capacity:
             return True
-        if not self._has(room - old.shelf.room):
+        if not self._has(capacity - old.pool.capacity):
             return False
-        place = self._put(number, room)
-        place.length = old.length
-        place.shelf.tensor[:, :, place.index, :, : place.length] = old.shelf.tensor[:, :, old.index, :, : old.length]
-        self._leave(old)
+        self._put(number, capacity).write(old.read())
+        self._free(old)
         if self.bytes > self.budget:
-            self._give_back()
+            self._trim()
         return True
 
-    def take(self, number: int) -> Tensor:
-        """A copy of what a row holds: [L, 2, H, S, C]."""
-        place = self.places[number]
-        return place.shelf.tensor[:, :, place.index, :, : place.length].clone()
+    def take(self, number: int) -> State:
+        """A copy of what a row holds."""
+        return tuple(held.clone() for held in self.slots[number].read())
 
     def close(self, number: int, *, spoiled: bool = False) -> None:
-        """spoiled: what the row holds may be no numbers, which no mask hides from the next row at its place."""
-        place = self.places.pop(number)
+        """spoiled: what the row holds may not be finite, which no mask hides from the next row in its slot."""
+        slot = self.slots.pop(number)
         if spoiled:
-            place.shelf.tensor[:, :, place.index].zero_()
-        self._leave(place)
+            for tensor in slot.pool.tensors:
+                tensor[:, slot.index].zero_()
+        self._free(slot)
 
-    def _leave(self, place: Place) -> None:
-        """The last row of the shelf moves into the hole; a shelf without rows is given back."""
-        shelf = place.shelf
-        last = shelf.numbers.pop()
-        if place.index < len(shelf.numbers):
-            moved = self.places[last]
-            shelf.tensor[:, :, place.index, :, : moved.length] = shelf.tensor[:, :, moved.index, :, : moved.length]
-            shelf.numbers[place.index] = last
-            moved.index = place.index
-        if not shelf.numbers:
-            del self.shelves[shelf.room]
-        elif 4 * len(shelf.numbers) <= shelf.rows:
-            _cut(shelf, shelf.rows // 2)
+    def _free(self, slot: Slot) -> None:
+        """The pool's last row moves into the hole; a pool without rows is freed."""
+        pool = slot.pool
+        last = pool.numbers.pop()
+        if slot.index < len(pool.numbers):
+            moved = self.slots[last]
+            held, moved.index = moved.read(), slot.index
+            moved.write(held)
+            pool.numbers[slot.index] = last
+        if not pool.numbers:
+            del self.pools[pool.capacity]
+        elif 4 * len(pool.numbers) <= pool.slots:
+            _cut(pool, pool.slots // 2)
 
-    def _give_back(self) -> None:
-        """Places that no row has taken."""
-        for shelf in self.shelves.values():
-            if len(shelf.numbers) < shelf.rows:
-                _cut(shelf, len(shelf.numbers))
+    def _trim(self) -> None:
+        """Free the slots that no row has taken."""
+        for pool in self.pools.values():
+            if len(pool.numbers) < pool.slots:
+                _cut(pool, len(pool.numbers))
 
     def _has(self, positions: int) -> bool:
-        """Whether so many more are within the budget, once places that no row has taken are given back."""
-        taken = sum(len(shelf.numbers) * shelf.room for shelf in self.shelves.values())
+        """Whether so many more are within the budget, once free slots are given back."""
+        taken = sum(len(pool.numbers) * pool.capacity for pool in self.pools.values())
         return (taken + positions) * self.shape.position_bytes <= self.budget
 
-    def _put(self, number: int, room: int) -> Place:
-        shelf = self.shelves.get(room)
-        if shelf is None or len(shelf.numbers) == shelf.rows:
-            shelf = self._widened(room)
-        place = self.places[number] = Place(shelf, len(shelf.numbers), 0)
-        shelf.numbers.append(number)
-        return place
+    def _put(self, number: int, capacity: int) -> Slot:
+        pool = self.pools.get(capacity)
+        if pool is None or len(pool.numbers) == pool.slots:
+            pool = self._widened(capacity)
+        slot = self.slots[number] = Slot(pool, len(pool.numbers), 0)
+        pool.numbers.append(number)
+        return slot
 
-    def _widened(self, room: int) -> Shelf:
-        """The shelf of this room with twice its places, or as many as the budget has, and one at least."""
-        size = room * self.shape.position_bytes
+    def _widened(self, capacity: int) -> Pool:
+        """The pool of this capacity with twice its slots, or as many as the budget allows, and one more at least."""
+        size = capacity * self.shape.position_bytes
         if self.bytes + size > self.budget:
-            self._give_back()
-        shelf = self.shelves.get(room)
-        rows = 0 if shelf is None else shelf.rows
-        tensor = self.shape.empty(rows + max(1, min(rows, (self.budget - self.bytes) // size)), room)
-        if shelf is None:
-            shelf = self.shelves[room] = Shelf(room, tensor, [])
+            self._trim()
+        pool = self.pools.get(capacity)
+        slots, more = (0, self._first_slots) if pool is None else (pool.slots, pool.slots)
+        tensors = self.shape.empty(slots + max(1, min(more, (self.budget - self.bytes) // size)), capacity)
+        if pool is None:
+            pool = self.pools[capacity] = Pool(self.shape, capacity, tensors, [])
         else:
-            tensor[:, :, :rows] = shelf.tensor
-            shelf.tensor = tensor
-        return shelf
+            for wide, tensor in zip(tensors, pool.tensors, strict=True):
+                wide[:, :slots] = tensor
+            pool.tensors = tensors
+        return pool
 
 
-def _cut(shelf: Shelf, rows: int) -> None:
-    """Leave a shelf so many places. Without memory for the copy it stays as wide: nothing is lost but room."""
+def _cut(pool: Pool, slots: int) -> None:
+    """Leave a pool so many slots. Without memory for the copy it keeps them all, which costs nothing but room."""
     try:
-        shelf.tensor = shelf.tensor[:, :, :rows].clone()
+        pool.tensors = [tensor[:, :slots].clone() for tensor in pool.tensors]
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
+
+
+class SlotCache(DynamicCache):
+    """A pool as transformers' models take it, for one forward pass: they write into the slots and attend over views of them.
+
+    Either all rows of the pool, of which those in `slots` write one position each (the others' is thrown away); or one row
+    alone, which writes any number.
+    """
+
+    def __init__(self, slots: Sequence[Slot], *, alone: bool) -> None:
+        super().__init__()
+        self._pool, self._alone = slots[0].pool, alone
+        device = self._pool.tensors[0].device
+        self._index_M = torch.tensor([slot.index for slot in slots], device=device)
+        self._position_M = torch.tensor([slot.length for slot in slots], device=device)
+        self._before = max(slot.length for slot in slots)
+        self._first = slots[0].index
+        self.written = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.written = int(key_states.shape[2])
+        return self._write(2 * layer_idx, key_states), self._write(2 * layer_idx + 1, value_states)
+
+    def _write(self, plane: int, states: Tensor) -> Tensor:
+        """What is attended over of a plane, the new positions included."""
+        rows_NHSC, end = self._pool.plane(plane), self._before + int(states.shape[2])
+        if self._alone:
+            rows_NHSC[self._first, :, self._before : end] = states[0]
+            return rows_NHSC[self._first : self._first + 1, :, :end]
+        rows_NHSC[self._index_M, :, self._position_M] = states[self._index_M, :, 0]
+        return rows_NHSC[: len(self._pool.numbers), :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._before + self.written
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self._before + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self._before

@@ -19,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.runner import CacheUse, Span, overflowing, text_alone
-from sordino.errors import ModelError, OutOfMemory
+from sordino.engine.runners.runner import Span, overflowing, text_alone
+from sordino.errors import ConfigError, ModelError, OutOfMemory
+from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_named
 from sordino.prompts.mixture import GATE_TOKENS
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
@@ -38,7 +40,7 @@ class _Row:
     """sequence: llama.cpp's. width: of the prefix. room: positions that are promised to it. length: positions that were run."""
 
     sequence: int
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     prefix: Kept[State]
     width: int
     room: int
@@ -47,6 +49,8 @@ class _Row:
 
 class GgufRunner:
     """prefix_bytes: for prefixes and texts that were. Rows: as many as the context has sequences."""
+
+    name = "llama.cpp"
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
@@ -60,10 +64,10 @@ class GgufRunner:
         # A heap: the lowest is given out first.
         self._free = list(range(context.sequences))
         self._rows: dict[int, _Row] = {}
-        self._kept: PrefixCache[State] = PrefixCache(prefix_bytes)
+        self._cache: PrefixCache[State] = PrefixCache(prefix_bytes)
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
-        return len(self._leading(prompt)) + (prompt.n_tokens if prompt is not None else 0)
+    def prefix_length(self, prompt: Prompt | None) -> int:
+        return prefix_length(self.model, prompt)
 
     @property
     def most_positions(self) -> int:
@@ -84,10 +88,10 @@ class GgufRunner:
         mean_D: NDArray[np.floating[Any]] = hidden_ND[len(bos) :].mean(axis=0, dtype=np.float64)
         return mean_D
 
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """Nothing: a soft prompt alone keeps the processor as busy as several."""
 
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
@@ -142,17 +146,17 @@ class GgufRunner:
     def close(self, number: int, ids: Sequence[int]) -> None:
         row = self._rows.pop(number)
         done = row.length - row.width
-        if min(done, len(ids)) >= WORTH_KEEPING and self._kept.would_keep(self.context.saved_bytes(row.sequence)):
+        if min(done, len(ids)) >= WORTH_KEEPING and self._cache.would_keep(self.context.saved_bytes(row.sequence)):
             # No memory for it, or llama.cpp cannot: then it is not kept.
             with suppress(OutOfMemory, ModelError), memory_named("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
-                self._kept.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
+                self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
         self._give_back(row.sequence)
-        self._kept.release(row.prefix)
+        self._cache.release(row.prefix)
 
     def cache_use(self) -> CacheUse:
-        kept = self._kept
-        return CacheUse(kept.hits, kept.misses, kept.evictions, kept.text_hits, kept.text_evictions, kept.bytes)
+        cache = self._cache
+        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
 
     def _has_room(self, had: int, wanted: int) -> bool:
         """Whether a row that was promised `had` positions may have `wanted`."""
@@ -187,14 +191,14 @@ class GgufRunner:
         self.context.cut(row.sequence, 0)
         return True
 
-    def _leading(self, prompt: SoftPrompt | None) -> tuple[int, ...]:
+    def _leading(self, prompt: Prompt | None) -> tuple[int, ...]:
         """The ids in front of the vectors."""
-        return self.model.bos_ids if prompt is None or prompt.metadata.placement == "after_bos" else ()
+        return self.model.bos_ids[: self.prefix_length(prompt) - (prompt.n_tokens if prompt else 0)]
 
     def _begin(self, row: _Row, ids: Sequence[int]) -> int:
         """Take a kept text into a row that stands behind its soft prompt: how many of `ids` it has."""
         # The last token is run in any case: its logits are wanted.
-        found = self._kept.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
+        found = self._cache.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
         if found is None:
             return 0
         kept, shared = found
@@ -203,18 +207,18 @@ class GgufRunner:
         row.length = row.width + shared
         return shared
 
-    def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> Kept[State]:
+    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> Kept[State]:
         """Give a sequence its soft prompt: from a row that runs behind it, from what is kept, or by running it. One user more."""
         key: Key = (
             self.model.fingerprint,
             prompt.content_hash if prompt else "",
             prompt.metadata.placement if prompt else "",
         )
-        kept = self._kept.prompt(key)
+        kept = self._cache.prompt(key)
         if kept is None:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
-            return self._kept.keep_prompt(key, state, state.nbytes)
+            return self._cache.keep_prompt(key, state, state.nbytes)
         # A row that has gone on beyond a sliding window has lost cells of its prefix there.
         within = self.context.window or self.context.cells
         rows = () if self.context.split else self._rows.values()
@@ -225,13 +229,19 @@ class GgufRunner:
             elif width:
                 self.context.restore(sequence, kept.state)
         except Exception:
-            self._kept.release(kept)
+            self._cache.release(kept)
             raise
         return kept
 
-    def _encode(self, prompt: SoftPrompt | None, sequence: int) -> None:
+    def _vectors(self, prompt: Prompt) -> Vectors:
+        content = prompt.prefix(self.model.ref)
+        if isinstance(content, KeysValues):
+            raise ConfigError(f"llama.cpp does not run {prompt.kind}s", where=prompt.metadata.name)
+        return content
+
+    def _encode(self, prompt: Prompt | None, sequence: int) -> None:
         # All rows look at one pool of cells, and what is no number there is none anywhere, masked or not: so before it is run.
-        if prompt is not None and float(np.abs(prompt.matrix).max()) > _LARGEST:
+        if prompt is not None and float(np.abs(self._vectors(prompt)).max()) > _LARGEST:
             raise overflowing(prompt)
         leading = self._leading(prompt)
         if leading:
@@ -239,7 +249,7 @@ class GgufRunner:
             self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
         if prompt is not None:
             places = range(len(leading), len(leading) + prompt.n_tokens)
-            logits_1V = self.context.run_embeds(prompt.matrix, places, sequence, wanted=True)
+            logits_1V = self.context.run_embeds(self._vectors(prompt), places, sequence, wanted=True)
             if not np.isfinite(logits_1V).all():
                 raise overflowing(prompt)
 
@@ -251,7 +261,7 @@ class GgufRunner:
         if row.prompt is None:
             logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [row.sequence], [True])
         else:
-            logits_1V = self.context.run_embeds(row.prompt.matrix[-1:], [last], row.sequence, wanted=True)
+            logits_1V = self.context.run_embeds(self._vectors(row.prompt)[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
     def _can_be_had(self, row: _Row, kept: Kept[State], shared: int) -> bool:

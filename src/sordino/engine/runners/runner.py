@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run a stretch at a time, and closed."""
+"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run some positions at a time, and closed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
@@ -23,28 +25,14 @@ class Span:
     wanted: bool
 
 
-@dataclass(frozen=True)
-class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
-    that were evicted. bytes: what is kept now.
-    """
-
-    hits: int
-    misses: int
-    evictions: int
-    text_hits: int
-    text_evictions: int
-    bytes: int
-
-
-def overflowing(prompt: SoftPrompt | None) -> SordinoError:
+def overflowing(prompt: Prompt | None) -> SordinoError:
     """For a soft prompt that is finite and whose keys and values are not."""
     if prompt is None:
         return ModelError("the model makes no numbers of its own BOS", do="take a --dtype of larger range")
     return DoesNotFit(
         "the model makes no finite numbers of this soft prompt",
         where=prompt.metadata.name,
-        got=f"values up to {abs(prompt.matrix).max():.3g}",
+        got=f"values up to {abs(prompt.matrix).max():.3g}" if isinstance(prompt, SoftPrompt) else f"a {prompt.kind}",
         do="take another, or a --dtype of larger range",
     )
 
@@ -57,7 +45,11 @@ def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
 class Runner(Protocol):
     """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    @property
+    def name(self) -> str:
+        """Who computes, for people."""
+
+    def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
 
     @property
@@ -70,11 +62,11 @@ class Runner(Protocol):
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """h(x) [D] of a text, see `prompt_mixture.Gate`; a BOS that `ids` begin with is no part of it. Raises OutOfMemory."""
 
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """These will be asked for next: what is not kept may be run now, side by side. It stays until it is asked for, or until
         the next call does not name it. Skips what does not fit."""
 
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
 
         Raises DoesNotFit for a soft prompt of another width, or one that the model makes no numbers of; OutOfMemory.

@@ -13,7 +13,6 @@ from sordino.engine.threads import in_thread_of_its_own
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
 from sordino.evaluation.off_domain import own_text
-from sordino.models.base_model import BaseModel
 from sordino.prompts.fit import check_one_base
 from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.similarity import pooled
@@ -58,10 +57,11 @@ def surface(request: Request, name: str) -> dict[str, Any]:
 def depth(request: Request, name: str) -> dict[str, Any]:
     """Importance and attention, on a packaged text: some seconds of computing."""
     serving, prompt = _fitting(request, name)
-    base = serving.base
-    if not isinstance(base, BaseModel):
-        raise Refused(501, "llama.cpp does not tell its attention: start the server with --runner torch for this")
-
+    base = serving.backend.network
+    if base is None:
+        raise Refused(
+            501, f"{serving.runner} does not tell its attention: start the server with --runner torch for this"
+        )
     limit = affordable(prompt.n_tokens, _BUDGET)
     if not limit:
         raise Refused(

@@ -20,9 +20,8 @@ from sordino.errors import SordinoError
 from sordino.library.library import add_packaged, edit
 from sordino.library.names import MIXTURE_ENDING, checked_name
 from sordino.models import files
-from sordino.models.base_model import BaseModel as TorchModel
 from sordino.models.gguf_vocabulary import GgufVocabulary
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused
@@ -178,7 +177,7 @@ def read_named(request: Request, name: str) -> tuple[Path, SoftPrompt]:
     return path, prompt
 
 
-def _read(request: Request, name: str) -> tuple[Path, Prompt]:
+def _read(request: Request, name: str) -> tuple[Path, StoredPrompt]:
     try:
         path = state_of(request).voices.named(name).entry.path
         return path, formats.read_any(path)
@@ -188,13 +187,12 @@ def _read(request: Request, name: str) -> tuple[Path, Prompt]:
 
 def vocabulary_of(serving: Serving) -> Vocabulary:
     """The words of the model that is served. Raises Refused (501) where they cannot be read."""
-    base = serving.base
-    if isinstance(base, TorchModel):
-        return base
+    if serving.backend.network is not None:
+        return serving.backend.network
     try:
-        path = files.gguf_file(files.resolve(base.name))
+        path = files.gguf_file(files.resolve(serving.base.name))
         assert path is not None
-        return GgufVocabulary(base, path)
+        return GgufVocabulary(serving.base, path)
     except (SordinoError, OSError) as error:
         raise Refused(501, f"the words of this model's file cannot be read: {error}") from error
 

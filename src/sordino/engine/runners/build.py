@@ -1,0 +1,99 @@
+"""The backends that this package brings: the engine on a thread, over PyTorch or llama.cpp."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from sordino.engine.embedded import EmbeddedEngine
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.runners.runner import Runner
+from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.errors import MissingExtra, OutOfMemory
+from sordino.models.base_model import BaseModel
+from sordino.models.description import DescribedModel
+
+if TYPE_CHECKING:
+    from sordino.engine.runners.llama_cpp_runner import GgufRunner
+
+# Positions that a row of a conversation takes, roughly.
+_SHORT_ROW = 1024
+
+log = logging.getLogger("sordino.server")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """rows: most that run at once. queue: most that wait. kv_bytes: for running rows (None: a quarter of what is free).
+    prefix_bytes: for prefixes and texts that may come again."""
+
+    rows: int = 16
+    queue: int = 256
+    kv_bytes: int | None = None
+    prefix_bytes: int = 200 << 20
+
+    @property
+    def step_tokens(self) -> int:
+        """Positions of a step: for every row one, and for those that read a stretch."""
+        return max(256, self.rows)
+
+
+def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
+    """transformers' network under the engine. Raises OutOfMemory."""
+    kv_bytes = _free_bytes(base.device) // 4 if options.kv_bytes is None else options.kv_bytes
+    runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
+    if runner.most_positions == 0:
+        raise OutOfMemory(
+            "there is no room for a row", got=f"{kv_bytes >> 20} MiB for rows that run", do="give more --kv-memory"
+        )
+    return runner
+
+
+@contextmanager
+def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> Iterator[GgufRunner]:
+    """llama.cpp under the engine. Raises MissingExtra, ModelError, OutOfMemory."""
+    try:
+        from sordino.engine.runners.llama_context import LlamaContext
+        from sordino.engine.runners.llama_cpp_runner import GgufRunner
+    except ImportError as error:
+        raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
+    whole = options.rows * model.context_length
+    # llama.cpp takes all of it at once: as much as every row may need where there is that much, which is the fastest; else what
+    # nobody asked for is one long row or many short ones.
+    most = max(model.context_length, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
+    kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
+    context = LlamaContext(
+        path,
+        kv_bytes=kv_bytes,
+        max_cells=min(most, whole),
+        row_cells=model.context_length,
+        sequences=options.rows,
+        batch=options.step_tokens,
+        threads=torch.get_num_threads(),
+    )
+    try:
+        yield GgufRunner(model, context, prefix_bytes=options.prefix_bytes)
+    finally:
+        context.close()
+
+
+def embedded(model: DescribedModel, runner: Runner, options: EngineOptions) -> EmbeddedEngine:
+    """The engine over a runner, on a thread of its own."""
+    info = TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size)
+    engine = Engine(runner, info, Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens))
+    return EmbeddedEngine(engine, network=model if isinstance(model, BaseModel) else None, crashed=_report)
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+
+
+def _report(error: BaseException) -> None:
+    log.critical("the engine has stopped after an error", exc_info=error)

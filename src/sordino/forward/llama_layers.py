@@ -1,0 +1,142 @@
+"""The parts of Llama's decoder layers: norm, rotary positions, attention in parts, feed-forward.
+
+Two callers put them together: `frozen_llama` with a backward pass, for training; `engine.written_out` without one, for the rows of
+a step. The numbers are those of transformers' modules; tests/parity and tests/engine hold both callers against them.
+
+Attention is taken in parts, each with its own log-sum-exp; softmax over the whole is the parts weighted by exp(lse_part - lse)
+(Dao et al. 2022, arXiv 2205.14135, section 3.1).
+
+Shape key: N positions, T positions of a row, D model width, H heads, C channels of a head, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+from transformers import PreTrainedModel
+
+attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_LINEARS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS norm: x / sqrt(mean(x^2) + eps) * weight, as x * w / length with w = sqrt(D) weight, length = hypot(|x|, sqrt(D eps))."""
+
+    w_D: Tensor
+    c: Tensor
+
+    @staticmethod
+    def of(weight_D: Tensor, eps: float) -> Norm:
+        width = weight_D.shape[0]
+        return Norm(weight_D * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=weight_D.dtype))
+
+    def __call__(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """The normed x, and its length [N, 1]."""
+        length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).hypot_(self.c)
+        return (x_ND * self.w_D).div_(length_N1), length_N1
+
+    def backward(self, grad_ND: Tensor, x_ND: Tensor, length_N1: Tensor) -> Tensor:
+        """The gradient of x. In place of grad_ND."""
+        grad_ND.mul_(self.w_D)
+        along_N1 = torch.linalg.vecdot(grad_ND, x_ND)[:, None].div_(length_N1.square())
+        return grad_ND.addcmul_(x_ND, along_N1, value=-1).div_(length_N1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer's weights [out, in], and its shape."""
+
+    norm1: Norm
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    o: Tensor
+    norm2: Norm
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+    head_width: int
+    scale: float
+
+
+def runs(network: PreTrainedModel) -> bool:
+    """Whether these parts compute what `network` computes."""
+    config: Any = network.config
+    if config.model_type != "llama" or config.hidden_act != "silu" or (config.attention_dropout and network.training):
+        return False
+    if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
+        return False
+    linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
+    # An adapter would have put another class in their place.
+    return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
+
+
+def layers_of(network: PreTrainedModel) -> Any:
+    model: Any = network.base_model
+    return model.layers
+
+
+def weights_of(layer: Any) -> Layer:
+    q, k, v, o, gate, up, down = (layer.get_submodule(name).weight for name in _LINEARS)
+    norm1, norm2 = (
+        Norm.of(norm.weight, norm.variance_epsilon) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+    )
+    attention = layer.self_attn
+    return Layer(norm1, q, k, v, o, norm2, gate, up, down, attention.head_dim, attention.scaling)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary positions. Cosines and sines [..., C], the first half of the sines negative: (x1, x2) cos + (x2, x1) sin."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @staticmethod
+    def of(network: PreTrainedModel, embeds_BTD: Tensor, positions_BT: Tensor, *, heads_at: int) -> Rotation:
+        """heads_at: the place of the heads among the dimensions of what is turned."""
+        model: Any = network.base_model
+        cos_BTC, sin_BTC = model.rotary_emb(embeds_BTD, positions_BT)
+        half = cos_BTC.shape[-1] // 2
+        sin_BTC = torch.cat([-sin_BTC[..., :half], sin_BTC[..., half:]], dim=-1)
+        return Rotation(cos_BTC.unsqueeze(heads_at), sin_BTC.unsqueeze(heads_at))
+
+    def first(self) -> Rotation:
+        """Of the first row, without its dimension; whole in memory, as small steps read it for every layer."""
+        return Rotation(self.cos[0].contiguous(), self.sin[0].contiguous())
+
+    def transposed(self) -> Rotation:
+        return Rotation(self.cos.transpose(1, 2), self.sin.transpose(1, 2))
+
+    def turned(self, heads: Tensor, *, back: bool = False) -> Tensor:
+        """Contiguous, as attention wants it."""
+        turned = torch.empty(heads.shape, dtype=heads.dtype)
+        torch.mul(heads, self.cos, out=turned)
+        return turned.addcmul_(heads.roll(heads.shape[-1] // 2, -1), self.sin, value=-1 if back else 1)
+
+
+def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Two parts of an attention as one: what was mixed [..., T, C] (in place of the first's), and its log-sum-exp [..., T]."""
+    (mixed1, lse1), (mixed2, lse2) = one, other
+    lse = torch.logaddexp(lse1, lse2)
+    share1, share2 = (lse1 - lse).exp_()[..., None], (lse2 - lse).exp_()[..., None]
+    return mixed1.mul_(share1).addcmul_(mixed2, share2), lse
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up: what the feed-forward part brings down again."""
+    return silu(gate).mul_(up)
