@@ -109,7 +109,7 @@ class Models:
         self._leaving.remove(old)
         stack.close()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """End all requests, those of a model that is leaving too. May be called from a signal's handler."""
         for serving in (self.serving, *self._leaving):
             if serving is not None:
