@@ -74,7 +74,7 @@ def _library_prompts(library: Library) -> list[tuple[str, SoftPrompt]]:
         if entry.components:
             continue
         try:
-            read.append((entry.name, formats.read(entry.path)))
+            read.append((entry.name, formats.read(library.open(entry))))
         except SordinoError as error:
             err.print(one_line(error.message))
     return read

@@ -1,4 +1,4 @@
-"""Files that a command will write: whether they can be, looked at before hours of computing."""
+"""Checks of the files that a command will write, made before hours of computing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from sordino.errors import BadInput
 from sordino.library.names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
 
+PICTURE_ENDINGS = (".png", ".svg")
+
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
-    """Raise BadInput where a file would be replaced without leave, is a folder, or has no folder to be in."""
+    """Raise BadInput where the path is a folder, is in none, or is a file that may not be replaced."""
     if path is None:
         return
     if not path.resolve().parent.is_dir():
@@ -24,16 +26,18 @@ def check_new(path: Path | None, *, overwrite: bool) -> None:
 
 
 def mixture_name(path: Path, *, overwrite: bool) -> str:
-    """As `check_new`, for a mixture's file: the name that it has in a library."""
+    """As `check_new`, for a mixture's file. Returns its name in a library."""
     if not is_mixture_name(path.name):
-        raise BadInput("the name of a mixture's file", where="--out", expected=f"NAME{MIXTURE_ENDING}", got=path.name)
+        raise BadInput(
+            "not the name of a mixture's file", where="--out", expected=f"NAME{MIXTURE_ENDING}", got=path.name
+        )
     name = checked_name(without_ending(path.name))
     check_new(path, overwrite=overwrite)
     return name
 
 
 def check_folder(path: Path) -> None:
-    """Raise BadInput where a folder of results cannot be made."""
+    """Raise BadInput where a folder for results cannot be made."""
     if path.exists() and not path.is_dir():
         raise BadInput("this is a file", where="--out-dir", expected="a folder", got=path)
     if not path.resolve().parent.is_dir():
@@ -41,8 +45,8 @@ def check_folder(path: Path) -> None:
 
 
 def check_picture(path: Path | None, *, overwrite: bool) -> None:
-    """As `check_new`, for a picture, whose ending says its kind."""
-    if path is not None:
-        from sordino.library.endings import checked_ending
-
-        check_new(checked_ending(path), overwrite=overwrite)
+    """As `check_new`, for a picture, whose ending is its format."""
+    if path is not None and path.suffix.lower() not in PICTURE_ENDINGS:
+        expected = " or ".join(PICTURE_ENDINGS)
+        raise BadInput("not a kind of picture", where=path, expected=expected, got=path.suffix or "no ending")
+    check_new(path, overwrite=overwrite)

@@ -119,7 +119,7 @@ class Voices:
         """
         if self.base is None:
             raise EngineBusy("no model is loaded")
-        path = self.named(name).entry.path
+        path = self.library.open(self.named(name).entry)
         try:
             status = path.stat()
         except OSError as error:

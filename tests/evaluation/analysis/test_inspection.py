@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 
-from sordino.errors import BadInput
 from sordino.evaluation.analysis.inspection import TARGETS, Inside, affordable, depth_of, surface_of, to_json, told
 from sordino.evaluation.analysis.path import Path
 from sordino.evaluation.analysis.pictures import drawable, inside_figure, path_figure, pruning_figure, rendered
 from sordino.evaluation.analysis.pruning import Stage
-from sordino.library.endings import checked_ending
 from sordino.prompts.similarity import similarity_map
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
@@ -81,10 +78,3 @@ def test_drawable() -> None:
     assert drawable("灯x\x1b") == "?x?"
     assert drawable("$1 \\n") == "\\$1 \\\\n"
     assert drawable("x" * 30) == "x" * 23 + "…"
-
-
-def test_other_endings_are_refused() -> None:
-    assert checked_ending(FilePath("a.SVG"))
-    for name in ("a.gif", "a"):
-        with pytest.raises(BadInput, match=r"\.png or \.svg"):
-            checked_ending(FilePath(name))

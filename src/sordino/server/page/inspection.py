@@ -114,7 +114,7 @@ def _alike(serving: Serving, name: str, prompt: SoftPrompt) -> list[dict[str, An
         if voice.entry.name == name:
             continue
         try:
-            other = formats.read(voice.entry.path)
+            other = formats.read(serving.voices.library.open(voice.entry))
             check_one_base([prompt, other], "compared")
         except SordinoError:
             continue
