@@ -17,9 +17,8 @@ from transformers import PreTrainedConfig
 
 from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
-from sordino.models.architectures import check_config
 from sordino.models.files import ModelSource, Tell
-from sordino.models.loading import quietly, read_config, read_tokenizer, reading
+from sordino.models.loading import check_readable, quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
@@ -236,7 +235,7 @@ def describe(source: ModelSource, path: Path, *, tell: Tell | None = None) -> De
     """The model of a .gguf file, whose weights are left to others. Raises ModelError, StorageError."""
     file = files.describe(source, path, tell=tell)
     config = read_config(file.folder)
-    check_config(config, where=source.name)
+    check_readable(config, where=source.name)
     tokenizer = read_tokenizer(file.folder)
     text = config.get_text_config()
     return DescribedModel(
