@@ -17,7 +17,7 @@ from torch import Tensor
 from sordino.engine.runners.runner import Runner
 from sordino.engine.sampling import non_finite_logits
 from sordino.errors import SordinoError
-from sordino.forward.combining import responsible, spoken
+from sordino.forward.combining import responsible, sampling_logits
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
 
@@ -81,7 +81,7 @@ def combined_logits(
     # A vote would hide it.
     if not logits_KV.max() < math.inf:
         raise non_finite_logits()
-    logits_V, logp_KV = spoken(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
+    logits_V, logp_KV = sampling_logits(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
     return logits_V.clamp_min(_LEAST), logp_KV
 
 
