@@ -9,6 +9,7 @@ from typing import Literal
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import ConfigError, SordinoError
 from sordino.forward.placement import leading_ids
+from sordino.models.context import check_context
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import Mixture, components_of
 from sordino.prompts.prompt import Prompt
@@ -89,14 +90,8 @@ def check_room(
     width, new = max(in_front), request.sampling.max_tokens
     if min(in_front) + len(request.ids) == 0:
         raise ConfigError("there is nothing to continue", where=where, do="give a text or a soft prompt")
-    if width + len(request.ids) + new > context_length:
-        raise ConfigError(
-            "the text does not fit the model's context",
-            where=where,
-            expected=f"at most {context_length} positions",
-            got=f"{width} in front + {len(request.ids)} text + {new} new",
-            do=do,
-        )
+    parts = {"in front": width, "text": len(request.ids), "new": new}
+    check_context(parts, context_length, what="the text", where=where, do=do)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def check_branches(prompt: Prompt | Mixture | None, most: int) -> None:
     """Raise ConfigError where a prompt has more components than an engine has rows."""
     if len(components_of(prompt)) > most:
         raise ConfigError(
-            "the mixture has more components than the engine has rows",
+            "the mixture has more components than the engine runs rows",
             where="soft_prompt",
             expected=f"at most {most}",
             got=len(components_of(prompt)),
