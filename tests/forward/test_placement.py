@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import HALF, Sampling
 from sordino.forward import placement
 from sordino.forward.placement import PLACEMENTS, most_positions, prefix_length
@@ -88,6 +88,6 @@ def test_another_placement_trains(marks: BetweenMarks, tmp_path: Path) -> None:
 def test_another_placement_writes_what_transformers_writes(marks: BetweenMarks, family: str) -> None:
     base = tiny_base(family)
     prompts = [SoftPrompt(embedding_prompt(base, 3, seed).matrix, Metadata(placement="start")) for seed in (1, 2)]
-    requests = [Request("the lamp", prompt, 1) for prompt in prompts]
+    requests = [TextRequest("the lamp", prompt, 1) for prompt in prompts]
     for request, text in zip(requests, complete(base, requests, Sampling(max_tokens=10, temperature=0)), strict=True):
         assert text.rstrip(HALF) == base.decode(ids_by_transformers(base, request, 10)).rstrip(HALF)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError, OutOfMemory
+from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.forward import token_losses
-from sordino.forward.placement import check_room, placed_prompt
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -33,17 +33,17 @@ def voice(base: BaseModel, tokens: int, seed: int, placement: str) -> SoftPrompt
 @pytest.mark.parametrize("bos", [False, True])
 def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(family, bos=bos)
-    contexts = [
-        placed_prompt(base, voice(base, 3, 0, "after_bos")),
-        placed_prompt(base, voice(base, 9, 1, "start")),
-        placed_prompt(base, voice(base, 5, 2, "after_bos")),
+    fronts = [
+        soft_prompt(base, "", voice(base, 3, 0, "after_bos")),
+        soft_prompt(base, "", voice(base, 9, 1, "start")),
+        soft_prompt(base, "", voice(base, 5, 2, "after_bos")),
     ]
     examples = make_examples(PIECES, base, max_tokens=16).examples
     # Small enough for several groups of prefixes, and several passes of each.
     monkeypatch.setattr(token_losses, "PREFIX_POSITIONS", 12)
     told: list[tuple[int, int]] = []
-    got = losses(base, contexts, examples, pass_tokens=60, progress=lambda done, total: told.append((done, total)))
-    for k, front in enumerate(contexts):
+    got = losses(base, fronts, examples, pass_tokens=60, progress=lambda done, total: told.append((done, total)))
+    for k, front in enumerate(fronts):
         expected = [
             plain_nll(
                 base.network,
@@ -61,18 +61,18 @@ def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monke
 
 def test_an_unpacked_architecture_scores_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("qwen3")
-    contexts = [placed_prompt(base, voice(base, 3, 0, "start")), placed_prompt(base, voice(base, 4, 1, "start"))]
+    fronts = [soft_prompt(base, "", voice(base, 3, 0, "start")), soft_prompt(base, "", voice(base, 4, 1, "start"))]
     examples = make_examples(PIECES, base, max_tokens=16).examples
-    packed = losses(base, contexts, examples, pass_tokens=100).nll_TK
+    packed = losses(base, fronts, examples, pass_tokens=100).nll_TK
     monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
-    torch.testing.assert_close(losses(base, contexts, examples, pass_tokens=100).nll_TK, packed, rtol=0, atol=1e-7)
+    torch.testing.assert_close(losses(base, fronts, examples, pass_tokens=100).nll_TK, packed, rtol=0, atol=1e-7)
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
     base = tiny_base("llama")
     examples = make_examples([Piece("b", "text", "the sea " * 200)], base, max_tokens=250).examples
     with pytest.raises(ConfigError, match="lower --row-tokens"):
-        check_room(base, [placed_prompt(base, voice(base, 20, 0, "start"))], examples)
+        check_room(base, soft_prompt(base, "", voice(base, 20, 0, "start")), max(len(one.ids) for one in examples))
 
 
 def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,4 +83,4 @@ def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.Monkey
     base = tiny_base("llama")
     examples = make_examples(PIECES, base, max_tokens=16).examples
     with pytest.raises(OutOfMemory, match="--pass-tokens"):
-        losses(base, [placed_prompt(base, voice(base, 3, 0, "start"))], examples, pass_tokens=99)
+        losses(base, [soft_prompt(base, "", voice(base, 3, 0, "start"))], examples, pass_tokens=99)

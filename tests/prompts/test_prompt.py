@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.forward.placement import encode_prompts, prompt_embeds
@@ -31,7 +31,7 @@ def test_two_kinds_write_the_same_in_one_batch_where_one_is_taken_from_the_other
     base = tiny_base(family)
     prompts = [embedding_prompt(base, tokens, seed) for seed, tokens in enumerate((3, 7))]
     taken = [keys_values_of(base, prompt) for prompt in prompts]
-    requests = [Request("the lamp", prompt, 1) for prompt in (prompts[0], taken[0], None, taken[1], prompts[1])]
+    requests = [TextRequest("the lamp", prompt, 1) for prompt in (prompts[0], taken[0], None, taken[1], prompts[1])]
     texts = complete(base, requests, Sampling(max_tokens=12, temperature=0))
     assert texts[0] == texts[1]
     assert texts[3] == texts[4]
@@ -43,7 +43,7 @@ def test_a_mixture_of_two_kinds_is_the_mixture_of_one() -> None:
     one, other = embedding_prompt(base, 3, 1), embedding_prompt(base, 5, 2)
     sampling = Sampling(max_tokens=12, temperature=0)
     texts = [
-        complete(base, [Request("the lamp", Mixture(parts, uniform(2)), 1)], sampling)
+        complete(base, [TextRequest("the lamp", Mixture(parts, uniform(2)), 1)], sampling)
         for parts in ((one, other), (keys_values_of(base, one), other))
     ]
     assert texts[0] == texts[1]

@@ -21,11 +21,9 @@ from torch import Tensor
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.prefix import Prefixes, encode_prefixes, join_prefixes
 from sordino.models.base_model import BaseModel
-from sordino.models.context import check_context
 from sordino.models.description import DescribedModel
 from sordino.prompts.prompt import KeysValues, Prompt
 from sordino.prompts.soft_prompt import PlacementName
-from sordino.texts.examples import Example
 
 
 class Placement(Protocol):
@@ -118,42 +116,6 @@ def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixe
         return encoded[0]
     return join_prefixes([*encoded, *given.values()]).select(
         sorted(range(len(prompts)), key=[*order, *given].__getitem__)
-    )
-
-
-@dataclass(frozen=True)
-class PlacedPrompt:
-    """A prompt in its place ahead of a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself
-    begins with (a BOS after a prompt that stands before it).
-    """
-
-    embeds_PD: Tensor
-    leading: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Positions ahead of the text's first own token."""
-        return len(self.embeds_PD) + len(self.leading)
-
-
-def placed_prompt(base: BaseModel, prompt: Prompt) -> PlacedPrompt:
-    """Raises as `prompt_embeds`."""
-    return PlacedPrompt(prompt_embeds(base, prompt), leading_ids(base, prompt.metadata.placement))
-
-
-def placed_matrix(base: BaseModel, matrix_PD: Tensor, placement: PlacementName) -> PlacedPrompt:
-    """For a prompt that is being trained."""
-    return PlacedPrompt(prefix_embeds(base, matrix_PD, placement), leading_ids(base, placement))
-
-
-def check_room(base: BaseModel, contexts: Sequence[PlacedPrompt], examples: Sequence[Example]) -> None:
-    """Check that the longest context and the longest example fit the model's context together. Raises ConfigError."""
-    check_context(
-        {"in front": max(one.length for one in contexts), "text": max(len(example.ids) for example in examples)},
-        base.context_length,
-        what="the longest example behind the longest soft prompt",
-        where="--row-tokens",
-        do="lower --row-tokens",
     )
 
 

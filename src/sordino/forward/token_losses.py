@@ -17,7 +17,7 @@ from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
 from sordino.forward.prefix import encode_prefixes, packable
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.texts.examples import Example
 
 # Most prefix positions, padding counted, that are held as keys and values at once: 94 MB for SmolLM2-135M.
@@ -27,7 +27,9 @@ Progress = Callable[[int, int], None]
 
 
 class Context(Protocol):
-    """What precedes a text: `placement.PlacedPrompt`, or whatever has these two of it."""
+    """What precedes a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins with (a BOS
+    after a prompt that stands before it).
+    """
 
     @property
     def embeds_PD(self) -> Tensor: ...
@@ -66,13 +68,13 @@ def losses(
 ) -> TokenLosses:
     """Every example's labelled tokens in every context. progress: called with the rows done and their total.
 
-    The caller checks that they fit the model's context (`placement.check_room`). Raises OutOfMemory.
+    The caller checks that they fit the model's context . Raises OutOfMemory.
     """
     counts = [sum(example.labelled) for example in examples]
     begin_N = torch.tensor([0, *counts]).cumsum(0)
     nll_TK = torch.zeros(sum(counts), len(contexts), dtype=torch.float64)
     done = 0
-    with memory_named("measuring", "lower --pass-tokens"):
+    with memory_errors("measuring", "lower --pass-tokens"):
         for group in context_groups(contexts):
             for place_n, prompt_n, nll_n, finished in _passes(
                 base, [contexts[k] for k in group], examples, begin_N, pass_tokens

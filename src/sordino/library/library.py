@@ -106,6 +106,19 @@ class Library:
             raise NotInLibrary("the file is gone", where=entry.name)
         return entry.source.open(Item(entry.name, entry.path, entry.revision))
 
+    def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
+        """Every soft prompt that can be read, by name, and why others cannot; mixtures are left out."""
+        found: dict[str, SoftPrompt] = {}
+        broken = []
+        for entry in self.scan():
+            if entry.components:
+                continue
+            try:
+                found[entry.name] = formats.read(self.open(entry))
+            except SordinoError as error:
+                broken.append(error.message)
+        return found, broken
+
     def missing_folders(self) -> list[Path]:
         """Folders that do not exist: a typing error, or a drive that is not mounted."""
         return [folder for folder in self.folders if not os.path.isdir(folder)]

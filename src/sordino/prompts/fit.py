@@ -97,6 +97,27 @@ def common_base(bases: Sequence[BaseRef]) -> BaseRef:
     return BaseRef(**common)
 
 
+def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> SoftPrompt:
+    """`prompt`, with the base model and the supported names filled in where its file did not say them. Raises DoesNotFit.
+
+    All but the fingerprint: that a file was made on these very weights is for its maker to say.
+    """
+    known = prompt.metadata.base
+    if known.id and model.id and known.id != model.id and not force:
+        raise DoesNotFit(
+            "the file already says that it was made for another base model",
+            where="--model",
+            expected=known.id,
+            got=model.id,
+            do="leave --model out, or fill in what the file does not say with --force",
+        )
+    filled = {each.name: getattr(known, each.name) or getattr(model, each.name) for each in fields(known)}
+    base = replace(BaseRef(**filled), fingerprint=known.fingerprint)
+    # Its id, never what the user called it: that may be a path.
+    supported = prompt.metadata.supported or ((model.id,) if model.id else ())
+    return prompt.with_metadata(base=base, supported=supported)
+
+
 def _fit_together(one: SoftPrompt, other: SoftPrompt) -> Fit:
     """How well two prompts fit one base model. Symmetric, but for the words of the reason."""
     pairs = ((one, other), (other, one))

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.pictures import rendered
-from sordino.forward.placement import placed_prompt
+from sordino.evaluation.conditions import soft_prompt
+from sordino.evaluation.pictures import rendered
 from sordino.forward.token_losses import TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import mean_nll
-from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
@@ -38,7 +39,7 @@ def records(folder: Path, count: int = 60) -> Path:
     return path
 
 
-def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> Prepared:
+def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> MixtureTexts:
     return prepare(base, [records(folder)], None, config)
 
 
@@ -79,8 +80,8 @@ def test_the_mixture_has_the_weights_and_numbers_of_its_fit(tmp_path: Path) -> N
     assert found.mixture.gate is None
     assert found.mixture.rule == "sequence"
     np.testing.assert_array_equal(found.mixture.weights_K, found.weights.weights_K)
-    contexts = [placed_prompt(base, prompt) for prompt in found.mixture.components]
-    held = losses(base, contexts, data.heldout, pass_tokens=999)
+    fronts = [soft_prompt(base, "", prompt) for prompt in found.mixture.components]
+    held = losses(base, fronts, data.heldout, pass_tokens=999)
     nll_NK, tokens = held.of_examples().numpy(), len(held.nll_TK)
     assert found.report.tokens == tokens
     by_hand = {
@@ -102,8 +103,8 @@ def test_the_best_component_is_chosen_before_anything_is_held_out(tmp_path: Path
     base = tiny_base("llama")
     found = fitted(base, tmp_path)
     data = prepared(base, tmp_path)
-    contexts = [placed_prompt(base, prompt) for prompt in found.mixture.components]
-    nll_NK = losses(base, contexts, data.train, pass_tokens=999).of_examples()
+    fronts = [soft_prompt(base, "", prompt) for prompt in found.mixture.components]
+    nll_NK = losses(base, fronts, data.train, pass_tokens=999).of_examples()
     assert found.report.line("best").label == f"v{int(nll_NK.sum(dim=0).argmin())}"
 
 
