@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sordino.engine.detokenizer import HALF
 from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import HALF, Sampling
+from sordino.engine.sampling import Sampling
 from sordino.forward import placement
 from sordino.forward.placement import PLACEMENTS, most_positions, prefix_length
 from sordino.models.base_model import BaseModel
