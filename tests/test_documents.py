@@ -19,6 +19,7 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+_HEADING_LINK = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 # In `backticks`, or indented as a block; up to the end of either.
 _COMMAND = re.compile(r"(?:^ {4}|`)sordino ([a-z]+)([^`\n]*)", re.MULTILINE)
 _OPTION = re.compile(r"(?<=\s)--?[a-z][a-z-]*")
@@ -50,7 +51,9 @@ def our_files() -> frozenset[str]:
     found = set()
     for folder, folders, files in os.walk(REPOSITORY):
         # Environments and caches; what is ours in a hidden folder is CI.
-        folders[:] = [name for name in folders if name in (".ci", ".github") or not name.startswith((".", "__pycache__"))]
+        folders[:] = [
+            name for name in folders if name in (".ci", ".github") or not name.startswith((".", "__pycache__"))
+        ]
         found.update(Path(folder, name).relative_to(REPOSITORY).as_posix() for name in (*folders, *files))
     return frozenset(found)
 
@@ -90,7 +93,10 @@ def test_files_and_modules_exist(page: Path) -> None:
         ("`training/loop.py`, `loop.py`, `sordino/texts`, `tests/parity/` and `src/sordino/training/loop.py`", []),
         ("`sordino.training.loop.train_group`, `sordino.errors` and `sordino.json`", []),
         ("`python -m benchmarks.table`; `bash .ci/run`; `python sordino/cli/reference.py --check`", []),
-        ("no/such.py without quotes, `voice.zip`, `voice.run/report.html`, `sordino[texts]`, `~/.cache/sordino-build`", []),
+        (
+            "no/such.py without quotes, `voice.zip`, `voice.run/report.html`, `sordino[texts]`, `~/.cache/sordino-build`",
+            [],
+        ),
         ("`train/loop.py` and `oop.py`", ["train/loop.py", "oop.py"]),
         ("`tests/train/`", ["tests/train/"]),
         ("`sordino.training.loop.train_all`", ["sordino.training.loop.train_all"]),
@@ -105,6 +111,18 @@ def test_missing_names_are_found(text: str, missing: list[str]) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    links = [link for link in _HEADING_LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link[0]]
+    assert [link for link in links if link[1] not in anchors(page.parent / link[0] if link[0] else page)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
