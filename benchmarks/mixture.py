@@ -1,4 +1,4 @@
-"""What a mixture is worth where the data have several voices: held-out loss of each component, ensemble, mixture and gate.
+"""What a mixture is worth on data in several voices: held-out loss of each component, ensemble, mixture and gate.
 
 A soft prompt is trained briefly on each of three corpora (carroll, austen, bierce: two novels and a dictionary of jokes), by
 `sordino.training` with its defaults. The mixed data hold as many tokens of each. Weights are fitted on the mixed training texts (by

@@ -1,9 +1,9 @@
-"""What the page costs and how quick it is, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
+"""How fast the page is and what it costs, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
 
-First view: from going to the address of a server that is ready until Continue can be pressed, a fresh browser each time.
-A token's way: from the end of the engine's step to the first picture of the browser that has it; both clocks are this machine's.
-Ten tabs: tokens a second of 4 streams asked over the API while ten tabs of one window are open, against none.
-A training run beside it: the same work while a run that the page started takes its steps, against none; no figure is promised.
+First view: from opening the address of a ready server until Continue can be pressed, a fresh browser each time.
+A token's way: from the end of the engine's step to the first frame of the browser that shows it; both clocks are this machine's.
+Ten tabs: tokens a second of 4 streams over the API while ten tabs of one window are open, against none.
+A training run: the same work beside a run that the page started, against none; this has no target.
 
     python -m benchmarks.page --rounds 5        (needs Chromium, and `make e2e` for playwright)
 """
@@ -189,10 +189,10 @@ def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[
     httpx.post(f"{jobs}/train", json={"settings": settings}, timeout=60).raise_for_status()
 
     def steps() -> int:
-        told = httpx.get(jobs, timeout=60).raise_for_status().json()
-        if told["state"] not in ("waiting", "running"):
-            raise RuntimeError(f"the run is {told['state']}: {told['error']}")
-        return sum(event["kind"] == "step" for event in told["events"])
+        job = httpx.get(jobs, timeout=60).raise_for_status().json()
+        if job["state"] not in ("waiting", "running"):
+            raise RuntimeError(f"the run is {job['state']}: {job['error']}")
+        return sum(event["kind"] == "step" for event in job["events"])
 
     try:
         while steps() < 2:
