@@ -404,7 +404,7 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
         shot(page, "chat-phone")
         page.get_by_role("link", name="Other programs", exact=True).click()
         httpx.get(f"{server.url}/v1/models", headers={"User-Agent": "a-client/1"})
-        expect(page.locator("#callers")).to_contain_text("a-client/1", timeout=10_000)
+        expect(page.locator("#clients")).to_contain_text("a-client/1", timeout=10_000)
         fitting(page)
         shot(page, "connect-phone")
         # It is remembered: the next server starts with it.

@@ -136,8 +136,8 @@ def serve(
 
         from sordino.engine.runners.build import EngineOptions, embedded
         from sordino.server.app import create_app
-        from sordino.server.metrics import Metrics
-        from sordino.server.prompts import Voices
+        from sordino.server.metrics import ServerMetrics
+        from sordino.server.prompts import ServedPrompts
         from sordino.server.serving import Idle, ServerLimits
         from sordino.server.start import Models, opened
     except ImportError as error:
@@ -150,7 +150,7 @@ def serve(
         requests.addHandler(logging.StreamHandler())
         requests.setLevel(logging.INFO)
     options = EngineOptions(rows, queue, kv_memory * _MIB if kv_memory else None, prefix_memory * _MIB)
-    metrics = Metrics()
+    metrics = ServerMetrics()
 
     @contextmanager
     def serving_of(name: str) -> Iterator[Serving]:
@@ -161,7 +161,7 @@ def serve(
             yield serving
 
     models = Models(serving_of, other_model)
-    idle = Idle(Voices(None, library), metrics, ServerLimits())
+    idle = Idle(ServedPrompts(None, library), metrics, ServerLimits())
     # Both flags are PyTorch's.
     page = None if no_ui else _page(models, idle, "torch" if device or dtype else runner, api_key)
     remembered = page.remembered() if page is not None and model is None else None
@@ -175,7 +175,7 @@ def serve(
         if isinstance(serving, Idle):
             model = None
         if soft_prompt is not None:
-            serving.voices.set_default(soft_prompt)
+            serving.prompts.set_default(soft_prompt)
         app = create_app(
             serving,
             models=models,
@@ -283,7 +283,7 @@ def _say_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> Non
     from sordino.server.serving import Idle
 
     if not isinstance(serving, Idle):
-        default, voices = serving.voices.default, len(serving.voices.usable())
+        default, voices = serving.prompts.default, len(serving.prompts.usable())
         out.print(
             f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {voices} soft prompts of the library"
             + (f"; default {one_line(default)}" if default else "")

@@ -85,7 +85,7 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
         said["init"] = f"file:{jobs.files.result(other)}"
     elif settings.start_from:
         try:
-            entry = state_of(request).voices.named(settings.start_from).entry
+            entry = state_of(request).prompts.named(settings.start_from).entry
         except SordinoError as error:
             raise refused(error, field="start_from") from error
         if entry.components:
