@@ -1,6 +1,6 @@
 // How tokens are drawn: presets, and every setting behind "more".
 
-import { $, el, kept } from "./dom.js";
+import { $, el, local } from "./dom.js";
 
 export const PRESETS = {
   Balanced: {
@@ -53,9 +53,9 @@ const FIELDS = {
   repetition_range: ["Its range (0: all)", 0, 8192, 1],
 };
 
-let current = { max_tokens: 80, ...PRESETS.Balanced, ...kept.get("settings", {}) };
+let current = { max_tokens: 80, ...PRESETS.Balanced, ...local.get("settings", {}) };
 
-/** What the user chose; a field that says no number keeps what it had. */
+/** The user's settings; a field without a number keeps its last value. */
 export function settings() {
   return { ...current };
 }
@@ -72,7 +72,7 @@ export function startSettings(changed) {
   };
   const change = (values) => {
     current = { ...current, ...values };
-    kept.set("settings", current);
+    local.set("settings", current);
     show();
     changed();
   };
@@ -88,8 +88,8 @@ export function startSettings(changed) {
       max: most,
       step,
       onchange: () => {
-        const said = input.valueAsNumber;
-        change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
+        const number = input.valueAsNumber;
+        change(Number.isFinite(number) ? { [name]: Math.min(most, Math.max(least, number)) } : {});
       },
     });
     inputs.set(name, input);

@@ -1,10 +1,10 @@
 // Train: texts in, what they are and what they cost, runs as they go.
 
-import { $, call, clock, el, fill, later, say, tab } from "./dom.js";
+import { $, call, clock, debounce, el, fill, setStatus, tab } from "./dom.js";
 import { dropZone, picker } from "./drop.js";
 import { live } from "./live.js";
-import { ABOUT, MORE, PRESETS, asked, fields, inputs, onPage } from "./recipe.js";
-import { finished, poll, startRuns, tell } from "./runs.js";
+import { ABOUT, asked, fields, inputs, MORE, onPage, PRESETS } from "./recipe.js";
+import { finished, notify, poll, startRuns } from "./runs.js";
 
 // Files of one request: servers count a form's parts.
 const AT_ONCE = 100;
@@ -34,7 +34,7 @@ export function startTrain() {
       el("label", {}, "Text", el("textarea", { id: "paste", rows: 6 })),
       el("button", { type: "button", onclick: paste }, "Add it"),
     ),
-    el("p", { id: "texts-told", role: "status" }),
+    el("p", { id: "texts-status", role: "status" }),
     el(
       "details",
       { id: "texts-out", hidden: true },
@@ -72,7 +72,7 @@ export function startTrain() {
         el("button", { id: "train-go", class: "main", disabled: true }, "Train"),
         el("button", { id: "train-clear", type: "button", onclick: clear }, "Start over"),
       ),
-      el("p", { id: "train-told", role: "alert" }),
+      el("p", { id: "train-status", role: "alert" }),
     ),
     el("h2", {}, "Runs"),
     el("div", { id: "runs" }, el("p", { class: "soft" }, "None yet.")),
@@ -100,7 +100,7 @@ function origins() {
   const before = $("train-from").value;
   $("train-from").replaceChildren(
     el("option", { value: "" }, "the texts themselves"),
-    ...(live.state?.voices ?? [])
+    ...(live.state?.prompts ?? [])
       .filter((one) => !one.components)
       .map((one) => el("option", { value: one.name }, `${one.title}, of the library`)),
     ...finished().map((told) => el("option", { value: `run:${told.id}` }, `${told.name}, trained here`)),
@@ -113,7 +113,7 @@ function origins() {
 
 async function add(files) {
   if (!files.length) return;
-  say($("texts-told"), `Taking ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
+  setStatus($("texts-status"), `Taking ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
   try {
     for (let at = 0; at < files.length; at += AT_ONCE) {
       const form = new FormData();
@@ -132,13 +132,13 @@ async function add(files) {
     tab.set("draft-name", $("train-name").value);
     taken();
   } catch (error) {
-    say($("texts-told"), error.message, "bad");
+    setStatus($("texts-status"), error.message, "bad");
   }
 }
 
 /** The draft has these texts now. */
 function taken() {
-  say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
+  setStatus($("texts-status"), `Texts: ${draft.texts.join(", ")}`);
   $("texts-out").hidden = false;
   fill(
     $("texts-out").querySelector("ul"),
@@ -153,7 +153,7 @@ async function takeOut(name) {
   try {
     draft = await call(`ui/jobs/${draft.id}/texts?file=${encodeURIComponent(name)}`, { method: "DELETE" });
   } catch (error) {
-    say($("texts-told"), error.message, "bad");
+    setStatus($("texts-status"), error.message, "bad");
     return;
   }
   if (draft.texts.length) taken();
@@ -174,13 +174,13 @@ async function takeUp() {
 /** The texts and the settings of a run, to train on again. */
 async function again(told) {
   if (draft) {
-    tell(told, "There are texts above already: train on them, or start over, first.", "bad");
+    notify(told, "There are texts above already: train on them, or start over, first.", "bad");
     return;
   }
   try {
     draft = await call(`ui/jobs/${told.id}/again`, { method: "POST", json: {} });
   } catch (error) {
-    tell(told, error.message, "bad");
+    notify(told, error.message, "bad");
     return;
   }
   tab.set("draft", draft.id);
@@ -199,7 +199,7 @@ async function again(told) {
 function goOn(told) {
   $("train-from").value = `run:${told.id}`;
   $("texts-drop").scrollIntoView({ block: "center" });
-  say($("texts-told"), `Add texts: the new run begins from ${told.name}.`);
+  setStatus($("texts-status"), `Add texts: the new run begins from ${told.name}.`);
 }
 
 async function paste() {
@@ -215,7 +215,7 @@ function clear() {
   draft = null;
   tab.remove("draft");
   looking = null;
-  for (const id of ["texts-told", "train-cost", "train-told"]) say($(id), "");
+  for (const id of ["texts-status", "train-cost", "train-status"]) setStatus($(id), "");
   $("texts-are").replaceChildren();
   $("texts-out").hidden = true;
   $("texts-out").open = false;
@@ -226,30 +226,30 @@ function clear() {
 let looking = null;
 
 /** What the texts are and what training on them costs, with the settings as they are: measured by the server. */
-const look = later(async () => {
+const look = debounce(async () => {
   if (!draft) return;
   const mine = (looking = Symbol("look"));
-  say($("train-cost"), "Reading the texts ...");
+  setStatus($("train-cost"), "Reading the texts ...");
   try {
     let told = await call(`ui/jobs/${draft.id}/look`, { method: "POST", json: asked() });
     for (;;) {
       if (looking !== mine) return;
       if (told.texts) understood(told.texts);
       if (!told.busy) break;
-      if (told.texts) say($("train-cost"), "Measuring three steps on this machine ...");
+      if (told.texts) setStatus($("train-cost"), "Measuring three steps on this machine ...");
       await new Promise((done) => setTimeout(done, 500));
       told = await call(`ui/jobs/${draft.id}/look`);
     }
     $("train-go").disabled = Boolean(told.error);
     if (told.error) {
-      say($("train-cost"), onPage(told), "bad");
+      setStatus($("train-cost"), onPage(told), "bad");
       // One bad text: its button is in sight.
       if (draft.texts.some((name) => told.where === name || told.where.startsWith(`${name},`)))
         $("texts-out").open = true;
     } else {
       const { steps, seconds, step_seconds, memory_bytes, free_bytes } = told.cost;
       const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-      say(
+      setStatus(
         $("train-cost"),
         `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)} of training, then the measuring. ` +
           `Memory: about ${gib(memory_bytes)}; ${gib(free_bytes)} are free.`,
@@ -258,7 +258,7 @@ const look = later(async () => {
     }
   } catch (error) {
     if (looking !== mine) return;
-    say($("train-cost"), error.message, "bad");
+    setStatus($("train-cost"), error.message, "bad");
     $("train-go").disabled = true;
   }
 }, 400);
@@ -287,10 +287,10 @@ async function begin(event) {
   try {
     await call(`ui/jobs/${mine.id}/train`, { method: "POST", json });
     if (tab.get("draft") === mine.id) tab.remove("draft");
-    if (!draft) say($("texts-told"), "It is in the queue below. You may close this page: it goes on.", "good");
+    if (!draft) setStatus($("texts-status"), "It is in the queue below. You may close this page: it goes on.", "good");
     poll();
   } catch (error) {
-    say($("train-told"), error.message, "bad");
+    setStatus($("train-status"), error.message, "bad");
     if (draft) return;
     draft = mine;
     $("train-name").value = json.settings.name;
