@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, StrictStr, ValidationError
+from pydantic import StrictStr, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from sordino.errors import BadInput
@@ -29,6 +29,9 @@ CPP_VERSION = "1.90"
 _BODY = {
     "requestBody": {"required": True, "content": {"application/json": {"schema": GenerateRequest.model_json_schema()}}}
 }
+
+# A body of one field.
+_Text = Annotated[StrictStr, Body(embed=True)]
 
 # Mounted twice: /api/v1 and /api/latest.
 router = APIRouter(tags=["KoboldAI"])
@@ -55,22 +58,16 @@ async def model(request: Request) -> dict[str, str]:
     return {"result": "ReadOnly" if isinstance(state, Idle) else state.base.id}
 
 
-class ModelName(BaseModel):
-    model: StrictStr
-
-
 @router.put("/model")
-async def change_model(request: Request, wanted: ModelName) -> dict[str, Any]:
+async def change_model(request: Request, model: _Text) -> dict[str, Any]:
     """Serve another model. Running requests of the old one finish; the answer comes when it is unloaded."""
     serving, state = state_of(request), request.app.state
-    if isinstance(serving, Serving) and wanted.model in (serving.model, serving.base.id):
+    if isinstance(serving, Serving) and model in (serving.model, serving.base.id):
         return {}
-    if state.models is None or not state.models.may_change_to(wanted.model):
-        raise Refused(
-            422, f"not a model that this server may change to: {wanted.model!r}; see --other-model", field="model"
-        )
+    if state.models is None or not state.models.may_change_to(model):
+        raise Refused(422, f"not a model that this server may change to: {model!r}; see --other-model", field="model")
     with refusing("model"):
-        await run_in_threadpool(state.models.change, wanted.model, lambda new: setattr(state, "serving", new))
+        await run_in_threadpool(state.models.change, model, lambda new: setattr(state, "serving", new))
     return {}
 
 
@@ -81,15 +78,11 @@ def soft_prompt(request: Request) -> dict[str, str]:
     return {"value": "" if name is None else prompts.named(name).file}
 
 
-class FileName(BaseModel):
-    value: StrictStr
-
-
 @router.put("/config/soft_prompt")
-def set_soft_prompt(request: Request, chosen: FileName) -> dict[str, Any]:
+def set_soft_prompt(request: Request, value: _Text) -> dict[str, Any]:
     with refusing("value"):
         try:
-            state_of(request).prompts.set_default(chosen.value.strip() or None)
+            state_of(request).prompts.set_default(value.strip() or None)
         except BadInput as error:
             raise Refused(422, NOT_VALID, field="value") from error
     return {}
@@ -183,14 +176,10 @@ async def check(request: Request, body: dict[str, Any] | None = None) -> dict[st
     return {"results": [{"text": generation.texts[0] if generation else ""}]}
 
 
-class TokenCountRequest(BaseModel):
-    prompt: StrictStr
-
-
 @extra.post("/tokencount")
-async def tokencount(request: Request, body: TokenCountRequest) -> dict[str, Any]:
+async def tokencount(request: Request, prompt: _Text) -> dict[str, Any]:
     with refusing("prompt"):
-        ids = await run_in_threadpool(serving_of(request).base.encode, body.prompt)
+        ids = await run_in_threadpool(serving_of(request).base.encode, prompt)
     return {"value": len(ids), "ids": list(ids)}
 
 

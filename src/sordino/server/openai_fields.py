@@ -39,16 +39,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 # What the engine's `Sampling` takes by the same name; `typical` is `typical_p` here.
 _SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "typical",
-    "top_a",
-    "tfs",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
+    *("temperature", "top_p", "top_k", "min_p", "typical", "top_a", "tfs"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
 )
 
 

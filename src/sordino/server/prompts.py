@@ -178,7 +178,7 @@ class ServedPrompts:
     def _load_default(self) -> str | None:
         if self._defaults is None or self.base is None:
             return None
-        name = _read_defaults(self._defaults).get(self.base.fingerprint or self.base.id)
+        name = _read_defaults(self._defaults).get(model_key(self.base))
         return name if isinstance(name, str) else None
 
     def _save_default(self, base: DescribedModel, name: str | None) -> None:
@@ -189,11 +189,16 @@ class ServedPrompts:
             path.parent.mkdir(parents=True, exist_ok=True)
             # All servers of this user share the file: without a lock one would overwrite what another just wrote.
             with FileLock(path.with_name(path.name + ".lock"), timeout=_LOCK_SECONDS):
-                defaults = _read_defaults(path) | {base.fingerprint or base.id: name}
+                defaults = _read_defaults(path) | {model_key(base): name}
                 write_bytes(path, json.dumps(defaults, indent=1, sort_keys=True).encode())
         except (OSError, BadInput) as error:
             reason = error.what if isinstance(error, BadInput) else error.strerror or error
             raise StorageError("the default cannot be saved", where=path, got=reason) from error
+
+
+def model_key(base: DescribedModel) -> str:
+    """What identifies a model in files and caches: its fingerprint, or its id where it has none."""
+    return base.fingerprint or base.id
 
 
 def _read_defaults(path: Path) -> dict[str, object]:

@@ -171,7 +171,7 @@ class Page:
         app.state.loader = models.Loader(self._server, self._idle, announce, self._recent, self._runner)
         app.state.api_key = self._api_key
         app.state.publisher = live.StatePublisher()
-        app.state.nearest, app.state.inspections, app.state.clients = OrderedDict(), OrderedDict(), OrderedDict()
+        app.state.inspections, app.state.clients = OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs
         app.add_middleware(ClientLog, clients=app.state.clients)
         app.include_router(router)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 
 from sordino import formats
-from sordino.engine.threads import in_thread_of_its_own
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
 from sordino.evaluation.off_domain import own_text
@@ -17,7 +15,7 @@ from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.similarity import check_one_base, pooled
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refusing
-from sordino.server.page.prompts import read_for, vocabulary_errors, vocabulary_of
+from sordino.server.page.prompts import cached, read_for, vocabulary_errors, vocabulary_of
 from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
@@ -26,7 +24,6 @@ router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 _BUDGET = 24_000
 _PASS_TOKENS = 1024
 _ROW_TOKENS = 128
-_MOST_CACHED = 64
 _SIMILAR = 5
 
 
@@ -35,21 +32,16 @@ def norms(request: Request, name: str) -> dict[str, Any]:
     """Norms against the vocabulary's, and the library's most similar soft prompts. Nothing is run through the model."""
     serving, prompt = _soft_prompt(request, name)
 
-    def measured() -> dict[str, Any]:
-        norms_V = _cached(
-            request, serving, "", lambda: in_thread_of_its_own(lambda: word_norms(vocabulary_of(serving)))
-        )
-        norms_P = np.linalg.norm(prompt.matrix.astype(np.float64), axis=1)
-        low, middle, high = np.percentile(norms_V, [5, 50, 95]).tolist()
-        return {
-            "norms": norms_P.tolist(),
-            "percentiles": percentiles(norms_P, norms_V).tolist(),
-            "vocabulary": {"p5": low, "p50": middle, "p95": high},
-        }
-
     with vocabulary_errors():
-        result = _cached(request, serving, f"norms {prompt.content_hash}", measured)
-    return {**result, "similar": _similar(serving, name, prompt)}
+        norms_V = cached(request, serving, "norms", lambda: word_norms(vocabulary_of(serving)))
+    norms_P = np.linalg.norm(prompt.matrix.astype(np.float64), axis=1)
+    low, middle, high = np.percentile(norms_V, [5, 50, 95]).tolist()
+    return {
+        "norms": norms_P.tolist(),
+        "percentiles": percentiles(norms_P, norms_V).tolist(),
+        "vocabulary": {"p5": low, "p50": middle, "p95": high},
+        "similar": _similar(serving, name, prompt),
+    }
 
 
 @router.post("/{name}/inside")
@@ -69,14 +61,10 @@ def depth(request: Request, name: str) -> dict[str, Any]:
 
     def measured() -> dict[str, Any]:
         text = own_text(prompt)
-        return depth_json(
-            in_thread_of_its_own(
-                lambda: depth_of(base, prompt, text, limit=limit, row_tokens=_ROW_TOKENS, pass_tokens=_PASS_TOKENS)
-            )
-        )
+        return depth_json(depth_of(base, prompt, text, limit=limit, row_tokens=_ROW_TOKENS, pass_tokens=_PASS_TOKENS))
 
     with refusing("name"):
-        result: dict[str, Any] = _cached(request, serving, f"depth {prompt.content_hash}", measured)
+        result: dict[str, Any] = cached(request, serving, f"depth {prompt.content_hash}", measured)
         return result
 
 
@@ -86,17 +74,6 @@ def _soft_prompt(request: Request, name: str) -> tuple[Serving, SoftPrompt]:
     if not isinstance(state, Serving):
         raise Refused(503, "no model is loaded: a soft prompt is inspected with the vocabulary of its model")
     return state, read_for(request, state, name)
-
-
-def _cached(request: Request, serving: Serving, key: str, make: Callable[[], Any]) -> Any:
-    """`make()`, or its earlier result for this model and key."""
-    cache = request.app.state.inspections
-    full_key = serving.base.fingerprint or serving.base.id, key
-    if full_key not in cache:
-        cache[full_key] = make()
-        while len(cache) > _MOST_CACHED:
-            cache.popitem(last=False)
-    return cache[full_key]
 
 
 def _similar(serving: Serving, name: str, prompt: SoftPrompt) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ from sordino.errors import SordinoError
 from sordino.server.errors import Refused, refused
 from sordino.server.generation import Generation
 from sordino.server.page.messages import Measure, Stop, TabMessage, Write, measured, prepare
-from sordino.server.prompts import ServedPrompt
+from sordino.server.prompts import ServedPrompt, model_key
 from sordino.server.serving import Serving, serving_of, state_of
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
@@ -204,7 +204,7 @@ def page_state(connection: HTTPConnection) -> Payload:
 def _model(serving: Serving) -> Payload:
     return {
         "name": serving.model,
-        "key": serving.base.fingerprint or serving.base.id,
+        "key": model_key(serving.base),
         "runner": serving.runner,
         "context": serving.context_length,
         "chat": bool(getattr(serving.base.tokenizer, "chat_template", None)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused, refusing
+from sordino.server.prompts import model_key
 from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
@@ -39,6 +40,8 @@ _ENDINGS = {
     "safetensors": ".safetensors",
     "mixture": MIXTURE_ENDING,
 }
+# Results for pairs of a model and a soft prompt.
+_MOST_CACHED = 128
 _Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
@@ -111,15 +114,20 @@ def words(request: Request, name: str) -> dict[str, Any]:
     if not isinstance(state, Serving):
         raise Refused(503, "no model is loaded: nearest words are words of a model")
     prompt = read_for(request, state, name)
-    cache: OrderedDict[tuple[str, str], Any] = request.app.state.nearest
-    key = state.base.fingerprint or state.base.id, prompt.content_hash
-    if key not in cache:
-        with vocabulary_errors():
-            vocabulary = vocabulary_of(state)
-            cache[key] = in_thread_of_its_own(lambda: nearest_words(vocabulary, prompt))
-        while len(cache) > 64:
+    key = f"nearest {prompt.content_hash}"
+    with vocabulary_errors():
+        return {"words": cached(request, state, key, lambda: nearest_words(vocabulary_of(state), prompt))}
+
+
+def cached(request: Request, serving: Serving, key: str, make: Callable[[], Any]) -> Any:
+    """The result of `make` for this model and key: an earlier one, or a new one, computed in a thread of its own."""
+    cache: OrderedDict[tuple[str, str], Any] = request.app.state.inspections
+    full_key = model_key(serving.base), key
+    if full_key not in cache:
+        cache[full_key] = in_thread_of_its_own(make)
+        while len(cache) > _MOST_CACHED:
             cache.popitem(last=False)
-    return {"words": cache[key]}
+    return cache[full_key]
 
 
 @router.patch("/{name}")
