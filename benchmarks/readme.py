@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.table import headlines
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.formats import read
 from sordino.models.base_model import load
@@ -50,7 +50,7 @@ def samples() -> Iterator[list[str]]:
     """For each opening, its lines in Markdown."""
     base, prompt = load("smollm2"), read(PROMPT)
     sampling = Sampling(max_tokens=TOKENS)
-    requests = [Request(text, which, 0) for text in OPENINGS for which in (None, prompt)]
+    requests = [TextRequest(text, which, 0) for text in OPENINGS for which in (None, prompt)]
     texts = complete(base, requests, sampling)
     for index, opening in enumerate(OPENINGS):
         pair = zip(("without", "with"), texts[2 * index : 2 * index + 2], strict=True)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sordino import formats
-from sordino.engine.generate import Request, generate
+from sordino.engine.generate import TextRequest, generate
 from sordino.engine.sampling import Sampling
 from sordino.models import base_model
 
@@ -21,7 +21,7 @@ def main(file: str, text: str) -> None:
     print(f"fit: {base.check_fit(prompt, force=False).reason}")
 
     # A row is a text and its soft prompt: any mixture of them is one batch.
-    requests = [Request(text, None, seed=0), Request(text, prompt, seed=0)]
+    requests = [TextRequest(text, None, seed=0), TextRequest(text, prompt, seed=0)]
     texts = ["", ""]
     for piece in generate(base, requests, Sampling(max_tokens=60)):
         texts[piece.request] += piece.text

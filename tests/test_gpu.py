@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from sordino.engine.engine import Limits
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.errors import OutOfMemory
@@ -203,5 +203,5 @@ def test_a_server_there_says_what_generate_says(
         body = {"model": "smollm2", "prompt": "The lamp was lit and", "max_tokens": 16, "temperature": 0}
         answers = [httpx.post(f"{server.url()}/v1/completions", json=body, timeout=60) for _ in range(2)]
     base = load("smollm2", dtype="float32")
-    (said,) = complete(base, [Request("The lamp was lit and")], Sampling(max_tokens=16, temperature=0))
+    (said,) = complete(base, [TextRequest("The lamp was lit and")], Sampling(max_tokens=16, temperature=0))
     assert [answer.json()["choices"][0]["text"] for answer in answers] == [said, said]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.relations import Fact, object_candidates
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.evaluation import free_answers
 from sordino.evaluation.answers import TaskConfig, classify, score_rows
@@ -184,7 +184,7 @@ def test_free_answers_are_written_and_scored_behind_the_same_ids(kind: Kind, mon
     base = word_start_base(kind)
     seen: list[tuple[int, ...]] = []
 
-    def recorded(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:
+    def recorded(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[str]:
         seen.extend(request.text for request in requests if not isinstance(request.text, str))
         return complete(base, requests, sampling)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import BaseRef
@@ -43,7 +43,7 @@ def out_of(*arguments: object) -> str:
 
 
 def written(mixture: Mixture, seed: int = 0) -> str:
-    return complete(tiny_llama(), [Request("The sea", mixture, seed)], Sampling(max_tokens=6))[0]
+    return complete(tiny_llama(), [TextRequest("The sea", mixture, seed)], Sampling(max_tokens=6))[0]
 
 
 # ensemble build

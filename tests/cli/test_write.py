@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sordino import formats
 from sordino.cli import write
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from tests.cli.commands import refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
@@ -26,7 +26,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def expected(text: str, prompt: Path | None = None, seed: int = 0, **settings: object) -> str:
     sampling = Sampling(**{"max_tokens": 6, **settings})
-    request = Request(text, formats.read(prompt) if prompt else None, seed)
+    request = TextRequest(text, formats.read(prompt) if prompt else None, seed)
     return complete(tiny_llama(), [request], sampling)[0]
 
 

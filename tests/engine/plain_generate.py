@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sordino.engine.detokenizer import Detokeniser
-from sordino.engine.generate import Request
+from sordino.engine.generate import TextRequest
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.forward.combining import responsible, spoken
@@ -29,7 +29,7 @@ from sordino.prompts.mixture import Mixture, components_of, uniform
 class _Row:
     """One request. log_weights_K: its components', as they are now."""
 
-    request: Request
+    request: TextRequest
     rows: slice
     random: torch.Generator
     seen: SeenTokens
@@ -40,7 +40,7 @@ class _Row:
 
 
 @torch.inference_mode()
-def plain_complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:
+def plain_complete(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[str]:
     """What `complete` must give."""
     prompts = [prompt for request in requests for prompt in components_of(request.prompt)]
     texts = [request.text for request in requests for _ in components_of(request.prompt)]
@@ -92,7 +92,7 @@ def plain_complete(base: BaseModel, requests: Sequence[Request], sampling: Sampl
         next_B = next_B + 1
 
 
-def _log_weights(base: BaseModel, request: Request) -> Tensor:
+def _log_weights(base: BaseModel, request: TextRequest) -> Tensor:
     weights_K = uniform(1)
     if isinstance(request.prompt, Mixture):
         weights_K = request.prompt.weights_for(hidden_of_text(base, base.encode(request.text)).double().numpy())

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.engine.detokenizer import Detokeniser
-from sordino.engine.sampling import HALF
+from sordino.engine.detokenizer import HALF, Detokeniser
 from tests.tiny_models import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.engine.detokenizer import Detokeniser
-from sordino.engine.generate import Request, check_request, complete, generate
-from sordino.engine.sampling import HALF, Drawn, Sampling, held_back, sample
+from sordino.engine.detokenizer import HALF, Detokeniser, held_back
+from sordino.engine.generate import TextRequest, check_request, complete, generate
+from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.placement import leading_ids, prompt_embeds
@@ -30,17 +30,17 @@ def prompt(base: BaseModel, tokens: int, *, seed: int = 0, placement: Placement 
     return SoftPrompt(matrix, Metadata(name=f"p{seed}", placement=placement))
 
 
-def mixed_requests(base: BaseModel) -> list[Request]:
+def mixed_requests(base: BaseModel) -> list[TextRequest]:
     """No prompt, a short one, one longer than Gemma's window in tests (8), and the same before BOS."""
     return [
-        Request(TEXTS[0], None, 1),
-        Request(TEXTS[1], prompt(base, 3, placement=base.placement), 2),
-        Request(TEXTS[2], prompt(base, 11, seed=1, placement=base.placement), 3),
-        Request(TEXTS[3], prompt(base, 5, seed=2, placement="start"), 4),
+        TextRequest(TEXTS[0], None, 1),
+        TextRequest(TEXTS[1], prompt(base, 3, placement=base.placement), 2),
+        TextRequest(TEXTS[2], prompt(base, 11, seed=1, placement=base.placement), 3),
+        TextRequest(TEXTS[3], prompt(base, 5, seed=2, placement="start"), 4),
     ]
 
 
-def ids_by_transformers(base: BaseModel, request: Request, tokens: int) -> list[int]:
+def ids_by_transformers(base: BaseModel, request: TextRequest, tokens: int) -> list[int]:
     """Greedy tokens of transformers' generate, from prompt and text as one run of inputs_embeds."""
     placement = request.prompt.metadata.placement if request.prompt else None
     ids = [*leading_ids(base, placement), *base.encode(request.text)]
@@ -83,8 +83,8 @@ def test_the_engine_writes_what_the_plain_loop_writes(family: str) -> None:
     components = (prompt(base, 3, seed=5), prompt(base, 11, seed=6, placement="start"))
     gate = Gate(random.standard_normal((2, base.d_model)).astype(np.float32), np.zeros(2, np.float32))
     requests = mixed_requests(base)
-    requests += [Request(TEXTS[0], Mixture(components, np.array([0.6, 0.4]), rule), 5) for rule in RULES]
-    requests.append(Request(TEXTS[1], Mixture(components, np.ones(2), "probabilities", gate), 6))
+    requests += [TextRequest(TEXTS[0], Mixture(components, np.array([0.6, 0.4]), rule), 5) for rule in RULES]
+    requests.append(TextRequest(TEXTS[1], Mixture(components, np.ones(2), "probabilities", gate), 6))
     for sampling in (
         GREEDY,
         Sampling(max_tokens=12, temperature=1.0, top_p=0.9, repetition_penalty=1.3, frequency_penalty=0.2),
@@ -96,7 +96,7 @@ def test_the_engine_writes_what_the_plain_loop_writes(family: str) -> None:
 def test_the_seed_is_the_rows_own() -> None:
     base = tiny_base("llama")
     sampling = Sampling(max_tokens=20, temperature=1.0)
-    first, second, third = complete(base, [Request("the sea", None, seed) for seed in (1, 2, 1)], sampling)
+    first, second, third = complete(base, [TextRequest("the sea", None, seed) for seed in (1, 2, 1)], sampling)
     assert first == third
     assert first != second
 
@@ -104,10 +104,10 @@ def test_the_seed_is_the_rows_own() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_empty_text_is_continued_from_the_prompt(family: str) -> None:
     base = tiny_base(family)
-    alone = Request("", prompt(base, 4, placement=base.placement))
+    alone = TextRequest("", prompt(base, 4, placement=base.placement))
     expected = base.decode(ids_by_transformers(base, alone, GREEDY.max_tokens)).rstrip(HALF)
     assert complete(base, [alone], GREEDY) == [expected]
-    assert complete(base, [Request("the", None), alone], GREEDY)[1] == expected
+    assert complete(base, [TextRequest("the", None), alone], GREEDY)[1] == expected
 
 
 def test_an_architecture_that_is_not_packed_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +120,9 @@ def test_an_architecture_that_is_not_packed_gives_the_same(monkeypatch: pytest.M
 
 def test_nothing_to_continue_is_refused_unless_there_is_a_bos() -> None:
     with pytest.raises(ConfigError, match="nothing to continue"):
-        complete(tiny_base("llama"), [Request("")], GREEDY)
+        complete(tiny_base("llama"), [TextRequest("")], GREEDY)
     base = tiny_base("llama", bos=True)
-    assert complete(base, [Request("")], GREEDY) == complete(base, [Request("", None, 5)], GREEDY)
+    assert complete(base, [TextRequest("")], GREEDY) == complete(base, [TextRequest("", None, 5)], GREEDY)
     assert complete(base, [], GREEDY) == []
 
 
@@ -130,20 +130,20 @@ def test_the_context_must_hold_prompt_text_and_new_tokens() -> None:
     base = tiny_base("llama")
     ten = prompt(base, 10)
     text = "x" * (CONTEXT - 10 - 12)
-    assert len(check_request(base, Request(text, ten), GREEDY)) == len(text)
+    assert len(check_request(base, TextRequest(text, ten), GREEDY)) == len(text)
     with pytest.raises(ConfigError, match=r"10 in front \+ 235 text \+ 12 new; shorten the text or lower --max-tokens"):
-        complete(base, [Request("x"), Request(text + "x", ten)], GREEDY)
+        complete(base, [TextRequest("x"), TextRequest(text + "x", ten)], GREEDY)
 
 
 def test_a_prompt_of_another_width_is_refused() -> None:
     base = tiny_base("llama")
     with pytest.raises(DoesNotFit):
-        complete(base, [Request("x", SoftPrompt(np.zeros((2, base.d_model + 1), np.float32)))], GREEDY)
+        complete(base, [TextRequest("x", SoftPrompt(np.zeros((2, base.d_model + 1), np.float32)))], GREEDY)
 
 
 def test_inference_mode_does_not_leak_to_the_consumer() -> None:
     base = tiny_base("llama")
-    for _ in generate(base, [Request("the")], GREEDY):
+    for _ in generate(base, [TextRequest("the")], GREEDY):
         assert not torch.is_inference_mode_enabled()
 
 
@@ -162,7 +162,7 @@ def scripted(base: BaseModel, monkeypatch: pytest.MonkeyPatch, *scripts: Sequenc
 
 def pieces_of(base: BaseModel, sampling: Sampling, texts: Sequence[str]) -> list[list[tuple[str, str | None]]]:
     found: list[list[tuple[str, str | None]]] = [[] for _ in texts]
-    for piece in generate(base, [Request(text, None, seed) for seed, text in enumerate(texts)], sampling):
+    for piece in generate(base, [TextRequest(text, None, seed) for seed, text in enumerate(texts)], sampling):
         found[piece.request].append((piece.text, piece.finish))
     return found
 
@@ -336,7 +336,7 @@ def test_settings_out_of_range_name_their_flag(field: str, value: object) -> Non
 def test_the_real_model_writes_the_same_alone_and_in_a_batch(smollm2: BaseModel) -> None:
     excerpt = smollm2.embed(torch.tensor(smollm2.encode("The lamp was trimmed at dusk and the fog came up."))).numpy()
     voice = SoftPrompt(excerpt, Metadata(placement=smollm2.placement))
-    requests = [Request("The capital of France is", None), Request("At dusk", voice), Request("", voice)]
+    requests = [TextRequest("The capital of France is", None), TextRequest("At dusk", voice), TextRequest("", voice)]
     sampling = Sampling(max_tokens=8, temperature=0)
     together = complete(smollm2, requests, sampling)
     assert "Paris" in together[0]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.engine.generate import Request, complete
-from sordino.engine.sampling import HALF, Sampling, sample
+from sordino.engine.detokenizer import HALF
+from sordino.engine.generate import TextRequest, complete
+from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.placement import leading_ids, prompt_embeds
@@ -87,7 +88,7 @@ def test_a_mixture_writes_what_the_reference_writes(family: str, rule: Rule, set
     base = tiny_base(family)
     mixed, sampling = mixture(base, rule), SETTINGS[settings]
     # Beside others: a mixture's rows are where its request is.
-    requests = [Request("ships", None, 9), Request(TEXT, mixed, 5), Request("x", component(base, 4, 7), 8)]
+    requests = [TextRequest("ships", None, 9), TextRequest(TEXT, mixed, 5), TextRequest("x", component(base, 4, 7), 8)]
     assert complete(base, requests, sampling)[1] == by_hand(base, mixed, TEXT, sampling, 5)
 
 
@@ -99,7 +100,7 @@ def test_a_gate_gives_the_weights_to_begin_with(family: str) -> None:
     plain = mixture(base, "probabilities")
     mixed = Mixture(plain.components, plain.weights_K, "probabilities", gate)
     for text in (TEXT, "a lamp"):
-        requests = [Request("ships", plain, 9), Request(text, mixed, 5)]
+        requests = [TextRequest("ships", plain, 9), TextRequest(text, mixed, 5)]
         sampling = SETTINGS["sampled"]
         assert complete(base, requests, sampling)[1] == by_hand(base, mixed, text, sampling, 5)
 
@@ -111,14 +112,14 @@ def test_a_mixture_of_one_writes_what_its_component_writes(family: str, settings
     one = component(base, 5, 1)
     for rule in RULES:
         mixed = Mixture((one,), np.ones(1), rule)
-        texts = complete(base, [Request(TEXT, one, 3), Request(TEXT, mixed, 3)], SETTINGS[settings])
+        texts = complete(base, [TextRequest(TEXT, one, 3), TextRequest(TEXT, mixed, 3)], SETTINGS[settings])
         assert texts[0] == texts[1], rule
 
 
 def test_requests_of_several_rows_end_one_by_one() -> None:
     base = tiny_base("llama")
     mixed = mixture(base, "sequence")
-    requests = [Request(text, mixed, seed) for seed, text in enumerate(["ships", "x", TEXT, "the sea"])]
+    requests = [TextRequest(text, mixed, seed) for seed, text in enumerate(["ships", "x", TEXT, "the sea"])]
     for at in range(1, 6):
         sampling = Sampling(max_tokens=30, temperature=1.5, stop=(" ", "e", "o")[: at % 3])
         together = complete(base, requests, sampling)
@@ -130,7 +131,7 @@ def test_weights_follow_what_is_written() -> None:
     base = tiny_base("llama")
     sampling = Sampling(max_tokens=20, temperature=1.0, top_p=1.0)
     written = {
-        rule: [complete(base, [Request(TEXT, mixture(base, rule), seed)], sampling)[0] for seed in range(5)]
+        rule: [complete(base, [TextRequest(TEXT, mixture(base, rule), seed)], sampling)[0] for seed in range(5)]
         for rule in ("sequence", "probabilities")
     }
     assert written["sequence"] != written["probabilities"]
@@ -142,12 +143,12 @@ def test_the_real_model_writes_what_the_reference_writes(rule: Rule) -> None:
     base = base_model.load("smollm2", dtype="float32", device="cpu")
     mixed = mixture(base, rule)
     for sampling in SETTINGS.values():
-        assert complete(base, [Request(TEXT, mixed, 5)], sampling) == [by_hand(base, mixed, TEXT, sampling, 5)]
+        assert complete(base, [TextRequest(TEXT, mixed, 5)], sampling) == [by_hand(base, mixed, TEXT, sampling, 5)]
 
 
 def test_an_architecture_that_is_not_packed_writes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("llama")
-    requests = [Request(TEXT, mixture(base, "sequence"), 5), Request("ships", None, 2)]
+    requests = [TextRequest(TEXT, mixture(base, "sequence"), 5), TextRequest("ships", None, 2)]
     expected = complete(base, requests, SETTINGS["sampled"])
     monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
     assert complete(base, requests, SETTINGS["sampled"]) == expected

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
@@ -58,7 +58,7 @@ def written(live: Running, **body: Any) -> str:
 
 def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 10) -> str:
     prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
-    return complete(live.base, [Request(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
+    return complete(live.base, [TextRequest(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
 
 
 def exchanges(transcript: str) -> Iterator[tuple[str, str, str, int, Any]]:
@@ -233,7 +233,7 @@ def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> No
         assert answers == [old]
         assert get(live, "/api/v1/model") == {"result": other.id}
         assert get(live, "/v1/models")["data"][0]["id"] == other.name
-        assert written(live) == complete(other, [Request(TEXT, None)], Sampling(max_tokens=10, temperature=0))[0]
+        assert written(live) == complete(other, [TextRequest(TEXT, None)], Sampling(max_tokens=10, temperature=0))[0]
         # Soft prompts of the first model do not fit this one, and are not offered.
         assert get(live, "/api/v1/config/soft_prompts_list") == {"values": []}
         # What was counted before still counts.

@@ -14,7 +14,7 @@ import pytest
 from openai import OpenAI
 
 from sordino import formats
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.server.openai_fields import NEUTRAL
 from sordino.server.serving import ServerLimits
@@ -39,7 +39,7 @@ def client(live: Running) -> Iterator[OpenAI]:
 def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 12) -> str:
     """What our own generation writes, greedy."""
     prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
-    return complete(live.base, [Request(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
+    return complete(live.base, [TextRequest(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
 
 
 def post(live: Running, route: str, **fields: Any) -> httpx.Response:

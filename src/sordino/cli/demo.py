@@ -172,11 +172,11 @@ def _judging(trained_a_second: float) -> Judging:
 def _show_unchanged(base: BaseModel) -> float:
     """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
     from sordino.cli.console import out, printable
-    from sordino.engine.generate import Request, complete
+    from sordino.engine.generate import TextRequest, complete
     from sordino.engine.sampling import Sampling
 
     began = time.monotonic()
-    (text,) = complete(base, [Request(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
+    (text,) = complete(base, [TextRequest(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
     took = time.monotonic() - began
     out.print("\nBy itself the model goes on like this:", style="bold")
     out.print(f"  {OPENINGS[0]}|{printable(text)}\n")

@@ -267,7 +267,7 @@ def _end_in_two(server: uvicorn.Server, models: Models) -> None:
 
     def handled(number: int, frame: FrameType | None) -> None:
         if server.should_exit:
-            models.hurry()
+            models.stop_now()
             # Whoever is cut off now is cut off on purpose: no tracebacks of that.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             # The last events need a moment to go out. Who does not read them is not waited for.

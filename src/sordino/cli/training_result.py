@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sordino.cli.console import err, warn
 from sordino.cli.evaluate import explanation
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
@@ -84,7 +84,7 @@ def sample_pairs(
     base = prepared.base
     # A model without BOS has nothing to begin an empty text from.
     alone = [text for text in texts if text or base.bos_ids]
-    requests = [Request(text, prompt, seed) for text in texts] + [Request(text, None, seed) for text in alone]
+    requests = [TextRequest(text, prompt, seed) for text in texts] + [TextRequest(text, None, seed) for text in alone]
     with err.status("Writing samples ..."):
         said = complete(base, requests, Sampling(max_tokens=tokens))
     without = dict(zip(alone, said[len(texts) :], strict=True))

@@ -18,7 +18,7 @@ from sordino.cli.sampling import sampling_of, sampling_options
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sordino.engine.generate import Request
+    from sordino.engine.generate import TextRequest
     from sordino.engine.sampling import Sampling
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
@@ -127,13 +127,13 @@ def compare(
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text, sampling = _text_of(text), sampling_of(given)
     prompts = reweighted(loaded_voices(library, names), weights, token_mixture=token_mixture)
-    from sordino.engine.generate import Request, check_request, complete
+    from sordino.engine.generate import TextRequest, check_request, complete
 
     base = loaded_model(model, dtype, device)
-    requests = [Request(text, None, seed)]
+    requests = [TextRequest(text, None, seed)]
     for label, prompt in prompts.items():
         check_fits(base, label, prompt, force=force)
-        requests.append(Request(text, prompt, seed))
+        requests.append(TextRequest(text, prompt, seed))
     for request in requests:
         check_request(base, request, sampling)
     with err.status("Writing ..."):
@@ -200,9 +200,9 @@ def _requests(
     model: tuple[str, str | None, str | None],
     *,
     force: bool,
-) -> tuple[BaseModel, list[Request]]:
+) -> tuple[BaseModel, list[TextRequest]]:
     """All that is asked for, checked before the first token is drawn: a batch fails whole or not at all."""
-    from sordino.engine.generate import Request, check_request
+    from sordino.engine.generate import TextRequest, check_request
 
     base = loaded_model(*model)
     for name, prompt in prompts.items():
@@ -210,7 +210,7 @@ def _requests(
     requests = []
     for line in lines:
         name = _name_of(line, soft_prompt)
-        request = Request(line.text, prompts[name] if name else None, seed if line.seed is None else line.seed)
+        request = TextRequest(line.text, prompts[name] if name else None, seed if line.seed is None else line.seed)
         try:
             check_request(base, request, sampling)
         except ConfigError as error:
@@ -228,7 +228,7 @@ def _name_of(line: BatchLine, default: str) -> str:
 def _print_batch(
     base: BaseModel,
     lines: Sequence[BatchLine],
-    requests: Sequence[Request],
+    requests: Sequence[TextRequest],
     sampling: Sampling,
     size: int,
     default: str,
@@ -239,12 +239,12 @@ def _print_batch(
             click.echo(json.dumps(_answer_json(line, default, answer), ensure_ascii=False))
 
 
-def _print_json(base: BaseModel, line: BatchLine, request: Request, sampling: Sampling) -> None:
+def _print_json(base: BaseModel, line: BatchLine, request: TextRequest, sampling: Sampling) -> None:
     (answer,) = _answers(base, [request], sampling)
     click.echo(json.dumps({**_answer_json(line, "", answer), "model": base.name}, ensure_ascii=False, indent=2))
 
 
-def _answers(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[dict[str, Any]]:
+def _answers(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[dict[str, Any]]:
     from sordino.engine.generate import generate
 
     answers: list[dict[str, Any]] = [{"continuation": "", "seed": request.seed, "finish": ""} for request in requests]

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import ConfigError
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Mixture, Prompt, check_lanes
+from sordino.prompts.mixture import Mixture, Prompt, check_branches
 
 Kind = Literal["embedding prompt", "mixture"]
 
@@ -104,7 +104,7 @@ def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Re
         kind = _kind_of(request.prompt)
         if kind is not None and kind not in capabilities.kinds:
             raise _refusal(name, f"{kind}s", "soft_prompt")
-        check_lanes(request.prompt, capabilities.branches)
+        check_branches(request.prompt, capabilities.branches)
         if request.sampling.logprobs is not None and not capabilities.log_probabilities:
             raise _refusal(name, "log probabilities", "logprobs")
 

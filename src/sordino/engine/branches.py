@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sordino.engine.runners.runner import Runner
-from sordino.engine.sampling import no_number
+from sordino.engine.sampling import non_finite_logits
 from sordino.errors import SordinoError
 from sordino.forward.combining import responsible, spoken
 from sordino.prompts.mixture import Mixture, Prompt
@@ -35,7 +35,7 @@ class Branch:
     done: int = 0
 
 
-def opened(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> bool:
+def open_branches(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> bool:
     """Open all branches of a request, or none. False: there is no room for all. Raises what `Runner.open` does."""
     there: list[Branch] = []
     try:
@@ -46,29 +46,29 @@ def opened(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> bo
             there.append(branch)
             branch.done = branch.skip + done
     except SordinoError:
-        closed(runner, there, ())
+        close_branches(runner, there, ())
         raise
     if len(there) == len(branches):
         return True
-    closed(runner, there, ())
+    close_branches(runner, there, ())
     return False
 
 
-def closed(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> None:
+def close_branches(runner: Runner, branches: Sequence[Branch], ids: Sequence[int]) -> None:
     """Close all branches of a request. ids: as `Runner.close` takes them, for a branch that skips none."""
     for branch in branches:
         runner.close(branch.number, ids[branch.skip :])
         branch.done = 0
 
 
-def first_weights(prompt: Prompt | None) -> Tensor | None:
+def initial_weights(prompt: Prompt | None) -> Tensor | None:
     """The log weights [K] that a mixture begins with; None where its gate has to read the text, and for what is no mixture."""
     if not isinstance(prompt, Mixture) or prompt.gate is not None:
         return None
     return torch.from_numpy(prompt.weights_K.copy()).log()
 
 
-def mixed(
+def combined_logits(
     prompt: Prompt | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
 ) -> tuple[Tensor | NDArray[np.float32], Tensor | None]:
     """What the branches say together [V], and each branch's log-probabilities [K, V] where there are several.
@@ -80,12 +80,12 @@ def mixed(
     assert log_weights_K is not None
     # A vote would hide it.
     if not logits_KV.max() < math.inf:
-        raise no_number()
+        raise non_finite_logits()
     logits_V, logp_KV = spoken(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
     return logits_V.clamp_min(_LEAST), logp_KV
 
 
-def after(prompt: Prompt | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
+def weights_after(prompt: Prompt | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
     """The weights behind a token to which the branches gave `logp_K`: those of the rule "sequence" alone learn from it."""
     if isinstance(prompt, Mixture) and prompt.rule == "sequence":
         return responsible(log_weights_K, logp_K)

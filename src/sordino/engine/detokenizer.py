@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sordino.engine.sampling import HALF, held_back
-
+# What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
+HALF = "\ufffd"
 Decode = Callable[[Sequence[int]], str]
 _WINDOW = 8
 
@@ -70,3 +70,15 @@ def behind(decode: Decode, context_ids: Sequence[int]) -> list[int]:
         if not decode(last).startswith(HALF):
             break
     return last
+
+
+def held_back(text: str, stop: Sequence[str]) -> int:
+    """How many characters at the end of `text` must wait: half a character, and the beginning of a stop string before it."""
+    whole = text.rstrip(HALF)
+    held = 0
+    for word in stop:
+        for size in range(min(len(word) - 1, len(whole)), held, -1):
+            if whole.endswith(word[:size]):
+                held = size
+                break
+    return len(text) - len(whole) + held

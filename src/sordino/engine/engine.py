@@ -19,7 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.branches import Branch, after, closed, first_weights, mixed, opened
+from sordino.engine.branches import (
+    Branch,
+    close_branches,
+    combined_logits,
+    initial_weights,
+    open_branches,
+    weights_after,
+)
 from sordino.engine.detokenizer import Detokeniser
 from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
 from sordino.engine.runners.runner import Runner, Span
@@ -27,7 +34,7 @@ from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompts.mixture import Mixture, check_lanes, components_of
+from sordino.prompts.mixture import Mixture, check_branches, components_of
 
 _log = logging.getLogger("sordino.engine")
 
@@ -58,7 +65,7 @@ class TokenizerInfo:
 
 
 @dataclass(eq=False)
-class _Row:
+class _ActiveRequest:
     """A request on its way. seen: its own ids and the drawn ones. log_weights_K: of a mixture, as they are now; None until its
     gate has read."""
 
@@ -86,7 +93,7 @@ class Engine:
     def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits = Limits()) -> None:
         self.runner, self.info, self.limits = runner, info, limits
         self._numbers = itertools.count()
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _ActiveRequest] = {}
         self._scheduler = Scheduler(limits.rows, limits.tokens, limits.chunk)
         # Events that came between steps.
         self._ended: list[tuple[int, End]] = []
@@ -115,7 +122,9 @@ class Engine:
         text = Detokeniser(self.info.decode, request.ids, request.sampling.stop)
         # A mixture goes by what its first component reads.
         seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=(*request.skips, 0)[0])
-        self._rows[number] = _Row(request, entry, width, branches, first_weights(request.prompt), random, text, seen)
+        self._rows[number] = _ActiveRequest(
+            request, entry, width, branches, initial_weights(request.prompt), random, text, seen
+        )
         self._scheduler.waiting.add(entry)
         return number
 
@@ -185,10 +194,10 @@ class Engine:
             at += entry.branches
         return events
 
-    def _written(self, row: _Row, logits_KV: NDArray[np.float32]) -> list[Event]:
+    def _written(self, row: _ActiveRequest, logits_KV: NDArray[np.float32]) -> list[Event]:
         """Draw a row's next token. What fails there ends this row and no other."""
         try:
-            logits_V, logp_KV = mixed(row.request.prompt, logits_KV, row.log_weights_K)
+            logits_V, logp_KV = combined_logits(row.request.prompt, logits_KV, row.log_weights_K)
             drawn = sample(logits_V, row.seen, row.request.sampling, row.random)
         except ModelError as error:
             return [self._end(row, "failed", error)]
@@ -196,7 +205,7 @@ class Engine:
             _log.exception("drawing a token failed")
             return [self._end(row, "failed", SordinoError("drawing a token failed", got=type(error).__name__))]
         if logp_KV is not None and row.log_weights_K is not None and not row.request.token_mixture:
-            row.log_weights_K = after(row.request.prompt, row.log_weights_K, logp_KV[:, drawn.token])
+            row.log_weights_K = weights_after(row.request.prompt, row.log_weights_K, logp_KV[:, drawn.token])
         return self._advance(row, drawn)
 
     def _prepare(self) -> None:
@@ -218,7 +227,7 @@ class Engine:
             return False
         try:
             self._ask_gate(row)
-            there = opened(self.runner, row.branches, row.ids)
+            there = open_branches(self.runner, row.branches, row.ids)
         except SordinoError as error:
             self._ended.append((entry.number, self._end(row, "failed", error)))
             return False
@@ -228,7 +237,7 @@ class Engine:
         entry.done = min(branch.done for branch in row.branches)
         return True
 
-    def _ask_gate(self, row: _Row) -> None:
+    def _ask_gate(self, row: _ActiveRequest) -> None:
         """The weights that a mixture's gate gives for the request's own text, once."""
         mixture = row.request.prompt
         if row.log_weights_K is None and isinstance(mixture, Mixture) and mixture.gate is not None:
@@ -243,7 +252,7 @@ class Engine:
     def _preempt(self, entry: ScheduledRequest) -> None:
         row = self._rows[entry.number]
         self._closings += 1
-        closed(self.runner, row.branches, row.ids)
+        close_branches(self.runner, row.branches, row.ids)
         entry.done = 0
 
     def _spans(self, item: ScheduledTokens) -> list[Span]:
@@ -256,7 +265,7 @@ class Engine:
             if wanted or branch.done < end
         ]
 
-    def _advance(self, row: _Row, drawn: Drawn) -> list[Event]:
+    def _advance(self, row: _ActiveRequest, drawn: Drawn) -> list[Event]:
         """Take the drawn token into the row: its chunk, and its end where this was the last."""
         if drawn.token in self.info.stop_ids:
             rest = row.text.finish()
@@ -270,7 +279,7 @@ class Engine:
             return [Chunk(text + row.text.finish(), (drawn,)), self._end(row, "length")]
         return [Chunk(text, (drawn,))]
 
-    def _end(self, row: _Row, reason: Reason, error: SordinoError | None = None) -> End:
+    def _end(self, row: _ActiveRequest, reason: Reason, error: SordinoError | None = None) -> End:
         """Take the row out, wherever it is."""
         del self._rows[row.entry.number]
         if row.entry in self._scheduler.running:
@@ -283,11 +292,11 @@ class Engine:
     def _close_ended(self) -> None:
         while self._ended_rows:
             self._closings += 1
-            closed(self.runner, *self._ended_rows.pop(0))
+            close_branches(self.runner, *self._ended_rows.pop(0))
 
     def _check(self, request: Request) -> int:
         """The positions in front of a request's text, of a mixture's those in front of its longest component's."""
-        check_lanes(request.prompt, self.limits.branches)
+        check_branches(request.prompt, self.limits.branches)
         in_front = widths(request, self.runner.prefix_length)
         check_room(request, in_front, self.info.context_length)
         lengths = [width + len(request.ids) + request.sampling.max_tokens for width in in_front]

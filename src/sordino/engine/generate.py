@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from sordino.engine import requests as engine_requests
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
-from sordino.engine.requests import Chunk, End, Event, check_room, request_for, widths
+from sordino.engine.requests import Chunk, End, Event, Request, check_room, request_for, widths
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.forward.placement import prefix_length
@@ -27,7 +26,7 @@ _ADVICE = "shorten the text, lower --max-tokens, or have fewer texts at a time (
 
 
 @dataclass(frozen=True)
-class Request:
+class TextRequest:
     """A text to continue or its ids without BOS, the soft prompt or mixture to continue it with, and the seed of its randomness."""
 
     text: str | tuple[int, ...]
@@ -36,7 +35,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextDelta:
     """New text of one request. `finish` is set on a request's last piece only."""
 
     request: int
@@ -44,7 +43,7 @@ class Piece:
     finish: FinishReason | None = None
 
 
-def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> Iterator[Piece]:
+def generate(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> Iterator[TextDelta]:
     """Yield pieces of the continuations as they come, all requests in one batch.
 
     Raises ConfigError where a request has nothing to be continued from or does not fit the model's context, DoesNotFit for a
@@ -61,10 +60,10 @@ def generate(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
     )
     index_of = {engine.submit(request): index for index, request in enumerate(checked)}
     while engine.busy:
-        yield from _pieces(engine.step(), index_of)
+        yield from _deltas(engine.step(), index_of)
 
 
-def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -> list[str]:
+def complete(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[str]:
     """The whole continuations, in the order of the requests."""
     texts = [""] * len(requests)
     for piece in generate(base, requests, sampling):
@@ -72,7 +71,7 @@ def complete(base: BaseModel, requests: Sequence[Request], sampling: Sampling) -
     return texts
 
 
-def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list[int]:
+def check_request(base: BaseModel, request: TextRequest, sampling: Sampling) -> list[int]:
     """The ids of the request's own text, a BOS behind the prompt (of a mixture: its first) included.
 
     Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
@@ -80,11 +79,11 @@ def check_request(base: BaseModel, request: Request, sampling: Sampling) -> list
     return list(_checked(base, request, sampling).ids)
 
 
-def _text_ids(base: BaseModel, request: Request) -> list[int]:
+def _text_ids(base: BaseModel, request: TextRequest) -> list[int]:
     return base.encode(request.text) if isinstance(request.text, str) else list(request.text)
 
 
-def _checked(base: BaseModel, request: Request, sampling: Sampling) -> engine_requests.Request:
+def _checked(base: BaseModel, request: TextRequest, sampling: Sampling) -> Request:
     made = request_for(base, _text_ids(base, request), request.prompt, sampling, request.seed)
     check_room(
         made,
@@ -96,7 +95,7 @@ def _checked(base: BaseModel, request: Request, sampling: Sampling) -> engine_re
     return made
 
 
-def _pieces(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> Iterator[Piece]:
+def _deltas(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> Iterator[TextDelta]:
     """A step's events, a piece a request. Raises what a request failed with."""
     texts: dict[int, str] = {}
     ends: dict[int, End] = {}
@@ -111,4 +110,4 @@ def _pieces(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> It
         text, end = texts.get(number, ""), ends.get(number)
         finish: FinishReason | None = None if end is None else "stop" if end.reason == "stop" else "length"
         if text or finish:
-            yield Piece(index_of[number], text, finish)
+            yield TextDelta(index_of[number], text, finish)

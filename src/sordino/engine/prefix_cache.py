@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(eq=False)
-class Kept(Generic[T]):
+class CachedPrefix(Generic[T]):
     """The state behind a soft prompt (no ids) or behind it and a text. users: running rows that use it. last_use: a count of uses
     of the whole cache.
     """
@@ -43,16 +43,16 @@ class PrefixCache(Generic[T]):
         self.budget = budget
         self.bytes = self.hits = self.misses = self.evictions = self.text_hits = self.text_evictions = 0
         self._text_bytes = self._uses = 0
-        self._prompts: dict[Key, Kept[T]] = {}
-        self._trees: dict[Key, TokenTree[Kept[T]]] = {}
+        self._prompts: dict[Key, CachedPrefix[T]] = {}
+        self._trees: dict[Key, TokenTree[CachedPrefix[T]]] = {}
         # What may be evicted, the least recently used first: prefixes without users, and texts.
-        self._idle: OrderedDict[Kept[T], None] = OrderedDict()
-        self._texts: OrderedDict[Kept[T], None] = OrderedDict()
+        self._idle: OrderedDict[CachedPrefix[T], None] = OrderedDict()
+        self._texts: OrderedDict[CachedPrefix[T], None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._prompts) + len(self._texts)
 
-    def prompt(self, key: Key) -> Kept[T] | None:
+    def prompt(self, key: Key) -> CachedPrefix[T] | None:
         """The prefix of a soft prompt, with one user more, or None."""
         kept = self._prompts.get(key)
         if kept is None:
@@ -63,8 +63,8 @@ class PrefixCache(Generic[T]):
         return kept
 
     def longest(
-        self, key: Key, ids: Sequence[int], usable: Callable[[Kept[T], int], bool] = lambda kept, shared: True
-    ) -> tuple[Kept[T], int] | None:
+        self, key: Key, ids: Sequence[int], usable: Callable[[CachedPrefix[T], int], bool] = lambda kept, shared: True
+    ) -> tuple[CachedPrefix[T], int] | None:
         """A text kept behind this soft prompt that begins most like `ids`, and how many ids they share (1 or more).
 
         usable: whether the beginning of so many ids can be had from a kept text. Of texts that share equally many it is asked
@@ -82,16 +82,16 @@ class PrefixCache(Generic[T]):
         """Whether a soft prompt's prefix is here; nothing is counted."""
         return key in self._prompts
 
-    def keep_prompt(self, key: Key, state: T, size: int) -> Kept[T]:
+    def keep_prompt(self, key: Key, state: T, size: int) -> CachedPrefix[T]:
         """Keep the prefix of a soft prompt that has none, at first with one user, who calls `release` at the end."""
         assert key not in self._prompts
         self.misses += 1
-        kept = self._prompts[key] = Kept(key, (), state, size, users=1)
+        kept = self._prompts[key] = CachedPrefix(key, (), state, size, users=1)
         self.bytes += size
         self._shrink()
         return kept
 
-    def release(self, kept: Kept[T]) -> None:
+    def release(self, kept: CachedPrefix[T]) -> None:
         """One user less; without any it may be evicted."""
         kept.users -= 1
         if not kept.users:
@@ -110,7 +110,7 @@ class PrefixCache(Generic[T]):
         tree = self._trees.setdefault(key, TokenTree())
         for other in tree.beginnings(ids):
             self._drop(other)
-        kept = Kept(key, ids, state, size)
+        kept = CachedPrefix(key, ids, state, size)
         # Anew: dropping the last text of a soft prompt drops its tree.
         self._trees.setdefault(key, tree).put(ids, kept)
         self._use(kept, self._texts)
@@ -118,7 +118,7 @@ class PrefixCache(Generic[T]):
         self._text_bytes += size
         self._shrink()
 
-    def _use(self, kept: Kept[T], among: OrderedDict[Kept[T], None]) -> None:
+    def _use(self, kept: CachedPrefix[T], among: OrderedDict[CachedPrefix[T], None]) -> None:
         self._uses += 1
         kept.last_use = self._uses
         among[kept] = None
@@ -131,14 +131,14 @@ class PrefixCache(Generic[T]):
             oldest = [next(iter(some)) for some in (self._idle, self._texts) if some]
             self._evict(min(oldest, key=lambda kept: kept.last_use))
 
-    def _evict(self, kept: Kept[T]) -> None:
+    def _evict(self, kept: CachedPrefix[T]) -> None:
         if kept.ids:
             self.text_evictions += 1
         else:
             self.evictions += 1
         self._drop(kept)
 
-    def _drop(self, kept: Kept[T]) -> None:
+    def _drop(self, kept: CachedPrefix[T]) -> None:
         self.bytes -= kept.bytes
         if not kept.ids:
             del self._idle[kept], self._prompts[kept.key]

@@ -17,8 +17,6 @@ from torch import Tensor
 from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ConfigError, ModelError
 
-# What tokenizers decode the bytes of a character to while some of them are missing. A row that ends there drops them.
-HALF = "\ufffd"
 # KoboldAI's numbers for the steps of `order`.
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 _FIRST_LOOK = 512
@@ -26,7 +24,7 @@ _FIRST_LOOK = 512
 MOST_STOPS, MOST_BIASES = 256, 1024
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
-Kept = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, rand
     # One pass for two questions: where a logit is not a number, the first such one is found.
     likeliest = int(given_V.argmax())
     if not given_V[likeliest] < math.inf:
-        raise no_number()
+        raise non_finite_logits()
     if _is_plain(sampling):
         return Drawn(_biased_likeliest(given_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
     raw_V: Floats = given_V.astype(np.float64)
@@ -115,7 +113,7 @@ def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, rand
     return Drawn(token, float(raw_V[token]) - total, tuple((int(i), float(raw_V[i]) - total) for i in top))
 
 
-def no_number() -> ModelError:
+def non_finite_logits() -> ModelError:
     return ModelError("the model's answer is not a number", do="take another soft prompt, or a --dtype of larger range")
 
 
@@ -241,22 +239,22 @@ def _softmax(logits_C: Floats) -> Floats:
     return probs_C
 
 
-def _keep_top_k(probs_C: Floats, sampling: Sampling) -> Kept:
+def _keep_top_k(probs_C: Floats, sampling: Sampling) -> Mask:
     return np.arange(len(probs_C)) < sampling.top_k
 
 
-def _keep_top_p(probs_C: Floats, sampling: Sampling) -> Kept:
+def _keep_top_p(probs_C: Floats, sampling: Sampling) -> Mask:
     before_C = np.cumsum(probs_C) - probs_C
-    keep_C: Kept = (before_C < sampling.top_p) & (probs_C >= sampling.min_p * probs_C[0])
+    keep_C: Mask = (before_C < sampling.top_p) & (probs_C >= sampling.min_p * probs_C[0])
     return keep_C
 
 
-def _keep_top_a(probs_C: Floats, sampling: Sampling) -> Kept:
-    keep_C: Kept = probs_C >= sampling.top_a * probs_C[0] ** 2
+def _keep_top_a(probs_C: Floats, sampling: Sampling) -> Mask:
+    keep_C: Mask = probs_C >= sampling.top_a * probs_C[0] ** 2
     return keep_C
 
 
-def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Kept:
+def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
     """What lies before the tail, where the curve of sorted probabilities stops bending."""
     bends = np.abs(np.diff(probs_C, n=2))
     if not bends.sum():
@@ -265,7 +263,7 @@ def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Kept:
     return ~np.concatenate([[False], straight, [True]])
 
 
-def _keep_typical(probs_C: Floats, sampling: Sampling) -> Kept:
+def _keep_typical(probs_C: Floats, sampling: Sampling) -> Mask:
     """Words whose surprise is nearest to the expected one, up to a mass of `typical`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise_C = -np.log(probs_C)
@@ -277,7 +275,7 @@ def _keep_typical(probs_C: Floats, sampling: Sampling) -> Kept:
     return keep_C
 
 
-_FILTERS: dict[int, Callable[[Floats, Sampling], Kept]] = {
+_FILTERS: dict[int, Callable[[Floats, Sampling], Mask]] = {
     TOP_K: _keep_top_k,
     TOP_A: _keep_top_a,
     TOP_P: _keep_top_p,
@@ -326,18 +324,6 @@ def _among(penalties: _Penalties | None, ids_C: Ids) -> _Penalties | None:
         return None
     _, places, found = np.intersect1d(ids_C, penalties.places, assume_unique=True, return_indices=True)
     return _Penalties(places, penalties.divisors[found])
-
-
-def held_back(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end of `text` must wait: half a character, and the beginning of a stop string before it."""
-    whole = text.rstrip(HALF)
-    held = 0
-    for word in stop:
-        for size in range(min(len(word) - 1, len(whole)), held, -1):
-            if whole.endswith(word[:size]):
-                held = size
-                break
-    return len(text) - len(whole) + held
 
 
 def _off_or_within(value: float, least: float, most: float) -> bool:

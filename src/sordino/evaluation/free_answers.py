@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.evaluation.answers import TaskConfig, check_room, task_conditions
@@ -161,7 +161,7 @@ def _written(base: BaseModel, asked: Rows, max_tokens: int) -> tuple[str, ...]:
     prompt = as_soft_prompt(base, asked.front)
     answers: list[str] = []
     for at in range(0, len(asked.ids), _BATCH):
-        answers += complete(base, [Request(ids, prompt) for ids in asked.ids[at : at + _BATCH]], sampling)
+        answers += complete(base, [TextRequest(ids, prompt) for ids in asked.ids[at : at + _BATCH]], sampling)
     return tuple(answers)
 
 

@@ -37,11 +37,11 @@ from sordino.forward.llama_layers import (
     weights_of,
 )
 
-__all__ = ["Block", "Sight", "decode", "decode_together", "runs"]
+__all__ = ["AttentionMasks", "Block", "decode", "decode_together", "runs"]
 
 
 @dataclass(frozen=True)
-class Sight:
+class AttentionMasks:
     """What every text position sees: all positions in front that `front` leaves (None: all, or there are none), and of its
     own text what `own` leaves (None: all up to itself). Additive masks [B or 1, 1, T, P] and [B or 1, 1, T, T]."""
 
@@ -55,7 +55,7 @@ class Block:
 
     embeds_BTD: Tensor
     positions_BT: Tensor
-    sight: Sight
+    masks: AttentionMasks
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Placed:
     rows: int
     width: int
     rotation: Rotation
-    sight: Sight
+    masks: AttentionMasks
 
     def heads(self, flat_N: Tensor, head_width: int) -> Tensor:
         """The block's part of [N, H * C] as [B, T, H, C]."""
@@ -119,7 +119,7 @@ def _run(
     for block in blocks:
         rows, width, _ = block.embeds_BTD.shape
         rotation = Rotation.of(network, block.embeds_BTD, block.positions_BT, heads_at=1)
-        placed.append(_Placed(slice(start, start + rows * width), rows, width, rotation, block.sight))
+        placed.append(_Placed(slice(start, start + rows * width), rows, width, rotation, block.masks))
         start += rows * width
     hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
     run: Any = _DecoderLayer.apply
@@ -151,7 +151,7 @@ class _DecoderLayer(torch.autograd.Function):
             queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
             queries, keys = (block.rotation.turned(heads.transpose(1, 2)) for heads in (queries, keys))
             values = values.transpose(1, 2).contiguous()
-            parts = _parts(_front(seen, prompt_B, front_keys, front_values), (keys, values), block.sight)
+            parts = _parts(_front(seen, prompt_B, front_keys, front_values), (keys, values), block.masks)
             seen.append(_Seen(queries, keys, values, *_attention(queries, parts, layer.scale)))
         mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, seen, strict=True)])
         h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
@@ -182,7 +182,7 @@ class _DecoderLayer(torch.autograd.Function):
         grad_prompts: _Pair = (grads[1], grads[2])
         for index in reversed(range(len(blocks))):
             block, of = blocks[index], seen[index]
-            parts = _parts(_front(seen[:index], prompt_B, front_keys, front_values), (of.keys, of.values), block.sight)
+            parts = _parts(_front(seen[:index], prompt_B, front_keys, front_values), (of.keys, of.values), block.masks)
             grad_mixed = block.heads(grad_mixed_N, layer.head_width).transpose(1, 2)
             grad_queries, of_parts = _attention_backward(grad_mixed, of.queries, parts, of.mixed, of.lse, layer.scale)
             grad_keys, grad_values = of_parts[-1]
@@ -247,13 +247,13 @@ def _for_prompts(grads: tuple[Tensor, Tensor], like_KHPC: Tensor, prompt_B: Tens
     return keys, values
 
 
-def _parts(front: _Pair, own: tuple[Tensor, Tensor], sight: Sight) -> list[_Part]:
+def _parts(front: _Pair, own: tuple[Tensor, Tensor], masks: AttentionMasks) -> list[_Part]:
     """The prefix, if there is one, and the text itself."""
-    text = _Part(*own, sight.own, sight.own is None)
+    text = _Part(*own, masks.own, masks.own is None)
     keys, values = front
     if keys is None or values is None or keys.shape[2] == 0:
         return [text]
-    return [_Part(keys, values, sight.front, False), text]
+    return [_Part(keys, values, masks.front, False), text]
 
 
 def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from sordino.forward import llama
-from sordino.forward.llama import Block, Sight
+from sordino.forward.llama import AttentionMasks, Block
 from sordino.forward.rows import Rows
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
@@ -103,7 +103,7 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     if max(lengths) == 0:
         return _empty_prefixes(network, len(embeds))
     embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
-    if is_written_out(network):
+    if has_fused_layers(network):
         block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
         hidden_KPD, layers = llama.decode(network, block)
     else:
@@ -115,7 +115,7 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
-    if rows.ids_BT.shape[1] == 0 or not is_written_out(network):
+    if rows.ids_BT.shape[1] == 0 or not has_fused_layers(network):
         return forward_rows_cached(network, prefixes, rows)[0]
     front = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
@@ -126,7 +126,7 @@ def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Te
 def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
     """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
     lengths = tuple(int(e.shape[0]) for e in embeds)
-    if not is_written_out(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
+    if not has_fused_layers(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
         prefixes = encode_prefixes(network, embeds)
         return prefixes, forward_rows(network, prefixes, rows)
     prompts = _prompt_block(network, *_side_by_side(network, embeds))
@@ -176,7 +176,7 @@ def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
 
 def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
     """Each row's prefix and text as a prefix of its own, for texts that several continuations share. One example a row."""
-    written_out = is_written_out(network) and rows.ids_BT.shape[1] > 0
+    written_out = has_fused_layers(network) and rows.ids_BT.shape[1] > 0
     if written_out:
         front = [
             (
@@ -215,7 +215,7 @@ def packable(network: PreTrainedModel) -> bool:
     return network.config.model_type in PACKABLE_FAMILIES
 
 
-def is_written_out(network: PreTrainedModel) -> bool:
+def has_fused_layers(network: PreTrainedModel) -> bool:
     """Whether `frozen_llama` runs this network: the same numbers, faster."""
     return packable(network) and not network.training and llama.runs(network)
 
@@ -255,12 +255,12 @@ def _prefixes(layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengt
 
 def _prompt_block(network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor) -> Block:
     own = _prefix_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
-    return Block(embeds_KPD, positions_KP, Sight(own=own))
+    return Block(embeds_KPD, positions_KP, AttentionMasks(own=own))
 
 
 def _text_block(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Block:
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
-    return Block(embeds_BTD, _positions(lengths, rows), _sight(network, lengths, rows))
+    return Block(embeds_BTD, _positions(lengths, rows), _attention_masks(network, lengths, rows))
 
 
 def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
@@ -359,7 +359,7 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
     return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
 
 
-def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sight:
+def _attention_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> AttentionMasks:
     """As `_row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
     width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
     front = own = None
@@ -370,7 +370,7 @@ def _sight(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Sigh
     if int(rows.example_BT.max()) > 0:
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
         own = _additive(own_BTT.tril(), network.dtype)
-    return Sight(front, own)
+    return AttentionMasks(front, own)
 
 
 def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:

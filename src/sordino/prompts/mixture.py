@@ -160,7 +160,7 @@ def components_of(prompt: Prompt | None) -> tuple[SoftPrompt | None, ...]:
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)
 
 
-def check_lanes(prompt: Prompt | None, most: int) -> None:
+def check_branches(prompt: Prompt | None, most: int) -> None:
     """Raise ConfigError where there are more components than an engine runs rows."""
     if len(components_of(prompt)) > most:
         raise ConfigError(

@@ -23,7 +23,7 @@ from sordino.library.library import Entry, Library
 from sordino.library.names import near_misses
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit
-from sordino.prompts.mixture import Prompt, check_lanes
+from sordino.prompts.mixture import Prompt, check_branches
 from sordino.storage import write_bytes
 
 # A dropped file appears within this time; a busy server does not scan for every request.
@@ -164,7 +164,7 @@ class ServedPrompts:
             prompt = self.prompt(name)
             # Refused here: clients that do not choose would be refused at every request.
             if self._rows is not None:
-                check_lanes(prompt, self._rows)
+                check_branches(prompt, self._rows)
             name = self._unique_name(self.named(name))
         with self._lock:
             self._save_default(self.base, name)

@@ -109,7 +109,7 @@ class Models:
         self._draining.remove(old)
         stack.close()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """End all requests, also those of a model that drains. May be called from a signal handler."""
         for serving in (self.serving, *self._draining):
             if serving is not None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sordino.engine.generate import Request, complete
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import DataError, Diverged
 from sordino.models.base_model import BaseModel
@@ -295,7 +295,7 @@ def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tup
     for tokens in sorted({member.config.sample_tokens for member in due}):
         alike = [member for member in due if member.config.sample_tokens == tokens]
         requests = [
-            Request(
+            TextRequest(
                 member.config.sample_text,
                 SoftPrompt(member.state.average_PD.numpy(), Metadata(placement=member.placement)),
                 member.config.seed,

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from sordino.engine.sampling import HALF
+from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, DataError
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_named, peak_bytes

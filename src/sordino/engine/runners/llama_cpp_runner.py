@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, Key, PrefixCache
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.runner import Span, overflowing, text_alone
@@ -36,12 +36,12 @@ State = NDArray[np.uint8]
 
 
 @dataclass(eq=False)
-class _Row:
+class _LlamaRow:
     """sequence: llama.cpp's. width: of the prefix. room: positions that are promised to it. length: positions that were run."""
 
     sequence: int
     prompt: SoftPrompt | None
-    prefix: Kept[State]
+    prefix: CachedPrefix[State]
     width: int
     room: int
     length: int
@@ -63,7 +63,7 @@ class GgufRunner:
         self.model, self.context = model, context
         # A heap: the lowest is given out first.
         self._free = list(range(context.sequences))
-        self._rows: dict[int, _Row] = {}
+        self._rows: dict[int, _LlamaRow] = {}
         self._cache: PrefixCache[State] = PrefixCache(prefix_bytes)
 
     def prefix_length(self, prompt: SoftPrompt | None) -> int:
@@ -104,7 +104,7 @@ class GgufRunner:
         except Exception:
             self._give_back(sequence)
             raise
-        row = self._rows[number] = _Row(sequence, prompt, prefix, width, room, width)
+        row = self._rows[number] = _LlamaRow(sequence, prompt, prefix, width, room, width)
         try:
             return self._begin(row, ids)
         except Exception:
@@ -179,7 +179,7 @@ class GgufRunner:
                 return
             last.sequence = heapq.heapreplace(self._free, last.sequence)
 
-    def _moved(self, row: _Row, sequence: int) -> bool:
+    def _moved(self, row: _LlamaRow, sequence: int) -> bool:
         """Give an empty sequence what a row holds. False: it could not be; the row stays, and the hole costs only speed."""
         try:
             with memory_named("moving a row", "lower --rows or --kv-memory"):
@@ -195,7 +195,7 @@ class GgufRunner:
         """The ids in front of the vectors."""
         return self.model.bos_ids if prompt is None or prompt.metadata.placement == "after_bos" else ()
 
-    def _begin(self, row: _Row, ids: Sequence[int]) -> int:
+    def _begin(self, row: _LlamaRow, ids: Sequence[int]) -> int:
         """Take a kept text into a row that stands behind its soft prompt: how many of `ids` it has."""
         # The last token is run in any case: its logits are wanted.
         found = self._cache.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
@@ -207,7 +207,7 @@ class GgufRunner:
         row.length = row.width + shared
         return shared
 
-    def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> Kept[State]:
+    def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> CachedPrefix[State]:
         """Give a sequence its soft prompt: from a row that runs behind it, from what is kept, or by running it. One user more."""
         key: Key = (
             self.model.fingerprint,
@@ -258,7 +258,7 @@ class GgufRunner:
             logits_1V = self.context.run_embeds(row.prompt.matrix[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
-    def _can_be_had(self, row: _Row, kept: Kept[State], shared: int) -> bool:
+    def _can_be_had(self, row: _LlamaRow, kept: CachedPrefix[State], shared: int) -> bool:
         """Whether the beginning of a kept text can be restored: the whole must find cells for a moment, before it is cut.
 
         Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing.

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.prefix_cache import WORTH_KEEPING, Kept, Key, PrefixCache
+from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, Key, PrefixCache
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners import fused_llama
 from sordino.engine.runners.fused_llama import DecodeRows, Llama, PrefillRow
@@ -31,7 +31,7 @@ from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
 from sordino.forward.placement import prefix_length, prompt_embeds
-from sordino.forward.prefix import Prefixes, encode_prefixes, is_written_out, layer_masks, packable
+from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, layer_masks, packable
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_named
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -55,8 +55,8 @@ class _State:
 
 
 @dataclass(frozen=True, eq=False)
-class _Row:
-    prefix: Kept[_State]
+class _TorchRow:
+    prefix: CachedPrefix[_State]
     width: int
 
 
@@ -71,11 +71,11 @@ class TorchRunner:
     ) -> None:
         self.base, self._advice = base, advice
         self._head = head_of(base.network)
-        self._llama = Llama.of(base.network) if is_written_out(base.network) else None
-        self._rows: dict[int, _Row] = {}
+        self._llama = Llama.of(base.network) if has_fused_layers(base.network) else None
+        self._rows: dict[int, _TorchRow] = {}
         self._cache: PrefixCache[_State] = PrefixCache(prefix_bytes)
         # Run ahead of the rows that will want them.
-        self._ahead: dict[Key, Kept[_State]] = {}
+        self._ahead: dict[Key, CachedPrefix[_State]] = {}
         # Not run ahead again: their rows say what is wrong.
         self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
@@ -127,7 +127,7 @@ class TorchRunner:
         except OutOfMemory:
             self._cache.release(prefix)
             raise
-        self._rows[number] = _Row(prefix, width)
+        self._rows[number] = _TorchRow(prefix, width)
         return shared
 
     @torch.inference_mode()
@@ -176,7 +176,7 @@ class TorchRunner:
             return self.base.fingerprint, "", ""
         return self.base.fingerprint, prompt.content_hash, prompt.metadata.placement
 
-    def _prefix(self, prompt: SoftPrompt | None) -> Kept[_State]:
+    def _prefix(self, prompt: SoftPrompt | None) -> CachedPrefix[_State]:
         """A soft prompt's keys and values, run once and kept: one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
@@ -191,7 +191,7 @@ class TorchRunner:
             raise overflowing(prompt)
         return kept
 
-    def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[Kept[_State]]:
+    def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[CachedPrefix[_State]]:
         """Run soft prompts, side by side, and keep them, one user each; those left out that overflow here. Raises OutOfMemory."""
         with memory_named("running a soft prompt", self._advice):
             prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
@@ -217,7 +217,7 @@ class TorchRunner:
         """The hidden state [D] at each span's last position."""
         slots = [self._key_values.slots[span.number] for span in spans]
         if self._llama is not None:
-            hidden = self._run_written_out(self._llama, spans, slots)
+            hidden = self._run_fused(self._llama, spans, slots)
         elif packable(self.base.network):
             hidden = self._run_modules(spans, slots)
         else:
@@ -226,7 +226,7 @@ class TorchRunner:
             slot.length += len(span.ids)
         return hidden
 
-    def _run_written_out(self, llama: Llama, spans: Sequence[Span], slots: Sequence[Slot]) -> dict[int, Tensor]:
+    def _run_fused(self, llama: Llama, spans: Sequence[Span], slots: Sequence[Slot]) -> dict[int, Tensor]:
         # Side by side: rows that decode, by pool and slot, then rows that prefill.
         order = sorted(range(len(spans)), key=lambda i: (len(spans[i].ids) > 1, slots[i].pool.capacity, slots[i].index))
         decoding: list[DecodeRows] = []

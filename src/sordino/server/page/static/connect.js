@@ -1,6 +1,6 @@
 // Addresses for other programs, the programs that called, and the engine's load.
 
-import { $, bytes, call, chart, el, shown } from "./dom.js";
+import { $, bytes, call, chart, el, scrolling, shown, table } from "./dom.js";
 import { live } from "./live.js";
 import { copier } from "./prompts.js";
 
@@ -84,37 +84,21 @@ async function look() {
     draw(text);
     $("clients").replaceChildren(
       el("p", {}, `${tabs} ${tabs === 1 ? "tab" : "tabs"} of this page.`),
-      ...(clients.length
-        ? [
-            el(
-              "div",
-              { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Programs" },
-              el(
-                "table",
-                {},
-                el(
-                  "tbody",
-                  {},
-                  ...clients.map((one) =>
-                    el(
-                      "tr",
-                      {},
-                      el("th", { scope: "row" }, one.agent || "unknown program"),
-                      el("td", {}, one.api),
-                      el("td", {}, one.host),
-                      el("td", {}, `${one.requests} requests, the last ${Math.round(one.ago)} s ago`),
-                    ),
-                  ),
-                ),
-              ),
-            ),
-          ]
-        : [el("p", { class: "soft" }, "No other program in the last ten minutes.")]),
+      clients.length
+        ? scrolling("Programs", table([], clients.map(clientCells)))
+        : el("p", { class: "soft" }, "No other program in the last ten minutes."),
     );
   } catch {
     // The lamp shows that the server does not answer.
   }
 }
+
+const clientCells = ({ agent, api, host, requests, ago }) => [
+  agent || "unknown program",
+  api,
+  host,
+  `${requests} requests, the last ${Math.round(ago)} s ago`,
+];
 
 function draw(text) {
   const values = Object.fromEntries(

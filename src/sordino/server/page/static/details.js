@@ -1,6 +1,6 @@
 // Details of a soft prompt: its metadata, nearest words, other formats.
 
-import { $, call, el, fill, setStatus } from "./dom.js";
+import { $, call, el, fill, scrolling, setStatus, table } from "./dom.js";
 import { inside } from "./inside.js";
 import { RULES } from "./mixing.js";
 
@@ -78,39 +78,17 @@ export async function open(name) {
 /** A mixture's components, and the weight that each carries. */
 function parts({ rule, gated, components }) {
   const average = gated ? "; the text decides about the weights, and these are what it gives on average" : "";
-  const rows = components.map((one) =>
-    el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, one.name || "unnamed"),
-      el("td", {}, String(one.n_tokens)),
-      el(
-        "td",
-        {},
-        el("meter", { value: one.weight, max: 1, ariaLabel: `Weight of ${one.name || "unnamed"}` }),
-        ` ${one.weight.toFixed(3)}`,
-      ),
-    ),
-  );
+  const rows = components.map(({ name, n_tokens, weight }) => [
+    name || "unnamed",
+    n_tokens,
+    [el("meter", { value: weight, max: 1, ariaLabel: `Weight of ${name || "unnamed"}` }), ` ${weight.toFixed(3)}`],
+  ]);
   return el(
     "div",
     {},
     el("h3", {}, `Mixture of ${components.length}`),
     el("p", {}, `${RULES[rule] ?? rule}${average}.`),
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Components" },
-      el(
-        "table",
-        {},
-        el(
-          "thead",
-          {},
-          el("tr", {}, ...["Soft prompt", "Tokens", "Weight"].map((title) => el("th", { scope: "col" }, title))),
-        ),
-        el("tbody", {}, ...rows),
-      ),
-    ),
+    scrolling("Components", table(["Soft prompt", "Tokens", "Weight"], rows)),
   );
 }
 
@@ -125,21 +103,12 @@ function sample(one) {
 }
 
 const pairs = (values) =>
-  el(
-    "table",
-    {},
-    el(
-      "tbody",
-      {},
-      ...Object.entries(values).map(([key, value]) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, key),
-          el("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value)),
-        ),
-      ),
-    ),
+  table(
+    [],
+    Object.entries(values).map(([key, value]) => [
+      key,
+      typeof value === "object" ? JSON.stringify(value) : String(value),
+    ]),
   );
 
 function heldout(results) {
@@ -170,11 +139,7 @@ function picture(rows) {
       );
     }),
   ]);
-  return el(
-    "div",
-    { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Nearest words" },
-    el("div", { class: "words" }, ...cells),
-  );
+  return scrolling("Nearest words", el("div", { class: "words" }, ...cells));
 }
 
 function exporter(path, to, label) {

@@ -20,6 +20,25 @@ export const fill = (where, ...children) =>
     ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
   );
 
+/** A wide element that scrolls by itself. */
+export const scrolling = (label, child) =>
+  el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, child);
+
+/** A table. heads: of its columns, or none. rows: lists of cells, of which the first is a heading. */
+export const table = (heads, rows) =>
+  el(
+    "table",
+    {},
+    heads.length ? el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))) : null,
+    el(
+      "tbody",
+      {},
+      ...rows.map(([first, ...others]) =>
+        el("tr", {}, el("th", { scope: "row" }, first), ...others.map((cell) => el("td", {}, cell))),
+      ),
+    ),
+  );
+
 export const $ = (id) => document.getElementById(id);
 
 /** Show a text in a status element, which screen readers announce. kind: "", "good" or "bad". */
@@ -114,16 +133,18 @@ export function clock(seconds) {
 /** Whether a page of this document is shown. */
 export const shown = (page) => !document.hidden && !$(page).hidden;
 
+/** An element of an SVG. */
+export function svg(tag, props, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
 /** An SVG of lines over x. lines: {class, points: [[x, y], ...]} each. */
 export function chart(lines, { label, className = "chart", least = null } = {}) {
   const all = lines.flatMap((line) => line.points);
   const [width, height, left, bottom] = [600, 180, 44, 18];
-  const svg = (tag, props, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
   const picture = svg("svg", {
     class: className,
     viewBox: `0 0 ${width} ${height}`,

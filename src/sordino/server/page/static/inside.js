@@ -1,6 +1,6 @@
 // Inside a soft prompt: norms at once, importance and attention on request. Every picture has its numbers in a table.
 
-import { call, el, fill } from "./dom.js";
+import { call, el, fill, scrolling, svg, table } from "./dom.js";
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -86,38 +86,11 @@ function depth({ importance, attention, told }) {
   ];
 }
 
-function numbers(title, heads, rows) {
-  return el(
-    "details",
-    {},
-    el("summary", {}, `${title}, in numbers`),
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: title },
-      el(
-        "table",
-        {},
-        el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
-        el(
-          "tbody",
-          {},
-          ...rows.map(([first, ...others]) =>
-            el("tr", {}, el("th", { scope: "row" }, String(first)), ...others.map((one) => el("td", {}, one))),
-          ),
-        ),
-      ),
-    ),
-  );
-}
+const numbers = (title, heads, rows) =>
+  el("details", {}, el("summary", {}, `${title}, in numbers`), scrolling(title, table(heads, rows)));
 
-/** A bar a value, each with its number to point at. band: two values to shade between; most: the top of the scale. */
+/** One bar for each value, with the number as its title. band: two values to shade between; most: the scale's top. */
 function bars(values, { label, band = null, most = null }) {
-  const svg = (tag, props, ...children) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
   const [width, height, left] = [600, 120, 52];
   const high = most ?? (Math.max(0, ...values, ...(band ?? [])) || 1),
     low = Math.min(0, ...values);

@@ -1,6 +1,6 @@
 // The base model: choosing, loading with progress, cancelling, unloading.
 
-import { $, bytes, call, el, setStatus } from "./dom.js";
+import { $, bytes, call, el, scrolling, setStatus, table } from "./dom.js";
 import { live } from "./live.js";
 
 const KINDS = { bundled: "bundled", recent: "used before", downloaded: "on this machine" };
@@ -31,7 +31,7 @@ async function read() {
         { class: "soft" },
         `${bytes(free)} of memory are free. Changing the model lets running texts finish first.`,
       ),
-      el("div", { class: "scroll", tabIndex: 0 }, el("table", {}, el("tbody", {}, ...choices.map(row)))),
+      scrolling("Models", table([], choices.map(cells))),
     );
     show();
   } catch (error) {
@@ -39,23 +39,14 @@ async function read() {
   }
 }
 
-function row({ name, kind, needed }) {
-  const current = live.state?.model?.name === name;
-  return el(
-    "tr",
-    {},
-    el("th", { scope: "row" }, name),
-    el("td", {}, KINDS[kind]),
-    el("td", {}, needed === null ? "" : `about ${bytes(needed)}`),
-    el(
-      "td",
-      {},
-      current
-        ? "in use"
-        : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load"),
-    ),
-  );
-}
+const cells = ({ name, kind, needed }) => [
+  name,
+  KINDS[kind],
+  needed === null ? "" : `about ${bytes(needed)}`,
+  live.state?.model?.name === name
+    ? "in use"
+    : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load"),
+];
 
 const load = (name) => post("ui/models", { name });
 

@@ -2,7 +2,7 @@
 
 import { open } from "./details.js";
 import { dropZone } from "./drop.js";
-import { $, call, confirming, debounce, el, setStatus } from "./dom.js";
+import { $, call, confirming, debounce, el, scrolling, setStatus } from "./dom.js";
 import { choice, NONE } from "./status.js";
 import { live } from "./live.js";
 
@@ -114,9 +114,8 @@ function draw() {
     ),
   );
   $("table").replaceChildren(
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Soft prompts of the library" },
+    scrolling(
+      "Soft prompts of the library",
       el("table", { role: "table" }, el("thead", {}, head), el("tbody", { role: "rowgroup" }, ...shown.map(row))),
     ),
   );

@@ -2,43 +2,13 @@
 
 import { $, el, local } from "./dom.js";
 
+const OFF = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 };
+
 export const PRESETS = {
-  Balanced: {
-    temperature: 0.8,
-    top_p: 0.95,
-    top_k: 0,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1.1,
-    repetition_range: 0,
-  },
-  Careful: {
-    temperature: 0.5,
-    top_p: 0.9,
-    top_k: 40,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1.05,
-    repetition_range: 0,
-  },
-  Wild: {
-    temperature: 1.2,
-    top_p: 1,
-    top_k: 0,
-    min_p: 0.05,
-    typical: 1,
-    repetition_penalty: 1.1,
-    repetition_range: 0,
-  },
-  "Always the likeliest": {
-    temperature: 0,
-    top_p: 1,
-    top_k: 0,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1,
-    repetition_range: 0,
-  },
+  Balanced: { ...OFF, temperature: 0.8, top_p: 0.95, repetition_penalty: 1.1 },
+  Careful: { ...OFF, temperature: 0.5, top_p: 0.9, top_k: 40, repetition_penalty: 1.05 },
+  Wild: { ...OFF, temperature: 1.2, min_p: 0.05, repetition_penalty: 1.1 },
+  "Always the likeliest": { ...OFF, temperature: 0 },
 };
 
 // name: [label, least, most, step]
