@@ -14,13 +14,16 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from sordino.errors import ConfigError
 
 Value = TypeVar("Value")
+# What every random generator takes.
+LARGEST_SEED = 2**63 - 1
 _KEY = "setting"
 
 
 @dataclass(frozen=True)
 class About:
     """help: one sentence. low, high: smallest and largest value. label: its name in a form. shown: what to say of a default
-    that is worked out at run time. unit: what the command line shows in place of a value, for instance N.
+    that is worked out at run time. unit: what the command line shows in place of a value, for instance N. offered: whether
+    commands and forms have it; if not, only its range is checked.
     """
 
     help: str
@@ -29,6 +32,7 @@ class About:
     label: str = ""
     shown: str = ""
     unit: str = ""
+    offered: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def from_json(cls: type[Value], values: Mapping[str, Any]) -> Value:
     return cls(**values)
 
 
+def offered_of(cls: type) -> dict[str, Setting]:
+    """The settings that commands and forms have."""
+    return {name: each for name, each in settings_of(cls).items() if each.about.offered}
+
+
 def form_of(cls: type) -> list[dict[str, Any]]:
     """What a form needs of each setting, as JSON: name, kind, label, help, default, choices, low, high."""
     return [
@@ -123,5 +132,5 @@ def form_of(cls: type) -> list[dict[str, Any]]:
             "low": each.about.low,
             "high": each.about.high,
         }
-        for each in settings_of(cls).values()
+        for each in offered_of(cls).values()
     ]

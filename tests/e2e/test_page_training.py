@@ -199,7 +199,7 @@ def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
     fill(page)
     expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
     expect(page.locator("#texts-are")).to_contain_text("pieces to train on")
-    page.get_by_text("Take a text out again").click()
+    page.get_by_text("Remove a text").click()
     fitting(page)
     page.get_by_role("button", name="Remove letters/1890/log-2.txt").click()
     expect(told).to_have_text("Texts: letters/log-0.txt, letters/log-1.txt")

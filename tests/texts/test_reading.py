@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sordino.cli import sweep_run, training_voices
 from sordino.errors import DataError
 from sordino.texts import files
 from sordino.texts.pieces import Piece, chat, data_hash
 from sordino.texts.reading import Reading, read_pieces
-from sordino.training import checkpoint, job
+from sordino.training import checkpoint, group, job
+from sordino.training.sweep import execute
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -57,9 +57,9 @@ def test_the_folder_of_a_training_run_is_no_text(tmp_path: Path) -> None:
         # The names that train gives: texts/ may not import them.
         for name in (job.SETTINGS, "metrics.jsonl", checkpoint.FILE):
             write(tmp_path / folder / name, "{}")
-    for name in (training_voices.GROUP, checkpoint.FILE):
-        write(tmp_path / training_voices.FOLDER / name, "{}")
-    write(tmp_path / "tried" / sweep_run.SETTINGS, "{}")
+    for name in (group.GROUP, checkpoint.FILE):
+        write(tmp_path / group.FOLDER / name, "{}")
+    write(tmp_path / "tried" / execute.SETTINGS, "{}")
     write(tmp_path / "tried" / "1-smollm2" / "001" / "metrics.jsonl", "{}")
     write(tmp_path / "marathon.run" / "b.txt", "Twice.")
     assert texts(read_pieces([tmp_path])) == [("a.txt", "Once."), ("marathon.run/b.txt", "Twice.")]

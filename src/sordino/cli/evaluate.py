@@ -161,12 +161,12 @@ def evaluate(
 
 def show_report(report: Report, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
-    from sordino.evaluation.report import damage, verdict
+    from sordino.evaluation.report import damage, explanation, verdict
 
     first = next(iter(report.n_tokens))
     out.print(_table(report.heldout, first))
     for line in explanation(report.heldout, first, row_tokens):
-        out.print(line)
+        out.print(one_line(line))
     out.print()
     for label in report.n_tokens:
         named = f"{one_line(label)}: " if len(report.n_tokens) > 1 else ""
@@ -175,23 +175,6 @@ def show_report(report: Report, row_tokens: int) -> None:
             out.print(named + lost)
     for note in report.notes:
         out.print(f"Note: {one_line(note)}.")
-
-
-def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
-    """What was measured and how to read it."""
-    lines = [
-        f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
-        f"in windows of {row_tokens}; every line predicts the same tokens.",
-        "Loss: how much each next token surprises the model, in nats; lower is better.",
-        f"Over soft prompt: the loss on this line less the loss behind {one_line(first)}; above 0, the soft prompt is better.",
-    ]
-    if measured.lines[0].nll.interval is None:
-        return [*lines, "There is too little held-out text for intervals."]
-    return [
-        *lines,
-        f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
-        "a difference whose interval leaves out 0 is not chance.",
-    ]
 
 
 def _table(measured: Measurement, first: str) -> object:
@@ -221,10 +204,6 @@ def _brackets(estimate: Estimate, form: str) -> str:
         return ""
     low, high = map(form.format, estimate.interval)
     return f"[{low}, {high}]"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _texts(

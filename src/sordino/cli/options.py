@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from sordino.errors import ConfigError
-from sordino.settings import Setting, settings_of
+from sordino.settings import LARGEST_SEED, Setting, offered_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -78,10 +78,6 @@ def dtype_option() -> Decorator:
     )
 
 
-# What every generator takes.
-LARGEST_SEED = 2**63 - 1
-
-
 def seed_option(default: int = 0) -> Decorator:
     """`seed: int`."""
     return click.option(
@@ -106,6 +102,23 @@ def refuse_alone(flag: str, *, needs: str) -> None:
         raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
 
 
+def refuse_with_resume(what: str, *, besides: Collection[str]) -> None:
+    """Refuse a flag that would change what goes on, `what`; `besides` are parameters that do not. Raises ConfigError."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in besides
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(
+            f"{what} that is resumed goes on as it began",
+            where=", ".join(given),
+            do="leave that out, or start a new one",
+        )
+
+
 def json_option() -> Decorator:
     """`as_json: bool`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -119,13 +132,13 @@ def base_model_options(command: Decorated) -> Decorated:
 
 
 def setting_options(cls: type, *names: str, given_as: str, only_given: bool = False) -> Decorator:
-    """Options for the settings `names` (all without) of a settings class, which the command gets as one value, `given_as`.
+    """Options for the settings `names` of a settings class, in that order, or for all; the command gets one value, `given_as`.
 
     That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
     more. Flag, type, choices, default and help come from the fields. Raises ConfigError, from the class's own checks.
     """
-    chosen = {name: each for name, each in settings_of(cls).items() if name in names or not names}
-    assert not set(names) - set(chosen), names
+    settings = offered_of(cls)
+    chosen = {name: settings[name] for name in names or settings}
 
     def decorate(command: Decorated) -> Decorated:
         @functools.wraps(command)
@@ -149,5 +162,5 @@ def _setting_option(each: Setting) -> Decorator:
     if each.kind is bool:
         return click.option(each.flag, is_flag=True, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
-    kind: Any = click.Choice(each.choices) if each.choices else each.kind
+    kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
     return click.option(each.flag, type=kind, default=None, metavar=each.about.unit or None, help=help)

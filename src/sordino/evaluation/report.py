@@ -111,6 +111,23 @@ def damage(report: Report, label: str) -> str:
     )
 
 
+def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
+    """What was measured and how to read it. first: the soft prompt that the differences are to."""
+    lines = [
+        f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
+        f"in windows of {row_tokens}; every line predicts the same tokens.",
+        "Loss: how much each next token surprises the model, in nats; lower is better.",
+        f"Over soft prompt: the loss on this line less the loss behind {first}; above 0, the soft prompt is better.",
+    ]
+    if measured.lines[0].nll.interval is None:
+        return [*lines, "There is too little held-out text for intervals."]
+    return [
+        *lines,
+        f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
+        "a difference whose interval leaves out 0 is not chance.",
+    ]
+
+
 def summary(report: Report, label: str) -> dict[str, Any]:
     """The numbers that a soft prompt's own file keeps: plain JSON, a few lines."""
     heldout = report.heldout
@@ -205,3 +222,7 @@ def _between(worth: Worth) -> str:
 
 def _rounded(value: float) -> float:
     return round(value, 4)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

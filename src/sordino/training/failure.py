@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,12 +47,23 @@ class Failure:
     def read(cls, path: Path) -> Failure | None:
         """None where there is no such file, or it is no failure."""
         try:
-            said = json.loads(path.read_bytes())
-            failure = cls(**{**said, "settings": tuple(said["settings"])})
+            stored = json.loads(path.read_bytes())
+            failure = cls(**{**stored, "settings": tuple(stored["settings"])})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = (failure.what, failure.where, failure.expected, failure.got, failure.do, *failure.settings)
         return failure if all(isinstance(text, str) for text in texts) else None
+
+
+@contextmanager
+def recorded(path: Path | None) -> Iterator[None]:
+    """Whatever ends the block is written to `path` too, if there is one."""
+    try:
+        yield
+    except Exception as error:
+        if path is not None:
+            Failure.of(error).write(path)
+        raise
 
 
 def _settings_in(text: str) -> list[str]:

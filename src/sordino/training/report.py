@@ -42,7 +42,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Condition:
+class HeldoutLine:
     """One line of the held-out table. tokens: what stands in front of the text. nll: nats per token. difference: this
     line's nll less the soft prompt's, so above 0 where the soft prompt is better. Intervals are 95 %, None where unknown.
     """
@@ -58,7 +58,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Inside:
+class InspectionTable:
     """What an inspection of the soft prompt found. picture: a PNG, or nothing. sentences: on what it shows. columns, cells: what
     is known of each virtual token beside its words, a row a token.
     """
@@ -70,7 +70,7 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
@@ -82,15 +82,15 @@ class Report:
     prompt: SoftPrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
-    inside: Inside | None = None
-    heldout: Sequence[Condition] = ()
+    inside: InspectionTable | None = None
+    heldout: Sequence[HeldoutLine] = ()
     verdicts: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
     disclosure: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_report(folder: Path, report: RunReport) -> None:
     """Write report.html and report.png into `folder`, each whole or not at all. Raises StorageError."""
     picture = _png(_figure(report))
     page = _page(report, picture)
@@ -111,7 +111,7 @@ def read_events(folder: Path) -> list[Step | Validation | Sample]:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def _page(report: Report, picture: bytes) -> bytes:
+def _page(report: RunReport, picture: bytes) -> bytes:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = _visible
     source = resources.files("sordino").joinpath("data", "report.html.j2").read_text(encoding="utf-8")
@@ -145,7 +145,7 @@ def _visible(word: str) -> str:
 # The picture ----------------------------------------------------------------------------------------------------------
 
 
-def _figure(report: Report) -> Figure:
+def _figure(report: RunReport) -> Figure:
     """Curves on the left; on the right, if there are any, the held-out losses."""
     figure = Figure(figsize=(11, 5) if report.heldout else (7.5, 5), dpi=_DPI, layout="constrained")
     columns = 2 if report.heldout else 1
@@ -197,7 +197,7 @@ def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_heldout(axes: Axes, heldout: Sequence[Condition]) -> None:
+def _draw_heldout(axes: Axes, heldout: Sequence[HeldoutLine]) -> None:
     """A dot a condition with its interval, the lowest loss at the top."""
     ordered = sorted(zip(_headings(heldout), heldout, strict=True), key=lambda pair: pair[1].nll)
     for place, (_, condition) in enumerate(ordered):
@@ -220,7 +220,7 @@ def _draw_heldout(axes: Axes, heldout: Sequence[Condition]) -> None:
     axes.set_xlabel("nats per token; lower is better")
 
 
-def _headings(heldout: Sequence[Condition]) -> list[str]:
+def _headings(heldout: Sequence[HeldoutLine]) -> list[str]:
     """Our own words for the conditions, numbered where there are several of a kind."""
     headings = []
     counts: dict[str, int] = {}

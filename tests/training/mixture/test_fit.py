@@ -16,9 +16,10 @@ from sordino.forward.token_losses import Losses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.contexts import front_of_prompt
 from sordino.training.mixture.em import mean_nll
-from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
@@ -38,7 +39,7 @@ def records(folder: Path, count: int = 60) -> Path:
     return path
 
 
-def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> Prepared:
+def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> MixtureTexts:
     return prepare(base, [records(folder)], None, config)
 
 

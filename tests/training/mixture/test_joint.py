@@ -19,9 +19,9 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Validation
 from sordino.training.gradient import Batch
 from sordino.training.loop import TrainSet
+from sordino.training.mixture.config import JointConfig
 from sordino.training.mixture.contexts import front_of_matrix
 from sordino.training.mixture.joint import (
-    JointConfig,
     JointResult,
     MixtureLoss,
     WeightedStep,

@@ -13,11 +13,11 @@ from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.names import safe_name
 from sordino.server.errors import Refused, refusing
-from sordino.server.page.training_settings import Argument, Asked, flags_of, model_of
+from sordino.server.page.training_settings import Argument, RunRequest, flags_of, form, model_of
 from sordino.server.serving import state_of
 from sordino.training.events import METRICS
 from sordino.training.failure import Failure
-from sordino.training.job_files import Job
+from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from sordino.training.report import HTML
 
@@ -25,6 +25,11 @@ router = APIRouter(prefix="/ui", include_in_schema=False)
 
 # A report is made from texts of any origin: it may show itself and load nothing else.
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+
+
+@router.get("/training-form")
+def training_form() -> dict[str, Any]:
+    return form()
 
 
 @router.post("/texts")
@@ -60,7 +65,7 @@ def again(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.post("/jobs/{name}/look")
-def look(request: Request, name: str, body: Asked) -> dict[str, Any]:
+def look(request: Request, name: str, body: RunRequest) -> dict[str, Any]:
     """Start measuring the texts of a draft and what training on them costs."""
     jobs, job = _job(request, name)
     flags = flags_of(request, jobs, body.settings)
@@ -75,7 +80,7 @@ def looked(request: Request, name: str) -> dict[str, Any]:
 
 
 @router.post("/jobs/{name}/train")
-def train(request: Request, name: str, body: Asked) -> dict[str, Any]:
+def train(request: Request, name: str, body: RunRequest) -> dict[str, Any]:
     """Put a draft into the queue."""
     jobs, job = _job(request, name)
     settings = body.settings.model_dump(exclude_defaults=True)
@@ -173,7 +178,7 @@ def log(request: Request, name: str) -> Response:
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _run(jobs: Jobs, job: Job) -> dict[str, Any]:
+def _run(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
     return {
         "id": job.id,
         "name": job.name,
@@ -189,8 +194,8 @@ def _run(jobs: Jobs, job: Job) -> dict[str, Any]:
     }
 
 
-def _measured(jobs: Jobs, job: Job) -> dict[str, Any]:
-    measured = jobs.measuring.told(job)
+def _measured(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
+    measured = jobs.measuring.state(job)
     failure = measured.pop("failure")
     return {**measured, **_failure(failure)}
 
@@ -202,7 +207,7 @@ def _failure(failure: Failure | None) -> dict[str, Any]:
     return {"error": failure.message, "named": failure.settings, "where": failure.where}
 
 
-def _job(request: Request, name: str) -> tuple[Jobs, Job]:
+def _job(request: Request, name: str) -> tuple[Jobs, QueuedJob]:
     jobs = _jobs(request)
     try:
         return jobs, jobs.get(name)

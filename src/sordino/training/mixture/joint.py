@@ -21,14 +21,13 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory
+from sordino.errors import DataError, Diverged, OutOfMemory
 from sordino.forward.combining import nll_of_texts, responsible
 from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.placement import prefix_embeds
@@ -41,6 +40,7 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
 from sordino.training.loop import Run, TrainSet, train
+from sordino.training.mixture.config import JointConfig
 from sordino.training.mixture.contexts import check_room, front_of_matrix
 from sordino.training.state import averaged_steps
 from sordino.training.strategy import Strategy
@@ -48,56 +48,6 @@ from sordino.training.strategy import Strategy
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens, --tokens or --joint"
 # Excerpts that are tried for each component, and examples that they are tried on.
 CANDIDATES, TRIED_ON = 6, 24
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """As in training a single soft prompt: lr in units of the model's embedding RMS, warmup and average as shares of the steps.
-
-    tokens: virtual tokens of a component that starts from an excerpt. batch: examples a step, each behind every component.
-    anneal: the share of the steps in which responsibilities are tempered. evaluations: of a run. validation_tokens: of each.
-    """
-
-    tokens: int = 20
-    steps: int = 150
-    batch: int = 4
-    lr: float = 0.25
-    warmup: float = 0.05
-    final_lr: float = 0.1
-    clip: float = 1.0
-    average: float = 0.1
-    anneal: float = 0.25
-    evaluations: int = 8
-    validation_tokens: int = 2048
-    pass_tokens: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for flag, value, low, high in (
-            ("--tokens", self.tokens, 1, 2047),
-            ("--steps", self.steps, 1, 9_999_999),
-            ("--batch", self.batch, 1, 100_000),
-            ("--lr", self.lr, 1e-6, 100),
-            ("--pass-tokens", self.pass_tokens, 1, 10_000_000),
-        ):
-            if not low <= value <= high:
-                raise ConfigError("a setting is out of range", where=flag, expected=f"{low} to {high}", got=value)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def for_loop(self, tokens: int, row_tokens: int) -> TrainConfig:
-        """The settings of the run. tokens, row_tokens: of the longest component and example."""
-        own = {f.name for f in fields(TrainConfig)} - {"tokens"}
-        return TrainConfig(
-            **{name: value for name, value in asdict(self).items() if name in own},
-            tokens=tokens,
-            row_tokens=max(2, row_tokens),
-            evaluate_every=max(1, self.steps // self.evaluations),
-            # No component is a soft prompt of its own yet, so there is nothing to sample from.
-            sample_every=self.steps + 1,
-            patience=0,
-        )
 
 
 @dataclass(frozen=True)

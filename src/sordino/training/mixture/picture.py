@@ -9,7 +9,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sordino.training.mixture.report import Line, Report
+from sordino.training.mixture.report import MixtureLine, MixtureReport
 
 _PLAIN, _ACCENT, _FAINT = "#33658a", "#c8553d", "#9aa5b1"
 _TITLES = {
@@ -21,7 +21,7 @@ _TITLES = {
 }
 
 
-def report_figure(report: Report) -> Figure:
+def report_figure(report: MixtureReport) -> Figure:
     count = len(report.weights_K)
     figure = Figure(figsize=(10, max(3.5, 0.42 * len(report.lines) + 1)), dpi=130, layout="constrained")
     losses, weights = figure.subplots(1, 2, width_ratios=[3, 1])
@@ -38,7 +38,7 @@ def report_figure(report: Report) -> Figure:
     return figure
 
 
-def _draw_losses(axes: Axes, report: Report) -> None:
+def _draw_losses(axes: Axes, report: MixtureReport) -> None:
     # The best component is among the components.
     shown = [(at, line) for at, line in enumerate(report.lines) if line.kind != "best"]
     for place, (_, line) in enumerate(shown):
@@ -52,5 +52,5 @@ def _draw_losses(axes: Axes, report: Report) -> None:
     axes.set_xlabel("nats per token; lower is better")
 
 
-def _title(at: int, line: Line) -> str:
+def _title(at: int, line: MixtureLine) -> str:
     return f"component {at + 1}" if line.kind == "component" else _TITLES[line.kind]

@@ -6,6 +6,7 @@ import { live } from "./live.js";
 import { startMixing } from "./mixing.js";
 import { startModels } from "./models.js";
 import { startPrompts } from "./prompts.js";
+import { loadForm } from "./recipe.js";
 import { startTrain } from "./train.js";
 import { startWrite } from "./write.js";
 
@@ -47,6 +48,7 @@ startLamp();
 startMixing();
 startModels();
 startPrompts();
+await loadForm();
 startTrain();
 startConnect();
 addEventListener("hashchange", turn);

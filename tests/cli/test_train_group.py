@@ -1,4 +1,4 @@
-"""sordino train --voice: several voices at once on a tiny model, with real files."""
+"""sordino train --prompt: several soft prompts at once on a tiny model, with real files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from filelock import FileLock
 
 from sordino import formats
-from sordino.cli import training_run, training_together
-from sordino.training import loop
+from sordino.training import execute, group, loop
 from sordino.training.checkpoint import FILE
 from tests.cli.commands import contents, ok, refused, run
 from tests.tiny_models import tiny_base
@@ -21,7 +20,7 @@ from tests.tiny_models import tiny_base
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 TALE = "Alice wrote to the queen, and the rabbit was late, and the tea was cold as the sea. "
 QUICK = ("--steps", 6, "--tokens", 4, "--batch", 2, "--row-tokens", 16, "--init", "vocab", "--evaluate-every", 2)
-BOTH = ("--voice", "log=log", "--voice", "tale=tale", "--out-dir", "voices")
+BOTH = ("--prompt", "log=log", "--prompt", "tale=tale", "--out-dir", "voices")
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +37,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
-    """Both voices, asked to stop behind the third step."""
+    """Both, asked to stop behind the third step."""
     steps = 0
 
     def ask() -> bool:
@@ -48,11 +47,11 @@ def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
 
     with monkeypatch.context() as patch:
         real = loop.train_group
-        patch.setattr(training_together, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        patch.setattr(group, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
         return ok("train", *BOTH, *QUICK, *flags)
 
 
-def test_a_file_and_a_report_a_voice() -> None:
+def test_a_file_and_a_report_a_soft_prompt() -> None:
     said = ok("train", *BOTH, *QUICK, "--author", "Ines")
     for name in ("log", "tale"):
         prompt = formats.read(Path(f"voices/{name}.zip"))
@@ -60,12 +59,13 @@ def test_a_file_and_a_report_a_voice() -> None:
         assert prompt.metadata.training["steps_done"] == 6
         assert prompt.metadata.heldout["nll"]["no_prompt"] > 0
         assert Path(f"voices/{name}.run/report.html").is_file()
-    assert "2 voices together, 6 steps each" in said
+    assert "2 soft prompts together, 6 steps each" in said
     assert "one base model" in said
 
 
-def test_the_voices_are_what_each_is_alone() -> None:
-    ok("train", *BOTH, *QUICK)
+def test_they_are_what_each_is_alone() -> None:
+    """By the flag's name in 0.1.0."""
+    ok("train", *("--voice" if flag == "--prompt" else flag for flag in BOTH), *QUICK)
     for name in ("log", "tale"):
         ok("train", name, "--out", f"{name}.zip", *QUICK)
         alone, together = (formats.read(Path(path)) for path in (f"{name}.zip", f"voices/{name}.zip"))
@@ -75,7 +75,7 @@ def test_the_voices_are_what_each_is_alone() -> None:
         assert together.metadata.training["data_hash"] == alone.metadata.training["data_hash"]
 
 
-def test_stopped_voices_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_runs_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     ok("train", *BOTH, *QUICK)
     Path("voices").rename("whole")
     said = stopped(monkeypatch)
@@ -94,12 +94,12 @@ def test_stopped_voices_go_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
         assert whole.metadata.training == cut.metadata.training
 
 
-def test_voices_killed_while_they_were_measured_are_not_lost_by_starting_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_killed_while_they_were_measured_are_not_lost_by_starting_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_together, "write_result", killed)
+        patch.setattr(group, "write_result", killed)
         assert run("train", *BOTH, *QUICK).exit_code == 9
     assert "--resume voices/together.run" in refused("train", *BOTH, *QUICK)
     ok("train", "--resume", "voices/together.run")
@@ -107,7 +107,7 @@ def test_voices_killed_while_they_were_measured_are_not_lost_by_starting_again(m
 
 
 def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training_together.write_result
+    real = group.write_result
 
     def second_fails(job, *rest, **more):
         if job.out.stem == "tale":
@@ -115,18 +115,16 @@ def test_what_was_written_before_a_crash_is_not_measured_again(monkeypatch: pyte
         return real(job, *rest, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_together, "write_result", second_fails)
+        patch.setattr(group, "write_result", second_fails)
         assert run("train", *BOTH, *QUICK).exit_code == 130
     first, matrix = Path("voices/log.zip").read_bytes(), formats.read(Path("voices/log.zip")).matrix
     asked = []
-    monkeypatch.setattr(
-        training_together, "write_result", lambda job, *r, **m: asked.append(job.out.stem) or real(job, *r, **m)
-    )
+    monkeypatch.setattr(group, "write_result", lambda job, *r, **m: asked.append(job.out.stem) or real(job, *r, **m))
     ok("train", "--resume", "voices/together.run")
     assert asked == ["tale"]
     assert Path("voices/log.zip").read_bytes() == first
     assert Path("voices/tale.zip").is_file()
-    # A report that was not written any more is, and the voice is the same.
+    # A report that was not written any more is, and the matrix is the same.
     Path("voices/log.run/report.html").unlink()
     ok("train", "--resume", "voices/together.run")
     assert asked == ["tale", "log"]
@@ -142,9 +140,9 @@ def test_a_strangers_file_of_that_name_is_not_overwritten(monkeypatch: pytest.Mo
     assert Path("voices/log.zip").read_bytes() == Path("other.zip").read_bytes()
 
 
-def test_minutes_are_those_of_all_voices() -> None:
+def test_minutes_are_those_of_all() -> None:
     said = ok("train", *BOTH, *QUICK[2:], "--minutes", 0.02)
-    assert "2 voices together" in said
+    assert "2 soft prompts together" in said
     steps = {formats.read(Path(f"voices/{name}.zip")).metadata.training["steps"] for name in ("log", "tale")}
     assert len(steps) == 1
 
@@ -154,27 +152,27 @@ def test_a_dry_run_says_what_all_would_cost_and_writes_nothing() -> None:
     assert list(texts["texts"]) == ["log", "tale"]
     assert texts["texts"]["tale"]["train"] > 0
     assert cost["cost"]["steps"] == 6
-    assert "2 voices together" in ok("train", *BOTH, *QUICK, "--dry-run")
+    assert "2 soft prompts together" in ok("train", *BOTH, *QUICK, "--dry-run")
     assert not Path("voices").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--voice", "log=log"), "--out-dir FOLDER"),
-        (("--out-dir", "voices"), "give --voice"),
-        (("log", *BOTH), "both DATA and --voice"),
+        (("--prompt", "log=log"), "--out-dir FOLDER"),
+        (("--out-dir", "voices"), "give --prompt"),
+        (("log", *BOTH), "both DATA and --prompt"),
         ((*BOTH, "--out", "v.zip"), "--out"),
         ((*BOTH, "--name", "Poe"), "--name"),
         ((*BOTH, "--heldout", "log"), "--heldout"),
-        ((*BOTH, "--voice", "LOG=tale"), "two voices have one name"),
-        ((*BOTH, "--voice", "poe=nowhere"), "no such file or folder"),
-        ((*BOTH, "--voice", "poe"), "NAME=PATH"),
-        ((*BOTH, "--voice", "=log"), "cannot have this name"),
-        ((*BOTH, "--voice", "a/b=log"), "cannot have this name"),
-        ((*BOTH, "--voice", "together=log"), "cannot have this name"),
-        (("--voice", "log=log", "--out-dir", "no/where"), "does not exist"),
-        (("--voice", "log=log", "--out-dir", "log/00.txt"), "this is a file"),
+        ((*BOTH, "--prompt", "LOG=tale"), "two soft prompts have one name"),
+        ((*BOTH, "--prompt", "poe=nowhere"), "no such file or folder"),
+        ((*BOTH, "--prompt", "poe"), "NAME=PATH"),
+        ((*BOTH, "--prompt", "=log"), "cannot have this name"),
+        ((*BOTH, "--prompt", "a/b=log"), "cannot have this name"),
+        ((*BOTH, "--prompt", "together=log"), "cannot have this name"),
+        (("--prompt", "log=log", "--out-dir", "no/where"), "does not exist"),
+        (("--prompt", "log=log", "--out-dir", "log/00.txt"), "this is a file"),
         ((*BOTH, "--lr", 1, "--find-lr"), "both --lr and --find-lr"),
         ((*BOTH, "--steps", 5, "--minutes", 1), "both --steps and --minutes"),
     ],
@@ -185,17 +183,17 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags,
     assert not Path("voices").exists()
 
 
-def test_a_voice_with_too_little_text_is_named() -> None:
+def test_a_soft_prompt_with_too_little_text_is_named() -> None:
     Path("short").mkdir()
     Path("short/a.txt").write_text("Too short.")
-    assert "--voice short: too little text" in refused("train", *BOTH, "--voice", "short=short", *QUICK)
+    assert "--prompt short: too little text" in refused("train", *BOTH, "--prompt", "short=short", *QUICK)
     assert not Path("voices").exists()
 
 
 def test_a_resumed_group_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(monkeypatch)
     assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--lr", 1)
-    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--voice", "log=log")
+    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--prompt", "log=log")
     assert "leave DATA out" in refused("train", "log", "--resume", "voices/together.run")
     data = bytearray(Path(f"voices/together.run/{FILE}").read_bytes())
     data[-5] ^= 1
@@ -203,8 +201,8 @@ def test_a_resumed_group_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch) ->
     assert "damaged" in run("train", "--resume", "voices/together.run").output
 
 
-def test_nobody_else_trains_in_a_voices_folder() -> None:
+def test_nobody_else_trains_in_a_runs_folder() -> None:
     Path("voices/tale.run").mkdir(parents=True)
-    with FileLock(Path("voices/tale.run") / training_run.LOCK):
+    with FileLock(Path("voices/tale.run") / execute.LOCK):
         assert "another process is training here" in refused("train", *BOTH, *QUICK)
     ok("train", *BOTH, *QUICK)

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.cli import training_result, training_run
-from sordino.cli.training_result import INSIDE_BUDGET, after_training, measured_result, sample_pairs
-from sordino.cli.training_run import follow, read_texts
 from sordino.errors import BadInput, DataError, OutOfMemory
 from sordino.evaluation.analysis.inspection import ATTENTION_WINDOWS, TARGETS, affordable
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.training import execute, result
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
+from sordino.training.events import Evaluated, OnEvent, RunEvent, Warned, nobody
+from sordino.training.execute import follow, read_texts
 from sordino.training.job import Job
+from sordino.training.result import INSPECTION_BUDGET, TrainResult, after_training, measured_result, sample_pairs
+from sordino.training.run import TextPaths
 from tests.tiny_models import tiny_base
 
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
@@ -44,17 +46,29 @@ def job_in(folder: Path, **changes: Any) -> Job:
     (folder / "texts").mkdir()
     for number in range(7):
         (folder / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
-    return Job(
-        (folder / "texts",), (), folder / "v.zip", "tiny", None, None, None, Metadata(name="v"), CONFIG, **changes
-    )
+    return Job(TextPaths((folder / "texts",)), folder / "v.zip", "tiny", Metadata(name="v"), CONFIG, **changes)
+
+
+def executed(job: Job, base: Any, on_event: OnEvent = nobody) -> TrainResult:
+    made = follow(job, read_texts(job, base), judging=QUICK, on_event=on_event)
+    assert made is not None
+    return made
+
+
+def warnings_of(job: Job, base: Any) -> str:
+    events: list[RunEvent] = []
+    executed(job, base, events.append)
+    return "; ".join(event.message for event in events if isinstance(event, Warned))
 
 
 def test_a_run_leaves_a_measured_file_and_a_report(tmp_path: Path, base: Any) -> None:
     job = job_in(tmp_path)
-    prompt = follow(job, read_texts(job, base), judging=QUICK)
-    assert prompt is not None
+    events: list[RunEvent] = []
+    made = executed(job, base, events.append)
     stored = formats.read(job.out)
-    assert stored.content_hash == prompt.content_hash
+    assert stored.content_hash == made.prompt.content_hash
+    assert (made.file, made.folder) == (job.out, job.folder)
+    assert [event.report for event in events if isinstance(event, Evaluated)] == [made.report]
     assert stored.metadata.heldout["tokens"] > 0
     assert len(stored.metadata.samples) == 1
     page = (job.folder / "report.html").read_text(encoding="utf-8")
@@ -72,32 +86,30 @@ def test_a_run_leaves_a_measured_file_and_a_report(tmp_path: Path, base: Any) ->
 
 def test_no_samples_keeps_them_out_of_the_file_only(tmp_path: Path, base: Any) -> None:
     job = job_in(tmp_path, samples=False)
-    follow(job, read_texts(job, base), judging=QUICK)
+    executed(job, base)
     assert formats.read(job.out).metadata.samples == ()
     assert "With and without" in (job.folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("trouble", [DataError("the held-out texts are too short"), KeyboardInterrupt()])
-def test_trouble_in_measuring_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, capsys, trouble) -> None:
+def test_trouble_in_measuring_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, trouble) -> None:
     def fail(*_: object, **__: object) -> None:
         raise trouble
 
-    monkeypatch.setattr(training_result, "measure", fail)
+    monkeypatch.setattr(result, "evaluate", fail)
     job = job_in(tmp_path)
-    follow(job, read_texts(job, base), judging=QUICK)
+    assert "held-out results" in warnings_of(job, base)
     assert formats.read(job.out).metadata.heldout == {}
-    assert "held-out results" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("trouble", [OutOfMemory("memory ran out in measuring"), KeyboardInterrupt()])
-def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monkeypatch, capsys, trouble) -> None:
+def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monkeypatch, trouble) -> None:
     def fail(*_: object, **__: object) -> None:
         raise trouble
 
-    monkeypatch.setattr(training_result, "depth_of", fail)
+    monkeypatch.setattr(result, "depth_of", fail)
     job = job_in(tmp_path)
-    follow(job, read_texts(job, base), judging=QUICK)
-    assert "inside" in capsys.readouterr().err
+    assert "inside" in warnings_of(job, base)
     page = (job.folder / "report.html").read_text(encoding="utf-8")
     assert "nearest words" in page
     assert "loss if left out" not in page
@@ -105,7 +117,7 @@ def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monk
 
 @pytest.mark.parametrize("tokens", [1, 20, 40])
 def test_a_look_inside_is_a_small_part_of_a_five_minute_run(tokens: int) -> None:
-    targets, row = affordable(tokens, INSIDE_BUDGET), after_training(TrainConfig()).config.row_tokens
+    targets, row = affordable(tokens, INSPECTION_BUDGET), after_training(TrainConfig()).config.row_tokens
     read = (tokens + 2) * (tokens + targets)
     looked_at = min(ATTENTION_WINDOWS, -(-targets // row)) * (tokens + row)
     steps = 5 * 60 / 2.8
@@ -116,28 +128,27 @@ def test_a_look_inside_is_a_small_part_of_a_five_minute_run(tokens: int) -> None
 
 @pytest.mark.parametrize("tokens", [60, 2000])
 def test_what_a_long_prompt_has_inside_is_left_to_inspect(tokens: int) -> None:
-    assert affordable(tokens, INSIDE_BUDGET) == 0
+    assert affordable(tokens, INSPECTION_BUDGET) == 0
 
 
 def test_the_report_on_a_long_prompt_says_what_was_not_measured(tmp_path, base, monkeypatch) -> None:
-    monkeypatch.setattr(training_result, "INSIDE_BUDGET", 100)
+    monkeypatch.setattr(result, "INSPECTION_BUDGET", 100)
     job = job_in(tmp_path)
-    follow(job, read_texts(job, base), judging=QUICK)
+    executed(job, base)
     page = (job.folder / "report.html").read_text(encoding="utf-8")
     assert "was not measured" in page
     assert "percentile of words" in page
     assert "loss if left out" not in page
 
 
-def test_trouble_with_the_samples_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch, capsys) -> None:
+def test_trouble_with_the_samples_does_not_cost_the_soft_prompt(tmp_path, base, monkeypatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OutOfMemory("memory ran out in writing")
 
-    monkeypatch.setattr(training_result, "complete", fail)
+    monkeypatch.setattr(result, "complete", fail)
     job = job_in(tmp_path)
-    follow(job, read_texts(job, base), judging=QUICK)
+    assert "there are no samples: memory ran out" in warnings_of(job, base)
     assert formats.read(job.out).metadata.samples == ()
-    assert "there are no samples: memory ran out" in capsys.readouterr().err
 
 
 def test_a_result_is_measured_in_no_more_memory_than_it_was_trained_in() -> None:
@@ -148,20 +159,20 @@ def test_a_result_is_measured_in_no_more_memory_than_it_was_trained_in() -> None
 
 def test_nothing_held_out_is_nothing_measured() -> None:
     prepared: Any = SimpleNamespace(splits=SimpleNamespace(heldout=()))
-    assert measured_result(prepared, SoftPrompt(np.ones((1, 2), dtype=np.float32)), QUICK) is None
+    assert measured_result(prepared, SoftPrompt(np.ones((1, 2), dtype=np.float32)), QUICK, nobody) is None
 
 
 def test_a_file_that_appears_while_training_is_not_overwritten(tmp_path, base, monkeypatch) -> None:
     job = job_in(tmp_path)
-    watch = training_run._watch
+    train = execute._train
 
     def meanwhile(*arguments: Any, **more: Any) -> Any:
         job.out.write_text("mine")
-        return watch(*arguments, **more)
+        return train(*arguments, **more)
 
-    monkeypatch.setattr(training_run, "_watch", meanwhile)
+    monkeypatch.setattr(execute, "_train", meanwhile)
     with pytest.raises(BadInput, match="--resume"):
-        follow(job, read_texts(job, base), judging=QUICK)
+        executed(job, base)
     assert job.out.read_text() == "mine"
 
 
@@ -174,16 +185,15 @@ def test_a_new_run_is_not_confused_by_an_old_checkpoint(tmp_path, base, monkeypa
     def killed(*_: object, **__: object) -> None:
         raise SystemExit(9)
 
-    monkeypatch.setattr(training_run, "_watch", killed)
+    monkeypatch.setattr(execute, "_train", killed)
     with pytest.raises(SystemExit):
-        follow(job, read_texts(job, base), judging=QUICK)
+        executed(job, base)
     assert not (job.folder / FILE).exists()
 
 
 def test_an_empty_text_has_no_continuation_without_a_bos(base: Any) -> None:
     """With the soft prompt there is something to begin from; without it, on this model, there is not."""
     prompt = SoftPrompt(np.ones((2, base.d_model), dtype=np.float32))
-    prepared: Any = SimpleNamespace(base=base)
-    (empty, given) = sample_pairs(prepared, prompt, ["", "The"], seed=0, tokens=3)
+    (empty, given) = sample_pairs(base, prompt, ["", "The"], seed=0, tokens=3)
     assert empty["without"] == ""
     assert all((empty["with"], given["with"], given["without"]))
