@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,17 +27,32 @@ router = APIRouter(prefix="/ui", include_in_schema=False)
 _REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 
 
+async def _jobs(request: Request) -> Jobs:
+    jobs: Jobs = request.app.state.jobs
+    return jobs
+
+
+JobsOf = Annotated[Jobs, Depends(_jobs)]
+
+
+def _job(jobs: JobsOf, name: str) -> QueuedJob:
+    try:
+        return jobs.get(name)
+    except SordinoError as error:
+        raise Refused(404, error.message, field="name") from error
+
+
+JobOf = Annotated[QueuedJob, Depends(_job)]
+
+
 @router.get("/training-form")
 def training_form() -> dict[str, Any]:
     return form()
 
 
 @router.post("/texts")
-def texts(
-    request: Request, files: Annotated[list[UploadFile], File()], run: Annotated[str, Form()] = ""
-) -> dict[str, Any]:
+def texts(jobs: JobsOf, files: Annotated[list[UploadFile], File()], run: Annotated[str, Form()] = "") -> dict[str, Any]:
     """Store texts: in the draft `run`, or in a new one."""
-    jobs = _jobs(request)
     contents = [(file.filename or "text.txt", file.file.read()) for file in files]
     if not run:
         return _run(jobs, jobs.new("", contents))
@@ -49,40 +64,35 @@ def texts(
 
 
 @router.delete("/jobs/{name}/texts")
-def remove_text(request: Request, name: str, file: str) -> dict[str, Any]:
+def remove_text(jobs: JobsOf, job: JobOf, file: str) -> dict[str, Any]:
     """Remove the text `file` from a draft."""
-    jobs, job = _job(request, name)
     with refusing("file"):
         jobs.remove_text(job, file)
     return _run(jobs, job)
 
 
 @router.post("/jobs/{name}/again")
-def again(request: Request, name: str) -> dict[str, Any]:
+def again(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     """A draft with the texts and the settings of a run."""
-    jobs, job = _job(request, name)
     return _run(jobs, jobs.again(job))
 
 
 @router.post("/jobs/{name}/look")
-def look(request: Request, name: str, body: RunRequest) -> dict[str, Any]:
+def look(request: Request, jobs: JobsOf, job: JobOf, body: RunRequest) -> dict[str, Any]:
     """Start measuring the texts of a draft and what training on them costs."""
-    jobs, job = _job(request, name)
     flags = flags_of(request, jobs, body.settings)
     return _measured(jobs, jobs.look(job, flags, model=model_of(request, body)))
 
 
 @router.get("/jobs/{name}/look")
-def looked(request: Request, name: str) -> dict[str, Any]:
+def looked(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     """What is measured so far."""
-    jobs, job = _job(request, name)
     return _measured(jobs, job)
 
 
 @router.post("/jobs/{name}/train")
-def train(request: Request, name: str, body: RunRequest) -> dict[str, Any]:
+def train(request: Request, jobs: JobsOf, job: JobOf, body: RunRequest) -> dict[str, Any]:
     """Put a draft into the queue."""
-    jobs, job = _job(request, name)
     settings = body.settings.model_dump(exclude_defaults=True)
     flags = flags_of(request, jobs, body.settings)
     model = model_of(request, body)
@@ -90,16 +100,14 @@ def train(request: Request, name: str, body: RunRequest) -> dict[str, Any]:
 
 
 @router.get("/jobs")
-def all_runs(request: Request) -> list[dict[str, Any]]:
+def all_runs(jobs: JobsOf) -> list[dict[str, Any]]:
     """Newest first, without drafts."""
-    jobs = _jobs(request)
     return [_run(jobs, job) for job in jobs.files.all() if jobs.state(job) != "draft"]
 
 
 @router.get("/jobs/{name}")
-def one_run(request: Request, name: str, after: int = 0) -> dict[str, Any]:
+def one_run(jobs: JobsOf, job: JobOf, after: int = 0) -> dict[str, Any]:
     """A run, with the events of its metrics.jsonl from number `after` on."""
-    jobs, job = _job(request, name)
     try:
         lines = (jobs.files.run_folder(job) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
     except OSError:
@@ -110,20 +118,17 @@ def one_run(request: Request, name: str, after: int = 0) -> dict[str, Any]:
 
 
 @router.post("/jobs/{name}/stop")
-def stop(request: Request, name: str) -> dict[str, Any]:
-    jobs, job = _job(request, name)
+def stop(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     return _run(jobs, jobs.stop(job))
 
 
 @router.post("/jobs/{name}/resume")
-def resume(request: Request, name: str) -> dict[str, Any]:
-    jobs, job = _job(request, name)
+def resume(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     return _run(jobs, jobs.go_on(job))
 
 
 @router.delete("/jobs/{name}")
-def remove(request: Request, name: str) -> dict[str, Any]:
-    jobs, job = _job(request, name)
+def remove(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     jobs.remove(job)
     return {}
 
@@ -137,9 +142,8 @@ class LibraryName(BaseModel):
 
 
 @router.post("/jobs/{name}/install")
-def install(request: Request, name: str, body: LibraryName) -> dict[str, Any]:
+def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> dict[str, Any]:
     """Copy the result into the library, unless it is there already."""
-    jobs, job = _job(request, name)
     prompts = state_of(request).prompts
     prompt = formats.read(jobs.files.result(job))
     twin = prompts.library.twin(prompt)
@@ -154,16 +158,14 @@ def install(request: Request, name: str, body: LibraryName) -> dict[str, Any]:
 
 
 @router.get("/jobs/{name}/file")
-def file(request: Request, name: str) -> FileResponse:
-    jobs, job = _job(request, name)
+def file(jobs: JobsOf, job: JobOf) -> FileResponse:
     if not jobs.files.result(job).is_file():
         raise Refused(404, "the run has no result yet")
     return FileResponse(jobs.files.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
 
 
 @router.get("/jobs/{name}/report")
-def report(request: Request, name: str) -> Response:
-    jobs, job = _job(request, name)
+def report(jobs: JobsOf, job: JobOf) -> Response:
     path = jobs.files.run_folder(job) / HTML
     if not path.is_file():
         raise Refused(404, "the run has no report yet")
@@ -171,8 +173,7 @@ def report(request: Request, name: str) -> Response:
 
 
 @router.get("/jobs/{name}/log")
-def log(request: Request, name: str) -> Response:
-    jobs, job = _job(request, name)
+def log(jobs: JobsOf, job: JobOf) -> Response:
     path = jobs.files.place(job.id) / "log.txt"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
@@ -205,16 +206,3 @@ def _failure(failure: Failure | None) -> dict[str, Any]:
     if failure is None:
         return {"error": "", "named": [], "where": ""}
     return {"error": failure.message, "named": failure.settings, "where": failure.where}
-
-
-def _job(request: Request, name: str) -> tuple[Jobs, QueuedJob]:
-    jobs = _jobs(request)
-    try:
-        return jobs, jobs.get(name)
-    except SordinoError as error:
-        raise Refused(404, error.message, field="name") from error
-
-
-def _jobs(request: Request) -> Jobs:
-    jobs: Jobs = request.app.state.jobs
-    return jobs
