@@ -45,7 +45,7 @@ export function startConnect() {
         el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }),
       ),
     ),
-    el("h2", {}, "Who is connected"),
+    el("h2", {}, "Connected programs"),
     el("div", { id: "clients" }),
     el("h2", {}, "What the engine does"),
     el("div", { id: "graphs", class: "grid" }),
@@ -97,7 +97,7 @@ const clientCells = ({ agent, api, host, requests, ago }) => [
   agent || "unknown program",
   api,
   host,
-  `${requests} requests, the last ${Math.round(ago)} s ago`,
+  `${requests} ${requests === 1 ? "request" : "requests"}, the last ${Math.round(ago)} s ago`,
 ];
 
 function draw(text) {
