@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import arguments, save
-from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
+from sordino.evaluation.conditions import Baselines, Condition, no_prompt, soft_prompt
 from sordino.evaluation.confidence import interval, resampled_means, units_of
-from sordino.evaluation.measuring import EvaluateConfig, evaluate
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.scoring import nll_of_windows, windows_of
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, with_leading_ids
@@ -92,8 +93,7 @@ def prose_rows(base: BaseModel, options: Any) -> list[dict[str, Any]]:
         {"soft prompt": prompt},
         prepared.splits.heldout,
         config,
-        instructions=INSTRUCTIONS,
-        training=prepared.splits.train,
+        baselines=Baselines(INSTRUCTIONS, prepared.splits.train),
     )
     for line in report.heldout.lines:
         less = line.differences.get("soft prompt")

@@ -197,7 +197,7 @@ def test_empty_and_unlabelled_records_are_dropped_and_counted(tmp_path: Path) ->
     assert texts(reading) == [("a.jsonl:1", "one")]
     assert reading.notes == (
         "empty pieces left out: 2",
-        "pieces left out, as nothing in them is to be learned: 2",
+        "pieces left out, as they hold nothing to learn: 2",
     )
 
 
@@ -224,7 +224,7 @@ def test_a_space_behind_a_prompt_belongs_to_the_completion(tmp_path: Path) -> No
         ('{"messages": "x"}', "`messages` is not a list"),
         ('{"messages": [{"role": "narrator", "content": "x"}]}', "role 'narrator'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "content"),
-        ('{"messages": ["x"]}', "a message of no known shape"),
+        ('{"messages": ["x"]}', "a message of unknown shape"),
         ('["x"]', "not an object"),
         ('{"text": "x"', "not JSON"),
         ("[" * 100_000, "cannot be read"),

@@ -166,11 +166,11 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
 
 
 def _judging(trained_a_second: float) -> Judging:
-    from sordino.evaluation.measuring import EvaluateConfig
+    from sordino.evaluation.config import EvaluateConfig
     from sordino.training.result import Judging
 
     limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
-    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpts=_DRAWS, limit=limit)
+    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpt_draws=_DRAWS, limit=limit)
     return Judging(measuring, (INSTRUCTION,), off_domain=False)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
-from sordino.cli.options import base_model_options, refuse_alone, setting_options
+from sordino.cli.console import print_json
+from sordino.cli.loading import base_model_options, check_fits, loaded_prompts
+from sordino.cli.options import force_option, json_option, library_option, refuse_alone, setting_options
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 from sordino.library.names import without_ending
 from sordino.library.outputs import check_picture, mixture_name
@@ -60,8 +60,10 @@ def mixture() -> None:
 @setting_options(Description, "author", "description", "licence", given_as="about")
 @click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a .png or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and the picture, if they exist.")
-@click.option("--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width.")
-@base_model_options
+@force_option()
+@base_model_options()
+@library_option()
+@json_option()
 def fit(**options: Any) -> None:
     """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
 
@@ -116,7 +118,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
         pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
     given = list(loaded_prompts(options["library"], names).items())
-    base = loaded_model(options["model"], options["dtype"], options["device"], ask=not options["as_json"])
+    base = options["model"].load(ask=not options["as_json"])
     for label, prompt in given:
         check_fits(base, label, prompt, force=options["force"])
     out: Path = options["out"]
@@ -130,7 +132,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
     if options["as_json"]:
         report = {"model": base.name, "seed": config.seed, "out": str(out), **to_json(fitted.report)}
         gated = fitted.mixture.gate is not None
-        click.echo(json.dumps({**report, "gate": gated}, ensure_ascii=False, indent=2))
+        print_json({**report, "gate": gated})
     else:
         show_fitted(fitted, config, out)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from shlex import quote
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
-from sordino.cli.console import err, one_line, out, printable, table, warn
+from sordino.cli.console import brackets, err, one_line, out, printable, table, warn
+from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
-from sordino.evaluation.confidence import Estimate
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
@@ -23,8 +23,7 @@ class MixtureDisplay(Display):
 
     def __init__(self) -> None:
         super().__init__()
-        progress = "step {task.completed:.0f}/{task.total:.0f}  {task.fields[state]}"
-        self._bar = Progress(BarColumn(30), TextColumn(progress), TimeRemainingColumn(), console=err)
+        self._bar = step_bar("  {task.fields[state]}")
         self._task, self._steps = TaskID(0), 0
 
     def show(self, event: MixtureEvent) -> None:
@@ -92,9 +91,9 @@ def _table(report: MixtureReport) -> object:
             title,
             "" if line.weight is None else f"{line.weight:.3f}",
             f"{line.nll.value:.4f}",
-            _brackets(line.nll, "{:.3f}"),
+            brackets(line.nll.interval, "{:.3f}"),
             "" if own else f"{line.less_mixture.value:+.4f}",
-            "" if own else _brackets(line.less_mixture, "{:+.4f}"),
+            "" if own else brackets(line.less_mixture.interval, "{:+.4f}"),
         )
     return shown
 
@@ -108,10 +107,3 @@ def _explanation(report: MixtureReport, config: FitConfig) -> list[str]:
     if report.line("mixture").nll.interval is None:
         return [*lines, "There is too little held-out text for intervals."]
     return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units:,} units)."]
-
-
-def _brackets(estimate: Estimate, form: str) -> str:
-    if estimate.interval is None:
-        return ""
-    low, high = map(form.format, estimate.interval)
-    return f"[{low}, {high}]"

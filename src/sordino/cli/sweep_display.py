@@ -6,9 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
-from sordino.cli.console import err, one_line, out, table, warn
+from sordino.cli.console import one_line, out, table, warn
+from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display, clock, memory, show_texts
 from sordino.training.events import (
     Cost,
@@ -42,7 +43,7 @@ class SweepDisplay(Display):
         super().__init__()
         self._spec, self._steps = spec, spec.rest.steps
         self._model, self._left = "", 0
-        self._bar, self._task = _bar(), TaskID(0)
+        self._bar, self._task = step_bar(", runs left: {task.fields[left]}"), TaskID(0)
 
     def show(self, name: str, event: RunEvent | ModelStarted) -> None:
         """An event of the run called `name`; "" for all of a model."""
@@ -64,7 +65,7 @@ class SweepDisplay(Display):
             case Cost():
                 self._show_cost(event)
             case Started():
-                self._bar = _bar()
+                self._bar = step_bar(", runs left: {task.fields[left]}")
                 self._task = self._bar.add_task("", total=event.steps, left=self._left)
                 self.begin_steps(self._bar)
             case Step():
@@ -122,11 +123,6 @@ def show_result(result: SweepResult, folder: Path) -> None:
     )
     out.print(f"Winner:  {(folder / WINNER).resolve()} ({settings})")
     out.print(f"Results: {(folder / RESULTS).resolve()}")
-
-
-def _bar() -> Progress:
-    progress = "step {task.completed:.0f}/{task.total:.0f}, runs left: {task.fields[left]}"
-    return Progress(BarColumn(30), TextColumn(progress), TimeRemainingColumn(), console=err)
 
 
 def _table(models: tuple[ModelOutcome, ...], best: Outcome | None) -> Any:

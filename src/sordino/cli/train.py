@@ -22,7 +22,7 @@ from sordino.cli.options import (
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig
+from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -114,10 +114,7 @@ def _train(options: Mapping[str, Any]) -> None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
         if options["data"]:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    for one, other in (("steps", "minutes"), ("lr", "find_lr")):
-        if one in settings and other in measured:
-            flags = f"--{one} and --{other.replace('_', '-')}"
-            raise ConfigError(f"both {flags} were given", do="give one of them")
+    check_measured(settings, measured)
     calibration, config = Calibration(**measured), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     # Before torch is loaded: a typing error should not cost seconds.
@@ -221,13 +218,13 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
 
 
 def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -> None:
-    from sordino.cli.training_display import RunDisplay, print_json, show_stopped
+    from sordino.cli.training_display import RunDisplay, print_event, show_stopped
     from sordino.training.execute import dry_run, execute
 
     base = loaded_model(job.model, job.dtype, job.device, ask=not options["as_json"])
     with RunDisplay() as display:
         if options["dry_run"]:
-            dry_run(job, base, calibration, on_event=print_json if options["as_json"] else display.show)
+            dry_run(job, base, calibration, on_event=print_event if options["as_json"] else display.show)
             return
         resume = options["resume"] is not None
         made = execute(job, base, calibration, resume=resume, on_event=display.show, should_stop=display.should_stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,13 +11,13 @@ from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
-import click
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 from rich.status import Status
 
-from sordino.cli.console import err, one_line, out, printable, warn
+from sordino.cli.console import err, one_line, out, print_json, printable, warn
 from sordino.cli.evaluate import show_report
 from sordino.cli.interrupts import stop_on_interrupt
+from sordino.cli.progress import share_bar, step_bar
 from sordino.training.events import (
     Cost,
     Disclosed,
@@ -63,8 +62,7 @@ class Display:
         """A spinner, or a bar where it is known how much there is to do."""
         if event.total and not isinstance(self._status, Progress):
             self.end_status()
-            columns = (TextColumn(event.what), BarColumn(30), TaskProgressColumn(), TimeRemainingColumn())
-            self._status = Progress(*columns, console=err, transient=True)
+            self._status = share_bar(event.what)
             self._status.add_task("", total=event.total)
             self._status.start()
         elif self._status is None:
@@ -101,11 +99,7 @@ class RunDisplay(Display):
         self._waiting, self._running = set(names), set(names)
         self._count, self.steps = len(names), 0
         self._tasks: dict[str, TaskID] = {}
-        name_column = (TextColumn("{task.description}"),) if self._several else ()
-        progress = (
-            "step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}"
-        )
-        self._bar = Progress(*name_column, BarColumn(30), TextColumn(progress), TimeRemainingColumn(), console=err)
+        self._bar = step_bar("  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}", named=self._several)
         self.finished: dict[str, Finished] = {}
 
     @property
@@ -248,9 +242,9 @@ def clock(seconds: float) -> str:
 # A dry run as JSON: what the texts are and what they cost, a line each, as soon as each is known. ---------------------------
 
 
-def print_json(event: RunEvent) -> None:
+def print_event(event: RunEvent) -> None:
     if isinstance(event, TextsRead | Cost):
-        click.echo(json.dumps({"texts" if isinstance(event, TextsRead) else "cost": asdict(event)}))
+        print_json({"texts" if isinstance(event, TextsRead) else "cost": asdict(event)}, indent=None)
         sys.stdout.flush()
 
 
@@ -264,5 +258,5 @@ class GroupJson:
         if isinstance(event, TextsRead):
             self._texts[name] = asdict(event)
         elif isinstance(event, Cost):
-            click.echo(json.dumps({"texts": self._texts}))
-            print_json(event)
+            print_json({"texts": self._texts}, indent=None)
+            print_event(event)

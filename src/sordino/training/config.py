@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -30,6 +30,14 @@ class Calibration:
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
+
+
+def check_measured(settings: Collection[str], measured: Collection[str]) -> None:
+    """Raise ConfigError where a setting is given and is to be measured too. Both are names of what was given."""
+    for one, other in (("steps", "minutes"), ("lr", "find_lr")):
+        if one in settings and other in measured:
+            flags = f"--{one} and --{other.replace('_', '-')}"
+            raise ConfigError(f"both {flags} were given", do="give one of them")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +59,7 @@ class Finished:
     "pruned" (others of its group did better) or "diverged" (a single run: at an earlier sitting).
     """
 
-    matrix_PD: Tensor
+    matrix_PD: Tensor = field(repr=False)
     why: str
     progress: Progress
 
@@ -141,7 +141,7 @@ class Warned:
 class Evaluated:
     """The result is measured on the held-out texts, in windows of `row_tokens`."""
 
-    report: Report
+    report: Report = field(repr=False)
     row_tokens: int
 
 

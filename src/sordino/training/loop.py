@@ -24,7 +24,7 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import DataError, Diverged
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
@@ -159,7 +159,7 @@ def train_group(
 
     def validate(due: Sequence[_Member]) -> list[float]:
         batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]
-        with memory_named("training", LOWER):
+        with memory_errors("training", LOWER):
             return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
 
     for name, member in members.items():
@@ -182,7 +182,7 @@ def train_group(
             Batch(fold(m.state.parameters), m.placement, batch_at(m.run.data.train, step, m.config), step)
             for m in going
         ]
-        with memory_named("training", LOWER):
+        with memory_errors("training", LOWER):
             losses = group.loss.backward(base, batches, pass_tokens, strategy)
         stepped: list[tuple[_Member, Step]] = []
         lost: dict[str, Lost] = {}

@@ -6,7 +6,6 @@ matplotlib would read dollar signs as formulas, and its fonts lack most alphabet
 
 from __future__ import annotations
 
-import io
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sordino.errors import TrainingError
+from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.storage import write_bytes
 from sordino.training.events import HTML as HTML
@@ -33,8 +33,6 @@ _EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
     "validation": Validation,
     "sample": Sample,
 }
-_PLAIN, _ACCENT, _FAINT = "#33658a", "#c8553d", "#9aa5b1"
-_DPI = 130
 # Single batches differ in difficulty by more than a run learns in many steps, so the curve is a running mean.
 _SMOOTHED_SHARE = 12
 
@@ -92,7 +90,7 @@ class RunReport:
 
 def write_report(folder: Path, report: RunReport) -> None:
     """Write report.html and report.png into `folder`, each whole or not at all. Raises StorageError."""
-    picture = _png(_figure(report))
+    picture = rendered(_figure(report))
     page = _page(report, picture)
     write_bytes(folder / PICTURE, picture)
     write_bytes(folder / HTML, page)
@@ -147,7 +145,7 @@ def _visible(word: str) -> str:
 
 def _figure(report: RunReport) -> Figure:
     """Curves on the left; on the right, if there are any, the held-out losses."""
-    figure = Figure(figsize=(11, 5) if report.heldout else (7.5, 5), dpi=_DPI, layout="constrained")
+    figure = new_figure(11 if report.heldout else 7.5, 5)
     columns = 2 if report.heldout else 1
     grid = figure.add_gridspec(2, columns, width_ratios=[3, 2][:columns], height_ratios=[4, 1])
     loss = figure.add_subplot(grid[0, 0])
@@ -157,9 +155,7 @@ def _figure(report: RunReport) -> Figure:
     if report.heldout:
         _draw_heldout(figure.add_subplot(grid[:, 1]), report.heldout)
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e9ed", linewidth=0.7)
-        axes.set_axisbelow(True)
+        plain_axes(axes)
     return figure
 
 
@@ -167,20 +163,20 @@ def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> No
     steps = [event for event in events if isinstance(event, Step)]
     measured = [event for event in events if isinstance(event, Validation)]
     at, losses = [event.step for event in steps], [event.loss for event in steps]
-    axes.plot(at, losses, color=_FAINT, linewidth=0.6, alpha=0.6)
-    axes.plot(at, _running_mean(losses), color=_PLAIN, linewidth=1.6, label="training, running mean")
+    axes.plot(at, losses, color=FAINT, linewidth=0.6, alpha=0.6)
+    axes.plot(at, _running_mean(losses), color=PLAIN, linewidth=1.6, label="training, running mean")
     if measured:
         axes.plot(
             [event.step for event in measured],
             [event.loss for event in measured],
-            color=_ACCENT,
+            color=ACCENT,
             marker="o",
             markersize=3.5,
             linewidth=1.6,
             label="validation",
         )
         best = min(measured, key=lambda event: event.loss)
-        axes.plot([best.step], [best.loss], "*", color=_ACCENT, markersize=13, label=f"kept: step {best.step}")
+        axes.plot([best.step], [best.loss], "*", color=ACCENT, markersize=13, label=f"kept: step {best.step}")
     axes.set_title("Loss while training", loc="left")
     axes.set_ylabel("nats per token")
     axes.tick_params(labelbottom=False)
@@ -190,7 +186,7 @@ def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> No
 
 def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> None:
     steps = [event for event in events if isinstance(event, Step)]
-    axes.plot([event.step for event in steps], [event.lr for event in steps], color=_PLAIN, linewidth=1.4)
+    axes.plot([event.step for event in steps], [event.lr for event in steps], color=PLAIN, linewidth=1.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate\n(embedding RMS)", fontsize=8)
     axes.set_xlabel("step")
@@ -199,25 +195,11 @@ def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> Non
 
 def _draw_heldout(axes: Axes, heldout: Sequence[HeldoutLine]) -> None:
     """A dot a condition with its interval, the lowest loss at the top."""
-    ordered = sorted(zip(_headings(heldout), heldout, strict=True), key=lambda pair: pair[1].nll)
-    for place, (_, condition) in enumerate(ordered):
-        colour = _ACCENT if condition.kind == "soft prompt" else _PLAIN
-        low, high = condition.interval or (condition.nll, condition.nll)
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
-        axes.plot([condition.nll], [place], "o", color=colour, markersize=7)
-        axes.annotate(
-            f"{condition.nll:.3f}",
-            (condition.nll, place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=colour,
-        )
-    axes.set_yticks(range(len(ordered)), [heading for heading, _ in ordered], fontsize=9)
-    axes.set_ylim(len(ordered) - 0.4, -0.8)
-    axes.set_title("Loss on held-out texts", loc="left")
-    axes.set_xlabel("nats per token; lower is better")
+    dots = [
+        Dot(heading, condition.nll, condition.interval, accented=condition.kind == "soft prompt")
+        for heading, condition in zip(_headings(heldout), heldout, strict=True)
+    ]
+    draw_dots(axes, sorted(dots, key=lambda dot: dot.value), with_values=True)
 
 
 def _headings(heldout: Sequence[HeldoutLine]) -> list[str]:
@@ -246,10 +228,3 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         around = values[max(0, at - reach) : at + reach + 1]
         means.append(sum(around) / len(around))
     return means
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    # No date and no version inside: the same run gives the same bytes.
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()

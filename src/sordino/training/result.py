@@ -13,8 +13,10 @@ from shlex import quote
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, SordinoError
-from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of, told
-from sordino.evaluation.measuring import EvaluateConfig, evaluate
+from sordino.evaluation.analysis.inspection import Inspection, affordable, depth_of, findings, surface_of
+from sordino.evaluation.conditions import Baselines
+from sordino.evaluation.config import EvaluateConfig, InspectConfig
+from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, explanation, summary, verdict
 from sordino.formats import file_disclosure, write
@@ -71,7 +73,7 @@ class TrainResult:
 def after_training(config: TrainConfig) -> Judging:
     """A quick measurement, small beside the training and in no more memory; `sordino evaluate` is for a thorough one."""
     rows = min(config.row_tokens, EvaluateConfig().row_tokens)
-    return Judging(EvaluateConfig(limit=2048, excerpts=1, row_tokens=rows, pass_tokens=config.pass_tokens))
+    return Judging(EvaluateConfig(limit=2048, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens))
 
 
 def write_result(
@@ -129,8 +131,7 @@ def measured_result(prepared: PreparedRun, prompt: SoftPrompt, judging: Judging,
             {label_of(prompt): prompt},
             heldout,
             judging.config,
-            instructions=judging.instructions,
-            training=prepared.splits.train,
+            baselines=Baselines(judging.instructions, prepared.splits.train),
             off_domain=packaged_text([prompt], heldout) if judging.off_domain else None,
             progress=lambda done, total: on_event(Working(what, done, total)),
         )
@@ -191,11 +192,9 @@ def _inspected(
             prepared.base,
             prompt,
             ("the held-out texts" if prepared.splits.heldout else "the validation texts", texts),
-            limit=min(config.limit, targets),
-            row_tokens=config.row_tokens,
-            pass_tokens=config.pass_tokens,
+            InspectConfig(limit=min(config.limit, targets), row_tokens=config.row_tokens, pass_tokens=config.pass_tokens),
         ) if texts and targets else None  # fmt: skip
-        inspection = Inside(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
+        inspection = Inspection(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
         return inside_of(inspection, () if targets else (_TOO_LONG,))
     except KeyboardInterrupt:
         on_event(Warned("looking inside was interrupted: the report is written without it"))
@@ -204,9 +203,10 @@ def _inspected(
     return None
 
 
-def inside_of(inspection: Inside, instead: Sequence[str] = ()) -> InspectionTable:
+def inside_of(inspection: Inspection, instead: Sequence[str] = ()) -> InspectionTable:
     """An inspection, as the report takes it. instead: the sentences where nothing was measured."""
-    from sordino.evaluation.analysis.pictures import inside_figure, rendered
+    from sordino.evaluation.analysis.pictures import inside_figure
+    from sordino.evaluation.pictures import rendered
 
     surface, depth = inspection.surface, inspection.depth
     columns = ["norm", "percentile of words"]
@@ -217,9 +217,7 @@ def inside_of(inspection: Inside, instead: Sequence[str] = ()) -> InspectionTabl
         columns += ["loss if left out", "attention"]
         for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
             row += [f"{cost:+.4f}", f"{share:.1%}"]
-    return InspectionTable(
-        rendered(inside_figure([inspection]), ".png"), told(depth) if depth else instead, columns, cells
-    )
+    return InspectionTable(rendered(inside_figure([inspection])), findings(depth) if depth else instead, columns, cells)
 
 
 def _conditions(measured: Report, label: str) -> list[HeldoutLine]:

@@ -19,7 +19,7 @@ import torch
 from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, DataError
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named, peak_bytes
+from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
@@ -119,7 +119,7 @@ def _started(
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
     if started is None:
-        with memory_named("choosing the first matrix", LOWER):
+        with memory_errors("choosing the first matrix", LOWER):
             start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
     else:
         start = Start(torch.zeros(config.tokens, base.d_model), started)
@@ -151,7 +151,7 @@ def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None)
         losses_and_gradients(base, parts, pass_tokens)
         return time.monotonic() - began
 
-    with memory_named("training", LOWER):
+    with memory_errors("training", LOWER):
         # The first step pays for memory and thread pools.
         step(0)
         step_seconds = min(step(1), step(2))

@@ -550,6 +550,13 @@ def test_an_error_that_nobody_expected_is_logged_with_where_it_happened(
     assert ["ZeroDivisionError" in str(one.exc_text or one.exc_info) for one in caplog.records] == [True]
 
 
+def test_the_form_has_a_field_for_every_setting(server: Running) -> None:
+    form = httpx.get(f"{server.url}/ui/training-form").json()
+    fields = [*form["run"], *form["about"]]
+    assert {field["name"] for field in fields} | {"name", "start_from"} == set(Settings.model_fields)
+    assert all(field["label"] and field["help"] for field in fields)
+
+
 def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:
     request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
     settings = Settings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)

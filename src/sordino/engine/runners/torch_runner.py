@@ -33,7 +33,7 @@ from sordino.forward.nll import head_of
 from sordino.forward.placement import prefix_length, prompt_embeds
 from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, layer_masks, packable
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
 
 UNLIMITED = 1 << 62
@@ -92,7 +92,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        with memory_named("reading a text for a mixture's weights", self._advice):
+        with memory_errors("reading a text for a mixture's weights", self._advice):
             return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
@@ -122,7 +122,7 @@ class TorchRunner:
             assert kept.state.front is not None
             front = tuple(held[:, :, : width + shared] for held in kept.state.front)
         try:
-            with memory_named("making room for a row", self._advice):
+            with memory_errors("making room for a row", self._advice):
                 self._key_values.open(number, front, width + len(ids))
         except OutOfMemory:
             self._cache.release(prefix)
@@ -133,14 +133,14 @@ class TorchRunner:
     @torch.inference_mode()
     def grow(self, number: int, count: int) -> bool:
         try:
-            with memory_named("making room for a row", self._advice):
+            with memory_errors("making room for a row", self._advice):
                 return self._key_values.grow(number, self._key_values.slots[number].length + count)
         except OutOfMemory:
             return False
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> Tensor:
-        with memory_named("writing", self._advice):
+        with memory_errors("writing", self._advice):
             filled = [span for span in spans if span.ids]
             hidden: dict[int, Tensor] = {
                 span.number: last_D
@@ -161,7 +161,7 @@ class TorchRunner:
         size = self._key_values.slots[number].length * self._key_values.shape.position_bytes
         if min(done, len(ids)) >= WORTH_KEEPING and self._cache.would_keep(size):
             # No memory for it: then it is not kept.
-            with suppress(OutOfMemory), memory_named("keeping a text", self._advice):
+            with suppress(OutOfMemory), memory_errors("keeping a text", self._advice):
                 state = _State(self._key_values.take(number))
                 self._cache.keep_text(row.prefix.key, ids[:done], state, state.bytes)
         self._key_values.close(number, spoiled=not ids)
@@ -193,7 +193,7 @@ class TorchRunner:
 
     def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[CachedPrefix[_State]]:
         """Run soft prompts, side by side, and keep them, one user each; those left out that overflow here. Raises OutOfMemory."""
-        with memory_named("running a soft prompt", self._advice):
+        with memory_errors("running a soft prompt", self._advice):
             prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
             states = [self._state_of(prefixes, number) for number in range(len(prompts))]
         kept = []

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from sordino import formats
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
+from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.off_domain import own_text
 from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.similarity import check_one_base, pooled
@@ -23,7 +24,6 @@ router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 # Positions of all shortened prompts with their text, so that others can go on writing: up to 118 virtual tokens.
 _BUDGET = 24_000
 _PASS_TOKENS = 1024
-_ROW_TOKENS = 128
 _SIMILAR = 5
 
 
@@ -60,8 +60,8 @@ def depth(request: Request, name: str) -> dict[str, Any]:
         raise Refused(400, message)
 
     def measured() -> dict[str, Any]:
-        text = own_text(prompt)
-        return depth_json(depth_of(base, prompt, text, limit=limit, row_tokens=_ROW_TOKENS, pass_tokens=_PASS_TOKENS))
+        config = InspectConfig(limit=limit, pass_tokens=_PASS_TOKENS)
+        return depth_json(depth_of(base, prompt, own_text(prompt), config))
 
     with refusing("name"):
         result: dict[str, Any] = cached(request, serving, f"depth {prompt.content_hash}", measured)

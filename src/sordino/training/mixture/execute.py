@@ -11,11 +11,10 @@ from typing import Any
 import torch
 
 from sordino.errors import BadInput, ConfigError
-from sordino.evaluation.analysis.pictures import rendered
+from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
-from sordino.storage import write_bytes
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.config import FitConfig, JointConfig
@@ -112,7 +111,7 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
     on_event(Disclosed(tuple(file_disclosure(fitted.mixture))))
     write_mixture(fitted.mixture, job.out, force=True)
     if job.picture is not None:
-        write_bytes(job.picture, rendered(report_figure(fitted.report), job.picture.suffix))
+        write_picture(report_figure(fitted.report), job.picture)
     return fitted
 
 

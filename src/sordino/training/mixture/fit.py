@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.token_losses import Losses, Progress, losses
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example, make_examples
@@ -28,7 +29,6 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.mixture.config import FitConfig
-from sordino.training.mixture.contexts import check_room, front_of_prompt
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, MixtureReport, measure, summary
@@ -99,16 +99,17 @@ def fit(
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
     """
-    fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
+    components = [soft_prompt(base, label, prompt) for label, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    check_room(base, fronts, [example for examples in sets for example in examples])
-    sizes = [len(examples) * len(fronts) for examples in sets]
+    longest = max(len(example.ids) for examples in sets for example in examples)
+    check_room(base, max(components, key=lambda component: component.length), longest)
+    sizes = [len(examples) * len(components) for examples in sets]
 
     def scored(at: int) -> Losses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
-        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
+        return losses(base, components, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
@@ -118,7 +119,7 @@ def fit(
     given_NK: Floats | None = None
     average_K = weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
-        with memory_named("reading the texts", "lower --pass-tokens"):
+        with memory_errors("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
         read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]

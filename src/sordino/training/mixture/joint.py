@@ -28,20 +28,20 @@ import torch
 from torch import Tensor
 
 from sordino.errors import DataError, Diverged, OutOfMemory
+from sordino.evaluation import conditions
+from sordino.evaluation.conditions import check_room
 from sordino.forward.combining import nll_of_texts, responsible
 from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.placement import prefix_embeds
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
-from sordino.texts.examples import Example
-from sordino.texts.excerpts import excerpt
+from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
 from sordino.training.loop import Run, TrainSet, train
 from sordino.training.mixture.config import JointConfig
-from sordino.training.mixture.contexts import check_room, front_of_matrix
 from sordino.training.state import averaged_steps
 from sordino.training.strategy import Strategy
 
@@ -78,9 +78,10 @@ def train_jointly(
     if not data.train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
     examples = [*data.train, *data.validation]
-    check_room(base, [front_of_matrix(base, start, placement) for start in starts], examples)
     lengths = [len(start) for start in starts]
-    settings = replace(config.for_loop(max(lengths), max(len(e.ids) for e in examples)), placement=placement)
+    longest = max(len(example.ids) for example in examples)
+    check_room(base, conditions.matrix(base, "", max(starts, key=len), placement), longest)
+    settings = replace(config.for_loop(max(lengths), longest), placement=placement)
     length = sum(sum(example.labelled) for example in data.train) / len(data.train)
     mixture = MixtureLoss(lengths, settings, lambda step: temper(step, config, length))
     with tempfile.TemporaryDirectory() as folder:
@@ -160,8 +161,8 @@ class MixtureLoss:
         total_1 = torch.zeros(1, dtype=torch.float64)
         if own := strategy.share(batch.examples):
             matrices = batch.matrix_PD.split(self._lengths)
-            fronts = [front_of_matrix(base, matrix_pD, batch.placement) for matrix_pD in matrices]
-            nll_NK = losses(base, fronts, own, pass_tokens=pass_tokens).of_examples()
+            components = [conditions.matrix(base, "", matrix_pD, batch.placement) for matrix_pD in matrices]
+            nll_NK = losses(base, components, own, pass_tokens=pass_tokens).of_examples()
             total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
         strategy.reduce([total_1])
         return [float(total_1) / batch.labelled]
@@ -182,9 +183,9 @@ def excerpts_apart(
     ids_C = [excerpt(train, config.tokens, random) for _ in range(CANDIDATES * count)]
     matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
-    fronts = [front_of_matrix(base, matrix, placement) for matrix in matrices]
-    check_room(base, fronts, judged)
-    scored = losses(base, fronts, judged, pass_tokens=config.pass_tokens, progress=progress)
+    candidates = [conditions.matrix(base, "", matrix, placement) for matrix in matrices]
+    check_room(base, candidates[0], max(len(example.ids) for example in judged))
+    scored = losses(base, candidates, judged, pass_tokens=config.pass_tokens, progress=progress)
     nll_NC = scored.of_examples()
     chosen: list[int] = []
     for _ in range(count):

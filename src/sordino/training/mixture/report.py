@@ -1,6 +1,6 @@
 """What every component, the ensembles and the mixtures reach on the same held-out tokens, with intervals.
 
-Shape key: N examples, T labelled tokens, K components, L lines, U units of the bootstrap, R resamples.
+Shape key: N examples, T labelled tokens, K components, L lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from sordino.evaluation.confidence import MIN_UNITS, Estimate, Floats, interval, resampled_means, units_of
+from sordino.evaluation.confidence import Estimate, Floats, mean_estimates, units_of
 from sordino.forward.combining import nll_of_texts
 from sordino.forward.token_losses import Losses
 from sordino.prompts.mixture import uniform
@@ -114,20 +114,10 @@ def measure(
     nll_NL = torch.stack([column for _, _, column in columns], dim=1).numpy()
     tokens_N = scored.tokens_N.double().numpy()
     units = units_of(list(pieces), tokens_N.astype(int).tolist())
-    means_L = nll_NL.sum(axis=0) / tokens_N.sum()
-    rates_RL = None
-    if units.count >= MIN_UNITS:
-        rates_RL = resampled_means(units.sums(nll_NL), units.sums(tokens_N), resamples=resamples, seed=seed)
+    means = mean_estimates(nll_NL, tokens_N, units, resamples=resamples, seed=seed)
     own = next(at for at, (kind, _, _) in enumerate(columns) if kind == "mixture")
-
-    def estimate(at: int, less: int | None) -> Estimate:
-        value = float(means_L[at] - (0 if less is None else means_L[less]))
-        if rates_RL is None:
-            return Estimate(value, None)
-        return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units.count))
-
     lines = tuple(
-        MixtureLine(kind, label, estimate(at, None), estimate(at, own), float(weights_K[at]) if at < count else None)
+        MixtureLine(kind, label, means.of(at), means.of(at, less=own), float(weights_K[at]) if at < count else None)
         for at, (kind, label, _) in enumerate(columns)
     )
     return MixtureReport(len(set(pieces)), int(tokens_N.sum()), units.kind, units.count, lines, np.array(weights_K))

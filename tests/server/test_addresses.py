@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sordino.cli.addresses import checked_hosts, checked_key, checked_origins, near
 from sordino.errors import ConfigError
+from sordino.server.addresses import checked_hosts, checked_key, checked_origins, near
 
 
 def test_a_key_is_what_a_client_can_send() -> None:

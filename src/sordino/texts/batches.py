@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import BadInput
+from sordino.settings import LARGEST_SEED
 
 _KEYS = ("text", "soft_prompt", "seed")
-_MAX_BYTES = 64 << 20
-_LARGEST_SEED = 2**63 - 1
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class BatchLine:
     seed: int | None
     where: str
 
+    def name(self, default: str) -> str:
+        return default if self.soft_prompt is None else self.soft_prompt
+
 
 def read_text(path: Path | str) -> str:
     """A UTF-8 file, or standard input for "-". Raises BadInput."""
@@ -33,12 +36,12 @@ def read_text(path: Path | str) -> str:
         if str(path) == "-":
             if sys.stdin is None:
                 raise BadInput("it is closed", where=name)
-            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+            data = sys.stdin.buffer.read(_MOST_BYTES + 1)
         else:
             with Path(path).open("rb") as file:
-                data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise BadInput("too large", where=name, expected=f"at most {_MAX_BYTES >> 20} MiB")
+                data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise BadInput("too large", where=name, expected=f"at most {_MOST_BYTES >> 20} MiB")
         return data.decode("utf-8-sig")
     except OSError as error:
         raise BadInput("cannot be read", where=name, got=error.strerror or type(error).__name__) from None
@@ -80,13 +83,13 @@ def _json_line(line: str, where: str) -> BatchLine:
         raise BadInput("unknown key", where=where, expected=", ".join(_KEYS), got=", ".join(unknown))
     text, prompt, seed = record.get("text"), record.get("soft_prompt"), record.get("seed")
     if not isinstance(text, str):
-        raise BadInput("`text` is not a text", where=where, expected="a string", got=_kind(text))
+        raise BadInput("`text` is not a text", where=where, expected="a string", got=_kind_of(text))
     if "soft_prompt" in record and not isinstance(prompt, str | None):
-        raise BadInput("`soft_prompt` is not a name", where=where, expected="a string or null", got=_kind(prompt))
-    if "seed" in record and (type(seed) is not int or not 0 <= seed <= _LARGEST_SEED):
+        raise BadInput("`soft_prompt` is not a name", where=where, expected="a string or null", got=_kind_of(prompt))
+    if "seed" in record and (type(seed) is not int or not 0 <= seed <= LARGEST_SEED):
         raise BadInput("`seed` is not a seed", where=where, expected="a whole number, 0 or more", got=seed)
     return BatchLine(text, (prompt or "") if "soft_prompt" in record else None, seed, where)
 
 
-def _kind(value: object) -> str:
+def _kind_of(value: object) -> str:
     return "nothing" if value is None else type(value).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sordino.cli.waiting import CALM_LOOKS, Judge
+from sordino.engine.waiting import CALM_LOOKS, Judge
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -20,7 +20,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp
 SPINNING = """
 import os, sys, time
 import torch
-from sordino.cli.waiting import StandIns, loaded_libgomps
+from sordino.engine.waiting import StandIns, loaded_libgomps
 assert loaded_libgomps()
 def waiting():
     x = torch.ones(512, 512)

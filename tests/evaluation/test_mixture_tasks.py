@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.evaluation.answers import TaskConfig, classify
+from sordino.evaluation.answers import classify
 from sordino.evaluation.conditions import soft_prompt
-from sordino.evaluation.mixture_answers import mixture_weights
+from sordino.evaluation.config import TaskConfig
+from sordino.evaluation.mixed import mixture_weights
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import RULES, Gate, Mixture, Rule
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
