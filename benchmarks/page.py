@@ -32,9 +32,9 @@ from sordino.engine.threads import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
 from sordino.server.app import create_app
-from sordino.server.metrics import Metrics
+from sordino.server.metrics import ServerMetrics
 from sordino.server.page.app import Page
-from sordino.server.prompts import Voices
+from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.e2e.browser import browser
@@ -91,13 +91,13 @@ def main() -> None:
 def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
     """The server in this process, so that the engine's steps can be timed."""
     base = in_thread_of_its_own(lambda: load(name, device="cpu", dtype="float32"))
-    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), Metrics()
-    idle = Idle(Voices(None, library), metrics, ServerLimits())
+    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), ServerMetrics()
+    idle = Idle(ServedPrompts(None, library), metrics, ServerLimits())
 
     def open_(_: str) -> Any:
         runner = in_thread_of_its_own(lambda: torch_runner(base, options))
         backend = embedded(base, runner, options)
-        return opened(base, backend, library, remembered=folder / "defaults.json", metrics=metrics)
+        return opened(base, backend, library, defaults=folder / "defaults.json", metrics=metrics)
 
     with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
         serving = models.first(name)

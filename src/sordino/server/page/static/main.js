@@ -1,4 +1,4 @@
-import { $, onKeyWanted } from "./dom.js";
+import { $, onKeyRequired } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
 import { choice, startLamp } from "./status.js";
@@ -24,7 +24,7 @@ function turn() {
 }
 
 function startLogin() {
-  onKeyWanted(() => {
+  onKeyRequired(() => {
     if ($("login").open) return;
     $("login").showModal();
     choice.show();
@@ -39,7 +39,7 @@ function startLogin() {
       body: JSON.stringify({ key: $("login-key").value }),
     }).catch(() => null);
     if (answer?.ok) location.reload();
-    else $("login-told").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
+    else $("login-status").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
   });
 }
 

@@ -8,23 +8,24 @@ export const PRESETS = {
   "Best: everything the texts give": { steps: 400, batch: 4, row_tokens: 128, tokens: 20 },
 };
 
-/** The fields of a run and of what its file says of itself: the server has them from the settings themselves. */
+/** The fields of a run and of its file's metadata, as the server derives them from its settings. */
 export const form = { run: [], about: [] };
 
-/** To be called before anything else here. Without a key there is no form, and the page is loaded again with one. */
+/** Call this first. Without a key there is no form: the page is reloaded once the key is given. */
 export const loadForm = async () => Object.assign(form, await call("ui/training-form").catch(() => ({})));
 
-/** The error of a run. named: the settings that it speaks of; this page has other names for them. */
+/** The error of a run. named: the settings in it, which get their labels on this page. */
 export const onPage = ({ error, named }) =>
   named.reduce((text, name) => {
     const field = [...form.run, ...form.about].find((one) => one.name === name);
-    return field ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${field.label.split(/[(:]/)[0].trim()}"`) : text;
+    const label = field?.label.split(/[(:]/)[0].trim();
+    return field ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label}"`) : text;
   }, error);
 
 /** The fields by the settings' names. */
 export const inputs = {};
 
-/** Labels with their fields, which become `inputs`. changed: called when one has another value. */
+/** Labels with their fields, which become `inputs`. changed: called when a value changes. */
 export const fields = (table, changed) => el("div", { class: "grid" }, ...table.map((one) => labelled(one, changed)));
 
 function labelled({ name, label, help, kind, choices }, changed) {
@@ -41,8 +42,8 @@ function labelled({ name, label, help, kind, choices }, changed) {
   return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
 }
 
-/** What the server is asked for, as the fields stand. */
-export function asked() {
+/** The request for a run with the values of the fields. */
+export function runRequest() {
   const settings = { name: $("train-name").value, start_from: $("train-from").value };
   for (const { name, kind } of [...form.run, ...form.about]) {
     const input = inputs[name];
