@@ -24,7 +24,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.server.errors import Refused
 from sordino.server.page.live import _table_row
 from sordino.server.page.stories import Stories, StoryUpdate
-from sordino.server.page.training_settings import Settings, flags_of
+from sordino.server.page.training_settings import RunSettings, flags_of
 from sordino.server.prompts import ServedPrompt
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
@@ -520,7 +520,7 @@ def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
     try:
         request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
         with pytest.raises(Refused, match="this is a mixture"):
-            flags_of(request, Jobs(path.parent), Settings(start_from="start"))
+            flags_of(request, Jobs(path.parent), RunSettings(start_from="start"))
     finally:
         path.unlink()
 
@@ -553,13 +553,13 @@ def test_an_error_that_nobody_expected_is_logged_with_where_it_happened(
 def test_the_form_has_a_field_for_every_setting(server: Running) -> None:
     form = httpx.get(f"{server.url}/ui/training-form").json()
     fields = [*form["run"], *form["about"]]
-    assert {field["name"] for field in fields} | {"name", "start_from"} == set(Settings.model_fields)
+    assert {field["name"] for field in fields} | {"name", "start_from"} == set(RunSettings.model_fields)
     assert all(field["label"] and field["help"] for field in fields)
 
 
 def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:
     request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
-    settings = Settings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
+    settings = RunSettings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
     flags = flags_of(request, Jobs(server.folder), settings)
     assert flags == ["--name=voice", "--warmup=0.0", "--patience=0", "--seed=0"]
 

@@ -49,7 +49,7 @@ else:
     )
 
 
-class Settings(_FromSettings):
+class RunSettings(_FromSettings):
     """The settings of `sordino train`, by the same names; None means its default. start_from: a soft prompt of the library, or
     the result of a run ("run:ID").
     """
@@ -66,10 +66,10 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[Argument, Field(max_length=4096)] = ""
-    settings: Settings = Settings()
+    settings: RunSettings = RunSettings()
 
 
-def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
+def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
     """The settings as flags of `sordino train`. Raises Refused."""
     values = {"name": settings.name or "voice", **settings.model_dump(exclude={"start_from", "name"})}
     if settings.start_from.startswith("run:"):
