@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sordino.api import Paths, as_paths
-from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Model,
-    prompts: Prompt | Mapping[str, Prompt],
+    prompts: StoredPrompt | Mapping[str, StoredPrompt],
     *,
     heldout: Paths,
     training: Paths = (),

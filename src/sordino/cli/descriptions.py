@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.console import one_line
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 if TYPE_CHECKING:
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _DESCRIPTION_IN_LIST = 60
 
 
-def shape(prompt: Prompt) -> str:
+def shape(prompt: StoredPrompt) -> str:
     """The matrix, or the components, in a few words."""
     if isinstance(prompt, Mixture):
         return f"mixture of {len(prompt.components)}, up to {prompt.n_tokens} tokens x {prompt.d_model}"
     return f"{prompt.n_tokens} tokens x {prompt.d_model}"
 
 
-def sizes(prompt: Prompt) -> dict[str, Any]:
+def sizes(prompt: StoredPrompt) -> dict[str, Any]:
     """What identifies the matrix, or the mixture, for JSON."""
     said = {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
     if not isinstance(prompt, Mixture):
@@ -71,7 +71,7 @@ def _made_for_whom(metadata: Metadata) -> str:
     return metadata.base.id or metadata.base.family or ", ".join(metadata.supported)
 
 
-def facts(path: Path, kind: str, prompt: Prompt) -> Iterator[tuple[str, str]]:
+def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, str]]:
     """(label, value) of all that is known; what the file does not say is left out."""
     known = prompt.metadata
     yield "file", f"{path} ({kind})"

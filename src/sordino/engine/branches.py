@@ -17,9 +17,9 @@ from torch import Tensor
 from sordino.engine.runners.runner import Runner
 from sordino.engine.sampling import non_finite_logits
 from sordino.errors import SordinoError
-from sordino.forward.combining import responsible, spoken
-from sordino.prompts.mixture import Mixture, Prompt
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.forward.combining import responsible, sampling_logits
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 
 # A vote may give a word no probability at all; what is reported of words are finite numbers.
 _LEAST = -1e4
@@ -30,7 +30,7 @@ class Branch:
     """number: the runner's. skip: of the request's ids, those that stand in front of its prompt. done: ids that need not be run."""
 
     number: int
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     skip: int
     done: int = 0
 
@@ -61,7 +61,7 @@ def close_branches(runner: Runner, branches: Sequence[Branch], ids: Sequence[int
         branch.done = 0
 
 
-def initial_weights(prompt: Prompt | None) -> Tensor | None:
+def initial_weights(prompt: Prompt | Mixture | None) -> Tensor | None:
     """The log weights [K] that a mixture begins with; None where its gate has to read the text, and for what is no mixture."""
     if not isinstance(prompt, Mixture) or prompt.gate is not None:
         return None
@@ -69,7 +69,7 @@ def initial_weights(prompt: Prompt | None) -> Tensor | None:
 
 
 def combined_logits(
-    prompt: Prompt | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
+    prompt: Prompt | Mixture | None, logits_KV: NDArray[np.float32], log_weights_K: Tensor | None
 ) -> tuple[Tensor | NDArray[np.float32], Tensor | None]:
     """What the branches say together [V], and each branch's log-probabilities [K, V] where there are several.
 
@@ -81,11 +81,11 @@ def combined_logits(
     # A vote would hide it.
     if not logits_KV.max() < math.inf:
         raise non_finite_logits()
-    logits_V, logp_KV = spoken(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
+    logits_V, logp_KV = sampling_logits(torch.from_numpy(logits_KV), log_weights_K, prompt.rule)
     return logits_V.clamp_min(_LEAST), logp_KV
 
 
-def weights_after(prompt: Prompt | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
+def weights_after(prompt: Prompt | Mixture | None, log_weights_K: Tensor, logp_K: Tensor) -> Tensor:
     """The weights behind a token to which the branches gave `logp_K`: those of the rule "sequence" alone learn from it."""
     if isinstance(prompt, Mixture) and prompt.rule == "sequence":
         return responsible(log_weights_K, logp_K)

@@ -1,16 +1,16 @@
 """Llama's decoder layers with the backward pass written out: the same numbers as transformers' modules, in less time.
 
-The weights are frozen, so a layer has to give gradients to its input and to the keys and values in front of the text, and to
-nothing else. Written out, that is half the memory traffic that autograd has: element-wise work happens in place, activations
-that are cheap are computed again instead of stored, and no key is copied behind a prefix.
+The weights are frozen, so a layer gives gradients only to its input and to the keys and values of the prefix. That halves the
+memory traffic of autograd: element-wise work happens in place, cheap activations are recomputed instead of stored, and keys are
+not copied to join those of a prefix.
 
-The parts of a layer are `llama_layers`'. Attention is taken in two: text over its prefix (no mask), text over itself (causal, where
-the kernel skips what lies above the diagonal). In the backward pass each part is given the whole's output and log-sum-exp, from
+The parts of a layer are in `llama_layers`. Attention has two parts: text over its prefix (no mask), and text over itself (causal;
+the kernel skips what is above the diagonal). In the backward pass each part gets the output and the log-sum-exp of the whole, from
 which the kernel recomputes exactly that part's weights.
 
-Gate and up are held as [F, N]: products that are wider than deep run 5 to 10 % faster that way round (MKL on AVX2).
+Gate and up are stored as [F, N]: products that are wider than deep are 5 to 10 % faster in this order (MKL on AVX2).
 
-`runs` says for which models: Llama's family on a CPU, plain linear layers. tests/parity holds it against transformers.
+`runs` says for which models: Llama's family on a CPU, plain linear layers. tests/parity compares it with transformers.
 
 Shape key: B rows, T positions, N = B * T, P prefix positions, D model width, H key-value heads, G query heads for each of them,
 C channels of a head, F feed-forward width.
@@ -42,16 +42,16 @@ __all__ = ["AttentionMasks", "Block", "decode", "decode_together", "runs"]
 
 @dataclass(frozen=True)
 class AttentionMasks:
-    """What every text position sees: all positions in front that `front` leaves (None: all, or there are none), and of its
-    own text what `own` leaves (None: all up to itself). Additive masks [B or 1, 1, T, P] and [B or 1, 1, T, T]."""
+    """Additive masks of what text positions attend to: of the prefix [B or 1, 1, T, P] (None: all of it, or there is none), and of
+    their own text [B or 1, 1, T, T] (None: all up to themselves)."""
 
-    front: Tensor | None = None
+    prefix: Tensor | None = None
     own: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one width: inputs_embeds [B, T, D], position ids [B, T], what they see."""
+    """Rows of one width: inputs_embeds [B, T, D], position ids [B, T], attention masks."""
 
     embeds_BTD: Tensor
     positions_BT: Tensor
@@ -60,7 +60,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Placed:
-    """Where a block's positions are among all, its shape, its rotation and what it sees."""
+    """A block's slice of all positions, its shape, rotation and masks."""
 
     at: slice
     rows: int
@@ -76,8 +76,8 @@ class _Placed:
         return heads_BTHC.reshape(self.rows * self.width, -1)
 
 
-class _Seen(NamedTuple):
-    """A block's attention: queries [B, H*G, T, C], keys and values [B, H, T, C], what was mixed of them, its log-sum-exp."""
+class _Attended(NamedTuple):
+    """A block's attention: queries [B, H*G, T, C], keys and values [B, H, T, C], its output, its log-sum-exp."""
 
     queries: Tensor
     keys: Tensor
@@ -87,23 +87,23 @@ class _Seen(NamedTuple):
 
 
 def decode(
-    network: PreTrainedModel, text: Block, front: list[tuple[Tensor, Tensor]] | None = None
+    network: PreTrainedModel, text: Block, prefix: list[tuple[Tensor, Tensor]] | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Hidden states behind the final norm [B, T, D], and every layer's own keys and values [B, H, T, C].
+    """Hidden states after the final norm [B, T, D], and every layer's own keys and values [B, H, T, C].
 
-    front: every layer's keys and values [B or 1, H, P, C] in front of the text; None or P = 0 where there are none. Gradients
-    flow to the text's embeddings and to `front`.
+    prefix: every layer's keys and values [B or 1, H, P, C] ahead of the text; None or P = 0 for no prefix. Gradients flow to the
+    text's embeddings and to `prefix`.
     """
-    (hidden_BTD,), own = _run(network, [text], None, front)
+    (hidden_BTD,), own = _run(network, [text], None, prefix)
     return hidden_BTD, own
 
 
 def decode_together(
     network: PreTrainedModel, prompts: Block, text: Block, prompt_B: Tensor
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """Prompts, and rows of text each behind one of them, side by side through every product.
+    """Prompts, and rows of text that each follow one of them, together in every matrix product.
 
-    A product of a prompt's few rows takes nearly as long as one of a hundred, as it has to read the weights. Gives the
+    A product of a prompt's few rows takes nearly as long as one of a hundred, as it has to read the weights. Returns the
     prompts' hidden states [K, P, D], the text's [B, T, D], and every layer's keys and values of the prompts [K, H, P, C].
     Gradients flow to both blocks' embeddings.
     """
@@ -112,7 +112,7 @@ def decode_together(
 
 
 def _run(
-    network: PreTrainedModel, blocks: list[Block], prompt_B: Tensor | None, front: list[tuple[Tensor, Tensor]] | None
+    network: PreTrainedModel, blocks: list[Block], prompt_B: Tensor | None, prefix: list[tuple[Tensor, Tensor]] | None
 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     model: Any = network.base_model
     placed, start = [], 0
@@ -124,7 +124,7 @@ def _run(
     hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
     run: Any = _DecoderLayer.apply
     for index, layer in enumerate(layers_of(network)):
-        keys, values = front[index] if front else (None, None)
+        keys, values = prefix[index] if prefix else (None, None)
         hidden_ND, own_keys, own_values = run(hidden_ND, keys, values, weights_of(layer), placed, prompt_B)
         own.append((own_keys, own_values))
     hidden_ND = model.norm(hidden_ND)
@@ -132,27 +132,27 @@ def _run(
 
 
 class _DecoderLayer(torch.autograd.Function):
-    """One layer over one block of rows; or over the prompts' and the text's, each of whose rows is behind its prompt."""
+    """One layer over one block of rows, or over the prompts' block and the text's, whose rows each follow a prompt."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x_ND: Tensor,
-        front_keys: Tensor | None,
-        front_values: Tensor | None,
+        prefix_keys: Tensor | None,
+        prefix_values: Tensor | None,
         layer: Layer,
         blocks: list[_Placed],
         prompt_B: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         normed_ND, length1_N1 = layer.norm1(x_ND)
         flat = [normed_ND @ weight.t() for weight in (layer.q, layer.k, layer.v)]
-        seen: list[_Seen] = []
+        seen: list[_Attended] = []
         for block in blocks:
             queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
             queries, keys = (block.rotation.turned(heads.transpose(1, 2)) for heads in (queries, keys))
             values = values.transpose(1, 2).contiguous()
-            parts = _parts(_front(seen, prompt_B, front_keys, front_values), (keys, values), block.masks)
-            seen.append(_Seen(queries, keys, values, *_attention(queries, parts, layer.scale)))
+            parts = _parts(_prefix_of(seen, prompt_B, prefix_keys, prefix_values), (keys, values), block.masks)
+            seen.append(_Attended(queries, keys, values, *_attention(queries, parts, layer.scale)))
         mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, seen, strict=True)])
         h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
         normed_ND, length2_N1 = layer.norm2(h_ND)
@@ -161,7 +161,7 @@ class _DecoderLayer(torch.autograd.Function):
         ctx.layer, ctx.blocks = layer, blocks
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B),
+            *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B),
             *(tensor for of in seen for tensor in of),
         )
         return y_ND, seen[0].keys, seen[0].values
@@ -169,20 +169,22 @@ class _DecoderLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         layer, blocks = ctx.layer, ctx.blocks
-        x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B, *rest = (
+        x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B, *rest = (
             ctx.saved_tensors
         )
-        seen = [_Seen(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
+        seen = [_Attended(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
         grad_y_ND = torch.zeros_like(x_ND) if grads[0] is None else grads[0]
         grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, length2_N1, gate_FN, up_FN).add_(grad_y_ND)
         grad_mixed_N = grad_h_ND @ layer.o
         flat: list[list[Tensor]] = []
-        grad_front: _Pair = (None, None)
-        # The text before the prompts, whose keys and values it adds to.
+        grad_prefix: _Pair = (None, None)
+        # The text first: it adds to the gradients of the prompts' keys and values.
         grad_prompts: _Pair = (grads[1], grads[2])
         for index in reversed(range(len(blocks))):
             block, of = blocks[index], seen[index]
-            parts = _parts(_front(seen[:index], prompt_B, front_keys, front_values), (of.keys, of.values), block.masks)
+            parts = _parts(
+                _prefix_of(seen[:index], prompt_B, prefix_keys, prefix_values), (of.keys, of.values), block.masks
+            )
             grad_mixed = block.heads(grad_mixed_N, layer.head_width).transpose(1, 2)
             grad_queries, of_parts = _attention_backward(grad_mixed, of.queries, parts, of.mixed, of.lse, layer.scale)
             grad_keys, grad_values = of_parts[-1]
@@ -190,16 +192,16 @@ class _DecoderLayer(torch.autograd.Function):
                 grad_prompts = _added(grad_prompts, _for_prompts(of_parts[0], seen[0].keys, prompt_B))
             else:
                 grad_keys, grad_values = _added(grad_prompts, (grad_keys, grad_values))
-                grad_front = of_parts[0] if len(of_parts) == 2 else grad_front
+                grad_prefix = of_parts[0] if len(of_parts) == 2 else grad_prefix
             rotation = block.rotation.transposed()
             turned_back = [rotation.turned(grad.transpose(1, 2), back=True) for grad in (grad_queries, grad_keys)]
             flat.insert(0, [block.flat(of_heads) for of_heads in (*turned_back, grad_values.transpose(1, 2))])
         if not ctx.needs_input_grad[0]:
-            return None, *grad_front, None, None, None
+            return None, *grad_prefix, None, None, None
         grad_q_N, grad_k_N, grad_v_N = (_joined(list(of_blocks)) for of_blocks in zip(*flat, strict=True))
         grad_normed_ND = torch.mm(grad_q_N, layer.q).addmm_(grad_k_N, layer.k).addmm_(grad_v_N, layer.v)
         grad_x_ND = layer.norm1.backward(grad_normed_ND, x_ND, length1_N1).add_(grad_h_ND)
-        return grad_x_ND, *grad_front, None, None, None
+        return grad_x_ND, *grad_prefix, None, None, None
 
 
 def _feed_forward_backward(
@@ -218,7 +220,7 @@ def _feed_forward_backward(
 
 @dataclass(frozen=True)
 class _Part:
-    """Keys and values [B or 1, H, S, C], and what is seen of them."""
+    """Keys and values [B or 1, H, S, C], and the mask over them."""
 
     keys: Tensor
     values: Tensor
@@ -229,8 +231,8 @@ class _Part:
 _Pair = tuple[Tensor | None, Tensor | None]
 
 
-def _front(seen: list[_Seen], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
-    """What is in front of a block: each row's own of the prompts that ran before it, or what came from outside."""
+def _prefix_of(seen: list[_Attended], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
+    """The prefix of a block: for each row that of its prompt, which ran before it, or the one that was given."""
     if not seen:
         return keys, values
     prompts = seen[0]
@@ -240,24 +242,24 @@ def _front(seen: list[_Seen], prompt_B: Tensor | None, keys: Tensor | None, valu
 
 
 def _for_prompts(grads: tuple[Tensor, Tensor], like_KHPC: Tensor, prompt_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The rows' gradients of what was in front of them, summed for each prompt."""
+    """The rows' gradients of their prefixes, summed for each prompt."""
     if like_KHPC.shape[0] == 1 or prompt_B is None:
         return grads
     keys, values = (torch.zeros_like(like_KHPC).index_add_(0, prompt_B, grad) for grad in grads)
     return keys, values
 
 
-def _parts(front: _Pair, own: tuple[Tensor, Tensor], masks: AttentionMasks) -> list[_Part]:
+def _parts(prefix: _Pair, own: tuple[Tensor, Tensor], masks: AttentionMasks) -> list[_Part]:
     """The prefix, if there is one, and the text itself."""
     text = _Part(*own, masks.own, masks.own is None)
-    keys, values = front
+    keys, values = prefix
     if keys is None or values is None or keys.shape[2] == 0:
         return [text]
-    return [_Part(keys, values, masks.front, False), text]
+    return [_Part(keys, values, masks.prefix, False), text]
 
 
 def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tensor, Tensor]:
-    """The mixed values [B, H*G, T, C] and the log-sum-exp [B, H*G, T]."""
+    """The output [B, H*G, T, C] and the log-sum-exp [B, H*G, T]."""
     found = [
         attend(queries, *_for_queries(part, queries), is_causal=part.causal, attn_mask=part.mask, scale=scale)
         for part in parts
@@ -285,7 +287,7 @@ def _attention_backward(
 
 
 def _for_queries(part: _Part, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H*G, S, C]: each head's once for every query head of its group; rows are not copied."""
+    """Keys and values [B, H*G, S, C]: each head's repeated for the query heads of its group; rows are not copied."""
     groups = queries.shape[1] // part.keys.shape[1]
     keys, values = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (part.keys, part.values))
     return keys.expand(queries.shape[0], -1, -1, -1), values.expand(queries.shape[0], -1, -1, -1)

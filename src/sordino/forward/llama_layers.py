@@ -1,6 +1,6 @@
 """The parts of Llama's decoder layers: norm, rotary positions, attention in parts, feed-forward.
 
-Two callers put them together: `frozen_llama` with a backward pass, for training; `engine.written_out` without one, for the rows of
+Two callers combine them: `forward.llama` with a backward pass, for training; `engine.runners.fused_llama` without one, for rows of
 a step. The numbers are those of transformers' modules; tests/parity and tests/engine hold both callers against them.
 
 Attention is taken in parts, each with its own log-sum-exp; softmax over the whole is the parts weighted by exp(lse_part - lse)
@@ -81,7 +81,7 @@ def runs(network: PreTrainedModel) -> bool:
     if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
         return False
     linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
-    # An adapter would have put another class in their place.
+    # An adapter replaces them by another class.
     return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
 
 
@@ -108,7 +108,7 @@ class Rotation:
 
     @staticmethod
     def of(network: PreTrainedModel, embeds_BTD: Tensor, positions_BT: Tensor, *, heads_at: int) -> Rotation:
-        """heads_at: the place of the heads among the dimensions of what is turned."""
+        """heads_at: which dimension of the rotated tensor is that of the heads."""
         model: Any = network.base_model
         cos_BTC, sin_BTC = model.rotary_emb(embeds_BTD, positions_BT)
         half = cos_BTC.shape[-1] // 2
@@ -130,7 +130,7 @@ class Rotation:
 
 
 def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two parts of an attention as one: what was mixed [..., T, C] (in place of the first's), and its log-sum-exp [..., T]."""
+    """Two parts of an attention merged: the output [..., T, C] (in place of the first's) and its log-sum-exp [..., T]."""
     (mixed1, lse1), (mixed2, lse2) = one, other
     lse = torch.logaddexp(lse1, lse2)
     share1, share2 = (lse1 - lse).exp_()[..., None], (lse2 - lse).exp_()[..., None]
@@ -138,5 +138,5 @@ def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up: what the feed-forward part brings down again."""
+    """silu(gate) * up: the input of the down projection."""
     return silu(gate).mul_(up)

@@ -1,8 +1,8 @@
 """Negative log-likelihood of labelled tokens, with logits only where there is a label and only a tile at a time.
 
 The output head is frozen, so what back-propagation needs from it is the gradient with respect to the hidden state alone:
-(softmax(z) - onehot) @ W. It is taken in the forward pass while a tile's logits are in the cache, so that the [N, V] logits
-(200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
+(softmax(z) - onehot) @ W. It is computed in the forward pass while a tile's logits are in the processor's cache, so that the [N, V]
+logits (200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
 
 Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, m tokens whose target
 is in the tile.
@@ -35,10 +35,10 @@ from sordino.forward.prefix import (
 from sordino.forward.rows import Rows, rows_from_examples
 from sordino.models.loading import reading
 
-# A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
-# which waits for every tile's launches, takes 128 MB.
+# A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. On a GPU,
+# which waits for every tile's launches, 128 MB.
 ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
-# Networks of unproven families that were found right: frozen, so that once is enough.
+# Networks of unproven families that passed the check: they are frozen, so once is enough.
 _tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -53,24 +53,24 @@ class Head:
 
     @property
     def width(self) -> int:
-        """V, how many words it scores."""
+        """V, the number of tokens that it scores."""
         return int(self.weight_VD.shape[0])
 
     def tile(self, start: int, end: int) -> Head:
-        """The head for the words `start` to `end` alone."""
+        """The head for the tokens from `start` to `end`."""
         bias_V = None if self.bias_V is None else self.bias_V[start:end]
         return Head(self.weight_VD[start:end], bias_V, self.softcap, self.scale)
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """d logit / d uncapped scaled logit, from capped logits of any shape; None where there is no cap, so that it is 1."""
+        """d logit / d uncapped scaled logit, from capped logits of any shape; None, for 1, where there is no cap."""
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in the model's dtype, not always contiguous: the way round that is quicker for a few rows."""
+        """Logits [N, V] in the model's dtype, not always contiguous: in the order that is faster for a few rows."""
         if not small_matmul.across(len(hidden_ND)):
             return self.logits(hidden_ND)
         if len(hidden_ND) == 1:
-            # Two columns are quicker than one.
+            # Two columns are faster than one.
             return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
         return self._finished((self.weight_VD @ hidden_ND.t()).t())
 
@@ -90,7 +90,7 @@ class Head:
 
 
 def head_of(network: PreTrainedModel) -> Head:
-    """The model's output head. A family that is in no parity test is tried first, once a network. Raises ModelError."""
+    """The model's output head. A family that is in no parity test is checked first, once a network. Raises ModelError."""
     if not packable(network) and network not in _tried:
         check_unproven(network)
         _tried.add(network)
@@ -99,17 +99,16 @@ def head_of(network: PreTrainedModel) -> Head:
 
 def _head(network: PreTrainedModel) -> Head:
     linear: Any = network.get_output_embeddings()
-    # The parity tests say what proven families do.
+    # The parity tests cover what proven families do.
     proven = packable(network)
     finish = Finish(softcap=getattr(network.config, "final_logit_softcapping", None)) if proven else finish_of(network)
     return Head(linear.weight, getattr(linear, "bias", None), finish.softcap, finish.scale)
 
 
 def check_unproven(network: PreTrainedModel) -> None:
-    """Try a family that is in no parity test. Raises ModelError where a soft prompt would not do what it should.
+    """Check a family that is in no parity test. Raises ModelError where a soft prompt would not work.
 
-    Some take more than embeddings into account, or look up which words their vectors are, or do something to their logits, that
-    only their own forward pass knows.
+    Some forward passes use more than embeddings, or look up the tokens of their vectors, or change their logits in their own way.
     """
     with reading("soft prompts do not work on this architecture yet", network.config.model_type):
         off = _off(network)
@@ -125,8 +124,8 @@ def check_unproven(network: PreTrainedModel) -> None:
 
 @torch.inference_mode()
 def _off(network: PreTrainedModel) -> float:
-    """How far logits are from the network's own, as a share of their norm, the larger one of two trials: text behind a prefix of
-    words, and text behind vectors that are no word's."""
+    """How far logits are from the network's own, as a share of their norm, in the worse of two trials: text after a prefix of
+    tokens, and text after vectors that are not a token's."""
     ids = [1 + at % (network.config.get_text_config().vocab_size - 1) for at in range(0, 70, 7)]
     ids_T = torch.tensor(ids, device=network.device)
     words_TD = network.get_input_embeddings()(ids_T)
@@ -142,14 +141,14 @@ def _off(network: PreTrainedModel) -> float:
         hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
         logits_TV = _head(network).logits(hidden_TD).float()
         off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
-    # Of what is not a number, too.
+    # NaN counts as the worst.
     return max(off, key=lambda share: share if share == share else math.inf)
 
 
 def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
     """Float32 NLL in nats [N] of the labelled tokens, in row order. Differentiable towards `prefixes`.
 
-    A token that opens an example behind an empty prefix has nothing to be predicted from and must not be labelled.
+    The first token of an example after an empty prefix is predicted by nothing and must not be labelled.
     """
     rows = rows.to(network.device)
     return _nll_of_hidden(network, prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
@@ -158,22 +157,22 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
 def nll_of_prompts_and_rows(
     network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
-    """As `nll_of_rows` behind `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
+    """As `nll_of_rows` after `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
     if one_row_pays(network, embeds, rows):
-        fronts_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
+        first_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
         own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
-        return _nll_of_hidden(network, fronts_BD, hidden_BTD, own, labelled_BT)
+        return _nll_of_hidden(network, first_BD, hidden_BTD, own, labelled_BT)
     prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
     return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
 
 
 def _nll_of_hidden(
-    network: PreTrainedModel, front_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
+    network: PreTrainedModel, first_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
-    """front_KD: the hidden states from which the first tokens of rows behind prefix k are predicted."""
+    """first_KD: the hidden states that predict the first tokens of the rows after prefix k."""
     labelled_BT = labelled_BT.to(network.device)
-    states = torch.cat([hidden_BTD.flatten(0, 1), front_KD])
+    states = torch.cat([hidden_BTD.flatten(0, 1), first_KD])
     hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
     return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])
 
@@ -192,7 +191,7 @@ class _FrozenHeadNLL(torch.autograd.Function):
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
-        # One buffer for all tiles: fresh pages for every tile's logits would cost a third of the time of their product.
+        # One buffer for all tiles: new pages for every tile's logits would cost a third of the time of their product.
         words = WORDS_ON_GPU if hidden_ND.device.type == "cuda" else WORDS
         buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(words, head.width))
         for start in range(0, hidden_ND.shape[0], ROWS):
@@ -243,7 +242,7 @@ def _nll_of_tiles(
         if weights_nv.dtype == hidden_nD.dtype:
             expected_nD.addmm_(weights_nv, tile.weight_VD)
         else:
-            # Where the model's dtype is narrower, the sum over tiles still is in float32.
+            # The sum over tiles is in float32 even where the model's dtype is narrower.
             expected_nD += torch.mm(weights_nv.to(hidden_nD.dtype), tile.weight_VD)
     if grad_nD is not None:
         wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)

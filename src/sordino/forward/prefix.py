@@ -4,8 +4,8 @@ K soft prompts run through the base model once and give K prefixes; each row gat
 so the keys and values at the prompt's positions do not depend on the text behind them: running them once and sharing them is
 exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
 
-A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
-is predicted. What a prefix holds before the virtual tokens (a BOS) is the caller's choice: see `placement.prefix_embeds`.
+A prefix is, for every layer, the keys and values at its positions, and the last hidden state, which predicts the first text token.
+What a prefix holds besides the virtual tokens (a BOS) is decided by `placement`.
 
 Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
 C channels of a head, L layers, N labelled tokens.
@@ -13,9 +13,9 @@ C channels of a head, L layers, N labelled tokens.
 Traps, each with a test in tests/parity:
 - Prefixes of different lengths are padded on the LEFT and carry explicit position ids. Padded on the right, the text would
   not follow its prompt, which sliding windows measure.
-- `DynamicCache()` without a config, made anew for every forward: `update` mutates it, and a cache made from the config crops
+- `DynamicCache()` without a config, a new one for every forward: `update` mutates it, and a cache made from the config crops
   keys at the sliding window.
-- Masks are ours: additive floats of the model's dtype. Boolean 4-D masks are wrong in eager attention and on GPT-J.
+- Masks are additive floats of the model's dtype, made here. Boolean 4-D masks are wrong in eager attention and on GPT-J.
 - Models with sliding layers take one mask per kind of layer; windows are measured in position ids, not in indices.
 - Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every forward.
 """
@@ -38,9 +38,9 @@ from sordino.forward.rows import Rows
 # row with transformers' own masks.
 PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
 
-# Arithmetic that a data centre's GPU does while one layer of modules is launched, forward and back.
+# Arithmetic of a data centre's GPU in the time that the launches of one layer of modules take, forward and back.
 _LAUNCHES_FLOP = 2e11
-# So many positions more are little beside what a pass leaves free; else half as many as its texts have.
+# This many positions more are cheap beside what a pass leaves free; for larger passes, half of the texts' positions.
 _MORE_POSITIONS = 2048
 # In place of an example's number; -1 is padding.
 _PROMPT = -2
@@ -68,9 +68,9 @@ class Prefixes:
         return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
 
     def as_leaves(self) -> Prefixes:
-        """The same values, cut off from their graph and asking for gradients, which several passes add up in `.grad`.
+        """The same values, detached and requiring gradients, which several passes add up in `.grad`.
 
-        In float32 at least: of many small gradients a sum in bfloat16 would lose most. `to` gives what the model takes.
+        In float32 at least: a sum of many small gradients in bfloat16 would lose most of them. `to` converts to the model's dtype.
         """
         return self._each(lambda t: t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_())
 
@@ -79,13 +79,21 @@ class Prefixes:
         return self._each(lambda t: t.to(dtype))
 
     def backward(self, leaves: Prefixes) -> None:
-        """What passes have added up at the leaves (`as_leaves`), through these prefixes to what they were computed from."""
+        """Back-propagate the gradients at the leaves (`as_leaves`) to what these prefixes were computed from."""
         pairs = [
             (tensor, leaf.grad.to(tensor.dtype))
             for tensor, leaf in zip(self.tensors(), leaves.tensors(), strict=True)
             if leaf.grad is not None and tensor.requires_grad
         ]
         torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
+
+    def select(self, indices: Sequence[int]) -> Prefixes:
+        """These prefixes, in this order."""
+        lengths = tuple(self.lengths[k] for k in indices)
+        cut = self.width - max(lengths)
+        chosen = self._each(lambda t: t[list(indices)])
+        keys, values = (tuple(t[:, :, cut:] for t in side) for side in (chosen.keys_KHPC, chosen.values_KHPC))
+        return Prefixes(keys, values, chosen.last_KD, lengths)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         return Prefixes(
@@ -96,8 +104,8 @@ class Prefixes:
 def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefixes:
     """Run K prompts through the model once.
 
-    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: that prefix is empty). They are cast to the
-    network's dtype; gradients flow back to them.
+    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: an empty prefix). They are cast to the network's
+    dtype; gradients flow back to them.
     """
     lengths = tuple(int(e.shape[0]) for e in embeds)
     if max(lengths) == 0:
@@ -113,18 +121,43 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     return _prefixes(layers, hidden_KPD, lengths)
 
 
+def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
+    """The prefixes of all parts, in order, left-padded to the longest."""
+    lengths = tuple(length for part in parts for length in part.lengths)
+    like = next((part for part in parts if part.keys_KHPC), parts[0])
+
+    def joined(sides: Sequence[tuple[Tensor, ...]], layer: int) -> Tensor:
+        padded = []
+        for part, side in zip(parts, sides, strict=True):
+            # An empty prefix has no layers.
+            tensor_KHPC = (
+                side[layer]
+                if side
+                else like.keys_KHPC[layer].new_zeros(
+                    len(part.lengths), like.keys_KHPC[layer].shape[1], 0, like.keys_KHPC[layer].shape[3]
+                )
+            )
+            padded.append(torch.nn.functional.pad(tensor_KHPC, (0, 0, max(lengths) - tensor_KHPC.shape[2], 0)))
+        return torch.cat(padded)
+
+    layers = range(len(like.keys_KHPC))
+    keys = tuple(joined([part.keys_KHPC for part in parts], layer) for layer in layers)
+    values = tuple(joined([part.values_KHPC for part in parts], layer) for layer in layers)
+    return Prefixes(keys, values, torch.cat([part.last_KD for part in parts]), lengths)
+
+
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
-    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row behind its prefix. Padding gives noise."""
+    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row after its prefix. Padding gives noise."""
     if rows.ids_BT.shape[1] == 0 or not has_fused_layers(network):
         return forward_rows_cached(network, prefixes, rows)[0]
-    front = [
+    prefix = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
     ]
-    return llama.decode(network, _text_block(network, prefixes.lengths, rows), front)[0]
+    return llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)[0]
 
 
 def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
-    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
+    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where possible."""
     lengths = tuple(int(e.shape[0]) for e in embeds)
     if not has_fused_layers(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
         prefixes = encode_prefixes(network, embeds)
@@ -136,9 +169,9 @@ def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
 
 
 def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> bool:
-    """Whether to run a prompt again in every row (`forward_as_one_row`) rather than once by itself.
+    """Whether to run a prompt in every row (`forward_as_one_row`) rather than once by itself.
 
-    A GPU waits for launches: those of one layer, forward and back, take it as long as some hundred GFLOP (LOG.md). A CPU does not.
+    A GPU waits for launches: those of one layer, forward and back, take as long as some hundred GFLOP (LOG.md). A CPU does not.
     """
     if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0:
         return False
@@ -152,7 +185,7 @@ def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows)
 
 
 def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """As `encode_and_forward`, in one run through the model: every row with its prompt in front of its text.
+    """As `encode_and_forward`, in one run through the model: every row begins with its prompt.
 
     Hidden states (after the final norm): [B, D] at each row's prompt's last position, zeros where it is empty, and [B, T, D].
     """
@@ -178,17 +211,17 @@ def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) ->
     """Each row's prefix and text as a prefix of its own, for texts that several continuations share. One example a row."""
     written_out = has_fused_layers(network) and rows.ids_BT.shape[1] > 0
     if written_out:
-        front = [
+        prefix = [
             (
                 _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
                 _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
             )
             for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
         ]
-        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), front)
+        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)
         layers = [
-            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2))
-            if front
+            (torch.cat([prefix[at][0], keys], dim=2), torch.cat([prefix[at][1], values], dim=2))
+            if prefix
             else (keys, values)
             for at, (keys, values) in enumerate(own)
         ]
@@ -202,7 +235,7 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     """As `forward_rows`, with the cache behind it: prefix, then text."""
     cache = _gathered_cache(prefixes, rows.prompt_B)
     if rows.ids_BT.shape[1] == 0:
-        # Models cannot run no tokens at all: they infer shapes from them.
+        # Models cannot run zero tokens: they infer shapes from them.
         return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
     positions_BT = _positions(prefixes.lengths, rows)
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
@@ -211,12 +244,12 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
 
 
 def packable(network: PreTrainedModel) -> bool:
-    """Whether several examples may share a row on this architecture (it stands in the parity tests)."""
+    """Whether several examples may share a row on this architecture: it is in the parity tests."""
     return network.config.model_type in PACKABLE_FAMILIES
 
 
 def has_fused_layers(network: PreTrainedModel) -> bool:
-    """Whether `frozen_llama` runs this network: the same numbers, faster."""
+    """Whether `forward.llama` runs this network: the same numbers, faster."""
     return packable(network) and not network.training and llama.runs(network)
 
 
@@ -297,7 +330,7 @@ def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 def _left_aligned(
     layers: Sequence[tuple[Tensor, Tensor]], hidden_BTD: Tensor, prefixes: Prefixes, rows: Rows
 ) -> Prefixes:
-    """Prefixes from what a cache holds: a prefix padded on the left, then text padded on the right."""
+    """Prefixes from a cache, which holds a prefix padded on the left, then text padded on the right."""
     device = rows.ids_BT.device
     prefix_B = torch.tensor(prefixes.lengths, device=device)[rows.prompt_B]
     text_B = (rows.example_BT >= 0).sum(dim=1)
@@ -311,8 +344,8 @@ def _left_aligned(
         return tensor_BHSC.gather(2, index_BHSC)
 
     last_BD = prefixes.last_KD[rows.prompt_B].clone()
-    spoken_B = text_B > 0
-    last_BD[spoken_B] = hidden_BTD[spoken_B, text_B[spoken_B] - 1]
+    has_text_B = text_B > 0
+    last_BD[has_text_B] = hidden_BTD[has_text_B, text_B[has_text_B] - 1]
     keys, values = zip(*((aligned(k), aligned(v)) for k, v in layers), strict=True) if layers else ((), ())
     return Prefixes(keys, values, last_BD, tuple(total_B.tolist()))
 
@@ -337,7 +370,7 @@ def _prefix_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Ten
 
 
 def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
-    """What each text position may see: its own prefix, and its own example up to itself."""
+    """Masks by which each text position attends to its prefix, and to its example up to itself."""
     device = positions_BT.device
     width, lengths_K = prefixes.width, torch.tensor(prefixes.lengths, device=device)
     pad_B = (width - lengths_K)[rows.prompt_B]
@@ -347,7 +380,7 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
             raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
         return torch.cat([index_P[None, :] >= pad_B[:, None], rows.example_BT >= 0], dim=1).long()
     if len(prefixes.lengths) == 1 and bool((rows.example_BT == 0).all()):
-        # Rectangular rows behind one prefix: every row has the same mask, so one is built and broadcast.
+        # Rectangular rows after one prefix: every row has the same mask, so one is built and broadcast.
         rows = Rows(rows.ids_BT[:1], rows.example_BT[:1], rows.offset_BT[:1], rows.prompt_B[:1])
         positions_BT, pad_B = positions_BT[:1], pad_B[:1]
     text = rows.ids_BT.shape[1]
@@ -360,21 +393,21 @@ def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positio
 
 
 def _attention_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> AttentionMasks:
-    """As `_row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
+    """As `_row_masks`, but None where every position attends to the whole prefix, or where one example fills its row."""
     width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
-    front = own = None
+    prefix = own = None
     if min(lengths) < width:
         pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
-        seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
-        front = _additive(seen_BP[:, None, :].expand(-1, text, -1), network.dtype)
+        real_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
+        prefix = _additive(real_BP[:, None, :].expand(-1, text, -1), network.dtype)
     if int(rows.example_BT.max()) > 0:
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
         own = _additive(own_BTT.tril(), network.dtype)
-    return AttentionMasks(front, own)
+    return AttentionMasks(prefix, own)
 
 
 def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
-    """Additive masks [B, 1, Q, S] from what is allowed and how far apart positions are: one, or one per kind of layer."""
+    """Additive masks [B, 1, Q, S] from allowed pairs and their distances: one, or one per kind of layer."""
     config: Any = network.config
     kinds = set(getattr(config, "layer_types", None) or ())
     full = _additive(allowed, network.dtype)
@@ -385,6 +418,6 @@ def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> 
 
 
 def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:
-    # The most negative finite number, not -inf: a padded query that sees nothing must not become NaN.
+    # The most negative finite number, not -inf: a padded query without any key must not become NaN.
     mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
     return mask.masked_fill_(~allowed_BQS, torch.finfo(dtype).min)[:, None]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from sordino.engine.requests import Chunk, End, Event, Request, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import EngineBusy, SordinoError
+from sordino.forward.placement import most_positions
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Prompt
+from sordino.prompts.mixture import StoredPrompt
 from sordino.server.serving import Serving
 
 
@@ -23,7 +24,7 @@ class Job:
     """
 
     ids: tuple[int, ...]
-    prompt: Prompt | None
+    prompt: StoredPrompt | None
     sampling: Sampling
     seed: int
     n: int = 1
@@ -47,9 +48,9 @@ def requests_of(base: DescribedModel, job: Job) -> list[Request]:
     return [replace(one, seed=(job.seed + index) % 2**63) for index in range(job.n)]
 
 
-def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
+def width_of(base: DescribedModel, prompt: StoredPrompt | None) -> int:
     """Positions that stand before a request's own text: soft prompt (of a mixture, the longest) and BOS."""
-    return len(base.bos_ids) + (prompt.n_tokens if prompt else 0)
+    return most_positions(base, prompt.n_tokens if prompt else 0)
 
 
 def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:

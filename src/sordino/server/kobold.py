@@ -23,7 +23,7 @@ from sordino.engine.requests import Chunk
 from sordino.engine.requests import Request as Row
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, SordinoError
-from sordino.prompts.mixture import Prompt
+from sordino.prompts.mixture import StoredPrompt
 from sordino.server.errors import Refused, refused
 from sordino.server.generation import Job, requests_of, stream, width_of
 from sordino.server.kobold_fields import Generate, Settings, defaults_with, formatted, sampling_of, stops_of
@@ -356,7 +356,7 @@ def _over(request: Request, generation: Generation) -> None:
     state.last_seconds = time.monotonic() - generation.began
 
 
-def _soft_prompt(serving: Serving, asked: Generate) -> Prompt | None:
+def _soft_prompt(serving: Serving, asked: Generate) -> StoredPrompt | None:
     """The request's own, none where it says so, else the server's default."""
     name = serving.voices.default if asked.soft_prompt is None else asked.soft_prompt.strip() or None
     if name is None:
@@ -373,7 +373,7 @@ def _encoded(serving: Serving, text: str) -> tuple[int, ...]:
     return tuple(serving.base.encode(text))
 
 
-def _newest(serving: Serving, ids: tuple[int, ...], soft: Prompt | None, asked: Generate) -> tuple[int, ...]:
+def _newest(serving: Serving, ids: tuple[int, ...], soft: StoredPrompt | None, asked: Generate) -> tuple[int, ...]:
     """The end of the text that fits beside the soft prompt and what is to be written."""
     context = min(asked.max_context_length, serving.context_length)
     room = context - asked.max_length - width_of(serving.base, soft)

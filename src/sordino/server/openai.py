@@ -24,7 +24,7 @@ from sordino.engine.requests import Request as Row
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Prompt
+from sordino.prompts.mixture import StoredPrompt
 from sordino.server.errors import Refused, body_of, refused
 from sordino.server.generation import Job, Written, chat_ids, requests_of, stream, width_of, write
 from sordino.server.leaving import unless_left
@@ -148,7 +148,7 @@ def _voice_in(serving: Serving, model: str) -> str | None:
     )
 
 
-def _prompt_of(serving: Serving, asked: Options) -> Prompt | None:
+def _prompt_of(serving: Serving, asked: Options) -> StoredPrompt | None:
     refuse_foreign(asked)
     by_model = _voice_in(serving, asked.model)
     said = by_model
@@ -167,7 +167,7 @@ def _prompt_of(serving: Serving, asked: Options) -> Prompt | None:
     return prompt
 
 
-def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: Prompt | None, sampling: Sampling) -> Job:
+def _job(request: Request, asked: Options, ids: tuple[int, ...], soft: StoredPrompt | None, sampling: Sampling) -> Job:
     n = 1 if asked.n is None else asked.n
     limit = serving_of(request).limits.n
     if not 1 <= n <= limit:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.server.errors import Refused, refused
 from sordino.server.serving import Serving
 
@@ -131,7 +131,7 @@ def _is_neutral(field: str, value: Any) -> bool:
     return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
 
 
-def weighed(asked: Options, prompt: Prompt | None) -> Prompt | None:
+def weighed(asked: Options, prompt: StoredPrompt | None) -> StoredPrompt | None:
     """The soft prompt with the weights that a request gives a mixture. Raises Refused where it is none."""
     for field in ("mixture_weights", "token_mixture"):
         if getattr(asked, field) not in (None, False) and not isinstance(prompt, Mixture):

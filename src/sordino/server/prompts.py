@@ -23,7 +23,7 @@ from sordino.library.library import Entry, Library
 from sordino.library.names import near_misses
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit
-from sordino.prompts.mixture import Prompt, check_branches
+from sordino.prompts.mixture import StoredPrompt, check_branches
 from sordino.storage import write_bytes
 
 # Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
@@ -69,7 +69,7 @@ class Voices:
         self._lock = threading.Lock()
         self._seen_at = float("-inf")
         self._voices: list[Voice] = []
-        self._read: OrderedDict[tuple[Path, int, int, int], Prompt] = OrderedDict()
+        self._read: OrderedDict[tuple[Path, int, int, int], StoredPrompt] = OrderedDict()
         self._default = self._recall()
 
     def all(self) -> list[Voice]:
@@ -112,14 +112,14 @@ class Voices:
             "no soft prompt has this name", where=name, do=f"did you mean {' or '.join(close)}?" if close else ""
         )
 
-    def prompt(self, name: str) -> Prompt:
+    def prompt(self, name: str) -> StoredPrompt:
         """The soft prompt, or the mixture, as its file is now.
 
         Raises NotInLibrary, SoftPromptFileError, DoesNotFit, EngineBusy (no model).
         """
         if self.base is None:
             raise EngineBusy("no model is loaded")
-        path = self.named(name).entry.path
+        path = self.library.open(self.named(name).entry)
         try:
             status = path.stat()
         except OSError as error:

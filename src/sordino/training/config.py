@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sordino.errors import ConfigError
-from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, Placement
+from sordino.models.context import check_context
+from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName
 from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
 
 Method = Literal["plain", "residual"]
@@ -126,7 +127,7 @@ class TrainConfig:
         "plain", "Train the matrix itself, or a residual network that folds into it.", label="Method"
     )
     residual_width: int = setting(64, "Width of the residual network.", low=1, high=65536)
-    placement: Placement | Literal["auto"] = setting(
+    placement: PlacementName | Literal["auto"] = setting(
         "auto",
         "Where the prompt sits; `start` for KoboldAI and PEFT.",
         label="Placement (start: for KoboldAI and PEFT)",
@@ -181,11 +182,10 @@ class TrainConfig:
 
     def check_room(self, context_length: int) -> None:
         """The prompt and a row must fit the model's context. Raises ConfigError."""
-        if self.tokens + self.row_tokens + 1 > context_length:
-            raise ConfigError(
-                "the soft prompt and a row do not fit the model's context",
-                where="--tokens and --row-tokens",
-                expected=f"at most {context_length} positions together",
-                got=f"{self.tokens} + {self.row_tokens} + 1",
-                do="lower --tokens or --row-tokens",
-            )
+        check_context(
+            {"BOS": 1, "soft": self.tokens, "text": self.row_tokens},
+            context_length,
+            what="a row behind the soft prompt",
+            where="--tokens and --row-tokens",
+            do="lower --tokens or --row-tokens",
+        )

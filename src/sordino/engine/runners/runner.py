@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
@@ -24,14 +25,14 @@ class Span:
     wanted: bool
 
 
-def overflowing(prompt: SoftPrompt | None) -> SordinoError:
+def overflowing(prompt: Prompt | None) -> SordinoError:
     """For a soft prompt that is finite and whose keys and values are not."""
     if prompt is None:
         return ModelError("the model makes no numbers of its own BOS", do="take a --dtype of larger range")
     return DoesNotFit(
         "the model makes no finite numbers of this soft prompt",
         where=prompt.metadata.name,
-        got=f"values up to {abs(prompt.matrix).max():.3g}",
+        got=f"values up to {abs(prompt.matrix).max():.3g}" if isinstance(prompt, SoftPrompt) else f"a {prompt.kind}",
         do="take another, or a --dtype of larger range",
     )
 
@@ -48,7 +49,7 @@ class Runner(Protocol):
     def name(self) -> str:
         """Who computes, for people."""
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
 
     @property
@@ -61,11 +62,11 @@ class Runner(Protocol):
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """h(x) [D] of a text, see `prompt_mixture.Gate`; a BOS that `ids` begin with is no part of it. Raises OutOfMemory."""
 
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """These will be asked for next: what is not kept may be run now, side by side. It stays until it is asked for, or until
         the next call does not name it. Skips what does not fit."""
 
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
 
         Raises DoesNotFit for a soft prompt of another width, or one that the model makes no numbers of; OutOfMemory.

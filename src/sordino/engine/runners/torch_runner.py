@@ -30,11 +30,11 @@ from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
-from sordino.forward.placement import prefix_length, prompt_embeds
+from sordino.forward.placement import encode_prompts, prefix_length
 from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, layer_masks, packable
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.prompt import Prompt
 
 UNLIMITED = 1 << 62
 LOWER = "lower --rows, --kv-memory or --prefix-memory"
@@ -80,7 +80,7 @@ class TorchRunner:
         self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.base, prompt)
 
     @property
@@ -96,7 +96,7 @@ class TorchRunner:
             return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.base.fit(prompt).forcible}
         for key in [key for key in self._ahead if key not in wanted]:
             self._cache.release(self._ahead.pop(key))
@@ -109,7 +109,7 @@ class TorchRunner:
             self._ahead |= {kept.key: kept for kept in self._encoded(some)}
 
     @torch.inference_mode()
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         width = self.prefix_length(prompt)
         # Asked first: what waits for room is asked again at every step.
         if not self._key_values.fits(width + len(ids)):
@@ -171,12 +171,12 @@ class TorchRunner:
         cache = self._cache
         return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
 
-    def _key(self, prompt: SoftPrompt | None) -> Key:
+    def _key(self, prompt: Prompt | None) -> Key:
         if prompt is None:
             return self.base.fingerprint, "", ""
         return self.base.fingerprint, prompt.content_hash, prompt.metadata.placement
 
-    def _prefix(self, prompt: SoftPrompt | None) -> CachedPrefix[_State]:
+    def _prefix(self, prompt: Prompt | None) -> CachedPrefix[_State]:
         """A soft prompt's keys and values, run once and kept: one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
@@ -191,10 +191,10 @@ class TorchRunner:
             raise overflowing(prompt)
         return kept
 
-    def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[CachedPrefix[_State]]:
+    def _encoded(self, prompts: Sequence[Prompt | None]) -> list[CachedPrefix[_State]]:
         """Run soft prompts, side by side, and keep them, one user each; those left out that overflow here. Raises OutOfMemory."""
         with memory_errors("running a soft prompt", self._advice):
-            prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
+            prefixes = encode_prompts(self.base, prompts)
             states = [self._state_of(prefixes, number) for number in range(len(prompts))]
         kept = []
         for prompt, state in zip(prompts, states, strict=True):

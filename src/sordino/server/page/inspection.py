@@ -14,8 +14,9 @@ from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
 from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.off_domain import own_text
+from sordino.prompts.fit import check_one_base
 from sordino.prompts.nearest import percentiles, word_norms
-from sordino.prompts.similarity import check_one_base, pooled
+from sordino.prompts.similarity import pooled
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused
 from sordino.server.page.prompts import read_named, vocabulary_of
@@ -111,8 +112,8 @@ def _alike(serving: Serving, name: str, prompt: SoftPrompt) -> list[dict[str, An
         if voice.entry.name == name:
             continue
         try:
-            other = formats.read(voice.entry.path)
-            check_one_base([prompt, other])
+            other = formats.read(serving.voices.library.open(voice.entry))
+            check_one_base([prompt, other], "compared")
         except SordinoError:
             continue
         found.append((-pooled(prompt.matrix, other.matrix), voice.entry.name))

@@ -222,7 +222,7 @@ def _voice(voice: Voice) -> Told:
 def _shown(voice: Voice) -> tuple[object, ...]:
     """What the table of soft prompts and the sliders of mixtures are drawn from: the file, and how well it fits the model."""
     entry = voice.entry
-    return entry.name, entry.path, entry.stamp, entry.error, voice.fit
+    return entry.name, entry.path, entry.revision, entry.error, voice.fit
 
 
 Ear = Callable[[Told], None]

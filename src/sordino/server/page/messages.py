@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sordino.engine.requests import Request
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.server.generation import Job, requests_of, width_of
 from sordino.server.page.story import Fitted, fit_chat, fit_story
 from sordino.server.serving import Serving
@@ -138,7 +138,7 @@ def measured(serving: Serving, asked: Measure) -> dict[str, int]:
     }
 
 
-def _fitted(serving: Serving, text: Text, prompt: Prompt | None, max_tokens: int) -> Fitted:
+def _fitted(serving: Serving, text: Text, prompt: StoredPrompt | None, max_tokens: int) -> Fitted:
     model = serving.base
     room = serving.context_length - width_of(model, prompt) - max_tokens
     if room < 1:
@@ -148,7 +148,7 @@ def _fitted(serving: Serving, text: Text, prompt: Prompt | None, max_tokens: int
     return fit_story(model, text.story, memory=text.memory, note=text.note, room=room)
 
 
-def _weighed(prompt: Prompt, weights: list[float] | None) -> Prompt:
+def _weighed(prompt: StoredPrompt, weights: list[float] | None) -> StoredPrompt:
     if weights is None:
         return prompt
     if not isinstance(prompt, Mixture):

@@ -21,7 +21,7 @@ from sordino.library.library import add_packaged, edit
 from sordino.library.names import MIXTURE_ENDING, checked_name
 from sordino.models import files
 from sordino.models.gguf_vocabulary import GgufVocabulary
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.server.errors import Refused, refused
@@ -177,7 +177,7 @@ def read_named(request: Request, name: str) -> tuple[Path, SoftPrompt]:
     return path, prompt
 
 
-def _read(request: Request, name: str) -> tuple[Path, Prompt]:
+def _read(request: Request, name: str) -> tuple[Path, StoredPrompt]:
     try:
         path = state_of(request).voices.named(name).entry.path
         return path, formats.read_any(path)

@@ -14,7 +14,7 @@ from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.config import FitConfig, JointConfig
@@ -143,7 +143,7 @@ def _trained(
     ], recipe
 
 
-def _placement_of(base: BaseModel, given: Labelled) -> Placement:
+def _placement_of(base: BaseModel, given: Labelled) -> PlacementName:
     places = sorted({prompt.metadata.placement for _, prompt in given})
     if len(places) > 1:
         raise ConfigError(

@@ -19,7 +19,7 @@ import numpy as np
 from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
-from sordino.forward.token_losses import Losses, Progress, losses
+from sordino.forward.token_losses import Progress, TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture
@@ -105,7 +105,7 @@ def fit(
     check_room(base, max(components, key=lambda component: component.length), longest)
     sizes = [len(examples) * len(components) for examples in sets]
 
-    def scored(at: int) -> Losses:
+    def scored(at: int) -> TokenLosses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
