@@ -17,6 +17,7 @@ from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, ModelError
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel, from_parts
+from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -42,14 +43,13 @@ class AttachedPrompt:
         prefix_PD = prompt_embeds(self.base, self.prompt)
         rows = [torch.cat([prefix_PD, self._embeds(text)]) for text in _batch(texts)]
         longest = max((len(row) for row in rows), default=0)
-        if longest >= self.base.context_length:
-            raise ConfigError(
-                "a text does not fit the model's context behind the soft prompt",
-                where="texts",
-                expected=f"fewer than {self.base.context_length} positions",
-                got=longest,
-                do="shorten the text",
-            )
+        check_context(
+            {"soft prompt and text": longest, "new": 1},
+            self.base.context_length,
+            what="a text",
+            where="texts",
+            do="shorten the text",
+        )
         embeds_BSD = prefix_PD.new_zeros(len(rows), longest, prefix_PD.shape[1], dtype=self.base.dtype)
         mask_BS = torch.zeros(len(rows), longest, dtype=torch.long, device=self.base.device)
         for b, row in enumerate(rows):
