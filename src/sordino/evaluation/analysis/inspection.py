@@ -200,7 +200,7 @@ def depth_json(depth: Depth) -> dict[str, Any]:
             "bos_by_layer": shares.bos_L.tolist(),
             "by_layer_and_token": shares.shares_LP.tolist(),
         },
-        "told": findings(depth),
+        "findings": findings(depth),
     }
 
 
