@@ -200,7 +200,8 @@ def depth_json(depth: Depth) -> dict[str, Any]:
             "bos_by_layer": shares.bos_L.tolist(),
             "by_layer_and_token": shares.shares_LP.tolist(),
         },
-        "findings": findings(depth),
+        # A key of `inspect --json` since 0.1.0.
+        "told": findings(depth),
     }
 
 

@@ -61,18 +61,18 @@ function normsOf({ norms, percentiles, vocabulary, similar }) {
   ];
 }
 
-function depth({ importance, attention, findings }) {
+function depth({ importance, attention, told }) {
   const costs = importance.left_out,
     layers = attention.by_layer;
   const share = costs.map(
     (_, at) => attention.by_layer_and_token.reduce((sum, row) => sum + row[at], 0) / layers.length,
   );
   return [
-    ...findings.map((line) => el("p", {}, line)),
+    ...told.map((line) => el("p", {}, line)),
     el("p", { class: "soft" }, "How the loss changes when a virtual token is left out; above the line, it helps."),
-    bars(costs, { label: findings[1] }),
+    bars(costs, { label: told[1] }),
     el("p", { class: "soft" }, "Share of a text's attention on the soft prompt, by layer."),
-    bars(layers, { label: findings.at(-1), most: 1 }),
+    bars(layers, { label: told.at(-1), most: 1 }),
     numbers(
       "Importance and attention of each virtual token",
       ["token", "loss if left out", "attention"],
