@@ -96,7 +96,7 @@ def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     whole = _run(base, tmp_path / "whole")[-1]
-    add, left = loop.Metrics.add, iter(range(written))
+    add, left = loop.MetricsFile.add, iter(range(written))
 
     def full(metrics, event):
         if next(left, None) is None:
@@ -104,7 +104,7 @@ def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path
         return add(metrics, event)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.Metrics, "add", full)
+        patched.setattr(loop.MetricsFile, "add", full)
         with pytest.raises(StorageError):
             _run(base, tmp_path / "stopped")
     resumed = _run(base, tmp_path / "stopped", resume=True)[-1]

@@ -506,7 +506,7 @@ def test_a_mixture_is_shown_and_written_with_the_tabs_weights(server: Running) -
         (error,) = ask(server, write(soft_prompts=["keeper"], weights={"keeper": [1]}))
         assert "weights are for mixtures" in error["message"]
         (error,) = ask(server, write(soft_prompts=["both"], weights={"both": [1]}))
-        assert "no weights" in error["message"]
+        assert "these are not weights" in error["message"]
         edited = httpx.patch(f"{server.url}/ui/prompts/both", json={"author": "A"}).json()
         assert (edited["author"], len(edited["mixture"]["components"])) == ("A", 2)
     finally:
