@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.forward import small_matmul
 from sordino.forward.output_head import Finish, finish_of
 from sordino.forward.prefix import (
     Prefixes,
@@ -33,6 +32,7 @@ from sordino.forward.prefix import (
     packable,
 )
 from sordino.forward.rows import Rows, rows_from_examples
+from sordino.forward.small_matmul import times, widened
 from sordino.models.loading import reading
 
 # A tile of logits: 8 MB in float32 at most, so that the shared cache keeps it between its product, softmax and gradient. A GPU,
@@ -66,13 +66,8 @@ class Head:
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in the model's dtype, not always contiguous: the way round that is quicker for a few rows."""
-        if not small_matmul.across(len(hidden_ND)):
-            return self.logits(hidden_ND)
-        if len(hidden_ND) == 1:
-            # Two columns are quicker than one.
-            return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
-        return self._finished((self.weight_VD @ hidden_ND.t()).t())
+        """Logits [N, V] of a few rows in the model's dtype; not always contiguous."""
+        return self._finished(times(widened(hidden_ND), self.weight_VD)[: len(hidden_ND)])
 
     def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Logits [N, V] in the model's dtype, written into `out` where one is given."""

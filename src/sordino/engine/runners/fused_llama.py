@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from sordino.engine.runners.kv_pool import Pool, Slot
-from sordino.forward import small_matmul
+from sordino.engine.runners.kv_pool import Pool, Slot, SlotSpan
 from sordino.forward.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
+from sordino.forward.small_matmul import times, widened
+from sordino.models.base_model import BaseModel
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,49 @@ class Llama:
         )
 
 
-def run(
+def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
+    """The hidden state [D] at each span's last position, after the final norm. Keys and values are written into the slots."""
+    # Side by side: rows that decode, by pool and slot, then rows that prefill.
+    order = sorted(range(len(spans)), key=lambda i: (*_kind(spans[i]), spans[i].slot.index))
+    ids = [token for i in order for token in spans[i].ids]
+    positions = [position for i in order for position in spans[i].positions]
+    decoding: list[DecodeRows] = []
+    prefilling: list[PrefillRow] = []
+    ends: dict[int, int] = {}
+    start = 0
+    for (prefills, _), group in groupby(order, key=lambda i: _kind(spans[i])):
+        members = list(group)
+        if not prefills:
+            decoding.append(DecodeRows.of(start, [spans[i].slot for i in members], llama.groups))
+        for i in members:
+            span, end = spans[i], start + len(spans[i].ids)
+            if prefills:
+                prefilling.append(PrefillRow(span.slot, slice(start, end), span.slot.length))
+            ends[i], start = end - 1, end
+    hidden_ND = _layers(llama, base.embed(torch.tensor(ids)), torch.tensor(positions), decoding, prefilling)
+    return [hidden_ND[ends[i]] for i in range(len(spans))]
+
+
+def _kind(span: SlotSpan) -> tuple[bool, int]:
+    """What attends together: rows that decode, a pool at a time; rows that prefill come last."""
+    return len(span.ids) > 1, span.slot.pool.capacity
+
+
+def _layers(
     llama: Llama,
     embeds_ND: Tensor,
     positions_N: Tensor,
     decoding: Sequence[DecodeRows],
     prefilling: Sequence[PrefillRow],
 ) -> Tensor:
-    """Hidden states behind the final norm [N, D]. Keys and values are written into the slots."""
+    """Hidden states after the final norm [N, D]."""
     count = len(positions_N)
-    across = small_matmul.across(count)
-    spare = (small_matmul.better_width(count) if across else count) - count
-    # Positions that nobody looks at.
-    embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
+    hidden_ND = widened(embeds_ND)
+    spare = len(hidden_ND) - count
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
-    rotation = Rotation.of(llama.network, embeds_ND[None], positions_N[None], heads_at=2).first()
-    hidden_ND = embeds_ND
+    rotation = Rotation.of(llama.network, hidden_ND[None], positions_N[None], heads_at=2).first()
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling, across)
+        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling)
     return llama.last_norm(hidden_ND[:count])[0]
 
 
@@ -123,12 +149,10 @@ def _layer(
     rotation: Rotation,
     decoding: Sequence[DecodeRows],
     prefilling: Sequence[PrefillRow],
-    across: bool,
 ) -> Tensor:
     normed_ND, _ = weights.norm1(x_ND)
     queries, keys, values = (
-        _times(normed_ND, weight, across).unflatten(1, (-1, weights.head_width))
-        for weight in (weights.q, weights.k, weights.v)
+        times(normed_ND, weight).unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
     )
     queries, keys = (rotation.turned(heads.contiguous()) for heads in (queries, keys))
     mixed = [
@@ -142,15 +166,10 @@ def _layer(
         mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
-    h_ND = x_ND + _times(mixed_NHC.flatten(1), weights.o, across)
+    h_ND = x_ND + times(mixed_NHC.flatten(1), weights.o)
     normed_ND, _ = weights.norm2(h_ND)
-    fed_NF = gated(_times(normed_ND, weights.gate, across), _times(normed_ND, weights.up, across))
-    return h_ND + _times(fed_NF.contiguous(), weights.down, across)
-
-
-def _times(x_ND: Tensor, weight_FD: Tensor, across: bool) -> Tensor:
-    """x @ W.T [N, F]; across: the other way round, so that it lies in memory as [F, N]."""
-    return (weight_FD @ x_ND.t()).t() if across else linear(x_ND, weight_FD)
+    fed_NF = gated(times(normed_ND, weights.gate), times(normed_ND, weights.up))
+    return h_ND + times(fed_NF.contiguous(), weights.down)
 
 
 def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
