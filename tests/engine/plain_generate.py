@@ -17,9 +17,10 @@ from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.forward.combining import responsible, spoken
 from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.masks import layer_masks
 from sordino.forward.nll import head_of
 from sordino.forward.placement import leading_ids, prompt_embeds
-from sordino.forward.prefix import encode_prefixes, forward_rows_cached, layer_masks
+from sordino.forward.prefix import encode_prefixes, forward_rows_cached
 from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, components_of, uniform

@@ -1,12 +1,12 @@
 """Llama's decoder layers for the rows of a step: every position of every row in one product a weight.
 
-The parts of a layer are `llama_layers`'; there are no gradients. Positions of all rows lie side by side [N, D]; only attention
-knows rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group are queries of
-one key-value head, so no key is copied. A row in its prefill attends over what is before, without a mask, and over its new
-positions, causally.
+The parts of a layer come from `llama_layers`; there are no gradients. The positions of all rows are concatenated [N, D]; only
+attention tells rows apart. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group
+act as queries of one key-value head, so no key is copied. A row in its prefill attends to earlier positions without a mask, and to
+its new positions causally.
 
-Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
-C channels, T positions of a row that prefills, S positions that are seen, R rows of a pool.
+Shape key: N positions of a step, M rows that decode, D model width, H key-value heads, G query heads for each, C channels,
+T positions of a row that prefills, S key positions, R rows of a pool.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from sordino.models.base_model import BaseModel
 class DecodeRows:
     """Rows of one pool that decode: one position each, in the pool's order.
 
-    at: their places among the step's positions, side by side. whole: whether they are all rows of the pool.
+    at: their slice of the step's positions. seen: how many key positions the longest row has. whole: whether they are all rows of
+    the pool.
     """
 
     pool: Pool
@@ -46,7 +47,7 @@ class DecodeRows:
         pool = slots[0].pool
         index_M, position_M = torch.tensor([p.index for p in slots]), torch.tensor([p.length for p in slots])
         seen = max(p.length for p in slots) + 1
-        # Rows of the pool that do not write now have no query: they see one position, and nobody looks at the result.
+        # Rows of the pool that do not run now have no query: they attend to one position, and their result is dropped.
         last_R = torch.zeros(len(pool.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
         hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
         mask_R1GS = None
@@ -60,7 +61,7 @@ class DecodeRows:
 
 @dataclass(frozen=True)
 class PrefillRow:
-    """A row that prefills: `at` among the step's positions, from position `start` of the row on."""
+    """A row that prefills. at: its slice of the step's positions. start: the row's position of the first of them."""
 
     slot: Slot
     at: slice
@@ -69,7 +70,7 @@ class PrefillRow:
 
 @dataclass(frozen=True)
 class Llama:
-    """The network's parts, looked up once. groups: G."""
+    """The network's parts, looked up once. groups: G, query heads for each key-value head."""
 
     network: PreTrainedModel
     layers: tuple[Layer, ...]
@@ -98,7 +99,7 @@ class Llama:
 
 def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
     """The hidden state [D] at each span's last position, after the final norm. Keys and values are written into the slots."""
-    # Side by side: rows that decode, by pool and slot, then rows that prefill.
+    # First the rows that decode, by pool and slot, then those that prefill.
     order = sorted(range(len(spans)), key=lambda i: (*_kind(spans[i]), spans[i].slot.index))
     ids = [token for i in order for token in spans[i].ids]
     positions = [position for i in order for position in spans[i].positions]
@@ -165,7 +166,7 @@ def _layer(
     if spare := len(x_ND) - sum(map(len, mixed)):
         mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
+    # x_ND first: a sum has the memory layout of its first operand, and W @ x.t() is fast only for a contiguous x.
     h_ND = x_ND + times(mixed_NHC.flatten(1), weights.o)
     normed_ND, _ = weights.norm2(h_ND)
     fed_NF = gated(times(normed_ND, weights.gate), times(normed_ND, weights.up))
@@ -180,7 +181,7 @@ def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, 
     count, heads = len(rows.pool.numbers), keys.shape[1]
     queries_RHGC = queries.unflatten(1, (heads, -1))
     if not rows.whole:
-        # A row that does not write asks nothing.
+        # A row that does not run has no query.
         queries_RHGC = queries_RHGC.new_zeros(count, *queries_RHGC.shape[1:]).index_copy_(0, rows.index_M, queries_RHGC)
     mixed_RHGC: Tensor = attend(
         queries_RHGC,
@@ -206,7 +207,7 @@ def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, 
     mixed_1ATC: Tensor
     mixed_1ATC, lse_1AT = attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
     if row.start:
-        # The query heads of a group are queries of one key-value head: no key of the row is copied.
+        # The query heads of a group act as queries of one key-value head: no key is copied.
         grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
         before = (of[None, :, : row.start] for of in (keys_HSC, values_HSC))
         front, front_lse = attend(grouped_1HSC, *before, is_causal=False, scale=scale)

@@ -18,6 +18,7 @@ import llama_cpp as c
 import numpy as np
 from numpy.typing import NDArray
 
+from sordino.engine.runners.llama_batch import BatchBuffers, pointer
 from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
@@ -100,7 +101,7 @@ class LlamaContext:
         self._finalizer = finalize(self, _free, self._contexts, self._model)
         self._context = self._opened(self._context_params(), "the running rows")
         self._memory = c.llama_get_memory(self._context)
-        self._buffers = _Buffers(self.batch)
+        self._buffers = BatchBuffers(self.batch)
         self._reader: Any = None
 
     def close(self) -> None:
@@ -172,14 +173,14 @@ class LlamaContext:
         """What a sequence holds, as bytes for `restore`."""
         size = self.saved_bytes(sequence)
         state = np.empty(size, np.uint8)
-        if size == 0 or c.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, sequence) == 0:
+        if size == 0 or c.llama_state_seq_get_data(self._context, pointer(state, ctypes.c_uint8), size, sequence) == 0:
             raise ModelError("llama.cpp could not save a sequence", got=size)
         return state
 
     def restore(self, sequence: int, state: NDArray[np.uint8]) -> None:
         """Replace what a sequence holds by a state that `saved` returned."""
         self._check_sequences([sequence])
-        if c.llama_state_seq_set_data(self._context, _pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
+        if c.llama_state_seq_set_data(self._context, pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
             raise OutOfMemory(
                 "llama.cpp could not restore a sequence",
                 got="; ".join(_last_messages),
@@ -292,51 +293,6 @@ def _whole_steps(cells: int) -> int:
             do="give more --kv-memory",
         )
     return cells // CELLS_STEP * CELLS_STEP
-
-
-class _Buffers:
-    """A batch's arrays, made once: llama.cpp reads them through pointers."""
-
-    def __init__(self, size: int) -> None:
-        self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._counts, self._sequences = np.ones(size, np.int32), np.zeros(size, np.int32)
-        self._wanted = np.zeros(size, np.int8)
-        # One sequence a position: a list of pointers to single numbers.
-        addresses = self._sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self._sequences.itemsize
-        self._lists = addresses.astype(np.uintp)
-        self._batch: Any = c.llama_batch()
-        self._batch.pos = _pointer(self._positions, ctypes.c_int32)
-        self._batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
-        self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
-        self._batch.logits = _pointer(self._wanted, ctypes.c_int8)
-        self._token = _pointer(self._ids, ctypes.c_int32)
-        self._embeds: NDArray[np.float32] | None = None
-
-    def filled(
-        self,
-        id_N: Sequence[int] | None,
-        embeds_ND: NDArray[np.float32] | None,
-        position_N: Sequence[int],
-        sequence_N: Sequence[int],
-        wanted_N: Sequence[bool],
-    ) -> Any:
-        """Tokens or vectors, never both: with both, llama.cpp's results are wrong."""
-        count = len(position_N)
-        self._positions[:count], self._sequences[:count], self._wanted[:count] = position_N, sequence_N, wanted_N
-        self._batch.n_tokens = count
-        # C reads it until the next call.
-        self._embeds = embeds_ND
-        if id_N is not None:
-            self._ids[:count] = id_N
-            self._batch.token, self._batch.embd = self._token, None
-        else:
-            assert embeds_ND is not None
-            self._batch.token, self._batch.embd = None, _pointer(embeds_ND, ctypes.c_float)
-        return self._batch
-
-
-def _pointer(array: NDArray[Any], kind: Any) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 def _free(contexts: Sequence[Any], model: Any) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sordino.engine.runners.kv_pool import Slot, SlotSpan
-from sordino.forward.prefix import layer_masks, packable
+from sordino.forward.masks import layer_masks
+from sordino.forward.prefix import packable
 from sordino.models.base_model import BaseModel
 
 
