@@ -55,13 +55,13 @@ readme: install models
 	$(BIN)/python -m benchmarks.readme
 
 docs: install
-	$(BIN)/python -m sordino.cli.reference docs/cli.md
+	$(BIN)/python -m sordino.cli.reference docs/cli.md docs/python.md
 
 lint: install
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m sordino.cli.reference --check docs/cli.md
+	$(BIN)/python -m sordino.cli.reference --check docs/cli.md docs/python.md
 
 # The tests and the demo run without a network, so the bundled model is fetched here.
 models: install

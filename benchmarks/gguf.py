@@ -29,7 +29,8 @@ from benchmarks.engine import NEW, READ, openings, prompt
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from benchmarks.soak import server as serving
 from sordino import formats
-from sordino.engine.runners.build import EngineOptions, gguf_runner
+from sordino.engine.config import EngineOptions
+from sordino.engine.runners.build import gguf_runner
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.models import files

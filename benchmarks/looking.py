@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import arguments, save
-from sordino.evaluation.analysis.inspection import Inside, depth_of, surface_of, told
+from sordino.evaluation.analysis.inspection import Inspection, depth_of, findings, surface_of
 from sordino.evaluation.analysis.losses import Passage, losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between
-from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure, rendered
+from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import stages_of, within
+from sordino.evaluation.config import BlendConfig, InspectConfig, PruneConfig
 from sordino.evaluation.off_domain import own_text
+from sordino.evaluation.pictures import rendered
 from sordino.formats import read
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.similarity import similarity_map
@@ -61,9 +63,11 @@ def inside(base: BaseModel) -> list[dict[str, Any]]:
     found, rows = [], []
     for name in ("keeper", "port-dolor", "village-gazette"):
         prompt = packaged(name)
-        depth = depth_of(base, prompt, own_text(prompt), limit=1024, row_tokens=ROW_TOKENS, pass_tokens=PASS_TOKENS)
-        found.append(Inside(name, prompt, surface_of(base, prompt), depth))
-        for line in told(depth):
+        depth = depth_of(
+            base, prompt, own_text(prompt), InspectConfig(limit=1024, row_tokens=ROW_TOKENS, pass_tokens=PASS_TOKENS)
+        )
+        found.append(Inspection(name, prompt, surface_of(base, prompt), depth))
+        for line in findings(depth):
             print(f"  {name}: {line}")
         rows.append(
             {
@@ -94,7 +98,7 @@ def blend(base: BaseModel) -> list[dict[str, Any]]:
     }
     rows = []
     for how in ("linear", "spherical"):
-        path = path_between(base, first, second, passages, how=how, points=11, pass_tokens=PASS_TOKENS)  # type: ignore[arg-type]
+        path = path_between(base, first, second, passages, BlendConfig(how, pass_tokens=PASS_TOKENS))  # type: ignore[arg-type]
         picture = rendered(path_figure(path, "the keeper's log", "Port Dolor"), ".png")
         write("blend" if how == "linear" else f"blend-{how}", picture, keep=how == "linear")
         for text, losses in path.losses.items():
@@ -113,7 +117,7 @@ def blend(base: BaseModel) -> list[dict[str, Any]]:
 def prune(base: BaseModel) -> list[dict[str, Any]]:
     prompt = packaged("keeper")
     chooses, heldout = passage(base, "keeper/train", 512), passage(base, "keeper/heldout", 2048)
-    stages = stages_of(base, prompt, chooses, heldout, down_to=1, block=1, pass_tokens=PASS_TOKENS)
+    stages = stages_of(base, prompt, chooses, heldout, PruneConfig(block=1, pass_tokens=PASS_TOKENS))
     cut = losses_of(
         base,
         [prompt.matrix[: len(stage.kept)] for stage in stages],

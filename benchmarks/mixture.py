@@ -26,7 +26,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.splits import Splits
 from sordino.training.config import TrainConfig
-from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit
+from sordino.training.mixture.config import FitConfig
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit
 from sordino.training.mixture.fit import prepare as prepare_mixture
 from sordino.training.mixture.report import TITLES
 from sordino.training.run import TextPaths, prepare
@@ -72,10 +73,10 @@ def component(base: BaseModel, data: Path, voice: str, steps: int) -> SoftPrompt
     return trained(prepared)[0]
 
 
-def mixed(base: BaseModel, data: Path, config: FitConfig, tokens: int) -> Prepared:
+def mixed(base: BaseModel, data: Path, config: FitConfig, tokens: int) -> MixtureTexts:
     """About `tokens` of each voice to fit and as many to judge, a third of that to validate."""
     parts = [prepare_mixture(base, [data / learned], [data / held], config) for learned, held in VOICES.values()]
-    return Prepared(
+    return MixtureTexts(
         Splits(
             tuple(chain.from_iterable(part.splits.train for part in parts)),
             tuple(chain.from_iterable(part.splits.validation for part in parts)),

@@ -25,8 +25,9 @@ import torch
 import uvicorn
 
 from benchmarks.measuring import arguments, paired_ratio, save
+from sordino.engine.config import EngineOptions
 from sordino.engine.requests import Chunk
-from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.engine.runners.build import embedded, torch_runner
 from sordino.engine.threads import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
@@ -90,7 +91,7 @@ def main() -> None:
 def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
     """The server in this process, so that the engine's steps can be timed."""
     base = in_thread_of_its_own(lambda: load(name, device="cpu", dtype="float32"))
-    options, library, metrics = EngineOptions(kv_bytes=1 << 30), Library([folder / "library"]), Metrics()
+    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), Metrics()
     idle = Idle(Voices(None, library), metrics, ServerLimits())
 
     def open_(_: str) -> Any:

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import arguments, save
-from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
+from sordino.evaluation.conditions import Baselines, Condition, no_prompt, soft_prompt
 from sordino.evaluation.confidence import interval, resampled_means, units_of
-from sordino.evaluation.measuring import EvaluateConfig, evaluate
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.scoring import nll_of_windows, windows_of
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, with_leading_ids
@@ -39,7 +40,7 @@ from sordino.texts.examples import Example
 from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
 from sordino.training.loop import Finished, Run, train
-from sordino.training.run import Prepared, TextPaths, estimate, finish, prepare
+from sordino.training.run import PreparedRun, TextPaths, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"
@@ -92,8 +93,7 @@ def prose_rows(base: BaseModel, options: Any) -> list[dict[str, Any]]:
         {"soft prompt": prompt},
         prepared.splits.heldout,
         config,
-        instructions=INSTRUCTIONS,
-        training=prepared.splits.train,
+        baselines=Baselines(INSTRUCTIONS, prepared.splits.train),
     )
     for line in report.heldout.lines:
         less = line.differences.get("soft prompt")
@@ -125,13 +125,13 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {**best, "in_front": "best instruction"}
 
 
-def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> Prepared:
+def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> PreparedRun:
     prepared = prepare(base, TrainConfig(), TextPaths((folder,), (heldout,)), _no_prompt)
     cost = estimate(prepared, minutes=minutes)
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 
 
-def trained(prepared: Prepared) -> tuple[SoftPrompt, float]:
+def trained(prepared: PreparedRun) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +145,7 @@ def trained(prepared: Prepared) -> tuple[SoftPrompt, float]:
 
 
 @contextmanager
-def lora(base: BaseModel, prepared: Prepared, rate: float, seconds: float) -> Iterator[int]:
+def lora(base: BaseModel, prepared: PreparedRun, rate: float, seconds: float) -> Iterator[int]:
     """The base model with LoRA r = 8 trained for `seconds` on the run's rows; taken out again behind it. Gives its steps."""
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -181,7 +181,7 @@ def lora(base: BaseModel, prepared: Prepared, rate: float, seconds: float) -> It
 
 
 def lora_row(
-    base: BaseModel, prepared: Prepared, prompt: SoftPrompt, seconds: float, config: EvaluateConfig, corpus: str
+    base: BaseModel, prepared: PreparedRun, prompt: SoftPrompt, seconds: float, config: EvaluateConfig, corpus: str
 ) -> dict[str, Any]:
     """LoRA's loss on the windows that `evaluate` scored, less the soft prompt's: paired."""
     windows = windows_of(base, prepared.splits.heldout, row_tokens=config.row_tokens, limit=config.limit, first=False)

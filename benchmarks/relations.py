@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from sordino.errors import DataError
 from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
-from sordino.evaluation.confidence import MIN_UNITS, Floats, interval, resampled_means
-from sordino.evaluation.label_scores import Job, LabelTree, label_logps, label_tree
-from sordino.evaluation.report import Estimate
+from sordino.evaluation.confidence import MIN_UNITS, Estimate, Floats, interval, resampled_means
+from sordino.evaluation.label_scores import LabelTree, TextBehind, edge_logps, label_tree
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.files import read_lines
@@ -232,12 +231,13 @@ def _scored(
     at_once = max(1, _CELLS_AT_ONCE // (len(views) * len(candidates.tree.ids)))
     for start in range(0, len(facts), at_once):
         part = facts[start : start + at_once]
-        jobs = [
-            Job(condition, tuple(base.encode(view.template.before(fact.sub))))
+        texts = [
+            TextBehind(condition, tuple(base.encode(view.template.before(fact.sub))))
             for fact in part
             for view, condition in zip(views, of_view, strict=True)
         ]
-        logp_JL = label_logps(base, conditions, jobs, candidates.tree, pass_tokens=pass_tokens)
+        tree = candidates.tree
+        logp_JL = tree.sums(edge_logps(base, conditions, texts, tree, pass_tokens=pass_tokens))
         right_n = np.array([candidates.index[fact.obj] for fact in part], dtype=np.int64)
         yield right_n, logp_JL.reshape(len(part), len(views), -1)
 

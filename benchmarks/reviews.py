@@ -30,10 +30,11 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino import formats
-from sordino.evaluation.answers import TaskConfig, score_rows, together
+from sordino.evaluation.answers import score_rows, together
 from sordino.evaluation.classification import Answers, closed, majority
 from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt, with_examples
 from sordino.evaluation.confidence import Floats, interval, resampled_means
+from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.tasks import Labels, drawn_shots, labels_of
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt

@@ -23,10 +23,9 @@ from benchmarks.measuring import arguments, save
 from sordino.models.base_model import BaseModel, load
 from sordino.training.config import TrainConfig
 from sordino.training.run import TextPaths
-from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
-from sordino.training.sweep.results import ModelOutcome, cost
+from sordino.training.sweep.results import ModelOutcome, claims, cost
 from sordino.training.sweep.running import Member, measure_members, members_of, train_members
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -48,7 +47,7 @@ def main() -> None:
     )  # fmt: skip
     texts = TextPaths((options.corpus / "train",), (options.corpus / "heldout",))
     with tempfile.TemporaryDirectory() as folder:
-        members = members_of(base, full, options.model, texts, _no_prompt, Path(folder) / "none")
+        members = members_of(base, full, options.model, texts, Path(folder) / "none")
         sides = {
             side: swept(base, spec, members, Path(folder) / side)
             for side, spec in (("halving", replace(full, full=False)), ("full grid", full))
@@ -74,7 +73,7 @@ def swept(base: BaseModel, spec: Spec, members: list[Member], folder: Path) -> t
     folder.mkdir()
     clock = time.process_time if base.device.type == "cpu" else time.perf_counter
     began = clock()
-    finished = train_members(base, spec, members, folder, tell=lambda name, event: None)
+    finished = train_members(base, spec, members, folder, on_event=lambda name, event: None)
     seconds = clock() - began
     assert finished is not None
     return measure_members(base, spec, spec.model[0], members, finished, folder), seconds
@@ -97,10 +96,6 @@ def row(side: str, outcome: ModelOutcome, seconds: float, best: float, spec: Spe
         "rows_trained": cost([outcome], spec.rest.steps, spec.rest.batch)[0],
         "seconds": round(seconds, 1),
     }
-
-
-def _no_prompt(name: str) -> Any:
-    raise ValueError(name)
 
 
 if __name__ == "__main__":

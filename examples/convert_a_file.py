@@ -2,29 +2,27 @@
 
     python examples/convert_a_file.py voice.zip voice-peft peft
 
-The format of the source is found by its content. This script loads no torch.
+The format of the source is found by its content. This script loads no PyTorch.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from sordino import formats
+import sordino
 
 
 def main(source: str, target: str, to: str) -> None:
-    peek = formats.peek(Path(source))  # headers only: cheap for a folder of thousands
+    peek = sordino.peek(source)  # headers only: cheap for a folder of thousands
     print(f"{source} is {peek.format}: {peek.n_tokens} virtual tokens of width {peek.d_model}")
 
-    prompt = formats.read(Path(source))
+    prompt = sordino.load(source)
     print(f"name {prompt.metadata.name!r}, content hash {prompt.content_hash[:16]}")
 
     # The matrix is a plain numpy array; metadata are changed on a copy.
     print(f"largest number {abs(prompt.matrix).max():.3f}")
     prompt = prompt.with_metadata(tags=(*prompt.metadata.tags, "converted"))
-    for warning in formats.write(prompt, Path(target), to=to):
-        print(f"warning: {warning}")
+    prompt.save(target, to=to)  # logs what the format cannot hold
     print(f"written: {target}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import runpy
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+import sordino
 from sordino import formats
+from tests.test_layers import imported_places
 from tests.tiny_models import tiny_base
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -29,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         (folder / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
     patch = pytest.MonkeyPatch()
     base = tiny_base("llama", dtype=torch.float32)
-    patch.setattr("sordino.models.base_model.load", lambda name: base)
+    patch.setattr("sordino.models.base_model.load", lambda name, **options: base)
     said: list[str] = []
     patch.setattr("builtins.print", lambda *parts: said.append(" ".join(map(str, parts))))
     example("train_on_a_folder")(str(folder / "texts"), str(folder / "voice.zip"), "5")
@@ -39,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_train_on_a_folder(trained: tuple[Path, str]) -> None:
     file, said = trained
-    assert "split by file" in said
+    assert "in front of the text" in said
     assert "step 5: validation loss" in said
     assert "step 5: Day" in said
     assert formats.read(file).n_tokens == 20
@@ -47,12 +50,25 @@ def test_train_on_a_folder(trained: tuple[Path, str]) -> None:
 
 def test_generate_with_a_prompt(trained: tuple[Path, str], monkeypatch, capsys) -> None:
     base = tiny_base("llama", dtype=torch.float32)
-    monkeypatch.setattr("sordino.models.base_model.load", lambda name: base)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **options: base)
     example("generate_with_a_prompt")(str(trained[0]), "The keeper")
     fit, without, with_ = capsys.readouterr().out.split("\nwith")
     assert fit.startswith("fit: it was trained on these very weights")
     assert without.startswith("out: The keeper")
     assert with_.startswith(":    The keeper")
+
+
+def test_use_with_transformers(trained: tuple[Path, str], monkeypatch, capsys) -> None:
+    base = tiny_base("llama", dtype=torch.float32)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda name: base.network)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: base.tokenizer)
+    example("use_with_transformers")("tiny", str(trained[0]), "The keeper", "ships")
+    expected = sordino.Model(base).generate(
+        ["The keeper", "ships"], sordino.load(trained[0]), max_tokens=60, temperature=0
+    )
+    shown = capsys.readouterr().out
+    assert shown.startswith("The keeper|")
+    assert shown == "".join(f"{text}|{said}\n" for text, said in zip(["The keeper", "ships"], expected, strict=True))
 
 
 def test_convert_a_file(trained: tuple[Path, str], tmp_path: Path, capsys) -> None:
@@ -62,9 +78,12 @@ def test_convert_a_file(trained: tuple[Path, str], tmp_path: Path, capsys) -> No
     assert (formats.read(tmp_path / "peft").matrix == formats.read(trained[0]).matrix).all()
 
 
-def test_every_example_is_run_here() -> None:
+def test_every_example_is_run_here_and_uses_nothing_but_the_public_names() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {
         "train_on_a_folder",
         "generate_with_a_prompt",
+        "use_with_transformers",
         "convert_a_file",
     }
+    for path in EXAMPLES.glob("*.py"):
+        assert list(imported_places(ast.parse(path.read_text(encoding="utf-8")))) == [], path.name

@@ -49,6 +49,20 @@ def test_values_outside_range_or_choices_are_refused(values: dict[str, object], 
     assert said.split(":")[0] in str(caught.value)
 
 
+def test_a_bound_may_be_left_out_of_the_range() -> None:
+    @dataclass(frozen=True)
+    class Draw:
+        share: float = setting(0.5, "Share.", above=0, high=1)
+
+        def __post_init__(self) -> None:
+            check_settings(self)
+
+    assert Draw(1.0).share == 1
+    for value in (0.0, 1.1, math.nan):
+        with pytest.raises(ConfigError, match="above 0, at most 1"):
+            Draw(value)
+
+
 def test_json_with_an_unknown_key_is_refused() -> None:
     assert from_json(Oven, {"heat": 200.0, "note": "bread"}) == Oven(200.0, note="bread")
     with pytest.raises(ConfigError, match="heta"):
@@ -58,5 +72,5 @@ def test_json_with_an_unknown_key_is_refused() -> None:
 def test_a_form_has_what_a_page_needs() -> None:
     assert form_of(Oven)[0] == {
         "name": "heat", "kind": "float", "label": "Heat", "help": "Degrees.", "default": 180.0,
-        "choices": [], "low": 30, "high": 300,
+        "choices": [], "low": 30, "high": 300, "above": None,
     }  # fmt: skip

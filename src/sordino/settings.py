@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -15,20 +16,35 @@ from sordino.errors import ConfigError
 
 Value = TypeVar("Value")
 _KEY = "setting"
+# What every random generator takes.
+LARGEST_SEED = 2**63 - 1
+SEED_HELP = "The same seed gives the same result on the same machine."
 
 
 @dataclass(frozen=True)
 class About:
-    """help: one sentence. low, high: smallest and largest value. label: its name in a form. shown: what to say of a default
-    that is worked out at run time. unit: what the command line shows in place of a value, for instance N.
+    """help: one sentence. low, high: smallest and largest value. above: a bound that is itself not allowed. label: its name in a
+    form. shown: what to say of a default that is worked out at run time. unit: what the command line shows in place of a value, for
+    instance N. short: a second, short flag, for instance -n.
     """
 
     help: str
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     label: str = ""
     shown: str = ""
     unit: str = ""
+    short: str = ""
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is in range. NaN compares false with everything, so it is outside every range."""
+        bounds = (
+            self.low is None or self.low <= value,
+            self.high is None or value <= self.high,
+            self.above is None or self.above < value,
+        )
+        return all(bounds)
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,12 @@ def setting(default: Value, help: str, **about: Any) -> Value:
     return field(default=default, metadata={_KEY: About(help, **about)})
 
 
-def settings_of(cls: type) -> dict[str, Setting]:
+def seed_setting(default: int = 0) -> int:
+    return setting(default, SEED_HELP, low=0, high=LARGEST_SEED, unit="N")
+
+
+@cache
+def settings_of(cls: type) -> Mapping[str, Setting]:
     """The settings of a class by name, in order; fields without an `About` are left out."""
     assert is_dataclass(cls), cls
     hints = get_type_hints(cls)
@@ -77,28 +98,26 @@ def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
 
 def check_settings(config: object) -> None:
     """Raises ConfigError for the first value outside its range or choices, named by its flag."""
-    for name, each in settings_of(type(config)).items():
+    kind: type = type(config)
+    for name, each in settings_of(kind).items():
         value = getattr(config, name)
         if value is None:
             continue
-        low, high = each.about.low, each.about.high
-        # NaN compares false with everything, so it is outside every range.
-        if (low is not None or high is not None) and not (
-            (low is None or low <= value) and (high is None or value <= high)
-        ):
+        if not each.about.allows(value):
             raise ConfigError("a setting is out of range", where=each.flag, expected=range_text(each.about), got=value)
         if each.choices and value not in each.choices:
             raise ConfigError("unknown value", where=each.flag, expected=", ".join(each.choices), got=value)
 
 
 def range_text(about: About) -> str:
-    """`1 to 10`, `1 or more`, `at most 10`."""
-    low, high = (
-        None if bound is None else f"{bound:g}" if bound < 1e6 else f"{bound:.0f}" for bound in (about.low, about.high)
+    """`1 to 10`, `1 or more`, `at most 10`, `above 0`, `above 0, at most 1`."""
+    low, high, above = (
+        None if bound is None else f"{bound:g}" if bound < 1e6 else f"{bound:.0f}"
+        for bound in (about.low, about.high, about.above)
     )
-    if low is None:
-        return f"at most {high}"
-    return f"{low} or more" if high is None else f"{low} to {high}"
+    if low is not None:
+        return f"{low} or more" if high is None else f"{low} to {high}"
+    return ", ".join(part for part in (above and f"above {above}", high and f"at most {high}") if part)
 
 
 def from_json(cls: type[Value], values: Mapping[str, Any]) -> Value:
@@ -122,6 +141,7 @@ def form_of(cls: type) -> list[dict[str, Any]]:
             "choices": list(each.choices),
             "low": each.about.low,
             "high": each.about.high,
+            "above": each.about.above,
         }
         for each in settings_of(cls).values()
     ]

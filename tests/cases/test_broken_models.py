@@ -76,7 +76,7 @@ def test_more_layers_than_any_model_has_are_refused_before_a_list_of_them_is_mad
 ) -> None:
     settings = {"num_hidden_layers": 10**10}
     edited(folder / "config.json", **({"text_config": settings} if nested else settings))
-    refused(folder, "no model has so many layers", "num_hidden_layers 1e+10")
+    refused(folder, "the configuration has too many layers", "num_hidden_layers 1e+10")
 
 
 def test_tables_of_positions_count_as_memory(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_gguf_file_that_counts_layers_without_end_is_refused(tmp_path: Path) -
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    refused(path, "no model has so many layers")
+    refused(path, "the configuration has too many layers")
 
 
 # Headers and settings that make no sense

@@ -102,7 +102,7 @@ def test_a_history_of_text_generation_webui(tmp_path: Path) -> None:
     result = reading(tmp_path / "log.json", history)
     assert turns(result) == [("assistant", "Welcome."), *HI_LO, ("user", "So?")]
     assert told(result) == "histories of text-generation-webui read as chats: 1"
-    with pytest.raises(DataError, match="`internal` is no list of pairs"):
+    with pytest.raises(DataError, match="`internal` is not a list of pairs"):
         reading(tmp_path / "log.json", {"internal": [["Hi"]]})
 
 

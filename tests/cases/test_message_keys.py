@@ -47,7 +47,7 @@ def test_a_masked_turn_is_context(tmp_path: Path, mask: dict[str, Any]) -> None:
     result = reading(tmp_path, *dialogue)
     assert result.pieces[0].text == "Lo"
     assert ("assistant", "secret") in turns(result)
-    assert result.notes == ("assistant turns that are marked as not to be learned, and serve as context: 1",)
+    assert result.notes == ("assistant turns that are marked as not learned and serve as context: 1",)
     base = tiny_base("llama")
     (example,) = make_examples(result.pieces, base, max_tokens=400).examples
     assert base.decode([i for i, known in zip(example.ids, example.labelled, strict=True) if known]) == "Lo"
@@ -70,7 +70,7 @@ def test_a_turn_that_is_not_masked_is_learned(tmp_path: Path, mask: dict[str, An
         ({"weight": "0"}, "`weight`"),
         ({"train": []}, "got list"),
         ({"loss": float("nan")}, "`loss`"),
-        ({"weight": 1, "train": False}, "both to be learned and not"),
+        ({"weight": 1, "train": False}, "disagree on whether it is learned"),
         ({"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]}, "`train_detail`"),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_mask_that_cannot_be_kept_is_refused(tmp_path: Path, mask: dict[str, A
 
 def test_a_user_who_is_to_be_learned_is_reported(tmp_path: Path) -> None:
     result = reading(tmp_path, said("user", "Hi", train=True), said("assistant", "Lo"))
-    assert result.notes == ("turns of others than the assistant that are marked as to be learned, and are not: 1",)
+    assert result.notes == ("turns of other roles that are marked as learned, and are not: 1",)
 
 
 def test_masks_are_part_of_what_data_is() -> None:
@@ -144,7 +144,7 @@ def test_calls_of_another_shape_are_refused(tmp_path: Path, calls: Any) -> None:
 def test_a_developer_is_the_system(tmp_path: Path) -> None:
     result = reading(tmp_path, said("developer", "Brief."), said("user", "Hi"), said("assistant", "Lo"))
     assert turns(result)[0] == ("system", "Brief.")
-    assert result.notes == ("messages of a developer read as the system's: 1",)
+    assert result.notes == ("developer messages read as the system's: 1",)
 
 
 def test_any_other_key_is_reported_once_and_empty_ones_never(tmp_path: Path) -> None:

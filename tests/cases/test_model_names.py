@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sordino.cli import sweep_run
 from sordino.models.files import absolute_name, resolve
 from sordino.prompts.soft_prompt import Metadata
 from sordino.server.page.models import Recent
 from sordino.training.config import TrainConfig
 from sordino.training.job import Job, job_from, store
 from sordino.training.run import TextPaths
+from sordino.training.sweep.execute import Sweep, store_sweep, stored_sweep
 from sordino.training.sweep.grid import Spec
 
 
@@ -34,15 +34,15 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def stored_names(name: str) -> set[str]:
     """The name as a training run, a sweep and the page's list of recent models store it."""
     Path("v.run").mkdir()
-    job = Job((), (), Path("v.zip"), name, None, None, None, Metadata(name="v"), TrainConfig())
+    job = Job(TextPaths(()), Path("v.zip"), name, Metadata(name="v"), TrainConfig())
     store(job, "vocab")
     Path("out").mkdir()
     spec = Spec((name,), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    sweep_run._store(sweep_run.Sweep(spec, TextPaths(()), Path("out"), None, None))
+    store_sweep(Sweep(spec, TextPaths(()), Path("out")))
     Recent(Path("recent.json")).add(name)
     return {
         job_from(Path("v.run"), overwrite=False).model,
-        sweep_run.stored_sweep(Path("out")).spec.model[0],
+        stored_sweep(Path("out")).spec.model[0],
         json.loads(Path("recent.json").read_text())[0],
     }
 

@@ -17,10 +17,11 @@ from benchmarks.relations import Fact, object_candidates
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.evaluation import free_answers
-from sordino.evaluation.answers import TaskConfig, classify, score_rows
-from sordino.evaluation.conditions import instruction, no_prompt, with_examples
+from sordino.evaluation.answers import classify, score_rows
+from sordino.evaluation.conditions import Baselines, instruction, no_prompt, with_examples
+from sordino.evaluation.config import EvaluateConfig, TaskConfig
 from sordino.evaluation.free_answers import answer_freely
-from sordino.evaluation.measuring import EvaluateConfig, measure
+from sordino.evaluation.measuring import measure
 from sordino.evaluation.scoring import windows_behind
 from sordino.evaluation.tasks import labels_of
 from sordino.models.base_model import BaseModel
@@ -190,7 +191,12 @@ def test_free_answers_are_written_and_scored_behind_the_same_ids(kind: Kind, mon
 
     monkeypatch.setattr(free_answers, "complete", recorded)
     report = answer_freely(
-        base, {}, {"held": ROWS}, TaskConfig(row_tokens=12, resamples=100), max_tokens=3, instructions=["The lamp?"]
+        base,
+        {},
+        {"held": ROWS},
+        TaskConfig(row_tokens=12, resamples=100),
+        max_tokens=3,
+        baselines=Baselines(["The lamp?"]),
     )
     # Rows are longer than 12 tokens: they begin in the middle of a word, which no decoded text can say.
     cut = [tuple(whole(base, piece.prompt)[-12:]) for piece in ROWS]

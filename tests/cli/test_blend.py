@@ -10,7 +10,6 @@ import pytest
 
 from sordino import formats
 from sordino.cli.blend import parted
-from sordino.cli.looking import short_names
 from sordino.errors import BadInput
 from sordino.prompts.soft_prompt import BaseRef
 from tests.cli.commands import contents, ok, refused, run
@@ -96,7 +95,9 @@ def test_bad_input_is_refused_and_nothing_written(library: Path, tmp_path: Path)
     assert "written as .zip" in refused("blend", "fog", "tar", "--out", "c.npy")
     assert "written as .zip" in refused("blend", "fog", "tar", "--out", "c.mix.zip")
     assert ".png or .svg" in refused("blend", "fog", "tar", *out, "--picture", "c.gif", *held(tmp_path))
-    assert "a way is between two" in refused("blend", "fog", "oil", "--how", "concatenate", *held(tmp_path))
+    assert "losses are measured between two soft prompts" in refused(
+        "blend", "fog", "oil", "--how", "concatenate", *held(tmp_path)
+    )
     assert "nowhere" in refused("blend", "fog", "tar", *out, "--heldout", "nowhere")
     assert "given twice" in refused("blend", "fog", "tar", *out, "--heldout", tmp_path, "--heldout", tmp_path)
     assert contents(tmp_path) == before
@@ -128,8 +129,3 @@ def test_names_and_weights() -> None:
     for bad in (["1", "a"], ["a", "1", "2", "b", "1"], ["a", "1", "b"]):
         with pytest.raises(BadInput):
             parted(bad)
-
-
-def test_short_names_tell_paths_apart() -> None:
-    assert short_names([Path("x/keeper/heldout"), Path("x/noir/heldout")]) == ["keeper/heldout", "noir/heldout"]
-    assert short_names([Path("a/b.txt")]) == ["b.txt"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from sordino.cli import doctor, main
+from sordino.cli import main
+from sordino.engine import installation
 from sordino.models import files
 
 
@@ -48,7 +48,7 @@ def test_a_library_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: py
     def refuse(dir: Path) -> None:
         raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(installation.tempfile, "TemporaryFile", refuse)
     found = findings()
     assert (found["library"]["state"], found["cache"]["state"]) == ("bad", "bad")
     assert "Permission denied" in found["library"]["found"]
@@ -71,49 +71,5 @@ def test_a_missing_model_is_noted_and_not_fetched(tmp_path: Path, monkeypatch: p
     assert str(tmp_path / "nowhere") in found["cache"]["found"]
 
 
-def test_a_torch_that_cannot_be_loaded_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (finding,) = doctor.torch_and_gpu()
-    assert finding.state == "bad"
-    assert "pip install" in finding.do
-
-
-def test_extras_are_read_from_the_package_metadata() -> None:
-    requirements = [
-        "click>=8.4",
-        "pytest>=8; extra == 'dev'",
-        'no-such-package-of-any-kind>=1; extra == "bench"',
-        "numpy ; python_version > '3' and extra == 'bench'",
-    ]
-    bench, dev = doctor.extras(requirements)
-    assert (dev.what, dev.found) == ("extra dev", "installed")
-    assert "not installed: no-such-package-of-any-kind" in bench.found
-    assert "pip install 'sordino[bench]'" in bench.found
-
-
-@pytest.mark.parametrize("free", [2**30, 2**34])
-def test_little_memory_or_disk_is_noted(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil
-
-    class Memory:
-        available, total = free, 2**35
-
-    monkeypatch.setattr(psutil, "virtual_memory", Memory)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free}))
-    assert (doctor.memory().state == "note") == (free < 2**31)
-    assert any(finding.what == "disk" for finding in doctor.cache()) == (free < 2**31)
-
-
 def test_every_bundled_model_is_reported() -> None:
     assert {f"model {name}" for name in files.BUNDLED} <= set(findings())
-
-
-def test_llama_cpp_that_was_built_with_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first product would kill the process: weights are not laid out for it then."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
-    said = llama_cpp.llama_print_system_info().replace(b"AMX_INT8 = 1 | ", b"")
-    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said)
-    assert doctor.llama().state == "ok"
-    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said + b"AMX_INT8 = 1 | ")
-    assert doctor.llama().state == "note"
-    assert "docs/serving.md" in doctor.llama().do

@@ -83,7 +83,7 @@ def test_those_of_different_models_are_shown_without_their_similarity(library: P
 
 
 def test_a_soft_prompt_too_long_to_measure_in_seconds_is_looked_at_without_a_text(library: Path, monkeypatch) -> None:
-    monkeypatch.setattr("sordino.cli.inspect._BUDGET", 100)
+    monkeypatch.setattr("sordino.evaluation.analysis.inspection.BUDGET", 100)
     said = run("inspect", "fog")
     assert said.exit_code == 0
     assert "left out" not in said.stdout

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sordino.cli.options import setting_options
+from sordino.cli.options import option_group, setting_options
 from sordino.errors import ConfigError
 from sordino.settings import check_settings, setting
 
@@ -46,6 +46,28 @@ def test_a_command_gets_one_value() -> None:
     ]
 
 
+def test_a_group_of_options_is_one_value_and_keeps_its_place_in_the_help() -> None:
+    got: list[Any] = []
+
+    @click.command()
+    @click.option("--first")
+    @option_group(
+        "shelf",
+        lambda width, books: (width, books),
+        click.option("--width", type=int, default=3),
+        click.option("--book", "books", multiple=True),
+    )
+    @click.option("--last")
+    def build(first: str | None, shelf: tuple[int, tuple[str, ...]], last: str | None) -> None:
+        got.extend([first, shelf, last])
+
+    CliRunner().invoke(
+        build, ["--book", "a", "--last", "x", "--book", "b"], catch_exceptions=False, standalone_mode=False
+    )
+    assert got == [None, (3, ("a", "b")), "x"]
+    assert [each.name for each in build.params] == ["first", "width", "books", "last"]
+
+
 def test_only_what_was_given() -> None:
     assert run(["bread", "--minutes", "5"], only_given=True) == ["bread", {"minutes": 5}]
 
@@ -61,6 +83,6 @@ def test_help_shows_default_choices_and_unit() -> None:
     def bake(oven: Oven) -> None: ...
 
     said = " ".join(CliRunner().invoke(bake, ["--help"]).output.split())
-    for part in ("--heat X Degrees. [default: 180.0]", "[default: by weight]", "[fan|grill]"):
+    for part in ("--heat X Degrees. [default: 180; 30 to 300]", "[default: by weight]", "[fan|grill]"):
         assert part in said
     assert "--light-on" not in said

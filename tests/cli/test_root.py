@@ -53,7 +53,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 
         monkeypatch.setattr(sys.modules[__name__], "fail_command", command, raising=False)
         monkeypatch.setitem(cli.COMMANDS, "fail", (__name__, "fail_command", "Fail."))
-        monkeypatch.setattr(cli, "import_module", lambda name: sys.modules[name])
+        monkeypatch.setattr(cli, "import_module", lambda name: sys.modules[name.removeprefix("sordino.cli.")])
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         return CliRunner().invoke(cli.main, ["fail"], prog_name="sordino")
@@ -85,6 +85,12 @@ def test_help_lists_every_command_with_its_own_first_line() -> None:
         assert command.name == name
         assert command.get_short_help_str(limit=200).startswith(summary.rstrip(".")), f"{name}: two summaries"
         assert name in stdout
+
+
+def test_help_groups_the_commands() -> None:
+    stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
+    headings = [line.rstrip(":") for line in stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options", "Make", "Use", "Share", "Look inside", "Serve"]
 
 
 def test_help_and_import_load_no_torch() -> None:

@@ -38,14 +38,14 @@ from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr("sordino.cli.serve.loaded_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *_: pytest.fail("a model was loaded"))
     result = run("serve", *flags)
     assert result.exit_code == 2
     assert said in result.stderr
 
 
 def test_a_port_in_use_is_said_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sordino.cli.serve.loaded_model", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *_: pytest.fail("a model was loaded"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

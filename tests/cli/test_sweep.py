@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.cli import sweep_run
 from sordino.training import loop
 from sordino.training.config import TrainConfig
 from sordino.training.run import TextPaths
-from sordino.training.sweep import running
+from sordino.training.sweep import execute, running
 from sordino.training.sweep.grid import Spec
 from tests.cli.commands import contents, ok, refused
 from tests.tiny_models import tiny_base
@@ -26,7 +25,7 @@ GRID = ("--tokens", "2,4", "--lr", "0.1,0.5", "--init", "vocab,random")
 @pytest.fixture(autouse=True)
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bases = {name: tiny_base(family, dtype=torch.float32) for name, family in (("smollm2", "llama"), ("other", "gpt2"))}
-    monkeypatch.setattr("sordino.cli.sweep_run.loaded_model", lambda name, *_, **__: bases[name])
+    monkeypatch.setattr("sordino.cli.sweep.loaded_model", lambda name, *_, **__: bases[name])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     (tmp_path / "log").mkdir()
@@ -77,7 +76,7 @@ def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: py
     def stopped(*_: object, **__: object) -> None:
         return None
 
-    monkeypatch.setattr(sweep_run, "train_members", stopped)
+    monkeypatch.setattr(execute, "train_members", stopped)
     ok("sweep", "log", "--tokens", 3, "--init", "vocab", *QUICK, "--overwrite")
     assert not list(Path("out").rglob("winner.zip"))
     assert not list(Path("out").rglob("best.zip"))
@@ -102,9 +101,9 @@ def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     spec = Spec(("link",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    asked = sweep_run.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
-    sweep_run._store(asked)
-    again = sweep_run.stored_sweep(tmp_path / "out")
+    asked = execute.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
+    execute.store_sweep(asked)
+    again = execute.stored_sweep(tmp_path / "out")
     assert again.folder_of(again.spec.model[0]) == asked.folder_of("link")
 
 
@@ -166,7 +165,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
 def test_a_model_that_is_done_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ok("sweep", "log", "--tokens", "2,4", "--init", "vocab", *QUICK)
     before = results()
-    monkeypatch.setattr(sweep_run, "loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.cli.sweep.loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
     ok("sweep", "--resume", "out")
     assert results() == before
 
@@ -204,7 +203,7 @@ def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags, said) -> None:
-    monkeypatch.setattr(sweep_run, "loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.cli.sweep.loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
     from tests.cli.commands import run
 
     result = run("sweep", *flags)

@@ -12,8 +12,8 @@ import torch
 from filelock import FileLock
 
 from sordino import formats
-from sordino.cli import training_run
-from sordino.training import loop
+from sordino.cli.interrupts import stop_on_interrupt
+from sordino.training import execute, loop
 from sordino.training.checkpoint import FILE, read_header
 from sordino.training.config import TrainConfig
 from sordino.training.failure import Failure
@@ -57,7 +57,7 @@ def stopped_run(texts: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) ->
 
     with monkeypatch.context() as patch:
         real = loop.train
-        patch.setattr(training_run, "train", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        patch.setattr(execute, "train", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
         said = trained(texts, "--out", "v.zip", *QUICK, *flags)
     assert "Go on with: sordino train --resume" in said
     assert not Path("v.zip").exists()
@@ -90,7 +90,7 @@ def test_a_run_killed_while_it_was_measured_is_not_lost_by_starting_again(texts:
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_run, "write_result", killed)
+        patch.setattr(execute, "write_result", killed)
         assert run("train", texts, "--out", "v.zip", *QUICK).exit_code == 9
     saved = Path("v.run", FILE).read_bytes()
     assert "can go on" in refused("train", texts, "--out", "v.zip", *QUICK)
@@ -120,7 +120,7 @@ def test_a_folders_name_is_not_cut_at_a_dot(texts: Path) -> None:
 
 def test_two_at_once_do_not_share_a_folder(texts: Path) -> None:
     Path("v.run").mkdir()
-    with FileLock(Path("v.run") / training_run.LOCK):
+    with FileLock(Path("v.run") / execute.LOCK):
         assert "another process is training here" in refused("train", texts, "--out", "v.zip", *QUICK)
     trained(texts, "--out", "v.zip", *QUICK)
 
@@ -211,7 +211,7 @@ def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.Monk
     numbers = (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     for number in numbers:
-        with training_run.stop_on_interrupt() as should_stop:
+        with stop_on_interrupt() as should_stop:
             assert not should_stop()
             signal.raise_signal(number)
             assert should_stop()
@@ -222,7 +222,7 @@ def test_ctrl_break_stops_after_the_step_as_ctrl_c_does(monkeypatch: pytest.Monk
 def test_under_nohup_a_run_outlasts_its_terminal() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with training_run.stop_on_interrupt() as should_stop:
+        with stop_on_interrupt() as should_stop:
             signal.raise_signal(signal.SIGHUP)
             assert not should_stop()
     finally:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sordino.engine.backend import Backend
-from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.engine.config import EngineOptions
+from sordino.engine.runners.build import embedded, torch_runner
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.backend_conformance import CHECKS, fails_alone_with_a_prompt_of_another_width
 from tests.engine.toy_backend import ToyBackend
@@ -20,7 +21,7 @@ from tests.tiny_models import tiny_base
 
 def of_the_engine() -> Backend:
     base = tiny_base("llama")
-    options = EngineOptions(rows=4, kv_bytes=1 << 26, prefix_bytes=1 << 20)
+    options = EngineOptions(rows=4, kv_memory=64, prefix_memory=1)
     return embedded(base, torch_runner(base, options), options)
 
 

@@ -7,7 +7,10 @@ from importlib import resources
 import pytest
 
 from sordino import formats
+from sordino.engine.attach import attach
+from sordino.engine.detokenizer import HALF
 from sordino.engine.engine import Limits
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.requests import Request
 from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
@@ -38,3 +41,15 @@ def test_smollm2_in_a_crowd_equals_transformers_one_by_one(smollm2: BaseModel) -
     equal = [agreed(row.ids, *by_transformers(smollm2, request)) for row, request in zip(said, requests, strict=True)]
     # Rows that part at a near tie are counted: a fault would part nearly all.
     assert equal.count(False) <= 2
+
+
+@pytest.mark.slow
+def test_transformers_writes_what_smollm2_does_behind_an_attached_prompt(smollm2: BaseModel) -> None:
+    packaged = resources.files("sordino").joinpath("data", "prompts")
+    with resources.as_file(packaged) as folder:
+        prompt = formats.read(min(folder.glob("*.zip")))
+    attached = attach(smollm2.network, smollm2.tokenizer, prompt)
+    expected = complete(smollm2, [TextRequest(text, prompt) for text in TEXTS], Sampling(max_tokens=24, temperature=0))
+    ids = smollm2.network.generate(**attached(TEXTS), max_new_tokens=24, do_sample=False)
+    equal = [text == ours.rstrip(HALF) for text, ours in zip(attached.decode(ids), expected, strict=True)]
+    assert equal.count(False) <= 1

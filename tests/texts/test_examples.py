@@ -128,7 +128,7 @@ def test_a_long_prompt_loses_its_left_and_no_label() -> None:
     prompt = " ".join(f"w{i}" for i in range(50)) + ":"
     made = make_examples([Piece("a", "completion", " yes it is", prompt)], base, max_tokens=8)
     assert [shown(base, e) for e in made.examples] == [" w47 w48 w49:[ yes it is<end>]"]
-    assert made.notes == ("prompts or chats of more than 8 tokens that lost the left of their context: 1",)
+    assert made.notes == ("prompts or chats of more than 8 tokens that lost the beginning of their context: 1",)
 
 
 @given(
@@ -157,7 +157,7 @@ def test_every_label_is_in_exactly_one_example_and_behind_its_own_context(
     )
     piece = talk("hi", ">ho")
     if not wanted:
-        with pytest.raises(DataError, match="no token"):
+        with pytest.raises(DataError, match="nothing to learn"):
             make_examples([piece], base, max_tokens=size)
         return
     made = make_examples([piece], base, max_tokens=size).examples
@@ -212,7 +212,7 @@ def test_a_long_chat_is_split_in_front_of_user_turns_behind_its_system_message()
     assert len(texts) == 3
     assert all(text.startswith("<system>kind<end><user>ask") for text in texts)
     assert re.findall(r"\[answer (\d)<end>\]", "".join(texts)) == list("012345")
-    assert made.notes == ("chats of more than 20 tokens, split in front of user turns: 1",)
+    assert made.notes == ("chats of more than 20 tokens, split before user turns: 1",)
 
 
 def test_a_single_exchange_that_is_too_long_keeps_its_labels() -> None:
@@ -221,7 +221,7 @@ def test_a_single_exchange_that_is_too_long_keeps_its_labels() -> None:
     made = make_examples([talk("ask " * 30, ">" + answer)], base, max_tokens=16)
     said = [i for e in made.examples for i, known in zip(e.ids, e.labelled, strict=True) if known]
     assert base.decode(said) == answer + "<end>"
-    assert any("lost the left" in note for note in made.notes)
+    assert any("lost the beginning" in note for note in made.notes)
 
 
 def test_a_turn_is_not_divided_where_a_cut_before_it_will_do() -> None:
@@ -246,7 +246,7 @@ def test_a_chat_that_fits_is_never_cut() -> None:
 def test_nothing_to_learn_and_silly_lengths_are_refused() -> None:
     base = FakeBase()
     for pieces in ([], [Piece("a", "text", "")], [talk("only the user")]):
-        with pytest.raises(DataError, match="no token"):
+        with pytest.raises(DataError, match="nothing to learn"):
             make_examples(pieces, base, max_tokens=8)
     with pytest.raises(ConfigError, match="--row-tokens"):
         make_examples([Piece("a", "text", "one two")], base, max_tokens=1)

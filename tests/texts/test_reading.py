@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sordino.cli import sweep_run, training_voices
 from sordino.errors import DataError
 from sordino.texts import files
 from sordino.texts.pieces import Piece, chat, data_hash
 from sordino.texts.reading import Reading, read_pieces
-from sordino.training import checkpoint, job
+from sordino.training import checkpoint, group, job
+from sordino.training.sweep import execute
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -57,9 +57,9 @@ def test_the_folder_of_a_training_run_is_no_text(tmp_path: Path) -> None:
         # The names that train gives: texts/ may not import them.
         for name in (job.SETTINGS, "metrics.jsonl", checkpoint.FILE):
             write(tmp_path / folder / name, "{}")
-    for name in (training_voices.GROUP, checkpoint.FILE):
-        write(tmp_path / training_voices.FOLDER / name, "{}")
-    write(tmp_path / "tried" / sweep_run.SETTINGS, "{}")
+    for name in (group.GROUP, checkpoint.FILE):
+        write(tmp_path / group.FOLDER / name, "{}")
+    write(tmp_path / "tried" / execute.SETTINGS, "{}")
     write(tmp_path / "tried" / "1-smollm2" / "001" / "metrics.jsonl", "{}")
     write(tmp_path / "marathon.run" / "b.txt", "Twice.")
     assert texts(read_pieces([tmp_path])) == [("a.txt", "Once."), ("marathon.run/b.txt", "Twice.")]
@@ -197,7 +197,7 @@ def test_empty_and_unlabelled_records_are_dropped_and_counted(tmp_path: Path) ->
     assert texts(reading) == [("a.jsonl:1", "one")]
     assert reading.notes == (
         "empty pieces left out: 2",
-        "pieces left out, as nothing in them is to be learned: 2",
+        "pieces left out, as they hold nothing to learn: 2",
     )
 
 
@@ -224,7 +224,7 @@ def test_a_space_behind_a_prompt_belongs_to_the_completion(tmp_path: Path) -> No
         ('{"messages": "x"}', "`messages` is not a list"),
         ('{"messages": [{"role": "narrator", "content": "x"}]}', "role 'narrator'"),
         ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "content"),
-        ('{"messages": ["x"]}', "a message of no known shape"),
+        ('{"messages": ["x"]}', "a message of unknown shape"),
         ('["x"]', "not an object"),
         ('{"text": "x"', "not JSON"),
         ("[" * 100_000, "cannot be read"),

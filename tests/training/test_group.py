@@ -189,7 +189,7 @@ def test_a_crash_between_the_checkpoints_goes_on_from_the_groups(tmp_path, monke
     with monkeypatch.context() as patch:
         real, calls = loop.save_group, iter(range(100))
         patch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-        patch.setattr(loop, "save_group", lambda *a: real(*a) if next(calls) < 6 else (_ for _ in ()).throw(KeyError))
+        patch.setattr(loop, "save_group", lambda *a: real(*a) if next(calls) < 7 else (_ for _ in ()).throw(KeyError))
         with pytest.raises(KeyError):
             _together(base, folder, runs)
     assert (folder / "a" / FILE).exists()

@@ -16,7 +16,7 @@ from sordino.errors import StorageError, TrainingError
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.training import report as report_module
 from sordino.training.loop import METRICS, Sample, Step, Validation
-from sordino.training.report import Condition, Inside, Report, read_events, write_report
+from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
 
 EVIL = '"><script src="//evil.example/x.js"></script>\u202e $\\frac{1}{0}$ {{ 7 * 7 }}'
 PROMPT = SoftPrompt(
@@ -36,15 +36,15 @@ EVENTS = (
     Sample(40, "At dusk", " Herself was lit."),
     Validation(40, 3.9, best=True),
 )
-FULL = Report(
+FULL = RunReport(
     PROMPT,
     EVENTS,
     nearest=[[(" lamp", 0.912), ("\n", 0.5)], [(" oil", 0.75)], [(" ", 0.25)]],
     heldout=[
-        Condition("soft prompt", "keeper", 3, 3.912, 1.201, (3.8, 4.0)),
-        Condition("no prompt", "no prompt", 0, 4.512, 1.401, (4.4, 4.6), 0.6, (0.5, 0.7)),
-        Condition("instruction", "Write as a keeper", 5, 4.4, 1.3, None, 0.488, None),
-        Condition("excerpt", "64 tokens of the training text", 64, 4.1, 1.25, (4.0, 4.2), 0.188, (0.1, 0.3)),
+        HeldoutLine("soft prompt", "keeper", 3, 3.912, 1.201, (3.8, 4.0)),
+        HeldoutLine("no prompt", "no prompt", 0, 4.512, 1.401, (4.4, 4.6), 0.6, (0.5, 0.7)),
+        HeldoutLine("instruction", "Write as a keeper", 5, 4.4, 1.3, None, 0.488, None),
+        HeldoutLine("excerpt", "64 tokens of the training text", 64, 4.1, 1.25, (4.0, 4.2), 0.188, (0.1, 0.3)),
     ],
     verdicts=["These 3 vectors are worth 143 tokens of real text."],
     samples=[{"prompt": "The door", "with": " was Herself's.", "without": " was open."}],
@@ -75,7 +75,7 @@ class Page(HTMLParser):
             self.shown += data
 
 
-def written(folder: Path, report: Report) -> Page:
+def written(folder: Path, report: RunReport) -> Page:
     write_report(folder, report)
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -153,11 +153,11 @@ def test_what_files_say_stays_text(tmp_path: Path) -> None:
     known = replace(known, base=BaseRef(id=EVIL), training={EVIL: EVIL, "list": [EVIL], "bad": "\ud800"})
     page = written(
         tmp_path,
-        Report(
+        RunReport(
             SoftPrompt(PROMPT.matrix, known),
             [*EVENTS, Sample(40, EVIL, EVIL)],
             nearest=[[(EVIL, 0.5)]],
-            inside=Inside(b"", [EVIL], [EVIL], [[EVIL]]),
+            inside=InspectionTable(b"", [EVIL], [EVIL], [[EVIL]]),
             heldout=[replace(condition, label=EVIL) for condition in FULL.heldout],
             verdicts=[EVIL],
             samples=[{"prompt": EVIL, "with": EVIL, "without": EVIL}],
@@ -173,10 +173,10 @@ def test_what_files_say_stays_text(tmp_path: Path) -> None:
 def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     """No validation set, no held-out texts, no samples, one step, a soft prompt that says nothing about itself."""
     prompt = SoftPrompt(PROMPT.matrix)
-    page = written(tmp_path, Report(prompt, [Step(1, 4.5, 0.1, 1.0, 10, 0.5)], nearest=[]))
+    page = written(tmp_path, RunReport(prompt, [Step(1, 4.5, 0.1, 1.0, 10, 0.5)], nearest=[]))
     assert "A soft prompt" in page.shown
     assert "With and without" not in page.shown
-    write_report(tmp_path, Report(prompt, [], nearest=[]))
+    write_report(tmp_path, RunReport(prompt, [], nearest=[]))
 
 
 def test_events_are_read_back(tmp_path: Path) -> None:

@@ -16,49 +16,61 @@ from typing import Any
 import click
 
 from sordino import __version__
-from sordino.cli.waiting import watch_the_machine
+from sordino.engine.waiting import watch_the_machine
 from sordino.errors import SordinoError
 
-# name -> (module, attribute, one line for `sordino --help`). The order is the order of the help.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo": ("sordino.cli.demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
-    "train": ("sordino.cli.train", "train", "Make a soft prompt from texts."),
-    "sweep": ("sordino.cli.sweep", "sweep", "Try many settings together and keep the best."),
-    "evaluate": ("sordino.cli.evaluate", "evaluate", "Measure soft prompts on held-out texts."),
-    "answers": ("sordino.cli.answer", "answers", "Measure soft prompts on a task: how many answers are right."),
-    "mixture": ("sordino.cli.mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
-    "generate": ("sordino.cli.write", "generate", "Continue TEXT, with or without a soft prompt."),
-    "compare": (
-        "sordino.cli.write",
-        "compare",
-        "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
-    ),
-    "ensemble": ("sordino.cli.ensemble", "ensemble", "Soft prompts that write as one."),
-    "ui": ("sordino.cli.serve", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
-    "serve": (
-        "sordino.cli.serve",
-        "serve",
-        "Serve a model and every soft prompt that fits it over HTTP, and the page to use them.",
-    ),
-    "list": ("sordino.cli.prompts", "list_", "List the soft prompts in the library."),
-    "show": ("sordino.cli.prompts", "show", "Show what a soft prompt says about itself."),
-    "sources": ("sordino.cli.sources", "sources", "Rank soft prompts as a start for another."),
-    "install": ("sordino.cli.prompts", "install", "Copy a soft prompt into the library."),
-    "remove": ("sordino.cli.prompts", "remove", "Take a soft prompt out of the library."),
-    "edit": ("sordino.cli.prompts", "edit", "Change a soft prompt's name, description or other metadata."),
-    "convert": ("sordino.cli.prompts", "convert", "Rewrite a soft prompt in another format."),
-    "inspect": ("sordino.cli.inspect", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
-    "blend": ("sordino.cli.blend", "blend", "Blend soft prompts into one, and measure the way between two."),
-    "prune": ("sordino.cli.prune", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
-    "doctor": ("sordino.cli.doctor", "doctor", "Check models, folders, extras and hardware."),
+# name -> (module in this folder, attribute, one line for `sordino --help`).
+Table = dict[str, tuple[str, str, str]]
+GROUPS: dict[str, Table] = {
+    "Make": {
+        "demo": ("demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
+        "train": ("train", "train", "Make a soft prompt from texts."),
+        "sweep": ("sweep", "sweep", "Try many settings together and keep the best."),
+        "mixture": ("mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
+        "ensemble": ("ensemble", "ensemble", "Soft prompts that write as one."),
+        "blend": ("blend", "blend", "Blend soft prompts into one, and measure the losses between two."),
+        "prune": ("prune", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
+    },
+    "Use": {
+        "generate": ("write", "generate", "Continue TEXT, with or without a soft prompt."),
+        "compare": (
+            "write",
+            "compare",
+            "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
+        ),
+        "list": ("prompts", "list_", "List the soft prompts in the library."),
+        "show": ("prompts", "show", "Show what a soft prompt says about itself."),
+        "doctor": ("doctor", "doctor", "Check models, folders, extras and hardware."),
+    },
+    "Share": {
+        "install": ("prompts", "install", "Copy a soft prompt into the library."),
+        "remove": ("prompts", "remove", "Take a soft prompt out of the library."),
+        "edit": ("prompts", "edit", "Change a soft prompt's name, description or other metadata."),
+        "convert": ("prompts", "convert", "Rewrite a soft prompt in another format."),
+    },
+    "Look inside": {
+        "evaluate": ("evaluate", "evaluate", "Measure soft prompts on held-out texts."),
+        "answers": ("answer", "answers", "Measure soft prompts on a task: how many answers are right."),
+        "inspect": ("inspect", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
+        "sources": ("prompts", "sources", "Rank soft prompts as a start for another."),
+    },
+    "Serve": {
+        "ui": ("serve", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
+        "serve": (
+            "serve",
+            "serve",
+            "Serve a model and every soft prompt that fits it over HTTP, and the page to use them.",
+        ),
+    },
 }
+COMMANDS: Table = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 _INTERRUPTED = 130
 _SOFTWARE_ERROR = 70
 
 
 class Commands(click.Group):
-    """The table above as a click group, and the place where exceptions become exit codes."""
+    """The tables above as a click group, and the place where exceptions become exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -68,13 +80,14 @@ class Commands(click.Group):
             return None
         watch_the_machine()
         module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(import_module(module), attribute)
+        command = getattr(import_module(f"{__name__}.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in COMMANDS.items()])
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, _, summary) in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -6,11 +6,13 @@ files, and "[bold]" in one is text.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from rich import box
@@ -106,3 +108,24 @@ def table(*columns: str, title: str = "") -> Table:
 def warn(message: str) -> None:
     """One `warning:` line on stderr."""
     err.print(f"warning: {one_line(message)}", style="yellow")
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """JSON on standard output, on one line without `indent`; escaped where the output's encoding lacks a character."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    click.echo(text)
+
+
+def brackets(interval: tuple[float, float] | None, form: str, *, times: float = 1) -> str:
+    """An interval as `[1.2, 3.4]`, its ends in the given form; "" for none."""
+    return "" if interval is None else f"[{', '.join(form.format(times * end) for end in interval)}]"
+
+
+def shortened(text: str, longest: int) -> str:
+    """On one line, and cut to `longest` characters."""
+    line = one_line(text)
+    return line if len(line) <= longest else line[: longest - 3] + "..."

@@ -14,11 +14,10 @@ import click
 from sordino.cli.options import device_option
 
 if TYPE_CHECKING:
-    from sordino.cli.training_result import Judging
     from sordino.models.base_model import BaseModel
     from sordino.prompts.soft_prompt import SoftPrompt
     from sordino.training.job import Job
-    from sordino.training.run import Prepared
+    from sordino.training.result import Judging
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"
@@ -82,31 +81,39 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     """The demo on a loaded base model. None where the user stopped the training."""
     from dataclasses import replace
 
-    from sordino.cli.console import err
     from sordino.cli.console import out as say
-    from sordino.cli.training_run import follow, read_texts
+    from sordino.cli.training_display import RunDisplay, show_stopped
+    from sordino.training.events import Working
+    from sordino.training.execute import follow, read_texts
     from sordino.training.run import estimate
 
     say.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
     say.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
-    prepared = read_texts(job, base)
+    display = RunDisplay()
+    with display:
+        prepared = read_texts(job, base, display.show)
     sample_seconds = _show_unchanged(base)
-    with err.status("Measuring this machine ..."):
+    with display:
+        display.show(Working("Measuring this machine"))
         cost = estimate(prepared)
     besides = (_EVALUATIONS + 1) * cost.evaluation_seconds + _SAMPLES * sample_seconds
     steps = steps_for(minutes, cost.step_seconds, besides)
     evaluate_every, sample_every = math.ceil(steps / _EVALUATIONS), math.ceil(steps / _SAMPLES)
     config = replace(prepared.config, steps=steps, evaluate_every=evaluate_every, sample_every=sample_every)
-    job, prepared = replace(job, config=config), replace(prepared, config=config)
+    job = replace(job, config=config)
     took = (steps * cost.step_seconds + besides) / 60
     say.print(
         f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included."
     )
-    prompt = follow(job, prepared, judging=_judging(config.batch * config.row_tokens / cost.step_seconds))
-    if prompt is not None:
-        _show_continuations(prepared, prompt)
-        _show_what_next(job)
-    return prompt
+    judging = _judging(config.batch * config.row_tokens / cost.step_seconds)
+    with display:
+        made = follow(job, prepared, judging=judging, on_event=display.show, should_stop=display.should_stop)
+    if made is None:
+        show_stopped(display, job.folder, f" of {steps}; saved.")
+        return None
+    _show_continuations(base, made.prompt)
+    _show_what_next(job)
+    return made.prompt
 
 
 def steps_for(minutes: float, step_seconds: float, besides: float) -> int:
@@ -128,6 +135,7 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     from sordino.prompts.soft_prompt import Metadata
     from sordino.training.config import TrainConfig
     from sordino.training.job import Job
+    from sordino.training.run import TextPaths
 
     # The package is always a folder: its models and libraries are files too.
     texts = Path(__file__).parents[1] / "data" / "keeper"
@@ -140,15 +148,12 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
         rating="general",
     )
     job = Job(
-        (texts / "train",),
-        (texts / "heldout",),
+        TextPaths((texts / "train",), (texts / "heldout",)),
         folder / f"{NAME}.zip",
         MODEL,
-        device,
-        None,
-        None,
         metadata,
         config,
+        device,
         overwrite=overwrite,
     )
     if folder.exists() and not folder.is_dir():
@@ -161,11 +166,11 @@ def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
 
 
 def _judging(trained_a_second: float) -> Judging:
-    from sordino.cli.training_result import Judging
-    from sordino.evaluation.measuring import EvaluateConfig
+    from sordino.evaluation.config import EvaluateConfig
+    from sordino.training.result import Judging
 
     limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
-    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpts=_DRAWS, limit=limit)
+    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpt_draws=_DRAWS, limit=limit)
     return Judging(measuring, (INSTRUCTION,), off_domain=False)
 
 
@@ -183,13 +188,13 @@ def _show_unchanged(base: BaseModel) -> float:
     return took
 
 
-def _show_continuations(prepared: Prepared, prompt: SoftPrompt) -> None:
+def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
     from sordino.cli.console import out
-    from sordino.cli.training_result import sample_pairs
     from sordino.cli.write import WITHOUT, show_side_by_side
+    from sordino.training.result import sample_pairs
 
     out.print("\nThree texts continued without and with the soft prompt, from the same seed:", style="bold")
-    for pair in sample_pairs(prepared, prompt, OPENINGS, seed=0, tokens=CONTINUATION_TOKENS):
+    for pair in sample_pairs(base, prompt, OPENINGS, seed=0, tokens=CONTINUATION_TOKENS):
         out.print()
         show_side_by_side(pair["prompt"], [WITHOUT, NAME], [pair["without"], pair["with"]])
 

@@ -2,79 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
-import numpy as np
 
 from sordino.cli.console import one_line, out, warn
-from sordino.cli.options import Decorated, library_option
-from sordino.errors import BadInput, ConfigError
-from sordino.library.outputs import mixture_name
-from sordino.prompts.mixture import Mixture, Prompt, uniform
-from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
-
-if TYPE_CHECKING:
-    from sordino.library.library import Library
+from sordino.cli.loading import PromptChoice, prompt_options
+from sordino.cli.options import Decorator, option_group, output_options
+from sordino.errors import ConfigError
+from sordino.library.outputs import Outputs, mixture_name
+from sordino.prompts.mixture import Mixture, Prompt
 
 _TOKEN_RULES = ("probabilities", "logits", "vote")
 
 
-def mixture_options(command: Decorated) -> Decorated:
-    """`weights: str | None` and `token_mixture: bool`."""
-    options = [
-        click.option(
-            "--weights",
-            metavar="W,W,...",
-            help="Weights for a mixture's components, instead of its own or its gate's.",
-        ),
-        click.option(
-            "--token-mixture",
-            is_flag=True,
-            help="Keep a mixture's weights as they are while it writes, where its own rule would update them by what is written.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+@dataclass(frozen=True)
+class MixtureOptions:
+    """How the mixtures among soft prompts write. weights: as typed."""
+
+    weights: str | None = None
+    token_mixture: bool = False
+
+    def applied(self, prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
+        """The mixtures among them as the options say; the soft prompts as they are.
+
+        Raises ConfigError where an option has no mixture to work on, or a mixture has another number of components.
+        """
+        if self.weights is None and not self.token_mixture:
+            return dict(prompts)
+        flag = "--token-mixture" if self.weights is None else "--weights"
+        if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
+            raise ConfigError("none of the soft prompts is a mixture", where=flag, do=f"leave {flag} out")
+        return {
+            label: self._applied(prompt) if isinstance(prompt, Mixture) else prompt for label, prompt in prompts.items()
+        }
+
+    def _applied(self, mixture: Mixture) -> Mixture:
+        if self.weights is not None:
+            mixture = mixture.with_weights(parsed_weights(self.weights, len(mixture.components)))
+        if self.token_mixture and mixture.rule == "sequence":
+            mixture = replace(mixture, rule="probabilities")
+        return mixture
 
 
-def reweighted(prompts: Mapping[str, Prompt], weights: str | None, *, token_mixture: bool) -> dict[str, Prompt]:
-    """The mixtures among them as the options say; the soft prompts as they are.
-
-    Raises ConfigError where an option has no mixture to work on, or a mixture has another number of components.
-    """
-    if weights is None and not token_mixture:
-        return dict(prompts)
-    flag = "--token-mixture" if weights is None else "--weights"
-    if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
-        raise ConfigError("none of the soft prompts is a mixture", where=flag, do=f"leave {flag} out")
-    found: dict[str, Prompt] = {}
-    for label, prompt in prompts.items():
-        if isinstance(prompt, Mixture):
-            if weights is not None:
-                prompt = prompt.with_weights(parsed_weights(weights, len(prompt.components)))
-            if token_mixture and prompt.rule == "sequence":
-                prompt = replace(prompt, rule="probabilities")
-        found[label] = prompt
-    return found
-
-
-def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
-    """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
-    if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
-        raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
-    found: dict[str, Prompt] = {}
-    for label, prompt in prompts.items():
-        found[label] = prompt
-        if isinstance(prompt, Mixture):
-            for index, component in enumerate(prompt.components):
-                found[f"{label}/{index} {component.metadata.name}".strip()] = component
-    return found
+def mixture_options() -> Decorator:
+    """`mixing: MixtureOptions`."""
+    weights = click.option(
+        "--weights", metavar="W,W,...", help="Weights for a mixture's components, instead of its own or its gate's."
+    )
+    token_mixture = click.option(
+        "--token-mixture",
+        is_flag=True,
+        help="Keep a mixture's weights as they are while it writes, where its own rule would update them by what is written.",
+    )
+    return option_group("mixing", MixtureOptions, weights, token_mixture)
 
 
 def parsed_weights(text: str, count: int) -> list[float]:
@@ -83,7 +68,7 @@ def parsed_weights(text: str, count: int) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or not all(0 <= value < np.inf for value in values) or not 0 < sum(values) < np.inf:
+    if len(values) != count or not all(0 <= value < math.inf for value in values) or not 0 < sum(values) < math.inf:
         raise ConfigError(
             "not weights of these components",
             where="--weights",
@@ -99,7 +84,6 @@ def ensemble() -> None:
 
 
 @ensemble.command()
-@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
 @click.option(
     "--rule",
     type=click.Choice(_TOKEN_RULES),
@@ -108,110 +92,28 @@ def ensemble() -> None:
     help="How each token is chosen: by the mean of the probabilities, by that of the logits, or by the components' first choices.",
 )
 @click.option("--weights", metavar="W,W,...", help="A weight for each PROMPT.  [default: equal ones]")
-@click.option(
-    "--out",
-    "target",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The file to write, NAME.mix.zip.",
-)
-@click.option("--name", metavar="NAME", help="The name it shows.  [default: the file's]")
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it exists.")
-@click.option("--force", is_flag=True, help="Take soft prompts that name different base models.")
-@library_option()
-def build(
-    prompts: tuple[str, ...],
-    rule: str,
-    weights: str | None,
-    target: Path,
-    name: str | None,
-    overwrite: bool,
-    force: bool,
-    library: Library,
-) -> None:
+@output_options(out="The file to write, NAME.mix.zip.", name="The name it shows.  [default: the file's]", required=True)
+@prompt_options()
+def build(prompts: PromptChoice, rule: Any, weights: str | None, outputs: Outputs) -> None:
     """Put several soft prompts of one base model into one file.
 
     PROMPT is a name in the library, or a file. They are used as they are; what they say is combined when they write.
     """
     from sordino import formats
+    from sordino.prompts.ensemble import ensemble_of
 
-    named = mixture_name(target, overwrite=overwrite)
-    loaded = _components(library, prompts)
-    _check_alike(loaded, force=force)
-    given_K = np.array(parsed_weights(weights, len(loaded))) if weights is not None else uniform(len(loaded))
-    metadata = Metadata(
-        name=name or named,
-        base=common_base([prompt.metadata.base for prompt in loaded.values()]),
-        description=f"{rule} of {', '.join(loaded)}",
-        training={"method": "ensemble", "components": list(loaded), "weights": "equal" if weights is None else "given"},
-    )
-    mixture = Mixture(tuple(loaded.values()), given_K, rule, metadata=metadata)  # type: ignore[arg-type]
-    formats.write_mixture(mixture, target, force=overwrite)
+    target = outputs.target
+    assert target is not None
+    name = mixture_name(target, overwrite=outputs.overwrite)
+    loaded = prompts.load_any()
+    given = parsed_weights(weights, len(loaded)) if weights is not None else None
+    mixture, warnings = ensemble_of(loaded, given, rule, outputs.name or name, force=prompts.force)
+    for line in warnings:
+        warn(line)
+    formats.write_mixture(mixture, target, force=outputs.overwrite)
     for label, weight in zip(loaded, mixture.weights_K, strict=True):
         out.print(f"  {weight:.3f}  {one_line(label)}")
     out.print(
         f"Wrote {target}: {rule} of {len(loaded)} soft prompt{'s' * (len(loaded) > 1)}, {mixture.content_hash[:16]}"
     )
     out.print(f'Use it: sordino generate "Some text" --soft-prompt {quote(str(target))}')
-
-
-def common_base(bases: Sequence[BaseRef]) -> BaseRef:
-    """What all of them say of their base model; what they do not agree on is left out."""
-    first = bases[0]
-    agreed = {
-        item.name: getattr(first, item.name)
-        for item in fields(BaseRef)
-        if all(getattr(base, item.name) == getattr(first, item.name) for base in bases)
-    }
-    return BaseRef(**agreed)
-
-
-def _components(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
-    from sordino.cli.loading import loaded_voices
-
-    found: dict[str, SoftPrompt] = {}
-    for label, prompt in loaded_voices(library, names).items():
-        if isinstance(prompt, Mixture):
-            raise ConfigError(
-                "a mixture cannot be a component of another",
-                where=label,
-                do="give its components: they are native .zip files in it",
-            )
-        found[label] = prompt
-    return found
-
-
-def _check_alike(prompts: Mapping[str, SoftPrompt], *, force: bool) -> None:
-    """Refuse what cannot, or was not made to, run on one base model; say which are the same matrix."""
-    (first, one), *others = prompts.items()
-    for label, prompt in others:
-        if prompt.d_model != one.d_model:
-            raise BadInput(
-                "these soft prompts are of different widths, so of different base models",
-                where=f"{first} and {label}",
-                got=f"{one.d_model} and {prompt.d_model}",
-            )
-        difference = _difference(one.metadata.base, prompt.metadata.base)
-        if difference and not force:
-            raise BadInput(
-                "these soft prompts were made for different base models",
-                where=f"{first} and {label}",
-                got=difference,
-                do="give --force to combine them all the same",
-            )
-    seen: dict[str, str] = {}
-    for label, prompt in prompts.items():
-        twin = seen.setdefault(prompt.content_hash, label)
-        if twin != label:
-            warn(f"{label} is the same matrix as {twin}: together they are that one with both weights")
-
-
-def _difference(one: BaseRef, other: BaseRef) -> str:
-    """What two files say of their base models and cannot both be true of one. What either leaves out contradicts nothing."""
-    for name in ("family", "n_layers", "vocab_size", "id"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        same_weights = bool(one.fingerprint) and one.fingerprint == other.fingerprint
-        if ours and theirs and ours != theirs and not same_weights:
-            return f"{name} {ours} and {theirs}"
-    return ""

@@ -2,115 +2,56 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sordino.cli.console import err, one_line, out, table, warn
-from sordino.cli.ensemble import with_components
-from sordino.cli.loading import check_fits, loaded_model, loaded_voices
-from sordino.cli.options import base_model_options, refuse_alone, seed_option
-from sordino.errors import BadInput
-from sordino.prompts.mixture import components_of
+from sordino.cli.console import brackets, one_line, out, print_json, shortened, table
+from sordino.cli.loading import (
+    ModelChoice,
+    PromptChoice,
+    TextChoice,
+    base_model_options,
+    heldout_option,
+    prompt_options,
+    text_options,
+)
+from sordino.cli.options import instruction_option, json_option, paths_option, refuse_alone, setting_options
+from sordino.cli.progress import measuring_bar
+from sordino.evaluation.config import EvaluateConfig
+from sordino.prompts.mixture import components_of, with_components
 
 if TYPE_CHECKING:
-    from sordino.evaluation.report import Estimate, Measurement, Report
-    from sordino.evaluation.scoring import Progress
-    from sordino.library.library import Library
-    from sordino.prompts.mixture import Prompt
-    from sordino.texts.pieces import Piece
+    from rich.table import Table
 
-_PATHS = click.Path(path_type=Path)
+    from sordino.evaluation.report import Measurement, Report
+
 _LABEL = 60
 
 
 @click.command()
-@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@click.option(
-    "--heldout",
-    multiple=True,
-    required=True,
-    type=_PATHS,
-    metavar="PATH",
-    help="Texts that were not trained on; may be repeated.",
+@text_options(
+    heldout_option("Texts that were not trained on; may be repeated.", required=True),
+    paths_option("--excerpts", "training", "The training texts, to compare with real excerpts of them."),
+    paths_option(
+        "--off-domain",
+        "off_domain",
+        "Texts in another voice, to see the damage.  [default: a packaged one]",
+    ),
 )
-@click.option(
-    "--excerpts",
-    multiple=True,
-    type=_PATHS,
-    metavar="PATH",
-    help="The training texts, to compare with real excerpts of them.",
-)
-@click.option(
-    "--instruction",
-    "instructions",
-    multiple=True,
-    metavar="TEXT",
-    help="An instruction to compare with; may be repeated.  [default: made from the name and the description]",
-)
-@click.option(
-    "--off-domain",
-    multiple=True,
-    type=_PATHS,
-    metavar="PATH",
-    help="Texts in another voice, to see the damage.  [default: a packaged one]",
-)
-@click.option(
-    "--speaker", metavar="NAME", help="In chat logs: whose turns are measured.  [default: everybody but the user]"
-)
-@click.option(
-    "--limit",
-    type=int,
-    default=8192,
-    show_default=True,
-    metavar="N",
-    help="Most tokens measured of a text, spread evenly; 0 for all.",
-)
-@click.option(
-    "--row-tokens",
-    type=int,
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Length of the windows that texts are cut into.",
-)
-@click.option(
-    "--excerpt-draws", type=int, default=3, show_default=True, metavar="N", help="Excerpts of each length, averaged."
-)
-@click.option(
-    "--pass-tokens",
-    type=int,
-    default=4096,
-    show_default=True,
-    metavar="N",
-    help="Most positions in one forward pass; lower it if memory runs out. The result is the same.",
-)
+@instruction_option("made from the name and the description")
+@setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
-@click.option("--force", is_flag=True, help="Measure a soft prompt that was made for another model of the same width.")
-@seed_option()
-@base_model_options
+@prompt_options()
+@base_model_options()
+@json_option()
 def evaluate(
-    prompts: tuple[str, ...],
-    heldout: tuple[Path, ...],
-    excerpts: tuple[Path, ...],
+    prompts: PromptChoice,
+    texts: TextChoice,
     instructions: tuple[str, ...],
-    off_domain: tuple[Path, ...],
-    speaker: str | None,
-    limit: int,
-    row_tokens: int,
-    excerpt_draws: int,
-    pass_tokens: int,
+    config: EvaluateConfig,
     components: bool,
-    force: bool,
-    seed: int,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    library: Library,
+    model: ModelChoice,
     as_json: bool,
 ) -> None:
     """Measure soft prompts on held-out texts: do they help, and how much real text are they worth?
@@ -118,54 +59,48 @@ def evaluate(
     The same tokens are predicted behind each soft prompt, behind nothing, behind instructions, and behind excerpts of the
     training texts. A text in another voice shows what the voice costs elsewhere.
     """
-    if any(not text.strip() for text in instructions):
-        raise BadInput("an instruction is empty", where="--instruction")
-    if not excerpts:
+    if not texts.training:
         refuse_alone("--excerpt-draws", needs="--excerpts")
-    loaded = loaded_voices(library, prompts)
+    loaded = prompts.load_any()
     if components:
         loaded = with_components(loaded)
-    held, training, other = _texts(loaded, heldout, excerpts, off_domain, speaker)
-    base = loaded_model(model, dtype, device)
-    for label, prompt in loaded.items():
-        check_fits(base, label, prompt, force=force)
-    from sordino.evaluation.measuring import EvaluateConfig
+    held = texts.read()
+    from sordino.evaluation.off_domain import packaged_text
+    from sordino.texts.reading import read_pieces
+
+    alone = [part for prompt in loaded.values() for part in components_of(prompt) if part is not None]
+    other = packaged_text(alone, held.pieces) if not texts.off_domain else (
+        ", ".join(path.name for path in texts.off_domain), read_pieces(list(texts.off_domain)).pieces
+    )  # fmt: skip
+    base = model.load()
+    prompts.check(base, loaded)
+    from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.measuring import evaluate as measure
     from sordino.evaluation.report import to_json
 
-    config = EvaluateConfig(
-        row_tokens=row_tokens, excerpts=excerpt_draws, limit=limit, pass_tokens=pass_tokens, seed=seed
-    )
     with measuring_bar() as progress:
         report = measure(
             base,
             loaded,
-            held,
+            held.pieces,
             config,
-            instructions=instructions,
-            training=training,
+            baselines=Baselines(instructions, held.training),
             off_domain=other,
             progress=progress,
         )
     if as_json:
-        click.echo(
-            json.dumps(
-                {"model": base.name, "row_tokens": row_tokens, "seed": seed, **to_json(report)},
-                ensure_ascii=False,
-                indent=2,
-            )
-        )
+        print_json({"model": base.name, "row_tokens": config.row_tokens, "seed": config.seed, **to_json(report)})
     else:
-        show_report(report, row_tokens)
+        show_report(report, config.row_tokens)
 
 
 def show_report(report: Report, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
-    from sordino.evaluation.report import damage, verdict
+    from sordino.evaluation.report import damage, explanation, verdict
 
     first = next(iter(report.n_tokens))
     out.print(_table(report.heldout, first))
-    for line in explanation(report.heldout, first, row_tokens):
+    for line in explanation(report.heldout, one_line(first), row_tokens):
         out.print(line)
     out.print()
     for label in report.n_tokens:
@@ -177,24 +112,7 @@ def show_report(report: Report, row_tokens: int) -> None:
         out.print(f"Note: {one_line(note)}.")
 
 
-def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
-    """What was measured and how to read it."""
-    lines = [
-        f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
-        f"in windows of {row_tokens}; every line predicts the same tokens.",
-        "Loss: how much each next token surprises the model, in nats; lower is better.",
-        f"Over soft prompt: the loss on this line less the loss behind {one_line(first)}; above 0, the soft prompt is better.",
-    ]
-    if measured.lines[0].nll.interval is None:
-        return [*lines, "There is too little held-out text for intervals."]
-    return [
-        *lines,
-        f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
-        "a difference whose interval leaves out 0 is not chance.",
-    ]
-
-
-def _table(measured: Measurement, first: str) -> object:
+def _table(measured: Measurement, first: str) -> Table:
     shown = table("in front of the text", "#tokens", "#loss", "", "#bits per byte", "#over soft prompt", "")
     for line in measured.lines:
         less = line.differences.get(first)
@@ -202,62 +120,14 @@ def _table(measured: Measurement, first: str) -> object:
             _heading(line.kind, line.label),
             str(line.tokens),
             f"{line.nll.value:.3f}",
-            _brackets(line.nll, "{:.3f}"),
+            brackets(line.nll.interval, "{:.3f}"),
             f"{line.bits_per_byte:.3f}",
             f"{less.value:+.3f}" if less else "",
-            _brackets(less, "{:+.3f}") if less else "",
+            brackets(less.interval, "{:+.3f}") if less else "",
         )
     return shown
 
 
 def _heading(kind: str, label: str) -> str:
-    label = one_line(label)
-    label = label if len(label) <= _LABEL else label[: _LABEL - 3] + "..."
+    label = shortened(label, _LABEL)
     return f'"{label}"' if kind == "instruction" else f"soft prompt {label}" if kind == "soft prompt" else label
-
-
-def _brackets(estimate: Estimate, form: str) -> str:
-    if estimate.interval is None:
-        return ""
-    low, high = map(form.format, estimate.interval)
-    return f"[{low}, {high}]"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def _texts(
-    prompts: dict[str, Prompt],
-    heldout: Sequence[Path],
-    excerpts: Sequence[Path],
-    off_domain: Sequence[Path],
-    speaker: str | None,
-) -> tuple[Sequence[Piece], Sequence[Piece], tuple[str, Sequence[Piece]] | None]:
-    """Held-out, training and off-domain texts, with warnings about what would make the result worthless."""
-    from sordino.evaluation.off_domain import packaged_text
-    from sordino.texts.overlap import overlap_lines
-    from sordino.texts.reading import read_pieces
-
-    held = read_pieces(list(heldout), speaker=speaker)
-    training = read_pieces(list(excerpts), speaker=speaker) if excerpts else None
-    other = (", ".join(path.name for path in off_domain), read_pieces(list(off_domain)).pieces) if off_domain else None
-    alone = [one for prompt in prompts.values() for one in components_of(prompt) if one is not None]
-    for note in (*held.notes, *(training.notes if training else ())):
-        err.print(one_line(note))
-    if training is not None:
-        for line in overlap_lines(training.pieces, (), held.pieces):
-            warn(line)
-    return held.pieces, training.pieces if training else (), other or packaged_text(alone, held.pieces)
-
-
-@contextmanager
-def measuring_bar() -> Iterator[Progress]:
-    """A bar on stderr for a measurement that says how far it is."""
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("Measuring"), BarColumn(30), TaskProgressColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -4,81 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, one_line, out, printable, table, warn
-from sordino.cli.evaluate import measuring_bar
-from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
-from sordino.cli.looking import (
-    PATHS,
-    force_option,
-    limit_option,
-    overwrite_option,
-    pass_tokens_option,
-    picture_option,
-    row_tokens_option,
-    texts_of,
+from sordino.cli.console import one_line, out, print_json, printable, table, warn
+from sordino.cli.loading import (
+    ModelChoice,
+    PromptChoice,
+    TextChoice,
+    base_model_options,
+    heldout_option,
+    prompt_options,
+    text_options,
 )
-from sordino.cli.options import base_model_options, refuse_alone, was_given
+from sordino.cli.options import json_option, output_options, refuse_alone, setting_options, was_given
+from sordino.cli.outputs import show_picture
+from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.library.outputs import check_picture
+from sordino.evaluation.config import InspectConfig
+from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sordino.evaluation.analysis.inspection import Inside
-    from sordino.library.library import Library
-    from sordino.prompts.soft_prompt import SoftPrompt
-    from sordino.texts.pieces import Piece
+    from sordino.evaluation.analysis.inspection import Inspection
 
-# Positions of all the shortened prompts of one soft prompt and of what they read, unless --limit says otherwise.
-_BUDGET = 24_000
-_OF_TEXTS = ("--speaker", "--row-tokens", "--pass-tokens")
+_OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 
 
 @click.command()
-@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
-@click.option(
-    "--text",
-    "texts",
-    multiple=True,
-    type=PATHS,
-    metavar="PATH",
-    help="What importance and attention are measured on; may be repeated.  [default: a packaged text]",
+@text_options(
+    heldout_option(
+        "What importance and attention are measured on; may be repeated.  [default: a packaged text]", flag="--text"
+    )
 )
-@click.option("--quick", is_flag=True, help="Words, norms and similarity only: nothing that needs a text.")
-@click.option("--words", type=click.IntRange(1, 20), default=3, show_default=True, metavar="N", help="Nearest words.")
-@picture_option("All of it as a picture, .png or .svg.")
-@click.option("--speaker", metavar="NAME", help="In chat logs: whose turns are measured.")
-@limit_option(
-    None,
-    "Most tokens measured of a text.  [default: 64 to 512; none where a soft prompt is long]",
-)
-@row_tokens_option()
-@pass_tokens_option()
-@force_option()
-@overwrite_option()
-@base_model_options
+@setting_options(InspectConfig, given_as="config")
+@output_options(picture="All of it as a picture, .png or .svg.")
+@prompt_options()
+@base_model_options()
+@json_option()
 def inspect(
-    prompts: tuple[str, ...],
-    texts: tuple[Path, ...],
-    quick: bool,
-    words: int,
-    picture: Path | None,
-    speaker: str | None,
-    limit: int | None,
-    row_tokens: int,
-    pass_tokens: int,
-    force: bool,
-    overwrite: bool,
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    library: Library,
-    as_json: bool,
+    prompts: PromptChoice, texts: TextChoice, config: InspectConfig, outputs: Outputs, model: ModelChoice, as_json: bool
 ) -> None:
     """Look inside soft prompts: words, norms, importance, attention.
 
@@ -86,52 +53,37 @@ def inspect(
     the loss changes without it; how much of a text's attention it gets. By layer: the attention on the whole prompt. Of several
     soft prompts: how alike they are.
     """
-    if quick:
-        for flag, name in (("--text", "texts"), ("--limit", "limit"), *((flag, flag) for flag in _OF_TEXTS)):
-            if was_given(name):
-                raise ConfigError("--quick measures on no text", where=flag, do=f"leave {flag} or --quick out")
-    if not texts:
+    if config.quick:
+        for flag in (*(["--text"] if texts.heldout else []), *filter(was_given, _OF_TEXTS)):
+            raise ConfigError("--quick measures on no text", where=flag, do=f"leave {flag} or --quick out")
+    if not texts.heldout:
         refuse_alone("--speaker", needs="--text")
-    if picture is None:
+    if outputs.picture is None:
         refuse_alone("--overwrite", needs="--picture")
-    loaded = loaded_prompts(library, prompts)
-    check_picture(picture, overwrite=overwrite)
-    given = texts_of(texts, speaker)
-    base = loaded_model(model, dtype, device)
-    for label, prompt in loaded.items():
-        check_fits(base, label, prompt, force=force)
-    from sordino.evaluation.analysis.inspection import Inside, affordable, depth_of, surface_of
+    loaded = prompts.load()
+    outputs.check()
+    read = texts.read(apart=True)
+    base = model.load()
+    prompts.check(base, loaded)
+    from sordino.evaluation.analysis.inspection import inspected
 
+    text = (", ".join(read.sets), read.pieces) if read.sets else None
     found = []
     for label, prompt in loaded.items():
-        depth = None
-        targets = affordable(prompt.n_tokens, _BUDGET) if limit is None else limit
-        if not quick and limit is None and not targets:
+        with measuring_bar() as progress:
+            found.append(inspected(base, label, prompt, text, config, progress=progress))
+        if not config.quick and found[-1].depth is None:
             warn(
                 f"{label}: importance and attention were not measured: of {prompt.n_tokens} virtual tokens it takes minutes; "
                 "--limit 128 measures them all the same"
             )
-        elif not quick:
-            with measuring_bar() as progress:
-                depth = depth_of(
-                    base,
-                    prompt,
-                    _text(given, prompt),
-                    limit=targets,
-                    row_tokens=row_tokens,
-                    pass_tokens=pass_tokens,
-                    progress=progress,
-                )
-        found.append(Inside(label, prompt, surface_of(base, prompt, words=words), depth))
     alike = _similarity(found)
-    if picture is not None:
-        from sordino.evaluation.analysis.pictures import inside_figure, rendered
-        from sordino.storage import write_bytes
+    if outputs.picture is not None:
+        from sordino.evaluation.analysis.pictures import inside_figure
 
-        write_bytes(picture, rendered(inside_figure(found, alike.get("pooled")), picture.suffix))
-        err.print(f"Picture: {picture}")
+        show_picture(inside_figure(found, alike.get("pooled")), outputs.picture)
     if as_json:
-        click.echo(json.dumps(_json(base.name, found, alike), ensure_ascii=False, indent=2))
+        print_json(_json(base.name, found, alike))
         return
     for inside in found:
         _show(inside)
@@ -139,15 +91,7 @@ def inspect(
         _show_similarity([inside.label for inside in found], alike)
 
 
-def _text(given: Mapping[str, Sequence[Piece]], prompt: SoftPrompt) -> tuple[str, Sequence[Piece]]:
-    if given:
-        return ", ".join(given), [piece for pieces in given.values() for piece in pieces]
-    from sordino.evaluation.off_domain import own_text
-
-    return own_text(prompt)
-
-
-def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
+def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
     """Both measures; none for one soft prompt, or, with a warning, for those that cannot be compared."""
     from sordino.prompts.similarity import KINDS, similarity_map
 
@@ -160,17 +104,17 @@ def _similarity(found: Sequence[Inside]) -> dict[str, NDArray[Any]]:
         return {}
 
 
-def _json(model: str, found: Sequence[Inside], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _json(model: str, found: Sequence[Inspection], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     from sordino.evaluation.analysis.inspection import to_json
 
-    said: dict[str, Any] = {"model": model, "soft_prompts": [to_json(inside) for inside in found]}
+    report: dict[str, Any] = {"model": model, "soft_prompts": [to_json(inside) for inside in found]}
     if alike:
-        said["similarity"] = {kind.replace(" ", "_"): values.tolist() for kind, values in alike.items()}
-    return said
+        report["similarity"] = {kind.replace(" ", "_"): values.tolist() for kind, values in alike.items()}
+    return report
 
 
-def _show(inside: Inside) -> None:
-    from sordino.evaluation.analysis.inspection import told
+def _show(inside: Inspection) -> None:
+    from sordino.evaluation.analysis.inspection import findings
 
     surface, depth = inside.surface, inside.depth
     deep = ["#left out", "#attention"] if depth else []
@@ -189,7 +133,7 @@ def _show(inside: Inside) -> None:
     low, middle, high = surface.vocabulary
     out.print(f"Norms of the vocabulary's words: half below {middle:.2f}, 90 % from {low:.2f} to {high:.2f}.")
     if depth:
-        for line in told(depth):
+        for line in findings(depth):
             out.print(one_line(line))
         out.print(
             "Attention on the prompt by layer: " + " ".join(f"{share:.0%}" for share in depth.attention.by_layer_L)

@@ -1,22 +1,122 @@
-"""A base model and the soft prompts that go with it, for commands that use both."""
+"""The base model, soft prompts and texts that a command is given: their options, and loading them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from sordino.cli.console import err, is_interactive, one_line, warn
+from sordino.cli.options import (
+    Decorator,
+    device_option,
+    dtype_option,
+    force_option,
+    library_option,
+    model_option,
+    option_group,
+    paths_option,
+)
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Prompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
+    from sordino.texts.heldout import HeldoutTexts
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The base model as the user named it, "" where none was. device, dtype: None for what suits the machine."""
+
+    model: str
+    device: str | None = None
+    dtype: str | None = None
+
+    def load(self, *, ask: bool = True) -> BaseModel:
+        return loaded_model(self.model, self.dtype, self.device, ask=ask)
+
+
+def base_model_options(default: str | None = "smollm2") -> Decorator:
+    """`model: ModelChoice`."""
+    return option_group("model", _model_choice, model_option(default), device_option(), dtype_option())
+
+
+def _model_choice(model: str | None, device: str | None, dtype: str | None) -> ModelChoice:
+    return ModelChoice(model or "", device, dtype)
+
+
+@dataclass(frozen=True)
+class PromptChoice:
+    """Soft prompts as the user named them: by their names in the library, or as files. force: also one for another model."""
+
+    names: tuple[str, ...]
+    library: Library
+    force: bool = False
+
+    def load(self) -> dict[str, SoftPrompt]:
+        """As `loaded_prompts`."""
+        return loaded_prompts(self.library, self.names)
+
+    def load_any(self) -> dict[str, Prompt]:
+        """As `loaded_prompts`, mixtures too."""
+        return loaded_any(self.library, self.names)
+
+    def check(self, base: BaseModel, prompts: Mapping[str, Prompt]) -> None:
+        """Refuse soft prompts that were not made for this model. Raises DoesNotFit."""
+        for label, prompt in prompts.items():
+            check_fits(base, label, prompt, force=self.force)
+
+
+def prompt_options(names: Decorator | None = None) -> Decorator:
+    """`prompts: PromptChoice`. names: the argument or option `names`; by default a PROMPT or several."""
+    given = names or click.argument("names", metavar="PROMPT...", nargs=-1, required=True)
+    return option_group("prompts", _prompt_choice, given, force_option(), library_option())
+
+
+def _prompt_choice(names: str | tuple[str, ...] | None, force: bool, library: Library) -> PromptChoice:
+    several = names if isinstance(names, tuple) else (names,) if names else ()
+    return PromptChoice(several, library, force)
+
+
+@dataclass(frozen=True)
+class TextChoice:
+    """Texts as the user named them. training: what soft prompts were trained on, or are chosen by. off_domain: in another voice."""
+
+    heldout: tuple[Path, ...] = ()
+    training: tuple[Path, ...] = ()
+    off_domain: tuple[Path, ...] = ()
+    speaker: str | None = None
+
+    def read(self, *, apart: bool = False) -> HeldoutTexts:
+        """Read them, and print what was found. apart: each held-out path is a set of its own. Raises DataError, BadInput."""
+        from sordino.texts.heldout import read_heldout
+
+        texts = read_heldout(self.heldout, self.training, speaker=self.speaker, apart=apart)
+        for note in texts.notes:
+            err.print(one_line(note))
+        for line in texts.overlaps:
+            warn(line)
+        return texts
+
+
+def text_options(*options: Decorator) -> Decorator:
+    """`texts: TextChoice`, of options that are called as its fields, with --speaker."""
+    speaker = click.option(
+        "--speaker", metavar="NAME", help="In chat logs: whose turns are measured.  [default: everybody but the user]"
+    )
+    return option_group("texts", TextChoice, *options, speaker)
+
+
+def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False) -> Decorator:
+    """`heldout: tuple[Path, ...]`."""
+    return paths_option(flag, "heldout", help, required=required)
 
 
 def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
@@ -29,7 +129,7 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     return {label: formats.read(path) for label, path in _paths(library, names).items()}
 
 
-def loaded_voices(library: Library, names: Sequence[str]) -> dict[str, Prompt]:
+def loaded_any(library: Library, names: Sequence[str]) -> dict[str, Prompt]:
     """As `loaded_prompts`, mixtures among them."""
     from sordino import formats
 
@@ -55,7 +155,7 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
         # Importing it, too, takes seconds.
         from sordino.models import base_model
 
-        base = base_model.load(model, dtype=dtype, device=device, tell=lambda line: err.print(one_line(line)))
+        base = base_model.load(model, dtype=dtype, device=device, notify=lambda line: err.print(one_line(line)))
     from sordino.forward.nll import head_of
     from sordino.forward.prefix import packable
 
@@ -85,10 +185,7 @@ def _gigabytes(size: int) -> str:
 
 
 def check_fits(base: BaseModel, label: str, prompt: Prompt, *, force: bool) -> None:
-    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); say so where nobody can know."""
-    parts = prompt.components if isinstance(prompt, Mixture) else (prompt,)
-    reasons = [
-        fit.reason for fit in (base.check_fit(part, force=force) for part in parts) if fit.kind in ("unknown", "no")
-    ]
-    for reason in dict.fromkeys(reasons):
+    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where nobody can know."""
+    fits = [base.check_fit(part, force=force) for part in components_of(prompt) if part is not None]
+    for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
         warn(f"{label}: {reason}")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sordino.cli.options import base_model_options, refuse_alone, seed_option
+from sordino.cli.console import print_json
+from sordino.cli.loading import base_model_options, check_fits, loaded_prompts
+from sordino.cli.options import force_option, json_option, library_option, refuse_alone, setting_options
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
+from sordino.library.names import without_ending
 from sordino.library.outputs import check_picture, mixture_name
+from sordino.training.config import Description
+from sordino.training.mixture.config import FitConfig, JointConfig
 
 _PATHS = click.Path(path_type=Path)
 _OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
@@ -48,70 +53,19 @@ def mixture() -> None:
     metavar="K",
     help="Train K soft prompts together with their weights, from different excerpts of the texts, or from the K that are given.",
 )
-@click.option(
-    "--tokens", type=int, metavar="N", help="Virtual tokens of each that --joint starts from an excerpt.  [default: 20]"
-)
-@click.option("--steps", type=int, metavar="N", help="Optimiser steps of --joint.  [default: 150]")
-@click.option(
-    "--batch", type=int, metavar="N", help="Examples a step of --joint, each behind every component.  [default: 4]"
-)
-@click.option(
-    "--lr",
-    type=float,
-    metavar="X",
-    help="Learning rate of --joint, in units of the model's embedding RMS.  [default: 0.25]",
-)
-@click.option(
-    "--gate",
-    type=click.Choice(["auto", "never", "always"]),
-    default="auto",
-    show_default=True,
-    help="Weights that depend on the text: kept where they are better on held-out texts, not tried, or kept in any case.",
-)
-@click.option(
-    "--row-tokens",
-    type=int,
-    default=128,
-    show_default=True,
-    metavar="N",
-    help="Longest example, in tokens; longer texts are cut into several.",
-)
-@click.option(
-    "--context-tokens",
-    type=int,
-    default=32,
-    show_default=True,
-    metavar="N",
-    help="Of a text without a prompt: tokens that the rest is predicted from, and that the gate reads.",
-)
-@click.option(
-    "--limit",
-    type=int,
-    default=16_384,
-    show_default=True,
-    metavar="N",
-    help="Most tokens of each set that are measured, spread evenly; 0 for all.",
-)
-@click.option(
-    "--pass-tokens",
-    type=int,
-    default=4096,
-    show_default=True,
-    metavar="N",
-    help="Most positions in one forward pass; lower it if memory runs out. The result is the same.",
-)
+@setting_options(JointConfig, "tokens", "steps", "batch", "lr", given_as="training", only_given=True)
+@setting_options(FitConfig, "gate", "row_tokens", "context_tokens", "limit", "pass_tokens", "seed", given_as="config")
 @click.option(
     "--speaker", metavar="NAME", help="In chat logs: whose turns to learn.  [default: everybody but the user]"
 )
 @click.option("--name", help="The mixture's name.  [default: the file's]")
-@click.option("--author", default="", help="Who made it.")
-@click.option("--description", default="", help="What it does.")
-@click.option("--licence", default="", help="Its licence, for instance CC-BY-4.0.")
+@setting_options(Description, "author", "description", "licence", given_as="about")
 @click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a .png or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, and the picture, if they exist.")
-@click.option("--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width.")
-@seed_option()
-@base_model_options
+@force_option()
+@base_model_options()
+@library_option()
+@json_option()
 def fit(**options: Any) -> None:
     """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
 
@@ -151,9 +105,38 @@ def fit(**options: Any) -> None:
     _check_no_texts(more)
     mixture_name(options["out"], overwrite=options["overwrite"])
     check_picture(options["picture"], overwrite=options["overwrite"])
-    from sordino.cli.mixing_run import run
+    _fit(names, options)
 
-    run(names, options)
+
+def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
+    from sordino.cli.mix_display import MixtureDisplay, show_fitted
+    from sordino.training.mixture.execute import MixtureJob, execute_mixture
+    from sordino.training.mixture.report import to_json
+    from sordino.training.run import TextPaths
+
+    config: FitConfig = options["config"]
+    joint = None
+    if options["joint"] is not None:
+        pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
+        joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
+    given = list(loaded_prompts(options["library"], names).items())
+    base = options["model"].load(ask=not options["as_json"])
+    for label, prompt in given:
+        check_fits(base, label, prompt, force=options["force"])
+    out: Path = options["out"]
+    job = MixtureJob(
+        given, TextPaths(options["data"], options["heldout"], options["speaker"]), out,
+        options["about"].metadata(options["name"] or without_ending(out.name)), config, joint,
+        count=options["joint"] or 0, picture=options["picture"], overwrite=options["overwrite"],
+    )  # fmt: skip
+    with MixtureDisplay() as display:
+        fitted = execute_mixture(job, base, display.show)
+    if options["as_json"]:
+        report = {"model": base.name, "seed": config.seed, "out": str(out), **to_json(fitted.report)}
+        gated = fitted.mixture.gate is not None
+        print_json({**report, "gate": gated})
+    else:
+        show_fitted(fitted, config, out)
 
 
 def _check_no_texts(more: Sequence[str]) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from sordino.errors import ConfigError
-from sordino.settings import Setting, settings_of
+from sordino.errors import BadInput, ConfigError
+from sordino.library.outputs import Outputs
+from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, range_text, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -25,6 +26,7 @@ class Decorator(Protocol):
     def __call__(self, command: Decorated, /) -> Decorated: ...
 
 
+PATH = click.Path(path_type=Path)
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -53,7 +55,7 @@ def library_option() -> Decorator:
         multiple=True,
         envvar="SORDINO_LIBRARY",
         show_envvar=True,
-        # An unreadable one is for the command to tell of.
+        # One that cannot be read is for the command to report.
         type=click.Path(path_type=Path, readable=False),
         metavar="FOLDER",
         callback=_library,
@@ -78,10 +80,6 @@ def dtype_option() -> Decorator:
     )
 
 
-# What every generator takes.
-LARGEST_SEED = 2**63 - 1
-
-
 def seed_option(default: int = 0) -> Decorator:
     """`seed: int`."""
     return click.option(
@@ -90,8 +88,60 @@ def seed_option(default: int = 0) -> Decorator:
         default=default,
         show_default=True,
         metavar="N",
-        help="The same seed gives the same result on the same machine.",
+        help=SEED_HELP,
     )
+
+
+def json_option() -> Decorator:
+    """`as_json: bool`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def force_option() -> Decorator:
+    """`force: bool`."""
+    return click.option(
+        "--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width."
+    )
+
+
+def index_option() -> Decorator:
+    """`index: int | None`."""
+    return click.option("--index", type=click.IntRange(0), metavar="N", help="Which one, in a file of several.")
+
+
+def paths_option(flag: str, name: str, help: str, *, required: bool = False) -> Decorator:
+    """`name: tuple[Path, ...]`, of files or folders."""
+    return click.option(flag, name, multiple=True, required=required, type=PATH, metavar="PATH", help=help)
+
+
+def instruction_option(default: str) -> Decorator:
+    """`instructions: tuple[str, ...]`. default: what is compared with where none is given. Raises BadInput."""
+    return click.option(
+        "--instruction",
+        "instructions",
+        multiple=True,
+        metavar="TEXT",
+        callback=_instructions,
+        help=f"An instruction to compare with; may be repeated.  [default: {default}]",
+    )
+
+
+def _instructions(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    if any(not text.strip() for text in texts):
+        raise BadInput("an instruction is empty", where="--instruction")
+    return texts
+
+
+def output_options(*, out: str = "", name: str = "", picture: str = "", required: bool = False) -> Decorator:
+    """`outputs: Outputs`. out, name, picture: the help of those that the command has; required: whether --out must be given."""
+    overwrite = click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+    options = [
+        click.option("--out", "target", required=required, type=PATH, metavar="FILE", help=out) if out else None,
+        click.option("--name", metavar="NAME", help=name) if name else None,
+        click.option("--picture", type=PATH, metavar="FILE", help=picture) if picture else None,
+        overwrite,
+    ]
+    return option_group("outputs", Outputs, *filter(None, options))
 
 
 def was_given(flag: str) -> bool:
@@ -106,48 +156,85 @@ def refuse_alone(flag: str, *, needs: str) -> None:
         raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
 
 
-def json_option() -> Decorator:
-    """`as_json: bool`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def refuse_with_resume(what: str, *, besides: Collection[str]) -> None:
+    """Refuse a flag that would change what goes on, `what`; `besides` are parameters that do not. Raises ConfigError."""
+    context = click.get_current_context()
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in besides
+        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise ConfigError(
+            f"{what} that is resumed goes on as it began",
+            where=", ".join(given),
+            do="leave that out, or start a new one",
+        )
 
 
-def base_model_options(command: Decorated) -> Decorated:
-    """Of a command that runs a base model and prints: `model`, `device`, `dtype`, `library` and `as_json`, as above."""
-    for option in (json_option(), library_option(), dtype_option(), device_option(), model_option()):
-        command = option(command)
-    return command
-
-
-def setting_options(cls: type, *names: str, given_as: str, only_given: bool = False) -> Decorator:
-    """Options for the settings `names` (all without) of a settings class, which the command gets as one value, `given_as`.
-
-    That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
-    more. Flag, type, choices, default and help come from the fields. Raises ConfigError, from the class's own checks.
-    """
-    chosen = {name: each for name, each in settings_of(cls).items() if name in names or not names}
-    assert not set(names) - set(chosen), names
+def option_group(given_as: str, make: Callable[..., Any], *options: Decorator) -> Decorator:
+    """Options that a command gets as one value, `given_as`: what `make` gives for their values by name."""
+    names = _names_of(options)
 
     def decorate(command: Decorated) -> Decorated:
         @functools.wraps(command)
-        def with_settings(*args: Any, **options: Any) -> Any:
-            values = {name: options.pop(name) for name in chosen}
-            given = {name: value for name, value in values.items() if value is not None}
-            if only_given:
-                given = {name: value for name, value in given.items() if was_given(name)}
-            return command(*args, **options, **{given_as: given if only_given else cls(**given)})
+        def with_group(*args: Any, **values: Any) -> Any:
+            own = {name: values.pop(name) for name in names}
+            return command(*args, **values, **{given_as: make(**own)})
 
-        for each in reversed(chosen.values()):
-            with_settings = _setting_option(each)(with_settings)
-        return with_settings  # type: ignore[return-value]
+        for option in reversed(options):
+            with_group = option(with_group)
+        return with_group  # type: ignore[return-value]
 
     return decorate
 
 
+def _names_of(options: Sequence[Decorator]) -> list[str]:
+    def nothing() -> None: ...
+
+    for option in options:
+        nothing = option(nothing)
+    return [parameter.name for parameter in nothing.__click_params__]  # type: ignore[attr-defined]
+
+
+def setting_options(
+    cls: type, *names: str, given_as: str, only_given: bool = False, also: Sequence[Decorator] = ()
+) -> Decorator:
+    """Options for the settings `names` of a settings class, in that order, or for all; the command gets one value, `given_as`.
+
+    That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
+    more. Flag, type, choices, default and help come from the fields. also: options for fields that hold several values. Raises
+    ConfigError, from the class's own checks.
+    """
+    settings = settings_of(cls)
+    chosen = [settings[name] for name in names or settings]
+
+    def make(**values: Any) -> Any:
+        given = {name: value for name, value in values.items() if value is not None}
+        if only_given:
+            return {name: value for name, value in given.items() if was_given(name)}
+        return cls(**given)
+
+    return option_group(given_as, make, *map(_setting_option, chosen), *also)
+
+
 def _setting_option(each: Setting) -> Decorator:
-    default = each.about.shown or ("" if each.default in (None, "", False) else f"{each.default}")
-    help = each.about.help + (f"  [default: {default}]" if default else "")
+    help = f"{each.about.help}{_default_text(each)}"
+    flags = (each.flag, *filter(None, [each.about.short]))
     if each.kind is bool:
-        return click.option(each.flag, is_flag=True, help=help)
+        return click.option(*flags, is_flag=True, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
-    kind: Any = click.Choice(each.choices) if each.choices else each.kind
-    return click.option(each.flag, type=kind, default=None, metavar=each.about.unit or None, help=help)
+    kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
+    return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help)
+
+
+def _default_text(each: Setting) -> str:
+    """`  [default: 16; 1 to 256]`, as click writes it."""
+    about, value = each.about, each.default
+    known = value is not None and value != "" and each.kind is not bool
+    default = about.shown or (f"{value:g}" if known and each.kind is float else f"{value}" if known else "")
+    parts = [f"default: {default}"] if default else []
+    # A range that ends at what a computer can hold tells nothing.
+    parts += [range_text(about)] if about.high is not None and about.high < LARGEST_SEED else []
+    return f"  [{'; '.join(parts)}]" if parts else ""

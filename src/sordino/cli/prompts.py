@@ -1,30 +1,31 @@
-"""Commands on soft prompt files: list, show, install, remove, edit, convert."""
+"""Commands on soft prompt files: list, show, install, remove, edit, convert, sources."""
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, is_interactive, one_line, out, printable, table, warn
+from sordino.cli.console import err, is_interactive, one_line, out, print_json, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
-from sordino.cli.loading import check_fits, loaded_model
-from sordino.cli.options import json_option, library_option, model_option
-from sordino.errors import ConfigError, DoesNotFit
-from sordino.library.names import is_mixture_name, without_ending
+from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
+from sordino.cli.options import PATH, index_option, json_option, library_option, model_option
+from sordino.errors import BadInput, ConfigError
+from sordino.formats import WRITABLE
+from sordino.library.names import without_ending
+from sordino.library.outputs import format_to_write
+from sordino.prompts.fit import made_for
 from sordino.prompts.mixture import Mixture, Prompt
-from sordino.prompts.soft_prompt import RATINGS, BaseRef, SoftPrompt
+from sordino.prompts.soft_prompt import RATINGS
 
 if TYPE_CHECKING:
     from sordino.library.library import Entry, Library
+    from sordino.prompts.soft_prompt import SoftPrompt
 
-_WRITABLE = {"kobold": ".zip", "peft": "", "mkultra": ".json", "npy": ".npy", "safetensors": ".safetensors"}
 _SHOWN_SAMPLES = 5
-_PICKLES = (".pt", ".bin", ".pth")
 
 
 @click.command("list")
@@ -37,7 +38,7 @@ def list_(library: Library, as_json: bool) -> None:
     """
     entries = library.scan()
     if as_json:
-        click.echo(json.dumps([entry_as_json(entry) for entry in entries], indent=2))
+        print_json([entry_as_json(entry) for entry in entries])
         return
     missing = library.missing_folders()
     for folder in missing:
@@ -62,7 +63,7 @@ def list_(library: Library, as_json: bool) -> None:
 
 @click.command()
 @click.argument("prompt", metavar="NAME_OR_PATH")
-@click.option("--index", type=click.IntRange(min=0), metavar="N", help="Which one, in a file of several.")
+@index_option()
 @model_option(default=None)
 @library_option()
 @json_option()
@@ -82,7 +83,7 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
         if isinstance(loaded, Mixture):
             # Each component has its own.
             del known["placement"]
-        click.echo(json.dumps(known | ({"fit": fit} if fit else {}), indent=2))
+        print_json(known | ({"fit": fit} if fit else {}))
         return
     out.print(one_line(loaded.metadata.name) or one_line(without_ending(path.name)), style="bold")
     for label, value in facts(path, kind, loaded):
@@ -101,7 +102,7 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
 @click.command()
 @click.argument("source", metavar="NAME_OR_PATH")
 @click.option("--name", metavar="NAME", help="The name it gets in the library.  [default: the file's]")
-@click.option("--index", type=click.IntRange(min=0), metavar="N", help="Which one, in a file of several.")
+@index_option()
 @click.option("--replace", "replacing", is_flag=True, help="Put it in the place of another one of that name.")
 @library_option()
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
@@ -185,9 +186,9 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 
 @click.command()
 @click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(list(_WRITABLE)), help="The format of OUT.  [default: what its name says]")
-@click.option("--index", type=click.IntRange(min=0), metavar="N", help="Which one, in a file of several.")
+@click.argument("target", metavar="OUT", type=PATH)
+@click.option("--to", type=click.Choice(list(WRITABLE)), help="The format of OUT.  [default: what its name says]")
+@index_option()
 @model_option(default=None)
 @click.option("--force", is_flag=True, help="Replace OUT, and write what the format can only hold in part.")
 @library_option()
@@ -202,7 +203,7 @@ def convert(
     """
     from sordino import formats
 
-    kind = _format_of(target, to)
+    kind = format_to_write(target, to)
     path = library.resolve(source)
     if formats.detect(path) == "mixture":
         raise ConfigError(
@@ -212,59 +213,58 @@ def convert(
         )
     loaded = formats.read(path, index=index, warn=warn)
     if model:
-        loaded = _made_for(model, loaded, force=force)
+        base = loaded_model(model, dtype=None, device="cpu")
+        check_fits(base, loaded.metadata.name, loaded, force=force)
+        loaded = made_for(loaded, base.ref, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):
         warn(warning)
     out.print(f"Wrote {target}: {kind}, {shape(loaded)}")
 
 
-def _format_of(target: Path, to: str | None) -> str:
-    """The format to write: what `to` says, else what the name says; never against what the name says."""
-    suffix = target.suffix.lower()
-    if is_mixture_name(target.name):
-        raise ConfigError(
-            "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
-        )
-    if suffix in _PICKLES:
-        raise ConfigError(
-            "files of this kind are pickles, which Sordino reads but does not write",
-            where=target,
-            expected=", ".join(filter(None, _WRITABLE.values())) + " or a folder",
-        )
-    said = next((kind for kind, ending in _WRITABLE.items() if ending == suffix), None)
-    if to is None and said is None:
-        raise ConfigError(
-            "the name does not say which format to write", where=target, do=f"give --to {'|'.join(_WRITABLE)}"
-        )
-    if to and suffix and said and said != to:
-        raise ConfigError(
-            "--to and the name disagree",
-            where=target,
-            expected=f"a name in {_WRITABLE[to] or 'no ending (a folder)'}",
-            got=suffix,
-        )
-    return to or said or ""
+@click.command()
+@click.argument("target", metavar="TARGET")
+@click.argument("prompts", metavar="[PROMPT]...", nargs=-1)
+@library_option()
+@json_option()
+def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bool) -> None:
+    """Rank soft prompts as a start for another.
+
+    TARGET is a soft prompt of the task or voice in question, trained for a few steps: the more alike another is, the likelier that
+    `sordino train --init file:...` gains by it. PROMPTs are names or files; by default all of the library that
+    were made for the same base model.
+    """
+    from sordino import formats
+    from sordino.prompts.similarity import ranked_sources
+
+    own = formats.read(library.resolve(target))
+    ranked = ranked_sources(own, loaded_prompts(library, prompts) if prompts else _candidates(library, own, target))
+    if as_json:
+        rows = [{"source": each.label, "per_token": each.per_token, "pooled": each.pooled} for each in ranked]
+        print_json({"target": target, "sources": rows})
+        return
+    shown = table("start from", "#per token", "#pooled")
+    for each in ranked:
+        shown.add_row(one_line(each.label), f"{each.per_token:+.3f}", f"{each.pooled:+.3f}")
+    out.print(shown)
+    out.print(
+        f"Cosines with {one_line(target)}: mean over all pairs of vectors, and of the mean vectors (arXiv 2110.07904)."
+    )
+    out.print("The first line is the likeliest to help; only a run from it tells.")
 
 
-def _made_for(model: str, prompt: SoftPrompt, *, force: bool) -> SoftPrompt:
-    """`prompt`, with the base model and the supported names filled in where its file did not say them."""
-    base = loaded_model(model, dtype=None, device="cpu")
-    check_fits(base, prompt.metadata.name, prompt, force=force)
-    said = prompt.metadata.base
-    if said.id and base.id and said.id != base.id and not force:
-        raise DoesNotFit(
-            "the file already says that it was made for another base model",
-            where="--model",
-            expected=said.id,
-            got=base.id,
-            do="leave --model out, or fill in what the file does not say with --force",
-        )
-    # All but the fingerprint: that a file was made on these very weights is for its maker to say.
-    known_of = {item.name: getattr(said, item.name) or getattr(base.ref, item.name) for item in fields(said)}
-    prompt = prompt.with_metadata(base=BaseRef(**known_of | {"fingerprint": said.fingerprint}))
-    # Its id, never what the user called it: that may be a path.
-    known = (base.id,) if base.id else ()
-    return prompt.with_metadata(supported=prompt.metadata.supported or known)
+def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, SoftPrompt]:
+    """The library's other soft prompts of the same base model. Raises BadInput where there is none."""
+    from sordino.prompts.similarity import comparable
+
+    read, broken = library.read_soft_prompts()
+    for line in broken:
+        err.print(one_line(line))
+    found, left_out = comparable(own, read)
+    if left_out:
+        err.print(f"Left out, as they were made for another base model: {left_out}.")
+    if not found:
+        raise BadInput("the library has no other soft prompt of this base model", where=target)
+    return found
 
 
 def _fit(model: str, prompt: Prompt) -> dict[str, str]:

@@ -1,12 +1,17 @@
-"""docs/cli.md, made from the commands' own help: `python -m sordino.cli.reference [--check] docs/cli.md`."""
+"""docs/cli.md, made from the commands' own help, and docs/python.md, made from docstrings.
+
+`python -m sordino.cli.reference [--check] docs/cli.md docs/python.md`
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from sordino.cli import COMMANDS, main
+from sordino.cli.python_reference import python_reference
 
 _WIDTH = 100
 
@@ -58,16 +63,22 @@ def _page(context: click.Context, command: click.Command) -> str:
     return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
+PAGES: dict[str, Callable[[], str]] = {"cli.md": reference, "python.md": python_reference}
+
+
 @click.command()
-@click.option("--check", is_flag=True, help="Write nothing; fail where the page is out of date.")
-@click.argument("page", type=click.Path(path_type=Path, dir_okay=False))
-def write_reference(page: Path, *, check: bool) -> None:
-    """Write the command line's reference page."""
-    text = reference()
-    if not check:
-        page.write_text(text, encoding="utf-8", newline="\n")
-    elif not page.is_file() or page.read_text(encoding="utf-8") != text:
-        raise click.ClickException(f"{page} is not what the commands' help says; run `make docs`")
+@click.option("--check", is_flag=True, help="Write nothing; fail where a page is out of date.")
+@click.argument("pages", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+def write_reference(pages: tuple[Path, ...], *, check: bool) -> None:
+    """Write the reference pages cli.md and python.md."""
+    for page in pages:
+        if page.name not in PAGES:
+            raise click.ClickException(f"{page}: expected {' or '.join(PAGES)}")
+        text = PAGES[page.name]()
+        if not check:
+            page.write_text(text, encoding="utf-8", newline="\n")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+            raise click.ClickException(f"{page} is out of date; run `make docs`")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from shlex import quote
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
-from sordino.cli.console import outlasting_readers
-from sordino.cli.options import LARGEST_SEED, device_option, dtype_option
+from sordino.cli.console import err, out, outlasting_readers
+from sordino.cli.loading import loaded_model
+from sordino.cli.options import device_option, dtype_option, refuse_with_resume, setting_options
 from sordino.errors import BadInput, ConfigError
+from sordino.training.config import TrainConfig
+from sordino.training.sweep.grid import FACTORS, Spec
+
+if TYPE_CHECKING:
+    from sordino.models.base_model import BaseModel
+    from sordino.training.sweep.execute import Sweep
 
 T = TypeVar("T")
 STEPS = 120
@@ -43,17 +50,9 @@ STEPS = 120
     metavar="A,B",
     help="Base models to try, one after another in memory.",
 )
-@click.option(
-    "--random", type=click.IntRange(1), metavar="N", help="Try N combinations by chance.  [default: all of them]"
-)
-@click.option(
-    "--full", is_flag=True, help="Every run to its end, for plots; else the worse half ends at 1/8, 1/4 and 1/2."
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=STEPS, show_default=True, help="Optimiser steps of a whole run."
-)
-@click.option("--batch", default=4, show_default=True, help="Examples a step.")
-@click.option("--row-tokens", default=128, show_default=True, help="Longest example, in tokens.")
+@setting_options(Spec, "random", "full", "split_seed", given_as="trying", only_given=True)
+@click.option("--steps", type=int, default=STEPS, show_default=True, help="Optimiser steps of a whole run.")
+@setting_options(TrainConfig, "batch", "row_tokens", "pass_tokens", given_as="rest", only_given=True)
 @click.option(
     "--heldout",
     multiple=True,
@@ -61,19 +60,6 @@ STEPS = 120
     help="Texts for the final figures only; may be repeated.  [default: split off DATA]",
 )
 @click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
-@click.option(
-    "--split-seed",
-    type=click.IntRange(0, LARGEST_SEED),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Which texts are held out, for all runs alike, and what --random takes.",
-)
-@click.option(
-    "--pass-tokens",
-    type=int,
-    help="Most positions in one forward pass.  [default: 1024; on a GPU, what its memory holds]",
-)
 @click.option("--overwrite", is_flag=True, help="Begin anew where OUT_DIR holds a sweep.")
 @click.option(
     "--resume",
@@ -96,7 +82,7 @@ def sweep(**options: Any) -> None:
     Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
     """
     if options["resume"] is not None:
-        _refuse_settings(click.get_current_context())
+        refuse_with_resume("a sweep", besides=("resume",))
     elif not options["data"]:
         raise BadInput("there is nothing to train on", where="DATA", expected="text files or folders")
     elif options["out_dir"] is None:
@@ -104,59 +90,80 @@ def sweep(**options: Any) -> None:
     for path in (*options["data"], *options["heldout"], *filter(None, [options["resume"]])):
         if not path.exists():
             raise BadInput("no such file or folder", where=path, do="check the spelling")
+    # Before torch is loaded: a typing error should not cost seconds.
+    spec = _spec(options)
+    with outlasting_readers():
+        _run(spec, options)
+
+
+def _run(spec: Spec, options: Mapping[str, Any]) -> None:
+    from sordino.cli.sweep_display import SweepDisplay, show_result
+    from sordino.training.sweep.execute import dry_run_sweep, execute_sweep
+
+    asked = _sweep(spec, options)
+
+    def load(model: str) -> BaseModel:
+        return loaded_model(model, asked.dtype, asked.device)
+
+    with SweepDisplay(asked.spec) as display:
+        if options["dry_run"]:
+            dry_run_sweep(asked, load, display.show)
+            return
+        resume = options["resume"] is not None
+        result = execute_sweep(asked, load, resume=resume, on_event=display.show, should_stop=display.should_stop)
+    if result is not None:
+        show_result(result, asked.folder)
+        return
+    console = err if out.reader_left else out
+    console.print("Stopped; all runs are saved.")
+    console.print(f"Go on with: sordino sweep --resume {quote(str(asked.folder))}")
+
+
+def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
+    from sordino.training.run import TextPaths
+    from sordino.training.sweep.execute import Sweep, check_sweep, stored_sweep
+
+    if options["resume"] is not None:
+        return stored_sweep(options["resume"])
+    texts = TextPaths(options["data"], options["heldout"], options["speaker"])
+    asked = Sweep(spec, texts, options["out_dir"], options["device"], options["dtype"])
+    check_sweep(asked, overwrite=options["overwrite"])
+    return asked
+
+
+def _spec(options: Mapping[str, Any]) -> Spec:
+    """Every combination is checked. Raises ConfigError."""
     factors = {
         "tokens": _numbers("--tokens", options["tokens"], int),
         "lr": _numbers("--lr", options["lr"], float),
-        "seed": _seeds(options["seed"]),
+        "seed": _numbers("--seed", options["seed"], int),
         "init": _starts(options["init"]),
         "method": tuple(_parts(options["method"])),
         "model": tuple(_parts(options["model"])),
     }
-    from sordino.cli.sweep_run import run
-
-    with outlasting_readers():
-        run({**options, **factors})
-
-
-def _parts(said: Sequence[str]) -> list[str]:
-    return [part.strip() for value in said for part in value.split(",")]
+    rest = TrainConfig(steps=options["steps"], **options["rest"])
+    fill_passes = "pass_tokens" not in options["rest"]
+    return Spec(
+        **{factor: factors[factor] for factor in FACTORS}, rest=rest, fill_passes=fill_passes, **options["trying"]
+    )
 
 
-def _starts(said: Sequence[str]) -> tuple[str, ...]:
+def _parts(values: Sequence[str]) -> list[str]:
+    return [part.strip() for value in values for part in value.split(",")]
+
+
+def _starts(values: Sequence[str]) -> tuple[str, ...]:
     found: list[str] = []
-    for value in said:
+    for value in values:
         # Words and paths may have commas.
         found += [value] if value.startswith(("text:", "file:")) else _parts([value])
     return tuple(found)
 
 
-def _numbers(flag: str, said: Sequence[str], kind: Callable[[str], T]) -> tuple[T, ...]:
+def _numbers(flag: str, values: Sequence[str], kind: Callable[[str], T]) -> tuple[T, ...]:
     try:
-        return tuple(kind(part) for part in _parts(said))
+        return tuple(kind(part) for part in _parts(values))
     except ValueError:
         raise ConfigError(
-            "not numbers with commas between them", where=flag, got=", ".join(said), do=f"for instance {flag} 1,5,20"
+            "not numbers with commas between them", where=flag, got=", ".join(values), do=f"for instance {flag} 1,5,20"
         ) from None
-
-
-def _seeds(said: Sequence[str]) -> tuple[int, ...]:
-    seeds = _numbers("--seed", said, int)
-    for seed in seeds:
-        if not 0 <= seed <= LARGEST_SEED:
-            raise ConfigError("no such seed", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
-    return seeds
-
-
-def _refuse_settings(context: click.Context) -> None:
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name != "resume"
-        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise ConfigError(
-            "a sweep that is resumed goes on as it began",
-            where=", ".join(given),
-            do="leave that out, or start a new one",
-        )

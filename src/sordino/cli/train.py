@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from sordino.cli.console import outlasting_readers
-from sordino.cli.options import device_option, dtype_option, json_option, model_option, seed_option
+from sordino.cli.console import one_line, out, outlasting_readers, table
+from sordino.cli.loading import loaded_model
+from sordino.cli.options import (
+    device_option,
+    dtype_option,
+    json_option,
+    model_option,
+    refuse_with_resume,
+    setting_options,
+)
 from sordino.errors import BadInput, ConfigError
+from sordino.library.names import checked_name
+from sordino.library.outputs import check_folder
+from sordino.training.config import Calibration, Description, TrainConfig, check_measured
+
+if TYPE_CHECKING:
+    from sordino.cli.training_display import RunDisplay
+    from sordino.training.group import Group
+    from sordino.training.job import Job
+    from sordino.training.result import TrainResult
+
+_SETTINGS = (
+    *("tokens", "steps", "batch", "row_tokens", "lr", "init", "method", "placement", "warmup", "clip", "weight_decay"),
+    *("average", "patience", "evaluate_every", "sample_every", "sample_text", "pass_tokens", "seed"),
+)
+# What belongs to one soft prompt.
+_OF_ONE = {"out": "--out", "name": "--name", "heldout": "--heldout"}
 
 
 class _Train(click.Command):
@@ -20,9 +45,15 @@ class _Train(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
+            from sordino.training.failure import recorded
+
             flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
-            _write_failure(ctx.params.get("error_file"), ConfigError(error.message, where=flag))
-            raise
+            try:
+                with recorded(ctx.params.get("error_file")):
+                    raise ConfigError(error.message, where=flag)
+            except ConfigError:
+                # It leaves as click's own, with the usage.
+                raise error from None
 
 
 @click.command(cls=_Train, short_help="Make a soft prompt from texts.")
@@ -35,84 +66,30 @@ class _Train(click.Command):
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA's name .zip, here]")
 @click.option(
-    "--voice",
-    "voices",
+    "--prompt",
+    "prompts",
     multiple=True,
     metavar="NAME=PATH",
     help="Train several soft prompts together on one model, each on its own texts; instead of DATA, may be repeated.",
 )
-@click.option("--out-dir", type=click.Path(path_type=Path), help="With --voice: the folder that gets a file a voice.")
+@click.option("--voice", "prompts_by_voice", multiple=True, hidden=True)
+@click.option("--out-dir", type=click.Path(path_type=Path), help="With --prompt: the folder that gets the files.")
 @model_option()
-@click.option("--tokens", default=20, show_default=True, help="Virtual tokens.")
-@click.option("--steps", type=int, help="Optimiser steps.  [default: 300]")
-@click.option("--minutes", type=float, help="Train about this long instead: a step count by calibration.")
-@click.option("--batch", default=4, show_default=True, help="Examples a step.")
-@click.option(
-    "--row-tokens",
-    default=128,
-    show_default=True,
-    help="Longest example, in tokens; longer texts are cut into several.",
-)
-@click.option("--lr", type=float, help="Learning rate, in units of the model's embedding RMS.  [default: 0.25]")
-@click.option("--find-lr", is_flag=True, help="Try several learning rates for a few steps first and take the best.")
-@click.option("--init", help="data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.  [default: data]")
-@click.option(
-    "--method",
-    type=click.Choice(["plain", "residual"]),
-    default="plain",
-    show_default=True,
-    help="Train the matrix itself, or a residual network that folds into it.",
-)
-@click.option(
-    "--placement",
-    type=click.Choice(["auto", "start", "after_bos"]),
-    default="auto",
-    show_default=True,
-    help="Where the prompt sits; `start` for KoboldAI and PEFT.",
-)
-@click.option("--warmup", type=float, help="Share of the steps with a rising learning rate.  [default: 0.05]")
-@click.option("--clip", type=float, help="Largest gradient norm.  [default: 1]")
-@click.option("--weight-decay", type=float, help="Weight decay.  [default: 0]")
-@click.option(
-    "--average", type=float, help="Memory of the weight average, as a share of the steps; 0 is off.  [default: 0.1]"
-)
-@click.option(
-    "--patience",
-    type=int,
-    help="Stop after so many evaluations without a better validation loss; 0 is off.  [default: 5]",
-)
-@click.option(
-    "--evaluate-every",
-    type=int,
-    help="Steps between evaluations.  [default: a tenth of the run, in short runs less often]",
-)
-@click.option("--sample-every", type=int, help="Steps between samples.  [default: a fifth of the run]")
-@click.option("--sample-text", help="What the samples continue.  [default: the first words of a validation text]")
-@click.option(
-    "--pass-tokens",
-    type=int,
-    help="Most positions in one forward pass; lower it if memory runs out. Only roundings change.  "
-    "[default: 1024; of several voices on a GPU, what its memory holds]",
-)
+@setting_options(TrainConfig, *_SETTINGS, given_as="settings", only_given=True)
+@setting_options(Calibration, given_as="measured", only_given=True)
 @click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
-@click.option("--author", default="", help="Who made it.")
-@click.option("--description", default="", help="What it does.")
-@click.option("--licence", default="", help="Its licence, for instance CC-BY-4.0.")
-@click.option("--tags", default="", help="Words to find it by, with commas.")
-@click.option("--rating", type=click.Choice(["general", "mature", "explicit"]), help="Who it is for.")
+@setting_options(Description, given_as="about")
 @click.option("--no-samples", is_flag=True, help="Keep sample texts out of the file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--resume",
-    "resume",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Go on with a run that was stopped or killed: its .run folder; of several voices OUT_DIR/together.run.",
+    help="Go on with a run that was stopped or killed: its .run folder; of several soft prompts OUT_DIR/together.run.",
 )
 @click.option("--dry-run", is_flag=True, help="Read the texts, measure what the run would cost, and stop.")
 @json_option()
-@seed_option()
 @device_option()
 @dtype_option()
 @click.option("--error-file", type=click.Path(path_type=Path), hidden=True, is_eager=True)
@@ -124,72 +101,174 @@ def train(error_file: Path | None, **options: Any) -> None:
     split into three sets that are never mixed: train, validation (learning rate, early stopping, choice of the first
     matrix) and held-out (the final report only).
 
-    Several voices at once, on one model in memory: `sordino train --voice poe=POE --voice austen=AUSTEN --out-dir VOICES`.
+    Several soft prompts at once, on one model in memory: `sordino train --prompt poe=POE --prompt austen=AUSTEN --out-dir MADE`.
 
     Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
     """
-    try:
-        with outlasting_readers():
-            _train(options)
-    except click.exceptions.Exit:
-        raise
-    except Exception as error:
-        _write_failure(error_file, error)
-        raise
+    from sordino.training.failure import recorded
+
+    with outlasting_readers(), recorded(error_file):
+        _train({**options, "prompts": (*options["prompts"], *options.pop("prompts_by_voice"))})
 
 
-def _write_failure(path: Path | None, error: Exception) -> None:
-    """For the page, which started this process: it reads no log."""
-    if path is not None:
-        from sordino.training.failure import Failure
-
-        Failure.of(error).write(path)
-
-
-def _train(options: dict[str, Any]) -> None:
+def _train(options: Mapping[str, Any]) -> None:
+    settings, measured, resume = options["settings"], options["measured"], options["resume"]
     if options["as_json"] and not options["dry_run"]:
         raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
-    if options["resume"] is not None:
-        _refuse_settings(click.get_current_context())
-    if options["voices"] or options["out_dir"] is not None or is_group(options["resume"]):
-        together(options)
-        return
+    if resume is not None:
+        refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
+        if options["data"]:
+            raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
+    check_measured(settings, measured)
+    calibration, config = Calibration(**measured), TrainConfig(**settings)
+    named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     # Before torch is loaded: a typing error should not cost seconds.
-    for path in (*options["data"], *options["heldout"], *filter(None, [options["resume"]])):
+    for path in (*options["data"], *options["heldout"], *filter(None, [resume])):
         if not path.exists():
             raise BadInput("no such file or folder", where=path, do="check the spelling")
-    from sordino.cli.training_run import run
+    from sordino.training.group import is_group
 
-    run(options)
-
-
-def together(options: dict[str, Any]) -> None:
-    """Several voices: what was asked for is checked before torch is loaded."""
-    from sordino.cli.training_voices import check_voices
-
-    if options["resume"] is None:
-        options = {**options, "voices": check_voices(options)}
-    from sordino.cli.training_together import run
-
-    run(options)
+    if named or (resume is not None and is_group(resume)):
+        _train_group(_group(options, named, config), calibration, options)
+    else:
+        _train_one(_job(options, config), calibration, options)
 
 
-def is_group(folder: Path | None) -> bool:
-    """Whether this is the folder of several voices that were trained together."""
-    from sordino.cli.training_voices import GROUP
-
-    return folder is not None and (folder / GROUP).is_file()
+# Parsing --------------------------------------------------------------------------------------------------------------
 
 
-def _refuse_settings(context: click.Context) -> None:
-    """A run that goes on does so as it began: a flag that would change it must not be taken in silence."""
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name not in ("resume", "overwrite", "data", "error_file")
-        and context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if given:
+def _named_texts(options: Mapping[str, Any]) -> dict[str, Path]:
+    """The texts of each soft prompt by its name. Raises BadInput, ConfigError."""
+    if options["out_dir"] is None:
+        raise ConfigError("there is no folder to write the files to", where="--prompt", do="add --out-dir FOLDER")
+    if not options["prompts"]:
         raise ConfigError(
-            "a run that is resumed goes on as it began", where=", ".join(given), do="leave that out, or start a new run"
+            "this is for several soft prompts", where="--out-dir", do="give --prompt NAME=PATH, or use --out FILE"
         )
+    if options["data"]:
+        raise ConfigError(
+            "both DATA and --prompt were given", where=options["data"][0], do="give all texts as --prompt NAME=PATH"
+        )
+    for key, flag in _OF_ONE.items():
+        if options[key]:
+            raise ConfigError("this is for one soft prompt, not for several", where=flag, do="leave it out")
+    check_folder(options["out_dir"])
+    named: dict[str, Path] = {}
+    for argument in options["prompts"]:
+        name, path = _named_text(argument)
+        # Files whose names differ only in case are one file on some systems.
+        if name.casefold() in {known.casefold() for known in named}:
+            raise BadInput("two soft prompts have one name", where=f"--prompt {name}", do="give each its own")
+        named[name] = path
+    return named
+
+
+def _named_text(argument: str) -> tuple[str, Path]:
+    where = f"--prompt {argument}"
+    name, equals, path = argument.partition("=")
+    if not equals or not path:
+        raise BadInput("not a name and its texts", where="--prompt", expected="NAME=PATH", got=argument)
+    try:
+        name = checked_name(name)
+    except BadInput as error:
+        raise BadInput("a file cannot have this name", where=where, got=error.got, do="choose another") from None
+    if name.casefold() == "together":
+        raise BadInput("a file cannot have this name", where=where, got="the folder of all runs", do="choose another")
+    if not Path(path).exists():
+        raise BadInput("no such file or folder", where=where, do="check the spelling")
+    return name, Path(path)
+
+
+def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
+    """The run that is asked for, or that goes on, checked. Raises SordinoError."""
+    from sordino.training.job import Job, check_job, default_out, stored_job
+    from sordino.training.run import TextPaths
+
+    if options["resume"] is not None:
+        return stored_job(options["resume"], overwrite=options["overwrite"])
+    data: Sequence[Path] = options["data"]
+    destination = options["out"] or (default_out(data[0]) if data else Path("none.zip"))
+    texts = TextPaths(tuple(data), options["heldout"], options["speaker"])
+    job = Job(
+        texts, destination, options["model"], options["about"].metadata(options["name"] or destination.stem), config,
+        options["device"], options["dtype"], samples=not options["no_samples"], overwrite=options["overwrite"],
+    )  # fmt: skip
+    check_job(job)
+    return job
+
+
+def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
+    """The runs that are asked for, or that go on, checked. Raises SordinoError."""
+    from sordino.training.group import FOLDER, Group, check_group, stored_group
+    from sordino.training.job import Job
+    from sordino.training.run import TextPaths
+
+    if options["resume"] is not None:
+        return stored_group(options["resume"], overwrite=options["overwrite"])
+    folder: Path = options["out_dir"]
+    jobs = {
+        name: Job(
+            TextPaths((path,), (), options["speaker"]), folder / f"{name}.zip", options["model"],
+            options["about"].metadata(name), config, options["device"], options["dtype"],
+            samples=not options["no_samples"], overwrite=options["overwrite"], together=folder / FOLDER,
+        )
+        for name, path in named.items()
+    }  # fmt: skip
+    group = Group(jobs, folder / FOLDER, fill_passes="pass_tokens" not in options["settings"])
+    check_group(group)
+    return group
+
+
+# Running --------------------------------------------------------------------------------------------------------------
+
+
+def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -> None:
+    from sordino.cli.training_display import RunDisplay, print_event, show_stopped
+    from sordino.training.execute import dry_run, execute
+
+    base = loaded_model(job.model, job.dtype, job.device, ask=not options["as_json"])
+    with RunDisplay() as display:
+        if options["dry_run"]:
+            dry_run(job, base, calibration, on_event=print_event if options["as_json"] else display.show)
+            return
+        resume = options["resume"] is not None
+        made = execute(job, base, calibration, resume=resume, on_event=display.show, should_stop=display.should_stop)
+    if made is None:
+        show_stopped(display, job.folder, f" of {display.steps}; saved.")
+        return
+    out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(job.out))}')
+    out.print(f"Keep it: sordino install {quote(str(job.out))}")
+
+
+def _train_group(group: Group, calibration: Calibration, options: Mapping[str, Any]) -> None:
+    from sordino.cli.training_display import GroupJson, RunDisplay, show_stopped
+    from sordino.training.group import dry_run_group, execute_group
+
+    base = loaded_model(group.first.model, group.first.dtype, group.first.device, ask=not options["as_json"])
+    with RunDisplay(tuple(group.jobs)) as display:
+        if options["dry_run"]:
+            on_event = GroupJson().add if options["as_json"] else display.show_named
+            dry_run_group(group, base, calibration, on_event=on_event)
+            return
+        resume = options["resume"] is not None
+        made = execute_group(
+            group, base, calibration, resume=resume, on_event=display.show_named, should_stop=display.should_stop
+        )
+    if made is None:
+        show_stopped(display, group.folder, "; all soft prompts are saved.")
+        return
+    out.print()
+    out.print(_table(made, display))
+    out.print(f"Keep one: sordino install {quote(str(group.first.out))}")
+
+
+def _table(made: Mapping[str, TrainResult], display: RunDisplay) -> Any:
+    """Held-out losses are nats a token, of each soft prompt's own texts."""
+    shown = table("soft prompt", "#steps", "#validation", "#held-out: with it", "#without", "file")
+    for name, result in made.items():
+        nll = result.prompt.metadata.heldout.get("nll", {})
+        losses = [f"{nll[key]:.3f}" if key in nll else "" for key in ("soft_prompt", "no_prompt")]
+        progress = display.finished[name].progress
+        best = f"{progress.best_loss:.3f}" if progress.best_loss < float("inf") else ""
+        shown.add_row(one_line(name), str(progress.step), best, *losses, one_line(result.file.name))
+    return shown

@@ -14,71 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sordino.engine.config import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL
+from sordino.engine.config import Sampling as Sampling
 from sordino.engine.seen_tokens import Ids, SeenTokens
-from sordino.errors import ConfigError, ModelError
+from sordino.errors import ModelError
 
-# KoboldAI's numbers for the steps of `order`.
-TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 _FIRST_CANDIDATES = 512
-# Looked at for every token of every row.
-MOST_STOPS, MOST_BIASES = 256, 1024
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; what is at its default of 0 or 1 is off.
-
-    top_k, top_p (Holtzman et al. 2020, arXiv 1904.09751), min_p (2407.01082), typical (2202.00666), tfs (tail free sampling),
-    top_a (keeps p >= top_a * max(p)^2). repetition_penalty divides positive and multiplies negative logits of words seen
-    (CTRL, 1909.05858) among the last repetition_range tokens (0: all); with repetition_slope the penalty grows towards the
-    newest of them, as in KoboldAI. presence_penalty and frequency_penalty are OpenAI's, over new tokens only. logit_bias is
-    added first. order: KoboldAI's numbers of the steps, 0 top_k, 1 top_a, 2 top_p (then min_p), 3 tfs, 4 typical,
-    5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many likeliest words to tell
-    with each token (None: nothing is told), of the model's own distribution.
-    """
-
-    max_tokens: int = 120
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 0.95
-    min_p: float = 0.0
-    typical: float = 1.0
-    top_a: float = 0.0
-    tfs: float = 1.0
-    repetition_penalty: float = 1.0
-    repetition_range: int = 0
-    repetition_slope: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int | None = None
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check(self.max_tokens >= 1, "--max-tokens", "1 or more", self.max_tokens)
-        _check(_off_or_within(self.temperature, 1e-3, 1e3), "--temperature", "0, or 0.001 to 1000", self.temperature)
-        _check(self.top_k >= 0, "--top-k", "0 or more", self.top_k)
-        _check(0 < self.top_p <= 1, "--top-p", "above 0, at most 1", self.top_p)
-        _check(0 <= self.min_p <= 1, "--min-p", "0 to 1", self.min_p)
-        _check(0 < self.typical <= 1, "--typical", "above 0, at most 1", self.typical)
-        _check(0 <= self.top_a <= 1, "--top-a", "0 to 1", self.top_a)
-        _check(0 < self.tfs <= 1, "--tfs", "above 0, at most 1", self.tfs)
-        _check(0.01 <= self.repetition_penalty <= 100, "--repetition-penalty", "0.01 to 100", self.repetition_penalty)
-        _check(self.repetition_range >= 0, "--repetition-range", "0 or more", self.repetition_range)
-        slope = self.repetition_slope
-        _check(_off_or_within(slope, 1e-3, 1e3), "--repetition-slope", "0, or 0.001 to 1000", slope)
-        _check(-2 <= self.presence_penalty <= 2, "--presence-penalty", "-2 to 2", self.presence_penalty)
-        _check(-2 <= self.frequency_penalty <= 2, "--frequency-penalty", "-2 to 2", self.frequency_penalty)
-        _check(sorted(self.order) == list(range(7)), "--order", "each of 0 to 6 once", self.order)
-        _check(len(self.logit_bias) <= MOST_BIASES, "--logit-bias", f"at most {MOST_BIASES}", len(self.logit_bias))
-        _check(all(abs(bias) <= 1e9 for _, bias in self.logit_bias), "--logit-bias", "-1e9 to 1e9", self.logit_bias)
-        _check(self.logprobs is None or 0 <= self.logprobs <= 20, "--logprobs", "0 to 20", self.logprobs)
-        _check(len(self.stop) <= MOST_STOPS, "--stop", f"at most {MOST_STOPS}", len(self.stop))
-        _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
 
 
 @dataclass(frozen=True)
@@ -326,13 +270,3 @@ def _among(penalties: _Penalties | None, ids_C: Ids) -> _Penalties | None:
         return None
     _, places, found = np.intersect1d(ids_C, penalties.places, assume_unique=True, return_indices=True)
     return _Penalties(places, penalties.divisors[found])
-
-
-def _off_or_within(value: float, least: float, most: float) -> bool:
-    """Beyond, arithmetic on logits leaves what numbers can hold. NaN is not within."""
-    return value == 0 or least <= value <= most
-
-
-def _check(holds: bool, flag: str, expected: str, got: object) -> None:
-    if not holds:
-        raise ConfigError("a sampling setting is out of range", where=flag, expected=expected, got=got)

@@ -1,12 +1,13 @@
-"""Does a soft prompt work? Its loss on held-out texts, beside what one would do without it.
+"""Does a soft prompt work? Its loss on held-out texts and its answers to tasks, compared with baselines.
 
-conditions: what can stand in front of a text      scoring: the loss of the same tokens behind each of them
-measuring: all of it, with intervals                report: the numbers, and what they mean
-mixed: the same behind a mixture                    off_domain: a text in another voice, for the damage
+config: settings                                  conditions: prefixes that a text is measured behind
+scoring: losses of the same tokens                mixed: the same with mixtures
+confidence: intervals                             off_domain: a packaged text in another voice
+measuring: held-out losses, with intervals        report: their numbers and sentences
 
 Tasks: which answers are right?
 
-tasks: rows, labels, examples to show        label_scores: all labels in one pass
-classification: what they come to             mixture_answers: by a mixture's rule        answers: all of it
-free_answers: short answers, written          relations: LAMA's subjects, objects and templates
+tasks: rows, labels, examples                     label_scores: log-probabilities of all labels in one pass
+classification: accuracy and other measures       answers: closed sets
+free_answers: short written answers
 """

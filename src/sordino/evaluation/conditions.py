@@ -1,7 +1,7 @@
-"""What can stand in front of a text while its loss is measured: a soft prompt, nothing, an instruction, real text.
+"""The conditions under which the loss of a text is measured: behind a soft prompt, nothing, an instruction or real text.
 
-All of them are prefixes: token embeddings are run through the model once, exactly as a soft prompt is, so that nothing but
-what is in front differs between two conditions.
+All of them are prefixes: token embeddings run through the model once, exactly as a soft prompt does, so that two conditions differ
+in nothing else.
 
 Shape key: P prefix positions, D model width.
 """
@@ -16,24 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sordino.errors import ConfigError
 from sordino.forward.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
 
 NO_PROMPT = "no prompt"
-# Characters that hold a token of any text one meets; more are read where they do not suffice.
+# Characters that hold a token of nearly any text; where they do not, the whole text is read.
 _CHARACTERS_A_TOKEN = 8
 
 
 @dataclass(frozen=True)
 class Condition:
-    """embeds_PD: the prefix in float32, a BOS included. leading: ids that every row's own text begins with (a BOS behind a
-    prompt that was placed before it). tokens: what is in front, BOS not counted. text and ids: text that rows are joined with,
-    and its tokens; of vectors, of nothing and of whole documents, behind which a text begins, "" and (). Conditions of one kind
-    and label are draws of the same thing, and are averaged.
+    """embeds_PD: the prefix in float32, with its BOS. leading: ids that every row's own text begins with (a BOS behind a prompt
+    placed before it). tokens: virtual or real, without BOS. text, ids: an instruction that is tokenized together with the row,
+    and its tokens; else "" and (). Conditions of the same kind and label are draws, and are averaged.
     """
 
     kind: Kind
@@ -46,15 +47,62 @@ class Condition:
 
     @property
     def length(self) -> int:
-        """Positions in front of a text's first token."""
+        """Positions before a text's first token."""
         return int(self.embeds_PD.shape[0]) + len(self.leading)
 
     def opening(self, tokens: int) -> Condition:
-        """The first `tokens` tokens of its text: the others are then the rows' own."""
+        """The condition with the first `tokens` tokens of its text; the rows then hold the others."""
         if tokens == len(self.ids):
             return self
         end = self.embeds_PD.shape[0] - len(self.ids) + tokens
         return replace(self, embeds_PD=self.embeds_PD[:end], ids=self.ids[:tokens], tokens=tokens)
+
+
+@dataclass(frozen=True)
+class MixedCondition:
+    """A mixture in front of a text. tokens: of the longest component."""
+
+    label: str
+    mixture: Mixture
+    components: tuple[Condition, ...]
+    kind: Kind = "soft prompt"
+
+    @property
+    def tokens(self) -> int:
+        return self.mixture.n_tokens
+
+    @property
+    def length(self) -> int:
+        """Positions before a text's first token, behind the longest component."""
+        return max(condition.length for condition in self.components)
+
+
+AnyCondition = Condition | MixedCondition
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What soft prompts are compared with. instructions: empty for default ones. texts: training texts, for excerpts or examples;
+    empty for none.
+    """
+
+    instructions: Sequence[str] = ()
+    texts: Sequence[Piece] = ()
+
+
+DEFAULT_BASELINES = Baselines()
+
+
+def check_room(base: BaseModel, condition: AnyCondition, tokens: int, *, do: str = "lower --row-tokens") -> None:
+    """Raise ConfigError unless the condition and a text of `tokens` tokens fit the model's context together."""
+    if condition.length + tokens > base.context_length:
+        raise ConfigError(
+            "the condition does not fit the model's context together with the text",
+            where=f"{condition.kind} {condition.label[:40]!r}",
+            expected=f"at most {base.context_length} tokens",
+            got=f"{condition.length} + {tokens}",
+            do=do,
+        )
 
 
 def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
@@ -62,8 +110,12 @@ def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
     return Condition("soft prompt", label, prompt_embeds(base, prompt), leading, prompt.n_tokens)
 
 
+def mixture(base: BaseModel, label: str, mixed: Mixture) -> MixedCondition:
+    return MixedCondition(label, mixed, tuple(soft_prompt(base, label, prompt) for prompt in mixed.components))
+
+
 def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: Placement) -> Condition:
-    """A soft prompt that is no file yet. Of no virtual tokens (P = 0) it is what stands around them: BOS, or nothing."""
+    """A soft prompt from its matrix. Without virtual tokens (P = 0) BOS is left, or nothing."""
     embeds_PD = prefix_embeds(base, matrix_PD, placement)
     return Condition("soft prompt", label, embeds_PD, leading_ids(base, placement), int(matrix_PD.shape[0]))
 
@@ -73,12 +125,12 @@ def no_prompt(base: BaseModel) -> Condition:
 
 
 def instruction(base: BaseModel, text: str) -> Condition:
-    """The text as a heading: a blank line follows it unless it ends in white space of its own."""
+    """The text as a heading: with a blank line behind it, unless it ends in white space."""
     return _of_text(base, "instruction", text, _heading(text))
 
 
 def with_examples(base: BaseModel, text: str, shots: Sequence[Piece]) -> Condition:
-    """An instruction (or "") and answered rows behind it, each with a blank line after it. shots: prompts with completions."""
+    """An instruction (or "") and answered rows, each followed by a blank line. shots: prompts with completions."""
     examples = f"{len(shots)} example{'s' * (len(shots) > 1)}"
     shown = "".join(f"{shot.prompt}{shot.text}\n\n" for shot in shots)
     return _of_text(
@@ -91,7 +143,7 @@ def _heading(text: str) -> str:
 
 
 def default_instructions(metadata: Metadata) -> tuple[str, ...]:
-    """What one would write by hand, from what a soft prompt's file says about itself."""
+    """Instructions that a person might write, made from the metadata of a soft prompt."""
     texts = []
     if metadata.name:
         texts.append(f"The following was written by {metadata.name}:")
@@ -105,10 +157,9 @@ def default_instructions(metadata: Metadata) -> tuple[str, ...]:
 def excerpts(
     base: BaseModel, texts: Sequence[Piece], lengths: Sequence[int], *, draws: int, seed: int
 ) -> tuple[list[Condition], list[str]]:
-    """For every length `draws` excerpts of the texts, and notes about lengths that the texts are too short for.
+    """`draws` excerpts of every length, and notes about lengths that the texts are too short for.
 
-    Of one draw the shorter excerpts are the ends of the longer ones: a longer one is the shorter with more before it, as a
-    writer would give it, and the curve over the lengths is smoother for it.
+    Within a draw, a shorter excerpt is the end of every longer one, which makes the curve over the lengths smoother.
     """
     random = np.random.default_rng(seed)
     drawn = [_consecutive_ids(base, texts, max(lengths), random) for _ in range(draws)]
@@ -133,12 +184,9 @@ def _of_ids(base: BaseModel, kind: Kind, label: str, ids: Sequence[int]) -> Cond
 
 
 def _consecutive_ids(base: BaseModel, texts: Sequence[Piece], tokens: int, random: np.random.Generator) -> list[int]:
-    """`tokens` ids from a random place, at a word's start; of one text if it is long enough, else running on into the next.
-
-    Fewer if all the texts together hold fewer.
-    """
+    """`tokens` ids from a random word on, of one text or running on into the next. Fewer if all the texts hold fewer."""
     sizes = [len(piece.words) for piece in texts]
-    # Long texts are likelier: every character has the same chance.
+    # Weighted by length, so that every character has the same chance.
     place = int(random.choice(len(texts), p=np.array(sizes) / sum(sizes)))
     start = int(random.integers(max(1, sizes[place] - tokens * _CHARACTERS_A_TOKEN)))
     ids: list[int] = []
@@ -151,7 +199,7 @@ def _consecutive_ids(base: BaseModel, texts: Sequence[Piece], tokens: int, rando
 
 
 def _from_word(text: str, start: int) -> str:
-    """`text` from the first word that begins at `start` or later; all of it if none does."""
+    """`text` from the first word at or after `start`; all of it if there is none."""
     while 0 < start < len(text) and not text[start - 1].isspace():
         start += 1
     return text[start:].lstrip() or text

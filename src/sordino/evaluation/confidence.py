@@ -1,12 +1,12 @@
 """How sure a measured loss is, and how much real text a soft prompt is worth: pure functions over numbers.
 
-A loss is a sum over tokens divided by their number. Tokens of one text are alike, so what is drawn again is the unit (a piece,
-or a block of one): units are drawn with replacement, the same for all conditions, so that what makes a unit hard for every
-condition cancels in their differences (paired bootstrap; Efron & Tibshirani 1993, chapters 8 and 13: percentile intervals).
-With a handful of units plain percentiles are too narrow, so they are expanded as Student's t asks (Hesterberg 2015, "What teachers
-should know about the bootstrap", section 5); with fewer than MIN_UNITS not even that holds, and there is no interval.
+A loss is a sum over tokens divided by their number. Tokens of one text are alike, so the bootstrap resamples units: pieces, or
+blocks of a piece. Each draw takes the same units for every condition, so that what makes a unit hard for all of them cancels in
+their differences (paired bootstrap; Efron & Tibshirani 1993, chapters 8 and 13: percentile intervals). With few units plain
+percentiles are too narrow, so they are expanded to Student's t (Hesterberg 2015, "What teachers should know about the bootstrap",
+section 5). With fewer than MIN_UNITS that does not hold either, and there is no interval.
 
-Shape key: U units, C conditions, R resamples, W windows.
+Shape key: U units, C conditions, L lines of a report, R resamples, W windows.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
-# Fewer pieces than this are cut into blocks, and with fewer units there is no interval: drawing a handful again says little, and
-# all of four units agree by chance one time in eight.
+# Fewer pieces than this are cut into blocks, and fewer units give no interval: four units all agree by chance one time in eight.
 MIN_UNITS = 6
-# Blocks are this long, or shorter where that gives fewer than ENOUGH_UNITS.
+# Blocks have this length, or less where it would give fewer than ENOUGH_UNITS.
 BLOCK_TOKENS = 1024
 ENOUGH_UNITS = 8
 LEVEL = 0.95
@@ -45,8 +44,25 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class LineEstimates:
+    """One measure of every line of a report. drawn_RL: its values over the draws, None with fewer than MIN_UNITS units."""
+
+    value_L: Floats
+    drawn_RL: Floats | None
+    units: int
+
+    def of(self, line: int, *, less: int | None = None) -> Estimate:
+        """The measure of a line, or its difference to line `less` over the same draws."""
+        value = float(self.value_L[line] - (0 if less is None else self.value_L[less]))
+        if self.drawn_RL is None:
+            return Estimate(value, None)
+        drawn_R = self.drawn_RL[:, line] - (0 if less is None else self.drawn_RL[:, less])
+        return Estimate(value, interval(drawn_R, self.units))
+
+
+@dataclass(frozen=True)
 class Units:
-    """unit_W: the unit that each window belongs to, from 0. kind: what a unit is, for the user."""
+    """unit_W: the unit of each window, from 0. kind: what a unit is, for the user."""
 
     unit_W: NDArray[np.int64]
     kind: str
@@ -80,6 +96,14 @@ def units_of(pieces: Sequence[str], tokens: Sequence[int]) -> Units:
     return Units(np.array(unit_of_window, dtype=np.int64), kind)
 
 
+def mean_estimates(sums_WL: Floats, tokens_W: Floats, units: Units, *, resamples: int, seed: int) -> LineEstimates:
+    """Each line's mean per token, from its sums and the number of tokens of every window. Raises as `resampled_means`."""
+    drawn_RL = None
+    if units.count >= MIN_UNITS:
+        drawn_RL = resampled_means(units.sums(sums_WL), units.sums(tokens_W), resamples=resamples, seed=seed)
+    return LineEstimates(sums_WL.sum(axis=0) / tokens_W.sum(), drawn_RL, units.count)
+
+
 def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: int) -> Floats:
     """The loss per token [R, C] of `resamples` draws of U units with replacement, the same units for every condition.
 
@@ -96,7 +120,7 @@ def resampled_means(sums_UC: Floats, tokens_U: Floats, *, resamples: int, seed: 
 
 
 def times_drawn(units: int, *, resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each unit was drawn, [r, U] at a time: the same distribution as drawing indices, and a matrix product to sum."""
+    """How often each unit was drawn, [r, U] at a time: distributed as drawn indices are, and summed by a matrix product."""
     random = np.random.default_rng(seed)
     at_once = max(1, _CELLS_AT_ONCE // units)
     for start in range(0, resamples, at_once):
@@ -113,8 +137,9 @@ def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> Interval:
 
 
 def expanded_tail(tail: float, units: int) -> float:
-    """The share of a bootstrap distribution to cut off at an end, so that `tail` is cut off of Student's t with `units` - 1
-    degrees of freedom: the bootstrap's own spread is narrower by sqrt((U - 1) / U), and normal.
+    """The share to cut off at each end of a bootstrap distribution for `tail` of Student's t with `units` - 1 degrees of freedom.
+
+    The bootstrap's own distribution is normal, and narrower by sqrt((U - 1) / U).
     """
     z = -NormalDist().inv_cdf(tail)
     v = units - 1
@@ -125,10 +150,10 @@ def expanded_tail(tail: float, units: int) -> float:
 
 
 def equivalent_length(loss: float, lengths: Sequence[int], losses: Sequence[float]) -> float:
-    """How many tokens of real text give `loss`: where the curve through (log2 length, loss) first comes down to it.
+    """How many tokens of real text give `loss`: where the curve through (log2 length, loss) first falls to it.
 
-    lengths: ascending. 0.0 means fewer than lengths[0] do; infinity, more than lengths[-1] would be needed. A curve that goes
-    up again behind its first crossing is noise of the excerpts and changes nothing.
+    lengths: ascending. 0.0 means fewer than lengths[0], infinity more than lengths[-1]. A rise after the first crossing is noise
+    of the excerpts and is ignored.
     """
     if loss >= losses[0]:
         return 0.0 if loss > losses[0] else float(lengths[0])

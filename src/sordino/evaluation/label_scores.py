@@ -1,13 +1,13 @@
 """The log-probability of every label of a closed set behind every text, all labels together.
 
-A text runs once behind its prefix, whatever the number of labels. A label's first token is read off the text's last state;
-labels of several tokens go on from the text's own keys and values, and what labels begin with in common runs once where the
-family allows packed rows. For a text of T tokens, N parameters without the embeddings, and S tokens in the labels' distinct
-beginnings (0 where every label is one token), that is 2N (T + S) FLOPs and 2VD (1 + S) for the head; scored one after another,
-L labels of M tokens in all would take 2N (L T + M) and 2VD M.
+A text runs once behind its prefix, whatever the number of labels. A label's first token is predicted from the text's last state.
+Labels of several tokens continue from the text's keys and values, and beginnings that labels share run once where the family
+allows packed rows. For a text of T tokens, N parameters without the embeddings, and S tokens in the labels' distinct beginnings
+(0 where every label is one token), that is 2N (T + S) FLOPs and 2VD (1 + S) for the head. One by one, L labels of M tokens in all
+would take 2N (L T + M) and 2VD M.
 
-Shape key: J jobs (a text behind a condition), L labels, C conditions, S states (beginnings of labels, the empty one first), E
-tokens of labels that are told apart, D model width, V vocabulary.
+Shape key: J texts behind conditions, L labels, C conditions, S states (beginnings of labels, the empty one first), E edges of the
+label tree (a token behind a beginning), D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, f
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import front_groups
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 
 # Logits held at once: 128 x 49,152 in float32 are 25 MB.
 _LOGITS_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
-class Job:
-    """One text to score the labels behind: its token ids without BOS, and the index of the condition it stands behind."""
+class TextBehind:
+    """A text to score the labels behind: the index of its condition, and its token ids without BOS."""
 
     condition: int
     ids: tuple[int, ...]
@@ -46,10 +46,10 @@ class Job:
 
 @dataclass(frozen=True)
 class LabelTree:
-    """Labels as token ids, and the tree of what they begin with.
+    """Labels as token ids, and the tree of their beginnings.
 
-    beginnings: the distinct beginnings that another token follows, the empty one first. token_E follows beginning_E; label l is
-    the sum over the pairs (edge_P, label_P) with label_P = l. paths: the beginnings that no other begins with.
+    beginnings: the distinct beginnings that another token follows, the empty one first. token_E follows beginning_E. A label l
+    sums the edges edge_P with label_P = l. paths: the beginnings that are not part of a longer one.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -72,15 +72,18 @@ class LabelTree:
         return totals_LJ.T
 
     def state_places(self) -> list[tuple[int, int]]:
-        """For each beginning but the empty one, (path, token of the path) where its state is."""
+        """(path, token of the path) of the state behind each beginning but the empty one."""
         return [
             next((at, len(begun) - 1) for at, path in enumerate(self.paths) if path[: len(begun)] == begun)
             for begun in self.beginnings[1:]
         ]
 
 
-def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
-    """The tree of labels given as token ids. Raises DataError for an empty label, or one that another begins with."""
+def label_tree(ids: Sequence[Sequence[int]], texts: Sequence[str] = ()) -> LabelTree:
+    """The tree of labels given as token ids. texts: the labels, for errors.
+
+    Raises DataError for an empty label, or one that begins another and would always win.
+    """
     labels = tuple(tuple(label) for label in ids)
     beginnings: dict[tuple[int, ...], int] = {(): 0}
     edges: dict[tuple[int, int], int] = {}
@@ -89,11 +92,17 @@ def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
         for length, token in enumerate(label):
             place = beginnings.setdefault(label[:length], len(beginnings))
             pairs.append((edges.setdefault((place, token), len(edges)), at))
-    for label, times in Counter(labels).items():
-        if not label:
-            raise DataError("a label has no token", where="labels")
-        if label in beginnings or times > 1:
-            raise DataError("a label's tokens are the beginning of another's", where="labels", got=list(label))
+    counts = Counter(labels)
+    for at, label in enumerate(labels):
+        # The empty label is the beginning of all.
+        if label in beginnings or counts[label] > 1:
+            other = next(n for n, longer in enumerate(labels) if n != at and longer[: len(label)] == label)
+            raise DataError(
+                "in this model's tokens a label begins another, and would always win",
+                where="--labels",
+                got=" and ".join(repr(texts[n].strip() if texts else labels[n]) for n in (at, other)),
+                do="rename one of them",
+            )
     inner = [begun for begun in beginnings if begun]
     paths = tuple(
         begun for begun in inner if not any(other[: len(begun)] == begun for other in inner if len(other) > len(begun))
@@ -109,60 +118,48 @@ def label_tree(ids: Sequence[Sequence[int]]) -> LabelTree:
     )
 
 
-def label_logps(
-    base: BaseModel,
-    conditions: Sequence[Condition],
-    jobs: Sequence[Job],
-    tree: LabelTree,
-    *,
-    pass_tokens: int,
-    progress: Progress = lambda done, total: None,
-) -> Floats:
-    """log p(label | condition, text) in nats [J, L], summed over the label's tokens.
-
-    A job of no tokens behind an empty condition has nothing to be predicted from and must not be there.
-    """
-    return tree.sums(edge_logps(base, conditions, jobs, tree, pass_tokens=pass_tokens, progress=progress))
-
-
 def edge_logps(
     base: BaseModel,
     conditions: Sequence[Condition],
-    jobs: Sequence[Job],
+    texts: Sequence[TextBehind],
     tree: LabelTree,
     *,
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """As `label_logps`, token by token of the tree: log p(token_E | condition, text, beginning_E) in nats [J, E]."""
-    logp_JE = np.zeros((len(jobs), len(tree.token_E)))
+    """log p(token_E | condition, text, beginning_E) in nats [J, E]; `tree.sums` makes labels of them.
+
+    Behind a condition of length 0, an empty text is not allowed: nothing could predict the label.
+    """
+    logp_JE = np.zeros((len(texts), len(tree.token_E)))
     head, done = head_of(base.network), 0
-    with torch.inference_mode(), memory_named("scoring labels", "lower --pass-tokens"):
+    with torch.inference_mode(), memory_errors("scoring labels", "lower --pass-tokens"):
         for group in front_groups(conditions):
             prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
             leading = conditions[group[0]].leading
-            mine = [at for at, job in enumerate(jobs) if job.condition in group]
-            texts = [(group.index(jobs[at].condition), (*leading, *jobs[at].ids)) for at in mine]
-            for places, states_JSD in _states(base, prefixes, texts, tree, pass_tokens):
+            mine = [at for at, text in enumerate(texts) if text.condition in group]
+            led = [(group.index(texts[at].condition), (*leading, *texts[at].ids)) for at in mine]
+            for places, states_JSD in _states(base, prefixes, led, tree, pass_tokens):
                 logp_JE[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
                 done += len(places)
-                progress(done, len(jobs))
+                progress(done, len(texts))
     return logp_JE
 
 
+# (prefix, token ids) of each text.
 _Texts = Sequence[tuple[int, tuple[int, ...]]]
 
 
 def _states(
     base: BaseModel, prefixes: Prefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Which texts (prefix, ids), and the states [j, S, D] behind them, a forward pass at a time."""
-    way: Callable[..., tuple[list[int], Tensor]] = _branched if tree.paths else _last_states
+    """Indices of texts, and the states [j, S, D] behind them, one forward pass at a time."""
+    run: Callable[..., tuple[list[int], Tensor]] = _branched if tree.paths else _last_states
     longest = max((len(ids) for _, ids in texts), default=0)
     if tree.paths or not packable(base.network):
         rows = [[at] for at in sorted(range(len(texts)), key=lambda at: (-len(texts[at][1]), texts[at][0]))]
     else:
-        # A row has one prefix, so each prefix's texts are packed by themselves.
+        # A row has one prefix, so the texts of each prefix are packed separately.
         rows = []
         for k in range(len(prefixes.lengths)):
             mine = [at for at, (prefix, _) in enumerate(texts) if prefix == k]
@@ -170,7 +167,7 @@ def _states(
     width = prefixes.width + longest + sum(map(len, tree.paths))
     rows_a_pass = max(1, pass_tokens // max(1, width))
     for at in range(0, len(rows), rows_a_pass):
-        yield way(base, prefixes, texts, rows[at : at + rows_a_pass], tree)
+        yield run(base, prefixes, texts, rows[at : at + rows_a_pass], tree)
 
 
 def _last_states(
@@ -186,7 +183,7 @@ def _last_states(
         for at in group:
             end += len(texts[at][1])
             places.append(at)
-            # A text of no tokens is predicted from behind its prefix.
+            # Behind an empty text, the prefix's last state predicts the label.
             ends.append(b * width + end - 1 if texts[at][1] else len(groups) * width + prompts[b])
     states = torch.cat([hidden_BTD.flatten(0, 1), prefixes.last_KD])
     return places, states[torch.tensor(ends, device=base.device)][:, None]

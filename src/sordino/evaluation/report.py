@@ -1,4 +1,4 @@
-"""What was measured, and what it means in a sentence."""
+"""The report of an evaluation: its numbers, and sentences on what they mean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sordino.evaluation.conditions import Kind
-from sordino.evaluation.confidence import Estimate as Estimate
-from sordino.evaluation.confidence import length_in_words
+from sordino.evaluation.confidence import Estimate, length_in_words
 
 
 @dataclass(frozen=True)
-class Line:
-    """One condition. tokens: what is in front. nll: nats per token. differences: for each soft prompt, this condition's loss
-    less the soft prompt's, so above 0 where the soft prompt is better.
+class ConditionLine:
+    """One condition. tokens: its length. nll: nats per token. differences: for each soft prompt, this condition's loss less the
+    soft prompt's, so above 0 where the soft prompt is better.
     """
 
     kind: Kind
@@ -28,7 +27,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One text under several conditions. text: what it is, for the user. tokens: targets; bytes: of their text, UTF-8."""
+    """One text under several conditions. text: its description. tokens: targets; bytes: of their text, UTF-8. unit, units: what
+    intervals are drawn from, and how many there are.
+    """
 
     text: str
     pieces: int
@@ -36,9 +37,9 @@ class Measurement:
     bytes: int
     unit: str
     units: int
-    lines: tuple[Line, ...]
+    lines: tuple[ConditionLine, ...]
 
-    def line(self, kind: Kind, label: str = "") -> Line:
+    def line(self, kind: Kind, label: str = "") -> ConditionLine:
         """The first line of this kind (and label). Raises KeyError."""
         for line in self.lines:
             if line.kind == kind and label in ("", line.label):
@@ -48,8 +49,8 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Worth:
-    """How many tokens of real text in front give a soft prompt's loss: 0.0 means fewer than the shortest excerpt measured,
-    infinity more than the longest. lengths: the excerpts measured.
+    """How many tokens of real text give a soft prompt's loss: 0.0 means fewer than the shortest excerpt, infinity more than the
+    longest. lengths: of the excerpts.
     """
 
     tokens: Estimate
@@ -58,8 +59,8 @@ class Worth:
 
 @dataclass(frozen=True)
 class Report:
-    """n_tokens (of a mixture: of all its components), worth: by the soft prompts' labels; worth is empty without training text.
-    off_domain: a text in another voice, without and with each soft prompt.
+    """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
+    texts. off_domain: a text in another voice, without a soft prompt and with each.
     """
 
     n_tokens: Mapping[str, int]
@@ -68,9 +69,24 @@ class Report:
     off_domain: Measurement | None
     notes: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
+        rows = [("in front of the text", "tokens", "loss", "95 % interval")]
+        for line in self.heldout.lines:
+            heading = line.kind if line.label in ("", line.kind) else f"{line.kind} {line.label}"
+            spread = "" if line.nll.interval is None else "{:.3f} to {:.3f}".format(*line.nll.interval)
+            rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
+        first = max(len(row[0]) for row in rows)
+        table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
+        verdicts = []
+        for label in self.n_tokens:
+            named = f"{label}: " if len(self.n_tokens) > 1 else ""
+            verdicts += [named + sentence for sentence in (verdict(self, label), damage(self, label)) if sentence]
+        return "\n".join([*table, "", *verdicts, *(f"Note: {note}." for note in self.notes)])
+
 
 def verdict(report: Report, label: str) -> str:
-    """What this soft prompt does for the held-out texts, in a sentence for people who do not read tables."""
+    """What a soft prompt does for the held-out texts, in a sentence."""
     vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
     gain = report.heldout.line("no prompt").differences[label]
     if gain.value <= 0:
@@ -87,6 +103,7 @@ def verdict(report: Report, label: str) -> str:
     tokens = worth.tokens.value
     if tokens == 0.0:
         return f"{vectors} helped, but less than {worth.lengths[0]} tokens of real text in front would."
+    between = f" (95 % interval {' to '.join(ends)})" if (ends := _ends(worth)) else ""
     verb = "are" if report.n_tokens[label] > 1 else "is"
     if math.isinf(tokens):
         return (
@@ -94,13 +111,13 @@ def verdict(report: Report, label: str) -> str:
             "held-out texts better than behind the longest excerpt that was tried."
         )
     return (
-        f"{vectors} {verb} worth {tokens:.0f} tokens of real text{_between(worth)}: an excerpt of that length in front "
+        f"{vectors} {verb} worth {tokens:.0f} tokens of real text{between}: an excerpt of that length in front "
         "would help the model as much."
     )
 
 
 def damage(report: Report, label: str) -> str:
-    """What this soft prompt does to a text in another voice, or "" if none was measured."""
+    """What a soft prompt does to a text in another voice, or "" if none was measured."""
     if report.off_domain is None:
         return ""
     own, none = report.off_domain.line("soft prompt", label), report.off_domain.line("no prompt")
@@ -111,27 +128,44 @@ def damage(report: Report, label: str) -> str:
     )
 
 
+def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
+    """What was measured and how to read it. first: the soft prompt that the other lines are compared with."""
+    lines = [
+        f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
+        f"in windows of {row_tokens}; every line predicts the same tokens.",
+        "Loss: how much each next token surprises the model, in nats; lower is better.",
+        f"Over soft prompt: the loss on this line less the loss behind {first}; above 0, the soft prompt is better.",
+    ]
+    if measured.lines[0].nll.interval is None:
+        return [*lines, "There is too little held-out text for intervals."]
+    return [
+        *lines,
+        f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
+        "a difference whose interval leaves out 0 is not chance.",
+    ]
+
+
 def summary(report: Report, label: str) -> dict[str, Any]:
-    """The numbers that a soft prompt's own file keeps: plain JSON, a few lines."""
+    """The numbers for a soft prompt's file, as plain JSON."""
     heldout = report.heldout
     own = heldout.line("soft prompt", label)
-    kept: dict[str, Any] = {
+    found: dict[str, Any] = {
         "tokens": heldout.tokens,
-        "nll": {"soft_prompt": _rounded(own.nll.value), "no_prompt": _rounded(heldout.line("no prompt").nll.value)},
-        "bits_per_byte": _rounded(own.bits_per_byte),
+        "nll": {"soft_prompt": round(own.nll.value, 4), "no_prompt": round(heldout.line("no prompt").nll.value, 4)},
+        "bits_per_byte": round(own.bits_per_byte, 4),
     }
     for kind, key in (("instruction", "best_instruction"), ("excerpt", "best_excerpt")):
         losses = [line.nll.value for line in heldout.lines if line.kind == kind]
         if losses:
-            kept["nll"][key] = _rounded(min(losses))
+            found["nll"][key] = round(min(losses), 4)
     if label in report.worth:
-        kept["worth_tokens"] = in_words(report.worth[label])
+        found["worth_tokens"] = in_words(report.worth[label])
     if report.off_domain is not None:
-        kept["off_domain"] = {
-            "soft_prompt": _rounded(report.off_domain.line("soft prompt", label).nll.value),
-            "no_prompt": _rounded(report.off_domain.line("no prompt").nll.value),
+        found["off_domain"] = {
+            "soft_prompt": round(report.off_domain.line("soft prompt", label).nll.value, 4),
+            "no_prompt": round(report.off_domain.line("no prompt").nll.value, 4),
         }
-    return kept
+    return found
 
 
 def in_words(worth: Worth) -> str:
@@ -140,7 +174,7 @@ def in_words(worth: Worth) -> str:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """All of it as plain JSON. A length beyond what was measured is null, with its bound in `text`."""
+    """The report as plain JSON. A length beyond the excerpts is null; its bound is in `text`."""
     return {
         "heldout": _measurement_json(report.heldout),
         "off_domain": _measurement_json(report.off_domain) if report.off_domain else None,
@@ -186,22 +220,20 @@ def _measurement_json(measured: Measurement) -> dict[str, Any]:
 def _worth_json(worth: Worth | None) -> dict[str, Any] | None:
     if worth is None:
         return None
-    tokens, spread = worth.tokens.value, worth.tokens.interval
+    tokens = worth.tokens.value
     return {
         "text": in_words(worth),
         "tokens": tokens if 0 < tokens < math.inf else None,
-        "interval": None if spread is None else [length_in_words(end, worth.lengths) for end in spread],
+        "interval": _ends(worth),
         "excerpt_tokens": list(worth.lengths),
     }
 
 
-def _between(worth: Worth) -> str:
+def _ends(worth: Worth) -> list[str] | None:
+    """The interval's ends, for people."""
     spread = worth.tokens.interval
-    if spread is None:
-        return ""
-    low, high = (length_in_words(end, worth.lengths) for end in spread)
-    return f" (95 % interval {low} to {high})"
+    return None if spread is None else [length_in_words(end, worth.lengths) for end in spread]
 
 
-def _rounded(value: float) -> float:
-    return round(value, 4)
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,7 +1,7 @@
 """The loss of the same tokens under every condition.
 
-The texts are cut into windows, and each window stands behind the condition's prefix. The first token of a window counts only
-if every condition can predict it: without a prompt, on a model without BOS, nothing can.
+Texts are cut into windows, and each window follows the condition's prefix. A window's first token is a target only if every
+condition can predict it: without a prompt, on a model without BOS, there is nothing to predict it from.
 
 Shape key: W windows, C conditions.
 """
@@ -22,12 +22,15 @@ from sordino.texts.joined import shared_beginning
 from sordino.texts.pieces import Piece
 
 
+def shifted(progress: Progress, before: int, total: int) -> Progress:
+    """Progress of a part, reported as progress of the whole: `before` of `total` were done earlier."""
+    return lambda done, _: progress(before + done, total)
+
+
 def windows_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, limit: int, first: bool) -> list[Example]:
     """The texts as windows of at most `row_tokens`, thinned evenly to `limit` targets (0: all of them).
 
-    first: whether the windows' first tokens are targets.
-
-    Raises DataError if no target is left.
+    first: whether the windows' first tokens are targets. Raises DataError if no target is left.
     """
     return windows_behind(base, pieces, (), row_tokens=row_tokens, limit=limit, first=first)[0]
 
@@ -35,7 +38,7 @@ def windows_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, lim
 def windows_behind(
     base: BaseModel, pieces: Sequence[Piece], texts: Sequence[str], *, row_tokens: int, limit: int, first: bool
 ) -> list[list[Example]]:
-    """The windows of `windows_of`, and the same windows behind each of `texts`, whose tokens then are a window's first."""
+    """The windows of `windows_of`, then the same windows with each of `texts` in front, tokenized as one."""
     made = [
         make_examples(pieces, base, max_tokens=row_tokens, behind=text).examples for text in dict.fromkeys(("", *texts))
     ]
@@ -53,13 +56,13 @@ def windows_behind(
 
 
 def _without_first(example: Example, opened: bool) -> Example:
-    """Without the first target, where a window opens with it."""
+    """The window without its first target, if it opens with one."""
     first = example.labelled.index(True) if opened else len(example.labelled)
     return replace(example, labelled=tuple(known and at != first for at, known in enumerate(example.labelled)))
 
 
 def behind_text(condition: Condition, windows: Sequence[Example]) -> tuple[Condition, list[Example]]:
-    """The condition's text and windows that begin with it, as a prefix that all windows share, and the rest of each."""
+    """From windows that begin with the condition's text: the prefix that all share, and the rest of each window."""
     same = shared_beginning([condition.ids, *(window.ids for window in windows)])
     return condition.opening(same), [
         replace(window, ids=window.ids[same:], labelled=window.labelled[same:]) for window in windows
@@ -67,8 +70,9 @@ def behind_text(condition: Condition, windows: Sequence[Example]) -> tuple[Condi
 
 
 def target_bytes(base: BaseModel, windows: Sequence[Example]) -> int:
-    """UTF-8 bytes of the targets' text. Whole windows are decoded and what is no target is taken off again: tokens decoded
-    alone would lose spaces and parts of characters. Markers such as an end of turn have no bytes.
+    """UTF-8 bytes of the targets' text: of whole windows, less those of the other tokens.
+
+    Tokens decoded one by one would lose spaces and parts of characters. Markers such as an end of turn have no bytes.
     """
     every = [token for window in windows for token in window.ids]
     others = [t for window in windows for t, target in zip(window.ids, window.labelled, strict=True) if not target]

@@ -1,35 +1,36 @@
-"""Rows of a task: a prompt and the answer that is right, out of a closed set or free.
+"""Rows of a task: a prompt and its right answer, one of a closed set of labels or free text.
 
-Pieces come from texts.reading, so that a task has the files that training has: JSONL or CSV with prompt and completion.
+Pieces come from texts.reading, so a task's files are those of training: JSONL or CSV with prompt and completion.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sordino.errors import ConfigError, DataError
+from sordino.evaluation.classification import Ints
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.label_scores import LabelTree, label_tree
 from sordino.texts.examples import Tokeniser
 from sordino.texts.joined import Joined, join, shared_beginning
 from sordino.texts.pieces import Piece
 
-# More different answers than this are no closed set unless somebody names them.
+# More different answers than this are a closed set only if the user names them.
 MAX_FOUND_LABELS = 100
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The answers of a closed set as they stand behind a prompt, white space included."""
+    """The answers of a closed set as they follow a prompt, with their white space."""
 
     texts: tuple[str, ...]
 
     def index(self, piece: Piece) -> int:
-        """The label that is right for a row. Raises DataError for an answer that is none of them."""
+        """A row's right label. Raises DataError for an answer that is none of the labels."""
         try:
             return self.texts.index(piece.text)
         except ValueError:
@@ -41,17 +42,21 @@ class Labels:
                 do="name all of them with --labels, or correct the row",
             ) from None
 
+    def indices(self, pieces: Sequence[Piece]) -> Ints:
+        """[N], as `index`."""
+        return np.array([self.index(piece) for piece in pieces], dtype=np.int64)
+
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows behind what stands in front of them, encoded with it as one text.
+class TaskRows:
+    """Rows behind a condition, tokenized together with its text.
 
-    front: the condition, less the last tokens of its text where a row's own beginning changes them. ids: of each row, without
-    BOS, from there to its answers: what all its answers have in common. answers: of each row the rest of each answer's text.
-    note: about prompts that lost their beginning, or "".
+    condition: without the last tokens of its text where some row's beginning changes them. ids: each row's tokens from there to
+    its answers, as far as all its answers have them in common, without BOS. answers: the rest of each answer. note: about
+    prompts that were cut, or "".
     """
 
-    front: Condition
+    condition: Condition
     ids: tuple[tuple[int, ...], ...]
     answers: tuple[tuple[tuple[int, ...], ...], ...]
     note: str
@@ -71,11 +76,17 @@ def check_rows(pieces: Sequence[Piece], where: str) -> None:
             )
 
 
-def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = ()) -> Labels:
-    """The labels that are named, else those that the rows' completions take, in the order of the alphabet.
+def check_task(heldout: Mapping[str, Sequence[Piece]], examples: Sequence[Piece]) -> None:
+    """`check_rows` of the held-out sets, and of the examples if there are any."""
+    for name, rows in (*heldout.items(), *([("--examples", examples)] if examples else [])):
+        check_rows(rows, name)
 
-    Named labels get the white space in front that the rows' completions have. Raises ConfigError, DataError: fewer than two,
-    too many to be a closed set, a label whose tokens are the beginning of another's.
+
+def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = ()) -> Labels:
+    """The named labels, else the rows' completions in alphabetical order.
+
+    Named labels get the leading white space of the rows' completions. Raises ConfigError, and DataError for fewer than two, for too
+    many to be a closed set, and for a label whose tokens begin another's.
     """
     found = Counter(piece.text for piece in pieces)
     texts = sorted(found)
@@ -90,20 +101,20 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
     alike = [texts for texts in _by_words(texts).values() if len(texts) > 1]
     if alike:
         raise DataError(
-            "labels differ in nothing but white space",
+            "labels differ only in white space",
             got=" and ".join(repr(text) for text in alike[0]),
-            do="write them alike in every row",
+            do="write them the same way in every row",
         )
     if len(texts) < 2:
         raise DataError(
-            "there is only one label, so that nothing is to be told apart",
+            "there is only one label",
             where="--labels",
             expected="at least two",
             got=", ".join(texts) or "none",
         )
     if not named and len(texts) > MAX_FOUND_LABELS:
         raise DataError(
-            "the answers are no closed set",
+            "the answers are not a closed set",
             expected=f"at most {MAX_FOUND_LABELS} different completions",
             got=len(texts),
             do="name the labels with --labels, or measure written answers with --free",
@@ -122,63 +133,52 @@ def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def rows_behind(
-    base: Tokeniser, front: Condition, pieces: Sequence[Piece], answers: Sequence[Sequence[str]], max_tokens: int
-) -> Rows:
-    """Every row behind `front` with each of its answers. answers: each row's.
+    base: Tokeniser, condition: Condition, pieces: Sequence[Piece], answers: Sequence[Sequence[str]], max_tokens: int
+) -> TaskRows:
+    """Every row behind `condition` with each of its answers. answers: each row's.
 
-    A prompt of more than `max_tokens` tokens loses its beginning, as the answer is asked for at its end. Raises DataError for a
-    row with nothing to be predicted from.
+    A prompt of more than `max_tokens` tokens loses its beginning: the question is likelier at its end. Raises DataError for a row
+    that its answer cannot be predicted from.
     """
     heads, prompts, behind, cut = [], [], [], 0
     for piece, texts in zip(pieces, answers, strict=True):
-        whole = [join(base, (front.text, piece.prompt, text)) for text in texts]
+        whole = [join(base, (condition.text, piece.prompt, text)) for text in texts]
         begin = whole[0].begin(1)
         ids, rest = _answers(whole, 2)
         head, prompt = ids[:begin], ids[begin:]
         if len(prompt) > max_tokens:
             cut += 1
-            head, prompt = front.ids, prompt[-max_tokens:]
-        if not (prompt or front.length):
+            head, prompt = condition.ids, prompt[-max_tokens:]
+        if not (prompt or condition.length):
             raise DataError("the answer begins in the prompt's only token", where=piece.name, do="give longer prompts")
         heads.append(head)
         prompts.append(prompt)
         behind.append(rest)
-    same = min((shared_beginning([front.ids, head]) for head in heads), default=len(front.ids))
+    same = min((shared_beginning([condition.ids, head]) for head in heads), default=len(condition.ids))
     ids_N = tuple((*head[same:], *prompt) for head, prompt in zip(heads, prompts, strict=True))
     note = f"prompts of more than {max_tokens} tokens that lost their beginning: {cut}" if cut else ""
-    return Rows(front.opening(same), ids_N, tuple(behind), note)
+    return TaskRows(condition.opening(same), ids_N, tuple(behind), note)
 
 
 def label_trees(answers: Sequence[Sequence[tuple[int, ...]]], texts: Sequence[str]) -> list[LabelTree]:
     """The tree of each row's labels, one for all rows whose labels have the same tokens. texts: the labels.
 
-    Raises DataError for a label whose tokens are the beginning of another's.
+    Raises DataError for a label whose tokens begin another's.
     """
-    known: dict[tuple[tuple[int, ...], ...], LabelTree] = {}
-    for of_row in {tuple(of_row): None for of_row in answers}:
-        for text, own in zip(texts, of_row, strict=True):
-            for other, longer in zip(texts, of_row, strict=True):
-                if other is not text and longer[: len(own)] == own:
-                    raise DataError(
-                        "in this model's tokens a label is the beginning of another, and would win every time",
-                        where="--labels",
-                        got=f"{text.strip()!r} and {other.strip()!r}",
-                        do="rename one of them",
-                    )
-        known[of_row] = label_tree(of_row)
+    known = {of_row: label_tree(of_row, texts) for of_row in dict.fromkeys(map(tuple, answers))}
     return [known[tuple(of_row)] for of_row in answers]
 
 
 def _answers(whole: Sequence[Joined], part: int) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """The tokens before `part` that all texts begin with, and the rest of each."""
+    """The common tokens before `part` of the same row with each answer, and the rest of each."""
     same = min(shared_beginning([text.ids for text in whole]), min(text.begin(part) for text in whole))
     return whole[0].ids[:same], tuple(text.ids[same:] for text in whole)
 
 
 def drawn_shots(pieces: Sequence[Piece], count: int, *, seed: int) -> list[Piece]:
-    """`count` rows to show as examples, every answer as often as the others as far as it goes, in random order.
+    """`count` rows as examples in random order, their answers as evenly distributed as the rows allow.
 
-    Raises ConfigError where there are not so many rows.
+    Raises ConfigError where there are fewer rows.
     """
     if len(pieces) < count:
         raise ConfigError(

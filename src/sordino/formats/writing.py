@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,7 +13,14 @@ from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import atomic_file, atomic_folder
 
-WRITABLE: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors")
+# How files of each format are called; PEFT's is a folder.
+WRITABLE: Mapping[str, str] = {
+    "kobold": ".zip",
+    "peft": "",
+    "mkultra": ".json",
+    "npy": ".npy",
+    "safetensors": ".safetensors",
+}
 _AFTER_BOS = "this soft prompt was trained to stand after BOS"
 
 

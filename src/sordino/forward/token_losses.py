@@ -17,7 +17,7 @@ from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
 from sordino.forward.prefix import encode_prefixes, packable
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.texts.examples import Example
 
 # Most prefix positions, padding counted, that are held as keys and values at once: 94 MB for SmolLM2-135M.
@@ -74,7 +74,7 @@ def losses(
     begin_N = torch.tensor([0, *counts]).cumsum(0)
     nll_TK = torch.zeros(sum(counts), len(fronts), dtype=torch.float64)
     done = 0
-    with memory_named("measuring", "lower --pass-tokens"):
+    with memory_errors("measuring", "lower --pass-tokens"):
         for group in front_groups(fronts):
             for place_n, prompt_n, nll_n, finished in _passes(
                 base, [fronts[k] for k in group], examples, begin_N, pass_tokens

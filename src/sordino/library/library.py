@@ -96,6 +96,19 @@ class Library:
         self._peeked = peeked
         return entries
 
+    def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
+        """Every soft prompt that can be read, by name, and why others cannot; mixtures are left out."""
+        found: dict[str, SoftPrompt] = {}
+        broken = []
+        for entry in self.scan():
+            if entry.components:
+                continue
+            try:
+                found[entry.name] = formats.read(entry.path)
+            except SordinoError as error:
+                broken.append(error.message)
+        return found, broken
+
     def missing_folders(self) -> list[Path]:
         """Folders that are not there: a typing error, or a drive that is not mounted."""
         return [folder for folder in self.folders if not os.path.isdir(folder)]

@@ -1,12 +1,51 @@
-"""Files that a command will write: whether they can be, looked at before hours of computing."""
+"""Files that a command will write: whether they can be, checked before hours of computing."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sordino.errors import BadInput
+from sordino import formats
+from sordino.errors import BadInput, ConfigError
 from sordino.library.names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
+from sordino.prompts.soft_prompt import SoftPrompt
+
+PICTURES = (".png", ".svg")
+_PICKLES = (".pt", ".bin", ".pth")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a command may write. target: a soft prompt or mixture. name: what the file says it is called."""
+
+    target: Path | None = None
+    picture: Path | None = None
+    name: str | None = None
+    overwrite: bool = False
+
+    def with_picture(self) -> Outputs:
+        """With a picture beside the target, unless another one was named."""
+        beside = self.target.with_suffix(PICTURES[0]) if self.target and not self.picture else self.picture
+        return replace(self, picture=beside)
+
+    def check(self) -> None:
+        """Raise BadInput where the soft prompt or the picture could not be written."""
+        target = self.target
+        if target is not None and (target.suffix.lower() != ".zip" or is_mixture_name(target.name)):
+            raise BadInput(
+                "one soft prompt is written as .zip",
+                where=target,
+                do="name it so; sordino convert has the other formats",
+            )
+        check_new(target, overwrite=self.overwrite)
+        check_picture(self.picture, overwrite=self.overwrite)
+
+    def write(self, prompt: SoftPrompt) -> list[str]:
+        """Write the soft prompt. Returns warnings. Raises BadInput for a file that appeared meanwhile, StorageError."""
+        assert self.target is not None
+        check_new(self.target, overwrite=self.overwrite)
+        return formats.write(prompt, self.target, to="kobold", force=True)
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
@@ -42,7 +81,39 @@ def check_folder(path: Path) -> None:
 
 def check_picture(path: Path | None, *, overwrite: bool) -> None:
     """As `check_new`, for a picture, whose ending says its kind."""
-    if path is not None:
-        from sordino.library.endings import checked_ending
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise BadInput(
+            "not a kind of picture", where=path, expected=" or ".join(PICTURES), got=path.suffix or "no ending"
+        )
+    check_new(path, overwrite=overwrite)
 
-        check_new(checked_ending(path), overwrite=overwrite)
+
+def format_to_write(target: Path, to: str | None) -> str:
+    """The format that `to` says, else the one that the name says; never another than the name says.
+
+    Raises ConfigError.
+    """
+    suffix = target.suffix.lower()
+    if is_mixture_name(target.name):
+        raise ConfigError(
+            "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
+        )
+    if suffix in _PICKLES:
+        raise ConfigError(
+            "files of this kind are pickles, which Sordino reads but does not write",
+            where=target,
+            expected=", ".join(filter(None, formats.WRITABLE.values())) + " or a folder",
+        )
+    named = next((kind for kind, ending in formats.WRITABLE.items() if ending == suffix), None)
+    if to is None and named is None:
+        raise ConfigError(
+            "the name does not say which format to write", where=target, do=f"give --to {'|'.join(formats.WRITABLE)}"
+        )
+    if to and suffix and named and named != to:
+        raise ConfigError(
+            "--to and the name disagree",
+            where=target,
+            expected=f"a name in {formats.WRITABLE[to] or 'no ending (a folder)'}",
+            got=suffix,
+        )
+    return to or named or ""

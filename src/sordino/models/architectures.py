@@ -1,7 +1,7 @@
 """Which base models can carry a soft prompt, decided from a configuration, before any weights are read.
 
-A soft prompt becomes keys and values that every layer keeps, so the model must be a decoder whose layers all attend through
-such a cache. Models with recurrent or convolutional layers would need their states to be shared as well.
+A soft prompt becomes keys and values in every layer, so the model must be a decoder whose layers all attend through a KV cache.
+Recurrent and convolutional layers have states that would have to be shared too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from sordino.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Eight times the layers of the deepest model there is; a list of layers is made while the configuration is read.
+# Eight times the layers of the deepest known model. Reading a configuration makes a list of its layers.
 _MAX_LAYERS = 1024
 _ATTENTION = frozenset({"attention", "full_attention", "sliding_attention", "chunked_attention"})
 _NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values")
 
-_RECURRENT = (
-    "some or all of its layers hold no keys and values (they are recurrent or convolutional), which is what a soft prompt "
-    "becomes"
-)
+_RECURRENT = "some of its layers are recurrent or convolutional, without the keys and values that a soft prompt becomes"
 _ENCODER = "it is an encoder only: it fills gaps in a text and cannot continue one"
 _ENCODER_DECODER = (
-    "it is an encoder-decoder, whose prompt would belong in front of the encoder; Sordino does not do that yet"
+    "it is an encoder-decoder, whose soft prompt would belong before the encoder; Sordino does not do that yet"
 )
 _ADVICE = "choose a decoder such as Llama, Mistral, Qwen3, Gemma 3, GPT-2, GPT-J or GPT-NeoX, or the bundled smollm2"
 
@@ -74,7 +71,10 @@ def check_layers(settings: object, *, where: object) -> None:
     for key, value in settings.items():
         if isinstance(value, int) and "layer" in str(key) and value > _MAX_LAYERS:
             raise ModelError(
-                "no model has so many layers", where=where, expected=f"at most {_MAX_LAYERS}", got=f"{key} {value:.6g}"
+                "the configuration has too many layers",
+                where=where,
+                expected=f"at most {_MAX_LAYERS}",
+                got=f"{key} {value:.6g}",
             )
         check_layers(value, where=where)
 
@@ -107,7 +107,7 @@ def _reason_against(config: PreTrainedConfig) -> str:
 
 
 def _kinds_of_layers(config: PreTrainedConfig) -> set[str]:
-    """What the configuration says its layers are; nothing, for the many whose layers are all alike."""
+    """The kinds of layers that a configuration lists; most list none, as their layers are all alike."""
     for name in ("layer_types", "layers_block_type", "block_types"):
         kinds = getattr(config, name, None)
         if isinstance(kinds, (list, tuple)):

@@ -17,7 +17,7 @@ from sordino.models import files
 from sordino.models.architectures import check_config
 from sordino.models.cache import check_memory
 from sordino.models.description import DescribedModel, bos_ids_of, context_length_of, stop_ids_of
-from sordino.models.files import Tell
+from sordino.models.files import Notify, silent
 from sordino.models.loading import read_config, read_network, read_tokenizer
 from sordino.prompts.fit import Fit as Fit
 from sordino.prompts.fit import fit as fit
@@ -31,8 +31,7 @@ _RMS_ROWS = 8192
 class BaseModel(DescribedModel):
     """A frozen network and its tokenizer. Made by `load` or `from_parts`.
 
-    network: eval mode, no parameter asks for gradients. embedding_rms: of all elements of the input embeddings as inputs_embeds,
-    after Gemma's sqrt(d).
+    network: in eval mode, without gradients. embedding_rms: of all elements of the input embeddings, with Gemma's sqrt(d).
     """
 
     network: PreTrainedModel
@@ -51,18 +50,18 @@ class BaseModel(DescribedModel):
 
 
 def load(
-    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, tell: Tell | None = None
+    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify = silent
 ) -> BaseModel:
-    """Load a base model by bundled name, folder, .gguf file or hub id; fetched and converted first where that is needed.
+    """Load a base model by bundled name, folder, .gguf file or hub id; downloaded and converted first if necessary.
 
     dtype: "float32", "bfloat16" or "float16"; by default float32, on CUDA bfloat16 where the GPU has it. device: "cpu", "cuda",
-    "cuda:N" or "mps"; by default a GPU where there is one. tell: gets a line before each thing that takes long.
-    Raises ModelError, ConfigError (dtype, device), StorageError, OutOfMemory.
+    "cuda:N" or "mps"; by default a GPU where there is one. Raises ModelError, ConfigError (dtype, device), StorageError,
+    OutOfMemory.
     """
     place = choose_device(device)
     number = choose_dtype(dtype, place)
     source = files.resolve(name)
-    prepared = files.prepare(source, tell=tell)
+    prepared = files.prepare(source, notify=notify)
     check_config(read_config(prepared.folder), where=name)
     if place.type == "cpu":
         check_memory(
@@ -74,10 +73,20 @@ def load(
 
 
 def from_parts(
-    network: PreTrainedModel, tokenizer: Any, *, name: str, model_id: str = "", fingerprint: str = ""
+    network: PreTrainedModel,
+    tokenizer: Any,
+    *,
+    name: str,
+    model_id: str = "",
+    fingerprint: str = "",
+    freeze: bool = True,
 ) -> BaseModel:
-    """A base model of a network and a tokenizer that are in memory already. The network is frozen and put in eval mode."""
-    network.eval().requires_grad_(False)
+    """A base model from a network and a tokenizer in memory.
+
+    freeze: remove the parameters' gradients and set eval mode, which everything but encoding needs.
+    """
+    if freeze:
+        network.eval().requires_grad_(False)
     config = network.config.get_text_config()
     weight_VD = cast(Tensor, network.get_input_embeddings().weight)
     return BaseModel(
@@ -104,47 +113,47 @@ def from_parts(
     )
 
 
-def choose_device(said: str | None) -> torch.device:
-    """The device a flag means; None means a GPU where there is one. Raises ConfigError where it is unknown or not there."""
-    if said is None:
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name, by default a GPU if there is one. Raises ConfigError for an unknown or missing device."""
+    if name is None:
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         )
-    kind, _, number = said.partition(":")
+    kind, _, number = name.partition(":")
     if (
         kind not in ("cpu", "cuda", "mps")
         or (number and not (kind == "cuda" and number.isdecimal()))
-        or said.endswith(":")
+        or name.endswith(":")
     ):
-        raise ConfigError("unknown device", where="--device", expected="cpu, cuda, cuda:N or mps", got=said)
-    there = {
+        raise ConfigError("unknown device", where="--device", expected="cpu, cuda, cuda:N or mps", got=name)
+    available = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
         "mps": int(torch.backends.mps.is_available()),
     }
-    if int(number or 0) >= there[kind]:
+    if int(number or 0) >= available[kind]:
         raise ConfigError(
             "this machine, or the torch installed on it, has no such device",
             where="--device",
-            expected=" or ".join(k for k, count in there.items() if count),
-            got=said,
+            expected=" or ".join(k for k, count in available.items() if count),
+            got=name,
             do="leave the flag out, or see `sordino doctor`",
         )
-    return torch.device(said)
+    return torch.device(name)
 
 
-def choose_dtype(said: str | None, device: torch.device) -> torch.dtype:
-    """The number type a flag means; None means what suits the device. Raises ConfigError."""
-    if said is None:
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The number type of a name, by default the device's best. Raises ConfigError."""
+    if name is None:
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if said not in DTYPES:
-        raise ConfigError("unknown number type", where="--dtype", expected=", ".join(DTYPES), got=said)
-    return DTYPES[said]
+    if name not in DTYPES:
+        raise ConfigError("unknown number type", where="--dtype", expected=", ".join(DTYPES), got=name)
+    return DTYPES[name]
 
 
 def _embedding_rms(network: PreTrainedModel, vocab_size: int) -> float:
-    """Root mean square over all elements of inputs_embeds of the whole vocabulary, a few rows at a time."""
+    """Root mean square of the whole vocabulary's inputs_embeds, a few rows at a time."""
     embeddings = network.get_input_embeddings()
     total, count = 0.0, 0
     with torch.no_grad():

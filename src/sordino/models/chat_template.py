@@ -1,4 +1,4 @@
-"""Cut a rendered chat into what the assistant wrote and everything else, for the loss to see only the former."""
+"""Cut a rendered chat into the assistant's turns, which are learned, and the rest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Messages = Sequence[Mapping[str, str]]
 def segments(
     render: Callable[[Messages, bool], str], messages: Messages, end_markers: Sequence[str]
 ) -> list[tuple[str, bool]]:
-    """The rendered conversation as (text, is learned) pieces; joined, they are the whole rendering. The assistant's turns
-    are learned, but those of weight "0".
+    """The rendered conversation as consecutive (text, is learned) pieces. The assistant's turns are learned, except those of
+    weight "0".
 
-    `render(messages, add_generation_prompt)` is the chat template. A turn runs from where the model would begin to write to
-    the end of its end marker, inclusive: a model that never saw the marker as a target does not stop.
-    Raises ModelError for a template that does not show the assistant's text.
+    `render(messages, add_generation_prompt)` is the chat template. A turn runs from where the model would begin to write to the
+    end of its end marker: a model that never saw the marker as a target does not stop. Raises ModelError for a template that does
+    not show the assistant's text.
     """
     whole = render(messages, False)
     pieces: list[tuple[str, bool]] = []
@@ -40,25 +40,25 @@ def _turn(
     done: int,
     end_markers: Sequence[str],
 ) -> tuple[int, int]:
-    """Where the turn `messages[i]` begins and ends in `whole`, which is understood up to `done`."""
+    """Where the turn `messages[i]` begins and ends in `whole`, which is cut up to `done`."""
     content = messages[i].get("content", "").strip()
     start = _written_from(render, messages[:i], whole, done)
     at = whole.find(content, _behind_earlier(messages[:i], whole, done) if start is None else start)
     if at < 0:
         raise ModelError(
-            "the model's chat template does not show what the assistant said",
+            "the model's chat template does not show the assistant's text",
             where=f"message {i + 1}",
             got=content[:40],
         )
-    # A template that renders the beginning otherwise than the whole (it drops earlier thoughts, it wants a user's turn
-    # first) does not say where writing begins; the text itself does.
+    # Some templates render the beginning differently (they drop earlier thoughts, or insist on a user's turn first): then the
+    # turn begins with its text.
     start = at if start is None else start
     after = at + len(content)
     return start, after + _end_marker(whole[after:], end_markers)
 
 
 def _behind_earlier(before: Messages, whole: str, done: int) -> int:
-    """Where, behind `done`, the messages since the last assistant's turn end in `whole`: a user may say the same words."""
+    """Where the messages since the last assistant's turn end in `whole`, after `done`: a user may use the same words."""
     since = max((i + 1 for i, message in enumerate(before) if message.get("role") == "assistant"), default=0)
     for message in before[since:]:
         content = message.get("content", "").strip()

@@ -1,6 +1,6 @@
-"""What soft prompts and servers need to know of a base model besides its network: words, sizes, identity.
+"""A base model without its network: tokenizer, sizes, identity.
 
-`BaseModel` adds the network. A runner that reads a .gguf file itself has no network of transformers, and needs no more than this.
+`BaseModel` adds the network. A runner that reads a .gguf file itself has no transformers network and needs only this.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from transformers import PreTrainedConfig
 from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
 from sordino.models.architectures import check_config
-from sordino.models.files import ModelSource, Tell
+from sordino.models.files import ModelSource, Notify, silent
 from sordino.models.loading import quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
 from sordino.prompts.mixture import Mixture, Prompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, Placement
 
-# What ends a text or a turn, by the models' own names; they count where the tokenizer has them as special tokens.
+# Markers of the end of a text or a turn, where the tokenizer has them as special tokens.
 _END_MARKERS = (
     "<|im_end|>",
     "<end_of_turn>",
@@ -37,17 +37,16 @@ _END_MARKERS = (
 )
 # A space in a byte-level tokenizer's tokens.
 _SPACE = "\u0120"
-# A model without a limit of its own (ALiBi) is held to what such models were trained on.
+# For models without a limit (ALiBi): what they are commonly trained on.
 _UNLIMITED_CONTEXT = 2048
 
 
 @dataclass(frozen=True, eq=False)
 class DescribedModel:
-    """A base model as far as it can be known without its network.
+    """A base model without its network.
 
-    name: what the user called it. id: its public name, never a path. family: transformers' model type. d_model: width of
-    inputs_embeds. bos_ids: what the tokenizer itself writes in front of a text, () if nothing. stop_ids: ids that end a text or an
-    assistant's turn.
+    name: the user's. id: public, never a path. family: transformers' model type. d_model: width of inputs_embeds. bos_ids: what
+    the tokenizer writes before a text, or (). stop_ids: ids that end a text or an assistant's turn.
     """
 
     name: str
@@ -65,33 +64,29 @@ class DescribedModel:
 
     @property
     def placement(self) -> Placement:
-        """Where a soft prompt belongs: behind BOS, whose position models lean on as an attention sink, if there is one."""
+        """Where a soft prompt belongs: behind BOS, which models use as an attention sink, if there is one."""
         return "after_bos" if self.bos_ids else "start"
 
     @property
     def ref(self) -> BaseRef:
-        """What a soft prompt's file says about this model."""
+        """This model in a soft prompt's metadata."""
         return BaseRef(self.id, self.family, self.d_model, self.n_layers, self.vocab_size, 0.0, self.fingerprint)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, and nothing else: no BOS, and "<|im_end|>" in it is text and no marker. Raises BadInput."""
+        """Token ids of a text, without BOS; "<|im_end|>" in it is text, not a marker. Raises BadInput."""
         _check_unicode(text)
         return self._tokenised(text, markers_are_text=True)
 
     def token_starts(self, text: str) -> list[int]:
-        """Where each token of `encode(text)` begins in the text, in characters; about, where the tokenizer cannot tell.
-
-        Raises BadInput.
-        """
+        """The first character of each token of `encode(text)`; estimated where the tokenizer does not give it. Raises BadInput."""
         ids, spans = self.encode_spans(text)
         if spans is None:
             return [index * len(text) // len(ids) for index in range(len(ids))]
         return [start for start, _ in spans]
 
     def encode_spans(self, text: str, *, markup: bool = False) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """Token ids as `encode` gives them, or `encode_markup`, and the characters [start, end) that each was read from.
-
-        Tokens may share characters. None for the characters where the tokenizer does not know them. Raises BadInput.
+        """Token ids as from `encode`, or `encode_markup`, and the characters [start, end) of each; None if the tokenizer does not
+        give them. Tokens may share characters. Raises BadInput.
         """
         _check_unicode(text)
         if not self.tokenizer.is_fast:
@@ -108,17 +103,22 @@ class DescribedModel:
         return ids, _untrimmed(found["offset_mapping"], self.tokenizer.convert_ids_to_tokens(ids), len(text))
 
     def encode_markup(self, text: str) -> list[int]:
-        """Token ids of a rendered chat template, whose markers are special tokens. Adds no BOS. Raises BadInput."""
+        """Token ids of a rendered chat template, its markers as special tokens, without an added BOS. Raises BadInput."""
         _check_unicode(text)
         return self._tokenised(text, markers_are_text=False)
 
+    def without_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """`ids` without a BOS in front, which chat templates write; where it belongs depends on the soft prompt."""
+        count = len(self.bos_ids)
+        return tuple(ids[count:] if tuple(ids[:count]) == self.bos_ids else ids)
+
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids: without special tokens, its spaces as the tokens have them."""
+        """The text of token ids, without special tokens and with unchanged spaces."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def token_text(self, token: int) -> str:
-        """The text of one token inside of a text, its space included; "" for a special token."""
-        # Alone it would begin the text, and tokenizers that mark a text's first word drop its space there.
+        """The text of a token within a text, its space included; "" for a special token."""
+        # By itself it would begin a text, where some tokenizers drop the space of the first word.
         ids, text = self._word
         return self.decode([*ids, token])[len(text) :]
 
@@ -130,8 +130,8 @@ class DescribedModel:
     def chat_segments(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """A conversation in the model's chat template, as (text, is an assistant's turn with its end marker) pieces.
 
-        messages: {"role", "content"} objects. Encode the pieces with `encode_markup`. Raises ModelError where the model has
-        no template, or its template refuses the conversation.
+        messages: {"role", "content"} objects. For `encode_markup`. Raises ModelError where the model has no template, or its
+        template refuses the conversation.
         """
         return chat_template.segments(self._render, messages, self.end_markers)
 
@@ -144,33 +144,33 @@ class DescribedModel:
 
     @property
     def end_markers(self) -> list[str]:
-        """What ends a text or a turn, as it is written in rendered templates and between the documents of a corpus."""
+        """The markers of the end of a text or a turn, as in rendered templates and between the documents of a corpus."""
         return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
     def fit(self, prompt: Prompt) -> Fit:
-        """How well `prompt` fits; a mixture as its component that fits worst."""
+        """How well `prompt` fits; of a mixture, its component that fits worst."""
         if isinstance(prompt, Mixture):
             return weakest([self.fit(component) for component in prompt.components])
         return self.fit_of(prompt.d_model, prompt.metadata)
 
     def fit_of(self, d_model: int, metadata: Metadata, parts: Sequence[Metadata] = ()) -> Fit:
-        """As `fit`, from what the header of a soft prompt's file says. parts: of a mixture, what its components say."""
-        return weakest([fit(self.ref, d_model, said, names=(self.name,)) for said in parts or (metadata,)])
+        """As `fit`, from the metadata in a file's header. parts: those of a mixture's components."""
+        return weakest([fit(self.ref, d_model, part, names=(self.name,)) for part in parts or (metadata,)])
 
     def check_fit(self, prompt: Prompt, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
-        answer = self.fit(prompt)
-        if answer.kind == "no" and not (answer.forcible and force):
+        fit = self.fit(prompt)
+        if fit.kind == "no" and not (fit.forcible and force):
             raise DoesNotFit(
                 "the soft prompt does not fit the base model",
                 where=prompt.metadata.name,
-                got=answer.reason,
-                do="give --force to try all the same" if answer.forcible else "choose a model of its width",
+                got=fit.reason,
+                do="give --force to try all the same" if fit.forcible else "choose a model of its width",
             )
-        return answer
+        return fit
 
     def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
-        # The flag is a switch on the tokenizer itself: another thread must not turn it in between.
+        # The flag changes the tokenizer itself, so only one thread may use it.
         with self._one_at_a_time, self._reading_a_text():
             found = self.tokenizer(text, add_special_tokens=False, split_special_tokens=markers_are_text, verbose=False)
         ids = [int(i) for i in found["input_ids"]]
@@ -196,7 +196,7 @@ class DescribedModel:
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        # A template is a stranger's program: it divides by zero, it calls itself for ever.
+        # A template is a stranger's program: it may divide by zero or recurse for ever.
         except Exception as error:
             raise ModelError(
                 "the model's chat template refuses the conversation",
@@ -210,13 +210,13 @@ class DescribedModel:
 
 
 def _untrimmed(trimmed: Sequence[tuple[int, int]], tokens: Sequence[str], length: int) -> list[tuple[int, int]]:
-    """Spans with the spaces at their ends, which byte-level post-processors with `trim_offsets` (Llama 3's) leave out."""
+    """Spans with the spaces that byte-level post-processors with `trim_offsets` (Llama 3's) leave out."""
     spans = []
     before = 0
     for at, ((start, end), token) in enumerate(zip(trimmed, tokens, strict=True)):
         following = trimmed[at + 1][0] if at + 1 < len(trimmed) else length
         start = min(start, max(before, start - (len(token) - len(token.lstrip(_SPACE)))))
-        # Of a token of spaces alone, one at the very beginning of a text loses its end, any other its start.
+        # A token of spaces only loses its end at the beginning of a text, else its start.
         full = end + len(token) - len(token.rstrip(_SPACE)) if token.strip(_SPACE) else start + len(token)
         before = max(end, min(full, following))
         spans.append((start, before))
@@ -227,13 +227,13 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        # A byte of the command line that was no UTF-8, or half a pair in JSON: tokenisers refuse it with a TypeError.
+        # A command line byte that is not UTF-8, or half a surrogate pair in JSON: tokenizers raise a TypeError.
         raise BadInput("the text is not Unicode", got=ascii(text[error.start : error.start + 10])) from None
 
 
-def describe(source: ModelSource, path: Path, *, tell: Tell | None = None) -> DescribedModel:
-    """The model of a .gguf file, whose weights are left to others. Raises ModelError, StorageError."""
-    file = files.describe(source, path, tell=tell)
+def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> DescribedModel:
+    """The model of a .gguf file, without its weights. Raises ModelError, StorageError."""
+    file = files.describe(source, path, notify=notify)
     config = read_config(file.folder)
     check_config(config, where=source.name)
     tokenizer = read_tokenizer(file.folder)
@@ -254,7 +254,7 @@ def describe(source: ModelSource, path: Path, *, tell: Tell | None = None) -> De
 
 
 def context_length_of(config: PreTrainedConfig) -> int:
-    """Positions that the model was trained on, by whatever name its configuration has for them."""
+    """Positions that the model was trained on, by the names that configurations use."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
@@ -263,7 +263,7 @@ def context_length_of(config: PreTrainedConfig) -> int:
 
 
 def bos_ids_of(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer writes in front of every text: asked of the tokenizer, because settings and behaviour disagree."""
+    """What the tokenizer writes before every text: found by running it, because settings and behaviour disagree."""
     plain = [int(i) for i in tokenizer("a", add_special_tokens=False)["input_ids"]]
     full = [int(i) for i in tokenizer("a")["input_ids"]]
     for at in range(len(full) - len(plain) + 1):
@@ -272,12 +272,12 @@ def bos_ids_of(tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
-def stop_ids_of(tokenizer: Any, vocab_size: int, *said_ends: Any) -> frozenset[int]:
-    """The tokenizer's end of text, its markers of a turn's end, and what configurations say: an id, a list or None each."""
+def stop_ids_of(tokenizer: Any, vocab_size: int, *configured: Any) -> frozenset[int]:
+    """The tokenizer's end of text, its markers of a turn's end, and those of configurations: an id, a list or None each."""
     ids: set[int] = set()
-    for said in (tokenizer.eos_token_id, *said_ends):
-        ids.update(said if isinstance(said, (list, tuple)) else [] if said is None else [said])
+    for ends in (tokenizer.eos_token_id, *configured):
+        ids.update(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
     special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ids.update(special[marker] for marker in _END_MARKERS if marker in special)
-    # Some tokenizers have special tokens behind the last embedding, which no network can produce.
+    # Some tokenizers have special tokens without an embedding, which no network can produce.
     return frozenset(int(i) for i in ids if 0 <= i < vocab_size)

@@ -2,9 +2,9 @@
 
     fingerprint = SHA-256 of the canonical JSON {"tensors": [[name, [shape], sha256 of the stored bytes], ...], "tokenizer": sha256}
 
-Tensors are sorted by name. The bytes are those of the SOURCE: a GGUF file is hashed as quantised, and what was converted from
-it inherits its fingerprint, so that programs which run the same file by other means agree. Names of files, and how tensors
-are spread over them, do not matter. What the tokenizer part holds is in `_gguf_tokenizer` and `_folder_tokenizer`.
+Tensors are sorted by name. The bytes are those of the source: a GGUF file is hashed as quantised, and its conversion inherits the
+fingerprint, so that all programs that run the file agree. File names, and how tensors are divided among files, do not matter. For
+the tokenizer see `_gguf_tokenizer` and `_folder_tokenizer`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import ModelError, StorageError
-from sordino.models.gguf_header import GgufHeader, StoredTensor
+from sordino.models.cache import cache_folder
+from sordino.models.gguf_header import GgufHeader, TensorLocation, unreadable
 from sordino.storage import write_bytes
 
 _CHUNK_BYTES = 1 << 22
@@ -39,23 +40,24 @@ def of_folder(folder: Path) -> str:
         tokenizer = _folder_tokenizer(folder)
     except (AttributeError, TypeError) as error:
         raise ModelError(
-            "the tokenizer's files make no sense", where=folder, got=error, do="fetch the model again"
+            "the tokenizer's files are broken", where=folder, got=error, do="fetch the model again"
         ) from error
     return _fingerprint(lines, tokenizer)
 
 
-def cached(paths: Iterable[Path], cache: Path, compute: Any) -> str:
-    """What `compute()` gives, remembered in the folder `cache` for as long as no file of `paths` changes size or time.
+def cached(paths: Iterable[Path], compute: Callable[[], str]) -> str:
+    """The result of `compute()`, cached until a file of `paths` changes its size or time stamp.
 
-    A cache that cannot be read or written costs time and nothing else.
+    A cache that cannot be read or written only costs time.
     """
+    cache = cache_folder() / "fingerprints"
     state = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(paths)]
     slot = cache / (hashlib.sha256(json.dumps([line[0] for line in state]).encode()).hexdigest()[:32] + ".json")
     with suppress(OSError, ValueError, TypeError, KeyError):
         known = json.loads(slot.read_text(encoding="utf-8"))
         if known["files"] == state and isinstance(known["fingerprint"], str):
             return str(known["fingerprint"])
-    fingerprint = str(compute())
+    fingerprint = compute()
     with suppress(OSError, StorageError):
         cache.mkdir(parents=True, exist_ok=True)
         write_bytes(slot, json.dumps({"files": state, "fingerprint": fingerprint}).encode())
@@ -63,7 +65,7 @@ def cached(paths: Iterable[Path], cache: Path, compute: Any) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights of a transformers folder. Raises ModelError where they are not all there."""
+    """The safetensors files with the weights of a transformers folder. Raises ModelError where one is missing."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if single.is_file():
         return [single]
@@ -71,7 +73,7 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except OSError as error:
-            raise _unreadable(index, error) from error
+            raise unreadable(index, error) from error
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
         missing = [name for name in names if not _inside(folder, name)]
@@ -88,8 +90,8 @@ def weight_files(folder: Path) -> list[Path]:
             "its weights are pickles, which can run code when they are read, so Sordino does not",
             where=folder,
             expected="model.safetensors",
-            do="where you trust the file, read it with transformers' AutoModelForCausalLM.from_pretrained and write it with "
-            "its save_pretrained",
+            do="if you trust the file, load it with transformers' AutoModelForCausalLM.from_pretrained and save it with "
+            "save_pretrained",
         )
     raise ModelError(
         "no weights here", where=folder, expected="model.safetensors", do="give a whole model folder or a .gguf file"
@@ -97,12 +99,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _inside(folder: Path, name: object) -> bool:
-    """Whether an index names a plain file of its own folder, and it is there."""
+    """Whether an index names an existing file of its own folder."""
     return isinstance(name, str) and Path(name).name == name and (folder / name).is_file()
 
 
-def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
-    """Where the tensors of a safetensors file lie. Raises ModelError where the header is broken."""
+def safetensors_tensors(path: Path) -> tuple[TensorLocation, ...]:
+    """The positions of a safetensors file's tensors. Raises ModelError where the header is broken."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -117,35 +119,31 @@ def safetensors_tensors(path: Path) -> tuple[StoredTensor, ...]:
         if sum(tensor.size for tensor in tensors) > size:
             raise ValueError("tensors that are larger together than the file")
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise ModelError("not a whole safetensors file", where=path, got=error, do="fetch it again") from error
     return tensors
 
 
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    return ModelError("cannot be read", where=path, got=error.strerror or error)
-
-
-def n_parameters(tensors: Iterable[StoredTensor]) -> int:
+def n_parameters(tensors: Iterable[TensorLocation]) -> int:
     return sum(prod(tensor.shape) for tensor in tensors)
 
 
-def _stored(name: str, entry: Any, start: int) -> StoredTensor:
+def _stored(name: str, entry: Any, start: int) -> TensorLocation:
     begin, end = entry["data_offsets"]
     shape, size = tuple(int(n) for n in entry["shape"]), int(end) - int(begin)
     # The narrowest numbers of the format have four bits.
     if min(shape, default=0) < 0 or 2 * size < prod(shape):
         raise ValueError(f"{size} bytes for the shape {list(shape)[:8]} of {name[:80]!r}")
-    return StoredTensor(name, shape, start + int(begin), size)
+    return TensorLocation(name, shape, start + int(begin), size)
 
 
-def _tensor_lines(path: Path, tensors: Iterable[StoredTensor]) -> list[tuple[str, list[int], str]]:
+def _tensor_lines(path: Path, tensors: Iterable[TensorLocation]) -> list[tuple[str, list[int], str]]:
     with path.open("rb") as file:
         return [(tensor.name, list(tensor.shape), _hash_of(file, tensor)) for tensor in tensors]
 
 
-def _hash_of(file: Any, tensor: StoredTensor) -> str:
+def _hash_of(file: Any, tensor: TensorLocation) -> str:
     digest, left = hashlib.sha256(), tensor.size
     file.seek(tensor.offset)
     while left:
@@ -172,43 +170,43 @@ def _gguf_tokenizer(header: GgufHeader) -> dict[str, Any]:
 
 
 def _folder_tokenizer(folder: Path) -> dict[str, Any]:
-    """Vocabulary, merges and special tokens of tokenizer.json, or the older files, and what the settings say of specials."""
-    told: dict[str, Any] = {"specials": _special_settings(folder / "tokenizer_config.json")}
+    """Vocabulary, merges and special tokens of tokenizer.json or of the older files, and the settings of special tokens."""
+    found: dict[str, Any] = {"specials": _special_settings(folder / "tokenizer_config.json")}
     whole = folder / "tokenizer.json"
     if whole.is_file():
         table = _json_object(whole)
         model = table.get("model") or {}
-        told["vocab"] = model.get("vocab")
+        found["vocab"] = model.get("vocab")
         # Older files spell a merge "a b", newer ones ["a", "b"].
-        told["merges"] = [
+        found["merges"] = [
             merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model.get("merges") or []
         ]
-        told["added"] = [
+        found["added"] = [
             [token.get("id"), token.get("content"), token.get("special")] for token in table.get("added_tokens") or []
         ]
     else:
-        told["files"] = {
+        found["files"] = {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in _TOKENIZER_FILES
             if (folder / name).is_file()
         }
-    return told
+    return found
 
 
 def _special_settings(path: Path) -> dict[str, Any]:
     settings = _json_object(path) if path.is_file() else {}
-    told = {}
+    found: dict[str, Any] = {}
     for key in ("bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token"):
         value = settings.get(key)
-        told[key] = value.get("content") if isinstance(value, dict) else value
-    return told
+        found[key] = value.get("content") if isinstance(value, dict) else value
+    return found
 
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
         raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
     if not isinstance(value, dict):

@@ -1,10 +1,10 @@
-"""GGUF files as transformers folders: dequantised to float32 once, because reading them takes half a minute each time.
+"""GGUF files as transformers folders: dequantised to float32 once, because reading one takes half a minute.
 
-transformers does the work (`gguf_file=`). What it leaves undone:
-- the model is marked as quantised, and refuses save_pretrained until the marks are gone, though its weights are plain floats;
-- it knows the pre-tokenisers of some vocabularies only and gives the others GPT-2's, silently: SmolLM2's splits digits off
-  first, which decides how the blank lines before "1." are tokenised;
-- it gives byte-level tokenizers GPT-2's "<|endoftext|>", and an id behind the last embedding where the file has no such token.
+transformers reads the files (`gguf_file=`). What it gets wrong is corrected here:
+- the model is marked as quantised and refuses save_pretrained, though its weights are plain floats;
+- vocabularies whose pre-tokenizer it does not know silently get GPT-2's: SmolLM2's splits digits first, which changes how the blank
+  lines before "1." are tokenized;
+- byte-level tokenizers get GPT-2's "<|endoftext|>", with an id behind the last embedding where the file has no such token.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from sordino.models.architectures import check_layers
 from sordino.models.gguf_header import GgufHeader
 from sordino.models.loading import check_complete, quietly, reading
 
-# By `tokenizer.ggml.pre`; llama.cpp splits at every digit and then as GPT-2 does, and so do these models' own tokenizers.
+# By `tokenizer.ggml.pre`: llama.cpp, like these models' own tokenizers, splits at every digit and then as GPT-2 does.
 _DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
-# Settings of the reading, not of the tokenizer.
+# Settings of the loading, not of the tokenizer.
 _NOT_KEPT = ("is_local", "local_files_only", "name_or_path", "tokenizer_file", "gguf_file")
 
 
 def convert(header: GgufHeader, folder: Path, *, model_id: str) -> None:
     """Fill the empty `folder` with the model of a GGUF file: float32 safetensors, configuration, tokenizer.
 
-    Takes 4 bytes a parameter and the largest tensor twice in memory, and 4 bytes a parameter on the disk.
-    Raises ModelError where transformers cannot read the file.
+    Needs 4 bytes a parameter on the disk and in memory, there with two more copies of the largest tensor. Raises ModelError where
+    transformers cannot read the file.
     """
     n_tokens = _count_tokens(header)
     with _reading(header):
@@ -61,7 +61,7 @@ def describe(header: GgufHeader, folder: Path, *, model_id: str) -> None:
 
 
 def read_gguf_config(header: GgufHeader) -> PreTrainedConfig:
-    """What transformers makes of a GGUF file's metadata. Raises ModelError."""
+    """The configuration that transformers makes of a GGUF file's metadata. Raises ModelError."""
     check_layers(
         {f"{key} (layers)": n for key, n in header.fields.items() if key.endswith(".block_count")}, where=header.path
     )
@@ -72,7 +72,7 @@ def read_gguf_config(header: GgufHeader) -> PreTrainedConfig:
 @contextmanager
 def _reading(header: GgufHeader) -> Iterator[None]:
     what = f"transformers cannot read this GGUF file (architecture {header.architecture[:80]!r})"
-    # tqdm writes to stderr past transformers' own switch.
+    # tqdm writes to stderr in spite of transformers' setting.
     with reading(what, header.path), quietly(), redirect_stderr(io.StringIO()):
         yield
 
@@ -114,17 +114,17 @@ def _save_tokenizer(tokenizer: Any, header: GgufHeader, folder: Path, n_tokens: 
 
 
 def _tidy(tokenizer: Path, settings: Path, n_tokens: int) -> None:
-    """Keep the tokens that the file has and the settings that are the tokenizer's, in a form that is quick to read."""
+    """Keep only the file's tokens and the tokenizer's settings, in a form that loads quickly."""
     state = json.loads(tokenizer.read_text(encoding="utf-8"))
     invented = {token["content"] for token in state["added_tokens"] if token["id"] >= n_tokens}
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < n_tokens]
     merges = state["model"].get("merges", [])
-    # The older spelling "a b" is read a third faster than ["a", "b"], but has no way to write a space.
+    # The older spelling "a b" loads a third faster than ["a", "b"], but cannot hold a space.
     if merges and not any(" " in part for merge in merges for part in merge):
         state["model"]["merges"] = [" ".join(merge) for merge in merges]
     tokenizer.write_text(json.dumps(state, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
-    said = json.loads(settings.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in said.items() if key not in _NOT_KEPT and str(value) not in invented}
-    # tokenizer.json is complete. The classes of some families build theirs anew from its vocabulary, which takes seconds.
+    written = json.loads(settings.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in written.items() if key not in _NOT_KEPT and str(value) not in invented}
+    # tokenizer.json is complete; the classes of some families would rebuild it from its vocabulary, which takes seconds.
     kept["tokenizer_class"] = "PreTrainedTokenizerFast"
     settings.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

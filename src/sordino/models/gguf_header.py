@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata and where its tensors lie, read in a fraction of a second and without torch.
+"""The header of a GGUF file: its metadata and the positions of its tensors, read in a fraction of a second and without torch.
 
-Format: the GGUF specification of ggml, versions 2 and 3, little endian. Every count, length and offset is checked against
-the file's size before it is used, so a truncated or hostile file gives an error and no surprise.
+Format: the GGUF specification of ggml, versions 2 and 3, little endian. Every count, length and offset is checked against the
+file's size before it is used, so a truncated or hostile file gives an error.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from sordino.errors import ModelError
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _VERSIONS = (2, 3)
+# The name of the table of input embeddings.
+EMBEDDINGS = "token_embd.weight"
 _MAX_FIELDS, _MAX_TENSORS, _MAX_DIMENSIONS = 65_536, 1_000_000, 4
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorLocation:
     """shape: in torch's order. offset, size: bytes, from the start of the file."""
 
     name: str
@@ -38,12 +40,12 @@ class GgufHeader:
 
     path: Path
     fields: Mapping[str, Any]
-    tensors: tuple[StoredTensor, ...]
+    tensors: tuple[TensorLocation, ...]
 
     @property
     def architecture(self) -> str:
-        said = self.fields.get("general.architecture", "")
-        return said if isinstance(said, str) else ""
+        name = self.fields.get("general.architecture", "")
+        return name if isinstance(name, str) else ""
 
     @property
     def n_parameters(self) -> int:
@@ -51,19 +53,19 @@ class GgufHeader:
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Raises ModelError where `path` is not a GGUF file, is truncated, or is of a version that is not read."""
+    """Raises ModelError where `path` is not a GGUF file, is truncated, or is of another version."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _header(path, _Cursor(data))
-    # ValueError: mmap's word for an empty file.
+    # mmap raises ValueError for an empty file.
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
-        raise _broken(path, f"a header that breaks off or makes no sense ({error})") from error
+        raise _broken(path, f"a truncated or broken header ({error})") from error
     except OSError as error:
-        raise ModelError("cannot be read", where=path, got=error.strerror or error) from error
+        raise unreadable(path, error) from error
 
 
 class _Cursor:
-    """Where reading stands in the file."""
+    """A position in the file."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.at = data, 0
@@ -126,7 +128,7 @@ def _header(path: Path, cursor: _Cursor) -> GgufHeader:
     return GgufHeader(path, fields, _tensors(path, cursor, n_tensors, fields.get("general.alignment", 32)))
 
 
-def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tuple[StoredTensor, ...]:
+def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tuple[TensorLocation, ...]:
     entries = []
     for _ in range(count):
         name, dimensions = cursor.string(), cursor.number("<I")
@@ -138,7 +140,7 @@ def _tensors(path: Path, cursor: _Cursor, count: int, alignment: object) -> tupl
     if type(alignment) is not int or not 0 < alignment <= 1 << 20:
         raise IndexError(f"an alignment of {str(alignment)[:40]}")
     start = -(-cursor.at // alignment) * alignment
-    tensors = tuple(StoredTensor(name, shape, start + at, _size(kind, shape)) for name, shape, kind, at in entries)
+    tensors = tuple(TensorLocation(name, shape, start + at, _size(kind, shape)) for name, shape, kind, at in entries)
     if sum(tensor.size for tensor in tensors) > len(cursor.data):
         raise IndexError("tensors that are larger together than the file")
     cut = next((tensor for tensor in tensors if tensor.offset + tensor.size > len(cursor.data)), None)
@@ -156,6 +158,10 @@ def _size(kind: int, shape: tuple[int, ...]) -> int:
     except (ValueError, KeyError):
         raise IndexError(f"numbers of the unknown type {kind}") from None
     return prod(shape) // block * size
+
+
+def unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError("cannot be read", where=path, got=error.strerror or error)
 
 
 def _broken(path: Path, got: str) -> ModelError:

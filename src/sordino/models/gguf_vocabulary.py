@@ -1,4 +1,4 @@
-"""The words of a .gguf file and their embeddings, read from the file: for programs that leave its weights to llama.cpp."""
+"""The vocabulary and embeddings of a .gguf file, for programs that leave its weights to llama.cpp."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from sordino.models.description import DescribedModel
-
-_TABLE = "token_embd.weight"
+from sordino.models.gguf_header import EMBEDDINGS
 
 
 class GgufVocabulary:
-    """What `nearest.nearest_words` asks of a base model. The table stays on the disk; what is asked for is dequantised."""
+    """The vocabulary for `nearest.nearest_words`. The embeddings stay on the disk; requested rows are dequantised."""
 
     device = torch.device("cpu")
 
@@ -24,7 +23,7 @@ class GgufVocabulary:
 
         self._model = model
         # Mapped, not read.
-        self._table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == _TABLE)
+        self._table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == EMBEDDINGS)
 
     @property
     def vocab_size(self) -> int:

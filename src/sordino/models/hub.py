@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: the copy on this machine if there is a whole one, else a download."""
+"""Models of the Hugging Face Hub: from the hub's cache on this machine if complete, else downloaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sordino.models.fingerprint import weight_files
 from sordino.storage import storage_errors
 
 _SETTINGS = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
-# Folders in a repository hold other formats; `consolidated` is Mistral's second copy of the weights.
+# Folders of a repository hold other formats; `consolidated` is Mistral's second copy of the weights.
 _NOT_WANTED = ["*/*", "consolidated*"]
 
 
-def snapshot(model_id: str, *, tell: Callable[[str], None], near_misses: str) -> Path:
-    """The folder of a hub model, downloaded if need be (HF_HUB_OFFLINE is honoured). Raises ModelError.
+def snapshot(model_id: str, *, notify: Callable[[str], None], near_misses: str) -> Path:
+    """The folder of a hub model, downloaded if necessary and HF_HUB_OFFLINE permits. Raises ModelError.
 
-    The configuration comes first: a model that cannot be used is refused before its weights are fetched.
+    The configuration comes first: an unusable model is refused before its weights are downloaded.
     """
     folder = _local(model_id)
     if folder is not None:
@@ -31,7 +31,7 @@ def snapshot(model_id: str, *, tell: Callable[[str], None], near_misses: str) ->
         )
     from sordino.models.loading import read_config
 
-    tell(f"fetching {model_id} from the Hugging Face Hub")
+    notify(f"fetching {model_id} from the Hugging Face Hub")
     folder = _download(model_id, _SETTINGS, near_misses)
     check_config(read_config(folder), where=model_id)
     return _download(model_id, [*_SETTINGS, "*.safetensors"], near_misses)
@@ -73,13 +73,13 @@ def _download(model_id: str, patterns: list[str], near_misses: str) -> Path:
         raise
     except GatedRepoError as error:
         raise ModelError(
-            "its owner wants a licence accepted first",
+            "its licence must be accepted first",
             where=model_id,
             do="accept it on the model's page, then run `hf auth login` and try again",
         ) from error
     except RepositoryNotFoundError as error:
         raise _not_found(model_id, "no such model on the hub", near_misses) from error
-    # Whatever its two clients for HTTP and its loader in Rust raise of a network.
+    # Its two HTTP clients and its Rust downloader raise many types of network errors.
     except Exception as error:
         raise _not_found(model_id, f"the hub cannot be reached ({type(error).__name__})", near_misses) from error
 

@@ -1,4 +1,4 @@
-"""The one place where base models and tokenizers are read through transformers: quietly, without running strangers' code."""
+"""Base models and tokenizers read through transformers: without its output, and without running strangers' code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-# Before tokenizers is imported. One text at a time gains nothing from its threads, and they warn after every fork.
+# Before tokenizers is imported: for one text at a time its threads gain nothing, and they warn after every fork.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
@@ -25,7 +25,7 @@ CONFIG = "config.json"
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """transformers' warnings and progress bars off, and afterwards as they were."""
+    """transformers' warnings and progress bars switched off inside."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -39,9 +39,9 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def reading(what: str, where: object) -> Iterator[None]:
-    """Whatever transformers, safetensors or tokenizers raise over a stranger's files becomes a ModelError that says `what`.
+    """Any error of transformers, safetensors or tokenizers about a file becomes a ModelError with `what`, or OutOfMemory.
 
-    Memory that runs out becomes OutOfMemory. For reading and running alone: writing has errors of its own.
+    Only for reading and running: writing has errors of its own.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def reading(what: str, where: object) -> Iterator[None]:
                 got=str(error).split("\n")[0][:120],
                 do="try --dtype bfloat16, --device cpu or a smaller model",
             ) from error
-        # tokenizers panics with an exception of its own that is no Exception.
+        # The panics of tokenizers are not Exceptions.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise _unreadable(what, where, error) from error
@@ -75,7 +75,7 @@ def read_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder. Raises ModelError."""
     with reading("the model's tokenizer cannot be read", folder), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # Some break at the first text only.
+        # Some fail only at the first text.
         tokenizer("a")
         return tokenizer
 
@@ -93,12 +93,12 @@ def read_network(folder: Path, *, dtype: torch.dtype, device: torch.device) -> P
             output_loading_info=True,
         )
         check_complete(loading, folder)
-        # Parameter by parameter, so the copy in main memory goes as the one on the device comes.
+        # Moved parameter by parameter, so main memory is freed along the way.
         return cast(PreTrainedModel, network.to(device).eval().requires_grad_(False))
 
 
 def check_complete(loading: Any, where: object) -> None:
-    """Raises ModelError where weights were missing, which transformers fills with random numbers."""
+    """Raises ModelError for missing weights, which transformers fills with random numbers."""
     missing = sorted(loading.get("missing_keys") or ())
     if missing:
         raise ModelError(
@@ -110,12 +110,12 @@ def check_complete(loading: Any, where: object) -> None:
 
 
 def _unreadable(what: str, where: object, error: BaseException) -> ModelError:
-    """transformers' error as ours, in one sentence."""
-    said = str(error).strip().split("\n")[0]
+    """transformers' error in one sentence."""
+    first_line = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         return ModelError(
-            "the model needs Python code of its own to run, which Sordino does not run",
+            "the model needs its own Python code, which Sordino does not run",
             where=where,
             do="choose a model whose architecture transformers knows",
         )
-    return ModelError(what, where=where, got=f"{type(error).__name__}: {said[:300]}")
+    return ModelError(what, where=where, got=f"{type(error).__name__}: {first_line[:300]}")

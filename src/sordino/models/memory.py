@@ -1,4 +1,4 @@
-"""How much memory was used, and memory that runs out, said in one way whichever allocator ran out of it."""
+"""Memory use, and one error for memory that runs out, whichever allocator raised it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sordino.errors import OutOfMemory
 
 
 @contextmanager
-def memory_named(doing: str, do: str) -> Iterator[None]:
+def memory_errors(doing: str, do: str) -> Iterator[None]:
     """Memory that runs out inside becomes `OutOfMemory`: "memory ran out in {doing}", with what to do."""
     try:
         yield

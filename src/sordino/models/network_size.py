@@ -1,8 +1,7 @@
-"""How large a network a configuration asks for, found without building it: nothing of a stranger's numbers is believed.
+"""The size of the network that a configuration describes, found without building it.
 
-A configuration is a few numbers, and transformers allocates whatever they say before it looks for the weights: a file of 200 bytes
-can ask for 20 GB. So the network is laid out on torch's meta device first, which takes no memory, and must not be larger than what
-is stored.
+transformers allocates what a configuration says before it looks for the weights, so a file of 200 bytes can ask for 20 GB. The
+network is therefore built on torch's meta device first, which takes no memory, and must not be larger than the stored weights.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from sordino.errors import ModelError
 from sordino.models.loading import quietly, reading
 
-# Parameters of a module that are put together of several stored tensors, or of which a family keeps more than it stores.
+# For parameters that a family assembles from several stored tensors, or does not store.
 _SPARE_PARAMETERS = 1_000
-# Rows that some families pad the vocabulary with, and buffers that others call parameters.
+# For padding of the vocabulary, and for buffers that some families call parameters.
 _SPARE_SHARE, _SPARE_NUMBERS = 1.05, 1 << 20
 
 
 @dataclass(frozen=True)
 class NetworkSize:
-    """parameters: numbers, tied ones once. buffer_bytes: tables that are computed, of positions and masks."""
+    """parameters: tied ones counted once. buffer_bytes: of computed tables of positions and masks."""
 
     parameters: int
     buffer_bytes: int
 
 
 def check_agreement(config: PreTrainedConfig, *, stored: int, tensors: int, where: object) -> NetworkSize:
-    """The size of the network that `config` asks for. stored: how many numbers the weights hold, in how many tensors.
+    """The size of the network that `config` describes. stored, tensors: numbers and tensors in the weights.
 
     Raises ModelError where it is larger than what is stored.
     """
@@ -48,7 +47,7 @@ def check_agreement(config: PreTrainedConfig, *, stored: int, tensors: int, wher
 def _laid_out(config: PreTrainedConfig, *, limit: int, where: object) -> NetworkSize:
     make: Any = AutoModelForCausalLM.from_config
     with (
-        reading("no network can be made of the model's configuration", where),
+        reading("the model's configuration gives no network", where),
         quietly(),
         torch.device("meta"),
         _at_most(limit, where),
@@ -60,7 +59,7 @@ def _laid_out(config: PreTrainedConfig, *, limit: int, where: object) -> Network
 
 @contextmanager
 def _at_most(limit: int, where: object) -> Iterator[None]:
-    """Raises ModelError inside as soon as this thread has made more parameters."""
+    """Inside, raises ModelError as soon as this thread makes more parameters."""
     thread, made = threading.get_ident(), 0
 
     def count(module: object, name: str, parameter: object) -> None:

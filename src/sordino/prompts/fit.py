@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from sordino.prompts.soft_prompt import BaseRef, Metadata
+from sordino.errors import DoesNotFit
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 FitKind = Literal["exact", "same family", "unknown", "no"]
 
@@ -51,6 +52,27 @@ def weakest(fits: Sequence[Fit]) -> Fit:
     """The fit of what needs all of these; of equals the first."""
     order: tuple[FitKind, ...] = ("no", "unknown", "same family", "exact")
     return min(fits, key=lambda fit: (order.index(fit.kind), fit.forcible))
+
+
+def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> SoftPrompt:
+    """`prompt`, with the base model and the supported names filled in where its file did not say them. Raises DoesNotFit.
+
+    All but the fingerprint: that a file was made on these very weights is for its maker to say.
+    """
+    known = prompt.metadata.base
+    if known.id and model.id and known.id != model.id and not force:
+        raise DoesNotFit(
+            "the file already says that it was made for another base model",
+            where="--model",
+            expected=known.id,
+            got=model.id,
+            do="leave --model out, or fill in what the file does not say with --force",
+        )
+    filled = {each.name: getattr(known, each.name) or getattr(model, each.name) for each in fields(known)}
+    base = replace(BaseRef(**filled), fingerprint=known.fingerprint)
+    # Its id, never what the user called it: that may be a path.
+    supported = prompt.metadata.supported or ((model.id,) if model.id else ())
+    return prompt.with_metadata(base=base, supported=supported)
 
 
 def _differences(said: BaseRef, model: BaseRef) -> list[str]:

@@ -13,8 +13,10 @@ Shape key: K components, D model width.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -151,6 +153,15 @@ class Mixture:
         """The same components under weights that do not depend on the text. Raises BadInput."""
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
 
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a file that `sordino.load` reads. A library takes mixtures that are called NAME.mix.zip.
+
+        overwrite: replace what is there. Raises BadInput, StorageError.
+        """
+        from sordino import formats
+
+        formats.write_mixture(self, Path(path), force=overwrite)
+
 
 Prompt = SoftPrompt | Mixture
 
@@ -158,6 +169,19 @@ Prompt = SoftPrompt | Mixture
 def components_of(prompt: Prompt | None) -> tuple[SoftPrompt | None, ...]:
     """The soft prompts that a text is run behind: a mixture's components, or the one, or none."""
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)
+
+
+def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
+    """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
+    if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
+        raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
+    found: dict[str, Prompt] = {}
+    for label, prompt in prompts.items():
+        found[label] = prompt
+        if isinstance(prompt, Mixture):
+            for index, component in enumerate(prompt.components):
+                found[f"{label}/{index} {component.metadata.name}".strip()] = component
+    return found
 
 
 def check_branches(prompt: Prompt | None, most: int) -> None:

@@ -73,6 +73,20 @@ def ranked_sources(target: SoftPrompt, sources: Mapping[str, SoftPrompt]) -> lis
     return sorted(found, key=lambda source: (-source.per_token, source.label))
 
 
+def comparable(target: SoftPrompt, prompts: Mapping[str, SoftPrompt]) -> tuple[dict[str, SoftPrompt], int]:
+    """Those of the same base model, the target's own matrix left out, and how many are of another base model."""
+    found, left_out = {}, 0
+    for label, prompt in prompts.items():
+        try:
+            check_one_base([target, prompt])
+        except DoesNotFit:
+            left_out += 1
+        else:
+            if prompt.content_hash != target.content_hash:
+                found[label] = prompt
+    return found, left_out
+
+
 def check_one_base(prompts: Sequence[SoftPrompt]) -> None:
     """Raise DoesNotFit unless the prompts are of one width and, as far as their files say, of one base model."""
     if not prompts:

@@ -1,15 +1,17 @@
 """A soft prompt: the matrix of virtual tokens and what is known about it.
 
-This module knows no file format and no model. Shape key: P virtual tokens, D model width.
+This module knows no file format and no model; `save` asks those that do. Shape key: P virtual tokens, D model width.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import BadInput, SoftPromptFileError
 
+_log = logging.getLogger(__name__)
 Placement = Literal["start", "after_bos"]
 Rating = Literal["general", "mature", "explicit"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
@@ -109,12 +112,17 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", checked_matrix(self.matrix))
 
+    def __repr__(self) -> str:
+        return f"SoftPrompt({self.metadata.name!r}, {self.n_tokens} x {self.d_model})"
+
     @property
     def n_tokens(self) -> int:
+        """How many virtual tokens it has."""
         return int(self.matrix.shape[0])
 
     @property
     def d_model(self) -> int:
+        """The width of the base model's embeddings."""
         return int(self.matrix.shape[1])
 
     @cached_property
@@ -129,6 +137,17 @@ class SoftPrompt:
     def with_metadata(self, **changes: Any) -> SoftPrompt:
         """The same matrix with some metadata fields replaced."""
         return SoftPrompt(self.matrix, replace(self.metadata, **changes))
+
+    def save(self, path: str | Path, *, to: str = "kobold", overwrite: bool = False) -> None:
+        """Write a file that `sordino.load` reads: KoboldAI's zip, or another of `formats.WRITABLE`.
+
+        What the format cannot hold, or other programs will not know, is logged as a warning. overwrite: replace what is there, and
+        write what the format holds only in part. Raises BadInput, StorageError.
+        """
+        from sordino import formats
+
+        for line in formats.write(self, Path(path), to=to, force=overwrite):
+            _log.warning("%s: %s", path, line)
 
 
 def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:

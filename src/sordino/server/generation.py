@@ -54,9 +54,7 @@ def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
 
 def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
     """The conversation in the model's template, up to where the assistant begins. Raises ModelError."""
-    ids = tuple(base.encode_markup(base.chat_opening(messages)))
-    # Templates write BOS themselves; where it belongs is the placement's business.
-    return ids[len(base.bos_ids) :] if base.bos_ids and ids[: len(base.bos_ids)] == base.bos_ids else ids
+    return base.without_bos(base.encode_markup(base.chat_opening(messages)))
 
 
 async def stream(

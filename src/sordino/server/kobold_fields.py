@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
-from sordino.engine.sampling import REPETITION, Sampling
+from sordino.engine.config import REPETITION, Sampling
 
 IGNORED: dict[str, str] = {
     "use_story": "this server keeps no story",

@@ -1,4 +1,4 @@
-"""Long texts and chats in pages, so that one work can serve two sets without sharing a page."""
+"""Long texts and chats cut into pages, so that one work can be in two sets with no page in both."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ PAGE = 4000  # characters: about 1,024 tokens of English
 
 
 def pages(piece: Piece, size: int) -> list[Piece]:
-    """The piece cut into parts of about `size` characters: a text at paragraph ends, a chat in front of user turns, a
-    completion never. `joined` undoes it.
+    """The piece cut into parts of about `size` characters: a text after paragraphs, a chat before user turns, a completion never.
+    `joined` puts them together again.
     """
     if piece.kind == "text":
         return [Piece(piece.name, "text", text) for text in _text_pages(piece.text, size)]
@@ -21,7 +21,7 @@ def pages(piece: Piece, size: int) -> list[Piece]:
 
 
 def joined(piece: Piece, parts: Sequence[Piece], first: int, end: int) -> Piece:
-    """Pages `first` to `end` (exclusive) of `pages(piece)` as one piece; of a chat, behind its system messages."""
+    """Pages `first` to `end` (exclusive) of `pages(piece)` as one piece; a chat keeps its system messages."""
     name = f"{piece.name}, page {end}" if end - first == 1 else f"{piece.name}, pages {first + 1}-{end}"
     if piece.kind == "chat":
         opening, _ = exchanges(piece.messages)
@@ -40,8 +40,8 @@ def _text_pages(text: str, size: int) -> list[str]:
 
 
 def _cut(text: str, start: int, size: int) -> int:
-    """The last good place to cut in the second half of a page and a quarter more: a paragraph's end, else a line's,
-    else a sentence's, else a word's, else exactly `size`.
+    """Where to cut, between a half and five quarters of a page: after a paragraph, else a line, else a sentence, else a word, else
+    at exactly `size`.
     """
     low, high = start + max(1, size // 2), start + max(1, size * 5 // 4)
     for border in ("\n\n", "\n", ". ", " "):

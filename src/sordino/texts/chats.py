@@ -1,7 +1,7 @@
-"""Logs of the programs people chat with, to pieces: SillyTavern, Discord, text-generation-webui.
+"""Chat logs to pieces: SillyTavern, Discord, text-generation-webui.
 
 SillyTavern keeps a chat as JSONL: a header (`user_name`, `character_name`, `chat_metadata`; older files lack some),
-then a message a line: `name`, `is_user`, `mes`, and `is_system` for what the user hid from the model.
+then a message a line: `name`, `is_user`, `mes`, and `is_system` for messages hidden from the model.
 DiscordChatExporter writes a channel as CSV (AuthorID, Author, Date, Content, Attachments, Reactions) or as one JSON
 object. text-generation-webui keeps pairs of [user, assistant] under `internal`, and as HTML under `visible`.
 """
@@ -34,9 +34,9 @@ def is_chat_log(first: Record) -> bool:
 def chat_log_pieces(
     records: Iterable[Numbered], name: str, path: object, speaker: str | None, tally: Tally
 ) -> Iterator[Piece]:
-    """One chat, or several one after the other, each behind its header.
+    """One chat, or several, each after its header.
 
-    The labelled turns are the speaker's, or without one everybody's but the user's; they become the assistant's.
+    The turns to learn are the speaker's, by default everybody's but the user's. They become the assistant's.
     """
     tally.chat_logs += 1
     turns: list[tuple[str, bool, str]] = []
@@ -70,40 +70,37 @@ def _turn(record: Record, where: str) -> tuple[str, bool, str]:
 
 
 def _messages(turns: list[tuple[str, bool, str]]) -> list[Message]:
-    """Turns as messages that alternate: neighbours of one role become one. Names are written where a role has
-    several.
-    """
+    """Turns as alternating messages: adjacent turns of one role are joined. Names are written where a role has several."""
     cast = {role: {who for who, labelled, _ in turns if labelled is role} for role in (True, False)}
     messages: list[dict[str, str]] = []
     for who, labelled, text in turns:
         role = "assistant" if labelled else "user"
-        said = f"{who}: {text}" if len(cast[labelled]) > 1 and who else text
+        content = f"{who}: {text}" if len(cast[labelled]) > 1 and who else text
         if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += "\n\n" + said
+            messages[-1]["content"] += "\n\n" + content
         else:
-            messages.append({"role": role, "content": said})
+            messages.append({"role": role, "content": content})
     return list(messages)
 
 
 def is_discord(first: Record) -> bool:
-    """Whether a table that opens with this row is a channel of Discord's."""
+    """Whether a table whose first row this is holds a Discord channel."""
     return {"authorid", "author", "content", "date"} <= first.keys()
 
 
 def discord_piece(rows: Iterable[Record], name: str, speaker: str | None, tally: Tally) -> Piece:
-    """A channel: with a speaker a chat in which that person answers, else one text, a message a line. Names are written
-    where there are several.
+    """A channel: with a speaker, a chat in which that person answers, else one text, a message a line. Names are written if there
+    are several.
     """
     tally.chat_logs += 1
-    said = [(str(row["author"]), str(row["content"])) for row in rows]
-    said = [(who, text) for who, text in said if text.strip()]
-    names = {who for who, _ in said}
+    lines = [(str(row["author"]), str(row["content"])) for row in rows if str(row["content"]).strip()]
+    names = {who for who, _ in lines}
     tally.names |= names
     if speaker is not None:
         tally.understood[f"Discord channels read as chats in which {speaker} answers"] += 1
-        return chat(name, _messages([(who, who.casefold() == speaker.casefold(), text) for who, text in said]))
+        return chat(name, _messages([(who, who.casefold() == speaker.casefold(), text) for who, text in lines]))
     tally.understood["Discord channels read as texts, a message a line (--speaker NAME makes chats of them)"] += 1
-    return Piece(name, "text", "".join(f"{who}: {text}\n" if len(names) > 1 else f"{text}\n" for who, text in said))
+    return Piece(name, "text", "".join(f"{who}: {text}\n" if len(names) > 1 else f"{text}\n" for who, text in lines))
 
 
 def discord_rows(document: object) -> list[Record] | None:
@@ -124,7 +121,7 @@ def is_webui_history(document: Record) -> bool:
 
 
 def webui_piece(document: Record, name: str, path: object, tally: Tally) -> Piece:
-    """A history of text-generation-webui; its greeting answers a mark that is no text."""
+    """A history of text-generation-webui, without the marker that its greeting answers."""
     tally.understood["histories of text-generation-webui read as chats"] += 1
     tally.unused_keys |= document.keys() - {"internal", "visible"}
     turns = pair_turns(document["internal"], "internal", path)

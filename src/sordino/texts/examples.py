@@ -1,11 +1,11 @@
-"""Pieces to examples: token ids, and which of them are to be predicted.
+"""Pieces to examples: token ids, and which of them are targets.
 
-A prompt and its completion, and the segments of a chat template, are encoded as the one text that they are (`joined`).
-A token is labelled if it has a character of what is to be learned.
+A prompt and its completion, and the segments of a chat template, are encoded as one text (`joined`). A token is labelled if it has
+a character of what is to be learned.
 
-A text is labelled whole; its first token is predicted from the soft prompt's last vector. A completion is labelled
-with the end-of-text token behind it, so that the model learns to stop; a text is not, as its end is seldom an end. Of
-a chat, the assistant's turns and their end markers are labelled.
+All of a text is labelled; its first token is predicted from the soft prompt's last vector. A completion is labelled with an
+end-of-text token, so that the model learns to stop; a text is not, since its end is rarely a real one. In a chat, the assistant's
+turns and their end markers are labelled.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
 from sordino.texts.joined import Span, join, shared_beginning
 from sordino.texts.pieces import Message, Piece, exchanges
 
-MIN_TAIL = 8  # tokens; a shorter last window shares with the one before
+if TYPE_CHECKING:
+    from torch import Generator
+
+MIN_TAIL = 8  # tokens; a shorter last window takes tokens from the one before
 
 
 class Tokeniser(Protocol):
-    """What is needed of a base model."""
+    """What a base model must provide."""
 
     @property
     def tokenizer(self) -> Any: ...
@@ -50,7 +53,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples in the order of their pieces, and notes for the user: what had to be cut."""
+    """Examples in the order of their pieces, and notes for the user on what was cut."""
 
     examples: tuple[Example, ...]
     notes: tuple[str, ...]
@@ -58,14 +61,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A text's tokens, and which of them are to be predicted. behind: the same text behind another one."""
+    """A text's tokens, and which of them are targets. behind: the same text behind a heading."""
 
     ids: list[int]
     labelled: list[bool]
     behind: _Behind | None = None
 
     def part(self, first: int, end: int, labels_from: int) -> _Tokens:
-        """The tokens first..end; where there is a text in front, that text and the same part behind it."""
+        """The tokens first..end, behind the heading if there is one."""
         labelled = [known and i >= labels_from for i, known in enumerate(self.labelled[first:end], start=first)]
         own = _Tokens(self.ids[first:end], labelled)
         return own if self.behind is None or not any(labelled) else self.behind.part(first, end, labels_from)
@@ -73,8 +76,8 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class _Behind:
-    """heading: the tokens of the text in front. whole: of both. first_word: tokens up to where both ways to read the text agree,
-    alone and in `whole`.
+    """heading: its tokens. whole: heading and text. first_word: tokens before the two tokenizations of the text agree, alone and
+    in `whole`.
     """
 
     heading: tuple[int, ...]
@@ -96,13 +99,12 @@ class _Behind:
 
 
 def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, behind: str = "") -> Examples:
-    """Examples of at most `max_tokens` tokens (BOS and the soft prompt not counted). Every label is in exactly one
-    example.
+    """Examples of at most `max_tokens` tokens, BOS and soft prompt not counted. Every label is in exactly one example.
 
-    A text becomes consecutive windows. A completion or chat that is too long keeps its labels and loses context: a
-    chat is split in front of user turns, and where that is not enough the left of the prompt goes.
+    A text becomes consecutive windows. A completion or chat that is too long keeps its labels and loses context: a chat is split
+    before user turns, and if that is not enough the beginning of the prompt is dropped.
 
-    behind: a text that every example stands behind, unlabelled and not counted. The examples are cut as without it.
+    behind: a heading of every example, unlabelled and not counted. Examples are cut as without it.
 
     Raises DataError if nothing is labelled, ModelError for a chat and a model without a chat template.
     """
@@ -118,13 +120,13 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, 
         if any(tokens.labelled)
     ]
     if not examples:
-        raise DataError("no token of the texts is to be predicted", expected="texts, completions or assistant turns")
-    told = (
-        ("split", "chats of more than {1} tokens, split in front of user turns: {0}"),
-        ("cut", "prompts or chats of more than {1} tokens that lost the left of their context: {0}"),
+        raise DataError("the texts hold nothing to learn", expected="texts, completions or assistant turns")
+    kinds = (
+        ("split", "chats of more than {1} tokens, split before user turns: {0}"),
+        ("cut", "prompts or chats of more than {1} tokens that lost the beginning of their context: {0}"),
         ("opened", "chats that open with the assistant, behind an empty user turn as this model's template asks: {0}"),
     )
-    notes = tuple(text.format(counts[kind], max_tokens) for kind, text in told if counts[kind])
+    notes = tuple(text.format(counts[kind], max_tokens) for kind, text in kinds if counts[kind])
     return Examples(tuple(examples), notes)
 
 
@@ -145,7 +147,7 @@ def _examples_of(
 def window_borders(n: int, size: int) -> list[tuple[int, int]]:
     """[first, end) of consecutive windows of at most `size` tokens that cover 0..n once.
 
-    A tail under MIN_TAIL shares evenly with the window before it.
+    A tail under MIN_TAIL and the window before it are of equal length.
     """
     starts = list(range(0, n, size))
     if len(starts) > 1 and n - starts[-1] < MIN_TAIL:
@@ -159,17 +161,17 @@ def _completion_tokens(piece: Piece, base: Tokeniser, behind: str) -> _Tokens:
 
 
 def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[str], behind: str) -> _Tokens:
-    """A rendered conversation. Its markers are special tokens."""
+    """A rendered conversation, with special tokens for its markers."""
     return _joined_tokens(base, _segments(messages, base, counts), behind, markup=True)
 
 
 def _joined_tokens(
     base: Tokeniser, parts: Sequence[tuple[str, bool]], behind: str, *, end: Sequence[int] = (), markup: bool = False
 ) -> _Tokens:
-    """Texts that stand one after another, each with whether it is to be predicted. end: labelled tokens behind them."""
+    """Consecutive texts, each with whether it is a target. end: labelled tokens behind them."""
     joined = join(base, [text for text, _ in parts], markup=markup)
     targets = {at for at, (_, is_target) in enumerate(parts) if is_target}
-    # Templates write BOS themselves; examples go without.
+    # Templates write BOS; examples have none.
     written = bool(markup and base.bos_ids and joined.ids[: len(base.bos_ids)] == base.bos_ids)
     start = len(base.bos_ids) if written else 0
     ids, labelled = [*joined.ids[start:], *end], [*joined.touches(targets)[start:], *(True for _ in end)]
@@ -185,7 +187,7 @@ def _joined_tokens(
 
 
 def _segments(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]) -> list[tuple[str, bool]]:
-    """The template's segments. Chat logs open with the character's greeting, which Gemma's refuses."""
+    """The template's segments. Chat logs open with the character's greeting, which Gemma's template refuses."""
     turns = [dict(message) for message in messages]
     try:
         return base.chat_segments(turns)
@@ -201,9 +203,9 @@ def _segments(messages: Sequence[Message], base: Tokeniser, counts: Counter[str]
 def _fitting_turns(
     messages: Sequence[Message], base: Tokeniser, max_tokens: int, counts: Counter[str]
 ) -> Iterator[list[Message]]:
-    """The conversation, or if it is too long runs of its exchanges that fit, each behind the system messages.
+    """The conversation, or if it is too long, runs of its exchanges that fit, each after the system messages.
 
-    A single exchange that does not fit is handed on as it is.
+    An exchange that is too long by itself is returned whole.
     """
 
     def length(turns: Sequence[Message]) -> int:
@@ -224,8 +226,9 @@ def _fitting_turns(
 
 
 def _cut(tokens: _Tokens, max_tokens: int, counts: Counter[str]) -> Iterator[_Tokens]:
-    """The example, or if it is too long windows that carry each label once, behind at least a quarter of context if
-    there is any. A run of labels is divided only if it is longer than the room beside that context.
+    """The example, or if it is too long, windows with each label once, after at least a quarter of context if there is any.
+
+    A run of labels is divided only if it is too long for the rest of a window.
     """
     n = len(tokens.ids)
     if n <= max_tokens:
@@ -248,8 +251,21 @@ def _cut(tokens: _Tokens, max_tokens: int, counts: Counter[str]) -> Iterator[_To
 
 
 def _before_run(targets: Sequence[int], first: int, last: int) -> int:
-    """The index before the run of neighbours that `last` is in, or `last` if that run begins at `first`."""
+    """The index before the run of consecutive targets around `last`, or `last` if that run begins at `first`."""
     i = last
     while i > first and targets[i - 1] == targets[i] - 1:
         i -= 1
     return i - 1 if i > first else last
+
+
+def excerpt(examples: Sequence[Example], tokens: int, random: Generator) -> list[int]:
+    """Consecutive token ids from a random place of the texts, running on into the next example."""
+    import torch
+
+    at = int(torch.randint(len(examples), (), generator=random))
+    ids = list(examples[at].ids)
+    ids = ids[int(torch.randint(max(1, len(ids) - tokens + 1), (), generator=random)) :]
+    while len(ids) < tokens:
+        at = (at + 1) % len(examples)
+        ids.extend(examples[at].ids)
+    return ids[:tokens]

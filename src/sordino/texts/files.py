@@ -1,7 +1,7 @@
 """Files on disk to clean text: which files, in which order, and what is refused.
 
-Texts are UTF-8, with or without a byte order mark. Anything else is refused with the place and the way to convert it,
-never guessed: a wrong guess trains a voice on damaged characters and nobody notices.
+Texts are UTF-8, with or without a byte order mark. Anything else is refused, with the place and a way to convert it. It is never
+guessed: after a wrong guess a soft prompt learns damaged characters, and nobody notices.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from sordino.texts.web_pages import SUFFIXES
 
 TEXT = frozenset({".txt", ".text", ".md", ".markdown"})
 RECORDS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})
-MAX_BYTES = 1 << 30  # pieces are held in memory; a file beyond this is a mistake or needs a sample drawn from it
+MAX_BYTES = 1 << 30  # pieces are held in memory; a larger file is a mistake or needs sampling
 
 _SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to read and the short name it goes by in reports: relative to the folder given, never absolute."""
+    """A file to read and its name in reports: relative to the given folder, never absolute."""
 
     path: Path
     name: str
@@ -84,7 +84,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """The folder of a training run, of voices that are trained together, or of a sweep: its records are not the user's texts."""
+    """Whether the folder is of a training run, a group of runs or a sweep: its records are not the user's texts."""
     if os.path.isfile(folder / "sweep.json") or (folder.suffix == ".run" and os.path.isfile(folder / "settings.json")):
         return True
     records = ("settings.json", "group.json", "metrics.jsonl")
@@ -96,7 +96,7 @@ def _once(found: list[TextFile]) -> list[TextFile]:
     files: dict[Path, TextFile] = {}
     taken: Counter[str] = Counter()
     for file in found:
-        # Not resolve(): it raises where a link leads to itself, and reading says that better.
+        # Path.resolve() would raise for a link that leads to itself; reading it gives the better error.
         real = Path(os.path.realpath(file.path))
         if real in files:
             continue
@@ -108,7 +108,7 @@ def _once(found: list[TextFile]) -> list[TextFile]:
 
 def read_text(path: Path) -> str:
     """The whole file as text without its byte order mark. Raises DataError."""
-    with _opened(path) as file, _reading(path):
+    with _reading(path), _opened(path) as file:
         offset = file.tell()
         return _decoded(file.read(), path, offset)
 
@@ -118,7 +118,7 @@ def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple
 
     A file that has carriage returns alone is read whole, and counted under "carriage".
     """
-    with _opened(path) as file, _reading(path):
+    with _reading(path), _opened(path) as file:
         offset = file.tell()
         sample = file.read(_SAMPLE)
         file.seek(offset)
@@ -136,46 +136,36 @@ def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise DataError("no such file or folder", where=path) from error
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", where=path) from error
 
 
 def _opened(path: Path) -> BinaryIO:
     """An open regular file whose beginning looks like UTF-8 text, positioned after a byte order mark."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError("is neither a file nor a folder", where=path)
-        if status.st_size > MAX_BYTES:
-            raise DataError(
-                "the file is too large to train on",
-                where=path,
-                expected=f"at most {MAX_BYTES:,} bytes",
-                got=f"{status.st_size:,}",
-                do="draw a sample from it: a soft prompt needs megabytes at most",
-            )
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError("no such file or folder", where=path) from error
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("is neither a file nor a folder", where=path)
+    if status.st_size > MAX_BYTES:
+        raise DataError(
+            "the file is too large to train on",
+            where=path,
+            expected=f"at most {MAX_BYTES:,} bytes",
+            got=f"{status.st_size:,}",
+            do="draw a sample from it: a soft prompt needs megabytes at most",
+        )
+    file = path.open("rb")
     try:
         head = file.read(_SAMPLE)
-        _refuse_other_kinds(head, path)
+        refuse_foreign(head, path)
+        if wide := _wide_encoding(head):
+            raise _not_utf8(path, path, wide, f"probably {wide}")
         file.seek(3 if head.startswith(b"\xef\xbb\xbf") else 0)
     except BaseException:
         file.close()
         raise
     return file
-
-
-def _refuse_other_kinds(head: bytes, path: Path) -> None:
-    refuse_foreign(head, path)
-    wide = _wide_encoding(head)
-    if wide:
-        raise DataError(
-            "the text is not UTF-8", where=path, expected="UTF-8", got=f"probably {wide}", do=_conversion(path, wide)
-        )
 
 
 def _wide_encoding(head: bytes) -> str:
@@ -209,43 +199,37 @@ def _decoded(data: bytes, path: Path, offset: int) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         encoding = _probable_encoding(data)
-        raise DataError(
-            "the text is not UTF-8",
-            where=f"{path}, byte {offset + error.start:,} (0x{data[error.start]:02x})",
-            expected="UTF-8",
-            got=f"probably {encoding}" if encoding else "another encoding, or a damaged file",
-            do=_conversion(path, encoding or "ITS_ENCODING"),
-        ) from None
+        where = f"{path}, byte {offset + error.start:,} (0x{data[error.start]:02x})"
+        got = f"probably {encoding}" if encoding else "another encoding, or a damaged file"
+        raise _not_utf8(path, where, encoding or "ITS_ENCODING", got) from None
 
 
 def _probable_encoding(data: bytes) -> str:
-    """A guess for the message only. "" where the bytes fit no single-byte Western text."""
+    """A guess, for the error only; "" where the bytes are not single-byte Western text."""
     if len(re.findall(rb"[\xc3\xe2][\x80-\xbf]", data)) > len(re.findall(rb"[\x80-\xff]", data)) / 4:
         return ""  # mostly valid UTF-8 with a damaged place
     high = len(re.findall(rb"[\x80-\xff]", data))
     return "WINDOWS-1252" if high < 0.15 * len(data) else ""
 
 
-def _conversion(path: Path, encoding: str) -> str:
-    return (
-        "save it as UTF-8 in an editor, or run: "
-        f"iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)} > {shlex.quote(f'utf8-{path.name}')}"
-    )
+def _not_utf8(path: Path, where: object, encoding: str, got: str) -> DataError:
+    convert = f"iconv -f {encoding} -t UTF-8 {shlex.quote(path.name)} > {shlex.quote(f'utf8-{path.name}')}"
+    do = f"save it as UTF-8 in an editor, or run: {convert}"
+    return DataError("the text is not UTF-8", where=where, expected="UTF-8", got=got, do=do)
 
 
 def cleaned(text: str, where: object) -> tuple[str, bool]:
     """(text with Unix line ends and its mojibake undone, whether characters were repaired).
 
-    Only characters that were decoded wrongly (`cafÃ©`) are mended; quotes, ligatures, widths and entities stay as the
-    author set them. Line by line, as a whole text that is damaged in places has no single repair. Raises DataError
-    for a NUL, which no tokeniser was trained on.
+    Only wrongly decoded characters (`cafÃ©`) are repaired; quotes, ligatures, widths and entities stay as they are. It works line
+    by line, since only parts of a text may be damaged. Raises DataError for a NUL, which no tokenizer was trained on.
     """
     if "\0" in text:
         raise DataError("the text holds NUL characters", where=where, do="this is a binary or a damaged file")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.isascii():
         return text, False
-    # JSON can carry halves of UTF-16 pairs, which no tokeniser accepts.
+    # JSON can hold halves of UTF-16 pairs, which no tokenizer accepts.
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     mended = "\n".join(line if line.isascii() else ftfy.fix_encoding(line) for line in whole.split("\n"))
     return mended, mended != text

@@ -1,4 +1,4 @@
-"""Files that are no plain text, by their first bytes: what they are, and how to make text of them."""
+"""Files that are not plain text: recognized by their first bytes, and refused with a way to convert them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAGIC = (
     (b"ARROW1", "an Arrow table", _EXPORT),
     (b"SQLite format 3\x00", "an SQLite database", _EXPORT),
 )
-# What is told apart by a member's name, which stands in the first bytes of the zip.
+# Zip formats, by the name of a member in the first bytes.
 _ZIPS = (
     (b"mimetypeapplication/epub+zip", "an EPUB book", _PANDOC),
     (b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet", "an ODS spreadsheet", _EXPORT),
@@ -42,9 +42,7 @@ _BY_SUFFIX = {
 
 
 def refuse_foreign(head: bytes, path: Path) -> None:
-    """Raise DataError for a document, an archive or a table of another program, with the command that makes text of
-    it.
-    """
+    """Raise DataError, with the command that makes text of it, for another program's document, archive or table."""
     for magic, kind, do in _MAGIC:
         if head.startswith(magic):
             raise _refusal(kind, do, path)

@@ -1,10 +1,10 @@
-"""Texts that stand one after another, encoded as the one text that they are.
+"""Consecutive texts, encoded as one text.
 
-A tokenizer looks across a join. Those of Llama 2's kind mark the first word of a text, BPE merges characters on both sides, and
-a special token may take the white space behind it. Parts that are encoded alone therefore give tokens that the whole text does
-not have. Here the whole text is encoded, and each token's characters say which parts it belongs to.
+A tokenizer looks across a join: Llama 2's marks the first word of a text, BPE merges characters of both sides, and a special token
+may take the white space behind it. So parts encoded separately give tokens that the whole text does not have. Here the whole text
+is encoded, and each token's characters say which parts it belongs to.
 
-What stands behind a soft prompt begins a text: vectors have no characters to be joined with.
+What follows a soft prompt begins a text: vectors have no characters to be joined with.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Joined:
-    """ids: of the whole text, without BOS. parts: for each token the range [first, end) of the parts it has characters of."""
+    """ids: of the whole text, without BOS. parts: for each token, the range [first, end) of parts that it has characters of."""
 
     ids: tuple[int, ...]
     parts: tuple[Span, ...]
@@ -43,10 +43,10 @@ class Joined:
 
 
 def join(base: Encoder, parts: Sequence[str], *, markup: bool = False) -> Joined:
-    """Encode `parts` as one text. markup: special tokens in it are special tokens, as in a rendered chat template.
+    """Encode `parts` as one text. markup: it contains special tokens, as a rendered chat template does.
 
-    Raises BadInput for what is not Unicode, and ModelError where a token crosses a join and the tokenizer does not say which
-    characters a token was read from.
+    Raises BadInput for text that is not Unicode, and ModelError where a token crosses a join and the tokenizer does not give the
+    characters of its tokens.
     """
     text, ends = "".join(parts), list(accumulate(map(len, parts)))
     ids, spans = base.encode_spans(text, markup=markup)
@@ -61,19 +61,19 @@ def join(base: Encoder, parts: Sequence[str], *, markup: bool = False) -> Joined
 
 
 def shared_beginning(several: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all of them have in common."""
+    """How many leading tokens all of them share."""
     columns = zip(*several, strict=False)
     return next((at for at, column in enumerate(columns) if len(set(column)) > 1), min(map(len, several)))
 
 
 def _by_beginnings(base: Encoder, text: str, ends: Sequence[int], ids: list[int], *, markup: bool) -> list[Span]:
-    """The parts of each token where the tokenizer gives no characters: a join is where the encoding of all before it ends."""
+    """The parts of each token without its characters: a join is where the encoding of everything before it ends."""
     borders: list[int] = []
     for end in ends:
         head = ids if end == len(text) else base.encode_spans(text[:end], markup=markup)[0]
         if ids[: len(head)] != head:
             raise ModelError(
-                "the model's tokenizer does not say which characters a token stands for, and one stands across a join",
+                "a token crosses a join, and the model's tokenizer does not give the characters of its tokens",
                 where=f"{text[max(0, end - 20) : end]!r} + {text[end : end + 20]!r}",
                 do="move the white space at the end of the prompt to the beginning of the completion, "
                 "or choose a model with a tokenizer.json",

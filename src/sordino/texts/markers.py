@@ -1,7 +1,7 @@
-"""Markers that programs write into texts: where a document ends, and whose turn begins.
+"""Markers in texts: where a document ends, and whose turn begins.
 
-They are control tokens to a model and letters to a tokeniser that reads plain text, so they are never learned: texts
-are split at the ends of documents, and a text in a chat template becomes a chat again.
+A model knows them as control tokens, but in plain text they are tokenized as letters, so they are never learned: texts are split
+at the ends of documents, and a text in a chat template becomes a chat.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ _DOCUMENT = (
     "<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>", "<|startoftext|>", "<|endofdocument|>", "<|end_of_document|>",
     "<|eod|>", "<|eos|>", "<|bos|>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
 )  # fmt: skip
-# The ends of turns end a document too where the text is no chat.
+# In a text that is not a chat, the end of a turn ends a document too.
 _TURN = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "<end_of_turn>", "<turn|>",
     "[|endofturn|]",
 )  # fmt: skip
-# `<s>` also strikes words out in HTML and Markdown, so these count only where lines begin and end.
+# `<s>` also strikes out words in HTML and Markdown, so these count only at the beginning and end of lines.
 _LINE_END = ("</s>", "<eos>", "[EOS]", "<EOS_TOKEN>")
 _LINE_START = ("<s>", "<bos>", "[BOS]", "<BOS_TOKEN>")
 
 
 @dataclass(frozen=True)
 class TurnMarks:
-    """How a program marks turns. opening: a pattern whose match has a role in `roles` by its first group. closing: a
-    pattern of what ends a turn.
-    """
+    """How a program marks turns. opening: a pattern whose first group is a key of `roles`. closing: the end of a turn."""
 
     opening: re.Pattern[str]
     closing: re.Pattern[str]
@@ -64,7 +62,7 @@ _LLAMA_2_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 
 
 def marked_turns(text: str, marks: TurnMarks) -> list[Message]:
-    """The turns of a text with marks, which are taken out; what stands before the first is the user's."""
+    """The turns of a text, without their marks; text before the first mark is the user's."""
     turns: list[Message] = []
     role, start = "user", 0
     for match in marks.opening.finditer(text):
@@ -76,9 +74,9 @@ def marked_turns(text: str, marks: TurnMarks) -> list[Message]:
 
 
 def documents(piece: Piece, ends: Collection[str], tally: Tally) -> Iterator[Piece]:
-    """The piece without end markers: a text cut at each, a completion or an assistant's turn up to its first.
+    """The piece without end markers: a text is split at each, a completion or an assistant's turn ends at its first.
 
-    ends: further markers, the base model's own. A text that begins with the marks of a chat template is a chat.
+    ends: the base model's own markers. A text that begins with the marks of a chat template becomes a chat.
     """
     own = [end for end in ends if _is_control(end)]
     if piece.kind == "text":
@@ -98,7 +96,7 @@ def documents(piece: Piece, ends: Collection[str], tally: Tally) -> Iterator[Pie
 
 
 def _marker(text: str, own: Collection[str]) -> re.Pattern[str] | None:
-    """A pattern of the markers that occur in a text; None where none does."""
+    """A pattern of the markers in a text, or None."""
     if "<" not in text and "[" not in text:
         return None
 
@@ -132,9 +130,7 @@ def _text_documents(piece: Piece, own: Collection[str], tally: Tally) -> Iterato
 
 
 def _template_chats(text: str, tally: Tally) -> list[list[Message]]:
-    """The chats of a text that begins with a chat template's marks and has an answer in it; else none. A system message
-    opens another chat.
-    """
+    """The chats in a text that begins with a chat template's marks and has an answer. A system message begins another chat."""
     begun = re.sub(r"\A\s*(?:<s>|<bos>)?\s*", "", text)
     for name, marks in _TEMPLATES.items():
         if marks.opening.match(begun):
@@ -147,7 +143,7 @@ def _template_chats(text: str, tally: Tally) -> list[list[Message]]:
 
 
 def _with_system(turns: list[Message]) -> list[Message]:
-    """Llama 2 writes the system's message into the first turn of the user."""
+    """Llama 2 puts the system message into the user's first turn."""
     system = _LLAMA_2_SYSTEM.match(turns[0]["content"]) if turns else None
     if system is None:
         return turns
@@ -161,12 +157,12 @@ def _ended_turn(turn: Message, marker: re.Pattern[str]) -> Message:
 
 
 def _up_to(text: str, marker: re.Pattern[str]) -> str:
-    """The text up to its first marker that is not in front of it."""
+    """The text up to its first marker, those at its beginning left out."""
     return marker.split(_without_outer(text, marker), maxsplit=1)[0]
 
 
 def _without_outer(text: str, marker: re.Pattern[str]) -> str:
-    """The text without markers at its very beginning and end."""
+    """The text without markers at its beginning and end."""
     spans = [found.span() for found in marker.finditer(text)]
     start, end = 0, len(text)
     for first, last in spans:
@@ -181,5 +177,5 @@ def _without_outer(text: str, marker: re.Pattern[str]) -> str:
 
 
 def _is_control(marker: str) -> bool:
-    """Whether a marker can only be meant as one: some tokenisers end texts with a word or a line end."""
+    """Whether a text with this marker in it can only mean the marker: some tokenizers end texts with a word or a line end."""
     return len(marker) > 2 and (marker[0] + marker[-1]) in ("<>", "[]")

@@ -1,7 +1,7 @@
 """Messages of chat datasets to turns: OpenAI's and TRL's (`role`, `content`), ShareGPT's (`from`, `value`).
 
-Keys that change what is learned are honoured: masks (`weight` of OpenAI, `train` and `training` of Axolotl, `loss` of
-ms-swift, `masked` of torchtune), `name`, tool calls and their results. Any other key is reported.
+Keys that decide what is learned are used: masks (`weight` of OpenAI, `train` and `training` of Axolotl, `loss` of ms-swift,
+`masked` of torchtune), `name`, tool calls and their results. Any other key is reported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def turns_of(messages: object, key: str, where: str, tally: Tally) -> list[Messa
     was_tool = False
     for message in messages:
         if not isinstance(message, Mapping):
-            raise _unknown(type(message).__name__, "no object", where)
+            raise _unknown(type(message).__name__, "not an object", where)
         turn, is_tool = _turn(message, where, tally)
         if is_tool and was_tool:  # results of calls made at once: templates want turns that alternate
             turns[-1]["content"] += "\n" + turn["content"]
@@ -52,12 +52,12 @@ def turns_of(messages: object, key: str, where: str, tally: Tally) -> list[Messa
 
 def _turn(message: Mapping[str, Any], where: str, tally: Tally) -> tuple[dict[str, str], bool]:
     """(turn, is the result of a tool)."""
-    said = message.get("role", message.get("from"))
-    role = _ROLES.get(said.strip().lower()) if isinstance(said, str) else None
+    name = message.get("role", message.get("from"))
+    role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     content = _content(message.get("content", message.get("value")), tally)
     calls = _calls(message, where)
     if role is None or (content is None and not calls):
-        raise _unknown(said, type(message.get("content", message.get("value"))).__name__, where)
+        raise _unknown(name, type(message.get("content", message.get("value"))).__name__, where)
     content = content or ""
     if role == "call":
         role, calls, content = "assistant", [content], ""
@@ -68,7 +68,7 @@ def _turn(message: Mapping[str, Any], where: str, tally: Tally) -> tuple[dict[st
         written = "\n".join([*[content] * bool(content), *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
         turn = {"role": role, "content": written}
     tally.counts["tools"] += written != content
-    tally.counts["developer"] += isinstance(said, str) and said.strip().lower() == "developer"
+    tally.counts["developer"] += isinstance(name, str) and name.strip().lower() == "developer"
     tally.unused_message_keys.update(key for key in message.keys() - _USED if message[key] not in (None, "", [], {}))
     learned = _mask(message, where)
     if role == "assistant" and learned is False:
@@ -82,7 +82,7 @@ def _turn(message: Mapping[str, Any], where: str, tally: Tally) -> tuple[dict[st
 
 
 def _content(content: object, tally: Tally) -> str | None:
-    """Text, or OpenAI's list of parts; None for what is not text."""
+    """The text, also of OpenAI's list of parts; None for anything else."""
     if isinstance(content, list):
         if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content):
             return None
@@ -93,7 +93,7 @@ def _content(content: object, tally: Tally) -> str | None:
 
 
 def _calls(message: Mapping[str, Any], where: str) -> list[str]:
-    """The calls of tools, each as Hermes, Qwen and others write them: {"name": ..., "arguments": ...}."""
+    """Tool calls, written as Hermes, Qwen and others do: {"name": ..., "arguments": ...}."""
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise DataError("`tool_calls` is not a list", where=where, got=type(calls).__name__)
@@ -103,26 +103,26 @@ def _calls(message: Mapping[str, Any], where: str) -> list[str]:
     for function in functions:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise DataError(
-                "a tool call of no known shape", where=where, expected="`function` with `name` and `arguments`"
+                "a tool call of unknown shape", where=where, expected="`function` with `name` and `arguments`"
             )
         arguments = function.get("arguments", {})
         if isinstance(arguments, str):
-            with suppress(ValueError):  # what a model wrote amiss is learned as it stands
+            with suppress(ValueError):  # what a model wrote wrong is learned unchanged
                 arguments = json.loads(arguments)
         written.append(json.dumps({"name": function["name"], "arguments": arguments}, ensure_ascii=False))
     return written
 
 
 def _mask(message: Mapping[str, Any], where: str) -> bool | None:
-    """Whether the message says that it is learned; None where it says nothing."""
+    """Whether a key of the message has it learned or not; None without such a key."""
     if message.get("train_detail"):
         raise DataError(
             "parts of one message cannot be masked",
             where=where,
             got="`train_detail`",
-            do="make them messages of their own with `train`",
+            do="split it into messages with `train`",
         )
-    said = set()
+    masks = set()
     for key, learned_if in _LEARNED_IF.items():
         value = message.get(key)
         if value is None:
@@ -132,18 +132,20 @@ def _mask(message: Mapping[str, Any], where: str) -> bool | None:
                 f"`{key}` of a message is neither 0 nor 1, true nor false",
                 where=where,
                 got=shortened(value) if isinstance(value, (str, int, float)) else type(value).__name__,
-                do="a turn is learned or not: round it, or repeat what is to count more",
+                do="a turn is learned or not: round it, or repeat turns that count more",
             )
-        said.add(bool(value) is learned_if)
-    if len(said) > 1:
+        masks.add(bool(value) is learned_if)
+    if len(masks) > 1:
         raise DataError(
-            "a message is both to be learned and not", where=where, got=", ".join(_LEARNED_IF.keys() & message.keys())
+            "the keys of a message disagree on whether it is learned",
+            where=where,
+            got=", ".join(_LEARNED_IF.keys() & message.keys()),
         )
-    return said.pop() if said else None
+    return masks.pop() if masks else None
 
 
 def _with_names(turns: Sequence[dict[str, str]], tally: Tally) -> list[Message]:
-    """Names are written where a role has several, as in chat logs."""
+    """The turns, with names in front where a role has several, as in chat logs."""
     cast: dict[str, set[str]] = {}
     for turn in turns:
         if "name" in turn:
@@ -161,7 +163,7 @@ def _with_names(turns: Sequence[dict[str, str]], tally: Tally) -> list[Message]:
 def _unknown(role: object, content: str, where: str) -> DataError:
     shown = repr(role[:40]) if isinstance(role, str) else type(role).__name__
     return DataError(
-        "a message of no known shape",
+        "a message of unknown shape",
         where=where,
         expected="`role` (system, user, assistant, tool) and `content` as text",
         got=f"role {shown}, content {content}",

@@ -1,7 +1,7 @@
-"""Near-duplicates across the three sets: how much of a held-out text can be read in the training texts.
+"""Near-duplicates across the three sets: how much of a held-out text is in the training texts.
 
-Texts are compared by their runs of eight words (shingles), as hashes; case and punctuation do not count. Eight words
-in a row rarely agree by chance, and quotations, copies and new editions share most of theirs.
+Texts are compared by hashes of their runs of eight words (shingles), without case and punctuation. Eight words in a row rarely
+agree by chance, and quotations, copies and new editions share most of them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sordino.texts.pieces import Piece, digest
 RUN = 8
 SHARE = 0.2  # of a piece's runs: beyond it is a copy, a quotation or the same template
 MANY = 50  # shared runs that count whatever the share: a chapter inside a novel
-COMMON = 0.05  # of all pieces: what more of them hold is not a copy
-KEPT_RUNS = 4_000_000  # of the training texts; beyond, an even sample by hash, the same on both sides
+COMMON = 0.05  # of all pieces: a run that more of them hold is a template
+KEPT_RUNS = 4_000_000  # of the training texts; of more, a sample by hash, the same on both sides
 SHOWN = 5
 
 Runs = NDArray[np.uint64]
@@ -66,7 +66,7 @@ def overlap_lines(train: Sequence[Piece], validation: Sequence[Piece], heldout: 
 
 
 def _common(runs: list[Runs]) -> Runs:
-    """Runs that so many pieces hold that they are a template or a system prompt and tell nothing."""
+    """Runs that are in so many pieces that they are a template or a system prompt."""
     every, counts = np.unique(np.concatenate(runs), return_counts=True)
     return every[counts > max(4, COMMON * len(runs))]
 
@@ -82,7 +82,7 @@ def _lines(found: list[tuple[float, str, str]], what: str, source: str, total: i
 
 
 def _shared(known: _Compared, others: _Compared) -> list[tuple[float, str, str]]:
-    """(share of the piece that is known, its name, the known piece that has most of it), the largest share first."""
+    """(share of the piece's runs that are known, its name, the known piece with most of them), largest share first."""
     every = np.uint64(1 + sum(map(len, known.runs)) // KEPT_RUNS)
     sampled = [runs[runs % every == 0] for runs in known.runs]
     owners = np.repeat(np.arange(len(sampled)), [len(runs) for runs in sampled])
@@ -102,5 +102,5 @@ def _shared(known: _Compared, others: _Compared) -> list[tuple[float, str, str]]
 
 
 def repeated(pieces: Sequence[Piece]) -> int:
-    """How many pieces say exactly what an earlier one said."""
+    """How many pieces are exact copies of an earlier one."""
     return sum(count - 1 for count in Counter(map(digest, pieces)).values())

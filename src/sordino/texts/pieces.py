@@ -1,4 +1,4 @@
-"""A piece: one self-contained text to learn from, be it a file, a record or a conversation. And what identifies it."""
+"""A piece: one self-contained text to learn from (a file, a record or a conversation), and its hash."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Piece:
-    """name: for reports ("file.txt", "file.jsonl:17", "file.txt, document 3", "folder/file.txt,
-    pages 3-9"). text: what is to be learned, as
-    plain text: the whole text, the completion, or the assistant's turns. prompt: only of a completion. messages: only
-    of a chat, all turns.
+    """name: for reports ("file.txt", "file.jsonl:17", "file.txt, document 3", "folder/file.txt, pages 3-9"). text: what is to be
+    learned, as plain text: the whole text, the completion, or the assistant's turns. prompt: only of a completion. messages: all
+    turns of a chat.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Piece:
 
 
 def chat(name: str, messages: Iterable[Message]) -> Piece:
-    """A chat; its `text` follows from the assistant's turns that are learned."""
+    """A chat; its `text` is made of the assistant's turns that are learned."""
     turns = tuple(messages)
     learned = "\n\n".join(message["content"] for message in turns if is_learned(message))
     return Piece(name, "chat", learned, messages=turns)
@@ -54,10 +53,9 @@ def is_learned(message: Message) -> bool:
 
 
 def exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """(the system messages that open the chat, the rest cut in front of each user turn that follows another's).
+    """(the system messages that open the chat, the rest cut before each user turn that follows another role's).
 
-    Every exchange but the first opens with a user turn, so any run of them renders through templates that insist on
-    alternation.
+    Every exchange but the first opens with a user turn, so templates that insist on alternation render any run of them.
     """
     opening = next((i for i, message in enumerate(messages) if message["role"] != "system"), len(messages))
     found: list[list[Message]] = []
@@ -69,7 +67,7 @@ def exchanges(messages: Sequence[Message]) -> tuple[list[Message], list[list[Mes
 
 
 def data_hash(pieces: Iterable[Piece]) -> str:
-    """SHA-256 over what the pieces say, whatever their names and their order: the same data gives the same hash."""
+    """SHA-256 of the pieces' content. Their names and order do not count."""
     digests = sorted(digest(piece) for piece in pieces)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
@@ -77,5 +75,5 @@ def data_hash(pieces: Iterable[Piece]) -> str:
 def digest(piece: Piece) -> str:
     """SHA-256 of one piece in canonical form (JSON, sorted keys, UTF-8)."""
     turns = [dict(message) for message in piece.messages]
-    told = {"kind": piece.kind, "text": "" if turns else piece.text, "prompt": piece.prompt, "messages": turns}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    content = {"kind": piece.kind, "text": "" if turns else piece.text, "prompt": piece.prompt, "messages": turns}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

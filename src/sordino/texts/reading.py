@@ -1,7 +1,7 @@
 """Files of several kinds to pieces: texts, web pages, records (JSONL, JSON, CSV), chat logs, KoboldAI stories.
 
-Whatever was left out, repaired, understood in another program's way or not used is counted and reported; a record that
-fits no accepted shape is an error with its file and line.
+What was left out, repaired, read as another program's format or not used is counted and reported. A record of unknown shape is an
+error with its file and line.
 """
 
 from __future__ import annotations
@@ -39,20 +39,18 @@ _FIRST_OF_LINES = re.compile(r"\s*+(\{[^\r\n]*+)[\r\n]\s*+\S")
 
 @dataclass(frozen=True)
 class Reading:
-    """The pieces in the order of their files, and notes: one line each about what was left out, repaired, or read as
-    something else than it is.
-    """
+    """The pieces in the order of their files, and notes, a line each, on what was left out, repaired or converted."""
 
     pieces: tuple[Piece, ...]
     notes: tuple[str, ...]
 
 
 def read_pieces(paths: Sequence[Path], *, speaker: str | None = None, ends: Collection[str] = ()) -> Reading:
-    """Everything to learn from in files and folders.
+    """All texts of files and folders.
 
-    speaker: whose turns of a chat log are learned; by default those of everybody but the user. ends: the base model's
-    own end markers; documents end there, and at the markers that are in common use. Raises DataError: a missing or
-    unreadable file, another encoding, a record of no known shape, an unknown speaker, no text; MissingExtra for HTML.
+    speaker: whose turns of chat logs are learned; by default everybody's but the user's. ends: the base model's end markers, which
+    end documents as the common markers do. Raises DataError for a missing or unreadable file, another encoding, a record of
+    unknown shape, an unknown speaker, or no text; MissingExtra for HTML.
     """
     files, notes = find_files(paths)
     tally = Tally()
@@ -111,8 +109,8 @@ def _from_records(
 
 
 def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
-    """One JSON document: a story or a chat of a known program, a record, or an array of records, numbered from 1. Many
-    programs also call JSONL .json.
+    """One JSON document: a story or chat of a known program, a record, or an array of records, numbered from 1; or JSONL, which
+    many programs call .json.
     """
     text = read_text(file.path)
     if _is_json_lines(text):
@@ -134,7 +132,7 @@ def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tu
         yield from _from_records(file, iter([(1, document)]), speaker, tally)
     else:
         raise DataError(
-            "this JSON file is none that can be learned from",
+            "this JSON file has an unknown shape",
             where=file.path,
             expected="a KoboldAI story (`prompt` and `actions`), a text-generation-webui history or an array of records",
             got=f"the keys {some(document)}" if isinstance(document, dict) else type(document).__name__,
@@ -142,7 +140,7 @@ def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tu
 
 
 def _is_json_lines(text: str) -> bool:
-    """Whether a file holds a whole object in its first line and more behind it."""
+    """Whether the first line is a whole object and other lines follow."""
     first = _FIRST_OF_LINES.match(text)
     try:
         return first is not None and isinstance(json.loads(first[1]), dict)
@@ -151,7 +149,7 @@ def _is_json_lines(text: str) -> bool:
 
 
 def _from_json_lines(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
-    """JSONL; or one JSON document, as an array may be called .jsonl too."""
+    """JSONL, or a JSON array that is called .jsonl."""
     first = next((line.strip() for _, line in read_lines(file.path) if line.strip()), "")
     if first.startswith("[") and not first.endswith("}"):
         yield from _from_json(file, speaker, tally)
@@ -185,7 +183,7 @@ def _object(value: object, where: object) -> Record:
 
 
 def _clean_piece(raw: Piece, where: str, tally: Tally) -> Piece | None:
-    """The piece with its characters in order; None, counted, if nothing in it is to be learned."""
+    """The piece with repaired characters; None, and counted, if it holds nothing to learn."""
     repaired = False
 
     def clean(text: str) -> str:
@@ -211,7 +209,7 @@ def _trimmed(piece: Piece, tally: Tally) -> Piece:
         if text != piece.text and text.strip():
             tally.counts["gutenberg"] += 1
             return replace(piece, text=text)
-    # Tokenisers of today write a space at the front of a word: "A: " + "yes" never occurs in what a model has read.
+    # Tokenizers join a space with the word behind it, so a model has never read "A: " followed by "yes".
     prompt = piece.prompt.rstrip(" ")
     if piece.kind == "completion" and prompt != piece.prompt:
         tally.counts["moved"] += 1
@@ -225,10 +223,8 @@ def _check_speaker(speaker: str | None, tally: Tally) -> None:
         return
     if not tally.chat_logs:
         raise DataError(
-            "there is no SillyTavern chat and no Discord channel to choose a speaker in", where="--speaker", got=speaker
+            "there is no SillyTavern chat or Discord channel to choose a speaker in", where="--speaker", got=speaker
         )
     if speaker.casefold() not in {name.casefold() for name in tally.names}:
         known = some(name for name in tally.names if name)
-        raise DataError(
-            "nobody of that name speaks in the chats", where="--speaker", expected=f"one of {known}", got=speaker
-        )
+        raise DataError("nobody in the chats has this name", where="--speaker", expected=f"one of {known}", got=speaker)

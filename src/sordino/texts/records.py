@@ -1,8 +1,7 @@
-"""Records of datasets to pieces, by the keys that they have.
+"""Records of datasets to pieces, by their keys.
 
-Sordino's own shapes are `text`, `prompt` with `completion`, and `messages`. The others are those that people have:
-ShareGPT's `conversations`, TRL's lists of messages under `prompt` and `completion`, Alpaca's instructions, and plain
-questions with answers. These become chats.
+Sordino's own shapes are `text`, `prompt` with `completion`, and `messages`. Other common ones become chats: ShareGPT's
+`conversations`, TRL's lists of messages under `prompt` and `completion`, Alpaca's instructions, and questions with answers.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _QUESTIONS = ("prompt", "question", "query", "input")
 
 
 def is_record(value: object) -> bool:
-    """Whether an object alone in its file is a record."""
+    """Whether a JSON document is a record."""
     return isinstance(value, Mapping) and _shape(value) != ""
 
 
 def record_piece(record: Record, name: str, where: str, tally: Tally) -> Piece:
-    """The most specific shape that a record has; keys beyond it (id, label ...) are reported, not used."""
+    """A record as the most specific shape that fits it; other keys (id, label ...) are reported, not used."""
     shape = _shape(record)
     if shape == "chat":
         used, piece = _chat(record, name, where, tally)
@@ -45,7 +44,7 @@ def record_piece(record: Record, name: str, where: str, tally: Tally) -> Piece:
         used, piece = _instruction(record, shape, name, where, tally)
     else:
         raise DataError(
-            "a record of no known shape", where=where, expected=f"the keys {SHAPES}", got=f"the keys {some(record)}"
+            "a record of unknown shape", where=where, expected=f"the keys {SHAPES}", got=f"the keys {some(record)}"
         )
     tally.unused_keys.update(key for key in record.keys() - used if key or record[key])
     return piece
@@ -103,16 +102,16 @@ def _context(turn: Message) -> Message:
 
 
 def _instruction(record: Record, question: str, name: str, where: str, tally: Tally) -> tuple[set[str], Piece]:
-    """An instruction or a question, with what it is about (Alpaca's `input`, Dolly's `context`), and an answer."""
+    """An instruction or a question, its input (Alpaca's `input`, Dolly's `context`), and an answer."""
     answer = next(key for key in _ANSWERS if key in record)
     about = next((key for key in ("input", "context") if key in record and key != question), "")
     also = f", `{about}`" if about else ""
     tally.understood[f"records with `{question}`{also} and `{answer}` read as chats of a user and the assistant"] += 1
-    asked = [_string(record, question, where), _optional(record, about, where) if about else ""]
+    parts = [_string(record, question, where), _optional(record, about, where) if about else ""]
     turns: list[Message] = [
         *_system(record, where),
         *_history(record, where),
-        {"role": "user", "content": "\n\n".join(part for part in asked if part.strip())},
+        {"role": "user", "content": "\n\n".join(part for part in parts if part.strip())},
         {"role": "assistant", "content": _string(record, answer, where)},
     ]
     return {question, about, answer, "system", "history"}, chat(name, turns)
@@ -128,7 +127,7 @@ def pair_turns(pairs: object, key: str, where: object) -> list[Message]:
     turns: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [None]:
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(said, str) for said in pair):
-            raise DataError(f"`{key}` is no list of pairs", where=where, expected="[question, answer] as two texts")
+            raise DataError(f"`{key}` is not a list of pairs", where=where, expected="[question, answer] as two texts")
         turns += [
             {"role": role, "content": said} for role, said in zip(("user", "assistant"), pair, strict=True) if said
         ]

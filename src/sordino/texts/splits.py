@@ -1,8 +1,8 @@
-"""Pieces into three sets that never mix: train, validation, held-out.
+"""Pieces into three disjoint sets: train, validation, held-out.
 
-Validation steers the run (learning rate, early stopping, choice of initialisation), so it cannot also judge it;
-held-out is read once, for the report. Which piece goes where follows from the seed and from what the pieces say, so
-neither the order of the files nor their names matter, and a file more moves few others.
+Validation steers the run (learning rate, early stopping, choice of initialisation), so it cannot also judge it; held-out texts are
+used once, for the report. The split depends on the seed and the pieces' content, not on the names or order of files, and one more
+file moves few others.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sordino.texts.pieces import Piece, digest
 
 HELDOUT = 0.12
 VALIDATION = 0.10
-LARGEST = 0.25  # of all characters: the most that one group of pieces may bring into a small set
-DOMINANT = 0.6  # of all characters: a work this large is cut, as the others alone would judge little
+LARGEST = 0.25  # of all characters: the most that one group of pieces may add to a small set
+DOMINANT = 0.6  # of all characters: a work this large is cut, since the others are too small to judge by
 MIN_GROUPS = 5
 MIN_PAGES = 3
 MIN_CHARACTERS = 1000
@@ -30,9 +30,7 @@ MIN_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class Splits:
-    """Three sets without a piece in common. how: one sentence for the user. duplicates: lines about texts that are on
-    both sides of a split or that occur more than once.
-    """
+    """Three disjoint sets. how: a sentence for the user. duplicates: lines on texts that are in two sets or repeated."""
 
     train: tuple[Piece, ...]
     validation: tuple[Piece, ...]
@@ -44,10 +42,9 @@ class Splits:
 def split_pieces(pieces: Sequence[Piece], *, heldout: Sequence[Piece] | None, seed: int) -> Splits:
     """Held-out as given, or about 12 % of the characters; validation about 10 %, at least one piece; the rest is train.
 
-    What DATA has of given held-out texts is left out.
-
-    Five groups of pieces or more are dealt out whole (pieces of one prompt are a group: its answers would leak),
-    fewer are cut into pages and give contiguous blocks. Raises DataError for too little to split.
+    Copies of given held-out texts are left out of the others. Pieces with the same prompt are a group, since its answers would
+    leak. Five groups or more are dealt out whole; fewer are cut into pages and give contiguous blocks. Raises DataError for too
+    little text.
     """
     known = {_content(piece) for piece in heldout or ()}
     given, pieces = len(pieces), [piece for piece in pieces if _content(piece) not in known]
@@ -81,7 +78,7 @@ def split_pieces(pieces: Sequence[Piece], *, heldout: Sequence[Piece] | None, se
 
 
 def _groups(pieces: Sequence[Piece]) -> tuple[list[list[int]], str]:
-    """Indices of pieces that must stay together, and a clause for the user where a prompt is too common for that."""
+    """Indices of pieces that must stay together, and a clause for the user if a prompt is too common for that."""
     by_opening: dict[str, list[int]] = defaultdict(list)
     for i, piece in enumerate(pieces):
         by_opening[_opening(piece) or _content(piece)].append(i)
@@ -93,7 +90,7 @@ def _groups(pieces: Sequence[Piece]) -> tuple[list[list[int]], str]:
         for i in members:
             contents[_content(pieces[i])].append(i)
         if len(contents) > 1 and sum(pieces[i].size for i in members) > LARGEST * total:
-            groups += contents.values()  # one instruction for all records: what differs is the answer
+            groups += contents.values()  # one instruction for all records: only the answers differ
             common += len(members)
         else:
             groups.append(members)
@@ -101,19 +98,19 @@ def _groups(pieces: Sequence[Piece]) -> tuple[list[list[int]], str]:
 
 
 def _opening(piece: Piece) -> str:
-    """What a model is asked, folded; "" where nothing is asked."""
+    """A digest of what comes before the first answer; "" without a user's words."""
     if piece.kind == "completion":
         return _folded("completion", piece.prompt) if piece.prompt.strip() else ""
     if piece.kind == "text":
         return ""
-    asked = []
+    before = []
     for message in piece.messages:
         if message["role"] == "assistant":
             break
-        asked.append(message)
-    if not any(message["role"] == "user" for message in asked):
+        before.append(message)
+    if not any(message["role"] == "user" for message in before):
         return ""
-    return _folded("chat", *(part for message in asked for part in (message["role"], message["content"])))
+    return _folded("chat", *(part for message in before for part in (message["role"], message["content"])))
 
 
 def _content(piece: Piece) -> str:
@@ -121,7 +118,7 @@ def _content(piece: Piece) -> str:
 
 
 def _folded(*parts: str) -> str:
-    """One digest for texts that differ in case and white space only."""
+    """A digest that ignores case and white space."""
     plain = "\0".join(" ".join(part.casefold().split()) for part in parts)
     return hashlib.sha256(plain.encode()).hexdigest()
 
@@ -140,17 +137,17 @@ def _by_group(
     whole = sum(piece.size for piece in pieces)
     share = [sum(piece.size for piece in part) / whole for part in sets]
     kind = _kind(pieces)
-    told = f"validation is {len(sets[1])} of {len(pieces)} {kind}s ({share[1]:.0%} of the text)"
+    how = f"validation is {len(sets[1])} of {len(pieces)} {kind}s ({share[1]:.0%} of the text)"
     if heldout is None:
         held_out = f"held-out is {len(sets[2])} of {len(pieces)} {kind}s ({share[2]:.0%} of the text)"
-        told = f"split by {kind}: {held_out}, {told}"
+        how = f"split by {kind}: {held_out}, {how}"
     else:
-        told = f"held-out is as given ({_number(len(heldout), 'piece')}); split by {kind}: {told}"
-    return tuple(sets), told
+        how = f"held-out is as given ({_number(len(heldout), 'piece')}); split by {kind}: {how}"
+    return tuple(sets), how
 
 
 def _kind(pieces: Sequence[Piece]) -> str:
-    """What the pieces are to the user: records and documents carry a number in their names, files do not."""
+    """What the user calls the pieces: records and documents have a number in their names, files do not."""
     kinds = {_kind_by_name(piece.name) for piece in pieces}
     return kinds.pop() if len(kinds) == 1 else "piece"
 
@@ -164,7 +161,7 @@ def _kind_by_name(name: str) -> str:
 def _deal(
     pieces: Sequence[Piece], groups: list[list[int]], share: float, salt: str
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """(groups drawn until `share` of the characters is reached, the others). At least one, at most a third of them."""
+    """(groups drawn until they hold `share` of the characters, the others). At least one group, at most a third."""
     sizes = [sum(pieces[i].size for i in group) for group in groups]
     lots = [_draw(salt, _content(pieces[group[0]])) for group in groups]
     wanted, most = share * sum(sizes), LARGEST * sum(sizes)
@@ -186,7 +183,7 @@ def _draw(salt: str, key: str) -> int:
 def _by_blocks(
     pieces: Sequence[Piece], heldout: Sequence[Piece] | None, seed: int
 ) -> tuple[tuple[tuple[Piece, ...], ...], str]:
-    """From every text of three pages or more, one run of pages for each small set; what lies between is train."""
+    """From every text of three pages or more, one run of pages for each small set; the other pages are train."""
     size = max(1, min(PAGE, sum(piece.size for piece in pieces) // (MIN_PAGES * 2 * MIN_GROUPS)))
     sets: dict[str, list[Piece]] = {"train": [], "validation": [], "held-out": []}
     places: dict[str, list[str]] = {}

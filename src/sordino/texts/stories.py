@@ -1,9 +1,9 @@
 """KoboldAI's stories to pieces.
 
-KoboldAI keeps a story as one JSON object: `gamestarted`, `prompt` (the opening) and `actions` (what followed), which
-are a list of strings, or an object by running number, or KoboldAI United's `{"actions": {number: {"Selected Text":
-...}}}`. KoboldAI Lite marks turns inside them with {{[INPUT]}}, {{[OUTPUT]}} and {{[SYSTEM]}}, their ends with
-{{[INPUT_END]}} and so on; or, with `raw_instruct_tags`, with the tags that `savedsettings` names.
+A story is one JSON object: `gamestarted`, `prompt` (the opening) and `actions` (what followed), which are a list of strings, or an
+object by number, or KoboldAI United's `{"actions": {number: {"Selected Text": ...}}}`. KoboldAI Lite marks turns inside
+them with {{[INPUT]}}, {{[OUTPUT]}} and {{[SYSTEM]}}, their ends with {{[INPUT_END]}} and so on; or, with `raw_instruct_tags`, with
+the tags that `savedsettings` names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def is_story(record: Record) -> bool:
 
 
 def story_piece(record: Record, name: str, path: object, tally: Tally) -> Piece:
-    """The story as one text; one with marks of turns as a chat. Memory and notes are not part of it."""
+    """The story as one text, or as a chat if it has marks of turns. Memory and notes are left out."""
     opening = record.get("prompt", "")
     actions = record["actions"]
     if isinstance(actions, Mapping) and isinstance(actions.get("actions"), (Mapping, list)):
@@ -52,7 +52,7 @@ def story_piece(record: Record, name: str, path: object, tally: Tally) -> Piece:
 
 
 def _own_marks(record: Record) -> TurnMarks | None:
-    """The marks that a story of KoboldAI Lite's instruct mode has under its settings, where it writes them as they are."""
+    """The marks in the settings of a story in KoboldAI Lite's instruct mode, which writes them unchanged."""
     settings = record.get("savedsettings")
     if not isinstance(settings, Mapping) or str(settings.get("opmode")) != "4":
         return None

@@ -1,4 +1,4 @@
-"""Tables with a header, as spreadsheets write them: commas, semicolons or tabs, `sep=` lines, empty last columns."""
+"""Tables with a header, as spreadsheets write them: with commas, semicolons or tabs, `sep=` lines, empty last columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sordino.errors import DataError
 from sordino.texts.files import MAX_BYTES, read_lines
 from sordino.texts.tally import shortened, some
 
-# Excel's first line, for a table that does not use the country's separator.
+# Excel's first line where a table does not use the country's separator.
 _DECLARED = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)
 
 
@@ -30,7 +30,7 @@ def table_rows(path: Path, counts: Counter[str]) -> Iterator[tuple[int, dict[str
     previous = csv.field_size_limit(MAX_BYTES)  # its default of 131,072 characters is less than a chapter
     rows = None
     try:
-        # The line ends inside quotes belong to the text, so lines are handed over whole.
+        # Line ends inside quotes belong to the text, so lines keep theirs.
         rows = csv.reader(chain([header], lines), delimiter=separator, strict=True)
         keys = _columns(next(rows, []), path)
         for row in rows:
@@ -45,7 +45,7 @@ def table_rows(path: Path, counts: Counter[str]) -> Iterator[tuple[int, dict[str
 
 
 def _header(lines: Iterator[str]) -> tuple[int, str]:
-    """(how many blank lines were above it, the next line with something in it)."""
+    """(how many blank lines are above it, the first line that is not blank)."""
     for above, line in enumerate(lines):
         if line.strip():
             return above, line
@@ -63,7 +63,9 @@ def _columns(header: list[str], path: Path) -> list[str]:
         keys.pop()
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
-        raise DataError("two columns have one name", where=path, got=some(twice), do="rename or remove one of them")
+        raise DataError(
+            "two columns have the same name", where=path, got=some(twice), do="rename or remove one of them"
+        )
     return keys
 
 

@@ -1,4 +1,4 @@
-"""What reading left out, repaired, understood or did not use, and the lines that say so."""
+"""Counts of what reading left out, repaired, converted or did not use, and notes about them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _COUNTED = (
     ("separator", "tables whose first line names the separator (sep=): {}"),
     ("fields", "table rows with empty fields behind the last column, which were dropped: {}"),
     ("lines", "JSONL that is named .json, read a record a line, files: {}"),
-    ("developer", "messages of a developer read as the system's: {}"),
+    ("developer", "developer messages read as the system's: {}"),
     ("tools", "tool calls and results written as text in <tool_call> and <tool_response>, messages: {}"),
     ("named", "chats with several names in one role, which are written in front of their turns: {}"),
-    ("masked", "assistant turns that are marked as not to be learned, and serve as context: {}"),
-    ("others", "turns of others than the assistant that are marked as to be learned, and are not: {}"),
+    ("masked", "assistant turns that are marked as not learned and serve as context: {}"),
+    ("others", "turns of other roles that are marked as learned, and are not: {}"),
     ("hidden", "hidden chat messages (is_system) left out: {}"),
     ("memory", "KoboldAI stories whose memory and author's note are not learned: {}"),
     ("empty", "empty pieces left out: {}"),
-    ("unlabelled", "pieces left out, as nothing in them is to be learned: {}"),
+    ("unlabelled", "pieces left out, as they hold nothing to learn: {}"),
 )
 
 
 @dataclass
 class Tally:
-    """counts: by the keys of the notes. understood: shapes that are not Sordino's own, with how they were read. names:
-    who speaks in chat logs.
+    """counts: by the keys of the notes. understood: shapes of other programs, with how they were read. names: of the speakers in
+    chat logs.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -43,7 +43,7 @@ class Tally:
     chat_logs: int = 0
 
     def lines(self) -> list[str]:
-        """One line for each kind of thing that happened."""
+        """The notes, one for each kind."""
         notes = [f"{how}: {count}" for how, count in self.understood.items()]
         notes += [line.format(self.counts[key]) for key, line in _COUNTED if self.counts[key]]
         if self.unused_keys:
@@ -54,7 +54,7 @@ class Tally:
 
 
 def some(names: Iterable[object]) -> str:
-    """Names out of a file for one line of a terminal: the first eight, sorted, none of them long or unprintable."""
+    """Names from a file for one line of a terminal: the first eight, sorted, shortened and printable."""
     shown = sorted(shortened(name) for name in names)
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") if shown else "none"
 

@@ -12,10 +12,10 @@ _OPENING = re.compile(
     r"\A\ufeff?\s*(?:<\?xml[^>]*>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*+<(?:!doctype\s+html|html)(?=[\s>])",
     re.IGNORECASE | re.DOTALL,
 )
-# A saved page says again what its reader does not see; `noscript` repeats what a script shows.
+# Parts of a saved page that a browser does not show; `noscript` repeats what a script shows.
 _UNSEEN = "//script|//style|//template|//noscript|//head|//*[@hidden]"
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
-MAX_CHARACTERS = 1 << 26  # the parser's tree takes some twenty times as much
+MAX_CHARACTERS = 1 << 26  # the parser's tree takes about twenty times as much
 
 
 def is_web_page(text: str, path: Path) -> bool:
@@ -45,13 +45,13 @@ def page_text(text: str, path: Path) -> str:
         parser = html.HTMLParser(encoding="utf-8", huge_tree=True)
         tree = html.document_fromstring(text.encode("utf-8"), parser=parser)
         fatal = parser.error_log.filter_from_fatals()
-        if fatal:  # what stands behind it is lost
+        if fatal:  # the rest of the page is lost
             raise ValueError(fatal[0].message)
         styled = tree.xpath("//*[@style]")
         for unseen in [*tree.xpath(_UNSEEN), *(part for part in styled if _HIDDEN.search(part.get("style")))]:
             if unseen.getparent() is not None:
                 unseen.drop_tree()
-        # Margins of any size would become as many empty lines.
+        # Large margins would become as many empty lines.
         etree.strip_attributes(tree, "style")
         shown = Inscriptis(tree, ParserConfig(css=CSS_PROFILES["strict"])).get_text()
     except RecursionError:

@@ -1,75 +1,157 @@
-"""The settings of a training run. Unknown keys raise; cross-checks name the flag to change."""
+"""The settings of a training run, the one source of its options, of the page's form and of their checks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from sordino.errors import ConfigError
-from sordino.prompts.soft_prompt import MAX_TOKENS, PLACEMENTS, Placement
+from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, Placement
+from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
 
 Method = Literal["plain", "residual"]
-METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is measured before a run to settle its steps and its learning rate."""
+
+    minutes: float | None = setting(
+        None, "Train about this long instead: a step count by calibration.", label="Or minutes"
+    )
+    find_lr: bool = setting(
+        False,
+        "Try several learning rates for a few steps first and take the best.",
+        label="Find the learning rate first",
+    )
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
+
+
+def check_measured(settings: Collection[str], measured: Collection[str]) -> None:
+    """Raise ConfigError where a setting is given and is to be measured too. Both are names of what was given."""
+    for one, other in (("steps", "minutes"), ("lr", "find_lr")):
+        if one in settings and other in measured:
+            flags = f"--{one} and --{other.replace('_', '-')}"
+            raise ConfigError(f"both {flags} were given", do="give one of them")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file says about itself, besides what is known of its training."""
+
+    author: str = setting("", "Who made it.", label="Author")
+    description: str = setting("", "What it does.", label="Description")
+    licence: str = setting("", "Its licence, for instance CC-BY-4.0.", label="Licence")
+    tags: str = setting("", "Words to find it by, with commas.", label="Tags, with commas")
+    rating: Literal["", "general", "mature", "explicit"] = setting("", "Who it is for.", label="Rating")
+
+    def metadata(self, name: str) -> Metadata:
+        tags = tuple(tag.strip() for tag in self.tags.split(",") if tag.strip())
+        return Metadata(
+            name=name,
+            author=self.author,
+            description=self.description,
+            licence=self.licence,
+            tags=tags,
+            rating=self.rating,
+        )
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """tokens: virtual tokens. steps: optimiser steps. batch: examples a step. row_tokens: longest example, in tokens.
+    """The settings of a run. Raises ConfigError for a value out of range."""
 
-    lr: learning rate in units of the model's embedding RMS (Adam moves a coordinate by about lr a step, so the unit makes
-    one value right for models of any embedding scale). warmup: share of the steps. average: the weight average's memory as
-    a share of the steps (0 is off). patience: evaluations without a better validation loss before stopping (0 is off).
-    evaluate_every, sample_every: steps (0 lets the run choose ten evaluations at most, and five samples).
-    init: "data", "vocab", "labels", "random", "text:..." or "file:..." (another soft prompt).
-    pass_tokens: most positions in one forward pass; a step of more is accumulated.
-    """
-
-    tokens: int = 20
-    steps: int = 300
-    batch: int = 4
-    row_tokens: int = 128
-    lr: float = 0.25
-    warmup: float = 0.05
-    final_lr: float = 0.1
-    clip: float = 1.0
-    weight_decay: float = 0.0
-    average: float = 0.1
-    patience: int = 5
-    evaluate_every: int = 0
-    sample_every: int = 0
-    validation_tokens: int = 2048
-    init: str = "data"
-    init_candidates: int = 8
-    method: Method = "plain"
-    residual_width: int = 64
-    placement: Placement | Literal["auto"] = "auto"
-    pass_tokens: int = 1024
-    sample_text: str = ""
-    sample_tokens: int = 60
-    seed: int = 0
+    tokens: int = setting(20, "Virtual tokens.", low=1, high=MAX_TOKENS, label="Virtual tokens")
+    steps: int = setting(300, "Optimiser steps.", low=1, high=10_000_000, label="Steps")
+    batch: int = setting(4, "Examples a step.", low=1, high=100_000, label="Examples a step")
+    row_tokens: int = setting(
+        128,
+        "Longest example, in tokens; longer texts are cut into several.",
+        low=2,
+        high=1_000_000,
+        label="Longest example, tokens",
+    )
+    # Adam moves a coordinate by about lr a step, so the unit makes one value right for models of any embedding scale.
+    lr: float = setting(
+        0.25,
+        "Learning rate, in units of the model's embedding RMS.",
+        low=1e-6,
+        high=100,
+        label="Learning rate (embedding RMS)",
+    )
+    warmup: float = setting(
+        0.05, "Share of the steps with a rising learning rate.", low=0, high=1, label="Warm-up, share of the steps"
+    )
+    final_lr: float = setting(0.1, "The last learning rate, as a share of the largest.", low=0, high=1)
+    clip: float = setting(1.0, "Largest gradient norm.", low=1e-6, high=1e9, label="Largest gradient norm")
+    weight_decay: float = setting(0.0, "Weight decay.", low=0, high=1, shown="0", label="Weight decay")
+    average: float = setting(
+        0.1,
+        "Memory of the weight average, as a share of the steps; 0 is off.",
+        low=0,
+        high=1,
+        label="Weight average, share of the steps",
+    )
+    patience: int = setting(
+        5,
+        "Stop after so many evaluations without a better validation loss; 0 is off.",
+        low=0,
+        high=1_000_000,
+        label="Evaluations without a better loss",
+    )
+    evaluate_every: int = setting(
+        0,
+        "Steps between evaluations.",
+        low=0,
+        high=10_000_000,
+        shown="a tenth of the run, in short runs less often",
+        label="Steps between evaluations",
+    )
+    sample_every: int = setting(
+        0, "Steps between samples.", low=0, high=10_000_000, shown="a fifth of the run", label="Steps between samples"
+    )
+    validation_tokens: int = setting(2048, "Most tokens of an evaluation.", low=1)
+    init: str = setting(
+        "data",
+        "data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.",
+        label="First matrix: data, vocab, labels, random, text:WORDS",
+    )
+    init_candidates: int = setting(8, "Excerpts that --init data chooses from.", low=1, high=256)
+    method: Method = setting(
+        "plain", "Train the matrix itself, or a residual network that folds into it.", label="Method"
+    )
+    residual_width: int = setting(64, "Width of the residual network.", low=1, high=65536)
+    placement: Placement | Literal["auto"] = setting(
+        "auto",
+        "Where the prompt sits; `start` for KoboldAI and PEFT.",
+        label="Placement (start: for KoboldAI and PEFT)",
+    )
+    pass_tokens: int = setting(
+        1024,
+        "Most positions in one forward pass; lower it if memory runs out. Only roundings change.",
+        low=1,
+        high=10_000_000,
+        shown="1024; of several soft prompts on a GPU, what its memory holds",
+        label="Most positions in one pass (lower it for memory)",
+    )
+    sample_text: str = setting(
+        "",
+        "What the samples continue.",
+        shown="the first words of a validation text",
+        label="What the samples continue",
+    )
+    sample_tokens: int = setting(60, "Tokens of a sample.", low=1, high=4096)
+    seed: int = setting(
+        0, "The same seed gives the same result on the same machine.", low=0, high=LARGEST_SEED, shown="0", label="Seed"
+    )
 
     def __post_init__(self) -> None:
-        _between("--tokens", self.tokens, 1, MAX_TOKENS)
-        _between("--steps", self.steps, 1, 10_000_000)
-        _between("--batch", self.batch, 1, 100_000)
-        _between("--row-tokens", self.row_tokens, 2, 1_000_000)
-        _between("--lr", self.lr, 1e-6, 100)
-        _between("--warmup", self.warmup, 0, 1)
-        _between("--final-lr", self.final_lr, 0, 1)
-        _between("--clip", self.clip, 1e-6, 1e9)
-        _between("--weight-decay", self.weight_decay, 0, 1)
-        _between("--average", self.average, 0, 1)
-        _between("--patience", self.patience, 0, 1_000_000)
-        _between("--evaluate-every", self.evaluate_every, 0, 10_000_000)
-        _between("--sample-every", self.sample_every, 0, 10_000_000)
-        _between("--init-candidates", self.init_candidates, 1, 256)
-        _between("--residual-width", self.residual_width, 1, 65536)
-        _between("--pass-tokens", self.pass_tokens, 1, 10_000_000)
-        _between("--sample-tokens", self.sample_tokens, 1, 4096)
-        _one_of("--method", self.method, METHODS)
-        _one_of("--placement", self.placement, ("auto", *PLACEMENTS))
+        check_settings(self)
         if self.init not in ("data", "vocab", "labels", "random") and not self.init.startswith(("text:", "file:")):
             raise ConfigError(
                 "unknown initialisation",
@@ -95,10 +177,7 @@ class TrainConfig:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> TrainConfig:
         """Raises ConfigError for a key that no setting has."""
-        unknown = sorted(set(values) - {f.name for f in fields(TrainConfig)})
-        if unknown:
-            raise ConfigError("unknown setting", where="config", got=", ".join(unknown))
-        return TrainConfig(**values)
+        return from_json(TrainConfig, values)
 
     def check_room(self, context_length: int) -> None:
         """The prompt and a row must fit the model's context. Raises ConfigError."""
@@ -110,13 +189,3 @@ class TrainConfig:
                 got=f"{self.tokens} + {self.row_tokens} + 1",
                 do="lower --tokens or --row-tokens",
             )
-
-
-def _between(flag: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError("a setting is out of range", where=flag, expected=f"{low} to {high}", got=value)
-
-
-def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError("unknown value", where=flag, expected=", ".join(allowed), got=value)

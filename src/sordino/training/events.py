@@ -1,4 +1,4 @@
-"""The events of a run, and metrics.jsonl, which records them.
+"""The events of a run: those of the loop, which metrics.jsonl records, and those of what happens before and after it.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from sordino.errors import StorageError
+from sordino.evaluation.report import Report
 from sordino.training.state import Progress
 
 METRICS = "metrics.jsonl"
@@ -57,7 +59,7 @@ class Finished:
     "pruned" (others of its group did better) or "diverged" (a single run: at an earlier sitting).
     """
 
-    matrix_PD: Tensor
+    matrix_PD: Tensor = field(repr=False)
     why: str
     progress: Progress
 
@@ -71,11 +73,115 @@ class Lost:
     grad_norm: float
 
 
+# Before and after the loop ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextsRead:
+    """The texts are split. train, validation, heldout: pieces of each set. examples, tokens: to train on. how: the split, in a
+    sentence. notes, duplicates: sentences for the user. sample_text: what the run's samples continue.
+    """
+
+    train: int
+    validation: int
+    heldout: int
+    examples: int
+    tokens: int
+    how: str
+    notes: tuple[str, ...]
+    duplicates: tuple[str, ...]
+    sample_text: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will cost on this machine. step_seconds is measured; memory_bytes is the process's peak so far plus room."""
+
+    step_seconds: float
+    evaluation_seconds: float
+    steps: int
+    seconds: float
+    memory_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """best: the learning rate to use. tried: every (rate, validation loss in nats a token), inf where it diverged."""
+
+    best: float
+    tried: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Working:
+    """Something without events of its own takes a while. done, total: how far it is, where that is known."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True)
+class Started:
+    """The steps begin. how: where the first matrix came from. steps: of the whole run."""
+
+    how: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something is missing or doubtful; the run goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The result is measured on the held-out texts, in windows of `row_tokens`."""
+
+    report: Report = field(repr=False)
+    row_tokens: int
+
+
+@dataclass(frozen=True)
+class Disclosed:
+    """What the soft prompt's file will say to whoever gets it."""
+
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The soft prompt's file is there."""
+
+    path: Path
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ReportWritten:
+    """The report is there. nearest_words: the nearest word of each virtual token."""
+
+    path: Path
+    nearest_words: tuple[str, ...]
+
+
+# What the loop yields, and what an observer of a whole run is called with.
 Event = Step | Validation | Sample | Finished
+Before = TextsRead | Cost | LearningRates | Working | Started
+After = Warned | Evaluated | Disclosed | Written | ReportWritten
+RunEvent = Before | Event | Lost | After
+OnEvent = Callable[[RunEvent], None]
 E = TypeVar("E", Step, Validation, Sample)
 
 
-class Metrics:
+def nobody(event: RunEvent) -> None:
+    """For a run that nobody observes."""
+
+
+class MetricsFile:
     """metrics.jsonl: a line an event. What a killed run wrote behind its last checkpoint is cut off, as it will be done again."""
 
     def __init__(self, path: Path, keep: int) -> None:

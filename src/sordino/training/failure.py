@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,6 +53,17 @@ class Failure:
             return None
         texts = (failure.what, failure.where, failure.expected, failure.got, failure.do, *failure.settings)
         return failure if all(isinstance(text, str) for text in texts) else None
+
+
+@contextmanager
+def recorded(path: Path | None) -> Iterator[None]:
+    """Whatever ends the block is written to `path` too, if there is one."""
+    try:
+        yield
+    except Exception as error:
+        if path is not None:
+            Failure.of(error).write(path)
+        raise
 
 
 def _settings_in(text: str) -> list[str]:

@@ -14,8 +14,7 @@ from torch import Tensor
 from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement, SoftPrompt
-from sordino.texts.examples import Example
-from sordino.texts.excerpts import excerpt
+from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import Batch, mean_nlls
 

@@ -24,12 +24,12 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import DataError, Diverged
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.training.config import TrainConfig
-from sordino.training.events import METRICS, E, Event, Finished, Lost, Metrics, Sample, Step, Validation
+from sordino.training.events import METRICS, E, Event, Finished, Lost, MetricsFile, Sample, Step, Validation
 from sordino.training.gradient import MEAN_NLL, Batch, Loss
 from sordino.training.parameters import fold
 from sordino.training.schedule import batch_at, hash_of, learning_rate, spread_within
@@ -159,7 +159,7 @@ def train_group(
 
     def validate(due: Sequence[_Member]) -> list[float]:
         batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]
-        with memory_named("training", LOWER):
+        with memory_errors("training", LOWER):
             return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
 
     for name, member in members.items():
@@ -182,7 +182,7 @@ def train_group(
             Batch(fold(m.state.parameters), m.placement, batch_at(m.run.data.train, step, m.config), step)
             for m in going
         ]
-        with memory_named("training", LOWER):
+        with memory_errors("training", LOWER):
             losses = group.loss.backward(base, batches, pass_tokens, strategy)
         stepped: list[tuple[_Member, Step]] = []
         lost: dict[str, Lost] = {}
@@ -254,7 +254,7 @@ class _Member:
             "order of the texts": hash_of(run.data.train),
         }
         self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
-        self.metrics: Metrics | None = None
+        self.metrics: MetricsFile | None = None
 
     @property
     def progress(self) -> Progress:
@@ -262,7 +262,7 @@ class _Member:
 
     def open_metrics(self) -> None:
         """Called once the state is loaded: what was written after that state is cut off."""
-        self.metrics = Metrics(self.run.folder / METRICS, self.progress.metrics_bytes)
+        self.metrics = MetricsFile(self.run.folder / METRICS, self.progress.metrics_bytes)
 
     def record(self, event: E) -> E:
         return event if self.metrics is None else self.metrics.add(event)

@@ -6,7 +6,6 @@ matplotlib would read dollar signs as formulas, and its fonts lack most alphabet
 
 from __future__ import annotations
 
-import io
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sordino.errors import TrainingError
+from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.storage import write_bytes
 from sordino.training.events import HTML as HTML
@@ -33,8 +33,6 @@ _EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
     "validation": Validation,
     "sample": Sample,
 }
-_PLAIN, _ACCENT, _FAINT = "#33658a", "#c8553d", "#9aa5b1"
-_DPI = 130
 # Single batches differ in difficulty by more than a run learns in many steps, so the curve is a running mean.
 _SMOOTHED_SHARE = 12
 
@@ -42,7 +40,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Condition:
+class HeldoutLine:
     """One line of the held-out table. tokens: what stands in front of the text. nll: nats per token. difference: this
     line's nll less the soft prompt's, so above 0 where the soft prompt is better. Intervals are 95 %, None where unknown.
     """
@@ -58,7 +56,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Inside:
+class InspectionTable:
     """What an inspection of the soft prompt found. picture: a PNG, or nothing. sentences: on what it shows. columns, cells: what
     is known of each virtual token beside its words, a row a token.
     """
@@ -70,7 +68,7 @@ class Inside:
 
 
 @dataclass(frozen=True)
-class Report:
+class RunReport:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
@@ -82,17 +80,17 @@ class Report:
     prompt: SoftPrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
-    inside: Inside | None = None
-    heldout: Sequence[Condition] = ()
+    inside: InspectionTable | None = None
+    heldout: Sequence[HeldoutLine] = ()
     verdicts: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
     disclosure: Sequence[str] = ()
     notes: Sequence[str] = ()
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_report(folder: Path, report: RunReport) -> None:
     """Write report.html and report.png into `folder`, each whole or not at all. Raises StorageError."""
-    picture = _png(_figure(report))
+    picture = rendered(_figure(report))
     page = _page(report, picture)
     write_bytes(folder / PICTURE, picture)
     write_bytes(folder / HTML, page)
@@ -111,7 +109,7 @@ def read_events(folder: Path) -> list[Step | Validation | Sample]:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def _page(report: Report, picture: bytes) -> bytes:
+def _page(report: RunReport, picture: bytes) -> bytes:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["visible"] = _visible
     source = resources.files("sordino").joinpath("data", "report.html.j2").read_text(encoding="utf-8")
@@ -145,9 +143,9 @@ def _visible(word: str) -> str:
 # The picture ----------------------------------------------------------------------------------------------------------
 
 
-def _figure(report: Report) -> Figure:
+def _figure(report: RunReport) -> Figure:
     """Curves on the left; on the right, if there are any, the held-out losses."""
-    figure = Figure(figsize=(11, 5) if report.heldout else (7.5, 5), dpi=_DPI, layout="constrained")
+    figure = new_figure(11 if report.heldout else 7.5, 5)
     columns = 2 if report.heldout else 1
     grid = figure.add_gridspec(2, columns, width_ratios=[3, 2][:columns], height_ratios=[4, 1])
     loss = figure.add_subplot(grid[0, 0])
@@ -157,9 +155,7 @@ def _figure(report: Report) -> Figure:
     if report.heldout:
         _draw_heldout(figure.add_subplot(grid[:, 1]), report.heldout)
     for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e9ed", linewidth=0.7)
-        axes.set_axisbelow(True)
+        plain_axes(axes)
     return figure
 
 
@@ -167,20 +163,20 @@ def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> No
     steps = [event for event in events if isinstance(event, Step)]
     measured = [event for event in events if isinstance(event, Validation)]
     at, losses = [event.step for event in steps], [event.loss for event in steps]
-    axes.plot(at, losses, color=_FAINT, linewidth=0.6, alpha=0.6)
-    axes.plot(at, _running_mean(losses), color=_PLAIN, linewidth=1.6, label="training, running mean")
+    axes.plot(at, losses, color=FAINT, linewidth=0.6, alpha=0.6)
+    axes.plot(at, _running_mean(losses), color=PLAIN, linewidth=1.6, label="training, running mean")
     if measured:
         axes.plot(
             [event.step for event in measured],
             [event.loss for event in measured],
-            color=_ACCENT,
+            color=ACCENT,
             marker="o",
             markersize=3.5,
             linewidth=1.6,
             label="validation",
         )
         best = min(measured, key=lambda event: event.loss)
-        axes.plot([best.step], [best.loss], "*", color=_ACCENT, markersize=13, label=f"kept: step {best.step}")
+        axes.plot([best.step], [best.loss], "*", color=ACCENT, markersize=13, label=f"kept: step {best.step}")
     axes.set_title("Loss while training", loc="left")
     axes.set_ylabel("nats per token")
     axes.tick_params(labelbottom=False)
@@ -190,37 +186,23 @@ def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> No
 
 def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> None:
     steps = [event for event in events if isinstance(event, Step)]
-    axes.plot([event.step for event in steps], [event.lr for event in steps], color=_PLAIN, linewidth=1.4)
+    axes.plot([event.step for event in steps], [event.lr for event in steps], color=PLAIN, linewidth=1.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("learning rate\n(embedding RMS)", fontsize=8)
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_heldout(axes: Axes, heldout: Sequence[Condition]) -> None:
+def _draw_heldout(axes: Axes, heldout: Sequence[HeldoutLine]) -> None:
     """A dot a condition with its interval, the lowest loss at the top."""
-    ordered = sorted(zip(_headings(heldout), heldout, strict=True), key=lambda pair: pair[1].nll)
-    for place, (_, condition) in enumerate(ordered):
-        colour = _ACCENT if condition.kind == "soft prompt" else _PLAIN
-        low, high = condition.interval or (condition.nll, condition.nll)
-        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
-        axes.plot([condition.nll], [place], "o", color=colour, markersize=7)
-        axes.annotate(
-            f"{condition.nll:.3f}",
-            (condition.nll, place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=colour,
-        )
-    axes.set_yticks(range(len(ordered)), [heading for heading, _ in ordered], fontsize=9)
-    axes.set_ylim(len(ordered) - 0.4, -0.8)
-    axes.set_title("Loss on held-out texts", loc="left")
-    axes.set_xlabel("nats per token; lower is better")
+    dots = [
+        Dot(heading, condition.nll, condition.interval, accented=condition.kind == "soft prompt")
+        for heading, condition in zip(_headings(heldout), heldout, strict=True)
+    ]
+    draw_dots(axes, sorted(dots, key=lambda dot: dot.value), with_values=True)
 
 
-def _headings(heldout: Sequence[Condition]) -> list[str]:
+def _headings(heldout: Sequence[HeldoutLine]) -> list[str]:
     """Our own words for the conditions, numbered where there are several of a kind."""
     headings = []
     counts: dict[str, int] = {}
@@ -246,10 +228,3 @@ def _running_mean(values: Sequence[float]) -> list[float]:
         around = values[max(0, at - reach) : at + reach + 1]
         means.append(sum(around) / len(around))
     return means
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    # No date and no version inside: the same run gives the same bytes.
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()

@@ -19,14 +19,14 @@ import torch
 from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, DataError
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named, peak_bytes
+from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import TrainConfig
-from sordino.training.events import Finished
+from sordino.training.events import Cost, Finished
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import Start, initialise
 from sordino.training.loop import LOWER, TrainSet, placement_of
@@ -47,7 +47,7 @@ class TextPaths:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """Everything a run needs. notes: lines for the user about what was read, split and cut."""
 
     base: BaseModel
@@ -62,18 +62,6 @@ class Prepared:
         return sum(len(example.ids) for example in self.data.train)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will cost on this machine. step_seconds is measured; memory_bytes is the process's peak so far plus room."""
-
-    step_seconds: float
-    evaluation_seconds: float
-    steps: int
-    seconds: float
-    memory_bytes: int
-    free_bytes: int
-
-
 def prepare(
     base: BaseModel,
     config: TrainConfig,
@@ -82,7 +70,7 @@ def prepare(
     *,
     started: str | None = None,
     split_seed: int | None = None,
-) -> Prepared:
+) -> PreparedRun:
     """Read the texts, split them, cut them into examples and choose the first matrix.
 
     started: of a run that goes on, where its first matrix came from; none is chosen then, as the checkpoint holds what it became.
@@ -103,8 +91,8 @@ def prepare(
 
 
 def with_settings(
-    prepared: Prepared, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
-) -> Prepared:
+    prepared: PreparedRun, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
+) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
     if config.row_tokens != prepared.config.row_tokens:
@@ -122,7 +110,7 @@ def _started(
     notes: tuple[str, ...],
     read_prompt: Callable[[str], SoftPrompt],
     started: str | None,
-) -> Prepared:
+) -> PreparedRun:
     total = sum(len(example.ids) for example in data.train)
     if total < config.tokens:
         raise DataError(
@@ -131,14 +119,14 @@ def _started(
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
     if started is None:
-        with memory_named("choosing the first matrix", LOWER):
+        with memory_errors("choosing the first matrix", LOWER):
             start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
     else:
         start = Start(torch.zeros(config.tokens, base.d_model), started)
-    return Prepared(base, config, splits, data, start, notes)
+    return PreparedRun(base, config, splits, data, start, notes)
 
 
-def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
+def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
     """Measure two real steps and an evaluation, throw their results away, and reckon the run from them.
 
     minutes: if given, the number of steps that fit into them.
@@ -146,7 +134,7 @@ def estimate(prepared: Prepared, *, minutes: float | None = None) -> Estimate:
     return estimate_group([prepared], minutes=minutes)
 
 
-def estimate_group(runs: Sequence[Prepared], *, minutes: float | None = None) -> Estimate:
+def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None) -> Cost:
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
@@ -163,7 +151,7 @@ def estimate_group(runs: Sequence[Prepared], *, minutes: float | None = None) ->
         losses_and_gradients(base, parts, pass_tokens)
         return time.monotonic() - began
 
-    with memory_named("training", LOWER):
+    with memory_errors("training", LOWER):
         # The first step pays for memory and thread pools.
         step(0)
         step_seconds = min(step(1), step(2))
@@ -176,7 +164,7 @@ def estimate_group(runs: Sequence[Prepared], *, minutes: float | None = None) ->
     )
     evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
     steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
-    return Estimate(
+    return Cost(
         step_seconds,
         evaluation_seconds,
         steps,
@@ -225,7 +213,7 @@ def steps_within(minutes: float, config: TrainConfig, step_seconds: float, evalu
 
 
 def finish(
-    prepared: Prepared,
+    prepared: PreparedRun,
     finished: Finished,
     metadata: Metadata,
     samples: Sequence[Mapping[str, str]],

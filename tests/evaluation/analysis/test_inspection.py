@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path as FilePath
 
 import numpy as np
 import pytest
 
-from sordino.errors import BadInput
-from sordino.evaluation.analysis.inspection import TARGETS, Inside, affordable, depth_of, surface_of, to_json, told
-from sordino.evaluation.analysis.path import Path
-from sordino.evaluation.analysis.pictures import drawable, inside_figure, path_figure, pruning_figure, rendered
+from sordino.evaluation.analysis.inspection import (
+    TARGETS,
+    Inspection,
+    affordable,
+    depth_of,
+    findings,
+    surface_of,
+    to_json,
+)
+from sordino.evaluation.analysis.path import BlendPath
+from sordino.evaluation.analysis.pictures import inside_figure, path_figure, pruning_figure
 from sordino.evaluation.analysis.pruning import Stage
-from sordino.library.endings import checked_ending
+from sordino.evaluation.config import InspectConfig
+from sordino.evaluation.pictures import rendered
 from sordino.prompts.similarity import similarity_map
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
@@ -22,10 +29,14 @@ from tests.tiny_models import tiny_base
 STRANGE = "a $\\frac{1}{2}$ 灯\n台 \x1b[31m"
 
 
-def looked(seed: int, *, deep: bool = True, label: str = "fog") -> Inside:
+def looked(seed: int, *, deep: bool = True, label: str = "fog") -> Inspection:
     base, prompt = tiny_base("llama"), voice(seed, tokens=3 + seed)
-    depth = depth_of(base, prompt, ("a text", PIECES), limit=0, row_tokens=24, pass_tokens=500) if deep else None
-    return Inside(label, prompt, surface_of(base, prompt), depth)
+    depth = (
+        depth_of(base, prompt, ("a text", PIECES), InspectConfig(limit=0, row_tokens=24, pass_tokens=500))
+        if deep
+        else None
+    )
+    return Inspection(label, prompt, surface_of(base, prompt), depth)
 
 
 def test_json_and_sentences_say_the_same() -> None:
@@ -38,7 +49,7 @@ def test_json_and_sentences_say_the_same() -> None:
     assert said["tokens"][0]["norm"] == pytest.approx(float(np.linalg.norm(inside.prompt.matrix[0])))
     assert np.shape(said["attention"]["by_layer_and_token"]) == (3, 4)
     np.testing.assert_allclose(np.sum(said["attention"]["by_layer_and_token"], axis=1), said["attention"]["by_layer"])
-    lines = told(inside.depth)
+    lines = findings(inside.depth)
     most = int(np.argmax(inside.depth.importance.costs)) + 1
     assert f"left out: {most} (" in lines[1]
     assert "of 3" in lines[-1]
@@ -72,19 +83,5 @@ def test_pictures_of_strange_names_are_drawn(ending: str) -> None:
     stages = [Stage((0, 1), 1.0, 2.0), Stage((0,), 1.1, 2.2)]
     rendered(pruning_figure(stages, stages[1]), ending)
     rendered(pruning_figure([Stage((0,), 1.0)], Stage((0,), 1.0)), ending)
-    way = Path("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
+    way = BlendPath("linear", (0.0, 1.0), {STRANGE: (1.0, 2.0)}, {STRANGE: 3.0}, {STRANGE: 9})
     rendered(path_figure(way, STRANGE, "$", 0.3), ending)
-
-
-def test_drawable() -> None:
-    assert drawable("a\nb") == "a b"
-    assert drawable("灯x\x1b") == "?x?"
-    assert drawable("$1 \\n") == "\\$1 \\\\n"
-    assert drawable("x" * 30) == "x" * 23 + "…"
-
-
-def test_other_endings_are_refused() -> None:
-    assert checked_ending(FilePath("a.SVG"))
-    for name in ("a.gif", "a"):
-        with pytest.raises(BadInput, match=r"\.png or \.svg"):
-            checked_ending(FilePath(name))

@@ -8,6 +8,7 @@ import pytest
 from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between, shares_along, to_json
+from sordino.evaluation.config import BlendConfig
 from sordino.prompts.blending import blend
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
@@ -23,7 +24,7 @@ def test_every_point_is_the_blend_measured_alone(how: str) -> None:
     first, second = voice(1), voice(2)
     seen = []
     path = path_between(
-        base, first, second, passages, how=how, points=3, also=0.3, pass_tokens=500,
+        base, first, second, passages, BlendConfig(how, points=3, pass_tokens=500), also=0.3,
         progress=lambda done, total: seen.append(done / total),
     )  # fmt: skip
     assert path.shares == (0.0, 0.3, 0.5, 1.0)
@@ -48,9 +49,9 @@ def test_shares() -> None:
 def test_what_has_no_way_is_refused() -> None:
     base = tiny_base("llama")
     passages = {"a": passage_of(base, PIECES, row_tokens=24, limit=0)}
-    with pytest.raises(ConfigError, match="no way between"):
-        path_between(base, voice(1), voice(2), passages, how="concatenate", points=3, pass_tokens=500)
+    with pytest.raises(ConfigError, match="no path between"):
+        path_between(base, voice(1), voice(2), passages, BlendConfig("concatenate", points=3, pass_tokens=500))
     with pytest.raises(ConfigError, match="--points"):
-        path_between(base, voice(1), voice(2), passages, how="linear", points=1, pass_tokens=500)
+        path_between(base, voice(1), voice(2), passages, BlendConfig(points=1, pass_tokens=500))
     with pytest.raises(BadInput, match="different lengths"):
-        path_between(base, voice(1), voice(2, tokens=3), passages, how="linear", points=3, pass_tokens=500)
+        path_between(base, voice(1), voice(2, tokens=3), passages, BlendConfig(points=3, pass_tokens=500))

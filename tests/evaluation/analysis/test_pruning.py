@@ -11,6 +11,7 @@ from sordino.errors import ConfigError
 from sordino.evaluation.analysis.importance import without
 from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.analysis.pruning import Stage, default_block, greedy, pruned, rounds_of, stages_of, within
+from sordino.evaluation.config import PruneConfig
 from sordino.prompts.soft_prompt import BaseRef
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
@@ -80,9 +81,7 @@ def test_a_real_prompt_is_shortened_and_measured_as_it_is() -> None:
         prompt,
         passage,
         other,
-        down_to=2,
-        block=1,
-        pass_tokens=500,
+        PruneConfig(tokens=2, block=1, pass_tokens=500),
         progress=lambda done, total: seen.append((done, total)),
     )
     # By hand: every shorter prompt alone.
@@ -138,4 +137,4 @@ def test_lengths_that_do_not_exist_are_refused() -> None:
     passage = passage_of(base, PIECES, row_tokens=24, limit=0)
     for down_to, block, flag in ((0, 1, "--tokens"), (6, 1, "--tokens"), (2, 0, "--block")):
         with pytest.raises(ConfigError, match=flag):
-            stages_of(base, voice(), passage, None, down_to=down_to, block=block, pass_tokens=500)
+            stages_of(base, voice(), passage, None, PruneConfig(tokens=down_to, block=block, pass_tokens=500))

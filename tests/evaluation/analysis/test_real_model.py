@@ -12,6 +12,7 @@ from sordino import formats
 from sordino.evaluation.analysis.inspection import depth_of, surface_of
 from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between
+from sordino.evaluation.config import BlendConfig, InspectConfig
 from sordino.evaluation.off_domain import own_text
 from sordino.texts.reading import read_pieces
 
@@ -23,7 +24,7 @@ def test_leaving_out_costs_and_attention_is_paid(smollm2) -> None:
     prompt = formats.read(DATA / "prompts" / "keeper.zip")
     text = own_text(prompt)
     assert "lighthouse keeper" in text[0]
-    depth = depth_of(smollm2, prompt, text, limit=400, row_tokens=128, pass_tokens=4096)
+    depth = depth_of(smollm2, prompt, text, InspectConfig(limit=400))
     assert depth.importance.loss < depth.importance.without - 0.1
     assert np.mean(depth.importance.costs) > 0
     # In one batch as alone: float32, so to its rounding.
@@ -47,6 +48,6 @@ def test_each_end_of_a_way_is_best_on_its_own_text(smollm2) -> None:
         name: passage_of(smollm2, read_pieces([DATA / name / "heldout"]).pieces, row_tokens=128, limit=400)
         for name in ("keeper", "noir")
     }
-    path = path_between(smollm2, first, second, passages, how="linear", points=3, pass_tokens=4096)
+    path = path_between(smollm2, first, second, passages, BlendConfig(points=3))
     assert path.losses["keeper"][0] < path.losses["keeper"][-1]
     assert path.losses["noir"][-1] < path.losses["noir"][0]

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.pictures import rendered
+from sordino.evaluation.conditions import soft_prompt
+from sordino.evaluation.pictures import rendered
 from sordino.forward.token_losses import Losses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.training.mixture.contexts import front_of_prompt
+from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import mean_nll
-from sordino.training.mixture.fit import FitConfig, Fitted, Prepared, fit, prepare, with_context, x_of
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
@@ -38,7 +39,7 @@ def records(folder: Path, count: int = 60) -> Path:
     return path
 
 
-def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> Prepared:
+def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> MixtureTexts:
     return prepare(base, [records(folder)], None, config)
 
 
@@ -79,7 +80,7 @@ def test_the_mixture_has_the_weights_and_numbers_of_its_fit(tmp_path: Path) -> N
     assert found.mixture.gate is None
     assert found.mixture.rule == "sequence"
     np.testing.assert_array_equal(found.mixture.weights_K, found.weights.weights_K)
-    fronts = [front_of_prompt(base, prompt) for prompt in found.mixture.components]
+    fronts = [soft_prompt(base, "", prompt) for prompt in found.mixture.components]
     held = losses(base, fronts, data.heldout, pass_tokens=999)
     nll_NK, tokens = held.of_examples().numpy(), len(held.nll_TK)
     assert found.report.tokens == tokens
@@ -102,7 +103,7 @@ def test_the_best_component_is_chosen_before_anything_is_held_out(tmp_path: Path
     base = tiny_base("llama")
     found = fitted(base, tmp_path)
     data = prepared(base, tmp_path)
-    fronts = [front_of_prompt(base, prompt) for prompt in found.mixture.components]
+    fronts = [soft_prompt(base, "", prompt) for prompt in found.mixture.components]
     nll_NK = losses(base, fronts, data.train, pass_tokens=999).of_examples()
     assert found.report.line("best").label == f"v{int(nll_NK.sum(dim=0).argmin())}"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sordino.errors import ConfigError, DataError, Diverged
+from sordino.evaluation import conditions
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
@@ -19,9 +20,8 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Validation
 from sordino.training.gradient import Batch
 from sordino.training.loop import TrainSet
-from sordino.training.mixture.contexts import front_of_matrix
+from sordino.training.mixture.config import JointConfig
 from sordino.training.mixture.joint import (
-    JointConfig,
     JointResult,
     MixtureLoss,
     WeightedStep,
@@ -130,7 +130,7 @@ def test_it_learns_and_two_voices_get_a_component_each() -> None:
     measured = [event.loss for event in validations]
     assert min(measured) < measured[0] - 0.3
     assert finished.best_loss == min(measured)
-    fronts = [front_of_matrix(base, matrix, "start") for matrix in finished.matrices]
+    fronts = [conditions.matrix(base, "", matrix, "start") for matrix in finished.matrices]
     nll_NK = losses(base, fronts, examples, pass_tokens=9999).of_examples()
     best_N = nll_NK.argmin(dim=1).tolist()
     assert best_N == [best_N[0], 1 - best_N[0]] * (len(examples) // 2)
@@ -159,7 +159,7 @@ def test_one_component_alone_is_plain_training_s_loss() -> None:
     batch = Batch(matrix, "start", examples)
     mixture = mixture_of(torch.ones(1, dtype=torch.float64), (len(matrix),))
     loss_1, responsible_NK = mixture.accumulate(base, batch, batch.labelled, 9999)
-    nll = losses(base, [front_of_matrix(base, matrix.detach(), "start")], examples, pass_tokens=9999).nll_TK
+    nll = losses(base, [conditions.matrix(base, "", matrix.detach(), "start")], examples, pass_tokens=9999).nll_TK
     assert loss_1.item() == pytest.approx(float(nll.mean()), rel=1e-5)
     assert (responsible_NK == 1).all()
 

@@ -11,7 +11,8 @@ import torch
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from sordino.training.mixture.fit import FitConfig, fit, prepare
+from sordino.training.mixture.config import FitConfig
+from sordino.training.mixture.fit import fit, prepare
 
 KINDS = {
     "sums": "1 + 1 = 2; 2 + 3 = 5; 4 + 4 = 8; 6 + 1 = 7;",

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from sordino.errors import ConfigError
 from sordino.training.config import TrainConfig
-from sordino.training.sweep.claims import claims
 from sordino.training.sweep.grid import FACTORS, Choice, Spec
 from sordino.training.sweep.halving import halving, rungs, share_of, worse_half
 from sordino.training.sweep.pictures import pictures
-from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, cost, levels, winner
+from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, claims, cost, levels, winner
 
 SPEC = Spec(("m",), (5, 20), (0.1, 0.25), ("data", "random"), ("plain",), (0, 1), TrainConfig(steps=80))
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
+from sordino.engine.config import EngineOptions
 from sordino.engine.embedded import EmbeddedEngine
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.runners.runner import Runner
 from sordino.engine.runners.torch_runner import TorchRunner
-from sordino.errors import MissingExtra, OutOfMemory
+from sordino.engine.threads import in_thread_of_its_own
+from sordino.errors import ConfigError, MissingExtra, OutOfMemory
+from sordino.models import files
 from sordino.models.base_model import BaseModel
-from sordino.models.description import DescribedModel
+from sordino.models.description import DescribedModel, describe
 
 if TYPE_CHECKING:
     from sordino.engine.runners.llama_cpp_runner import GgufRunner
@@ -27,22 +30,6 @@ if TYPE_CHECKING:
 _SHORT_ROW = 1024
 
 log = logging.getLogger("sordino.server")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """rows: most that run at once. queue: most that wait. kv_bytes: for running rows (None: a quarter of what is free).
-    prefix_bytes: for prefixes and texts that may come again."""
-
-    rows: int = 16
-    queue: int = 256
-    kv_bytes: int | None = None
-    prefix_bytes: int = 200 << 20
-
-    @property
-    def step_tokens(self) -> int:
-        """Positions of a step: for every row one, and for those that read a stretch."""
-        return max(256, self.rows)
 
 
 def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
@@ -82,6 +69,55 @@ def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> It
         yield GgufRunner(model, context, prefix_bytes=options.prefix_bytes)
     finally:
         context.close()
+
+
+@contextmanager
+def running(
+    name: str,
+    options: EngineOptions,
+    load: Callable[[], BaseModel],
+    *,
+    for_torch: bool = False,
+    status: Callable[[], AbstractContextManager[object]] = nullcontext,
+    notify: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[DescribedModel, EmbeddedEngine]]:
+    """A model and what runs it.
+
+    load: the model for PyTorch. for_torch: whether settings that only PyTorch knows were given. status: is entered while a file for
+    llama.cpp is read. Raises as `llama_cpp_file`, `torch_runner` and `gguf_runner`.
+    """
+    path = llama_cpp_file(name, options.runner, for_torch=for_torch, notify=notify)
+    if path is None:
+        base, rows = in_thread_of_its_own(lambda: _loaded(load(), options))
+        yield base, embedded(base, rows, options)
+        return
+    with ExitStack() as stack:
+        with status():
+            model = describe(files.resolve(name), path, notify=notify)
+            runner = stack.enter_context(gguf_runner(model, path, options))
+        yield model, embedded(model, runner, options)
+
+
+def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, TorchRunner]:
+    return base, torch_runner(base, options)
+
+
+def llama_cpp_file(name: str, runner: str, *, for_torch: bool, notify: Callable[[str], None]) -> Path | None:
+    """The file for llama.cpp; None where PyTorch is to run the model. Raises ConfigError, MissingExtra."""
+    if runner == "torch":
+        return None
+    installed = find_spec("llama_cpp") is not None
+    if runner == "auto" and (not installed or for_torch):
+        return None
+    path = files.gguf_file(files.resolve(name), notify=notify)
+    if runner == "gguf":
+        if path is None:
+            raise ConfigError("llama.cpp reads .gguf files only", where="--runner gguf", got=name)
+        if for_torch:
+            raise ConfigError("--device and --dtype are for PyTorch", where="--runner gguf", do="leave them out")
+        if not installed:
+            raise MissingExtra("llama.cpp is not installed", where="--runner gguf", do="pip install 'sordino[gguf]'")
+    return path
 
 
 def embedded(model: DescribedModel, runner: Runner, options: EngineOptions) -> EmbeddedEngine:

@@ -25,7 +25,7 @@ from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import GATE_TOKENS
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -84,7 +84,7 @@ class GgufRunner:
         text = text_alone(ids, bos)[-GATE_TOKENS:]
         if not text:
             return np.zeros(self.model.d_model)
-        with memory_named("reading a text for a mixture's weights", "lower --kv-memory or --rows"):
+        with memory_errors("reading a text for a mixture's weights", "lower --kv-memory or --rows"):
             hidden_ND = self.context.hidden([*bos, *text])
         mean_D: NDArray[np.floating[Any]] = hidden_ND[len(bos) :].mean(axis=0, dtype=np.float64)
         return mean_D
@@ -149,7 +149,7 @@ class GgufRunner:
         done = row.length - row.width
         if min(done, len(ids)) >= WORTH_KEEPING and self._cache.would_keep(self.context.saved_bytes(row.sequence)):
             # Without memory for it, or where llama.cpp cannot save it, it is not cached.
-            with suppress(OutOfMemory, ModelError), memory_named("keeping a text", "lower --prefix-memory"):
+            with suppress(OutOfMemory, ModelError), memory_errors("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
                 self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
         self._give_back(row.sequence)
@@ -182,7 +182,7 @@ class GgufRunner:
     def _moved(self, row: _LlamaRow, sequence: int) -> bool:
         """Move a row to an empty sequence. False: it could not; the row stays, and the gap only costs speed."""
         try:
-            with memory_named("moving a row", "lower --rows or --kv-memory"):
+            with memory_errors("moving a row", "lower --rows or --kv-memory"):
                 if row.length:
                     self.context.restore(sequence, self.context.saved(row.sequence))
         except (OutOfMemory, ModelError):

@@ -30,7 +30,7 @@ from sordino.forward.nll import head_of
 from sordino.forward.placement import prefix_length, prompt_embeds
 from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
 
 UNLIMITED = 1 << 62
@@ -89,7 +89,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        with memory_named("reading a text for a mixture's weights", self._advice):
+        with memory_errors("reading a text for a mixture's weights", self._advice):
             return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
@@ -119,7 +119,7 @@ class TorchRunner:
             assert text.state.planes is not None
             front = tuple(plane[:, :, : width + shared] for plane in text.state.planes)
         try:
-            with memory_named("making room for a row", self._advice):
+            with memory_errors("making room for a row", self._advice):
                 self._key_values.open(number, front, width + len(ids))
         except OutOfMemory:
             self._cache.release(prefix)
@@ -130,14 +130,14 @@ class TorchRunner:
     @torch.inference_mode()
     def grow(self, number: int, count: int) -> bool:
         try:
-            with memory_named("making room for a row", self._advice):
+            with memory_errors("making room for a row", self._advice):
                 return self._key_values.grow(number, self._key_values.slots[number].length + count)
         except OutOfMemory:
             return False
 
     @torch.inference_mode()
     def run(self, spans: Sequence[Span]) -> Tensor:
-        with memory_named("writing", self._advice):
+        with memory_errors("writing", self._advice):
             hidden = self._hidden([span for span in spans if span.ids])
             for span in spans:
                 # Without text the first token is predicted from the prefix.
@@ -156,7 +156,7 @@ class TorchRunner:
         size = length * self._key_values.shape.position_bytes
         if done >= WORTH_KEEPING and self._cache.would_keep(size):
             # Without memory for it, it is not cached.
-            with suppress(OutOfMemory), memory_named("keeping a text", self._advice):
+            with suppress(OutOfMemory), memory_errors("keeping a text", self._advice):
                 state = _PrefixState(self._key_values.take(number))
                 self._cache.keep_text(row.prefix.key, ids[:done], state, state.bytes)
         self._key_values.close(number, spoiled=not ids)
@@ -183,7 +183,7 @@ class TorchRunner:
 
     def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[CachedPrefix[_PrefixState]]:
         """Encode soft prompts in one batch and cache them, one user each; those that overflow are left out. Raises OutOfMemory."""
-        with memory_named("running a soft prompt", self._advice):
+        with memory_errors("running a soft prompt", self._advice):
             prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
             states = [self._state_of(prefixes, index) for index in range(len(prompts))]
         cached = []

@@ -1,5 +1,6 @@
-"""Soft prompts taken apart: what each virtual token is near to, does and costs; and the way from one to another.
+"""Analysis of soft prompts: what each virtual token does and costs, pruning, and the path from one prompt to another.
 
-losses: many candidate prompts on the same text in one batch      importance: each virtual token left out      pruning: dropped
-path: blends of two prompts      attention: who looks at the prompt      inside: all that one prompt shows      pictures, drawn
+losses: many candidate prompts on the same text      importance: the loss without each virtual token
+pruning: shorter prompts                             path: blends of two prompts
+attention: of a text on the prompt                   inspection: all of it for one prompt      pictures: drawn
 """

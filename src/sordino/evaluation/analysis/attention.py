@@ -1,11 +1,11 @@
 """How much of a text's attention goes to the soft prompt in front of it, by layer and by virtual token.
 
-The share of attention mass that text positions give to the prompt's positions: the mean over heads and positions of the softmax's
-weights. It says where a layer looks, not what that does: a sink takes much of it and adds little (Xiao et al. 2023, arXiv
-2309.17453). What a virtual token does for the loss is in `importance`.
+The softmax weights of text positions on the prompt's positions, averaged over heads and text positions. They show where a layer
+attends, not what that does: a sink takes much attention and adds little (Xiao et al. 2023, arXiv 2309.17453). What a virtual token
+does for the loss is in `importance`.
 
-A plain pass: prompt and text concatenated, the network's own masks, transformers' eager attention, which alone yields weights. It
-runs on a second network over the same weights, so that the one that was given stays as it is.
+The pass is plain: prompt and text concatenated, the network's own masks, transformers' eager attention, which is the only one that
+returns weights. It runs on a second network that shares the weights, so that the given one is not changed.
 
 Shape key: L layers, B rows, H heads, S positions, P virtual tokens, D model width.
 """
@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from sordino.errors import ModelError
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 
@@ -35,8 +35,8 @@ _ROWS_A_PASS = 4
 
 @dataclass(frozen=True)
 class Attention:
-    """shares_LP: mean share of the attention of text positions on each virtual token, by layer. bos_L: on BOS, where there is
-    one. positions: text positions that were averaged over.
+    """shares_LP: mean attention of text positions on each virtual token, by layer. bos_L: on BOS, 0 without one. positions: text
+    positions in the mean.
     """
 
     shares_LP: NDArray[np.float64]
@@ -57,7 +57,7 @@ class Attention:
 
 
 def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -> Attention:
-    """Run the windows behind the prompt and look. Raises ModelError where the network yields no attention, OutOfMemory."""
+    """The attention of the windows on the prompt. Raises ModelError where the network returns no attention, OutOfMemory."""
     network = eager_twin(base.network)
     front_PD = prompt_embeds(base, prompt).to(device=base.device, dtype=base.dtype)
     leading = leading_ids(base, prompt.metadata.placement)
@@ -65,21 +65,21 @@ def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -
     start = int(front_PD.shape[0]) + len(leading)
     total_LS: Tensor | None = None
     positions = 0
-    with memory_named("looking at attention", "give a smaller --limit or --row-tokens"), torch.inference_mode():
+    with memory_errors("measuring attention", "give a smaller --limit or --row-tokens"), torch.inference_mode():
         for at in range(0, len(windows), _ROWS_A_PASS):
             texts = [window.ids for window in windows[at : at + _ROWS_A_PASS]]
             summed_LS = _summed(base, network, front_PD, leading, texts)[:, :start].double().cpu()
             total_LS = summed_LS if total_LS is None else total_LS + summed_LS
             positions += sum(len(ids) for ids in texts)
     if total_LS is None:
-        raise ModelError("there is no text to look at", where=base.name)
+        raise ModelError("there is no text to measure", where=base.name)
     shares_LS = (total_LS / positions).numpy()
     others = [*range(before), *range(before + prompt.n_tokens, start)]
     return Attention(shares_LS[:, before : before + prompt.n_tokens], shares_LS[:, others].sum(axis=1), positions)
 
 
 def eager_twin(network: PreTrainedModel) -> PreTrainedModel:
-    """A network of its own, with eager attention, over the same weights in memory."""
+    """A second network with eager attention that shares the weights in memory."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
     twin.set_attn_implementation("eager")
@@ -89,23 +89,23 @@ def eager_twin(network: PreTrainedModel) -> PreTrainedModel:
 def _summed(
     base: BaseModel, network: PreTrainedModel, front_PD: Tensor, leading: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Attention [L, S] that every position gets, summed over the texts' positions, the mean over heads."""
+    """Attention [L, S] on every position, summed over text positions and averaged over heads."""
     width = max(len(ids) for ids in texts)
-    # Padded on the right, where no text position looks.
+    # Padded on the right, where no text position attends.
     padded = [[*leading, *ids, *[0] * (width - len(ids))] for ids in texts]
     text_BTD = base.embed(torch.tensor(padded, device=base.device))
     embeds_BSD = torch.cat([front_PD.expand(len(texts), -1, -1), text_BTD], dim=1)
-    said = network.base_model(inputs_embeds=embeds_BSD, use_cache=False, output_attentions=True).attentions
-    if not said or any(weights is None for weights in said):
-        raise ModelError("this architecture does not tell its attention", where=base.family)
+    attentions = network.base_model(inputs_embeds=embeds_BSD, use_cache=False, output_attentions=True).attentions
+    if not attentions or any(weights is None for weights in attentions):
+        raise ModelError("this architecture does not return its attention", where=base.family)
     start = embeds_BSD.shape[1] - width
     exact = torch.promote_types(base.dtype, torch.float32)
-    asking_BT = torch.zeros(len(texts), width, device=base.device, dtype=exact)
+    is_text_BT = torch.zeros(len(texts), width, device=base.device, dtype=exact)
     for row, ids in enumerate(texts):
-        asking_BT[row, : len(ids)] = 1
+        is_text_BT[row, : len(ids)] = 1
     return torch.stack(
         [
-            torch.einsum("bts,bt->s", weights_BHSS[:, :, start:].to(asking_BT.dtype).mean(dim=1), asking_BT)
-            for weights_BHSS in said
+            torch.einsum("bts,bt->s", weights_BHSS[:, :, start:].to(is_text_BT.dtype).mean(dim=1), is_text_BT)
+            for weights_BHSS in attentions
         ]
     )

@@ -1,7 +1,7 @@
-"""What each virtual token does for the loss: the prompt is measured again with that one left out.
+"""What each virtual token does for the loss: the prompt is measured again without it.
 
-What is measured is the shortened prompt, so all behind the gap move up by one position, as they would in a file without it; masking
-the token instead would keep positions that no prompt has. Tokens work together: two that can each be missed may not both be.
+The tokens after it move up by one position, as in a file without it; masking it would keep positions that no prompt has. Tokens
+work together: where each of two can be left out, both together may not.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -20,8 +20,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 @dataclass(frozen=True)
 class Importance:
-    """loss, without: nats per token behind the whole prompt and behind none of it. costs: for each virtual token, how much the
-    loss rises when it is left out; below 0 where the text is predicted better without it. tokens: targets measured.
+    """loss, without: nats per token with the whole prompt and without it. costs: how much the loss rises without each virtual
+    token; below 0 where the token does harm. tokens: targets measured.
     """
 
     loss: float
@@ -38,7 +38,7 @@ def importance(
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Importance:
-    """Leave out each virtual token in turn: P + 2 prompts in one batch. Raises ConfigError, OutOfMemory."""
+    """Measure the prompt without each virtual token in turn: P + 2 prompts in one batch. Raises ConfigError, OutOfMemory."""
     matrices = [prompt.matrix, prompt.matrix[:0], *(without(prompt.matrix, at) for at in range(prompt.n_tokens))]
     whole, none, *others = losses_of(
         base, matrices, prompt.metadata.placement, passage, pass_tokens=pass_tokens, progress=progress

@@ -1,6 +1,6 @@
-"""All that one soft prompt shows when it is looked at closely.
+"""The inspection of one soft prompt.
 
-surface: what needs the words of a model alone      depth: what needs a text, too, and the network
+surface: what needs only a model's vocabulary      depth: what needs the network and a text
 
 Shape key: L layers, P virtual tokens, V vocabulary.
 """
@@ -8,7 +8,7 @@ Shape key: L layers, P virtual tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from sordino.evaluation.analysis.attention import Attention, attention
 from sordino.evaluation.analysis.importance import Importance, importance
 from sordino.evaluation.analysis.losses import Passage, passage_of
+from sordino.evaluation.config import InspectConfig
+from sordino.evaluation.off_domain import own_text
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.nearest import Vocabulary, nearest_words, percentiles, word_norms
@@ -25,22 +27,25 @@ from sordino.texts.pieces import Piece
 
 # Attention comes out the same on a few windows as on many.
 ATTENTION_WINDOWS = 16
-# On fewer targets no virtual token can be told from another; more say little that is new.
+# Fewer targets cannot tell virtual tokens apart; more add little.
 TARGETS = (64, 512)
-# A token that costs less than this can be missed, as far as so little text can tell.
+# Without a limit, the positions that importance may run: all shortened prompts and the text behind them.
+BUDGET = 24_000
+# A virtual token that costs less than this is not needed, as far as so little text can show.
 NEGLIGIBLE = 0.001
 
-Words = list[list[tuple[str, float]]]
+# (word, cosine or distance) pairs of each virtual token, nearest first.
+NearestWords = list[list[tuple[str, float]]]
 
 
 @dataclass(frozen=True)
 class Surface:
-    """by_cosine, by_distance: nearest words of each virtual token. norms_P: lengths of the vectors; percentiles_P: where each lies
-    among the vocabulary's; vocabulary: the 5th, 50th and 95th percentile of those.
+    """by_cosine, by_distance: nearest words. norms_P: of the vectors. percentiles_P: of those norms among the vocabulary's.
+    vocabulary: the 5th, 50th and 95th percentile of the vocabulary's norms.
     """
 
-    by_cosine: Words
-    by_distance: Words
+    by_cosine: NearestWords
+    by_distance: NearestWords
     norms_P: NDArray[np.float64]
     percentiles_P: NDArray[np.float64]
     vocabulary: tuple[float, float, float]
@@ -48,7 +53,7 @@ class Surface:
 
 @dataclass(frozen=True)
 class Depth:
-    """text: what was measured on, for the user."""
+    """text: the description of the text that was measured."""
 
     text: str
     importance: Importance
@@ -56,13 +61,33 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Inside:
-    """One soft prompt, by what the user calls it."""
+class Inspection:
+    """label: the user's name for the soft prompt. depth: None where nothing was measured."""
 
     label: str
     prompt: SoftPrompt
     surface: Surface
     depth: Depth | None
+
+
+def inspected(
+    base: BaseModel,
+    label: str,
+    prompt: SoftPrompt,
+    text: tuple[str, Sequence[Piece]] | None,
+    config: InspectConfig,
+    *,
+    progress: Progress = lambda done, total: None,
+) -> Inspection:
+    """Inspect one soft prompt. text: a description and its pieces; None for a packaged text.
+
+    Without a limit, a prompt that would take more than about a minute to measure has no depth. Raises as `depth_of`.
+    """
+    limit = affordable(prompt.n_tokens, BUDGET) if config.limit is None else config.limit
+    depth = None
+    if not config.quick and (limit or config.limit is not None):
+        depth = depth_of(base, prompt, text or own_text(prompt), replace(config, limit=limit), progress=progress)
+    return Inspection(label, prompt, surface_of(base, prompt, words=config.words), depth)
 
 
 def surface_of(vocabulary: Vocabulary, prompt: SoftPrompt, *, words: int = 5) -> Surface:
@@ -83,38 +108,37 @@ def depth_of(
     base: BaseModel,
     prompt: SoftPrompt,
     text: tuple[str, Sequence[Piece]],
+    config: InspectConfig,
     *,
-    limit: int,
-    row_tokens: int,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Depth:
-    """Importance and attention on a text. Raises DataError, ConfigError, ModelError, OutOfMemory."""
-    told, pieces = text
-    passage = passage_of(base, pieces, row_tokens=row_tokens, limit=limit)
+    """Importance and attention on a text; limit None measures all of it.
+
+    Raises DataError, ConfigError, ModelError, OutOfMemory.
+    """
+    description, pieces = text
+    passage = passage_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit or 0)
     return Depth(
-        told,
-        importance(base, prompt, passage, pass_tokens=pass_tokens, progress=progress),
+        description,
+        importance(base, prompt, passage, pass_tokens=config.pass_tokens, progress=progress),
         attention(base, prompt, _few(passage).windows),
     )
 
 
 def affordable(tokens: int, budget: int) -> int:
-    """Targets to measure so that all shortened prompts of `importance`, run anew each, and what they read keep to `budget`
-    positions; 0 where too few are left.
-    """
+    """How many targets `importance` can measure within `budget` positions, its shortened prompts counted; 0 for too few."""
     least, most = TARGETS
     targets = budget // (tokens + 2) - tokens
     return min(targets, most) if targets >= least else 0
 
 
-def told(depth: Depth) -> list[str]:
-    """What was seen, in sentences."""
-    found, looked = depth.importance, depth.attention
+def findings(depth: Depth) -> list[str]:
+    """The results in sentences."""
+    found, shares = depth.importance, depth.attention
     order = sorted(range(len(found.costs)), key=lambda at: -found.costs[at])
     most = ", ".join(f"{at + 1} ({found.costs[at]:+.3f})" for at in order[:3] if found.costs[at] > 0)
     idle = sum(cost < NEGLIGIBLE for cost in found.costs)
-    shares_L = looked.by_layer_L
+    shares_L = shares.by_layer_L
     lines = [
         f"On {depth.text}, {found.tokens:,} tokens: {found.loss:.3f} nats per token with the prompt, {found.without:.3f} without.",
         f"Virtual tokens that cost most when left out: {most or 'none of them costs anything'}.",
@@ -126,13 +150,13 @@ def told(depth: Depth) -> list[str]:
     lines.append(
         f"Text positions give the prompt {shares_L.mean():.0%} of their attention: from {shares_L.min():.0%} in layer "
         f"{int(shares_L.argmin()) + 1} to {shares_L.max():.0%} in layer {int(shares_L.argmax()) + 1} of {len(shares_L)}; "
-        f"virtual token {int(looked.by_token_P.argmax()) + 1} gets the most, {looked.by_token_P.max():.0%}."
+        f"virtual token {int(shares.by_token_P.argmax()) + 1} gets the most, {shares.by_token_P.max():.0%}."
     )
     return lines
 
 
-def to_json(inside: Inside) -> dict[str, Any]:
-    """As plain JSON; virtual tokens and layers in their order."""
+def to_json(inside: Inspection) -> dict[str, Any]:
+    """As plain JSON."""
     return {"label": inside.label, "content_hash": inside.prompt.content_hash, **surface_json(inside.surface)} | (
         depth_json(inside.depth) if inside.depth else {}
     )
@@ -161,7 +185,7 @@ def surface_json(surface: Surface) -> dict[str, Any]:
 
 
 def depth_json(depth: Depth) -> dict[str, Any]:
-    found, looked = depth.importance, depth.attention
+    found, shares = depth.importance, depth.attention
     return {
         "text": depth.text,
         "importance": {
@@ -171,12 +195,12 @@ def depth_json(depth: Depth) -> dict[str, Any]:
             "left_out": list(found.costs),
         },
         "attention": {
-            "positions": looked.positions,
-            "by_layer": looked.by_layer_L.tolist(),
-            "bos_by_layer": looked.bos_L.tolist(),
-            "by_layer_and_token": looked.shares_LP.tolist(),
+            "positions": shares.positions,
+            "by_layer": shares.by_layer_L.tolist(),
+            "bos_by_layer": shares.bos_L.tolist(),
+            "by_layer_and_token": shares.shares_LP.tolist(),
         },
-        "told": told(depth),
+        "told": findings(depth),
     }
 
 

@@ -1,4 +1,4 @@
-"""The loss of many candidate matrices on the same windows of text: K prefixes at once, the rows of all in shared passes.
+"""The loss of many candidate matrices on the same windows of text, in shared passes.
 
 Shape key: K candidates, P virtual tokens, D model width.
 """
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.evaluation import conditions
+from sordino.evaluation.conditions import check_room
 from sordino.evaluation.confidence import Floats
-from sordino.evaluation.measuring import check_room
 from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
@@ -26,7 +26,7 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Passage:
-    """A text as windows, for measuring on. tokens: targets in them."""
+    """A text in windows. tokens: their targets."""
 
     windows: tuple[Example, ...]
 
@@ -36,11 +36,11 @@ class Passage:
 
 
 def passage_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, limit: int) -> Passage:
-    """The pieces, thinned evenly to `limit` targets (0: all). The same tokens as `sordino evaluate` measures.
+    """The pieces, thinned evenly to `limit` targets (0: all): the tokens that `sordino evaluate` measures too.
 
-    Raises DataError where nothing is left to measure.
+    Raises DataError if no target is left.
     """
-    # Without BOS an empty prompt has nothing to predict a window's first token from.
+    # Without BOS, an empty prompt cannot predict a window's first token.
     return Passage(tuple(windows_of(base, pieces, row_tokens=row_tokens, limit=limit, first=bool(base.bos_ids))))
 
 
@@ -53,7 +53,7 @@ def losses_of(
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """Nats per token [K] behind each of K matrices [P_k, D]; P_k may be 0: then nothing but BOS stands in front.
+    """Nats per token [K] behind each of K matrices [P_k, D]; with P_k = 0, behind BOS alone.
 
     Raises ConfigError (no room in the context), OutOfMemory.
     """

@@ -1,4 +1,4 @@
-"""The way from one soft prompt to another, measured on several texts: every point of it and every text in shared passes."""
+"""The path of blends from one soft prompt to another, its loss measured on several texts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.losses import Passage, losses_of
 from sordino.evaluation.confidence import Floats
-from sordino.evaluation.scoring import Progress
+from sordino.evaluation.config import BlendConfig
+from sordino.evaluation.scoring import Progress, shifted
 from sordino.models.base_model import BaseModel
 from sordino.prompts.blending import How, check_together, linear, spherical
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
-class Path:
-    """shares: of the second prompt, ascending from 0 to 1. losses: for each text its nats per token at every share; without: of
-    each text behind no prompt. tokens: targets of each text.
+class BlendPath:
+    """shares: of the second prompt, ascending from 0 to 1. losses: nats per token of each text at every share. without: of each
+    text without a prompt. tokens: targets of each text.
     """
 
     how: How
@@ -35,23 +36,22 @@ def path_between(
     first: SoftPrompt,
     second: SoftPrompt,
     passages: Mapping[str, Passage],
+    config: BlendConfig,
     *,
-    how: How,
-    points: int,
     also: float | None = None,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
-) -> Path:
-    """Measure `points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
+) -> BlendPath:
+    """Measure `config.points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
 
     Raises BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
     """
+    how = config.how
     if how == "concatenate":
-        raise ConfigError("a concatenation has no way between", where="--how", expected="linear or spherical")
+        raise ConfigError(
+            "there is no path between the parts of a concatenation", where="--how", expected="linear or spherical"
+        )
     check_together([first, second], how)
-    if points < 2:
-        raise ConfigError("a way has two ends", where="--points", expected="2 or more", got=points)
-    shares = shares_along(points, also)
+    shares = shares_along(config.points, also)
     blends = [
         spherical(first.matrix, second.matrix, share)
         if how == "spherical"
@@ -60,15 +60,15 @@ def path_between(
     ]
     matrices = [*blends, first.matrix[:0]]
     found: dict[str, Floats] = {}
-    for at, (label, passage) in enumerate(passages.items()):
-
-        def told(done: int, total: int, at: int = at) -> None:
-            progress(at * total + done, len(passages) * total)
-
+    total = len(matrices) * sum(len(passage.windows) for passage in passages.values())
+    done = 0
+    for label, passage in passages.items():
+        reported = shifted(progress, done, total)
         found[label] = losses_of(
-            base, matrices, first.metadata.placement, passage, pass_tokens=pass_tokens, progress=told
+            base, matrices, first.metadata.placement, passage, pass_tokens=config.pass_tokens, progress=reported
         )
-    return Path(
+        done += len(matrices) * len(passage.windows)
+    return BlendPath(
         how,
         shares,
         {label: tuple(losses[:-1].tolist()) for label, losses in found.items()},
@@ -85,7 +85,7 @@ def shares_along(points: int, also: float | None) -> tuple[float, ...]:
     return tuple(sorted(even))
 
 
-def to_json(path: Path) -> dict[str, Any]:
+def to_json(path: BlendPath) -> dict[str, Any]:
     """As plain JSON."""
     return {
         "how": path.how,

@@ -1,65 +1,36 @@
-"""The pictures: inside a soft prompt, a way between two, loss against length. matplotlib figures, and their bytes as PNG or SVG.
-
-Names and words come from files of strangers, and matplotlib reads dollar signs as formulas and lacks most alphabets: what is
-drawn goes through `drawable`.
+"""Pictures of an inspection, of the path between two soft prompts, and of loss against length.
 
 Shape key: L layers, P virtual tokens.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from sordino.evaluation.analysis.inspection import Depth, Inside
-from sordino.evaluation.analysis.path import Path
+from sordino.evaluation.analysis.inspection import Depth, Inspection
+from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
+from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
 
-_PLAIN, _ACCENT, _FAINT, _BAND = "#33658a", "#c8553d", "#9aa5b1", "#e3ebf2"
-_LINES = (_PLAIN, _ACCENT, "#5b8c5a", "#8e6c8a", "#c49a3a")
-_DPI = 110
-_LONGEST = 24
-# With more virtual tokens than this not every one has its word beside it.
+# Of more virtual tokens than this, only some are labelled with their word.
 _NAMED = 40
 
 
-def rendered(figure: Figure, ending: str) -> bytes:
-    """As ".png" or ".svg", without date and version. Of a PNG the bytes are the same each time."""
-    target = io.BytesIO()
-    if ending.lower() == ".svg":
-        with matplotlib.rc_context({"svg.hashsalt": "sordino"}):
-            figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
-    else:
-        figure.savefig(target, format="png", dpi=_DPI, metadata={"Software": None})
-    return target.getvalue()
+# Inspection -----------------------------------------------------------------------------------------------------------
 
 
-def drawable(text: str, longest: int = _LONGEST) -> str:
-    """A text on one line that matplotlib draws as it is: what its font may lack becomes a question mark."""
-    line = " ".join(text.split())
-    seen = "".join(
-        char if char.isprintable() and (ord(char) < 0x250 or 0x370 <= ord(char) < 0x500) else "?" for char in line
-    )
-    seen = seen if len(seen) <= longest else seen[: longest - 1] + "…"
-    return seen.replace("\\", "\\\\").replace("$", r"\$")
-
-
-# Inside ---------------------------------------------------------------------------------------------------------------
-
-
-def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
-    """A band a soft prompt: costs of leaving out, norms, attention; below, if there are several, how alike they are."""
+def inside_figure(insides: Sequence[Inspection], similarity_KK: NDArray[np.float64] | None = None) -> Figure:
+    """A band for each soft prompt: costs of leaving tokens out, norms, attention. Below, their similarity, if given."""
     deep = any(inside.depth for inside in insides)
     heights = [0.19 * min(inside.prompt.n_tokens, _NAMED) + 1.6 for inside in insides]
     square = 0.5 * len(insides) + 1.8 if similarity_KK is not None else 0
-    figure = Figure(figsize=(11 if deep else 6.5, sum(heights) + square), layout="constrained")
+    figure = new_figure(11 if deep else 6.5, sum(heights) + square)
     ratios = [*heights, *([square] if square else [])]
     bands = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for band, inside in zip(bands, insides, strict=False):
@@ -79,23 +50,23 @@ def inside_figure(insides: Sequence[Inside], similarity_KK: NDArray[np.float64] 
     return figure
 
 
-def _draw_costs(axes: Axes, inside: Inside, depth: Depth) -> None:
+def _draw_costs(axes: Axes, inside: Inspection, depth: Depth) -> None:
     costs = depth.importance.costs
-    colours = [_ACCENT if cost > 0 else _FAINT for cost in costs]
+    colours = [ACCENT if cost > 0 else FAINT for cost in costs]
     axes.barh(range(1, len(costs) + 1), costs, color=colours, height=0.75)
-    axes.axvline(0, color=_FAINT, linewidth=0.8)
+    axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_title("left out, the loss changes by", loc="left", fontsize=9)
     axes.set_xlabel("nats per token", fontsize=8)
     _name_tokens(axes, inside)
-    _plain(axes)
+    _small(axes)
 
 
-def _draw_norms(axes: Axes, inside: Inside, *, named: bool) -> None:
+def _draw_norms(axes: Axes, inside: Inspection, *, named: bool) -> None:
     surface = inside.surface
     low, middle, high = surface.vocabulary
-    axes.axvspan(low, high, color=_BAND)
-    axes.axvline(middle, color=_FAINT, linewidth=0.8)
-    axes.plot(surface.norms_P, range(1, len(surface.norms_P) + 1), "o", color=_PLAIN, markersize=3.5)
+    axes.axvspan(low, high, color=BAND)
+    axes.axvline(middle, color=FAINT, linewidth=0.8)
+    axes.plot(surface.norms_P, range(1, len(surface.norms_P) + 1), "o", color=PLAIN, markersize=3.5)
     axes.set_xlim(left=0)
     axes.set_title("norm (band: 90 % of words)", loc="left", fontsize=9)
     axes.set_xlabel("norm of the vector", fontsize=8)
@@ -103,17 +74,17 @@ def _draw_norms(axes: Axes, inside: Inside, *, named: bool) -> None:
         _name_tokens(axes, inside)
     else:
         axes.tick_params(labelleft=False)
-    _plain(axes)
+    _small(axes)
 
 
 def _draw_layers(axes: Axes, depth: Depth) -> None:
     shares_L = depth.attention.by_layer_L
-    axes.bar(range(1, len(shares_L) + 1), shares_L, color=_PLAIN, width=0.8)
+    axes.bar(range(1, len(shares_L) + 1), shares_L, color=PLAIN, width=0.8)
     axes.set_ylim(0, 1)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_title("share of the text's attention on the prompt", loc="left", fontsize=9)
     axes.tick_params(labelbottom=False)
-    _plain(axes)
+    _small(axes)
 
 
 def _draw_attention(axes: Axes, depth: Depth) -> None:
@@ -148,8 +119,8 @@ def _draw_similarity(axes: Axes, labels: Sequence[str], similarity_KK: NDArray[n
     axes.set_title("how alike: cosine of the mean vectors", loc="left", fontsize=9)
 
 
-def _name_tokens(axes: Axes, inside: Inside) -> None:
-    """Each virtual token's number and nearest word, the first one at the top."""
+def _name_tokens(axes: Axes, inside: Inspection) -> None:
+    """Label virtual tokens with number and nearest word, the first at the top."""
     count = inside.prompt.n_tokens
     step = max(1, -(-count // _NAMED))
     shown = range(1, count + 1, step)
@@ -159,58 +130,56 @@ def _name_tokens(axes: Axes, inside: Inside) -> None:
 
 
 def _sign(word: str) -> str:
-    """A word, or what stands for white space and for nothing."""
+    """A word, or a sign for white space."""
     return drawable(word, 14) or ("⏎" if "\n" in word or "\r" in word else "␣")
 
 
-# Ways and lengths -----------------------------------------------------------------------------------------------------
+# Paths and lengths ----------------------------------------------------------------------------------------------------
 
 
-def path_figure(path: Path, first: str, second: str, chosen: float | None = None) -> Figure:
-    """Loss of each text over the share of the second prompt, with each text's loss without a prompt."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+def path_figure(path: BlendPath, first: str, second: str, chosen: float | None = None) -> Figure:
+    """Loss of each text over the share of the second prompt, and without a prompt."""
+    figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     for at, (label, losses) in enumerate(path.losses.items()):
-        colour = _LINES[at % len(_LINES)]
+        colour = COLOURS[at % len(COLOURS)]
         axes.plot(path.shares, losses, color=colour, marker="o", markersize=4, label=drawable(label))
         axes.axhline(path.without[label], color=colour, linewidth=1, linestyle=":")
     if chosen is not None:
-        axes.axvline(chosen, color=_FAINT, linewidth=1)
-    axes.plot([], [], color=_FAINT, linestyle=":", label="without a prompt")
+        axes.axvline(chosen, color=FAINT, linewidth=1)
+    axes.plot([], [], color=FAINT, linestyle=":", label="without a prompt")
     axes.set_xlabel(
         f"{drawable(first)}   \N{LEFTWARDS ARROW} share of the second \N{RIGHTWARDS ARROW}   {drawable(second)}"
     )
     axes.set_ylabel("nats per token")
-    axes.set_title(f"Loss along the way ({path.how})", loc="left")
+    axes.set_title(f"Loss along the path ({path.how})", loc="left")
     axes.legend(frameon=False, fontsize=9)
-    _plain(axes)
+    _small(axes)
     return figure
 
 
 def pruning_figure(stages: Sequence[Stage], chosen: Stage) -> Figure:
-    """Loss against length, on the text that chose and on the held-out one."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    """Loss against length, on the text that the choice used and on the held-out text."""
+    figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     lengths = [len(stage.kept) for stage in stages]
     axes.plot(
-        lengths, [stage.loss for stage in stages], color=_FAINT, marker="o", markersize=3.5, label="text that chose"
+        lengths, [stage.loss for stage in stages], color=FAINT, marker="o", markersize=3.5, label="text that chose"
     )
     others = [stage.heldout for stage in stages if stage.heldout is not None]
     if others:
-        axes.plot(lengths, others, color=_PLAIN, marker="o", markersize=3.5, label="held-out text")
-    axes.plot([len(chosen.kept)], [chosen.judged], "*", color=_ACCENT, markersize=13, label=f"kept: {len(chosen.kept)}")
+        axes.plot(lengths, others, color=PLAIN, marker="o", markersize=3.5, label="held-out text")
+    axes.plot([len(chosen.kept)], [chosen.judged], "*", color=ACCENT, markersize=13, label=f"kept: {len(chosen.kept)}")
     axes.invert_xaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("virtual tokens left")
     axes.set_ylabel("nats per token")
     axes.set_title("Loss against length", loc="left")
     axes.legend(frameon=False, fontsize=9)
-    _plain(axes)
+    _small(axes)
     return figure
 
 
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e9ed", linewidth=0.7)
-    axes.set_axisbelow(True)
+def _small(axes: Axes) -> None:
+    plain_axes(axes)
     axes.tick_params(labelsize=8)

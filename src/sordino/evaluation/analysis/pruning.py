@@ -1,10 +1,10 @@
-"""A soft prompt made shorter, greedily: of all virtual tokens the one goes without which the loss is lowest, again and again.
+"""Greedy pruning of a soft prompt: again and again, drop the virtual token without which the loss is lowest.
 
-With blocks several go at once, those that cost least one by one, and what is left is measured as it is before the next block goes.
-Every loss is that of a real, shortened prompt: leaving tokens out moves those behind them.
+With blocks, several tokens are dropped at once, those that cost least one by one; the rest is measured before the next block. Every
+loss is that of a real, shortened prompt, whose later tokens move up.
 
-Greedy choice looks at its own text: the loss on texts that chose no token (`heldout`) is the honest one. Where it also chooses the
-length (`within`), it flatters a little: the best of a few lengths was looked for on it.
+The choice overfits its own text, so `heldout` is the honest loss. Where it also chooses the length (`within`), it flatters a
+little: it is the best of a few lengths.
 
 Shape key: P virtual tokens, D model width.
 """
@@ -17,18 +17,21 @@ from typing import Any
 
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.losses import Passage, losses_of
+from sordino.evaluation.config import PruneConfig
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 
-# Without a block given, a prompt is taken down to one token in about so many rounds.
+# Nats per token, where none is given.
+TOLERANCE = 0.01
+# By default, a prompt shrinks to one token in about this many rounds.
 _ROUNDS = 24
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A shortened prompt. kept: positions in the whole one, ascending. loss: nats per token on the text that chose; heldout: on
-    another, where there is one.
+    """A shortened prompt. kept: positions in the whole one, ascending. loss: nats per token on the text that the choice used.
+    heldout: on another text, if there is one.
     """
 
     kept: tuple[int, ...]
@@ -45,7 +48,7 @@ Measure = Callable[[Sequence[tuple[int, ...]]], Sequence[float]]
 
 
 def greedy(count: int, measure: Measure, *, down_to: int, block: int) -> list[Stage]:
-    """From `count` tokens to `down_to`. measure: losses of several sets of kept positions, in one batch."""
+    """The stages from `count` tokens to `down_to`. measure: losses of several sets of kept positions, in one batch."""
     kept = tuple(range(count))
     (whole,) = measure([kept])
     stages = [Stage(kept, whole)]
@@ -71,7 +74,7 @@ def rounds_of(count: int, *, down_to: int, block: int) -> int:
 
 
 def default_block(count: int) -> int:
-    """Tokens that go at once: one, of a long prompt more."""
+    """Tokens to drop at once: one, of a long prompt more."""
     return max(1, -(-count // _ROUNDS))
 
 
@@ -80,23 +83,20 @@ def stages_of(
     prompt: SoftPrompt,
     chooses: Passage,
     heldout: Passage | None,
+    config: PruneConfig,
     *,
-    down_to: int,
-    block: int,
-    pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> list[Stage]:
-    """The prompt at every length down to `down_to`, the whole one first. Raises ConfigError, OutOfMemory."""
-    if not 1 <= down_to <= prompt.n_tokens:
+    """The prompt at every length down to `config.tokens` (None: 1), the whole one first. Raises ConfigError, OutOfMemory."""
+    down_to, block = config.tokens or 1, config.block or default_block(prompt.n_tokens)
+    if down_to > prompt.n_tokens:
         raise ConfigError("no such length", where="--tokens", expected=f"1 to {prompt.n_tokens}", got=down_to)
-    if block < 1:
-        raise ConfigError("no such block", where="--block", expected="1 or more", got=block)
     measured, total = 0, rounds_of(prompt.n_tokens, down_to=down_to, block=block)
 
     def losses(sets: Sequence[tuple[int, ...]], passage: Passage) -> list[float]:
         matrices = [prompt.matrix[list(kept)] for kept in sets]
         found: list[float] = losses_of(
-            base, matrices, prompt.metadata.placement, passage, pass_tokens=pass_tokens
+            base, matrices, prompt.metadata.placement, passage, pass_tokens=config.pass_tokens
         ).tolist()
         return found
 
@@ -120,10 +120,17 @@ def within(stages: Sequence[Stage], tolerance: float) -> Stage:
     return min((stage for stage in stages if stage.judged <= allowed), key=lambda stage: len(stage.kept))
 
 
-def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
-    """The shortened prompt. Its file says what was dropped; what was measured or written with the whole prompt is left out.
+def chosen_stage(stages: Sequence[Stage], config: PruneConfig) -> Stage:
+    """The length that was asked for, else the shortest whose loss rises by no more than the tolerance."""
+    if config.tokens is not None:
+        return stages[-1]
+    return within(stages, TOLERANCE if config.tolerance is None else config.tolerance)
 
-    tokens: targets of the text that the losses are of.
+
+def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens: int) -> SoftPrompt:
+    """The shortened prompt. Its metadata name what was dropped; results and samples of the whole prompt are left out.
+
+    tokens: targets of the text that the losses were measured on.
     """
     whole = stages[0]
     dropped = [position + 1 for position in range(prompt.n_tokens) if position not in set(chosen.kept)]

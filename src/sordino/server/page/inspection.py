@@ -12,6 +12,7 @@ from sordino import formats
 from sordino.engine.threads import in_thread_of_its_own
 from sordino.errors import SordinoError
 from sordino.evaluation.analysis.inspection import affordable, depth_json, depth_of
+from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.off_domain import own_text
 from sordino.prompts.nearest import percentiles, word_norms
 from sordino.prompts.similarity import check_one_base, pooled
@@ -25,7 +26,6 @@ router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 # Positions of all shortened prompts and of what they read, beside whoever writes meanwhile: up to 118 virtual tokens.
 _BUDGET = 24_000
 _PASS_TOKENS = 1024
-_ROW_TOKENS = 128
 _KEPT = 64
 _ALIKE = 5
 
@@ -70,9 +70,7 @@ def depth(request: Request, name: str) -> dict[str, Any]:
 
     def measured() -> dict[str, Any]:
         found = in_thread_of_its_own(
-            lambda: depth_of(
-                base, prompt, own_text(prompt), limit=limit, row_tokens=_ROW_TOKENS, pass_tokens=_PASS_TOKENS
-            )
+            lambda: depth_of(base, prompt, own_text(prompt), InspectConfig(limit=limit, pass_tokens=_PASS_TOKENS))
         )
         return depth_json(found)
 

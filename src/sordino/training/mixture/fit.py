@@ -12,67 +12,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from sordino.errors import ConfigError
+from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.token_losses import Losses, Progress, losses
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_named
+from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.mixture.contexts import check_room, front_of_prompt
+from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
-from sordino.training.mixture.report import Candidates, Report, measure, summary
-
-GateChoice = Literal["auto", "never", "always"]
-# Tokens of each set that are measured by default: what tells weights of a few components to a few hundredths.
-LIMIT = 16_384
+from sordino.training.mixture.report import Candidates, MixtureReport, measure, summary
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """row_tokens: longest example. context_tokens: of a text, which has no prompt, so many tokens are x and the rest is y, as where
-    the mixture continues a text. limit: most tokens of each set that are measured, spread evenly (0: all). gate: whether one is
-    fitted, and kept: "auto" keeps it if it wins. pass_tokens: most positions in one forward pass.
-    """
-
-    row_tokens: int = 128
-    context_tokens: int = 32
-    limit: int = LIMIT
-    gate: GateChoice = "auto"
-    resamples: int = 10_000
-    pass_tokens: int = 4096
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for flag, value, low in (
-            ("--row-tokens", self.row_tokens, 2),
-            ("--context-tokens", self.context_tokens, 0),
-            ("--limit", self.limit, 0),
-            ("--pass-tokens", self.pass_tokens, 1),
-        ):
-            if value < low:
-                raise ConfigError("a setting is out of range", where=flag, expected=f"{low} or more", got=value)
-        if self.context_tokens >= self.row_tokens:
-            raise ConfigError(
-                "the context leaves nothing to predict",
-                where="--context-tokens",
-                expected=f"less than --row-tokens, {self.row_tokens}",
-                got=self.context_tokens,
-            )
-
-
-@dataclass(frozen=True)
-class Prepared:
+class MixtureTexts:
     """Three sets of examples that share no piece. notes: lines for the user about what was read, split and cut."""
 
     splits: Splits
@@ -93,7 +56,7 @@ class Fitted:
     mixture: Mixture
     weights: Weights
     gate: FittedGate | None
-    report: Report
+    report: MixtureReport
     notes: tuple[str, ...]
 
 
@@ -104,7 +67,7 @@ def prepare(
     config: FitConfig,
     *,
     speaker: str | None = None,
-) -> Prepared:
+) -> MixtureTexts:
     """Read the texts, split them, cut them into examples. Raises DataError."""
     reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
     held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
@@ -119,13 +82,13 @@ def prepare(
         return tuple(with_context(example, config.context_tokens) for example in made.examples)
 
     train, validation, judged = examples(splits.train), examples(splits.validation), examples(splits.heldout)
-    return Prepared(splits, train, validation, judged, tuple(notes))
+    return MixtureTexts(splits, train, validation, judged, tuple(notes))
 
 
 def fit(
     base: BaseModel,
     prompts: Sequence[tuple[str, SoftPrompt]],
-    prepared: Prepared,
+    prepared: MixtureTexts,
     config: FitConfig,
     *,
     metadata: Metadata | None = None,
@@ -136,16 +99,17 @@ def fit(
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
     """
-    fronts = [front_of_prompt(base, prompt) for _, prompt in prompts]
+    components = [soft_prompt(base, label, prompt) for label, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    check_room(base, fronts, [example for examples in sets for example in examples])
-    sizes = [len(examples) * len(fronts) for examples in sets]
+    longest = max(len(example.ids) for examples in sets for example in examples)
+    check_room(base, max(components, key=lambda component: component.length), longest)
+    sizes = [len(examples) * len(components) for examples in sets]
 
     def scored(at: int) -> Losses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
-        return losses(base, fronts, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
+        return losses(base, components, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
@@ -155,7 +119,7 @@ def fit(
     given_NK: Floats | None = None
     average_K = weights.weights_K
     if config.gate != "never" and len(prompts) > 1:
-        with memory_named("reading the texts", "lower --pass-tokens"):
+        with memory_errors("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
         read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]
@@ -223,7 +187,7 @@ def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
 
 
 def _recipe(
-    prepared: Prepared, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
+    prepared: MixtureTexts, config: FitConfig, examples: int, weights: Weights, gate: FittedGate | None
 ) -> dict[str, Any]:
     recipe: dict[str, Any] = {
         "data_hash": prepared.data_hash,

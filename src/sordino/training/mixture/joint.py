@@ -21,83 +21,33 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory
+from sordino.errors import DataError, Diverged, OutOfMemory
+from sordino.evaluation import conditions
+from sordino.evaluation.conditions import check_room
 from sordino.forward.combining import nll_of_texts, responsible
 from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.placement import prefix_embeds
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Placement
-from sordino.texts.examples import Example
-from sordino.texts.excerpts import excerpt
+from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
 from sordino.training.loop import Run, TrainSet, train
-from sordino.training.mixture.contexts import check_room, front_of_matrix
+from sordino.training.mixture.config import JointConfig
 from sordino.training.state import averaged_steps
 from sordino.training.strategy import Strategy
 
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens, --tokens or --joint"
 # Excerpts that are tried for each component, and examples that they are tried on.
 CANDIDATES, TRIED_ON = 6, 24
-
-
-@dataclass(frozen=True)
-class JointConfig:
-    """As in training a single soft prompt: lr in units of the model's embedding RMS, warmup and average as shares of the steps.
-
-    tokens: virtual tokens of a component that starts from an excerpt. batch: examples a step, each behind every component.
-    anneal: the share of the steps in which responsibilities are tempered. evaluations: of a run. validation_tokens: of each.
-    """
-
-    tokens: int = 20
-    steps: int = 150
-    batch: int = 4
-    lr: float = 0.25
-    warmup: float = 0.05
-    final_lr: float = 0.1
-    clip: float = 1.0
-    average: float = 0.1
-    anneal: float = 0.25
-    evaluations: int = 8
-    validation_tokens: int = 2048
-    pass_tokens: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for flag, value, low, high in (
-            ("--tokens", self.tokens, 1, 2047),
-            ("--steps", self.steps, 1, 9_999_999),
-            ("--batch", self.batch, 1, 100_000),
-            ("--lr", self.lr, 1e-6, 100),
-            ("--pass-tokens", self.pass_tokens, 1, 10_000_000),
-        ):
-            if not low <= value <= high:
-                raise ConfigError("a setting is out of range", where=flag, expected=f"{low} to {high}", got=value)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def for_loop(self, tokens: int, row_tokens: int) -> TrainConfig:
-        """The settings of the run. tokens, row_tokens: of the longest component and example."""
-        own = {f.name for f in fields(TrainConfig)} - {"tokens"}
-        return TrainConfig(
-            **{name: value for name, value in asdict(self).items() if name in own},
-            tokens=tokens,
-            row_tokens=max(2, row_tokens),
-            evaluate_every=max(1, self.steps // self.evaluations),
-            # No component is a soft prompt of its own yet, so there is nothing to sample from.
-            sample_every=self.steps + 1,
-            patience=0,
-        )
 
 
 @dataclass(frozen=True)
@@ -128,9 +78,10 @@ def train_jointly(
     if not data.train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
     examples = [*data.train, *data.validation]
-    check_room(base, [front_of_matrix(base, start, placement) for start in starts], examples)
     lengths = [len(start) for start in starts]
-    settings = replace(config.for_loop(max(lengths), max(len(e.ids) for e in examples)), placement=placement)
+    longest = max(len(example.ids) for example in examples)
+    check_room(base, conditions.matrix(base, "", max(starts, key=len), placement), longest)
+    settings = replace(config.for_loop(max(lengths), longest), placement=placement)
     length = sum(sum(example.labelled) for example in data.train) / len(data.train)
     mixture = MixtureLoss(lengths, settings, lambda step: temper(step, config, length))
     with tempfile.TemporaryDirectory() as folder:
@@ -210,8 +161,8 @@ class MixtureLoss:
         total_1 = torch.zeros(1, dtype=torch.float64)
         if own := strategy.share(batch.examples):
             matrices = batch.matrix_PD.split(self._lengths)
-            fronts = [front_of_matrix(base, matrix_pD, batch.placement) for matrix_pD in matrices]
-            nll_NK = losses(base, fronts, own, pass_tokens=pass_tokens).of_examples()
+            components = [conditions.matrix(base, "", matrix_pD, batch.placement) for matrix_pD in matrices]
+            nll_NK = losses(base, components, own, pass_tokens=pass_tokens).of_examples()
             total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
         strategy.reduce([total_1])
         return [float(total_1) / batch.labelled]
@@ -232,9 +183,9 @@ def excerpts_apart(
     ids_C = [excerpt(train, config.tokens, random) for _ in range(CANDIDATES * count)]
     matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
-    fronts = [front_of_matrix(base, matrix, placement) for matrix in matrices]
-    check_room(base, fronts, judged)
-    scored = losses(base, fronts, judged, pass_tokens=config.pass_tokens, progress=progress)
+    candidates = [conditions.matrix(base, "", matrix, placement) for matrix in matrices]
+    check_room(base, candidates[0], max(len(example.ids) for example in judged))
+    scored = losses(base, candidates, judged, pass_tokens=config.pass_tokens, progress=progress)
     nll_NC = scored.of_examples()
     chosen: list[int] = []
     for _ in range(count):

@@ -1,6 +1,6 @@
 """What every component, the ensembles and the mixtures reach on the same held-out tokens, with intervals.
 
-Shape key: N examples, T labelled tokens, K components, L lines, U units of the bootstrap, R resamples.
+Shape key: N examples, T labelled tokens, K components, L lines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from sordino.evaluation.confidence import MIN_UNITS, Estimate, Floats, interval, resampled_means, units_of
+from sordino.evaluation.confidence import Estimate, Floats, mean_estimates, units_of
 from sordino.forward.combining import nll_of_texts
 from sordino.forward.token_losses import Losses
 from sordino.prompts.mixture import uniform
@@ -31,7 +31,7 @@ TITLES: dict[str, str] = {
 
 
 @dataclass(frozen=True)
-class Line:
+class MixtureLine:
     """nll: nats a token. less_mixture: this line's loss less that of the mixture with fitted weights, so above 0 where the mixture
     is better. weight: of a component, in the mixture.
     """
@@ -44,14 +44,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Report:
+class MixtureReport:
     """tokens: labelled ones. unit, units: what the bootstrap draws, and how many there are. weights_K: fitted."""
 
     pieces: int
     tokens: int
     unit: str
     units: int
-    lines: tuple[Line, ...]
+    lines: tuple[MixtureLine, ...]
     weights_K: Floats
 
     @property
@@ -59,7 +59,7 @@ class Report:
         """How many components carry weight."""
         return effective_number(self.weights_K)
 
-    def line(self, kind: Kind) -> Line:
+    def line(self, kind: Kind) -> MixtureLine:
         """The first line of this kind. Raises KeyError."""
         for line in self.lines:
             if line.kind == kind:
@@ -94,7 +94,7 @@ def measure(
     *,
     resamples: int = 10_000,
     seed: int = 0,
-) -> Report:
+) -> MixtureReport:
     """scored: held-out losses of the components. pieces: the piece that each example is of."""
     labels, best, weights_K = candidates.labels, candidates.best, candidates.weights_K
     count = len(labels)
@@ -114,26 +114,16 @@ def measure(
     nll_NL = torch.stack([column for _, _, column in columns], dim=1).numpy()
     tokens_N = scored.tokens_N.double().numpy()
     units = units_of(list(pieces), tokens_N.astype(int).tolist())
-    means_L = nll_NL.sum(axis=0) / tokens_N.sum()
-    rates_RL = None
-    if units.count >= MIN_UNITS:
-        rates_RL = resampled_means(units.sums(nll_NL), units.sums(tokens_N), resamples=resamples, seed=seed)
+    means = mean_estimates(nll_NL, tokens_N, units, resamples=resamples, seed=seed)
     own = next(at for at, (kind, _, _) in enumerate(columns) if kind == "mixture")
-
-    def estimate(at: int, less: int | None) -> Estimate:
-        value = float(means_L[at] - (0 if less is None else means_L[less]))
-        if rates_RL is None:
-            return Estimate(value, None)
-        return Estimate(value, interval(rates_RL[:, at] - (0 if less is None else rates_RL[:, less]), units.count))
-
     lines = tuple(
-        Line(kind, label, estimate(at, None), estimate(at, own), float(weights_K[at]) if at < count else None)
+        MixtureLine(kind, label, means.of(at), means.of(at, less=own), float(weights_K[at]) if at < count else None)
         for at, (kind, label, _) in enumerate(columns)
     )
-    return Report(len(set(pieces)), int(tokens_N.sum()), units.kind, units.count, lines, np.array(weights_K))
+    return MixtureReport(len(set(pieces)), int(tokens_N.sum()), units.kind, units.count, lines, np.array(weights_K))
 
 
-def verdicts(report: Report) -> list[str]:
+def verdicts(report: MixtureReport) -> list[str]:
     """What the numbers say, in sentences."""
     names = [line.label for line in report.lines if line.kind == "component"]
     heavy = [f"{name} {weight:.2f}" for name, weight in zip(names, report.weights_K, strict=True) if weight >= 0.01]
@@ -151,7 +141,7 @@ def verdicts(report: Report) -> list[str]:
     return [*sentences, f"Fixed weights won: those that depend on the text are {side} by {gap}."]
 
 
-def summary(report: Report) -> dict[str, Any]:
+def summary(report: MixtureReport) -> dict[str, Any]:
     """The numbers that a mixture's own file keeps: plain JSON, a few lines."""
     keys = {
         "best": "best_component",
@@ -177,7 +167,7 @@ def summary(report: Report) -> dict[str, Any]:
     return summary
 
 
-def to_json(report: Report) -> dict[str, Any]:
+def to_json(report: MixtureReport) -> dict[str, Any]:
     """All of it as plain JSON."""
     return {
         "pieces": report.pieces,
@@ -201,7 +191,7 @@ def to_json(report: Report) -> dict[str, Any]:
     }
 
 
-def _against(line: Line, what: str) -> str:
+def _against(line: MixtureLine, what: str) -> str:
     less = line.less_mixture
     if not less.excludes_zero:
         return f"The mixture and {what} differ by less ({less.value:+.3f}) than so little text can show."

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sordino.errors import ConfigError
+from sordino.settings import LARGEST_SEED, check_settings, setting
 from sordino.training.config import Method, TrainConfig
 
 # The evaluations of a run: halving needs them at an eighth, a quarter and a half.
@@ -34,9 +35,9 @@ FACTORS = tuple(field.name for field in fields(Choice))
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sweep was asked for. The values of each factor; random: how many combinations by chance (0: all); full: every run
-    to its end. rest: the settings that all runs share. split_seed: decides which texts are held out, and what chance takes.
-    heldout_tokens: most held-out tokens that each finished run is measured on.
+    """What a sweep was asked for: the values of each factor, and how to try them. rest: the settings that all runs share.
+    fill_passes: let a pass hold as many positions as suit the device, whatever `rest` says. heldout_tokens: most held-out tokens
+    that each finished run is measured on.
     """
 
     model: tuple[str, ...]
@@ -46,20 +47,27 @@ class Spec:
     method: tuple[Method, ...]
     seed: tuple[int, ...]
     rest: TrainConfig
-    random: int = 0
-    full: bool = False
-    split_seed: int = 0
+    random: int = setting(0, "Try N combinations by chance.", low=0, shown="all of them", unit="N")
+    full: bool = setting(False, "Every run to its end, for plots; else the worse half ends at 1/8, 1/4 and 1/2.")
+    split_seed: int = setting(
+        0,
+        "Which texts are held out, for all runs alike, and what --random takes.",
+        low=0,
+        high=LARGEST_SEED,
+        shown="0",
+        unit="N",
+    )
     heldout_tokens: int = 4096
+    fill_passes: bool = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for factor in FACTORS:
             values: Sequence[object] = getattr(self, factor)
             if not values:
                 raise ConfigError("there is no value to try", where=f"--{factor}")
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
-        if self.random < 0:
-            raise ConfigError("not a number of combinations", where="--random", got=self.random)
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
                 "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps

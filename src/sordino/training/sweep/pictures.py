@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sordino.evaluation.pictures import COLOURS, drawable, new_figure, plain_axes, rendered
 from sordino.training.sweep.grid import FACTORS
 from sordino.training.sweep.results import ModelOutcome, Outcome, levels
 
-_COLOURS = ("#33658a", "#c8553d", "#588157", "#8e6c8a", "#9a7b4f")
-_DPI = 130
 _HEADINGS = {
     "model": "base model",
     "tokens": "virtual tokens",
@@ -27,28 +25,28 @@ def pictures(models: Sequence[ModelOutcome]) -> dict[str, bytes]:
     """PNGs by file name, of the factors that finished runs have more than one value of."""
     done = [run for model in models for run in model.runs if run.complete]
     varied = [factor for factor in FACTORS if len({getattr(run.choice, factor) for run in done}) > 1]
-    return {f"heldout-by-{factor}.png": _png(_figure(models, factor)) for factor in varied}
+    return {f"heldout-by-{factor}.png": rendered(_figure(models, factor)) for factor in varied}
 
 
 def _figure(models: Sequence[ModelOutcome], factor: str) -> Figure:
     """Small dots are runs, large ones the best other settings (chosen on validation): their mean and spread over seeds."""
     key = "bits_per_byte" if len(models) > 1 else "nll"
-    figure = Figure(figsize=(7, 4.5), dpi=_DPI, layout="constrained")
+    figure = new_figure(7, 4.5)
     axes = figure.add_subplot()
     values = list(dict.fromkeys(getattr(run.choice, factor) for model in models for run in model.runs))
     values = sorted(values) if factor in ("tokens", "lr", "seed") else values
     for number, model in enumerate(models):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         shift = 0.0 if factor == "model" else (number - (len(models) - 1) / 2) * 0.12
         _draw(axes, model, factor, key, values, colour, shift)
-    axes.set_xticks(range(len(values)), [_plain(f"{value:g}" if factor == "lr" else str(value)) for value in values])
+    axes.set_xticks(
+        range(len(values)), [drawable(f"{value:g}" if factor == "lr" else str(value), 40) for value in values]
+    )
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_xlabel(_HEADINGS[factor])
     axes.set_ylabel("bits per byte" if len(models) > 1 else "nats per token")
     axes.set_title("Loss on held-out texts; dotted: without a soft prompt", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e6e9ed", linewidth=0.7, axis="y")
-    axes.set_axisbelow(True)
+    plain_axes(axes, "y")
     if len(models) > 1:
         axes.legend(frameon=False, fontsize=9)
     return figure
@@ -72,17 +70,6 @@ def _draw(
         marker="o",
         linestyle="-" if factor in ("tokens", "lr") else "none",
         capsize=3,
-        label=_plain(model.model),
+        label=drawable(model.model, 40),
     )
     axes.axhline(getattr(model.none, key), color=colour, linewidth=0.8, linestyle=":")
-
-
-def _plain(text: str) -> str:
-    # matplotlib reads dollar signs as formulas.
-    return text[:40].replace("$", r"\$")
-
-
-def _png(figure: Figure) -> bytes:
-    target = io.BytesIO()
-    figure.savefig(target, format="png", metadata={"Software": None})
-    return target.getvalue()

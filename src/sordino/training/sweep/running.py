@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,18 +20,18 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 from sordino.texts.pieces import Piece
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.events import Event, Finished, Lost, Validation
+from sordino.training.events import Finished, Validation
+from sordino.training.execute import ShouldStop, read_prompt
 from sordino.training.gradient import group_pass_tokens
+from sordino.training.group import OnGroupEvent
 from sordino.training.loop import Prune, Run, RunGroup, placement_of, train_group
 from sordino.training.report import read_events
-from sordino.training.run import Prepared, TextPaths, prepare, with_settings
+from sordino.training.run import PreparedRun, TextPaths, prepare, with_settings
 from sordino.training.sweep.grid import Choice, Spec
 from sordino.training.sweep.halving import halving
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
 
 BEGAN = "began.json"
-ReadPrompt = Callable[[str], SoftPrompt]
-Tell = Callable[[str, Event | Lost], None]
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,10 @@ class Member:
 
     name: str
     choice: Choice
-    prepared: Prepared
+    prepared: PreparedRun
 
 
-def members_of(
-    base: BaseModel, spec: Spec, model: str, texts: TextPaths, read_prompt: ReadPrompt, folder: Path | None
-) -> list[Member]:
+def members_of(base: BaseModel, spec: Spec, model: str, texts: TextPaths, folder: Path | None) -> list[Member]:
     """The runs of one base model, all on the same three sets.
 
     folder: where they go on from, if there is something to go on from; None is for looking at costs, without a first matrix.
@@ -61,10 +59,12 @@ def members_of(
     """
     choices = [choice for choice in spec.choices() if choice.model == model]
     began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
-    room = began.pass_tokens or group_pass_tokens(base, spec.rest.pass_tokens)
-    shared: Prepared | None = None
+    room = spec.rest.pass_tokens
+    if spec.fill_passes:
+        room = began.pass_tokens or group_pass_tokens(base, room)
+    shared: PreparedRun | None = None
     # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
-    starts: dict[tuple[object, ...], Prepared] = {}
+    starts: dict[tuple[object, ...], PreparedRun] = {}
     made: list[Member] = []
     for number, choice in enumerate(choices):
         config = replace(spec.config(choice), pass_tokens=room)
@@ -89,20 +89,20 @@ def train_members(
     members: Sequence[Member],
     folder: Path,
     *,
-    tell: Tell,
-    should_stop: Callable[[], bool] = lambda: False,
+    on_event: OnGroupEvent,
+    should_stop: ShouldStop = lambda: False,
 ) -> dict[str, Finished] | None:
-    """Train what `members_of` made, from the beginning or from where `folder` is. None where it was asked to stop."""
+    """Train what `members_of` made, from the beginning or from where `folder` is. None where they were asked to stop."""
     resume = _began(folder).starts is not None
     if not resume:
         (folder / CHECKPOINT).unlink(missing_ok=True)
         for member in members:
             (folder / member.name).mkdir(parents=True, exist_ok=True)
-        kept = {
+        began = {
             "pass_tokens": members[0].prepared.config.pass_tokens,
             "starts": [member.prepared.start.how for member in members],
         }
-        write_bytes(folder / BEGAN, json.dumps(kept).encode())
+        write_bytes(folder / BEGAN, json.dumps(began).encode())
     runs = [
         Run(m.name, m.prepared.data, m.prepared.config, folder / m.name, m.prepared.start.matrix_PD) for m in members
     ]
@@ -112,7 +112,7 @@ def train_members(
     for name, event in train_group(base, group, resume=resume, should_stop=should_stop):
         if isinstance(event, Finished):
             finished[name] = event
-        tell(name, event)
+        on_event(name, event)
     return None if any(one.why == "stopped" for one in finished.values()) else finished
 
 

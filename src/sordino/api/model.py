@@ -1,0 +1,162 @@
+"""A base model that writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from sordino.errors import BadInput
+from sordino.prompts.mixture import Prompt
+from sordino.settings import from_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from sordino.engine.generate import TextDelta, TextRequest
+    from sordino.engine.sampling import Sampling
+    from sordino.models.base_model import BaseModel
+    from sordino.models.files import Notify
+    from sordino.prompts.fit import Fit
+
+Prompts = Prompt | Sequence[Prompt | None] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A frozen base model. Made by `load_model` or `Model.from_transformers`."""
+
+    base: BaseModel
+
+    def __repr__(self) -> str:
+        return f"Model({self.base.name!r}, {self.base.device}, {self.base.dtype})"
+
+    @staticmethod
+    def from_transformers(network: PreTrainedModel, tokenizer: Any, *, name: str = "") -> Model:
+        """A causal language model and its tokenizer that are in memory already.
+
+        The network is frozen: it is put in eval mode, and its parameters lose their gradients. name: what soft prompts call it,
+        by default its name on the Hub. Raises ModelError for an architecture that cannot carry a soft prompt.
+        """
+        from sordino.models.architectures import check_config
+        from sordino.models.base_model import from_parts
+
+        name = name or network.name_or_path or str(network.config.model_type)
+        check_config(network.config, where=name)
+        return Model(from_parts(network, tokenizer, name=name))
+
+    def fit(self, prompt: Prompt) -> Fit:
+        """How well a prompt fits: `kind` is "exact", "same family", "unknown" or "no"; `reason` says why."""
+        return self.base.fit(prompt)
+
+    @overload
+    def generate(
+        self, text: str, prompt: Prompt | None = None, *, seed: int = 0, force: bool = False, **sampling: Any
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompts = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> list[str]: ...
+
+    def generate(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompts = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> str | list[str]:
+        """The continuation of a text, with a soft prompt, a mixture, or neither.
+
+        Lists of texts, prompts or seeds are one batch and give a list; what is not a list serves every row. What is written
+        depends on a row's own text, prompt and seed, never on its batch. sampling: the fields of `Sampling`, for instance
+        max_tokens=60, temperature=0. force: run a prompt of the right width that was made for another model.
+        Raises ConfigError, DoesNotFit, OutOfMemory.
+        """
+        from sordino.engine.generate import complete
+
+        requests = self._requests(text, prompt, seed, force=force)
+        continued = complete(self.base, requests, _sampling(sampling))
+        return continued if _is_batch(text, prompt, seed) else continued[0]
+
+    def stream(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompts = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        force: bool = False,
+        **sampling: Any,
+    ) -> Iterator[TextDelta]:
+        """As `generate`, a piece of text at a time.
+
+        A piece has `request` (which row it continues), `text`, and `finish`: "stop" or "length" on a row's last piece, else None.
+        """
+        from sordino.engine.generate import generate
+
+        return generate(self.base, self._requests(text, prompt, seed, force=force), _sampling(sampling))
+
+    def _requests(
+        self,
+        text: str | Sequence[str],
+        prompt: Prompts,
+        seed: int | Sequence[int],
+        *,
+        force: bool,
+    ) -> list[TextRequest]:
+        from sordino.engine.generate import TextRequest
+
+        texts, prompts, seeds = _as_list(text), _as_list(prompt), _as_list(seed)
+        lengths = {len(values) for values in (texts, prompts, seeds)} - {1}
+        if len(lengths) > 1:
+            raise BadInput(
+                "lists of different lengths",
+                where="generate",
+                expected="as many texts as prompts and seeds, or one for all",
+                got=f"{len(texts)} texts, {len(prompts)} prompts, {len(seeds)} seeds",
+            )
+        rows = next(iter(lengths), 1)
+        for each in prompts:
+            if each is not None:
+                self.base.check_fit(each, force=force)
+        texts, prompts, seeds = (values * rows if len(values) == 1 else values for values in (texts, prompts, seeds))
+        return [TextRequest(*row) for row in zip(texts, prompts, seeds, strict=True)]
+
+
+def load_model(
+    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify | None = None
+) -> Model:
+    """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
+
+    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda",
+    "cuda:N" or "mps"; by default a GPU where there is one. notify: called with a line before each slow step.
+    Raises ModelError, ConfigError, StorageError, OutOfMemory.
+    """
+    from sordino.models import base_model, files
+
+    return Model(base_model.load(name, dtype=dtype, device=device, notify=notify or files.silent))
+
+
+def _sampling(given: Mapping[str, Any]) -> Sampling:
+    """Raises ConfigError for a name that is no field."""
+    from sordino.engine.sampling import Sampling
+
+    # One text is a sequence too, of its characters.
+    stop = {"stop": tuple(_as_list(given["stop"]))} if "stop" in given else {}
+    return from_json(Sampling, {**given, **stop})
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if _is_batch(value) else [value]
+
+
+def _is_batch(*given: Any) -> bool:
+    return any(isinstance(value, Sequence) and not isinstance(value, str) for value in given)

@@ -1,0 +1,109 @@
+"""What the events and the report of a mixture look like on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+
+from rich.progress import TaskID
+
+from sordino.cli.console import brackets, err, one_line, out, printable, table, warn
+from sordino.cli.progress import step_bar
+from sordino.cli.training_display import Display
+from sordino.training.events import Disclosed, Validation, Warned, Working
+from sordino.training.mixture.config import FitConfig
+from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
+from sordino.training.mixture.fit import Fitted
+from sordino.training.mixture.joint import JointResult, WeightedStep
+from sordino.training.mixture.report import TITLES, MixtureReport, verdicts
+
+
+class MixtureDisplay(Display):
+    """On stderr: results alone are printed on stdout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = step_bar("  {task.fields[state]}")
+        self._task, self._steps = TaskID(0), 0
+
+    def show(self, event: MixtureEvent) -> None:
+        if isinstance(event, Working):
+            self.work(event)
+            return
+        self.end_status()
+        match event:
+            case ExamplesRead():
+                sets = f"{event.train} examples to fit, {event.validation} to validate, {event.heldout} held out."
+                err.print(f"Texts: {sets}")
+                for line in (event.how, *event.notes):
+                    err.print(one_line(line))
+                for line in event.duplicates:
+                    warn(line)
+            case Warned():
+                warn(event.message)
+            case JointStarted():
+                err.print(
+                    f"Training {event.components} soft prompts together, from {one_line(event.how)}. "
+                    "It is not resumed: Ctrl-C throws it away."
+                )
+                self._task, self._steps = self._bar.add_task("", total=event.steps, state=""), event.steps
+                self.show_bar(self._bar)
+            case WeightedStep():
+                weights = " ".join(f"{weight:.2f}" for weight in event.weights)
+                state = f"loss {event.step.loss:.3f}  weights {weights}"
+                self._bar.update(self._task, completed=event.step.step, state=state)
+            case Validation():
+                best = " (best)" if event.best else ""
+                self._bar.console.print(f"step {event.step}/{self._steps}: validation loss {event.loss:.4f}{best}")
+            case JointResult():
+                self.end_steps()
+            case Disclosed():
+                err.print("The file will disclose:")
+                for line in event.lines:
+                    err.print(f"  {printable(line)}")
+
+
+def show_fitted(fitted: Fitted, config: FitConfig, path: Path) -> None:
+    """The table, what its columns mean, and what came out."""
+    report = fitted.report
+    out.print(_table(report))
+    for line in _explanation(report, config):
+        out.print(line)
+    out.print()
+    for line in verdicts(report):
+        out.print(one_line(line), style="bold")
+    for note in fitted.notes:
+        out.print(f"Note: {one_line(note)}.")
+    if fitted.weights.short_by > 1e-6:
+        out.print(f"Note: EM stopped within {fitted.weights.short_by:.1e} nats an example of the best weights.")
+    gated = "with a gate" if fitted.mixture.gate is not None else "with fixed weights"
+    count = len(fitted.mixture.components)
+    out.print(f"Written: {path.resolve()} ({count} component{'s' * (count > 1)}, {gated})")
+    out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(path))}')
+
+
+def _table(report: MixtureReport) -> object:
+    shown = table("what predicts", "#weight", "#loss", "", "#over mixture", "")
+    for line in report.lines:
+        title = one_line(line.label) if line.kind == "component" else TITLES[line.kind]
+        own = line.kind == "mixture"
+        shown.add_row(
+            title,
+            "" if line.weight is None else f"{line.weight:.3f}",
+            f"{line.nll.value:.4f}",
+            brackets(line.nll.interval, "{:.3f}"),
+            "" if own else f"{line.less_mixture.value:+.4f}",
+            "" if own else brackets(line.less_mixture.interval, "{:+.4f}"),
+        )
+    return shown
+
+
+def _explanation(report: MixtureReport, config: FitConfig) -> list[str]:
+    lines = [
+        f"Measured on {report.tokens:,} tokens of {report.pieces:,} held-out texts, in examples of at most {config.row_tokens}; "
+        "every line predicts the same tokens.",
+        "Loss: nats a token; lower is better. Over mixture: this line's loss less the mixture's; above 0, the mixture is better.",
+    ]
+    if report.line("mixture").nll.interval is None:
+        return [*lines, "There is too little held-out text for intervals."]
+    return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units:,} units)."]

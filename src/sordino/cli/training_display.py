@@ -1,0 +1,262 @@
+"""What the events of training runs look like on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from shlex import quote
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import Progress, TaskID
+from rich.status import Status
+
+from sordino.cli.console import err, one_line, out, print_json, printable, warn
+from sordino.cli.evaluate import show_report
+from sordino.cli.interrupts import stop_on_interrupt
+from sordino.cli.progress import share_bar, step_bar
+from sordino.training.events import (
+    Cost,
+    Disclosed,
+    Evaluated,
+    Finished,
+    LearningRates,
+    Lost,
+    ReportWritten,
+    RunEvent,
+    Sample,
+    Started,
+    Step,
+    TextsRead,
+    Validation,
+    Warned,
+    Working,
+    Written,
+)
+
+
+class Display:
+    """A status line while something is worked on; a bar, and Ctrl-C that saves and stops, while steps are taken."""
+
+    def __init__(self) -> None:
+        self._status: Status | Progress | None = None
+        self._stepping = ExitStack()
+        self._asked: Callable[[], bool] = lambda: False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end_status()
+        self._stepping.close()
+
+    def should_stop(self) -> bool:
+        return self._asked()
+
+    def work(self, event: Working) -> None:
+        """A spinner, or a bar where it is known how much there is to do."""
+        if event.total and not isinstance(self._status, Progress):
+            self.end_status()
+            self._status = share_bar(event.what)
+            self._status.add_task("", total=event.total)
+            self._status.start()
+        elif self._status is None:
+            self._status = err.status(f"{event.what} ...")
+            self._status.start()
+        if isinstance(self._status, Progress):
+            self._status.update(TaskID(0), completed=event.done, total=event.total)
+        else:
+            self._status.update(f"{event.what} ...")
+
+    def end_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def show_bar(self, bar: Progress) -> None:
+        """Until `end_steps`."""
+        self._stepping.enter_context(bar)
+
+    def begin_steps(self, bar: Progress) -> None:
+        self._asked = self._stepping.enter_context(stop_on_interrupt())
+        self.show_bar(bar)
+
+    def end_steps(self) -> None:
+        self._stepping.close()
+
+
+class RunDisplay(Display):
+    """Of one run, or of several with their names in front."""
+
+    def __init__(self, names: Sequence[str] = ("",)) -> None:
+        super().__init__()
+        self._several = names != ("",)
+        self._waiting, self._running = set(names), set(names)
+        self._count, self.steps = len(names), 0
+        self._tasks: dict[str, TaskID] = {}
+        self._bar = step_bar("  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}", named=self._several)
+        self.finished: dict[str, Finished] = {}
+
+    @property
+    def last_step(self) -> int:
+        return max(end.progress.step for end in self.finished.values())
+
+    def show(self, event: RunEvent) -> None:
+        """An event of a single run."""
+        self.show_named("", event)
+
+    def show_named(self, name: str, event: RunEvent) -> None:
+        """An event of the run called `name`; "" for all of them."""
+        if isinstance(event, Working):
+            self.work(event)
+            return
+        self.end_status()
+        named = f"{one_line(name)}: " if name else ""
+        match event:
+            case TextsRead():
+                show_texts(event, name)
+            case Cost():
+                self._show_cost(event)
+            case LearningRates():
+                tried = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in event.tried)
+                out.print(f"{named}learning rate {event.best:g} (losses: {tried})")
+            case Started():
+                self._start(name, event)
+            case Finished():
+                self._finish(name, named, event)
+            case Lost():
+                if self._several:
+                    warn(
+                        f"{name} diverged at step {event.step}; its file will hold the best matrix before that: lower --lr"
+                    )
+            case Step() | Validation() | Sample():
+                self._show_step(name, named, event)
+            case Warned():
+                warn(named + event.message)
+            case Evaluated() | Disclosed() | Written() | ReportWritten():
+                self._show_result(event)
+
+    def _show_cost(self, cost: Cost) -> None:
+        steps = f"{cost.steps} step{'s' if cost.steps > 1 else ''}"
+        rest = f"of about {cost.step_seconds:.1f} s"
+        if self._several:
+            steps, rest = f"{self._count} soft prompts together, {steps} each,", f"{rest} for all"
+        out.print(
+            f"{steps} {rest}: {clock(cost.seconds)} of training, then the measuring; "
+            + ("one base model; " if self._several else "")
+            + memory(cost)
+        )
+
+    def _start(self, name: str, event: Started) -> None:
+        self.steps = event.steps
+        how = printable(event.how)
+        if self._several:
+            out.print(f"{one_line(name)} starts from {how}.")
+        self._tasks[name] = self._bar.add_task(one_line(name), total=event.steps, loss="", val="", speed="")
+        self._waiting.discard(name)
+        if not self._waiting:
+            out.print(
+                "Ctrl-C saves all and stops." if self._several else f"Starting from {how}. Ctrl-C saves and stops."
+            )
+            self.begin_steps(self._bar)
+
+    def _show_step(self, name: str, named: str, event: Step | Validation | Sample) -> None:
+        match event:
+            case Step():
+                speed = f"  {event.tokens / event.seconds:.0f} tokens/s"
+                self._bar.update(self._tasks[name], completed=event.step, loss=f"loss {event.loss:.3f}", speed=speed)
+            case Validation():
+                self._bar.update(self._tasks[name], val=f"  validation {event.loss:.3f}")
+                best = " (best)" if event.best else ""
+                self._bar.console.print(
+                    f"{named}step {event.step}/{self.steps}: validation loss {event.loss:.4f}{best}"
+                )
+            case Sample():
+                text = f"{printable(event.prompt)}|{printable(event.text)}"
+                self._bar.console.print(f"{named}step {event.step}, a sample: {text}")
+
+    def _finish(self, name: str, named: str, event: Finished) -> None:
+        self.finished[name] = event
+        self._running.discard(name)
+        if not self._running:
+            self.end_steps()
+        if event.why == "diverged" and not self._several:
+            warn(f"this run diverged behind step {event.progress.step}; the file holds the best matrix before that")
+        if event.why == "early":
+            out.print(f"{named}stopped early: the validation loss was best at step {event.progress.best_step}.")
+        if event.why != "stopped" and event.progress.best_step == 0:
+            out.print(f"{named}validation was best before the first step, so the file is what the run started from.")
+
+    def _show_result(self, event: Evaluated | Disclosed | Written | ReportWritten) -> None:
+        """Of several soft prompts the figures are in their reports, and in one table at the end."""
+        match event:
+            case Evaluated() if not self._several:
+                show_report(event.report, event.row_tokens)
+            case Disclosed() if not self._several:
+                out.print("The file will disclose:")
+                for line in event.lines:
+                    out.print(f"  {printable(line)}")
+            case Written():
+                out.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
+            case ReportWritten():
+                out.print(f"Report:  {event.path.resolve()}")
+                if not self._several:
+                    out.print(f"Nearest words: {' '.join(event.nearest_words)}")
+            case _:
+                pass
+
+
+def show_texts(texts: TextsRead, name: str = "") -> None:
+    if name:
+        out.print(f"{one_line(name)}:", style="bold")
+    out.print(
+        f"Texts: {texts.train} pieces to train on ({texts.examples} examples, {texts.tokens} tokens), "
+        f"{texts.validation} to validate, {texts.heldout} held out."
+    )
+    for line in (texts.how, *texts.notes):
+        out.print(printable(line))
+    for line in texts.duplicates:
+        warn(line)
+
+
+def show_stopped(display: RunDisplay, folder: Path, saved: str) -> None:
+    console = err if out.reader_left else out
+    console.print(f"Stopped after step {display.last_step}{saved}")
+    console.print(f"Go on with: sordino train --resume {quote(str(folder))}")
+
+
+def memory(cost: Cost) -> str:
+    return f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+# A dry run as JSON: what the texts are and what they cost, a line each, as soon as each is known. ---------------------------
+
+
+def print_event(event: RunEvent) -> None:
+    if isinstance(event, TextsRead | Cost):
+        print_json({"texts" if isinstance(event, TextsRead) else "cost": asdict(event)}, indent=None)
+        sys.stdout.flush()
+
+
+class GroupJson:
+    """The texts of all runs by name on one line."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, Any] = {}
+
+    def add(self, name: str, event: RunEvent) -> None:
+        if isinstance(event, TextsRead):
+            self._texts[name] = asdict(event)
+        elif isinstance(event, Cost):
+            print_json({"texts": self._texts}, indent=None)
+            print_event(event)

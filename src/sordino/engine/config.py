@@ -1,0 +1,100 @@
+"""Settings of the engine: how tokens are drawn, what runs the model and in how much memory. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sordino.errors import ConfigError
+from sordino.settings import check_settings, setting
+
+# KoboldAI's numbers for the steps of `order`.
+TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
+# Looked at for every token of every row.
+MOST_STOPS, MOST_BIASES = 256, 1024
+
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs a model, and in how much memory, in MiB."""
+
+    rows: int = setting(16, "Most that run at once.", low=1, high=256, unit="N")
+    queue: int = setting(256, "Most that wait.", low=0, high=100_000, unit="N")
+    kv_memory: float | None = setting(
+        None, "For rows that run.", above=0, shown="a quarter of what is free", unit="MIB"
+    )
+    prefix_memory: float = setting(200, "For prefixes and texts that may come again.", low=0, unit="MIB")
+    runner: Literal["auto", "torch", "gguf"] = setting(
+        "auto", "What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch."
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @property
+    def kv_bytes(self) -> int | None:
+        return None if self.kv_memory is None else int(self.kv_memory * _MIB)
+
+    @property
+    def prefix_bytes(self) -> int:
+        return int(self.prefix_memory * _MIB)
+
+    @property
+    def step_tokens(self) -> int:
+        """Positions of a step: one for every row, and more for those that read a text."""
+        return max(256, self.rows)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; what is at its default of 0 or 1 is off.
+
+    top_k, top_p (Holtzman et al. 2020, arXiv 1904.09751), min_p (2407.01082), typical (2202.00666), tfs (tail free sampling),
+    top_a (keeps p >= top_a * max(p)^2). repetition_penalty divides positive and multiplies negative logits of words seen
+    (CTRL, 1909.05858) among the last repetition_range tokens (0: all); with repetition_slope the penalty grows towards the
+    newest of them, as in KoboldAI. presence_penalty and frequency_penalty are OpenAI's, over new tokens only. logit_bias is
+    added first. order: KoboldAI's numbers of the steps, 0 top_k, 1 top_a, 2 top_p (then min_p), 3 tfs, 4 typical,
+    5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many of the likeliest words to
+    report with each token (None: nothing is reported), of the model's own distribution.
+    """
+
+    max_tokens: int = setting(120, "Most new tokens.", low=1, unit="N", short="-n")
+    temperature: float = setting(
+        0.8, "Below 1 tamer, above 1 wilder, 0 always the likeliest.", low=0, high=1e3, unit="X", short="-t"
+    )
+    top_k: int = setting(0, "Draw from the K likeliest tokens; 0 from all.", low=0, unit="K")
+    top_p: float = setting(
+        0.95, "Draw from the likeliest tokens that share P of the chances.", above=0, high=1, unit="P"
+    )
+    min_p: float = setting(0.0, "Leave out tokens under P times the likeliest one's chance.", low=0, high=1, unit="P")
+    typical: float = setting(1.0, "Draw from the tokens nearest to the expected surprise.", above=0, high=1)
+    top_a: float = setting(0.0, "Leave out tokens under A times the square of the highest chance.", low=0, high=1)
+    tfs: float = setting(1.0, "Cut off the flat tail of the distribution.", above=0, high=1)
+    repetition_penalty: float = setting(1.0, "Above 1: avoid tokens that were there.", low=0.01, high=100, unit="X")
+    repetition_range: int = setting(0, "Last tokens that the penalty looks at; 0 for all.", low=0)
+    repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
+    presence_penalty: float = setting(0.0, "Against words that were written already.", low=-2, high=2)
+    frequency_penalty: float = setting(0.0, "Against words, for each time they were written.", low=-2, high=2)
+    order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = setting(None, "How many of the likeliest words to report.", low=0, high=20)
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        # Nearer to 0, arithmetic on logits leaves what numbers can hold.
+        for flag, value in (("--temperature", self.temperature), ("--repetition-slope", self.repetition_slope)):
+            _check(value == 0 or value >= 1e-3, flag, "0, or 0.001 to 1000", value)
+        _check(sorted(self.order) == list(range(7)), "--order", "each of 0 to 6 once", self.order)
+        _check(len(self.logit_bias) <= MOST_BIASES, "--logit-bias", f"at most {MOST_BIASES}", len(self.logit_bias))
+        _check(all(abs(bias) <= 1e9 for _, bias in self.logit_bias), "--logit-bias", "-1e9 to 1e9", self.logit_bias)
+        _check(len(self.stop) <= MOST_STOPS, "--stop", f"at most {MOST_STOPS}", len(self.stop))
+        _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
+
+
+def _check(holds: bool, flag: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ConfigError("a setting is out of range", where=flag, expected=expected, got=got)

@@ -1,0 +1,125 @@
+"""Settings of what measures: `evaluate`, `answers`, `blend`, `prune` and `inspect`. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sordino.errors import ConfigError
+from sordino.settings import check_settings, seed_setting, setting
+
+EXCERPT_TOKENS = (20, 64, 128, 256, 512)
+
+
+def limit_setting(default: int) -> int:
+    return setting(default, "Most tokens measured of a text, spread evenly; 0 for all.", low=0, unit="N")
+
+
+def row_tokens_setting() -> int:
+    return setting(128, "Length of the windows that texts are cut into.", low=2, unit="N")
+
+
+def pass_tokens_setting() -> int:
+    help = "Most positions in one forward pass; lower it if memory runs out. The result is the same."
+    return setting(4096, help, low=1, unit="N")
+
+
+def resamples_setting() -> int:
+    return setting(10_000, "Draws for the intervals.", low=100, unit="N")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """excerpt_tokens: lengths of real text to compare with, ascending."""
+
+    limit: int = limit_setting(8192)
+    row_tokens: int = row_tokens_setting()
+    excerpt_draws: int = setting(3, "Excerpts of each length, averaged.", low=1, unit="N")
+    pass_tokens: int = pass_tokens_setting()
+    seed: int = seed_setting()
+    resamples: int = resamples_setting()
+    excerpt_tokens: tuple[int, ...] = EXCERPT_TOKENS
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        lengths = self.excerpt_tokens
+        if not lengths or min(lengths) < 1 or list(lengths) != sorted(set(lengths)):
+            raise ConfigError("not a list of lengths", where="excerpt_tokens", expected="ascending", got=lengths)
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """shots: numbers of examples to try behind each instruction."""
+
+    row_tokens: int = setting(256, "Longest prompt; of a longer one its beginning is left out.", low=1, unit="N")
+    pass_tokens: int = pass_tokens_setting()
+    seed: int = seed_setting()
+    resamples: int = resamples_setting()
+    shots: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if any(count < 1 for count in self.shots) or len(set(self.shots)) < len(self.shots):
+            raise ConfigError(
+                "a number of examples is out of range or given twice",
+                where="--shots",
+                expected="1 or more, each once",
+                got=", ".join(map(str, self.shots)),
+            )
+
+
+@dataclass(frozen=True)
+class BlendConfig:
+    """How soft prompts are blended, and how the losses between two of them are measured."""
+
+    how: Literal["linear", "spherical", "concatenate"] = setting(
+        "linear", "Row by row, along a straight line or an arc that keeps norms; or one behind the other."
+    )
+    points: int = setting(11, "Blends that are measured between the two.", low=2, high=101, unit="N")
+    limit: int = limit_setting(2048)
+    row_tokens: int = row_tokens_setting()
+    pass_tokens: int = pass_tokens_setting()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How short a soft prompt is made, and how its lengths are measured."""
+
+    tokens: int | None = setting(None, "Keep this many virtual tokens.", low=1, unit="N")
+    tolerance: float | None = setting(
+        None, "Keep as few as the loss allows, if it may rise by this much.", low=0, shown="0.01", unit="NATS"
+    )
+    block: int | None = setting(
+        None, "Drop this many at a time.", low=1, shown="1; of more than 24 tokens, more", unit="N"
+    )
+    limit: int = limit_setting(1024)
+    row_tokens: int = row_tokens_setting()
+    pass_tokens: int = pass_tokens_setting()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.tokens is not None and self.tolerance is not None:
+            raise ConfigError("two ways to say how short", where="--tokens, --tolerance", do="give one of them")
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """What is measured of a soft prompt. limit: None for as many tokens as a minute is enough for."""
+
+    quick: bool = setting(False, "Words, norms and similarity only: nothing that needs a text.")
+    words: int = setting(3, "Nearest words.", low=1, high=20, unit="N")
+    limit: int | None = setting(
+        None,
+        "Most tokens measured of a text.",
+        low=0,
+        shown="64 to 512; none where a soft prompt is long",
+        unit="N",
+    )
+    row_tokens: int = row_tokens_setting()
+    pass_tokens: int = pass_tokens_setting()
+
+    def __post_init__(self) -> None:
+        check_settings(self)

@@ -1,0 +1,96 @@
+"""What all pictures share: colours, plain axes, dots with their intervals, and a figure's bytes as PNG or SVG.
+
+matplotlib reads dollar signs as formulas and its fonts lack most alphabets, and names come from files of strangers: what is drawn
+of them goes through `drawable`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sordino.storage import write_bytes
+
+PLAIN, ACCENT, FAINT, BAND = "#33658a", "#c8553d", "#9aa5b1", "#e3ebf2"
+# One after another for the lines of a picture.
+COLOURS = (PLAIN, ACCENT, "#588157", "#8e6c8a", "#c49a3a")
+DPI = 130
+_GRID = "#e6e9ed"
+_LONGEST = 24
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval, or none, and its name on the axis."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+    accented: bool = False
+
+
+def new_figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def plain_axes(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
+    """Two spines and a faint grid behind what is drawn."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=_GRID, linewidth=0.7, axis=grid)
+    axes.set_axisbelow(True)
+
+
+def draw_dots(axes: Axes, dots: Sequence[Dot], *, with_values: bool = False) -> None:
+    """Losses on held-out texts, a line each, the first at the top."""
+    for place, dot in enumerate(dots):
+        colour = ACCENT if dot.accented else PLAIN
+        low, high = dot.interval or (dot.value, dot.value)
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, alpha=0.45, solid_capstyle="round")
+        axes.plot([dot.value], [place], "o", color=colour, markersize=6.5)
+        if with_values:
+            axes.annotate(
+                f"{dot.value:.3f}",
+                (dot.value, place),
+                xytext=(0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+                color=colour,
+            )
+    axes.set_yticks(range(len(dots)), [dot.name for dot in dots], fontsize=9)
+    axes.set_ylim(len(dots) - 0.4, -0.8)
+    axes.set_title("Loss on held-out texts", loc="left")
+    axes.set_xlabel("nats per token; lower is better")
+
+
+def drawable(text: str, longest: int = _LONGEST) -> str:
+    """A text on one line that matplotlib draws as it is: what its font may lack becomes a question mark."""
+    line = " ".join(text.split())
+    shown = "".join(
+        char if char.isprintable() and (ord(char) < 0x250 or 0x370 <= ord(char) < 0x500) else "?" for char in line
+    )
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return shown.replace("\\", "\\\\").replace("$", r"\$")
+
+
+def rendered(figure: Figure, ending: str = ".png") -> bytes:
+    """As ".png" or ".svg", without date and version. Of a PNG the bytes are the same each time."""
+    target = io.BytesIO()
+    if ending.lower() == ".svg":
+        with matplotlib.rc_context({"svg.hashsalt": "sordino"}):
+            figure.savefig(target, format="svg", metadata={"Date": None, "Creator": None})
+    else:
+        figure.savefig(target, format="png", metadata={"Software": None})
+    return target.getvalue()
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write a figure as the kind that the path's ending names. Raises StorageError."""
+    write_bytes(path, rendered(figure, path.suffix))

@@ -1,0 +1,125 @@
+"""Where the server listens, and whom it lets in, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sordino.errors import ConfigError
+
+_NAME = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where the server listens, and whom it answers. origins: web pages of other addresses that may call it.
+
+    Raises ConfigError for what cannot be.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5000
+    api_key: str | None = None
+    insecure: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "api_key", checked_key(self.api_key))
+        refuse_open_doors(self.host, self.api_key, insecure=self.insecure)
+        object.__setattr__(self, "allowed_hosts", checked_hosts(self.allowed_hosts))
+        object.__setattr__(self, "origins", checked_origins(self.origins))
+
+    def listen(self) -> socket.socket:
+        """Before anything is loaded: a port in use should not cost half a minute. Raises ConfigError."""
+        try:
+            family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            # create_server, as it knows on which systems an address may be taken again at once.
+            return socket.create_server(address[:2], family=family)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen there ({error.strerror or error})",
+                where=f"{self.host}:{self.port}",
+                do="choose another --port or --host",
+            ) from None
+
+
+def checked_key(given: str | None) -> str | None:
+    """The key without white space around it, such as the line end of the file it was kept in. Raises ConfigError.
+
+    No client could send that, nor what cannot be printed.
+    """
+    key = None if given is None else given.strip()
+    if key == "":
+        raise ConfigError("an empty key is no key", where="--api-key", do="give one, or leave the flag out")
+    if key is not None and not key.isprintable():
+        raise ConfigError("no client can send this key", where="--api-key", expected="characters that can be printed")
+    return key
+
+
+def checked_hosts(names: Sequence[str]) -> tuple[str, ...]:
+    """Names as a Host header has them. Raises ConfigError for what no header could ever be."""
+    for name in names:
+        if not _NAME.fullmatch(name.lower()):
+            raise ConfigError(
+                "not a host's name",
+                where="--allowed-host",
+                expected="a name without scheme and port, writer.lan, or .example.org for all below it",
+                got=name,
+            )
+    return tuple(names)
+
+
+def checked_origins(pages: Sequence[str]) -> tuple[str, ...]:
+    """Pages' addresses as browsers send them: without a path. Raises ConfigError for what no browser sends."""
+    origins = tuple(one if one in ("*", "null") else one.removesuffix("/").lower() for one in pages)
+    for one in origins:
+        if one not in ("*", "null") and not _is_origin(one):
+            raise ConfigError(
+                "not a page's address",
+                where="--cors-origin",
+                expected="scheme and host, such as https://lite.koboldai.net, and a port where there is one",
+                got=one,
+            )
+    return origins
+
+
+def _is_origin(one: str) -> bool:
+    try:
+        page = urlsplit(one)
+        return bool(page.hostname) and one == f"{page.scheme}://{page.netloc}" and "@" not in page.netloc
+    except ValueError:
+        return False
+
+
+def refuse_open_doors(host: str, api_key: str | None, *, insecure: bool) -> None:
+    """Whoever can reach a public address can write with this machine. Raises ConfigError."""
+    if insecure or api_key is not None or _is_loopback(host):
+        return
+    raise ConfigError(
+        "others can reach this address, and no key is asked for",
+        where="--host",
+        got=host,
+        do="give --api-key KEY, or --insecure if everybody may use it",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def address_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def near(address: str) -> str:
+    """The address for this machine's own programs: "every address" is none that a browser could open."""
+    return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -1,0 +1,181 @@
+"""Several soft prompts trained together on one base model, each on its own texts: a job, a file and a report each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+
+from sordino.errors import BadInput, DataError, TrainingError
+from sordino.formats import read
+from sordino.models.base_model import BaseModel
+from sordino.storage import write_bytes
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.checkpoint import is_unfinished, read_group
+from sordino.training.config import Calibration
+from sordino.training.events import HTML, Finished, RunEvent, Started, Working
+from sordino.training.execute import CALIBRATION, ShouldStop, alone_in, deterministic, found_rate, read_texts
+from sordino.training.gradient import group_pass_tokens
+from sordino.training.job import Job, check_job, is_unwritten, job_from, store
+from sordino.training.loop import Run, RunGroup, train_group
+from sordino.training.result import TrainResult, after_training, write_result
+from sordino.training.run import PreparedRun, estimate_group
+
+# In the folder that the runs go on from: their names, in order.
+GROUP = "group.json"
+FOLDER = "together.run"
+
+# With the name of a run; with none of what concerns all of them.
+OnGroupEvent = Callable[[str, RunEvent], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs on one base model by name, and the folder that they go on from. fill_passes: let a pass hold as many positions as suit
+    the device, whatever the jobs' settings say.
+    """
+
+    jobs: Mapping[str, Job]
+    folder: Path
+    fill_passes: bool = False
+
+    @property
+    def first(self) -> Job:
+        return next(iter(self.jobs.values()))
+
+
+def check_group(group: Group) -> None:
+    """What can be checked of a group that begins without reading a text. Raises BadInput."""
+    jobs = group.jobs.values()
+    unwritten = (group.folder / CHECKPOINT).exists() and any(is_unwritten(job.folder, job.out) for job in jobs)
+    if not group.first.overwrite and (unwritten or is_unfinished(group.folder)):
+        raise BadInput(
+            "soft prompts that are trained to this folder were stopped and can go on",
+            where=group.folder,
+            do=f"sordino train --resume {quote(str(group.folder))}; or choose another --out-dir; or begin again with --overwrite",
+        )
+    for job in jobs:
+        check_job(job)
+
+
+def is_group(folder: Path) -> bool:
+    """Whether runs that were trained together go on from here."""
+    return (folder / GROUP).is_file()
+
+
+def stored_group(folder: Path, *, overwrite: bool = False) -> Group:
+    """The group that is to go on; its runs' folders are beside this one. Raises TrainingError."""
+    names = list(read_group(folder))
+    try:
+        stored = json.loads((folder / GROUP).read_bytes())["voices"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TrainingError("the soft prompts' names cannot be read", where=folder / GROUP, got=error) from None
+    if stored != names:
+        raise TrainingError(
+            "the checkpoint is of other soft prompts", where=folder, expected=stored, got=", ".join(names)
+        )
+    beside = folder.resolve().parent
+    jobs = {name: job_from(beside / f"{name}.run", overwrite=overwrite) for name in names}
+    return Group({name: replace(job, together=folder) for name, job in jobs.items()}, folder)
+
+
+def execute_group(
+    group: Group,
+    base: BaseModel,
+    calibration: Calibration = CALIBRATION,
+    *,
+    resume: bool = False,
+    on_event: OnGroupEvent = lambda name, event: None,
+    should_stop: ShouldStop = lambda: False,
+) -> dict[str, TrainResult] | None:
+    """As `execute`, for all jobs in one loop; the results by name. Raises SordinoError."""
+    prepared = _read(group, base, on_event)
+    with ExitStack() as locks:
+        for folder in _folders(group):
+            locks.enter_context(alone_in(folder))
+        if resume:
+            jobs = dict(group.jobs)
+        else:
+            jobs = _calibrated(group, prepared, calibration, on_event)
+            _begin(replace(group, jobs=jobs), prepared)
+        prepared = {name: replace(one, config=jobs[name].config) for name, one in prepared.items()}
+        for name, one in prepared.items():
+            on_event(name, Started(one.start.how, one.config.steps))
+        runs = [Run(name, p.data, p.config, jobs[name].folder, p.start.matrix_PD) for name, p in prepared.items()]
+        finished = {}
+        with deterministic(base):
+            for name, event in train_group(base, RunGroup(runs, group.folder), resume=resume, should_stop=should_stop):
+                on_event(name, event)
+                if isinstance(event, Finished):
+                    finished[name] = event
+        if any(one.why == "stopped" for one in finished.values()):
+            return None
+        return {name: _result(name, job, prepared[name], finished[name], on_event) for name, job in jobs.items()}
+
+
+def dry_run_group(
+    group: Group, base: BaseModel, calibration: Calibration = CALIBRATION, *, on_event: OnGroupEvent
+) -> None:
+    """What the texts are and what training on them would cost, as the events `TextsRead` and `Cost`. Raises SordinoError."""
+    _calibrated(group, _read(group, base, on_event), replace(calibration, find_lr=False), on_event)
+
+
+def _folders(group: Group) -> Collection[Path]:
+    return [group.folder, *(job.folder for job in group.jobs.values())]
+
+
+def _read(group: Group, base: BaseModel, on_event: OnGroupEvent) -> dict[str, PreparedRun]:
+    prepared = {}
+    for name, job in group.jobs.items():
+        if group.fill_passes:
+            room = group_pass_tokens(base, job.config.pass_tokens)
+            job = replace(job, config=replace(job.config, pass_tokens=room))
+        try:
+            prepared[name] = read_texts(job, base, lambda event, name=name: on_event(name, event))
+        except DataError as error:
+            where = f"--prompt {name}"
+            raise DataError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from None
+    return prepared
+
+
+def _calibrated(
+    group: Group, prepared: Mapping[str, PreparedRun], calibration: Calibration, on_event: OnGroupEvent
+) -> dict[str, Job]:
+    on_event("", Working("Measuring this machine"))
+    cost = estimate_group(list(prepared.values()), minutes=calibration.minutes)
+    on_event("", cost)
+    jobs = {}
+    for name, job in group.jobs.items():
+        config = replace(prepared[name].config, steps=cost.steps)
+        if calibration.find_lr:
+            own = replace(prepared[name], config=config)
+            config = replace(config, lr=found_rate(own, lambda event, name=name: on_event(name, event)))
+        jobs[name] = replace(job, config=config)
+    return jobs
+
+
+def _begin(group: Group, prepared: Mapping[str, PreparedRun]) -> None:
+    # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
+    for folder in _folders(group):
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    for name, job in group.jobs.items():
+        store(job, prepared[name].start.how)
+    write_bytes(group.folder / GROUP, json.dumps({"voices": list(group.jobs)}).encode())
+
+
+def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_event: OnGroupEvent) -> TrainResult:
+    """The soft prompt, written; or as it is, where it was written before the group was interrupted."""
+    if job.out.is_file() and not job.overwrite:
+        written = read(job.out)
+        if np.array_equal(written.matrix, finished.matrix_PD.numpy()):
+            if (job.folder / HTML).is_file():
+                return TrainResult(written, None, job.out, job.folder)
+            # It is this run's own: the group was interrupted between the file and its report.
+            job = replace(job, overwrite=True)
+    judging = after_training(job.config)
+    return write_result(job, prepared, finished, judging, lambda event: on_event(name, event))

@@ -1,0 +1,156 @@
+"""A mixture from its texts and soft prompts to its file: read, train where asked to, fit, measure, write. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sordino.errors import BadInput, ConfigError
+from sordino.evaluation.pictures import write_picture
+from sordino.formats import file_disclosure, write_mixture
+from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.training.events import Disclosed, Validation, Warned, Working
+from sordino.training.loop import TrainSet
+from sordino.training.mixture.config import FitConfig, JointConfig
+from sordino.training.mixture.contamination import contaminated_components
+from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare
+from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_apart, train_jointly
+from sordino.training.mixture.picture import report_figure
+from sordino.training.run import TextPaths
+
+Labelled = Sequence[tuple[str, SoftPrompt]]
+
+
+@dataclass(frozen=True)
+class MixtureJob:
+    """A mixture as it was asked for. components: soft prompts by label, which fit the base model. joint: how to train `count`
+    components together first, from those that are given or from excerpts. picture: where to draw the report.
+    """
+
+    components: Labelled
+    texts: TextPaths
+    out: Path
+    metadata: Metadata
+    config: FitConfig
+    joint: JointConfig | None = None
+    count: int = 0
+    picture: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ExamplesRead:
+    """The texts are split and cut. train, validation, heldout: examples of each set. how: the split, in a sentence."""
+
+    train: int
+    validation: int
+    heldout: int
+    how: str
+    notes: tuple[str, ...]
+    duplicates: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JointStarted:
+    """The steps of joint training begin. how: where the first matrices came from."""
+
+    components: int
+    steps: int
+    how: str
+
+
+MixtureEvent = ExamplesRead | Warned | Working | JointStarted | WeightedStep | Validation | JointResult | Disclosed
+OnMixtureEvent = Callable[[MixtureEvent], None]
+
+
+def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> Fitted:
+    """The mixture, measured and written to `job.out`. Raises SordinoError."""
+    config = job.config
+    on_event(Working("Reading the texts"))
+    prepared = prepare(base, job.texts.data, job.texts.heldout or None, config, speaker=job.texts.speaker)
+    splits = prepared.splits
+    sizes = [len(examples) for examples in (prepared.train, prepared.validation, prepared.heldout)]
+    on_event(ExamplesRead(*sizes, splits.how, tuple(prepared.notes), tuple(splits.duplicates)))
+    split = {"speaker": job.texts.speaker, "ends": base.end_markers}
+    for line in contaminated_components(job.components, job.texts.data, splits.heldout, config.seed, **split):
+        on_event(Warned(line))
+    recipe: dict[str, Any] = {"method": "em"}
+    components = job.components
+    if job.joint is not None:
+        components, recipe = _trained(job, job.joint, base, prepared, on_event)
+
+    def measuring(done: int, total: int) -> None:
+        on_event(Working("Measuring", done, total))
+
+    metadata = replace(job.metadata, supported=(base.id,))
+    fitted = fit(base, components, prepared, config, metadata=metadata, recipe=recipe, progress=measuring)
+    if job.out.exists() and not job.overwrite:
+        raise BadInput(
+            "a file of this name appeared while fitting", where=job.out, do="move it away, or add --overwrite"
+        )
+    on_event(Disclosed(tuple(file_disclosure(fitted.mixture))))
+    write_mixture(fitted.mixture, job.out, force=True)
+    if job.picture is not None:
+        write_picture(report_figure(fitted.report), job.picture)
+    return fitted
+
+
+def _trained(
+    job: MixtureJob, config: JointConfig, base: BaseModel, prepared: MixtureTexts, on_event: OnMixtureEvent
+) -> tuple[Labelled, dict[str, Any]]:
+    """The components, trained together, and how they came about."""
+    placement = _placement_of(base, job.components)
+    if job.components:
+        starts = [torch.from_numpy(prompt.matrix.copy()) for _, prompt in job.components]
+        init = "the soft prompts " + ", ".join(repr(label) for label, _ in job.components)
+    else:
+
+        def choosing(done: int, total: int) -> None:
+            on_event(Working("Choosing excerpts", done, total))
+
+        starts = excerpts_apart(base, prepared.train, placement, job.count, config, choosing)
+        init = "excerpts of the training texts"
+    on_event(JointStarted(job.count, config.steps, init))
+    data = TrainSet(prepared.train, prepared.validation, prepared.data_hash)
+    for event in train_jointly(base, data, starts, placement, config):
+        on_event(event)
+    assert isinstance(event, JointResult)
+    recipe = {
+        "method": "joint",
+        **{key: value for key, value in config.to_json().items() if key not in ("pass_tokens", "seed")},
+        "tokens": [len(matrix) for matrix in event.matrices],
+        "init": init,
+        "best_step": event.best_step,
+        "validation_nll": round(event.best_loss, 5) if prepared.validation else None,
+    }
+    metadata = Metadata(
+        base=base.ref,
+        supported=(base.id,),
+        placement=placement,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        training={"method": "joint", "init": init, "data_hash": prepared.data_hash, "seed": config.seed},
+    )
+    labels = [label for label, _ in job.components] or [f"{job.metadata.name} {k + 1}" for k in range(job.count)]
+    return [
+        (label, SoftPrompt(matrix.numpy(), replace(metadata, name=label)))
+        for label, matrix in zip(labels, event.matrices, strict=True)
+    ], recipe
+
+
+def _placement_of(base: BaseModel, given: Labelled) -> Placement:
+    places = sorted({prompt.metadata.placement for _, prompt in given})
+    if len(places) > 1:
+        raise ConfigError(
+            "soft prompts that are trained together sit in one place",
+            where="--components",
+            expected="one placement",
+            got=" and ".join(places),
+            do="leave --joint out: weights alone may be fitted to them",
+        )
+    return places[0] if places else base.placement

@@ -1,0 +1,245 @@
+"""A sweep from its settings to its results: one base model after another, all its runs together. Prints nothing.
+
+Everything is in the sweep's folder: sweep.json (what was asked for), a folder a model with its runs and its best soft prompt,
+and at the end results.json, winner.zip and a plot for each factor that was varied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from sordino.errors import BadInput, TrainingError
+from sordino.library.names import safe_name
+from sordino.library.outputs import check_folder
+from sordino.models.base_model import BaseModel
+from sordino.models.files import absolute_name
+from sordino.prompts.soft_prompt import Metadata
+from sordino.storage import write_bytes
+from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.events import Finished, RunEvent, Started, Working
+from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
+from sordino.training.job import Job
+from sordino.training.result import after_training, write_result
+from sordino.training.run import TextPaths, estimate_group
+from sordino.training.sweep.grid import Spec
+from sordino.training.sweep.pictures import pictures
+from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner
+from sordino.training.sweep.running import BEGAN, Member, measure_members, members_of, train_members
+
+SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was asked for: in its folder, so that --resume needs nothing else."""
+
+    spec: Spec
+    texts: TextPaths
+    folder: Path
+    device: str | None = None
+    dtype: str | None = None
+
+    def folder_of(self, model: str) -> Path:
+        """A model's own, whatever its name is; the same for a sweep that goes on and knows the model by its whole path."""
+        number = self.spec.model.index(model) + 1
+        return self.folder / f"{number}-{safe_name(Path(absolute_name(model)).name)}"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """best: the winner and its model, None where no run went to its end. rows: trained on; rows_in_full: of all runs to their
+    end.
+    """
+
+    models: tuple[ModelOutcome, ...]
+    best: tuple[ModelOutcome, Outcome] | None
+    claims: tuple[Claim, ...]
+    rows: int
+    rows_in_full: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "models": [outcome.to_json() for outcome in self.models],
+            "winner": {"model": self.best[0].model, "run": self.best[1].name, **asdict(self.best[1].choice)}
+            if self.best
+            else None,
+            "claims": [asdict(claim) for claim in self.claims],
+            "rows_trained": self.rows,
+            "rows_of_the_full_grid": self.rows_in_full,
+        }
+
+
+@dataclass(frozen=True)
+class ModelStarted:
+    """The runs of one base model begin; `runs` is 0 where --random took no combination with it."""
+
+    model: str
+    runs: int
+
+
+# With the name of a run; with "" of what concerns all runs of a model.
+OnSweepEvent = Callable[[str, RunEvent | ModelStarted], None]
+LoadModel = Callable[[str], BaseModel]
+
+
+def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
+    """What can be checked of a sweep that begins without reading a text. Raises BadInput."""
+    folder = sweep.folder
+    check_folder(folder)
+    if any(os.path.realpath(texts) == os.path.realpath(folder) for texts in (*sweep.texts.data, *sweep.texts.heldout)):
+        raise BadInput(
+            "the texts lie here", where=folder, do="give --out-dir a folder of its own, in this one or elsewhere"
+        )
+    # Settings alone are left by a sweep that failed before its first step: nothing is lost with them.
+    if (folder / SETTINGS).exists() and any(folder.glob(f"*/{BEGAN}")) and not overwrite:
+        raise BadInput(
+            "there is a sweep here",
+            where=folder,
+            do=f"sordino sweep --resume {quote(str(folder))}; or choose another --out-dir; or begin again with --overwrite",
+        )
+    for taken in (folder / RESULTS, folder / WINNER):
+        if taken.exists() and not overwrite:
+            raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
+
+
+def store_sweep(sweep: Sweep) -> None:
+    """Write the sweep into its folder, with absolute paths; what an earlier one left there is not this one's."""
+    # Of models that this sweep is not about, too.
+    others = {path.parent for path in sweep.folder.glob(f"*/{BEGAN}")}
+    for folder in others | {sweep.folder_of(model) for model in sweep.spec.model}:
+        for left in (BEGAN, CHECKPOINT, RESULTS, BEST):
+            (folder / left).unlink(missing_ok=True)
+    for path in (sweep.folder / RESULTS, sweep.folder / WINNER, *sweep.folder.glob("heldout-by-*.png")):
+        path.unlink(missing_ok=True)
+    models = [absolute_name(model) for model in sweep.spec.model]
+    stored = {
+        "spec": {**sweep.spec.to_json(), "model": models},
+        "data": [str(path.resolve()) for path in sweep.texts.data],
+        "heldout": [str(path.resolve()) for path in sweep.texts.heldout],
+        "speaker": sweep.texts.speaker,
+        "device": sweep.device,
+        "dtype": sweep.dtype,
+    }
+    write_bytes(sweep.folder / SETTINGS, json.dumps(stored, indent=1).encode())
+
+
+def stored_sweep(folder: Path) -> Sweep:
+    """The sweep that is to go on. Raises TrainingError."""
+    try:
+        stored = json.loads((folder / SETTINGS).read_bytes())
+        texts = TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
+        return Sweep(Spec.from_json(stored["spec"]), texts, folder, stored["device"], stored["dtype"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TrainingError(
+            "there is no sweep to resume here", where=folder / SETTINGS, got=error, do="start again without --resume"
+        ) from None
+
+
+def execute_sweep(
+    sweep: Sweep,
+    load: LoadModel,
+    *,
+    resume: bool = False,
+    on_event: OnSweepEvent = lambda name, event: None,
+    should_stop: ShouldStop = lambda: False,
+) -> SweepResult | None:
+    """Train, measure, compare, write. None where the sweep was asked to stop: its folder holds what it needs to go on.
+
+    load: from a model's name to the base model; one is held at a time. Raises SordinoError.
+    """
+    with alone_in(sweep.folder):
+        if not resume:
+            store_sweep(sweep)
+        outcomes = []
+        for model in sweep.spec.model:
+            if model not in sweep.spec.models():
+                on_event("", ModelStarted(model, 0))
+        for model in sweep.spec.models():
+            outcome = _finished_earlier(sweep.folder_of(model)) or _run_model(sweep, model, load, on_event, should_stop)
+            if outcome is None:
+                return None
+            outcomes.append(outcome)
+        return _compare(sweep, outcomes)
+
+
+def dry_run_sweep(sweep: Sweep, load: LoadModel, on_event: OnSweepEvent) -> None:
+    """For each model what the texts are and what its runs would cost, as events. Raises SordinoError."""
+    for model in sweep.spec.models():
+        base = load(model)
+        _estimate(members_of(base, sweep.spec, model, sweep.texts, None), model, on_event)
+
+
+def _estimate(members: Sequence[Member], model: str, on_event: OnSweepEvent) -> None:
+    on_event("", ModelStarted(model, len(members)))
+    on_event("", texts_read(members[0].prepared))
+    on_event("", Working("Measuring this machine"))
+    on_event("", estimate_group([member.prepared for member in members]))
+
+
+def _finished_earlier(folder: Path) -> ModelOutcome | None:
+    path = folder / RESULTS
+    if not path.is_file():
+        return None
+    try:
+        return ModelOutcome.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TrainingError("the model's results cannot be read", where=path, got=error, do="remove the file") from None
+
+
+def _run_model(
+    sweep: Sweep, model: str, load: LoadModel, on_event: OnSweepEvent, should_stop: ShouldStop
+) -> ModelOutcome | None:
+    base, folder = load(model), sweep.folder_of(model)
+    on_event("", Working("Reading the texts and choosing first matrices"))
+    members = members_of(base, sweep.spec, model, sweep.texts, folder)
+    _estimate(members, model, on_event)
+    folder.mkdir(parents=True, exist_ok=True)
+    on_event("", Started("", sweep.spec.rest.steps))
+    with deterministic(base):
+        finished = train_members(base, sweep.spec, members, folder, on_event=on_event, should_stop=should_stop)
+    if finished is None:
+        return None
+    on_event("", Working("Measuring on the held-out texts"))
+    outcome = measure_members(base, sweep.spec, model, members, finished, folder)
+    if outcome.best is not None:
+        _write_best(sweep, model, members, finished, outcome.best, on_event)
+    write_bytes(folder / RESULTS, json.dumps(outcome.to_json(), indent=1).encode())
+    return outcome
+
+
+def _write_best(
+    sweep: Sweep,
+    model: str,
+    members: Sequence[Member],
+    finished: Mapping[str, Finished],
+    best: Outcome,
+    on_event: OnSweepEvent,
+) -> None:
+    """The model's best run as a soft prompt file, measured and reported like any other."""
+    member, folder = next(member for member in members if member.name == best.name), sweep.folder_of(model)
+    config, metadata = member.prepared.config, Metadata(name=safe_name(sweep.folder.resolve().name))
+    job = Job(
+        sweep.texts, folder / BEST, model, metadata, config, sweep.device, sweep.dtype,
+        overwrite=True, run=folder / member.name,
+    )  # fmt: skip
+    judging = after_training(config)
+    write_result(job, member.prepared, finished[member.name], judging, lambda event: on_event(member.name, event))
+
+
+def _compare(sweep: Sweep, outcomes: Sequence[ModelOutcome]) -> SweepResult:
+    spec = sweep.spec
+    rows, rows_in_full = cost(outcomes, spec.rest.steps, spec.rest.batch)
+    result = SweepResult(tuple(outcomes), winner(outcomes), tuple(claims(outcomes)), rows, rows_in_full)
+    for name, data in pictures(outcomes).items():
+        write_bytes(sweep.folder / name, data)
+    if result.best is not None:
+        write_bytes(sweep.folder / WINNER, (sweep.folder_of(result.best[0].model) / BEST).read_bytes())
+    stored = {"settings": spec.to_json(), **result.to_json()}
+    write_bytes(sweep.folder / RESULTS, json.dumps(stored, indent=1).encode())
+    return result

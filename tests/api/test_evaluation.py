@@ -1,0 +1,31 @@
+"""Evaluation from Python, and its report as a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sordino
+from tests.api.inputs import prompt, texts
+
+
+def test_evaluation_measures_and_prints_a_table(model, tmp_path: Path) -> None:
+    for name in ("heldout", "training"):
+        texts(tmp_path / name, 3)
+    report = sordino.evaluate(
+        model,
+        {"first": prompt(model.base), "second": prompt(model.base, seed=1)},
+        heldout=str(tmp_path / "heldout"),
+        training=[tmp_path / "training" / "0.txt", str(tmp_path / "training" / "1.txt")],
+        limit=300,
+        resamples=100,
+        excerpt_tokens=(20,),
+        row_tokens=32,
+    )
+    assert {line.kind for line in report.heldout.lines} == {"soft prompt", "no prompt", "instruction", "excerpt"}
+    shown = str(report)
+    assert "soft prompt first" in shown
+    assert "excerpt 20 tokens of the training text" in shown
+    assert "first: These 4 vectors" in shown
+    alone = sordino.evaluate(model, prompt(model.base), heldout=tmp_path / "heldout", limit=100, resamples=100)
+    assert alone.n_tokens == {"p0": 4}
+    assert "real excerpts are left out" in str(alone)

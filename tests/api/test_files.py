@@ -1,0 +1,46 @@
+"""Soft prompts and mixtures are saved and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sordino
+from sordino.errors import BadInput, NotInLibrary
+from tests.api.inputs import prompt
+
+
+@pytest.mark.parametrize("to", ["kobold", "peft", "npy", "safetensors", "mkultra"])
+def test_what_is_saved_is_loaded(to: str, model, tmp_path: Path) -> None:
+    made = prompt(model.base)
+    made.save(str(tmp_path / "voice"), to=to)
+    assert sordino.load(str(tmp_path / "voice")).content_hash == made.content_hash
+    with pytest.raises(BadInput, match="there is a file of this name"):
+        made.save(tmp_path / "voice", to=to)
+    made.save(tmp_path / "voice", to=to, overwrite=True)
+
+
+def test_a_mixture_is_saved_and_loaded(model, tmp_path: Path) -> None:
+    mixture = sordino.Mixture((prompt(model.base), prompt(model.base, seed=1)), [0.25, 0.75])
+    mixture.save(tmp_path / "both.mix.zip")
+    loaded = sordino.load(tmp_path / "both.mix.zip")
+    assert isinstance(loaded, sordino.Mixture)
+    assert loaded.content_hash == mixture.content_hash
+    assert "mixture" in sordino.peek(tmp_path / "both.mix.zip").format
+
+
+def test_names_of_the_library_are_loaded_too(model, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    prompt(model.base).save(tmp_path / "library" / "voice.zip")
+    assert sordino.load("voice").n_tokens == 4
+    with pytest.raises(NotInLibrary):
+        sordino.load("voices")
+
+
+def test_what_a_file_cannot_say_is_logged(model, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prompt(model.base).save(tmp_path / "voice.npy", to="npy")
+    assert caplog.messages == []
+    prompt(model.base).with_metadata(author="A", placement="after_bos").save(tmp_path / "other.npy", to="npy")
+    assert "author" in caplog.messages[0]
+    assert "after BOS" in caplog.messages[1]

@@ -1,0 +1,53 @@
+"""What is found amiss with an installation, and what is said of it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from sordino.engine import installation
+
+
+def test_a_torch_that_cannot_be_loaded_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (finding,) = installation.torch_and_gpu()
+    assert finding.state == "bad"
+    assert "pip install" in finding.do
+
+
+def test_extras_are_read_from_the_package_metadata() -> None:
+    requirements = [
+        "click>=8.4",
+        "pytest>=8; extra == 'dev'",
+        'no-such-package-of-any-kind>=1; extra == "bench"',
+        "numpy ; python_version > '3' and extra == 'bench'",
+    ]
+    bench, dev = installation.extras(requirements)
+    assert (dev.what, dev.found) == ("extra dev", "installed")
+    assert "not installed: no-such-package-of-any-kind" in bench.found
+    assert "pip install 'sordino[bench]'" in bench.found
+
+
+@pytest.mark.parametrize("free", [2**30, 2**34])
+def test_little_memory_or_disk_is_noted(free: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    class Memory:
+        available, total = free, 2**35
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(installation.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": free}))
+    assert (installation.memory().state == "note") == (free < 2**31)
+    assert any(finding.what == "disk" for finding in installation.cache()) == (free < 2**31)
+
+
+def test_llama_cpp_that_was_built_with_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first product would kill the process: weights are not laid out for it then."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
+    said = llama_cpp.llama_print_system_info().replace(b"AMX_INT8 = 1 | ", b"")
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said)
+    assert installation.llama().state == "ok"
+    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said + b"AMX_INT8 = 1 | ")
+    assert installation.llama().state == "note"
+    assert "docs/serving.md" in installation.llama().do
