@@ -44,7 +44,7 @@ class TextDelta:
 
 
 def generate(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> Iterator[TextDelta]:
-    """Yield the continuations bit by bit, all requests in one batch.
+    """Yield the text of the continuations as it comes, all requests in one batch.
 
     Raises ConfigError where there is nothing to continue or a request does not fit the model's context, DoesNotFit for a soft
     prompt of another width, and OutOfMemory.

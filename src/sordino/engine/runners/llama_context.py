@@ -122,9 +122,8 @@ class LlamaContext:
         """Run vectors in place of tokens, in one sequence: the logits [1, V] of the last one, if wanted."""
         if embeds_ND.ndim != 2 or embeds_ND.shape[1] != self.d_model:
             raise ValueError(f"vectors {embeds_ND.shape} for a width of {self.d_model}")
-        count = len(embeds_ND)
-        flags = [False] * (count - 1) + [wanted]
-        return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, [sequence] * count, flags)
+        sequences, flags = [sequence] * len(embeds_ND), [False] * (len(embeds_ND) - 1) + [wanted]
+        return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, sequences, flags)
 
     def hidden(self, id_N: Sequence[int]) -> NDArray[np.float32]:
         """The hidden states [N, D], after the final norm, of a text alone: at most 2 x CELLS_STEP tokens. Rows are not touched.
