@@ -10,7 +10,7 @@ Decode = Callable[[Sequence[int]], str]
 _WINDOW = 8
 
 
-class Detokeniser:
+class Detokenizer:
     """One row's new text.
 
     New tokens are decoded together with the last few before them: many tokenizers drop a space at the very front, and those that

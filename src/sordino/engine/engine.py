@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.engine.branches import Branches
-from sordino.engine.detokenizer import Detokeniser
+from sordino.engine.detokenizer import Detokenizer
 from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.sampling import Drawn, sample
@@ -65,7 +65,7 @@ class _ActiveRequest:
     width: int
     branches: Branches
     random: torch.Generator
-    text: Detokeniser
+    text: Detokenizer
     seen: SeenTokens
 
     @property
@@ -105,7 +105,7 @@ class Engine:
         branches = Branches.of(request, self._numbers)
         entry = ScheduledRequest(branches.number, request.client, len(request.ids), branches=len(branches))
         random = torch.Generator().manual_seed(request.seed)
-        text = Detokeniser(self.info.decode, request.ids, request.sampling.stop)
+        text = Detokenizer(self.info.decode, request.ids, request.sampling.stop)
         # For a mixture, what its first component reads counts.
         seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=(*request.skips, 0)[0])
         self._active[entry.number] = _ActiveRequest(request, entry, width, branches, random, text, seen)
