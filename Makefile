@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$python" && break; done)
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
-# One process per core with a thread each beats one process with all cores: much of a test is not in torch.
+# One process per core, with a thread each, beats one process with all cores: much of a test is not in torch.
 WORKERS ?= auto
 BENCHMARKS ?= training_step memory time_to_loss quality
 
@@ -21,24 +21,24 @@ demo: install models
 test: install models
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
-# One process: these measure time and memory, and start processes of their own.
+# In one process: these tests measure time and memory, and start processes of their own.
 test-slow: install models
 	@$(BIN)/python -m sordino.models.files gemma3-270m
 	$(BIN)/python -m pytest -q -m "slow and not e2e" $(PYTEST_FLAGS)
 
-# Where there is an NVIDIA GPU, with a PyTorch that knows it (PIP_FLAGS, constraints.txt): the tests that need one.
+# The tests that need an NVIDIA GPU, and a PyTorch built for it (PIP_FLAGS, constraints.txt).
 test-gpu: install models
 	$(BIN)/python -m pytest -q -m gpu $(PYTEST_FLAGS)
 
-# llama.cpp for `sordino serve --runner gguf`: built from source once, some minutes, and kept in the user's cache.
+# llama.cpp for `sordino serve --runner gguf`: built from source once, which takes some minutes, and kept in the user's cache.
 gguf: install
 	PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python native/llama_wheel.py install
 
-# Only into the cache: beside what must not see it half installed.
+# Only into the cache: safe beside other targets, which must not see it half installed.
 gguf-wheel: install
 	PIP_FLAGS="$(PIP_FLAGS)" $(BIN)/python native/llama_wheel.py build
 
-# SillyTavern itself, at one version, against a server of ours, and the page in a real browser: needs node, npm and Chromium.
+# One version of SillyTavern against our server, and the page in a real browser. Needs node, npm and Chromium.
 SILLYTAVERN := 1.19.0
 AXE := 4.14.1
 e2e: install models e2e-programs

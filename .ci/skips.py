@@ -1,6 +1,6 @@
-"""Count the skipped tests of JUnit XML reports, and fail on one that the list of allowed skips does not hold.
+"""Count the skipped tests of JUnit XML reports, and fail on a skip that is not on the list of allowed ones.
 
-A test that is skipped everywhere tests nothing, and nobody notices. Usage: skips.py ALLOWED REPORT...
+Otherwise a test that is skipped everywhere would go unnoticed. Usage: skips.py ALLOWED REPORT...
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 def allowed_patterns(path: Path) -> list[str]:
-    """The first word of each line: a pattern for `module::test`, or `reason:` and one for what the skip itself says.
+    """The first word of each line: a pattern for `module::test`, or `reason:` and a pattern for the reason of the skip.
 
-    The rest of the line says why, which is required.
+    The rest of the line says why; it is required.
     """
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
     unreasoned = [line for line in lines if len(line.split(maxsplit=1)) < 2]
@@ -24,7 +24,7 @@ def allowed_patterns(path: Path) -> list[str]:
 
 
 def skipped(report: Path) -> list[tuple[str, str]]:
-    """(`package.module::test`, reason) of each skipped test; an expected failure is none."""
+    """(`package.module::test`, reason) of each skipped test. Expected failures do not count."""
     found = []
     for case in ElementTree.parse(report).iter("testcase"):
         mark = case.find("skipped")

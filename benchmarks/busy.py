@@ -1,13 +1,13 @@
-"""A machine with other work: what eight busy processes cost, and what the way that threads wait costs on a quiet one.
+"""A busy machine: what eight busy processes cost, and what each way for threads to wait costs on a quiet machine.
 
-The threads of a step wait for each other: awake, which is quickest while each has a core, or asleep, which leaves the core to the
-thread that is waited for. Sides are what `sordino` does (awake while the machine is free), OpenMP's own default (awake for
-300,000 turns), 20,000 turns, and asleep at once. Rounds run all sides in turn, quiet ones first, then beside a program of
+The threads of a step wait for each other. They can spin, which is fastest while each has a core, or sleep, which leaves the core to
+the thread that they wait for. The sides are `sordino`'s own way (spin while the machine is free), OpenMP's default (spin for
+300,000 turns), 20,000 turns, and sleep at once. Rounds run all sides in turn, first on a quiet machine, then beside a program of
 eight busy processes:
 
     serve     16 tokens over HTTP behind an opening of 24, PyTorch; `llama` the same by llama.cpp
     train     a step of 2 rows of 64 tokens
-    beside    16 tokens over HTTP while a run trains that gives way (nice 10), as the page starts it
+    beside    16 tokens over HTTP beside a training run at low priority (nice 10), as the page starts it
 
     python -m benchmarks.busy --rounds 5
     python -m benchmarks.busy --only serve llama --sides ours default
@@ -35,9 +35,9 @@ import torch
 from benchmarks.measuring import arguments, paired_ratio, save
 
 BUSY, NEW, STEPS, NICE = 8, 16, 2, 10
-# Seconds after which an answer is not waited for: it counts as so long.
+# Seconds after which an answer is given up; it counts as that long.
 LIMIT = 30.0
-# What the environment says for a side. A number is one of turns.
+# The environment of each side. A number is a number of turns.
 SIDES: dict[str, dict[str, str]] = {
     "ours": {},
     "default": {"GOMP_SPINCOUNT": "300000"},
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     sides = {name: SIDES.get(name, {"GOMP_SPINCOUNT": name}) for name in options.sides}
     rows = []
-    # Servers and runs are ended when this is.
+    # Ending this process ends its servers and runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for work in options.only:
         with ExitStack() as stack:
@@ -102,7 +102,7 @@ def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int, seconds: float
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Another program, in a session of its own, whose processes never wait."""
-    # Each ends with who started it: what is left of a benchmark that was killed makes later figures wrong.
+    # Each ends with its parent: leftovers of a killed benchmark would distort later figures.
     program = (
         "import os\n"
         f"all(os.fork() for _ in range({count - 1}))\n"
@@ -134,7 +134,7 @@ def serving(model: str, env: Mapping[str, str], runner: str = "torch") -> Iterat
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean(env), start_new_session=True)
     client = httpx.Client(timeout=LIMIT)
-    # SmolLM2's ends of text: all answers are of one length.
+    # Forbid SmolLM2's end tokens, so that all answers have one length.
     asked = {"model": model, "max_tokens": NEW, "temperature": 0, "logit_bias": {"0": -100, "2": -100}}
     turn = iter(range(10**9))
     address = ""
@@ -142,7 +142,7 @@ def serving(model: str, env: Mapping[str, str], runner: str = "torch") -> Iterat
     def ask() -> float:
         nonlocal address
         address = address or ready(process)
-        # Another opening each time: the cache would know the last one.
+        # A new opening each time, because the last one is cached.
         said = {**asked, "prompt": f"{next(turn)}. {OPENING}"}
         began = time.perf_counter()
         with suppress(httpx.ReadTimeout):
@@ -217,7 +217,7 @@ def stepping(model: str, env: Mapping[str, str]) -> Iterator[Callable[[], float]
 
         def steps() -> float:
             run.go()
-            # The first was begun, and stopped, before.
+            # The first was started and paused before.
             before = len(run.steps()) + 1
             while len(run.steps()) < before + STEPS:
                 time.sleep(0.02)

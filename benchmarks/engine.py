@@ -1,7 +1,7 @@
 """The engine's tokens a second against transformers' generate and PEFT, and against itself without soft prompts.
 
-Greedy, 64 new tokens a stream, the same 24-token openings on all sides, reading them included; every round has openings of its
-own, so that no text is found in a cache. An engine lives through all rounds, as a server's does, and has met its soft prompts
+Greedy, 64 new tokens a stream, the same 24-token openings on all sides, prefill included. Every round has its own openings,
+so that no text is cached. One engine runs all rounds, as in a server, and has cached its soft prompts
 in the warm-up; the row "first met" has a new engine every time, which runs its 16 x 20 vectors first. transformers' side is one
 `generate` on the ideal batch: all rows of one length, all there at once, no soft prompt. PEFT's side is what PEFT can do with
 16 soft prompts: one adapter after another. All sides share one network, its dtype and its threads.

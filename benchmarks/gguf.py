@@ -1,9 +1,9 @@
 """llama.cpp under our engine, with soft prompts, against llama.cpp's own server without any; and what a soft prompt gains there.
 
-Same file, same threads, greedy, 64 new tokens a stream, openings of 24 tokens, other ones every round. llama.cpp's server is the
-one in `xllamacpp` (its C++ loop); ours is `sordino serve --runner gguf` with another soft prompt a stream; both are asked over HTTP
-by the same client. Each server is a process of its own. The gain is the held-out loss without a soft prompt less the loss behind
-it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
+Same file, same threads, greedy, 64 new tokens a stream, new openings of 24 tokens every round. llama.cpp's server is the
+one in `xllamacpp` (its C++ loop); ours is `sordino serve --runner gguf` with a different soft prompt for each stream. The same
+client asks both over HTTP. Each server is a process of its own. The gain is the held-out loss without a soft prompt minus the loss
+with it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
 
     pip install xllamacpp; python -m benchmarks.gguf --rounds 5
 """
@@ -82,7 +82,7 @@ def runner_of(model: DescribedModel, path: Path) -> AbstractContextManager[Runne
     return gguf_runner(model, path, EngineOptions(rows=max(STREAMS)))
 
 
-# Nothing else in that process: a thread that spins there would take a core from it.
+# Nothing else runs in that process: a spinning thread would take a core from the server.
 THEIR_SERVER = """
 import sys, time, xllamacpp
 path, threads, streams = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.relations import (
     Candidates,
     Fact,
-    Speaker,
+    ReportLine,
     Template,
     View,
     known_facts,
@@ -57,33 +57,35 @@ def main(folder: str, templates_file: str, steps: str = "100", model: str = "smo
     known = {name: known_facts(facts, candidates) for name, facts in sets.items()}
     tell_left_out(sets, known, unusable, candidates)
 
-    # Every template by itself on dev: the best is what one would write by hand.
-    alone = [Speaker(template.text, (View(template),)) for template in templates]
+    # Each template alone on dev: the best one stands for what one would write by hand.
+    alone = [ReportLine(template.text, (View(template),)) for template in templates]
     order = np.argsort(-(1 / ranks(base, known["dev"], alone, candidates)).mean(axis=0), kind="stable")
     best = [templates[at] for at in order]
 
-    # A soft prompt behind each of the best templates, started from that template's words. They speak alone and together.
+    # A soft prompt for each of the best templates, started from that template's words; measured alone and together.
     views = []
     for template in best[:COMPONENTS]:
         prompt = trained(base, template, known["train"], known["dev"], int(steps))
         views.append(View(template, prompt))
 
     every = [View(template) for template in templates]
-    speakers = [
-        Speaker("best single template", (View(best[0]),)),
-        Speaker(f"ensemble of {len(every)} templates", tuple(every), tuple(template.weight for template in templates)),
+    lines = [
+        ReportLine("best single template", (View(best[0]),)),
+        ReportLine(
+            f"ensemble of {len(every)} templates", tuple(every), tuple(template.weight for template in templates)
+        ),
         fitted("the same, weights fitted on train", base, every, known["train"], candidates),
-        Speaker("one soft prompt", (views[0],)),
+        ReportLine("one soft prompt", (views[0],)),
         # The soft prompts have seen train, so it would flatter them.
         fitted(f"mixture of {len(views)} soft prompts", base, views, known["dev"], candidates),
     ]
-    found = ranks(base, known["test"], speakers, candidates)
+    found = ranks(base, known["test"], lines, candidates)
     majority = majority_ranks(known["train"], known["test"], candidates)
     table = np.concatenate([majority[:, None], found], axis=1)
     print(f"{'test, ' + str(len(table)) + ' facts':32}     P@1    P@10     MRR   (95 % interval of P@1)")
-    for line in relation_lines(["majority", *(speaker.label for speaker in speakers)], table):
+    for line in relation_lines(["majority", *(line.label for line in lines)], table):
         values = "".join(f"{value:8.3f}" for value in (line.p1.value, line.p10.value, line.mrr.value))
-        # Too few facts for an interval: none is made up.
+        # Too few facts for an interval.
         spread = "   [{:.3f}, {:.3f}]".format(*line.p1.interval) if line.p1.interval else ""
         print(f"{line.label:32}{values}{spread}")
     print(f"best single template on dev: {best[0].text}")
@@ -91,11 +93,11 @@ def main(folder: str, templates_file: str, steps: str = "100", model: str = "smo
 
 def fitted(
     label: str, base: BaseModel, views: Sequence[View], facts: Sequence[Fact], candidates: Candidates
-) -> Speaker:
+) -> ReportLine:
     """The views with the weights of the highest likelihood of these facts."""
     weights = fit_weights(view_nlls(base, facts, views, candidates)).weights_K
     print(f"{label}: weights {', '.join(f'{weight:.2f}' for weight in weights)}")
-    return Speaker(label, tuple(views), tuple(weights.tolist()))
+    return ReportLine(label, tuple(views), tuple(weights.tolist()))
 
 
 def tell_left_out(

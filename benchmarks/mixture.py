@@ -1,4 +1,4 @@
-"""What a mixture is worth where the data have several voices: held-out loss of each component, ensemble, mixture and gate.
+"""What a mixture is worth on data in several voices: held-out loss of each component, ensemble, mixture and gate.
 
 A soft prompt is trained briefly on each of three corpora (carroll, austen, bierce: two novels and a dictionary of jokes), by
 `sordino.training` with its defaults. The mixed data hold as many tokens of each. Weights are fitted on the mixed training texts (by
@@ -27,7 +27,7 @@ from sordino.texts.examples import Example
 from sordino.texts.splits import Splits
 from sordino.training.config import TrainConfig
 from sordino.training.mixture.config import FitConfig
-from sordino.training.mixture.fit import Fitted, MixtureTexts, fit
+from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit
 from sordino.training.mixture.fit import prepare as prepare_mixture
 from sordino.training.mixture.report import TITLES
 from sordino.training.run import TextPaths, prepare
@@ -101,7 +101,7 @@ def spread(examples: Sequence[Example], tokens: int) -> list[Example]:
     return [replace(example, piece=f"{example.piece}, block {at // BLOCK}") for at, example in enumerate(chosen)]
 
 
-def rows(fitted: Fitted) -> list[dict[str, Any]]:
+def rows(fitted: FittedMixture) -> list[dict[str, Any]]:
     report = fitted.report
     found: list[dict[str, Any]] = []
     for line in report.lines:

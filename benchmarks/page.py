@@ -1,9 +1,9 @@
-"""What the page costs and how quick it is, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
+"""How fast the page is and what it costs, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
 
-First view: from going to the address of a server that is ready until Continue can be pressed, a fresh browser each time.
-A token's way: from the end of the engine's step to the first picture of the browser that has it; both clocks are this machine's.
-Ten tabs: tokens a second of 4 streams asked over the API while ten tabs of one window are open, against none.
-A training run beside it: the same work while a run that the page started takes its steps, against none; no figure is promised.
+First view: from opening the address of a ready server until Continue can be pressed, a fresh browser each time.
+A token's way: from the end of the engine's step to the first frame of the browser that shows it; both clocks are this machine's.
+Ten tabs: tokens a second of 4 streams over the API while ten tabs of one window are open, against none.
+A training run: the same work beside a run that the page started, against none; this has no target.
 
     python -m benchmarks.page --rounds 5        (needs Chromium, and `make e2e` for playwright)
 """
@@ -32,9 +32,9 @@ from sordino.engine.threads import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
 from sordino.server.app import create_app
-from sordino.server.metrics import Metrics
+from sordino.server.metrics import ServerMetrics
 from sordino.server.page.app import Page
-from sordino.server.prompts import Voices
+from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.e2e.browser import browser
@@ -91,13 +91,13 @@ def main() -> None:
 def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
     """The server in this process, so that the engine's steps can be timed."""
     base = in_thread_of_its_own(lambda: load(name, device="cpu", dtype="float32"))
-    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), Metrics()
-    idle = Idle(Voices(None, library), metrics, ServerLimits())
+    options, library, metrics = EngineOptions(kv_memory=1024), Library([folder / "library"]), ServerMetrics()
+    idle = Idle(ServedPrompts(None, library), metrics, ServerLimits())
 
     def open_(_: str) -> Any:
         runner = in_thread_of_its_own(lambda: torch_runner(base, options))
         backend = embedded(base, runner, options)
-        return opened(base, backend, library, remembered=folder / "defaults.json", metrics=metrics)
+        return opened(base, backend, library, defaults=folder / "defaults.json", metrics=metrics)
 
     with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:
         serving = models.first(name)
@@ -189,10 +189,10 @@ def with_training(url: str, model: str, rounds: int) -> tuple[list[float], list[
     httpx.post(f"{jobs}/train", json={"settings": settings}, timeout=60).raise_for_status()
 
     def steps() -> int:
-        told = httpx.get(jobs, timeout=60).raise_for_status().json()
-        if told["state"] not in ("waiting", "running"):
-            raise RuntimeError(f"the run is {told['state']}: {told['error']}")
-        return sum(event["kind"] == "step" for event in told["events"])
+        job = httpx.get(jobs, timeout=60).raise_for_status().json()
+        if job["state"] not in ("waiting", "running"):
+            raise RuntimeError(f"the run is {job['state']}: {job['error']}")
+        return sum(event["kind"] == "step" for event in job["events"])
 
     try:
         while steps() < 2:

@@ -1,11 +1,11 @@
-"""What five minutes of training are worth on held-out text, beside an instruction, real excerpts and LoRA; and what is not learned.
+"""What five minutes of training are worth on held-out text, against instructions, real excerpts and LoRA; what is not learned.
 
 Part 1, a corpus of prose (carroll): `sordino train`'s own defaults for --minutes, the choice of the first matrix not counted. The
 same held-out tokens are scored behind the soft prompt, nothing, instructions, excerpts of 20 to 512 tokens, and in the model
 with LoRA r = 8 (PEFT, all linear layers, AdamW), trained for as long on the same rows, at the better of two learning rates.
 
-Part 2, facts: the keeper's log has words of its own for things ("the stove is the Colonel"). Which of ten does the model take
-for the stove, before, behind a soft prompt trained on the log, and with LoRA trained on it for as long? Chance is one in ten.
+Part 2, facts: the keeper's log has its own names for things ("the stove is the Colonel"). Which of ten names does the model choose
+for the stove: untrained, behind a soft prompt trained on the log, and with LoRA trained on it for as long? Chance is one in ten.
 
     python -m benchmarks.quality --minutes 5
 """
@@ -226,8 +226,8 @@ def facts(base: BaseModel, condition: Condition) -> dict[str, Any]:
     prefixes = encode_prefixes(base.network, [condition.embeds_PD])
     ranks = []
     for question, right in FACTS:
-        told = [join(base, (question, answer)) for answer in answers]
-        examples = [with_leading_ids(Example(one.ids, one.touches({1}), ""), condition.leading) for one in told]
+        joined = [join(base, (question, answer)) for answer in answers]
+        examples = [with_leading_ids(Example(one.ids, one.touches({1}), ""), condition.leading) for one in joined]
         packed = labelled_rows(examples, one_by_one([len(e.ids) for e in examples]), [0] * len(examples))
         nll_N = nll_of_rows(base.network, prefixes, packed.rows, packed.labelled_BT).cpu()
         means = [float(nll_N[packed.example_N == at].mean()) for at in range(len(answers))]

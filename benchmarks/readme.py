@@ -1,7 +1,7 @@
 """The measured parts of README.md and docs/samples.md: python -m benchmarks.readme (or make readme)
 
 samples: five fixed openings, seed 0, without and with the packaged keeper's log; all in docs/samples.md, the first in the README.
-numbers: the rows of the table of targets that a user asks for first.
+numbers: the rows of the table of targets that users ask for first.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class View:
 
 
 @dataclass(frozen=True)
-class Speaker:
-    """A line of the report: views that speak together, with weights that are made to sum to one."""
+class ReportLine:
+    """A line of the report: views whose predictions are combined; their weights are normalised."""
 
     label: str
     views: tuple[View, ...]
@@ -149,7 +149,7 @@ def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], lis
 
 
 def object_candidates(base: BaseModel, facts: Sequence[Fact]) -> Candidates:
-    """The facts' own objects. One whose tokens begin with another's could never be told from it, and is left out."""
+    """The facts' own objects. One whose tokens begin with another's could never be distinguished from it, and is left out."""
     objects = sorted({fact.obj for fact in facts})
     ids = {obj: _behind_a_word(base, obj) for obj in objects}
     whole = set(ids.values())
@@ -195,18 +195,18 @@ def known_facts(facts: Sequence[Fact], candidates: Candidates) -> list[Fact]:
 def ranks(
     base: BaseModel,
     facts: Sequence[Fact],
-    speakers: Sequence[Speaker],
+    lines: Sequence[ReportLine],
     candidates: Candidates,
     *,
     pass_tokens: int = 4096,
 ) -> Ints:
-    """The rank [N, S], from 1, that each speaker gives to each fact's object. Of equal candidates the earlier one leads."""
+    """The rank [N, S], from 1, that each line gives to each fact's object. Of equal candidates the earlier one leads."""
     views: list[View] = []
-    for speaker in speakers:
-        views += [view for view in speaker.views if view not in views]
+    for line in lines:
+        views += [view for view in line.views if view not in views]
     found = []
     for right_n, logp_nWL in _scored(base, facts, views, candidates, pass_tokens):
-        each = [mixed(logp_nWL[:, [views.index(v) for v in s.views]], s.weights) for s in speakers]
+        each = [mixed(logp_nWL[:, [views.index(v) for v in s.views]], s.weights) for s in lines]
         found.append(np.stack([rank_of(logp_nL, right_n) for logp_nL in each], axis=1))
     return np.concatenate(found)
 

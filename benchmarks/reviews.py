@@ -2,7 +2,7 @@
 
 Corpus: reviews (train.jsonl, heldout.jsonl: {"prompt": "Review: ...\\nVerdict:", "completion": " good" | " bad"}). VALIDATION rows
 are split off the training rows for every choice made: which instruction and which examples (2 and 4) make the best text, out of
-TEXTS tried for each number; and, before this was written, the recipe of the soft prompts (`--validate` measures one). The
+TEXTS tried for each number; and the recipe of the soft prompts (`--validate` measures one). The
 held-out rows are read once for the numbers below. Every accuracy is that of the likelier label, over all held-out rows.
 
     instructions         five, without examples; "best instruction" is the best on the held-out rows, which flatters it
@@ -10,8 +10,8 @@ held-out rows are read once for the numbers below. Every accuracy is that of the
     soft prompt 0 to 4   by seed; "mean of seeds 0-2" against the best text with examples and the best instruction
     ensembles            of the five soft prompts, against their mean and the best of them
 
-Intervals: paired bootstrap by row; of a mean over seeds, of each row's mean. What is done is kept in --state, so that a run that
-was stopped goes on where it was. About an hour and a half on two quiet cores.
+Intervals: paired bootstrap by row; of a mean over seeds, of each row's mean. Results so far are kept in --state, so that a
+stopped run resumes where it was. About an hour and a half on two quiet cores.
 
     python -m benchmarks.reviews
     python -m benchmarks.reviews --validate --steps 80 --batch 16 --lr 0.25 --init labels    (a recipe, on validation rows only)
@@ -116,8 +116,13 @@ def validate(
     right_N = right_of(labels, validation)
     correct_N = logp_NCL[:, 0].argmax(axis=1) == right_N
     nll = -closed(logp_NCL[:, 0])[np.arange(len(right_N)), right_N].mean()
-    told = {**recipe, "rows": len(right_N), "accuracy": round(float(correct_N.mean()), 4), "nll": round(float(nll), 4)}
-    print(json.dumps({**told, "training_s": round(seconds, 1), "all_s": round(time.monotonic() - began, 1)}))
+    result = {
+        **recipe,
+        "rows": len(right_N),
+        "accuracy": round(float(correct_N.mean()), 4),
+        "nll": round(float(nll), 4),
+    }
+    print(json.dumps({**result, "training_s": round(seconds, 1), "all_s": round(time.monotonic() - began, 1)}))
 
 
 def measured(
@@ -145,19 +150,21 @@ def measured(
         raw_N = logp_NL[np.arange(len(right_N)), right_N]
         return Answers(condition.kind, condition.label, condition.tokens, closed(logp_NL), raw_N)
 
-    voices = []
+    prompts = []
     for seed in range(SEEDS):
         prompt = trained(base, training, recipe, seed, state / f"seed {seed}.zip")
-        voices.append(scored(f"seed {seed}", lambda p=prompt, s=seed: soft_prompt(base, f"soft prompt {s}", p)))
+        prompts.append(scored(f"seed {seed}", lambda p=prompt, s=seed: soft_prompt(base, f"soft prompt {s}", p)))
     nothing = scored("no prompt", lambda: no_prompt(base))
-    told = [scored(f"instruction {at}", lambda t=text: instruction(base, t)) for at, text in enumerate(INSTRUCTIONS)]
+    instructions = [
+        scored(f"instruction {at}", lambda t=text: instruction(base, t)) for at, text in enumerate(INSTRUCTIONS)
+    ]
     shown = []
     for count in SHOTS:
         text, draw = chosen_text(base, training, validation[:VALIDATION_ROWS], labels, count, state)
         shots = drawn_shots(training, count, seed=draw)
         shown.append(scored(f"examples {count}", lambda t=text, s=shots: with_examples(base, t, s)))
     known = Answers("majority", "", 0, majority(right_of(labels, training), len(labels.texts), len(heldout)))
-    return table(voices, [nothing], told, shown, known, right_N)
+    return table(prompts, [nothing], instructions, shown, known, right_N)
 
 
 def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], seed: int, path: Path) -> SoftPrompt:
@@ -208,9 +215,9 @@ def chosen_text(
 
 
 def table(
-    voices: Sequence[Answers],
+    prompts: Sequence[Answers],
     nothing: Sequence[Answers],
-    told: Sequence[Answers],
+    instructions: Sequence[Answers],
     shown: Sequence[Answers],
     known: Answers,
     right_N: np.ndarray[Any, np.dtype[np.int64]],
@@ -232,26 +239,26 @@ def table(
     def best(lines: Sequence[Answers]) -> Answers:
         return max(lines, key=lambda line: hits(line).mean())
 
-    three_N = np.mean([hits(line) for line in voices[:3]], axis=0)
-    five_N = np.mean([hits(line) for line in voices], axis=0)
+    three_N = np.mean([hits(line) for line in prompts[:3]], axis=0)
+    five_N = np.mean([hits(line) for line in prompts], axis=0)
     rows: list[dict[str, Any]] = [
-        {"rows": name(line), **accuracy(hits(line))} for line in (*voices, *nothing, *told, *shown, known)
+        {"rows": name(line), **accuracy(hits(line))} for line in (*prompts, *nothing, *instructions, *shown, known)
     ]
     for title, values_N in (
         ("mean of seeds 0-2", three_N),
-        *((f"seed {n}", hits(v)) for n, v in enumerate(voices[:3])),
+        *((f"seed {n}", hits(v)) for n, v in enumerate(prompts[:3])),
     ):
-        less_told, less_shown = values_N - hits(best(told)), values_N - hits(best(shown))
+        less_instruction, less_shown = values_N - hits(best(instructions)), values_N - hits(best(shown))
         rows.append(
             {
                 "rows": title,
                 **accuracy(values_N),
-                "points_over_best_instruction": round(100 * float(less_told.mean()), 2),
-                "over_best_instruction": spread(less_told),
+                "points_over_best_instruction": round(100 * float(less_instruction.mean()), 2),
+                "over_best_instruction": spread(less_instruction),
                 "over_best_examples": spread(less_shown),
             }
         )
-    _, member, *ensembles = together(voices, right_N)
+    _, member, *ensembles = together(prompts, right_N)
     return rows + [
         {
             "rows": f"ensemble of five, {line.label}",

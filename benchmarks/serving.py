@@ -1,9 +1,9 @@
 """What HTTP costs, and what a thousand soft prompts cost. PyTorch runs the model on both sides.
 
 HTTP: `sordino serve` with 16 streams and 16 soft prompts, asked by one client, against the engine called directly; greedy, 64 new
-tokens a stream, openings of 24 tokens, other ones every round.
+tokens a stream, new openings of 24 tokens every round.
 
-A thousand: 16 streams that draw their soft prompts at random from 1,000, with 200 MB for prefixes, so that most have to be run
+A thousand: 16 streams that draw their soft prompts at random from 1,000, with 200 MB for prefixes, so that most have to run
 again, against the same streams behind one soft prompt. The budget holds about 220 prefixes of 20 positions.
 
     python -m benchmarks.serving --rounds 5
@@ -57,10 +57,10 @@ def http(options: argparse.Namespace, base: BaseModel, prompts: list[SoftPrompt]
         seconds = alternate(
             {
                 "http": OverHttp(url, options.model, base, STREAMS),
-                # The same requests: over HTTP an end of text is kept off by a bias.
+                # The same requests: over HTTP a bias prevents the end of text.
                 "engine": Side(base, prompts[:STREAMS], biases=tuple((i, -100.0) for i in base.stop_ids)),
             },
-            # Short, and so more at the mercy of what else the machine does.
+            # Short runs vary more, so there are more of them.
             HTTP_ROUNDS * options.rounds,
             base.device,
         )

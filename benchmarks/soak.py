@@ -1,9 +1,9 @@
 """Two bad minutes: a real server and 200 clients. A third of them leave at random, half have soft prompts, and meanwhile files of
 the library are replaced, broken and taken away.
 
-Afterwards every request has ended exactly once, no row is left, memory is within 5 % of the start, and every greedy answer that
-came through is the one that a quiet server gives, up to the first token whose two likeliest words are less than 1e-3 apart (a tie:
-either may come; they are counted).
+Afterwards every request has ended exactly once, no row is left, memory is within 5 % of the start, and every complete greedy
+answer is the one that a quiet server gives, up to the first tie: a place where the two likeliest tokens are less than 1e-3 apart.
+Ties are counted.
 
     python -m benchmarks.soak --clients 200 --seconds 120
 """
@@ -31,7 +31,7 @@ from benchmarks.measuring import save
 from sordino import formats
 from sordino.models.base_model import load
 
-VOICES, NEW, TIE = 32, 12, 1e-3
+PROMPTS, NEW, TIE = 32, 12, 1e-3
 TEXTS = ("The keeper wrote", "It rained all day, and", "On Tuesday my sister", "There was nothing", "In the morning")
 
 
@@ -44,11 +44,11 @@ def main() -> None:
     base = load(options.model)
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder)
-        for number in range(VOICES):
+        for number in range(PROMPTS):
             formats.write(prompt(base, number), library / f"v{number}.zip", force=True)
         del base
         with server(options.model, library, "--runner", "torch") as (process, url):
-            quiet = asyncio.run(answers(url, [(voice, text) for voice in range(-1, VOICES) for text in TEXTS]))
+            quiet = asyncio.run(answers(url, [(prompt, text) for prompt in range(-1, PROMPTS) for text in TEXTS]))
             before = psutil.Process(process.pid).memory_info().rss
             began = ended(url)
             found = asyncio.run(soak(url, library, quiet, options.clients, options.seconds))
@@ -56,8 +56,8 @@ def main() -> None:
             while sum(counts(url)) and time.monotonic() < deadline:
                 time.sleep(0.1)
             left = sum(counts(url))
-            # Once more what was asked before: the caches hold the same then.
-            asyncio.run(answers(url, [(voice, text) for voice in range(-1, VOICES // 2) for text in TEXTS]))
+            # Repeat the first requests, so that the caches hold the same as at the start.
+            asyncio.run(answers(url, [(prompt, text) for prompt in range(-1, PROMPTS // 2) for text in TEXTS]))
             after = psutil.Process(process.pid).memory_info().rss
             ends = ended(url) - began
     row = {
@@ -98,15 +98,15 @@ def counts(url: str) -> tuple[int, int]:
 
 
 def ended(url: str) -> int:
-    """Requests that ended, however they did, aborted ones apart: nobody is there to be told of those."""
+    """Requests that ended, however they did, aborted ones counted separately: their clients are gone."""
     page = httpx.get(f"{url}/metrics", timeout=30).text
     return sum(
         int(float(value)) for value in re.findall(r"^sordino_requests_total\{[^}]*\} (\S+)$", page, re.MULTILINE)
     )
 
 
-async def ask(client: httpx.AsyncClient, url: str, voice: int, text: str, *, stream: bool = False, **more: int) -> Any:
-    model = "smollm2" if voice < 0 else f"smollm2:v{voice}"
+async def ask(client: httpx.AsyncClient, url: str, prompt: int, text: str, *, stream: bool = False, **more: int) -> Any:
+    model = "smollm2" if prompt < 0 else f"smollm2:v{prompt}"
     body = {"model": model, "prompt": text, "max_tokens": NEW, "temperature": 0, "stream": stream, **more}
     return (
         client.stream("POST", f"{url}/v1/completions", json=body)
@@ -120,13 +120,13 @@ Answers = dict[tuple[int, str], tuple[str, str]]
 
 async def answers(url: str, asked: list[tuple[int, str]]) -> Answers:
     """What the server says to each, one after another: its text, and the part of it before the first tie."""
-    said = {}
+    found = {}
     async with httpx.AsyncClient(timeout=120) as client:
-        for voice, text in asked:
-            answer = await (await ask(client, url, voice, text, logprobs=2))
+        for prompt, text in asked:
+            answer = await (await ask(client, url, prompt, text, logprobs=2))
             choice = answer.json()["choices"][0]
-            said[voice, text] = choice["text"], _before_tie(choice)
-    return said
+            found[prompt, text] = choice["text"], _before_tie(choice)
+    return found
 
 
 def _before_tie(choice: dict[str, Any]) -> str:
@@ -140,48 +140,50 @@ def _before_tie(choice: dict[str, Any]) -> str:
 
 
 async def soak(url: str, library: Path, quiet: Answers, clients: int, seconds: float) -> dict[str, Any]:
-    told = {"answers": 0, "left": 0, "refused": 0, "server errors": 0, "wrong answers": 0, "ties": 0}
+    tally = {"answers": 0, "left": 0, "refused": 0, "server errors": 0, "wrong answers": 0, "ties": 0}
     until = time.monotonic() + seconds
-    # The upper half of the voices is played with; answers of the lower half are compared.
-    stable = [key for key in quiet if key[0] < VOICES // 2]
+    # Files of the upper half of the soft prompts are replaced and removed; answers with the lower half are compared.
+    stable = [key for key in quiet if key[0] < PROMPTS // 2]
 
     async def one(number: int, client: httpx.AsyncClient) -> None:
         chance = random.Random(number)
         leaves = number % 3 == 0
         while time.monotonic() < until:
             plays = chance.random() < 0.3
-            voice, text = (
-                (chance.randrange(VOICES // 2, VOICES), chance.choice(TEXTS)) if plays else chance.choice(stable)
+            prompt, text = (
+                (chance.randrange(PROMPTS // 2, PROMPTS), chance.choice(TEXTS)) if plays else chance.choice(stable)
             )
             if number % 2:
-                voice = -1
+                prompt = -1
             if leaves and chance.random() < 0.5:
                 try:
                     async with asyncio.timeout(chance.random() * 5):
-                        async with await ask(client, url, voice, text, stream=True) as answer:
+                        async with await ask(client, url, prompt, text, stream=True) as answer:
                             async for _ in answer.aiter_lines():
                                 if chance.random() < 0.2:
                                     break
                 except TimeoutError:
                     pass
-                told["left"] += 1
+                tally["left"] += 1
                 continue
-            answer = await (await ask(client, url, voice, text))
+            answer = await (await ask(client, url, prompt, text))
             if answer.status_code == 200:
-                told["answers"] += 1
-                if (voice, text) in stable:
-                    said = answer.json()["choices"][0]["text"]
-                    whole, before_tie = quiet[voice, text]
-                    if said != whole:
-                        told["ties" if before_tie != whole and said.startswith(before_tie) else "wrong answers"] += 1
+                tally["answers"] += 1
+                if (prompt, text) in stable:
+                    completion = answer.json()["choices"][0]["text"]
+                    whole, before_tie = quiet[prompt, text]
+                    if completion != whole:
+                        tally[
+                            "ties" if before_tie != whole and completion.startswith(before_tie) else "wrong answers"
+                        ] += 1
             else:
-                told["refused" if answer.status_code in (400, 404, 503) else "server errors"] += 1
+                tally["refused" if answer.status_code in (400, 404, 503) else "server errors"] += 1
 
     async def play() -> None:
         chance = random.Random(0)
         good = (library / "v0.zip").read_bytes()
         while time.monotonic() < until:
-            path = library / f"v{chance.randrange(VOICES // 2, VOICES)}.zip"
+            path = library / f"v{chance.randrange(PROMPTS // 2, PROMPTS)}.zip"
             what = chance.randrange(4)
             if what == 0:
                 path.write_bytes(good[: chance.randrange(len(good))])
@@ -195,7 +197,7 @@ async def soak(url: str, library: Path, quiet: Answers, clients: int, seconds: f
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     async with httpx.AsyncClient(timeout=300, limits=limits) as client:
         await asyncio.gather(play(), *(one(number, client) for number in range(clients)))
-    return told
+    return tally
 
 
 if __name__ == "__main__":

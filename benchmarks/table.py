@@ -13,7 +13,7 @@ from benchmarks.measuring import RESULTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
-# benchmark, row, field -> what it is called, what must be reached, and whether higher is better.
+# Benchmark, row, field, title, what must be reached, and whether higher is better.
 Target = tuple[str, str, str, str, float, bool]
 TARGETS: list[Target] = [
     (
@@ -69,7 +69,7 @@ TARGETS: list[Target] = [
         "quality",
         "excerpt 512",
         "over_soft_prompt",
-        "the same, an excerpt of 512 tokens - the soft prompt: low end of the 95 % interval",
+        "carroll, held-out NLL, an excerpt of 512 tokens - the soft prompt: low end of the 95 % interval",
         0.0,
         True,
     ),
@@ -137,7 +137,7 @@ TARGETS: list[Target] = [
         "engine",
         "16 streams",
         "16/generate",
-        "the same: 16 soft prompts / transformers' generate on its ideal batch",
+        "engine, 16 streams: 16 soft prompts / transformers' generate on its ideal batch",
         1.0,
         True,
     ),
@@ -145,7 +145,7 @@ TARGETS: list[Target] = [
         "engine",
         "16 streams, PEFT one adapter after another",
         "16/peft",
-        "the same: 16 soft prompts / PEFT, one adapter after another",
+        "engine, 16 streams: 16 soft prompts / PEFT, one adapter after another",
         5.0,
         True,
     ),
@@ -201,7 +201,7 @@ TARGETS: list[Target] = [
     ),
     ("page", "10 tabs open", "ten/none", "tokens a second with ten tabs open / with none", 0.95, True),
 ]
-# What a user asks first: is it fast, does it work, what does a server of many cost.
+# What users ask first: does it work, is it fast, what does serving many prompts cost. Titles of these rows stand alone.
 HEADLINES = (
     ("quality", "best instruction", "over_soft_prompt"),
     ("quality", "excerpt 512", "over_soft_prompt"),
@@ -222,7 +222,7 @@ def page() -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
     yield "Made by `python -m benchmarks.table` from benchmarks/results/. Each benchmark alternates its sides in one run and takes"
-    yield "medians; what each does exactly stands at the top of benchmarks/NAME.py. `python -m benchmarks.NAME` repeats one."
+    yield "medians. The top of benchmarks/NAME.py says exactly what it does; `python -m benchmarks.NAME` repeats it."
     yield ""
     yield from targets()
     yield ""
@@ -238,7 +238,7 @@ def headlines() -> Iterator[str]:
 
 
 def targets(chosen: Sequence[Target] = TARGETS) -> Iterator[str]:
-    """The table of what was to be reached, and what was."""
+    """The table of targets: what was to be reached, and what was."""
     yield "| what | reach | measured | |"
     yield "|---|---|---|---|"
     for benchmark, rows, field, title, target, higher in chosen:
@@ -260,9 +260,9 @@ def _value(benchmark: str, rows: str, field: str) -> float | None:
     for row in json.loads(path.read_text())["rows"]:
         if not rows or rows in (row.get("rows"), row.get("in_front")):
             value = row.get(field)
-            # Of a value with its interval, the low end.
+            # For a value with its interval, the low end.
             value = value[1] if isinstance(value, list) else value
-            # The row is there and its value is not: what it times did not happen.
+            # A row without its value: what it times did not happen.
             return math.nan if value is None else float(value)
     return None
 
@@ -275,7 +275,7 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
         f"{machine['memory_gib']} GiB; {versions}; {machine['date']}"
     )
     yield ""
-    # Rows of one kind share a table; curves are for the JSON's readers.
+    # Rows with the same keys share a table; curves are only in the JSON.
     for keys, rows in groupby(result["rows"], key=lambda row: [key for key in row if _shown(row[key]) is not None]):
         yield "| " + " | ".join(keys) + " |"
         yield "|" + "---|" * len(keys)

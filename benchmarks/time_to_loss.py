@@ -4,8 +4,8 @@ Both sides see the same kind of rows (4 x 128 tokens of the training text), have
 are measured on the same held-out windows, whose cost is not counted. PEFT's side is its documented loop: AdamW, linear decay
 with warm-up, text initialisation. Sordino's side is `sordino train`'s own defaults, the choice of the first matrix counted;
 only the number of steps is chosen, as users do, since the learning rate falls over the whole run. A loss curve depends on
-the steps, not on the machine's mood, so each side's time is its steps times its median step, the steps of both sides timed
-in alternation.
+the steps, not on the machine's load, so each side's time is its number of steps times its median step; the steps of both sides are
+timed in alternation.
 
     python -m benchmarks.time_to_loss
 """
@@ -84,7 +84,7 @@ def main() -> None:
     our_time = None if reached is None else start_seconds + reached * seconds["sordino"]
     row: dict[str, Any] = {
         "peft_best_rate": best_rate,
-        # At the edge of the rates that were tried, a better one may lie beyond.
+        # The best rate is at the edge of those tried: a better one may lie beyond.
         "peft_rates": ", ".join(map(str, RATES)),
         "peft_best_loss": round(target, 4),
         "peft_step": target_step,

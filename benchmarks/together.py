@@ -4,8 +4,8 @@ A round is one step of all eight runs: together (`losses_and_gradients`) against
 the same matrices and examples; losses and gradients are compared before anything is timed. Four rows of 128 a run on a GPU; on
 a CPU that and one row of 64, where a pass holds many runs. Optimiser and validation are left out: they are the same on both sides.
 
-The base model's copies are measured in a process of its own each: what loading takes, and the peak of eight whole runs beyond
-one whole run's, in models.
+Copies of the base model are measured in separate processes: the memory that loading takes, and the peak of eight whole runs
+beyond that of one, in models.
 
     python -m benchmarks.together         about 6 minutes on 2 cores (3 rounds)
 """
@@ -50,7 +50,7 @@ def main() -> None:
     rows = []
     for count, length in ROWS:
         rows.append(step_row(base, count, length, options.rounds))
-        # After every row: a run that is cut short leaves what it measured.
+        # After every row, so that an interrupted run keeps its results.
         save("together", base.device, rows)
     rows.append(memory_row(base, options))
     save("together", base.device, rows)

@@ -2,7 +2,7 @@
 
 PEFT's side is its documented use: get_peft_model, labels -100 on padding, attention_mask, loss.backward(). The same network
 object serves both sides, so weights, dtype and threads are the same. Nothing is timed unless both give the same loss. On models
-with BOS both sides have it behind the prompt, as PEFT cannot put a prompt behind it.
+with a BOS, both sides put it behind the prompt, since PEFT cannot put the prompt behind the BOS.
 
     python -m benchmarks.training_step --rounds 5
 """
@@ -41,7 +41,7 @@ def main() -> None:
     for count, length, tokens in [(8, 128, 20), (8, 128, 100), (16, 32, 100), (4, 256, 20)]:
         examples = [whole(ids[i * length : (i + 1) * length]) for i in range(count)]
         rows.append(measure(base, f"{count} x {length}, {tokens} virtual", examples, tokens, options))
-        # After every row: a run that is cut short leaves what it measured.
+        # After every row, so that an interrupted run keeps its results.
         save("training_step", base.device, rows)
     if options.corpus.exists():
         rows.append(measure(base, "bierce, 16 ragged, 20 virtual", ragged(base, options.corpus, 16), 20, options))

@@ -1,8 +1,8 @@
-"""llama-cpp-python, built once for a machine: its wheel is kept in the user's cache and installed from there.
+"""llama-cpp-python, built once on a machine: its wheel is kept in the user's cache and installed from there.
 
-    python native/llama_wheel.py build     the wheel into the cache, if it is not there
-    python native/llama_wheel.py install   and from there into this Python
-    python native/llama_wheel.py key       what the wheel depends on, to find out why one is built again
+    python native/llama_wheel.py build     build the wheel into the cache, if it is not there
+    python native/llama_wheel.py install   the same, and install it from there into this Python
+    python native/llama_wheel.py key       print what the wheel depends on, to find out why it is built again
 
 A wheel belongs to one version, Python, compiler, set of flags and processor: llama.cpp is built for the processor that builds it.
 An entry that is broken is built again.
@@ -31,11 +31,11 @@ from filelock import FileLock
 HERE = Path(__file__).resolve().parent
 CONSTRAINTS = HERE.parent / "constraints.txt"
 PACKAGE = "llama_cpp_python"
-# Only the library itself: what reads pictures, and what is for programs, is more than half of the whole.
+# Only the library itself: image support and llama.cpp's own programs are more than half of the build.
 CMAKE_ARGS = ("-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={HERE / 'llama.cmake'}")
-# What GCC makes of llama.cpp's AMX kernels kills the process (github.com/ggml-org/llama.cpp/pull/26954).
+# llama.cpp's AMX kernels, as GCC compiles them, crash the process (github.com/ggml-org/llama.cpp/pull/26954).
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-# What changes how CMake and the compiler build.
+# The variables that change what CMake and the compiler build.
 BUILD_VARIABLES = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CMAKE_GENERATOR")
 
 
@@ -45,7 +45,7 @@ def requirement(constraints: str) -> str:
 
 
 def cmake_args() -> str:
-    """The user's, ours behind them, AMX off where the compiler knows it."""
+    """The user's, then ours, with AMX off if the compiler has it."""
     amx = subprocess.run([compiler(), *NO_AMX.split(), "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
     flags = [f"-DCMAKE_C_FLAGS={NO_AMX}", f"-DCMAKE_CXX_FLAGS={NO_AMX}"] if amx.returncode == 0 else []
     return " ".join(filter(None, [os.environ.get("CMAKE_ARGS", ""), *map(shlex.quote, [*CMAKE_ARGS, *flags])]))
@@ -63,7 +63,7 @@ def key_of(requirement: str, args: str) -> dict[str, str]:
         "python": f"{sys.implementation.cache_tag} {sysconfig.get_platform()}",
         "system": " ".join(platform.libc_ver()) or platform.release(),
         "compiler": (version.splitlines() or ["none"])[0],
-        # Of the same source in another folder the wheel is the same.
+        # The same source in another folder gives the same wheel.
         "flags": args.replace(str(HERE), ".") + (HERE / "llama.cmake").read_text(encoding="utf-8"),
         "environment": " ".join(f"{name}={os.environ.get(name, '')}" for name in BUILD_VARIABLES[1:]),
         "processor": processor(),
@@ -141,11 +141,11 @@ def main(what: str) -> None:
     if what == "key":
         print(json.dumps({**key, "entry": str(entry)}, indent=1))
         return
-    # pip's own cache knows nothing of flags and processors.
+    # pip's own cache does not distinguish flags and processors.
     build = [*pip, "wheel", "--no-cache-dir", "--no-deps", pinned, "--wheel-dir"]
     wheel = built(entry, key, build, args)
     if what == "install" and not installed(wheel, pip):
-        # It was built for a system that has changed in a way that the key does not hold.
+        # The system has changed since the build in a way that the key does not cover.
         discard(entry)
         if not installed(built(entry, key, build, args), pip):
             raise SystemExit("error: llama-cpp-python was built and cannot be imported")

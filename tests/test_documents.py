@@ -1,8 +1,11 @@
-"""The documents: their links lead somewhere, and the commands in them exist with the options they are shown with."""
+"""The documents: links, files and modules that they name exist, and so do commands, with the options they are shown with."""
 
 from __future__ import annotations
 
+import os
+import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 
 import click
@@ -16,9 +19,20 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+_HEADING_LINK = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 # In `backticks`, or indented as a block; up to the end of either.
 _COMMAND = re.compile(r"(?:^ {4}|`)sordino ([a-z]+)([^`\n]*)", re.MULTILINE)
 _OPTION = re.compile(r"(?<=\s)--?[a-z][a-z-]*")
+_QUOTED = re.compile(r"`([^`\n]+)`")
+# Of other programs people name .zip, .json and the like; files of these kinds are ours.
+_FILE = re.compile(r"(?<![\w./*-])[\w.-]+(?:/[\w.-]+)*\.(?:py|js|css|md|cmake|j2)(?![\w/])")
+_FOLDER = re.compile(r"(?<![\w./-])(?:\.ci|src|sordino|tests|benchmarks|examples|native)/[\w./-]*")
+_MODULE = re.compile(r"(?<![\w./-])(?:sordino|benchmarks)(?:\.[A-Za-z_]\w*)+")
+_RUN_AS_MODULE = re.compile(r"python -m ((?:sordino|benchmarks)(?:\.\w+)+)")
+# The log tells of code as it was.
+NAMING = [page for page in PAGES if page.name != "LOG.md"]
+# Names with a dot that are no module: a file beside PEFT's, and "any of them".
+NO_MODULES = {"sordino.json", "benchmarks.NAME"}
 
 
 def options_of(command: str, rest: str = "") -> set[str]:
@@ -31,10 +45,84 @@ def options_of(command: str, rest: str = "") -> set[str]:
     return {"--help", *(name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts))}
 
 
+@cache
+def our_files() -> frozenset[str]:
+    """Paths from the repository, files and folders, that git could hold."""
+    found = set()
+    for folder, folders, files in os.walk(REPOSITORY):
+        # Environments and caches; what is ours in a hidden folder is CI.
+        folders[:] = [
+            name for name in folders if name in (".ci", ".github") or not name.startswith((".", "__pycache__"))
+        ]
+        found.update(Path(folder, name).relative_to(REPOSITORY).as_posix() for name in (*folders, *files))
+    return frozenset(found)
+
+
+def is_ours(name: str) -> bool:
+    """`loop.py`, `training/loop.py` and `src/sordino/training/loop.py` are all names of one file."""
+    return any(path == name or path.endswith(f"/{name}") for path in our_files())
+
+
+def missing_names(text: str) -> list[str]:
+    """The files, folders and modules that a text names and that are not there."""
+    quoted = _QUOTED.findall(text)
+    files = [name for part in quoted for pattern in (_FILE, _FOLDER) for name in pattern.findall(part)]
+    modules = [name for part in quoted for name in _MODULE.findall(part)] + _RUN_AS_MODULE.findall(text)
+    return [name for name in files if not is_ours(name.rstrip("/"))] + [name for name in modules if not resolves(name)]
+
+
+def resolves(name: str) -> bool:
+    """A module, which is not imported, or something in one, which is."""
+    if name in NO_MODULES or is_ours(f"{name.replace('.', '/')}.py"):
+        return True
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", NAMING, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_files_and_modules_exist(page: Path) -> None:
+    assert missing_names(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("`training/loop.py`, `loop.py`, `sordino/texts`, `tests/parity/` and `src/sordino/training/loop.py`", []),
+        ("`sordino.training.loop.train_group`, `sordino.errors` and `sordino.json`", []),
+        ("`python -m benchmarks.table`; `bash .ci/run`; `python sordino/cli/reference.py --check`", []),
+        (
+            "no/such.py without quotes, `voice.zip`, `voice.run/report.html`, `sordino[texts]`, `~/.cache/sordino-build`",
+            [],
+        ),
+        ("`train/loop.py` and `oop.py`", ["train/loop.py", "oop.py"]),
+        ("`tests/train/`", ["tests/train/"]),
+        ("`sordino.training.loop.train_all`", ["sordino.training.loop.train_all"]),
+        ("    python -m benchmarks.nothing", ["benchmarks.nothing"]),
+    ],
+)
+def test_missing_names_are_found(text: str, missing: list[str]) -> None:
+    assert missing_names(text) == missing
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page: Path) -> None:
     targets = [target for target in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_links_to_headings_lead_to_one(page: Path) -> None:
+    links = [link for link in _HEADING_LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link[0]]
+    assert [link for link in links if link[1] not in anchors(page.parent / link[0] if link[0] else page)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)

@@ -35,7 +35,7 @@ ABOVE_THEIR_ROOM = (
     ("training", "sweep"),
     ("training", "mixture"),
 )
-# People call `save` on the prompt they hold, so its methods reach up to the formats, when they are called (docs/decisions/0011).
+# People call `save` on the prompt they hold, so its methods reach up to the formats, when they are called (docs/decisions/0013).
 DEFERRED = {(("prompts", "soft_prompt"), ("formats",)), (("prompts", "mixture"), ("formats",))}
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 

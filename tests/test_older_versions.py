@@ -179,7 +179,7 @@ def _queue(page: httpx.Client) -> None:
     assert jobs["done"]["settings"]["steps"] == 8
     assert page.get(f"/ui/jobs/{ids['done']}/report").status_code == 200
     assert page.get(f"/ui/jobs/{ids['done']}/file").content[:2] == b"PK"
-    assert answer(page.post(f"/ui/jobs/{ids['done']}/keep", json={"name": "kept"})) == {"id": "kept"}
+    assert answer(page.post(f"/ui/jobs/{ids['done']}/install", json={"name": "kept"})) == {"id": "kept"}
     assert "nowhere.zip" in jobs["failed"]["error"]
     assert jobs["stopped"]["state"] == "stopped"
     assert jobs["stopped"]["checkpoint"]

@@ -47,7 +47,7 @@ JUNIT = """<testsuites><testsuite>
 """
 
 
-IMPORTED_AS = {"llama_cpp_python": "llama_cpp"}
+IMPORTED_AS = {"llama_cpp_python": "llama_cpp", "pillow": "PIL"}
 
 
 def package_names(requirements: list[str]) -> set[str]:

@@ -74,3 +74,13 @@ def test_a_form_has_what_a_page_needs() -> None:
         "name": "heat", "kind": "float", "label": "Heat", "help": "Degrees.", "default": 180.0,
         "choices": [], "low": 30, "high": 300, "above": None,
     }  # fmt: skip
+
+
+def test_a_setting_that_is_not_offered_is_checked_all_the_same() -> None:
+    @dataclass(frozen=True)
+    class Grill:
+        depth: int = setting(1, "How deep.", low=1, offered=False)
+
+    assert form_of(Grill) == []
+    with pytest.raises(ConfigError, match="--depth"):
+        check_settings(Grill(0))

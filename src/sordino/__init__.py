@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
-    from sordino.engine.sampling import Sampling as Sampling
+    from sordino.engine.config import Sampling as Sampling
     from sordino.errors import SordinoError as SordinoError
     from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
@@ -76,7 +76,7 @@ else:
         "Model": "api.model",
         "Report": "evaluation.report",
         "Sample": "training.events",
-        "Sampling": "engine.sampling",
+        "Sampling": "engine.config",
         "SoftPrompt": "prompts.soft_prompt",
         "SordinoError": "errors",
         "Step": "training.events",

@@ -25,7 +25,8 @@ SEED_HELP = "The same seed gives the same result on the same machine."
 class About:
     """help: one sentence. low, high: smallest and largest value. above: a bound that is itself not allowed. label: its name in a
     form. shown: what to say of a default that is worked out at run time. unit: what the command line shows in place of a value, for
-    instance N. short: a second, short flag, for instance -n.
+    instance N. short: a second, short flag, for instance -n. offered: whether commands and forms have it; if not, only its range
+    is checked.
     """
 
     help: str
@@ -35,6 +36,7 @@ class About:
     label: str = ""
     shown: str = ""
     unit: str = ""
+    offered: bool = True
     short: str = ""
 
     def allows(self, value: float) -> bool:
@@ -129,6 +131,11 @@ def from_json(cls: type[Value], values: Mapping[str, Any]) -> Value:
     return cls(**values)
 
 
+def offered_of(cls: type) -> dict[str, Setting]:
+    """The settings that commands and forms have."""
+    return {name: each for name, each in settings_of(cls).items() if each.about.offered}
+
+
 def form_of(cls: type) -> list[dict[str, Any]]:
     """What a form needs of each setting, as JSON: name, kind, label, help, default, choices, low, high."""
     return [
@@ -143,5 +150,5 @@ def form_of(cls: type) -> list[dict[str, Any]]:
             "high": each.about.high,
             "above": each.about.above,
         }
-        for each in settings_of(cls).values()
+        for each in offered_of(cls).values()
     ]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import sordino
+from sordino.engine.config import Sampling
 from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, ConfigError, DoesNotFit
 from tests.api.inputs import prompt
 from tests.tiny_models import tiny_base

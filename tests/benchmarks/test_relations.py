@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.relations import (
     Fact,
-    Speaker,
+    ReportLine,
     Template,
     View,
     known_facts,
@@ -78,18 +78,18 @@ def test_ranks_are_those_of_every_candidate_scored_alone() -> None:
     assert not candidates.left_out
     prompts = [SoftPrompt(matrix(seed, 4, 32), Metadata(placement="after_bos")) for seed in (1, 2)]
     views = [View(TEMPLATES[0], prompts[0]), View(TEMPLATES[1], prompts[1])]
-    speakers = [
-        Speaker("single", (View(TEMPLATES[0]),)),
-        Speaker("ensemble", tuple(View(t) for t in TEMPLATES), tuple(t.weight for t in TEMPLATES)),
-        Speaker("mixture", tuple(views), (1.0, 3.0)),
+    lines = [
+        ReportLine("single", (View(TEMPLATES[0]),)),
+        ReportLine("ensemble", tuple(View(t) for t in TEMPLATES), tuple(t.weight for t in TEMPLATES)),
+        ReportLine("mixture", tuple(views), (1.0, 3.0)),
     ]
-    got = ranks(base, FACTS, speakers, candidates)
+    got = ranks(base, FACTS, lines, candidates)
     for n, fact in enumerate(FACTS):
-        for s, speaker in enumerate(speakers):
+        for s, line in enumerate(lines):
             scores = {}
             for obj in candidates.index:
                 shares = []
-                for view, weight in zip(speaker.views, speaker.weights, strict=True):
+                for view, weight in zip(line.views, line.weights, strict=True):
                     front = soft_prompt(base, "x", view.prompt) if view.prompt else no_prompt(base)
                     text, label = base.encode(view.template.before(fact.sub)), base.encode(" " + obj)
                     flags = [False] * len(text) + [True] * len(label)
@@ -97,7 +97,7 @@ def test_ranks_are_those_of_every_candidate_scored_alone() -> None:
                     shares.append(weight * math.exp(-nll))
                 scores[obj] = sum(shares)
             expected = 1 + sum(score > scores[fact.obj] for score in scores.values())
-            assert got[n, s] == expected, (fact, speaker.label)
+            assert got[n, s] == expected, (fact, line.label)
 
 
 def test_the_nll_of_each_view_is_that_of_its_object_alone() -> None:
@@ -123,7 +123,7 @@ def test_over_the_vocabulary_objects_of_several_tokens_are_left_out() -> None:
     assert candidates.left_out == {"the sea": "it is several tokens"}
     kept = known_facts(facts, candidates)
     assert [fact.obj for fact in kept] == ["lamp", "keeper"]
-    got = ranks(base, kept, [Speaker("single", (View(TEMPLATES[0]),))], candidates)
+    got = ranks(base, kept, [ReportLine("single", (View(TEMPLATES[0]),))], candidates)
     for n, fact in enumerate(kept):
         logits = plain_logits(base.network, no_prompt(base).embeds_PD, base.encode(TEMPLATES[0].before(fact.sub)))[-1]
         (token,) = base.encode(" " + fact.obj)

@@ -138,7 +138,7 @@ def test_a_scale_that_no_configuration_tells_is_measured_too() -> None:
 def test_logits_that_are_neither_scaled_nor_capped_are_refused() -> None:
     network = scaled("olmo2", torch.float32)
     network.lm_head.register_forward_hook(lambda module, arguments, logits: logits.sign() * logits.abs().sqrt())
-    with pytest.raises(ModelError, match="does something to its logits"):
+    with pytest.raises(ModelError, match="changes its logits"):
         check_unproven(network)
 
 

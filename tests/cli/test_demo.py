@@ -11,11 +11,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from sordino import formats
-from sordino.cli import demo as demo_module
 from sordino.cli import main
-from sordino.cli.demo import FEWEST_STEPS, MOST_STEPS, NAME, OPENINGS, heldout_tokens, steps_for
 from sordino.texts.pieces import data_hash
 from sordino.texts.reading import read_pieces
+from sordino.training import demo as demo_module
+from sordino.training.demo import NAME, OPENINGS
 from tests.tiny_models import tiny_base
 
 TEXTS = Path(demo_module.__file__).parents[1] / "data" / "keeper"
@@ -126,27 +126,7 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 def test_another_folder_may_hold_other_things(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    demo_module._job(tmp_path, None, overwrite=False)
-
-
-@pytest.mark.parametrize(
-    ("minutes", "step_seconds", "besides", "steps"),
-    [
-        (2.5, 2.0, 30, 60),
-        (2.5, 2.0, 0, 75),
-        (2.5, 50.0, 300, FEWEST_STEPS),
-        (2.5, 0.01, 1, MOST_STEPS),
-        (5, 2.0, 30, 135),
-    ],
-)
-def test_the_number_of_steps_follows_the_machine(minutes, step_seconds, besides, steps) -> None:
-    assert steps_for(minutes, step_seconds, besides) == steps
-
-
-def test_slow_machines_measure_fewer_tokens() -> None:
-    assert heldout_tokens(trained_a_second=200, conditions=7) == 1714
-    assert heldout_tokens(trained_a_second=1, conditions=7) == 512
-    assert heldout_tokens(trained_a_second=1e6, conditions=7) == 8192
+    demo_module.demo_job(tmp_path, None, overwrite=False)
 
 
 def test_no_text_is_made_of_keeper_words() -> None:

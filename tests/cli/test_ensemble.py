@@ -71,7 +71,7 @@ def test_equal_weights_and_probabilities_unless_said(library: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("fog", "wide", "--out", "e.mix.zip"), "different widths"),
+        (("fog", "wide", "--out", "e.mix.zip"), "different base models"),
         (("fog", "fgo", "--out", "e.mix.zip"), "did you mean fog"),
         (("fog", "oil", "--out", "e.zip"), "NAME.mix.zip"),
         (("fog", "oil", "--out", "con.mix.zip"), "Windows reserves"),
@@ -98,7 +98,10 @@ def test_different_base_models_are_refused_and_equal_ones_kept(library: Path) ->
     drop_voice(library / "a.zip", seed=5, base=replace(llama, fingerprint="a" * 64))
     drop_voice(library / "b.zip", seed=6, base=replace(llama, fingerprint="b" * 64))
     drop_voice(library / "c.zip", seed=7, base=replace(llama, n_layers=4))
-    assert "n_layers 3 and 4" in refused("ensemble", "build", "a", "c", "--out", "e.mix.zip")
+    refusal = refused("ensemble", "build", "a", "c", "--out", "e.mix.zip")
+    assert "different base models" in refusal
+    assert "3 layers" in refusal
+    assert "4 layers" in refusal
     ok("ensemble", "build", "a", "b", "--out", "e.mix.zip")
     assert formats.peek(Path("e.mix.zip")).metadata.base == llama
 

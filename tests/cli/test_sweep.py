@@ -178,6 +178,15 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing() -> None:
     assert not Path("out").exists()
 
 
+def test_a_pass_is_as_large_as_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU passes grow to what its memory holds, unless --pass-tokens says otherwise."""
+    monkeypatch.setattr(running, "group_pass_tokens", lambda base, usual: 2000)
+    ok("sweep", "log", "--tokens", 3, "--init", "vocab", "--pass-tokens", 64, *QUICK)
+    assert json.loads(next(Path("out").glob("*/began.json")).read_text())["pass_tokens"] == 64
+    ok("sweep", "log", "--tokens", 3, "--init", "vocab", *QUICK, "--overwrite")
+    assert json.loads(next(Path("out").glob("*/began.json")).read_text())["pass_tokens"] == 2000
+
+
 def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
     ok("sweep", "log", "--tokens", "2,4", "--init", "vocab", *QUICK)
     ok("sweep", "log", "--tokens", "3", "--init", "vocab", *QUICK, "--overwrite")

@@ -180,7 +180,7 @@ def test_texts_in_another_order_are_noticed(texts: Path, monkeypatch: pytest.Mon
         (("--init", "random:7"), "unknown initialisation"),
         (("--minutes", "nan"), "no time to train"),
         (("--minutes", "inf"), "no time to train"),
-        (("--sample-text", "the keeper " * 400), "the samples do not fit"),
+        (("--sample-text", "the keeper " * 400), "the text of the samples does not fit"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(texts: Path, flags: tuple[object, ...], said: str) -> None:

@@ -51,7 +51,7 @@ def test_sliders_weigh_what_is_written_next(server: Running) -> None:
         page.goto(server.url)
         expect(page.locator("#mixing")).to_be_hidden()
         page.locator("#choice").select_option("three")
-        expect(page.locator("#lamp-says")).to_have_text("Active mixture (3 soft prompts, 4 tokens): Three")
+        expect(page.locator("#lamp-text")).to_have_text("Active mixture (3 soft prompts, 4 tokens): Three")
         sliders = page.get_by_role("slider")
         expect(sliders).to_have_count(3)
         expect(sliders.first).to_have_attribute("aria-valuetext", "50 %")

@@ -15,7 +15,7 @@ from sordino.engine.detokenizer import Detokenizer
 from sordino.engine.generate import TextRequest
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
-from sordino.forward.combining import responsible, spoken
+from sordino.forward.combining import responsible, sampling_logits
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.masks import layer_masks
 from sordino.forward.nll import head_of
@@ -103,7 +103,7 @@ def _log_weights(base: BaseModel, request: TextRequest) -> Tensor:
 def _advance(base: BaseModel, row: _Row, logits_KV: Tensor, sampling: Sampling) -> int:
     """Draw a request's next token, from what its components say together, and take it in."""
     rule = row.request.prompt.rule if isinstance(row.request.prompt, Mixture) else "probabilities"
-    logits_V, logp_KV = spoken(logits_KV, row.log_weights_K, rule)
+    logits_V, logp_KV = sampling_logits(logits_KV, row.log_weights_K, rule)
     token = sample(logits_V, row.seen, sampling, row.random).token
     if rule == "sequence":
         row.log_weights_K = responsible(row.log_weights_K, logp_KV[:, token])

@@ -17,7 +17,7 @@ from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory
-from sordino.forward.combining import responsible, spoken
+from sordino.forward.combining import responsible, sampling_logits
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
@@ -127,7 +127,7 @@ def alone(request: Request) -> tuple[str, str]:
             skips = request.skips or (0,) * len(mixture.components)
             each = zip(mixture.components, skips, strict=True)
             each_KV = torch.stack([logits_of(soft, (ids + new)[skip:]) for soft, skip in each])
-            logits, logp = spoken(each_KV, weights, mixture.rule)
+            logits, logp = sampling_logits(each_KV, weights, mixture.rule)
             logits = logits.clamp_min(-1e4)
         else:
             soft = mixture.components[0] if isinstance(mixture, Mixture) else mixture

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from sordino.engine.attach import attach
+from sordino.engine.config import Sampling
 from sordino.engine.detokenizer import HALF
 from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError
 from sordino.prompts.mixture import Mixture, uniform
-from sordino.prompts.soft_prompt import PLACEMENTS, BaseRef, Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import PLACEMENTS, BaseRef, Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import CONTEXT, FAMILIES, tiny, tiny_base, tiny_tokenizer
 
 TEXTS = ["The keeper wrote of the sea", "ships", "A lamp was lit and the lamp, the lamp went out: fog", ""]
 
 
 def prompt(
-    width: int = 32, *, tokens: int = 5, placement: Placement = "start", base: BaseRef | None = None
+    width: int = 32, *, tokens: int = 5, placement: PlacementName = "start", base: BaseRef | None = None
 ) -> SoftPrompt:
     matrix = np.random.default_rng(0).standard_normal((tokens, width)).astype(np.float32) * 0.5
     return SoftPrompt(matrix, Metadata(name="p", placement=placement, base=base or BaseRef()))
@@ -28,7 +28,7 @@ def prompt(
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_tokens_are_ours(family: str, bos: bool, placement: Placement) -> None:
+def test_greedy_tokens_are_ours(family: str, bos: bool, placement: PlacementName) -> None:
     base = tiny_base(family, bos=bos)
     own = prompt(tokens=11, placement=placement)
     attached = attach(base.network, base.tokenizer, own)
@@ -41,7 +41,7 @@ def test_greedy_tokens_are_ours(family: str, bos: bool, placement: Placement) ->
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_a_chat_is_given_as_ids(placement: Placement) -> None:
+def test_a_chat_is_given_as_ids(placement: PlacementName) -> None:
     base = tiny_base("llama", bos=True)
     own = prompt(placement=placement)
     attached = attach(base.network, base.tokenizer, own)

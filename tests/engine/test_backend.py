@@ -77,5 +77,5 @@ def test_the_server_and_the_page_run_on_any_backend(tmp_path: Path) -> None:
         assert state["model"]["runner"] == "toy"
         inside = client.post("/ui/prompts/keeper/inside")
         assert inside.status_code == 501
-        assert "toy does not tell its attention" in inside.text
+        assert "toy does not show its attention" in inside.text
         assert "sordino_running" in client.get("/metrics").text

@@ -16,7 +16,7 @@ from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import RULES, Gate, Mixture
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.engine.plain_generate import plain_complete
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
@@ -24,7 +24,7 @@ GREEDY = Sampling(max_tokens=12, temperature=0)
 TEXTS = ["The keeper wrote of the sea", "ships", "A lamp was lit and the lamp, the lamp went out: fog", "x"]
 
 
-def prompt(base: BaseModel, tokens: int, *, seed: int = 0, placement: Placement = "start") -> SoftPrompt:
+def prompt(base: BaseModel, tokens: int, *, seed: int = 0, placement: PlacementName = "start") -> SoftPrompt:
     random = np.random.default_rng(seed)
     matrix = random.standard_normal((tokens, base.d_model)).astype(np.float32) * 0.5
     return SoftPrompt(matrix, Metadata(name=f"p{seed}", placement=placement))

@@ -8,11 +8,11 @@ import pytest
 
 from sordino import formats
 from sordino.engine.attach import attach
+from sordino.engine.config import Sampling
 from sordino.engine.detokenizer import HALF
 from sordino.engine.engine import Limits
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.requests import Request
-from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
 from tests.engine.test_torch_runner import agreed, by_transformers, engine_of, run
 

@@ -20,7 +20,7 @@ from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward import small_matmul
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny_base
 
 # Where the two likeliest words are nearer than this, kernels that add in another order may choose the other.
@@ -37,7 +37,7 @@ TEXTS = (
 )
 
 
-def prompt(base: BaseModel, tokens: int, seed: int, placement: Placement) -> SoftPrompt:
+def prompt(base: BaseModel, tokens: int, seed: int, placement: PlacementName) -> SoftPrompt:
     random = torch.Generator().manual_seed(seed)
     matrix = torch.randn(tokens, base.d_model, generator=random) * base.embedding_rms
     return SoftPrompt(matrix.numpy(), Metadata(placement=placement))

@@ -265,7 +265,7 @@ def test_members_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
     begin = outer.index(b"components/0.zip") + len("components/0.zip")
     struct.pack_into("<2L", entries, at + 20, end - begin, end - begin)
     (tmp_path / "v").write_bytes(outer[:directory] + entries)
-    both_refuse(tmp_path / "v", "members lie in one another")
+    both_refuse(tmp_path / "v", "members overlap")
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sordino import formats
-from sordino.library import library
+from sordino.library import library, packaged
 from sordino.library.library import Library
 from tests.prompt_files import drop, names
 
@@ -21,30 +21,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def three_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = tmp_path / "package" / "data" / "prompts"
     prompts.mkdir(parents=True)
     for number, name in enumerate(("one", "two", "three")):
         drop(prompts / f"{name}.zip", seed=number)
-    monkeypatch.setattr("sordino.library.library.resources.files", lambda package: tmp_path / "package")
+    monkeypatch.setattr("sordino.library.packaged.resources.files", lambda package: tmp_path / "package")
 
 
-@pytest.mark.usefixtures("packaged")
+@pytest.mark.usefixtures("three_packaged")
 def test_an_empty_library_is_seeded_once(tmp_path: Path) -> None:
     home = tmp_path / "data" / "soft_prompts"
-    assert len(library.seed(home)) == 3
+    assert len(packaged.seed(home)) == 3
     lib = Library([home])
     assert names(lib) == ["one", "three", "two"]
     for name in names(lib):
         lib.remove(name)
-    assert library.seed(home) == []
+    assert packaged.seed(home) == []
     assert lib.scan() == []
 
 
-@pytest.mark.usefixtures("packaged")
+@pytest.mark.usefixtures("three_packaged")
 @pytest.mark.parametrize("writes", range(5))
 def test_seeding_that_was_killed_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    write, left = library.write_bytes, iter(range(writes))
+    write, left = packaged.write_bytes, iter(range(writes))
 
     def killed(path: Path, data: bytes) -> None:
         if next(left, None) is None:
@@ -52,40 +52,40 @@ def test_seeding_that_was_killed_goes_on(folder: Path, monkeypatch: pytest.Monke
         write(path, data)
 
     with monkeypatch.context() as patched:
-        patched.setattr(library, "write_bytes", killed)
+        patched.setattr(packaged, "write_bytes", killed)
         with pytest.raises(KeyboardInterrupt):
-            library.seed(folder)
-    library.seed(folder)
+            packaged.seed(folder)
+    packaged.seed(folder)
     lib = Library([folder])
     assert names(lib) == ["one", "three", "two"]
     lib.remove("two")
-    assert library.seed(folder) == []
+    assert packaged.seed(folder) == []
     assert names(lib) == ["one", "three"]
 
 
-@pytest.mark.usefixtures("packaged")
+@pytest.mark.usefixtures("three_packaged")
 def test_a_library_with_files_is_not_seeded(folder: Path) -> None:
     drop(folder / "mine.zip")
-    assert library.seed(folder) == []
+    assert packaged.seed(folder) == []
     assert names(Library([folder])) == ["mine"]
 
 
 def test_with_nothing_packaged_nothing_is_seeded_or_marked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sordino.library.library.resources.files", lambda package: tmp_path)
-    assert library.seed(folder) == []
+    monkeypatch.setattr("sordino.library.packaged.resources.files", lambda package: tmp_path)
+    assert packaged.seed(folder) == []
     assert list(folder.iterdir()) == []
 
 
 def test_packaged_prompts_are_good_files(tmp_path: Path) -> None:
-    library.seed(tmp_path / "home")
+    packaged.seed(tmp_path / "home")
     for entry in Library([tmp_path / "home"]).scan():
         assert not entry.error
         formats.read(entry.path)
 
 
-@pytest.mark.usefixtures("packaged")
+@pytest.mark.usefixtures("three_packaged")
 def test_named_folders_win_over_the_default_which_alone_is_seeded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +99,7 @@ def test_named_folders_win_over_the_default_which_alone_is_seeded(
     assert names(library.open_library()) == ["one", "three", "two"]
 
 
-@pytest.mark.usefixtures("packaged")
+@pytest.mark.usefixtures("three_packaged")
 def test_a_home_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SORDINO_LIBRARY")
     (tmp_path / "file").write_text("where the folder should go")

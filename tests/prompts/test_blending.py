@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import BadInput, DoesNotFit
-from sordino.prompts.blending import blend, concatenated, joined_licence, linear, shares_of, spherical, strictest
+from sordino.prompts.blending import blend, concatenated, joined_licence, linear, spherical, strictest
 from sordino.prompts.soft_prompt import MAX_TOKENS, BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 
@@ -64,7 +64,6 @@ def test_a_concatenation_keeps_the_order_of_tokens() -> None:
 
 
 def test_weights_are_made_to_sum_to_one() -> None:
-    assert shares_of([7, 3], 2) == (0.7, 0.3)
     three = [prompt(seed) for seed in range(3)]
     expected = sum(one.matrix.astype(float) for one in three) / 3
     np.testing.assert_allclose(blend(three, [2, 2, 2], "linear").prompt.matrix, expected, atol=1e-6)
@@ -72,7 +71,7 @@ def test_weights_are_made_to_sum_to_one() -> None:
 
 @pytest.mark.parametrize("weights", [(0, 0), (-1, 2), (1,), (float("nan"), 1), (float("inf"), 1)])
 def test_what_is_no_weight_is_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(BadInput, match="no weights"):
+    with pytest.raises(BadInput, match="not weights"):
         blend([prompt(1), prompt(2)], weights, "linear")
 
 
@@ -116,7 +115,7 @@ def test_other_base_models_and_placements_are_refused(how: str) -> None:
         blend([first, prompt(2, width=6, base=BaseRef())], [1, 1], how)
     with pytest.raises(DoesNotFit, match="different base models"):
         blend([first, prompt(2, base=BaseRef(id="x/gptj", family="gptj"))], [1, 1], how)
-    with pytest.raises(BadInput, match=r"before BOS and some behind.*p2: after_bos"):
+    with pytest.raises(BadInput, match=r"before BOS and some after.*p2: after_bos"):
         blend([first, prompt(2, placement="after_bos")], [1, 1], how)
     with pytest.raises(BadInput, match="two soft prompts or more"):
         blend([first], [1], how)
@@ -139,5 +138,5 @@ def test_lengths() -> None:
             blend(pair, [1, 1], how)
     with pytest.raises(BadInput, match="give --how linear"):
         blend([prompt(1), prompt(2), prompt(3)], [1, 1, 1], "spherical")
-    with pytest.raises(BadInput, match="too long"):
+    with pytest.raises(BadInput, match="too many virtual tokens"):
         blend([prompt(1, tokens=MAX_TOKENS), prompt(2, tokens=1)], [1, 1], "concatenate")

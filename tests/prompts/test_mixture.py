@@ -20,7 +20,7 @@ def test_weights_sum_to_one() -> None:
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, -0.1], [0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [[0.5, 0.5]]])
 def test_what_is_no_weights(weights: object) -> None:
-    with pytest.raises(BadInput, match="no weights"):
+    with pytest.raises(BadInput, match="not weights"):
         Mixture((prompt(1), prompt(2)), np.array(weights))
 
 

@@ -21,9 +21,9 @@ from sordino.library.library import Library
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.app import create_app
-from sordino.server.metrics import Metrics
+from sordino.server.metrics import ServerMetrics
 from sordino.server.page.app import Page
-from sordino.server.prompts import Voices
+from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.tiny_models import tiny_base
@@ -82,7 +82,7 @@ def running(
     fill(folder / "library", base)
     options = EngineOptions(rows=rows, queue=queue, kv_memory=kv_bytes / 2**20, prefix_memory=4)
     bases = {base.name: base, **(others or {})}
-    library, metrics = Library([folder / "library"]), Metrics()
+    library, metrics = Library([folder / "library"]), ServerMetrics()
 
     def serving_of(name: str) -> AbstractContextManager[Serving]:
         model = bases[name]
@@ -90,14 +90,14 @@ def running(
             model,
             backend(model) if backend else embedded(model, torch_runner(model, options), options),
             library,
-            remembered=folder / "defaults.json",
+            defaults=folder / "defaults.json",
             limits=limits,
             metrics=metrics,
         )
 
     with closing(Models(serving_of, others or {})) as models, ExitStack() as stack:
         serving = models.first(base.name)
-        nothing = Idle(Voices(None, library), metrics, limits or ServerLimits())
+        nothing = Idle(ServedPrompts(None, library), metrics, limits or ServerLimits())
         if with_page:
             page = stack.enter_context(closing(Page(models, nothing, "torch", app.get("api_key"), folder / "data")))
             page.start()

@@ -188,7 +188,7 @@ def test_an_error_of_our_own_is_told_in_the_shape_of_the_api(live: Running, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr(type(live.serving.voices), "all", broken)
+    monkeypatch.setattr(type(live.serving.prompts), "all", broken)
     headers = {"Authorization": "Bearer sesame"}
     openai = httpx.get(f"{live.url}/v1/models", headers=headers)
     assert (openai.status_code, openai.json()["error"]["type"]) == (500, "server_error")

@@ -18,7 +18,7 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
-from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, Generate, Settings, formatted
+from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
@@ -172,8 +172,8 @@ def test_half_a_character_to_count_names_the_field(live: Running) -> None:
 
 def test_unknown_and_meaningless_fields_are_ignored(live: Running) -> None:
     assert written(live, nonsense=[1, 2], **dict.fromkeys(IGNORED, True)) == plainly(live, None)
-    assert set(IGNORED_IN_STREAMS) < set(Generate.model_fields)
-    assert not set(IGNORED) & set(Generate.model_fields)
+    assert set(IGNORED_IN_STREAMS) < set(GenerateRequest.model_fields)
+    assert not set(IGNORED) & set(GenerateRequest.model_fields)
 
 
 def test_a_seed_gives_the_same_text_and_n_gives_different_ones(live: Running) -> None:
@@ -204,11 +204,11 @@ def test_stop_sequences_and_single_lines(live: Running) -> None:
 
 def test_output_formatting() -> None:
     text = 'He went. "Yes!" she said\n\n\nand #then'
-    assert formatted(text, Settings()) == text
-    assert formatted(text, Settings(frmttriminc=True)) == 'He went. "Yes!"'
-    assert formatted(text, Settings(frmtrmblln=True)) == 'He went. "Yes!" she said\nand #then'
-    assert formatted(text, Settings(frmtrmspch=True)).endswith("and then")
-    assert formatted("no end", Settings(frmttriminc=True)) == "no end"
+    assert formatted(text, KoboldSettings()) == text
+    assert formatted(text, KoboldSettings(frmttriminc=True)) == 'He went. "Yes!"'
+    assert formatted(text, KoboldSettings(frmtrmblln=True)) == 'He went. "Yes!" she said\nand #then'
+    assert formatted(text, KoboldSettings(frmtrmspch=True)).endswith("and then")
+    assert formatted("no end", KoboldSettings(frmttriminc=True)) == "no end"
 
 
 def test_changing_to_a_model_that_is_not_allowed_names_the_field(live: Running) -> None:
@@ -319,7 +319,7 @@ def test_the_document_says_which_fields_there_are(live: Running) -> None:
     paths = get(live, "/openapi.json")["paths"]
     for route in ("/api/v1/generate", "/api/extra/generate/stream"):
         schema = paths[route]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        assert set(Generate.model_fields) <= set(schema["properties"])
+        assert set(GenerateRequest.model_fields) <= set(schema["properties"])
 
 
 # KoboldCpp -----------------------------------------------------------------------------------------------------------

@@ -90,9 +90,9 @@ def test_the_field_chooses_too_and_an_empty_one_is_none(live: Running, client: O
 
 
 def test_the_servers_default_is_not_for_openai(live: Running, client: OpenAI) -> None:
-    live.serving.voices.set_default("keeper")
+    live.serving.prompts.set_default("keeper")
     done = client.completions.create(model="tiny-llama", prompt=TEXT, max_tokens=12, temperature=0)
-    live.serving.voices.set_default(None)
+    live.serving.prompts.set_default(None)
     assert done.choices[0].text == plainly(live, None)
 
 

@@ -20,8 +20,8 @@ import torch
 from sordino import formats
 from sordino.library.library import Entry, Library
 from sordino.prompts.mixture import Mixture
-from sordino.server import prompts as voices_module
-from sordino.server.prompts import Voices
+from sordino.server import prompts as prompts_module
+from sordino.server.prompts import ServedPrompts
 from tests.server.running import Running, running, voice
 from tests.tiny_models import tiny_base
 
@@ -125,12 +125,12 @@ def test_the_default_is_set_shown_and_remembered(live: Running, tmp_path: Path) 
     for wrong, status in (("nobody", 404), ("wide", 400), ("broken", 400)):
         answer = httpx.post(load, json={"soft_prompt_name": wrong})
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, "soft_prompt_name")
-    assert live.serving.voices.default == "keeper"
+    assert live.serving.prompts.default == "keeper"
     # Another server, later, of the same model.
-    again = Voices(live.base, live.serving.voices.library, tmp_path / "defaults.json")
+    again = ServedPrompts(live.base, live.serving.prompts.library, tmp_path / "defaults.json")
     assert again.default == "keeper"
     (live.folder / "keeper.zip").unlink()
-    assert Voices(live.base, live.serving.voices.library, tmp_path / "defaults.json").default is None
+    assert ServedPrompts(live.base, live.serving.prompts.library, tmp_path / "defaults.json").default is None
     assert httpx.post(unload).json() == {"default": None}
     assert json.loads((tmp_path / "defaults.json").read_text()) == {live.base.fingerprint: None}
 
@@ -138,10 +138,10 @@ def test_the_default_is_set_shown_and_remembered(live: Running, tmp_path: Path) 
 def test_a_damaged_memory_is_no_reason_to_fail(live: Running, tmp_path: Path) -> None:
     for content in (b"", b"[]", b'{"x": 5}', b"\xff", json.dumps({live.base.fingerprint: 7}).encode()):
         (tmp_path / "d.json").write_bytes(content)
-        voices = Voices(live.base, live.serving.voices.library, tmp_path / "d.json")
+        voices = ServedPrompts(live.base, live.serving.prompts.library, tmp_path / "d.json")
         assert voices.default is None
         voices.set_default("clerk")
-        assert Voices(live.base, live.serving.voices.library, tmp_path / "d.json").default == "clerk"
+        assert ServedPrompts(live.base, live.serving.prompts.library, tmp_path / "d.json").default == "clerk"
 
 
 def test_health_and_metrics(live: Running) -> None:
@@ -313,7 +313,7 @@ def test_what_another_server_took_away_is_gone_and_no_fault_of_the_disk(
     live: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Library([live.folder])
-    named = live.serving.voices.named
+    named = live.serving.prompts.named
 
     def taken_meanwhile(name: str) -> object:
         found = named(name)
@@ -321,7 +321,7 @@ def test_what_another_server_took_away_is_gone_and_no_fault_of_the_disk(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(live.serving.voices, "named", taken_meanwhile)
+        patch.setattr(live.serving.prompts, "named", taken_meanwhile)
         answer = httpx.delete(f"{live.url}/v1/soft_prompts/clerk")
     assert (answer.status_code, answer.json()["error"]["param"]) == (404, "name")
     assert "gone" in answer.json()["error"]["message"]
@@ -343,7 +343,7 @@ def test_another_file_does_not_become_the_default_when_its_own_is_gone(tmp_path:
     both = Mixture((voice(base, 1), voice(base, 2)), np.array([0.5, 0.5]))
     formats.write_mixture(both, tmp_path / "race.mix.zip")
     formats.write(voice(base, 3), tmp_path / "race.zip")
-    voices = Voices(base, Library([tmp_path]), tmp_path / "defaults.json")
+    voices = ServedPrompts(base, Library([tmp_path]), tmp_path / "defaults.json")
     assert [entry.entry.name for entry in voices.all()] == ["race", "race-2"]
     voices.set_default("race")
     assert voices.default == "race"
@@ -360,20 +360,20 @@ def test_two_servers_remember_beside_each_other(tmp_path: Path, monkeypatch: pyt
     for base in bases:
         formats.write(voice(base, 1), tmp_path / f"{base.name}.zip")
     place = tmp_path / "defaults.json"
-    servers = [Voices(base, Library([tmp_path]), place) for base in bases]
-    write = voices_module.write_bytes
+    servers = [ServedPrompts(base, Library([tmp_path]), place) for base in bases]
+    write = prompts_module.write_bytes
 
     def slow(path: Path, data: bytes) -> None:
         time.sleep(0.3)
         write(path, data)
 
-    monkeypatch.setattr(voices_module, "write_bytes", slow)
+    monkeypatch.setattr(prompts_module, "write_bytes", slow)
     threads = [threading.Thread(target=one.set_default, args=(one.base.name,)) for one in servers if one.base]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [Voices(base, Library([tmp_path]), place).default for base in bases] == [base.name for base in bases]
+    assert [ServedPrompts(base, Library([tmp_path]), place).default for base in bases] == [base.name for base in bases]
 
 
 def test_what_is_the_servers_trouble_is_no_fields_fault(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_run_that_was_begun_keeps_its_model(opened: Callable[[], Jobs]) -> Non
     queue.train(draft, **MODEL, name="v", flags=(), settings={})
     # Another tab still shows the draft.
     with pytest.raises(BadInput, match="begun already"):
-        queue.look(draft, (), model="another")
+        queue.measure(draft, (), model="another")
     with pytest.raises(BadInput, match="begun already"):
         queue.train(draft, model="another", name="w", flags=(), settings={})
     assert (queue.get(draft.id).model, queue.get(draft.id).name) == ("smollm2", "v")

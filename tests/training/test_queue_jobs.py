@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sordino.errors import BadInput, StorageError
-from sordino.training.job_files import Job
+from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
 from tests.tiny_models import tiny, tiny_tokenizer
@@ -244,7 +244,7 @@ def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
 def test_texts_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     jobs = Jobs(tmp_path / "training")
     with pytest.raises(BadInput):
-        jobs.files.add_texts(Job("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
+        jobs.files.add_texts(QueuedJob("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
     assert not list(tmp_path.rglob("x*"))
 
 
@@ -259,6 +259,6 @@ def test_texts_that_nobody_trained_on_are_let_go(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
-    jobs, job = Jobs(tmp_path / "training"), Job("abc", "", "m", 0.0)
+    jobs, job = Jobs(tmp_path / "training"), QueuedJob("abc", "", "m", 0.0)
     with pytest.raises(StorageError, match="cannot be kept"):
         jobs.files.add_texts(job, [("a", b"x"), ("a/b", b"y")])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sordino.api import Paths, as_paths
-from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Model,
-    prompts: Prompt | Mapping[str, Prompt],
+    prompts: StoredPrompt | Mapping[str, StoredPrompt],
     *,
     heldout: Paths,
     training: Paths = (),
@@ -36,22 +36,19 @@ def evaluate(
     from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.config import EvaluateConfig
     from sordino.evaluation.off_domain import packaged_text
-    from sordino.texts.overlap import overlap_lines
-    from sordino.texts.reading import read_pieces
+    from sordino.texts.heldout import read_heldout
 
     labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
     for prompt in labelled.values():
         model.base.check_fit(prompt, force=force)
-    held = read_pieces(as_paths(heldout))
-    excerpts = read_pieces(as_paths(training)) if as_paths(training) else None
-    alone = [one for prompt in labelled.values() for one in components_of(prompt) if one is not None]
+    texts = read_heldout(as_paths(heldout), as_paths(training))
+    alone = [part for prompt in labelled.values() for part in components_of(prompt) if part is not None]
     report = measuring.evaluate(
         model.base,
         labelled,
-        held.pieces,
+        texts.pieces,
         from_json(EvaluateConfig, settings),
-        baselines=Baselines(instructions, excerpts.pieces if excerpts else ()),
-        off_domain=packaged_text(alone, held.pieces),
+        baselines=Baselines(instructions, texts.training),
+        off_domain=packaged_text(alone, texts.pieces),
     )
-    read = (*held.notes, *excerpts.notes, *overlap_lines(excerpts.pieces, (), held.pieces)) if excerpts else held.notes
-    return replace(report, notes=(*report.notes, *read))
+    return replace(report, notes=(*report.notes, *texts.notes, *texts.overlaps))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sordino.formats import Peek
-    from sordino.prompts.mixture import Prompt
+    from sordino.prompts.mixture import StoredPrompt
 
 
-def load(path: str | Path, *, index: int | None = None) -> Prompt:
+def load(path: str | Path, *, index: int | None = None) -> StoredPrompt:
     """A soft prompt or a mixture from a file or folder of any known format, or from your library by its name.
 
     index: which one, of a file that holds several. Loads no PyTorch. Raises SoftPromptFileError, NotInLibrary.

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from sordino.errors import BadInput
-from sordino.prompts.mixture import Prompt
+from sordino.prompts.mixture import StoredPrompt
 from sordino.settings import from_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from sordino.engine.config import Sampling
     from sordino.engine.generate import TextDelta, TextRequest
-    from sordino.engine.sampling import Sampling
     from sordino.models.base_model import BaseModel
     from sordino.models.files import Notify
     from sordino.prompts.fit import Fit
 
-Prompts = Prompt | Sequence[Prompt | None] | None
+Prompts = StoredPrompt | Sequence[StoredPrompt | None] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,13 @@ class Model:
         check_config(network.config, where=name)
         return Model(from_parts(network, tokenizer, name=name))
 
-    def fit(self, prompt: Prompt) -> Fit:
+    def fit(self, prompt: StoredPrompt) -> Fit:
         """How well a prompt fits: `kind` is "exact", "same family", "unknown" or "no"; `reason` says why."""
         return self.base.fit(prompt)
 
     @overload
     def generate(
-        self, text: str, prompt: Prompt | None = None, *, seed: int = 0, force: bool = False, **sampling: Any
+        self, text: str, prompt: StoredPrompt | None = None, *, seed: int = 0, force: bool = False, **sampling: Any
     ) -> str: ...
 
     @overload
@@ -147,7 +147,7 @@ def load_model(
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:
     """Raises ConfigError for a name that is no field."""
-    from sordino.engine.sampling import Sampling
+    from sordino.engine.config import Sampling
 
     # One text is a sequence too, of its characters.
     stop = {"stop": tuple(_as_list(given["stop"]))} if "stop" in given else {}

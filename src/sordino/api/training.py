@@ -39,23 +39,23 @@ def train(
     samples; speaker: whose turns of chat logs to learn.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
-    from sordino.training.config import Calibration, Description, TrainConfig, check_measured
+    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
     from sordino.training.job import Job, check_job, default_out
     from sordino.training.run import TextPaths
 
-    given = _by_class(settings, TrainConfig, Calibration, Description, _Rest)
+    given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     check_measured(given[TrainConfig], given[Calibration])
-    data, rest = as_paths(texts), _Rest(**given[_Rest])
+    data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
     file = Path(out) if out is not None else default_out(data[0]) if data else Path()
     job = Job(
-        TextPaths(tuple(data), tuple(as_paths(heldout)), rest.speaker),
+        TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
         file,
         model.base.name,
-        Description(**given[Description]).metadata(rest.name or file.stem),
+        about.metadata(rest.name or file.stem),
         TrainConfig(**given[TrainConfig]),
         str(model.base.device),
         str(model.base.dtype).removeprefix("torch."),
-        samples=rest.samples,
+        samples=rest.samples and not about.no_samples,
         overwrite=overwrite,
     )
     check_job(job)
@@ -91,7 +91,6 @@ class _Rest:
     """What a run may be told besides its settings."""
 
     name: str = ""
-    speaker: str | None = None
     samples: bool = True
 
 

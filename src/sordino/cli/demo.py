@@ -17,31 +17,9 @@ if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
     from sordino.prompts.soft_prompt import SoftPrompt
     from sordino.training.job import Job
-    from sordino.training.result import Judging
 
-# Not "keeper": a soft prompt of that name comes with the library.
-NAME = "my-keeper"
-MODEL = "smollm2"
-INSTRUCTION = "The log of a lighthouse keeper, who writes down his days in a dry and particular voice:"
-# What the run's samples continue, and then two more: nothing in them is about lighthouses.
-OPENINGS = (
-    "The stranger knocked at the door, and",
-    "On Tuesday my sister wrote to say that",
-    "There was nothing for dinner but",
-)
 MINUTES = 2.5
-SAMPLE_TOKENS = 48
 CONTINUATION_TOKENS = 70
-
-# Below this nothing can be heard; above it a fast machine would only learn the corpus by heart.
-FEWEST_STEPS, MOST_STEPS = 10, 300
-_EVALUATIONS, _SAMPLES = 6, 5
-
-_EXCERPTS = (64, 256)
-_DRAWS = 2
-MEASURING_SECONDS = 30.0
-# A forward pass takes a little less than half as long as a step over the same tokens.
-PASSES_A_STEP = 2.0
 
 
 @click.command(short_help="Train a soft prompt and see a model's voice change, in a few minutes.")
@@ -71,8 +49,10 @@ def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None
     """
     if not math.isfinite(minutes):
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
-    job = _job(out, device, overwrite=overwrite)
     from sordino.cli.loading import loaded_model
+    from sordino.training.demo import MODEL, demo_job
+
+    job = demo_job(out, device, overwrite=overwrite)
 
     run(job, loaded_model(MODEL, None, device), minutes)
 
@@ -83,6 +63,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
 
     from sordino.cli.console import out as say
     from sordino.cli.training_display import RunDisplay, show_stopped
+    from sordino.training.demo import demo_judging, fitted_to_machine
     from sordino.training.events import Working
     from sordino.training.execute import follow, read_texts
     from sordino.training.run import estimate
@@ -96,16 +77,12 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     with display:
         display.show(Working("Measuring this machine"))
         cost = estimate(prepared)
-    besides = (_EVALUATIONS + 1) * cost.evaluation_seconds + _SAMPLES * sample_seconds
-    steps = steps_for(minutes, cost.step_seconds, besides)
-    evaluate_every, sample_every = math.ceil(steps / _EVALUATIONS), math.ceil(steps / _SAMPLES)
-    config = replace(prepared.config, steps=steps, evaluate_every=evaluate_every, sample_every=sample_every)
-    job = replace(job, config=config)
-    took = (steps * cost.step_seconds + besides) / 60
+    job, took = fitted_to_machine(replace(job, config=prepared.config), cost, sample_seconds, minutes)
+    steps = job.config.steps
     say.print(
         f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included."
     )
-    judging = _judging(config.batch * config.row_tokens / cost.step_seconds)
+    judging = demo_judging(job.config, cost.step_seconds)
     with display:
         made = follow(job, prepared, judging=judging, on_event=display.show, should_stop=display.should_stop)
     if made is None:
@@ -116,69 +93,12 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     return made.prompt
 
 
-def steps_for(minutes: float, step_seconds: float, besides: float) -> int:
-    """How many steps fit into `minutes`, between the fewest that show anything and the most that are of use.
-
-    besides: seconds that evaluations and samples take.
-    """
-    return min(MOST_STEPS, max(FEWEST_STEPS, int((minutes * 60 - besides) / step_seconds)))
-
-
-def heldout_tokens(trained_a_second: float, conditions: int) -> int:
-    """How many held-out tokens can be measured under so many conditions in MEASURING_SECONDS, given training's speed."""
-    return min(8192, max(512, int(MEASURING_SECONDS * PASSES_A_STEP * trained_a_second / conditions)))
-
-
-def _job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
-    """The demo's run. Raises BadInput before anything is loaded or written."""
-    from sordino.errors import BadInput
-    from sordino.prompts.soft_prompt import Metadata
-    from sordino.training.config import TrainConfig
-    from sordino.training.job import Job
-    from sordino.training.run import TextPaths
-
-    # The package is always a folder: its models and libraries are files too.
-    texts = Path(__file__).parents[1] / "data" / "keeper"
-    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
-    metadata = Metadata(
-        name=NAME,
-        description="The log of a lighthouse keeper at an invented lighthouse",
-        licence="Apache-2.0",
-        tags=("demo", "log", "lighthouse"),
-        rating="general",
-    )
-    job = Job(
-        TextPaths((texts / "train",), (texts / "heldout",)),
-        folder / f"{NAME}.zip",
-        MODEL,
-        metadata,
-        config,
-        device,
-        overwrite=overwrite,
-    )
-    if folder.exists() and not folder.is_dir():
-        raise BadInput("not a folder", where="--out", got=folder, do="choose another --out")
-    if (job.out.exists() or job.folder.exists()) and not overwrite:
-        raise BadInput(
-            "a demo was run here before", where=folder, do="add --overwrite to run it again, or choose another --out"
-        )
-    return job
-
-
-def _judging(trained_a_second: float) -> Judging:
-    from sordino.evaluation.config import EvaluateConfig
-    from sordino.training.result import Judging
-
-    limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
-    measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpt_draws=_DRAWS, limit=limit)
-    return Judging(measuring, (INSTRUCTION,), off_domain=False)
-
-
 def _show_unchanged(base: BaseModel) -> float:
     """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
     from sordino.cli.console import out, printable
+    from sordino.engine.config import Sampling
     from sordino.engine.generate import TextRequest, complete
-    from sordino.engine.sampling import Sampling
+    from sordino.training.demo import OPENINGS, SAMPLE_TOKENS
 
     began = time.monotonic()
     (text,) = complete(base, [TextRequest(OPENINGS[0])], Sampling(max_tokens=SAMPLE_TOKENS))
@@ -191,6 +111,7 @@ def _show_unchanged(base: BaseModel) -> float:
 def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
     from sordino.cli.console import out
     from sordino.cli.write import WITHOUT, show_side_by_side
+    from sordino.training.demo import NAME, OPENINGS
     from sordino.training.result import sample_pairs
 
     out.print("\nThree texts continued without and with the soft prompt, from the same seed:", style="bold")
@@ -201,6 +122,7 @@ def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
 
 def _show_what_next(job: Job) -> None:
     from sordino.cli.console import out
+    from sordino.training.demo import NAME
     from sordino.training.report import HTML
 
     program, file = _shown(_program()), _shown(job.out)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sordino.cli.console import one_line
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.cli.console import one_line, shortened
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 if TYPE_CHECKING:
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 _DESCRIPTION_IN_LIST = 60
 
 
-def shape(prompt: Prompt) -> str:
+def shape(prompt: StoredPrompt) -> str:
     """The matrix, or the components, in a few words."""
     if isinstance(prompt, Mixture):
         return f"mixture of {len(prompt.components)}, up to {prompt.n_tokens} tokens x {prompt.d_model}"
     return f"{prompt.n_tokens} tokens x {prompt.d_model}"
 
 
-def sizes(prompt: Prompt) -> dict[str, Any]:
+def sizes(prompt: StoredPrompt) -> dict[str, Any]:
     """What identifies the matrix, or the mixture, for JSON."""
-    said = {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
+    known = {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
     if not isinstance(prompt, Mixture):
-        return said
+        return known
     components = [
         {"name": component.metadata.name, "weight": float(weight), **sizes(component)}
         for component, weight in zip(prompt.components, prompt.weights_K, strict=True)
     ]
-    return said | {"rule": prompt.rule, "gate": prompt.gate is not None, "components": components}
+    return known | {"rule": prompt.rule, "gate": prompt.gate is not None, "components": components}
 
 
 def entry_as_json(entry: Entry) -> dict[str, Any]:
@@ -55,15 +55,12 @@ def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
     """name, tokens, width, made for, description: the cells of `sordino list`."""
     if entry.error:
         return one_line(entry.name), "", "", "", f"cannot be read: {one_line(entry.error)}"
-    description = one_line(entry.metadata.description)
-    if len(description) > _DESCRIPTION_IN_LIST:
-        description = description[: _DESCRIPTION_IN_LIST - 3] + "..."
     return (
         one_line(entry.name),
         f"mixture of {entry.components}" if entry.components else str(entry.n_tokens),
         str(entry.d_model),
         one_line(_made_for_whom(entry.metadata)),
-        description,
+        shortened(entry.metadata.description, _DESCRIPTION_IN_LIST),
     )
 
 
@@ -71,7 +68,7 @@ def _made_for_whom(metadata: Metadata) -> str:
     return metadata.base.id or metadata.base.family or ", ".join(metadata.supported)
 
 
-def facts(path: Path, kind: str, prompt: Prompt) -> Iterator[tuple[str, str]]:
+def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, str]]:
     """(label, value) of all that is known; what the file does not say is left out."""
     known = prompt.metadata
     yield "file", f"{path} ({kind})"
@@ -83,7 +80,7 @@ def facts(path: Path, kind: str, prompt: Prompt) -> Iterator[tuple[str, str]]:
         yield "matrix", shape(prompt)
         yield "placement", _placement(prompt)
     yield "hash", prompt.content_hash
-    said = {
+    values = {
         "author": known.author,
         "description": known.description,
         "supported": ", ".join(known.supported),
@@ -93,7 +90,7 @@ def facts(path: Path, kind: str, prompt: Prompt) -> Iterator[tuple[str, str]]:
         "rating": known.rating,
         "created": known.created,
     }
-    yield from ((label, value) for label, value in said.items() if value)
+    yield from ((label, value) for label, value in values.items() if value)
     for label, group in (("training", known.training), ("held-out", known.heldout)):
         lines = [f"{key}: {value}" for key, value in _flat(group)]
         if lines:

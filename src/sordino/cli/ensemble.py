@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from shlex import quote
@@ -15,7 +14,7 @@ from sordino.cli.loading import PromptChoice, prompt_options
 from sordino.cli.options import Decorator, option_group, output_options
 from sordino.errors import ConfigError
 from sordino.library.outputs import Outputs, mixture_name
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt, checked_weights
 
 _TOKEN_RULES = ("probabilities", "logits", "vote")
 
@@ -27,7 +26,7 @@ class MixtureOptions:
     weights: str | None = None
     token_mixture: bool = False
 
-    def applied(self, prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
+    def applied(self, prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
         """The mixtures among them as the options say; the soft prompts as they are.
 
         Raises ConfigError where an option has no mixture to work on, or a mixture has another number of components.
@@ -63,19 +62,12 @@ def mixture_options() -> Decorator:
 
 
 def parsed_weights(text: str, count: int) -> list[float]:
-    """ "0.7,0.3" as numbers. Raises ConfigError."""
+    """ "0.7,0.3" as weights that sum to one. Raises BadInput."""
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != count or not all(0 <= value < math.inf for value in values) or not 0 < sum(values) < math.inf:
-        raise ConfigError(
-            "not weights of these components",
-            where="--weights",
-            expected=f"{count} numbers with commas between them, none negative, not all zero",
-            got=text,
-        )
-    return values
+    return [float(weight) for weight in checked_weights(values, count, where="--weights", got=text)]
 
 
 @click.group()

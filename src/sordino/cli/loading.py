@@ -22,7 +22,7 @@ from sordino.cli.options import (
 )
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
-from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class PromptChoice:
         """As `loaded_prompts`."""
         return loaded_prompts(self.library, self.names)
 
-    def load_any(self) -> dict[str, Prompt]:
+    def load_any(self) -> dict[str, StoredPrompt]:
         """As `loaded_prompts`, mixtures too."""
         return loaded_any(self.library, self.names)
 
-    def check(self, base: BaseModel, prompts: Mapping[str, Prompt]) -> None:
+    def check(self, base: BaseModel, prompts: Mapping[str, StoredPrompt]) -> None:
         """Refuse soft prompts that were not made for this model. Raises DoesNotFit."""
         for label, prompt in prompts.items():
             check_fits(base, label, prompt, force=self.force)
@@ -129,7 +129,7 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     return {label: formats.read(path) for label, path in _paths(library, names).items()}
 
 
-def loaded_any(library: Library, names: Sequence[str]) -> dict[str, Prompt]:
+def loaded_any(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt]:
     """As `loaded_prompts`, mixtures among them."""
     from sordino import formats
 
@@ -148,7 +148,7 @@ def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
-    """The base model, loaded while the terminal says so. A .gguf file's conversion is announced, and asked for, first."""
+    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, where somebody can answer."""
     if ask:
         _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
@@ -184,7 +184,7 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-def check_fits(base: BaseModel, label: str, prompt: Prompt, *, force: bool) -> None:
+def check_fits(base: BaseModel, label: str, prompt: StoredPrompt, *, force: bool) -> None:
     """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where nobody can know."""
     fits = [base.check_fit(part, force=force) for part in components_of(prompt) if part is not None]
     for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):

@@ -14,7 +14,7 @@ from sordino.cli.options import force_option, json_option, library_option, refus
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 from sordino.library.names import without_ending
 from sordino.library.outputs import check_picture, mixture_name
-from sordino.training.config import Description
+from sordino.training.config import Description, ReadingConfig
 from sordino.training.mixture.config import FitConfig, JointConfig
 
 _PATHS = click.Path(path_type=Path)
@@ -55,9 +55,7 @@ def mixture() -> None:
 )
 @setting_options(JointConfig, "tokens", "steps", "batch", "lr", given_as="training", only_given=True)
 @setting_options(FitConfig, "gate", "row_tokens", "context_tokens", "limit", "pass_tokens", "seed", given_as="config")
-@click.option(
-    "--speaker", metavar="NAME", help="In chat logs: whose turns to learn.  [default: everybody but the user]"
-)
+@setting_options(ReadingConfig, given_as="reading")
 @click.option("--name", help="The mixture's name.  [default: the file's]")
 @setting_options(Description, "author", "description", "licence", given_as="about")
 @click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a .png or .svg.")
@@ -125,7 +123,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
         check_fits(base, label, prompt, force=options["force"])
     out: Path = options["out"]
     job = MixtureJob(
-        given, TextPaths(options["data"], options["heldout"], options["speaker"]), out,
+        given, TextPaths(options["data"], options["heldout"], options["reading"].speaker), out,
         options["about"].metadata(options["name"] or without_ending(out.name)), config, joint,
         count=options["joint"] or 0, picture=options["picture"], overwrite=options["overwrite"],
     )  # fmt: skip

@@ -13,7 +13,7 @@ from sordino.cli.training_display import Display
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
-from sordino.training.mixture.fit import Fitted
+from sordino.training.mixture.fit import FittedMixture
 from sordino.training.mixture.joint import JointResult, WeightedStep
 from sordino.training.mixture.report import TITLES, MixtureReport, verdicts
 
@@ -63,7 +63,7 @@ class MixtureDisplay(Display):
                     err.print(f"  {printable(line)}")
 
 
-def show_fitted(fitted: Fitted, config: FitConfig, path: Path) -> None:
+def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     """The table, what its columns mean, and what came out."""
     report = fitted.report
     out.print(_table(report))

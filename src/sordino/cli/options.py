@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
 from sordino.library.outputs import Outputs
-from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, range_text, settings_of
+from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -207,7 +207,7 @@ def setting_options(
     more. Flag, type, choices, default and help come from the fields. also: options for fields that hold several values. Raises
     ConfigError, from the class's own checks.
     """
-    settings = settings_of(cls)
+    settings = offered_of(cls)
     chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:

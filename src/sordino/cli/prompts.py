@@ -18,7 +18,7 @@ from sordino.formats import WRITABLE
 from sordino.library.names import without_ending
 from sordino.library.outputs import format_to_write
 from sordino.prompts.fit import made_for
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import RATINGS
 
 if TYPE_CHECKING:
@@ -267,13 +267,13 @@ def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, Sof
     return found
 
 
-def _fit(model: str, prompt: Prompt) -> dict[str, str]:
+def _fit(model: str, prompt: StoredPrompt) -> dict[str, str]:
     base = loaded_model(model, dtype=None, device="cpu")
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
 
 
-def _same_file(twin: Entry, prompt: Prompt) -> bool:
+def _same_file(twin: Entry, prompt: StoredPrompt) -> bool:
     """Whether nothing would be gained by another copy: the metadata agrees, but for a name that `prompt` may lack."""
     return replace(prompt.metadata, name=prompt.metadata.name or twin.metadata.name) == twin.metadata
 

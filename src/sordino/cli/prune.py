@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -27,7 +27,6 @@ from sordino.library.outputs import Outputs
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sordino.evaluation.analysis.losses import Passage
     from sordino.evaluation.analysis.pruning import Stage
 
 
@@ -68,14 +67,14 @@ def prune(
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.losses import passage_of
-    from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of
+    from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of, to_json
 
     passage = passage_of(base, read.training, row_tokens=config.row_tokens, limit=config.limit)
     other = passage_of(base, read.pieces, row_tokens=config.row_tokens, limit=config.limit) if read.sets else None
     with measuring_bar() as progress:
         stages = stages_of(base, prompt, passage, other, config, progress=progress)
     chosen = chosen_stage(stages, config)
-    report = _json(stages, chosen, passage, other)
+    report = to_json(stages, chosen, passage, other)
     measured = (other or passage).tokens
     if not as_json:
         out.print(_table(stages, chosen))
@@ -114,21 +113,3 @@ def _verdict(stages: Sequence[Stage], chosen: Stage, tokens: int) -> str:
         f"{len(chosen.kept)} of {len(stages[0].kept)} virtual tokens: the loss on {tokens:,} tokens of {text} goes from "
         f"{stages[0].judged:.4f} to {chosen.judged:.4f} nats per token ({chosen.judged - stages[0].judged:+.4f})."
     )
-
-
-def _json(stages: Sequence[Stage], chosen: Stage, passage: Passage, heldout: Passage | None) -> dict[str, Any]:
-    """Positions count from 1, as everywhere that people read them."""
-    return {
-        "measured_tokens": passage.tokens,
-        "heldout_tokens": heldout.tokens if heldout else None,
-        "lengths": [
-            {
-                "tokens": len(stage.kept),
-                "kept": [position + 1 for position in stage.kept],
-                "loss": stage.loss,
-                "heldout": stage.heldout,
-                "chosen": stage is chosen,
-            }
-            for stage in stages
-        ],
-    }

@@ -28,7 +28,7 @@ This page is made from the commands' own help by `make docs`; do not edit it.
 | 130 | interrupted (Ctrl-C) |
 | 141 | nobody read the output any more, as behind a pipe to `head`; training saved and stopped |
 
-Results go to standard output, and so does what `train` and `demo` tell of their run; progress, warnings and errors go to standard
+Results go to standard output, and so does what `train` and `demo` report of their run; progress, warnings and errors go to standard
 error. An error is one line that begins with `error:`, behind the usage where a flag is wrong.
 
 | Environment variable | Meaning |

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import socket
 
     from sordino.library.library import Library
-    from sordino.server.metrics import Metrics
+    from sordino.server.metrics import ServerMetrics
     from sordino.server.page.app import Page
     from sordino.server.serving import Idle, Serving
     from sordino.server.start import Models
@@ -139,16 +139,16 @@ def _serve(
     engine: EngineOptions,
     options: PageOptions,
 ) -> None:
-    from sordino.server.metrics import Metrics
-    from sordino.server.prompts import Voices
+    from sordino.server.metrics import ServerMetrics
+    from sordino.server.prompts import ServedPrompts
     from sordino.server.run import run_server
     from sordino.server.serving import Idle, ServerLimits
     from sordino.server.start import Models
 
-    metrics = Metrics()
+    metrics = ServerMetrics()
     opener = _Opener(model, library, engine, metrics)
     models = Models(opener.open, served.others)
-    idle = Idle(Voices(None, library), metrics, ServerLimits())
+    idle = Idle(ServedPrompts(None, library), metrics, ServerLimits())
     # Both flags are PyTorch's.
     page = (
         None if options.no_ui else _page(models, idle, "torch" if opener.for_torch else engine.runner, access.api_key)
@@ -162,7 +162,7 @@ def _serve(
         # Nobody at the terminal is asked about what a client wants.
         opener.ask = False
         if served.soft_prompt is not None:
-            serving.voices.set_default(served.soft_prompt)
+            serving.prompts.set_default(served.soft_prompt)
         address = address_of(listening)
         _show_ready(serving, address, with_page=page is not None)
         if page is not None:
@@ -177,7 +177,7 @@ class _Opener:
     choice: ModelChoice
     library: Library
     engine: EngineOptions
-    metrics: Metrics
+    metrics: ServerMetrics
     ask: bool = True
 
     @property
@@ -229,7 +229,7 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
         out.print(f"Ready: at {address}, without a model")
         out.print(f"Next:  open {here} in a browser and choose a model, or start with --model smollm2; Ctrl-C stops")
         return
-    default, count = serving.voices.default, len(serving.voices.usable())
+    default, count = serving.prompts.default, len(serving.prompts.usable())
     out.print(
         f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {count} soft prompts of the library"
         + (f"; default {one_line(default)}" if default else "")

@@ -13,7 +13,7 @@ from sordino.cli.console import err, out, outlasting_readers
 from sordino.cli.loading import loaded_model
 from sordino.cli.options import device_option, dtype_option, refuse_with_resume, setting_options
 from sordino.errors import BadInput, ConfigError
-from sordino.training.config import TrainConfig
+from sordino.training.config import ReadingConfig, TrainConfig
 from sordino.training.sweep.grid import FACTORS, Spec
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ STEPS = 120
     type=click.Path(path_type=Path),
     help="Texts for the final figures only; may be repeated.  [default: split off DATA]",
 )
-@click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
+@setting_options(ReadingConfig, given_as="reading")
 @click.option("--overwrite", is_flag=True, help="Begin anew where OUT_DIR holds a sweep.")
 @click.option(
     "--resume",
@@ -125,7 +125,7 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
 
     if options["resume"] is not None:
         return stored_sweep(options["resume"])
-    texts = TextPaths(options["data"], options["heldout"], options["speaker"])
+    texts = TextPaths(options["data"], options["heldout"], options["reading"].speaker)
     asked = Sweep(spec, texts, options["out_dir"], options["device"], options["dtype"])
     check_sweep(asked, overwrite=options["overwrite"])
     return asked
@@ -133,7 +133,7 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
 
 def _spec(options: Mapping[str, Any]) -> Spec:
     """Every combination is checked. Raises ConfigError."""
-    factors = {
+    factors: dict[str, Any] = {
         "tokens": _numbers("--tokens", options["tokens"], int),
         "lr": _numbers("--lr", options["lr"], float),
         "seed": _numbers("--seed", options["seed"], int),

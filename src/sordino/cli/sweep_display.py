@@ -15,6 +15,7 @@ from sordino.training.events import (
     Cost,
     Finished,
     Lost,
+    PromptWritten,
     ReportWritten,
     RunEvent,
     Started,
@@ -22,7 +23,6 @@ from sordino.training.events import (
     TextsRead,
     Warned,
     Working,
-    Written,
 )
 from sordino.training.sweep.execute import RESULTS, WINNER, ModelStarted, SweepResult
 from sordino.training.sweep.grid import Spec
@@ -76,7 +76,7 @@ class SweepDisplay(Display):
                 self._finish(name, event)
             case Warned():
                 warn(event.message)
-            case Written():
+            case PromptWritten():
                 out.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
             case ReportWritten():
                 out.print(f"Report:  {event.path.resolve()}")

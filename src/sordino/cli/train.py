@@ -22,7 +22,7 @@ from sordino.cli.options import (
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, TrainConfig, check_measured
+from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from sordino.training.job import Job
     from sordino.training.result import TrainResult
 
-_SETTINGS = (
-    *("tokens", "steps", "batch", "row_tokens", "lr", "init", "method", "placement", "warmup", "clip", "weight_decay"),
-    *("average", "patience", "evaluate_every", "sample_every", "sample_text", "pass_tokens", "seed"),
-)
 # What belongs to one soft prompt.
 _OF_ONE = {"out": "--out", "name": "--name", "heldout": "--heldout"}
 
@@ -75,12 +71,11 @@ class _Train(click.Command):
 @click.option("--voice", "prompts_by_voice", multiple=True, hidden=True)
 @click.option("--out-dir", type=click.Path(path_type=Path), help="With --prompt: the folder that gets the files.")
 @model_option()
-@setting_options(TrainConfig, *_SETTINGS, given_as="settings", only_given=True)
 @setting_options(Calibration, given_as="measured", only_given=True)
-@click.option("--speaker", help="In chat logs: whose turns to learn.  [default: everybody but the user]")
+@setting_options(TrainConfig, given_as="settings", only_given=True)
+@setting_options(ReadingConfig, given_as="reading")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
 @setting_options(Description, given_as="about")
-@click.option("--no-samples", is_flag=True, help="Keep sample texts out of the file.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option(
     "--resume",
@@ -188,10 +183,10 @@ def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
         return stored_job(options["resume"], overwrite=options["overwrite"])
     data: Sequence[Path] = options["data"]
     destination = options["out"] or (default_out(data[0]) if data else Path("none.zip"))
-    texts = TextPaths(tuple(data), options["heldout"], options["speaker"])
+    texts = TextPaths(tuple(data), options["heldout"], options["reading"].speaker)
     job = Job(
         texts, destination, options["model"], options["about"].metadata(options["name"] or destination.stem), config,
-        options["device"], options["dtype"], samples=not options["no_samples"], overwrite=options["overwrite"],
+        options["device"], options["dtype"], samples=not options["about"].no_samples, overwrite=options["overwrite"],
     )  # fmt: skip
     check_job(job)
     return job
@@ -208,9 +203,9 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
     folder: Path = options["out_dir"]
     jobs = {
         name: Job(
-            TextPaths((path,), (), options["speaker"]), folder / f"{name}.zip", options["model"],
+            TextPaths((path,), (), options["reading"].speaker), folder / f"{name}.zip", options["model"],
             options["about"].metadata(name), config, options["device"], options["dtype"],
-            samples=not options["no_samples"], overwrite=options["overwrite"], together=folder / FOLDER,
+            samples=not options["about"].no_samples, overwrite=options["overwrite"], together=folder / FOLDER,
         )
         for name, path in named.items()
     }  # fmt: skip

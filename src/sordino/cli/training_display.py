@@ -25,6 +25,7 @@ from sordino.training.events import (
     Finished,
     LearningRates,
     Lost,
+    PromptWritten,
     ReportWritten,
     RunEvent,
     Sample,
@@ -34,7 +35,6 @@ from sordino.training.events import (
     Validation,
     Warned,
     Working,
-    Written,
 )
 
 
@@ -138,7 +138,7 @@ class RunDisplay(Display):
                 self._show_step(name, named, event)
             case Warned():
                 warn(named + event.message)
-            case Evaluated() | Disclosed() | Written() | ReportWritten():
+            case Evaluated() | Disclosed() | PromptWritten() | ReportWritten():
                 self._show_result(event)
 
     def _show_cost(self, cost: Cost) -> None:
@@ -192,7 +192,7 @@ class RunDisplay(Display):
         if event.why != "stopped" and event.progress.best_step == 0:
             out.print(f"{named}validation was best before the first step, so the file is what the run started from.")
 
-    def _show_result(self, event: Evaluated | Disclosed | Written | ReportWritten) -> None:
+    def _show_result(self, event: Evaluated | Disclosed | PromptWritten | ReportWritten) -> None:
         """Of several soft prompts the figures are in their reports, and in one table at the end."""
         match event:
             case Evaluated() if not self._several:
@@ -201,7 +201,7 @@ class RunDisplay(Display):
                 out.print("The file will disclose:")
                 for line in event.lines:
                     out.print(f"  {printable(line)}")
-            case Written():
+            case PromptWritten():
                 out.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
             case ReportWritten():
                 out.print(f"Report:  {event.path.resolve()}")

@@ -27,7 +27,7 @@ from sordino.texts.batches import BatchLine, read_batch, read_text
 if TYPE_CHECKING:
     from sordino.engine.generate import TextRequest
     from sordino.models.base_model import BaseModel
-    from sordino.prompts.mixture import Prompt
+    from sordino.prompts.mixture import StoredPrompt
 
 # Narrower columns break a sentence into a ladder of words.
 MIN_COLUMN = 36
@@ -218,7 +218,7 @@ def _print_columns(headings: Sequence[str], texts: Sequence[str]) -> None:
 
 
 def _requests(
-    base: BaseModel, lines: Sequence[BatchLine], prompts: Sequence[Prompt | None], seed: int, sampling: Sampling
+    base: BaseModel, lines: Sequence[BatchLine], prompts: Sequence[StoredPrompt | None], seed: int, sampling: Sampling
 ) -> list[TextRequest]:
     """The requests of all lines, checked before the first token is drawn: a batch fails whole or not at all."""
     from sordino.engine.generate import TextRequest, check_request

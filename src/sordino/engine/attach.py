@@ -17,7 +17,7 @@ from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, ModelError
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel, from_parts
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 Text = str | Sequence[int]
@@ -85,7 +85,7 @@ def _batch(texts: Text | Sequence[Text]) -> list[Text]:
     return list(cast(Sequence[Text], texts))
 
 
-def attach(network: PreTrainedModel, tokenizer: Any, prompt: Prompt, *, force: bool = False) -> AttachedPrompt:
+def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, force: bool = False) -> AttachedPrompt:
     """A soft prompt for a causal language model and its tokenizer, both from transformers. The model is left as it is.
 
         attached = sordino.attach(network, tokenizer, sordino.load("voice.zip"))

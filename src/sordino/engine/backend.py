@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import ConfigError
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Mixture, Prompt, check_branches
-
-Kind = Literal["embedding prompt", "mixture"]
+from sordino.prompts.mixture import check_branches, components_of
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend supports.
 
-    kinds: of prompts. log_probabilities: of drawn tokens, and of the likeliest. strength, hold: giving a prompt more or less
-    attention, and keeping it as the text grows. branches: most components of a mixture.
+    kinds: of prompts (`Prompt.kind`), and "mixture". log_probabilities: of drawn tokens, and of the likeliest. strength, hold:
+    giving a prompt more or less attention, and keeping it as the text grows. branches: most components of a mixture.
     """
 
-    kinds: frozenset[Kind]
+    kinds: frozenset[str]
     log_probabilities: bool
     strength: bool
     hold: bool
@@ -101,18 +99,12 @@ class Backend(Protocol):
 def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Request]) -> None:
     """Raise ConfigError that names what a backend does not support."""
     for request in requests:
-        kind = _kind_of(request.prompt)
-        if kind is not None and kind not in capabilities.kinds:
-            raise _refusal(name, f"{kind}s", "soft_prompt")
+        for prompt in (request.prompt, *components_of(request.prompt)):
+            if prompt is not None and prompt.kind not in capabilities.kinds:
+                raise _refusal(name, f"{prompt.kind}s", "soft_prompt")
         check_branches(request.prompt, capabilities.branches)
         if request.sampling.logprobs is not None and not capabilities.log_probabilities:
             raise _refusal(name, "log probabilities", "logprobs")
-
-
-def _kind_of(prompt: Prompt | None) -> Kind | None:
-    if prompt is None:
-        return None
-    return "mixture" if isinstance(prompt, Mixture) else "embedding prompt"
 
 
 def _refusal(name: str, what: str, where: str) -> ConfigError:

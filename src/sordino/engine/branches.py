@@ -18,9 +18,9 @@ from sordino.engine.requests import Request
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.sampling import non_finite_logits
 from sordino.errors import SordinoError
-from sordino.forward.combining import responsible, spoken
-from sordino.prompts.mixture import Mixture, Prompt, components_of
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.forward.combining import responsible, sampling_logits
+from sordino.prompts.mixture import Mixture, components_of
+from sordino.prompts.prompt import Prompt
 
 # A vote may give a word no probability at all; reported log probabilities are finite.
 _LEAST = -1e4
@@ -31,7 +31,7 @@ class Branch:
     """number: the runner's. skip: how many of the request's first ids its prefix holds already. done: how many ids need not run."""
 
     number: int
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     skip: int
     done: int = 0
 
@@ -44,7 +44,7 @@ class Branches:
     has read the text, and for anything but a mixture.
     """
 
-    prompt: Prompt | None
+    prompt: Prompt | Mixture | None
     members: tuple[Branch, ...]
     fixed: bool
     log_weights_K: Tensor | None = None
@@ -117,7 +117,7 @@ class Branches:
         # A vote would hide it.
         if not logits_KV.max() < math.inf:
             raise non_finite_logits()
-        logits_V, logp_KV = spoken(torch.from_numpy(logits_KV), self.log_weights_K, self.prompt.rule)
+        logits_V, logp_KV = sampling_logits(torch.from_numpy(logits_KV), self.log_weights_K, self.prompt.rule)
         return logits_V.clamp_min(_LEAST), logp_KV
 
     def observe(self, token: int, logp_KV: Tensor | None) -> None:

@@ -17,7 +17,8 @@ from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.forward.placement import prefix_length
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Prompt, components_of
+from sordino.prompts.mixture import Mixture, components_of
+from sordino.prompts.prompt import Prompt
 
 FinishReason = Literal["length", "stop"]
 # Positions of a step beside those of the rows that decode: enough to keep a processor busy.
@@ -30,7 +31,7 @@ class TextRequest:
     """A text to continue, or its ids without BOS; the soft prompt or mixture to continue it with; the seed of its random stream."""
 
     text: str | tuple[int, ...]
-    prompt: Prompt | None = None
+    prompt: Prompt | Mixture | None = None
     seed: int = 0
 
 

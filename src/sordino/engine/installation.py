@@ -120,7 +120,7 @@ def library_folders(library: Library) -> Iterable[Finding]:
 
 
 def folder_finding(what: str, folder: Path, *, note: str = "") -> Finding:
-    """Whether files can be written to `folder`; one that is not there yet is looked at through its nearest parent."""
+    """Whether files can be written to `folder`; for one that does not exist yet, to its nearest parent."""
     there = _nearest_existing(folder)
     found = str(folder) + (f", {note}" if note else "")
     if not there.is_dir():

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from sordino.engine.requests import CacheUse
 from sordino.engine.token_tree import TokenTree
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.prompt import Prompt
 
 Key = tuple[str, str, str]
 # Running a shorter text again costs less than caching it.
@@ -22,7 +22,7 @@ WORTH_KEEPING = 32
 T = TypeVar("T")
 
 
-def prefix_key(fingerprint: str, prompt: SoftPrompt | None) -> Key:
+def prefix_key(fingerprint: str, prompt: Prompt | None) -> Key:
     """fingerprint: the base model's."""
     return (fingerprint, prompt.content_hash, prompt.metadata.placement) if prompt else (fingerprint, "", "")
 

@@ -9,9 +9,10 @@ from typing import Literal
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import ConfigError, SordinoError
 from sordino.forward.placement import leading_ids
+from sordino.models.context import check_context
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Prompt, components_of
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import Mixture, components_of
+from sordino.prompts.prompt import Prompt
 
 Reason = Literal["stop", "length", "aborted", "failed"]
 
@@ -41,7 +42,7 @@ class Request:
     """
 
     ids: tuple[int, ...]
-    prompt: Prompt | None = None
+    prompt: Prompt | Mixture | None = None
     sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     client: str = ""
@@ -52,7 +53,7 @@ class Request:
 def request_for(
     model: DescribedModel,
     text_ids: Sequence[int],
-    prompt: Prompt | None,
+    prompt: Prompt | Mixture | None,
     sampling: Sampling,
     seed: int,
     *,
@@ -67,7 +68,7 @@ def request_for(
     return Request((*longest, *text_ids), prompt, sampling, seed, client, skips, token_mixture)
 
 
-def widths(request: Request, prefix_length: Callable[[SoftPrompt | None], int]) -> list[int]:
+def widths(request: Request, prefix_length: Callable[[Prompt | None], int]) -> list[int]:
     """For each component the positions ahead of the request's ids, less the ids that it skips."""
     prompts = components_of(request.prompt)
     skips = request.skips or (0,) * len(prompts)
@@ -89,14 +90,8 @@ def check_room(
     width, new = max(in_front), request.sampling.max_tokens
     if min(in_front) + len(request.ids) == 0:
         raise ConfigError("there is nothing to continue", where=where, do="give a text or a soft prompt")
-    if width + len(request.ids) + new > context_length:
-        raise ConfigError(
-            "the text does not fit the model's context",
-            where=where,
-            expected=f"at most {context_length} positions",
-            got=f"{width} in front + {len(request.ids)} text + {new} new",
-            do=do,
-        )
+    parts = {"in front": width, "text": len(request.ids), "new": new}
+    check_context(parts, context_length, what="the text", where=where, do=do)
 
 
 @dataclass(frozen=True)

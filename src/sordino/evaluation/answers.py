@@ -45,7 +45,7 @@ from sordino.evaluation.mixed import mixture_weights
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.evaluation.tasks import Labels, TaskRows, check_task, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
 
@@ -82,7 +82,7 @@ class TaskReport:
 
 def classify(
     base: BaseModel,
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, StoredPrompt],
     heldout: Mapping[str, Sequence[Piece]],
     config: TaskConfig,
     *,

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sordino.errors import ConfigError
 from sordino.forward.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.models.base_model import BaseModel
+from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
@@ -95,14 +95,13 @@ DEFAULT_BASELINES = Baselines()
 
 def check_room(base: BaseModel, condition: AnyCondition, tokens: int, *, do: str = "lower --row-tokens") -> None:
     """Raise ConfigError unless the condition and a text of `tokens` tokens fit the model's context together."""
-    if condition.length + tokens > base.context_length:
-        raise ConfigError(
-            "the condition does not fit the model's context together with the text",
-            where=f"{condition.kind} {condition.label[:40]!r}",
-            expected=f"at most {base.context_length} tokens",
-            got=f"{condition.length} + {tokens}",
-            do=do,
-        )
+    check_context(
+        {"in front": condition.length, "text": tokens},
+        base.context_length,
+        what="the condition together with the text",
+        where=f"{condition.kind} {condition.label[:40]!r}",
+        do=do,
+    )
 
 
 def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
@@ -114,7 +113,7 @@ def mixture(base: BaseModel, label: str, mixed: Mixture) -> MixedCondition:
     return MixedCondition(label, mixed, tuple(soft_prompt(base, label, prompt) for prompt in mixed.components))
 
 
-def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: Placement) -> Condition:
+def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: PlacementName) -> Condition:
     """A soft prompt from its matrix. Without virtual tokens (P = 0) BOS is left, or nothing."""
     embeds_PD = prefix_embeds(base, matrix_PD, placement)
     return Condition("soft prompt", label, embeds_PD, leading_ids(base, placement), int(matrix_PD.shape[0]))

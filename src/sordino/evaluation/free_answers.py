@@ -28,7 +28,7 @@ from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.scoring import Progress, nll_of_windows
 from sordino.evaluation.tasks import TaskRows, check_task, rows_behind
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -168,7 +168,7 @@ def as_soft_prompt(base: BaseModel, condition: Condition) -> SoftPrompt | None:
     """A condition as a soft prompt: of a text, its tokens' embeddings. None for no prompt."""
     if condition.tokens == 0:
         return None
-    placement: Placement = "start" if condition.leading else "after_bos"
+    placement: PlacementName = "start" if condition.leading else "after_bos"
     matrix_PD = condition.embeds_PD[condition.embeds_PD.shape[0] - condition.tokens :]
     return SoftPrompt(matrix_PD.detach().cpu().numpy(), Metadata(placement=placement))
 

@@ -28,7 +28,7 @@ from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import pack
 from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, forward_rows, packable
 from sordino.forward.rows import rows_from_examples
-from sordino.forward.token_losses import front_groups
+from sordino.forward.token_losses import context_groups
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 
@@ -134,7 +134,7 @@ def edge_logps(
     logp_JE = np.zeros((len(texts), len(tree.token_E)))
     head, done = head_of(base.network), 0
     with torch.inference_mode(), memory_errors("scoring labels", "lower --pass-tokens"):
-        for group in front_groups(conditions):
+        for group in context_groups(conditions):
             prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
             leading = conditions[group[0]].leading
             mine = [at for at, text in enumerate(texts) if text.condition in group]

@@ -37,8 +37,9 @@ from sordino.evaluation.config import EvaluateConfig
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.report import ConditionLine, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, shifted, target_bytes, windows_behind
+from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Mixture, Prompt, components_of
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -57,7 +58,7 @@ class WindowLosses:
 
 def evaluate(
     base: BaseModel,
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, StoredPrompt],
     heldout: Sequence[Piece],
     config: EvaluateConfig,
     *,
@@ -177,7 +178,7 @@ def _excerpts_that_fit(
 ) -> tuple[list[Condition], list[str]]:
     if not training:
         return [], ["real excerpts are left out: the training text is not there (--excerpts says where it is)"]
-    room = base.context_length - config.row_tokens - len(base.bos_ids)
+    room = base.context_length - config.row_tokens - most_positions(base, 0)
     lengths = [length for length in config.excerpt_tokens if length <= room]
     notes = [f"no excerpts of {n} tokens: the model's context is too short" for n in config.excerpt_tokens if n > room]
     if not lengths:

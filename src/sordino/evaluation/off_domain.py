@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.reading import read_pieces
@@ -20,7 +21,7 @@ CORPORA = (
 _NAMED = {"gazette": "gazette", "keeper": "keeper", "noir": "port dolor"}
 
 
-def packaged_text(prompts: Iterable[SoftPrompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]] | None:
+def packaged_text(prompts: Iterable[Prompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]] | None:
     """A description and the pieces of the first packaged corpus that no soft prompt was trained on and that is not `heldout`.
 
     None if there is no such corpus.
@@ -38,7 +39,7 @@ def own_text(prompt: SoftPrompt) -> tuple[str, tuple[Piece, ...]]:
     return description, read_pieces([_folder(name) / "heldout"]).pieces
 
 
-def _is_corpus(name: str, prompts: Sequence[SoftPrompt], heldout: Sequence[Piece]) -> bool:
+def _is_corpus(name: str, prompts: Sequence[Prompt], heldout: Sequence[Piece]) -> bool:
     pieces = read_pieces([_folder(name)]).pieces
     known = {digest(piece) for piece in pieces}
     # With --heldout the data hash covers the whole training folder; without, only a part of it, and the name has to do.

@@ -1,4 +1,4 @@
-"""Which tensor of a file of several is the soft prompt. What a file holds beside it decides what it is."""
+"""Which tensor of a file with several is the soft prompt."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import BytesSource
-from sordino.formats.tensors import ITEM_SIZES, Opened, StoredTensor, load, row_major, shape_of
+from sordino.formats.tensors import ITEM_SIZES, Opened, TensorView, load, row_major, shape_of
 
 PEFT_KEY = "prompt_embeddings"
 # PEFT's name, and the name in files made with the SoftEmbedding class that many scripts share.
 _KNOWN_NAMES = (PEFT_KEY, "learned_embedding")
 # Of PEFT's multitask prompt tuning (arXiv 2303.02861): [tasks, n_tokens, ranks] and [tasks, ranks, d_model].
 _COLUMNS, _ROWS = "prefix_task_cols", "prefix_task_rows"
-# What PEFT saves of a base model whose vocabulary was resized, as architectures call it.
+# What PEFT saves of a base model whose vocabulary was resized, by the names that architectures use.
 _WORDS = re.compile(r".*\b(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight")
 _HEAD = re.compile(r".*\b(lm_head|embed_out|output|output_layer)\.(weight|bias)")
-# Of Petals: what is added to the hidden states of every layer.
+# In Petals: vectors that are added to the hidden states of every layer.
 _DEEP = "intermediate_prompt_embeddings"
 
-Named = tuple[str, StoredTensor]
+Named = tuple[str, TensorView]
 
 
 def choose(tensors: Sequence[Named], index: int | None, where: str) -> Opened:
-    """The soft prompt, or number `index` of those in the file. Raises SoftPromptFileError, with a list to choose from.
+    """The soft prompt, or soft prompt number `index` of the file. Raises SoftPromptFileError, with a list to choose from.
 
-    A tensor with a known name is the only candidate; else all floating ones with two or three dimensions are. One with
+    A tensor with a known name is the only candidate; otherwise all tensors of floats with two or three dimensions are. One with
     three, [k, n_tokens, d_model], holds k soft prompts.
     """
     names = [name for name, _ in tensors]
@@ -38,7 +38,7 @@ def choose(tensors: Sequence[Named], index: int | None, where: str) -> Opened:
     numbers = [_prompts_in(tensor) for _, tensor in candidates]
     if index is None and _are_deep(tensors, candidates):
         raise SoftPromptFileError(
-            "deep prompts, which act on every layer: a soft prompt is only what stands before the first",
+            "deep prompts, which act on every layer; a soft prompt acts only on the input of the first",
             where=where,
             got=_listed(candidates, numbers),
             do="train it again without deep prompts (Petals: tuning_mode ptune); --index 0 takes the vectors of the first "
@@ -55,8 +55,8 @@ def choose(tensors: Sequence[Named], index: int | None, where: str) -> Opened:
 def of_adapter(tensors: Sequence[Named], index: int | None, where: str) -> Opened:
     """The soft prompt in PEFT's adapter_model, or in one for several tasks number `index`. Raises SoftPromptFileError.
 
-    The embeddings of a base model whose vocabulary was resized are saved beside it; anything else was trained along, and without
-    it the soft prompt is not what was trained.
+    The embeddings of a base model whose vocabulary was resized are saved with it. Anything else was trained together with the soft
+    prompt, which does not work without it.
     """
     beside = dict(tensors)
     prompt = beside.pop(PEFT_KEY, None)
@@ -80,7 +80,7 @@ def of_adapter(tensors: Sequence[Named], index: int | None, where: str) -> Opene
 
 
 def only(index: int | None, where: str) -> None:
-    """For formats that hold one soft prompt: no index, or the first. Raises SoftPromptFileError."""
+    """For formats that hold one soft prompt: accept no index other than 0. Raises SoftPromptFileError."""
     if index:
         raise SoftPromptFileError(
             "the file holds one soft prompt", where=where, got=f"--index {index}", do="leave --index out"
@@ -103,10 +103,8 @@ def _picked(index: int | None, total: int, where: str, listed: str) -> int:
     return wanted
 
 
-def _of_task(
-    shared: StoredTensor, columns: StoredTensor, rows: StoredTensor, index: int | None, where: str
-) -> StoredTensor:
-    """What PEFT puts before a text of one task: shared [P, D] * (columns [P, R] @ rows [R, D])."""
+def _of_task(shared: TensorView, columns: TensorView, rows: TensorView, index: int | None, where: str) -> TensorView:
+    """PEFT's prompt for one task: shared [P, D] * (columns [P, R] @ rows [R, D])."""
     n_tokens, d_model = shape_of(shared)
     shapes = columns.shape, rows.shape
     tasks, ranks = (columns.shape[0], columns.shape[2]) if len(columns.shape) == 3 else (0, 0)
@@ -118,14 +116,14 @@ def _of_task(
             got=f"{list(shapes[0])} and {list(shapes[1])}",
         )
     task = _picked(index, tasks, where, f"0-{tasks - 1}: the tasks of {PEFT_KEY} {[n_tokens, d_model]}")
-    # Too large a product is found to be infinite when the tensor is loaded.
+    # A product that overflows is refused as infinite when the tensor is loaded.
     with np.errstate(over="ignore", invalid="ignore"):
         matrix_PD = load(shared) * (load(columns.part(task)) @ load(rows.part(task)))
     source = BytesSource(matrix_PD.astype("<f4", copy=False).tobytes(), where)
-    return StoredTensor(source, "float32", (n_tokens, d_model), row_major((n_tokens, d_model)))
+    return TensorView(source, "float32", (n_tokens, d_model), row_major((n_tokens, d_model)))
 
 
-def _are_words(tensors: Mapping[str, StoredTensor], width: tuple[int, ...]) -> bool:
+def _are_words(tensors: Mapping[str, TensorView], width: tuple[int, ...]) -> bool:
     """Whether these are a model's input embeddings [vocabulary, d_model], and perhaps its head."""
     words = [tensor.shape for name, tensor in tensors.items() if _WORDS.fullmatch(name)]
     heads = [tensor.shape for name, tensor in tensors.items() if _HEAD.fullmatch(name)]
@@ -157,7 +155,7 @@ def _candidates(tensors: Sequence[Named], where: str) -> list[Named]:
         if named:
             return named
     if len(tensors) == 1:
-        # Whatever is wrong with it is said by the checks of every matrix.
+        # If it is unsuitable, the checks of every matrix say so.
         return list(tensors)
     floating = [item for item in tensors if item[1].dtype in ITEM_SIZES and len(item[1].shape) in (2, 3)]
     if not floating:
@@ -168,7 +166,7 @@ def _candidates(tensors: Sequence[Named], where: str) -> list[Named]:
     return floating
 
 
-def _prompts_in(tensor: StoredTensor) -> int:
+def _prompts_in(tensor: TensorView) -> int:
     return tensor.shape[0] if len(tensor.shape) == 3 and tensor.shape[0] > 1 else 1
 
 

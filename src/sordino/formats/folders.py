@@ -1,7 +1,6 @@
 """Soft prompts of several files: KoboldAI's two and PEFT's, in a folder or in a zip.
 
-People unpack zips, and pack again what they unpacked: a folder in a folder, a zip of a folder, and a zip of a zip are read
-as well.
+People unpack zips and pack them again, so a folder in a folder, a zip of a folder, and a zip of a zip are read as well.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ from pathlib import Path
 from zipfile import ZipInfo
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Files, Source
+from sordino.formats.sources import Files, Readable
 from sordino.formats.torch_files import is_pickle_member
 from sordino.formats.zips import Archive
 
 TENSOR, META = "tensor.npy", "meta.json"
 CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-# What PEFT does not look at: the rest of the metadata.
+# The rest of the metadata; PEFT ignores it.
 OURS = "sordino.json"
 _NAMES = (TENSOR, META, CONFIG, WEIGHTS, OLD_WEIGHTS, OURS)
-# One of these makes a folder a soft prompt.
+# A folder with one of these is a soft prompt.
 _MARKS = (CONFIG, TENSOR)
-# A zip in a folder in a zip is as far as honest packing goes.
+# Packing by hand makes at most a zip in a folder in a zip.
 _MAX_WRAPPERS = 3
 
-Members = Mapping[str, Callable[[], Source]]
+Members = Mapping[str, Callable[[], Readable]]
 
 
 def unwrap(archive: Archive) -> Archive | Members:
-    """The files, out of the folder or zip that they may be wrapped in; an Archive if it is torch's.
+    """The files, unwrapped from a folder or zip around them; an Archive if it is torch's.
 
     Raises SoftPromptFileError where there is no soft prompt, or two files of one name.
     """
@@ -65,8 +64,8 @@ def in_folder(path: Path, files: Files) -> Members:
 
 
 def members_of(archive: Archive, found: Iterable[tuple[str, ZipInfo]]) -> Members:
-    """Those members of an archive that make a soft prompt, by the names they are found under."""
-    members: dict[str, Callable[[], Source]] = {}
+    """The members of an archive that belong to a soft prompt, by name."""
+    members: dict[str, Callable[[], Readable]] = {}
     for name, member in found:
         if name in _NAMES:
             if name in members:

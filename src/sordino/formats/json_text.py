@@ -1,4 +1,4 @@
-"""JSON from strangers: small, UTF-8, an object, and nothing that JSON does not have."""
+"""JSON from untrusted files: small, UTF-8, an object, and strictly JSON."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import json
 from typing import Any, NoReturn
 
 from sordino.errors import BadInput, SoftPromptFileError
-from sordino.formats.sources import Source, read_all
+from sordino.formats.sources import Readable, read_all
 
-# Parsed, JSON can take thirty times its size in memory.
+# Parsed JSON can take thirty times its size in memory.
 MAX_JSON = 1 << 19
-# Metadata nests five deep; what copies and prints it recurses several frames a level.
+# Metadata has five levels; code that copies and prints it recurses several frames a level.
 _MAX_DEPTH = 64
 
 
-def read_object(source: Source) -> dict[str, Any]:
-    """The JSON object that a source holds. Raises SoftPromptFileError, for one of more than 512 KiB before it is read."""
+def read_object(source: Readable) -> dict[str, Any]:
+    """The JSON object in a source. Raises SoftPromptFileError; for one of more than 512 KiB without reading it."""
     return parse(read_all(source, limit=MAX_JSON), source.where)
 
 
 def parse(data: bytes, where: str) -> dict[str, Any]:
-    """The JSON object that `data` spells. Raises SoftPromptFileError."""
+    """The JSON object in `data`. Raises SoftPromptFileError."""
     try:
         value = _DECODER.decode(data.decode("utf-8-sig"))
-        # \ud800 spells half a character, 1e999 infinity: neither could be written again.
+        # \ud800 is half a character and 1e999 is infinity: neither could be written again.
         _ENCODER.encode(value).encode("utf-8")
     except UnicodeError as error:
         raise SoftPromptFileError("not JSON in UTF-8", where=where, got=error) from error
@@ -39,7 +39,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def check_room(size: int, holder: str) -> None:
-    """Raises BadInput for metadata of `size` bytes that would be too large to be read again out of `holder`."""
+    """Raise BadInput for metadata of `size` bytes that would be too large to be read again from `holder`."""
     if size > MAX_JSON:
         raise BadInput(
             f"too large for {holder}",
@@ -65,7 +65,7 @@ def _is_deep(value: dict[str, Any]) -> bool:
 
 
 def _integer(text: str) -> int:
-    # Beyond float64, 1e999 is refused as well; what prints and compares numbers may make floats of them.
+    # Beyond the range of float64, like 1e999: code that prints and compares numbers may convert them to floats.
     if len(text) > 300:
         raise ValueError("a number that is too large")
     return int(text)
@@ -75,6 +75,6 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which JSON does not have")
 
 
-# Made once: a scan of a library reads a thousand of them.
+# Made once: a scan of a library parses a thousand files.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -8,7 +8,7 @@ from sordino.errors import SoftPromptFileError
 from sordino.formats import meta, npy
 from sordino.formats.folders import META, TENSOR, Members, members_of
 from sordino.formats.json_text import read_object
-from sordino.formats.sources import Files, Source
+from sordino.formats.sources import Files, Readable
 from sordino.formats.tensors import Opened
 from sordino.formats.zips import Archive, write_zip
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -21,19 +21,19 @@ def read(members: Members) -> Opened:
     """The soft prompt in two members. Raises SoftPromptFileError."""
     tensor = npy.stored(members[TENSOR]())
     if META not in members:
-        # KoboldAI lists such a file and cannot load it; nothing is wrong with its matrix.
+        # KoboldAI lists such a file and cannot load it, but its matrix is good.
         return Opened(tensor)
     source = members[META]()
     described = meta.from_json(read_object(source), source.where)
     return Opened(tensor, described.metadata, described.content_hash)
 
 
-def read_component(source: Source, files: Files) -> Opened:
-    """The soft prompt in a mixture's native zip: its two members, stored and nothing beside them. Raises SoftPromptFileError."""
+def read_component(source: Readable, files: Files) -> Opened:
+    """The soft prompt in a native zip of a mixture, which has two members, stored. Raises SoftPromptFileError."""
     archive = Archive(source, files)
     found = sorted(member.filename for member in archive.members)
     if found != [META, TENSOR] or any(member.compress_type for member in archive.members):
-        # Compressed, sixteen of them could each unpack to sixteen times their size.
+        # Sixteen compressed components could each unpack to sixteen times their size.
         raise SoftPromptFileError(
             "a component of a mixture is not a native soft prompt",
             where=archive.where,

@@ -1,4 +1,4 @@
-"""meta.json, and a mixture's mixture.json: KoboldAI's four keys, and the `sordino` object that says the rest (docs/formats.md)."""
+"""meta.json, and a mixture's mixture.json: KoboldAI's four keys, and the `sordino` object for everything else (docs/formats.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Check = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Described:
-    """What a meta.json says. content_hash: of the matrix (of a mixture: the whole) it was written with; "" if it does not say.
+    """The content of a meta.json. content_hash: of the matrix (of a mixture: the whole) that it was written with, or "".
 
     mixture: the object of that name; empty for a soft prompt.
     """
@@ -30,10 +30,10 @@ class Described:
 
 
 def from_json(obj: Mapping[str, Any], where: str, *, of_mixture: bool = False) -> Described:
-    """Read KoboldAI's keys, leniently as KoboldAI does (other keys are kept as they are), and the `sordino` object, strictly.
+    """Read KoboldAI's keys as leniently as KoboldAI does (unknown keys are preserved), and the `sordino` object strictly.
 
-    of_mixture: it is a mixture.json. Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a value of
-    the wrong kind.
+    of_mixture: whether it is a mixture.json. Raises SoftPromptFileError: a newer format version, an unknown key in `sordino`, a
+    value of the wrong kind.
     """
     known: dict[str, Any] = {
         "name": _text(obj, "name", where),
@@ -62,9 +62,9 @@ def from_json(obj: Mapping[str, Any], where: str, *, of_mixture: bool = False) -
 
 
 def to_json(prompt: SoftPrompt) -> dict[str, Any]:
-    """The object that `from_json` reads, with its keys in their order; what is not known is left out.
+    """The object that `from_json` reads, its keys in a fixed order, unknown values left out.
 
-    Raises BadInput where the metadata is not what a file can hold, naming the field.
+    Raises BadInput, naming the field, for metadata that a file cannot hold.
     """
     return _described(prompt.metadata, {"tensor_sha256": prompt.content_hash, "placement": prompt.metadata.placement})
 
@@ -75,20 +75,20 @@ def mixture_to_json(known: Metadata, content_hash: str, mixture: Mapping[str, An
 
 
 def _described(known: Metadata, own: Mapping[str, Any]) -> dict[str, Any]:
-    """own: values that soft prompts and mixtures do not share; their places are among the others'."""
+    """own: the values that only soft prompts or only mixtures have."""
     base = known.base
-    said_of_base = {
+    base_values = {
         item.name: getattr(base, item.name) for item in fields(base) if getattr(base, item.name) != item.default
     }
-    if "embedding_rms" in said_of_base:
-        # 1 and 1.0 are the same number, and shall be the same bytes.
-        said_of_base["embedding_rms"] = float(base.embedding_rms)
+    if "embedding_rms" in base_values:
+        # 1 and 1.0 are the same number and must give the same bytes.
+        base_values["embedding_rms"] = float(base.embedding_rms)
     ours = {
         "format_version": FORMAT_VERSION,
         "tensor_sha256": own.get("tensor_sha256"),
         "content_sha256": own.get("content_sha256"),
         "mixture": own.get("mixture"),
-        "base": said_of_base,
+        "base": base_values,
         "placement": own.get("placement"),
         "licence": known.licence,
         "tags": list(known.tags),
@@ -109,7 +109,7 @@ def _described(known: Metadata, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_bytes(prompt: SoftPrompt) -> bytes:
-    """meta.json: UTF-8, indented by two, ending in a line feed. Raises BadInput for what could not be read again."""
+    """meta.json: UTF-8, indented by two, ending in a line feed. Raises BadInput for metadata that could not be read again."""
     data = encoded(to_json(prompt), "meta.json")
     from_json(parse(data, "metadata"), "metadata")
     check_width(prompt.metadata, prompt.d_model)
@@ -117,19 +117,19 @@ def to_bytes(prompt: SoftPrompt) -> bytes:
 
 
 def encoded(obj: Mapping[str, Any], holder: str) -> bytes:
-    """JSON as it is written into `holder`. Raises BadInput."""
+    """JSON in the form for `holder`. Raises BadInput."""
     try:
         text = json.dumps(obj, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
         data = text.encode("utf-8")
     except (TypeError, ValueError) as error:
-        # Lone surrogates, nan, and things that JSON has no name for.
+        # Lone surrogates, nan, and types that JSON does not have.
         raise BadInput("cannot be written", where="metadata", got=error) from error
     check_room(len(data), holder)
     return data
 
 
 def of_width(known: Metadata, where: object, d_model: int) -> Metadata:
-    """What a file says about a tensor of this width. Raises SoftPromptFileError where it is of another base model."""
+    """The metadata of a file, if it goes with a tensor of this width. Raises SoftPromptFileError."""
     if known.base.d_model not in (0, d_model):
         raise SoftPromptFileError(
             "the metadata does not agree with the tensor",
@@ -141,7 +141,7 @@ def of_width(known: Metadata, where: object, d_model: int) -> Metadata:
 
 
 def check_width(known: Metadata, d_model: int) -> None:
-    """Raises BadInput for metadata of a base model of another width."""
+    """Raise BadInput for metadata of a base model of another width."""
     if known.base.d_model not in (0, d_model):
         raise BadInput(
             "the base model has another width than the matrix",
@@ -165,14 +165,14 @@ def _check_version(version: Any, where: str) -> None:
 
 
 def checked(obj: Mapping[str, Any], keys: Mapping[str, tuple[str, Check]], where: str) -> dict[str, Any]:
-    """`obj`, which has no other keys than these, and values that pass their tests. Raises SoftPromptFileError."""
+    """`obj`, if it has only these keys and valid values. Raises SoftPromptFileError."""
     for key, value in obj.items():
         if key not in keys:
             raise SoftPromptFileError(
                 f"an unknown key {key[:40]!r}",
                 where=where,
                 expected=", ".join(keys),
-                do="put keys of your own beside `sordino`, not into it",
+                do="put your own keys beside `sordino`, not into it",
             )
         wanted, is_good = keys[key]
         if not is_good(value):
@@ -201,7 +201,7 @@ def _texts(obj: Mapping[str, Any], key: str, where: str) -> list[str]:
 
 
 def _sorted(value: Any, field: str) -> Any:
-    """`value` as plain JSON with its keys sorted: equal metadata shall be equal bytes."""
+    """`value` as plain JSON with sorted keys: equal metadata must give equal bytes."""
     try:
         return json.loads(json.dumps(value, sort_keys=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -209,7 +209,7 @@ def _sorted(value: Any, field: str) -> Any:
 
 
 def wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
-    """The error of a value of another kind than the format says."""
+    """The error of a value of the wrong kind."""
     return SoftPromptFileError("a value of the wrong kind", where=where, expected=expected, got=repr(got)[:60])
 
 
@@ -230,7 +230,7 @@ def _is_object(value: Any) -> bool:
 
 
 def is_hash(value: Any) -> bool:
-    """Whether it is a SHA-256 as files spell it."""
+    """Whether it is a SHA-256 in lower-case hexadecimal."""
     return isinstance(value, str) and len(value) == 64 and all(char in "0123456789abcdef" for char in value)
 
 
@@ -238,7 +238,7 @@ def _is_sample(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() <= _SAMPLE_KEYS and all(map(_is_text, value.values()))
 
 
-# Key: what it should be, in words and as a test.
+# By key: the expected value, in words and as a test.
 _BASE_KEYS: dict[str, tuple[str, Check]] = {
     "id": ("a text", _is_text),
     "family": ("a text", _is_text),
@@ -264,7 +264,7 @@ _KEYS: dict[str, tuple[str, Check]] = {
         lambda value: isinstance(value, list) and all(map(_is_sample, value)),
     ),
 }
-# A mixture's components have placements of their own.
+# Each component of a mixture has its own placement.
 _MIXTURE_KEYS: dict[str, tuple[str, Check]] = {
     "format_version": _KEYS["format_version"],
     "content_sha256": _KEYS["tensor_sha256"],

@@ -1,6 +1,6 @@
 """Mixtures, `.mix.zip`: mixture.json, the components as native zips, and the slope of a gate (docs/formats.md).
 
-All members are stored, and so are those of the components: nothing in the file unpacks to more than it is.
+All members are stored, as are those of the components: nothing in the file unpacks to more than its size.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from sordino.errors import SoftPromptFileError
 from sordino.formats import kobold, meta, npy
 from sordino.formats.json_text import parse, read_object
-from sordino.formats.sources import Source
-from sordino.formats.tensors import Opened, StoredTensor, check, load, shape_of
+from sordino.formats.sources import Readable
+from sordino.formats.tensors import Opened, TensorView, check, load, shape_of
 from sordino.formats.zips import Archive, write_zip
 from sordino.prompts.mixture import MAX_COMPONENTS, RULES, Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 GATE = "gate.npy"
-# What is left of a sum of a few float64s.
+# Rounding of a sum of a few float64s.
 _SUM_TOLERANCE = 1e-9
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -32,24 +32,24 @@ class OpenedMixture:
     """A mixture whose headers were read and agree. shape: of the longest component."""
 
     described: meta.Described
-    sources: tuple[Source, ...]
+    sources: tuple[Readable, ...]
     components: tuple[Opened, ...]
-    gate: StoredTensor | None
+    gate: TensorView | None
     shape: tuple[int, int]
 
 
 def is_mixture(archive: Archive) -> bool:
-    """Whether this zip says that it is one."""
+    """Whether this zip holds a mixture."""
     return any(member.filename == kobold.MIXTURE for member in archive.members)
 
 
 def file_name(index: int) -> str:
-    """Where a component lies."""
+    """The member's name of a component."""
     return f"components/{index}.zip"
 
 
 def open_mixture(archive: Archive) -> OpenedMixture:
-    """Read the headers of everything in it. Raises SoftPromptFileError."""
+    """Read the headers of all members. Raises SoftPromptFileError."""
     members = _members(archive)
     source = members[kobold.MIXTURE]
     described = _described(read_object(source), source.where)
@@ -58,7 +58,7 @@ def open_mixture(archive: Archive) -> OpenedMixture:
     wanted = [kobold.MIXTURE, *map(file_name, range(count)), *([GATE] if has_gate else [])]
     if sorted(members) != sorted(wanted):
         raise SoftPromptFileError(
-            "the members are not those that mixture.json says",
+            "the members are not those that mixture.json lists",
             where=archive.where,
             expected=", ".join(wanted),
             got=", ".join(sorted(name[:40] for name in members)[: len(wanted) + 2]),
@@ -76,7 +76,7 @@ def open_mixture(archive: Archive) -> OpenedMixture:
     gate = npy.stored(members[GATE]) if has_gate else None
     if gate is not None and shape_of(gate) != (count, widths[0]):
         raise SoftPromptFileError(
-            "the gate is made for other components",
+            "the gate was made for other components",
             where=gate.source.where,
             expected=[count, widths[0]],
             got=list(gate.shape),
@@ -86,15 +86,15 @@ def open_mixture(archive: Archive) -> OpenedMixture:
 
 
 def read(opened: OpenedMixture, where: str) -> Mixture:
-    """The mixture. Everything is checked before the first matrix is loaded, but for the hashes. Raises SoftPromptFileError."""
+    """The mixture. Everything but the hashes is checked before the first matrix is loaded. Raises SoftPromptFileError."""
     tensors = [component.tensor for component in opened.components]
     for source in opened.sources:
         source.verify()
     for tensor in [*tensors, *([opened.gate] if opened.gate else [])]:
         check(tensor)
-    said = opened.described.mixture
+    stated = opened.described.mixture
     prompts = []
-    for item, component in zip(said["components"], opened.components, strict=True):
+    for item, component in zip(stated["components"], opened.components, strict=True):
         prompt = SoftPrompt(load(component.tensor), component.metadata or Metadata())
         for hash_ in (component.content_hash, item.get("tensor_sha256", "")):
             if hash_ and hash_ != prompt.content_hash:
@@ -102,9 +102,9 @@ def read(opened: OpenedMixture, where: str) -> Mixture:
         prompts.append(prompt)
     gate = None
     if opened.gate is not None:
-        gate = Gate(load(opened.gate), np.array(said["gate"]["bias"], dtype=np.float32))
-    weights_K = np.array([item["weight"] for item in said["components"]], dtype=np.float64)
-    mixture = Mixture(tuple(prompts), weights_K, said["rule"], gate, opened.described.metadata)
+        gate = Gate(load(opened.gate), np.array(stated["gate"]["bias"], dtype=np.float32))
+    weights_K = np.array([item["weight"] for item in stated["components"]], dtype=np.float64)
+    mixture = Mixture(tuple(prompts), weights_K, stated["rule"], gate, opened.described.metadata)
     hash_ = opened.described.content_hash
     if hash_ and hash_ != mixture.content_hash:
         raise changed(where, "the mixture", "content_sha256", hash_, mixture.content_hash)
@@ -112,8 +112,8 @@ def read(opened: OpenedMixture, where: str) -> Mixture:
 
 
 def to_bytes(mixture: Mixture) -> bytes:
-    """mixture.json. Raises BadInput for what could not be read again."""
-    said: dict[str, Any] = {
+    """mixture.json. Raises BadInput for metadata that could not be read again."""
+    stated: dict[str, Any] = {
         "rule": mixture.rule,
         "components": [
             {"file": file_name(index), "weight": float(weight), "tensor_sha256": prompt.content_hash}
@@ -121,32 +121,32 @@ def to_bytes(mixture: Mixture) -> bytes:
         ],
     }
     if mixture.gate is not None:
-        said["gate"] = {"file": GATE, "bias": [float(value) for value in mixture.gate.bias_K]}
-    data = meta.encoded(meta.mixture_to_json(mixture.metadata, mixture.content_hash, said), kobold.MIXTURE)
+        stated["gate"] = {"file": GATE, "bias": [float(value) for value in mixture.gate.bias_K]}
+    data = meta.encoded(meta.mixture_to_json(mixture.metadata, mixture.content_hash, stated), kobold.MIXTURE)
     _described(parse(data, "metadata"), "metadata")
     meta.check_width(mixture.metadata, mixture.d_model)
     return data
 
 
 def members_of(mixture: Mixture) -> list[tuple[str, Sequence[bytes]]]:
-    """What is in the file, in its order. Raises BadInput."""
+    """The members of the file, in order. Raises BadInput."""
     members: list[tuple[str, Sequence[bytes]]] = [(kobold.MIXTURE, [to_bytes(mixture)])]
     for index, prompt in enumerate(mixture.components):
-        held = io.BytesIO()
-        kobold.write(prompt, held)
-        members.append((file_name(index), [held.getvalue()]))
+        buffer = io.BytesIO()
+        kobold.write(prompt, buffer)
+        members.append((file_name(index), [buffer.getvalue()]))
     if mixture.gate is not None:
         members.append((GATE, npy.pieces_of(mixture.gate.slope_KD)))
     return members
 
 
 def write(members: Sequence[tuple[str, Sequence[bytes]]], file: BinaryIO) -> None:
-    """The same bytes for the same mixture, everywhere."""
+    """Write the members: the same bytes for the same mixture on every machine."""
     write_zip(file, members)
 
 
 def changed(where: object, what: str, key: str, expected: str, got: str) -> SoftPromptFileError:
-    """The error of numbers that are not those that were written."""
+    """The error of data that does not match its hash."""
     return SoftPromptFileError(
         f"{what} was changed after this file was written",
         where=where,
@@ -156,9 +156,9 @@ def changed(where: object, what: str, key: str, expected: str, got: str) -> Soft
     )
 
 
-def _members(archive: Archive) -> dict[str, Source]:
+def _members(archive: Archive) -> dict[str, Readable]:
     archive.check_apart()
-    found: dict[str, Source] = {}
+    found: dict[str, Readable] = {}
     for member in archive.members:
         if member.filename in found:
             raise SoftPromptFileError(f"the zip has two members called {member.filename[:40]}", where=archive.where)
@@ -166,7 +166,7 @@ def _members(archive: Archive) -> dict[str, Source]:
             raise SoftPromptFileError(
                 "a mixture's members must be stored",
                 where=f"{archive.where}: {member.filename[:40]}",
-                got="a compressed one",
+                got="a compressed member",
                 do="pack it again without compression (zip -0)",
             )
         found[member.filename] = archive.open(member)
@@ -181,11 +181,11 @@ def _described(obj: Mapping[str, Any], where: str) -> meta.Described:
     """mixture.json, its weights checked. Raises SoftPromptFileError."""
     described = meta.from_json(obj, where, of_mixture=True)
     where = f"{where}: sordino.training.mixture"
-    said = meta.checked(described.mixture, _KEYS, where)
+    stated = meta.checked(described.mixture, _KEYS, where)
     for key in ("rule", "components"):
-        if key not in said:
+        if key not in stated:
             raise meta.wrong(f"{where}.{key}", _KEYS[key][0], None)
-    components = said["components"]
+    components = stated["components"]
     for index, item in enumerate(components):
         place = f"{where}.components[{index}]"
         meta.checked(item, _COMPONENT_KEYS, place)
@@ -196,8 +196,8 @@ def _described(obj: Mapping[str, Any], where: str) -> meta.Described:
     total = sum(item["weight"] for item in components)
     if abs(total - 1) > _SUM_TOLERANCE:
         raise meta.wrong(f"{where}.components", "weights that sum to 1", total)
-    if "gate" in said:
-        gate = meta.checked(said["gate"], _GATE_KEYS, f"{where}.gate")
+    if "gate" in stated:
+        gate = meta.checked(stated["gate"], _GATE_KEYS, f"{where}.gate")
         if gate.get("file") != GATE or len(gate.get("bias", ())) != len(components):
             raise meta.wrong(f"{where}.gate", f'"file": "{GATE}" and "bias", a number for each component', gate)
     return described

@@ -15,36 +15,36 @@ from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats import meta, torch_files
 from sordino.formats.choice import choose
 from sordino.formats.json_text import MAX_JSON, check_room, parse
-from sordino.formats.sources import CHUNK, Base64Source, Slice, Source, chunks
+from sordino.formats.sources import CHUNK, Base64Source, Readable, Slice, chunks
 from sordino.formats.tensors import Opened
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 # The bytes `"tensor": "` can only begin a value of that key: inside a JSON text, quotes have a backslash.
 _TENSOR = re.compile(rb'"tensor"\s*:\s*"')
 _BEFORE_TENSOR, _BEHIND_TENSOR = b', "tensor": "', b'"}'
-_STAND_IN = "@"
+_PLACEHOLDER = "@"
 # Seconds since 1970; Python's dates end there.
 _YEAR_9999 = 253402300799
-# Every file of mkultra's has these.
+# Every mkultra file has these.
 _IDENTITY_KEYS = frozenset({"name", "description", "uuid", "epoch"})
-# Those of them that are made from the rest when a file is written.
+# Those of them that are derived from the rest when a file is written.
 _MADE_KEYS = frozenset({"uuid", "epoch"})
 
 
-def read(source: Source, index: int | None) -> Opened:
-    """The soft prompt in a JSON file. The tensor's text is cut out before JSON is parsed: it may be large."""
+def read(source: Readable, index: int | None) -> Opened:
+    """The soft prompt in a JSON file. The tensor's text, which may be large, is cut out before the JSON is parsed."""
     obj, text = _split(source)
-    said = obj.get("metadata", {})
-    if not isinstance(said, dict):
+    stated = obj.get("metadata", {})
+    if not isinstance(stated, dict):
         raise SoftPromptFileError("a value of the wrong kind", where=f"{source.where}: metadata", expected="an object")
     tensors = torch_files.read_stream(Base64Source(text, f"{source.where}: tensor"))
     opened = choose(tensors, index, source.where)
-    if "sordino" in said:
+    if "sordino" in stated:
         described = meta.from_json(
-            {key: value for key, value in said.items() if key not in _MADE_KEYS}, f"{source.where}: metadata"
+            {key: value for key, value in stated.items() if key not in _MADE_KEYS}, f"{source.where}: metadata"
         )
         return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
-    return replace(opened, metadata=_metadata(said, source.where))
+    return replace(opened, metadata=_metadata(stated, source.where))
 
 
 def pieces(prompt: SoftPrompt) -> list[bytes]:
@@ -52,10 +52,10 @@ def pieces(prompt: SoftPrompt) -> list[bytes]:
 
     ASCII, as mkultra opens it in the platform's encoding. Raises BadInput.
     """
-    said = {key: value for key, value in parse(meta.to_bytes(prompt), "metadata").items() if key not in _MADE_KEYS}
-    ours = {"name": said.pop("name"), "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, prompt.content_hash))}
+    stated = {key: value for key, value in parse(meta.to_bytes(prompt), "metadata").items() if key not in _MADE_KEYS}
+    ours = {"name": stated.pop("name"), "uuid": str(uuid.uuid5(uuid.NAMESPACE_OID, prompt.content_hash))}
     epoch = _epoch(prompt.metadata.created)
-    head = json.dumps({"metadata": ours | ({} if epoch is None else {"epoch": epoch}) | said})[:-1]
+    head = json.dumps({"metadata": ours | ({} if epoch is None else {"epoch": epoch}) | stated})[:-1]
     check_room(len(head) + len(_BEFORE_TENSOR) + len(_BEHIND_TENSOR), "mkultra's JSON, which is ASCII")
     if _TENSOR.search(head.encode("ascii")):
         raise BadInput("mkultra's JSON has room for one text called tensor", where="metadata", do="rename that key")
@@ -63,8 +63,8 @@ def pieces(prompt: SoftPrompt) -> list[bytes]:
     return [head.encode("ascii") + _BEFORE_TENSOR, tensor, _BEHIND_TENSOR]
 
 
-def _split(source: Source) -> tuple[dict[str, Any], Slice]:
-    """The JSON object with a stand-in for the tensor, and where the tensor's text lies."""
+def _split(source: Readable) -> tuple[dict[str, Any], Slice]:
+    """The JSON object with a placeholder for the tensor, and the tensor's text."""
     head = source.read_at(0, min(source.size, MAX_JSON))
     match = _TENSOR.search(head)
     start = match.end() if match else 0
@@ -73,11 +73,13 @@ def _split(source: Source) -> tuple[dict[str, Any], Slice]:
         raise SoftPromptFileError(
             "too large for mkultra's JSON",
             where=source.where,
-            expected=f"at most {MAX_JSON} bytes beside the tensor",
+            expected=f"at most {MAX_JSON} bytes besides the tensor",
             got=start + source.size - end,
         )
-    obj = parse(head[:start] + _STAND_IN.encode() * bool(match) + source.read_at(end, source.size - end), source.where)
-    if not match or obj.get("tensor") != _STAND_IN:
+    obj = parse(
+        head[:start] + _PLACEHOLDER.encode() * bool(match) + source.read_at(end, source.size - end), source.where
+    )
+    if not match or obj.get("tensor") != _PLACEHOLDER:
         raise SoftPromptFileError(
             "not a soft prompt: JSON, but not mkultra's",
             where=source.where,
@@ -88,7 +90,7 @@ def _split(source: Source) -> tuple[dict[str, Any], Slice]:
     return obj, Slice(source, start, end - start)
 
 
-def _find_quote(source: Source, start: int) -> int:
+def _find_quote(source: Readable, start: int) -> int:
     for number, piece in enumerate(chunks(Slice(source, start, source.size - start))):
         at = piece.find(b'"')
         if at >= 0:
@@ -96,14 +98,14 @@ def _find_quote(source: Source, start: int) -> int:
     raise SoftPromptFileError("cut short: the tensor does not end", where=source.where, do="copy or download it again")
 
 
-def _metadata(said: dict[str, Any], where: str) -> Metadata:
-    described = meta.from_json({key: said.get(key) for key in ("name", "description")}, f"{where}: metadata").metadata
+def _metadata(stated: dict[str, Any], where: str) -> Metadata:
+    described = meta.from_json({key: stated.get(key) for key in ("name", "description")}, f"{where}: metadata").metadata
     created = ""
-    epoch = said.get("epoch")
+    epoch = stated.get("epoch")
     if isinstance(epoch, (int, float)) and 0 <= epoch <= _YEAR_9999:
         created = datetime.fromtimestamp(epoch, UTC).isoformat(timespec="seconds")
     # step, loss, and whatever its trainers noted.
-    training = {key: value for key, value in said.items() if key not in _IDENTITY_KEYS}
+    training = {key: value for key, value in stated.items() if key not in _IDENTITY_KEYS}
     return Metadata(name=described.name, description=described.description, created=created, training=training)
 
 
@@ -116,7 +118,7 @@ def _epoch(created: str) -> float | None:
 
 
 def _pickled(prompt: SoftPrompt) -> list[bytes]:
-    """A float32 tensor as pickle.dumps(tensor) makes it, written by hand."""
+    """The bytes of pickle.dumps(tensor) for a float32 tensor, made without torch."""
     stream = b"".join(_storage_stream(prompt))
     rows, columns = struct.pack("<i", prompt.n_tokens), struct.pack("<i", prompt.d_model)
     return [
@@ -129,7 +131,7 @@ def _pickled(prompt: SoftPrompt) -> list[bytes]:
 
 
 def _storage_stream(prompt: SoftPrompt) -> list[bytes]:
-    """A storage as torch.save wrote it before version 1.6: five pickles, the count, the numbers."""
+    """A storage as torch.save before version 1.6 wrote it: five pickles, the count, the numbers."""
     count = prompt.n_tokens * prompt.d_model
     magic = torch_files.MAGIC.to_bytes(10, "little")
     protocol = struct.pack("<H", torch_files.PROTOCOL)

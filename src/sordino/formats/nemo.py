@@ -1,6 +1,6 @@
-"""NVIDIA NeMo's `.nemo`: a tar, or a tar packed by gzip, with the configuration and the weights of a prompt-learning model.
+"""NVIDIA NeMo's `.nemo`: a tar, possibly gzipped, with the configuration and the weights of a prompt-learning model.
 
-Only virtual tokens are read, as torch saved them in model_weights.ckpt: `prompt_table.TASK.prompt_embeddings.weight`.
+Only virtual tokens are read, which torch saved in model_weights.ckpt: `prompt_table.TASK.prompt_embeddings.weight`.
 Source: NeMo 1.23, nlp/modules/common/prompt_table.py and core/connectors/save_restore_connector.py.
 """
 
@@ -11,28 +11,28 @@ from collections.abc import Callable, Sequence
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.choice import PEFT_KEY, Named
-from sordino.formats.sources import Files, Slice, Source, SourceFile
+from sordino.formats.sources import Files, Readable, Slice, SourceFile
 from sordino.formats.unpack import GZIP, Unpacked
 from sordino.formats.zips import check_ratio
 
 _WEIGHTS = "model_weights.ckpt"
 _GZIP_MAGIC, _TAR_MAGIC, _TAR_MAGIC_AT = b"\x1f\x8b", b"ustar", 257
-# A model that is saved whole and in parts has thousands.
+# Whole models that are saved in parts have thousands of members.
 _MAX_MEMBERS, _MAX_READ = 100, 1 << 20
 
 
-def looks_like_one(source: Source) -> bool:
-    """Whether the first bytes are a tar's or gzip's."""
+def looks_like_one(source: Readable) -> bool:
+    """Whether the first bytes are those of a tar or of gzip."""
     if source.size < 512:
         return source.size > 18 and source.read_at(0, 2) == _GZIP_MAGIC
     head = source.read_at(0, 512)
     return head.startswith(_GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC)
 
 
-def read(source: Source, files: Files, read_torch: Callable[[Source], Sequence[Named]]) -> list[Named]:
+def read(source: Readable, files: Files, read_torch: Callable[[Readable], Sequence[Named]]) -> list[Named]:
     """The tables of virtual tokens in it. Raises SoftPromptFileError."""
     if source.read_at(0, 2) == _GZIP_MAGIC:
-        # The last four bytes are the size, of all that can be a soft prompt.
+        # The last four bytes are the size, modulo 4 GiB.
         size = int.from_bytes(source.read_at(source.size - 4, 4), "little")
         check_ratio(size, files, source.where)
         source = Unpacked(source, GZIP, size, files)
@@ -40,27 +40,27 @@ def read(source: Source, files: Files, read_torch: Callable[[Source], Sequence[N
     found = [item for item in read_torch(_weights(source)) if item[0].endswith(f"{PEFT_KEY}.weight")]
     if not found:
         raise SoftPromptFileError(
-            "no virtual tokens are in it",
+            "the archive holds no virtual tokens",
             where=source.where,
             expected=f"prompt_table.TASK.{PEFT_KEY}.weight in {_WEIGHTS}",
-            do="of a model whose prompt encoder was not finished, save the encoder's output with torch.save",
+            do="for a model that still has its prompt encoder, save the encoder's output with torch.save",
         )
     return found
 
 
-def _weights(source: Source) -> Slice:
-    seen: list[str] = []
+def _weights(source: Readable) -> Slice:
+    names: list[str] = []
     try:
         with tarfile.TarFile(fileobj=SourceFile(source, _MAX_READ)) as archive:
-            while len(seen) < _MAX_MEMBERS and (member := archive.next()):
+            while len(names) < _MAX_MEMBERS and (member := archive.next()):
                 if member.isreg() and member.name.removeprefix("./") == _WEIGHTS:
                     return Slice(source, member.offset_data, member.size, f"{source.where}: {_WEIGHTS}")
-                seen.append(member.name[:40])
+                names.append(member.name[:40])
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         raise SoftPromptFileError("not a whole tar", where=source.where, got=error) from error
     raise SoftPromptFileError(
         f"not a soft prompt: the archive has no {_WEIGHTS}",
         where=source.where,
-        got=", ".join(seen[:5]) or "nothing",
-        do="unpack it, and give the soft prompt in it",
+        got=", ".join(names[:5]) or "nothing",
+        do="unpack it and read the soft prompt in it",
     )

@@ -1,4 +1,4 @@
-"""NumPy's .npy. numpy.lib.format reads the header, which it parses and does not evaluate; the numbers are read by `tensors`.
+"""NumPy's .npy. numpy.lib.format parses the header without evaluating it; `tensors` reads the numbers.
 
 google-research/prompt-tuning saves its prompts as bare .npy files; KoboldAI's zips hold one. bfloat16, which NumPy does
 not know, is stored as two-byte "V2".
@@ -18,16 +18,16 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Slice, Source
-from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
+from sordino.formats.sources import Readable, Slice
+from sordino.formats.tensors import ITEM_SIZES, TensorView, row_major
 from sordino.prompts.soft_prompt import SoftPrompt
 
 MAGIC = npy_format.MAGIC_PREFIX
-# NumPy's own limit for headers from strangers.
+# NumPy's own limit for untrusted headers.
 _MAX_HEADER = 10_000
 _TYPES = {"f2": "float16", "f4": "float32", "f8": "float64", "V2": "bfloat16"}
 _Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
-# Version 3.0 is 2.0 with names beyond Latin-1 for the fields of records, which are no soft prompts.
+# Version 3.0 is 2.0 with names beyond Latin-1 for the fields of records, which soft prompts do not have.
 _READERS: dict[int, Callable[[io.BytesIO], _Header]] = {
     1: npy_format.read_array_header_1_0,
     2: npy_format.read_array_header_2_0,
@@ -35,8 +35,8 @@ _READERS: dict[int, Callable[[io.BytesIO], _Header]] = {
 }
 
 
-def stored(source: Source) -> StoredTensor:
-    """The tensor in an .npy. Raises SoftPromptFileError where the header is not one, or lies about the data."""
+def stored(source: Readable) -> TensorView:
+    """The tensor in an .npy. Raises SoftPromptFileError for a broken header, or one that does not match the data."""
     start, (shape, is_fortran, type_) = _header(source)
     dtype = _TYPES.get(type_.str.lstrip("<>|="), type_.str[:20])
     content = Slice(source, start, source.size - start)
@@ -45,7 +45,7 @@ def stored(source: Source) -> StoredTensor:
     strides = row_major(shape)
     if is_fortran:
         strides = tuple(reversed(row_major(tuple(reversed(shape)))))
-    return StoredTensor(content, dtype, shape, strides, big_endian=type_.str.startswith(">"))
+    return TensorView(content, dtype, shape, strides, big_endian=type_.str.startswith(">"))
 
 
 def pieces(prompt: SoftPrompt) -> list[bytes]:
@@ -65,7 +65,7 @@ def pieces_of(matrix: NDArray[np.float32]) -> list[bytes]:
     ]
 
 
-def _header(source: Source) -> tuple[int, _Header]:
+def _header(source: Readable) -> tuple[int, _Header]:
     """Where the numbers start; the shape, whether it is in Fortran's order, and the type."""
     head = source.read_at(0, min(12, source.size))
     if not head.startswith(MAGIC) or len(head) < 12:
@@ -83,7 +83,7 @@ def _header(source: Source) -> tuple[int, _Header]:
     text = source.read_at(begin, length)
     try:
         with warnings.catch_warnings():
-            # Of headers of Python 2, which are read all the same.
+            # About headers of Python 2, which are read correctly.
             warnings.simplefilter("ignore")
             header = _READERS[version](io.BytesIO(head[8:begin] + text))
     except (
@@ -104,11 +104,11 @@ def _header(source: Source) -> tuple[int, _Header]:
 
 def _broken(header: bytes, where: str) -> SoftPromptFileError:
     return SoftPromptFileError(
-        "the .npy header is broken or not of an array of floats", where=where, got=repr(header.strip()[:100])
+        "the .npy header is broken or not that of an array of floats", where=where, got=repr(header.strip()[:100])
     )
 
 
-def _check_size(content: Source, shape: tuple[int, ...], item_size: int) -> None:
+def _check_size(content: Readable, shape: tuple[int, ...], item_size: int) -> None:
     wanted = item_size
     for size in shape:
         wanted *= size

@@ -1,6 +1,6 @@
-"""PEFT's adapters that are soft prompts: adapter_config.json and adapter_model.safetensors (or .bin).
+"""PEFT adapters that are soft prompts: adapter_config.json and adapter_model.safetensors (or .bin).
 
-`sordino.json`, which PEFT does not look at, keeps the rest of the metadata. Source: peft/tuners/prompt_tuning/config.py and
+`sordino.json`, which PEFT ignores, holds the rest of the metadata. Source: peft/tuners/prompt_tuning/config.py and
 peft/utils/save_and_load.py, version 0.21.
 """
 
@@ -17,15 +17,15 @@ from sordino.formats import meta, safetensors
 from sordino.formats.choice import Named, of_adapter
 from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OURS, WEIGHTS, Members
 from sordino.formats.json_text import read_object
-from sordino.formats.sources import Source
+from sordino.formats.sources import Readable
 from sordino.formats.tensors import Opened, shape_of
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
-# Of all these, PEFT saves the finished vectors; of multitask prompts, what makes them.
+# For these PEFT saves the final vectors; for multitask prompts, the factors that they are made of.
 _KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
 
 
-def read(members: Members, index: int | None, path: Path, read_torch: Callable[[Source], Sequence[Named]]) -> Opened:
+def read(members: Members, index: int | None, path: Path, read_torch: Callable[[Readable], Sequence[Named]]) -> Opened:
     """The soft prompt in an adapter's files. path: of the folder or zip. read_torch: reads an old adapter_model.bin.
 
     Raises SoftPromptFileError.
@@ -94,7 +94,7 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
         )
     if task not in (None, "CAUSAL_LM") or config.get("num_transformer_submodules") not in (None, 1):
         raise SoftPromptFileError(
-            "this soft prompt was trained for something else than writing on",
+            "this soft prompt was not trained for a causal language model",
             where=where,
             expected="task_type CAUSAL_LM, num_transformer_submodules 1",
             got=f"{str(task)[:40]}, {str(config.get('num_transformer_submodules'))[:20]}",
@@ -112,7 +112,7 @@ def _check_sizes(config: dict[str, Any], shape: tuple[int, int], where: str) -> 
             )
 
 
-def _tensors(members: Members, where: str, read_torch: Callable[[Source], Sequence[Named]]) -> Sequence[Named]:
+def _tensors(members: Members, where: str, read_torch: Callable[[Readable], Sequence[Named]]) -> Sequence[Named]:
     if WEIGHTS in members:
         return safetensors.read(members[WEIGHTS]())[0]
     if OLD_WEIGHTS in members:

@@ -1,9 +1,9 @@
-"""Pickles, read by an interpreter of ours that imports nothing and calls nothing but the constructors it is given.
+"""An interpreter for pickles that imports nothing and calls nothing but the constructors it is given.
 
-Python's own unpickler imports whatever a file names and calls it: loading a pickle runs its author's program. Here a
-name is only ever a key in the caller's table; a name that is not in it is an error, and so is every instruction that
-files of tensors do not need. Work and memory are bounded: instructions and text are counted, and bytes are never copied
-but stay where they are, as slices of the file. Source: the instruction set in Python's pickletools.
+Python's own unpickler imports and calls whatever a file names: loading a pickle runs its author's program. Here a name is only a
+key in the caller's table; a name that is not in it is an error, and so is every instruction that files of tensors do not need. Work
+and memory are bounded: instructions and text are counted, and bytes are not copied but remain slices of the file. Reference: the
+instruction set in Python's pickletools.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Global:
 
 
 class StateDict(dict[Any, Any]):
-    """What collections.OrderedDict() became. torch hangs attributes on one; they carry no tensors and are dropped."""
+    """A collections.OrderedDict. torch sets attributes on it, which hold no tensors and are dropped."""
 
 
 class Module(dict[Any, Any]):
-    """What a module of torch became: its parameters and the modules in it, by name."""
+    """A torch module: its parameters and submodules by name."""
 
 
 class Budget:
-    """What may still be spent on a file, over all the pickles in it."""
+    """What remains to be spent on a file, over all pickles in it."""
 
     def __init__(self) -> None:
         self.instructions = 100_000
@@ -49,9 +49,9 @@ class Budget:
 
 
 class Unpickler:
-    """Runs one pickle. constructors: what each allowed name makes of its arguments; a name with None is only a value.
+    """Runs one pickle. constructors: a function for each allowed name, or None for a name that is only a value.
 
-    persistent: what a "persistent id" (how torch refers to its storages) stands for.
+    persistent: resolves a "persistent id", which is how torch refers to its storages.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Unpickler:
         self._memo: dict[int, Value] = {}
 
     def run(self) -> Value:
-        """The value that the pickle stands for; the cursor is behind it then. Raises SoftPromptFileError."""
+        """The value of the pickle; leaves the cursor after it. Raises SoftPromptFileError."""
         while True:
             code = self._cursor.take(1)
             if code == b".":
@@ -174,7 +174,7 @@ class Unpickler:
         if not isinstance(target, dict) or len(values) % 2:
             self._refuse("the pickle sets items of what is not a dictionary")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            # The hash of nested tuples can take longer than the universe has; beyond 61 bits, any number of integers hash alike.
+            # Nested tuples can take exponential time to hash; beyond 61 bits, any number of integers have one hash.
             if not isinstance(key, (str, int)) or (isinstance(key, int) and key.bit_length() > 61):
                 self._refuse("the pickle has a dictionary key that is neither text nor a number of at most 61 bits")
             target[key] = value
@@ -218,7 +218,7 @@ class Unpickler:
         self._push(constructor(arguments))
 
     def _new_object(self) -> None:
-        # Only classes whose instances are modules; the constructor is given no arguments, as torch's pickles give none.
+        # Only classes whose instances are modules; torch's pickles give their constructors no arguments.
         arguments = self._top()
         self._reduce()
         if arguments != () or type(self._top()) is not Module:
@@ -227,8 +227,8 @@ class Unpickler:
     def _build(self) -> None:
         state, target = self._pop(), self._top()
         if type(target) is Module and isinstance(state, dict):
-            for held in (state.get("_parameters"), state.get("_modules")):
-                target.update(held if isinstance(held, dict) else {})
+            for values in (state.get("_parameters"), state.get("_modules")):
+                target.update(values if isinstance(values, dict) else {})
         elif type(target) is not StateDict:
             self._refuse("the pickle sets attributes of what has none")
 
@@ -287,5 +287,5 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
 def slice_or_refuse(value: Value, where: str) -> Slice:
     """`value` if it is bytes. Raises SoftPromptFileError."""
     if not isinstance(value, Slice):
-        raise SoftPromptFileError("the pickle has something else where bytes belong", where=where)
+        raise SoftPromptFileError("the pickle has another value where bytes are expected", where=where)
     return value

@@ -1,4 +1,4 @@
-"""From a path to a soft prompt or a mixture: what kind of file it is, by its content, and what it holds."""
+"""Read a soft prompt or a mixture from a path. The format is detected by content."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sordino.errors import SoftPromptFileError
 from sordino.formats import folders, kobold, meta, mixtures, mkultra, nemo, npy, peft, safetensors, torch_files
 from sordino.formats.choice import Named, choose, only
 from sordino.formats.json_text import parse
-from sordino.formats.sources import Files, Source
+from sordino.formats.sources import Files, Readable
 from sordino.formats.tensors import Opened, load, shape_of
 from sordino.formats.zips import Archive
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 _log = logging.getLogger("sordino.formats")
@@ -26,12 +26,12 @@ _log = logging.getLogger("sordino.formats")
 FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch", "nemo")
 
 _Open = Callable[[int | None], Opened]
-_ReadTorch = Callable[[Source], Sequence[Named]]
+_ReadTorch = Callable[[Readable], Sequence[Named]]
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A file whose kind is known. open: given an index, reads the headers of a soft prompt. mixture: the archive of one."""
+    """A file of known format. open: reads the headers of the soft prompt of an index. mixture: the archive, if it holds one."""
 
     format: str
     open: _Open
@@ -40,10 +40,10 @@ class _Found:
 
 @dataclass(frozen=True)
 class Peek:
-    """What the headers of a soft prompt file say. size: bytes of the file, or of the files that were opened.
+    """The headers of a soft prompt file; its numbers were neither read nor checked. size: bytes of the files that were opened.
 
-    mtime: seconds since 1970, of the newest of them. The numbers themselves were neither read nor checked. components: of a
-    mixture, whose n_tokens is the longest component's; 0 for a soft prompt. parts: what its components say about themselves.
+    mtime: seconds since 1970, of the newest of them. components: their number in a mixture, whose n_tokens is the longest
+    component's; 0 for a soft prompt. parts: the components' metadata.
     """
 
     format: str
@@ -63,9 +63,9 @@ def detect(path: Path) -> str:
 
 
 def peek(path: Path) -> Peek:
-    """What the headers say; the tensor is not loaded and no hash is computed.
+    """The headers of a file; the tensor is not loaded and no hash is computed.
 
-    Raises SoftPromptFileError for a file that the headers show to be broken.
+    Raises SoftPromptFileError where the headers are broken.
     """
     path = Path(path)
     with Files() as files:
@@ -84,14 +84,14 @@ def peek(path: Path) -> Peek:
 def read(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> SoftPrompt:
     """The soft prompt in a file or folder of any known format. index: which one, where a file holds several.
 
-    A file that says nothing of itself gets its name from its file name. warn: is told what of the file was left out. Raises
+    A file without metadata gets its file name as its name. warn: called with what was left out of the result. Raises
     SoftPromptFileError, also for a mixture.
     """
     with Files() as files:
         return _soft_prompt(_identify(Path(path), files), Path(path), index, warn)
 
 
-def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> Prompt:
+def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> StoredPrompt:
     """As `read`, and a mixture where the file holds one."""
     path = Path(path)
     with Files() as files:
@@ -120,7 +120,7 @@ def _mixture(archive: Archive, path: Path, index: int | None) -> Mixture:
 
 
 def other_members(path: Path) -> list[str]:
-    """What a native zip holds beside its two members, by name. Raises SoftPromptFileError."""
+    """The names of a native zip's members besides its own two. Raises SoftPromptFileError."""
     with Files() as files:
         source = files.open(path)
         names = [member.filename for member in Archive(source, files).members]
@@ -128,15 +128,15 @@ def other_members(path: Path) -> list[str]:
 
 
 def _identify(path: Path, files: Files) -> _Found:
-    """The format of what lies at `path`, and the function that opens it, given an index."""
+    """The format of the file or folder at `path`, and the function that opens it, given an index."""
     mode = _mode(path)
     if stat.S_ISDIR(mode):
         return _identify_folder(path, files)
     if not stat.S_ISREG(mode):
-        # Opening a pipe would wait for ever.
+        # Opening a pipe would block.
         raise SoftPromptFileError("not a file", where=path)
     if path.name in (folders.WEIGHTS, folders.OLD_WEIGHTS) and os.path.isfile(path.with_name(folders.CONFIG)):
-        # What the vectors are is in the configuration beside them.
+        # The configuration beside the vectors says what they are.
         return _identify_folder(path.parent, files)
     source = files.open(path)
     read_torch = partial(_read_torch, files)
@@ -200,12 +200,12 @@ def _refuse_mixture(archive: Archive, index: int | None) -> NoReturn:
         "a mixture of soft prompts, where one soft prompt is needed",
         where=archive.where,
         got=f"{count} components",
-        do="`sordino show` names them; each is a native zip in it, which `unzip` takes out",
+        do="`sordino show` names them; each is a native zip in it, which `unzip` extracts",
     )
 
 
 def _single(where: object, open_: Callable[[], Opened]) -> _Open:
-    """For formats of one soft prompt: an index other than 0 is refused."""
+    """For formats of one soft prompt: refuses an index other than 0."""
 
     def with_index(index: int | None) -> Opened:
         only(index, str(where))
@@ -214,19 +214,19 @@ def _single(where: object, open_: Callable[[], Opened]) -> _Open:
     return with_index
 
 
-def _read_torch(files: Files, source: Source) -> Sequence[Named]:
+def _read_torch(files: Files, source: Readable) -> Sequence[Named]:
     if source.read_at(0, min(source.size, 2)) == b"PK":
         return torch_files.read_zip(Archive(source, files))
     return torch_files.read_stream(source)
 
 
-def _open_safetensors(source: Source, index: int | None) -> Opened:
-    tensors, said = safetensors.read(source)
+def _open_safetensors(source: Readable, index: int | None) -> Opened:
+    tensors, stated = safetensors.read(source)
     opened = choose(tensors, index, source.where)
-    if "sordino" not in said:
+    if "sordino" not in stated:
         return opened
     where = f"{source.where}: __metadata__"
-    described = meta.from_json(parse(said["sordino"].encode(), where), where)
+    described = meta.from_json(parse(stated["sordino"].encode(), where), where)
     return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
 
 

@@ -14,14 +14,14 @@ from typing import Any
 from sordino.errors import SoftPromptFileError
 from sordino.formats.choice import PEFT_KEY, Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
-from sordino.formats.sources import Slice, Source
-from sordino.formats.tensors import ITEM_SIZES, StoredTensor, row_major
+from sordino.formats.sources import Readable, Slice
+from sordino.formats.tensors import ITEM_SIZES, TensorView, row_major
 from sordino.prompts.soft_prompt import SoftPrompt
 
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
-def looks_like_one(source: Source) -> bool:
+def looks_like_one(source: Readable) -> bool:
     """Whether the first bytes are a plausible length and the beginning of a JSON object."""
     if source.size < 10:
         return False
@@ -29,7 +29,7 @@ def looks_like_one(source: Source) -> bool:
     return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= source.size - 8
 
 
-def read(source: Source) -> tuple[list[Named], dict[str, str]]:
+def read(source: Readable) -> tuple[list[Named], dict[str, str]]:
     """The named tensors and the `__metadata__`. Raises SoftPromptFileError."""
     length = int.from_bytes(source.read_at(0, 8), "little")
     if length > MAX_JSON:
@@ -44,7 +44,7 @@ def read(source: Source) -> tuple[list[Named], dict[str, str]]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SoftPromptFileError("`__metadata__` is not an object of texts", where=source.where)
     content = Slice(source, 8 + length, source.size - 8 - length)
-    return [(name, _tensor(content, name, said)) for name, said in header.items()], metadata
+    return [(name, _tensor(content, name, stated)) for name, stated in header.items()], metadata
 
 
 def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
@@ -59,11 +59,11 @@ def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
     return [struct.pack("<Q", len(header)), header, data]
 
 
-def _tensor(content: Source, name: str, said: Any) -> StoredTensor:
+def _tensor(content: Readable, name: str, stated: Any) -> TensorView:
     where = f"{content.where}: {name[:60]}"
-    if not isinstance(said, dict) or set(said) != {"dtype", "shape", "data_offsets"}:
-        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(said)[:80])
-    shape, offsets, dtype = said["shape"], said["data_offsets"], str(said["dtype"])[:20]
+    if not isinstance(stated, dict) or set(stated) != {"dtype", "shape", "data_offsets"}:
+        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(stated)[:80])
+    shape, offsets, dtype = stated["shape"], stated["data_offsets"], str(stated["dtype"])[:20]
     if (
         not _are_sizes(shape)
         or not _are_sizes(offsets)
@@ -71,7 +71,7 @@ def _tensor(content: Source, name: str, said: Any) -> StoredTensor:
         or offsets[0] > offsets[1]
         or len(shape) > 8
     ):
-        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(said)[:80])
+        raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(stated)[:80])
     dtype = _TYPES.get(dtype, dtype)
     part = Slice(content, offsets[0], offsets[1] - offsets[0], where)
     wanted = ITEM_SIZES.get(dtype, 0)
@@ -84,7 +84,7 @@ def _tensor(content: Source, name: str, said: Any) -> StoredTensor:
             expected=f"{wanted} bytes for shape {shape}",
             got=part.size,
         )
-    return StoredTensor(part, dtype, tuple(shape), row_major(tuple(shape)))
+    return TensorView(part, dtype, tuple(shape), row_major(tuple(shape)))
 
 
 def _are_sizes(values: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Bytes that lie somewhere: in a file, in part of a file, behind base64. Nothing is read before it is asked for.
+"""Bytes in a file, in part of a file, or in base64. Nothing is read before it is requested.
 
-Every reader of a format works on a `Source`, so that a claim in a header can be compared with what is there before
-memory is taken for it, and so that a file never costs more memory than the piece in hand.
+Every reader of a format works on a `Readable`, so that the claims of a header can be compared with the size of the data before
+memory is allocated, and so that reading never needs more memory than one piece.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from sordino.errors import SoftPromptFileError
 
 # Pieces in which tensors are read and checksums are taken.
 CHUNK = 1 << 20
-# What one read may cost. A good file is read a few times over, and unpacked once, twice where a zip holds a zip.
+# Limits for one file. A good one is read a few times, and unpacked once, or twice where a zip holds a zip.
 _BYTES, _BYTES_PER_STORED = 64 << 20, 40
 _SECONDS, _STORED_PER_SECOND = 5, 1 << 20
-# What is unpacked stays in memory up to here, then in a temporary file.
+# Unpacked data stays in memory up to this size, then in a temporary file.
 _IN_MEMORY = 4 << 20
 
 
-class Source(Protocol):
-    """`size` bytes. where: what to call them in an error."""
+class Readable(Protocol):
+    """`size` bytes. where: their name in errors."""
 
     where: str
     size: int
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes. Raises SoftPromptFileError where they are not there. Ask for small pieces."""
+        """Exactly `count` bytes. Raises SoftPromptFileError where there are fewer. Request small pieces."""
 
     def verify(self) -> None:
         """Compare with a stored checksum, if the container has one. Raises SoftPromptFileError."""
 
 
 class Files(ExitStack):
-    """The files that are open to read one soft prompt, and what reading them has cost; closed together.
+    """The open files of one soft prompt, and the work done to read them; closed together.
 
     size: bytes of all of them. mtime: seconds since 1970, of the newest.
     """
@@ -63,13 +63,13 @@ class Files(ExitStack):
         return FileSource(file, str(path), self)
 
     def scratch(self) -> IO[bytes]:
-        """Room for what is unpacked."""
+        """A temporary file for unpacked data."""
         return self.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY))
 
     def spend(self, count: int, where: str) -> None:
-        """Note bytes that were read or unpacked. Raises SoftPromptFileError where all of it, or the time, is out of proportion.
+        """Count bytes that were read or unpacked. Raises SoftPromptFileError where their sum, or the time, is out of proportion.
 
-        The time is this thread's processor time: a slow drive or a busy machine is no fault of the file.
+        The time is this thread's processor time, so a slow drive or a busy machine does not count.
         """
         self._bytes += count
         seconds = time.thread_time() - self._began
@@ -126,7 +126,7 @@ class BytesSource:
 class Slice:
     """A part of another source."""
 
-    def __init__(self, whole: Source, offset: int, size: int, where: str = "") -> None:
+    def __init__(self, whole: Readable, offset: int, size: int, where: str = "") -> None:
         self.where = where or whole.where
         check_range(whole, offset, size)
         self.size = size
@@ -141,9 +141,9 @@ class Slice:
 
 
 class Base64Source:
-    """What a run of base64 characters (no line breaks) stands for."""
+    """The bytes that base64 characters (without line breaks) encode."""
 
-    def __init__(self, text: Source, where: str) -> None:
+    def __init__(self, text: Readable, where: str) -> None:
         self.where = where
         self._text = text
         tail = text.read_at(text.size - 2, 2) if text.size >= 4 else b""
@@ -172,9 +172,9 @@ class Base64Source:
 
 
 class SourceFile(io.RawIOBase):
-    """A source as the file that Python's own readers of archives expect. limit: the most bytes they may ask for at a time."""
+    """A Readable as a file object, for Python's own readers of archives. limit: the most bytes they may read at a time."""
 
-    def __init__(self, source: Source, limit: int) -> None:
+    def __init__(self, source: Readable, limit: int) -> None:
         super().__init__()
         self._source, self._limit, self._at = source, limit, 0
 
@@ -208,12 +208,12 @@ class Cursor:
 
     _BUFFER = 1 << 16
 
-    def __init__(self, source: Source, offset: int = 0) -> None:
+    def __init__(self, source: Readable, offset: int = 0) -> None:
         self.source, self.offset = source, offset
         self._buffer, self._start = b"", 0
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes; at most a few KiB are asked for at a time."""
+        """The next `count` bytes: at most a few KiB at a time."""
         begin = self.offset - self._start
         if begin < 0 or begin + count > len(self._buffer):
             available = max(self.source.size - self.offset, 0)
@@ -231,28 +231,28 @@ class Cursor:
         return part
 
 
-def read_all(source: Source, *, limit: int) -> bytes:
-    """A small source whole, its checksum compared. Raises SoftPromptFileError where it is larger than `limit`."""
+def read_all(source: Readable, *, limit: int) -> bytes:
+    """All of a small source, its checksum verified. Raises SoftPromptFileError where it is larger than `limit`."""
     if source.size > limit:
         raise SoftPromptFileError("too large", where=source.where, expected=f"at most {limit} bytes", got=source.size)
     source.verify()
     return source.read_at(0, source.size)
 
 
-def chunks(source: Source) -> Iterator[bytes]:
+def chunks(source: Readable) -> Iterator[bytes]:
     """All of a source, piece by piece."""
     for offset in range(0, source.size, CHUNK):
         yield source.read_at(offset, min(CHUNK, source.size - offset))
 
 
-def check_range(source: Source, offset: int, count: int) -> None:
+def check_range(source: Readable, offset: int, count: int) -> None:
     """Raises SoftPromptFileError where not all of these bytes are in the source."""
     if offset < 0 or count < 0 or offset + count > source.size:
         raise too_short(source, offset, count)
 
 
-def too_short(source: Source, offset: int, count: int) -> SoftPromptFileError:
-    """The error of data that ends before something in it says."""
+def too_short(source: Readable, offset: int, count: int) -> SoftPromptFileError:
+    """The error of data that ends before its own header says so."""
     return SoftPromptFileError(
         "broken or cut short",
         where=source.where,

@@ -1,7 +1,7 @@
 """Tensors as files store them, and the one way from there to a float32 matrix.
 
-A `StoredTensor` says where numbers lie; it holds none. `shape_of` checks the claim against what is there, for a look at
-the header; `load` reads the numbers. Shape key: P virtual tokens, D model width.
+A `TensorView` says where numbers are and holds none. `shape_of` checks a header's claim against the size of the data; `load` reads
+the numbers. Shape key: P virtual tokens, D model width.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import CHUNK, Source
+from sordino.formats.sources import CHUNK, Readable
 from sordino.prompts.soft_prompt import Metadata, checked_shape
 
 # Bytes per element of the types that a soft prompt can have.
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 _NUMPY = {"float16": "f2", "float32": "f4", "float64": "f8"}
-# Above this, a pass over the numbers before the matrix is allocated: a broken file must not cost its size in memory.
+# Above this, the numbers are checked before the matrix is allocated, so that a broken file takes no memory of its size.
 _LARGE = 8 << 20
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class TensorView:
     """Numbers in a source. dtype: a key of ITEM_SIZES, or the name of a type that is refused.
 
     strides and offset count elements, as torch's do. The source holds nothing but elements of this type.
     """
 
-    source: Source
+    source: Readable
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
     big_endian: bool = False
 
-    def part(self, index: int) -> StoredTensor:
+    def part(self, index: int) -> TensorView:
         """Entry `index` along the first dimension."""
         offset = self.offset + index * self.strides[0]
         return replace(self, shape=self.shape[1:], strides=self.strides[1:], offset=offset)
@@ -45,13 +45,13 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Opened:
-    """A soft prompt file whose headers were read: what every format's reader hands over.
+    """A soft prompt file whose headers were read: the result of every format's reader.
 
-    metadata: None where the file has none. content_hash: of the matrix, "" where the file does not say. warning: what a person
-    should know before they use it, one line.
+    metadata: None where the file has none. content_hash: of the matrix, or "" where the file has none. warning: one line about
+    what the reader left out, or "".
     """
 
-    tensor: StoredTensor
+    tensor: TensorView
     metadata: Metadata | None = None
     content_hash: str = ""
     warning: str = ""
@@ -66,7 +66,7 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def shape_of(tensor: StoredTensor) -> tuple[int, int]:
+def shape_of(tensor: TensorView) -> tuple[int, int]:
     """(P, D), once the type, the shape and the number of bytes agree. Raises SoftPromptFileError."""
     where = tensor.source.where
     if tensor.dtype not in ITEM_SIZES:
@@ -79,7 +79,7 @@ def shape_of(tensor: StoredTensor) -> tuple[int, int]:
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if tensor.offset < 0 or min(strides) < 0 or last >= there:
         raise SoftPromptFileError(
-            "the header promises more numbers than there are",
+            "the header states more numbers than there are",
             where=where,
             expected=f"{shape[0]} x {shape[1]} of {tensor.dtype}",
             got=f"{there} of them",
@@ -89,16 +89,16 @@ def shape_of(tensor: StoredTensor) -> tuple[int, int]:
     return shape
 
 
-def check(tensor: StoredTensor) -> None:
-    """All that `load` checks, at the cost of a piece of the matrix. Raises SoftPromptFileError."""
+def check(tensor: TensorView) -> None:
+    """All checks of `load`, in the memory of one piece of the matrix. Raises SoftPromptFileError."""
     shape = shape_of(tensor)
     tensor.source.verify()
     for _ in _blocks(tensor, shape):
         pass
 
 
-def load(tensor: StoredTensor) -> NDArray[np.float32]:
-    """The matrix float32 [P, D]. Checks all that `shape_of` does, the container's checksum, and that all is finite."""
+def load(tensor: TensorView) -> NDArray[np.float32]:
+    """The matrix float32 [P, D]. Checks what `shape_of` checks, the container's checksum, and that all values are finite."""
     shape = shape_of(tensor)
     tensor.source.verify()
     if shape[0] * shape[1] * 4 > _LARGE:
@@ -113,13 +113,13 @@ def load(tensor: StoredTensor) -> NDArray[np.float32]:
 
 
 def _lines(shape: tuple[int, int], strides: tuple[int, ...], where: str) -> tuple[bool, int, int, int]:
-    """How the elements lie in lines without gaps: (lines are rows, number of lines, length, step between them)."""
+    """The elements as lines without gaps: (lines are rows, number of lines, length, step between them)."""
     (rows, columns), (row_step, column_step) = shape, strides
     by_rows = column_step == 1 or columns == 1
     count, length, step = (rows, columns, row_step) if by_rows else (columns, rows, column_step)
     has_gaps = not by_rows and row_step != 1 and rows != 1
     if has_gaps or (count > 1 and step < length):
-        # Overlapping lines would let a small file stand for a large matrix.
+        # With overlapping lines a small file could claim a large matrix.
         raise SoftPromptFileError(
             "the tensor is a view that skips or repeats numbers",
             where=where,
@@ -130,7 +130,7 @@ def _lines(shape: tuple[int, int], strides: tuple[int, ...], where: str) -> tupl
     return by_rows, count, length, step
 
 
-def _blocks(tensor: StoredTensor, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(tensor: TensorView, shape: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """(first line, some lines [lines, length] as float32), all of them, checked to be finite."""
     size = ITEM_SIZES[tensor.dtype]
     _, count, length, step = _lines(shape, tensor.strides[-2:], tensor.source.where)
@@ -155,6 +155,6 @@ def _as_float32(data: bytes, dtype: str, *, big_endian: bool) -> NDArray[np.floa
     if dtype == "bfloat16":
         # The upper half of a float32.
         return (np.frombuffer(data, f"{order}u2").astype(np.uint32) << 16).view(np.float32)
-    # A float64 beyond float32 becomes inf, which the caller refuses; a signalling nan warns, and is refused too.
+    # A float64 beyond float32 becomes inf, which the caller refuses; a signalling nan warns and is refused as well.
     with np.errstate(over="ignore", invalid="ignore"):
         return np.frombuffer(data, order + _NUMPY[dtype]).astype(np.float32)

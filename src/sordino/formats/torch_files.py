@@ -1,4 +1,4 @@
-"""What torch.save and pickle make of tensors, read without torch.
+"""Tensors that torch.save or pickle wrote, read without torch.
 
 Three layouts, all around pickles: a zip with data.pkl and a member per storage (torch 1.6 and later); a stream of
 pickles followed by the storages (before); a bare pickle of a tensor, whose storage is such a stream in a string (what
@@ -13,12 +13,12 @@ from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.pickles import Budget, Constructor, Global, Module, StateDict, Unpickler, Value, slice_or_refuse
-from sordino.formats.sources import Cursor, Slice, Source, read_all
-from sordino.formats.tensors import StoredTensor
+from sordino.formats.sources import Cursor, Readable, Slice, read_all
+from sordino.formats.tensors import TensorView
 from sordino.formats.zips import Archive
 
-# torch's storage classes: our name of the type, bytes per element. Only floats become soft prompts, but a file may hold
-# other tensors beside one.
+# torch's storage classes: the name of the type, bytes per element. Only floats become soft prompts, but a file may hold other
+# tensors as well.
 STORAGES = {
     "FloatStorage": ("float32", 4),
     "HalfStorage": ("float16", 2),
@@ -46,12 +46,12 @@ _MAX_TENSORS = 10_000
 
 @dataclass
 class Storage:
-    """Numbers in a row. In a stream they come after the tensors that refer to them: `source` is filled in then."""
+    """A sequence of numbers. In a stream they follow the tensors that refer to them; `source` is set then."""
 
     dtype: str
     count: int
     item_size: int
-    source: Source | None = None
+    source: Readable | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Tensor:
     strides: tuple[int, ...]
 
 
-def read_zip(archive: Archive) -> list[tuple[str, StoredTensor]]:
+def read_zip(archive: Archive) -> list[tuple[str, TensorView]]:
     """The named tensors of a file that torch.save wrote as a zip. Raises SoftPromptFileError."""
     members = {member.filename: member for member in archive.members}
     pickle = next(name for name in members if is_pickle_member(name))
@@ -76,7 +76,7 @@ def read_zip(archive: Archive) -> list[tuple[str, StoredTensor]]:
                 "written on a big-endian machine", where=archive.where, expected="little", got=order
             )
 
-    def source_of(key: str) -> Source:
+    def source_of(key: str) -> Readable:
         if f"{root}data/{key}" not in members:
             raise SoftPromptFileError("a tensor's data is missing", where=archive.where, expected=f"{root}data/{key}")
         return archive.open(members[f"{root}data/{key}"])
@@ -91,14 +91,14 @@ def is_pickle_member(name: str) -> bool:
     return name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)
 
 
-def read_stream(source: Source) -> list[tuple[str, StoredTensor]]:
+def read_stream(source: Readable) -> list[tuple[str, TensorView]]:
     """The named tensors of a bare pickle, or of a file of torch before 1.6. Raises SoftPromptFileError."""
     return tensors_in(_Reader(Budget()).run_stream(source))
 
 
-def tensors_in(value: Value) -> list[tuple[str, StoredTensor]]:
+def tensors_in(value: Value) -> list[tuple[str, TensorView]]:
     """All tensors in dictionaries and lists, named as in "model.wte.0". A pickle's lists can hold themselves."""
-    found: list[tuple[str, StoredTensor]] = []
+    found: list[tuple[str, TensorView]] = []
     seen: set[int] = set()
     pending = [iter([("", value)])]
     while pending:
@@ -121,10 +121,10 @@ def _named_parts(name: str, item: Value) -> Iterator[tuple[str, Value]]:
         yield (f"{name}.{key}"[-200:] if name else str(key)[-200:]), part
 
 
-def _stored(tensor: Tensor) -> StoredTensor:
+def _stored(tensor: Tensor) -> TensorView:
     storage = tensor.storage
     assert storage.source is not None
-    return StoredTensor(storage.source, storage.dtype, tensor.shape, tensor.strides, tensor.offset)
+    return TensorView(storage.source, storage.dtype, tensor.shape, tensor.strides, tensor.offset)
 
 
 class _Reader:
@@ -135,7 +135,7 @@ class _Reader:
         self._where = ""
         self._storages: dict[str, Storage] = {}
 
-    def run(self, cursor: Cursor, source_of: Callable[[str], Source] | None = None) -> Value:
+    def run(self, cursor: Cursor, source_of: Callable[[str], Readable] | None = None) -> Value:
         """One pickle. source_of: finds a storage's data by its key; None where the data comes later."""
         self._where = cursor.source.where
 
@@ -147,7 +147,7 @@ class _Reader:
 
         return Unpickler(cursor, self._constructors(), persistent, self._budget).run()
 
-    def run_stream(self, source: Source) -> Value:
+    def run_stream(self, source: Readable) -> Value:
         """A bare pickle, or torch's stream: magic number, protocol, system, value, keys of the storages, storages."""
         cursor = Cursor(source)
         first = self.run(cursor)
@@ -177,8 +177,8 @@ class _Reader:
         if any(storage.source is None for storage in self._storages.values()):
             self._refuse("a tensor's data is missing")
 
-    def _storage_of(self, value: Value, source_of: Callable[[str], Source] | None) -> Storage:
-        """("storage", class, key, device, count[, view]): what torch writes for a storage in both layouts."""
+    def _storage_of(self, value: Value, source_of: Callable[[str], Readable] | None) -> Storage:
+        """("storage", class, key, device, count[, view]): torch's reference to a storage, in both layouts."""
         if (
             type(value) is not tuple
             or len(value) not in (5, 6)
@@ -208,7 +208,7 @@ class _Reader:
             ("torch.storage", "_load_from_bytes"): self._load_from_bytes,
         }
         modules = dict.fromkeys(_MODULES, lambda _: Module())
-        # A module notes in a set which of its buffers are not saved; in protocol 2 the name is Python 2's.
+        # A module lists in a set which of its buffers are not saved; protocol 2 uses Python 2's name for it.
         sets = {(module, "set"): self._empty_set for module in ("__builtin__", "builtins")}
         return table | modules | sets | {("torch", name): None for name in STORAGES}
 
@@ -230,7 +230,7 @@ class _Reader:
         if not isinstance(storage, Storage) or not sizes or len(shape) != len(strides) or len(shape) > 8:
             self._refuse("the pickle builds a tensor in an unknown way")
         if len(arguments) == 7 and arguments[6]:
-            # torch notes there that the numbers stand for their negatives or conjugates.
+            # There torch notes that the numbers are to be negated or conjugated.
             raise SoftPromptFileError(
                 "the tensor is a view that torch negates or conjugates when it reads it",
                 where=self._where,
@@ -245,13 +245,13 @@ class _Reader:
         return arguments[0]
 
     def _load_from_bytes(self, arguments: tuple[Value, ...]) -> Storage:
-        """torch would hand these bytes to an unpickler that runs programs; here they come back to this module."""
+        """torch gives these bytes to an unpickler that runs programs; here this module reads them."""
         if self._depth >= _MAX_DEPTH or len(arguments) != 1:
             self._refuse("the pickle holds pickles within pickles")
         inner: Slice = slice_or_refuse(arguments[0], self._where)
         value = _Reader(self._budget, self._depth + 1).run_stream(inner)
         if not isinstance(value, Storage) or value.source is None:
-            self._refuse("the pickle has something else where a tensor's data belongs")
+            self._refuse("the pickle has another value where a tensor's data is expected")
         return value
 
     def _refuse(self, what: str, *, got: object = "") -> NoReturn:

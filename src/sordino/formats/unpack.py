@@ -1,4 +1,4 @@
-"""Compressed data, unpacked once, piece by piece, as far as it is asked for."""
+"""Compressed data, unpacked once and piece by piece, only as far as it is read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import zlib
 from typing import IO, Protocol
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Files, Source, check_range, too_short
+from sordino.formats.sources import Files, Readable, check_range, too_short
 
 STORED, DEFLATE, BZIP2, LZMA = 0, 8, 12, 14
-# No method of zips.
+# Not a method of zips.
 GZIP = -1
 METHODS = {STORED: "stored", DEFLATE: "deflate", BZIP2: "bzip2", LZMA: "LZMA"}
 # KoboldAI's own files use 8 MiB. The dictionary is allocated before the first byte comes out.
@@ -43,13 +43,13 @@ class _Inflater:
 
 
 class Unpacked:
-    """The content of a compressed member. Each byte is unpacked once and kept: reading backwards costs nothing more."""
+    """The content of a compressed member. Each byte is unpacked once and stored, so reading backwards is cheap."""
 
-    def __init__(self, packed: Source, method: int, size: int, files: Files) -> None:
+    def __init__(self, packed: Readable, method: int, size: int, files: Files) -> None:
         self.where, self.size = packed.where, size
         self._packed, self._method, self._files = packed, method, files
         self._position = self._taken = 0
-        # Opened at the first read: looking at a directory must not cost a dictionary.
+        # Opened at the first read: listing a directory must not allocate a dictionary.
         self._scratch: IO[bytes] | None = None
         self._decompressor: _Decompressor | None = None
 
@@ -65,7 +65,7 @@ class Unpacked:
             raise SoftPromptFileError(f"cannot be unpacked ({error.strerror})", where=self.where) from error
 
     def verify(self) -> None:
-        """Unpack all of it, and see that nothing comes behind the declared size."""
+        """Unpack all of it, and check that nothing follows the declared size."""
         self.read_at(self.size, 0)
 
     def _unpack_to(self, scratch: IO[bytes], end: int) -> None:
@@ -84,11 +84,11 @@ class Unpacked:
                 raise SoftPromptFileError(
                     "it unpacks to more than it says", where=self.where, expected=f"{self.size} bytes"
                 )
-            # Its dictionary is not needed any more: zips in zips never hold two.
+            # Frees its dictionary: zips in zips never hold two.
             self._decompressor = None
 
     def _unpack(self, most: int) -> bytes:
-        """1 to `most` bytes, or none at the end of the packed data."""
+        """1 to `most` bytes, or none at the end of the data."""
         assert self._decompressor is not None
         while True:
             data = b""
@@ -98,7 +98,7 @@ class Unpacked:
             try:
                 piece = self._decompressor.decompress(data, most)
             except EOFError:
-                # bz2 and lzma refuse to be asked again after their end mark.
+                # bz2 and lzma raise when they are read after their end mark.
                 return b""
             except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:
                 raise SoftPromptFileError(

@@ -1,4 +1,4 @@
-"""From a soft prompt to a file: what its readers will not find in it, and what it tells the people it is given to."""
+"""Write a soft prompt to a file, and say what the file cannot hold and what it discloses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sordino.errors import BadInput
 from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import atomic_file, atomic_folder
 
@@ -25,10 +25,10 @@ _AFTER_BOS = "this soft prompt was trained to stand after BOS"
 
 
 def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = False) -> list[str]:
-    """Write `prompt` as one of WRITABLE, atomically. Returns warnings, a line each: what the file cannot say.
+    """Write `prompt` in one of the formats of WRITABLE, atomically. Returns warnings, a line each: what the file cannot hold.
 
-    force: replace what is there, and write what the format holds only in part. Raises BadInput (an unknown format, a
-    file that is there, metadata that no file can hold, PEFT and a placement that PEFT does not know), StorageError.
+    force: replace an existing file, and write what the format holds only in part. Raises BadInput (an unknown format, an
+    existing file, metadata that no file can hold, PEFT and a placement that PEFT does not know), StorageError.
     """
     path = Path(path)
     if to not in WRITABLE:
@@ -43,7 +43,7 @@ def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = F
     if to == "peft":
         _write_folder(path, peft.files(prompt))
     elif to == "kobold":
-        # Checked before the first byte: a refusal shall not touch the disk.
+        # Checked before the first byte: a refusal must not touch the disk.
         meta.to_bytes(prompt)
         with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
             kobold.write(prompt, file)
@@ -53,7 +53,7 @@ def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = F
 
 
 def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
-    """Write a mixture, atomically. force: replace what is there. Raises BadInput, StorageError."""
+    """Write a mixture, atomically. force: replace an existing file. Raises BadInput, StorageError."""
     path = Path(path)
     _check_free(path, force=force)
     members = mixtures.members_of(mixture)
@@ -61,10 +61,10 @@ def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
         mixtures.write(members, file)
 
 
-def file_disclosure(prompt: Prompt) -> list[str]:
-    """What the native file will disclose, a line each, for the user to read before it is written."""
+def file_disclosure(prompt: StoredPrompt) -> list[str]:
+    """What the native file will disclose, a line each, for the user to read before sharing it."""
     known, base = prompt.metadata, prompt.metadata.base
-    said = {
+    values = {
         "name": known.name,
         "author": known.author,
         "description": known.description,
@@ -78,7 +78,7 @@ def file_disclosure(prompt: Prompt) -> list[str]:
         "held-out results": ", ".join(known.heldout),
         "keys of other programs": ", ".join(known.foreign),
     }
-    lines = [f"{label}: {value}" for label, value in said.items() if value]
+    lines = [f"{label}: {value}" for label, value in values.items() if value]
     if known.samples:
         lines.append(f"samples: {len(known.samples)}, texts that the model wrote and the openings they were given")
     if isinstance(prompt, Mixture):

@@ -1,8 +1,8 @@
-"""Zip archives: a bounded reader, and a writer whose bytes depend on nothing but the members.
+"""Zip archives: a bounded reader, and a writer whose bytes depend only on the members.
 
-The standard library's zipfile reads the directory. It would hold one of any size in memory, believes every size in it, and lets an
-LZMA member ask for 4 GiB: one flipped byte does. So directory, names, sizes and the LZMA dictionary are checked here, and
-members are unpacked piece by piece. Source: PKWARE APPNOTE.TXT 6.3.10.
+The standard library's zipfile reads the directory. It accepts a directory of any size, trusts every size in it, and lets an LZMA
+member allocate 4 GiB, for which one flipped byte is enough. So directory, names, sizes and the LZMA dictionary are checked here,
+and members are unpacked piece by piece. Reference: PKWARE APPNOTE.TXT 6.3.10.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import BinaryIO
 from zipfile import ZipInfo
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Files, Slice, Source, SourceFile, chunks, too_short
+from sordino.formats.sources import Files, Readable, Slice, SourceFile, chunks, too_short
 from sordino.formats.unpack import METHODS, Unpacked
 
 _END, _LOCAL = b"PK\x05\x06", b"PK\x03\x04"
@@ -24,19 +24,19 @@ _END_FORMAT = struct.Struct("<4s4H2LH")
 _LOCAL_FORMAT = struct.Struct("<4s5H3L2H")
 _ENTRY_SIZE = 46
 _ENCRYPTED, _UTF8 = 0x2041, 0x800
-# A value of all ones is in a record of zip64, which zipfile looks for.
+# All ones: the value is in a zip64 record, which zipfile reads.
 _ONES_2, _ONES_4 = 0xFFFF, 0xFFFFFFFF
 _MAX_COMMENT = 65535
 _MAX_DIRECTORY = 1 << 20
-# Numbers do not shrink much: float16 values stored as float64 reach 8 times. Below this size nothing is a bomb.
+# Numbers compress little: float16 values stored as float64 reach a ratio of 8. Below this size the ratio is not checked.
 _BOMB_SIZE, _BOMB_RATIO = 16 << 20, 16
 _JUNK = re.compile(r"(.*/)?(__MACOSX/.*|\._[^/]*|\.DS_Store|Thumbs\.db|desktop\.ini)", re.IGNORECASE | re.DOTALL)
 
 
 class Archive:
-    """A zip whose directory was read and checked. files: those that all of this comes from."""
+    """A zip whose directory was read and checked. files: the open files that it is read from."""
 
-    def __init__(self, source: Source, files: Files) -> None:
+    def __init__(self, source: Readable, files: Files) -> None:
         self.where = source.where
         self._source, self.files = source, files
         count, end = _checked_end(source)
@@ -49,25 +49,25 @@ class Archive:
             raise _broken(source, "the directory is broken", f"{len(found)} of {count} entries")
         for member in found:
             _check_name(member.orig_filename, source.where)
-        # What macOS and Windows add when people pack a folder is no member; nor are folders.
+        # Folders do not count, nor what macOS and Windows add to the zip of a folder.
         self.members = tuple(
             member for member in found if not member.is_dir() and not _JUNK.fullmatch(member.orig_filename)
         )
 
     def check_apart(self) -> None:
-        """Raises SoftPromptFileError where members share bytes: together they would take more memory than the archive is long."""
+        """Raise SoftPromptFileError where members share bytes: together they would be larger than the archive."""
         total = sum(member.compress_size for member in self.members)
         if total > self._source.size:
             raise SoftPromptFileError(
-                "the zip's members lie in one another",
+                "the zip's members overlap",
                 where=self.where,
                 expected=f"at most {self._source.size} bytes in all",
                 got=total,
                 do="do not trust this file",
             )
 
-    def open(self, member: ZipInfo) -> Source:
-        """The member's content. Checks what can be checked without unpacking; Source.verify checks the CRC."""
+    def open(self, member: ZipInfo) -> Readable:
+        """The member's content, checked as far as possible without unpacking; `Readable.verify` checks the CRC."""
         where = f"{self.where}: {member.filename}"
         if member.flag_bits & _ENCRYPTED:
             raise SoftPromptFileError("encrypted", where=where, do="pack it again without a password")
@@ -124,7 +124,7 @@ class _Checked:
 
 
 def check_ratio(size: int, files: Files, where: str) -> None:
-    """Raises SoftPromptFileError where what is packed in a file unpacks to more than a soft prompt can."""
+    """Raise SoftPromptFileError where packed data is more than a soft prompt in a file of this size can be."""
     if size > _BOMB_SIZE and size > _BOMB_RATIO * files.size:
         raise SoftPromptFileError(
             "a zip bomb: it unpacks to far more than a soft prompt of this file size",
@@ -143,10 +143,10 @@ def write_zip(file: BinaryIO, members: Sequence[tuple[str, Sequence[bytes]]]) ->
             archive.writestr(info, b"".join(pieces))
 
 
-def _checked_end(source: Source) -> tuple[int, int]:
-    """The number of entries, as the record at the end of the archive says it, and where that record ends.
+def _checked_end(source: Readable) -> tuple[int, int]:
+    """The number of entries, from the record at the end of the archive, and where that record ends.
 
-    The comment is left off: zipfile would look for the record in it. Raises SoftPromptFileError.
+    The comment is cut off: zipfile would look for the record in it. Raises SoftPromptFileError.
     """
     position, (_, disk, start_disk, here, count, size, offset, _) = _find_end(source)
     if _ONES_2 in (disk, start_disk, here, count) or _ONES_4 in (size, offset):
@@ -162,7 +162,7 @@ def _checked_end(source: Source) -> tuple[int, int]:
         )
     if offset + size > position:
         raise too_short(source, offset, size)
-    # zipfile takes a name that is cut short by the end of the directory for a shorter one.
+    # zipfile accepts a name that is cut short by the end of the directory.
     data, at = source.read_at(offset, size), 0
     while at + _ENTRY_SIZE <= size:
         at += _ENTRY_SIZE + sum(struct.unpack_from("<3H", data, at + 28))
@@ -171,8 +171,8 @@ def _checked_end(source: Source) -> tuple[int, int]:
     return count, position + _END_FORMAT.size
 
 
-def _find_end(source: Source) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
-    # Most archives have no comment: one small read.
+def _find_end(source: Readable) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]]:
+    # Most archives have no comment, so one small read is enough.
     for window in (_END_FORMAT.size, _END_FORMAT.size + _MAX_COMMENT):
         begin = max(source.size - window, 0)
         tail = source.read_at(begin, source.size - begin)
@@ -189,7 +189,7 @@ def _find_end(source: Source) -> tuple[int, tuple[bytes, int, int, int, int, int
 
 
 def _check_name(name: str, where: str) -> None:
-    """Members are never written to disk, but a name that would leave the folder is nobody's honest mistake."""
+    """Members are never written to disk, but a name that points out of the archive is never an accident."""
     parts = name.removesuffix("/").split("/")
     if "\\" in name or "\0" in name or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
         raise SoftPromptFileError(
@@ -200,5 +200,5 @@ def _check_name(name: str, where: str) -> None:
         )
 
 
-def _broken(source: Source, what: str, got: object) -> SoftPromptFileError:
+def _broken(source: Readable, what: str, got: object) -> SoftPromptFileError:
     return SoftPromptFileError(f"not a whole zip: {what}", where=source.where, got=got, do="copy or download it again")

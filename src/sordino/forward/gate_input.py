@@ -1,4 +1,4 @@
-"""What a mixture's gate reads of a text: h(x), from one pass through the base model without a soft prompt.
+"""The input of a mixture's gate: h(x) of a text x, from one pass through the base model without a soft prompt.
 
 Shape key: N texts, T positions, D model width.
 """
@@ -16,20 +16,20 @@ from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import GATE_TOKENS
 
-# Most positions, padding counted, that go through the model in one pass.
+# Most positions in one pass through the model, padding counted.
 _PASS_TOKENS = 2048
 
 
 def hidden_of_text(base: BaseModel, ids: Sequence[int]) -> Tensor:
-    """h(x) [D] of the ids of a text, as `hidden_of_texts`."""
+    """h(x) [D] of one text: see `hidden_of_texts`."""
     return hidden_of_texts(base, [ids])[0]
 
 
 @torch.inference_mode()
 def hidden_of_texts(base: BaseModel, texts: Sequence[Sequence[int]], *, pass_tokens: int = _PASS_TOKENS) -> Tensor:
-    """h(x) [N, D], float32 at least, on the CPU: see `prompt_mixture.Gate`. texts: ids as `encode` gives them, without BOS.
+    """h(x) [N, D], float32 at least, on the CPU: see `prompts.mixture.Gate`. texts: ids as `encode` gives them, without BOS.
 
-    Only the last GATE_TOKENS of a text are read, behind a BOS where the tokenizer writes one.
+    Only the last GATE_TOKENS of a text are read, after a BOS where the tokenizer writes one.
     """
     exact = torch.promote_types(base.dtype, torch.float32)
     hidden_ND = torch.zeros(len(texts), base.d_model, dtype=exact)
@@ -46,7 +46,7 @@ def hidden_of_texts(base: BaseModel, texts: Sequence[Sequence[int]], *, pass_tok
 
 
 def _groups(read: dict[int, list[int]], pass_tokens: int) -> list[list[int]]:
-    """Texts of like length, as many together as fit; at least one."""
+    """Groups of texts of similar length, each as large as fits, at least one text."""
     groups: list[list[int]] = []
     for index in sorted(read, key=lambda index: len(read[index])):
         # In order of length, this one is the longest of its group.

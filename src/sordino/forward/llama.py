@@ -76,14 +76,14 @@ class _Attended(NamedTuple):
 
 
 def decode(
-    network: PreTrainedModel, text: Block, front: list[tuple[Tensor, Tensor]] | None = None
+    network: PreTrainedModel, text: Block, prefix: list[tuple[Tensor, Tensor]] | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Hidden states after the final norm [B, T, D], and every layer's own keys and values [B, H, T, C].
 
-    front: every layer's keys and values [B or 1, H, P, C] ahead of the text; None or P = 0 without any. Gradients flow to the
-    text's embeddings and to `front`.
+    prefix: every layer's keys and values [B or 1, H, P, C] ahead of the text; None or P = 0 without any. Gradients flow to the
+    text's embeddings and to `prefix`.
     """
-    (hidden_BTD,), own = _run(network, [text], None, front)
+    (hidden_BTD,), own = _run(network, [text], None, prefix)
     return hidden_BTD, own
 
 
@@ -101,7 +101,7 @@ def decode_together(
 
 
 def _run(
-    network: PreTrainedModel, blocks: list[Block], prompt_B: Tensor | None, front: list[tuple[Tensor, Tensor]] | None
+    network: PreTrainedModel, blocks: list[Block], prompt_B: Tensor | None, prefix: list[tuple[Tensor, Tensor]] | None
 ) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
     model: Any = network.base_model
     placed, start = [], 0
@@ -113,7 +113,7 @@ def _run(
     hidden_ND, own = _joined([block.embeds_BTD.flatten(0, 1) for block in blocks]), []
     run: Any = _DecoderLayer.apply
     for index, layer in enumerate(layers_of(network)):
-        keys, values = front[index] if front else (None, None)
+        keys, values = prefix[index] if prefix else (None, None)
         hidden_ND, own_keys, own_values = run(hidden_ND, keys, values, weights_of(layer), placed, prompt_B)
         own.append((own_keys, own_values))
     hidden_ND = model.norm(hidden_ND)
@@ -127,8 +127,8 @@ class _DecoderLayer(torch.autograd.Function):
     def forward(
         ctx: Any,
         x_ND: Tensor,
-        front_keys: Tensor | None,
-        front_values: Tensor | None,
+        prefix_keys: Tensor | None,
+        prefix_values: Tensor | None,
         layer: Layer,
         blocks: list[_Placed],
         prompt_B: Tensor | None,
@@ -140,7 +140,7 @@ class _DecoderLayer(torch.autograd.Function):
             queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
             queries, keys = (block.rotation.turned(heads.transpose(1, 2)) for heads in (queries, keys))
             values = values.transpose(1, 2).contiguous()
-            parts = _parts(_front(attended, prompt_B, front_keys, front_values), (keys, values), block.masks)
+            parts = _parts(_prefix_of(attended, prompt_B, prefix_keys, prefix_values), (keys, values), block.masks)
             attended.append(_Attended(queries, keys, values, *_attention(queries, parts, layer.scale)))
         mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, attended, strict=True)])
         h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
@@ -150,7 +150,7 @@ class _DecoderLayer(torch.autograd.Function):
         ctx.layer, ctx.blocks = layer, blocks
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
-            *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B),
+            *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B),
             *(tensor for of in attended for tensor in of),
         )
         return y_ND, attended[0].keys, attended[0].values
@@ -158,7 +158,7 @@ class _DecoderLayer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         layer, blocks = ctx.layer, ctx.blocks
-        x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, front_keys, front_values, prompt_B, *rest = (
+        x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B, *rest = (
             ctx.saved_tensors
         )
         attended = [_Attended(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
@@ -166,13 +166,13 @@ class _DecoderLayer(torch.autograd.Function):
         grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, length2_N1, gate_FN, up_FN).add_(grad_y_ND)
         grad_mixed_N = grad_h_ND @ layer.o
         flat: list[list[Tensor]] = []
-        grad_front: _Pair = (None, None)
+        grad_prefix: _Pair = (None, None)
         # The text first: it adds to the gradients of the prompts' keys and values.
         grad_prompts: _Pair = (grads[1], grads[2])
         for index in reversed(range(len(blocks))):
             block, of = blocks[index], attended[index]
             parts = _parts(
-                _front(attended[:index], prompt_B, front_keys, front_values), (of.keys, of.values), block.masks
+                _prefix_of(attended[:index], prompt_B, prefix_keys, prefix_values), (of.keys, of.values), block.masks
             )
             grad_mixed = block.heads(grad_mixed_N, layer.head_width).transpose(1, 2)
             grad_queries, of_parts = _attention_backward(grad_mixed, of.queries, parts, of.mixed, of.lse, layer.scale)
@@ -181,16 +181,16 @@ class _DecoderLayer(torch.autograd.Function):
                 grad_prompts = _added(grad_prompts, _for_prompts(of_parts[0], attended[0].keys, prompt_B))
             else:
                 grad_keys, grad_values = _added(grad_prompts, (grad_keys, grad_values))
-                grad_front = of_parts[0] if len(of_parts) == 2 else grad_front
+                grad_prefix = of_parts[0] if len(of_parts) == 2 else grad_prefix
             rotation = block.rotation.transposed()
             turned_back = [rotation.turned(grad.transpose(1, 2), back=True) for grad in (grad_queries, grad_keys)]
             flat.insert(0, [block.flat(of_heads) for of_heads in (*turned_back, grad_values.transpose(1, 2))])
         if not ctx.needs_input_grad[0]:
-            return None, *grad_front, None, None, None
+            return None, *grad_prefix, None, None, None
         grad_q_N, grad_k_N, grad_v_N = (_joined(list(of_blocks)) for of_blocks in zip(*flat, strict=True))
         grad_normed_ND = torch.mm(grad_q_N, layer.q).addmm_(grad_k_N, layer.k).addmm_(grad_v_N, layer.v)
         grad_x_ND = layer.norm1.backward(grad_normed_ND, x_ND, length1_N1).add_(grad_h_ND)
-        return grad_x_ND, *grad_front, None, None, None
+        return grad_x_ND, *grad_prefix, None, None, None
 
 
 def _feed_forward_backward(
@@ -209,7 +209,7 @@ def _feed_forward_backward(
 
 @dataclass(frozen=True)
 class _Part:
-    """Keys and values [B or 1, H, S, C], and what is seen of them."""
+    """Keys and values [B or 1, H, S, C], and the mask over them."""
 
     keys: Tensor
     values: Tensor
@@ -220,7 +220,7 @@ class _Part:
 _Pair = tuple[Tensor | None, Tensor | None]
 
 
-def _front(attended: list[_Attended], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
+def _prefix_of(attended: list[_Attended], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
     """The keys and values ahead of a block: those of each row's prompt, which ran before it, or those given from outside."""
     if not attended:
         return keys, values
@@ -238,17 +238,17 @@ def _for_prompts(grads: tuple[Tensor, Tensor], like_KHPC: Tensor, prompt_B: Tens
     return keys, values
 
 
-def _parts(front: _Pair, own: tuple[Tensor, Tensor], masks: AttentionMasks) -> list[_Part]:
+def _parts(prefix: _Pair, own: tuple[Tensor, Tensor], masks: AttentionMasks) -> list[_Part]:
     """The prefix, if there is one, and the text itself."""
     text = _Part(*own, masks.own, masks.own is None)
-    keys, values = front
+    keys, values = prefix
     if keys is None or values is None or keys.shape[2] == 0:
         return [text]
-    return [_Part(keys, values, masks.front, False), text]
+    return [_Part(keys, values, masks.prefix, False), text]
 
 
 def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tensor, Tensor]:
-    """The mixed values [B, H*G, T, C] and the log-sum-exp [B, H*G, T]."""
+    """The output [B, H*G, T, C] and the log-sum-exp [B, H*G, T]."""
     found = [
         attend(queries, *_for_queries(part, queries), is_causal=part.causal, attn_mask=part.mask, scale=scale)
         for part in parts
@@ -276,7 +276,7 @@ def _attention_backward(
 
 
 def _for_queries(part: _Part, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, H*G, S, C]: each head's once for every query head of its group; rows are not copied."""
+    """Keys and values [B, H*G, S, C]: each head's repeated for the query heads of its group; rows are not copied."""
     groups = queries.shape[1] // part.keys.shape[1]
     keys, values = (t.repeat_interleave(groups, dim=1) if groups > 1 else t for t in (part.keys, part.values))
     return keys.expand(queries.shape[0], -1, -1, -1), values.expand(queries.shape[0], -1, -1, -1)

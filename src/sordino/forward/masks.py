@@ -21,10 +21,10 @@ from sordino.forward.rows import Rows
 
 @dataclass(frozen=True)
 class AttentionMasks:
-    """Additive masks for fused layers. front [B or 1, 1, T, P]: over what stands ahead of a text (None: all of it is seen, or there
-    is nothing). own [B or 1, 1, T, T]: over the text itself (None: everything up to the position)."""
+    """Additive masks for fused layers. prefix [B or 1, 1, T, P]: over what stands ahead of a text (None: all of it is seen, or
+    there is nothing). own [B or 1, 1, T, T]: over the text itself (None: everything up to the position)."""
 
-    front: Tensor | None = None
+    prefix: Tensor | None = None
     own: Tensor | None = None
 
 
@@ -57,15 +57,15 @@ def row_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows, posi
 def fused_masks(lengths: Sequence[int], rows: Rows, dtype: torch.dtype) -> AttentionMasks:
     """As `row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
     width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
-    front = own = None
+    prefix = own = None
     if min(lengths) < width:
         pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
         seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
-        front = _additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
+        prefix = _additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
     if int(rows.example_BT.max()) > 0:
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
         own = _additive(own_BTT.tril(), dtype)
-    return AttentionMasks(front, own)
+    return AttentionMasks(prefix, own)
 
 
 def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:

@@ -1,8 +1,8 @@
 """Negative log-likelihood of labelled tokens, with logits only where there is a label and only a tile at a time.
 
 The output head is frozen, so what back-propagation needs from it is the gradient with respect to the hidden state alone:
-(softmax(z) - onehot) @ W. It is taken in the forward pass while a tile's logits are in the cache, so that the [N, V] logits
-(200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
+(softmax(z) - onehot) @ W. It is computed in the forward pass while a tile's logits are in the processor's cache, so that the [N, V]
+logits (200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
 
 Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, m tokens whose target
 is in the tile.
@@ -156,19 +156,19 @@ def nll_of_prompts_and_rows(
     """As `nll_of_rows` with `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
     if one_row_pays(network, embeds, rows):
-        fronts_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
+        first_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
         own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
-        return _nll_of_hidden(network, fronts_BD, hidden_BTD, own, labelled_BT)
+        return _nll_of_hidden(network, first_BD, hidden_BTD, own, labelled_BT)
     prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
     return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
 
 
 def _nll_of_hidden(
-    network: PreTrainedModel, front_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
+    network: PreTrainedModel, first_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
-    """front_KD: the hidden states that predict the first tokens of rows with prefix k."""
+    """first_KD: the hidden states that predict the first tokens of rows with prefix k."""
     labelled_BT = labelled_BT.to(network.device)
-    states = torch.cat([hidden_BTD.flatten(0, 1), front_KD])
+    states = torch.cat([hidden_BTD.flatten(0, 1), first_KD])
     hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
     return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])
 
@@ -187,7 +187,7 @@ class _FrozenHeadNLL(torch.autograd.Function):
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
-        # One buffer for all tiles: fresh pages for every tile's logits would cost a third of the time of their product.
+        # One buffer for all tiles: new pages for every tile's logits would cost a third of the time of their product.
         words = WORDS_ON_GPU if hidden_ND.device.type == "cuda" else WORDS
         buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(words, head.width))
         for start in range(0, hidden_ND.shape[0], ROWS):

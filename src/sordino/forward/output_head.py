@@ -1,8 +1,8 @@
-"""What a network does to its hidden states and logits around its output head, found by trying it.
+"""How a network scales and caps its logits, measured.
 
-Families scale their logits under names that mean different things: `logits_scaling` divides them in Granite, multiplies them in
-HyperCLOVA X and divides what goes into the head in MiniCPM. So no name is believed: the network runs one token, with known numbers
-in place of what its decoder and its head give.
+Families give their scales names that mean different things: `logits_scaling` divides the logits in Granite, multiplies them in
+HyperCLOVA X and divides the head's input in MiniCPM. So no name is trusted: the network runs one token, with known numbers in place
+of the outputs of its decoder and its head.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 
-# Of frozen networks, so that it is found once.
+# Networks are frozen, so each is measured once.
 _known: WeakKeyDictionary[PreTrainedModel, Finish] = WeakKeyDictionary()
 _TOLERANCE = 1e-6
-# Behind a cap, every number this large is the cap.
+# A softcap turns every number this large into the cap.
 _HUGE = 1e9
 
 
@@ -35,7 +35,7 @@ class Finish:
 
 
 def finish_of(network: PreTrainedModel) -> Finish:
-    """Raises ModelError where the network does something else to its logits."""
+    """Scale and cap of a network. Raises ModelError where it changes its logits in another way."""
     found = _known.get(network)
     if found is None:
         _known[network] = found = _measured(network)
@@ -61,7 +61,7 @@ def _measured(network: PreTrainedModel) -> Finish:
     biased = getattr(head, "bias", None) is not None
     if not torch.allclose(y_V, expected_V, rtol=_TOLERANCE, atol=_TOLERANCE) or (biased and into_head != 1):
         raise ModelError(
-            "this architecture does something to its logits that Sordino does not do",
+            "this architecture changes its logits in a way that Sordino does not know",
             where=network.config.model_type,
             expected="a scale, a cap, or both",
             do="choose a model of a family in docs/models.md",
@@ -70,8 +70,8 @@ def _measured(network: PreTrainedModel) -> Finish:
 
 
 def _tried(network: PreTrainedModel, head: Any, z_V: Tensor) -> tuple[float, Tensor | None]:
-    """By what hidden states are multiplied before the head, and the logits that become of `z_V`; None where the network does not
-    call its head. Hooks see this thread's run alone."""
+    """The factor on hidden states before the head, and the logits made of `z_V`; None where the network does not call its head.
+    Hooks act on this thread's run only."""
     thread, into_head, called = get_ident(), 1.0, False
 
     def give_ones(module: object, inputs: object, output: Any) -> Any:

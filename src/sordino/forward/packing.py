@@ -1,7 +1,7 @@
-"""Examples into rows: several short examples share a row, so that no work is spent on padding.
+"""Pack examples into rows: several short examples share a row, so that no work is spent on padding.
 
-Packing is exact (an example sees its prefix and itself, nothing else), so the width of a row is only a question of cost:
-wide rows waste attention on pairs that are masked, narrow ones waste padding.
+Packing is exact (an example attends to its prefix and itself only), so the width of a row is only a question of cost: wide rows
+waste attention on masked pairs, narrow ones waste padding.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 from sordino.forward.rows import Rows, rows_from_examples
 from sordino.texts.examples import Example
 
-# What one masked query-key pair costs against one token through the linear layers, measured on SmolLM2-135M, two CPU cores:
-# 2,304 FLOPs a layer against 7.1 million, at well under half the speed of a matrix product. Larger models have a smaller
-# ratio; the choice of width is not sensitive to it.
+# The cost of one masked query-key pair relative to one token in the linear layers, measured on SmolLM2-135M, two CPU cores: 2,304
+# FLOPs a layer to 7.1 million, at well under half the speed of a matrix product. Larger models have a smaller ratio; the choice of
+# width is not sensitive to it.
 PAIR_COST = 1 / 1200
 MAX_WIDTHS = 12
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows, and which of their tokens are targets. order: for the n-th labelled token (row order), the example it is from."""
+    """Rows, and which of their tokens are targets. example_N: the example of the n-th labelled token, in row order."""
 
     rows: Rows
     labelled_BT: Tensor
@@ -56,9 +56,9 @@ def best_packing(lengths: Sequence[int], prefix_length: int) -> list[list[int]]:
 
 
 def best_packings(sets: Sequence[Sequence[int]], prefix_length: int) -> list[list[list[int]]]:
-    """One packing for each set of lengths, for rows that share a pass and so a width: cheapest together.
+    """One packing for each set of lengths, for rows that share a pass and so a width: the cheapest in sum.
 
-    Never of more positions, padding counted, than the sets' own best packings have side by side.
+    Never has more positions, padding counted, than the best packings of the single sets together.
     """
     own = [best_packing(lengths, prefix_length) for lengths in sets]
     if len(sets) == 1:
@@ -78,7 +78,7 @@ def best_packings(sets: Sequence[Sequence[int]], prefix_length: int) -> list[lis
 
 def _packings(lengths: Sequence[int]) -> list[list[list[int]]]:
     longest, total = max(lengths), sum(lengths)
-    # The widest rows worth a look hold what fills them exactly; beyond a dozen candidates attention outweighs what is saved.
+    # Widths at which a whole number of rows is just filled; beyond a dozen, attention costs more than padding.
     counts = range(total // longest, 0, -1)[:MAX_WIDTHS]
     widths = sorted({longest, *(-(-total // rows) for rows in counts)})
     return [pack(lengths, width) for width in widths]
@@ -89,7 +89,7 @@ def _width(bins: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
 
 
 def _size(packings: Sequence[Sequence[Sequence[int]]], sets: Sequence[Sequence[int]]) -> int:
-    """Positions of all sets' rows at the widest's width."""
+    """Positions of all sets' rows at the width of the widest."""
     return sum(map(len, packings)) * max(_width(bins, of) for bins, of in zip(packings, sets, strict=True))
 
 
@@ -98,12 +98,12 @@ def _cost(rows: int, width: int, prefix_length: int) -> float:
 
 
 def one_by_one(lengths: Sequence[int]) -> list[list[int]]:
-    """One example a row, longest first: for architectures whose packed rows are not proven."""
+    """One example a row, longest first: for architectures on which packing is not proven."""
     return [[i] for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))]
 
 
 def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
-    """The example behind ids that are context, not targets."""
+    """The example after ids that are context, not targets."""
     if not ids:
         return example
     return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled))

@@ -1,43 +1,146 @@
-"""Where a soft prompt sits relative to BOS, said once.
+"""Where a soft prompt stands relative to BOS: the only place that decides it.
 
     after_bos   prefix = BOS, virtual tokens;   row = text         the model keeps its attention sink: Gemma needs it
     start       prefix = virtual tokens;        row = BOS, text    what KoboldAI and PEFT do
     no prompt   prefix = BOS (or nothing);      row = text
 
 Where the tokenizer writes no BOS the first two are the same.
+
+Shape key: K prompts, P virtual tokens or prefix positions, D model width, H key-value heads, C channels of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
+from sordino.errors import ConfigError, DoesNotFit
+from sordino.forward.prefix import Prefixes, encode_prefixes, join_prefixes
 from sordino.models.base_model import BaseModel
 from sordino.models.description import DescribedModel
-from sordino.prompts.soft_prompt import Placement, SoftPrompt
+from sordino.prompts.prompt import KeysValues, Prompt
+from sordino.prompts.soft_prompt import PlacementName
 
 
-def prefix_embeds(base: BaseModel, matrix_PD: Tensor | None, placement: Placement) -> Tensor:
-    """What is run once ahead of every row: inputs_embeds [P, D] in float32, differentiable towards `matrix_PD`."""
-    bos_ids = base.bos_ids if matrix_PD is None or placement == "after_bos" else ()
-    ids = torch.tensor(bos_ids, dtype=torch.long, device=base.device)
-    bos_PD = base.embed(ids).detach().float()
-    return bos_PD if matrix_PD is None else torch.cat([bos_PD, matrix_PD.to(base.device)])
+class Placement(Protocol):
+    """Where a prompt goes in one kind of architecture. An implementer owes:
+
+    - `prefix_embeds` [P', D] float32, on the model's device: what runs once ahead of every row, the P vectors of the prompt among
+      it. Differentiable towards `matrix_PD`, and defined for P = 0.
+    - `leading_ids`: what the text of every row begins with; context, never a target.
+    - `prefix_length`: P' for P virtual tokens, without a tensor. It depends on nothing but the model and P.
+
+    A prefix does not depend on the rows after it: that is what makes sharing it exact. A decoder's prefix is the beginning of its
+    text. For an encoder-decoder it is the input of the encoder, with the prompt ahead of it, and its rows are the decoder's texts.
+    tests/forward/placement_conformance.py checks an implementation.
+    """
+
+    def prefix_embeds(self, base: BaseModel, matrix_PD: Tensor, /) -> Tensor: ...
+
+    def leading_ids(self, base: DescribedModel, /) -> tuple[int, ...]: ...
+
+    def prefix_length(self, base: DescribedModel, n_tokens: int, /) -> int: ...
 
 
-def prompt_embeds(base: BaseModel, prompt: SoftPrompt | None) -> Tensor:
-    """As `prefix_embeds`, for a finished soft prompt, or for none."""
+@dataclass(frozen=True)
+class DecoderPlacement:
+    """In a decoder's text: after BOS, or at the start with BOS after it."""
+
+    after_bos: bool
+
+    def prefix_embeds(self, base: BaseModel, matrix_PD: Tensor) -> Tensor:
+        matrix_PD = matrix_PD.to(base.device)
+        return torch.cat([_bos_embeds(base), matrix_PD]) if self.after_bos else matrix_PD
+
+    def leading_ids(self, base: DescribedModel) -> tuple[int, ...]:
+        return () if self.after_bos else base.bos_ids
+
+    def prefix_length(self, base: DescribedModel, n_tokens: int) -> int:
+        return n_tokens + (len(base.bos_ids) if self.after_bos else 0)
+
+
+# By the names that prompt files use.
+PLACEMENTS: Mapping[str, Placement] = {"start": DecoderPlacement(False), "after_bos": DecoderPlacement(True)}
+
+
+def prefix_embeds(base: BaseModel, matrix_PD: Tensor | None, placement: PlacementName) -> Tensor:
+    """What runs once ahead of every row: inputs_embeds [P, D] in float32, differentiable towards `matrix_PD`. None: no prompt."""
+    return _bos_embeds(base) if matrix_PD is None else PLACEMENTS[placement].prefix_embeds(base, matrix_PD)
+
+
+def prompt_embeds(base: BaseModel, prompt: Prompt | None) -> Tensor:
+    """As `prefix_embeds`, for a finished prompt of vectors, or for none. Raises ConfigError for keys and values, DoesNotFit."""
     if prompt is None:
-        return prefix_embeds(base, None, base.placement)
-    return prefix_embeds(base, torch.from_numpy(prompt.matrix.copy()), prompt.metadata.placement)
+        return _bos_embeds(base)
+    vectors = prompt.prefix(base.ref)
+    if isinstance(vectors, KeysValues):
+        raise ConfigError(f"a {prompt.kind} has no vectors to look at", where=prompt.metadata.name)
+    return prefix_embeds(base, torch.from_numpy(vectors.copy()), prompt.metadata.placement)
 
 
-def leading_ids(base: DescribedModel, placement: Placement | None) -> tuple[int, ...]:
-    """The ids a row's own text begins with: BOS behind a prompt that was placed before it. None means no prompt."""
-    return base.bos_ids if placement == "start" else ()
+def leading_ids(base: DescribedModel, placement: PlacementName | None) -> tuple[int, ...]:
+    """The ids that a row's own text begins with: BOS where the prompt stands before it. None means no prompt."""
+    return () if placement is None else PLACEMENTS[placement].leading_ids(base)
 
 
-def prefix_length(base: DescribedModel, prompt: SoftPrompt | None) -> int:
-    """Positions in front of a row's own text: the soft prompt, and a BOS where it is not the text's."""
-    placement = prompt.metadata.placement if prompt else None
-    return (prompt.n_tokens if prompt else 0) + len(base.bos_ids) - len(leading_ids(base, placement))
+def prefix_length(base: DescribedModel, prompt: Prompt | None) -> int:
+    """Positions in front of a row's own text: the prompt, and a BOS unless it belongs to the text."""
+    return len(base.bos_ids) if prompt is None else positions(base, prompt.n_tokens, prompt.metadata.placement)
+
+
+def positions(base: DescribedModel, n_tokens: int, placement: PlacementName) -> int:
+    """As `prefix_length`, for a prompt of `n_tokens` virtual tokens."""
+    return PLACEMENTS[placement].prefix_length(base, n_tokens)
+
+
+def most_positions(base: DescribedModel, n_tokens: int) -> int:
+    """Positions ahead of a text's first own token, wherever a prompt of `n_tokens` virtual tokens is placed; 0: no prompt."""
+    return len(base.bos_ids) + n_tokens
+
+
+def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixes:
+    """K prompts of any kind, or none, as K prefixes. Those of vectors run through the model side by side, once."""
+    content = [None if prompt is None else prompt.prefix(base.ref) for prompt in prompts]
+    given = {
+        k: _given_prefix(base, prompt, values)
+        for k, (prompt, values) in enumerate(zip(prompts, content, strict=True))
+        if prompt is not None and isinstance(values, KeysValues)
+    }
+    order = [k for k in range(len(prompts)) if k not in given]
+    encoded = [encode_prefixes(base.network, [prompt_embeds(base, prompts[k]) for k in order])] if order else []
+    if not given:
+        return encoded[0]
+    return join_prefixes([*encoded, *given.values()]).select(
+        sorted(range(len(prompts)), key=[*order, *given].__getitem__)
+    )
+
+
+def _bos_embeds(base: BaseModel) -> Tensor:
+    ids = torch.tensor(base.bos_ids, dtype=torch.long, device=base.device)
+    return base.embed(ids).detach().float()
+
+
+def _given_prefix(base: BaseModel, prompt: Prompt, given: KeysValues) -> Prefixes:
+    if PLACEMENTS[prompt.metadata.placement].prefix_length(base, 0):
+        raise ConfigError(
+            f"a {prompt.kind} stands at the start",
+            where=prompt.metadata.name,
+            expected="placement start",
+            got=prompt.metadata.placement,
+        )
+    if len(given.keys_LHPC) != base.n_layers:
+        raise DoesNotFit(
+            f"the {prompt.kind} is for another base model",
+            where=prompt.metadata.name,
+            expected=f"{base.n_layers} layers",
+            got=len(given.keys_LHPC),
+        )
+    keys, values, (last_KD,) = (
+        tuple(torch.from_numpy(array.copy()).to(base.device, base.dtype)[None] for array in arrays)
+        for arrays in (given.keys_LHPC, given.values_LHPC, (given.last_D,))
+    )
+    return Prefixes(keys, values, last_KD, (prompt.n_tokens,))

@@ -5,7 +5,7 @@ so the keys and values at the prompt's positions do not depend on the text after
 exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
 
 A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
-is predicted. What a prefix holds besides the virtual tokens (a BOS) is decided in `placement.prefix_embeds`.
+is predicted. What a prefix holds besides the virtual tokens (a BOS) is decided by `placement`.
 
 Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
 C channels of a head, L layers, N labelled tokens.
@@ -88,6 +88,14 @@ class Prefixes:
         ]
         torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
 
+    def select(self, indices: Sequence[int]) -> Prefixes:
+        """These prefixes, in this order."""
+        lengths = tuple(self.lengths[k] for k in indices)
+        cut = self.width - max(lengths)
+        chosen = self._each(lambda t: t[list(indices)])
+        keys, values = (tuple(t[:, :, cut:] for t in side) for side in (chosen.keys_KHPC, chosen.values_KHPC))
+        return Prefixes(keys, values, chosen.last_KD, lengths)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         return Prefixes(
             tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths
@@ -97,8 +105,8 @@ class Prefixes:
 def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefixes:
     """Run K prompts through the model once.
 
-    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: that prefix is empty). They are cast to the
-    network's dtype; gradients flow back to them.
+    embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: an empty prefix). They are cast to the network's
+    dtype; gradients flow back to them.
     """
     lengths = tuple(int(e.shape[0]) for e in embeds)
     if max(lengths) == 0:
@@ -114,18 +122,43 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
     return _prefixes(layers, hidden_KPD, lengths)
 
 
+def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
+    """The prefixes of all parts, in order, left-padded to the longest."""
+    lengths = tuple(length for part in parts for length in part.lengths)
+    like = next((part for part in parts if part.keys_KHPC), parts[0])
+
+    def joined(sides: Sequence[tuple[Tensor, ...]], layer: int) -> Tensor:
+        padded = []
+        for part, side in zip(parts, sides, strict=True):
+            # An empty prefix has no layers.
+            tensor_KHPC = (
+                side[layer]
+                if side
+                else like.keys_KHPC[layer].new_zeros(
+                    len(part.lengths), like.keys_KHPC[layer].shape[1], 0, like.keys_KHPC[layer].shape[3]
+                )
+            )
+            padded.append(torch.nn.functional.pad(tensor_KHPC, (0, 0, max(lengths) - tensor_KHPC.shape[2], 0)))
+        return torch.cat(padded)
+
+    layers = range(len(like.keys_KHPC))
+    keys = tuple(joined([part.keys_KHPC for part in parts], layer) for layer in layers)
+    values = tuple(joined([part.values_KHPC for part in parts], layer) for layer in layers)
+    return Prefixes(keys, values, torch.cat([part.last_KD for part in parts]), lengths)
+
+
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row with its prefix. Padded positions are noise."""
     if rows.ids_BT.shape[1] == 0 or not has_fused_layers(network):
         return forward_rows_cached(network, prefixes, rows)[0]
-    front = [
+    prefix = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
     ]
-    return llama.decode(network, _text_block(network, prefixes.lengths, rows), front)[0]
+    return llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)[0]
 
 
 def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
-    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where it can."""
+    """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where possible."""
     lengths = tuple(int(e.shape[0]) for e in embeds)
     if not has_fused_layers(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
         prefixes = encode_prefixes(network, embeds)
@@ -137,7 +170,7 @@ def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
 
 
 def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> bool:
-    """Whether to run a prompt again in every row (`forward_as_one_row`) rather than once by itself.
+    """Whether to run a prompt in every row (`forward_as_one_row`) rather than once by itself.
 
     A GPU waits for launches: those of one layer, forward and back, take as long as some hundred GFLOP (LOG.md). A CPU does not.
     """
@@ -178,17 +211,17 @@ def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
 def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
     """Each row's prefix and text as a new prefix, for texts that several continuations share. One example a row."""
     if has_fused_layers(network) and rows.ids_BT.shape[1] > 0:
-        front = [
+        prefix = [
             (
                 _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
                 _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
             )
             for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
         ]
-        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), front)
+        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)
         layers = [
-            (torch.cat([front[at][0], keys], dim=2), torch.cat([front[at][1], values], dim=2))
-            if front
+            (torch.cat([prefix[at][0], keys], dim=2), torch.cat([prefix[at][1], values], dim=2))
+            if prefix
             else (keys, values)
             for at, (keys, values) in enumerate(own)
         ]
@@ -297,7 +330,7 @@ def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
 def _left_aligned(
     layers: Sequence[tuple[Tensor, Tensor]], hidden_BTD: Tensor, prefixes: Prefixes, rows: Rows
 ) -> Prefixes:
-    """Prefixes from what a cache holds: a prefix padded on the left, then text padded on the right."""
+    """Prefixes from a cache, which holds a prefix padded on the left, then text padded on the right."""
     device = rows.ids_BT.device
     prefix_B = torch.tensor(prefixes.lengths, device=device)[rows.prompt_B]
     text_B = (rows.example_BT >= 0).sum(dim=1)

@@ -31,9 +31,9 @@ class Rows:
         )
 
     def predictors(self) -> Tensor:
-        """Where each token's prediction comes from: an index [B, T] into `cat([hidden.view(B*T, D), last_KD])`.
+        """The hidden state that predicts each token: an index [B, T] into `cat([hidden.view(B*T, D), last_KD])`.
 
-        A token is predicted from the one before it; an example's first token from its prefix's last hidden state.
+        A token is predicted by the one before it, an example's first token by its prefix's last hidden state.
         """
         rows, width = self.ids_BT.shape
         before = torch.arange(rows * width, device=self.ids_BT.device).view(rows, width) - 1

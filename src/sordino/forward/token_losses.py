@@ -1,6 +1,6 @@
-"""The loss of every example behind every front, in one operation: K prefixes, and rows that each gather theirs by index.
+"""The loss of every example in every context, in one operation: K prefixes, and rows that each gather theirs by index.
 
-Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K fronts, D model width, P prefix
+Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K contexts, D model width, P prefix
 positions.
 """
 
@@ -26,9 +26,9 @@ PREFIX_POSITIONS = 2048
 Progress = Callable[[int, int], None]
 
 
-class Front(Protocol):
-    """What stands in front of a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins
-    with (a BOS behind a prompt that was placed before it).
+class Context(Protocol):
+    """What precedes a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins with (a BOS
+    after a prompt that stands before it).
     """
 
     @property
@@ -39,16 +39,16 @@ class Front(Protocol):
 
 
 @dataclass(frozen=True)
-class Losses:
-    """nll_TK: NLL in nats [T, K] of every labelled token behind every front, float64 on the CPU. tokens_N: labelled tokens of each
-    example; those of one stand together, in the order of the examples.
+class TokenLosses:
+    """nll_TK: NLL in nats [T, K] of every labelled token in every context, float64 on the CPU. tokens_N: labelled tokens of each
+    example; those of one example are adjacent, in the order of the examples.
     """
 
     nll_TK: Tensor
     tokens_N: Tensor
 
     def of_examples(self) -> Tensor:
-        """NLL in nats [N, K] of whole examples: -log p(y|x) behind each front."""
+        """NLL in nats [N, K] of whole examples: -log p(y|x) in each context."""
         return self.summed(self.nll_TK)
 
     def summed(self, values_TC: Tensor) -> Tensor:
@@ -60,41 +60,41 @@ class Losses:
 
 def losses(
     base: BaseModel,
-    fronts: Sequence[Front],
+    contexts: Sequence[Context],
     examples: Sequence[Example],
     *,
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
-) -> Losses:
-    """Every example's labelled tokens behind every front. progress: hears how many rows of how many are done.
+) -> TokenLosses:
+    """Every example's labelled tokens in every context. progress: called with the rows done and their total.
 
-    That they fit the model's context together is for the caller to see to. Raises OutOfMemory.
+    The caller checks that they fit the model's context . Raises OutOfMemory.
     """
     counts = [sum(example.labelled) for example in examples]
     begin_N = torch.tensor([0, *counts]).cumsum(0)
-    nll_TK = torch.zeros(sum(counts), len(fronts), dtype=torch.float64)
+    nll_TK = torch.zeros(sum(counts), len(contexts), dtype=torch.float64)
     done = 0
     with memory_errors("measuring", "lower --pass-tokens"):
-        for group in front_groups(fronts):
+        for group in context_groups(contexts):
             for place_n, prompt_n, nll_n, finished in _passes(
-                base, [fronts[k] for k in group], examples, begin_N, pass_tokens
+                base, [contexts[k] for k in group], examples, begin_N, pass_tokens
             ):
                 nll_TK[place_n, torch.tensor(group)[prompt_n]] = nll_n
                 done += finished
-                progress(done, len(examples) * len(fronts))
-    return Losses(nll_TK, torch.tensor(counts))
+                progress(done, len(examples) * len(contexts))
+    return TokenLosses(nll_TK, torch.tensor(counts))
 
 
 @torch.inference_mode()
 def _passes(
-    base: BaseModel, fronts: Sequence[Front], examples: Sequence[Example], begin_N: Tensor, pass_tokens: int
+    base: BaseModel, contexts: Sequence[Context], examples: Sequence[Example], begin_N: Tensor, pass_tokens: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """A forward pass at a time: which tokens it scored, behind which front, their NLL, and how many examples it held."""
-    prefixes = encode_prefixes(base.network, [front.embeds_PD for front in fronts])
-    led = [with_leading_ids(example, fronts[0].leading) for example in examples]
+    """For each forward pass: the tokens that it scored, their contexts, their NLL, and how many examples it held."""
+    prefixes = encode_prefixes(base.network, [context.embeds_PD for context in contexts])
+    led = [with_leading_ids(example, contexts[0].leading) for example in examples]
     lengths = [len(example.ids) for example in led]
     rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
-    jobs = [(k, row) for k in range(len(fronts)) for row in rows]
+    jobs = [(k, row) for k in range(len(contexts)) for row in rows]
     rows_a_pass = max(1, pass_tokens // (prefixes.width + max(lengths)))
     for at in range(0, len(jobs), rows_a_pass):
         part = jobs[at : at + rows_a_pass]
@@ -106,13 +106,13 @@ def _passes(
         yield place_n, prompt_n, nll_n, sum(len(row) for _, row in part)
 
 
-def front_groups(fronts: Sequence[Front]) -> Iterator[list[int]]:
-    """Indices of fronts that are run through the model together: of like length, within PREFIX_POSITIONS."""
-    order = sorted(range(len(fronts)), key=lambda k: (fronts[k].leading, len(fronts[k].embeds_PD)))
+def context_groups(contexts: Sequence[Context]) -> Iterator[list[int]]:
+    """Indices of contexts that run through the model together: of like length, within PREFIX_POSITIONS."""
+    order = sorted(range(len(contexts)), key=lambda k: (contexts[k].leading, len(contexts[k].embeds_PD)))
     group: list[int] = []
     for k in order:
-        fits = (len(group) + 1) * len(fronts[k].embeds_PD) <= PREFIX_POSITIONS
-        if group and not (fits and fronts[k].leading == fronts[group[0]].leading):
+        fits = (len(group) + 1) * len(contexts[k].embeds_PD) <= PREFIX_POSITIONS
+        if group and not (fits and contexts[k].leading == contexts[group[0]].leading):
             yield group
             group = []
         group.append(k)

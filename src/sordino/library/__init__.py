@@ -1,1 +1,1 @@
-"""Folders of soft prompt files: what they hold, names, installing and removing."""
+"""Soft prompt files in folders and other sources: listing, names, installing, removing."""

@@ -1,4 +1,4 @@
-"""What lies in a library's folder. Files come and go while it looks: nothing here raises because of one."""
+"""A folder as a source of prompt files. Files come and go at any time: nothing here raises because of one."""
 
 from __future__ import annotations
 
@@ -7,47 +7,56 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sordino import formats
+from sordino.errors import NotInLibrary, StorageError
 from sordino.library.names import without_ending
+from sordino.library.source import Item
 
-# A folder with one of these is a soft prompt itself; any other folder is somebody's and left alone.
+# A folder with one of these is a soft prompt itself; any other folder is left alone.
 _FOLDER_MARKS = frozenset({"meta.json", "tensor.npy", "adapter_config.json"})
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file or folder that should be a soft prompt.
+class FolderSource:
+    """A `Source`: the zips in a folder, and the folders in it that are unpacked soft prompts or PEFT ones."""
 
-    label: its file name without `.zip` or `.mix.zip`. path: where the soft prompt is (in a folder, maybe one level down).
-    stamp: changes when its content does.
-    """
+    folder: Path
 
-    label: str
-    path: Path
-    stamp: Stamp
+    @property
+    def name(self) -> str:
+        return self.folder.name
 
+    def list(self) -> Iterator[Item]:
+        """By name. A revision is names, sizes, times and inodes."""
+        for entry in sorted(listed(self.folder), key=lambda entry: (entry.name.casefold(), entry.name)):
+            try:
+                if entry.name.lower().endswith(".zip") and entry.is_file():
+                    yield _item(without_ending(entry.name), Path(entry.path), (_stamp(entry),))
+                elif entry.is_dir():
+                    inner = _prompt_folder(Path(entry.path))
+                    if inner is not None:
+                        yield _item(entry.name, inner, tuple(sorted(_stamp(member) for member in listed(inner))))
+            except OSError:
+                # It vanished after it was listed.
+                continue
 
-def find(folder: Path) -> Iterator[Found]:
-    """What should be soft prompts in `folder`, by name: zips, and folders that are unpacked ones or PEFT prompts."""
-    for item in sorted(listed(folder), key=lambda item: (item.name.casefold(), item.name)):
-        try:
-            if item.name.lower().endswith(".zip") and item.is_file():
-                yield Found(without_ending(item.name), Path(item.path), (_stamp(item),))
-            elif item.is_dir():
-                inner = _prompt_folder(Path(item.path))
-                if inner is not None:
-                    yield Found(item.name, inner, tuple(sorted(_stamp(member) for member in listed(inner))))
-        except OSError:
-            # It vanished between the listing and the look.
-            continue
+    def describe(self, item: Item) -> formats.Peek:
+        return formats.peek(item.path)
+
+    def open(self, item: Item) -> Path:
+        """A folder keeps no old revisions: what is there now."""
+        if not os.path.lexists(item.path):
+            raise NotInLibrary("the file is gone", where=item.path)
+        return item.path
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in `folder`, hidden files left out; nothing where it cannot be listed (gone, unmounted, no folder)."""
+    """The entries of `folder` without hidden ones; none where it cannot be listed (gone, unmounted, no folder)."""
     try:
-        with os.scandir(folder) as items:
-            return [item for item in items if not item.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
     except (OSError, ValueError):
         # ValueError: a name with a NUL in it.
         return []
@@ -55,26 +64,57 @@ def listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def is_prompt_folder(path: Path) -> bool:
     """Whether the members of a soft prompt lie directly in this folder, as far as their names say."""
-    return any(item.name in _FOLDER_MARKS for item in listed(path))
+    return any(entry.name in _FOLDER_MARKS for entry in listed(path))
+
+
+def move_file(source: Path, target: Path) -> bool:
+    """Move a file or a folder, never over another: False where the name is taken. Raises OSError."""
+    if source.is_dir() and not source.is_symlink():
+        try:
+            # Replaces no folder that holds anything, and no file.
+            os.rename(source, target)
+        except OSError:
+            if not os.path.lexists(target) or not os.path.lexists(source):
+                raise
+            return False
+        return True
+    try:
+        # The name is taken in one step, and then filled.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    try:
+        os.replace(source, target)
+    except OSError:
+        target.unlink()
+        raise
+    return True
+
+
+def make_folder(folder: Path, *, parents: bool = False) -> None:
+    """Make a folder where there is none. Without `parents`, never below the place of an unmounted drive. Raises StorageError."""
+    try:
+        folder.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
 
 
 def _prompt_folder(folder: Path) -> Path | None:
     """`folder` if it is a soft prompt, the only folder in it if that is one (unpacking adds a level), else None."""
-    items = listed(folder)
-    if any(item.name in _FOLDER_MARKS for item in items):
+    entries = listed(folder)
+    if any(entry.name in _FOLDER_MARKS for entry in entries):
         return folder
-    if len(items) == 1 and items[0].is_dir() and is_prompt_folder(Path(items[0].path)):
-        return Path(items[0].path)
+    if len(entries) == 1 and entries[0].is_dir() and is_prompt_folder(Path(entries[0].path)):
+        return Path(entries[0].path)
     return None
 
 
-def changed_at(stamp: Stamp) -> float:
-    """When it was changed last, in seconds since 1970, as far as the system says."""
-    return max((changed for *_, changed in stamp), default=0) / 1e9
+def _item(label: str, path: Path, stamp: Stamp) -> Item:
+    return Item(label, path, stamp, max((changed for *_, changed in stamp), default=0) / 1e9)
 
 
-def _stamp(item: os.DirEntry[str]) -> tuple[str, int, int, int, int]:
+def _stamp(entry: os.DirEntry[str]) -> tuple[str, int, int, int, int]:
     # The inode too: an edit within the clock's grain that keeps the size is another file. And the time of the change, which no
     # program sets: a copy may have its source's size and time before it has its content.
-    status = item.stat()
-    return item.name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    status = entry.stat()
+    return entry.name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns

@@ -1,8 +1,7 @@
-"""The library: folders of soft prompt files, into which people drop files by hand while programs run.
+"""The library: folders of soft prompt files, into which people drop files by hand while programs run, and other sources.
 
-An entry is a `.zip`, a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT one; other kinds
-of file come in by `install`. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and
-unique: see library_names.
+An entry is a `.zip`, a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT one; `install` converts
+other kinds of file. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and unique: see `names`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ import os
 import secrets
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import resources
-from importlib.resources.abc import Traversable
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,16 @@ import platformdirs
 
 from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
-from sordino.library.files import Stamp, changed_at, find, is_prompt_folder, listed
+from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
 from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
-from sordino.prompts.mixture import Mixture, Prompt, components_of
+from sordino.library.packaged import seed, write_packaged
+from sordino.library.source import Item, Source
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from sordino.storage import write_bytes
 
 _OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
-_SEEDED = ".sordino-seeded"
 _TRASH = ".trash"
-# A file that was changed later than this may be half-copied, and is read again.
+# A broken file that was changed less than this before it was read may be half-copied, and is read again.
 _SETTLED_SECONDS = 2.0
 
 
@@ -40,8 +38,9 @@ _SETTLED_SECONDS = 2.0
 class Entry:
     """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
 
-    components: of a mixture, whose n_tokens is the longest component's; 0 for a soft prompt. parts: what they say about themselves.
-    stamp: changes when the file does.
+    path: where it is, or will be once `Library.open` was called. components: of a mixture, whose n_tokens is the longest
+    component's; 0 for a soft prompt. parts: the components' metadata. revision: changes when the content does. source: None for a
+    file that vanished.
     """
 
     name: str
@@ -53,48 +52,59 @@ class Entry:
     error: str = ""
     components: int = 0
     parts: tuple[Metadata, ...] = ()
-    stamp: Stamp = ()
+    revision: Hashable = ()
+    source: Source | None = field(default=None, compare=False)
 
 
 class Library:
-    """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory."""
+    """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory.
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    sources: other places whose soft prompts are listed behind those of the folders, and only read.
+    """
+
+    def __init__(self, folders: Sequence[Path], sources: Sequence[Source] = ()) -> None:
         if not folders:
             raise BadInput("a library needs a folder", where="--library")
         # Each once: the same folder twice would list everything twice.
         self.folders = tuple(dict.fromkeys(Path(os.path.expanduser(folder)).absolute() for folder in folders))
-        self._peeked: dict[tuple[Path, Stamp], formats.Peek | str] = {}
+        self.sources: tuple[Source, ...] = (*map(FolderSource, self.folders), *sources)
+        self._headers: dict[tuple[Path, Hashable], formats.Peek | str] = {}
 
     def scan(self) -> list[Entry]:
-        """All entries, by folder and name. Reads the headers of files that are new or changed, never a tensor.
+        """All entries, by source and name. Reads the headers of files that are new or changed, never a tensor.
 
-        Never raises because of a file: a broken or half-copied one is an entry with an error, and is read again when it was
+        Never raises because of a file: a broken or half-copied one is an entry with an error, and is read again when it has
         changed; one that vanishes meanwhile is left out.
         """
-        found = [(folder, item) for folder in self.folders for item in find(folder)]
-        names = unique_names([(folder, item.label) for folder, item in found])
-        peeked: dict[tuple[Path, Stamp], formats.Peek | str] = {}
+        found = [(source, item) for source in self.sources for item in source.list()]
+        names = unique_names([(source, item.label) for source, item in found])
+        headers: dict[tuple[Path, Hashable], formats.Peek | str] = {}
         entries: list[Entry] = []
-        for name, (_, item) in zip(names, found, strict=True):
-            key = (item.path, item.stamp)
-            peek = self._peeked.get(key)
-            if peek is None:
+        for name, (source, item) in zip(names, found, strict=True):
+            key = (item.path, item.revision)
+            header = self._headers.get(key)
+            if header is None:
                 began = time.time()
                 try:
-                    peek = formats.peek(item.path)
+                    header = source.describe(item)
                 except (SordinoError, OSError) as error:
-                    if not os.path.lexists(item.path):
+                    if isinstance(source, FolderSource) and not os.path.lexists(item.path):
                         continue
-                    peek = _reason(error, item.path)
-                    if _may_pass(error) or abs(began - changed_at(item.stamp)) < _SETTLED_SECONDS:
-                        entries.append(Entry(name, item.path, error=peek, stamp=item.stamp))
+                    header = _reason(error, item.path)
+                    if _may_pass(error) or abs(began - item.changed) < _SETTLED_SECONDS:
+                        entries.append(_entry(name, source, item, header))
                         continue
-            peeked[key] = peek
-            entries.append(_entry(name, item.path, item.stamp, peek))
+            headers[key] = header
+            entries.append(_entry(name, source, item, header))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
-        self._peeked = peeked
+        self._headers = headers
         return entries
+
+    def open(self, entry: Entry) -> Path:
+        """The local file or folder of an entry. Raises NotInLibrary where it is gone, and what its source raises."""
+        if entry.source is None:
+            raise NotInLibrary("the file is gone", where=entry.name)
+        return entry.source.open(Item(entry.name, entry.path, entry.revision))
 
     def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
         """Every soft prompt that can be read, by name, and why others cannot; mixtures are left out."""
@@ -104,17 +114,17 @@ class Library:
             if entry.components:
                 continue
             try:
-                found[entry.name] = formats.read(entry.path)
+                found[entry.name] = formats.read(self.open(entry))
             except SordinoError as error:
                 broken.append(error.message)
         return found, broken
 
     def missing_folders(self) -> list[Path]:
-        """Folders that are not there: a typing error, or a drive that is not mounted."""
+        """Folders that do not exist: a typing error, or a drive that is not mounted."""
         return [folder for folder in self.folders if not os.path.isdir(folder)]
 
     def other_files(self) -> list[Path]:
-        """Files that may be soft prompts of another kind: not entries until they are installed."""
+        """Files that may be soft prompts of another format: not entries until they are installed."""
         return [
             Path(item.path)
             for folder in self.folders
@@ -123,12 +133,12 @@ class Library:
         ]
 
     def entry(self, name: str) -> Entry:
-        """The entry with this name; the file name itself (`v (1).zip`) is as good. Raises NotInLibrary."""
+        """The entry of this name, or of this file name (`v (1).zip`). Raises NotInLibrary."""
         entries, wanted = self.scan(), unicodedata.normalize("NFC", name)
-        called = [(entry.name, entry.path.name, entry.path.stem) for entry in entries]
-        for spelling in range(3):
-            for entry, names in zip(entries, called, strict=True):
-                if unicodedata.normalize("NFC", names[spelling]) == wanted:
+        spellings = [(entry.name, entry.path.name, entry.path.stem) for entry in entries]
+        for kind in range(3):
+            for entry, spelling in zip(entries, spellings, strict=True):
+                if unicodedata.normalize("NFC", spelling[kind]) == wanted:
                     return entry
         if missing := self.missing_folders():
             advice = f"the library folder {missing[0]} does not exist: make it, mount its drive, or correct --library"
@@ -140,9 +150,9 @@ class Library:
         raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
 
     def resolve(self, name_or_path: str) -> Path:
-        """The file or folder that is meant: a soft prompt at that path, or the entry with that name.
+        """The file or folder at that path, or the entry of that name, opened.
 
-        A folder that is no soft prompt does not hide an entry of its name. Raises NotInLibrary, or SoftPromptFileError
+        A folder that is not a soft prompt does not hide an entry of its name. Raises NotInLibrary, or SoftPromptFileError
         for what can only be a path.
         """
         # os.path, not Path: these answer False to what no file can be called, where Path raises.
@@ -151,7 +161,7 @@ class Library:
         if os.path.isfile(text) or is_prompt_folder(path):
             return path
         if path.name == name_or_path:
-            return self.entry(name_or_path).path
+            return self.open(self.entry(name_or_path))
         if os.path.isdir(text):
             return path
         raise SoftPromptFileError(
@@ -166,10 +176,10 @@ class Library:
             formats.read_any(source, index=index), name=default_name(source) if name is None else name, replace=replace
         )
 
-    def add(self, prompt: Prompt, *, name: str, replace: bool = False) -> Entry:
+    def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
-        A file that says the same already is left as it is. Raises BadInput for a name that cannot be a file's everywhere, NameTaken
+        A file with the same content is left as it is. Raises BadInput for a name that is not allowed on every system, NameTaken
         for one that another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
@@ -190,21 +200,21 @@ class Library:
                 where=name,
                 do="--replace puts this one in its place, --name gives it another name",
             )
-        _make_folder(self.folders[0])
+        make_folder(self.folders[0])
         try:
             _write(prompt, target, replace=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
-            # Somebody took the name meanwhile: another server, or another request.
+            # Another server or another request took the name meanwhile.
             return self.add(prompt, name=name)
         if other.exists():
-            # Both would be called so; what was replaced lies in the trash.
+            # Both would have this name; what was replaced is in the trash.
             with suppress(NotInLibrary):
                 self.remove(self._entry_at(other))
         return self._entry_at(target)
 
-    def twin(self, prompt: Prompt) -> Entry | None:
+    def twin(self, prompt: StoredPrompt) -> Entry | None:
         """An entry with the same content hash, whatever its name, or None. Reads the tensors of the entries of that shape."""
         components = len(prompt.components) if isinstance(prompt, Mixture) else 0
         for entry in self.scan():
@@ -215,24 +225,28 @@ class Library:
         return None
 
     def remove(self, which: str | Entry) -> Path:
-        """Move an entry (or the one of this name) into the hidden `.trash` of its folder. Returns where it lies now.
+        """Move an entry (or the one of this name) into the hidden `.trash` of its folder. Returns where it is now.
 
-        Raises NotInLibrary, or StorageError where the disk refuses: the file is then where it was.
+        Raises NotInLibrary, BadInput for an entry of another source, StorageError where the disk refuses: the file then stays.
         """
         entry = self.entry(which) if isinstance(which, str) else which
-        folder = next(folder for folder in self.folders if folder in entry.path.parents)
-        # A folder in a folder is one entry: the outer one goes.
+        folder = next((folder for folder in self.folders if folder in entry.path.parents), None)
+        if folder is None:
+            raise BadInput(
+                "this soft prompt is in no folder of the library", where=entry.name, do="remove it at its source"
+            )
+        # A folder in a folder is one entry: move the outer one.
         top = folder / entry.path.relative_to(folder).parts[0]
         trash = folder / _TRASH
-        _make_folder(trash)
+        make_folder(trash)
         stem = without_ending(top.name)
         place = trash / top.name
         try:
-            while not _moved(top, place):
+            while not move_file(top, place):
                 place = trash / f"{stem}-{secrets.token_hex(4)}{top.name.removeprefix(stem)}"
         except OSError as error:
             if not os.path.lexists(top):
-                raise NotInLibrary("the file is gone: somebody else took it away", where=entry.name) from error
+                raise NotInLibrary("the file is gone: another program removed it", where=entry.name) from error
             raise StorageError(
                 f"could not be removed ({error.strerror})",
                 where=top,
@@ -263,67 +277,28 @@ def default_folder() -> Path:
 
 
 def open_library(folders: Sequence[Path] = ()) -> Library:
-    """The library in these folders, else in those of SORDINO_LIBRARY, else the default one, made and seeded once.
+    """The library in these folders, else in those of SORDINO_LIBRARY, else the default one, which is made and seeded once.
 
-    A folder that was named and is not there is an empty one; `missing_folders` tells.
+    A named folder that does not exist counts as empty; `missing_folders` lists it.
     """
     if not folders and not os.environ.get("SORDINO_LIBRARY"):
         with suppress(StorageError):
-            # A read-only home has no library of its own; commands that read other files must work all the same.
-            _make_folder(default_folder(), parents=True)
+            # With a read-only home, commands that read other files must still work.
+            make_folder(default_folder(), parents=True)
             seed(default_folder())
     return Library(folders or default_folders())
 
 
-def seed(folder: Path) -> list[Path]:
-    """Put the packaged soft prompts into an empty library, once: what the user removes does not come back.
-
-    One that was interrupted goes on. Returns what was written: nothing where the library holds anything else or was seeded
-    before. Raises StorageError.
-    """
-    prompts, mark = _packaged(), folder / _SEEDED
-    try:
-        # Names, while the files are being put in place; empty when they are.
-        if not mark.read_bytes():
-            return []
-    except FileNotFoundError:
-        if listed(folder):
-            return []
-    except OSError:
-        return []
-    if not prompts:
-        return []
-    _make_folder(folder, parents=True)
-    write_bytes(mark, "\n".join(item.name for item in prompts).encode())
-    missing = [item for item in prompts if not os.path.lexists(folder / item.name)]
-    for item in missing:
-        write_bytes(folder / item.name, item.read_bytes())
-    write_bytes(mark, b"")
-    return [folder / item.name for item in missing]
-
-
 def add_packaged(library: Library) -> list[Entry]:
-    """The packaged soft prompts into a library, whatever it holds; what has one of their names stays. Raises StorageError."""
-    folder = library.folders[0]
-    _make_folder(folder, parents=True)
-    added = []
-    for item in _packaged():
-        if not os.path.lexists(folder / item.name):
-            write_bytes(folder / item.name, item.read_bytes())
-            added.append(library.entry(Path(item.name).stem))
-    return added
+    """Add the packaged soft prompts to a library, except those whose names are taken. Raises StorageError."""
+    return [library.entry(name) for name in write_packaged(library.folders[0])]
 
 
-def _packaged() -> list[Traversable]:
-    folder = resources.files("sordino").joinpath("data", "prompts")
-    return [item for item in folder.iterdir() if item.name.endswith(".zip")] if folder.is_dir() else []
+def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
+    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay the same. Returns the new content.
 
-
-def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
-    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay as they are. Returns what is there now.
-
-    Raises BadInput for a file that is neither (the others cannot hold the fields), StorageError where the disk refuses: the old
-    file is then intact.
+    Raises BadInput for other files (their formats cannot hold the fields), StorageError where the disk refuses: the old file is
+    then intact.
     """
     prompt = formats.read_any(path).with_metadata(**changes)
     if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
@@ -341,7 +316,7 @@ def edit(path: Path, changes: Mapping[str, Any]) -> Prompt:
     return prompt
 
 
-def _write(prompt: Prompt, path: Path, *, replace: bool) -> None:
+def _write(prompt: StoredPrompt, path: Path, *, replace: bool) -> None:
     if isinstance(prompt, Mixture):
         formats.write_mixture(prompt, path, force=replace)
     else:
@@ -349,7 +324,7 @@ def _write(prompt: Prompt, path: Path, *, replace: bool) -> None:
         formats.write(prompt, path, force=replace)
 
 
-def _same(one: Prompt, other: Prompt) -> bool:
+def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
     """Whether their files would be the same bytes."""
     if one.content_hash != other.content_hash or one.metadata != other.metadata:
         return False
@@ -359,59 +334,36 @@ def _same(one: Prompt, other: Prompt) -> bool:
     )
 
 
-def _read_if_good(path: Path) -> Prompt | None:
+def _read_if_good(path: Path) -> StoredPrompt | None:
     try:
         return formats.read_any(path)
     except (SordinoError, OSError):
         return None
 
 
-def _entry(name: str, path: Path, stamp: Stamp, peek: formats.Peek | str) -> Entry:
-    """peek: the header, or why it cannot be read."""
-    if isinstance(peek, str):
-        return Entry(name, path, error=peek, stamp=stamp)
-    sizes, of_mixture = (peek.n_tokens, peek.d_model), (peek.components, peek.parts)
-    return Entry(name, path, *sizes, peek.metadata, peek.format, "", *of_mixture, stamp)
+def _entry(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:
+    """header: or why it cannot be read."""
+    entry = Entry(name, item.path, revision=item.revision, source=source)
+    if isinstance(header, str):
+        return replace_fields(entry, error=header)
+    return replace_fields(
+        entry,
+        n_tokens=header.n_tokens,
+        d_model=header.d_model,
+        metadata=header.metadata,
+        format=header.format,
+        components=header.components,
+        parts=header.parts,
+    )
 
 
 def _may_pass(error: SordinoError | OSError) -> bool:
-    """Whether the disk refused, not the content: a drive that comes back, a file that another program lets go."""
+    """Whether the disk failed and not the content: a drive that comes back, a file that another program has locked."""
     cause = error if isinstance(error, OSError) else error.__cause__
     # Libraries that unpack raise an OSError of no number for what they cannot read.
     return isinstance(cause, OSError) and cause.errno is not None
 
 
-def _moved(source: Path, target: Path) -> bool:
-    """Move a file or a folder, never over anything: False where the name is taken. Raises OSError."""
-    if source.is_dir() and not source.is_symlink():
-        try:
-            # Replaces no folder that holds anything, and no file.
-            os.rename(source, target)
-        except OSError:
-            if not os.path.lexists(target) or not os.path.lexists(source):
-                raise
-            return False
-        return True
-    try:
-        # The name is taken in one step, and then filled.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-    except FileExistsError:
-        return False
-    try:
-        os.replace(source, target)
-    except OSError:
-        target.unlink()
-        raise
-    return True
-
-
-def _make_folder(folder: Path, *, parents: bool = False) -> None:
-    try:
-        folder.mkdir(parents=parents, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
-
-
 def _reason(error: Exception, path: Path) -> str:
-    """The error on one line, without the path that the entry says already."""
+    """The error on one line, without the path, which the entry states."""
     return " ".join(str(error).split()).removeprefix(f"{' '.join(str(path).split())}: ")

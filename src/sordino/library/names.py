@@ -1,4 +1,4 @@
-"""The names of soft prompts in a library: which are allowed, and which one each file gets. Pure."""
+"""The names of soft prompts in a library: which are allowed, and which one each file gets. Reads no file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Protocol
 
 from sordino.errors import BadInput
 
@@ -19,7 +20,7 @@ _COPIED_MIXTURE = re.compile(r"\.mix(?=(\s+-\s+copy\b|\s*\(\d+\))+$)", re.IGNORE
 
 
 def without_ending(file_name: str) -> str:
-    """A file's name without `.zip`, or `.mix.zip`, as mixtures' are called; no other ending is taken off."""
+    """A file's name without `.zip`, or a mixture's `.mix.zip`; other endings stay."""
     for ending in _ENDINGS:
         if file_name.lower().endswith(ending):
             return file_name[: -len(ending)]
@@ -27,7 +28,7 @@ def without_ending(file_name: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """`name` (without `.zip` or `.mix.zip`) if a file may be called so on Linux, macOS, Windows and in a URL. Raises BadInput."""
+    """`name` without `.zip` or `.mix.zip`, if Linux, macOS, Windows and URLs allow it. Raises BadInput."""
     name = unicodedata.normalize("NFC", name.removesuffix(MIXTURE_ENDING).removesuffix(".zip"))
     fault = _fault(name)
     if fault:
@@ -46,19 +47,19 @@ def _fault(name: str) -> str:
     if name[0] in ".- " or name[-1] in ". ":
         return "a dot, a dash or a space at an end"
     if name.lower().endswith(".mix"):
-        # Its file would be called as the mixture `name` without it.
+        # Its file would have the name of a mixture.
         return "the ending .mix, which is of mixtures' files"
     size = len(name.encode())
     return f"{size} bytes, at most {_MAX_BYTES}" if size > _MAX_BYTES else ""
 
 
 def is_mixture_name(file_name: str) -> bool:
-    """Whether a file of this name is taken for a mixture, whatever its letters' case."""
+    """Whether a file of this name is a mixture, in lower or upper case."""
     return file_name.lower().endswith(MIXTURE_ENDING)
 
 
 def default_name(source: Path) -> str:
-    """The name a file or folder gets in the library unless the user says another."""
+    """The default name of a file or folder in the library."""
     source = source.absolute()
     if source.is_dir():
         return readable_name(source.name)
@@ -67,7 +68,7 @@ def default_name(source: Path) -> str:
 
 
 def readable_name(label: str) -> str:
-    """`v (1)` and `v.mix (1)` as `v-1`, `v - Copy (2)` as `v-copy-2`, what cannot be printed as `_`."""
+    """`v (1)` and `v.mix (1)` become `v-1`, `v - Copy (2)` becomes `v-copy-2`, and `_` stands for what cannot be printed."""
     name = unicodedata.normalize("NFC", label)
     name = "".join(char if char.isprintable() else "_" for char in name)
     name = _COPIED_MIXTURE.sub("", name)
@@ -76,35 +77,42 @@ def readable_name(label: str) -> str:
 
 
 def safe_name(label: str) -> str:
-    """A name for what is called `label`, whatever is in that: what no file may be called becomes "-"."""
+    """An allowed name for any label: characters that no file name may have become "-"."""
     name = re.sub(r'[/\\:*?"<>|]+', "-", readable_name(label))
     name = re.sub(r"-{2,}", "-", name).removesuffix(".mix").strip(" .-")
     return "voice" if _fault(name) else name
 
 
-def unique_names(files: Sequence[tuple[Path, str]]) -> list[str]:
-    """A name for each (folder, file name without ending).
+class Place(Protocol):
+    """A folder, or another source of files."""
 
-    A file keeps its own name whatever else arrives. Where two would share one, the later (by folder, then in the order
-    given) is `v@folder` in another folder than the first, and then, or in the same folder, `v-2`, `v-3`.
+    @property
+    def name(self) -> str: ...
+
+
+def unique_names(files: Sequence[tuple[Place, str]]) -> list[str]:
+    """A name for each (place, file name without ending).
+
+    A file keeps its own name whatever else arrives. Where two would share one, the later (by place, then in the order given) is
+    `v@place` in another place than the first, and then, or in the same place, `v-2`, `v-3`.
     """
     readable = [readable_name(label) for _, label in files]
     names: dict[int, str] = {}
-    taken: dict[str, Path] = {}
-    # First those whose file name is a name: a copy `v (1).zip` must not take `v-1` from the file that is called so.
+    taken: dict[str, Place] = {}
+    # First those whose file name is a name: a copy `v (1).zip` must not take `v-1` from `v-1.zip`.
     for i in sorted(range(len(files)), key=lambda i: (readable[i] != files[i][1], i)):
-        folder, name = files[i][0], readable[i]
-        if name in taken and taken[name] != folder:
-            name = f"{name}@{folder.name}"
+        place, name = files[i][0], readable[i]
+        if name in taken and taken[name] != place:
+            name = f"{name}@{place.name}"
         stem, count = name, 1
         while name in taken:
             count += 1
             name = f"{stem}-{count}"
-        taken[name], names[i] = folder, name
+        taken[name], names[i] = place, name
     return [names[i] for i in range(len(files))]
 
 
 def near_misses(name: str, names: Sequence[str]) -> list[str]:
-    """Up to three of `names` that somebody who typed `name` may have meant, the best first."""
+    """Up to three of `names` that are closest to `name`, the best first."""
     by_folded = {known.casefold(): known for known in names}
     return [by_folded[near] for near in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]

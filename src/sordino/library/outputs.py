@@ -49,7 +49,7 @@ class Outputs:
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
-    """Raise BadInput where a file would be replaced without leave, is a folder, or has no folder to be in."""
+    """Raise BadInput where the path is a folder, is in none, or is a file that may not be replaced."""
     if path is None:
         return
     if not path.resolve().parent.is_dir():

@@ -54,14 +54,6 @@ def check_config(config: PreTrainedConfig, *, where: object) -> None:
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     if not isinstance(layers, int) or layers < 1:
         raise ModelError("the model has no layers", where=where, got=layers, do="fetch the model again")
-    quantised: Any = getattr(config, "quantization_config", None)
-    if quantised:
-        settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
-        raise ModelError(
-            f"its weights are quantised ({settings.get('quant_method', 'unknown method')}), which Sordino does not read",
-            where=where,
-            do="choose the same model unquantised, or as a .gguf file",
-        )
 
 
 def check_layers(settings: object, *, where: object) -> None:

@@ -14,11 +14,10 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ConfigError
 from sordino.models import files
-from sordino.models.architectures import check_config
 from sordino.models.cache import check_memory
 from sordino.models.description import DescribedModel, bos_ids_of, context_length_of, stop_ids_of
 from sordino.models.files import Notify, silent
-from sordino.models.loading import read_config, read_network, read_tokenizer
+from sordino.models.loading import check_readable, read_config, read_network, read_tokenizer
 from sordino.prompts.fit import Fit as Fit
 from sordino.prompts.fit import fit as fit
 from sordino.prompts.soft_prompt import BaseRef
@@ -62,7 +61,7 @@ def load(
     number = choose_dtype(dtype, place)
     source = files.resolve(name)
     prepared = files.prepare(source, notify=notify)
-    check_config(read_config(prepared.folder), where=name)
+    check_readable(read_config(prepared.folder), where=name)
     if place.type == "cpu":
         check_memory(
             number.itemsize * prepared.n_parameters, name, purpose=f"a base model is held in {dtype or 'float32'}"

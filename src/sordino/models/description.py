@@ -17,12 +17,12 @@ from transformers import PreTrainedConfig
 
 from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
-from sordino.models.architectures import check_config
 from sordino.models.files import ModelSource, Notify, silent
-from sordino.models.loading import quietly, read_config, read_tokenizer, reading
+from sordino.models.loading import check_readable, quietly, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, fit, weakest
-from sordino.prompts.mixture import Mixture, Prompt
-from sordino.prompts.soft_prompt import BaseRef, Metadata, Placement
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, PlacementName
 
 # Markers of the end of a text or a turn, where the tokenizer has them as special tokens.
 _END_MARKERS = (
@@ -63,7 +63,7 @@ class DescribedModel:
     _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> PlacementName:
         """Where a soft prompt belongs: behind BOS, which models use as an attention sink, if there is one."""
         return "after_bos" if self.bos_ids else "start"
 
@@ -147,7 +147,7 @@ class DescribedModel:
         """The markers of the end of a text or a turn, as in rendered templates and between the documents of a corpus."""
         return [self.tokenizer.decode([i]) for i in sorted(self.stop_ids)]
 
-    def fit(self, prompt: Prompt) -> Fit:
+    def fit(self, prompt: Prompt | Mixture) -> Fit:
         """How well `prompt` fits; of a mixture, its component that fits worst."""
         if isinstance(prompt, Mixture):
             return weakest([self.fit(component) for component in prompt.components])
@@ -157,7 +157,7 @@ class DescribedModel:
         """As `fit`, from the metadata in a file's header. parts: those of a mixture's components."""
         return weakest([fit(self.ref, d_model, part, names=(self.name,)) for part in parts or (metadata,)])
 
-    def check_fit(self, prompt: Prompt, *, force: bool) -> Fit:
+    def check_fit(self, prompt: Prompt | Mixture, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
         fit = self.fit(prompt)
         if fit.kind == "no" and not (fit.forcible and force):
@@ -235,7 +235,7 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
     """The model of a .gguf file, without its weights. Raises ModelError, StorageError."""
     file = files.describe(source, path, notify=notify)
     config = read_config(file.folder)
-    check_config(config, where=source.name)
+    check_readable(config, where=source.name)
     tokenizer = read_tokenizer(file.folder)
     text = config.get_text_config()
     return DescribedModel(

@@ -215,11 +215,11 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, notify: Noti
 
 
 def _prepare_folder(folder: Path) -> PreparedModel:
-    from sordino.models.loading import read_config
+    from sordino.models.loading import check_readable, read_config
     from sordino.models.network_size import check_agreement
 
     config = read_config(folder)
-    architectures.check_config(config, where=folder.name)
+    check_readable(config, where=folder.name)
     weights = fingerprint.weight_files(folder)
     tensors = [tensor for path in weights for tensor in fingerprint.safetensors_tensors(path)]
     size = check_agreement(config, stored=fingerprint.n_parameters(tensors), tensors=len(tensors), where=folder.name)

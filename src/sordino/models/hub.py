@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sordino.errors import ModelError, StorageError
-from sordino.models.architectures import check_config
 from sordino.models.fingerprint import weight_files
 from sordino.storage import storage_errors
 
@@ -29,11 +28,11 @@ def snapshot(model_id: str, *, notify: Callable[[str], None], near_misses: str) 
         raise _not_found(
             model_id, "the hub is switched off (HF_HUB_OFFLINE) and the model is not on this machine", near_misses
         )
-    from sordino.models.loading import read_config
+    from sordino.models.loading import check_readable, read_config
 
     notify(f"fetching {model_id} from the Hugging Face Hub")
     folder = _download(model_id, _SETTINGS, near_misses)
-    check_config(read_config(folder), where=model_id)
+    check_readable(read_config(folder), where=model_id)
     return _download(model_id, [*_SETTINGS, "*.safetensors"], near_misses)
 
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from sordino.errors import ModelError, OutOfMemory, SordinoError
-from sordino.models.architectures import check_layers
+from sordino.models.architectures import check_config, check_layers
 from sordino.models.memory import ran_out
 
 CONFIG = "config.json"
@@ -69,6 +69,22 @@ def read_config(folder: Path) -> PreTrainedConfig:
         check_layers(json.loads(path.read_bytes()), where=path)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return cast(PreTrainedConfig, config)
+
+
+def check_readable(config: PreTrainedConfig, *, where: object) -> None:
+    """Raise ModelError for an architecture that cannot carry a soft prompt, and for weights that this module does not read.
+
+    Quantised weights are only the latter: whatever places a network in another way may have them.
+    """
+    check_config(config, where=where)
+    quantised: Any = getattr(config, "quantization_config", None)
+    if quantised:
+        settings = quantised if isinstance(quantised, dict) else quantised.to_dict()
+        raise ModelError(
+            f"its weights are quantised ({settings.get('quant_method', 'unknown method')}), which Sordino does not read",
+            where=where,
+            do="choose the same model unquantised, or as a .gguf file",
+        )
 
 
 def read_tokenizer(folder: Path) -> Any:

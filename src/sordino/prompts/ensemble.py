@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 import numpy as np
 
-from sordino.errors import BadInput, ConfigError
-from sordino.prompts.mixture import Mixture, Prompt, Rule, uniform
-from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.errors import ConfigError
+from sordino.prompts.fit import check_one_base, common_base
+from sordino.prompts.mixture import Mixture, Rule, StoredPrompt, uniform
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 
 def ensemble_of(
-    prompts: Mapping[str, Prompt], weights: Sequence[float] | None, rule: Rule, name: str, *, force: bool = False
+    prompts: Mapping[str, StoredPrompt], weights: Sequence[float] | None, rule: Rule, name: str, *, force: bool = False
 ) -> tuple[Mixture, list[str]]:
     """The ensemble of soft prompts (by label), and warnings. weights: None for equal ones.
 
-    force: also of soft prompts that name different base models. Raises BadInput, ConfigError (a mixture among them).
+    force: also of soft prompts for different base models of one width. Raises DoesNotFit, ConfigError (a mixture among them).
     """
     parts = _components(prompts)
-    _check_one_base(parts, force=force)
+    notes = check_one_base(list(parts.values()), "combined", force=force)
     given_K = uniform(len(parts)) if weights is None else np.array(weights)
     metadata = Metadata(
         name=name,
-        base=_common_base([prompt.metadata.base for prompt in parts.values()]),
+        base=common_base([prompt.metadata.base for prompt in parts.values()]),
         description=f"{rule} of {', '.join(parts)}",
         training={"method": "ensemble", "components": list(parts), "weights": "equal" if weights is None else "given"},
     )
-    return Mixture(tuple(parts.values()), given_K, rule, metadata=metadata), _twins(parts)
+    return Mixture(tuple(parts.values()), given_K, rule, metadata=metadata), [*notes, *_twins(parts)]
 
 
-def _components(prompts: Mapping[str, Prompt]) -> dict[str, SoftPrompt]:
+def _components(prompts: Mapping[str, StoredPrompt]) -> dict[str, SoftPrompt]:
     found: dict[str, SoftPrompt] = {}
     for label, prompt in prompts.items():
         if isinstance(prompt, Mixture):
@@ -42,47 +42,6 @@ def _components(prompts: Mapping[str, Prompt]) -> dict[str, SoftPrompt]:
             )
         found[label] = prompt
     return found
-
-
-def _check_one_base(prompts: Mapping[str, SoftPrompt], *, force: bool) -> None:
-    """Raise BadInput for soft prompts that cannot, or were not made to, run on one base model."""
-    (first, one), *others = prompts.items()
-    for label, prompt in others:
-        if prompt.d_model != one.d_model:
-            raise BadInput(
-                "these soft prompts are of different widths, so of different base models",
-                where=f"{first} and {label}",
-                got=f"{one.d_model} and {prompt.d_model}",
-            )
-        difference = _difference(one.metadata.base, prompt.metadata.base)
-        if difference and not force:
-            raise BadInput(
-                "these soft prompts were made for different base models",
-                where=f"{first} and {label}",
-                got=difference,
-                do="give --force to combine them all the same",
-            )
-
-
-def _difference(one: BaseRef, other: BaseRef) -> str:
-    """What two files say of their base models and cannot both be true of one. What either leaves out contradicts nothing."""
-    same_weights = bool(one.fingerprint) and one.fingerprint == other.fingerprint
-    for name in ("family", "n_layers", "vocab_size", "id"):
-        ours, theirs = getattr(one, name), getattr(other, name)
-        if ours and theirs and ours != theirs and not same_weights:
-            return f"{name} {ours} and {theirs}"
-    return ""
-
-
-def _common_base(bases: Sequence[BaseRef]) -> BaseRef:
-    """What all of them say of their base model; what they do not agree on is left out."""
-    first = bases[0]
-    agreed = {
-        item.name: getattr(first, item.name)
-        for item in fields(BaseRef)
-        if all(getattr(base, item.name) == getattr(first, item.name) for base in bases)
-    }
-    return BaseRef(**agreed)
 
 
 def _twins(prompts: Mapping[str, SoftPrompt]) -> list[str]:

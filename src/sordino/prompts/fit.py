@@ -1,13 +1,17 @@
-"""How well a soft prompt fits a base model: decided from what its file says, without a model in memory."""
+"""How well a soft prompt fits a base model, and whether several fit one: decided from what their files say, without a model.
+
+This is the only place that says what "the same base model" means.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
-from sordino.errors import DoesNotFit
+from sordino.errors import BadInput, DoesNotFit
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 FitKind = Literal["exact", "same family", "unknown", "no"]
@@ -23,25 +27,25 @@ class Fit:
 
 
 def fit(model: BaseRef, d_model: int, metadata: Metadata, *, names: Sequence[str] = ()) -> Fit:
-    """How well a prompt of width `d_model` fits `model`, which goes by `names` besides its id.
+    """How well a prompt of width `d_model` fits `model`, which is also called by `names`.
 
     exact         the fingerprints agree: trained on these very weights
     same family   architecture, sizes and vocabulary agree: a fine-tune, another quantisation
-    unknown       the width agrees and the file says too little, as all old files do
-    no            another width (never loads), or known to be made for another model of the same width (can be forced)
+    unknown       the width agrees and the file says no more, as all old files do
+    no            another width (never loads), or made for another model of the same width (can be forced)
     """
-    said = metadata.base
+    stated = metadata.base
     title = model.id or next(iter(names), "this model")
     if d_model != model.d_model:
         return Fit("no", f"it is {d_model} wide and {title} is {model.d_model} wide", forcible=False)
-    if said.fingerprint and said.fingerprint == model.fingerprint:
+    if stated.fingerprint and stated.fingerprint == model.fingerprint:
         return Fit("exact", f"it was trained on these very weights of {title}")
-    differences = _differences(said, model)
+    differences = _differences(stated, model)
     if differences:
-        origin = f"{said.id}: " if said.id else ""
+        origin = f"{stated.id}: " if stated.id else ""
         return Fit("no", f"it was made for another model ({origin}{', '.join(differences)})")
-    if said.family and said.n_layers and said.vocab_size:
-        origin = f" ({said.id})" if said.id else ""
+    if stated.family and stated.n_layers and stated.vocab_size:
+        origin = f" ({stated.id})" if stated.id else ""
         return Fit(
             "same family", f"it was made for a model of the same kind and size as {title}{origin}, with other weights"
         )
@@ -49,9 +53,48 @@ def fit(model: BaseRef, d_model: int, metadata: Metadata, *, names: Sequence[str
 
 
 def weakest(fits: Sequence[Fit]) -> Fit:
-    """The fit of what needs all of these; of equals the first."""
+    """The fit of a prompt that needs all of these: the first of the worst."""
     order: tuple[FitKind, ...] = ("no", "unknown", "same family", "exact")
     return min(fits, key=lambda fit: (order.index(fit.kind), fit.forcible))
+
+
+def check_one_base(prompts: Sequence[SoftPrompt], purpose: str, *, force: bool = False) -> list[str]:
+    """Check that the prompts can be for one base model, as far as their files say. Returns what is uncertain, a line each.
+
+    purpose: what the prompts cannot be otherwise: "blended", "compared". force: accept different models of one width.
+    Raises BadInput where there is no prompt, DoesNotFit.
+    """
+    if not prompts:
+        raise BadInput("there is no soft prompt", where=purpose)
+    for one, other in combinations(prompts, 2):
+        found = _fit_together(one, other)
+        if found.kind == "no" and not (force and found.forcible):
+            raise DoesNotFit(
+                f"soft prompts of different base models cannot be {purpose}",
+                where=other.title,
+                expected=_origin(one),
+                got=_origin(other),
+                do="choose soft prompts of one base model",
+            )
+    first = prompts[0]
+    notes: dict[FitKind, str] = {
+        "no": "{other} was made for another base model than {first}",
+        "unknown": "{first} and {other} are of one width, and their files do not say that they are for one base model",
+        "same family": "{other} was made for other weights of the same kind of model than {first}",
+    }
+    kinds = [(other, _fit_together(first, other).kind) for other in prompts[1:]]
+    return [notes[kind].format(first=first.title, other=other.title) for other, kind in kinds if kind in notes]
+
+
+def common_base(bases: Sequence[BaseRef]) -> BaseRef:
+    """What all of them state alike; of the sizes and the family, what any of them states."""
+    common: dict[str, Any] = {}
+    for item in fields(BaseRef):
+        values = {getattr(base, item.name) for base in bases}
+        values -= {item.default} if item.name in ("d_model", "family", "n_layers", "vocab_size") else set()
+        if len(values) == 1:
+            common[item.name] = values.pop()
+    return BaseRef(**common)
 
 
 def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> SoftPrompt:
@@ -75,28 +118,49 @@ def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> Soft
     return prompt.with_metadata(base=base, supported=supported)
 
 
-def _differences(said: BaseRef, model: BaseRef) -> list[str]:
+def _fit_together(one: SoftPrompt, other: SoftPrompt) -> Fit:
+    """How well two prompts fit one base model. Symmetric, but for the words of the reason."""
+    pairs = ((one, other), (other, one))
+    found = weakest([fit(replace(a.metadata.base, d_model=a.d_model), b.d_model, b.metadata) for a, b in pairs])
+    fingerprints = {prompt.metadata.base.fingerprint for prompt in (one, other)} - {""}
+    if found.kind == "unknown" and len(fingerprints) > 1:
+        return Fit("no", "they were trained on different weights, and not both files state the family")
+    return found
+
+
+def _origin(prompt: SoftPrompt) -> str:
+    base = prompt.metadata.base
+    parts = (
+        base.id or base.family,
+        f"{prompt.d_model} wide",
+        f"{base.n_layers} layers" if base.n_layers else "",
+        f"vocabulary {base.vocab_size}" if base.vocab_size else "",
+    )
+    return " ".join(filter(None, parts))
+
+
+def _differences(stated: BaseRef, model: BaseRef) -> list[str]:
     """What the file says about its base model and `model` contradicts. What either leaves out contradicts nothing."""
     pairs = (
-        ("family", family_name(said.family), family_name(model.family)),
-        ("layers", said.n_layers, model.n_layers),
-        ("vocabulary", said.vocab_size, model.vocab_size),
+        ("family", family_name(stated.family), family_name(model.family)),
+        ("layers", stated.n_layers, model.n_layers),
+        ("vocabulary", stated.vocab_size, model.vocab_size),
     )
     return [f"{what} {theirs} instead of {ours}" for what, theirs, ours in pairs if theirs and ours and theirs != ours]
 
 
 def family_name(model_type: str) -> str:
-    """transformers' model type without the suffix that tells a text-only build from a multimodal one."""
+    """transformers' model type without the suffix of text-only builds of multimodal models."""
     return model_type.removesuffix("_text")
 
 
 def _hint(metadata: Metadata, title: str, names: Sequence[str]) -> str:
-    said = [name for name in (metadata.base.id, *metadata.supported) if name]
-    if not said:
+    named = [name for name in (metadata.base.id, *metadata.supported) if name]
+    if not named:
         return "its width agrees, and its file does not say which model it was made for"
-    listed = ", ".join(said[:3]) + (", ..." if len(said) > 3 else "")
+    listed = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
     ours = {plain for plain in map(_plain, names) if plain}
-    if any(_alike(_plain(name), plain) for name in said for plain in ours):
+    if any(_alike(_plain(name), plain) for name in named for plain in ours):
         return f"its width agrees and its file names {listed}, as this model is called"
     return f"its width agrees, but its file names {listed}, not {title}"
 
@@ -108,5 +172,5 @@ def _plain(name: str) -> str:
 
 def _alike(first: str, second: str) -> bool:
     shorter, longer = sorted((first, second), key=len)
-    # Three characters and fewer ("opt", "gpt") are in too many names.
+    # Short names ("opt", "gpt") are part of too many others.
     return first == second or (len(shorter) > 3 and shorter in longer)

@@ -1,9 +1,9 @@
 """Several soft prompts that write as one: a mixture or an ensemble, as a value. This module knows no file format and no model.
 
-What the components say is combined by a rule:
+A rule combines the components' predictions:
 
     sequence        p(y|x) = sum_k w_k p(y|x, prompt_k), y the whole continuation: a mixture (Qin & Eisner 2021, arXiv 2104.06599)
-    probabilities   every token by sum_k w_k p_k(token): an ensemble, or a mixture whose weights stay as they are while it writes
+    probabilities   every token by sum_k w_k p_k(token): an ensemble, or a mixture whose weights stay fixed while it writes
     logits          every token by softmax(sum_k w_k logits_k)
     vote            every token by the components' first choices, ties by their mean probability (Lester et al. 2021, section 6)
 
@@ -13,24 +13,25 @@ Shape key: K components, D model width.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import BadInput, ConfigError, ModelError
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
-# As many rows as an engine runs at once by default: a step takes a row a component.
+# An engine's default number of rows: each component takes one.
 MAX_COMPONENTS = 16
-# A gate reads this many tokens of the text at most, the last ones.
+# A gate reads at most this many tokens of the text, the last ones.
 GATE_TOKENS = 256
 
 
@@ -39,8 +40,8 @@ class Gate:
     """Weights that depend on the text x: p(k|x) = softmax(slope @ h(x) + bias).
 
     slope_KD float32 [K, D], bias_K float32 [K]. h(x) [D] is the mean, over the last GATE_TOKENS tokens of x, of the base model's
-    hidden state behind its final norm, without a soft prompt (a BOS, where the tokenizer writes one, is read and not counted).
-    Of an empty x it is zero, and has nothing to say (`Mixture.weights_for`).
+    hidden state after its final norm, without a soft prompt (a BOS, where the tokenizer writes one, is read and not counted).
+    For an empty x it is zero, and the gate is not used (`Mixture.weights_for`).
 
     Raises BadInput for arrays of other shapes or values that are not finite.
     """
@@ -52,7 +53,7 @@ class Gate:
         slope_KD, bias_K = np.array(self.slope_KD, dtype=np.float32), np.array(self.bias_K, dtype=np.float32)
         if slope_KD.ndim != 2 or bias_K.shape != slope_KD.shape[:1]:
             raise BadInput(
-                "the gate's arrays do not go together",
+                "the gate's arrays do not match",
                 where="gate",
                 expected="slope [components, d_model] and bias [components]",
                 got=f"{list(slope_KD.shape)} and {list(bias_K.shape)}",
@@ -64,12 +65,12 @@ class Gate:
             object.__setattr__(self, name, array)
 
     def weights(self, hidden_D: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """p(k|x) [K] of h(x) [D]. Raises ModelError where a model of small range made no numbers of the text."""
+        """p(k|x) [K] of h(x) [D]. Raises ModelError where h(x) overflowed the model's number type."""
         if not np.isfinite(hidden_D).all():
             raise ModelError(
-                "the model's hidden states behind this text are not numbers",
+                "the model's hidden states of this text are not finite",
                 where="gate",
-                do="take a --dtype of larger range",
+                do="choose a --dtype of larger range",
             )
         scores_K = self.slope_KD.astype(np.float64) @ hidden_D.astype(np.float64) + self.bias_K
         raised_K = np.exp(scores_K - scores_K.max())
@@ -79,11 +80,11 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Soft prompts of one width, their weights, and the rule that combines what they say.
+    """Soft prompts of one width, their weights, and the rule that combines their predictions.
 
-    weights_K: float64 [K], none negative; made to sum to one. gate: where there is one, it gives the weights for each text and
-    `weights_K` are what it gives on average. metadata: of the whole; `training` says how the weights were found, and its placement
-    is the first component's. Raises BadInput.
+    weights_K: float64 [K], none negative; scaled to sum to one. gate: gives the weights for each text; `weights_K` are then their
+    average. metadata: of the whole; `training` says how the weights were found, and its placement is the first component's.
+    Raises BadInput.
     """
 
     components: tuple[SoftPrompt, ...]
@@ -91,6 +92,7 @@ class Mixture:
     rule: Rule = "sequence"
     gate: Gate | None = None
     metadata: Metadata = field(default_factory=Metadata)
+    kind: ClassVar[str] = "mixture"
 
     def __post_init__(self) -> None:
         count = len(self.components)
@@ -108,18 +110,18 @@ class Mixture:
             raise BadInput("unknown rule", where="mixture", expected=", ".join(RULES), got=self.rule)
         if self.gate is not None and self.gate.slope_KD.shape != (count, widths[0]):
             raise BadInput(
-                "the gate is made for other components",
+                "the gate was made for other components",
                 where="gate",
                 expected=[count, widths[0]],
                 got=list(self.gate.slope_KD.shape),
             )
         placement = self.components[0].metadata.placement
         object.__setattr__(self, "metadata", replace(self.metadata, placement=placement))
-        object.__setattr__(self, "weights_K", _checked_weights(self.weights_K, count))
+        object.__setattr__(self, "weights_K", checked_weights(self.weights_K, count))
 
     @property
     def n_tokens(self) -> int:
-        """Virtual tokens of the longest component: what the mixture takes of the context."""
+        """Virtual tokens of the longest component: what the mixture takes up of the context."""
         return max(prompt.n_tokens for prompt in self.components)
 
     @property
@@ -139,9 +141,9 @@ class Mixture:
         return digest.hexdigest()
 
     def weights_for(self, hidden_D: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """The weights [K] for a text of h(x) [D]: the gate's where there is one, and `weights_K` for an empty text.
+        """The weights [K] for a text of h(x) [D]: the gate's where there is one, but `weights_K` for an empty text.
 
-        Zeros are far from every text that the gate has learned from. Raises as `Gate.weights`.
+        h(x) = 0 is far from every text that the gate was trained on. Raises as `Gate.weights`.
         """
         return self.weights_K if self.gate is None or not hidden_D.any() else self.gate.weights(hidden_D)
 
@@ -150,7 +152,7 @@ class Mixture:
         return replace(self, metadata=replace(self.metadata, **changes))
 
     def with_weights(self, weights_K: NDArray[np.float64] | list[float]) -> Mixture:
-        """The same components under weights that do not depend on the text. Raises BadInput."""
+        """The same components with weights that do not depend on the text. Raises BadInput."""
         return replace(self, weights_K=np.asarray(weights_K, dtype=np.float64), gate=None)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -163,19 +165,20 @@ class Mixture:
         formats.write_mixture(self, Path(path), force=overwrite)
 
 
-Prompt = SoftPrompt | Mixture
+# What a prompt file holds.
+StoredPrompt = SoftPrompt | Mixture
 
 
-def components_of(prompt: Prompt | None) -> tuple[SoftPrompt | None, ...]:
-    """The soft prompts that a text is run behind: a mixture's components, or the one, or none."""
+def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
+    """The prompts that a text is run after: a mixture's components, or the one, or none."""
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)
 
 
-def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
+def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
     """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
-    found: dict[str, Prompt] = {}
+    found: dict[str, StoredPrompt] = {}
     for label, prompt in prompts.items():
         found[label] = prompt
         if isinstance(prompt, Mixture):
@@ -184,15 +187,15 @@ def with_components(prompts: Mapping[str, Prompt]) -> dict[str, Prompt]:
     return found
 
 
-def check_branches(prompt: Prompt | None, most: int) -> None:
-    """Raise ConfigError where there are more components than an engine runs rows."""
+def check_branches(prompt: Prompt | Mixture | None, most: int) -> None:
+    """Raise ConfigError where a prompt has more components than an engine has rows."""
     if len(components_of(prompt)) > most:
         raise ConfigError(
             "the mixture has more components than the engine runs rows",
             where="soft_prompt",
             expected=f"at most {most}",
             got=len(components_of(prompt)),
-            do="give more --rows, or take a mixture of fewer",
+            do="give more --rows, or choose a mixture of fewer",
         )
 
 
@@ -201,19 +204,25 @@ def uniform(count: int) -> NDArray[np.float64]:
     return np.full(count, 1 / count)
 
 
-def _checked_weights(weights_K: NDArray[Any], count: int) -> NDArray[np.float64]:
+def checked_weights(
+    weights_K: Sequence[float] | NDArray[Any], count: int, *, where: str = "mixture", got: str | None = None
+) -> NDArray[np.float64]:
+    """`count` weights, none negative, scaled to sum to one: float64 [K], read-only. got: how they were given, for the error.
+
+    Raises BadInput.
+    """
     checked_K = np.array(weights_K, dtype=np.float64)
-    good = checked_K.shape == (count,) and bool(np.isfinite(checked_K).all()) and bool((checked_K >= 0).all())
+    valid = checked_K.shape == (count,) and bool(np.isfinite(checked_K).all()) and bool((checked_K >= 0).all())
     with np.errstate(over="ignore"):
-        total = float(checked_K.sum()) if good else 0.0
+        total = float(checked_K.sum()) if valid else 0.0
     if not 0 < total < np.inf:
         raise BadInput(
-            "these are no weights",
-            where="mixture",
+            "these are not weights",
+            where=where,
             expected=f"{count} numbers with a finite sum, none negative, not all zero",
-            got=str(checked_K.tolist())[:80],
+            got=repr(got) if got is not None else str(checked_K.tolist())[:80],
         )
-    # Weights that sum to one already are kept to the bit.
+    # Weights that sum to one already stay the same bits.
     checked_K = checked_K if abs(total - 1) < 1e-12 else checked_K / total
     checked_K.setflags(write=False)
     return checked_K

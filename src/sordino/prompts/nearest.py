@@ -1,6 +1,6 @@
-"""What the virtual tokens of a soft prompt lie next to, among the words of a vocabulary.
+"""The vocabulary's tokens that are nearest to the virtual tokens of a soft prompt.
 
-Shape key: P virtual tokens, D model width, V vocabulary, v words of it in a part, C nearest words.
+Shape key: P virtual tokens, D model width, V vocabulary, v tokens of it in a part, C nearest tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 By = Literal["cosine", "distance"]
 
-# A part of the vocabulary at a time: a large model's would take gigabytes in float32.
+# The vocabulary is processed in parts: a large model's takes gigabytes in float32.
 _WORDS_AT_ONCE = 8192
 
 
@@ -39,9 +39,9 @@ class Vocabulary(Protocol):
 def nearest_words(
     base: Vocabulary, prompt: SoftPrompt, *, count: int = 5, by: By = "cosine"
 ) -> list[list[tuple[str, float]]]:
-    """For each virtual token the vocabulary's nearest words, nearest first: what the prompt would be, were it text.
+    """For each virtual token the vocabulary's nearest words and their scores, nearest first.
 
-    by: the cosine (larger is nearer), or the Euclidean distance (smaller is nearer), which also minds how long a vector is.
+    by: the cosine (larger is nearer), or the Euclidean distance (smaller is nearer), which also depends on the vectors' norms.
     """
     matrix_PD = torch.from_numpy(prompt.matrix.copy()).to(base.device)
     sign = 1.0 if by == "cosine" else -1.0
@@ -69,7 +69,7 @@ def word_norms(base: Vocabulary) -> NDArray[np.float64]:
 
 
 def percentiles(values_P: NDArray[np.floating], ascending_V: NDArray[np.floating]) -> NDArray[np.float64]:
-    """For each value the share, 0 to 100, of `ascending_V` that is not above it."""
+    """For each value the percentage of `ascending_V` that is not above it."""
     found: NDArray[np.float64] = 100 * np.searchsorted(ascending_V, values_P, side="right") / len(ascending_V)
     return found
 
@@ -83,5 +83,5 @@ def _parts(base: Vocabulary) -> Iterator[tuple[Tensor, Tensor]]:
 def _compared(matrix_PD: Tensor, words_vD: Tensor, by: By) -> Tensor:
     if by == "cosine":
         return torch.nn.functional.normalize(matrix_PD, dim=1) @ torch.nn.functional.normalize(words_vD, dim=1).T
-    # Not through a product: of two vectors that are nearly the same it would keep no digit.
+    # Not by a matrix product, which loses all digits for two vectors that are nearly equal.
     return torch.cdist(matrix_PD, words_vD, compute_mode="donot_use_mm_for_euclid_dist")

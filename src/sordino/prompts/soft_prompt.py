@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.errors import BadInput, SoftPromptFileError
+from sordino.errors import BadInput, DoesNotFit, SoftPromptFileError
 
 _log = logging.getLogger(__name__)
-Placement = Literal["start", "after_bos"]
+PlacementName = Literal["start", "after_bos"]
 Rating = Literal["general", "mature", "explicit"]
-PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+PLACEMENTS: tuple[PlacementName, ...] = get_args(PlacementName)
 RATINGS: tuple[Rating, ...] = get_args(Rating)
 
 # KoboldAI's loader refuses 2048 tokens and more; so do we, whatever the file came in.
@@ -81,7 +81,7 @@ class Metadata:
     supported: tuple[str, ...] = ()
     description: str = ""
     base: BaseRef = BaseRef()
-    placement: Placement = "start"
+    placement: PlacementName = "start"
     licence: str = ""
     tags: tuple[str, ...] = ()
     rating: Rating | Literal[""] = ""
@@ -112,6 +112,8 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", checked_matrix(self.matrix))
 
+    kind: ClassVar[str] = "embedding prompt"
+
     def __repr__(self) -> str:
         return f"SoftPrompt({self.metadata.name!r}, {self.n_tokens} x {self.d_model})"
 
@@ -125,6 +127,11 @@ class SoftPrompt:
         """The width of the base model's embeddings."""
         return int(self.matrix.shape[1])
 
+    @property
+    def title(self) -> str:
+        """What messages call it: its name, or the start of its hash."""
+        return self.metadata.name or self.content_hash[:12]
+
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the shape and the little-endian float32 bytes: the identity of the prompt.
@@ -133,6 +140,17 @@ class SoftPrompt:
         """
         head = f"float32 {self.n_tokens} {self.d_model}\n".encode()
         return hashlib.sha256(head + self.matrix.astype("<f4", copy=False).tobytes()).hexdigest()
+
+    def prefix(self, base: BaseRef) -> NDArray[np.float32]:
+        """The matrix, which runs through the layers as token embeddings do. Raises DoesNotFit for another width."""
+        if base.d_model != self.d_model:
+            raise DoesNotFit(
+                "the soft prompt does not fit the base model",
+                where=self.title,
+                expected=f"{base.d_model} wide",
+                got=f"{self.d_model} wide",
+            )
+        return self.matrix
 
     def with_metadata(self, **changes: Any) -> SoftPrompt:
         """The same matrix with some metadata fields replaced."""

@@ -1,8 +1,12 @@
-"""The application: routes, errors, and the guard around them."""
+"""The application: routes, errors, and around them the guard and the request log."""
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -10,16 +14,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sordino import __version__
 from sordino.errors import SordinoError
 from sordino.server import kobold, openai, prompts_api
-from sordino.server.errors import Refused, body_of, not_kept, refused, status_of
+from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
 from sordino.server.guard import Guard
-from sordino.server.request_log import RequestLog
 from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
+
+log = logging.getLogger("sordino.requests")
 
 
 def create_app(
@@ -31,12 +36,12 @@ def create_app(
     allowed_hosts: Collection[str] = (),
     origins: Collection[str] = (),
 ) -> ASGIApp:
-    """Everything the server answers.
+    """The server's ASGI application.
 
-    models: to change to another model. page: adds the web page's routes. origins: web pages of other addresses that may call it
+    models: changes the model. page: adds the web page's routes. origins: web pages of other addresses that may call the server
     (CORS); none by default.
     """
-    # No page of the API: FastAPI's loads its scripts from another server.
+    # Without FastAPI's page of the API, which loads its scripts from another server.
     app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
     app.state.serving, app.state.models = serving, models
     app.state.kobold = kobold.new_state(serving)
@@ -51,12 +56,12 @@ def create_app(
         page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(SordinoError, _ours)
+    app.add_exception_handler(SordinoError, _sordino_error)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
     outer: ASGIApp = app
     if origins:
-        # The pages are listed, and lie on the internet: browsers ask whether they may reach into a private network.
+        # The pages listed are on the internet: browsers ask first whether they may call into a private network.
         outer = CORSMiddleware(
             outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], allow_private_network=True
         )
@@ -91,7 +96,44 @@ async def health(request: Request, response: Response) -> dict[str, Any]:
 
 async def metrics(request: Request) -> Response:
     """Prometheus."""
-    return Response(state_of(request).metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(state_of(request).metrics.scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+# The request log -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RequestLog:
+    """An ASGI application around another: one line of JSON for each request, on `sordino.requests`. Never a text, name or key."""
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status, sent = time.monotonic(), 0, 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status, sent
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, counted)
+        finally:
+            line = {
+                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "method": scope["method"],
+                # The route and not the path: names of soft prompts are the user's.
+                "route": getattr(scope.get("route"), "path", None) or "none",
+                "status": status,
+                "seconds": round(time.monotonic() - began, 3),
+                "bytes": sent,
+            }
+            log.info(json.dumps(line))
 
 
 # Errors ----------------------------------------------------------------------------------------------------------------
@@ -99,7 +141,7 @@ async def metrics(request: Request) -> Response:
 
 def _answer(request: Request, status: int, message: str, *, field: str = "", code: str | None = None) -> JSONResponse:
     path = request.url.path
-    # Messages repeat what was asked, and half a surrogate pair of it is in no encoding.
+    # Messages repeat parts of the request, and a lone surrogate has no encoding.
     message, field = (text.encode("utf-8", "backslashreplace").decode() for text in (message, field))
     return JSONResponse(body_of(path, status, message, field=field, code=code), status_of(path, status))
 
@@ -109,19 +151,19 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, error.status, error.message, field=error.field, code=error.code)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _sordino_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SordinoError)
     return await _refused(request, refused(error))
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """The first fault, with the field that it is in."""
+    """The first error, with its field."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     if first["type"] == "json_invalid":
         return _answer(request, 400, f"the body is not JSON: {first.get('ctx', {}).get('error', '')}")
-    # Bodies of other kinds are not read as JSON: any web page may send those to any address without asking.
+    # Any web page may send other content types to any address, so they are not read as JSON.
     if not place and "json" not in request.headers.get("content-type", "") and first["type"] != "missing":
         return _answer(request, 400, "the body must be JSON: send the header Content-Type: application/json")
     field = place[0] if place else ""
@@ -132,18 +174,18 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, OSError):
-        # A form's file that is larger than a little lies on the disk while it comes.
-        return await _ours(request, not_kept(error.__cause__))
-    # FastAPI's word for bytes that are no UTF-8, nested too deep, or a number of thousands of digits.
+        # A larger file of a form is stored on the disk while it arrives.
+        return await _sordino_error(request, upload_not_stored(error.__cause__))
+    # FastAPI's message for bytes that are not UTF-8, deep nesting, or a number of thousands of digits.
     is_no_json = error.status_code == 400 and error.detail == "There was an error parsing the body"
     answer = _answer(request, error.status_code, "the body is not JSON" if is_no_json else str(error.detail))
     if not is_no_json:
-        # No such route, or not with this method: said as it is on KoboldAI's routes too.
+        # No such route, or not with this method: the status is the same on KoboldAI's routes.
         answer.status_code = error.status_code
     answer.headers.update(error.headers or {})
     return answer
 
 
 async def _bug(request: Request, error: Exception) -> JSONResponse:
-    """In the API's own shape, and without what happened: that is in the log."""
-    return _answer(request, 500, "an error of the server's own; its log says more")
+    """In the shape of the API and without details, which are in the log."""
+    return _answer(request, 500, "an internal error of the server: see its log")

@@ -7,6 +7,8 @@ KoboldAI  {"detail": {FIELD: [MESSAGE]}} for a field (422), {"detail": {"msg", "
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ _OPENAI_TYPES = {
 
 
 class Refused(Exception):
-    """A request that cannot be answered. field: of the request, "" where it is none."""
+    """A request that is refused. field: the field of the request at fault, "" where there is none."""
 
     def __init__(self, status: int, message: str, *, field: str = "", code: str | None = None) -> None:
         super().__init__(message)
@@ -40,15 +42,14 @@ class Refused(Exception):
 
 
 def refused(error: SordinoError, *, field: str = "") -> Refused:
-    """One of our errors as an answer."""
-    status = 500
-    code = None
+    """A SordinoError as the refusal of a request. Routes that know no field raise the error itself: the application does this."""
+    status, code = 500, None
     if isinstance(error, NotInLibrary):
         status, field, code = 404, field or "soft_prompt", "model_not_found"
     elif isinstance(error, DoesNotFit):
         status, field = 400, field or "soft_prompt"
     elif isinstance(error, EngineBusy):
-        # Of no field: the request is as it should be.
+        # No field is at fault: the request is as it should be.
         status, field = 503, ""
     elif isinstance(error, OutOfMemory | StorageError):
         status, field = 507, ""
@@ -57,22 +58,36 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
     elif isinstance(error, BadInput):
         status = 400
         if isinstance(error, ConfigError):
-            field = field or error.where.removeprefix("--").replace("-", "_")
+            field = field or field_of(error)
             code = "context_length_exceeded" if "context" in error.what else None
-    return Refused(status, _told_abroad(error, field), field=field, code=code)
+    return Refused(status, _public_message(error, field), field=field, code=code)
 
 
-def not_kept(error: OSError) -> StorageError:
-    """A file that was sent and found no place to be read from."""
+@contextmanager
+def refusing(field: str) -> Iterator[None]:
+    """A SordinoError in this block is the refusal of this field of the request."""
+    try:
+        yield
+    except SordinoError as error:
+        raise refused(error, field=field) from error
+
+
+def field_of(error: SordinoError) -> str:
+    """The option that an error names, as a field of a request: `--top-p` is `top_p`."""
+    return error.where.removeprefix("--").replace("-", "_")
+
+
+def upload_not_stored(error: OSError) -> StorageError:
+    """There is no room for an uploaded file while it is read."""
     return StorageError(
-        "what was sent cannot be kept while it is read",
+        "the upload cannot be stored while it is read",
         got=error.strerror or error,
         do="make room in the server's folder for temporary files",
     )
 
 
-def _told_abroad(error: SordinoError, field: str) -> str:
-    """The message, with a file's name in place of its path: where the library lies is nobody's business. And with the request's
+def _public_message(error: SordinoError, field: str) -> str:
+    """The message, with a file's name in place of its path, as where the library lies is nobody's business; and with the request's
     field in place of the command's flag."""
     if error.where.startswith("--") and field:
         where = field
@@ -80,12 +95,11 @@ def _told_abroad(error: SordinoError, field: str) -> str:
         where = Path(error.where).name
     else:
         return error.message
-    told = SordinoError(error.what, where=where, expected=error.expected, got=error.got, do=error.do)
-    return told.message
+    return SordinoError(error.what, where=where, expected=error.expected, got=error.got, do=error.do).message
 
 
 def body_of(path: str, status: int, message: str, *, field: str = "", code: str | None = None) -> dict[str, Any]:
-    """The answer's body, as the API that `path` belongs to has it."""
+    """The body of an error, in the shape of the API that `path` belongs to."""
     if path.startswith("/api/"):
         if field:
             return {"detail": {field: [message]}}
@@ -95,7 +109,7 @@ def body_of(path: str, status: int, message: str, *, field: str = "", code: str 
 
 
 def status_of(path: str, status: int) -> int:
-    """The code as KoboldAI's clients know it: a wrong field is 422 there, whatever is wrong with it."""
+    """The status that clients of this API know: on KoboldAI's routes a wrong field is 422, whatever is wrong with it."""
     if path.startswith("/api/") and status in (400, 404):
         return 422
     return status

@@ -1,110 +1,147 @@
-"""From what a route was asked to the engine's events: text to ids, n continuations, one stream of events."""
+"""The requests of one API call: checked, streamed, completed, and ended when the client disconnects."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+import secrets
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from sordino.engine.requests import Chunk, End, Event, Request, request_for
-from sordino.engine.sampling import Sampling
+from starlette.requests import HTTPConnection
+from starlette.requests import Request as HTTPRequest
+
+from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
+from sordino.forward.placement import most_positions
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Prompt
+from sordino.prompts.mixture import StoredPrompt
+from sordino.server.errors import Refused
 from sordino.server.serving import Serving
 
-
-@dataclass(frozen=True)
-class Job:
-    """One text to continue `n` times. ids: its own, without BOS. Continuation i has the seed `seed + i`.
-
-    token_mixture: whether a mixture's weights stay as they are while it writes.
-    """
-
-    ids: tuple[int, ...]
-    prompt: Prompt | None
-    sampling: Sampling
-    seed: int
-    n: int = 1
-    client: str = ""
-    token_mixture: bool = False
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Written:
+class Completion:
     """One finished continuation."""
 
     text: str
-    parts: tuple[Chunk, ...]
+    chunks: tuple[Chunk, ...]
     end: End
 
 
-def requests_of(base: DescribedModel, job: Job) -> list[Request]:
-    one = request_for(
-        base, job.ids, job.prompt, job.sampling, job.seed, client=job.client, token_mixture=job.token_mixture
-    )
-    return [replace(one, seed=(job.seed + index) % 2**63) for index in range(job.n)]
+@dataclass(frozen=True)
+class Generation:
+    """The requests of one API call. api: the API's name, for the metrics."""
+
+    serving: Serving
+    api: str
+    requests: Sequence[Request]
+
+    def check(self) -> None:
+        """Raise what would become of the requests, while there is still a status to say it with."""
+        self.serving.backend.check(self.requests)
+
+    async def stream(self, *, whole: bool = False) -> AsyncGenerator[tuple[int, Event]]:
+        """The events of all requests as they come, each with the index of its request. Closing the stream ends the requests.
+
+        whole: each request's events together at its end. Raises the error of a request that failed, and EngineBusy where the
+        server stops or the time limit is over.
+        """
+        metrics, limits = self.serving.metrics, self.serving.limits
+        open_requests = len(self.requests)
+        deadline = asyncio.get_running_loop().time() + limits.seconds
+        backend_events = self.serving.backend.stream(self.requests, whole=whole, first=metrics.first_token.observe)
+        try:
+            async with aclosing(backend_events) as events:
+                while open_requests:
+                    try:
+                        async with asyncio.timeout_at(deadline):
+                            index, event = await anext(events)
+                    except TimeoutError:
+                        raise EngineBusy(
+                            "the request took too long", do="ask for fewer tokens, or when the server is less busy"
+                        ) from None
+                    except SordinoError:
+                        open_requests -= 1
+                        metrics.requests.labels(self.api, "refused").inc()
+                        raise
+                    if isinstance(event, End):
+                        open_requests -= 1
+                        metrics.count(self.api, event)
+                        if event.error is not None:
+                            raise event.error
+                        if event.reason == "aborted":
+                            raise EngineBusy("the server is stopping")
+                    yield index, event
+        finally:
+            metrics.requests.labels(self.api, "left").inc(open_requests)
+
+    async def complete(self, http: HTTPRequest) -> list[Completion]:
+        """All continuations, unless the client disconnects first. Raises as `stream`."""
+        return await unless_disconnected(http, self._complete())
+
+    async def _complete(self) -> list[Completion]:
+        chunks: list[list[Chunk]] = [[] for _ in self.requests]
+        ends: list[End | None] = [None] * len(self.requests)
+        async with aclosing(self.stream(whole=True)) as events:
+            async for index, event in events:
+                if isinstance(event, Chunk):
+                    chunks[index].append(event)
+                else:
+                    ends[index] = event
+        return [
+            Completion("".join(chunk.text for chunk in some), tuple(some), end)
+            for some, end in zip(chunks, ends, strict=True)
+            if end is not None
+        ]
 
 
-def width_of(base: DescribedModel, prompt: Prompt | None) -> int:
-    """Positions that stand before a request's own text: soft prompt (of a mixture, the longest) and BOS."""
-    return len(base.bos_ids) + (prompt.n_tokens if prompt else 0)
+def continuations(request: Request, n: int) -> list[Request]:
+    """n requests for the same text. Continuation i has the seed `request.seed + i`."""
+    return [replace(request, seed=(request.seed + index) % 2**63) for index in range(n)]
+
+
+def seed_of(seed: int | None) -> int:
+    """The seed that a client gave, or a random one."""
+    return secrets.randbits(62) if seed is None else seed % 2**63
+
+
+def client_of(connection: HTTPConnection) -> str:
+    """Whose turn it is when many wait: the address that the request came from."""
+    return connection.client.host if connection.client else ""
+
+
+def leading_positions(base: DescribedModel, prompt: StoredPrompt | None) -> int:
+    """Positions in front of a request's own text: the soft prompt (of a mixture, the longest) and BOS."""
+    return most_positions(base, prompt.n_tokens if prompt else 0)
 
 
 def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-    """The conversation in the model's template, up to where the assistant begins. Raises ModelError."""
+    """The conversation in the model\'s chat template, up to where the assistant begins. Raises ModelError."""
     return base.without_bos(base.encode_markup(base.chat_opening(messages)))
 
 
-async def stream(
-    serving: Serving, api: str, requests: Sequence[Request], *, whole: bool = False
-) -> AsyncGenerator[tuple[int, Event]]:
-    """The events of all requests as they come, each with its request's place. Leaving ends them all.
-
-    api: whose requests they are, for the metrics. whole: each request's events together at its end. Raises what a request failed
-    with, and EngineBusy where the server stopped it or it took longer than it may.
-    """
-    metrics, left = serving.metrics, len(requests)
-    deadline = asyncio.get_running_loop().time() + serving.limits.seconds
+async def unless_disconnected(http: HTTPRequest, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects. (Of a streamed answer the server itself does that.)"""
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(_until_disconnected(http))
     try:
-        async with aclosing(serving.backend.stream(requests, whole=whole, first=metrics.first_token.observe)) as events:
-            while left:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        index, happened = await anext(events)
-                except TimeoutError:
-                    raise EngineBusy(
-                        "the request took too long", do="ask for less, or when fewer are writing"
-                    ) from None
-                except SordinoError:
-                    left -= 1
-                    metrics.requests.labels(api, "refused").inc()
-                    raise
-                if isinstance(happened, End):
-                    left -= 1
-                    metrics.count(api, happened)
-                    if happened.error is not None:
-                        raise happened.error
-                    if happened.reason == "aborted":
-                        raise EngineBusy("the server is stopping")
-                yield index, happened
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            # Nobody reads this.
+            raise Refused(499, "the client has disconnected")
+        return task.result()
     finally:
-        metrics.requests.labels(api, "left").inc(left)
+        for one in (task, disconnect):
+            one.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await one
 
 
-async def write(serving: Serving, api: str, requests: Sequence[Request]) -> list[Written]:
-    """All continuations, whole. Raises as `stream`."""
-    chunks: list[list[Chunk]] = [[] for _ in requests]
-    ends: list[End | None] = [None] * len(requests)
-    async with aclosing(stream(serving, api, requests, whole=True)) as events:
-        async for index, event in events:
-            if isinstance(event, Chunk):
-                chunks[index].append(event)
-            else:
-                ends[index] = event
-    return [
-        Written("".join(part.text for part in parts), tuple(parts), end)
-        for parts, end in zip(chunks, ends, strict=True)
-        if end is not None
-    ]
+async def _until_disconnected(http: HTTPRequest) -> None:
+    # The body has been read, so the next message is the disconnect.
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

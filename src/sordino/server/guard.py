@@ -1,14 +1,14 @@
-"""What stands around every route, those of mounted applications included: host names, the key, the size of a request.
+"""What guards every route, those of mounted applications included: host names, origins, the key, the size of a request.
 
-Plain ASGI, so that nothing behind it can forget to ask.
+Plain ASGI, so that no route can forget it.
 
-- Host: a page on the internet can let its own name point to 127.0.0.1 and so talk to this server through its visitor's browser
-  (DNS rebinding). Numbers, localhost and names that were allowed are answered; other names are not.
-- Origin: a page of another address can send a form, or nothing at all, to any address and need not be let in for that. What would
-  change something is refused unless the page is this server's own, or listed.
-- Key: where one is set every request needs it, `/health` and the page's own files excepted, compared in constant time. The page
-  sends a cookie instead, which it gets for the key: browsers send it with WebSockets and downloads too.
-- Size and time: a body of more than the limit is refused before it is read, and one that does not come is not waited for.
+- Host: a page on the internet can make its own name point to 127.0.0.1 and reach this server through its visitor's browser (DNS
+  rebinding). IP addresses, localhost and allowed names are answered; other names are refused.
+- Origin: a page of another address can send a form to any address without permission. Requests that change something are refused
+  unless the page is this server's own, or listed.
+- Key: where one is set every request needs it, except `/health` and the page's own files. It is compared in constant time. The page
+  gets a cookie in exchange for the key, since browsers send cookies with WebSockets and downloads too.
+- Size and time: a body above the limit is refused before it is read, and one that arrives too slowly is given up.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from sordino.server.errors import body_of
 COOKIE = "sordino"
 _UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards", "/ui/stories")
 OPEN_PATHS = frozenset({"/health"})
-# The page's files hold nothing of anybody's; its login asks for the key itself.
+# The page's files hold no user data; its login checks the key itself.
 _PAGE_PATHS = frozenset({"/", "/ui/login"})
 _PAGE_FILES = "/ui/static/"
 
 
 def cookie_of(api_key: str) -> str:
-    """What the cookie says: made from the key, and does not tell it. Good for as long as the key is."""
+    """The cookie's value: derived from the key, which it does not reveal. Valid as long as the key."""
     return hmac.digest(api_key.encode(), b"sordino page", "sha256").hex()
 
 
 @dataclass(frozen=True)
 class Guard:
-    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body. body_seconds: for it."""
+    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body, within body_seconds."""
 
     app: ASGIApp
     api_key: str | None = None
@@ -60,7 +60,7 @@ class Guard:
         refusal = self._refusal(scope, headers)
         if refusal is not None:
             origin = headers.get("origin", "")
-            # A page that is let in may read why it was refused, such as a wrong key.
+            # A listed page may read why it was refused, such as a wrong key.
             page = origin if origin in self.origins or (origin and "*" in self.origins) else ""
             await _answer(scope, send, *refusal, page=page)
             return
@@ -70,17 +70,17 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
-        if not self._is_ours(host):
+        if not self._is_own_host(host):
             return 403, f"the host name {host[:100]!r} is not one of this server's: start it with --allowed-host NAME"
         origin = headers.get("origin", "")
-        if origin and scope.get("method") not in ("GET", "HEAD", "OPTIONS") and not self._is_let_in(origin, host):
+        if origin and scope.get("method") not in ("GET", "HEAD", "OPTIONS") and not self._may_change(origin, host):
             return (
                 403,
                 f"pages of {origin[:100]!r} may not write here: start the server with --cors-origin {origin[:100]}",
             )
-        # A browser asks without a key whether a page may ask (CORS); the answer says nothing else.
-        is_question = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-        needs_key = self.api_key is not None and not _is_open(scope["path"]) and not is_question
+        # A browser's CORS preflight carries no key; its answer holds no data.
+        is_preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
+        needs_key = self.api_key is not None and not _is_open(scope["path"]) and not is_preflight
         if needs_key and not self._is_key(headers):
             return 401, "this server needs its key: send the header Authorization: Bearer KEY"
         size = headers.get("content-length", "0")
@@ -92,7 +92,7 @@ class Guard:
     def _limit(self, scope: Scope) -> int:
         return self.max_upload_bytes if scope["path"].startswith(_UPLOADS) else self.max_bytes
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
         name = name.lower()
         if name == "localhost" or name.endswith(".localhost") or self._is_allowed(name):
@@ -104,13 +104,13 @@ class Guard:
         return True
 
     def _is_allowed(self, name: str) -> bool:
-        """By its own name, or as one below `.example.org`."""
+        """Listed itself, or below a listed `.example.org`."""
         return name in self.allowed_hosts or any(
             allowed.startswith(".") and name.endswith(allowed) for allowed in self.allowed_hosts
         )
 
-    def _is_let_in(self, origin: str, host: str) -> bool:
-        """Behind a tunnel the page's address is the tunnel's, which was allowed, and the host may be another."""
+    def _may_change(self, origin: str, host: str) -> bool:
+        """Whether a page may change something. Behind a tunnel its address is an allowed host, and the Host header may differ."""
         if origin in self.origins or "*" in self.origins:
             return True
         try:
@@ -121,10 +121,10 @@ class Guard:
 
     def _is_key(self, headers: dict[str, str]) -> bool:
         api_key = self.api_key or ""
-        kind, _, said = headers.get("authorization", "").partition(" ")
-        said = said.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        # The bytes as they were sent: clients write a key beyond ASCII in UTF-8.
-        if hmac.compare_digest(said.encode("latin-1"), api_key.encode()):
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        key = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        # The bytes as they were sent: clients encode a key beyond ASCII in UTF-8.
+        if hmac.compare_digest(key.encode("latin-1"), api_key.encode()):
             return True
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return hmac.compare_digest(cookie.encode("utf-8"), cookie_of(api_key).encode())
@@ -139,21 +139,21 @@ def _too_large(limit: int) -> str:
 
 
 def _limited(receive: Receive, limit: int, seconds: float) -> Receive:
-    read, whole, loop = 0, False, asyncio.get_running_loop()
+    read, complete, loop = 0, False, asyncio.get_running_loop()
     deadline = loop.time() + seconds
 
     async def counted() -> Message:
-        nonlocal read, whole
+        nonlocal read, complete
         try:
-            # Behind the body there is only the client's leaving, which may take as long as it likes.
-            async with asyncio.timeout_at(None if whole else deadline):
+            # After the body comes only the disconnect, at any time.
+            async with asyncio.timeout_at(None if complete else deadline):
                 message = await receive()
         except TimeoutError:
-            raise HTTPException(408, f"the request did not come within {seconds:g} seconds") from None
-        whole = not message.get("more_body", False)
+            raise HTTPException(408, f"the request did not arrive within {seconds:g} seconds") from None
+        complete = not message.get("more_body", False)
         read += len(message.get("body", b""))
         if read > limit:
-            # The exception that frameworks let through while a body is read.
+            # The exception that frameworks pass on while they read a body.
             raise HTTPException(413, _too_large(limit))
         return message
 

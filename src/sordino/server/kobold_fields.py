@@ -1,6 +1,6 @@
 """The fields of KoboldAI's requests, and what they mean here.
 
-Fields that nobody knows are ignored, as KoboldAI does and its clients count on; those in `IGNORED` are known and mean nothing here.
+Unknown fields are ignored, as KoboldAI does and its clients count on; those in `IGNORED` are known and mean nothing here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IGNORED: dict[str, str] = {
     "sampler_full_determinism": "a seed gives the same text here in any case",
     "trim_stop": "stop sequences are never part of the text here",
 }
-# These are for whole answers: what has been sent cannot be trimmed.
+# Fields for whole answers: what has been sent cannot be trimmed.
 IGNORED_IN_STREAMS: dict[str, str] = {
     "n": "one continuation is streamed",
     "frmttriminc": "what was sent cannot be taken back",
@@ -34,8 +34,8 @@ _SPECIAL = re.compile(r"[#/@%{}+=~|^<>]")
 _SENTENCE_ENDS = ".!?\"'”’*)…"
 
 
-class Settings(BaseModel):
-    """What /config/NAME gets and sets, and a request may say for itself, with KoboldAI's own defaults."""
+class KoboldSettings(BaseModel):
+    """What /config/NAME gets and sets and a request may override, with KoboldAI's own defaults."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -59,16 +59,16 @@ class Settings(BaseModel):
 
     @field_validator("sampler_order")
     @classmethod
-    def _is_order(cls, said: list[int]) -> list[int]:
+    def _is_order(cls, order: list[int]) -> list[int]:
         # Older clients know six steps: the repetition penalty comes first then.
-        full = [REPETITION, *said] if len(said) == 6 else said
+        full = [REPETITION, *order] if len(order) == 6 else order
         if sorted(full) != list(range(7)):
             raise ValueError("Must be a permutation of the first 6 or 7 whole numbers.")
         return full
 
 
-class Generate(Settings):
-    """A request to write. n: continuations. soft_prompt: a file of the library, blank for none, absent for the server's default."""
+class GenerateRequest(KoboldSettings):
+    """n: continuations. soft_prompt: a file of the library, blank for none, absent for the server's default."""
 
     prompt: StrictStr
     n: Annotated[int, Field(ge=1, le=5)] = 1
@@ -78,49 +78,49 @@ class Generate(Settings):
     genkey: StrictStr = ""
 
 
-def sampling_of(asked: Generate, stop: tuple[str, ...]) -> Sampling:
+def sampling_of(fields: GenerateRequest, stop: tuple[str, ...]) -> Sampling:
     """Raises ConfigError."""
-    # KoboldAI takes 0 for "keep one word", which is what next to nothing keeps.
+    # In KoboldAI 0 keeps one token, as does a value just above 0.
     least = 1e-9
     return Sampling(
-        max_tokens=asked.max_length,
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=max(asked.top_p, least),
-        min_p=asked.min_p,
-        typical=max(asked.typical, least),
-        top_a=asked.top_a,
-        tfs=max(asked.tfs, least),
-        repetition_penalty=asked.rep_pen,
-        repetition_range=asked.rep_pen_range,
-        repetition_slope=asked.rep_pen_slope,
-        order=tuple(asked.sampler_order),
+        max_tokens=fields.max_length,
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=max(fields.top_p, least),
+        min_p=fields.min_p,
+        typical=max(fields.typical, least),
+        top_a=fields.top_a,
+        tfs=max(fields.tfs, least),
+        repetition_penalty=fields.rep_pen,
+        repetition_range=fields.rep_pen_range,
+        repetition_slope=fields.rep_pen_slope,
+        order=tuple(fields.sampler_order),
         stop=stop,
     )
 
 
-def stops_of(asked: Generate) -> tuple[str, ...]:
-    """Where the text ends: the request's own, and the line's end where one line was asked for."""
-    return (*(word for word in asked.stop_sequence or () if word), *(("\n",) if asked.singleline else ()))
+def stops_of(fields: GenerateRequest) -> tuple[str, ...]:
+    """The request's stop sequences, and the end of the line where it asks for a single line."""
+    return (*(stop for stop in fields.stop_sequence or () if stop), *(("\n",) if fields.singleline else ()))
 
 
-def formatted(text: str, asked: Settings) -> str:
-    """The finished text as KoboldAI's output formatting leaves it."""
-    if asked.frmttriminc:
-        text = _without_half_a_sentence(text)
-    if asked.frmtrmblln:
+def formatted(text: str, fields: KoboldSettings) -> str:
+    """The finished text after KoboldAI's output formatting."""
+    if fields.frmttriminc:
+        text = _without_incomplete_sentence(text)
+    if fields.frmtrmblln:
         text = re.sub(r"\n{2,}", "\n", text)
-    if asked.frmtrmspch:
+    if fields.frmtrmspch:
         text = _SPECIAL.sub("", text)
     return text
 
 
-def _without_half_a_sentence(text: str) -> str:
-    """Up to the last sentence that ends; all of it where none does."""
+def _without_incomplete_sentence(text: str) -> str:
+    """Up to the end of the last complete sentence; all of it where there is none."""
     end = max((text.rfind(mark) for mark in _SENTENCE_ENDS), default=-1)
     return text if end < 0 else text[: end + 1]
 
 
-def defaults_with(settings: Settings, said: dict[str, Any]) -> dict[str, Any]:
-    """What a request says over what the server's settings say; null is as absent."""
-    return settings.model_dump() | {key: value for key, value in said.items() if value is not None}
+def with_defaults(settings: KoboldSettings, body: dict[str, Any]) -> dict[str, Any]:
+    """A request's fields, and the server's settings for those that are absent or null."""
+    return settings.model_dump() | {key: value for key, value in body.items() if value is not None}

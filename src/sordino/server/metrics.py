@@ -1,4 +1,4 @@
-"""What is counted, for Prometheus. Never a text."""
+"""Counters and gauges for Prometheus. Never a text."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sordino.engine.requests import CacheUse, End
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Metrics:
-    """One server's counters, in a registry of its own."""
+class ServerMetrics:
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
         self._watched: Callable[[], tuple[int, int]] | None = None
         self.requests = Counter(
-            "sordino_requests", "Requests that ended, by how", ["api", "reason"], registry=self.registry
+            "sordino_requests", "Requests by how they ended", ["api", "reason"], registry=self.registry
         )
         self.tokens = Counter("sordino_tokens", "Tokens read and written", ["kind"], registry=self.registry)
         self.prompts = Counter(
@@ -33,34 +33,34 @@ class Metrics:
         )
 
     def count(self, api: str, end: End) -> None:
-        """A request that ended, and its tokens."""
+        """Count a request that ended, and its tokens."""
         self.requests.labels(api, end.reason).inc()
         self.tokens.labels("read").inc(end.n_prompt)
         self.tokens.labels("written").inc(end.n_new)
 
     def watch(self, counts: Callable[[], tuple[int, int]], cache: Callable[[], CacheUse]) -> None:
-        """Gauges that are read when somebody asks."""
+        """Gauges that are read with each scrape."""
         self._watched = counts
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "sordino_running": ("Rows that run", lambda: counts()[0]),
-            "sordino_waiting": ("Requests that wait", lambda: counts()[1]),
-            "sordino_prefix_cache_hits": ("Prefixes that were there", lambda: cache().hits),
-            "sordino_prefix_cache_misses": ("Prefixes that had to be run", lambda: cache().misses),
+            "sordino_running": ("Running rows", lambda: counts()[0]),
+            "sordino_waiting": ("Waiting requests", lambda: counts()[1]),
+            "sordino_prefix_cache_hits": ("Prefixes found in the cache", lambda: cache().hits),
+            "sordino_prefix_cache_misses": ("Prefixes that had to be computed", lambda: cache().misses),
             "sordino_prefix_cache_evictions": ("Prefixes that were evicted", lambda: cache().evictions),
-            "sordino_text_cache_hits": ("Texts of which a beginning was there", lambda: cache().text_hits),
+            "sordino_text_cache_hits": ("Texts whose beginning was in the cache", lambda: cache().text_hits),
             "sordino_text_cache_evictions": ("Texts that were evicted", lambda: cache().text_evictions),
             "sordino_prefix_cache_bytes": ("Bytes of prefixes and texts", lambda: cache().bytes),
         }
-        for name, (what, ask) in gauges.items():
-            # Another model takes the place of the one that was watched.
+        for name, (what, read) in gauges.items():
+            # They exist already where another model was watched before.
             if name not in self._gauges:
                 self._gauges[name] = Gauge(name, what, registry=self.registry)
-            self._gauges[name].set_function(ask)
+            self._gauges[name].set_function(read)
 
     def forget(self, counts: Callable[[], tuple[int, int]]) -> None:
-        """Hold nothing of what was watched by `counts`, unless another is watched by now: a model's weights hang on it."""
+        """Drop the references to a backend, unless another is watched by now: they would keep a model's weights in memory."""
         if self._watched == counts:
             self.watch(lambda: (0, 0), lambda: CacheUse(0, 0, 0, 0, 0, 0))
 
-    def page(self) -> bytes:
+    def scrape(self) -> bytes:
         return generate_latest(self.registry)

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Mixture, Prompt
-from sordino.server.errors import Refused, refused
+from sordino.prompts.mixture import Mixture, StoredPrompt
+from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.serving import Serving
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-# Beside the value that is absent: what else changes nothing.
+# Fields that are accepted at null and at these values, which change nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -35,12 +35,17 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "safety_identifier": (),
     "prompt_cache_key": (),
 }
-# Names of a person or of a cache: any text will do, as they ask for nothing.
+# Names of a person or of a cache: they ask for nothing, so any text is accepted.
 LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
+# What the engine's `Sampling` takes by the same name; `typical` is `typical_p` here.
+_SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "typical", "top_a", "tfs"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 
 
 class StreamOptions(BaseModel):
-    """include_obfuscation: texts of random length around the real one, which are not made here."""
+    """include_obfuscation: padding of random length, which is not implemented."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool | None = None
@@ -48,10 +53,10 @@ class StreamOptions(BaseModel):
 
 
 class Options(BaseModel):
-    """What both routes take. Absent and null are the same.
+    """The fields of both routes. Absent and null are the same.
 
-    Where the soft prompt is a mixture, mixture_weights take the place of its own, a number a component; with token_mixture the
-    weights stay as they are while it writes.
+    For a mixture: mixture_weights replace its own weights, one number for each component; with token_mixture the weights stay
+    fixed while it writes.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -92,7 +97,7 @@ class TextPart(BaseModel):
     text: StrictStr
 
 
-class Message(BaseModel):
+class ChatMessage(BaseModel):
     """name is read and not used: chat templates have no place for it, and SillyTavern sends it with example dialogues."""
 
     model_config = ConfigDict(extra="forbid")
@@ -100,20 +105,25 @@ class Message(BaseModel):
     content: StrictStr | list[TextPart]
     name: StrictStr | None = None
 
+    def for_template(self) -> dict[str, str]:
+        """role and content as chat templates expect them."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
 
 class ChatRequest(Options):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: StrictInt | None = None
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = None
 
 
-def refuse_foreign(asked: Options) -> None:
-    """Raises Refused for fields that nobody knows, and for those that would change the answer and are not implemented."""
-    if asked.stream_options is not None and not asked.stream:
+def refuse_unsupported(options: Options) -> None:
+    """Raise Refused for fields that are unknown, and for those that would change the answer and are not implemented."""
+    if options.stream_options is not None and not options.stream:
         raise Refused(400, "stream_options is for stream: true", field="stream_options")
-    for field, value in (asked.model_extra or {}).items():
+    for field, value in (options.model_extra or {}).items():
         if field not in NEUTRAL:
             raise Refused(400, f"unknown field: {field}", field=field, code="unknown_parameter")
         if value is None or _is_neutral(field, value) or (field in LABELS and isinstance(value, str)):
@@ -127,27 +137,25 @@ def refuse_foreign(asked: Options) -> None:
 
 
 def _is_neutral(field: str, value: Any) -> bool:
-    """Whether it is one of the values that change nothing; true is no number here, as it is in Python."""
+    """Whether this value changes nothing. JSON's true is no number, though Python's True equals 1."""
     return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
 
 
-def weighed(asked: Options, prompt: Prompt | None) -> Prompt | None:
-    """The soft prompt with the weights that a request gives a mixture. Raises Refused where it is none."""
+def weighted(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | None:
+    """The soft prompt, a mixture with the weights that the request gives. Raises Refused for weights of what is no mixture."""
     for field in ("mixture_weights", "token_mixture"):
-        if getattr(asked, field) not in (None, False) and not isinstance(prompt, Mixture):
+        if getattr(options, field) not in (None, False) and not isinstance(prompt, Mixture):
             raise Refused(400, f"{field} is for mixtures, and this soft prompt is none", field=field)
-    if asked.mixture_weights is None or not isinstance(prompt, Mixture):
+    if options.mixture_weights is None or not isinstance(prompt, Mixture):
         return prompt
-    try:
-        return prompt.with_weights(asked.mixture_weights)
-    except SordinoError as error:
-        raise refused(error, field="mixture_weights") from error
+    with refusing("mixture_weights"):
+        return prompt.with_weights(options.mixture_weights)
 
 
 def sampling_of(
-    serving: Serving, asked: Options, *, max_tokens: int, logprobs: int | None, names: Mapping[str, str] | None = None
+    serving: Serving, options: Options, *, max_tokens: int, logprobs: int | None, names: Mapping[str, str] | None = None
 ) -> Sampling:
-    """names: what the route calls `max_tokens` and `logprobs`, where it calls them otherwise. Raises Refused."""
+    """names: what the route calls `max_tokens` and `logprobs`, where that differs. Raises Refused."""
     names = {"typical": "typical_p", **(names or {})}
     if max_tokens > serving.limits.max_tokens:
         raise Refused(
@@ -155,64 +163,46 @@ def sampling_of(
             f"at most {serving.limits.max_tokens} new tokens in one request",
             field=names.get("max_tokens", "max_tokens"),
         )
-    given: dict[str, Any] = {
-        "temperature": 1.0 if asked.temperature is None else asked.temperature,
-        "top_p": 1.0 if asked.top_p is None else asked.top_p,
-        # vLLM's -1, too, means all.
-        "top_k": None if asked.top_k is None else max(0, asked.top_k) if asked.top_k >= -1 else asked.top_k,
-        "min_p": asked.min_p,
-        "typical": asked.typical_p,
-        "top_a": asked.top_a,
-        "tfs": asked.tfs,
-        "repetition_penalty": asked.repetition_penalty,
-        "presence_penalty": asked.presence_penalty,
-        "frequency_penalty": asked.frequency_penalty,
-        "logprobs": logprobs,
-    }
-    stops = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
     if len(stops) > 16:
         raise Refused(400, "at most 16 stop strings", field="stop")
+    values = {field: getattr(options, names.get(field, field)) for field in _SAMPLING}
+    if options.top_k == -1:
+        # vLLM's -1, like 0, means all.
+        values["top_k"] = 0
+    given = {field: value for field, value in values.items() if value is not None}
     try:
         return Sampling(
             max_tokens=max_tokens,
             stop=stops,
-            logit_bias=_bias(asked.logit_bias),
-            **{key: value for key, value in given.items() if value is not None},
+            logit_bias=_logit_bias(options.logit_bias),
+            logprobs=logprobs,
+            # OpenAI's defaults, not those of Sampling.
+            **{"temperature": 1.0, "top_p": 1.0, **given},
         )
     except SordinoError as error:
-        field = error.where.removeprefix("--").replace("-", "_")
+        field = field_of(error)
         raise refused(error, field=names.get(field, field)) from error
 
 
-def _bias(said: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
-    bias = []
-    for word, value in (said or {}).items():
-        if not word.isdecimal() or len(word) > 9 or word != str(int(word)):
-            raise Refused(400, f"logit_bias: a token id was expected, got {word[:20]!r}", field="logit_bias")
+def _logit_bias(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+    for token, value in (given or {}).items():
+        if not token.isdecimal() or len(token) > 9 or token != str(int(token)):
+            raise Refused(400, f"logit_bias: a token id was expected, got {token[:20]!r}", field="logit_bias")
         if not -100 <= value <= 100:
             raise Refused(400, f"logit_bias: -100 to 100 was expected, got {value}", field="logit_bias")
-        bias.append((int(word), value))
-    return tuple(bias)
+    return tuple((int(token), value) for token, value in (given or {}).items())
 
 
-def texts_of(base: DescribedModel, said: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
-    several: Sequence[Any] = [said] if isinstance(said, str) or (said and isinstance(said[0], int)) else said
+def texts_of(base: DescribedModel, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
+    """The token ids of each text of the field `prompt`. Raises Refused."""
+    several: Sequence[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
     if not several:
         raise Refused(400, "a text was expected, got none", field="prompt")
-    found = []
+    texts = []
     for one in several:
-        if isinstance(one, str):
-            try:
-                found.append(tuple(base.encode(one)))
-            except SordinoError as error:
-                raise refused(error, field="prompt") from error
-        else:
-            if any(not 0 <= i < base.vocab_size for i in one):
-                raise Refused(400, f"token ids are 0 to {base.vocab_size - 1} here", field="prompt")
-            found.append(tuple(one))
-    return found
-
-
-def plain(message: Message) -> dict[str, str]:
-    content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-    return {"role": "system" if message.role == "developer" else message.role, "content": content}
+        if not isinstance(one, str) and any(not 0 <= i < base.vocab_size for i in one):
+            raise Refused(400, f"token ids are 0 to {base.vocab_size - 1} here", field="prompt")
+        with refusing("prompt"):
+            texts.append(tuple(base.encode(one) if isinstance(one, str) else one))
+    return texts

@@ -1,7 +1,7 @@
 """Which soft prompt a request gets.
 
-Strongest first: what the request says (a soft prompt, or none, said so); what the route falls back to: the server's default
-on KoboldAI's routes, none on OpenAI's. The default is remembered for each model, by the model's fingerprint.
+The request decides: it names a soft prompt, or none. Where it leaves that open, OpenAI's routes use none and KoboldAI's the
+server's default, which is remembered for each model by the model's fingerprint.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sordino.library.library import Entry, Library
 from sordino.library.names import near_misses
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit
-from sordino.prompts.mixture import Prompt, check_branches
+from sordino.prompts.mixture import StoredPrompt, check_branches
 from sordino.storage import write_bytes
 
-# Entries are looked at again after so many seconds: a dropped file appears by itself, and a busy server does not scan all day.
-_FRESH_SECONDS = 0.5
-_KEPT_PROMPTS = 64
+# A dropped file appears within this time; a busy server does not scan for every request.
+_SCAN_SECONDS = 0.5
+_MOST_CACHED = 64
 _LOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Voice:
-    """An entry of the library and how well it fits the model. A broken one has no fit, nor has any where there is no model."""
+class ServedPrompt:
+    """An entry of the library and how well it fits the model; fit is None for a broken entry, and where no model is loaded."""
 
     entry: Entry
     fit: Fit | None
@@ -45,98 +45,101 @@ class Voice:
 
     @property
     def file(self) -> str:
-        """The file's name as answers can say it: bytes that are no UTF-8, as old archives leave them, are spelled out."""
+        """The file's name, for answers: bytes that are not UTF-8, from old archives, are escaped."""
         return os.fsencode(self.entry.path.name).decode("utf-8", "backslashreplace")
 
 
-class Voices:
+class ServedPrompts:
     """The library as the server's routes see it. May be called from any thread.
 
-    base: None while no model is loaded. rows: as many components a mixture may have to run here; None for any number.
+    base: None while no model is loaded. defaults: the file with each model's default soft prompt. rows: most components that a
+    mixture may have; None for any number.
     """
 
     def __init__(
         self,
         base: DescribedModel | None,
         library: Library,
-        remembered: Path | None = None,
+        defaults: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
         rows: int | None = None,
     ) -> None:
         self.base, self.library = base, library
-        self._remembered, self._clock, self._rows = remembered, clock, rows
+        self._defaults, self._clock, self._rows = defaults, clock, rows
         self._lock = threading.Lock()
-        self._seen_at = float("-inf")
-        self._voices: list[Voice] = []
-        self._read: OrderedDict[tuple[Path, int, int, int], Prompt] = OrderedDict()
-        self._default = self._recall()
+        self._scanned_at = float("-inf")
+        self._prompts: list[ServedPrompt] = []
+        self._cache: OrderedDict[tuple[Path, int, int, int], StoredPrompt] = OrderedDict()
+        self._default = self._load_default()
 
-    def all(self) -> list[Voice]:
-        """Every entry, broken ones and those that do not fit among them."""
+    def all(self) -> list[ServedPrompt]:
+        """Every entry, including broken ones and those that do not fit."""
         with self._lock:
-            if self._clock() - self._seen_at > _FRESH_SECONDS:
-                self._look()
-            return list(self._voices)
+            if self._clock() - self._scanned_at > _SCAN_SECONDS:
+                self._prompts = [self.served(entry) for entry in self.library.scan()]
+                self._scanned_at = self._clock()
+            return list(self._prompts)
 
     def refresh(self) -> None:
-        """See what was just written."""
+        """Scan the library at the next call: a file was just written."""
         with self._lock:
-            self._seen_at = float("-inf")
+            self._scanned_at = float("-inf")
 
-    def voice_of(self, entry: Entry) -> Voice:
-        """An entry, and how well it fits."""
+    def served(self, entry: Entry) -> ServedPrompt:
+        """The entry, with its fit."""
         if entry.error or self.base is None:
-            return Voice(entry, None)
+            return ServedPrompt(entry, None)
         try:
-            return Voice(entry, self.base.fit_of(entry.d_model, entry.metadata, entry.parts))
+            return ServedPrompt(entry, self.base.fit_of(entry.d_model, entry.metadata, entry.parts))
         except SordinoError:
-            return Voice(entry, None)
+            return ServedPrompt(entry, None)
 
-    def usable(self) -> list[Voice]:
-        return [voice for voice in self.all() if voice.usable]
+    def usable(self) -> list[ServedPrompt]:
+        return [one for one in self.all() if one.usable]
 
-    def named(self, name: str) -> Voice:
+    def named(self, name: str) -> ServedPrompt:
         """The entry with this name or file name. Raises NotInLibrary with near misses."""
-        for voice in self.all():
-            if name in (voice.entry.name, voice.file):
-                return voice
-        # It may have come a moment ago.
-        self.refresh()
-        voices = self.all()
-        for voice in voices:
-            if name in (voice.entry.name, voice.file):
-                return voice
-        close = near_misses(name, [voice.entry.name for voice in voices if voice.usable])
+        found = self._find(name)
+        if found is None:
+            # It may have been added a moment ago.
+            self.refresh()
+            found = self._find(name)
+        if found is not None:
+            return found
+        close = near_misses(name, [one.entry.name for one in self.usable()])
         raise NotInLibrary(
             "no soft prompt has this name", where=name, do=f"did you mean {' or '.join(close)}?" if close else ""
         )
 
-    def prompt(self, name: str) -> Prompt:
+    def _find(self, name: str) -> ServedPrompt | None:
+        return next((one for one in self.all() if name in (one.entry.name, one.file)), None)
+
+    def prompt(self, name: str) -> StoredPrompt:
         """The soft prompt, or the mixture, as its file is now.
 
         Raises NotInLibrary, SoftPromptFileError, DoesNotFit, EngineBusy (no model).
         """
         if self.base is None:
             raise EngineBusy("no model is loaded")
-        path = self.named(name).entry.path
+        path = self.library.open(self.named(name).entry)
         try:
             status = path.stat()
         except OSError as error:
             raise NotInLibrary(f"the file is gone ({error.strerror})", where=name) from error
         key = (path, status.st_size, status.st_mtime_ns, status.st_ino)
         with self._lock:
-            known = self._read.get(key) if path.is_file() else None
-            if known is not None:
-                self._read.move_to_end(key)
-        prompt = formats.read_any(path) if known is None else known
+            cached = self._cache.get(key) if path.is_file() else None
+            if cached is not None:
+                self._cache.move_to_end(key)
+        prompt = formats.read_any(path) if cached is None else cached
         fit = self.base.fit(prompt)
         if fit.kind == "no":
             raise DoesNotFit("the soft prompt does not fit the base model", where=name, got=fit.reason)
         with self._lock:
-            self._read[key] = prompt
-            while len(self._read) > _KEPT_PROMPTS:
-                self._read.popitem(last=False)
+            self._cache[key] = prompt
+            while len(self._cache) > _MOST_CACHED:
+                self._cache.popitem(last=False)
         return prompt
 
     # The server's default ------------------------------------------------------------------------------------------
@@ -162,45 +165,46 @@ class Voices:
             # Refused here: clients that do not choose would be refused at every request.
             if self._rows is not None:
                 check_branches(prompt, self._rows)
-            name = self._lasting(self.named(name))
+            name = self._unique_name(self.named(name))
         with self._lock:
-            self._remember(self.base, name)
+            self._save_default(self.base, name)
             self._default = name
 
-    def _lasting(self, voice: Voice) -> str:
-        """The file's name, where no other has it: the entry's own may be another's once a file is gone."""
-        alone = sum(other.file == voice.file for other in self.all()) == 1
-        return voice.file if alone else voice.entry.name
+    def _unique_name(self, prompt: ServedPrompt) -> str:
+        """The file's name where no other file has it: the entry's own may pass to another once a file is gone."""
+        is_unique = sum(other.file == prompt.file for other in self.all()) == 1
+        return prompt.file if is_unique else prompt.entry.name
 
-    def _recall(self) -> str | None:
-        if self._remembered is None or self.base is None:
+    def _load_default(self) -> str | None:
+        if self._defaults is None or self.base is None:
             return None
-        name = _said_in(self._remembered).get(self.base.fingerprint or self.base.id)
+        name = _read_defaults(self._defaults).get(model_key(self.base))
         return name if isinstance(name, str) else None
 
-    def _remember(self, base: DescribedModel, name: str | None) -> None:
-        place = self._remembered
-        if place is None:
+    def _save_default(self, base: DescribedModel, name: str | None) -> None:
+        path = self._defaults
+        if path is None:
             return
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            # The file is every server's: one that writes between another's reading and writing would be forgotten.
-            with FileLock(place.with_name(place.name + ".lock"), timeout=_LOCK_SECONDS):
-                said = _said_in(place) | {base.fingerprint or base.id: name}
-                write_bytes(place, json.dumps(said, indent=1, sort_keys=True).encode())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # All servers of this user share the file: without a lock one would overwrite what another just wrote.
+            with FileLock(path.with_name(path.name + ".lock"), timeout=_LOCK_SECONDS):
+                defaults = _read_defaults(path) | {model_key(base): name}
+                write_bytes(path, json.dumps(defaults, indent=1, sort_keys=True).encode())
         except (OSError, BadInput) as error:
             reason = error.what if isinstance(error, BadInput) else error.strerror or error
-            raise StorageError("the default cannot be remembered", where=self._remembered, got=reason) from error
-
-    def _look(self) -> None:
-        self._voices = [self.voice_of(entry) for entry in self.library.scan()]
-        self._seen_at = self._clock()
+            raise StorageError("the default cannot be saved", where=path, got=reason) from error
 
 
-def _said_in(place: Path) -> dict[str, object]:
-    """What was remembered; nothing where the file is damaged."""
+def model_key(base: DescribedModel) -> str:
+    """What identifies a model in files and caches: its fingerprint, or its id where it has none."""
+    return base.fingerprint or base.id
+
+
+def _read_defaults(path: Path) -> dict[str, object]:
+    """Soft prompts by model; none where the file is damaged."""
     try:
-        said = json.loads(place.read_text(encoding="utf-8"))
+        defaults = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return said if isinstance(said, dict) else {}
+    return defaults if isinstance(defaults, dict) else {}

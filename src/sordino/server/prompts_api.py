@@ -1,4 +1,4 @@
-"""The library over HTTP: list, upload and delete soft prompts; load and unload the server's default, as Aphrodite names them.
+"""The library over HTTP: list, upload and delete soft prompts; load and unload the server's default (routes named as in Aphrodite).
 
 These routes read and write files, so they are plain functions, which FastAPI runs in threads.
 """
@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, StrictStr
 from sordino import formats
 from sordino.errors import SoftPromptFileError, SordinoError
 from sordino.library.names import checked_name, readable_name, without_ending
-from sordino.server.errors import Refused, not_kept, refused
-from sordino.server.prompts import Voice
+from sordino.server.errors import Refused, refused, refusing, upload_not_stored
+from sordino.server.prompts import ServedPrompt
 from sordino.server.serving import state_of
 
 router = APIRouter(prefix="/v1", tags=["soft prompts"])
 
-# What the library's errors advise, as a form says it; it has no field for one of several in a file.
+# The library's errors advise flags of the command; these are the form's fields. It has none for one of several in a file.
 _FIELDS_OF = {
     "--replace": "`replace`: true",
     "--name": "`name`",
@@ -33,7 +33,7 @@ _FIELDS_OF = {
 }
 
 
-class Chosen(BaseModel):
+class DefaultChoice(BaseModel):
     """soft_prompt_name: of the library."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,8 +41,8 @@ class Chosen(BaseModel):
     soft_prompt_name: StrictStr
 
 
-class Upload(BaseModel):
-    """file: a soft prompt of any format, or a mixture. name: of the library, by default the file's. replace: what has this name."""
+class UploadForm(BaseModel):
+    """file: of any format, a mixture too. name: in the library, by default the file's. replace: an entry of this name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,13 +54,13 @@ class Upload(BaseModel):
 @router.get("/soft_prompts")
 def soft_prompts(request: Request) -> dict[str, Any]:
     """Every file of the library: what it is and how well it fits; a broken one with the reason."""
-    state = state_of(request)
-    default = state.voices.default
-    return {"object": "list", "data": [_card(voice, default) for voice in state.voices.all()]}
+    prompts = state_of(request).prompts
+    default = prompts.default
+    return {"object": "list", "data": [_card(one, default) for one in prompts.all()]}
 
 
-async def _each_once(request: Request) -> None:
-    """Of a field that is given twice the form knows the last one only. The form was read before: this reads nothing."""
+async def _no_repeated_fields(request: Request) -> None:
+    """The parsed form keeps only the last of a repeated field. It is parsed already: this reads nothing."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise Refused(
             400, "a form was expected: multipart/form-data, as curl -F file=@voice.zip sends it", field="file"
@@ -71,108 +71,98 @@ async def _each_once(request: Request) -> None:
             raise Refused(400, "given more than once: a request is for one soft prompt", field=field)
 
 
-@router.post("/soft_prompts", dependencies=[Depends(_each_once)])
-def upload(
-    request: Request,
-    said: Annotated[Upload, Form(media_type="multipart/form-data")],
-) -> dict[str, Any]:
-    """Read a file with the safe readers and put it into the library as a native zip."""
-    state, file = state_of(request), said.file
-    given = Path(file.filename or "").name
-    if not said.name and (not given or given != file.filename):
+@router.post("/soft_prompts", dependencies=[Depends(_no_repeated_fields)])
+def upload(request: Request, form: Annotated[UploadForm, Form(media_type="multipart/form-data")]) -> dict[str, Any]:
+    """Read a file with the safe readers and add it to the library as a native zip."""
+    prompts, file = state_of(request).prompts, form.file
+    filename = Path(file.filename or "").name
+    if not form.name and (not filename or filename != file.filename):
         raise Refused(400, "a file name without folders was expected", field="file")
-    stem = without_ending(given)
+    field = "name" if form.name else "file"
+    stem = without_ending(filename)
     try:
-        name = checked_name(said.name or readable_name(stem if stem != given else Path(given).stem))
-    except SordinoError as error:
-        raise refused(_in_fields(error), field="name" if said.name else "file") from error
-    try:
+        name = checked_name(form.name or readable_name(stem if stem != filename else Path(filename).stem))
         with _on_disk(file.file) as path:
             prompt = formats.read_any(path)
-        # A file that does not say its name was given that of the path.
+        # A file without a name in it was given that of the temporary file.
         prompt = prompt.with_metadata(name=name) if prompt.metadata.name == path.name else prompt
-        entry = state.voices.library.add(prompt, name=name, replace=said.replace)
+        entry = prompts.library.add(prompt, name=name, replace=form.replace)
     except SoftPromptFileError as error:
-        told = _in_fields(error)
-        # The name that was sent, not where the bytes lay while they were read.
-        told.where = told.where.replace(str(path), given or "file")
-        raise refused(told, field="file") from error
+        public = _with_form_fields(error)
+        # The name that the client sent, not the path of the temporary file.
+        public.where = public.where.replace(str(path), filename or "file")
+        raise refused(public, field="file") from error
     except SordinoError as error:
-        raise refused(_in_fields(error), field="name" if said.name else "file") from error
-    state.voices.refresh()
-    # As it was written: somebody else may have taken it away again.
-    return _card(state.voices.voice_of(entry), state.voices.default)
+        raise refused(_with_form_fields(error), field=field) from error
+    prompts.refresh()
+    # As it was written: somebody else may have removed it again.
+    return _card(prompts.served(entry), prompts.default)
 
 
 @contextmanager
-def _on_disk(sent: BinaryIO) -> Iterator[Path]:
-    """Formats are found by content; the name is only where the bytes lie while they are read. Raises StorageError."""
+def _on_disk(upload: BinaryIO) -> Iterator[Path]:
+    """A temporary copy under a neutral name: formats are detected by content. Raises StorageError."""
     with ExitStack() as stack:
         try:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "upload"
-            with path.open("wb") as kept:
-                shutil.copyfileobj(sent, kept)
+            with path.open("wb") as target:
+                shutil.copyfileobj(upload, target)
         except OSError as error:
-            raise not_kept(error) from error
+            raise upload_not_stored(error) from error
         yield path
 
 
 @router.delete("/soft_prompts/{name}")
 def delete(request: Request, name: str) -> dict[str, Any]:
-    """Move a file into the library's trash. Running requests keep what they have."""
-    state = state_of(request)
-    try:
-        entry = state.voices.named(name).entry
-        state.voices.library.remove(entry)
-    except SordinoError as error:
-        raise refused(error, field="name") from error
-    state.voices.refresh()
+    """Move a file to the library's trash. Running requests are not affected."""
+    prompts = state_of(request).prompts
+    with refusing("name"):
+        entry = prompts.named(name).entry
+        prompts.library.remove(entry)
+    prompts.refresh()
     return {"id": entry.name, "object": "soft_prompt", "deleted": True}
 
 
 @router.post("/soft_prompt/load")
-def load(request: Request, chosen: Chosen) -> dict[str, Any]:
-    """Make a soft prompt the server's default: what requests of KoboldAI's routes get that name none."""
-    state = state_of(request)
-    try:
-        state.voices.set_default(chosen.soft_prompt_name)
-    except SordinoError as error:
-        raise refused(error, field="soft_prompt_name") from error
-    return {"default": state.voices.default}
+def load(request: Request, choice: DefaultChoice) -> dict[str, Any]:
+    """Set the server's default: what requests of KoboldAI's routes use that name no soft prompt."""
+    prompts = state_of(request).prompts
+    with refusing("soft_prompt_name"):
+        prompts.set_default(choice.soft_prompt_name)
+    return {"default": prompts.default}
 
 
 @router.post("/soft_prompt/unload")
 def unload(request: Request) -> dict[str, Any]:
-    """No default."""
-    state = state_of(request)
-    state.voices.set_default(None)
+    """Clear the server's default."""
+    state_of(request).prompts.set_default(None)
     return {"default": None}
 
 
-def _in_fields(error: SordinoError) -> SordinoError:
-    """The form's fields where the command's flags are named. The class stays: the answer's status goes by it."""
-    told = copy(error)
+def _with_form_fields(error: SordinoError) -> SordinoError:
+    """The error with the form's fields in place of the command's flags. Its class stays, as the status depends on it."""
+    public = copy(error)
     for flag, field in _FIELDS_OF.items():
-        told.do = told.do.replace(flag, field)
-    return told
+        public.do = public.do.replace(flag, field)
+    return public
 
 
-def _card(voice: Voice, default: str | None) -> dict[str, Any]:
-    entry, known = voice.entry, voice.entry.metadata
-    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": voice.file}
+def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
+    entry, metadata = prompt.entry, prompt.entry.metadata
+    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": prompt.file}
     if entry.error:
         return card | {"error": entry.error}
     return card | {
         "n_tokens": entry.n_tokens,
         "components": entry.components,
-        "name": known.name,
-        "author": known.author,
-        "description": known.description,
-        "tags": list(known.tags),
-        "rating": known.rating,
-        "base_model": known.base.id,
-        "placement": known.placement,
-        "fit": voice.fit.kind if voice.fit else None,
-        "fit_reason": voice.fit.reason if voice.fit else "no model is loaded",
+        "name": metadata.name,
+        "author": metadata.author,
+        "description": metadata.description,
+        "tags": list(metadata.tags),
+        "rating": metadata.rating,
+        "base_model": metadata.base.id,
+        "placement": metadata.placement,
+        "fit": prompt.fit.kind if prompt.fit else None,
+        "fit_reason": prompt.fit.reason if prompt.fit else "no model is loaded",
         "default": entry.name == default,
     }

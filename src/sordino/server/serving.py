@@ -1,4 +1,4 @@
-"""What all routes share."""
+"""What is served, for all routes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from starlette.requests import HTTPConnection
 from sordino.engine.backend import Backend
 from sordino.models.description import DescribedModel
 from sordino.server.errors import Refused
-from sordino.server.metrics import Metrics
-from sordino.server.prompts import Voices
+from sordino.server.metrics import ServerMetrics
+from sordino.server.prompts import ServedPrompts
 
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """max_tokens: most new tokens a request may ask for. n: most continuations of one request. body and upload: bytes.
-    seconds: how long a request may wait and run. body_seconds: how long its body may take to come.
+    """max_tokens: most new tokens of a request. n: most continuations of a request. body, upload: bytes.
+    seconds: a request's time to wait and run. body_seconds: the time for its body to arrive.
     """
 
     max_tokens: int = 2048
@@ -29,7 +29,7 @@ class ServerLimits:
 
 @dataclass(frozen=True)
 class Serving:
-    """One base model, its backend, the library, and what is measured. started: seconds since the epoch.
+    """One base model, its backend, the library and the metrics. started: seconds since the epoch.
 
     model: what clients call the base model: a bundled name or a public id, never a path.
     """
@@ -37,14 +37,14 @@ class Serving:
     model: str
     base: DescribedModel
     backend: Backend
-    voices: Voices
-    metrics: Metrics
+    prompts: ServedPrompts
+    metrics: ServerMetrics
     limits: ServerLimits
     started: int
 
     @property
     def runner(self) -> str:
-        """Who computes."""
+        """The backend's name, for people."""
         return self.backend.name
 
     @property
@@ -55,21 +55,21 @@ class Serving:
 
 @dataclass(frozen=True)
 class Idle:
-    """What there is while no model is loaded."""
+    """The state while no model is loaded."""
 
-    voices: Voices
-    metrics: Metrics
+    prompts: ServedPrompts
+    metrics: ServerMetrics
     limits: ServerLimits
 
 
 def state_of(request: HTTPConnection) -> Serving | Idle:
-    """What is served at this moment, for routes that need no model."""
+    """What is served now, for routes that need no model."""
     state: Serving | Idle = request.app.state.serving
     return state
 
 
 def serving_of(request: HTTPConnection) -> Serving:
-    """What is served at this moment: PUT /model may have another answer the next request. Raises Refused (503)."""
+    """What is served now: after PUT /model it is another. Raises Refused (503) where no model is loaded."""
     state = state_of(request)
     if isinstance(state, Idle):
         raise Refused(503, "no model is loaded: choose one on this server's page, or start it with --model")

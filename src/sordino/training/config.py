@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sordino.errors import ConfigError
-from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, Placement
+from sordino.models.context import check_context
+from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName
 from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
 
 Method = Literal["plain", "residual"]
@@ -19,7 +20,7 @@ class Calibration:
     """What is measured before a run to settle its steps and its learning rate."""
 
     minutes: float | None = setting(
-        None, "Train about this long instead: a step count by calibration.", label="Or minutes"
+        None, "Train about this long instead: a step count by calibration.", label="Minutes, instead of steps"
     )
     find_lr: bool = setting(
         False,
@@ -41,6 +42,19 @@ def check_measured(settings: Collection[str], measured: Collection[str]) -> None
 
 
 @dataclass(frozen=True)
+class ReadingConfig:
+    """How texts are read."""
+
+    speaker: str | None = setting(
+        None,
+        "In chat logs: whose turns to learn.",
+        shown="everybody but the user",
+        unit="NAME",
+        label="In chat logs: whose turns",
+    )
+
+
+@dataclass(frozen=True)
 class Description:
     """What a file says about itself, besides what is known of its training."""
 
@@ -49,6 +63,8 @@ class Description:
     licence: str = setting("", "Its licence, for instance CC-BY-4.0.", label="Licence")
     tags: str = setting("", "Words to find it by, with commas.", label="Tags, with commas")
     rating: Literal["", "general", "mature", "explicit"] = setting("", "Who it is for.", label="Rating")
+
+    no_samples: bool = setting(False, "Keep sample texts out of the file.", label="Keep samples out of the file")
 
     def metadata(self, name: str) -> Metadata:
         tags = tuple(tag.strip() for tag in self.tags.split(",") if tag.strip())
@@ -87,7 +103,7 @@ class TrainConfig:
     warmup: float = setting(
         0.05, "Share of the steps with a rising learning rate.", low=0, high=1, label="Warm-up, share of the steps"
     )
-    final_lr: float = setting(0.1, "The last learning rate, as a share of the largest.", low=0, high=1)
+    final_lr: float = setting(0.1, "The last learning rate, as a share of the largest.", low=0, high=1, offered=False)
     clip: float = setting(1.0, "Largest gradient norm.", low=1e-6, high=1e9, label="Largest gradient norm")
     weight_decay: float = setting(0.0, "Weight decay.", low=0, high=1, shown="0", label="Weight decay")
     average: float = setting(
@@ -115,18 +131,18 @@ class TrainConfig:
     sample_every: int = setting(
         0, "Steps between samples.", low=0, high=10_000_000, shown="a fifth of the run", label="Steps between samples"
     )
-    validation_tokens: int = setting(2048, "Most tokens of an evaluation.", low=1)
+    validation_tokens: int = setting(2048, "Most tokens of an evaluation.", low=1, offered=False)
     init: str = setting(
         "data",
         "data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.",
         label="First matrix: data, vocab, labels, random, text:WORDS",
     )
-    init_candidates: int = setting(8, "Excerpts that --init data chooses from.", low=1, high=256)
+    init_candidates: int = setting(8, "Excerpts that --init data chooses from.", low=1, high=256, offered=False)
     method: Method = setting(
         "plain", "Train the matrix itself, or a residual network that folds into it.", label="Method"
     )
-    residual_width: int = setting(64, "Width of the residual network.", low=1, high=65536)
-    placement: Placement | Literal["auto"] = setting(
+    residual_width: int = setting(64, "Width of the residual network.", low=1, high=65536, offered=False)
+    placement: PlacementName | Literal["auto"] = setting(
         "auto",
         "Where the prompt sits; `start` for KoboldAI and PEFT.",
         label="Placement (start: for KoboldAI and PEFT)",
@@ -145,7 +161,7 @@ class TrainConfig:
         shown="the first words of a validation text",
         label="What the samples continue",
     )
-    sample_tokens: int = setting(60, "Tokens of a sample.", low=1, high=4096)
+    sample_tokens: int = setting(60, "Tokens of a sample.", low=1, high=4096, offered=False)
     seed: int = setting(
         0, "The same seed gives the same result on the same machine.", low=0, high=LARGEST_SEED, shown="0", label="Seed"
     )
@@ -181,11 +197,10 @@ class TrainConfig:
 
     def check_room(self, context_length: int) -> None:
         """The prompt and a row must fit the model's context. Raises ConfigError."""
-        if self.tokens + self.row_tokens + 1 > context_length:
-            raise ConfigError(
-                "the soft prompt and a row do not fit the model's context",
-                where="--tokens and --row-tokens",
-                expected=f"at most {context_length} positions together",
-                got=f"{self.tokens} + {self.row_tokens} + 1",
-                do="lower --tokens or --row-tokens",
-            )
+        check_context(
+            {"BOS": 1, "soft": self.tokens, "text": self.row_tokens},
+            context_length,
+            what="a row behind the soft prompt",
+            where="--tokens and --row-tokens",
+            do="lower --tokens or --row-tokens",
+        )

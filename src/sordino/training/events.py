@@ -153,7 +153,7 @@ class Disclosed:
 
 
 @dataclass(frozen=True)
-class Written:
+class PromptWritten:
     """The soft prompt's file is there."""
 
     path: Path
@@ -171,7 +171,7 @@ class ReportWritten:
 # What the loop yields, and what an observer of a whole run is called with.
 Event = Step | Validation | Sample | Finished
 Before = TextsRead | Cost | LearningRates | Working | Started
-After = Warned | Evaluated | Disclosed | Written | ReportWritten
+After = Warned | Evaluated | Disclosed | PromptWritten | ReportWritten
 RunEvent = Before | Event | Lost | After
 OnEvent = Callable[[RunEvent], None]
 E = TypeVar("E", Step, Validation, Sample)

@@ -47,8 +47,8 @@ class Failure:
     def read(cls, path: Path) -> Failure | None:
         """None where there is no such file, or it is no failure."""
         try:
-            said = json.loads(path.read_bytes())
-            failure = cls(**{**said, "settings": tuple(said["settings"])})
+            stored = json.loads(path.read_bytes())
+            failure = cls(**{**stored, "settings": tuple(stored["settings"])})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         texts = (failure.what, failure.where, failure.expected, failure.got, failure.do, *failure.settings)

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.forward.packing import LabelledRows, best_packings, labelled_rows, one_by_one, passes, with_leading_ids
-from sordino.forward.placement import leading_ids, prefix_embeds
+from sordino.forward.placement import leading_ids, positions, prefix_embeds
 from sordino.forward.prefix import encode_prefixes, packable
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Placement
+from sordino.prompts.soft_prompt import PlacementName
 from sordino.texts.examples import Example
 from sordino.training.strategy import SINGLE_PROCESS, Strategy
 
@@ -35,7 +35,7 @@ class Batch:
     """One run's part of a step: its matrix, where it sits, the examples to predict behind it, and the steps done so far."""
 
     matrix_PD: Tensor
-    placement: Placement
+    placement: PlacementName
     examples: Sequence[Example]
     step: int = 0
 
@@ -44,7 +44,7 @@ class Batch:
         return sum(sum(example.labelled) for example in self.examples)
 
     def prefix_length(self, base: BaseModel) -> int:
-        return len(self.matrix_PD) + (len(base.bos_ids) if self.placement == "after_bos" else 0)
+        return positions(base, len(self.matrix_PD), self.placement)
 
     def rows(self, base: BaseModel) -> list[Example]:
         """The examples behind the ids that a row's own text begins with."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
 
@@ -136,7 +137,7 @@ def _read(group: Group, base: BaseModel, on_event: OnGroupEvent) -> dict[str, Pr
             room = group_pass_tokens(base, job.config.pass_tokens)
             job = replace(job, config=replace(job.config, pass_tokens=room))
         try:
-            prepared[name] = read_texts(job, base, lambda event, name=name: on_event(name, event))
+            prepared[name] = read_texts(job, base, partial(on_event, name))
         except DataError as error:
             where = f"--prompt {name}"
             raise DataError(error.what, where=where, expected=error.expected, got=error.got, do=error.do) from None
@@ -154,7 +155,7 @@ def _calibrated(
         config = replace(prepared[name].config, steps=cost.steps)
         if calibration.find_lr:
             own = replace(prepared[name], config=config)
-            config = replace(config, lr=found_rate(own, lambda event, name=name: on_event(name, event)))
+            config = replace(config, lr=found_rate(own, partial(on_event, name)))
         jobs[name] = replace(job, config=config)
     return jobs
 
@@ -178,4 +179,4 @@ def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_e
             # It is this run's own: the group was interrupted between the file and its report.
             job = replace(job, overwrite=True)
     judging = after_training(job.config)
-    return write_result(job, prepared, finished, judging, lambda event: on_event(name, event))
+    return write_result(job, prepared, finished, judging, partial(on_event, name))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Placement, SoftPrompt
+from sordino.prompts.soft_prompt import PlacementName, SoftPrompt
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import Batch, mean_nlls
@@ -33,7 +33,7 @@ class Start:
 def initialise(
     base: BaseModel,
     config: TrainConfig,
-    placement: Placement,
+    placement: PlacementName,
     train: Sequence[Example],
     validation: Sequence[Example],
     read_prompt: Callable[[str], SoftPrompt],
@@ -59,7 +59,7 @@ def initialise(
 def _best_excerpt(
     base: BaseModel,
     config: TrainConfig,
-    placement: Placement,
+    placement: PlacementName,
     train: Sequence[Example],
     validation: Sequence[Example],
     random: torch.Generator,
@@ -76,7 +76,7 @@ def _best_excerpt(
 
 
 def score(
-    base: BaseModel, matrices: Sequence[Tensor], placement: Placement, examples: Sequence[Example], pass_tokens: int
+    base: BaseModel, matrices: Sequence[Tensor], placement: PlacementName, examples: Sequence[Example], pass_tokens: int
 ) -> list[float]:
     """Mean NLL behind each of K matrices on the first examples."""
     chosen: list[Example] = []

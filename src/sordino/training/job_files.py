@@ -1,9 +1,9 @@
-"""The folders of training runs that were begun on the page, one a run.
+"""The folders of training runs that were started on the page, one a run.
 
     job.json     what was asked for, and the process that works on it
     texts/       what was dropped or pasted
-    look.jsonl   what `sordino train --dry-run --json` said about texts and cost; look-error.json: what ended it
-    voice.run/   the run's folder (metrics, checkpoint, report), voice.zip the result, log.txt what the process said
+    look.jsonl   what `sordino train --dry-run --json` printed of texts and cost; look-error.json: what ended it
+    voice.run/   the run's folder (metrics, checkpoint, report), voice.zip the result, log.txt what the process printed
     error.json   what ended the run
 
 Polled by every tab: a file is read again only when it is another file.
@@ -30,9 +30,9 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.failure import FILE as ERROR
 from sordino.training.failure import Failure
 
-# Folders in one another that a text may lie in, and names that are told.
+# Folders in one another that a text may lie in, and names of texts that are listed.
 _DEEPEST = 32
-_MOST_TOLD = 200
+_MOST_LISTED = 200
 # How long another server's change of the queue is waited for.
 _LOCK_SECONDS = 10.0
 T = TypeVar("T")
@@ -41,7 +41,7 @@ Wish = Literal["draft", "train", "stop"]
 
 
 @dataclass(frozen=True)
-class Job:
+class QueuedJob:
     """flags: of `sordino train`, without DATA and --out. pid, born: the process that works on it, 0 for none; what for it
     was started. asked: what the user wants it to do.
     """
@@ -66,12 +66,12 @@ class JobFiles:
         self.folder = folder
         self._lock = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
-        self._read_jobs: _Read[Job] = _Read(_job_in)
+        self._read_jobs: _Read[QueuedJob] = _Read(_job_in)
         self._read_steps: _Read[int] = _Read(_steps_in)
         # Of runs that were begun: these do not change any more.
         self._texts: dict[str, list[str]] = {}
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[QueuedJob]:
         """Newest first. A damaged job.json is left out."""
         try:
             names = [item.name for item in os.scandir(self.folder) if not item.name.startswith(".")]
@@ -80,10 +80,10 @@ class JobFiles:
         found = [self.read(name) for name in names]
         return sorted((job for job in found if job is not None), key=lambda job: -job.created)
 
-    def read(self, name: str) -> Job | None:
+    def read(self, name: str) -> QueuedJob | None:
         return self._read_jobs(self.place(name) / "job.json")
 
-    def write(self, job: Job) -> None:
+    def write(self, job: QueuedJob) -> None:
         """Raises StorageError."""
         place = self.place(job.id)
         make_folder(place)
@@ -93,46 +93,46 @@ class JobFiles:
     def place(self, name: str) -> Path:
         return self.folder / name
 
-    def texts(self, job: Job) -> Path:
+    def texts(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "texts"
 
-    def run_folder(self, job: Job) -> Path:
+    def run_folder(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "voice.run"
 
-    def result(self, job: Job) -> Path:
+    def result(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "voice.zip"
 
-    def error(self, job: Job) -> Path:
+    def error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / ERROR
 
-    def look_error(self, job: Job) -> Path:
+    def look_error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "look-error.json"
 
-    def has_checkpoint(self, job: Job) -> bool:
+    def has_checkpoint(self, job: QueuedJob) -> bool:
         return (self.run_folder(job) / CHECKPOINT).exists()
 
-    def steps(self, job: Job) -> int:
+    def steps(self, job: QueuedJob) -> int:
         """Those of the run, or those that were asked for, while they are not known."""
         steps = self._read_steps(self.run_folder(job) / "settings.json") or job.settings.get("steps")
         return steps if isinstance(steps, int) else 0
 
-    def text_names(self, job: Job) -> list[str]:
+    def text_names(self, job: QueuedJob) -> list[str]:
         """Paths below the folder of texts, the first of them."""
         known = self._texts.get(job.id)
         if known is None:
             texts = self.texts(job)
             paths = (path for path in sorted(texts.rglob("*")) if path.is_file())
-            known = [path.relative_to(texts).as_posix() for path in paths][:_MOST_TOLD]
+            known = [path.relative_to(texts).as_posix() for path in paths][:_MOST_LISTED]
             if job.asked != "draft":
                 self._texts[job.id] = known
         return known
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: QueuedJob) -> None:
         """Its folder is gone."""
         self._texts.pop(job.id, None)
         self.read(job.id)
 
-    def failure(self, job: Job, path: Path) -> Failure | None:
+    def failure(self, job: QueuedJob, path: Path) -> Failure | None:
         """What a process wrote about its end, with the texts by the names that the user knows."""
         failure = Failure.read(path)
         if failure is None:
@@ -156,7 +156,7 @@ class JobFiles:
             finally:
                 self._file_lock.release()
 
-    def copy_texts(self, job: Job, other: Job) -> None:
+    def copy_texts(self, job: QueuedJob, other: QueuedJob) -> None:
         """Raises StorageError; there is then nothing of the other."""
         try:
             shutil.copytree(self.texts(job), self.texts(other))
@@ -164,7 +164,7 @@ class JobFiles:
             shutil.rmtree(self.place(other.id), ignore_errors=True)
             raise StorageError("the texts cannot be copied", where=job.id, got=str(error)[:200]) from error
 
-    def add_texts(self, job: Job, files: Sequence[tuple[str, bytes]]) -> None:
+    def add_texts(self, job: QueuedJob, files: Sequence[tuple[str, bytes]]) -> None:
         """Files by their names, which may say folders. Raises BadInput, StorageError."""
         texts = self.texts(job)
         # All names first: nothing of what is refused is kept.
@@ -176,7 +176,7 @@ class JobFiles:
                 raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
             write_bytes(path, content)
 
-    def remove_text(self, job: Job, name: str) -> None:
+    def remove_text(self, job: QueuedJob, name: str) -> None:
         """And the folders that it leaves empty. Raises BadInput."""
         texts = self.texts(job)
         path = texts.joinpath(*_parts(name))
@@ -220,9 +220,9 @@ class _Read(Generic[T]):
         self._known.pop(path, None)
 
 
-def _job_in(path: Path, content: bytes) -> Job:
-    said = json.loads(content)
-    job = Job(**{**said, "id": path.parent.name, "flags": tuple(said["flags"])})
+def _job_in(path: Path, content: bytes) -> QueuedJob:
+    stored = json.loads(content)
+    job = QueuedJob(**{**stored, "id": path.parent.name, "flags": tuple(stored["flags"])})
     good = (
         all(isinstance(text, str) for text in (job.name, job.model, job.error, *job.flags))
         and all(math.isfinite(seconds) for seconds in (job.created, job.since, job.born))

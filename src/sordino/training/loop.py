@@ -25,7 +25,7 @@ from sordino.engine.sampling import Sampling
 from sordino.errors import DataError, Diverged
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.training.config import TrainConfig
@@ -83,7 +83,7 @@ class RunGroup:
             raise ValueError("several runs need a name each, and a folder")
 
 
-def placement_of(base: BaseModel, config: TrainConfig) -> Placement:
+def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
     """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
     return base.placement if config.placement == "auto" else config.placement
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from sordino.training.job_files import Job, JobFiles
-from sordino.training.processes import command_of, end_of, started
+from sordino.training.job_files import JobFiles, QueuedJob
+from sordino.training.processes import command_of, end_of, start_process
 
 
 class Measuring:
@@ -19,36 +19,36 @@ class Measuring:
         self._files = files
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, job: Job, flags: Sequence[str]) -> None:
+    def start(self, job: QueuedJob, flags: Sequence[str]) -> None:
         """In place of the one that measures this draft with other settings. Raises OSError."""
         self.end(job)
         place, errors = self._files.place(job.id), self._files.look_error(job)
         errors.unlink(missing_ok=True)
         arguments = (f"--model={job.model}", *flags, "--dry-run", "--json", f"--error-file={errors}")
         command = command_of(*arguments, str(self._files.texts(job)))
-        self._children[job.id] = started(command, place / "look.jsonl", place / "look.log", cwd=place)
+        self._children[job.id] = start_process(command, place / "look.jsonl", place / "look.log", cwd=place)
 
-    def told(self, job: Job) -> dict[str, Any]:
-        """texts, cost: what is known so far. busy. failure: None where nothing went wrong."""
-        # Before its answer is read: what it said last is there once it is over.
+    def state(self, job: QueuedJob) -> dict[str, Any]:
+        """texts, cost: what is known so far. busy: more is to come. failure: None where nothing went wrong."""
+        # Before its answer is read: all of it is there once the process is over.
         child = self._children.get(job.id)
         code = child.poll() if child is not None else None
-        told: dict[str, Any] = {}
+        known: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             for line in (self._files.place(job.id) / "look.jsonl").read_text(encoding="utf-8").split("\n"):
-                told |= json.loads(line) if line else {}
+                known |= json.loads(line) if line else {}
         busy = child is not None and code is None
         failure = None
-        if not busy and "cost" not in told:
+        if not busy and "cost" not in known:
             failure = self._files.failure(job, self._files.look_error(job)) or end_of("measuring", code)
-        return {**told, "busy": busy, "failure": failure}
+        return {**known, "busy": busy, "failure": failure}
 
     def poll(self) -> None:
-        """The system is told that the ends of processes were seen."""
+        """Collect the exit codes of processes that ended, so that none stays a zombie."""
         for child in list(self._children.values()):
             child.poll()
 
-    def end(self, job: Job) -> None:
+    def end(self, job: QueuedJob) -> None:
         child = self._children.pop(job.id, None)
         if child is not None:
             child.kill()

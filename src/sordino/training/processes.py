@@ -27,12 +27,12 @@ def command_of(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "sordino", "train", *arguments]
 
 
-def started(command: Sequence[str], said: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
-    """A process at low priority that does not end with this one. said: the file for what it says. errors: for its errors; None:
-    both go into `said`. Raises OSError.
+def start_process(command: Sequence[str], output: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:
+    """A process at low priority that does not end with this one. output: the file for standard output. errors: for standard error;
+    None: both go into `output`. Raises OSError.
     """
     env = {**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
-    with said.open("wb") as out, (errors or said).open("ab" if errors is None else "wb") as err:
+    with output.open("wb") as out, (errors or output).open("ab" if errors is None else "wb") as err:
         if sys.platform == "win32":
             flags = subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
             return subprocess.Popen(
@@ -69,7 +69,7 @@ def interrupt(pid: int) -> None:
 
 
 def end_of(doing: str, code: int | None) -> Failure:
-    """What is known of a process that said nothing itself. code: its exit code, None where another server started it."""
+    """What is known of a process that wrote no failure itself. code: its exit code, None where another server started it."""
     if code is None:
         what = f"the {doing} was ended from outside, perhaps because memory ran out: if it was, {LOWER}"
     elif code == _KILLED:

@@ -1,7 +1,7 @@
-"""Training runs that were begun on the page: a process of its own each, one after another.
+"""Training runs that were started on the page: one after another, each in its own process.
 
-Everything that is known is in their folders (job_files.py), and the processes do not hang on this one: a server that starts again
-finds its runs where they are, running or not.
+Everything about a run is in its folder (job_files.py), and its process does not end with this one: a server that starts again
+finds its runs, running or not.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ import psutil
 
 from sordino.errors import BadInput, SordinoError
 from sordino.training.failure import Failure
-from sordino.training.job_files import Job, JobFiles
+from sordino.training.job_files import JobFiles, QueuedJob
 from sordino.training.measuring import Measuring
-from sordino.training.processes import command_of, end_of, interrupt, is_alive, started
+from sordino.training.processes import command_of, end_of, interrupt, is_alive, start_process
 
 log = logging.getLogger("sordino.server")
 
 _LOOK_SECONDS = 0.5
 # A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
 _STOP_SECONDS = 60.0
-# How long texts wait for a run that nobody begins.
+# After this a draft that nobody started is deleted.
 _DRAFT_SECONDS = 7 * 86400.0
 _SWEEP_SECONDS = 3600.0
-# Until a run is begun again that the disk did not let begin.
+# Between attempts to start a run that the disk refuses.
 _RETRY_SECONDS = 30.0
 
 State = Literal["draft", "waiting", "running", "stopping", "stopped", "failed", "done"]
 
 
 class Jobs:
-    """All of them. May be used from any thread. `start` before anything is to run."""
+    """The queue. May be used from any thread. Nothing runs before `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.files = JobFiles(folder)
         self._not_before = 0.0
-        # Why what waits was not begun, by the job.
+        # Why a waiting run could not be started, by its id.
         self._trouble: dict[str, str] = {}
         self._swept = -_SWEEP_SECONDS
         self.measuring = Measuring(self.files)
@@ -55,7 +55,7 @@ class Jobs:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
-        # What the log said last: the same trouble comes twice a second.
+        # The last line in the log: the same trouble comes twice a second.
         self._logged = ""
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class Jobs:
         self._thread.start()
 
     def close(self) -> None:
-        """Watch no longer. Runs go on; what only looks at texts ends."""
+        """Stop watching. Runs go on; measuring ends."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -72,14 +72,14 @@ class Jobs:
 
     # What there is ---------------------------------------------------------------------------------------------------
 
-    def get(self, name: str) -> Job:
+    def get(self, name: str) -> QueuedJob:
         """Raises BadInput."""
         job = self.files.read(name) if name.isalnum() else None
         if job is None:
             raise BadInput("there is no such training run", where=name)
         return job
 
-    def state(self, job: Job) -> State:
+    def state(self, job: QueuedJob) -> State:
         if self._alive(job):
             return "stopping" if job.asked == "stop" else "running"
         if self.files.result(job).exists():
@@ -89,22 +89,22 @@ class Jobs:
         states: dict[str, State] = {"draft": "draft", "train": "waiting", "stop": "stopped"}
         return states[job.asked]
 
-    def failure(self, job: Job) -> Failure | None:
-        """What ended it, or keeps it from being begun; None where nothing does."""
+    def failure(self, job: QueuedJob) -> Failure | None:
+        """What ended it, or keeps it from starting; None where nothing does."""
         if job.error:
             known = self.files.failure(job, self.files.error(job))
             # An older version, or a disk without room, kept the line alone.
             return known if known is not None and known.message == job.error else Failure(job.error)
         return Failure(self._trouble[job.id]) if job.id in self._trouble else None
 
-    def can_go_on(self, job: Job) -> bool:
+    def can_go_on(self, job: QueuedJob) -> bool:
         return self.files.has_checkpoint(job) and not self.files.result(job).exists()
 
     # What is done to them --------------------------------------------------------------------------------------------
 
-    def new(self, model: str, files: Sequence[tuple[str, bytes]]) -> Job:
+    def new(self, model: str, files: Sequence[tuple[str, bytes]]) -> QueuedJob:
         """A draft with its texts. Raises BadInput, StorageError."""
-        job = Job(secrets.token_hex(8), "", model, time.time())
+        job = QueuedJob(secrets.token_hex(8), "", model, time.time())
         try:
             self.files.add_texts(job, files)
             self.files.write(job)
@@ -113,21 +113,21 @@ class Jobs:
             raise
         return job
 
-    def remove_text(self, job: Job, name: str) -> None:
+    def remove_text(self, job: QueuedJob, name: str) -> None:
         """Take a text out of a draft. Raises BadInput."""
         with self.files.alone():
             self._draft(job)
             self.measuring.end(job)
             self.files.remove_text(job, name)
 
-    def again(self, job: Job) -> Job:
+    def again(self, job: QueuedJob) -> QueuedJob:
         """A draft with the texts of a run, for other settings; the run stays. Raises StorageError."""
-        draft = Job(secrets.token_hex(8), job.name, job.model, time.time(), settings=job.settings)
+        draft = QueuedJob(secrets.token_hex(8), job.name, job.model, time.time(), settings=job.settings)
         self.files.copy_texts(job, draft)
         self.files.write(draft)
         return draft
 
-    def look(self, job: Job, flags: Sequence[str], *, model: str) -> Job:
+    def measure(self, job: QueuedJob, flags: Sequence[str], *, model: str) -> QueuedJob:
         """Measure what the texts of a draft are and what training on them costs. Raises BadInput, StorageError."""
         with self.files.alone():
             job = replace(self._draft(job), model=model)
@@ -135,7 +135,9 @@ class Jobs:
             self.measuring.start(job, flags)
             return job
 
-    def train(self, job: Job, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]) -> Job:
+    def train(
+        self, job: QueuedJob, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]
+    ) -> QueuedJob:
         """Put a draft into the queue. Raises BadInput, StorageError."""
         with self.files.alone():
             draft = self._draft(job)
@@ -146,15 +148,15 @@ class Jobs:
             self.files.write(job)
             return job
 
-    def _draft(self, job: Job) -> Job:
-        """What is known of it by now. Raises BadInput where it is no draft any more."""
+    def _draft(self, job: QueuedJob) -> QueuedJob:
+        """Its current state on disk. Raises BadInput where it is no longer a draft."""
         job = self.get(job.id)
         if self.state(job) != "draft":
             raise BadInput("this run was begun already", where=job.id)
         return job
 
-    def go_on(self, job: Job) -> Job:
-        """Into the queue again: from the checkpoint, if there is one. Raises BadInput, StorageError."""
+    def go_on(self, job: QueuedJob) -> QueuedJob:
+        """Queue a stopped run again; it resumes from its checkpoint, if there is one. Raises BadInput, StorageError."""
         with self.files.alone():
             job = self.get(job.id)
             if self.state(job) not in ("stopped", "failed"):
@@ -163,7 +165,7 @@ class Jobs:
             self.files.write(job)
             return job
 
-    def stop(self, job: Job) -> Job:
+    def stop(self, job: QueuedJob) -> QueuedJob:
         """A run saves after its step and stops; one that is over, or was not begun, stays what it is. Raises StorageError."""
         with self.files.alone():
             job = self.get(job.id)
@@ -175,7 +177,7 @@ class Jobs:
                 interrupt(job.pid)
             return job
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: QueuedJob) -> None:
         """Everything of it. Raises BadInput while it runs."""
         with self.files.alone():
             if self._alive(self.get(job.id)):
@@ -191,7 +193,7 @@ class Jobs:
             try:
                 self._tick()
             except Exception as error:
-                # Whatever it is: the thread that begins runs goes on.
+                # Whatever it is, the thread that starts runs must go on.
                 self._report("the training runs cannot be watched", error)
 
     def _tick(self) -> None:
@@ -214,13 +216,13 @@ class Jobs:
             if job_next is not None:
                 self._begin(job_next)
 
-    def _is_due(self, job: Job) -> bool:
+    def _is_due(self, job: QueuedJob) -> bool:
         return job.pid != 0 and (not self._alive(job) or self._is_overdue(job))
 
-    def _is_overdue(self, job: Job) -> bool:
+    def _is_overdue(self, job: QueuedJob) -> bool:
         return job.asked == "stop" and time.time() - job.since > _STOP_SECONDS
 
-    def _look_after(self, job: Job, *, sweep: bool) -> None:
+    def _look_after(self, job: QueuedJob, *, sweep: bool) -> None:
         if self._alive(job):
             if self._is_overdue(job):
                 psutil.Process(job.pid).kill()
@@ -229,14 +231,14 @@ class Jobs:
         elif sweep and self.state(job) == "draft" and time.time() - job.created > _DRAFT_SECONDS:
             self.remove(job)
 
-    def _next(self, jobs: Sequence[Job]) -> Job | None:
+    def _next(self, jobs: Sequence[QueuedJob]) -> QueuedJob | None:
         """The run to begin now, if one is."""
         if time.monotonic() < self._not_before or any(self._alive(job) for job in jobs):
             return None
         waiting = (job for job in jobs if job.asked == "train" and not job.pid and self.state(job) == "waiting")
         return min(waiting, key=lambda job: job.since, default=None)
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: QueuedJob) -> None:
         place, errors = self.files.place(job.id), self.files.error(job)
         if self.can_go_on(job):
             arguments = ["--resume", str(self.files.run_folder(job))]
@@ -249,7 +251,7 @@ class Jobs:
         try:
             errors.unlink(missing_ok=True)
             command = command_of(f"--error-file={errors}", *arguments)
-            child = started(command, place / "log.txt", None, cwd=place)
+            child = start_process(command, place / "log.txt", None, cwd=place)
         except (OSError, ValueError) as error:
             reason = f"the run cannot be started ({getattr(error, 'strerror', None) or error})"
             if isinstance(error, OSError) and error.errno != errno.E2BIG:
@@ -264,7 +266,7 @@ class Jobs:
             with suppress(psutil.NoSuchProcess):
                 self.files.write(replace(job, pid=child.pid, born=psutil.Process(child.pid).create_time()))
         except SordinoError as error:
-            # A process that stands nowhere would be started a second time.
+            # A process whose id is in no file would be started a second time.
             self._children.pop(child.pid)
             child.kill()
             child.wait()
@@ -272,7 +274,7 @@ class Jobs:
             raise
         self._not_before = 0.0
 
-    def _ended(self, job: Job) -> None:
+    def _ended(self, job: QueuedJob) -> None:
         child = self._children.pop(job.pid, None)
         code = child.poll() if child is not None else None
         message = ""
@@ -284,7 +286,7 @@ class Jobs:
             message = failure.message
         self.files.write(replace(job, pid=0, error=message))
 
-    def _alive(self, job: Job) -> bool:
+    def _alive(self, job: QueuedJob) -> bool:
         if not job.pid:
             return False
         child = self._children.get(job.pid)

@@ -30,10 +30,10 @@ from sordino.training.events import (
     Evaluated,
     Finished,
     OnEvent,
+    PromptWritten,
     ReportWritten,
     Warned,
     Working,
-    Written,
 )
 from sordino.training.job import Job
 from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
@@ -96,7 +96,7 @@ def write_result(
         )  # fmt: skip
     for line in write(prompt, job.out, to="kobold", force=True):
         on_event(Warned(line))
-    on_event(Written(job.out, prompt.n_tokens))
+    on_event(PromptWritten(job.out, prompt.n_tokens))
     nearest = nearest_words(prepared.base, prompt)
     report = RunReport(
         prompt,

@@ -18,7 +18,9 @@ import torch
 
 from sordino.engine.detokenizer import HALF
 from sordino.errors import ConfigError, DataError
+from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
+from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
@@ -219,7 +221,7 @@ def finish(
     samples: Sequence[Mapping[str, str]],
     heldout: Mapping[str, Any],
 ) -> SoftPrompt:
-    """The soft prompt with its provenance. metadata: what the user said about it; no path, host or user name is added."""
+    """The soft prompt with its provenance. metadata: what the user gave; no path, host or user name is added."""
     base, config = prepared.base, prepared.config
     recipe = {
         key: value
@@ -251,17 +253,18 @@ def finish(
 
 def _with_sample_text(base: BaseModel, config: TrainConfig, pieces: Sequence[Piece]) -> TrainConfig:
     """The settings with a text to continue, which fits the model's context beside the prompt and its continuation."""
-    room = base.context_length - len(base.bos_ids) - config.tokens - config.sample_tokens
+    in_front = most_positions(base, config.tokens)
+    room = base.context_length - in_front - config.sample_tokens
     text = config.sample_text or _opening(pieces)
     ids = base.encode(text)
     if len(ids) <= room:
         return replace(config, sample_text=text)
     if config.sample_text or room < 1:
-        raise ConfigError(
-            "the samples do not fit the model's context",
+        check_context(
+            {"in front": in_front, "text": len(ids), "new": config.sample_tokens},
+            base.context_length,
+            what="the text of the samples",
             where="--sample-text",
-            expected=f"at most {base.context_length} positions",
-            got=f"{config.tokens} soft + {len(ids)} text + {config.sample_tokens} new",
             do="shorten the text or lower --tokens",
         )
     return replace(config, sample_text=base.decode(ids[-min(room, config.row_tokens) :]).lstrip(HALF))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.pieces import Piece
 from tests.prompt_files import matrix
 
@@ -12,5 +12,5 @@ PIECES = [
 ]
 
 
-def voice(seed: int = 1, tokens: int = 5, placement: Placement = "start", width: int = 32) -> SoftPrompt:
+def voice(seed: int = 1, tokens: int = 5, placement: PlacementName = "start", width: int = 32) -> SoftPrompt:
     return SoftPrompt(matrix(seed, tokens, width), Metadata(name=f"voice {seed}", placement=placement))

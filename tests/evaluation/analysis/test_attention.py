@@ -10,7 +10,7 @@ import torch
 
 from sordino.evaluation.analysis.attention import attention, eager_twin
 from sordino.models.base_model import BaseModel, from_parts
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.examples import Example
 from tests.prompt_files import matrix
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
@@ -20,7 +20,7 @@ TEXTS = [[7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19], [40, 41, 42], [99], 
 WINDOWS = [Example(tuple(ids), (True,) * len(ids), "text") for ids in TEXTS]
 
 
-def voice(placement: Placement = "start", tokens: int = 5) -> SoftPrompt:
+def voice(placement: PlacementName = "start", tokens: int = 5) -> SoftPrompt:
     return SoftPrompt(matrix(1, tokens, 32), Metadata(placement=placement))
 
 
@@ -47,7 +47,7 @@ def plain_shares(base: BaseModel, prompt: SoftPrompt, bos: list[int]) -> tuple[n
 @pytest.mark.parametrize("placement", ["start", "after_bos"])
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_as_transformers_tells_it_for_a_row_alone(family: str, bos: bool, placement: Placement) -> None:
+def test_as_transformers_tells_it_for_a_row_alone(family: str, bos: bool, placement: PlacementName) -> None:
     base = tiny_base(family, bos=bos)
     prompt = voice(placement)
     expected_LP, bos_L = plain_shares(base, prompt, list(base.bos_ids))

@@ -9,7 +9,7 @@ import torch
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.importance import importance, without
 from sordino.evaluation.analysis.losses import losses_of, passage_of
-from sordino.prompts.soft_prompt import Placement
+from sordino.prompts.soft_prompt import PlacementName
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.parity.plain import plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
@@ -18,7 +18,7 @@ from tests.tiny_models import FAMILIES, tiny_base
 @pytest.mark.parametrize("placement", ["start", "after_bos"])
 @pytest.mark.parametrize("bos", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_leaving_out_in_one_batch_is_leaving_out_one_by_one(family: str, bos: bool, placement: Placement) -> None:
+def test_leaving_out_in_one_batch_is_leaving_out_one_by_one(family: str, bos: bool, placement: PlacementName) -> None:
     base = tiny_base(family, bos=bos)
     prompt = voice(tokens=4, placement=placement)
     passage = passage_of(base, PIECES, row_tokens=24, limit=0)

@@ -22,10 +22,10 @@ from sordino.prompts.fit import Fit
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from sordino.server.errors import Refused
-from sordino.server.page.live import _shown
-from sordino.server.page.stories import Saved, Stories
-from sordino.server.page.training_settings import Settings, flags_of
-from sordino.server.prompts import Voice
+from sordino.server.page.live import _table_row
+from sordino.server.page.stories import Stories, StoryUpdate
+from sordino.server.page.training_settings import RunSettings, flags_of
+from sordino.server.prompts import ServedPrompt
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
 from tests.server.running import voice as voice_of
@@ -91,7 +91,7 @@ def test_a_tab_hears_the_state_at_once_and_when_it_changes(server: Running) -> N
     with live(server) as socket:
         state = said(socket, "state")
         assert state["model"]["name"] == server.serving.model
-        assert {voice["name"] for voice in state["voices"]} == {"keeper", "clerk"}
+        assert {one["name"] for one in state["prompts"]} == {"keeper", "clerk"}
         assert state["default"] is None
         # Whoever changes it: here a client of KoboldAI.
         began = time.monotonic()
@@ -214,7 +214,7 @@ def test_a_story_is_kept_and_who_comes_later_is_told(server: Running) -> None:
     assert late.status_code == 409
     assert "another tab" in late.json()["error"]["message"]
     assert httpx.get(url).json()["text"] == "twice"
-    over = httpx.put(url, json={"title": "T", "text": "late", "revision": first["revision"], "over": True}).json()
+    over = httpx.put(url, json={"title": "T", "text": "late", "revision": first["revision"], "overwrite": True}).json()
     assert over["revision"] > second["revision"]
     assert [one["id"] for one in httpx.get(f"{server.url}/ui/stories").json()] == ["abc-1"]
     httpx.delete(url)
@@ -241,7 +241,7 @@ def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     stories = Stories(tmp_path / "file" / "stories")
     with pytest.raises(StorageError):
-        stories.put("a", Saved(text="x"))
+        stories.put("a", StoryUpdate(text="x"))
     with pytest.raises(StorageError):
         stories.remove("a")
 
@@ -260,7 +260,7 @@ NESTED = [b"[" * depth + b"]" * depth for depth in (10, 100, 150, 190, 200, 250,
 @pytest.mark.parametrize("value", [*NESTED, b"NaN", b"1e999", b"9" * 4200, b'"\\ud800"', b"-0.0", b"{}"], ids=range(15))
 def test_what_was_said_to_be_kept_can_be_read(server: Running, value: bytes) -> None:
     url = f"{server.url}/ui/stories/deep"
-    body = b'{"over": true, "text": "x", "character": {"a": ' + value + b"}}"
+    body = b'{"overwrite": true, "text": "x", "character": {"a": ' + value + b"}}"
     put = httpx.put(url, content=body, headers={"Content-Type": "application/json"})
     got = httpx.get(url)
     listed = [story["id"] for story in httpx.get(f"{server.url}/ui/stories").json()]
@@ -303,12 +303,12 @@ def test_details_words_and_formats(server: Running) -> None:
     assert (refused.status_code == 200) == (server.base.placement == "start")
 
 
-def test_inside_norms_and_likeness_come_at_once(server: Running) -> None:
+def test_inside_norms_and_similarity_come_at_once(server: Running) -> None:
     said = httpx.get(f"{server.url}/ui/prompts/keeper/inside").json()
     assert len(said["norms"]) == len(said["percentiles"]) == 4
     assert said["vocabulary"]["p5"] < said["vocabulary"]["p50"] < said["vocabulary"]["p95"]
-    assert [one["id"] for one in said["alike"]] == ["clerk"]
-    assert -1 <= said["alike"][0]["cosine"] <= 1
+    assert [one["id"] for one in said["similar"]] == ["clerk"]
+    assert -1 <= said["similar"][0]["cosine"] <= 1
     for name, status in (("wide", 400), ("broken", 400), ("nobody", 404)):
         for method in ("GET", "POST"):
             assert httpx.request(method, f"{server.url}/ui/prompts/{name}/inside").status_code == status, name
@@ -365,8 +365,8 @@ def test_a_tab_hears_of_a_mixtures_new_weights_and_of_how_files_fit_another_mode
             assert len(set(states)) == 3
     finally:
         path.unlink()
-    entry = server.serving.voices.named("clerk").entry
-    assert len({_shown(Voice(entry, fit)) for fit in (None, Fit("exact", ""), Fit("unknown", ""))}) == 3
+    entry = server.serving.prompts.named("clerk").entry
+    assert len({_table_row(ServedPrompt(entry, fit)) for fit in (None, Fit("exact", ""), Fit("unknown", ""))}) == 3
 
 
 def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> None:
@@ -455,7 +455,7 @@ def test_with_a_key_nothing_answers_without_it(tmp_path: Path) -> None:
             "/ui/prompts",
             "/ui/models",
             "/ui/jobs",
-            "/ui/callers",
+            "/ui/clients",
             "/ui/prompts/keeper",
         ):
             assert httpx.get(server.url + path).status_code == 401, path
@@ -520,7 +520,7 @@ def test_a_run_does_not_start_from_a_mixture(server: Running) -> None:
     try:
         request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
         with pytest.raises(Refused, match="this is a mixture"):
-            flags_of(request, Jobs(path.parent), Settings(start_from="start"))
+            flags_of(request, Jobs(path.parent), RunSettings(start_from="start"))
     finally:
         path.unlink()
 
@@ -550,9 +550,16 @@ def test_an_error_that_nobody_expected_is_logged_with_where_it_happened(
     assert ["ZeroDivisionError" in str(one.exc_text or one.exc_info) for one in caplog.records] == [True]
 
 
+def test_the_form_has_a_field_for_every_setting(server: Running) -> None:
+    form = httpx.get(f"{server.url}/ui/training-form").json()
+    fields = [*form["run"], *form["about"]]
+    assert {field["name"] for field in fields} | {"name", "start_from"} == set(RunSettings.model_fields)
+    assert all(field["label"] and field["help"] for field in fields)
+
+
 def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:
     request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(serving=server.serving)))
-    settings = Settings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
+    settings = RunSettings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
     flags = flags_of(request, Jobs(server.folder), settings)
     assert flags == ["--name=voice", "--warmup=0.0", "--patience=0", "--seed=0"]
 

@@ -13,13 +13,13 @@ import torch
 from sordino.errors import ConfigError
 from sordino.evaluation.conditions import soft_prompt
 from sordino.evaluation.pictures import rendered
-from sordino.forward.token_losses import Losses, losses
+from sordino.forward.token_losses import TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import mean_nll
-from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare, with_context, x_of
+from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.tiny_models import tiny_base
@@ -43,7 +43,7 @@ def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> Mixtu
     return prepare(base, [records(folder)], None, config)
 
 
-def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: int = 3) -> Fitted:
+def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: int = 3) -> FittedMixture:
     return fit(
         base, [(f"v{seed}", voice(base, seed)) for seed in range(voices)], prepared(base, folder, config), config
     )
@@ -152,10 +152,10 @@ def test_a_limit_thins_evenly_and_progress_ends_full(tmp_path: Path) -> None:
 # What is told -----------------------------------------------------------------------------------------------------------
 
 
-def scored(differences: np.ndarray) -> Losses:
+def scored(differences: np.ndarray) -> TokenLosses:
     """Examples of five tokens each: the first component loses a nat a token, the others that and `differences` [N, K-1]."""
     nll_NK = np.concatenate([np.ones((len(differences), 1)), 1 + differences], axis=1)
-    return Losses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.full((len(differences),), 5))
+    return TokenLosses(torch.from_numpy(nll_NK).repeat_interleave(5, 0), torch.full((len(differences),), 5))
 
 
 def test_who_won_is_said_with_its_interval() -> None:

@@ -13,7 +13,7 @@ from sordino.errors import ConfigError, DataError, Diverged
 from sordino.evaluation import conditions
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Placement
+from sordino.prompts.soft_prompt import PlacementName
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece
 from sordino.training.config import TrainConfig
@@ -72,7 +72,7 @@ def starts_of(base: BaseModel, lengths: tuple[int, ...] = (4, 4)) -> list[Tensor
 @pytest.mark.parametrize("placement", ["start", "after_bos"])
 @pytest.mark.parametrize(("beta", "pass_tokens"), [(1.0, 100_000), (1.0, 50), (0.05, 100_000)])
 def test_the_gradient_is_that_of_the_formula_on_concatenations(
-    family: str, placement: Placement, beta: float, pass_tokens: int
+    family: str, placement: PlacementName, beta: float, pass_tokens: int
 ) -> None:
     base = tiny_base(family, bos=True)
     examples = examples_of(base, count=2)[:3]

@@ -22,12 +22,12 @@ from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.runner import Span, overflowing, text_alone
-from sordino.errors import ModelError, OutOfMemory
+from sordino.errors import ConfigError, ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import GATE_TOKENS
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
@@ -41,7 +41,7 @@ class _LlamaRow:
     """sequence: llama.cpp's. width: of the prefix. room: positions reserved for it. length: positions that have run."""
 
     sequence: int
-    prompt: SoftPrompt | None
+    prompt: Prompt | None
     prefix: CachedPrefix[SavedState]
     width: int
     room: int
@@ -67,7 +67,7 @@ class GgufRunner:
         self._rows: dict[int, _LlamaRow] = {}
         self._cache: PrefixCache[SavedState] = PrefixCache(prefix_bytes)
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.model, prompt)
 
     @property
@@ -89,10 +89,10 @@ class GgufRunner:
         mean_D: NDArray[np.floating[Any]] = hidden_ND[len(bos) :].mean(axis=0, dtype=np.float64)
         return mean_D
 
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """Nothing: encoding several soft prompts together is no faster here."""
 
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
@@ -191,9 +191,9 @@ class GgufRunner:
         self.context.cut(row.sequence, 0)
         return True
 
-    def _leading(self, prompt: SoftPrompt | None) -> tuple[int, ...]:
+    def _leading(self, prompt: Prompt | None) -> tuple[int, ...]:
         """The ids ahead of the vectors."""
-        return self.model.bos_ids if prompt is None or prompt.metadata.placement == "after_bos" else ()
+        return self.model.bos_ids[: self.prefix_length(prompt) - (prompt.n_tokens if prompt else 0)]
 
     def _begin(self, row: _LlamaRow, ids: Sequence[int]) -> int:
         """Restore a cached text into a row that holds its soft prompt: how many of `ids` it has."""
@@ -207,7 +207,7 @@ class GgufRunner:
         row.length = row.width + shared
         return shared
 
-    def _prefix(self, prompt: SoftPrompt | None, sequence: int, width: int) -> CachedPrefix[SavedState]:
+    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> CachedPrefix[SavedState]:
         """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more."""
         key = prefix_key(self.model.fingerprint, prompt)
         cached = self._cache.prompt(key)
@@ -229,9 +229,15 @@ class GgufRunner:
             raise
         return cached
 
-    def _encode(self, prompt: SoftPrompt | None, sequence: int) -> None:
+    def _vectors(self, prompt: Prompt) -> Vectors:
+        content = prompt.prefix(self.model.ref)
+        if isinstance(content, KeysValues):
+            raise ConfigError(f"llama.cpp does not support {prompt.kind}s", where=prompt.metadata.name)
+        return content
+
+    def _encode(self, prompt: Prompt | None, sequence: int) -> None:
         # All rows attend over one pool of cells, where no mask hides a value that is not finite: so it is refused before it runs.
-        if prompt is not None and float(np.abs(prompt.matrix).max()) > _LARGEST:
+        if prompt is not None and float(np.abs(self._vectors(prompt)).max()) > _LARGEST:
             raise overflowing(prompt)
         leading = self._leading(prompt)
         if leading:
@@ -239,7 +245,7 @@ class GgufRunner:
             self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
         if prompt is not None:
             places = range(len(leading), len(leading) + prompt.n_tokens)
-            logits_1V = self.context.run_embeds(prompt.matrix, places, sequence, wanted=True)
+            logits_1V = self.context.run_embeds(self._vectors(prompt), places, sequence, wanted=True)
             if not np.isfinite(logits_1V).all():
                 raise overflowing(prompt)
 
@@ -251,7 +257,7 @@ class GgufRunner:
         if row.prompt is None:
             logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [row.sequence], [True])
         else:
-            logits_1V = self.context.run_embeds(row.prompt.matrix[-1:], [last], row.sequence, wanted=True)
+            logits_1V = self.context.run_embeds(self._vectors(row.prompt)[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
     def _restorable(self, row: _LlamaRow, text: CachedPrefix[SavedState], shared: int) -> bool:

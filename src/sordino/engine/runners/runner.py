@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
@@ -24,14 +25,14 @@ class Span:
     wanted: bool
 
 
-def overflowing(prompt: SoftPrompt | None) -> SordinoError:
+def overflowing(prompt: Prompt | None) -> SordinoError:
     """For a finite soft prompt whose keys and values are not finite."""
     if prompt is None:
         return ModelError("the model's state after its own BOS is not finite", do="choose a --dtype of larger range")
     return DoesNotFit(
         "the model's state after this soft prompt is not finite",
         where=prompt.metadata.name,
-        got=f"values up to {abs(prompt.matrix).max():.3g}",
+        got=f"values up to {abs(prompt.matrix).max():.3g}" if isinstance(prompt, SoftPrompt) else f"a {prompt.kind}",
         do="choose another soft prompt, or a --dtype of larger range",
     )
 
@@ -48,7 +49,7 @@ class Runner(Protocol):
     def name(self) -> str:
         """The program that computes, as people know it."""
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 
     @property
@@ -61,11 +62,11 @@ class Runner(Protocol):
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """h(x) [D] of a text, see `prompts.mixture.Gate`; a BOS at the start of `ids` is left out. Raises OutOfMemory."""
 
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """Announce the prompts that `open` gets next: those that are not cached may be encoded now, in one batch. They stay until
         `open` takes them, or until a call leaves them out. Prompts that do not fit are skipped."""
 
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         """Open a row with a soft prompt: how many of `ids` are cached and need not run. None: no room now.
 
         Raises DoesNotFit for a soft prompt of another width, or one whose keys and values are not finite; OutOfMemory.

@@ -27,11 +27,11 @@ from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
-from sordino.forward.placement import prefix_length, prompt_embeds
+from sordino.forward.placement import encode_prompts, prefix_length
 from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.prompt import Prompt
 
 UNLIMITED = 1 << 62
 LOWER = "lower --rows, --kv-memory or --prefix-memory"
@@ -77,7 +77,7 @@ class TorchRunner:
         self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
 
-    def prefix_length(self, prompt: SoftPrompt | None) -> int:
+    def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.base, prompt)
 
     @property
@@ -93,7 +93,7 @@ class TorchRunner:
             return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
-    def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
+    def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.base.fit(prompt).forcible}
         for key in [key for key in self._ahead if key not in wanted]:
             self._cache.release(self._ahead.pop(key))
@@ -106,7 +106,7 @@ class TorchRunner:
             self._ahead |= {cached.key: cached for cached in self._encoded(batch)}
 
     @torch.inference_mode()
-    def open(self, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         width = self.prefix_length(prompt)
         # First: a request that waits for room comes here at every step.
         if not self._key_values.fits(width + len(ids)):
@@ -165,10 +165,10 @@ class TorchRunner:
     def cache_use(self) -> CacheUse:
         return self._cache.use()
 
-    def _key(self, prompt: SoftPrompt | None) -> Key:
+    def _key(self, prompt: Prompt | None) -> Key:
         return prefix_key(self.base.fingerprint, prompt)
 
-    def _prefix(self, prompt: SoftPrompt | None) -> CachedPrefix[_PrefixState]:
+    def _prefix(self, prompt: Prompt | None) -> CachedPrefix[_PrefixState]:
         """A soft prompt's keys and values, from the cache or encoded now, with one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
@@ -181,10 +181,10 @@ class TorchRunner:
             raise overflowing(prompt)
         return cached
 
-    def _encoded(self, prompts: Sequence[SoftPrompt | None]) -> list[CachedPrefix[_PrefixState]]:
+    def _encoded(self, prompts: Sequence[Prompt | None]) -> list[CachedPrefix[_PrefixState]]:
         """Encode soft prompts in one batch and cache them, one user each; those that overflow are left out. Raises OutOfMemory."""
         with memory_errors("running a soft prompt", self._advice):
-            prefixes = encode_prefixes(self.base.network, [prompt_embeds(self.base, prompt) for prompt in prompts])
+            prefixes = encode_prompts(self.base, prompts)
             states = [self._state_of(prefixes, index) for index in range(len(prompts))]
         cached = []
         for prompt, state in zip(prompts, states, strict=True):

@@ -17,7 +17,7 @@ from sordino.evaluation.conditions import check_room
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Placement
+from sordino.prompts.soft_prompt import PlacementName
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -47,7 +47,7 @@ def passage_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, lim
 def losses_of(
     base: BaseModel,
     matrices: Sequence[Matrix],
-    placement: Placement,
+    placement: PlacementName,
     passage: Passage,
     *,
     pass_tokens: int,

@@ -14,7 +14,7 @@ from sordino.evaluation.confidence import Floats
 from sordino.evaluation.config import BlendConfig
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.models.base_model import BaseModel
-from sordino.prompts.blending import How, check_together, linear, spherical
+from sordino.prompts.blending import How, check_blendable, linear, spherical
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
@@ -50,7 +50,7 @@ def path_between(
         raise ConfigError(
             "there is no path between the parts of a concatenation", where="--how", expected="linear or spherical"
         )
-    check_together([first, second], how)
+    check_blendable([first, second], how)
     shares = shares_along(config.points, also)
     blends = [
         spherical(first.matrix, second.matrix, share)

@@ -146,3 +146,21 @@ def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens
         note["earlier"] = prompt.metadata.training["pruned"]
     known = replace(prompt.metadata, training={**prompt.metadata.training, "pruned": note}, heldout={}, samples=())
     return SoftPrompt(prompt.matrix[list(chosen.kept)], known)
+
+
+def to_json(stages: Sequence[Stage], chosen: Stage, passage: Passage, heldout: Passage | None) -> dict[str, Any]:
+    """As plain JSON. Positions count from 1, as everywhere that people read them."""
+    return {
+        "measured_tokens": passage.tokens,
+        "heldout_tokens": heldout.tokens if heldout else None,
+        "lengths": [
+            {
+                "tokens": len(stage.kept),
+                "kept": [position + 1 for position in stage.kept],
+                "loss": stage.loss,
+                "heldout": stage.heldout,
+                "chosen": stage is chosen,
+            }
+            for stage in stages
+        ],
+    }

@@ -1,12 +1,14 @@
-"""The page: its files, its login, and its place in the server's application."""
+"""The page: its files, its login, the programs that call the API, and its place in the server's application."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import threading
+import time
 import webbrowser
 from collections import OrderedDict
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,19 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, StrictStr
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sordino.errors import SordinoError
 from sordino.models import files
 from sordino.server.errors import Refused
 from sordino.server.guard import COOKIE, cookie_of
-from sordino.server.page import callers, cards, inspection, live, models, prompts, stories, training
+from sordino.server.page import cards, inspection, live, models, prompts, stories, training
 from sordino.server.serving import Idle, Serving
 from sordino.server.start import Models
 from sordino.training import queue
 
 STATIC = Path(str(resources.files("sordino.server.page").joinpath("static")))
-# Nothing from elsewhere is loaded, and no text can become a script. Notebooks show the page in a frame.
+# Nothing is loaded from elsewhere, and no text can become a script. Notebooks show the page in a frame.
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; base-uri 'self'; object-src 'none'; "
     "form-action 'self'; frame-ancestors 'self' https://*.googleusercontent.com https://colab.research.google.com"
@@ -43,19 +46,19 @@ async def index() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=headers)
 
 
-class Key(BaseModel):
+class LoginForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: StrictStr
 
 
 @router.post("/ui/login")
-async def login(request: Request, said: Key, response: Response) -> dict[str, Any]:
+async def login(request: Request, form: LoginForm, response: Response) -> dict[str, Any]:
     """A cookie for the key. Browsers send it with every request of this page, and of no other."""
     api_key: str | None = request.app.state.api_key
     if api_key is None:
         return {}
-    if not hmac.compare_digest(said.key.strip().encode("utf-8", "replace"), api_key.encode()):
+    if not hmac.compare_digest(form.key.strip().encode("utf-8", "replace"), api_key.encode()):
         await asyncio.sleep(_WRONG_KEY_SECONDS)
         raise Refused(401, "this is not the key that the server was started with", field="key")
     response.set_cookie(
@@ -70,7 +73,7 @@ async def login(request: Request, said: Key, response: Response) -> dict[str, An
 
 
 class _Files(StaticFiles):
-    """Asked for again at every visit, so that a page of an older version is never mixed with this one."""
+    """Browsers revalidate them at every visit, so that files of two versions are never mixed."""
 
     def file_response(self, *given: Any, **named: Any) -> Response:
         response = super().file_response(*given, **named)
@@ -79,8 +82,62 @@ class _Files(StaticFiles):
         return response
 
 
+# Other programs ----------------------------------------------------------------------------------------------------------
+
+_APIS = (("/v1/", "OpenAI"), ("/api/extra/", "KoboldCpp"), ("/api/", "KoboldAI"))
+_RECENT_SECONDS = 600.0
+_MOST_CLIENTS = 100
+
+
+@dataclass
+class _ClientUse:
+    requests: int = 0
+    last: float = 0.0
+
+
+class ClientLog:
+    """Middleware that counts API requests by address, program and API: kept in memory, and never a text."""
+
+    def __init__(self, app: ASGIApp, clients: OrderedDict[tuple[str, str, str], _ClientUse]) -> None:
+        self._app, self._clients = app, clients
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._count(scope)
+        await self._app(scope, receive, send)
+
+    def _count(self, scope: Scope) -> None:
+        api = next((name for start, name in _APIS if scope["path"].startswith(start)), None)
+        headers = dict(scope["headers"])
+        # The page itself calls some of these routes; browsers mark such requests.
+        if api is None or headers.get(b"sec-fetch-site") == b"same-origin":
+            return
+        agent = headers.get(b"user-agent", b"").decode("latin-1")[:80]
+        key = (scope["client"][0] if scope.get("client") else "", agent, api)
+        use = self._clients.setdefault(key, _ClientUse())
+        use.requests, use.last = use.requests + 1, time.monotonic()
+        self._clients.move_to_end(key)
+        while len(self._clients) > _MOST_CLIENTS:
+            self._clients.popitem(last=False)
+
+
+@router.get("/ui/clients")
+async def clients(request: Request) -> dict[str, Any]:
+    """tabs: of this page. clients: programs that called the API in the last ten minutes, the latest first."""
+    state, now = request.app.state, time.monotonic()
+    recent = [
+        {"host": host, "agent": agent, "api": api, "requests": use.requests, "ago": now - use.last}
+        for (host, agent, api), use in reversed(state.clients.items())
+        if now - use.last < _RECENT_SECONDS
+    ]
+    return {"tabs": state.publisher.tabs, "clients": recent}
+
+
+# The application ---------------------------------------------------------------------------------------------------------
+
+
 class Page:
-    """The page of one server. folder: where stories and training runs are kept; by default in the user's data folder."""
+    """The page of one server. folder: for stories and training runs; by default the user's data folder."""
 
     def __init__(
         self,
@@ -96,7 +153,7 @@ class Page:
         self._stories, self._jobs = stories.Stories(place / "stories"), queue.Jobs(place / "training")
 
     def remembered(self) -> str | None:
-        """The model that was served last, if it is still there."""
+        """The model that was served last, if it still exists."""
         for name in self._recent.names()[:1]:
             try:
                 files.resolve(name)
@@ -106,31 +163,29 @@ class Page:
         return None
 
     def add(self, app: FastAPI) -> None:
-        """Its routes and what they share."""
+        """Add the page's routes and their shared state to the application."""
 
         def announce(serving: Serving | Idle) -> None:
             app.state.serving = serving
 
         app.state.loader = models.Loader(self._server, self._idle, announce, self._recent, self._runner)
         app.state.api_key = self._api_key
-        app.state.watch, app.state.words, app.state.insides = live.Watch(), OrderedDict(), OrderedDict()
+        app.state.publisher = live.StatePublisher()
+        app.state.inspections, app.state.clients = OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs
-        app.state.callers = callers.Callers()
-        app.add_middleware(callers.Seen, callers=app.state.callers)
-        for part in (
-            router,
-            *(one.router for one in (live, stories, models, prompts, inspection, cards, callers, training)),
-        ):
-            app.include_router(part)
+        app.add_middleware(ClientLog, clients=app.state.clients)
+        app.include_router(router)
+        for module in (live, stories, models, prompts, inspection, cards, training):
+            app.include_router(module.router)
         app.mount("/ui/static", _Files(directory=STATIC), name="static")
 
     def start(self, address: str | None = None, *, served: str | None = None) -> None:
-        """Watch the training runs; show the page at `address` in a browser; remember what is served."""
+        """Start the training queue; open `address` in a browser; remember the model that is served."""
         if served is not None:
             self._recent.add(served)
         self._jobs.start()
         if address is not None:
-            # The server listens already: what a browser asks meanwhile waits.
+            # The server listens already: the browser's requests wait until it answers.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     def close(self) -> None:

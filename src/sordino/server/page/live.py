@@ -1,8 +1,8 @@
-"""What is live in a tab: the state that the lamp shows, and text as it is written.
+"""The connection of a tab: the server's state whenever it changes, and text as it is generated.
 
-Messages are JSON objects: from the page with a key `do` (see asking.py), to the page with a key `is`:
+Messages are JSON objects: from the page with a key `do` (see messages.py), to the page with a key `is`:
 
-    state      model, loading, error, default, voices, broken: at once, and whenever one of them changes
+    state      model, loading, error, default, prompts, count, library: at once, and whenever one of them changes
     begun      id, dropped, seed
     text       id, column, text
     end        id, column, reason, tokens
@@ -10,8 +10,8 @@ Messages are JSON objects: from the page with a key `do` (see asking.py), to the
     measured   id, used, soft, room, total, dropped
     error      id (null where it belongs to none), message
 
-They go over one WebSocket a tab. Where none gets through, the page posts what it asks to /ui/ask, hears the same messages in the
-answer, a line each, and asks /ui/state for the state.
+A tab has one WebSocket for them. Where none gets through, the page posts its messages to /ui/ask, reads the answers from the
+response, one on each line, and polls /ui/state.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ from starlette.requests import HTTPConnection
 from sordino.engine.requests import Chunk
 from sordino.errors import SordinoError
 from sordino.server.errors import Refused, refused
-from sordino.server.generation import stream
-from sordino.server.page.messages import Asked, Measure, Stop, Write, measured, prepare
-from sordino.server.prompts import Voice
+from sordino.server.generation import Generation
+from sordino.server.page.messages import Measure, Stop, TabMessage, Write, measured, prepare
+from sordino.server.prompts import ServedPrompt, model_key
 from sordino.server.serving import Serving, serving_of, state_of
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
 log = logging.getLogger("sordino.server")
 
-_LOOK_SECONDS = 0.4
-# What a tab may have asked for and not got yet.
+_POLL_SECONDS = 0.4
+# Requests of one tab at once.
 _MOST_RUNNING = 16
-_asked: TypeAdapter[Write | Measure | Stop] = TypeAdapter(Asked)
+_tab_message: TypeAdapter[Write | Measure | Stop] = TypeAdapter(TabMessage)
 
-Told = dict[str, Any]
+Payload = dict[str, Any]
 
 
 @router.get("/state")
-def state(request: Request) -> Told:
-    return told_state(request)
+def state(request: Request) -> Payload:
+    return page_state(request)
 
 
 @router.post("/ask")
-async def ask(request: Request, said: Annotated[Any, Body()]) -> StreamingResponse:
+async def ask(request: Request, message: Annotated[Any, Body()]) -> StreamingResponse:
     async def lines() -> AsyncGenerator[bytes]:
-        async with aclosing(answers(request, said)) as told:
-            async for one in told:
-                yield json.dumps(one).encode() + b"\n"
+        async with aclosing(answers(request, message)) as payloads:
+            async for payload in payloads:
+                yield json.dumps(payload).encode() + b"\n"
 
-    # Proxies that collect an answer before they pass it on are asked not to.
+    # Without this header some proxies collect the whole response before they pass it on.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines(), media_type="application/x-ndjson", headers=headers)
 
@@ -70,83 +70,85 @@ async def ask(request: Request, said: Annotated[Any, Body()]) -> StreamingRespon
 @router.websocket("/live")
 async def live(socket: WebSocket) -> None:
     await socket.accept()
-    watch: Watch = socket.app.state.watch
+    publisher: StatePublisher = socket.app.state.publisher
     tab = _Tab(socket)
     try:
-        with watch.telling(tab.tell, socket):
+        with publisher.subscribed(tab.send, socket):
             await tab.serve()
     except WebSocketDisconnect:
         pass
     finally:
-        await tab.leave()
+        await tab.close()
 
 
 class _Tab:
-    """One socket: what it asked for and has not ended."""
+    """One socket and its running requests."""
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
         self.running: dict[int, asyncio.Task[None]] = {}
-        self.outbox: asyncio.Queue[Told] = asyncio.Queue()
-        self.sending = asyncio.create_task(self._send())
+        self.outbox: asyncio.Queue[Payload] = asyncio.Queue()
+        self.sending = asyncio.create_task(self._send_all())
 
-    def tell(self, told: Told) -> None:
-        self.outbox.put_nowait(told)
+    def send(self, payload: Payload) -> None:
+        self.outbox.put_nowait(payload)
 
     async def serve(self) -> None:
         while True:
             try:
-                said = await self.socket.receive_json()
-            # No JSON, or JSON without end, or a frame of bytes.
+                message = await self.socket.receive_json()
+            # No JSON, or nested too deep, or a binary frame.
             except (ValueError, KeyError, RecursionError):
-                self.tell(_error(None, "a message is a JSON object"))
+                self.send(_error(None, "a message is a JSON object"))
                 continue
-            number = said.get("id") if isinstance(said, dict) else None
-            if isinstance(number, int) and said.get("do") == "stop":
+            number = message.get("id") if isinstance(message, dict) else None
+            if isinstance(number, int) and message.get("do") == "stop":
                 if number in self.running:
                     self.running[number].cancel()
             elif not isinstance(number, int) or number in self.running or len(self.running) >= _MOST_RUNNING:
-                self.tell(_error(number, "id: a number of its own, and not too many at once"))
+                self.send(
+                    _error(number, f"id: an unused number was expected, and at most {_MOST_RUNNING} requests at once")
+                )
             else:
-                task = self.running[number] = asyncio.create_task(self._answer(number, said))
-                task.add_done_callback(partial(self._over, number))
+                task = self.running[number] = asyncio.create_task(self._answer(number, message))
+                task.add_done_callback(partial(self._forget, number))
 
-    async def leave(self) -> None:
+    async def close(self) -> None:
         tasks = [*self.running.values(), self.sending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _over(self, number: int, task: asyncio.Task[None]) -> None:
+    def _forget(self, number: int, task: asyncio.Task[None]) -> None:
         del self.running[number]
 
-    async def _answer(self, number: int, said: Told) -> None:
+    async def _answer(self, number: int, message: Payload) -> None:
         try:
-            async with aclosing(answers(self.socket, said)) as told:
-                async for one in told:
-                    self.tell(one)
+            async with aclosing(answers(self.socket, message)) as payloads:
+                async for payload in payloads:
+                    self.send(payload)
         except asyncio.CancelledError:
-            self.tell({"is": "done", "id": number})
+            self.send({"is": "done", "id": number})
             raise
 
-    async def _send(self) -> None:
+    async def _send_all(self) -> None:
         with suppress(WebSocketDisconnect, RuntimeError):
             while True:
                 await self.socket.send_json(await self.outbox.get())
 
 
-async def answers(connection: HTTPConnection, said: Any) -> AsyncGenerator[Told]:
-    """What is told to one thing that was asked. Never raises because of what was asked."""
-    number = said.get("id") if isinstance(said, dict) else None
+async def answers(connection: HTTPConnection, message: Any) -> AsyncGenerator[Payload]:
+    """The answers to one message. An error is an answer too, and never raised."""
+    number = message.get("id") if isinstance(message, dict) else None
     try:
-        asked = _asked.validate_python(said)
+        body = _tab_message.validate_python(message)
         serving = serving_of(connection)
-        if isinstance(asked, Measure):
-            yield {"is": "measured", "id": asked.id, **await asyncio.to_thread(measured, serving, asked)}
-        elif isinstance(asked, Write):
-            async with aclosing(_written(serving, asked)) as told:
-                async for one in told:
-                    yield one
+        if isinstance(body, Measure):
+            yield {"is": "measured", "id": body.id, **await asyncio.to_thread(measured, serving, body)}
+        elif isinstance(body, Write):
+            async with aclosing(_written(serving, body)) as payloads:
+                async for payload in payloads:
+                    yield payload
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -157,60 +159,60 @@ async def answers(connection: HTTPConnection, said: Any) -> AsyncGenerator[Told]
         yield _error(number, refused(error).message)
     except Exception:
         # A bug. The tab waits for an end, and gets one.
-        log.exception("a page's request failed")
-        yield _error(number, "an error of the server's own; its log says more")
+        log.exception("a message of the page could not be answered")
+        yield _error(number, "an internal error of the server: see its log")
 
 
-async def _written(serving: Serving, asked: Write) -> AsyncGenerator[Told]:
-    ready = await asyncio.to_thread(prepare, serving, asked)
-    yield {"is": "begun", "id": asked.id, "dropped": ready.dropped, "seed": ready.seed}
-    async with aclosing(stream(serving, "ui", ready.requests)) as events:
+async def _written(serving: Serving, body: Write) -> AsyncGenerator[Payload]:
+    prepared = await asyncio.to_thread(prepare, serving, body)
+    yield {"is": "begun", "id": body.id, "dropped": prepared.dropped, "seed": prepared.seed}
+    async with aclosing(Generation(serving, "ui", prepared.requests).stream()) as events:
         async for column, event in events:
             if not isinstance(event, Chunk):
-                yield {"is": "end", "id": asked.id, "column": column, "reason": event.reason, "tokens": event.n_new}
+                yield {"is": "end", "id": body.id, "column": column, "reason": event.reason, "tokens": event.n_new}
             elif event.text:
-                yield {"is": "text", "id": asked.id, "column": column, "text": event.text}
-    yield {"is": "done", "id": asked.id}
+                yield {"is": "text", "id": body.id, "column": column, "text": event.text}
+    yield {"is": "done", "id": body.id}
 
 
-def _error(number: Any, message: str) -> Told:
-    # Messages repeat what was asked, and half a surrogate pair of it is in no encoding.
+def _error(number: Any, message: str) -> Payload:
+    # Messages repeat parts of the request, and a lone surrogate has no encoding.
     return {"is": "error", "id": number, "message": message.encode("utf-8", "backslashreplace").decode()}
 
 
 # The state ---------------------------------------------------------------------------------------------------------------
 
 
-def told_state(connection: HTTPConnection) -> Told:
-    """What the lamp and the choice of a soft prompt show. Looks at the library: not for the event loop."""
-    # First: who sees that nothing is being loaded any more must see what was.
-    told = connection.app.state.loader.told()
+def page_state(connection: HTTPConnection) -> Payload:
+    """What the status line and the choice of a soft prompt show. Scans the library: not for the event loop."""
+    # Before the state: a tab that learns that loading has ended must see its result.
+    loading = connection.app.state.loader.status()
     state = state_of(connection)
-    voices = state.voices.all()
+    prompts = state.prompts.all()
     return {
         "is": "state",
         "model": _model(state) if isinstance(state, Serving) else None,
-        **told,
-        "default": state.voices.default,
-        "voices": [_voice(voice) for voice in voices if voice.usable],
-        "count": len(voices),
-        # Whoever shows the whole library sees by this that it has changed.
-        "library": hash(tuple(_shown(voice) for voice in voices)),
+        **loading,
+        "default": state.prompts.default,
+        "prompts": [_summary(one) for one in prompts if one.usable],
+        "count": len(prompts),
+        # It changes with anything that the table of the library shows.
+        "library": hash(tuple(_table_row(one) for one in prompts)),
     }
 
 
-def _model(serving: Serving) -> Told:
+def _model(serving: Serving) -> Payload:
     return {
         "name": serving.model,
-        "key": serving.base.fingerprint or serving.base.id,
+        "key": model_key(serving.base),
         "runner": serving.runner,
         "context": serving.context_length,
         "chat": bool(getattr(serving.base.tokenizer, "chat_template", None)),
     }
 
 
-def _voice(voice: Voice) -> Told:
-    entry = voice.entry
+def _summary(prompt: ServedPrompt) -> Payload:
+    entry = prompt.entry
     return {
         "name": entry.name,
         "title": entry.metadata.name or entry.name,
@@ -219,59 +221,55 @@ def _voice(voice: Voice) -> Told:
     }
 
 
-def _shown(voice: Voice) -> tuple[object, ...]:
-    """What the table of soft prompts and the sliders of mixtures are drawn from: the file, and how well it fits the model."""
-    entry = voice.entry
-    return entry.name, entry.path, entry.stamp, entry.error, voice.fit
+def _table_row(prompt: ServedPrompt) -> tuple[object, ...]:
+    """What the table of soft prompts and the sliders of mixtures show: the file, and how well it fits the model."""
+    entry = prompt.entry
+    return entry.name, entry.path, entry.revision, entry.error, prompt.fit
 
 
-Ear = Callable[[Told], None]
+Subscriber = Callable[[Payload], None]
 
 
-class Watch:
-    """Looks at the state for all tabs together, as long as there are any, and tells them when it has changed."""
+class StatePublisher:
+    """Polls the state once for all tabs, while there are any, and publishes what has changed."""
 
     def __init__(self) -> None:
-        self._ears: set[Ear] = set()
+        self._subscribers: set[Subscriber] = set()
         self._task: asyncio.Task[None] | None = None
-        self._last: Told | None = None
+        self._last: Payload | None = None
 
     @property
     def tabs(self) -> int:
-        return len(self._ears)
+        return len(self._subscribers)
 
     @contextmanager
-    def telling(self, ear: Ear, connection: HTTPConnection) -> Iterator[None]:
-        """`ear` is told what is current at once, and what changes while this lasts."""
-        self._ears.add(ear)
+    def subscribed(self, subscriber: Subscriber, connection: HTTPConnection) -> Iterator[None]:
+        """Within this block `subscriber` is called with the current state, and with each later one."""
+        self._subscribers.add(subscriber)
         if self._last is not None:
-            ear(self._last)
+            subscriber(self._last)
         if self._task is None:
-            self._task = asyncio.create_task(self._look(connection))
+            self._task = asyncio.create_task(self._poll(connection))
         try:
             yield
         finally:
-            self._ears.discard(ear)
-            if not self._ears and self._task is not None:
+            self._subscribers.discard(subscriber)
+            if not self._subscribers and self._task is not None:
                 self._task.cancel()
                 self._task = self._last = None
 
-    async def _look(self, connection: HTTPConnection) -> None:
+    async def _poll(self, connection: HTTPConnection) -> None:
         while True:
             began = time.monotonic()
             try:
-                now = await asyncio.to_thread(told_state, connection)
+                current = await asyncio.to_thread(page_state, connection)
             except Exception:
-                # A bug, or a disk that is gone. The tabs go on showing what was, and hear of it when it is over.
-                log.exception("the state cannot be told")
+                # A bug, or a disk that fails. The tabs keep the last state until the next one can be read.
+                log.exception("the state of the server cannot be read")
             else:
-                self._tell(now)
-            # A library on a slow disk is looked at less often: the engine has the first call on this process.
-            await asyncio.sleep(max(_LOOK_SECONDS, 20 * (time.monotonic() - began)))
-
-    def _tell(self, now: Told) -> None:
-        if now == self._last:
-            return
-        self._last = now
-        for ear in list(self._ears):
-            ear(now)
+                if current != self._last:
+                    self._last = current
+                    for subscriber in list(self._subscribers):
+                        subscriber(current)
+            # A library on a slow disk is scanned less often: the engine comes first in this process.
+            await asyncio.sleep(max(_POLL_SECONDS, 20 * (time.monotonic() - began)))

@@ -1,10 +1,12 @@
-"""A soft prompt looked at closely: what it says about itself, its nearest words; changing that, and other formats."""
+"""Details of a soft prompt: its metadata, which can be changed, its nearest words, and export to other formats."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,10 +23,11 @@ from sordino.library.library import add_packaged, edit
 from sordino.library.names import MIXTURE_ENDING, checked_name
 from sordino.models import files
 from sordino.models.gguf_vocabulary import GgufVocabulary
-from sordino.prompts.mixture import Mixture, Prompt
+from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
-from sordino.server.errors import Refused, refused
+from sordino.server.errors import Refused, refused, refusing
+from sordino.server.prompts import model_key
 from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
@@ -37,11 +40,13 @@ _ENDINGS = {
     "safetensors": ".safetensors",
     "mixture": MIXTURE_ENDING,
 }
+# Results for pairs of a model and a soft prompt.
+_MOST_CACHED = 128
 _Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class Edited(BaseModel):
-    """What a soft prompt says about itself; what is None stays."""
+class MetadataChanges(BaseModel):
+    """New values of a soft prompt's metadata; None leaves the old one."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,36 +59,33 @@ class Edited(BaseModel):
 
 
 @router.get("")
-def place(request: Request) -> dict[str, Any]:
-    """Where the library is. shown: the same in short, from the user's home on."""
-    folders = [folder.resolve() for folder in state_of(request).voices.library.folders]
-    return {"folders": [str(folder) for folder in folders], "shown": [_from_home(folder) for folder in folders]}
+def library_folders(request: Request) -> dict[str, Any]:
+    """Where the library is. shown: the same, short, relative to the user's home."""
+    folders = [folder.resolve() for folder in state_of(request).prompts.library.folders]
+    return {"folders": [str(folder) for folder in folders], "shown": [_relative_to_home(folder) for folder in folders]}
 
 
-def _from_home(folder: Path) -> str:
+def _relative_to_home(folder: Path) -> str:
     home = Path("~").expanduser().resolve()
     return str("~" / folder.relative_to(home)) if folder.is_relative_to(home) else str(folder)
 
 
 @router.post("/examples")
 def examples(request: Request) -> dict[str, Any]:
-    """Sordino's own soft prompts into the library; those that are there stay."""
-    voices = state_of(request).voices
-    try:
-        added = [entry.name for entry in add_packaged(voices.library)]
-    except SordinoError as error:
-        raise refused(error) from error
-    voices.refresh()
+    """Copy Sordino's own soft prompts into the library; those that are there stay."""
+    prompts = state_of(request).prompts
+    added = [entry.name for entry in add_packaged(prompts.library)]
+    prompts.refresh()
     return {"added": added}
 
 
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
-    """All that the file says."""
+    """Everything that the file says."""
     path, prompt = _read(request, name)
     return {
         "id": name,
-        "file": state_of(request).voices.named(name).file,
+        "file": state_of(request).prompts.named(name).file,
         "format": formats.detect(path),
         "n_tokens": prompt.n_tokens,
         "d_model": prompt.d_model,
@@ -94,7 +96,7 @@ def details(request: Request, name: str) -> dict[str, Any]:
 
 
 def _mixture(mixture: Mixture) -> dict[str, Any]:
-    """rule, components, and of each what it is and the weight that it carries. gated: whether the text decides about weights."""
+    """The rule, and each component with its weight. gated: whether the weights depend on the text."""
     return {
         "rule": mixture.rule,
         "gated": mixture.gate is not None,
@@ -111,30 +113,32 @@ def words(request: Request, name: str) -> dict[str, Any]:
     state = state_of(request)
     if not isinstance(state, Serving):
         raise Refused(503, "no model is loaded: nearest words are words of a model")
-    _, prompt = read_named(request, name)
-    if prompt.d_model != state.base.d_model:
-        raise Refused(400, "the soft prompt is of another width than this model's words")
-    known: OrderedDict[tuple[str, str], Any] = request.app.state.words
-    key = state.base.fingerprint or state.base.id, prompt.content_hash
-    if key not in known:
-        known[key] = _nearest(state, prompt)
-        while len(known) > 64:
-            known.popitem(last=False)
-    return {"words": known[key]}
+    prompt = read_for(request, state, name)
+    key = f"nearest {prompt.content_hash}"
+    with vocabulary_errors():
+        return {"words": cached(request, state, key, lambda: nearest_words(vocabulary_of(state), prompt))}
+
+
+def cached(request: Request, serving: Serving, key: str, make: Callable[[], Any]) -> Any:
+    """The result of `make` for this model and key: an earlier one, or a new one, computed in a thread of its own."""
+    cache: OrderedDict[tuple[str, str], Any] = request.app.state.inspections
+    full_key = model_key(serving.base), key
+    if full_key not in cache:
+        cache[full_key] = in_thread_of_its_own(make)
+        while len(cache) > _MOST_CACHED:
+            cache.popitem(last=False)
+    return cache[full_key]
 
 
 @router.patch("/{name}")
-def change(request: Request, name: str, said: Edited) -> dict[str, Any]:
+def change(request: Request, name: str, body: MetadataChanges) -> dict[str, Any]:
     """Metadata only; the matrix stays as it is."""
-    voices = state_of(request).voices
-    changes = said.model_dump(exclude_none=True)
+    prompts = state_of(request).prompts
+    changes = body.model_dump(exclude_none=True)
     if "tags" in changes:
         changes["tags"] = tuple(tag.strip() for tag in changes["tags"] if tag.strip())
-    try:
-        edit(voices.named(name).entry.path, changes)
-    except SordinoError as error:
-        raise refused(error) from error
-    voices.refresh()
+    edit(prompts.named(name).entry.path, changes)
+    prompts.refresh()
     return details(request, name)
 
 
@@ -142,64 +146,60 @@ def change(request: Request, name: str, said: Edited) -> dict[str, Any]:
 def export(
     request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors", "mixture"]
 ) -> FileResponse:
-    """The soft prompt in another format, PEFT's folder in a zip; a mixture as the file that it is."""
+    """The soft prompt in another format, a folder (PEFT) as a zip; a mixture as the file that it is."""
     _, prompt = _read(request, name)
     if isinstance(prompt, Mixture) != (to == "mixture"):
         raise Refused(400, "a mixture is exported as a mixture, and nothing else is", field="to")
+    folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="sordino-"))
-    except OSError as error:
-        raise Refused(507, f"the file cannot be made ({error.strerror})") from error
-    gone = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    try:
         target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
         if isinstance(prompt, Mixture):
             formats.write_mixture(prompt, target)
         else:
-            # What the format cannot say is the page's to tell; PEFT's refusal stays one.
+            # The page says what the format cannot hold; what PEFT cannot hold at all is refused here.
             formats.write(prompt, target, to=to)
         if target.is_dir():
             target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))
-    except SordinoError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise refused(error, field="to") from error
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
+    except (SordinoError, OSError) as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, SordinoError):
+            raise refused(error, field="to") from error
         raise Refused(507, f"the file cannot be made ({error.strerror})") from error
-    return FileResponse(target, filename=target.name, background=gone)
+    delete = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    return FileResponse(target, filename=target.name, background=delete)
 
 
-def read_named(request: Request, name: str) -> tuple[Path, SoftPrompt]:
-    """The file and the soft prompt in it. Raises Refused, for a mixture too."""
-    path, prompt = _read(request, name)
+def read_for(request: Request, serving: Serving, name: str) -> SoftPrompt:
+    """A soft prompt of the width of the model that is served. Raises Refused, for a mixture too."""
+    _, prompt = _read(request, name)
     if isinstance(prompt, Mixture):
         raise Refused(400, "a mixture has no virtual tokens of its own: its components have")
-    return path, prompt
+    if prompt.d_model != serving.base.d_model:
+        raise Refused(400, "the soft prompt has another width than this model's embeddings")
+    return prompt
 
 
-def _read(request: Request, name: str) -> tuple[Path, Prompt]:
-    try:
-        path = state_of(request).voices.named(name).entry.path
+def _read(request: Request, name: str) -> tuple[Path, StoredPrompt]:
+    with refusing("name"):
+        path = state_of(request).prompts.named(name).entry.path
         return path, formats.read_any(path)
-    except SordinoError as error:
-        raise refused(error, field="name") from error
 
 
 def vocabulary_of(serving: Serving) -> Vocabulary:
-    """The words of the model that is served. Raises Refused (501) where they cannot be read."""
+    """The vocabulary of the model that is served, from the backend or from the model's GGUF file. Raises SordinoError, OSError."""
     if serving.backend.network is not None:
         return serving.backend.network
-    try:
-        path = files.gguf_file(files.resolve(serving.base.name))
-        assert path is not None
-        return GgufVocabulary(serving.base, path)
-    except (SordinoError, OSError) as error:
-        raise Refused(501, f"the words of this model's file cannot be read: {error}") from error
+    path = files.gguf_file(files.resolve(serving.base.name))
+    assert path is not None
+    return GgufVocabulary(serving.base, path)
 
 
-def _nearest(serving: Serving, prompt: SoftPrompt) -> list[list[tuple[str, float]]]:
-    vocabulary = vocabulary_of(serving)
+@contextmanager
+def vocabulary_errors() -> Iterator[None]:
+    """A vocabulary that cannot be read is refused (501)."""
     try:
-        return in_thread_of_its_own(lambda: nearest_words(vocabulary, prompt))
+        yield
     except (SordinoError, OSError, NotImplementedError) as error:
-        raise Refused(501, f"the words of this model's file cannot be read: {error}") from error
+        raise Refused(501, f"the vocabulary of this model's file cannot be read: {error}") from error

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
 from sordino.errors import SordinoError
 from sordino.models.files import absolute_name
-from sordino.server.errors import Refused, refused
+from sordino.server.errors import Refused, refusing
 from sordino.server.serving import Serving, state_of
+from sordino.settings import Setting, form_of, offered_of
+from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig
 from sordino.training.queue import Jobs
 
 
 def _argument(text: str) -> str:
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise ValueError("no NUL and no half of a character may be in it")
+        raise ValueError("a text without NUL and without lone surrogates was expected")
     return text
 
 
@@ -26,73 +28,64 @@ _Short = Annotated[Argument, Field(max_length=200)]
 _Text = Annotated[Argument, Field(max_length=4000)]
 
 
-class Settings(BaseModel):
-    """What `sordino train` takes, by the same names; what is None is left to its defaults. start_from: a soft prompt of the
-    library, or the result of a run ("run:ID"), to go on from.
+# The settings of a run, and the metadata of its file.
+RUN = (TrainConfig, Calibration, ReadingConfig)
+ABOUT = (Description,)
+
+
+def _field_of(each: Setting) -> tuple[Any, Any]:
+    if each.kind is bool:
+        return bool, False
+    kind: Any = Literal[each.choices] if each.choices else _Text if each.kind is str else each.kind
+    return kind | None, None
+
+
+if TYPE_CHECKING:
+    _FromSettings = BaseModel
+else:
+    _FromSettings = create_model(
+        "_FromSettings",
+        **{name: _field_of(each) for cls in (*RUN, *ABOUT) for name, each in offered_of(cls).items()},
+    )
+
+
+class RunSettings(_FromSettings):
+    """The settings of `sordino train`, by the same names; None means its default. start_from: a soft prompt of the library, or
+    the result of a run ("run:ID").
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: _Short = ""
-    author: _Short = ""
-    description: _Text = ""
-    licence: _Short = ""
-    tags: _Short = ""
-    rating: Literal["", "general", "mature", "explicit"] = ""
-    tokens: int | None = None
-    steps: int | None = None
-    minutes: float | None = None
-    batch: int | None = None
-    row_tokens: int | None = None
-    lr: float | None = None
-    find_lr: bool = False
     start_from: Argument = ""
-    init: _Text | None = None
-    method: Literal["plain", "residual"] | None = None
-    placement: Literal["auto", "start", "after_bos"] | None = None
-    warmup: float | None = None
-    clip: float | None = None
-    weight_decay: float | None = None
-    average: float | None = None
-    patience: int | None = None
-    evaluate_every: int | None = None
-    sample_every: int | None = None
-    sample_text: _Text | None = None
-    pass_tokens: int | None = None
-    speaker: _Short | None = None
-    seed: int | None = None
-    no_samples: bool = False
 
 
-class Asked(BaseModel):
+class RunRequest(BaseModel):
     """model: the base model, by default the one that is served."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[Argument, Field(max_length=4096)] = ""
-    settings: Settings = Settings()
+    settings: RunSettings = RunSettings()
 
 
-def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
+def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
     """The settings as flags of `sordino train`. Raises Refused."""
-    said = settings.model_dump(exclude={"start_from"})
-    said["name"] = settings.name or "voice"
+    values = {"name": settings.name or "voice", **settings.model_dump(exclude={"start_from", "name"})}
     if settings.start_from.startswith("run:"):
         try:
             other = jobs.get(settings.start_from.removeprefix("run:"))
         except SordinoError as error:
             raise Refused(404, error.message, field="start_from") from error
-        said["init"] = f"file:{jobs.files.result(other)}"
+        values["init"] = f"file:{jobs.files.result(other)}"
     elif settings.start_from:
-        try:
-            entry = state_of(request).voices.named(settings.start_from).entry
-        except SordinoError as error:
-            raise refused(error, field="start_from") from error
+        with refusing("start_from"):
+            entry = state_of(request).prompts.named(settings.start_from).entry
         if entry.components:
             raise Refused(400, "a run starts from one soft prompt, and this is a mixture", field="start_from")
-        said["init"] = f"file:{entry.path}"
+        values["init"] = f"file:{entry.path}"
     flags = []
-    for key, value in said.items():
+    for key, value in values.items():
         flag = f"--{key.replace('_', '-')}"
         if value is True:
             flags.append(flag)
@@ -102,7 +95,15 @@ def flags_of(request: Request, jobs: Jobs, settings: Settings) -> list[str]:
     return flags
 
 
-def model_of(request: Request, asked: Asked) -> str:
+def model_of(request: Request, body: RunRequest) -> str:
     state = state_of(request)
     # The queue outlives this process and its working directory.
-    return absolute_name(asked.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
+    return absolute_name(body.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
+
+
+def form() -> dict[str, Any]:
+    """The fields of the page's form: run, about."""
+    return {
+        "run": [one for cls in RUN for one in form_of(cls)],
+        "about": [one for cls in ABOUT for one in form_of(cls)],
+    }

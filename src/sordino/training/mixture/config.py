@@ -76,7 +76,7 @@ class JointConfig:
     anneal: float = 0.25
     evaluations: int = 8
     validation_tokens: int = 2048
-    pass_tokens: int = setting(1024, "Most positions in one forward pass.", low=1, high=10_000_000)
+    pass_tokens: int = setting(1024, "Most positions in one forward pass.", low=1, high=10_000_000, offered=False)
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -14,12 +14,12 @@ from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, Placement, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.config import FitConfig, JointConfig
 from sordino.training.mixture.contamination import contaminated_components
-from sordino.training.mixture.fit import Fitted, MixtureTexts, fit, prepare
+from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare
 from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_apart, train_jointly
 from sordino.training.mixture.picture import report_figure
 from sordino.training.run import TextPaths
@@ -69,16 +69,30 @@ MixtureEvent = ExamplesRead | Warned | Working | JointStarted | WeightedStep | V
 OnMixtureEvent = Callable[[MixtureEvent], None]
 
 
-def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> Fitted:
+def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> FittedMixture:
     """The mixture, measured and written to `job.out`. Raises SordinoError."""
     config = job.config
     on_event(Working("Reading the texts"))
     prepared = prepare(base, job.texts.data, job.texts.heldout or None, config, speaker=job.texts.speaker)
     splits = prepared.splits
-    sizes = [len(examples) for examples in (prepared.train, prepared.validation, prepared.heldout)]
-    on_event(ExamplesRead(*sizes, splits.how, tuple(prepared.notes), tuple(splits.duplicates)))
-    split = {"speaker": job.texts.speaker, "ends": base.end_markers}
-    for line in contaminated_components(job.components, job.texts.data, splits.heldout, config.seed, **split):
+    on_event(
+        ExamplesRead(
+            len(prepared.train),
+            len(prepared.validation),
+            len(prepared.heldout),
+            splits.how,
+            tuple(prepared.notes),
+            tuple(splits.duplicates),
+        )
+    )
+    for line in contaminated_components(
+        job.components,
+        job.texts.data,
+        splits.heldout,
+        config.seed,
+        speaker=job.texts.speaker,
+        ends=base.end_markers,
+    ):
         on_event(Warned(line))
     recipe: dict[str, Any] = {"method": "em"}
     components = job.components
@@ -143,7 +157,7 @@ def _trained(
     ], recipe
 
 
-def _placement_of(base: BaseModel, given: Labelled) -> Placement:
+def _placement_of(base: BaseModel, given: Labelled) -> PlacementName:
     places = sorted({prompt.metadata.placement for _, prompt in given})
     if len(places) > 1:
         raise ConfigError(

@@ -19,7 +19,7 @@ import numpy as np
 from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.forward.gate_input import hidden_of_texts
-from sordino.forward.token_losses import Losses, Progress, losses
+from sordino.forward.token_losses import Progress, TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture
@@ -50,7 +50,7 @@ class MixtureTexts:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedMixture:
     """gate: the one that was tried, if any; `mixture` has it only where it is kept."""
 
     mixture: Mixture
@@ -94,7 +94,7 @@ def fit(
     metadata: Metadata | None = None,
     recipe: dict[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
-) -> Fitted:
+) -> FittedMixture:
     """The mixture of soft prompts (label, prompt), measured.
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
@@ -105,7 +105,7 @@ def fit(
     check_room(base, max(components, key=lambda component: component.length), longest)
     sizes = [len(examples) * len(components) for examples in sets]
 
-    def scored(at: int) -> Losses:
+    def scored(at: int) -> TokenLosses:
         def report_progress(done: int, _: int) -> None:
             progress(sum(sizes[:at]) + done, sum(sizes))
 
@@ -156,7 +156,7 @@ def fit(
         gate.gate if gate is not None and gate_used else None,
         described,
     )
-    return Fitted(mixture, weights, gate, report, tuple(notes))
+    return FittedMixture(mixture, weights, gate, report, tuple(notes))
 
 
 def with_context(example: Example, tokens: int) -> Example:

@@ -35,7 +35,7 @@ from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.placement import prefix_embeds
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Placement
+from sordino.prompts.soft_prompt import PlacementName
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
@@ -69,7 +69,7 @@ class JointResult:
 
 
 def train_jointly(
-    base: BaseModel, data: TrainSet, starts: Sequence[Tensor], placement: Placement, config: JointConfig
+    base: BaseModel, data: TrainSet, starts: Sequence[Tensor], placement: PlacementName, config: JointConfig
 ) -> Iterator[WeightedStep | Validation | JointResult]:
     """Train K components from their first matrices [p, D]; the base model is not changed. `JointResult` comes last.
 
@@ -171,7 +171,7 @@ class MixtureLoss:
 def excerpts_apart(
     base: BaseModel,
     train: Sequence[Example],
-    placement: Placement,
+    placement: PlacementName,
     count: int,
     config: JointConfig,
     progress: Callable[[int, int], None] = lambda done, total: None,

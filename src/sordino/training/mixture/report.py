@@ -14,7 +14,7 @@ import torch
 
 from sordino.evaluation.confidence import Estimate, Floats, mean_estimates, units_of
 from sordino.forward.combining import nll_of_texts
-from sordino.forward.token_losses import Losses
+from sordino.forward.token_losses import TokenLosses
 from sordino.prompts.mixture import uniform
 from sordino.training.mixture.em import effective_number
 
@@ -88,7 +88,7 @@ class Candidates:
 
 
 def measure(
-    scored: Losses,
+    scored: TokenLosses,
     pieces: Sequence[str],
     candidates: Candidates,
     *,

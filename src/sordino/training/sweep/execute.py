@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -229,7 +230,7 @@ def _write_best(
         overwrite=True, run=folder / member.name,
     )  # fmt: skip
     judging = after_training(config)
-    write_result(job, member.prepared, finished[member.name], judging, lambda event: on_event(member.name, event))
+    write_result(job, member.prepared, finished[member.name], judging, partial(on_event, member.name))
 
 
 def _compare(sweep: Sweep, outcomes: Sequence[ModelOutcome]) -> SweepResult:

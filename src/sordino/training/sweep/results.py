@@ -51,7 +51,7 @@ class Outcome:
 @dataclass(frozen=True)
 class ModelOutcome:
     """The runs of one base model. none: the held-out loss without a soft prompt. validation_bits: bits a byte of its best run on
-    the validation set, by which models are told apart. seconds: of training, evaluations included.
+    the validation set, by which models are compared. seconds: of training, evaluations included.
     """
 
     model: str

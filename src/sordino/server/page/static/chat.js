@@ -1,26 +1,25 @@
 // A conversation, for models that have a chat template; with a character from a card, or without.
 
-import { $, call, el, kept, later, say, shown } from "./dom.js";
+import { $, call, debounce, el, local, setStatus, shown } from "./dom.js";
 import { choice } from "./status.js";
 import { live } from "./live.js";
-import { weights } from "./mixing.js";
-import { settings } from "./settings.js";
-import { Keeper } from "./story.js";
+import { measureContext, write } from "./generation.js";
+import { StoryStore } from "./story.js";
 
-let keeper;
-// The turn that is being said: {stop}.
+let store;
+// The running answer: {stop}.
 let running = null;
 
-const turns = () => keeper.story.chat;
-const character = () => keeper.story.character ?? { name: "", system: "" };
+const turns = () => store.story.chat;
+const character = () => store.story.character ?? { name: "", system: "" };
 
 export async function startChat() {
-  keeper = new Keeper(
+  store = new StoryStore(
     {
       fresh: "chat-new",
       list: "chats",
       file: "chat-save",
-      forget: "chat-forget",
+      remove: "chat-forget",
       saved: "chat-saved",
       conflict: "chat-conflict",
       theirs: "chat-take-theirs",
@@ -34,7 +33,7 @@ export async function startChat() {
   });
   for (const id of ["who-name", "who-system"]) {
     $(id).addEventListener("input", () => {
-      keeper.change({ character: { name: $("who-name").value, system: $("who-system").value } });
+      store.change({ character: { name: $("who-name").value, system: $("who-system").value } });
       draw();
     });
   }
@@ -51,7 +50,7 @@ export async function startChat() {
   $("chat-retry").addEventListener("click", retry);
   document.addEventListener("page", () => {
     if (shown("chat")) {
-      recall();
+      restoreChoice();
       measure();
     }
   });
@@ -60,33 +59,33 @@ export async function startChat() {
     measure();
   });
   choice.addEventListener("chosen", () => {
-    if (shown("chat") && character().name) kept.set(`character:${character().name}`, choice.said);
+    if (shown("chat") && character().name) local.set(`character:${character().name}`, choice.chosen);
   });
   live.addEventListener("connection", buttons);
-  await keeper.resume();
+  await store.resume();
 }
 
-/** A character's own soft prompt, as it was chosen when this chat's page was last used with it. */
-function recall() {
-  const said = character().name && kept.get(`character:${character().name}`);
-  if (said && said !== choice.said) choice.choose(said);
+/** Choose the soft prompt that was last used with this character. */
+function restoreChoice() {
+  const chosen = character().name && local.get(`character:${character().name}`);
+  if (chosen && chosen !== choice.chosen) choice.choose(chosen);
 }
 
-/** What "Save to a file" wrote, if it is that: its title, who answers, and the turns. */
+/** A chat that "Save to a file" wrote: title, character and turns. null for other files. */
 async function savedChat(file) {
-  const said = file.name.endsWith(".json")
+  const saved = file.name.endsWith(".json")
     ? await file
         .text()
         .then(JSON.parse)
         .catch(() => null)
     : null;
-  if (!Array.isArray(said?.chat)) return null;
-  const turns = said.chat.filter(
+  if (!Array.isArray(saved?.chat)) return null;
+  const turns = saved.chat.filter(
     (one) => ["user", "assistant"].includes(one?.role) && typeof one.content === "string",
   );
-  const { name = "", system = "" } = said.character ?? {};
+  const { name = "", system = "" } = saved.character ?? {};
   return {
-    title: String(said.title ?? "").slice(0, 300),
+    title: String(saved.title ?? "").slice(0, 300),
     character: { name: String(name), system: String(system) },
     chat: turns.map(({ role, content }) => ({ role, content })),
   };
@@ -99,9 +98,9 @@ async function loadCard(file) {
   try {
     const saved = await savedChat(file);
     if (saved) {
-      if (!(await keeper.fresh())) return;
-      keeper.change(saved);
-      show(keeper.story);
+      if (!(await store.fresh())) return;
+      store.change(saved);
+      show(store.story);
       return;
     }
     const card = await call("ui/cards", { method: "POST", form });
@@ -114,22 +113,22 @@ async function loadCard(file) {
       card.after,
     ];
     const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");
-    if (!(await keeper.fresh())) return;
-    keeper.change({
+    if (!(await store.fresh())) return;
+    store.change({
       title: card.name,
       character: { name: card.name, system },
       chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [],
     });
-    show(keeper.story);
+    show(store.story);
   } catch (error) {
-    say($("chat-saved"), `${file.name}: ${error.message}`, "bad");
+    setStatus($("chat-saved"), `${file.name}: ${error.message}`, "bad");
   }
 }
 
-/** What is being said belongs to the chat that is left; where nothing was said yet, there is no turn. */
+/** Stop answering: the answer belongs to the chat that is closed. An empty answer is removed. */
 function leave() {
-  edited?.();
-  if (running && !turns().at(-1).content) keeper.change({ chat: turns().slice(0, -1) });
+  applyEdit?.();
+  if (running && !turns().at(-1).content) store.change({ chat: turns().slice(0, -1) });
   running?.stop();
   running = null;
   buttons();
@@ -141,15 +140,15 @@ function show(story) {
   story.chat ??= [];
   $("who-name").value = character().name;
   $("who-system").value = character().system;
-  if (shown("chat")) recall();
+  if (shown("chat")) restoreChoice();
   draw();
   buttons();
   measure();
 }
 
 function draw() {
-  edited = null;
-  $("who-says").textContent = character().name ? `Who answers: ${character().name}` : "Who answers";
+  applyEdit = null;
+  $("who-summary").textContent = character().name ? `Who answers: ${character().name}` : "Who answers";
   $("turns").replaceChildren(...turns().map(turn));
   $("turns").scrollTop = $("turns").scrollHeight;
 }
@@ -163,8 +162,8 @@ function turn(one, at) {
       type: "button",
       onclick: () => {
         if (!running) {
-          edited?.();
-          keeper.change({ chat: turns().slice(0, at) });
+          applyEdit?.();
+          store.change({ chat: turns().slice(0, at) });
           draw();
           buttons();
         }
@@ -185,75 +184,72 @@ function turn(one, at) {
   );
 }
 
-// Keeps what is being edited.
-let edited = null;
+// Applies the edit that is open.
+let applyEdit = null;
 
 function editTurn(at) {
   if (running) return;
-  edited?.();
+  applyEdit?.();
   const field = el("textarea", { rows: 4, value: turns()[at].content, ariaLabel: "This turn" });
-  edited = () => {
+  applyEdit = () => {
     turns()[at].content = field.value;
-    keeper.change({});
+    store.change({});
     draw();
   };
-  const done = el("button", { type: "button", class: "main", onclick: () => edited() }, "Done");
+  const done = el("button", { type: "button", class: "main", onclick: () => applyEdit() }, "Done");
   $("turns").children[at].replaceChildren(field, done);
   field.style.width = "100%";
   field.focus();
 }
 
 function send() {
-  edited?.();
+  applyEdit?.();
   const text = $("say-text").value.trim();
   if (running || !ready() || (!text && turns().at(-1)?.role !== "user")) return;
-  if (text) keeper.change({ chat: [...turns(), { role: "user", content: text }] });
+  if (text) store.change({ chat: [...turns(), { role: "user", content: text }] });
   $("say-text").value = "";
   answer();
 }
 
 function retry() {
-  edited?.();
+  applyEdit?.();
   if (running || turns().at(-1)?.role !== "assistant") return;
-  keeper.change({ chat: turns().slice(0, -1) });
+  store.change({ chat: turns().slice(0, -1) });
   answer();
 }
 
 const messages = () => [...(character().system ? [{ role: "system", content: character().system }] : []), ...turns()];
 
 function answer() {
-  say($("chat-told"), "");
-  const asked = messages();
-  const said = { role: "assistant", content: "" };
-  keeper.change({ chat: [...turns(), said] });
+  setStatus($("chat-status"), "");
+  const chat = messages();
+  const reply = { role: "assistant", content: "" };
+  store.change({ chat: [...turns(), reply] });
   draw();
   const body = $("turns").lastElementChild.querySelector("p");
-  const ended = (told = "", kind = "") => {
+  const ended = (text = "", kind = "") => {
     running = null;
-    if (!said.content) keeper.change({ chat: turns().slice(0, -1) });
-    say($("chat-told"), told, kind);
+    if (!reply.content) store.change({ chat: turns().slice(0, -1) });
+    setStatus($("chat-status"), text, kind);
     draw();
     buttons();
     measure();
   };
-  const hear = {
+  const handlers = {
     text: ({ text }) => {
       const log = $("turns"),
         tail = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-      said.content += text;
+      reply.content += text;
       body.append(text);
-      keeper.change({});
+      store.change({});
       if (tail) log.scrollTop = log.scrollHeight;
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while it wrote. What it said is here; Retry when it is back.", "bad"),
+    lost: () => ended("The server stopped while it wrote. Its text so far is here; Retry when it is back.", "bad"),
   };
   const mine = (running = {});
-  mine.stop = live.ask(
-    { do: "write", text: { chat: asked }, soft_prompts: [choice.name], weights: weights(), settings: settings() },
-    (told) => running === mine && hear[told.is]?.(told),
-  );
+  mine.stop = write({ chat }, (message) => running === mine && handlers[message.is]?.(message));
   buttons();
 }
 
@@ -264,24 +260,15 @@ function buttons() {
   $("chat-stop").disabled = !running;
   $("chat-retry").disabled = Boolean(running) || turns().at(-1)?.role !== "assistant";
   if (live.state?.model && !live.state.model.chat)
-    say($("chat-told"), "This model has no chat template: write with it on the page Write.", "bad");
+    setStatus($("chat-status"), "This model has no chat template: write with it on the page Write.", "bad");
 }
 
-const measure = later(() => {
+const measure = debounce(() => {
   if (!ready() || !shown("chat") || !turns().length) return;
-  live.ask(
-    { do: "measure", text: { chat: messages() }, soft_prompt: choice.name, max_tokens: settings().max_tokens },
-    (said) => {
-      if (said.is === "measured") {
-        say(
-          $("chat-meter"),
-          `${said.used}${said.soft ? ` + ${said.soft} soft` : ""} + ${said.room} new of ${said.total} tokens`,
-        );
-        [...$("turns").children].forEach((one, at) => {
-          if (at < said.dropped) one.dataset.dropped = "yes";
-          else delete one.dataset.dropped;
-        });
-      } else if (said.is === "error") say($("chat-meter"), said.message, "bad");
-    },
+  measureContext({ chat: messages() }, $("chat-meter"), (dropped) =>
+    [...$("turns").children].forEach((one, at) => {
+      if (at < dropped) one.dataset.dropped = "yes";
+      else delete one.dataset.dropped;
+    }),
   );
 }, 250);

@@ -1,12 +1,11 @@
 // Continuations without and with soft prompts, side by side.
 
 import { $, el } from "./dom.js";
-import { called, choice } from "./status.js";
+import { choice, label } from "./status.js";
 import { live } from "./live.js";
-import { weights } from "./mixing.js";
-import { settings } from "./settings.js";
+import { write } from "./generation.js";
 
-// Of the page of text: text, what the model may see; begun, is called at the start; use, takes a continuation.
+// The page Write: text(), what the model may see; begun(), label at the start; use(), adds a text to the story.
 let host;
 
 export function startCompare(page) {
@@ -14,21 +13,21 @@ export function startCompare(page) {
   $("compare-go").addEventListener("click", compare);
 }
 
-// As many as the server takes.
+// The server's limit.
 const MOST_COLUMNS = 8;
 
-// What the user ticked; null until then: none, and the one that is active.
+// What the user ticked; null until then, which means no soft prompt and the active one.
 let ticked = null;
 
 export function fillColumns() {
   const boxes = [...document.querySelectorAll("#columns-choice input")];
-  const voices = [
+  const prompts = [
     { name: "", title: "no soft prompt" },
-    ...(live.state?.voices ?? []).map((one) => ({ name: one.name, title: called(one) })),
+    ...(live.state?.prompts ?? []).map((one) => ({ name: one.name, title: label(one) })),
   ];
-  const checked = (name) => (ticked ?? ["", choice.name || voices[1]?.name]).includes(name);
-  // Drawn anew only where the list is another: a box that has the focus keeps it.
-  if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(voices.map((one) => one.name))) {
+  const checked = (name) => (ticked ?? ["", choice.name || prompts[1]?.name]).includes(name);
+  // Redrawn only when the list changes, so that a focused box keeps the focus.
+  if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(prompts.map((one) => one.name))) {
     for (const box of boxes) box.checked = checked(box.value);
     return;
   }
@@ -36,7 +35,7 @@ export function fillColumns() {
     ticked = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
   };
   $("columns-choice").replaceChildren(
-    ...voices.map((one) =>
+    ...prompts.map((one) =>
       el(
         "label",
         {},
@@ -63,8 +62,8 @@ function compare() {
   }
   host.begun();
   const bodies = names.map(() => el("span"));
-  const titles = names.map((name) => (choice.voice(name) ? called(choice.voice(name)) : "no soft prompt"));
-  const takers = bodies.map((body, at) =>
+  const titles = names.map((name) => (choice.prompt(name) ? label(choice.prompt(name)) : "no soft prompt"));
+  const useButtons = bodies.map((body, at) =>
     el(
       "button",
       {
@@ -77,25 +76,22 @@ function compare() {
     ),
   );
   $("columns").replaceChildren(
-    ...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, takers[at]))),
+    ...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, useButtons[at]))),
   );
-  const ended = (told = "") => {
+  const ended = (text = "") => {
     comparing = null;
-    takers.forEach((one, at) => {
+    useButtons.forEach((one, at) => {
       one.hidden = !bodies[at].textContent;
     });
     $("compare-go").textContent = "Compare";
-    if (told) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, told));
+    if (text) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, text));
   };
-  const hear = {
+  const handlers = {
     text: ({ column, text: more }) => bodies[column].append(more),
     done: () => ended(),
     error: ({ message }) => ended(message),
     lost: () => ended("The server stopped while it wrote."),
   };
-  comparing = live.ask(
-    { do: "write", text: host.text(), soft_prompts: names, weights: weights(), settings: settings() },
-    (said) => hear[said.is]?.(said),
-  );
+  comparing = write(host.text(), (message) => handlers[message.is]?.(message), names);
   $("compare-go").textContent = "Stop";
 }

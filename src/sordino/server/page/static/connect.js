@@ -1,16 +1,16 @@
-// Addresses for other programs, who is connected, and what the engine does.
+// Addresses for other programs, the programs that called, and the engine's load.
 
-import { $, bytes, call, chart, el, shown } from "./dom.js";
+import { $, bytes, call, chart, el, scrolling, shown, table } from "./dom.js";
 import { live } from "./live.js";
 import { copier } from "./prompts.js";
 
 const EVERY = 2000;
-const KEPT = 150;
+const MOST_POINTS = 150;
 const GRAPHS = {
-  tokens: "Tokens written a second",
-  rows: "Rows that run",
-  waiting: "Requests that wait",
-  hits: "Prefixes found ready, of all asked for",
+  tokens: "Tokens per second",
+  rows: "Running rows",
+  waiting: "Waiting requests",
+  hits: "Prefix cache hits, share of requests",
 };
 const DIGITS = { tokens: 1, rows: 0, waiting: 0, hits: 2 };
 
@@ -45,8 +45,8 @@ export function startConnect() {
         el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }),
       ),
     ),
-    el("h2", {}, "Who is connected"),
-    el("div", { id: "callers" }),
+    el("h2", {}, "Connected programs"),
+    el("div", { id: "clients" }),
     el("h2", {}, "What the engine does"),
     el("div", { id: "graphs", class: "grid" }),
     el("p", { id: "cache", class: "soft" }),
@@ -62,13 +62,13 @@ async function setDefault(name) {
 }
 
 function show() {
-  const { model, voices, default: chosen } = live.state;
-  $("connect-models").textContent = model ? `${model.name}:${voices[0]?.name ?? "NAME"}` : "MODEL:NAME";
+  const { model, prompts, default: chosen } = live.state;
+  $("connect-models").textContent = model ? `${model.name}:${prompts[0]?.name ?? "NAME"}` : "MODEL:NAME";
   $("connect-default").textContent = chosen ?? "none";
   const select = $("connect-choice");
   select.replaceChildren(
     el("option", { value: "" }, "none"),
-    ...voices.map((one) => el("option", { value: one.name }, one.title)),
+    ...prompts.map((one) => el("option", { value: one.name }, one.title)),
   );
   select.value = chosen ?? "";
   select.disabled = !model;
@@ -77,44 +77,28 @@ function show() {
 async function look() {
   if (!shown("connect")) return;
   try {
-    const [text, { tabs, callers }] = await Promise.all([
+    const [text, { tabs, clients }] = await Promise.all([
       fetch("metrics").then((answer) => answer.text()),
-      call("ui/callers"),
+      call("ui/clients"),
     ]);
     draw(text);
-    $("callers").replaceChildren(
+    $("clients").replaceChildren(
       el("p", {}, `${tabs} ${tabs === 1 ? "tab" : "tabs"} of this page.`),
-      ...(callers.length
-        ? [
-            el(
-              "div",
-              { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Programs" },
-              el(
-                "table",
-                {},
-                el(
-                  "tbody",
-                  {},
-                  ...callers.map((one) =>
-                    el(
-                      "tr",
-                      {},
-                      el("th", { scope: "row" }, one.agent || "a program that does not say"),
-                      el("td", {}, one.api),
-                      el("td", {}, one.host),
-                      el("td", {}, `${one.requests} requests, the last ${Math.round(one.ago)} s ago`),
-                    ),
-                  ),
-                ),
-              ),
-            ),
-          ]
-        : [el("p", { class: "soft" }, "No other program in the last ten minutes.")]),
+      clients.length
+        ? scrolling("Programs", table([], clients.map(clientCells)))
+        : el("p", { class: "soft" }, "No other program in the last ten minutes."),
     );
   } catch {
-    // The lamp says that the server does not answer.
+    // The lamp shows that the server does not answer.
   }
 }
+
+const clientCells = ({ agent, api, host, requests, ago }) => [
+  agent || "unknown program",
+  api,
+  host,
+  `${requests} ${requests === 1 ? "request" : "requests"}, the last ${Math.round(ago)} s ago`,
+];
 
 function draw(text) {
   const values = Object.fromEntries(
@@ -128,7 +112,7 @@ function draw(text) {
   };
   const add = (name, value) => {
     points[name].push([now.at, value]);
-    points[name].splice(0, points[name].length - KEPT);
+    points[name].splice(0, points[name].length - MOST_POINTS);
   };
   if (last && now.at > last.at) add("tokens", Math.max(0, now.written - last.written) / (now.at - last.at));
   add("rows", values.sordino_running ?? 0);
@@ -147,6 +131,6 @@ function draw(text) {
   );
   const evicted = [values.sordino_prefix_cache_evictions ?? 0, values.sordino_text_cache_evictions ?? 0];
   $("cache").textContent =
-    `Prefixes and texts kept: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; ` +
+    `Prefixes and texts cached: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; ` +
     `evicted: ${evicted[0]} prefixes, ${evicted[1]} texts.`;
 }

@@ -1,6 +1,6 @@
-// One soft prompt, looked at closely: what it says about itself, its words, other formats.
+// Details of a soft prompt: its metadata, nearest words, other formats.
 
-import { $, call, el, fill, say } from "./dom.js";
+import { $, call, el, fill, scrolling, setStatus, table } from "./dom.js";
 import { inside } from "./inside.js";
 import { RULES } from "./mixing.js";
 
@@ -13,7 +13,7 @@ const FORMATS = {
 };
 
 const MIXTURE_FORMATS = { mixture: "Sordino (.mix.zip)" };
-// What a file says it measured, in words; a key that is not here is shown as it is.
+// Names of held-out results; other keys are shown as they are.
 const HELDOUT = {
   nll: "Loss a token (less is better)",
   off_domain: "Loss a token on other texts",
@@ -26,90 +26,69 @@ const HELDOUT = {
   best_excerpt: "with the best excerpt",
 };
 
-/** Show what a soft prompt of the library says about itself. */
+/** Show the details of a soft prompt of the library. */
 export async function open(name) {
   const path = `ui/prompts/${encodeURIComponent(name)}`;
-  let told;
+  let details;
   try {
-    told = await call(path);
+    details = await call(path);
   } catch (error) {
-    say($("prompts-told"), error.message, "bad");
+    setStatus($("prompts-status"), error.message, "bad");
     return;
   }
   const words = el("div", {}, el("p", { class: "soft" }, "Looking for them ..."));
-  const made = told.base.id ? `made for ${told.base.id}` : "it does not say for which model";
-  const place = told.placement === "after_bos" ? "behind BOS" : "at the very start";
-  const facts = [`${told.n_tokens} tokens of width ${told.d_model}, ${place}`, made, told.created, told.licence];
+  const made = details.base.id ? `made for ${details.base.id}` : "made for an unknown model";
+  const place = details.placement === "after_bos" ? "behind BOS" : "at the very start";
+  const size = `${details.n_tokens} tokens of width ${details.d_model}, ${place}`;
+  const facts = [size, made, details.created, details.licence];
   fill(
     $("details"),
     el(
       "div",
       { class: "bar" },
-      el("h2", { id: "details-title" }, told.name || name),
+      el("h2", { id: "details-title" }, details.name || name),
       el("button", { type: "button", onclick: () => $("details").close() }, "Close"),
     ),
     el("p", {}, facts.filter(Boolean).join("; ")),
-    told.description ? el("p", {}, told.description) : null,
-    ...told.samples.slice(0, 5).map(sample),
-    heldout(told.heldout),
-    ...(told.mixture
-      ? [parts(told.mixture)]
+    details.description ? el("p", {}, details.description) : null,
+    ...details.samples.slice(0, 5).map(sample),
+    heldout(details.heldout),
+    ...(details.mixture
+      ? [parts(details.mixture)]
       : [el("h3", {}, "Nearest words of each virtual token"), words, el("h3", {}, "Inside"), inside(path)]),
-    Object.keys(told.training).length
-      ? el("details", {}, el("summary", {}, "How it was trained"), pairs(told.training))
+    Object.keys(details.training).length
+      ? el("details", {}, el("summary", {}, "How it was trained"), pairs(details.training))
       : null,
-    el("details", {}, el("summary", {}, "Change what it says about itself"), editor(path, told)),
-    el("h3", {}, "Take it along"),
+    el("details", {}, el("summary", {}, "Change its metadata"), editor(path, details)),
+    el("h3", {}, "Export"),
     el(
       "p",
       { class: "bar" },
-      ...Object.entries(told.mixture ? MIXTURE_FORMATS : FORMATS).map(([to, says]) => exporter(path, to, says)),
+      ...Object.entries(details.mixture ? MIXTURE_FORMATS : FORMATS).map(([to, label]) => exporter(path, to, label)),
     ),
-    el("p", { id: "details-told", role: "status" }),
+    el("p", { id: "details-status", role: "status" }),
   );
   $("details").showModal();
-  if (told.mixture) return;
+  if (details.mixture) return;
   call(`${path}/words`)
-    .then((said) => words.replaceChildren(picture(said.words)))
+    .then((answer) => words.replaceChildren(picture(answer.words)))
     .catch((error) => words.replaceChildren(el("p", { class: "soft" }, error.message)));
 }
 
 /** A mixture's components, and the weight that each carries. */
 function parts({ rule, gated, components }) {
   const average = gated ? "; the text decides about the weights, and these are what it gives on average" : "";
-  const rows = components.map((one) =>
-    el(
-      "tr",
-      {},
-      el("th", { scope: "row" }, one.name || "unnamed"),
-      el("td", {}, String(one.n_tokens)),
-      el(
-        "td",
-        {},
-        el("meter", { value: one.weight, max: 1, ariaLabel: `Weight of ${one.name || "unnamed"}` }),
-        ` ${one.weight.toFixed(3)}`,
-      ),
-    ),
-  );
+  const rows = components.map(({ name, n_tokens, weight }) => [
+    name || "unnamed",
+    n_tokens,
+    [el("meter", { value: weight, max: 1, ariaLabel: `Weight of ${name || "unnamed"}` }), ` ${weight.toFixed(3)}`],
+  ]);
   return el(
     "div",
     {},
     el("h3", {}, `Mixture of ${components.length}`),
     el("p", {}, `${RULES[rule] ?? rule}${average}.`),
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Components" },
-      el(
-        "table",
-        {},
-        el(
-          "thead",
-          {},
-          el("tr", {}, ...["Soft prompt", "Tokens", "Weight"].map((title) => el("th", { scope: "col" }, title))),
-        ),
-        el("tbody", {}, ...rows),
-      ),
-    ),
+    scrolling("Components", table(["Soft prompt", "Tokens", "Weight"], rows)),
   );
 }
 
@@ -124,27 +103,18 @@ function sample(one) {
 }
 
 const pairs = (values) =>
-  el(
-    "table",
-    {},
-    el(
-      "tbody",
-      {},
-      ...Object.entries(values).map(([key, value]) =>
-        el(
-          "tr",
-          {},
-          el("th", { scope: "row" }, key),
-          el("td", {}, typeof value === "object" ? JSON.stringify(value) : String(value)),
-        ),
-      ),
-    ),
+  table(
+    [],
+    Object.entries(values).map(([key, value]) => [
+      key,
+      typeof value === "object" ? JSON.stringify(value) : String(value),
+    ]),
   );
 
-function heldout(said) {
-  if (!said || !Object.keys(said).length) return null;
+function heldout(results) {
+  if (!results || !Object.keys(results).length) return null;
   const plain = {};
-  for (const [key, value] of Object.entries(said)) {
+  for (const [key, value] of Object.entries(results)) {
     const parts = value && typeof value === "object" && !Array.isArray(value) ? value : { "": value };
     for (const [of, number] of Object.entries(parts))
       plain[[HELDOUT[key] ?? key, HELDOUT[of] ?? of].filter(Boolean).join(", ")] = number;
@@ -169,23 +139,20 @@ function picture(rows) {
       );
     }),
   ]);
-  return el(
-    "div",
-    { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Nearest words" },
-    el("div", { class: "words" }, ...cells),
-  );
+  return scrolling("Nearest words", el("div", { class: "words" }, ...cells));
 }
 
-function exporter(path, to, says) {
+function exporter(path, to, label) {
   return el(
     "button",
     {
       type: "button",
       onclick: async () => {
-        // Asked for first, so that a refusal is read here and not on a page of its own.
+        // Fetched first, so that an error shows here and not on a page of its own.
         const answer = await fetch(`${path}/export?to=${to}`).catch(() => null);
         if (!answer?.ok) {
-          say($("details-told"), answer ? (await answer.json()).error.message : "the server does not answer", "bad");
+          const reason = answer ? (await answer.json()).error.message : "the server does not answer";
+          setStatus($("details-status"), reason, "bad");
           return;
         }
         const name =
@@ -195,21 +162,21 @@ function exporter(path, to, says) {
         setTimeout(() => URL.revokeObjectURL(url), 10_000);
       },
     },
-    says,
+    label,
   );
 }
 
-function editor(path, told) {
+function editor(path, details) {
   const fields = Object.fromEntries(
-    ["name", "author", "licence"].map((key) => [key, el("input", { value: told[key], maxLength: 300 })]),
+    ["name", "author", "licence"].map((key) => [key, el("input", { value: details[key], maxLength: 300 })]),
   );
-  fields.tags = el("input", { value: told.tags.join(", ") });
-  fields.description = el("textarea", { rows: 3, value: told.description });
+  fields.tags = el("input", { value: details.tags.join(", ") });
+  fields.description = el("textarea", { rows: 3, value: details.description });
   fields.rating = el(
     "select",
     {},
     ...["", "general", "mature", "explicit"].map((one) =>
-      el("option", { value: one, selected: one === told.rating }, one || "none"),
+      el("option", { value: one, selected: one === details.rating }, one || "none"),
     ),
   );
   const form = el("form", {
@@ -222,10 +189,10 @@ function editor(path, told) {
         .filter(Boolean);
       try {
         const now = await call(path, { method: "PATCH", json });
-        say($("details-told"), "Written into the file.", "good");
+        setStatus($("details-status"), "Written into the file.", "good");
         $("details-title").textContent = now.name || now.id;
       } catch (error) {
-        say($("details-told"), error.message, "bad");
+        setStatus($("details-status"), error.message, "bad");
       }
     },
   });

@@ -14,27 +14,46 @@ export function el(tag, props = {}, ...children) {
   return made;
 }
 
-/** Put these, and nothing else, into an element; what is null or false is left out. */
+/** Replace an element's children; what is null or false is left out. */
 export const fill = (where, ...children) =>
   where.replaceChildren(
     ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
   );
 
+/** A wide element that scrolls by itself. */
+export const scrolling = (label, child) =>
+  el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, child);
+
+/** A table. heads: of its columns, or none. rows: lists of cells, of which the first is a heading. */
+export const table = (heads, rows) =>
+  el(
+    "table",
+    {},
+    heads.length ? el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))) : null,
+    el(
+      "tbody",
+      {},
+      ...rows.map(([first, ...others]) =>
+        el("tr", {}, el("th", { scope: "row" }, first), ...others.map((cell) => el("td", {}, cell))),
+      ),
+    ),
+  );
+
 export const $ = (id) => document.getElementById(id);
 
-/** Say something that a screen reader reads too. kind: "", "good" or "bad". */
-export function say(where, text, kind = "") {
+/** Show a text in a status element, which screen readers announce. kind: "", "good" or "bad". */
+export function setStatus(where, text, kind = "") {
   where.textContent = text;
   where.dataset.kind = kind;
 }
 
-let wantKey = () => {};
-/** doing: called when the server refuses for want of its key. */
-export function onKeyWanted(doing) {
-  wantKey = doing;
+let requireKey = () => {};
+/** doing: called when the server answers that it needs its key. */
+export function onKeyRequired(doing) {
+  requireKey = doing;
 }
 
-/** `fetch` for JSON: the answer, or an Error with the server's own words. */
+/** `fetch` for JSON: the answer, or an Error with the server's message. */
 export async function call(path, { method = "GET", json, form, keepalive = false } = {}) {
   const headers = json === undefined ? {} : { "Content-Type": "application/json" };
   let answer;
@@ -48,18 +67,18 @@ export async function call(path, { method = "GET", json, form, keepalive = false
   } catch {
     throw new Error("the server does not answer");
   }
-  const told = await answer.json().catch(() => ({}));
-  if (answer.ok) return told;
-  if (answer.status === 401) wantKey();
-  const error = new Error(told.error?.message ?? `the server answered ${answer.status}`);
+  const body = await answer.json().catch(() => ({}));
+  if (answer.ok) return body;
+  if (answer.status === 401) requireKey();
+  const error = new Error(body.error?.message ?? `the server answered ${answer.status}`);
   error.status = answer.status;
-  // Of OpenAI's shape of errors: what programs go by, where one status has several reasons.
-  error.code = told.error?.code ?? null;
+  // For programs: one status may have several reasons.
+  error.code = body.error?.code ?? null;
   throw error;
 }
 
 /** Call `doing` once `milliseconds` have passed without another call. */
-export function later(doing, milliseconds) {
+export function debounce(doing, milliseconds) {
   let timer;
   return (...given) => {
     clearTimeout(timer);
@@ -67,42 +86,42 @@ export function later(doing, milliseconds) {
   };
 }
 
-// What people were asked about, and until when: lists are drawn anew while they think.
-const asked = new Map();
-const THINK = 4000;
+// Confirmations that are pending, and until when: lists may be redrawn meanwhile.
+const pending = new Map();
+const CONFIRM_MS = 4000;
 
-/** A button that does something for good asks once more first. what: names what it does it to. */
-export function surely(button, what, doing) {
-  const says = button.textContent;
+/** A button that asks for confirmation before it acts. what: identifies the thing it acts on. */
+export function confirming(button, what, doing) {
+  const text = button.textContent;
   let timer;
-  const calm = () => {
+  const reset = () => {
     clearTimeout(timer);
-    asked.delete(what);
+    pending.delete(what);
     button.dataset.sure = "";
-    button.textContent = says;
+    button.textContent = text;
   };
   const ask = () => {
     button.dataset.sure = "yes";
     button.textContent = "Really delete?";
-    timer = setTimeout(calm, asked.get(what) - Date.now());
+    timer = setTimeout(reset, pending.get(what) - Date.now());
   };
   button.addEventListener("click", () => {
     if (button.dataset.sure === "yes") {
-      calm();
+      reset();
       doing();
       return;
     }
-    asked.set(what, Date.now() + THINK);
+    pending.set(what, Date.now() + CONFIRM_MS);
     ask();
   });
-  if (asked.get(what) > Date.now()) ask();
+  if (pending.get(what) > Date.now()) ask();
   return button;
 }
 
-/** Bytes as people say them. */
+/** Bytes for people. */
 export const bytes = (count) => (count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${Math.round(count / 1e6)} MB`);
 
-/** Seconds as people say them. */
+/** Seconds for people. */
 export function clock(seconds) {
   const whole = Math.round(seconds);
   if (whole < 60) return `${whole} s`;
@@ -114,16 +133,18 @@ export function clock(seconds) {
 /** Whether a page of this document is shown. */
 export const shown = (page) => !document.hidden && !$(page).hidden;
 
+/** An element of an SVG. */
+export function svg(tag, props, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
 /** An SVG of lines over x. lines: {class, points: [[x, y], ...]} each. */
 export function chart(lines, { label, className = "chart", least = null } = {}) {
   const all = lines.flatMap((line) => line.points);
   const [width, height, left, bottom] = [600, 180, 44, 18];
-  const svg = (tag, props, text) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
   const picture = svg("svg", {
     class: className,
     viewBox: `0 0 ${width} ${height}`,
@@ -143,10 +164,10 @@ export function chart(lines, { label, className = "chart", least = null } = {}) 
     svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width, y2: height - bottom }),
     svg("line", { class: "axis", x1: left, y1: 0, x2: left, y2: height - bottom }),
   );
-  const said = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
+  const format = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
   picture.append(
-    svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, said(y1)),
-    svg("text", { x: 2, y: height - bottom - 4 }, said(y0)),
+    svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, format(y1)),
+    svg("text", { x: 2, y: height - bottom - 4 }, format(y0)),
   );
   for (const { class: kind, points } of lines) {
     picture.append(
@@ -163,8 +184,8 @@ export function download(name, text, type = "application/json") {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** What this browser keeps, or what this tab keeps over a reload; one that keeps nothing loses only that. */
-export const kept = box(() => localStorage);
+/** Storage of this browser, and of this tab over a reload. Where there is none, nothing is stored. */
+export const local = box(() => localStorage);
 export const tab = box(() => sessionStorage);
 
 function box(storage) {
@@ -178,7 +199,7 @@ function box(storage) {
   };
   return {
     get: (name, otherwise = null) => tried(() => JSON.parse(storage().getItem(`sordino:${name}`)), otherwise),
-    /** Whether it is kept now. */
+    /** Whether it is stored now. */
     set: (name, value) =>
       tried(() => {
         storage().setItem(`sordino:${name}`, JSON.stringify(value));

@@ -1,7 +1,6 @@
-// Inside a soft prompt: norms at once, importance and attention when asked for. Every picture has its numbers
-// in a table beside it.
+// Inside a soft prompt: norms at once, importance and attention on request. Every picture has its numbers in a table.
 
-import { call, el, fill } from "./dom.js";
+import { call, el, fill, scrolling, svg, table } from "./dom.js";
 
 const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -10,7 +9,7 @@ export function inside(path) {
   const above = el("div", {}, el("p", { class: "soft" }, "Measuring ..."));
   const below = el("div", {});
   const button = el("button", { type: "button", onclick: measure }, "Measure importance and attention");
-  const told = el(
+  const status = el(
     "p",
     { class: "soft", role: "status" },
     "Leaves out each virtual token in turn, on a packaged text: some seconds.",
@@ -18,24 +17,24 @@ export function inside(path) {
 
   async function measure() {
     button.disabled = true;
-    told.textContent = "Measuring ...";
+    status.textContent = "Measuring ...";
     try {
       fill(below, ...depth(await call(`${path}/inside`, { method: "POST" })));
-      told.textContent = "";
+      status.textContent = "";
       button.remove();
     } catch (error) {
-      told.textContent = error.message;
+      status.textContent = error.message;
       button.disabled = false;
     }
   }
 
   call(`${path}/inside`)
-    .then((said) => fill(above, ...surface(said)))
+    .then((answer) => fill(above, ...normsOf(answer)))
     .catch((error) => fill(above, el("p", { class: "soft" }, error.message)));
-  return el("div", {}, above, el("p", { class: "bar" }, button, told), below);
+  return el("div", {}, above, el("p", { class: "bar" }, button, status), below);
 }
 
-function surface({ norms, percentiles, vocabulary, alike }) {
+function normsOf({ norms, percentiles, vocabulary, similar }) {
   const [least, most, low, high] = [Math.min(...norms), Math.max(...norms), vocabulary.p5, vocabulary.p95].map(
     (norm) => norm.toFixed(2),
   );
@@ -50,12 +49,12 @@ function surface({ norms, percentiles, vocabulary, alike }) {
       ["token", "norm", "percentile of words"],
       norms.map((norm, at) => [at + 1, norm.toFixed(2), percentiles[at].toFixed(0)]),
     ),
-    alike.length
+    similar.length
       ? el(
           "p",
           {},
-          "Most alike in the library: ",
-          alike.map(({ id, cosine }) => `${id} (${cosine.toFixed(2)})`).join(", "),
+          "Most similar in the library: ",
+          similar.map(({ id, cosine }) => `${id} (${cosine.toFixed(2)})`).join(", "),
           ".",
         )
       : null,
@@ -87,44 +86,17 @@ function depth({ importance, attention, told }) {
   ];
 }
 
-function numbers(title, heads, rows) {
-  return el(
-    "details",
-    {},
-    el("summary", {}, `${title}, in numbers`),
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: title },
-      el(
-        "table",
-        {},
-        el("thead", {}, el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head)))),
-        el(
-          "tbody",
-          {},
-          ...rows.map(([first, ...others]) =>
-            el("tr", {}, el("th", { scope: "row" }, String(first)), ...others.map((one) => el("td", {}, one))),
-          ),
-        ),
-      ),
-    ),
-  );
-}
+const numbers = (title, heads, rows) =>
+  el("details", {}, el("summary", {}, `${title}, in numbers`), scrolling(title, table(heads, rows)));
 
-/** A bar a value, each with its number to point at. band: two values to shade between; most: the top of the scale. */
+/** One bar for each value, with the number as its title. band: two values to shade between; most: the scale's top. */
 function bars(values, { label, band = null, most = null }) {
-  const svg = (tag, props, ...children) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(props)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
   const [width, height, left] = [600, 120, 52];
   const high = most ?? (Math.max(0, ...values, ...(band ?? [])) || 1),
     low = Math.min(0, ...values);
   const y = (value) => 4 + (1 - (value - low) / (high - low)) * (height - 8);
   const step = (width - left) / values.length;
-  const said = (value) => (high < 1 && !most ? value.toFixed(3) : value.toFixed(1));
+  const format = (value) => (high < 1 && !most ? value.toFixed(3) : value.toFixed(1));
   return svg(
     "svg",
     { class: "bars", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
@@ -145,7 +117,7 @@ function bars(values, { label, band = null, most = null }) {
       ),
     ),
     svg("line", { class: "axis", x1: left, x2: width, y1: y(0), y2: y(0) }),
-    svg("text", { x: 0, y: 14 }, said(high)),
-    svg("text", { x: 0, y: height - 2 }, said(low)),
+    svg("text", { x: 0, y: 14 }, format(high)),
+    svg("text", { x: 0, y: height - 2 }, format(low)),
   );
 }

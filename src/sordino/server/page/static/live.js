@@ -1,6 +1,5 @@
-// The connection to the server: one WebSocket a tab. Where none gets through (a notebook's proxy), streamed answers to
-// POST.
-// Browsers allow six connections to a host for all tabs together; WebSockets are counted apart.
+// The connection to the server: one WebSocket for each tab, or, where none gets through (a notebook's proxy), POST
+// with streamed answers. WebSockets do not count towards the six connections that browsers allow to a host.
 
 const RETRY = [200, 500, 1000, 2000];
 const POLL = 1000;
@@ -19,17 +18,18 @@ class Live extends EventTarget {
     this.#open();
   }
 
-  /** Ask for something. told: called with each answer; {is: "lost"} where the connection broke. Returns its stop. */
-  ask(message, told) {
+  /** Send a request. onMessage: called with each answer; {is: "lost"} where the connection broke. Returns a function
+   * that stops it. */
+  ask(message, onMessage) {
     const id = ++this.#number;
-    const said = { ...message, id };
-    if (this.#plain) return this.#post(said, told);
+    const request = { ...message, id };
+    if (this.#plain) return this.#post(request, onMessage);
     if (!this.connected) {
-      queueMicrotask(() => told({ is: "lost" }));
+      queueMicrotask(() => onMessage({ is: "lost" }));
       return () => {};
     }
-    this.#waiting.set(id, told);
-    this.#socket.send(JSON.stringify(said));
+    this.#waiting.set(id, onMessage);
+    this.#socket.send(JSON.stringify(request));
     return () => this.#socket.readyState === WebSocket.OPEN && this.#socket.send(JSON.stringify({ do: "stop", id }));
   }
 
@@ -41,12 +41,12 @@ class Live extends EventTarget {
       this.#failed = 0;
       this.#setConnected(true);
     };
-    this.#socket.onmessage = ({ data }) => this.#hear(JSON.parse(data));
+    this.#socket.onmessage = ({ data }) => this.#receive(JSON.parse(data));
     this.#socket.onclose = () => {
       this.#setConnected(false);
       this.#loseAll();
       this.#failed += 1;
-      // Never once open: something in between does not let sockets through. The server itself may still answer.
+      // It was never open: a proxy may block WebSockets, while the server answers HTTP.
       if (!this.#opened && this.#failed >= 2) {
         this.#plain = true;
         this.#poll();
@@ -54,21 +54,21 @@ class Live extends EventTarget {
     };
   }
 
-  #hear(said) {
-    if (said.is === "state") {
-      this.state = said;
+  #receive(message) {
+    if (message.is === "state") {
+      this.state = message;
       this.dispatchEvent(new Event("state"));
       return;
     }
-    const told = this.#waiting.get(said.id);
-    if (["done", "measured", "error"].includes(said.is)) this.#waiting.delete(said.id);
-    told?.(said);
+    const onMessage = this.#waiting.get(message.id);
+    if (["done", "measured", "error"].includes(message.is)) this.#waiting.delete(message.id);
+    onMessage?.(message);
   }
 
   #loseAll() {
     const waiting = [...this.#waiting.values()];
     this.#waiting.clear();
-    for (const told of waiting) told({ is: "lost" });
+    for (const onMessage of waiting) onMessage({ is: "lost" });
   }
 
   #setConnected(connected) {
@@ -77,23 +77,23 @@ class Live extends EventTarget {
     this.dispatchEvent(new Event("connection"));
   }
 
-  #post(said, told) {
+  #post(request, onMessage) {
     const ending = new AbortController();
-    this.#waiting.set(said.id, told);
+    this.#waiting.set(request.id, onMessage);
     (async () => {
       try {
         const headers = { "Content-Type": "application/json" };
         const answer = await fetch(new URL("ask", base()), {
           method: "POST",
           headers,
-          body: JSON.stringify(said),
+          body: JSON.stringify(request),
           signal: ending.signal,
         });
-        for await (const line of lines(answer.body)) this.#hear(JSON.parse(line));
+        for await (const line of lines(answer.body)) this.#receive(JSON.parse(line));
       } catch {
-        // Stopped, or broken.
+        // Stopped, or the connection broke.
       }
-      if (this.#waiting.delete(said.id)) told({ is: ending.signal.aborted ? "done" : "lost", id: said.id });
+      if (this.#waiting.delete(request.id)) onMessage({ is: ending.signal.aborted ? "done" : "lost", id: request.id });
     })();
     return () => ending.abort();
   }
@@ -102,9 +102,9 @@ class Live extends EventTarget {
     try {
       const answer = await fetch(new URL("state", base()));
       if (!answer.ok) throw new Error(String(answer.status));
-      const said = await answer.json();
+      const state = await answer.json();
       this.#setConnected(true);
-      if (JSON.stringify(said) !== JSON.stringify(this.state)) this.#hear(said);
+      if (JSON.stringify(state) !== JSON.stringify(this.state)) this.#receive(state);
     } catch {
       this.#setConnected(false);
     }

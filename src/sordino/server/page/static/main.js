@@ -1,4 +1,4 @@
-import { $, onKeyWanted } from "./dom.js";
+import { $, onKeyRequired } from "./dom.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
 import { choice, startLamp } from "./status.js";
@@ -6,6 +6,7 @@ import { live } from "./live.js";
 import { startMixing } from "./mixing.js";
 import { startModels } from "./models.js";
 import { startPrompts } from "./prompts.js";
+import { loadForm } from "./recipe.js";
 import { startTrain } from "./train.js";
 import { startWrite } from "./write.js";
 
@@ -23,7 +24,7 @@ function turn() {
 }
 
 function startLogin() {
-  onKeyWanted(() => {
+  onKeyRequired(() => {
     if ($("login").open) return;
     $("login").showModal();
     choice.show();
@@ -38,7 +39,7 @@ function startLogin() {
       body: JSON.stringify({ key: $("login-key").value }),
     }).catch(() => null);
     if (answer?.ok) location.reload();
-    else $("login-told").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
+    else $("login-status").textContent = answer ? (await answer.json()).error.message : "the server does not answer";
   });
 }
 
@@ -47,6 +48,7 @@ startLamp();
 startMixing();
 startModels();
 startPrompts();
+await loadForm();
 startTrain();
 startConnect();
 addEventListener("hashchange", turn);

@@ -14,51 +14,51 @@ export const RULES = {
 // By mixture: the weights that the user gave it. What is not here has its own.
 // Without a prototype: a mixture may be called `constructor`.
 const given = Object.assign(Object.create(null), tab.get("weights", {}));
-// Of the mixture that is shown: its name, the library's state when it was read, and what it says about itself.
-let current = { name: "", library: null, told: null };
+// The mixture that is shown: its name, the library's state when it was read, and its components.
+let current = { name: "", library: null, mixture: null };
 // What the sliders were drawn from.
 let drawn = "";
 
-/** For what is asked next: the weights of every mixture of the library that the user moved. */
+/** For the next request: the weights of each mixture whose sliders the user moved. */
 export const weights = () =>
   Object.fromEntries(
-    Object.entries(given).filter(([name, values]) => choice.voice(name)?.components === values.length),
+    Object.entries(given).filter(([name, values]) => choice.prompt(name)?.components === values.length),
   );
 
 export function startMixing() {
-  choice.addEventListener("change", look);
+  choice.addEventListener("change", refresh);
 }
 
-async function look() {
-  const voice = choice.voice(choice.name);
-  const name = voice?.components ? voice.name : "";
+async function refresh() {
+  const prompt = choice.prompt(choice.name);
+  const name = prompt?.components ? prompt.name : "";
   const library = live.state?.library ?? null;
   if (name === current.name && (!name || library === current.library)) return;
-  current = { name, library, told: null };
+  current = { name, library, mixture: null };
   if (!name) {
     $("mixing").hidden = true;
     return;
   }
   try {
-    const { mixture, name: title } = await call(`ui/prompts/${encodeURIComponent(name)}`);
+    const { mixture: parts, name: title } = await call(`ui/prompts/${encodeURIComponent(name)}`);
     if (current.name !== name) return;
-    current.told = mixture;
-    // Another file of the library changed: a slider that is being moved stays in the hand.
-    const now = JSON.stringify([name, title, mixture]);
+    current.mixture = parts;
+    // Where another file of the library changed, nothing is redrawn: a slider may be in use.
+    const now = JSON.stringify([name, title, parts]);
     if (now !== drawn || $("mixing").hidden) draw(title || name);
     drawn = now;
   } catch {
     if (current.name !== name) return;
-    // It went a moment ago; the lamp says so.
-    current = { name: "", library: null, told: null };
+    // The file was removed a moment ago; the lamp shows it.
+    current = { name: "", library: null, mixture: null };
     $("mixing").hidden = true;
   }
 }
 
 function draw(title) {
-  const { name, told } = current;
-  if (given[name]?.length !== told.components.length) delete given[name];
-  const values = () => given[name] ?? told.components.map((one) => one.weight);
+  const { name, mixture } = current;
+  if (given[name]?.length !== mixture.components.length) delete given[name];
+  const values = () => given[name] ?? mixture.components.map((one) => one.weight);
   const inputs = [],
     outputs = [];
   const reset = el(
@@ -67,7 +67,7 @@ function draw(title) {
       type: "button",
       onclick: () => {
         delete given[name];
-        keep();
+        store();
       },
     },
     "Reset weights",
@@ -83,7 +83,7 @@ function draw(title) {
     });
     reset.disabled = !given[name];
   };
-  const keep = () => {
+  const store = () => {
     tab.set("weights", given);
     show();
   };
@@ -91,9 +91,9 @@ function draw(title) {
     const moved = values().map((value, place) => (place === at ? inputs[at].valueAsNumber : value));
     // All at zero would be no weights: the last one stays where it was.
     if (moved.some((value) => value > 0)) given[name] = moved;
-    keep();
+    store();
   };
-  const rows = told.components.map((one, at) => {
+  const rows = mixture.components.map((one, at) => {
     const input = el("input", { type: "range", min: 0, max: 1, step: 0.01, oninput: () => slide(at) });
     const output = el("span", {});
     inputs.push(input);
@@ -111,8 +111,8 @@ function draw(title) {
       el(
         "span",
         { class: "soft" },
-        told.gated
-          ? "Its text decides about the weights, until you move one."
+        mixture.gated
+          ? "The text decides the weights until you move one."
           : "For this tab; the file stays as it is.",
       ),
     ),

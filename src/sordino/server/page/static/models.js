@@ -1,6 +1,6 @@
-// The base model: what there is, loading with progress, cancelling, unloading.
+// The base model: choosing, loading with progress, cancelling, unloading.
 
-import { $, bytes, call, el, say } from "./dom.js";
+import { $, bytes, call, el, scrolling, setStatus, table } from "./dom.js";
 import { live } from "./live.js";
 
 const KINDS = { bundled: "bundled", recent: "used before", downloaded: "on this machine" };
@@ -8,8 +8,8 @@ const KINDS = { bundled: "bundled", recent: "used before", downloaded: "on this 
 export function startModels() {
   for (const id of ["model-open", "no-model-open"]) $(id).addEventListener("click", open);
   $("models-close").addEventListener("click", () => $("models").close());
-  $("models-cancel").addEventListener("click", () => ask("ui/models/cancel"));
-  $("models-unload").addEventListener("click", () => ask("ui/models/unload"));
+  $("models-cancel").addEventListener("click", () => post("ui/models/cancel"));
+  $("models-unload").addEventListener("click", () => post("ui/models/unload"));
   $("models-other").addEventListener("submit", (event) => {
     event.preventDefault();
     if ($("models-name").value.trim()) load($("models-name").value.trim());
@@ -31,57 +31,48 @@ async function read() {
         { class: "soft" },
         `${bytes(free)} of memory are free. Changing the model lets running texts finish first.`,
       ),
-      el("div", { class: "scroll", tabIndex: 0 }, el("table", {}, el("tbody", {}, ...choices.map(row)))),
+      scrolling("Models", table([], choices.map(cells))),
     );
     show();
   } catch (error) {
-    say($("models-told"), error.message, "bad");
+    setStatus($("models-status"), error.message, "bad");
   }
 }
 
-function row({ name, kind, needed }) {
-  const current = live.state?.model?.name === name;
-  return el(
-    "tr",
-    {},
-    el("th", { scope: "row" }, name),
-    el("td", {}, KINDS[kind]),
-    el("td", {}, needed === null ? "" : `about ${bytes(needed)}`),
-    el(
-      "td",
-      {},
-      current
-        ? "in use"
-        : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load"),
-    ),
-  );
-}
+const cells = ({ name, kind, needed }) => [
+  name,
+  KINDS[kind],
+  needed === null ? "" : `about ${bytes(needed)}`,
+  live.state?.model?.name === name
+    ? "in use"
+    : el("button", { type: "button", ariaLabel: `Load ${name}`, onclick: () => load(name) }, "Load"),
+];
 
-const load = (name) => ask("ui/models", { name });
+const load = (name) => post("ui/models", { name });
 
-async function ask(path, json = {}) {
+async function post(path, json = {}) {
   try {
     await call(path, { method: "POST", json });
-    say($("models-told"), "");
+    setStatus($("models-status"), "");
   } catch (error) {
-    say($("models-told"), error.message, "bad");
+    setStatus($("models-status"), error.message, "bad");
   }
 }
 
 let last = null;
-// What went wrong is told once: newer words stay.
-let told = null;
+// An error is shown once, so that later messages stay.
+let lastError = null;
 
 function show() {
   const { loading, error, model } = live.state ?? {};
   $("models-cancel").hidden = !loading;
   $("models-unload").disabled = !model;
-  if (loading) say($("models-told"), `Loading ${loading.name}: ${loading.line}`);
-  else if (error && error !== told) say($("models-told"), error, "bad");
+  if (loading) setStatus($("models-status"), `Loading ${loading.name}: ${loading.line}`);
+  else if (error && error !== lastError) setStatus($("models-status"), error, "bad");
   else if (last && !error)
-    say($("models-told"), model ? `Ready: ${model.name}, run by ${model.runner}` : "No model is loaded", "good");
-  told = loading ? null : error;
-  // A change was made while the list is shown.
+    setStatus($("models-status"), model ? `Ready: ${model.name} on ${model.runner}` : "No model is loaded", "good");
+  lastError = loading ? null : error;
+  // The model changed while the list is open.
   const now = JSON.stringify([Boolean(loading), model?.name]);
   const changed = last !== null && now !== last;
   last = now;

@@ -1,9 +1,9 @@
-// The library as a table: load, upload, look closely, change, take along, delete.
+// The library as a table: load, upload, details, delete.
 
 import { open } from "./details.js";
 import { dropZone } from "./drop.js";
-import { $, call, el, later, say, surely } from "./dom.js";
-import { NONE, choice } from "./status.js";
+import { $, call, confirming, debounce, el, scrolling, setStatus } from "./dom.js";
+import { choice, NONE } from "./status.js";
 import { live } from "./live.js";
 
 const FITS = {
@@ -61,11 +61,11 @@ export function copier(value) {
   return button;
 }
 
-const read = later(async () => {
+const read = debounce(async () => {
   try {
     cards = (await call("v1/soft_prompts")).data;
   } catch (error) {
-    say($("prompts-told"), error.message, "bad");
+    setStatus($("prompts-status"), error.message, "bad");
   }
   draw();
 }, 30);
@@ -74,13 +74,13 @@ async function examples() {
   try {
     const { added } = await call("ui/prompts/examples", { method: "POST", json: {} });
     location.hash = "#prompts";
-    say($("prompts-told"), `In the library: ${added.join(", ")}. Load one, and write.`, "good");
+    setStatus($("prompts-status"), `In the library: ${added.join(", ")}. Load one, and write.`, "good");
   } catch (error) {
-    say($("prompts-told"), error.message, "bad");
+    setStatus($("prompts-status"), error.message, "bad");
   }
 }
 
-/** Which row, and which of its buttons, has the focus: drawn anew, it has it still. */
+/** Remembers the focused button; the function that is returned focuses it again after a redraw. */
 function focused() {
   const held = document.activeElement?.closest?.("#table tr");
   if (!held) return () => {};
@@ -114,13 +114,12 @@ function draw() {
     ),
   );
   $("table").replaceChildren(
-    el(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", ariaLabel: "Soft prompts of the library" },
+    scrolling(
+      "Soft prompts of the library",
       el("table", { role: "table" }, el("thead", {}, head), el("tbody", { role: "rowgroup" }, ...shown.map(row))),
     ),
   );
-  if (!shown.length) $("table").append(el("p", {}, "None is like that."));
+  if (!shown.length) $("table").append(el("p", {}, "No soft prompt matches."));
   refocus();
 }
 
@@ -190,35 +189,35 @@ function row(card) {
 }
 
 function remover(card) {
-  return surely(el("button", { type: "button" }, "Delete"), card.file, async () => {
+  return confirming(el("button", { type: "button" }, "Delete"), card.file, async () => {
     try {
       await call(`v1/soft_prompts/${encodeURIComponent(card.id)}`, { method: "DELETE" });
-      say($("prompts-told"), `${card.file} is in the library's trash`);
+      setStatus($("prompts-status"), `${card.file} is in the library's trash`);
     } catch (error) {
-      say($("prompts-told"), error.message, "bad");
+      setStatus($("prompts-status"), error.message, "bad");
     }
     read();
   });
 }
 
 async function upload(files) {
-  const told = [];
+  const results = [];
   let bad = false;
   for (const file of files) {
     const form = new FormData();
     form.append("file", file);
     try {
       const card = await call("v1/soft_prompts", { method: "POST", form });
-      told.push(`${file.name}: in the library as ${card.id}`);
+      results.push(`${file.name}: in the library as ${card.id}`);
     } catch (error) {
       bad = true;
       const taken = error.code === "name_taken";
       const why = taken
         ? "another soft prompt has this name: delete that one first, or rename the file"
         : error.message;
-      told.push(why.startsWith(`${file.name}: `) ? why : `${file.name}: ${why}`);
+      results.push(why.startsWith(`${file.name}: `) ? why : `${file.name}: ${why}`);
     }
   }
-  say($("prompts-told"), told.join("; "), bad ? "bad" : "good");
+  setStatus($("prompts-status"), results.join("; "), bad ? "bad" : "good");
   read();
 }

@@ -1,6 +1,6 @@
 // The settings of a training run: presets, and a field for every one.
 
-import { $, el } from "./dom.js";
+import { $, call, el } from "./dom.js";
 
 export const PRESETS = {
   "Quick: see whether it catches the voice": { steps: 30, batch: 4, row_tokens: 128, tokens: 20 },
@@ -8,74 +8,44 @@ export const PRESETS = {
   "Best: everything the texts give": { steps: 400, batch: 4, row_tokens: 128, tokens: 20 },
 };
 
-// name: [label, kind or choices, hint]
-export const MORE = {
-  tokens: ["Virtual tokens", "int"],
-  steps: ["Steps", "int"],
-  minutes: ["Or minutes", "float"],
-  batch: ["Examples a step", "int"],
-  row_tokens: ["Longest example, tokens", "int"],
-  lr: ["Learning rate (embedding RMS)", "float"],
-  find_lr: ["Find the learning rate first", "bool"],
-  init: ["First matrix: data, vocab, labels, random, text:WORDS", "text"],
-  method: ["Method", ["", "plain", "residual"]],
-  placement: ["Placement (start: for KoboldAI and PEFT)", ["", "auto", "start", "after_bos"]],
-  warmup: ["Warm-up, share of the steps", "float"],
-  clip: ["Largest gradient norm", "float"],
-  weight_decay: ["Weight decay", "float"],
-  average: ["Weight average, share of the steps", "float"],
-  patience: ["Evaluations without a better loss", "int"],
-  evaluate_every: ["Steps between evaluations", "int"],
-  sample_every: ["Steps between samples", "int"],
-  sample_text: ["What the samples continue", "text"],
-  pass_tokens: ["Most positions in one pass (lower it for memory)", "int"],
-  speaker: ["In chat logs: whose turns", "text"],
-  seed: ["Seed", "int"],
-  no_samples: ["Keep samples out of the file", "bool"],
-};
-export const ABOUT = {
-  author: ["Author", "text"],
-  description: ["Description", "text"],
-  licence: ["Licence", "text"],
-  tags: ["Tags, with commas", "text"],
-  rating: ["Rating", ["", "general", "mature", "explicit"]],
-};
+/** The fields of a run and of its file's metadata, as the server derives them from its settings. */
+export const form = { run: [], about: [] };
 
-/** The error of a run. named: the settings that it speaks of; this page has other names for them. */
+/** Call this first. Without a key there is no form: the page is reloaded once the key is given. */
+export const loadForm = async () => Object.assign(form, await call("ui/training-form").catch(() => ({})));
+
+/** The error of a run. named: the settings in it, which get their labels on this page. */
 export const onPage = ({ error, named }) =>
   named.reduce((text, name) => {
-    const [label] = { ...MORE, ...ABOUT }[name] ?? [];
-    return label ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label.split(/[(:]/)[0].trim()}"`) : text;
+    const field = [...form.run, ...form.about].find((one) => one.name === name);
+    const label = field?.label.split(/[(:]/)[0].trim();
+    return field ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label}"`) : text;
   }, error);
 
 /** The fields by the settings' names. */
 export const inputs = {};
 
-/** Labels with their fields, which become `inputs`. changed: called when one has another value. */
-export function fields(table, changed) {
-  return el(
-    "div",
-    { class: "grid" },
-    ...Object.entries(table).map(([name, [label, kind]]) => {
-      const onchange = () => changed();
-      inputs[name] = Array.isArray(kind)
-        ? el("select", { onchange }, ...kind.map((one) => el("option", { value: one }, one || "as usual")))
-        : kind === "bool"
-          ? el("input", { type: "checkbox", onchange })
-          : el(
-              "input",
-              kind === "text" ? { onchange } : { type: "number", step: kind === "int" ? 1 : "any", onchange },
-            );
-      inputs[name].name = `train-${name}`;
-      return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
-    }),
-  );
+/** Labels with their fields, which become `inputs`. changed: called when a value changes. */
+export const fields = (table, changed) => el("div", { class: "grid" }, ...table.map((one) => labelled(one, changed)));
+
+function labelled({ name, label, help, kind, choices }, changed) {
+  const given = { name: `train-${name}`, title: help, onchange: () => changed() };
+  const number = { type: "number", step: kind === "int" ? 1 : "any" };
+  if (choices.length)
+    inputs[name] = el(
+      "select",
+      given,
+      ...["", ...choices.filter(Boolean)].map((one) => el("option", { value: one }, one || "as usual")),
+    );
+  else if (kind === "bool") inputs[name] = el("input", { type: "checkbox", ...given });
+  else inputs[name] = el("input", kind === "str" ? given : { ...number, ...given });
+  return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
 }
 
-/** What the server is asked for, as the fields stand. */
-export function asked() {
+/** The request for a run with the values of the fields. */
+export function runRequest() {
   const settings = { name: $("train-name").value, start_from: $("train-from").value };
-  for (const [name, [, kind]] of Object.entries({ ...MORE, ...ABOUT })) {
+  for (const { name, kind } of [...form.run, ...form.about]) {
     const input = inputs[name];
     if (kind === "bool") settings[name] = input.checked;
     else if (kind === "int" || kind === "float") {

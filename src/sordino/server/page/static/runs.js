@@ -1,14 +1,14 @@
-// Training runs as they go: their curves, samples and ends.
+// Training runs: progress, curves, samples and results.
 
-import { $, call, chart, clock, el, fill, say, shown, surely } from "./dom.js";
+import { $, call, chart, clock, confirming, el, fill, setStatus, shown } from "./dom.js";
 import { choice } from "./status.js";
 import { onPage } from "./recipe.js";
 
 const EVERY = 1000;
 
 let runs = new Map();
-// Of the page: again, train on a run's texts again; goOn, begin from its result; changed, is called when the list may
-// be another.
+// The page Train: again(), train on a run's texts again; goOn(), begin from its result; changed(), called when the
+// list may have changed.
 let host;
 
 export function startRuns(page) {
@@ -19,8 +19,8 @@ export function startRuns(page) {
   setInterval(() => shown("train") && poll(), EVERY);
 }
 
-/** What is known of the runs that have a result. */
-export const finished = () => [...runs.values()].map((run) => run.told).filter((told) => told.state === "done");
+/** The jobs that have a result. */
+export const finished = () => [...runs.values()].map((run) => run.job).filter((job) => job.state === "done");
 
 let polling = false;
 
@@ -31,33 +31,33 @@ export async function poll() {
     const all = await call("ui/jobs");
     const known = runs;
     runs = new Map(
-      all.map((told) => [told.id, known.get(told.id) ?? { told, events: [], card: el("article", { class: "run" }) }]),
+      all.map((job) => [job.id, known.get(job.id) ?? { job, events: [], card: el("article", { class: "run" }) }]),
     );
-    for (const told of all) await follow(runs.get(told.id), told);
-    const cards = all.map((told) => runs.get(told.id).card);
+    for (const job of all) await follow(runs.get(job.id), job);
+    const cards = all.map((job) => runs.get(job.id).card);
     const places = [...$("runs").children];
-    // Moved only where the list is another: what has the focus keeps it.
+    // Replaced only when the list changes, so that the focus stays.
     if (cards.length !== places.length || cards.some((card, at) => card !== places[at])) {
       $("runs").replaceChildren(...(cards.length ? cards : [el("p", { class: "soft" }, "None yet.")]));
     }
     host.changed();
   } catch (error) {
-    say($("train-told"), error.status ? error.message : "", "bad");
+    setStatus($("train-status"), error.status ? error.message : "", "bad");
   } finally {
     polling = false;
   }
 }
 
-async function follow(run, told) {
-  const moving = ["running", "stopping"].includes(told.state);
-  const changed = JSON.stringify(told) !== JSON.stringify(run.told) || !run.card.children.length;
+async function follow(run, job) {
+  const moving = ["running", "stopping"].includes(job.state);
+  const changed = JSON.stringify(job) !== JSON.stringify(run.job) || !run.card.children.length;
   if (moving || changed || !run.whole) {
-    const news = await call(`ui/jobs/${told.id}?after=${run.events.length}`);
+    const news = await call(`ui/jobs/${job.id}?after=${run.events.length}`);
     if (news.after !== run.events.length) run.events = [];
     const more = news.events.length > 0;
     run.events.push(...news.events);
     run.whole = !moving;
-    run.told = told;
+    run.job = job;
     if (more || changed) draw(run);
   }
 }
@@ -71,33 +71,33 @@ const STATES = {
   done: "done",
 };
 
-function draw({ told, events, card }) {
+function draw({ job, events, card }) {
   const steps = events.filter((one) => one.kind === "step"),
     validations = events.filter((one) => one.kind === "validation"),
     samples = events.filter((one) => one.kind === "sample");
   const at = steps.at(-1)?.step ?? 0;
   const recent = steps.slice(-8),
     seconds = recent.reduce((sum, one) => sum + one.seconds, 0);
-  const parts = [STATES[told.state]];
-  if (told.state === "running" && !at) parts.push("reading the texts and measuring this machine");
-  if (at) parts.push(`step ${at} of ${told.steps}`);
-  if (told.state === "running" && seconds)
+  const parts = [STATES[job.state]];
+  if (job.state === "running" && !at) parts.push("reading the texts and measuring this machine");
+  if (at) parts.push(`step ${at} of ${job.steps}`);
+  if (job.state === "running" && seconds)
     parts.push(
       `${Math.round(recent.reduce((sum, one) => sum + one.tokens, 0) / seconds)} tokens/s`,
-      at < told.steps
-        ? `about ${clock(((told.steps - at) * seconds) / recent.length)} left`
+      at < job.steps
+        ? `about ${clock(((job.steps - at) * seconds) / recent.length)} left`
         : "measuring on the held-out texts",
     );
   if (validations.length) parts.push(`validation loss ${validations.at(-1).loss.toFixed(3)}`);
-  card.setAttribute("aria-label", `Run ${told.name}`);
+  card.setAttribute("aria-label", `Run ${job.name}`);
   const open = card.querySelector("details")?.open ?? true;
   fill(
     card,
-    el("h3", {}, told.name || "voice"),
+    el("h3", {}, job.name || "voice"),
     el("p", { class: "state" }, parts.join("; ")),
-    told.error ? el("p", { dataset: { kind: "bad" } }, onPage(told)) : null,
-    told.steps && !["done"].includes(told.state)
-      ? el("progress", { max: told.steps, value: at, ariaLabel: "Steps done" })
+    job.error ? el("p", { dataset: { kind: "bad" } }, onPage(job)) : null,
+    job.steps && !["done"].includes(job.state)
+      ? el("progress", { max: job.steps, value: at, ariaLabel: "Steps done" })
       : null,
     steps.length > 1
       ? chart(
@@ -105,7 +105,7 @@ function draw({ told, events, card }) {
             { class: "first", points: steps.map((one) => [one.step, one.loss]) },
             { class: "second", points: validations.map((one) => [one.step, one.loss]) },
           ],
-          { label: `Loss of ${told.name}: thin each step, thick validation` },
+          { label: `Loss of ${job.name}: thin each step, thick validation` },
         )
       : null,
     samples.length
@@ -124,64 +124,64 @@ function draw({ told, events, card }) {
           ),
         )
       : null,
-    el("p", { class: "bar" }, ...actions(told)),
-    el("p", { class: "told", role: "status" }),
+    el("p", { class: "bar" }, ...actions(job)),
+    el("p", { class: "run-status", role: "status" }),
   );
 }
 
-function actions(told) {
-  const path = `ui/jobs/${told.id}`;
-  const button = (says, doing, kind = "") => el("button", { type: "button", class: kind, onclick: doing }, says);
+function actions(job) {
+  const path = `ui/jobs/${job.id}`;
+  const button = (label, doing, kind = "") => el("button", { type: "button", class: kind, onclick: doing }, label);
   const post = (what) => async () => {
     try {
       await call(`${path}/${what}`, { method: "POST", json: {} });
     } catch (error) {
-      tell(told, error.message, "bad");
+      notify(job, error.message, "bad");
     }
     poll();
   };
   const some = [];
-  if (told.state === "running") some.push(button("Stop", post("stop")));
-  if (told.state === "waiting") some.push(button("Take it out of the queue", post("stop")));
-  if (["stopped", "failed"].includes(told.state))
-    some.push(button(told.checkpoint ? "Resume" : "Begin again", post("resume"), "main"));
-  if (told.state === "done") {
+  if (job.state === "running") some.push(button("Stop", post("stop")));
+  if (job.state === "waiting") some.push(button("Take it out of the queue", post("stop")));
+  if (["stopped", "failed"].includes(job.state))
+    some.push(button(job.checkpoint ? "Resume" : "Begin again", post("resume"), "main"));
+  if (job.state === "done") {
     some.push(
-      button("Try it", () => keep(told, true), "main"),
-      button("Add to library", () => keep(told, false)),
+      button("Try it", () => install(job, true), "main"),
+      button("Add to library", () => install(job, false)),
       el("a", { class: "button", href: `${path}/file`, download: "" }, "Download"),
-      button("Continue with more data", () => host.goOn(told)),
+      button("Continue with more data", () => host.goOn(job)),
     );
   }
-  if (told.report) some.push(el("a", { class: "button", href: `${path}/report`, target: "_blank" }, "Report"));
-  if (["stopped", "failed", "done"].includes(told.state))
-    some.push(button("Train again with other settings", () => host.again(told)));
-  if (told.state !== "waiting") some.push(el("a", { class: "button", href: `${path}/log`, target: "_blank" }, "Log"));
-  if (!["running", "stopping"].includes(told.state))
+  if (job.report) some.push(el("a", { class: "button", href: `${path}/report`, target: "_blank" }, "Report"));
+  if (["stopped", "failed", "done"].includes(job.state))
+    some.push(button("Train again with other settings", () => host.again(job)));
+  if (job.state !== "waiting") some.push(el("a", { class: "button", href: `${path}/log`, target: "_blank" }, "Log"));
+  if (!["running", "stopping"].includes(job.state))
     some.push(
-      surely(el("button", { type: "button" }, "Delete"), path, async () => {
-        await call(path, { method: "DELETE" }).catch((error) => tell(told, error.message, "bad"));
+      confirming(el("button", { type: "button" }, "Delete"), path, async () => {
+        await call(path, { method: "DELETE" }).catch((error) => notify(job, error.message, "bad"));
         poll();
       }),
     );
   return some;
 }
 
-async function keep(told, tries) {
+async function install(job, tries) {
   try {
-    const { id } = await call(`ui/jobs/${told.id}/keep`, { method: "POST", json: {} });
-    tell(told, `In the library as ${id}.`, "good");
+    const { id } = await call(`ui/jobs/${job.id}/install`, { method: "POST", json: {} });
+    notify(job, `In the library as ${id}.`, "good");
     if (tries) {
       choice.choose(id);
       location.hash = "#write";
     }
   } catch (error) {
-    tell(told, error.message, "bad");
+    notify(job, error.message, "bad");
   }
 }
 
-/** Say something at a run's card. */
-export function tell(told, text, kind) {
-  const where = runs.get(told.id)?.card.querySelector(".told");
-  if (where) say(where, text, kind);
+/** Show a status in a run's card. */
+export function notify(job, text, kind) {
+  const where = runs.get(job.id)?.card.querySelector(".run-status");
+  if (where) setStatus(where, text, kind);
 }

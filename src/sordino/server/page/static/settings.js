@@ -1,44 +1,14 @@
 // How tokens are drawn: presets, and every setting behind "more".
 
-import { $, el, kept } from "./dom.js";
+import { $, el, local } from "./dom.js";
+
+const OFF = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 };
 
 export const PRESETS = {
-  Balanced: {
-    temperature: 0.8,
-    top_p: 0.95,
-    top_k: 0,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1.1,
-    repetition_range: 0,
-  },
-  Careful: {
-    temperature: 0.5,
-    top_p: 0.9,
-    top_k: 40,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1.05,
-    repetition_range: 0,
-  },
-  Wild: {
-    temperature: 1.2,
-    top_p: 1,
-    top_k: 0,
-    min_p: 0.05,
-    typical: 1,
-    repetition_penalty: 1.1,
-    repetition_range: 0,
-  },
-  "Always the likeliest": {
-    temperature: 0,
-    top_p: 1,
-    top_k: 0,
-    min_p: 0,
-    typical: 1,
-    repetition_penalty: 1,
-    repetition_range: 0,
-  },
+  Balanced: { ...OFF, temperature: 0.8, top_p: 0.95, repetition_penalty: 1.1 },
+  Careful: { ...OFF, temperature: 0.5, top_p: 0.9, top_k: 40, repetition_penalty: 1.05 },
+  Wild: { ...OFF, temperature: 1.2, min_p: 0.05, repetition_penalty: 1.1 },
+  "Always the likeliest": { ...OFF, temperature: 0 },
 };
 
 // name: [label, least, most, step]
@@ -53,9 +23,9 @@ const FIELDS = {
   repetition_range: ["Its range (0: all)", 0, 8192, 1],
 };
 
-let current = { max_tokens: 80, ...PRESETS.Balanced, ...kept.get("settings", {}) };
+let current = { max_tokens: 80, ...PRESETS.Balanced, ...local.get("settings", {}) };
 
-/** What the user chose; a field that says no number keeps what it had. */
+/** The user's settings; a field without a number keeps its last value. */
 export function settings() {
   return { ...current };
 }
@@ -72,7 +42,7 @@ export function startSettings(changed) {
   };
   const change = (values) => {
     current = { ...current, ...values };
-    kept.set("settings", current);
+    local.set("settings", current);
     show();
     changed();
   };
@@ -88,8 +58,8 @@ export function startSettings(changed) {
       max: most,
       step,
       onchange: () => {
-        const said = input.valueAsNumber;
-        change(Number.isFinite(said) ? { [name]: Math.min(most, Math.max(least, said)) } : {});
+        const number = input.valueAsNumber;
+        change(Number.isFinite(number) ? { [name]: Math.min(most, Math.max(least, number)) } : {});
       },
     });
     inputs.set(name, input);

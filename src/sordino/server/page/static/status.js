@@ -1,39 +1,39 @@
-// The lamp, and which soft prompt this tab's next generation uses.
+// The status lamp, and which soft prompt this tab's next generation uses.
 
-import { $, el, kept, say } from "./dom.js";
+import { $, el, local, setStatus } from "./dom.js";
 import { live } from "./live.js";
 
-// What the choice says besides names: these no file can be called.
+// Values of the choice besides names: no file can have these.
 const DEFAULT = "/default";
 export const NONE = "/none";
 
-/** What a soft prompt is called in a list: its title, which another may have too; its name where that says more. */
-export const called = (voice) => (voice.title === voice.name ? voice.name : `${voice.title} (${voice.name})`);
+/** A soft prompt in a list: its title, which may not be unique, and its name where that differs. */
+export const label = ({ title, name }) => (title === name ? name : `${title} (${name})`);
 
 class Choice extends EventTarget {
-  #said = DEFAULT;
+  #chosen = DEFAULT;
   #model = null;
 
   /** The name of the soft prompt that the next generation uses; "" for none. */
   get name() {
     if (!live.state?.model) return "";
-    const name = this.#said === DEFAULT ? live.state.default : this.#said === NONE ? "" : this.#said;
-    return this.voice(name) ? name : "";
+    const name = this.#chosen === DEFAULT ? live.state.default : this.#chosen === NONE ? "" : this.#chosen;
+    return this.prompt(name) ? name : "";
   }
 
-  voice(name) {
-    return live.state?.voices.find((one) => one.name === name) ?? null;
+  prompt(name) {
+    return live.state?.prompts.find((one) => one.name === name) ?? null;
   }
 
-  /** What was chosen: a name of the library, or one of the two that no file can have. */
-  get said() {
-    return this.#said;
+  /** What was chosen: a name of the library, DEFAULT or NONE. */
+  get chosen() {
+    return this.#chosen;
   }
 
-  /** As `said`. */
-  choose(said) {
-    this.#said = said;
-    if (this.#model) kept.set(`choice:${this.#model}`, said);
+  /** As `chosen`. */
+  choose(chosen) {
+    this.#chosen = chosen;
+    if (this.#model) local.set(`choice:${this.#model}`, chosen);
     this.show();
     this.dispatchEvent(new Event("chosen"));
   }
@@ -42,7 +42,7 @@ class Choice extends EventTarget {
     const state = live.state;
     if (state?.model && state.model.key !== this.#model) {
       this.#model = state.model.key;
-      this.#said = kept.get(`choice:${this.#model}`, DEFAULT);
+      this.#chosen = local.get(`choice:${this.#model}`, DEFAULT);
     }
     this.#fill(state);
     this.#light(state);
@@ -51,48 +51,48 @@ class Choice extends EventTarget {
 
   #fill(state) {
     const standard = state?.default
-      ? `server's default (${this.voice(state.default)?.title ?? state.default})`
+      ? `server's default (${this.prompt(state.default)?.title ?? state.default})`
       : "server's default (none)";
     $("choice").replaceChildren(
       el("option", { value: DEFAULT }, standard),
       el("option", { value: NONE }, "none"),
-      ...(state?.voices ?? []).map((one) => el("option", { value: one.name }, called(one))),
-      ...(this.#isGone() ? [el("option", { value: this.#said }, `${this.#said} (gone)`)] : []),
+      ...(state?.prompts ?? []).map((one) => el("option", { value: one.name }, label(one))),
+      ...(this.#isGone() ? [el("option", { value: this.#chosen }, `${this.#chosen} (gone)`)] : []),
     );
-    $("choice").value = this.#said;
+    $("choice").value = this.#chosen;
     $("choice").disabled = !state?.model;
   }
 
   /** Chosen, and deleted or broken since. */
   #isGone() {
-    return ![DEFAULT, NONE].includes(this.#said) && !this.voice(this.#said);
+    return ![DEFAULT, NONE].includes(this.#chosen) && !this.prompt(this.#chosen);
   }
 
   #light(state) {
-    const voice = this.voice(this.name);
-    const [kind, told] = !live.connected
+    const prompt = this.prompt(this.name);
+    const [kind, text] = !live.connected
       ? ["grey", $("login").open ? "The server asks for its key" : "The server does not answer"]
       : !state?.model
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
-        : voice
+        : prompt
           ? [
               "green",
-              voice.components
-                ? `Active mixture (${voice.components} soft prompts, ${voice.tokens} tokens): ${voice.title}`
-                : `Active soft prompt (${voice.tokens} tokens): ${voice.title}`,
+              prompt.components
+                ? `Active mixture (${prompt.components} soft prompts, ${prompt.tokens} tokens): ${prompt.title}`
+                : `Active soft prompt (${prompt.tokens} tokens): ${prompt.title}`,
             ]
           : [
               "blue",
               `Model ready: ${state.model.name}. ` +
                 (this.#isGone()
-                  ? `The soft prompt ${this.#said} is gone: choose another`
+                  ? `The soft prompt ${this.#chosen} is gone: choose another`
                   : "No soft prompt is active"),
             ];
     $("lamp").dataset.kind = kind;
-    $("lamp").title = told;
-    say($("lamp-says"), told);
+    $("lamp").title = text;
+    setStatus($("lamp-text"), text);
     $("no-model").hidden = !live.connected || Boolean(state?.model) || Boolean(state?.loading);
-    $("no-voices").hidden = !live.connected || !state || state.count > 0;
+    $("no-prompts").hidden = !live.connected || !state || state.count > 0;
     $("model-open").textContent = state?.model ? `Model: ${state.model.name}` : "Model";
   }
 }

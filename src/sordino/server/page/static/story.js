@@ -1,18 +1,17 @@
-// A story, or a chat: its text, what is kept in view of the model, and where it is stored.
+// A story or a chat: what is open, and where it is stored.
 
-import { $, call, download, el, kept, say, surely, tab } from "./dom.js";
+import { $, call, confirming, download, el, local, setStatus, tab } from "./dom.js";
 
-// The server has it half a second after a change. What it has not got yet lies in this browser as a draft.
+// A change is saved on the server after half a second. Until then this browser has it as a draft.
 const SAVE_AFTER = 500;
 const DRAFT_AFTER = 200;
 
-// One for each time that this page is opened, and the tab's before that: a reload goes on with what the last one
-// had not stored.
+// An id for each load of this page, and the id of the tab's last load: after a reload its drafts are continued.
 const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
 
-const LIFE = newId(),
-  EARLIER = tab.get("life");
-tab.set("life", LIFE);
+const PAGE_ID = newId(),
+  PREVIOUS_PAGE_ID = tab.get("life");
+tab.set("life", PAGE_ID);
 
 const blank = (isChat) => ({
   id: newId(),
@@ -26,8 +25,8 @@ const blank = (isChat) => ({
   after: "",
 });
 
-/** What is open on a page, and its buttons (`ids`). show: called with what is open now; leave: before another is. */
-export class Keeper {
+/** What is open on a page, with its buttons (`ids`). show: called with the open story; leave: before another opens. */
+export class StoryStore {
   #timer = null;
   #drafting = null;
   #saving = null;
@@ -46,11 +45,11 @@ export class Keeper {
     $(ids.file).addEventListener("click", () =>
       download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)),
     );
-    surely($(ids.forget), ids.forget, () => this.#forget());
-    $(ids.theirs).addEventListener("click", () => this.#takeTheirs());
+    confirming($(ids.remove), ids.remove, () => this.#remove());
+    $(ids.theirs).addEventListener("click", () => this.#openTheirs());
     $(ids.mine).addEventListener("click", () => {
       $(ids.conflict).hidden = true;
-      this.save({ over: true });
+      this.save({ overwrite: true });
     });
     if (ids.load)
       $(ids.load).addEventListener("change", ({ target }) => {
@@ -64,14 +63,14 @@ export class Keeper {
     document.addEventListener("visibilitychange", () => document.hidden && this.save());
   }
 
-  /** Take up where this browser stopped: the server's copy, or what it had not got yet. */
+  /** Open what was open last in this browser: its draft, or the server's copy. */
   async resume() {
-    // This tab's own, which a reload keeps; in a new tab, the one that was open last anywhere.
-    const id = tab.get(this.name) ?? kept.get(this.name);
+    // After a reload, this tab's own; in a new tab, the one that was open last anywhere.
+    const id = tab.get(this.name) ?? local.get(this.name);
     try {
-      await this.#take(id);
+      await this.#openById(id);
     } catch (error) {
-      if (error.status !== 404) say($(this.ids.saved), error.message, "bad");
+      if (error.status !== 404) setStatus($(this.ids.saved), error.message, "bad");
       this.open(this.story);
     }
     this.list();
@@ -79,19 +78,19 @@ export class Keeper {
 
   /** Begin a new one. */
   async fresh() {
-    if (!(await this.#left())) return false;
+    if (!(await this.#leave())) return false;
     this.open(blank(this.isChat));
     this.list();
     return true;
   }
 
-  /** Whether what is open is kept somewhere, so that another can be opened. */
-  async #left() {
+  /** Save what is open. Returns whether it is stored somewhere, so that another can be opened. */
+  async #leave() {
     this.leave();
     await this.save();
-    // In this browser it is listed until the server has it.
+    // A draft stays listed until the server has it.
     if (!this.#dirty || this.#draft()) return true;
-    say($(this.ids.saved), "not kept: save it to a file first", "bad");
+    setStatus($(this.ids.saved), "not stored: save it to a file first", "bad");
     return false;
   }
 
@@ -100,67 +99,67 @@ export class Keeper {
     this.#dirty = false;
     $(this.ids.conflict).hidden = true;
     tab.set(this.name, story.id);
-    kept.set(this.name, story.id);
-    say($(this.ids.saved), "");
+    local.set(this.name, story.id);
+    setStatus($(this.ids.saved), "");
     this.show(story);
   }
 
-  /** Open a story by its id: what the server has not got yet, else what it has. */
-  async #take(id) {
+  /** Open a story by its id: its draft, else the server's copy. */
+  async #openById(id) {
     if (!id) return this.open(blank(this.isChat));
-    const mine = [this.#draftOf(id), this.#draftOf(id, EARLIER)].find((name) => kept.get(name));
-    const name = mine ?? (await this.#newer(id));
-    const draft = name && { ...kept.get(name), ...(mine ? {} : { after: "" }) };
+    const mine = [this.#draftOf(id), this.#draftOf(id, PREVIOUS_PAGE_ID)].find((name) => local.get(name));
+    const name = mine ?? (await this.#draftElsewhere(id));
+    const draft = name && { ...local.get(name), ...(mine ? {} : { after: "" }) };
     this.open({ ...blank(this.isChat), ...(draft || (await call(this.#path(id)))) });
     if (!draft) return;
-    // Begun from what the server has: it goes there. From something older: the server says so.
+    // A draft of the server's revision is saved; for one of an older revision the server reports a conflict.
     this.change({});
-    if (this.#draft() && name !== this.#draftOf(id)) kept.remove(name);
+    if (this.#draft() && name !== this.#draftOf(id)) local.remove(name);
   }
 
-  /** The draft of another tab, perhaps one that is gone; null where the server has it, or something newer. */
-  async #newer(id) {
+  /** The draft of another tab, which may be closed; null where the server has the same or a newer revision. */
+  async #draftElsewhere(id) {
     const [name] = this.#drafts(id);
     const stored = name && (await call(this.#path(id)).catch(() => null));
-    return !name || (stored && stored.revision !== kept.get(name).revision) ? null : name;
+    return !name || (stored && stored.revision !== local.get(name).revision) ? null : name;
   }
 
-  #draftOf(id, life = LIFE) {
-    return `${this.name}:${id}:${life}`;
+  #draftOf(id, pageId = PAGE_ID) {
+    return `${this.name}:${id}:${pageId}`;
   }
 
   /** The names of all drafts of a story, or of all stories. */
   #drafts(id = "") {
-    return kept.names().filter((name) => name.startsWith(id ? this.#draftOf(id, "") : `${this.name}:`));
+    return local.names().filter((name) => name.startsWith(id ? this.#draftOf(id, "") : `${this.name}:`));
   }
 
   change(values) {
     Object.assign(this.story, values);
     this.#dirty = true;
     this.#drafting ??= setTimeout(() => this.#draft(), DRAFT_AFTER);
-    say($(this.ids.saved), "");
+    setStatus($(this.ids.saved), "");
     this.#timer ??= setTimeout(() => this.save(), SAVE_AFTER);
   }
 
-  /** Store what has changed. The server keeps the one that came first; the other is told. */
-  async save({ over = false } = {}) {
+  /** Save changes. Of two writers the server keeps the first; the second gets a conflict. */
+  async save({ overwrite = false } = {}) {
     clearTimeout(this.#timer);
     this.#timer = null;
     if (this.#saving) await this.#saving;
-    if (!this.#dirty && !over) return;
+    if (!this.#dirty && !overwrite) return;
     this.#dirty = false;
     const story = this.story;
-    const json = { ...story, over, writer: LIFE };
-    // From now on this may be what the server has, whether or not its answer comes.
-    story.after = LIFE;
+    const json = { ...story, overwrite, writer: PAGE_ID };
+    // From now on the server may have this, whether or not its answer arrives.
+    story.after = PAGE_ID;
     this.#saving = call(this.#path(story.id), { method: "PUT", json, keepalive: true })
       .then((stored) => {
         const isNew = story.revision === 0;
         story.revision = stored.revision;
-        if (!this.#dirty) kept.remove(this.#draftOf(story.id));
+        if (!this.#dirty) local.remove(this.#draftOf(story.id));
         if (story !== this.story) return;
-        say($(this.ids.saved), "saved");
-        // All stories are looked at for that: not at every save of a long one.
+        setStatus($(this.ids.saved), "saved");
+        // Listing reads all stories on the server: not at every save.
         if (isNew || this.#listed !== story.id + story.title) this.list();
       })
       .catch((error) => {
@@ -170,9 +169,9 @@ export class Keeper {
           $(this.ids.conflict).hidden = false;
           return;
         }
-        say(
+        setStatus(
           $(this.ids.saved),
-          `${drafted ? "kept in this browser only" : "not kept, save it to a file"}: ${error.message}`,
+          `${drafted ? "stored in this browser only" : "not stored, save it to a file"}: ${error.message}`,
           "bad",
         );
         this.#timer ??= setTimeout(() => this.save(), 2000);
@@ -197,10 +196,10 @@ export class Keeper {
     );
   }
 
-  /** What the server never got: opened, it goes there. */
+  /** Drafts that the server never got: once opened they are saved there. */
   #unsent(stored) {
     const drafts = this.#drafts()
-      .map((name) => kept.get(name))
+      .map((name) => local.get(name))
       .filter((one) => one && !stored.has(one.id) && one.id !== this.story.id);
     return [...new Map(drafts.map((one) => [one.id, one])).values()];
   }
@@ -208,7 +207,7 @@ export class Keeper {
   #draft() {
     clearTimeout(this.#drafting);
     this.#drafting = null;
-    return this.#dirty && kept.set(this.#draftOf(this.story.id), this.story);
+    return this.#dirty && local.set(this.#draftOf(this.story.id), this.story);
   }
 
   #path(id) {
@@ -219,47 +218,47 @@ export class Keeper {
     const list = $(this.ids.list),
       id = list.value;
     list.value = "";
-    if (!id || !(await this.#left())) return;
+    if (!id || !(await this.#leave())) return;
     try {
-      await this.#take(id);
+      await this.#openById(id);
     } catch (error) {
-      say($(this.ids.saved), error.message, "bad");
+      setStatus($(this.ids.saved), error.message, "bad");
     }
     this.list();
   }
 
   async #load(file, read) {
-    if (!file || !(await this.#left())) return;
+    if (!file || !(await this.#leave())) return;
     try {
       this.open({ ...blank(this.isChat), ...(await read(file)) });
       this.change({});
     } catch (error) {
-      say($(this.ids.saved), `${file.name}: ${error.message}`, "bad");
+      setStatus($(this.ids.saved), `${file.name}: ${error.message}`, "bad");
     }
   }
 
-  async #takeTheirs() {
+  async #openTheirs() {
     this.leave();
     try {
       const theirs = await call(this.#path(this.story.id));
-      kept.remove(this.#draftOf(this.story.id));
+      local.remove(this.#draftOf(this.story.id));
       this.open(theirs);
     } catch (error) {
-      say($(this.ids.saved), error.message, "bad");
+      setStatus($(this.ids.saved), error.message, "bad");
     }
   }
 
-  async #forget() {
+  async #remove() {
     this.leave();
     clearTimeout(this.#timer);
     this.#timer = null;
     this.#dirty = false;
-    // It would be there again.
+    // A save that ends later would bring it back.
     await this.#saving;
     this.#dirty = false;
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.#drafts(this.story.id).forEach(kept.remove);
+    this.#drafts(this.story.id).forEach(local.remove);
     await call(this.#path(this.story.id), { method: "DELETE" }).catch(() => {});
     this.open(blank(this.isChat));
     this.list();

@@ -1,17 +1,18 @@
-// Train: texts in, what they are and what they cost, runs as they go.
+// Train: texts, what training on them costs, and the runs.
 
-import { $, call, clock, el, fill, later, say, tab } from "./dom.js";
+import { $, call, clock, debounce, el, fill, setStatus, tab } from "./dom.js";
 import { dropZone, picker } from "./drop.js";
 import { live } from "./live.js";
-import { ABOUT, MORE, PRESETS, asked, fields, inputs, onPage } from "./recipe.js";
-import { finished, poll, startRuns, tell } from "./runs.js";
+import { fields, form, inputs, onPage, PRESETS, runRequest } from "./recipe.js";
+import { finished, notify, poll, startRuns } from "./runs.js";
 
-// Files of one request: servers count a form's parts.
+// Files of one request: servers limit a form's parts.
 const AT_ONCE = 100;
 
 let draft = null;
 
 export function startTrain() {
+  if (!form.run.length) return;
   $("train").append(
     el("h2", {}, "A new soft prompt", el("span", { id: "train-for" })),
     el(
@@ -34,11 +35,11 @@ export function startTrain() {
       el("label", {}, "Text", el("textarea", { id: "paste", rows: 6 })),
       el("button", { type: "button", onclick: paste }, "Add it"),
     ),
-    el("p", { id: "texts-told", role: "status" }),
+    el("p", { id: "texts-status", role: "status" }),
     el(
       "details",
       { id: "texts-out", hidden: true },
-      el("summary", {}, "Take a text out again"),
+      el("summary", {}, "Remove a text"),
       el("ul", { class: "checks" }),
     ),
     el("div", { id: "texts-are" }),
@@ -55,14 +56,14 @@ export function startTrain() {
         "p",
         { class: "bar" },
         el("label", {}, "How thorough ", select("preset-train", Object.keys(PRESETS), usePreset)),
-        el("label", {}, "Begin from ", el("select", { id: "train-from", onchange: () => look() })),
+        el("label", {}, "Begin from ", el("select", { id: "train-from", onchange: () => measure() })),
       ),
-      el("details", {}, el("summary", {}, "More"), fields(MORE, look)),
+      el("details", {}, el("summary", {}, "More"), fields(form.run, measure)),
       el(
         "details",
         {},
         el("summary", {}, "What the file says about itself"),
-        fields(ABOUT, look),
+        fields(form.about, measure),
         el("p", { class: "soft" }, "The file discloses these, how it was trained, and samples of its writing."),
       ),
       el("p", { id: "train-cost", role: "status" }),
@@ -72,7 +73,7 @@ export function startTrain() {
         el("button", { id: "train-go", class: "main", disabled: true }, "Train"),
         el("button", { id: "train-clear", type: "button", onclick: clear }, "Start over"),
       ),
-      el("p", { id: "train-told", role: "alert" }),
+      el("p", { id: "train-status", role: "alert" }),
     ),
     el("h2", {}, "Runs"),
     el("div", { id: "runs" }, el("p", { class: "soft" }, "None yet.")),
@@ -83,7 +84,7 @@ export function startTrain() {
     origins();
     $("train-for").textContent = live.state.model ? ` for ${live.state.model.name}` : "";
   });
-  takeUp();
+  restoreDraft();
   startRuns({ again, goOn, changed: origins });
 }
 
@@ -93,17 +94,17 @@ const select = (id, options, onchange) =>
 function usePreset() {
   for (const [name, value] of Object.entries(PRESETS[$("preset-train").value])) inputs[name].value = value;
   inputs.minutes.value = "";
-  look();
+  measure();
 }
 
 function origins() {
   const before = $("train-from").value;
   $("train-from").replaceChildren(
     el("option", { value: "" }, "the texts themselves"),
-    ...(live.state?.voices ?? [])
+    ...(live.state?.prompts ?? [])
       .filter((one) => !one.components)
       .map((one) => el("option", { value: one.name }, `${one.title}, of the library`)),
-    ...finished().map((told) => el("option", { value: `run:${told.id}` }, `${told.name}, trained here`)),
+    ...finished().map((job) => el("option", { value: `run:${job.id}` }, `${job.name}, trained here`)),
   );
   $("train-from").value = before;
   if ($("train-from").selectedIndex < 0) $("train-from").value = "";
@@ -113,7 +114,7 @@ function origins() {
 
 async function add(files) {
   if (!files.length) return;
-  say($("texts-told"), `Taking ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
+  setStatus($("texts-status"), `Taking ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
   try {
     for (let at = 0; at < files.length; at += AT_ONCE) {
       const form = new FormData();
@@ -130,57 +131,57 @@ async function add(files) {
       );
     tab.set("draft", draft.id);
     tab.set("draft-name", $("train-name").value);
-    taken();
+    showDraft();
   } catch (error) {
-    say($("texts-told"), error.message, "bad");
+    setStatus($("texts-status"), error.message, "bad");
   }
 }
 
-/** The draft has these texts now. */
-function taken() {
-  say($("texts-told"), `Texts: ${draft.texts.join(", ")}`);
+/** Show the draft's texts. */
+function showDraft() {
+  setStatus($("texts-status"), `Texts: ${draft.texts.join(", ")}`);
   $("texts-out").hidden = false;
   fill(
     $("texts-out").querySelector("ul"),
     ...draft.texts.map((name) =>
-      el("li", {}, el("button", { type: "button", onclick: () => takeOut(name) }, `Remove ${name}`)),
+      el("li", {}, el("button", { type: "button", onclick: () => removeText(name) }, `Remove ${name}`)),
     ),
   );
-  look();
+  measure();
 }
 
-async function takeOut(name) {
+async function removeText(name) {
   try {
     draft = await call(`ui/jobs/${draft.id}/texts?file=${encodeURIComponent(name)}`, { method: "DELETE" });
   } catch (error) {
-    say($("texts-told"), error.message, "bad");
+    setStatus($("texts-status"), error.message, "bad");
     return;
   }
-  if (draft.texts.length) taken();
+  if (draft.texts.length) showDraft();
   else clear();
-  // The button that had the focus is gone.
+  // The focused button is gone.
   (draft ? $("texts-out").querySelector("summary") : $("texts-drop").querySelector("input")).focus();
 }
 
-/** Texts that this tab took before a reload. */
-async function takeUp() {
-  const told = tab.get("draft") && (await call(`ui/jobs/${tab.get("draft")}`).catch(() => null));
-  if (told?.state !== "draft" || draft) return;
-  draft = told;
+/** The draft that this tab had before a reload. */
+async function restoreDraft() {
+  const job = tab.get("draft") && (await call(`ui/jobs/${tab.get("draft")}`).catch(() => null));
+  if (job?.state !== "draft" || draft) return;
+  draft = job;
   $("train-name").value ||= tab.get("draft-name", "");
-  taken();
+  showDraft();
 }
 
-/** The texts and the settings of a run, to train on again. */
-async function again(told) {
+/** A draft with the texts and settings of a run. */
+async function again(job) {
   if (draft) {
-    tell(told, "There are texts above already: train on them, or start over, first.", "bad");
+    notify(job, "There are texts above already: train on them or start over first.", "bad");
     return;
   }
   try {
-    draft = await call(`ui/jobs/${told.id}/again`, { method: "POST", json: {} });
+    draft = await call(`ui/jobs/${job.id}/again`, { method: "POST", json: {} });
   } catch (error) {
-    tell(told, error.message, "bad");
+    notify(job, error.message, "bad");
     return;
   }
   tab.set("draft", draft.id);
@@ -191,15 +192,15 @@ async function again(told) {
     if (input.type === "checkbox") input.checked = Boolean(draft.settings[name]);
     else input.value = draft.settings[name] ?? "";
   }
-  taken();
+  showDraft();
   $("texts-drop").scrollIntoView({ block: "center" });
 }
 
-/** Another run, which begins from the result of this one. */
-function goOn(told) {
-  $("train-from").value = `run:${told.id}`;
+/** A new run that begins from the result of this one. */
+function goOn(job) {
+  $("train-from").value = `run:${job.id}`;
   $("texts-drop").scrollIntoView({ block: "center" });
-  say($("texts-told"), `Add texts: the new run begins from ${told.name}.`);
+  setStatus($("texts-status"), `Add texts: the new run begins from ${job.name}.`);
 }
 
 async function paste() {
@@ -214,8 +215,8 @@ function clear() {
   if (draft) call(`ui/jobs/${draft.id}`, { method: "DELETE" }).catch(() => {});
   draft = null;
   tab.remove("draft");
-  looking = null;
-  for (const id of ["texts-told", "train-cost", "train-told"]) say($(id), "");
+  measuring = null;
+  for (const id of ["texts-status", "train-cost", "train-status"]) setStatus($(id), "");
   $("texts-are").replaceChildren();
   $("texts-out").hidden = true;
   $("texts-out").open = false;
@@ -223,33 +224,33 @@ function clear() {
   $("train-go").disabled = true;
 }
 
-let looking = null;
+let measuring = null;
 
-/** What the texts are and what training on them costs, with the settings as they are: measured by the server. */
-const look = later(async () => {
+/** Let the server measure the texts and what training on them costs with these settings. */
+const measure = debounce(async () => {
   if (!draft) return;
-  const mine = (looking = Symbol("look"));
-  say($("train-cost"), "Reading the texts ...");
+  const mine = (measuring = Symbol("look"));
+  setStatus($("train-cost"), "Reading the texts ...");
   try {
-    let told = await call(`ui/jobs/${draft.id}/look`, { method: "POST", json: asked() });
+    let measured = await call(`ui/jobs/${draft.id}/look`, { method: "POST", json: runRequest() });
     for (;;) {
-      if (looking !== mine) return;
-      if (told.texts) understood(told.texts);
-      if (!told.busy) break;
-      if (told.texts) say($("train-cost"), "Measuring three steps on this machine ...");
+      if (measuring !== mine) return;
+      if (measured.texts) showTexts(measured.texts);
+      if (!measured.busy) break;
+      if (measured.texts) setStatus($("train-cost"), "Measuring three steps on this machine ...");
       await new Promise((done) => setTimeout(done, 500));
-      told = await call(`ui/jobs/${draft.id}/look`);
+      measured = await call(`ui/jobs/${draft.id}/look`);
     }
-    $("train-go").disabled = Boolean(told.error);
-    if (told.error) {
-      say($("train-cost"), onPage(told), "bad");
-      // One bad text: its button is in sight.
-      if (draft.texts.some((name) => told.where === name || told.where.startsWith(`${name},`)))
+    $("train-go").disabled = Boolean(measured.error);
+    if (measured.error) {
+      setStatus($("train-cost"), onPage(measured), "bad");
+      // A text is at fault: show its button.
+      if (draft.texts.some((name) => measured.where === name || measured.where.startsWith(`${name},`)))
         $("texts-out").open = true;
     } else {
-      const { steps, seconds, step_seconds, memory_bytes, free_bytes } = told.cost;
+      const { steps, seconds, step_seconds, memory_bytes, free_bytes } = measured.cost;
       const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-      say(
+      setStatus(
         $("train-cost"),
         `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)} of training, then the measuring. ` +
           `Memory: about ${gib(memory_bytes)}; ${gib(free_bytes)} are free.`,
@@ -257,13 +258,13 @@ const look = later(async () => {
       );
     }
   } catch (error) {
-    if (looking !== mine) return;
-    say($("train-cost"), error.message, "bad");
+    if (measuring !== mine) return;
+    setStatus($("train-cost"), error.message, "bad");
     $("train-go").disabled = true;
   }
 }, 400);
 
-function understood(texts) {
+function showTexts(texts) {
   $("texts-are").replaceChildren(
     el(
       "p",
@@ -279,21 +280,21 @@ async function begin(event) {
   event.preventDefault();
   if (!draft) return;
   const mine = draft,
-    json = asked();
-  // At once: what is dropped while the server is asked is for another run.
+    json = runRequest();
+  // At once: files that are dropped while the request runs belong to another run.
   draft = null;
   clear();
   tab.set("draft", mine.id);
   try {
     await call(`ui/jobs/${mine.id}/train`, { method: "POST", json });
     if (tab.get("draft") === mine.id) tab.remove("draft");
-    if (!draft) say($("texts-told"), "It is in the queue below. You may close this page: it goes on.", "good");
+    if (!draft) setStatus($("texts-status"), "It is in the queue below, and goes on if you close this page.", "good");
     poll();
   } catch (error) {
-    say($("train-told"), error.message, "bad");
+    setStatus($("train-status"), error.message, "bad");
     if (draft) return;
     draft = mine;
     $("train-name").value = json.settings.name;
-    taken();
+    showDraft();
   }
 }

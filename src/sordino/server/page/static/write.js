@@ -1,21 +1,21 @@
 // The page of text that the model continues.
 
 import { fillColumns, startCompare } from "./compare.js";
-import { $, el, later, say, shown } from "./dom.js";
+import { $, debounce, el, setStatus, shown } from "./dom.js";
 import { choice } from "./status.js";
 import { live } from "./live.js";
-import { weights } from "./mixing.js";
-import { settings, startSettings } from "./settings.js";
-import { Keeper } from "./story.js";
+import { measureContext, write } from "./generation.js";
+import { startSettings } from "./settings.js";
+import { StoryStore } from "./story.js";
 
-let keeper;
-// What was there before each continuation, the last one last; what Undo took away, likewise; the last continuation.
+let store;
+// The text before each continuation, the latest last; what Undo took away, likewise; the last continuation.
 let before = [];
-let taken = [];
+let undone = [];
 let written = "";
-// What was put behind the story from a comparison: another column takes its place.
+// The column of a comparison that was added to the story: another one replaces it.
 let used = "";
-// The continuation that is being written: {stop}.
+// The running continuation: {stop}.
 let running = null;
 
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
@@ -33,7 +33,7 @@ function cutOf(story) {
 }
 
 /** cut: as cutOf. text: what the model may see. */
-function seen() {
+function visible() {
   const story = $("story").value,
     cut = cutOf(story);
   return { cut, text: { story: story.slice(cut), memory: $("memory").value, note: $("note").value } };
@@ -41,13 +41,13 @@ function seen() {
 
 export async function startWrite() {
   startSettings(() => measure());
-  keeper = new Keeper(
+  store = new StoryStore(
     {
       fresh: "new",
       list: "stories",
       file: "save",
       load: "load",
-      forget: "forget",
+      remove: "forget",
       saved: "saved",
       conflict: "conflict",
       theirs: "take-theirs",
@@ -61,11 +61,11 @@ export async function startWrite() {
   });
   $("go").addEventListener("click", () => go());
   $("stop").addEventListener("click", () => running?.stop());
-  $("undo").addEventListener("click", () => step(before, taken));
-  $("redo").addEventListener("click", () => step(taken, before));
+  $("undo").addEventListener("click", () => step(before, undone));
+  $("redo").addEventListener("click", () => step(undone, before));
   $("retry").addEventListener("click", retry);
   startCompare({
-    text: () => seen().text,
+    text: () => visible().text,
     begun: () => {
       used = "";
     },
@@ -86,10 +86,10 @@ export async function startWrite() {
     buttons();
     measure();
   });
-  await keeper.resume();
+  await store.resume();
 }
 
-/** What is being written belongs to the story that is left. */
+/** Stop writing: the text belongs to the story that is closed. */
 function leave() {
   running?.stop();
   running = null;
@@ -101,14 +101,14 @@ function show(story) {
   $("story").value = story.text;
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
   before = [];
-  taken = [];
+  undone = [];
   written = used = "";
   buttons();
   measure();
 }
 
 function changed() {
-  keeper.change({ text: $("story").value, memory: $("memory").value, note: $("note").value, title: $("title").value });
+  store.change({ text: $("story").value, memory: $("memory").value, note: $("note").value, title: $("title").value });
   $("retry").disabled = !canRetry();
   measure();
 }
@@ -117,15 +117,15 @@ function changed() {
 async function read(file) {
   const content = await file.text();
   if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "").slice(0, 300) };
-  let said;
+  let story;
   try {
-    said = JSON.parse(content);
+    story = JSON.parse(content);
   } catch {
     throw new Error("it is not JSON");
   }
-  if (typeof said?.text !== "string") throw new Error("it holds no story");
-  const story = Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(said[key] ?? "")]));
-  return { ...story, title: story.title.slice(0, 300) };
+  if (typeof story?.text !== "string") throw new Error("it holds no story");
+  const fields = Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(story[key] ?? "")]));
+  return { ...fields, title: fields.title.slice(0, 300) };
 }
 
 // Writing -----------------------------------------------------------------------------------------
@@ -139,40 +139,37 @@ function go() {
 function generate() {
   const story = $("story");
   written = "";
-  taken = [];
-  say($("told"), "");
-  const { cut, text } = seen();
+  undone = [];
+  setStatus($("write-status"), "");
+  const { cut, text } = visible();
   let tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
-  const ended = (told = "", kind = "") => {
+  const ended = (text = "", kind = "") => {
     running = null;
     if (story.value === before.at(-1)) before.pop();
-    say($("told"), told, kind);
+    setStatus($("write-status"), text, kind);
     buttons();
     changed();
   };
-  const hear = {
+  const handlers = {
     begun: ({ dropped }) => shade(cut, dropped),
     text: ({ text: more }) => {
-      // At the end, whatever the user edits meanwhile; caret and selection stay where they are.
+      // Always at the end, while the user may edit elsewhere; caret and selection stay.
       written += more;
       story.setRangeText(more, story.value.length, story.value.length, "preserve");
-      keeper.change({ text: story.value });
+      store.change({ text: story.value });
       if (tail) story.scrollTop = story.scrollHeight;
       tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while it wrote. What it said is here; Continue when it is back.", "bad"),
+    lost: () => ended("The server stopped while it wrote. Its text so far is here; Continue when it is back.", "bad"),
   };
   const mine = (running = {});
-  mine.stop = live.ask(
-    { do: "write", text, soft_prompts: [choice.name], weights: weights(), settings: settings() },
-    (said) => running === mine && hear[said.is]?.(said),
-  );
+  mine.stop = write(text, (message) => running === mine && handlers[message.is]?.(message));
   buttons();
 }
 
-/** Undo and Redo: what was typed since is on the other side, and lost on neither. */
+/** Undo and Redo. Text typed since goes to the other stack, so nothing is lost. */
 function step(from, to) {
   if (running || !from.length) return;
   to.push($("story").value);
@@ -183,7 +180,7 @@ function step(from, to) {
 
 const canRetry = () => !running && ready() && written !== "" && $("story").value.endsWith(written);
 
-/** Another continuation in place of the last one; Undo brings that back. */
+/** Replace the last continuation by another one; Undo brings it back. */
 function retry() {
   if (!canRetry()) return;
   const story = $("story");
@@ -198,53 +195,47 @@ function buttons() {
   $("go").disabled = Boolean(running) || !ready();
   $("stop").disabled = !running;
   $("undo").disabled = Boolean(running) || !before.length;
-  $("redo").disabled = Boolean(running) || !taken.length;
+  $("redo").disabled = Boolean(running) || !undone.length;
   $("retry").disabled = !canRetry();
   $("compare-go").disabled = !ready();
 }
 
 // What the model sees -----------------------------------------------------------------------------
 
-const measure = later(() => {
+const measure = debounce(() => {
   if (!ready() || !shown("write")) return;
-  const { cut, text } = seen();
-  live.ask({ do: "measure", text, soft_prompt: choice.name, max_tokens: settings().max_tokens }, (said) => {
-    if (said.is === "measured") {
-      const soft = said.soft ? ` + ${said.soft} soft` : "";
-      say($("meter"), `${said.used}${soft} + ${said.room} new of ${said.total} tokens`);
-      shade(cut, said.dropped);
-    } else if (said.is === "error") say($("meter"), said.message, "bad");
-  });
+  const { cut, text } = visible();
+  measureContext(text, $("meter"), (dropped) => shade(cut, dropped));
 }, 250);
 
-/** cut: units of the story that were not sent. dropped: characters behind those that the model does not get. */
+/** cut: code units of the story that were not sent. dropped: characters after those that do not fit the context. */
 function shade(cut, dropped) {
   const value = $("story").value;
-  let unseen = cut;
+  let hidden = cut;
   // The server counts characters; some are two of the browser's units.
-  for (let left = dropped; left > 0 && unseen < value.length; left -= 1)
-    unseen += value.codePointAt(unseen) > 0xffff ? 2 : 1;
-  $("shade").replaceChildren(el("mark", {}, value.slice(0, unseen)), value.slice(unseen) + "\n");
+  for (let left = dropped; left > 0 && hidden < value.length; left -= 1)
+    hidden += value.codePointAt(hidden) > 0xffff ? 2 : 1;
+  $("shade").replaceChildren(el("mark", {}, value.slice(0, hidden)), value.slice(hidden) + "\n");
   $("shade").scrollTop = $("story").scrollTop;
-  $("story").title = unseen ? "The model does not see the shaded beginning any more" : "";
+  $("story").title = hidden ? "The model does not see the shaded beginning any more" : "";
 }
 
 // Compare -----------------------------------------------------------------------------------------
 
-/** A continuation of the comparison, behind the story; Undo takes it away again. */
+/** Add a continuation of the comparison to the story; Undo removes it. */
 function use(text) {
   const story = $("story");
   if (running) {
-    say($("told"), "The model is writing: stop it first.", "bad");
+    setStatus($("write-status"), "The model is writing: stop it first.", "bad");
     return;
   }
   before.push(story.value);
-  taken = [];
+  undone = [];
   const base = used && story.value.endsWith(used) ? story.value.slice(0, -used.length) : story.value;
   story.value = base + text;
   written = used = text;
   story.scrollTop = story.scrollHeight;
-  say($("told"), "It stands at the end of the story. Undo takes it away again.");
+  setStatus($("write-status"), "It is at the end of the story. Undo removes it.");
   buttons();
   changed();
 }

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sordino.errors import ConfigError
 from sordino.models.base_model import BaseModel
-from sordino.server.page import story
-from sordino.server.page.story import fit_chat, fit_story
+from sordino.server.page import messages
+from sordino.server.page.messages import fit_chat, fit_story
 from tests.tiny_models import tiny_base
 
 
@@ -95,7 +95,7 @@ def test_a_long_chat_is_rendered_a_few_times_and_keeps_all_that_fits(
         rendered.append(len(messages))
         return tuple(range(10 * len(messages)))
 
-    monkeypatch.setattr(story, "chat_ids", ids_of)
+    monkeypatch.setattr(messages, "chat_ids", ids_of)
     for room in (10, 299, 300, 310, 6009, 6010, 9999):
         rendered.clear()
         fitted = fit_chat(base, turns, room=room)

@@ -1,7 +1,7 @@
-"""Blends, pruning and a look inside, on the packaged soft prompts and the held-out texts of their corpora: docs/many.md's pictures.
+"""Inspection, blends and pruning of the packaged soft prompts on held-out texts of their corpora: the pictures of docs/many.md.
 
-    python -m benchmarks.looking                all three parts; under 8 minutes on two cores with SmolLM2
-    python -m benchmarks.looking --only blend   one of inside, blend, prune
+    python -m benchmarks.analysis                all three parts; under 8 minutes on two cores with SmolLM2
+    python -m benchmarks.analysis --only blend   one of inside, blend, prune
 
 inside   all three packaged soft prompts, each on its own held-out text
 blend    from the keeper's log to Port Dolor, linear and spherical, on both held-out texts
@@ -48,7 +48,7 @@ def main() -> None:
             began = time.monotonic()
             rows = part(base)
             print(f"{name}: {time.monotonic() - began:.0f} s")
-            save(f"looking-{name}", base.device, rows)
+            save(f"analysis-{name}", base.device, rows)
 
 
 def packaged(name: str) -> SoftPrompt:
@@ -139,8 +139,8 @@ def prune(base: BaseModel) -> list[dict[str, Any]]:
 
 
 def write(name: str, picture: bytes, *, keep: bool = True) -> None:
-    """keep: among the documents; others go beside the results, where git does not look."""
-    folder = PICTURES if keep else ROOT / "runs" / "looking"
+    """keep: among the documents' pictures. Others go to runs/, which git ignores."""
+    folder = PICTURES if keep else ROOT / "runs" / "analysis"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.png").write_bytes(picture)
     print(f"  {(folder / name).relative_to(ROOT)}.png, {len(picture) / 1024:.0f} KiB")

@@ -1,0 +1,150 @@
+"""The answers of OpenAI's completion routes: whole, or as chunks of a stream."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from sordino.engine.requests import Chunk, End
+from sordino.engine.sampling import Drawn
+from sordino.errors import SordinoError
+from sordino.models.description import DescribedModel
+from sordino.server.errors import body_of, refused
+from sordino.server.generation import Completion, Generation
+
+
+class TextFormat:
+    """Choices of /v1/completions."""
+
+    id_prefix, whole, chunk, text_field = "cmpl", "text_completion", "text_completion", "prompt"
+    opening: dict[str, Any] | None = None
+    closing: Mapping[str, Any] = {"text": "", "logprobs": None}
+
+    def __init__(self, base: DescribedModel, logprobs: int | None) -> None:
+        self._base, self._logprobs = base, logprobs
+        self._offsets: dict[int, int] = {}
+
+    def choice(self, completion: Completion) -> dict[str, Any]:
+        return {"text": completion.text, "logprobs": self._logprobs_of(completion.chunks, 0)}
+
+    def delta(self, index: int, chunk: Chunk) -> dict[str, Any] | None:
+        """A chunk of continuation `index`; None where there is nothing to send yet."""
+        if not chunk.text and self._logprobs is None:
+            return None
+        offset = self._offsets.get(index, 0)
+        self._offsets[index] = offset + len(chunk.text)
+        return {"text": chunk.text, "logprobs": self._logprobs_of((chunk,), offset)}
+
+    def _logprobs_of(self, chunks: Sequence[Chunk], offset: int) -> dict[str, Any] | None:
+        """offset: characters of the text in front of the chunks."""
+        if self._logprobs is None:
+            return None
+        offsets = []
+        for chunk in chunks:
+            offsets += [offset] * len(chunk.drawn)
+            offset += len(chunk.text)
+        tokens, text_of = [token for chunk in chunks for token in chunk.drawn], self._base.token_text
+        return {
+            "tokens": [text_of(one.token) for one in tokens],
+            "token_logprobs": [one.logprob for one in tokens],
+            # Of tokens with the same text (halves of characters) the likeliest counts.
+            "top_logprobs": [{text_of(token): value for token, value in reversed(one.top)} for one in tokens],
+            "text_offset": offsets,
+        }
+
+
+class ChatFormat:
+    """Choices of /v1/chat/completions."""
+
+    id_prefix, whole, chunk, text_field = "chatcmpl", "chat.completion", "chat.completion.chunk", "messages"
+    opening: Mapping[str, Any] | None = {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
+    closing: Mapping[str, Any] = {"delta": {}, "logprobs": None}
+
+    def __init__(self, base: DescribedModel, *, logprobs: bool) -> None:
+        self._base, self._logprobs = base, logprobs
+
+    def choice(self, completion: Completion) -> dict[str, Any]:
+        message = {"role": "assistant", "content": completion.text, "refusal": None}
+        tokens = [token for chunk in completion.chunks for token in chunk.drawn]
+        return {"message": message, "logprobs": self._logprobs_of(tokens)}
+
+    def delta(self, index: int, chunk: Chunk) -> dict[str, Any] | None:
+        """A chunk of continuation `index`; None where there is nothing to send yet."""
+        if not chunk.text and not self._logprobs:
+            return None
+        return {"delta": {"content": chunk.text}, "logprobs": self._logprobs_of(chunk.drawn)}
+
+    def _logprobs_of(self, tokens: Sequence[Drawn]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+
+        def entry(token: int, value: float | None) -> dict[str, Any]:
+            text = self._base.token_text(token)
+            return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+        content = [
+            {**entry(one.token, one.logprob), "top_logprobs": [entry(token, value) for token, value in one.top]}
+            for one in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+
+class Answer:
+    """The answer to one call. model: the name that the client used. n: continuations of each text."""
+
+    def __init__(self, form: TextFormat | ChatFormat, model: str, n: int) -> None:
+        self._form, self._n = form, n
+        self._id, self._created, self._model = f"{form.id_prefix}-{secrets.token_hex(12)}", int(time.time()), model
+
+    def whole(self, completions: Sequence[Completion]) -> dict[str, Any]:
+        choices = [_choice(index, self._form.choice(one), one.end.reason) for index, one in enumerate(completions)]
+        usage = self._usage([one.end for one in completions])
+        return self._body(self._form.whole, {"choices": choices, "usage": usage})
+
+    async def chunks(self, generation: Generation, *, with_usage: bool) -> AsyncGenerator[bytes]:
+        """Server-sent events. with_usage: the last chunk has it, and all others a null in its place."""
+        form, no_usage = self._form, {"usage": None} if with_usage else {}
+
+        def piece(index: int, content: Mapping[str, Any], reason: str | None = None) -> bytes:
+            return _event(self._body(form.chunk, {"choices": [_choice(index, content, reason)], **no_usage}))
+
+        begun: set[int] = set()
+        ends: list[End] = []
+        try:
+            async with aclosing(generation.stream()) as events:
+                async for index, event in events:
+                    if index not in begun and form.opening is not None:
+                        yield piece(index, form.opening)
+                    begun.add(index)
+                    if isinstance(event, End):
+                        ends.append(event)
+                        yield piece(index, form.closing, event.reason)
+                    elif (delta := form.delta(index, event)) is not None:
+                        yield piece(index, delta)
+        except SordinoError as error:
+            refusal = refused(error)
+            yield _event(body_of("/v1", refusal.status, refusal.message, field=refusal.field, code=refusal.code))
+            return
+        if with_usage:
+            yield _event(self._body(form.chunk, {"choices": [], "usage": self._usage(ends)}))
+        yield b"data: [DONE]\n\n"
+
+    def _body(self, kind: str, rest: Mapping[str, Any]) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model, **rest}
+
+    def _usage(self, ends: Sequence[End]) -> dict[str, int]:
+        """A text is counted once, however many of its n continuations there are. The soft prompt's positions count as read."""
+        read, new = sum(end.n_prompt for end in ends) // self._n, sum(end.n_new for end in ends)
+        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+
+
+def _choice(index: int, content: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": index, **content, "finish_reason": reason}
+
+
+def _event(content: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n".encode()
