@@ -95,7 +95,7 @@ def refuses_what_it_cannot_do(backend: Backend, prompt: SoftPrompt) -> None:
             texts_of(events_of(backend, [request]), 1)
         else:
             for ask in (backend.check, lambda requests: events_of(backend, requests)):
-                with pytest.raises(ConfigError, match=f"{backend.name} does not do {named}"):
+                with pytest.raises(ConfigError, match=f"{backend.name} does not support {named}"):
                     ask([request])
     for ask in (backend.check, lambda requests: events_of(backend, requests)):
         with pytest.raises(ConfigError, match="context"):

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sordino.engine.detokenizer import Detokeniser
+from sordino.engine.detokenizer import Detokenizer
 from sordino.engine.generate import TextRequest
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.forward.combining import responsible, sampling_logits
 from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.masks import layer_masks
 from sordino.forward.nll import head_of
 from sordino.forward.placement import leading_ids, prompt_embeds
-from sordino.forward.prefix import encode_prefixes, forward_rows_cached, layer_masks
+from sordino.forward.prefix import encode_prefixes, forward_rows_cached
 from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, components_of, uniform
@@ -33,7 +34,7 @@ class _Row:
     rows: slice
     random: torch.Generator
     seen: SeenTokens
-    text: Detokeniser
+    text: Detokenizer
     log_weights_K: Tensor
     written: str = ""
     over: bool = False
@@ -52,7 +53,7 @@ def plain_complete(base: BaseModel, requests: Sequence[TextRequest], sampling: S
     at = 0
     for request in requests:
         rows = slice(at, at + len(components_of(request.prompt)))
-        text = Detokeniser(base.decode, ids_B[at], sampling.stop)
+        text = Detokenizer(base.decode, ids_B[at], sampling.stop)
         seen = SeenTokens(ids_B[at], sampling.repetition_range)
         random = torch.Generator().manual_seed(request.seed)
         running.append(_Row(request, rows, random, seen, text, _log_weights(base, request)))

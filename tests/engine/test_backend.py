@@ -69,7 +69,7 @@ def test_the_server_and_the_page_run_on_any_backend(tmp_path: Path) -> None:
         assert plain.json()["choices"][0]["finish_reason"] in ("stop", "length")
         refused = client.post("/v1/completions", json={**asked, "model": names[0], "logprobs": 1})
         assert refused.status_code == 400
-        assert "toy does not do log probabilities" in refused.json()["error"]["message"]
+        assert "toy does not support log probabilities" in refused.json()["error"]["message"]
         kobold = client.post("/api/v1/generate", json={"prompt": "the sea", "max_length": 5})
         assert kobold.status_code == 200, kobold.text
         assert client.get("/health").json()["status"] == "ok"

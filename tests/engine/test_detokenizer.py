@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.engine.detokenizer import HALF, Detokeniser
+from sordino.engine.detokenizer import HALF, Detokenizer
 from tests.tiny_models import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -21,7 +21,7 @@ def encode(text: str) -> list[int]:
 
 
 def said(context: str, new: str, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
-    text = Detokeniser(decode, encode(context), stop)
+    text = Detokenizer(decode, encode(context), stop)
     parts = []
     for token in encode(new):
         parts.append(text.push(token))
@@ -59,7 +59,7 @@ def test_a_stop_string_is_never_shown(new: str, stops: list[str]) -> None:
 @pytest.mark.parametrize("broken", ["\xe9", "🎈"])
 def test_half_a_character_is_dropped_at_the_end(broken: str) -> None:
     ids = encode("a" + broken)[:-1]
-    text = Detokeniser(decode, [])
+    text = Detokenizer(decode, [])
     assert "".join([*(text.push(token) for token in ids), text.finish()]) == "a"
 
 
@@ -71,7 +71,7 @@ def test_a_token_costs_no_more_behind_a_long_text() -> None:
         decoded += len(ids)
         return decode(ids)
 
-    text = Detokeniser(counting, encode("the keeper " * 20))
+    text = Detokenizer(counting, encode("the keeper " * 20))
     for token in encode("the lamp and the sea " * 50):
         text.push(token)
     assert decoded < 8 * len(encode("the lamp and the sea " * 50)) + 40
@@ -86,12 +86,12 @@ def test_a_token_is_decoded_once_most_times() -> None:
         return decode(ids)
 
     new = encode("the lamp and the sea " * 50)
-    text = Detokeniser(counting, encode("the keeper"))
+    text = Detokenizer(counting, encode("the keeper"))
     assert "".join([*(text.push(token) for token in new), text.finish()]) == "the lamp and the sea " * 50
     assert calls < 1.25 * len(new) + 5
 
 
 def test_nothing_is_said_twice_at_the_end() -> None:
-    text = Detokeniser(decode, encode("the"))
+    text = Detokenizer(decode, encode("the"))
     said = [text.push(token) for token in encode(" lamp")]
     assert "".join(said) + text.finish() + text.finish() == " lamp"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.engine.detokenizer import HALF, Detokeniser, held_back
+from sordino.engine.detokenizer import HALF, Detokenizer, held_back
 from sordino.engine.generate import TextRequest, check_request, complete, generate
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
@@ -268,7 +268,7 @@ class Strips:
 )
 def test_text_behind_a_context_keeps_its_first_space(context: object, new: object, expected: str) -> None:
     base = Strips()
-    text = Detokeniser(base.decode, base.encode(context) if isinstance(context, str) else list(context))
+    text = Detokenizer(base.decode, base.encode(context) if isinstance(context, str) else list(context))
     said = [text.push(token) for token in (base.encode(new) if isinstance(new, str) else new)]
     assert "".join([*said, text.finish()]) == expected
 

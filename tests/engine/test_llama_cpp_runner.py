@@ -383,7 +383,7 @@ def test_numbers_that_the_model_cannot_take_are_refused_before_they_spoil_the_po
     huge = SoftPrompt(np.full((3, model.d_model), 3e38, np.float32), Metadata(placement="start"))
     with runner_of(model, path) as runner:
         quiet = read(runner, 0, None, [5, 6, 7])
-        with pytest.raises(DoesNotFit, match="no finite numbers"):
+        with pytest.raises(DoesNotFit, match="soft prompt is not finite"):
             runner.open(1, huge, [5])
         assert divergence(quiet, read(runner, 2, None, [5, 6, 7])) < NOISE
 

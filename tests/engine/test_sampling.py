@@ -312,7 +312,7 @@ def test_logits_that_are_no_numbers_are_an_error(sampling: Sampling, word: int, 
     assert drawn_of(logits, [0], sampling, torch.Generator()).token != 1
     logits[word] = value
     for form in (logits, logits.numpy()):
-        with pytest.raises(ModelError, match="not a number"):
+        with pytest.raises(ModelError, match="not finite"):
             drawn_of(form, [0], sampling, torch.Generator())
 
 

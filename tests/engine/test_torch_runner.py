@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, End, Request
-from sordino.engine.runners.kv_pool import KeyValues, Shape, SlotCache
+from sordino.engine.runners.kv_pool import KeyValues, Shape
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.runners.transformers_layers import SlotCache
 from sordino.engine.sampling import Sampling
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward import small_matmul

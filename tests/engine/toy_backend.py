@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 import torch
 
 from sordino.engine.backend import Capabilities, check_supported
-from sordino.engine.detokenizer import Detokeniser
+from sordino.engine.detokenizer import Detokenizer
 from sordino.engine.requests import CacheUse, Chunk, End, Event, Request, check_room, widths
 from sordino.engine.sampling import sample
 from sordino.engine.seen_tokens import SeenTokens
@@ -96,7 +96,7 @@ class ToyBackend:
         assert prompt is None or isinstance(prompt, SoftPrompt)
         n_prompt, n_new = self._width(prompt) + len(request.ids), 0
         seen = SeenTokens(request.ids, sampling.repetition_range)
-        text = Detokeniser(self.model.decode, request.ids, sampling.stop)
+        text = Detokenizer(self.model.decode, request.ids, sampling.stop)
         random = torch.Generator().manual_seed(request.seed)
         try:
             if prompt is not None:

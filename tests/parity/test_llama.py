@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sordino.forward import llama
+from sordino.forward import llama_layers, prefix
 from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.forward.prefix import encode_and_forward, encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
@@ -52,9 +52,9 @@ def test_it_is_what_the_modules_compute(
     monkeypatch, dtype, tolerance, heads, together, lengths, packing, prompt_of_row
 ):
     network = tiny("llama", dtype=dtype, num_key_value_heads=heads)
-    assert llama.runs(network)
+    assert llama_layers.runs(network)
     fast, fast_gradients = gradients(network, lengths, packing, prompt_of_row, together=together)
-    monkeypatch.setattr(llama, "runs", lambda network: False)
+    monkeypatch.setattr(prefix, "runs", lambda network: False)
     slow, slow_gradients = gradients(network, lengths, packing, prompt_of_row)
     assert float((fast - slow).norm() / slow.norm()) <= tolerance
     for one, other in zip(fast_gradients, slow_gradients, strict=True):
@@ -66,9 +66,9 @@ def test_gradients_reach_what_is_asked_of_prefixes_too(monkeypatch, together):
     """Some rows run beside the prompts, and others later behind the same prefixes."""
     network = tiny("llama", dtype=torch.float64)
     found = []
-    for written_out in (True, False):
-        if not written_out:
-            monkeypatch.setattr(llama, "runs", lambda network: False)
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(prefix, "runs", lambda network: False)
         random = torch.Generator().manual_seed(4)
         prompts = [torch.randn(n, 32, generator=random, dtype=torch.float64).requires_grad_() for n in (3, 5)]
         first = rows_from_examples([[[5, 6, 7]], [[8, 9]]], [1, 0])
@@ -84,10 +84,10 @@ def test_gradients_reach_what_is_asked_of_prefixes_too(monkeypatch, together):
 
 
 def test_other_models_are_left_to_transformers():
-    assert not llama.runs(tiny("qwen3"))
-    assert not llama.runs(tiny("llama", dtype=torch.bfloat16))
-    assert not llama.runs(tiny("llama", attention_bias=True))
-    assert not llama.runs(tiny("llama", hidden_act="gelu"))
+    assert not llama_layers.runs(tiny("qwen3"))
+    assert not llama_layers.runs(tiny("llama", dtype=torch.bfloat16))
+    assert not llama_layers.runs(tiny("llama", attention_bias=True))
+    assert not llama_layers.runs(tiny("llama", hidden_act="gelu"))
     adapted = tiny("llama")
     get_peft_model(adapted, LoraConfig(r=2, target_modules=["v_proj"]))
-    assert not llama.runs(adapted)
+    assert not llama_layers.runs(adapted)

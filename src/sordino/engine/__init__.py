@@ -1,1 +1,1 @@
-"""Many rows of one base model in one batch: requests in, events out."""
+"""Many requests to one base model in one batch: requests in, events out."""

@@ -1,4 +1,4 @@
-"""Where requests run, seen from outside: request in, events out. The server and the page know this and no implementation of it."""
+"""The program that runs requests: requests in, events out. The server and the page know this protocol and no implementation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sordino.prompts.mixture import check_branches, components_of
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend runs.
+    """What a backend supports.
 
     kinds: of prompts (`Prompt.kind`), and "mixture". log_probabilities: of drawn tokens, and of the likeliest. strength, hold:
-    whether a prompt may be given more or less attention, and keep it as the text grows. branches: most components of a mixture.
+    giving a prompt more or less attention, and keeping it as the text grows. branches: most components of a mixture.
     """
 
     kinds: frozenset[str]
@@ -30,49 +30,49 @@ class Capabilities:
 class Backend(Protocol):
     """An implementer owes:
 
-    - Every request that `stream` took ends in exactly one `End`: finished, aborted or failed. No event follows it.
+    - Every request that `stream` accepts ends in exactly one `End`: finished, aborted or failed. No event follows it.
     - `check` and `stream` refuse the same requests with the same errors: EngineBusy where the queue is full or the backend stops,
       ConfigError for what does not fit the context or is beyond `capabilities` (`check_supported`), DoesNotFit for a soft prompt of
-      another width, OutOfMemory for what can never be held. What `stream` took and cannot run ends as failed, with its error.
-    - A request's text depends on the request alone: not on others in its batch, not on what is cached. Equal seeds give equal text.
-    - Text is whole characters, and no part of a stop string is ever given out.
-    - Whoever stops listening to `stream` ends its requests; their memory is free within a step.
+      another width, OutOfMemory for what never fits. A request that was accepted and cannot run ends as failed, with its error.
+    - A request's text depends on the request alone: not on its batch, not on what is cached. Equal seeds give equal text.
+    - Text consists of whole characters, and never shows part of a stop string.
+    - Closing `stream` early aborts its requests; their memory is free within a step.
     - `stream`, `check`, `counts` and `cache_use` may be called from any thread and event loop.
-    - Where it fails as a whole, `dead` is the error, everybody gets an `End`, and nothing more is taken.
+    - If the backend fails as a whole, `dead` is the error, every request gets its `End`, and no more are accepted.
 
-    tests/engine/backend_conformance.py holds an implementation to it.
+    tests/engine/backend_conformance.py checks an implementation.
     """
 
     @property
     def name(self) -> str:
-        """Who computes, for people: "PyTorch", "llama.cpp"."""
+        """The program that computes, as people know it: "PyTorch", "llama.cpp"."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def context_length(self) -> int:
-        """Positions of a row, as far as the model and the memory for rows go."""
+        """Most positions of a row that the model and the memory for rows allow."""
 
     @property
     def network(self) -> BaseModel | None:
-        """The model itself where it is in this process and can be looked into: its words, its attention."""
+        """The model, where it is in this process and can be inspected: its words, its attention."""
 
     @property
     def dead(self) -> BaseException | None:
-        """Why it takes nothing any more; None while it does."""
+        """The error after which no requests are accepted; None while they are."""
 
     def start(self) -> None:
         """Called once, before anything else."""
 
     def stop(self, *, finish: bool, seconds: float | None = None) -> bool:
-        """Take nothing more and end: at once, or when the requests that were taken are over. Whether it ended within `seconds`.
+        """Accept nothing more and end: now, or when the accepted requests are over. Returns whether it ended within `seconds`.
 
         May be called again, and with 0 seconds from a signal's handler.
         """
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raise what would become of these, all together, as far as it is known now: for answers that begin before events."""
+        """Raise what `stream` would for these, all together, as far as is known now. For responses that start before events."""
 
     def stream(
         self,
@@ -81,9 +81,9 @@ class Backend(Protocol):
         whole: bool = False,
         first: Callable[[float], None] = lambda seconds: None,
     ) -> AsyncGenerator[tuple[int, Event]]:
-        """The events of all requests as they come, each with its request's place; an `End` is the last of each.
+        """The events of all requests as they come, each with its request's index; the last of each request is its `End`.
 
-        whole: each request's events together when it has ended. first: is called with the seconds until the first event.
+        whole: each request's events together once it has ended. first: called with the seconds until the first event.
         """
 
     async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
@@ -93,11 +93,11 @@ class Backend(Protocol):
         """(rows that run, requests that wait), as of now or a moment ago."""
 
     def cache_use(self) -> CacheUse:
-        """For metrics."""
+        """Counts for metrics."""
 
 
 def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Request]) -> None:
-    """Raise ConfigError for what a backend does not do, by name."""
+    """Raise ConfigError that names what a backend does not support."""
     for request in requests:
         for prompt in (request.prompt, *components_of(request.prompt)):
             if prompt is not None and prompt.kind not in capabilities.kinds:
@@ -108,4 +108,4 @@ def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Re
 
 
 def _refusal(name: str, what: str, where: str) -> ConfigError:
-    return ConfigError(f"{name} does not do {what}", where=where, do="serve the model with another runner")
+    return ConfigError(f"{name} does not support {what}", where=where, do="serve the model with another runner")

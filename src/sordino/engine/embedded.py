@@ -1,6 +1,6 @@
-"""The engine in this process: one thread that steps it, any number of coroutines that wait for events.
+"""The engine in this process: one thread steps it, any number of coroutines wait for events.
 
-The thread alone touches the engine. Requests and aborts reach it through a queue; events go back through each caller's loop.
+Only the thread touches the engine. Requests and aborts reach it through a queue; events go back through each stream's event loop.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 from sordino.models.base_model import BaseModel
 
-# An engine that had nothing to do, and several requests before that, begins when nobody has come for so long: requests that come
-# together share every step from the first on. Who was alone the last time begins at once.
+# An idle engine that had several requests at once before waits until none has come for this long: requests that come together then
+# share every step from the first on. After a single request, the next one starts at once.
 _GATHER_SECONDS = 0.003
 _GATHER_AT_MOST = 0.03
 
 
 @dataclass(eq=False)
-class _Caller:
-    """Who waits on a loop for the events of some requests. first: is called with the seconds until the first of them."""
+class _Stream:
+    """The open end of a `stream` call. loop: where its events go. first: called with the seconds until the first event."""
 
     loop: asyncio.AbstractEventLoop
     events: asyncio.Queue[tuple[int, Event | SordinoError]]
@@ -38,19 +38,19 @@ class _Caller:
 
 @dataclass(eq=False)
 class _Listener:
-    """One request of a caller, and which of its requests. number: the engine's, once it was taken. held: what a caller who
-    wants all at once will hear (None: who wants each at once)."""
+    """One request of a stream. index: its place there. number: the engine's, once submitted. held: events that wait for the
+    request's end (None: each goes out at once)."""
 
     request: Request
     index: int
-    caller: _Caller
+    stream: _Stream
     held: list[Event] | None
     number: int | None = None
-    left: bool = False
+    closed: bool = False
 
 
 class EmbeddedEngine:
-    """A `Backend`. network: the engine's model, where it can be looked into. crashed: is called with a bug that ends the thread."""
+    """A `Backend`. network: the engine's model, where it can be inspected. crashed: called with a bug that ends the thread."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class EmbeddedEngine:
         self._thread.start()
 
     def stop(self, *, finish: bool, seconds: float | None = None) -> bool:
-        """End the thread: now, or once the requests that were taken are over. Whether it ended within `seconds`."""
+        """End the thread: now, or once the accepted requests are over. Returns whether it ended within `seconds`."""
         self._draining = True
         if not finish:
             self._stopping = True
@@ -92,10 +92,7 @@ class EmbeddedEngine:
         return not self._thread.is_alive()
 
     def check(self, requests: Sequence[Request]) -> None:
-        """Raises what would become of these, all of them together, as far as it is known now. For answers that begin before events.
-
-        EngineBusy, ConfigError, DoesNotFit, OutOfMemory.
-        """
+        """Raise EngineBusy, ConfigError, DoesNotFit or OutOfMemory where `stream` would, as far as that is known now."""
         self._refuse_when_over()
         check_supported(self.name, self.capabilities, requests)
         self._engine.check(requests)
@@ -107,31 +104,29 @@ class EmbeddedEngine:
         whole: bool = False,
         first: Callable[[float], None] = lambda seconds: None,
     ) -> AsyncGenerator[tuple[int, Event]]:
-        """The events of all requests as they come, each with its request's place; an `End` is the last of each.
+        """As `Backend.stream`. whole: wakes the event loop once per request, not once per token.
 
-        Leaving early, or being cancelled, ends the requests within a step. whole: each request's events together when it has
-        ended, which wakes the loop once and not with every token. Raises EngineBusy, ConfigError, DoesNotFit, OutOfMemory for what
-        was not taken.
+        Raises EngineBusy, ConfigError, DoesNotFit or OutOfMemory for what is not accepted.
         """
         self._refuse_when_over()
-        caller = _Caller(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
-        listeners = [_Listener(one, index, caller, [] if whole else None) for index, one in enumerate(requests)]
+        stream = _Stream(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
+        listeners = [_Listener(one, index, stream, [] if whole else None) for index, one in enumerate(requests)]
         for listener in listeners:
             self._inbox.put(listener)
-        # The thread may have ended between the question and the put; what was put before its end is answered by it.
+        # The thread may have ended after the check above. What it found in the inbox, it answers.
         if self._over.is_set():
             raise EngineBusy("the server is stopping")
         waiting = len(listeners)
         try:
             while waiting:
-                index, event = await caller.events.get()
+                index, event = await stream.events.get()
                 if isinstance(event, SordinoError):
                     raise event
                 waiting -= isinstance(event, End)
                 yield index, event
         finally:
             for listener in listeners:
-                listener.left = True
+                listener.closed = True
             self._inbox.put(None)
 
     async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
@@ -155,18 +150,18 @@ class EmbeddedEngine:
         if self.dead is not None:
             raise EngineBusy("the engine has stopped after an error")
         if self._draining:
-            raise EngineBusy("the server is stopping, or changing its model", do="ask again in a moment")
+            raise EngineBusy("the server is stopping, or changing its model", do="try again in a moment")
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                # Nobody comes any more once it drains: what was put to wake it may be taken already.
+                # Nothing new comes once it drains, and the wake-up may be gone from the inbox already.
                 self._take(wait=not self._engine.busy and not self._draining)
                 if self._draining and not self._engine.busy and self._inbox.empty():
                     break
                 self._publish(self._engine.step() if self._engine.busy else [])
         except BaseException as error:
-            # A bug. Those who wait must not wait for ever.
+            # A bug. Open streams must not wait for ever.
             self.dead = error
             self._crashed(error)
         finally:
@@ -174,7 +169,7 @@ class EmbeddedEngine:
             self._end_all()
 
     def _take(self, *, wait: bool) -> None:
-        """New requests into the engine, and those out whose callers have left. wait: until there is something to do."""
+        """Submit new requests, and abort those whose streams were closed. wait: until there is something to do."""
         gather_until = 0.0
         while True:
             try:
@@ -192,10 +187,10 @@ class EmbeddedEngine:
                     listener = self._inbox.get_nowait()
             except queue.Empty:
                 break
-            if listener is not None and not listener.left:
+            if listener is not None and not listener.closed:
                 self._submit(listener)
         for number, listener in list(self._listeners.items()):
-            if listener.left:
+            if listener.closed:
                 del self._listeners[number]
                 self._engine.abort(number)
 
@@ -206,7 +201,7 @@ class EmbeddedEngine:
             _deliver([(listener, error)])
             return
         except BaseException as error:
-            # A bug, and the end of the thread: this one is in no table yet.
+            # A bug, which ends the thread: this request is in no table yet.
             _deliver([(listener, EngineBusy("the engine has stopped after an error", got=error))])
             raise
         self._listeners[listener.number] = listener
@@ -217,10 +212,10 @@ class EmbeddedEngine:
         for number, event in events:
             if (listener := self._listeners.get(number)) is None:
                 continue
-            caller = listener.caller
-            if not caller.notified:
-                caller.notified = True
-                caller.first(time.monotonic() - caller.began)
+            stream = listener.stream
+            if not stream.notified:
+                stream.notified = True
+                stream.first(time.monotonic() - stream.began)
             if isinstance(event, End):
                 del self._listeners[number]
                 due += [(listener, held) for held in listener.held or ()]
@@ -244,16 +239,16 @@ class EmbeddedEngine:
 
 
 def _deliver(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
-    """Into the callers' queues: each loop is woken once."""
+    """Put events into the streams' queues, and wake each event loop once."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Listener, Event | SordinoError]]] = {}
     for listener, event in due:
-        by_loop.setdefault(listener.caller.loop, []).append((listener, event))
-    for loop, some in by_loop.items():
-        # The loop may be gone when the program ends: then nobody waits.
+        by_loop.setdefault(listener.stream.loop, []).append((listener, event))
+    for loop, batch in by_loop.items():
+        # The loop may be closed when the program ends: then no stream waits.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_put, some)
+            loop.call_soon_threadsafe(_put, batch)
 
 
 def _put(due: Sequence[tuple[_Listener, Event | SordinoError]]) -> None:
     for listener, event in due:
-        listener.caller.events.put_nowait((listener.index, event))
+        listener.stream.events.put_nowait((listener.index, event))

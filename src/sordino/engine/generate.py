@@ -1,7 +1,7 @@
-"""Continue texts, each behind its own soft prompt, a mixture of several, or none: the engine, stepped until all have ended.
+"""Continue texts, each with its own soft prompt, a mixture of several, or none: steps an engine until all have ended.
 
-A row's random stream depends on its seed alone, never on its batch-mates. Text is emitted when its characters are whole and
-when it can no longer become a stop string.
+A row's random stream depends on its seed alone, never on the rest of the batch. Text is emitted once its characters are whole and
+it can no longer become a stop string.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ADVICE = "shorten the text, lower --max-tokens, or have fewer texts at a time (
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A text to continue or its ids without BOS, the soft prompt or mixture to continue it with, and the seed of its randomness."""
+    """A text to continue, or its ids without BOS; the soft prompt or mixture to continue it with; the seed of its random stream."""
 
     text: str | tuple[int, ...]
     prompt: Prompt | Mixture | None = None
@@ -37,7 +37,7 @@ class TextRequest:
 
 @dataclass(frozen=True)
 class TextDelta:
-    """New text of one request. `finish` is set on a request's last piece only."""
+    """New text of one request. request: its index. finish: set on a request's last delta only."""
 
     request: int
     text: str
@@ -45,10 +45,10 @@ class TextDelta:
 
 
 def generate(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> Iterator[TextDelta]:
-    """Yield pieces of the continuations as they come, all requests in one batch.
+    """Yield the text of the continuations as it comes, all requests in one batch.
 
-    Raises ConfigError where a request has nothing to be continued from or does not fit the model's context, DoesNotFit for a
-    soft prompt of another width, and OutOfMemory.
+    Raises ConfigError where there is nothing to continue or a request does not fit the model's context, DoesNotFit for a soft
+    prompt of another width, and OutOfMemory.
     """
     if not requests:
         return
@@ -67,13 +67,13 @@ def generate(base: BaseModel, requests: Sequence[TextRequest], sampling: Samplin
 def complete(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[str]:
     """The whole continuations, in the order of the requests."""
     texts = [""] * len(requests)
-    for piece in generate(base, requests, sampling):
-        texts[piece.request] += piece.text
+    for delta in generate(base, requests, sampling):
+        texts[delta.request] += delta.text
     return texts
 
 
 def check_request(base: BaseModel, request: TextRequest, sampling: Sampling) -> list[int]:
-    """The ids of the request's own text, a BOS behind the prompt (of a mixture: its first) included.
+    """The ids of the request's own text, with a BOS where it belongs after the prompt (for a mixture, after any component).
 
     Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
     """
@@ -97,7 +97,7 @@ def _checked(base: BaseModel, request: TextRequest, sampling: Sampling) -> Reque
 
 
 def _deltas(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> Iterator[TextDelta]:
-    """A step's events, a piece a request. Raises what a request failed with."""
+    """One delta for each request that has events in a step. Raises the error of a request that failed."""
     texts: dict[int, str] = {}
     ends: dict[int, End] = {}
     for number, event in events:

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: a request, and the events of its life, of which exactly one is an `End`."""
+"""What goes into the engine and what comes out: requests and their events. Exactly one event of a request is an `End`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Reason = Literal["stop", "length", "aborted", "failed"]
 
 @dataclass(frozen=True)
 class CacheUse:
-    """Since the start: prefixes of soft prompts that were there, that had to be run, that were evicted; texts that were there, and
-    that were evicted. bytes: what is kept now.
+    """Counts since the start. hits, misses, evictions: prefixes of soft prompts that were cached, had to run, were evicted.
+    text_hits, text_evictions: the same for texts. bytes: size of the cache now.
     """
 
     hits: int
@@ -33,12 +33,12 @@ class CacheUse:
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `ids` behind a soft prompt, a mixture of them, or behind none.
+    """Continue `ids` with a soft prompt, a mixture of them, or none.
 
-    ids: the row's own text; a BOS where its place is behind the prompt (`placement.leading_ids`). seed: of its random stream,
-    on which nothing but the seed has influence. client: whose turn it is when many wait; "" is a client too.
-    Of a mixture: skips, for each component, how many of the first `ids` it does without, as they stand in front of it (none
-    given: each takes all); token_mixture, whether its weights stay as they are while it writes.
+    ids: the row's own text, with a BOS where it belongs after the prompt (`placement.leading_ids`). seed: of its random stream,
+    which depends on nothing else. client: clients take turns when many requests wait; "" is a client too.
+    For a mixture: skips, how many of the first `ids` each component leaves out because its prefix holds them (empty: none);
+    token_mixture, whether its weights stay fixed while it writes.
     """
 
     ids: tuple[int, ...]
@@ -61,7 +61,7 @@ def request_for(
     token_mixture: bool = False,
 ) -> Request:
     """A request to continue a text. text_ids: without BOS."""
-    # Components of a mixture may differ in what stands in front of them: the text is of those that need most of it.
+    # A mixture's components may differ in placement: the ids are those of the component that needs most of them.
     leading = [leading_ids(model, soft.metadata.placement if soft else None) for soft in components_of(prompt)]
     longest = max(leading, key=len)
     skips = tuple(len(longest) - len(ids) for ids in leading) if len(leading) > 1 else ()
@@ -69,7 +69,7 @@ def request_for(
 
 
 def widths(request: Request, prefix_length: Callable[[Prompt | None], int]) -> list[int]:
-    """For each component the positions in front of the request's ids, less those of the ids that it skips."""
+    """For each component the positions ahead of the request's ids, less the ids that it skips."""
     prompts = components_of(request.prompt)
     skips = request.skips or (0,) * len(prompts)
     return [prefix_length(prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
@@ -96,7 +96,7 @@ def check_room(
 
 @dataclass(frozen=True)
 class Chunk:
-    """New text, which may be empty while a character or a stop string is incomplete, and the tokens it was made of."""
+    """New text and its tokens. The text is empty while a character or a possible stop string is incomplete."""
 
     text: str
     drawn: tuple[Drawn, ...]
@@ -104,7 +104,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class End:
-    """The last event of a request. error: why it failed. n_prompt counts the soft prompt and BOS, n_new the drawn tokens."""
+    """The last event of a request. error: why it failed. n_prompt counts the soft prompt, BOS and text, n_new the drawn tokens."""
 
     reason: Reason
     n_prompt: int

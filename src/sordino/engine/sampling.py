@@ -1,6 +1,6 @@
-"""Drawing tokens, and which of their text may be shown already. Pure functions, no model.
+"""Drawing tokens. Pure functions, no model.
 
-Shape key: V vocabulary, C candidates (words that are still possible, likeliest first; of equals the smaller id first).
+Shape key: V vocabulary, C candidates (words that are still possible, likeliest first; the smaller id of equals first).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sordino.engine.config import Sampling as Sampling
 from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ModelError
 
-_FIRST_LOOK = 512
+_FIRST_CANDIDATES = 512
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -35,42 +35,44 @@ class Drawn:
 
 
 def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
-    """Draw one token from float32 logits [V] behind the tokens of `seen`.
+    """Draw one token from float32 logits [V] after the tokens of `seen`.
 
-    The generator moves once per drawn token, and not at all where sampling is greedy. Raises ModelError where a logit is not a
-    number, or infinite; words that cannot come are at minus infinity.
+    The generator advances once per drawn token, and not at all for greedy sampling. Raises ModelError where a logit is NaN or plus
+    infinity; minus infinity marks words that cannot come.
     """
-    given_V: Logits = logits_V if isinstance(logits_V, np.ndarray) else logits_V.detach().cpu().numpy()
-    # One pass for two questions: where a logit is not a number, the first such one is found.
-    likeliest = int(given_V.argmax())
-    if not given_V[likeliest] < math.inf:
+    raw_V: Logits = logits_V if isinstance(logits_V, np.ndarray) else logits_V.detach().cpu().numpy()
+    # One pass for two purposes: argmax finds the first NaN, if there is one.
+    likeliest = int(raw_V.argmax())
+    if not raw_V[likeliest] < math.inf:
         raise non_finite_logits()
     if _is_plain(sampling):
-        return Drawn(_biased_likeliest(given_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
-    raw_V: Floats = given_V.astype(np.float64)
-    token = _draw(raw_V, seen, sampling, random)
+        return Drawn(_biased_likeliest(raw_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
+    exact_V: Floats = raw_V.astype(np.float64)
+    token = _draw(exact_V, seen, sampling, random)
     if sampling.logprobs is None:
         return Drawn(token)
-    peak = raw_V.max()
-    total = float(peak + np.log(np.exp(raw_V - peak).sum()))
-    top = _likeliest(raw_V, sampling.logprobs)
-    return Drawn(token, float(raw_V[token]) - total, tuple((int(i), float(raw_V[i]) - total) for i in top))
+    peak = exact_V.max()
+    total = float(peak + np.log(np.exp(exact_V - peak).sum()))
+    top = _likeliest(exact_V, sampling.logprobs)
+    return Drawn(token, float(exact_V[token]) - total, tuple((int(i), float(exact_V[i]) - total) for i in top))
 
 
 def non_finite_logits() -> ModelError:
-    return ModelError("the model's answer is not a number", do="take another soft prompt, or a --dtype of larger range")
+    return ModelError(
+        "the model's logits are not finite", do="choose another soft prompt, or a --dtype of larger range"
+    )
 
 
 def _is_plain(sampling: Sampling) -> bool:
-    """Whether the likeliest word is what is drawn, biases aside, and nothing else is asked for."""
+    """Whether only the likeliest word is wanted, biases aside."""
     changed = sampling.presence_penalty or sampling.frequency_penalty
     return not (sampling.temperature or changed or sampling.repetition_penalty != 1 or sampling.logprobs is not None)
 
 
 def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[int, float]]) -> int:
-    """The likeliest word with biases, of equals the first. likeliest: without them.
+    """The likeliest word with biases, the first of equals. likeliest: the one without biases.
 
-    As in float64, which the whole vocabulary is not brought to for a few words.
+    Only the biased words are computed in float64, not the whole vocabulary.
     """
     biased: dict[int, float] = {}
     for word, bias in biases:
@@ -79,10 +81,10 @@ def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[i
     word = min(word for word, value in biased.items() if value == best)
     if likeliest in biased:
         words = list(biased)
-        were = logits_V[words]
+        before = logits_V[words]
         logits_V[words] = -np.inf
         likeliest = int(logits_V.argmax())
-        logits_V[words] = were
+        logits_V[words] = before
     rest = float(logits_V[likeliest]) if likeliest not in biased else float("-inf")
     return min(word, likeliest) if best == rest else word if best > rest else likeliest
 
@@ -92,17 +94,17 @@ def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Gen
     if sampling.temperature == 0:
         return int(np.argmax(_penalised(logits_V, _penalties(seen, sampling))))
     ids_C, probs_C = distribution(logits_V, seen, sampling)
-    # A uniform number against the cumulated probabilities: one number a token, whatever was filtered.
+    # A uniform number against the cumulative probabilities: one number a token, whatever was filtered.
     sums_C = np.cumsum(probs_C)
     threshold = float(torch.rand((), generator=random, dtype=torch.float64)) * sums_C[-1]
     return int(ids_C[min(int(np.searchsorted(sums_C, threshold)), len(ids_C) - 1)])
 
 
 def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tuple[Ids, Floats]:
-    """What a token is drawn from, temperature above 0: the words that are left, likeliest first, and their probabilities."""
+    """The distribution of the next token, temperature above 0: the remaining words, likeliest first, and their probabilities."""
     penalties = _penalties(seen, sampling)
     steps = [step for step in sampling.order if _is_on(step, sampling)]
-    # What comes before the first sorting is done on the whole vocabulary at once.
+    # Steps before the first one that sorts work on the whole vocabulary at once.
     while steps and steps[0] in (REPETITION, TEMPERATURE):
         step = steps.pop(0)
         logits_V = _penalised(logits_V, penalties) if step == REPETITION else logits_V / sampling.temperature
@@ -116,7 +118,7 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
             ids_C, logits_C = ids_C[order_C], logits_C[order_C]
         else:
             keep_C = _FILTERS[step](_softmax(logits_C), sampling)
-            # Something must stay, and that is the likeliest.
+            # The likeliest word always stays.
             keep_C[0] |= not keep_C.any()
             ids_C, logits_C = ids_C[keep_C], logits_C[keep_C]
     return ids_C, _softmax(logits_C)
@@ -146,19 +148,19 @@ def _is_on(step: int, sampling: Sampling) -> bool:
 
 
 def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple[Ids, Floats, list[int]]:
-    """Candidates, their logits, and the steps left. Where the first step is top_k or top_p few words need to be sorted."""
+    """Candidates, their logits, and the steps left. Where top_k or top_p comes first, only a few words are sorted."""
     if steps and steps[0] == TOP_K:
         ids_C = _likeliest(logits_V, sampling.top_k)
         return ids_C, logits_V[ids_C], steps[1:]
     if steps and steps[0] == TOP_P and sampling.top_p < 1:
         weight_V = np.exp(logits_V - logits_V.max())
-        total, look = weight_V.sum(), _FIRST_LOOK
+        total, count = weight_V.sum(), _FIRST_CANDIDATES
         while True:
-            ids_C = _likeliest(logits_V, look)
+            ids_C = _likeliest(logits_V, count)
             probs_C = weight_V[ids_C] / total
-            if look >= len(logits_V) or probs_C.sum() >= sampling.top_p:
+            if count >= len(logits_V) or probs_C.sum() >= sampling.top_p:
                 break
-            look *= 8
+            count *= 8
         keep_C = _keep_top_p(probs_C, sampling)
         keep_C[0] = True
         return ids_C[keep_C], logits_V[ids_C[keep_C]], steps[1:]
@@ -167,7 +169,7 @@ def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple
 
 
 def _likeliest(logits_V: Floats, count: int) -> Ids:
-    """The `count` largest, largest first; of equals the smaller id first."""
+    """The ids of the `count` largest, largest first; the smaller id of equals first."""
     if count == 0:
         return np.zeros(0, dtype=np.int64)
     if count >= len(logits_V):
@@ -199,7 +201,7 @@ def _keep_top_a(probs_C: Floats, sampling: Sampling) -> Mask:
 
 
 def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
-    """What lies before the tail, where the curve of sorted probabilities stops bending."""
+    """The words before the tail, where the curve of sorted probabilities flattens."""
     bends = np.abs(np.diff(probs_C, n=2))
     if not bends.sum():
         return np.ones(len(probs_C), dtype=bool)
@@ -208,7 +210,7 @@ def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
 
 
 def _keep_typical(probs_C: Floats, sampling: Sampling) -> Mask:
-    """Words whose surprise is nearest to the expected one, up to a mass of `typical`."""
+    """The words whose surprise is nearest to the expected one, up to a mass of `typical`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise_C = -np.log(probs_C)
         expected = np.nansum(probs_C * surprise_C)
@@ -230,14 +232,14 @@ _FILTERS: dict[int, Callable[[Floats, Sampling], Mask]] = {
 
 @dataclass(frozen=True)
 class _Penalties:
-    """The places of some words, and what divides the logit of each."""
+    """Indices of some words, and the divisor of each one's logit."""
 
     places: Ids
     divisors: Floats
 
 
 def _penalties(seen: SeenTokens, sampling: Sampling) -> _Penalties | None:
-    """The divisor of every word that was seen; with a slope it is the larger the later the word was last drawn.
+    """The divisor of every word that was seen; with a slope, the later a word was last seen, the larger.
 
     KoboldAI's curve: places -1 (the oldest of the range) to 1 (the newest) are bent by the slope and mapped to 1 .. penalty.
     """
@@ -263,7 +265,7 @@ def _penalised(logits: Floats, penalties: _Penalties | None) -> Floats:
 
 
 def _among(penalties: _Penalties | None, ids_C: Ids) -> _Penalties | None:
-    """The penalties by place among the candidates."""
+    """The penalties by index among the candidates."""
     if penalties is None:
         return None
     _, places, found = np.intersect1d(ids_C, penalties.places, assume_unique=True, return_indices=True)

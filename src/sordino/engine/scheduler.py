@@ -1,11 +1,11 @@
-"""Who runs next. Pure: rows are numbers and sizes here, and nothing is known of models.
+"""Which requests run next. Pure: requests are numbers and sizes here, and nothing is known of models.
 
-A step holds `tokens` positions. Rows that decode take one each; what is left goes to rows in their prefill, a chunk at a time, so
-that a long text never keeps the others waiting; what is left then admits waiting requests, the clients in turn. Where memory runs
-out the request that came last goes back to the front of the queue, and reads its text again later.
+A step holds `tokens` positions. Requests that decode take one each. Requests in their prefill share the rest, a chunk each, so that
+a long text never blocks the others. What remains admits waiting requests, the clients in turn. When memory runs out, the request
+that came last goes back to the front of the queue and runs its text again later.
 
-A request may have several branches, which run side by side: each of its positions costs one for every branch, and it takes as many
-rows. Nobody overtakes a request that waits for its rows.
+A request with several branches takes as many rows, and each of its positions counts once for every branch. No other request
+overtakes one that waits for its rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import chain, islice, zip_longest
 
 @dataclass(eq=False)
 class ScheduledRequest:
-    """A request as the scheduler sees it. length: positions of its text; done: how many have been run, in all of its branches."""
+    """A request as the scheduler sees it. length: positions of its text; done: how many have run in all of its branches."""
 
     number: int
     client: str
@@ -28,71 +28,71 @@ class ScheduledRequest:
 
     @property
     def prefills(self) -> bool:
-        """Whether more than its newest token is still to be run."""
+        """Whether more than its newest token has yet to run."""
         return self.length - self.done > 1
 
 
 @dataclass(frozen=True)
 class ScheduledTokens:
-    """Run `count` positions of a request, from its first that was not run."""
+    """Run the next `count` positions of a request."""
 
     entry: ScheduledRequest
     count: int
 
 
 class Queue:
-    """Waiting rows, the clients in turn, each client's own in their order. Rows that were put back go first."""
+    """Waiting requests: clients take turns, each client's own keep their order. Requests that were put back go first."""
 
     def __init__(self) -> None:
         self._put_back: deque[ScheduledRequest] = deque()
-        self._of: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
+        self._of_client: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._put_back) + sum(map(len, self._of.values()))
+        return len(self._put_back) + sum(map(len, self._of_client.values()))
 
     def add(self, entry: ScheduledRequest) -> None:
-        self._of.setdefault(entry.client, deque()).append(entry)
+        self._of_client.setdefault(entry.client, deque()).append(entry)
 
     def put_back(self, entry: ScheduledRequest) -> None:
         self._put_back.appendleft(entry)
 
     def ahead(self, count: int) -> list[ScheduledRequest]:
-        """The next `count`, in the order in which they would be taken."""
-        rounds = zip_longest(*self._of.values())
-        in_turn = (entry for some in rounds for entry in some if entry is not None)
+        """The next `count`, in the order in which `take` returns them."""
+        rounds = zip_longest(*self._of_client.values())
+        in_turn = (entry for entries in rounds for entry in entries if entry is not None)
         return list(islice(chain(self._put_back, in_turn), count))
 
     def first(self) -> ScheduledRequest | None:
         if self._put_back:
             return self._put_back[0]
-        return next(iter(self._of.values()))[0] if self._of else None
+        return next(iter(self._of_client.values()))[0] if self._of_client else None
 
     def take(self) -> ScheduledRequest:
-        """Remove the first; its client goes behind the others."""
+        """Remove the first; its client goes to the end."""
         if self._put_back:
             return self._put_back.popleft()
-        client, entries = self._of.popitem(last=False)
+        client, entries = self._of_client.popitem(last=False)
         entry = entries.popleft()
         if entries:
-            self._of[client] = entries
+            self._of_client[client] = entries
         return entry
 
     def remove(self, entry: ScheduledRequest) -> bool:
         if entry in self._put_back:
             self._put_back.remove(entry)
             return True
-        entries = self._of.get(entry.client)
+        entries = self._of_client.get(entry.client)
         if entries is None or entry not in entries:
             return False
         entries.remove(entry)
         if not entries:
-            del self._of[entry.client]
+            del self._of_client[entry.client]
         return True
 
 
 @dataclass
 class Scheduler:
-    """rows: most that run at once. tokens: most positions in a step. chunk: most positions a row reads in one step."""
+    """rows: most that run at once. tokens: most positions in a step. chunk: most positions of one request in a step."""
 
     rows: int
     tokens: int
@@ -106,14 +106,14 @@ class Scheduler:
         grow: Callable[[ScheduledRequest, int], bool],
         preempt: Callable[[ScheduledRequest], None],
     ) -> list[ScheduledTokens]:
-        """What runs in the next step.
+        """The positions to run in the next step.
 
-        admit: opens a row with room for its text, or says that there is none; it sets `done`. grow: makes room for so many
-        positions more, or says that there is none. preempt: closes a row that goes back to the queue; it sets `done`.
+        admit: opens a request with room for its text and sets `done`; False without room. grow: makes room for so many more
+        positions; False without room. preempt: closes a request that goes back to the queue and sets `done`.
         """
         scheduled: dict[ScheduledRequest, int] = {}
         left = self.tokens
-        # Rows that write come first: they need one position each, and people watch them.
+        # Requests that decode come first: they need one position each, and people watch them.
         for entry in sorted(self.running, key=lambda entry: entry.prefills):
             count = self._count(entry, left)
             while entry in self.running and count and not grow(entry, count):
@@ -133,9 +133,9 @@ class Scheduler:
 
     @property
     def taken(self) -> int:
-        """Rows that run: branches, of all requests."""
+        """Running rows: the branches of all running requests."""
         return sum(entry.branches for entry in self.running)
 
     def _count(self, entry: ScheduledRequest, left: int) -> int:
-        """The positions that a request runs next, where the step has room for so many more."""
+        """How many positions a request runs next, in a step with room for `left` more."""
         return min(entry.length - entry.done, max(1, self.chunk // entry.branches), left // entry.branches)

@@ -1,4 +1,4 @@
-"""The tokens of a row, counted as they come: what penalties for repetition go by."""
+"""The tokens of a row, counted as they come, for repetition penalties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SeenTokens:
     """ids: the context, then the new tokens. new: how often each new token was drawn.
 
     window: how many of the last tokens `last_places` reports (0: all). skip: how many of the first it never reports. Each token is
-    counted once, however long the text is.
+    counted once, so a step's cost does not grow with the text.
     """
 
     def __init__(self, context_ids: Sequence[int], window: int = 0, *, skip: int = 0) -> None:

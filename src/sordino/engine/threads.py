@@ -1,4 +1,4 @@
-"""Computing beside the engine's thread without slowing it."""
+"""Computing next to the engine's thread without slowing it down."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def in_thread_of_its_own(make: Callable[[], T]) -> T:
-    """`make()`, in a thread that ends with it.
+    """`make()`, in a thread that ends afterwards.
 
-    OpenMP keeps a team of threads for every thread that computed with it, for as long as that lives. Once there are more of them
-    than cores, all teams sleep between two products instead of waiting awake, and the engine takes half as long again (LOG.md). So
-    nothing but the engine's own thread may compute and live on.
+    OpenMP keeps a team of threads for every thread that has computed with it, as long as that thread lives. Once there are more of
+    them than cores, all teams sleep between two products instead of spinning, and the engine takes half as long again (LOG.md). So
+    only the engine's own thread may compute and live on.
     """
     made: list[T] = []
     failed: list[BaseException] = []
@@ -25,7 +25,7 @@ def in_thread_of_its_own(make: Callable[[], T]) -> T:
         except BaseException as error:
             failed.append(error)
 
-    # Who is interrupted does not wait for it.
+    # A daemon: a program that is interrupted does not wait for it.
     thread = threading.Thread(target=run, daemon=True, name="computing")
     thread.start()
     thread.join()

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# Of values that share equally many ids, how many are offered: the others are as good, and may be thousands.
+# How many values that share equally many ids are offered: the others are as good, and there may be thousands.
 _OFFERED = 8
 
 
@@ -35,11 +35,11 @@ class TokenTree(Generic[T]):
         return bool(self._root.children)
 
     def put(self, ids: tuple[int, ...], value: T) -> None:
-        """A sequence that has a value gets this one."""
+        """Set the value of a sequence."""
         path, position = self._path(ids)
         node, depth = path[-1]
         if depth - len(node.label) < position < depth:
-            # The label ends differently: it is split where they part.
+            # The label ends differently: split it where the two part.
             parent, start = path[-2]
             split: _Node[T] = _Node(node.label[: position - start])
             parent.children[split.label[0]] = split
@@ -63,7 +63,7 @@ class TokenTree(Generic[T]):
             del parent.children[node.label[0]]
             node = parent
         if node.value is None and len(node.children) == 1 and node is not self._root:
-            # No branch any more: the node and its only child are one.
+            # No fork any more: merge the node and its only child.
             (child,) = node.children.values()
             node.label, node.value, node.children = node.label + child.label, child.value, child.children
 
@@ -73,7 +73,7 @@ class TokenTree(Generic[T]):
         return [node.value for node, depth in path if depth <= position and node.value is not None]
 
     def alike(self, ids: Sequence[int]) -> Iterator[tuple[T, int]]:
-        """(value, ids shared) of sequences that begin as `ids` does, the most shared first; of equally many a few."""
+        """(value, ids shared) of sequences that begin as `ids` does, the most shared first; a few of equally many."""
         path, position = self._path(ids)
         seen: _Node[T] | None = None
         for node, depth in reversed(path):

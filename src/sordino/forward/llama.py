@@ -1,16 +1,16 @@
 """Llama's decoder layers with the backward pass written out: the same numbers as transformers' modules, in less time.
 
-The weights are frozen, so a layer gives gradients only to its input and to the keys and values of the prefix. That halves the
-memory traffic of autograd: element-wise work happens in place, cheap activations are recomputed instead of stored, and keys are
-not copied to join those of a prefix.
+The weights are frozen, so a layer needs gradients only of its input and of the keys and values ahead of the text. By hand that
+takes half the memory traffic of autograd: element-wise work happens in place, cheap activations are recomputed instead of stored,
+and keys are not copied to follow a prefix.
 
-The parts of a layer are in `llama_layers`. Attention has two parts: text over its prefix (no mask), and text over itself (causal;
-the kernel skips what is above the diagonal). In the backward pass each part gets the output and the log-sum-exp of the whole, from
-which the kernel recomputes exactly that part's weights.
+The parts of a layer come from `llama_layers`. Attention has two parts: text over its prefix (no mask), and text over itself
+(causal: the kernel skips what lies above the diagonal). In the backward pass each part gets the whole's output and log-sum-exp,
+from which the kernel recomputes exactly that part's weights.
 
-Gate and up are stored as [F, N]: products that are wider than deep are 5 to 10 % faster in this order (MKL on AVX2).
+Gate and up are held as [F, N]: products that are wider than deep run 5 to 10 % faster that way (MKL on AVX2).
 
-`runs` says for which models: Llama's family on a CPU, plain linear layers. tests/parity compares it with transformers.
+For Llama's family on a CPU with plain linear layers (`runs`). tests/parity compares it with transformers.
 
 Shape key: B rows, T positions, N = B * T, P prefix positions, D model width, H key-value heads, G query heads for each of them,
 C channels of a head, F feed-forward width.
@@ -33,25 +33,14 @@ from sordino.forward.llama_layers import (
     gated,
     layers_of,
     merged,
-    runs,
     weights_of,
 )
-
-__all__ = ["AttentionMasks", "Block", "decode", "decode_together", "runs"]
-
-
-@dataclass(frozen=True)
-class AttentionMasks:
-    """Additive masks of what text positions attend to: of the prefix [B or 1, 1, T, P] (None: all of it, or there is none), and of
-    their own text [B or 1, 1, T, T] (None: all up to themselves)."""
-
-    prefix: Tensor | None = None
-    own: Tensor | None = None
+from sordino.forward.masks import AttentionMasks
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one width: inputs_embeds [B, T, D], position ids [B, T], attention masks."""
+    """Rows of one width: inputs_embeds [B, T, D], position ids [B, T], and their masks."""
 
     embeds_BTD: Tensor
     positions_BT: Tensor
@@ -60,7 +49,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A block's slice of all positions, its shape, rotation and masks."""
+    """Where a block's positions are among all, its shape, rotation and masks."""
 
     at: slice
     rows: int
@@ -77,7 +66,7 @@ class _Placed:
 
 
 class _Attended(NamedTuple):
-    """A block's attention: queries [B, H*G, T, C], keys and values [B, H, T, C], its output, its log-sum-exp."""
+    """A block's attention: queries [B, H*G, T, C], keys and values [B, H, T, C], its output and its log-sum-exp."""
 
     queries: Tensor
     keys: Tensor
@@ -91,7 +80,7 @@ def decode(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Hidden states after the final norm [B, T, D], and every layer's own keys and values [B, H, T, C].
 
-    prefix: every layer's keys and values [B or 1, H, P, C] ahead of the text; None or P = 0 for no prefix. Gradients flow to the
+    prefix: every layer's keys and values [B or 1, H, P, C] ahead of the text; None or P = 0 without any. Gradients flow to the
     text's embeddings and to `prefix`.
     """
     (hidden_BTD,), own = _run(network, [text], None, prefix)
@@ -101,11 +90,11 @@ def decode(
 def decode_together(
     network: PreTrainedModel, prompts: Block, text: Block, prompt_B: Tensor
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """Prompts, and rows of text that each follow one of them, together in every matrix product.
+    """Prompts, and rows of text with one of them each, together in every product.
 
-    A product of a prompt's few rows takes nearly as long as one of a hundred, as it has to read the weights. Returns the
-    prompts' hidden states [K, P, D], the text's [B, T, D], and every layer's keys and values of the prompts [K, H, P, C].
-    Gradients flow to both blocks' embeddings.
+    A product of a prompt's few rows takes nearly as long as one of a hundred, because it reads all weights. Returns the prompts'
+    hidden states [K, P, D], the text's [B, T, D], and every layer's keys and values of the prompts [K, H, P, C]. Gradients flow
+    to both blocks' embeddings.
     """
     (hidden_KPD, hidden_BTD), own = _run(network, [prompts, text], prompt_B, None)
     return hidden_KPD, hidden_BTD, own
@@ -132,7 +121,7 @@ def _run(
 
 
 class _DecoderLayer(torch.autograd.Function):
-    """One layer over one block of rows, or over the prompts' block and the text's, whose rows each follow a prompt."""
+    """One layer over one block of rows, or over the prompts and the rows of text that follow them."""
 
     @staticmethod
     def forward(
@@ -146,14 +135,14 @@ class _DecoderLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         normed_ND, length1_N1 = layer.norm1(x_ND)
         flat = [normed_ND @ weight.t() for weight in (layer.q, layer.k, layer.v)]
-        seen: list[_Attended] = []
+        attended: list[_Attended] = []
         for block in blocks:
             queries, keys, values = (block.heads(of, layer.head_width) for of in flat)
             queries, keys = (block.rotation.turned(heads.transpose(1, 2)) for heads in (queries, keys))
             values = values.transpose(1, 2).contiguous()
-            parts = _parts(_prefix_of(seen, prompt_B, prefix_keys, prefix_values), (keys, values), block.masks)
-            seen.append(_Attended(queries, keys, values, *_attention(queries, parts, layer.scale)))
-        mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, seen, strict=True)])
+            parts = _parts(_prefix_of(attended, prompt_B, prefix_keys, prefix_values), (keys, values), block.masks)
+            attended.append(_Attended(queries, keys, values, *_attention(queries, parts, layer.scale)))
+        mixed_N = _joined([block.flat(of.mixed.transpose(1, 2)) for block, of in zip(blocks, attended, strict=True)])
         h_ND = torch.addmm(x_ND, mixed_N, layer.o.t())
         normed_ND, length2_N1 = layer.norm2(h_ND)
         gate_FN, up_FN = layer.gate @ normed_ND.t(), layer.up @ normed_ND.t()
@@ -162,9 +151,9 @@ class _DecoderLayer(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
             *(x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B),
-            *(tensor for of in seen for tensor in of),
+            *(tensor for of in attended for tensor in of),
         )
-        return y_ND, seen[0].keys, seen[0].values
+        return y_ND, attended[0].keys, attended[0].values
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -172,7 +161,7 @@ class _DecoderLayer(torch.autograd.Function):
         x_ND, length1_N1, h_ND, length2_N1, gate_FN, up_FN, prefix_keys, prefix_values, prompt_B, *rest = (
             ctx.saved_tensors
         )
-        seen = [_Attended(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
+        attended = [_Attended(*rest[at : at + 5]) for at in range(0, len(rest), 5)]
         grad_y_ND = torch.zeros_like(x_ND) if grads[0] is None else grads[0]
         grad_h_ND = _feed_forward_backward(grad_y_ND, layer, h_ND, length2_N1, gate_FN, up_FN).add_(grad_y_ND)
         grad_mixed_N = grad_h_ND @ layer.o
@@ -181,15 +170,15 @@ class _DecoderLayer(torch.autograd.Function):
         # The text first: it adds to the gradients of the prompts' keys and values.
         grad_prompts: _Pair = (grads[1], grads[2])
         for index in reversed(range(len(blocks))):
-            block, of = blocks[index], seen[index]
+            block, of = blocks[index], attended[index]
             parts = _parts(
-                _prefix_of(seen[:index], prompt_B, prefix_keys, prefix_values), (of.keys, of.values), block.masks
+                _prefix_of(attended[:index], prompt_B, prefix_keys, prefix_values), (of.keys, of.values), block.masks
             )
             grad_mixed = block.heads(grad_mixed_N, layer.head_width).transpose(1, 2)
             grad_queries, of_parts = _attention_backward(grad_mixed, of.queries, parts, of.mixed, of.lse, layer.scale)
             grad_keys, grad_values = of_parts[-1]
             if index:
-                grad_prompts = _added(grad_prompts, _for_prompts(of_parts[0], seen[0].keys, prompt_B))
+                grad_prompts = _added(grad_prompts, _for_prompts(of_parts[0], attended[0].keys, prompt_B))
             else:
                 grad_keys, grad_values = _added(grad_prompts, (grad_keys, grad_values))
                 grad_prefix = of_parts[0] if len(of_parts) == 2 else grad_prefix
@@ -231,18 +220,18 @@ class _Part:
 _Pair = tuple[Tensor | None, Tensor | None]
 
 
-def _prefix_of(seen: list[_Attended], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
-    """The prefix of a block: for each row that of its prompt, which ran before it, or the one that was given."""
-    if not seen:
+def _prefix_of(attended: list[_Attended], prompt_B: Tensor | None, keys: Tensor | None, values: Tensor | None) -> _Pair:
+    """The keys and values ahead of a block: those of each row's prompt, which ran before it, or those given from outside."""
+    if not attended:
         return keys, values
-    prompts = seen[0]
+    prompts = attended[0]
     if prompts.keys.shape[0] == 1 or prompt_B is None:
         return prompts.keys, prompts.values
     return prompts.keys[prompt_B], prompts.values[prompt_B]
 
 
 def _for_prompts(grads: tuple[Tensor, Tensor], like_KHPC: Tensor, prompt_B: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The rows' gradients of their prefixes, summed for each prompt."""
+    """The rows' gradients of the keys and values ahead of them, summed for each prompt."""
     if like_KHPC.shape[0] == 1 or prompt_B is None:
         return grads
     keys, values = (torch.zeros_like(like_KHPC).index_add_(0, prompt_B, grad) for grad in grads)

@@ -1,9 +1,9 @@
 """The parts of Llama's decoder layers: norm, rotary positions, attention in parts, feed-forward.
 
-Two callers combine them: `forward.llama` with a backward pass, for training; `engine.runners.fused_llama` without one, for rows of
-a step. The numbers are those of transformers' modules; tests/parity and tests/engine hold both callers against them.
+Two modules put them together: `forward.llama` with a backward pass, for training; `runners.fused_llama` without one, for a step of
+the engine. The numbers are those of transformers' modules: tests/parity and tests/engine compare both with them.
 
-Attention is taken in parts, each with its own log-sum-exp; softmax over the whole is the parts weighted by exp(lse_part - lse)
+Attention is computed in parts, each with its own log-sum-exp; the whole is the sum of the parts weighted by exp(lse_part - lse)
 (Dao et al. 2022, arXiv 2205.14135, section 3.1).
 
 Shape key: N positions, T positions of a row, D model width, H heads, C channels of a head, F feed-forward width.
@@ -45,12 +45,12 @@ class Norm:
         return Norm(weight_D * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=weight_D.dtype))
 
     def __call__(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """The normed x, and its length [N, 1]."""
+        """The normed x, and the length of x [N, 1]."""
         length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).hypot_(self.c)
         return (x_ND * self.w_D).div_(length_N1), length_N1
 
     def backward(self, grad_ND: Tensor, x_ND: Tensor, length_N1: Tensor) -> Tensor:
-        """The gradient of x. In place of grad_ND."""
+        """The gradient of x, which overwrites grad_ND."""
         grad_ND.mul_(self.w_D)
         along_N1 = torch.linalg.vecdot(grad_ND, x_ND)[:, None].div_(length_N1.square())
         return grad_ND.addcmul_(x_ND, along_N1, value=-1).div_(length_N1)
@@ -58,7 +58,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer's weights [out, in], and its shape."""
+    """One layer's weights [out, in], the width of a head, and the scale of attention."""
 
     norm1: Norm
     q: Tensor
@@ -81,7 +81,7 @@ def runs(network: PreTrainedModel) -> bool:
     if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
         return False
     linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
-    # An adapter replaces them by another class.
+    # An adapter would have replaced them by another class.
     return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
 
 
@@ -108,7 +108,7 @@ class Rotation:
 
     @staticmethod
     def of(network: PreTrainedModel, embeds_BTD: Tensor, positions_BT: Tensor, *, heads_at: int) -> Rotation:
-        """heads_at: which dimension of the rotated tensor is that of the heads."""
+        """heads_at: which dimension holds the heads in the tensors to rotate."""
         model: Any = network.base_model
         cos_BTC, sin_BTC = model.rotary_emb(embeds_BTD, positions_BT)
         half = cos_BTC.shape[-1] // 2
@@ -116,21 +116,21 @@ class Rotation:
         return Rotation(cos_BTC.unsqueeze(heads_at), sin_BTC.unsqueeze(heads_at))
 
     def first(self) -> Rotation:
-        """Of the first row, without its dimension; whole in memory, as small steps read it for every layer."""
+        """The first row's, without that dimension; contiguous, since small steps read it in every layer."""
         return Rotation(self.cos[0].contiguous(), self.sin[0].contiguous())
 
     def transposed(self) -> Rotation:
         return Rotation(self.cos.transpose(1, 2), self.sin.transpose(1, 2))
 
     def turned(self, heads: Tensor, *, back: bool = False) -> Tensor:
-        """Contiguous, as attention wants it."""
+        """The rotated heads, or with `back` rotated the other way. Contiguous, as attention needs them."""
         turned = torch.empty(heads.shape, dtype=heads.dtype)
         torch.mul(heads, self.cos, out=turned)
         return turned.addcmul_(heads.roll(heads.shape[-1] // 2, -1), self.sin, value=-1 if back else 1)
 
 
 def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Two parts of an attention merged: the output [..., T, C] (in place of the first's) and its log-sum-exp [..., T]."""
+    """Two parts of an attention as one: output [..., T, C] (overwrites the first part's) and log-sum-exp [..., T]."""
     (mixed1, lse1), (mixed2, lse2) = one, other
     lse = torch.logaddexp(lse1, lse2)
     share1, share2 = (lse1 - lse).exp_()[..., None], (lse2 - lse).exp_()[..., None]
@@ -138,5 +138,5 @@ def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up: the input of the down projection."""
+    """silu(gate) * up, the input of the feed-forward part's down projection."""
     return silu(gate).mul_(up)

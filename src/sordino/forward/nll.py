@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.forward import small_matmul
 from sordino.forward.output_head import Finish, finish_of
 from sordino.forward.prefix import (
     Prefixes,
@@ -33,12 +32,13 @@ from sordino.forward.prefix import (
     packable,
 )
 from sordino.forward.rows import Rows, rows_from_examples
+from sordino.forward.small_matmul import times, widened
 from sordino.models.loading import reading
 
-# A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. On a GPU,
-# which waits for every tile's launches, 128 MB.
+# A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. A GPU waits
+# for the launches of every tile, so it takes 128 MB.
 ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
-# Networks of unproven families that passed the check: they are frozen, so once is enough.
+# Networks of unproven families that passed the check. They are frozen, so once is enough.
 _tried: WeakSet[PreTrainedModel] = WeakSet()
 
 
@@ -53,26 +53,21 @@ class Head:
 
     @property
     def width(self) -> int:
-        """V, the number of tokens that it scores."""
+        """V, the size of the vocabulary."""
         return int(self.weight_VD.shape[0])
 
     def tile(self, start: int, end: int) -> Head:
-        """The head for the tokens from `start` to `end`."""
+        """The head for words `start` to `end` only."""
         bias_V = None if self.bias_V is None else self.bias_V[start:end]
         return Head(self.weight_VD[start:end], bias_V, self.softcap, self.scale)
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """d logit / d uncapped scaled logit, from capped logits of any shape; None, for 1, where there is no cap."""
+        """d logit / d uncapped scaled logit, from capped logits of any shape; None without a cap, where it is 1."""
         return None if self.softcap is None else 1 - (logits / self.softcap).square_()
 
     def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] in the model's dtype, not always contiguous: in the order that is faster for a few rows."""
-        if not small_matmul.across(len(hidden_ND)):
-            return self.logits(hidden_ND)
-        if len(hidden_ND) == 1:
-            # Two columns are faster than one.
-            return self._finished((self.weight_VD @ hidden_ND.repeat(2, 1).t()).t()[:1])
-        return self._finished((self.weight_VD @ hidden_ND.t()).t())
+        """Logits [N, V] of a few rows in the model's dtype; not always contiguous."""
+        return self._finished(times(widened(hidden_ND), self.weight_VD)[: len(hidden_ND)])
 
     def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
         """Logits [N, V] in the model's dtype, written into `out` where one is given."""
@@ -90,7 +85,7 @@ class Head:
 
 
 def head_of(network: PreTrainedModel) -> Head:
-    """The model's output head. A family that is in no parity test is checked first, once a network. Raises ModelError."""
+    """The model's output head. A family that is in no parity test is checked first, once per network. Raises ModelError."""
     if not packable(network) and network not in _tried:
         check_unproven(network)
         _tried.add(network)
@@ -106,12 +101,13 @@ def _head(network: PreTrainedModel) -> Head:
 
 
 def check_unproven(network: PreTrainedModel) -> None:
-    """Check a family that is in no parity test. Raises ModelError where a soft prompt would not work.
+    """Check a family that is in no parity test. Raises ModelError where soft prompts would not work.
 
-    Some forward passes use more than embeddings, or look up the tokens of their vectors, or change their logits in their own way.
+    Some architectures use more than embeddings, or look up which words their vectors belong to, or transform their logits in a way
+    that only their own forward pass knows.
     """
     with reading("soft prompts do not work on this architecture yet", network.config.model_type):
-        off = _off(network)
+        off = _distance_to_own_logits(network)
     if not off < (1e-3 if network.dtype == torch.float32 else 0.05):
         raise ModelError(
             "soft prompts do not work on this architecture yet",
@@ -123,9 +119,9 @@ def check_unproven(network: PreTrainedModel) -> None:
 
 
 @torch.inference_mode()
-def _off(network: PreTrainedModel) -> float:
-    """How far logits are from the network's own, as a share of their norm, in the worse of two trials: text after a prefix of
-    tokens, and text after vectors that are not a token's."""
+def _distance_to_own_logits(network: PreTrainedModel) -> float:
+    """How far logits are from the network's own, relative to their norm: the larger of two trials, text after a prefix of words and
+    text after vectors that belong to no word."""
     ids = [1 + at % (network.config.get_text_config().vocab_size - 1) for at in range(0, 70, 7)]
     ids_T = torch.tensor(ids, device=network.device)
     words_TD = network.get_input_embeddings()(ids_T)
@@ -141,14 +137,14 @@ def _off(network: PreTrainedModel) -> float:
         hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
         logits_TV = _head(network).logits(hidden_TD).float()
         off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
-    # NaN counts as the worst.
+    # NaN counts as infinitely far.
     return max(off, key=lambda share: share if share == share else math.inf)
 
 
 def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
     """Float32 NLL in nats [N] of the labelled tokens, in row order. Differentiable towards `prefixes`.
 
-    The first token of an example after an empty prefix is predicted by nothing and must not be labelled.
+    The first token of an example after an empty prefix has nothing to be predicted from and must not be labelled.
     """
     rows = rows.to(network.device)
     return _nll_of_hidden(network, prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
@@ -157,7 +153,7 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
 def nll_of_prompts_and_rows(
     network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
-    """As `nll_of_rows` after `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
+    """As `nll_of_rows` with `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
     if one_row_pays(network, embeds, rows):
         first_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
@@ -170,7 +166,7 @@ def nll_of_prompts_and_rows(
 def _nll_of_hidden(
     network: PreTrainedModel, first_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
 ) -> Tensor:
-    """first_KD: the hidden states that predict the first tokens of the rows after prefix k."""
+    """first_KD: the hidden states that predict the first tokens of rows with prefix k."""
     labelled_BT = labelled_BT.to(network.device)
     states = torch.cat([hidden_BTD.flatten(0, 1), first_KD])
     hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
@@ -213,8 +209,8 @@ def _nll_of_tiles(
 ) -> Tensor:
     """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile of `words` at a time.
 
-    What is summed so far is kept relative to the largest logit so far, and scaled down where a later tile has a larger one
-    (Milakov & Gimelshein 2018, arXiv 1805.02867); the normaliser is divided out of the gradient at the end.
+    Running sums are relative to the largest logit so far, and are scaled down when a later tile has a larger one (Milakov &
+    Gimelshein 2018, arXiv 1805.02867); the gradient is divided by the normaliser at the end.
     """
     exact = torch.promote_types(hidden_nD.dtype, torch.float32)
     count = hidden_nD.shape[0]
@@ -242,7 +238,7 @@ def _nll_of_tiles(
         if weights_nv.dtype == hidden_nD.dtype:
             expected_nD.addmm_(weights_nv, tile.weight_VD)
         else:
-            # The sum over tiles is in float32 even where the model's dtype is narrower.
+            # Where the model's dtype is narrower, the sum over tiles stays in float32.
             expected_nD += torch.mm(weights_nv.to(hidden_nD.dtype), tile.weight_VD)
     if grad_nD is not None:
         wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)

@@ -1,23 +1,22 @@
 """The one idea: a row is text plus the index of its soft prompt.
 
 K soft prompts run through the base model once and give K prefixes; each row gathers its prefix by index. A decoder is causal,
-so the keys and values at the prompt's positions do not depend on the text behind them: running them once and sharing them is
+so the keys and values at the prompt's positions do not depend on the text after them: running them once and sharing them is
 exact, and their gradients sum. Training, evaluation, mixtures and serving are this one operation.
 
-A prefix is, for every layer, the keys and values at its positions, and the last hidden state, which predicts the first text token.
-What a prefix holds besides the virtual tokens (a BOS) is decided by `placement`.
+A prefix is, for every layer, the keys and values at its positions, and the last hidden state, from which the first text token
+is predicted. What a prefix holds besides the virtual tokens (a BOS) is decided by `placement`.
 
 Shape key: K prefixes, B rows, T text positions, P prefix positions (the longest of the K), D model width, H key-value heads,
 C channels of a head, L layers, N labelled tokens.
 
 Traps, each with a test in tests/parity:
-- Prefixes of different lengths are padded on the LEFT and carry explicit position ids. Padded on the right, the text would
-  not follow its prompt, which sliding windows measure.
-- `DynamicCache()` without a config, a new one for every forward: `update` mutates it, and a cache made from the config crops
-  keys at the sliding window.
-- Masks are additive floats of the model's dtype, made here. Boolean 4-D masks are wrong in eager attention and on GPT-J.
-- Models with sliding layers take one mask per kind of layer; windows are measured in position ids, not in indices.
-- Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every forward.
+- Prefixes of different lengths are padded on the LEFT and carry explicit position ids. Padded on the right, there would be a gap
+  between prompt and text, which counts for sliding windows.
+- `DynamicCache()` without a config, made anew for every forward pass: `update` mutates it, and a cache made from the config
+  crops keys at the sliding window.
+- Masks: see `masks`.
+- Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every pass.
 """
 
 from __future__ import annotations
@@ -31,18 +30,20 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from sordino.forward import llama
-from sordino.forward.llama import AttentionMasks, Block
+from sordino.forward.llama import Block
+from sordino.forward.llama_layers import runs
+from sordino.forward.masks import AttentionMasks, fused_masks, layer_masks, prompt_masks, row_masks
 from sordino.forward.rows import Rows
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
 # row with transformers' own masks.
 PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
 
-# Arithmetic of a data centre's GPU in the time that the launches of one layer of modules take, forward and back.
+# What a data centre's GPU computes in the time it takes to launch one layer of modules, forward and back.
 _LAUNCHES_FLOP = 2e11
-# This many positions more are cheap beside what a pass leaves free; for larger passes, half of the texts' positions.
+# Padding up to this many positions is cheap; beyond, up to half of the texts' positions.
 _MORE_POSITIONS = 2048
-# In place of an example's number; -1 is padding.
+# Marks a prompt's positions among the examples' numbers; -1 is padding.
 _PROMPT = -2
 
 
@@ -68,9 +69,9 @@ class Prefixes:
         return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
 
     def as_leaves(self) -> Prefixes:
-        """The same values, detached and requiring gradients, which several passes add up in `.grad`.
+        """The same values as leaves of their own graph: several passes add their gradients up in `.grad`.
 
-        In float32 at least: a sum of many small gradients in bfloat16 would lose most of them. `to` converts to the model's dtype.
+        In float32 at least: a sum of many small gradients in bfloat16 would lose most of them. `to` converts for the model.
         """
         return self._each(lambda t: t.detach().to(torch.promote_types(t.dtype, torch.float32)).requires_grad_())
 
@@ -79,7 +80,7 @@ class Prefixes:
         return self._each(lambda t: t.to(dtype))
 
     def backward(self, leaves: Prefixes) -> None:
-        """Back-propagate the gradients at the leaves (`as_leaves`) to what these prefixes were computed from."""
+        """Back-propagate the gradients at the leaves (`as_leaves`) through these prefixes to what they were computed from."""
         pairs = [
             (tensor, leaf.grad.to(tensor.dtype))
             for tensor, leaf in zip(self.tensors(), leaves.tensors(), strict=True)
@@ -115,7 +116,7 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefi
         block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
         hidden_KPD, layers = llama.decode(network, block)
     else:
-        masks = _prefix_masks(network, positions_KP, padded_KP)
+        masks = _prompt_masks(network, positions_KP, padded_KP)
         hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
         layers = _layers_of(cache)
     return _prefixes(layers, hidden_KPD, lengths)
@@ -147,7 +148,7 @@ def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
 
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
-    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row after its prefix. Padding gives noise."""
+    """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row with its prefix. Padded positions are noise."""
     if rows.ids_BT.shape[1] == 0 or not has_fused_layers(network):
         return forward_rows_cached(network, prefixes, rows)[0]
     prefix = [
@@ -185,9 +186,9 @@ def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows)
 
 
 def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """As `encode_and_forward`, in one run through the model: every row begins with its prompt.
+    """As `encode_and_forward`, in one run through the model: every row has its own copy of its prompt ahead of its text.
 
-    Hidden states (after the final norm): [B, D] at each row's prompt's last position, zeros where it is empty, and [B, T, D].
+    Hidden states (after the final norm): [B, D] at the last position of each row's prompt, zeros without one; and [B, T, D].
     """
     lengths, device = tuple(int(e.shape[0]) for e in embeds), rows.ids_BT.device
     embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
@@ -195,7 +196,7 @@ def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
     width, both = embeds_KPD.shape[1], embeds_KPD.shape[1] + text_BTD.shape[1]
     inputs_BSD = torch.cat([embeds_KPD[rows.prompt_B], text_BTD], dim=1)
     positions_BS = torch.cat([positions_KP[rows.prompt_B], _positions(lengths, rows)], dim=1)
-    # A prompt is seen by all that is behind it, a text by its own example.
+    # Every later position sees a prompt; only its own example sees a text.
     example_BS = torch.nn.functional.pad(rows.example_BT, (width, 0), value=_PROMPT)
     prompt_BSP = ~padded_KP[rows.prompt_B][:, None, :].expand(-1, both, -1)
     text_BST = example_BS[:, :, None] == rows.example_BT[:, None, :]
@@ -208,9 +209,8 @@ def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
 
 
 def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
-    """Each row's prefix and text as a prefix of its own, for texts that several continuations share. One example a row."""
-    written_out = has_fused_layers(network) and rows.ids_BT.shape[1] > 0
-    if written_out:
+    """Each row's prefix and text as a new prefix, for texts that several continuations share. One example a row."""
+    if has_fused_layers(network) and rows.ids_BT.shape[1] > 0:
         prefix = [
             (
                 _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
@@ -232,7 +232,7 @@ def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) ->
 
 
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
-    """As `forward_rows`, with the cache behind it: prefix, then text."""
+    """As `forward_rows`, and the cache afterwards: prefix, then text."""
     cache = _gathered_cache(prefixes, rows.prompt_B)
     if rows.ids_BT.shape[1] == 0:
         # Models cannot run zero tokens: they infer shapes from them.
@@ -244,13 +244,13 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
 
 
 def packable(network: PreTrainedModel) -> bool:
-    """Whether several examples may share a row on this architecture: it is in the parity tests."""
+    """Whether several examples may share a row on this architecture (it is in the parity tests)."""
     return network.config.model_type in PACKABLE_FAMILIES
 
 
 def has_fused_layers(network: PreTrainedModel) -> bool:
     """Whether `forward.llama` runs this network: the same numbers, faster."""
-    return packable(network) and not network.training and llama.runs(network)
+    return packable(network) and not network.training and runs(network)
 
 
 def _forward(
@@ -269,7 +269,7 @@ def _forward(
 
 
 def _side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts padded on the left: inputs_embeds [K, P, D], position ids [K, P], and what is padding [K, P]."""
+    """Prompts padded on the left: inputs_embeds [K, P, D], position ids [K, P], and which positions are padding [K, P]."""
     device, dtype = network.device, network.dtype
     width = max(int(e.shape[0]) for e in embeds)
     pads = [width - int(e.shape[0]) for e in embeds]
@@ -287,17 +287,17 @@ def _prefixes(layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengt
 
 
 def _prompt_block(network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor) -> Block:
-    own = _prefix_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
+    own = _prompt_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
     return Block(embeds_KPD, positions_KP, AttentionMasks(own=own))
 
 
 def _text_block(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Block:
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
-    return Block(embeds_BTD, _positions(lengths, rows), _attention_masks(network, lengths, rows))
+    return Block(embeds_BTD, _positions(lengths, rows), fused_masks(lengths, rows, network.dtype))
 
 
 def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
-    """Position ids [B, T]: a token's place in its example, behind its row's prefix."""
+    """Position ids [B, T]: a token's place in its example, after its row's prefix."""
     lengths_K = torch.tensor(lengths, device=rows.offset_BT.device)
     return rows.offset_BT + lengths_K[rows.prompt_B][:, None]
 
@@ -336,7 +336,7 @@ def _left_aligned(
     text_B = (rows.example_BT >= 0).sum(dim=1)
     total_B = prefix_B + text_B
     place_BS = torch.arange(int(total_B.max()), device=device) - (total_B.max() - total_B)[:, None]
-    # Where the padding between prefix and text begins, the text is that much further on.
+    # The left padding of a prefix is skipped.
     source_BS = (place_BS + (prefixes.width - prefix_B)[:, None]).clamp(min=0)
 
     def aligned(tensor_BHSC: Tensor) -> Tensor:
@@ -357,67 +357,15 @@ def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
     return Prefixes((), (), last_KD, (0,) * count)
 
 
-# Masks ---------------------------------------------------------------------------------------------------------------
-
-
-def _prefix_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
-    if not packable(network):
-        return (~padded_KP).long()
-    width = positions_KP.shape[1]
-    causal_PP = torch.ones(width, width, dtype=torch.bool, device=positions_KP.device).tril()
-    allowed_KPP = causal_PP & ~padded_KP[:, None, :]
-    return layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
+def _prompt_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
+    return prompt_masks(network, positions_KP, padded_KP) if packable(network) else (~padded_KP).long()
 
 
 def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
-    """Masks by which each text position attends to its prefix, and to its example up to itself."""
-    device = positions_BT.device
-    width, lengths_K = prefixes.width, torch.tensor(prefixes.lengths, device=device)
-    pad_B = (width - lengths_K)[rows.prompt_B]
-    index_P = torch.arange(width, device=device)
-    if not packable(network):
-        if int(rows.example_BT.max()) > 0:
-            raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
-        return torch.cat([index_P[None, :] >= pad_B[:, None], rows.example_BT >= 0], dim=1).long()
-    if len(prefixes.lengths) == 1 and bool((rows.example_BT == 0).all()):
-        # Rectangular rows after one prefix: every row has the same mask, so one is built and broadcast.
-        rows = Rows(rows.ids_BT[:1], rows.example_BT[:1], rows.offset_BT[:1], rows.prompt_B[:1])
-        positions_BT, pad_B = positions_BT[:1], pad_B[:1]
-    text = rows.ids_BT.shape[1]
-    causal_TT = torch.ones(text, text, dtype=torch.bool, device=device).tril()
-    own_BTT = (rows.example_BT[:, :, None] == rows.example_BT[:, None, :]) & causal_TT
-    prefix_BTP = (index_P[None, :] >= pad_B[:, None])[:, None, :].expand(-1, text, -1)
-    keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
-    distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
-    return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
-
-
-def _attention_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> AttentionMasks:
-    """As `_row_masks`, but None where every position attends to the whole prefix, or where one example fills its row."""
-    width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
-    prefix = own = None
-    if min(lengths) < width:
-        pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
-        real_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
-        prefix = _additive(real_BP[:, None, :].expand(-1, text, -1), network.dtype)
+    if packable(network):
+        return row_masks(network, prefixes.lengths, rows, positions_BT)
     if int(rows.example_BT.max()) > 0:
-        own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
-        own = _additive(own_BTT.tril(), network.dtype)
-    return AttentionMasks(prefix, own)
-
-
-def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
-    """Additive masks [B, 1, Q, S] from allowed pairs and their distances: one, or one per kind of layer."""
-    config: Any = network.config
-    kinds = set(getattr(config, "layer_types", None) or ())
-    full = _additive(allowed, network.dtype)
-    if "sliding_attention" not in kinds:
-        return full
-    near = distance < int(config.sliding_window)
-    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype)}
-
-
-def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:
-    # The most negative finite number, not -inf: a padded query without any key must not become NaN.
-    mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
-    return mask.masked_fill_(~allowed_BQS, torch.finfo(dtype).min)[:, None]
+        raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
+    pad_B = (prefixes.width - torch.tensor(prefixes.lengths, device=positions_BT.device))[rows.prompt_B]
+    index_P = torch.arange(prefixes.width, device=positions_BT.device)
+    return torch.cat([index_P[None, :] >= pad_B[:, None], rows.example_BT >= 0], dim=1).long()

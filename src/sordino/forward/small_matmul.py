@@ -1,7 +1,9 @@
-"""In which order a product of a few rows with a weight is faster on this processor: x @ W.T or, across, (W @ x.T).T.
+"""Products of a few rows with a weight: x @ W.T, or (W @ x.T).T where that is faster.
 
-Across is two to three times faster on AMD's processors, x @ W.T on Intel's, where MKL has other kernels (LOG.md). The processor's
-maker decides and not a measurement, so that a machine gives the same numbers every time.
+On AMD's processors it is, up to three times, as long as x is small; on Intel's, where MKL takes other ways, it is not (LOG.md). The
+choice goes by the processor's maker and by sizes, not by a measurement, so that a machine gives the same numbers every time.
+
+Shape key: N rows, D width of a row, F outputs.
 """
 
 from __future__ import annotations
@@ -11,26 +13,36 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-# From this many rows on, both orders take the same time on Intel's processors.
-_FEW = 16
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+# With this many rows W @ x.T is as fast or faster everywhere.
+_MANY_ROWS = 16
+# Values of x that the first-level cache of a core holds beside a strip of the weight.
+_SMALL = 6144
 
 
-def across(count: int) -> bool:
-    """Whether W @ x.T is the faster order for this many rows, or as fast."""
-    return count >= _FEW or not on_intel()
+def times(x_ND: Tensor, weight_FD: Tensor) -> Tensor:
+    """x @ W.T [N, F]. It may lie in memory as [F, N]. x is contiguous."""
+    return (weight_FD @ x_ND.t()).t() if _weight_first(*x_ND.shape) else linear(x_ND, weight_FD)
 
 
-def better_width(count: int) -> int:
-    """Rows to run in place of `count`: some larger counts are faster in MKL's products across."""
-    if count in (1, 3):
-        return count + 1
-    return 16 if 8 < count < 16 else count
+def widened(x_ND: Tensor) -> Tensor:
+    """With copies of the last row, up to a number of rows whose product is faster: 2 for 1, 4 for 3, 16 for 9 to 15."""
+    rows = len(x_ND)
+    more = 0 if on_intel() else 1 if rows in (1, 3) else _MANY_ROWS - rows if 8 < rows < _MANY_ROWS else 0
+    return torch.cat([x_ND, x_ND[-1:].expand(more, -1)]) if more else x_ND
 
 
 @cache
 def on_intel() -> bool:
     """Whether this is an Intel processor, according to Windows or Linux; False where neither says."""
-    name = os.environ.get("PROCESSOR_IDENTIFIER", "")
+    maker = os.environ.get("PROCESSOR_IDENTIFIER", "")
     with suppress(OSError):
-        name += Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:400]
-    return "GenuineIntel" in name
+        maker += Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")[:400]
+    return "GenuineIntel" in maker
+
+
+def _weight_first(rows: int, width: int) -> bool:
+    return rows >= _MANY_ROWS or (not on_intel() and (rows <= 2 or rows * width <= _SMALL))

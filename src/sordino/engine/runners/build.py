@@ -52,8 +52,8 @@ def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> It
     except ImportError as error:
         raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
     whole = options.rows * model.context_length
-    # llama.cpp takes all of it at once: as much as every row may need where there is that much, which is the fastest; else what
-    # nobody asked for is one long row or many short ones.
+    # llama.cpp allocates everything at once: a full context for every row where memory holds that, which is fastest. Else the rows
+    # share a pool: what --kv-memory holds, or by default one long row or many short ones.
     most = max(model.context_length, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
     kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
     context = LlamaContext(

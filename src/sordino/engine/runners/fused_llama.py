@@ -1,35 +1,37 @@
 """Llama's decoder layers for the rows of a step: every position of every row in one product a weight.
 
-The parts of a layer are `llama_layers`'; there are no gradients. Positions of all rows lie side by side [N, D]; only attention
-knows rows. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group are queries of
-one key-value head, so no key is copied. A row in its prefill attends over what is before, without a mask, and over its new
-positions, causally.
+The parts of a layer come from `llama_layers`; there are no gradients. The positions of all rows are concatenated [N, D]; only
+attention tells rows apart. Rows that decode attend together, a pool at a time, over views of its slots: the query heads of a group
+act as queries of one key-value head, so no key is copied. A row in its prefill attends to earlier positions without a mask, and to
+its new positions causally.
 
-Shape key: N positions of a step, M rows that take one position, D model width, H key-value heads, G query heads for each,
-C channels, T positions of a row that prefills, S positions that are seen, R rows of a pool.
+Shape key: N positions of a step, M rows that decode, D model width, H key-value heads, G query heads for each, C channels,
+T positions of a row that prefills, S key positions, R rows of a pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from sordino.engine.runners.kv_pool import Pool, Slot
-from sordino.forward import small_matmul
+from sordino.engine.runners.kv_pool import Pool, Slot, SlotSpan
 from sordino.forward.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
+from sordino.forward.small_matmul import times, widened
+from sordino.models.base_model import BaseModel
 
 
 @dataclass(frozen=True)
 class DecodeRows:
     """Rows of one pool that decode: one position each, in the pool's order.
 
-    at: their places among the step's positions, side by side. whole: whether they are all rows of the pool.
+    at: their slice of the step's positions. seen: how many key positions the longest row has. whole: whether they are all rows of
+    the pool.
     """
 
     pool: Pool
@@ -45,7 +47,7 @@ class DecodeRows:
         pool = slots[0].pool
         index_M, position_M = torch.tensor([p.index for p in slots]), torch.tensor([p.length for p in slots])
         seen = max(p.length for p in slots) + 1
-        # Rows of the pool that do not write now have no query: they see one position, and nobody looks at the result.
+        # Rows of the pool that do not run now have no query: they attend to one position, and their result is dropped.
         last_R = torch.zeros(len(pool.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
         hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
         mask_R1GS = None
@@ -59,7 +61,7 @@ class DecodeRows:
 
 @dataclass(frozen=True)
 class PrefillRow:
-    """A row that prefills: `at` among the step's positions, from position `start` of the row on."""
+    """A row that prefills. at: its slice of the step's positions. start: the row's position of the first of them."""
 
     slot: Slot
     at: slice
@@ -68,7 +70,7 @@ class PrefillRow:
 
 @dataclass(frozen=True)
 class Llama:
-    """The network's parts, looked up once. groups: G."""
+    """The network's parts, looked up once. groups: G, query heads for each key-value head."""
 
     network: PreTrainedModel
     layers: tuple[Layer, ...]
@@ -95,24 +97,49 @@ class Llama:
         )
 
 
-def run(
+def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
+    """The hidden state [D] at each span's last position, after the final norm. Keys and values are written into the slots."""
+    # First the rows that decode, by pool and slot, then those that prefill.
+    order = sorted(range(len(spans)), key=lambda i: (*_kind(spans[i]), spans[i].slot.index))
+    ids = [token for i in order for token in spans[i].ids]
+    positions = [position for i in order for position in spans[i].positions]
+    decoding: list[DecodeRows] = []
+    prefilling: list[PrefillRow] = []
+    ends: dict[int, int] = {}
+    start = 0
+    for (prefills, _), group in groupby(order, key=lambda i: _kind(spans[i])):
+        members = list(group)
+        if not prefills:
+            decoding.append(DecodeRows.of(start, [spans[i].slot for i in members], llama.groups))
+        for i in members:
+            span, end = spans[i], start + len(spans[i].ids)
+            if prefills:
+                prefilling.append(PrefillRow(span.slot, slice(start, end), span.slot.length))
+            ends[i], start = end - 1, end
+    hidden_ND = _layers(llama, base.embed(torch.tensor(ids)), torch.tensor(positions), decoding, prefilling)
+    return [hidden_ND[ends[i]] for i in range(len(spans))]
+
+
+def _kind(span: SlotSpan) -> tuple[bool, int]:
+    """What attends together: rows that decode, a pool at a time; rows that prefill come last."""
+    return len(span.ids) > 1, span.slot.pool.capacity
+
+
+def _layers(
     llama: Llama,
     embeds_ND: Tensor,
     positions_N: Tensor,
     decoding: Sequence[DecodeRows],
     prefilling: Sequence[PrefillRow],
 ) -> Tensor:
-    """Hidden states behind the final norm [N, D]. Keys and values are written into the slots."""
+    """Hidden states after the final norm [N, D]."""
     count = len(positions_N)
-    across = small_matmul.across(count)
-    spare = (small_matmul.better_width(count) if across else count) - count
-    # Positions that nobody looks at.
-    embeds_ND = torch.cat([embeds_ND, embeds_ND[-1:].expand(spare, -1)]) if spare else embeds_ND
+    hidden_ND = widened(embeds_ND)
+    spare = len(hidden_ND) - count
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
-    rotation = Rotation.of(llama.network, embeds_ND[None], positions_N[None], heads_at=2).first()
-    hidden_ND = embeds_ND
+    rotation = Rotation.of(llama.network, hidden_ND[None], positions_N[None], heads_at=2).first()
     for index, layer in enumerate(llama.layers):
-        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling, across)
+        hidden_ND = _layer(index, layer, hidden_ND, rotation, decoding, prefilling)
     return llama.last_norm(hidden_ND[:count])[0]
 
 
@@ -123,12 +150,10 @@ def _layer(
     rotation: Rotation,
     decoding: Sequence[DecodeRows],
     prefilling: Sequence[PrefillRow],
-    across: bool,
 ) -> Tensor:
     normed_ND, _ = weights.norm1(x_ND)
     queries, keys, values = (
-        _times(normed_ND, weight, across).unflatten(1, (-1, weights.head_width))
-        for weight in (weights.q, weights.k, weights.v)
+        times(normed_ND, weight).unflatten(1, (-1, weights.head_width)) for weight in (weights.q, weights.k, weights.v)
     )
     queries, keys = (rotation.turned(heads.contiguous()) for heads in (queries, keys))
     mixed = [
@@ -141,16 +166,11 @@ def _layer(
     if spare := len(x_ND) - sum(map(len, mixed)):
         mixed.append(queries[:spare])
     mixed_NHC = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-    # x_ND first: a sum lies in memory as its first part does, and W @ x.t() is the quick way round only where x is contiguous.
-    h_ND = x_ND + _times(mixed_NHC.flatten(1), weights.o, across)
+    # x_ND first: a sum has the memory layout of its first operand, and W @ x.t() is fast only for a contiguous x.
+    h_ND = x_ND + times(mixed_NHC.flatten(1), weights.o)
     normed_ND, _ = weights.norm2(h_ND)
-    fed_NF = gated(_times(normed_ND, weights.gate, across), _times(normed_ND, weights.up, across))
-    return h_ND + _times(fed_NF.contiguous(), weights.down, across)
-
-
-def _times(x_ND: Tensor, weight_FD: Tensor, across: bool) -> Tensor:
-    """x @ W.T [N, F]; across: the other way round, so that it lies in memory as [F, N]."""
-    return (weight_FD @ x_ND.t()).t() if across else linear(x_ND, weight_FD)
+    fed_NF = gated(times(normed_ND, weights.gate), times(normed_ND, weights.up))
+    return h_ND + times(fed_NF.contiguous(), weights.down)
 
 
 def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
@@ -161,7 +181,7 @@ def _attend_decode(index: int, rows: DecodeRows, queries: Tensor, keys: Tensor, 
     count, heads = len(rows.pool.numbers), keys.shape[1]
     queries_RHGC = queries.unflatten(1, (heads, -1))
     if not rows.whole:
-        # A row that does not write asks nothing.
+        # A row that does not run has no query.
         queries_RHGC = queries_RHGC.new_zeros(count, *queries_RHGC.shape[1:]).index_copy_(0, rows.index_M, queries_RHGC)
     mixed_RHGC: Tensor = attend(
         queries_RHGC,
@@ -187,7 +207,7 @@ def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, 
     mixed_1ATC: Tensor
     mixed_1ATC, lse_1AT = attend(queries_1ATC, own_keys, own_values, is_causal=True, scale=scale)
     if row.start:
-        # The query heads of a group are queries of one key-value head: no key of the row is copied.
+        # The query heads of a group act as queries of one key-value head: no key is copied.
         grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
         before = (of[None, :, : row.start] for of in (keys_HSC, values_HSC))
         front, front_lse = attend(grouped_1HSC, *before, is_causal=False, scale=scale)

@@ -1,8 +1,8 @@
 """The KV cache of the rows that run: each row in a slot, in a pool of slots of one capacity.
 
-A pool's slots lie side by side without holes, so that attention over all of them is one call on a view, and nothing is copied while
-rows write. A row that outgrows its slot moves to the next pool, whose slots have twice the capacity. A full pool gets twice as many
-slots, one that is three quarters empty half as many; while that is done both copies exist.
+A pool's slots have no gaps between them: attention over all of them is one call on a view, and nothing is copied while rows write.
+A row that outgrows its slot moves to the next pool, whose slots have twice the capacity. A full pool doubles its slots, one that is
+three quarters empty halves them; for that moment both copies exist.
 
 Shape key: N slots of a pool, H key-value heads, S positions, C channels of a head, M rows that run, T positions of a text, W planes
 of one size. A plane is the keys, or the values, of one layer: plane 2 * layer, or 2 * layer + 1. Models whose planes are all of one
@@ -14,11 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from sordino.models.memory import ran_out
 
@@ -29,7 +27,7 @@ State = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Shape:
-    """What one position takes. planes: (heads, channels) of each."""
+    """The layout of one position. planes: (heads, channels) of each."""
 
     planes: tuple[tuple[int, int], ...]
     dtype: torch.dtype
@@ -46,13 +44,13 @@ class Shape:
 
     @cached_property
     def where(self) -> tuple[tuple[int, int], ...]:
-        """For each plane its tensor, and its place there."""
+        """For each plane its tensor, and its index there."""
         return tuple(
             (self.sizes.index(size), self.planes[:plane].count(size)) for plane, size in enumerate(self.planes)
         )
 
     def empty(self, slots: int, capacity: int) -> list[Tensor]:
-        """For each size [W, N, H, S, C]. Zeros: what is masked must be finite."""
+        """For each size [W, N, H, S, C]. Zeros, because masked positions must be finite."""
         return [
             torch.zeros(
                 (self.planes.count(size), slots, size[0], capacity, size[1]), dtype=self.dtype, device=self.device
@@ -61,7 +59,7 @@ class Shape:
         ]
 
     def state(self, planes: Sequence[Tensor]) -> State:
-        """Pbranches [H, S, C] in their order, as what a row holds."""
+        """What a row holds, from its planes [H, S, C] in their order."""
         return tuple(
             torch.stack([plane for plane, of in zip(planes, self.planes, strict=True) if of == size])
             for size in self.sizes
@@ -70,7 +68,7 @@ class Shape:
 
 @dataclass(eq=False)
 class Pool:
-    """Slots 0 .. len(numbers) - 1 are taken, by the engine's rows of these numbers."""
+    """Slots 0 to len(numbers) - 1 are taken, by the engine's rows of these numbers."""
 
     shape: Shape
     capacity: int
@@ -93,14 +91,14 @@ class Pool:
 
 @dataclass(eq=False)
 class Slot:
-    """Where a row is. length: positions that are filled."""
+    """Where a row's keys and values are. length: filled positions."""
 
     pool: Pool
     index: int
     length: int
 
     def write(self, state: State) -> None:
-        """The first positions."""
+        """Fill the first positions."""
         self.length = state[0].shape[2]
         for tensor, held in zip(self.pool.tensors, state, strict=True):
             tensor[:, self.index, :, : self.length] = held
@@ -110,8 +108,20 @@ class Slot:
         return tuple(tensor[:, self.index, :, : self.length] for tensor in self.pool.tensors)
 
 
+@dataclass(frozen=True)
+class SlotSpan:
+    """The next ids of the row in a slot."""
+
+    slot: Slot
+    ids: Sequence[int]
+
+    @property
+    def positions(self) -> range:
+        return range(self.slot.length, self.slot.length + len(self.ids))
+
+
 def capacity_for(length: int) -> int:
-    """The capacity of the slot for a row of so many positions."""
+    """The capacity of the slot for a row of this length."""
     capacity = SMALLEST
     while capacity < length:
         capacity *= 2
@@ -119,7 +129,7 @@ def capacity_for(length: int) -> int:
 
 
 class KeyValues:
-    """All pools, within a budget of bytes. A row is known by its number. first_slots: of a new pool, where the budget has them."""
+    """All pools, within a budget of bytes; rows go by their numbers. first_slots: of a new pool, if the budget has the room."""
 
     def __init__(self, shape: Shape, budget: int, *, first_slots: int = 1) -> None:
         self.shape, self.budget, self._first_slots = shape, budget, first_slots
@@ -133,7 +143,7 @@ class KeyValues:
 
     @property
     def most_positions(self) -> int:
-        """The longest row that fits when there is no other."""
+        """The longest row that fits when it is the only one."""
         capacity, most = SMALLEST, 0
         while capacity * self.shape.position_bytes <= self.budget:
             most, capacity = capacity, capacity * 2
@@ -144,7 +154,7 @@ class KeyValues:
         return sum(map(capacity_for, lengths)) * self.shape.position_bytes <= self.budget
 
     def fits(self, length: int) -> bool:
-        """Whether one row more fits, of so many positions."""
+        """Whether one more row of this length fits."""
         return self._has(capacity_for(length))
 
     def open(self, number: int, front: State | None, length: int) -> bool:
@@ -157,7 +167,7 @@ class KeyValues:
         return True
 
     def grow(self, number: int, length: int) -> bool:
-        """Make room for `length` positions in all. False: there is none. Where memory runs out the row stays as it was."""
+        """Make room for `length` positions in all. False: there is none. If memory runs out, the row stays as it was."""
         old, capacity = self.slots[number], capacity_for(length)
         if capacity <= old.pool.capacity:
             return True
@@ -174,7 +184,7 @@ class KeyValues:
         return tuple(held.clone() for held in self.slots[number].read())
 
     def close(self, number: int, *, spoiled: bool = False) -> None:
-        """spoiled: what the row holds may not be finite, which no mask hides from the next row in its slot."""
+        """spoiled: the row may hold values that are not finite, which no mask hides from the next row in its slot."""
         slot = self.slots.pop(number)
         if spoiled:
             for tensor in slot.pool.tensors:
@@ -182,7 +192,7 @@ class KeyValues:
         self._free(slot)
 
     def _free(self, slot: Slot) -> None:
-        """The pool's last row moves into the hole; a pool without rows is freed."""
+        """Move the pool's last row into the gap; free a pool without rows."""
         pool = slot.pool
         last = pool.numbers.pop()
         if slot.index < len(pool.numbers):
@@ -196,13 +206,13 @@ class KeyValues:
             _cut(pool, pool.slots // 2)
 
     def _trim(self) -> None:
-        """Free the slots that no row has taken."""
+        """Free the slots that no row has."""
         for pool in self.pools.values():
             if len(pool.numbers) < pool.slots:
                 _cut(pool, len(pool.numbers))
 
     def _has(self, positions: int) -> bool:
-        """Whether so many more are within the budget, once free slots are given back."""
+        """Whether so many more positions are within the budget, once free slots are given back."""
         taken = sum(len(pool.numbers) * pool.capacity for pool in self.pools.values())
         return (taken + positions) * self.shape.position_bytes <= self.budget
 
@@ -232,51 +242,9 @@ class KeyValues:
 
 
 def _cut(pool: Pool, slots: int) -> None:
-    """Leave a pool so many slots. Without memory for the copy it keeps them all, which costs nothing but room."""
+    """Shrink a pool to so many slots. Without memory for the copy it keeps them all, which only costs room."""
     try:
         pool.tensors = [tensor[:, :slots].clone() for tensor in pool.tensors]
     except (MemoryError, RuntimeError) as error:
         if not ran_out(error):
             raise
-
-
-class SlotCache(DynamicCache):
-    """A pool as transformers' models take it, for one forward pass: they write into the slots and attend over views of them.
-
-    Either all rows of the pool, of which those in `slots` write one position each (the others' is thrown away); or one row
-    alone, which writes any number.
-    """
-
-    def __init__(self, slots: Sequence[Slot], *, alone: bool) -> None:
-        super().__init__()
-        self._pool, self._alone = slots[0].pool, alone
-        device = self._pool.tensors[0].device
-        self._index_M = torch.tensor([slot.index for slot in slots], device=device)
-        self._position_M = torch.tensor([slot.length for slot in slots], device=device)
-        self._before = max(slot.length for slot in slots)
-        self._first = slots[0].index
-        self.written = 0
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        self.written = int(key_states.shape[2])
-        return self._write(2 * layer_idx, key_states), self._write(2 * layer_idx + 1, value_states)
-
-    def _write(self, plane: int, states: Tensor) -> Tensor:
-        """What is attended over of a plane, the new positions included."""
-        rows_NHSC, end = self._pool.plane(plane), self._before + int(states.shape[2])
-        if self._alone:
-            rows_NHSC[self._first, :, self._before : end] = states[0]
-            return rows_NHSC[self._first : self._first + 1, :, :end]
-        rows_NHSC[self._index_M, :, self._position_M] = states[self._index_M, :, 0]
-        return rows_NHSC[: len(self._pool.numbers), :, :end]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._before + self.written
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self._before + query_length, 0
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return self._before

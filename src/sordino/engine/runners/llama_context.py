@@ -18,38 +18,39 @@ import llama_cpp as c
 import numpy as np
 from numpy.typing import NDArray
 
+from sordino.engine.runners.llama_batch import BatchBuffers, pointer
 from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
 CELLS_STEP = 256
-# Positions of one call whose hidden states are read: of each the logits are computed too, and have to lie somewhere.
+# Positions of one call that reads hidden states: llama.cpp computes the logits of each too, and they take memory.
 _READ_BATCH = 32
 
 _log = logging.getLogger("sordino.llama")
 # ggml_log_level of ggml.h; 1 is debugging, 5 goes on with the line before.
 _INFO, _WARNING, _ERROR = 2, 3, 4
-# An error is told by the exception of the call that failed, so it need not be on the terminal twice.
+# The exception of the failed call carries an error, so it need not be on the terminal twice.
 _LEVELS = {_INFO: logging.INFO, _WARNING: logging.WARNING, _ERROR: logging.INFO}
-_last_words: list[str] = []
+_last_messages: list[str] = []
 
 
-def _tell(level: int, text: bytes, user_data: object) -> None:
+def _log_message(level: int, text: bytes, user_data: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if level in _LEVELS and line:
         if level >= _WARNING:
-            _last_words[:] = [*_last_words[-4:], line]
+            _last_messages[:] = [*_last_messages[-4:], line]
         _log.log(_LEVELS[level], line)
 
 
-# Kept: C calls it as long as the process lives.
-_told = c.llama_log_callback(_tell)
+# Not collected: C calls it as long as the process lives.
+_log_callback = c.llama_log_callback(_log_message)
 
 
 def may_rearrange_weights() -> bool:
     """Whether llama.cpp may lay weights out for kernels of this processor.
 
-    Not where it was built with AMX: its first product there kills the process, as compilers leave the configuration of the tiles
-    unwritten (github.com/ggml-org/llama.cpp/pull/26954; seen with GCC 12). `make gguf` builds without AMX.
+    Not where it was built with AMX: there its first product kills the process, since compilers drop the configuration of the tiles
+    (github.com/ggml-org/llama.cpp/pull/26954; seen with GCC 12). `make gguf` builds without AMX.
     """
     return b"AMX_INT8 = 1" not in c.llama_print_system_info()
 
@@ -57,8 +58,8 @@ def may_rearrange_weights() -> bool:
 class LlamaContext:
     """A model file and its cells. For one thread at a time.
 
-    split: whether each sequence has `cells` positions of its own, or all of them share so many. They have their own where
-    `kv_bytes` hold `row_cells` for each (None: never); else they share `max_cells` of them, or as many as fit.
+    split: whether each sequence has `cells` positions of its own, or all of them share `cells`. They have their own where
+    `kv_bytes` hold `row_cells` for each (None: never); else they share `max_cells`, or as many as fit.
     Raises ModelError for a file that llama.cpp cannot read, and OutOfMemory where its cells do not fit.
     """
 
@@ -75,14 +76,14 @@ class LlamaContext:
     ) -> None:
         if not 0 < sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
             raise ValueError((sequences, batch, path))
-        c.llama_log_set(_told, None)
+        c.llama_log_set(_log_callback, None)
         c.llama_backend_init()
-        _last_words.clear()
-        said = c.llama_model_default_params()
-        said.use_extra_bufts = may_rearrange_weights()
-        self._model: Any = c.llama_model_load_from_file(str(path).encode(), said)
+        _last_messages.clear()
+        params = c.llama_model_default_params()
+        params.use_extra_bufts = may_rearrange_weights()
+        self._model: Any = c.llama_model_load_from_file(str(path).encode(), params)
         if not self._model:
-            raise ModelError("llama.cpp cannot read this file", where=path.name, got="; ".join(_last_words))
+            raise ModelError("llama.cpp cannot read this file", where=path.name, got="; ".join(_last_messages))
         self._finalizer: Any = finalize(self, c.llama_model_free, self._model)
         self.d_model = int(c.llama_model_n_embd_inp(self._model))
         self.vocab_size = int(c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model)))
@@ -98,9 +99,9 @@ class LlamaContext:
         self._contexts: list[Any] = []
         self._finalizer.detach()
         self._finalizer = finalize(self, _free, self._contexts, self._model)
-        self._context = self._opened(self._settings(), "the running rows")
+        self._context = self._opened(self._context_params(), "the running rows")
         self._memory = c.llama_get_memory(self._context)
-        self._buffers = _Buffers(self.batch)
+        self._buffers = BatchBuffers(self.batch)
         self._reader: Any = None
 
     def close(self) -> None:
@@ -110,7 +111,7 @@ class LlamaContext:
     def run_ids(
         self, id_N: Sequence[int], position_N: Sequence[int], sequence_N: Sequence[int], wanted_N: Sequence[bool]
     ) -> NDArray[np.float32]:
-        """Run tokens, and give the logits [W, V] of those that are wanted, in their order. Raises ModelError, OutOfMemory."""
+        """Run tokens: the logits [W, V] of the wanted ones, in their order. Raises ModelError, OutOfMemory."""
         if id_N and not 0 <= min(id_N) <= max(id_N) < self.vocab_size:
             raise ValueError(f"ids of {self.vocab_size} words: {min(id_N)} to {max(id_N)}")
         return self._run(id_N, None, position_N, sequence_N, wanted_N)
@@ -118,27 +119,26 @@ class LlamaContext:
     def run_embeds(
         self, embeds_ND: NDArray[np.float32], position_N: Sequence[int], sequence: int, *, wanted: bool = False
     ) -> NDArray[np.float32]:
-        """Run vectors in place of tokens, one sequence; the logits [1, V] behind the last where it is wanted."""
+        """Run vectors in place of tokens, in one sequence: the logits [1, V] of the last one, if wanted."""
         if embeds_ND.ndim != 2 or embeds_ND.shape[1] != self.d_model:
             raise ValueError(f"vectors {embeds_ND.shape} for a width of {self.d_model}")
-        count = len(embeds_ND)
-        flags = [False] * (count - 1) + [wanted]
-        return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, [sequence] * count, flags)
+        sequences, flags = [sequence] * len(embeds_ND), [False] * (len(embeds_ND) - 1) + [wanted]
+        return self._run(None, np.ascontiguousarray(embeds_ND, np.float32), position_N, sequences, flags)
 
     def hidden(self, id_N: Sequence[int]) -> NDArray[np.float32]:
-        """The hidden states [N, D] behind the final norm of a text alone, at most 2 x CELLS_STEP tokens. Rows are not touched.
+        """The hidden states [N, D], after the final norm, of a text alone: at most 2 x CELLS_STEP tokens. Rows are not touched.
 
-        They come from a context of its own, made by the first call. Raises ModelError, OutOfMemory.
+        They come from a separate context, which the first call makes. Raises ModelError, OutOfMemory.
         """
         cells = 2 * CELLS_STEP
         if not (0 < len(id_N) <= cells and 0 <= min(id_N) <= max(id_N) < self.vocab_size):
             raise ValueError(f"{len(id_N)} ids")
         batch = min(_READ_BATCH, self.batch)
         if self._reader is None:
-            said = c.llama_context_default_params()
-            said.n_ctx, said.n_batch, said.n_ubatch, said.n_seq_max = cells, batch, batch, 1
-            said.embeddings, said.pooling_type = True, c.LLAMA_POOLING_TYPE_NONE
-            self._reader = self._opened(said, "reading hidden states")
+            params = c.llama_context_default_params()
+            params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = cells, batch, batch, 1
+            params.embeddings, params.pooling_type = True, c.LLAMA_POOLING_TYPE_NONE
+            self._reader = self._opened(params, "reading hidden states")
         c.llama_memory_clear(c.llama_get_memory(self._reader), False)
         found = np.empty((len(id_N), self.d_model), np.float32)
         for start in range(0, len(id_N), batch):
@@ -151,20 +151,20 @@ class LlamaContext:
         return found
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The first positions of one sequence belong to another too: no bytes are copied. For sequences that share their cells."""
+        """Share the first positions of one sequence with another, without copying bytes. For sequences that share their cells."""
         self._check_sequences([source, target])
         if self.split:
             raise ValueError("sequences with cells of their own share none")
         c.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def cut(self, sequence: int, length: int) -> None:
-        """Forget what a sequence holds from position `length` on."""
+        """Drop what a sequence holds from position `length` on."""
         self._check_sequences([sequence])
         if not c.llama_memory_seq_rm(self._memory, sequence, length, -1):
             raise ModelError("llama.cpp cannot shorten a sequence of this model", got=length)
 
     def saved_bytes(self, sequence: int) -> int:
-        """How many bytes `saved` would give."""
+        """The size of what `saved` returns."""
         self._check_sequences([sequence])
         return int(c.llama_state_seq_get_size(self._context, sequence))
 
@@ -172,17 +172,17 @@ class LlamaContext:
         """What a sequence holds, as bytes for `restore`."""
         size = self.saved_bytes(sequence)
         state = np.empty(size, np.uint8)
-        if size == 0 or c.llama_state_seq_get_data(self._context, _pointer(state, ctypes.c_uint8), size, sequence) == 0:
+        if size == 0 or c.llama_state_seq_get_data(self._context, pointer(state, ctypes.c_uint8), size, sequence) == 0:
             raise ModelError("llama.cpp could not save a sequence", got=size)
         return state
 
     def restore(self, sequence: int, state: NDArray[np.uint8]) -> None:
-        """Give a sequence what `saved` made, in place of what it held."""
+        """Replace what a sequence holds by a state that `saved` returned."""
         self._check_sequences([sequence])
-        if c.llama_state_seq_set_data(self._context, _pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
+        if c.llama_state_seq_set_data(self._context, pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
             raise OutOfMemory(
                 "llama.cpp could not restore a sequence",
-                got="; ".join(_last_words),
+                got="; ".join(_last_messages),
                 do="give more --kv-memory or fewer --rows",
             )
 
@@ -213,59 +213,59 @@ class LlamaContext:
             )
             self._decode(batch, self._context)
             if count := sum(wanted_N[part]):
-                # Side by side, in the batch's order. A copy: the next call writes over them.
+                # In the batch's order. Copied, since the next call overwrites them.
                 pointer = c.llama_get_logits(self._context)
                 found[at : at + count] = np.ctypeslib.as_array(pointer, (count, self.vocab_size))
                 at += count
         return found
 
     def _decode(self, batch: Any, context: Any) -> None:
-        answer = c.llama_decode(context, batch)
-        if answer == 1:
+        code = c.llama_decode(context, batch)
+        if code == 1:
             raise OutOfMemory("llama.cpp has no cells left", got=f"{self.cells} cells", do="give more --kv-memory")
-        if answer != 0:
-            raise ModelError("llama.cpp could not run a step", got=f"{answer}: {'; '.join(_last_words)}")
+        if code != 0:
+            raise ModelError("llama.cpp could not run a step", got=f"{code}: {'; '.join(_last_messages)}")
 
-    def _opened(self, said: Any, purpose: str) -> Any:
-        """A context of the model; it is freed with it."""
+    def _opened(self, params: Any, purpose: str) -> Any:
+        """A context of the model, freed with the model."""
         if self._threads is not None:
-            said.n_threads = said.n_threads_batch = self._threads
-        context = c.llama_init_from_model(self._model, said)
+            params.n_threads = params.n_threads_batch = self._threads
+        context = c.llama_init_from_model(self._model, params)
         if not context:
             raise OutOfMemory(
                 f"llama.cpp could not make room for {purpose}",
                 where=self._name,
-                got="; ".join(_last_words),
+                got="; ".join(_last_messages),
                 do="lower --kv-memory or --rows",
             )
         self._contexts.append(context)
         return context
 
-    def _settings(self) -> Any:
-        said = c.llama_context_default_params()
-        said.n_ctx = self.cells * (self.sequences if self.split else 1)
-        said.n_batch = said.n_ubatch = self.batch
-        said.n_seq_max = self.sequences
-        # One pool of cells: a long row takes what short ones leave, a prefix is shared; but each row looks at all rows' cells.
-        said.kv_unified = not self.split
-        # Rows are cut and copied, for which a window that forgets is too little.
-        said.swa_full = True
-        return said
+    def _context_params(self) -> Any:
+        params = c.llama_context_default_params()
+        params.n_ctx = self.cells * (self.sequences if self.split else 1)
+        params.n_batch = params.n_ubatch = self.batch
+        params.n_seq_max = self.sequences
+        # One pool of cells: a long row takes what short ones leave, and rows share a prefix; but each row attends over all cells.
+        params.kv_unified = not self.split
+        # Rows are cut and copied, which needs the positions before a sliding window too.
+        params.swa_full = True
+        return params
 
     def _cell_bytes(self) -> int:
-        """What one position takes."""
+        """The size of one position."""
         layers, heads = int(c.llama_model_n_layer(self._model)), int(c.llama_model_n_head(self._model))
         shared = int(c.llama_model_n_head_kv(self._model))
         width = self._number("attention.key_length", int(c.llama_model_n_embd(self._model)) // max(1, heads))
         values = self._number("attention.value_length", width)
-        # Halves: llama.cpp's default.
+        # Half precision: llama.cpp's default.
         return max(1, layers * shared * (width + values) * 2)
 
-    def _number(self, name: str, otherwise: int) -> int:
-        said = self._said(f"{self._said('general.architecture')}.{name}")
-        return int(said) if said.isdecimal() else otherwise
+    def _number(self, name: str, default: int) -> int:
+        value = self._metadata(f"{self._metadata('general.architecture')}.{name}")
+        return int(value) if value.isdecimal() else default
 
-    def _said(self, key: str) -> str:
+    def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
         length = c.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
@@ -274,7 +274,7 @@ class LlamaContext:
         if c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model):
             raise ModelError("models with recurrent layers are not served", where=path.name)
         if int(c.llama_model_n_embd_out(self._model)) != self.d_model:
-            raise ModelError("models that read and give vectors of two widths are not served", where=path.name)
+            raise ModelError("models whose input and output vectors differ in width are not served", where=path.name)
         if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
             raise ModelError("models with an encoder are not served", where=path.name)
 
@@ -292,51 +292,6 @@ def _whole_steps(cells: int) -> int:
             do="give more --kv-memory",
         )
     return cells // CELLS_STEP * CELLS_STEP
-
-
-class _Buffers:
-    """A batch's arrays, made once: llama.cpp reads them through pointers."""
-
-    def __init__(self, size: int) -> None:
-        self._ids, self._positions = np.zeros(size, np.int32), np.zeros(size, np.int32)
-        self._counts, self._sequences = np.ones(size, np.int32), np.zeros(size, np.int32)
-        self._wanted = np.zeros(size, np.int8)
-        # One sequence a position: a list of pointers to single numbers.
-        addresses = self._sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self._sequences.itemsize
-        self._lists = addresses.astype(np.uintp)
-        self._batch: Any = c.llama_batch()
-        self._batch.pos = _pointer(self._positions, ctypes.c_int32)
-        self._batch.n_seq_id = _pointer(self._counts, ctypes.c_int32)
-        self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))
-        self._batch.logits = _pointer(self._wanted, ctypes.c_int8)
-        self._token = _pointer(self._ids, ctypes.c_int32)
-        self._embeds: NDArray[np.float32] | None = None
-
-    def filled(
-        self,
-        id_N: Sequence[int] | None,
-        embeds_ND: NDArray[np.float32] | None,
-        position_N: Sequence[int],
-        sequence_N: Sequence[int],
-        wanted_N: Sequence[bool],
-    ) -> Any:
-        """Tokens or vectors, never both: with both, llama.cpp's results are wrong."""
-        count = len(position_N)
-        self._positions[:count], self._sequences[:count], self._wanted[:count] = position_N, sequence_N, wanted_N
-        self._batch.n_tokens = count
-        # Kept until the next call: C reads it.
-        self._embeds = embeds_ND
-        if id_N is not None:
-            self._ids[:count] = id_N
-            self._batch.token, self._batch.embd = self._token, None
-        else:
-            assert embeds_ND is not None
-            self._batch.token, self._batch.embd = None, _pointer(embeds_ND, ctypes.c_float)
-        return self._batch
-
-
-def _pointer(array: NDArray[Any], kind: Any) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 def _free(contexts: Sequence[Any], model: Any) -> None:

@@ -1,10 +1,10 @@
 """Rows on llama.cpp: what people with ordinary computers run.
 
-A soft prompt goes in as vectors, once; what it became is kept as bytes, which any row's sequence is given in a moment. In one pool
-of cells rows that run behind the same soft prompt at the same time share its cells.
+A soft prompt goes in as vectors, once. Its state is kept as bytes, which are quickly restored into any row's sequence. In one pool
+of cells, rows that run with the same soft prompt at the same time share its cells.
 
-Where each sequence has its own cells, llama.cpp runs together only sequences that follow one another in number; so the rows' are
-0, 1, 2 ... without a hole: before a step the last ones move into the holes that rows have left.
+Where each sequence has its own cells, llama.cpp runs only sequences of consecutive numbers together. So rows take the numbers
+0, 1, 2 ... without gaps: before a step the last rows move into the gaps that others left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, Key, PrefixCache
+from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache, prefix_key
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.runner import Span, overflowing, text_alone
@@ -32,39 +32,40 @@ from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
 
-State = NDArray[np.uint8]
+# A sequence's state, as llama.cpp saves it.
+SavedState = NDArray[np.uint8]
 
 
 @dataclass(eq=False)
 class _LlamaRow:
-    """sequence: llama.cpp's. width: of the prefix. room: positions that are promised to it. length: positions that were run."""
+    """sequence: llama.cpp's. width: of the prefix. room: positions reserved for it. length: positions that have run."""
 
     sequence: int
     prompt: Prompt | None
-    prefix: CachedPrefix[State]
+    prefix: CachedPrefix[SavedState]
     width: int
     room: int
     length: int
 
 
 class GgufRunner:
-    """prefix_bytes: for prefixes and texts that were. Rows: as many as the context has sequences."""
+    """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
             raise ModelError(
-                "llama.cpp reads this file otherwise than transformers does",
+                "llama.cpp and transformers disagree about this file",
                 where=model.name,
                 expected=f"{model.d_model} wide, {model.vocab_size} words",
                 got=f"{context.d_model} wide, {context.vocab_size} words",
             )
         self.model, self.context = model, context
-        # A heap: the lowest is given out first.
+        # A heap: the lowest is taken first.
         self._free = list(range(context.sequences))
         self._rows: dict[int, _LlamaRow] = {}
-        self._cache: PrefixCache[State] = PrefixCache(prefix_bytes)
+        self._cache: PrefixCache[SavedState] = PrefixCache(prefix_bytes)
 
     def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.model, prompt)
@@ -89,7 +90,7 @@ class GgufRunner:
         return mean_D
 
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:
-        """Nothing: a soft prompt alone keeps the processor as busy as several."""
+        """Nothing: encoding several soft prompts together is no faster here."""
 
     def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         if prompt is not None:
@@ -120,7 +121,7 @@ class GgufRunner:
         return True
 
     def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
-        self._close_ranks()
+        self._fill_gaps()
         filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
         ids: list[int] = []
         positions: list[int] = []
@@ -147,7 +148,7 @@ class GgufRunner:
         row = self._rows.pop(number)
         done = row.length - row.width
         if min(done, len(ids)) >= WORTH_KEEPING and self._cache.would_keep(self.context.saved_bytes(row.sequence)):
-            # No memory for it, or llama.cpp cannot: then it is not kept.
+            # Without memory for it, or where llama.cpp cannot save it, it is not cached.
             with suppress(OutOfMemory, ModelError), memory_errors("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
                 self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
@@ -155,24 +156,23 @@ class GgufRunner:
         self._cache.release(row.prefix)
 
     def cache_use(self) -> CacheUse:
-        cache = self._cache
-        return CacheUse(cache.hits, cache.misses, cache.evictions, cache.text_hits, cache.text_evictions, cache.bytes)
+        return self._cache.use()
 
-    def _has_room(self, had: int, wanted: int) -> bool:
-        """Whether a row that was promised `had` positions may have `wanted`."""
+    def _has_room(self, reserved: int, wanted: int) -> bool:
+        """Whether a row with `reserved` positions may have `wanted`."""
         if self.context.split:
             return wanted <= self.context.cells
-        # Cells that are shared count for each: a bound that no order of endings breaks.
-        promised = sum(row.room for row in self._rows.values())
-        return promised - had + wanted <= self.context.cells
+        # Shared cells count for each row: a bound that holds whichever row ends first.
+        total = sum(row.room for row in self._rows.values())
+        return total - reserved + wanted <= self.context.cells
 
     def _give_back(self, sequence: int) -> None:
         self.context.cut(sequence, 0)
         heapq.heappush(self._free, sequence)
 
-    def _close_ranks(self) -> None:
-        """Where there may be no hole, the last rows move into those that others left. Before a step, not when a row leaves: of
-        rows that leave together none moves, and a row that comes fills a hole for nothing."""
+    def _fill_gaps(self) -> None:
+        """Where sequences must be consecutive, move the last rows into the gaps. Before a step, not when a row ends: so rows that
+        end together do not move, and a new row fills a gap at no cost."""
         while self.context.split and self._free and self._free[0] < len(self._rows):
             last = max(self._rows.values(), key=lambda row: row.sequence)
             if not self._moved(last, self._free[0]):
@@ -180,7 +180,7 @@ class GgufRunner:
             last.sequence = heapq.heapreplace(self._free, last.sequence)
 
     def _moved(self, row: _LlamaRow, sequence: int) -> bool:
-        """Give an empty sequence what a row holds. False: it could not be; the row stays, and the hole costs only speed."""
+        """Move a row to an empty sequence. False: it could not; the row stays, and the gap only costs speed."""
         try:
             with memory_errors("moving a row", "lower --rows or --kv-memory"):
                 if row.length:
@@ -192,55 +192,51 @@ class GgufRunner:
         return True
 
     def _leading(self, prompt: Prompt | None) -> tuple[int, ...]:
-        """The ids in front of the vectors."""
+        """The ids ahead of the vectors."""
         return self.model.bos_ids[: self.prefix_length(prompt) - (prompt.n_tokens if prompt else 0)]
 
     def _begin(self, row: _LlamaRow, ids: Sequence[int]) -> int:
-        """Take a kept text into a row that stands behind its soft prompt: how many of `ids` it has."""
-        # The last token is run in any case: its logits are wanted.
-        found = self._cache.longest(row.prefix.key, ids[:-1], lambda kept, shared: self._can_be_had(row, kept, shared))
+        """Restore a cached text into a row that holds its soft prompt: how many of `ids` it has."""
+        # The last token runs in any case: its logits are wanted.
+        found = self._cache.longest(row.prefix.key, ids[:-1], lambda text, shared: self._restorable(row, text, shared))
         if found is None:
             return 0
-        kept, shared = found
-        self.context.restore(row.sequence, kept.state)
+        text, shared = found
+        self.context.restore(row.sequence, text.state)
         self.context.cut(row.sequence, row.width + shared)
         row.length = row.width + shared
         return shared
 
-    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> CachedPrefix[State]:
-        """Give a sequence its soft prompt: from a row that runs behind it, from what is kept, or by running it. One user more."""
-        key: Key = (
-            self.model.fingerprint,
-            prompt.content_hash if prompt else "",
-            prompt.metadata.placement if prompt else "",
-        )
-        kept = self._cache.prompt(key)
-        if kept is None:
+    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> CachedPrefix[SavedState]:
+        """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more."""
+        key = prefix_key(self.model.fingerprint, prompt)
+        cached = self._cache.prompt(key)
+        if cached is None:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
             return self._cache.keep_prompt(key, state, state.nbytes)
-        # A row that has gone on beyond a sliding window has lost cells of its prefix there.
+        # Beyond a sliding window a row has lost cells of its prefix.
         within = self.context.window or self.context.cells
         rows = () if self.context.split else self._rows.values()
-        other = next((row for row in rows if row.prefix is kept and row.length <= within), None)
+        other = next((row for row in rows if row.prefix is cached and row.length <= within), None)
         try:
             if other is not None:
                 self.context.copy(other.sequence, sequence, width)
             elif width:
-                self.context.restore(sequence, kept.state)
+                self.context.restore(sequence, cached.state)
         except Exception:
-            self._cache.release(kept)
+            self._cache.release(cached)
             raise
-        return kept
+        return cached
 
     def _vectors(self, prompt: Prompt) -> Vectors:
         content = prompt.prefix(self.model.ref)
         if isinstance(content, KeysValues):
-            raise ConfigError(f"llama.cpp does not run {prompt.kind}s", where=prompt.metadata.name)
+            raise ConfigError(f"llama.cpp does not support {prompt.kind}s", where=prompt.metadata.name)
         return content
 
     def _encode(self, prompt: Prompt | None, sequence: int) -> None:
-        # All rows look at one pool of cells, and what is no number there is none anywhere, masked or not: so before it is run.
+        # All rows attend over one pool of cells, where no mask hides a value that is not finite: so it is refused before it runs.
         if prompt is not None and float(np.abs(self._vectors(prompt)).max()) > _LARGEST:
             raise overflowing(prompt)
         leading = self._leading(prompt)
@@ -254,7 +250,7 @@ class GgufRunner:
                 raise overflowing(prompt)
 
     def _behind_prefix(self, number: int) -> NDArray[np.float32]:
-        """The logits [V] of a row without text: its prefix's last position is run once more."""
+        """The logits [V] of a row without text: the last position of its prefix runs once more."""
         row = self._rows[number]
         last = row.width - 1
         self.context.cut(row.sequence, last)
@@ -264,12 +260,12 @@ class GgufRunner:
             logits_1V = self.context.run_embeds(self._vectors(row.prompt)[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
-    def _can_be_had(self, row: _LlamaRow, kept: CachedPrefix[State], shared: int) -> bool:
-        """Whether the beginning of a kept text can be restored: the whole must find cells for a moment, before it is cut.
+    def _restorable(self, row: _LlamaRow, text: CachedPrefix[SavedState], shared: int) -> bool:
+        """Whether the beginning of a cached text can be restored: the whole must find cells for a moment, before it is cut.
 
-        Of a model with a sliding window llama.cpp saves the window behind the end: before an earlier end, cells are missing.
+        With a sliding window llama.cpp saves the window before the end of a text: before an earlier end, cells are missing.
         """
-        whole, window = row.width + len(kept.ids), self.context.window
+        whole, window = row.width + len(text.ids), self.context.window
         if not self._has_room(row.room, whole):
             return False
-        return window == 0 or shared == len(kept.ids) or whole <= window
+        return window == 0 or shared == len(text.ids) or whole <= window

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs a model: rows are opened behind a soft prompt, run some positions at a time, and closed."""
+"""What the engine needs of a program that runs a model: rows open with a soft prompt, run some positions at a time, and close."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 @dataclass(frozen=True)
 class Span:
-    """The next `ids` of a row; none for a row without text, whose first word comes from its prefix. wanted: its last logits."""
+    """The next `ids` of a row: none without text, where the first token comes from the prefix. wanted: return the last logits."""
 
     number: int
     ids: Sequence[int]
@@ -26,60 +26,60 @@ class Span:
 
 
 def overflowing(prompt: Prompt | None) -> SordinoError:
-    """For a soft prompt that is finite and whose keys and values are not."""
+    """For a finite soft prompt whose keys and values are not finite."""
     if prompt is None:
-        return ModelError("the model makes no numbers of its own BOS", do="take a --dtype of larger range")
+        return ModelError("the model's state after its own BOS is not finite", do="choose a --dtype of larger range")
     return DoesNotFit(
-        "the model makes no finite numbers of this soft prompt",
+        "the model's state after this soft prompt is not finite",
         where=prompt.metadata.name,
         got=f"values up to {abs(prompt.matrix).max():.3g}" if isinstance(prompt, SoftPrompt) else f"a {prompt.kind}",
-        do="take another, or a --dtype of larger range",
+        do="choose another soft prompt, or a --dtype of larger range",
     )
 
 
 def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
-    """What a gate reads of a request's ids: all but a BOS that they begin with."""
+    """The part of a request's ids that a gate reads: all but a BOS at the start."""
     return ids[len(bos) :] if bos and list(ids[: len(bos)]) == list(bos) else ids
 
 
 class Runner(Protocol):
-    """A model and the keys and values of the rows that run on it. Rows are known by numbers that the engine gives."""
+    """A model, and the keys and values of the rows that run on it. The engine gives each row its number."""
 
     @property
     def name(self) -> str:
-        """Who computes, for people."""
+        """The program that computes, as people know it."""
 
     def prefix_length(self, prompt: Prompt | None) -> int:
-        """Positions in front of a row's text: the soft prompt and a BOS. Nothing is run."""
+        """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 
     @property
     def most_positions(self) -> int:
-        """The longest row, its prefix included, that memory holds if it is alone."""
+        """The longest row, prefix included, that memory holds when it is the only one."""
 
     def holds(self, lengths: Sequence[int]) -> bool:
-        """Whether memory holds rows of so many positions, prefixes included, side by side if there are no others."""
+        """Whether memory holds rows of these lengths, prefixes included, when there are no others."""
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        """h(x) [D] of a text, see `prompt_mixture.Gate`; a BOS that `ids` begin with is no part of it. Raises OutOfMemory."""
+        """h(x) [D] of a text, see `prompts.mixture.Gate`; a BOS at the start of `ids` is left out. Raises OutOfMemory."""
 
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:
-        """These will be asked for next: what is not kept may be run now, side by side. It stays until it is asked for, or until
-        the next call does not name it. Skips what does not fit."""
+        """Announce the prompts that `open` gets next: those that are not cached may be encoded now, in one batch. They stay until
+        `open` takes them, or until a call leaves them out. Prompts that do not fit are skipped."""
 
     def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
-        """Begin a row behind a soft prompt: how many of `ids` need not be run, as they were kept. None: no room now.
+        """Open a row with a soft prompt: how many of `ids` are cached and need not run. None: no room now.
 
-        Raises DoesNotFit for a soft prompt of another width, or one that the model makes no numbers of; OutOfMemory.
+        Raises DoesNotFit for a soft prompt of another width, or one whose keys and values are not finite; OutOfMemory.
         """
 
     def grow(self, number: int, count: int) -> bool:
-        """Make room for `count` positions more. False: there is none."""
+        """Make room for `count` more positions. False: there is none."""
 
     def run(self, spans: Sequence[Span]) -> Tensor | NDArray[np.float32]:
-        """Logits [wanted spans, V], float32, on the CPU. An array where PyTorch has no part in it (see `Engine.step`)."""
+        """Logits [wanted spans, V], float32, on the CPU. An array where PyTorch is not involved (see `Engine.step`)."""
 
     def close(self, number: int, ids: Sequence[int]) -> None:
-        """The row is over. ids: its text, which is worth keeping as far as it was run; none where it failed."""
+        """Close a row. ids: its text, which may be cached as far as it has run; none where the row failed."""
 
     def cache_use(self) -> CacheUse:
         """For metrics."""
