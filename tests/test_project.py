@@ -35,7 +35,7 @@ USED_BY_OTHERS = {
 FILES_OF_EXTRAS = {
     "serve": ("server/**/*.py",),
     "ui": (),
-    "gguf": ("engine/runners/llama_context.py",),
+    "gguf": ("engine/runners/llama_batch.py", "engine/runners/llama_context.py"),
     "texts": ("texts/web_pages.py",),
 }
 
