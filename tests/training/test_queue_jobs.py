@@ -102,7 +102,7 @@ def test_texts_to_a_soft_prompt_in_the_library(server: Running, model: str) -> N
     assert "sandbox" in report.headers["content-security-policy"]
     assert "<b>keeper</b>" not in report.text
     assert httpx.get(f"{server.url}/ui/jobs/{run['id']}/file").content[:2] == b"PK"
-    kept = post(server, f"{run['id']}/keep", {"name": "mine"})
+    kept = post(server, f"{run['id']}/install", {"name": "mine"})
     assert kept == {"id": "mine"}
     more = texts(server, "four.txt")
     post(server, f"{more['id']}/train", {"model": model, "settings": {**QUICK, "start_from": f"run:{run['id']}"}})
