@@ -13,6 +13,7 @@ from sordino import formats
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from tests.e2e.browser import AXE, CHROMIUM, browser, faults
+from tests.e2e.steps import likeliest
 from tests.server.running import Running, running, voice
 
 if CHROMIUM is not None:
@@ -71,6 +72,7 @@ def test_sliders_weigh_what_is_written_next(server: Running) -> None:
         assert faults(page) == []
         if folder := os.environ.get("SORDINO_PICTURES"):
             page.screenshot(path=Path(folder) / "mixing.png")
+        likeliest(page)
         page.locator("#story").fill("The keeper")
         page.get_by_role("button", name="Continue").click()
         page.wait_for_function("() => window.sent.some((one) => one.includes('\"write\"'))")
