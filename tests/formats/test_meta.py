@@ -13,6 +13,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import FULL, META, kobold, prompt
 from tests.formats.refusals import both_refuse, refusal
@@ -100,7 +101,7 @@ def test_a_changed_matrix_is_noticed_and_can_be_accepted(tmp_path: Path) -> None
     assert formats.read(native(tmp_path)).content_hash == HASH
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [3, 99])
 def test_a_newer_format_is_refused_before_its_keys_are(tmp_path: Path, version: int) -> None:
     both_refuse(native(tmp_path, format_version=version, of_the_future=1), "newer version", f"got {version}", "update")
 
@@ -172,5 +173,56 @@ def test_what_no_file_can_hold_is_refused_before_anything_is_written(
 
 def test_the_specification_names_every_key() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
-    for key in (*asdict(Metadata()).keys() - {"foreign"}, *asdict(BaseRef()), "format_version", "tensor_sha256"):
+    for key in (
+        *asdict(Metadata()).keys() - {"foreign", "attention"},
+        *asdict(PromptAttention()),
+        *asdict(BaseRef()),
+        "format_version",
+        "tensor_sha256",
+    ):
         assert f"`{key}`" in text, key
+
+
+@pytest.mark.parametrize(
+    ("attention", "placement"),
+    [
+        (PromptAttention(hold=128), {"position": "after_bos", "hold": 128}),
+        (PromptAttention(strength=2), {"position": "after_bos", "strength": 2.0}),
+        (PromptAttention(1, 0.25), {"position": "after_bos", "hold": 1, "strength": 0.25}),
+    ],
+)
+def test_hold_and_strength_are_in_the_file(tmp_path: Path, attention: PromptAttention, placement: object) -> None:
+    held = SoftPrompt(matrix(), Metadata(name="Held", placement="after_bos", attention=attention))
+    formats.write(held, tmp_path / "held.zip")
+    with zipfile.ZipFile(tmp_path / "held.zip") as archive:
+        ours = json.loads(archive.read("meta.json"))["sordino"]
+    assert (ours["format_version"], ours["placement"]) == (2, placement)
+    again = formats.read(tmp_path / "held.zip").metadata
+    assert (again.attention, again.placement) == (attention, "after_bos")
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        {},
+        {"position": "behind"},
+        {"position": []},
+        {"position": "start", "hold": 0},
+        {"position": "start", "hold": True},
+        {"position": "start", "hold": 1e9},
+        {"position": "start", "hold": None},
+        {"position": "start", "strength": 5},
+        {"position": "start", "strength": 0},
+        {"position": "start", "strength": float("nan")},
+        {"position": "start", "strength": "2"},
+        {"position": "start", "weight": 2},
+        [],
+        7,
+    ],
+)
+def test_an_invalid_placement_is_refused_by_name(tmp_path: Path, placement: object) -> None:
+    both_refuse(native(tmp_path, format_version=2, placement=placement), "placement")
+
+
+def test_a_file_of_version_1_has_no_placement_object(tmp_path: Path) -> None:
+    both_refuse(native(tmp_path, placement={"position": "start", "hold": 128}), "placement")

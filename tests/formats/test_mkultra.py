@@ -111,7 +111,7 @@ GOOD = base64.b64encode(pickled(tensor())).decode()
         ('{"metadata": {}, "tensor": "%s', "does not end"),
         ('{"metadata": [], "tensor": "%s"}', "metadata"),
         ('{"metadata": {"name": 5}, "tensor": "%s"}', "name"),
-        ('{"metadata": {"sordino": {"format_version": 2}}, "tensor": "%s"}', "newer"),
+        ('{"metadata": {"sordino": {"format_version": 3}}, "tensor": "%s"}', "newer"),
         ('{"metadata": {}, "tensor": ""}', "cut short"),
         ('{"metadata": {}, "tensor": "gAQ"}', "base64"),
         ('{"metadata": {}, "tensor": "g!Qu"}', "base64"),

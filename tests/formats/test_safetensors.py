@@ -81,7 +81,7 @@ def test_several_matrices_need_an_index(tmp_path: Path) -> None:
         ({"t": GOOD["t"] | {"shape": [32]}}, "dimensions"),
         ({"t": GOOD["t"] | {"shape": [0, 8], "data_offsets": [0, 0]}}, "range"),
         ({"__metadata__": {"sordino": "[]"}} | GOOD, "not a JSON object"),
-        ({"__metadata__": {"sordino": '{"sordino": {"format_version": 2}}'}} | GOOD, "newer"),
+        ({"__metadata__": {"sordino": '{"sordino": {"format_version": 3}}'}} | GOOD, "newer"),
     ],
 )
 def test_refuses_headers_that_are_broken_or_lie(tmp_path: Path, header: object, words: str) -> None:

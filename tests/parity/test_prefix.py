@@ -129,7 +129,7 @@ def test_a_gpu_runs_a_prompt_again_where_that_is_little(monkeypatch):
 
     def pays(prompt: int, text: int, count: int) -> bool:
         rows = rows_from_examples([[[1] * text]] * count, [0] * count)
-        return one_row_pays(network, [torch.zeros(prompt, 32)], rows)
+        return one_row_pays(network, [torch.zeros(prompt, 32)], rows, ())
 
     assert not pays(20, 128, 8)
     monkeypatch.setattr(type(network), "device", property(lambda self: torch.device("cuda")))

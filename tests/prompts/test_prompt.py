@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.forward.placement import encode_prompts, prompt_embeds
+from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import Mixture, uniform
 from tests.prompts.keys_values_prompt import keys_values_of
 from tests.prompts.prompt_conformance import check, embedding_prompt
@@ -49,10 +52,27 @@ def test_a_mixture_of_two_kinds_is_the_mixture_of_one() -> None:
     assert texts[0] == texts[1]
 
 
-def test_keys_and_values_cannot_stand_after_bos_and_have_no_vectors() -> None:
+def test_keys_and_values_have_no_vectors() -> None:
     base = tiny_base("llama", bos=True)
-    prompt = keys_values_of(base, embedding_prompt(base, 3).with_metadata(placement="after_bos"))
-    with pytest.raises(ConfigError, match="placement start"):
-        encode_prompts(base, [prompt])
     with pytest.raises(ConfigError, match="no vectors"):
-        prompt_embeds(base, prompt)
+        prompt_embeds(base, keys_values_of(base, embedding_prompt(base, 3)))
+
+
+def test_keys_and_values_after_bos_give_what_their_embedding_prompt_gives() -> None:
+    """BOS is the model's own, at position 0."""
+    base = tiny_base("llama", bos=True)
+    prompt = embedding_prompt(base, 3).with_metadata(placement="after_bos")
+    as_vectors = encode_prompts(base, [prompt])
+    keys, values = (
+        [tensor_KHPC[0, :, 1:].numpy() for tensor_KHPC in side]
+        for side in (as_vectors.keys_KHPC, as_vectors.values_KHPC)
+    )
+    flat_PW = np.stack([np.stack([k, v]) for k, v in zip(keys, values, strict=True)]).transpose(3, 0, 1, 2, 4)
+    layers, heads, channels = len(keys), keys[0].shape[0], keys[0].shape[2]
+    kv = KVPrompt(
+        flat_PW.reshape(3, -1), KVShape(layers, heads, channels), as_vectors.last_KD[0].numpy(), prompt.metadata
+    )
+    as_keys = encode_prompts(base, [kv])
+    assert as_keys.lengths == as_vectors.lengths
+    for one, other in zip(as_keys.tensors(), as_vectors.tensors(), strict=True):
+        torch.testing.assert_close(one, other)

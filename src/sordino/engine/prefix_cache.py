@@ -1,8 +1,8 @@
 """Prefixes of soft prompts, and the texts that followed them, cached for the next request.
 
-The key is (fingerprint of the base model, content hash, placement), never a name; then token ids. The least recently used entry is
-evicted first; a prefix that running rows use stays. Texts may take half of the budget, so that many conversations do not evict all
-prefixes. No operation costs more because more is cached.
+The key is (fingerprint of the base model, content hash, placement, attention), never a name; then token ids. The least recently
+used entry is evicted first; a prefix that running rows use stays. Texts may take half of the budget, so that many conversations
+do not evict all prefixes. No operation costs more because more is cached.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Generic, TypeVar
 
 from sordino.engine.requests import CacheUse
 from sordino.engine.token_tree import TokenTree
+from sordino.prompts.attention import PLAIN, PromptAttention
 from sordino.prompts.prompt import Prompt
 
-Key = tuple[str, str, str]
+Key = tuple[str, str, str, PromptAttention]
 # Running a shorter text again costs less than caching it.
 WORTH_KEEPING = 32
 T = TypeVar("T")
@@ -24,7 +25,9 @@ T = TypeVar("T")
 
 def prefix_key(fingerprint: str, prompt: Prompt | None) -> Key:
     """fingerprint: the base model's."""
-    return (fingerprint, prompt.content_hash, prompt.metadata.placement) if prompt else (fingerprint, "", "")
+    if prompt is None:
+        return fingerprint, "", "", PLAIN
+    return fingerprint, prompt.content_hash, prompt.metadata.placement, prompt.metadata.attention
 
 
 @dataclass(eq=False)

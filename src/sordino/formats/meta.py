@@ -9,9 +9,11 @@ from typing import Any
 
 from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats.json_text import check_room, parse
+from sordino.prompts.attention import LEAST_STRENGTH, MOST_HOLD, MOST_STRENGTH, PromptAttention
 from sordino.prompts.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
 
-FORMAT_VERSION = 1
+# Version 2 has `placement` as an object. A file that needs nothing of it is written as version 1.
+FORMAT_VERSION = 2
 _OWN_KEYS = frozenset({"name", "author", "supported", "description", "sordino"})
 _SAMPLE_KEYS = frozenset({"prompt", "with", "without"})
 Check = Callable[[Any], bool]
@@ -48,9 +50,11 @@ def from_json(obj: Mapping[str, Any], where: str, *, of_mixture: bool = False) -
     where = f"{where}: sordino"
     if not isinstance(ours, dict):
         raise wrong(where, "an object", ours)
-    _check_version(ours.get("format_version"), where)
+    _check_version(ours.get("format_version"), where, 1 if of_mixture else FORMAT_VERSION)
     given = checked(ours, _MIXTURE_KEYS if of_mixture else _KEYS, where)
-    given.pop("format_version")
+    version = given.pop("format_version")
+    if "placement" in given:
+        given |= _placed(given["placement"], f"{where}.placement", version)
     content_hash = given.pop("content_sha256" if of_mixture else "tensor_sha256", "")
     mixture = given.pop("mixture", {})
     if "base" in given:
@@ -66,7 +70,29 @@ def to_json(prompt: SoftPrompt) -> dict[str, Any]:
 
     Raises BadInput, naming the field, for metadata that a file cannot hold.
     """
-    return _described(prompt.metadata, {"tensor_sha256": prompt.content_hash, "placement": prompt.metadata.placement})
+    return _described(prompt.metadata, {"tensor_sha256": prompt.content_hash, "placement": _placement(prompt.metadata)})
+
+
+def _placement(known: Metadata) -> str | dict[str, Any]:
+    """The position alone, or an object with what changes attention."""
+    attention = known.attention
+    if attention.plain:
+        return known.placement
+    hold = {} if attention.hold is None else {"hold": attention.hold}
+    strength = {} if attention.strength == 1 else {"strength": float(attention.strength)}
+    return {"position": known.placement, **hold, **strength}
+
+
+def _placed(value: str | dict[str, Any], where: str, version: int) -> dict[str, Any]:
+    """The metadata's placement and attention."""
+    if isinstance(value, str):
+        return {"placement": value}
+    if version == 1:
+        raise wrong(where, " or ".join(PLACEMENTS), value)
+    own = checked(value, _PLACEMENT_KEYS, where)
+    if "position" not in own:
+        raise wrong(f"{where}.position", " or ".join(PLACEMENTS), None)
+    return {"placement": own.pop("position"), "attention": PromptAttention(**own)}
 
 
 def mixture_to_json(known: Metadata, content_hash: str, mixture: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +110,7 @@ def _described(known: Metadata, own: Mapping[str, Any]) -> dict[str, Any]:
         # 1 and 1.0 are the same number and must give the same bytes.
         base_values["embedding_rms"] = float(base.embedding_rms)
     ours = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 2 if isinstance(own.get("placement"), dict) else 1,
         "tensor_sha256": own.get("tensor_sha256"),
         "content_sha256": own.get("content_sha256"),
         "mixture": own.get("mixture"),
@@ -151,14 +177,14 @@ def check_width(known: Metadata, d_model: int) -> None:
         )
 
 
-def _check_version(version: Any, where: str) -> None:
+def _check_version(version: Any, where: str, newest: int) -> None:
     if type(version) is not int or version < 1:
         raise wrong(f"{where}.format_version", "1", version)
-    if version > FORMAT_VERSION:
+    if version > newest:
         raise SoftPromptFileError(
             "written by a newer version of Sordino",
             where=where,
-            expected=f"format_version {FORMAT_VERSION}",
+            expected=f"format_version {newest}",
             got=version,
             do="update Sordino: pip install --upgrade sordino",
         )
@@ -252,7 +278,10 @@ _KEYS: dict[str, tuple[str, Check]] = {
     "format_version": ("1", _is_size),
     "tensor_sha256": ("64 hexadecimal digits", is_hash),
     "base": ("an object", _is_object),
-    "placement": (" or ".join(PLACEMENTS), lambda value: value in PLACEMENTS),
+    "placement": (
+        f"{' or '.join(PLACEMENTS)}, or an object",
+        lambda value: _is_object(value) or (_is_text(value) and value in PLACEMENTS),
+    ),
     "licence": ("a text", _is_text),
     "tags": ("a list of texts", _is_list_of_texts),
     "rating": (", ".join(RATINGS), lambda value: value in RATINGS),
@@ -262,6 +291,14 @@ _KEYS: dict[str, tuple[str, Check]] = {
     "samples": (
         'a list of objects of texts "prompt", "with", "without"',
         lambda value: isinstance(value, list) and all(map(_is_sample, value)),
+    ),
+}
+_PLACEMENT_KEYS: dict[str, tuple[str, Check]] = {
+    "position": (" or ".join(PLACEMENTS), lambda value: _is_text(value) and value in PLACEMENTS),
+    "hold": (f"a whole number from 1 to {MOST_HOLD}", lambda value: _is_size(value) and 1 <= value <= MOST_HOLD),
+    "strength": (
+        f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
+        lambda value: type(value) in (int, float) and LEAST_STRENGTH <= value <= MOST_STRENGTH,
     ),
 }
 # Each component of a mixture has its own placement.

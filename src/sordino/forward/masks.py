@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.forward.rows import Rows
+from sordino.forward.weighting import Spans, row_bias
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,21 @@ class AttentionMasks:
     own: Tensor | None = None
 
 
-def prompt_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
-    """For prompts padded on the left: every position sees its prompt up to itself."""
+def prompt_masks(
+    network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor, bias_KPP: Tensor | None = None
+) -> Any:
+    """For prompts padded on the left: every position sees its prompt up to itself. bias_KPP: added to the scores."""
     width = positions_KP.shape[1]
     causal_PP = torch.ones(width, width, dtype=torch.bool, device=positions_KP.device).tril()
     allowed_KPP = causal_PP & ~padded_KP[:, None, :]
-    return layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :])
+    return layer_masks(network, allowed_KPP, positions_KP[:, :, None] - positions_KP[:, None, :], bias_KPP)
 
 
-def row_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows, positions_BT: Tensor) -> Any:
-    """For rows of text: every position sees its row's prefix, and its own example up to itself. lengths: of the K prefixes."""
+def row_masks(network: PreTrainedModel, lengths: Sequence[int], spans: Spans, rows: Rows, positions_BT: Tensor) -> Any:
+    """For rows of text: every position sees its row's prefix, and its own example up to itself.
+
+    lengths, spans: of the K prefixes.
+    """
     device, width = positions_BT.device, max(lengths)
     pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
     index_P = torch.arange(width, device=device)
@@ -51,35 +57,46 @@ def row_masks(network: PreTrainedModel, lengths: Sequence[int], rows: Rows, posi
     prefix_BTP = (index_P[None, :] >= pad_B[:, None])[:, None, :].expand(-1, text, -1)
     keys_B = torch.cat([index_P[None, :] - pad_B[:, None], positions_BT], dim=1)
     distance_BTS = positions_BT[:, :, None] - keys_B[:, None, :]
-    return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS)
+    bias_BTP = row_bias(lengths, spans, rows.prompt_B, rows.offset_BT, network.dtype)
+    bias_BTS = None if bias_BTP is None else torch.nn.functional.pad(bias_BTP, (0, text))
+    return layer_masks(network, torch.cat([prefix_BTP, own_BTT], dim=2), distance_BTS, bias_BTS)
 
 
-def fused_masks(lengths: Sequence[int], rows: Rows, dtype: torch.dtype) -> AttentionMasks:
+def fused_masks(lengths: Sequence[int], spans: Spans, rows: Rows, dtype: torch.dtype) -> AttentionMasks:
     """As `row_masks`, without a mask where every position sees the whole prefix, or one example fills its row."""
     width, text, device = max(lengths), rows.ids_BT.shape[1], rows.ids_BT.device
-    prefix = own = None
+    own = None
+    alike = slice(1) if len(lengths) == 1 and int(rows.example_BT.max()) == 0 else slice(None)
+    bias_BTP = row_bias(lengths, spans, rows.prompt_B[alike], rows.offset_BT[alike], dtype)
+    prefix = None if bias_BTP is None else bias_BTP[:, None]
     if min(lengths) < width:
         pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
         seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
-        prefix = _additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
+        hidden = _additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
+        prefix = hidden if prefix is None else prefix + hidden
     if int(rows.example_BT.max()) > 0:
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
         own = _additive(own_BTT.tril(), dtype)
     return AttentionMasks(prefix, own)
 
 
-def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor) -> Any:
-    """Masks [B, 1, Q, S] from which keys are allowed and how far away they are: one, or one per kind of layer."""
+def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor, bias: Tensor | None = None) -> Any:
+    """Masks [B, 1, Q, S] from which keys are allowed and how far away they are: one, or one per kind of layer.
+
+    bias: added to the scores of keys that are allowed; broadcast.
+    """
     config: Any = network.config
     kinds = set(getattr(config, "layer_types", None) or ())
-    full = _additive(allowed, network.dtype)
+    full = _additive(allowed, network.dtype, bias)
     if "sliding_attention" not in kinds:
         return full
     near = distance < int(config.sliding_window)
-    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype)}
+    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype, bias)}
 
 
-def _additive(allowed_BQS: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive(allowed_BQS: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
     # The most negative finite number, not -inf: a padded query that sees nothing must not become NaN.
     mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
+    if bias is not None:
+        mask += bias
     return mask.masked_fill_(~allowed_BQS, torch.finfo(dtype).min)[:, None]

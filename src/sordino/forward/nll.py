@@ -33,6 +33,7 @@ from sordino.forward.prefix import (
 )
 from sordino.forward.rows import Rows, rows_from_examples
 from sordino.forward.small_matmul import times, widened
+from sordino.forward.weighting import Spans
 from sordino.models.loading import reading
 
 # A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. A GPU waits
@@ -151,15 +152,15 @@ def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labell
 
 
 def nll_of_prompts_and_rows(
-    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor
+    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor, spans: Spans = ()
 ) -> Tensor:
-    """As `nll_of_rows` with `encode_prefixes(network, embeds)`, for prompts that no other rows need."""
+    """As `nll_of_rows` with `encode_prefixes(network, embeds, spans)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
-    if one_row_pays(network, embeds, rows):
+    if one_row_pays(network, embeds, rows, spans):
         first_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
         own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
         return _nll_of_hidden(network, first_BD, hidden_BTD, own, labelled_BT)
-    prefixes, hidden_BTD = encode_and_forward(network, embeds, rows)
+    prefixes, hidden_BTD = encode_and_forward(network, embeds, rows, spans)
     return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
 
 

@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.forward.prefix import Prefixes, encode_prefixes, join_prefixes
+from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, join_prefixes
+from sordino.forward.weighting import PromptSpan, span_of
 from sordino.models.base_model import BaseModel
 from sordino.models.description import DescribedModel
+from sordino.prompts.attention import PromptAttention
+from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.prompt import KeysValues, Prompt
 from sordino.prompts.soft_prompt import PlacementName
 
@@ -103,7 +106,10 @@ def most_positions(base: DescribedModel, n_tokens: int) -> int:
 
 
 def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixes:
-    """K prompts of any kind, or none, as K prefixes. Those of vectors run through the model side by side, once."""
+    """K prompts of any kind, or none, as K prefixes. Those of vectors run through the model side by side, once.
+
+    Raises DoesNotFit, and ConfigError where the model's family takes no hold or strength.
+    """
     content = [None if prompt is None else prompt.prefix(base.ref) for prompt in prompts]
     given = {
         k: _given_prefix(base, prompt, values)
@@ -111,11 +117,53 @@ def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixe
         if prompt is not None and isinstance(values, KeysValues)
     }
     order = [k for k in range(len(prompts)) if k not in given]
-    encoded = [encode_prefixes(base.network, [prompt_embeds(base, prompts[k]) for k in order])] if order else []
-    if not given:
-        return encoded[0]
-    return join_prefixes([*encoded, *given.values()]).select(
-        sorted(range(len(prompts)), key=[*order, *given].__getitem__)
+    parts = list(given.values())
+    if order:
+        chosen = [prompts[k] for k in order]
+        embeds = [prompt_embeds(base, prompt) for prompt in chosen]
+        parts.insert(0, encode_prefixes(base.network, embeds, [span_in(base, prompt) for prompt in chosen]))
+    if len(parts) == 1:
+        return parts[0]
+    return join_prefixes(parts).select(sorted(range(len(prompts)), key=[*order, *given].__getitem__))
+
+
+def span_in(base: DescribedModel, prompt: Prompt | None) -> PromptSpan | None:
+    """Where a prompt is in its prefix, if text gives it more or less attention than plainly."""
+    return None if prompt is None else span_of(prefix_length(base, prompt), prompt.metadata.attention)
+
+
+def encode_flat(
+    base: BaseModel, flat_PW: Tensor, shape: KVShape, placement: PlacementName, attention: PromptAttention
+) -> Prefixes:
+    """One KV prompt as a prefix: keys and values of `KVPrompt.flat_PW`, behind BOS where `placement` says so. Differentiable.
+
+    Its last hidden state is zero. Raises DoesNotFit, ConfigError.
+    """
+    by_layer = flat_PW.to(base.device, base.dtype).view(len(flat_PW), shape.layers, 2, shape.heads, shape.channels)
+    keys, values = (tuple(by_layer[:, :, side].permute(1, 2, 0, 3)[:, None]) for side in (0, 1))
+    return _behind_bos(base, keys, values, torch.zeros(1, base.d_model), placement, attention)
+
+
+def _behind_bos(
+    base: BaseModel,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    last_KD: Tensor,
+    placement: PlacementName,
+    attention: PromptAttention,
+) -> Prefixes:
+    """keys, values: of each layer [1, H, P, C]."""
+    P, ahead = keys[0].shape[2], PLACEMENTS[placement].prefix_length(base, 0)
+    if ahead:
+        bos = encode_prefixes(base.network, [_bos_embeds(base)])
+        keys, values = (
+            [torch.cat([of_bos, own], dim=2) for of_bos, own in zip(side, sides, strict=True)]
+            for side, sides in ((bos.keys_KHPC, keys), (bos.values_KHPC, values))
+        )
+    span = span_of(ahead + P, attention)
+    check_spans(base.network, (span,))
+    return Prefixes(
+        tuple(keys), tuple(values), last_KD.to(base.device, base.dtype), (ahead + P,), (span,) if span else ()
     )
 
 
@@ -125,22 +173,17 @@ def _bos_embeds(base: BaseModel) -> Tensor:
 
 
 def _given_prefix(base: BaseModel, prompt: Prompt, given: KeysValues) -> Prefixes:
-    if PLACEMENTS[prompt.metadata.placement].prefix_length(base, 0):
-        raise ConfigError(
-            f"a {prompt.kind} stands at the start",
-            where=prompt.metadata.name,
-            expected="placement start",
-            got=prompt.metadata.placement,
-        )
-    if len(given.keys_LHPC) != base.n_layers:
+    config: Any = base.network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    if len(given.keys_LHPC) != base.n_layers or given.keys_LHPC[0].shape[0] != heads:
         raise DoesNotFit(
             f"the {prompt.kind} is for another base model",
             where=prompt.metadata.name,
-            expected=f"{base.n_layers} layers",
-            got=len(given.keys_LHPC),
+            expected=f"{base.n_layers} layers of {heads} key-value heads",
+            got=f"{len(given.keys_LHPC)} of {given.keys_LHPC[0].shape[0]}",
         )
     keys, values, (last_KD,) = (
-        tuple(torch.from_numpy(array.copy()).to(base.device, base.dtype)[None] for array in arrays)
+        [torch.from_numpy(array.copy()).to(base.device, base.dtype)[None] for array in arrays]
         for arrays in (given.keys_LHPC, given.values_LHPC, (given.last_D,))
     )
-    return Prefixes(keys, values, last_KD, (prompt.n_tokens,))
+    return _behind_bos(base, keys, values, last_KD, prompt.metadata.placement, prompt.metadata.attention)

@@ -22,18 +22,20 @@ Traps, each with a test in tests/parity:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from sordino.errors import ConfigError
 from sordino.forward import llama
 from sordino.forward.llama import Block
 from sordino.forward.llama_layers import runs
 from sordino.forward.masks import AttentionMasks, fused_masks, layer_masks, prompt_masks, row_masks
 from sordino.forward.rows import Rows
+from sordino.forward.weighting import Spans, prefix_bias
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
 # row with transformers' own masks.
@@ -52,13 +54,15 @@ class Prefixes:
     """K prefixes of one base model, left-padded to the longest.
 
     keys_KHPC, values_KHPC: a tensor a layer, in the model's dtype. last_KD: the hidden state (after the final norm) at each
-    prefix's last position; zeros where a prefix is empty. lengths: positions each prefix really has.
+    prefix's last position; zeros where a prefix is empty. lengths: positions each prefix really has. spans: where each holds a soft
+    prompt that text gives more or less attention than plainly; empty where none does.
     """
 
     keys_KHPC: tuple[Tensor, ...]
     values_KHPC: tuple[Tensor, ...]
     last_KD: Tensor
     lengths: tuple[int, ...]
+    spans: Spans = ()
 
     @property
     def width(self) -> int:
@@ -94,32 +98,35 @@ class Prefixes:
         cut = self.width - max(lengths)
         chosen = self._each(lambda t: t[list(indices)])
         keys, values = (tuple(t[:, :, cut:] for t in side) for side in (chosen.keys_KHPC, chosen.values_KHPC))
-        return Prefixes(keys, values, chosen.last_KD, lengths)
+        spans = tuple(self.spans[k] for k in indices) if self.spans else ()
+        return Prefixes(keys, values, chosen.last_KD, lengths, spans)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
-        return Prefixes(
-            tuple(map(change, self.keys_KHPC)), tuple(map(change, self.values_KHPC)), change(self.last_KD), self.lengths
-        )
+        keys, values = (tuple(map(change, side)) for side in (self.keys_KHPC, self.values_KHPC))
+        return replace(self, keys_KHPC=keys, values_KHPC=values, last_KD=change(self.last_KD))
 
 
-def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor]) -> Prefixes:
+def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor], spans: Spans = ()) -> Prefixes:
     """Run K prompts through the model once.
 
     embeds: K tensors [P_k, D] as the network's `inputs_embeds` (P_k may be 0: an empty prefix). They are cast to the network's
-    dtype; gradients flow back to them.
+    dtype; gradients flow back to them. spans: where each holds its soft prompt, if text gives it more or less attention.
+    Raises ConfigError where `spans` are beyond this family.
     """
     lengths = tuple(int(e.shape[0]) for e in embeds)
+    check_spans(network, spans)
     if max(lengths) == 0:
         return _empty_prefixes(network, len(embeds))
     embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
+    bias_KPP = prefix_bias(lengths, spans, network.dtype, network.device)
     if has_fused_layers(network):
-        block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP)
+        block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP, bias_KPP)
         hidden_KPD, layers = llama.decode(network, block)
     else:
-        masks = _prompt_masks(network, positions_KP, padded_KP)
+        masks = _prompt_masks(network, positions_KP, padded_KP, bias_KPP)
         hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
         layers = _layers_of(cache)
-    return _prefixes(layers, hidden_KPD, lengths)
+    return _prefixes(layers, hidden_KPD, lengths, spans)
 
 
 def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
@@ -144,7 +151,8 @@ def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
     layers = range(len(like.keys_KHPC))
     keys = tuple(joined([part.keys_KHPC for part in parts], layer) for layer in layers)
     values = tuple(joined([part.values_KHPC for part in parts], layer) for layer in layers)
-    return Prefixes(keys, values, torch.cat([part.last_KD for part in parts]), lengths)
+    spans = tuple(span for part in parts for span in part.spans or (None,) * len(part.lengths))
+    return Prefixes(keys, values, torch.cat([part.last_KD for part in parts]), lengths, spans if any(spans) else ())
 
 
 def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Tensor:
@@ -154,27 +162,30 @@ def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Te
     prefix = [
         (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
     ]
-    return llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)[0]
+    return llama.decode(network, _text_block(network, prefixes.lengths, prefixes.spans, rows), prefix)[0]
 
 
-def encode_and_forward(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Prefixes, Tensor]:
+def encode_and_forward(
+    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, spans: Spans = ()
+) -> tuple[Prefixes, Tensor]:
     """`encode_prefixes` and `forward_rows` of one set of rows: the same numbers, in one run through the model where possible."""
     lengths = tuple(int(e.shape[0]) for e in embeds)
     if not has_fused_layers(network) or max(lengths) == 0 or rows.ids_BT.shape[1] == 0:
-        prefixes = encode_prefixes(network, embeds)
+        prefixes = encode_prefixes(network, embeds, spans)
         return prefixes, forward_rows(network, prefixes, rows)
-    prompts = _prompt_block(network, *_side_by_side(network, embeds))
-    text = _text_block(network, lengths, rows)
+    bias_KPP = prefix_bias(lengths, spans, network.dtype, network.device)
+    prompts = _prompt_block(network, *_side_by_side(network, embeds), bias_KPP)
+    text = _text_block(network, lengths, spans, rows)
     hidden_KPD, hidden_BTD, layers = llama.decode_together(network, prompts, text, rows.prompt_B)
-    return _prefixes(layers, hidden_KPD, lengths), hidden_BTD
+    return _prefixes(layers, hidden_KPD, lengths, spans), hidden_BTD
 
 
-def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> bool:
+def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, spans: Spans) -> bool:
     """Whether to run a prompt in every row (`forward_as_one_row`) rather than once by itself.
 
     A GPU waits for launches: those of one layer, forward and back, take as long as some hundred GFLOP (LOG.md). A CPU does not.
     """
-    if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0:
+    if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0 or any(spans):
         return False
     config: Any = network.config.get_text_config()
     embedding: Any = network.get_input_embeddings()
@@ -218,7 +229,7 @@ def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) ->
             )
             for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
         ]
-        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, rows), prefix)
+        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, prefixes.spans, rows), prefix)
         layers = [
             (torch.cat([prefix[at][0], keys], dim=2), torch.cat([prefix[at][1], values], dim=2))
             if prefix
@@ -246,6 +257,17 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
 def packable(network: PreTrainedModel) -> bool:
     """Whether several examples may share a row on this architecture (it is in the parity tests)."""
     return network.config.model_type in PACKABLE_FAMILIES
+
+
+def check_spans(network: PreTrainedModel, spans: Spans) -> None:
+    """Raise ConfigError where text cannot give a soft prompt more or less attention: our masks are not proven on this family."""
+    if any(spans) and not packable(network):
+        raise ConfigError(
+            "hold and strength do not work on this architecture yet",
+            where=network.config.model_type,
+            expected=", ".join(sorted(PACKABLE_FAMILIES)),
+            do="run the soft prompt with hold off and strength 1",
+        )
 
 
 def has_fused_layers(network: PreTrainedModel) -> bool:
@@ -280,20 +302,25 @@ def _side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[T
     return embeds_KPD, (index_1P - pad_K1).clamp(min=0), index_1P < pad_K1
 
 
-def _prefixes(layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengths: tuple[int, ...]) -> Prefixes:
+def _prefixes(
+    layers: Sequence[tuple[Tensor, Tensor]], hidden_KPD: Tensor, lengths: tuple[int, ...], spans: Spans
+) -> Prefixes:
     filled_K = torch.tensor([length > 0 for length in lengths], device=hidden_KPD.device)
     keys, values = zip(*layers, strict=True)
-    return Prefixes(keys, values, hidden_KPD[:, -1] * filled_K[:, None], lengths)
+    return Prefixes(keys, values, hidden_KPD[:, -1] * filled_K[:, None], lengths, spans)
 
 
-def _prompt_block(network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor) -> Block:
-    own = _prompt_masks(network, positions_KP, padded_KP) if bool(padded_KP.any()) else None
+def _prompt_block(
+    network: PreTrainedModel, embeds_KPD: Tensor, positions_KP: Tensor, padded_KP: Tensor, bias_KPP: Tensor | None
+) -> Block:
+    masked = bias_KPP is not None or bool(padded_KP.any())
+    own = _prompt_masks(network, positions_KP, padded_KP, bias_KPP) if masked else None
     return Block(embeds_KPD, positions_KP, AttentionMasks(own=own))
 
 
-def _text_block(network: PreTrainedModel, lengths: Sequence[int], rows: Rows) -> Block:
+def _text_block(network: PreTrainedModel, lengths: Sequence[int], spans: Spans, rows: Rows) -> Block:
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
-    return Block(embeds_BTD, _positions(lengths, rows), fused_masks(lengths, rows, network.dtype))
+    return Block(embeds_BTD, _positions(lengths, rows), fused_masks(lengths, spans, rows, network.dtype))
 
 
 def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
@@ -347,7 +374,8 @@ def _left_aligned(
     has_text_B = text_B > 0
     last_BD[has_text_B] = hidden_BTD[has_text_B, text_B[has_text_B] - 1]
     keys, values = zip(*((aligned(k), aligned(v)) for k, v in layers), strict=True) if layers else ((), ())
-    return Prefixes(keys, values, last_BD, tuple(total_B.tolist()))
+    spans = tuple(prefixes.spans[k] for k in rows.prompt_B.tolist()) if prefixes.spans else ()
+    return Prefixes(keys, values, last_BD, tuple(total_B.tolist()), spans)
 
 
 def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
@@ -357,13 +385,15 @@ def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
     return Prefixes((), (), last_KD, (0,) * count)
 
 
-def _prompt_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor) -> Any:
-    return prompt_masks(network, positions_KP, padded_KP) if packable(network) else (~padded_KP).long()
+def _prompt_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor, bias_KPP: Tensor | None) -> Any:
+    if packable(network):
+        return prompt_masks(network, positions_KP, padded_KP, bias_KPP)
+    return (~padded_KP).long()
 
 
 def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:
     if packable(network):
-        return row_masks(network, prefixes.lengths, rows, positions_BT)
+        return row_masks(network, prefixes.lengths, prefixes.spans, rows, positions_BT)
     if int(rows.example_BT.max()) > 0:
         raise ValueError(f"{network.config.model_type} is not in the parity tests: one example a row")
     pad_B = (prefixes.width - torch.tensor(prefixes.lengths, device=positions_BT.device))[rows.prompt_B]

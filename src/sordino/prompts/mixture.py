@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import BadInput, ConfigError, ModelError
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
@@ -133,7 +134,9 @@ class Mixture:
         """SHA-256 (hex) of the components' matrices, the weights, the rule and the gate. Names are left out."""
         digest = hashlib.sha256(f"mixture {self.rule} {len(self.components)} {self.gate is not None}\n".encode())
         for prompt in self.components:
-            digest.update(f"{prompt.content_hash} {prompt.metadata.placement}\n".encode())
+            digest.update(
+                f"{prompt.content_hash} {prompt.metadata.placement}{_named(prompt.metadata.attention)}\n".encode()
+            )
         digest.update(self.weights_K.astype("<f8", copy=False).tobytes())
         if self.gate is not None:
             digest.update(self.gate.slope_KD.astype("<f4", copy=False).tobytes())
@@ -163,6 +166,10 @@ class Mixture:
         from sordino import formats
 
         formats.write_mixture(self, Path(path), force=overwrite)
+
+
+def _named(attention: PromptAttention) -> str:
+    return "" if attention.plain else f" hold {attention.hold} strength {attention.strength!r}"
 
 
 # What a prompt file holds.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import BadInput, DoesNotFit, SoftPromptFileError
+from sordino.prompts.attention import PLAIN, PromptAttention
 
 _log = logging.getLogger(__name__)
 PlacementName = Literal["start", "after_bos"]
@@ -70,10 +71,10 @@ class BaseRef:
 class Metadata:
     """What a soft prompt says about itself.
 
-    name, author, supported, description are KoboldAI's four keys; `supported` are model names, shown as hints and never
-    enforced. The rest is the `sordino` object of the native format (docs/formats.md). `training`, `heldout` are plain JSON
-    objects; samples are `{"prompt", "with", "without"}` objects of strings; `foreign` are other programs' keys of meta.json,
-    kept as they are.
+    name, author, supported, description are KoboldAI's four keys; `supported` are model names, shown as hints and never enforced.
+    The rest is the `sordino` object of the native format (docs/formats.md). `placement` says where it stands, `attention` how
+    much attention text gives it. `training`, `heldout` are plain JSON objects; samples are `{"prompt", "with", "without"}`
+    objects of strings; `foreign` are other programs' keys of meta.json, kept as they are.
     """
 
     name: str = ""
@@ -82,6 +83,7 @@ class Metadata:
     description: str = ""
     base: BaseRef = BaseRef()
     placement: PlacementName = "start"
+    attention: PromptAttention = PLAIN
     licence: str = ""
     tags: tuple[str, ...] = ()
     rating: Rating | Literal[""] = ""

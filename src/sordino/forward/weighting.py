@@ -1,0 +1,81 @@
+"""How much attention text gives to the soft prompt ahead of it, as terms of the attention masks: the only place that computes them.
+
+The t-th token of a text adds log w(t) (`PromptAttention.weight`) to its scores over the prompt's positions. The first position of a
+prefix, BOS or a prompt's first virtual token, is the attention sink: scaling it up makes everything worse, so it is left alone.
+
+Shape key: K prefixes, B rows, T text positions, P prefix positions, N queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sordino.prompts.attention import PromptAttention
+
+SINK = 1
+
+
+@dataclass(frozen=True)
+class PromptSpan:
+    """The soft prompt in a prefix: its positions from SINK to `stop`, and how much attention text gives them.
+
+    What a prefix holds from `stop` on is text.
+    """
+
+    stop: int
+    attention: PromptAttention
+
+
+# A span for each prefix; None, or an empty sequence for all of them: no soft prompt, or its attention is plain.
+Spans = Sequence[PromptSpan | None]
+
+
+def span_of(length: int, attention: PromptAttention) -> PromptSpan | None:
+    """For a prefix of `length` positions that ends with its soft prompt."""
+    return None if attention.plain else PromptSpan(length, attention)
+
+
+def log_weight(tokens_N: Tensor, attention: PromptAttention, dtype: torch.dtype = torch.float32) -> Tensor:
+    """log w(t) [N] of the `tokens_N`-th tokens of a text, in float32 at least."""
+    weight_N = torch.ones_like(tokens_N, dtype=torch.promote_types(dtype, torch.float32))
+    if attention.hold is not None:
+        weight_N = (weight_N * tokens_N / attention.hold).clamp(min=1.0)
+    return (weight_N * attention.strength).log().to(dtype)
+
+
+def row_bias(
+    lengths: Sequence[int], spans: Spans, prompt_B: Tensor, offset_BT: Tensor, dtype: torch.dtype
+) -> Tensor | None:
+    """What rows of text add to their scores over prefixes padded on the left: [B, T, P]. None: nothing.
+
+    lengths: of the K prefixes. offset_BT: a token's place in its example.
+    """
+    if not any(spans):
+        return None
+    width = max(lengths)
+    bias_BTP = torch.zeros(*offset_BT.shape, width, dtype=dtype, device=offset_BT.device)
+    for k, (length, span) in enumerate(zip(lengths, spans, strict=True)):
+        if span is None or span.stop <= SINK:
+            continue
+        pad, mine = width - length, prompt_B == k
+        bias_BT = log_weight(offset_BT[mine] + 1 + length - span.stop, span.attention, dtype)
+        bias_BTP[mine, :, pad + SINK : pad + span.stop] = bias_BT[:, :, None]
+    return bias_BTP
+
+
+def prefix_bias(lengths: Sequence[int], spans: Spans, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """What the text inside prefixes, padded on the left, adds to its scores over the prompt: [K, P, P]. None: nothing."""
+    if not any(span and span.stop < length for length, span in zip(lengths, spans, strict=bool(spans))):
+        return None
+    width = max(lengths)
+    bias_KPP = torch.zeros(len(lengths), width, width, dtype=dtype, device=device)
+    for bias_PP, length, span in zip(bias_KPP, lengths, spans, strict=True):
+        if span is not None:
+            pad, tokens_N = width - length, torch.arange(1, length - span.stop + 1, device=device)
+            weight_N1 = log_weight(tokens_N, span.attention, dtype)[:, None]
+            bias_PP[pad + span.stop :, pad + SINK : pad + span.stop] = weight_N1
+    return bias_KPP

@@ -1,0 +1,55 @@
+"""How much attention text gives to a soft prompt: its strength, and how that is held as the text grows.
+
+The longer the text, the smaller the share of attention that a prompt of fixed length gets, and so its effect. To hold it, the
+attention weight that the t-th token of the text gives to the prompt's positions is multiplied by
+
+    w(t) = strength * max(1, t / hold)
+
+which is log w(t) added to the scores, in every layer. From `hold` tokens on, the prompt keeps about the share that it had there.
+Related: split-softmax (Li et al. 2024, arXiv 2402.10962), PASTA (Zhang et al. 2023, arXiv 2311.02262), both for instructions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sordino.errors import ConfigError
+
+LEAST_STRENGTH, MOST_STRENGTH = 0.25, 4.0
+MOST_HOLD = 1_000_000
+
+
+@dataclass(frozen=True)
+class PromptAttention:
+    """hold: T, in tokens of text; None: not held. strength: s, from 0.25 to 4; 1 changes nothing. Raises ConfigError."""
+
+    hold: int | None = None
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.hold is not None and not (type(self.hold) is int and 1 <= self.hold <= MOST_HOLD):
+            raise ConfigError(
+                "hold is out of range",
+                where="hold",
+                expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
+                got=self.hold,
+            )
+        if isinstance(self.strength, bool) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
+            raise ConfigError(
+                "strength is out of range",
+                where="strength",
+                expected=f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
+                got=self.strength,
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether attention is as the model computes it."""
+        return self.hold is None and self.strength == 1
+
+    def weight(self, tokens: int) -> float:
+        """w(t) for the `tokens`-th token of the text, the first being 1."""
+        return self.strength * (1 if self.hold is None else max(1.0, tokens / self.hold))
+
+
+PLAIN = PromptAttention()
