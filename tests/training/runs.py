@@ -11,6 +11,7 @@ import torch
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
+from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, TrainSet
 from tests.tiny_models import tiny_base
@@ -43,6 +44,11 @@ def small_set(base: BaseModel) -> TrainSet:
 def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
     ids = base.encode("the keeper wrote of the sea")[:tokens]
     return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()
+
+
+def first_matrix(base: BaseModel, config: TrainConfig) -> torch.Tensor:
+    """`start_of` for a run of any kind."""
+    return form_of(base, config).matrix_of_embeds(base, start_of(base, config.tokens))
 
 
 def several_runs(base: BaseModel, folder: Path) -> list[Run]:
