@@ -51,7 +51,7 @@ def first_matrix(base: BaseModel, config: TrainConfig) -> torch.Tensor:
     return form_of(base, config).matrix_of_embeds(base, start_of(base, config.tokens))
 
 
-def several_runs(base: BaseModel, folder: Path) -> list[Run]:
+def several_runs(base: BaseModel, folder: Path, **common: Any) -> list[Run]:
     """Four runs that differ in length, learning rate, method, seed, placement, texts and steps, in folders of their own."""
     changes: dict[str, dict[str, Any]] = {
         "a": {"tokens": 4, "steps": 7},
@@ -64,7 +64,7 @@ def several_runs(base: BaseModel, folder: Path) -> list[Run]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         data = small_set(base)
         data = TrainSet(data.train[number % 2 :], data.validation, f"hash {name}")
-        config = replace(CONFIG, **change)
+        config = replace(CONFIG, **common, **change)
         runs.append(Run(name, data, config, folder / name, start_of(base, config.tokens)))
     return runs
 
