@@ -1,0 +1,24 @@
+"""`save`, as a method of what a file holds: the one place that reaches up to the formats, when called (docs/decisions/0013)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sordino.prompts.mixture import StoredPrompt
+
+_log = logging.getLogger(__name__)
+
+
+def save(prompt: StoredPrompt, path: str | Path, *, to: str = "kobold", overwrite: bool = False) -> None:
+    """As `SoftPrompt.save` and `Mixture.save`, which say what a person has to know. to: of a mixture there is one format."""
+    from sordino import formats
+    from sordino.prompts.mixture import Mixture
+
+    if isinstance(prompt, Mixture):
+        formats.write_mixture(prompt, Path(path), force=overwrite)
+        return
+    for line in formats.write(prompt, Path(path), to=to, force=overwrite):
+        _log.warning("%s: %s", path, line)
