@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
 from sordino.library.outputs import Outputs
-from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text
+from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -217,6 +217,11 @@ def setting_options(
         return cls(**given)
 
     return option_group(given_as, make, *map(_setting_option, chosen), *also)
+
+
+def setting_option(cls: type, name: str) -> Decorator:
+    """The option for one setting of a settings class."""
+    return _setting_option(settings_of(cls)[name])
 
 
 def _setting_option(each: Setting) -> Decorator:
