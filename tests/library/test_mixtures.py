@@ -10,7 +10,8 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.library.library import Library, edit
+from sordino.library.editing import edit
+from sordino.library.library import Library
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names

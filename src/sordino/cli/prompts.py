@@ -22,7 +22,8 @@ from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import RATINGS
 
 if TYPE_CHECKING:
-    from sordino.library.library import Entry, Library
+    from sordino.library.entry import Entry
+    from sordino.library.library import Library
     from sordino.prompts.soft_prompt import SoftPrompt
 
 _SHOWN_SAMPLES = 5
@@ -164,8 +165,7 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 
     The matrix in its .zip stays as it is.
     """
-    from sordino import formats
-    from sordino.library.library import edit as edit_file
+    from sordino.library.editing import edit as edit_file
 
     changes: dict[str, Any] = {
         key: _list_of(value) if key in ("tags", "supported") else value
@@ -175,8 +175,6 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
-    if "base" in changes:
-        changes["base"] = replace(formats.read_any(path).metadata.base, id=changes["base"])
     edited = edit_file(path, changes)
     for key in changes:
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)

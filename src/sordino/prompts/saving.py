@@ -13,12 +13,8 @@ _log = logging.getLogger(__name__)
 
 
 def save(prompt: StoredPrompt, path: str | Path, *, to: str = "kobold", overwrite: bool = False) -> None:
-    """As `SoftPrompt.save` and `Mixture.save`, which say what a person has to know. to: of a mixture there is one format."""
+    """As `SoftPrompt.save` and `Mixture.save`, which say what a user has to know."""
     from sordino import formats
-    from sordino.prompts.mixture import Mixture
 
-    if isinstance(prompt, Mixture):
-        formats.write_mixture(prompt, Path(path), force=overwrite)
-        return
-    for line in formats.write(prompt, Path(path), to=to, force=overwrite):
+    for line in formats.write_any(prompt, Path(path), to=to, force=overwrite):
         _log.warning("%s: %s", path, line)
