@@ -7,23 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import brackets, one_line, out, print_json, table
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-)
-from sordino.cli.options import (
-    instruction_option,
-    json_option,
-    option_group,
-    paths_option,
-    refuse_alone,
-    setting_options,
-)
+from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options
+from sordino.cli.options import instruction_option, option_group, paths_option, refuse_alone, setting_options
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import TaskConfig
@@ -35,7 +21,6 @@ if TYPE_CHECKING:
     from sordino.evaluation.answers import TaskReport
     from sordino.evaluation.free_answers import FreeReport
 
-_LABEL = 48
 # A confusion table of more labels than this is for the JSON's readers.
 _CONFUSION = 8
 
@@ -94,9 +79,7 @@ class AnswerKind:
         )
     ],
 )  # fmt: skip
-@prompt_options()
-@base_model_options()
-@json_option()
+@measured_options()
 def answers(
     prompts: PromptChoice,
     rows: TextChoice,
@@ -187,7 +170,7 @@ def _table(report: TaskReport | FreeReport, first: str) -> Table:
             less = line.differences.get(first)
             shown.add_row(
                 *([one_line(held.name)] if several else []),
-                _heading(line.kind, line.label),
+                heading(line.kind, line.label),
                 str(line.tokens),
                 *_cells(line),
                 f"{100 * less.value:+.1f}" if less else "",
@@ -224,13 +207,3 @@ def _show_confusion(report: TaskReport, first: str) -> None:
             shown.add_row(one_line(label), *map(str, counts))
         out.print(f"Behind {one_line(first)}, {one_line(held.name)}:")
         out.print(shown)
-
-
-def _heading(kind: str, label: str) -> str:
-    label = one_line(label)
-    label = label if len(label) <= _LABEL else label[: _LABEL // 2] + "..." + label[-(_LABEL // 2 - 3) :]
-    if kind in ("instruction", "examples"):
-        return f'"{label}"'
-    if kind == "mean member":
-        return f"mean of {label}"
-    return f"{kind} {label}" if kind in ("soft prompt", "mixture", "best member", "ensemble") else label

@@ -15,6 +15,7 @@ from sordino.cli.options import (
     device_option,
     dtype_option,
     force_option,
+    json_option,
     library_option,
     model_option,
     option_group,
@@ -78,6 +79,12 @@ def prompt_options(names: Decorator | None = None) -> Decorator:
     """`prompts: PromptChoice`. names: the argument or option `names`; by default a PROMPT or several."""
     given = names or click.argument("names", metavar="PROMPT...", nargs=-1, required=True)
     return option_group("prompts", _prompt_choice, given, force_option(), library_option())
+
+
+def measured_options(names: Decorator | None = None) -> Decorator:
+    """`prompts: PromptChoice, model: ModelChoice, as_json: bool`: what commands have that run soft prompts."""
+    prompts, model, as_json = prompt_options(names), base_model_options(), json_option()
+    return lambda command: prompts(model(as_json(command)))
 
 
 def _prompt_choice(names: str | tuple[str, ...] | None, force: bool, library: Library) -> PromptChoice:

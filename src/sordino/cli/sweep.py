@@ -111,7 +111,7 @@ def _spec(options: Mapping[str, Any]) -> Spec:
     """Every combination is checked. Raises ConfigError."""
     rest = TrainConfig(steps=options["steps"], **options["rest"])
     fill_passes = "pass_tokens" not in options["rest"]
-    factors = {name: _values(name, options[name]) for name in FACTORS}
+    factors: dict[str, Any] = {name: _values(name, options[name]) for name in FACTORS}
     return Spec(**factors, rest=rest, fill_passes=fill_passes, **options["trying"])
 
 

@@ -11,15 +11,8 @@ import click
 
 from sordino.cli.console import err, one_line, out, print_json, printable
 from sordino.cli.ensemble import MixtureOptions, mixture_options
-from sordino.cli.loading import ModelChoice, PromptChoice, base_model_options, prompt_options
-from sordino.cli.options import (
-    PATH,
-    json_option,
-    option_group,
-    refuse_alone,
-    seed_option,
-    setting_options,
-)
+from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
+from sordino.cli.options import PATH, option_group, refuse_alone, seed_option, setting_options
 from sordino.engine.config import Sampling
 from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
@@ -86,7 +79,7 @@ class TextsToContinue:
         help="Texts at a time with --batch.",
     ),
 )
-@prompt_options(
+@measured_options(
     click.option(
         "--soft-prompt",
         "-p",
@@ -98,8 +91,6 @@ class TextsToContinue:
 @sampling_options
 @mixture_options()
 @seed_option()
-@base_model_options()
-@json_option()
 def generate(
     texts: TextsToContinue,
     prompts: PromptChoice,
@@ -144,7 +135,7 @@ def generate(
 
 @click.command()
 @click.argument("text")
-@prompt_options(
+@measured_options(
     click.option(
         "--soft-prompt",
         "-p",
@@ -158,8 +149,6 @@ def generate(
 @sampling_options
 @mixture_options()
 @seed_option()
-@base_model_options()
-@json_option()
 def compare(
     text: str,
     prompts: PromptChoice,
