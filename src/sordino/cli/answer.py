@@ -14,6 +14,7 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import TaskConfig
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +30,9 @@ _CONFUSION = 8
 class AnswerKind:
     """Answers from a closed set of labels (None: what the completions take), or free ones of at most max_tokens."""
 
-    labels: str | None
-    free: bool
-    max_tokens: int
+    labels: str | None = setting(None, "The answers there are.", shown="what the completions take", unit="A,B,...")
+    free: bool = setting(False, "Answers in free words: they are written, and held against the right ones.")
+    max_tokens: int = setting(24, "Longest answer that is written.", unit="N")
 
     def __post_init__(self) -> None:
         if self.free and self.labels is not None:
@@ -54,31 +55,9 @@ class AnswerKind:
         "Training rows: examples are drawn from them, and how often each label occurs.",
     ),
 )
-@option_group(
-    "answered",
-    AnswerKind,
-    click.option("--labels", metavar="A,B,...", help="The answers there are.  [default: what the completions take]"),
-    click.option(
-        "--free", is_flag=True, help="Answers in free words: they are written, and held against the right ones."
-    ),
-    click.option(
-        "--max-tokens", type=int, default=24, show_default=True, metavar="N", help="Longest answer that is written."
-    ),
-)
+@setting_options(AnswerKind, given_as="answered")
 @instruction_option("one that names the labels")
-@setting_options(
-    TaskConfig, "row_tokens", "pass_tokens", "seed",
-    given_as="config",
-    also=[
-        click.option(
-            "--shots",
-            multiple=True,
-            type=int,
-            metavar="N",
-            help="Compare with instructions that N examples stand behind, too; may be repeated.",
-        )
-    ],
-)  # fmt: skip
+@setting_options(TaskConfig, "row_tokens", "pass_tokens", "seed", "shots", given_as="config")
 @measured_options()
 def answers(
     prompts: PromptChoice,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +62,29 @@ class PromptChoice:
     force: bool = False
 
     def load(self) -> dict[str, SoftPrompt]:
-        """As `loaded_prompts`."""
-        return loaded_prompts(self.library, self.names)
+        """Soft prompts by a short label each, in the order given. Raises BadInput, for a mixture too.
+
+        Done before the base model is loaded: a wrong name should not cost seconds.
+        """
+        from sordino import formats
+
+        return {label: formats.read(path) for label, path in self._paths().items()}
 
     def load_any(self) -> dict[str, StoredPrompt]:
-        """As `loaded_prompts`, mixtures too."""
-        return loaded_any(self.library, self.names)
+        """As `load`, mixtures too."""
+        from sordino import formats
+
+        return {label: formats.read_any(path) for label, path in self._paths().items()}
+
+    def _paths(self) -> dict[str, Path]:
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError("a soft prompt was given twice", got=", ".join(self.names))
+        files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in self.names]
+        labels = [one_line(file.stem if file.suffix else file.name) for file in files]
+        if len(set(labels)) < len(labels):
+            # Numbers, not paths: labels are written into mixtures, which are shared.
+            labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+        return {label: self.library.resolve(name) for label, name in zip(labels, self.names, strict=True)}
 
     def check(self, base: BaseModel, prompts: Mapping[str, StoredPrompt]) -> None:
         """Refuse soft prompts that were not made for this model. Raises DoesNotFit."""
@@ -124,34 +141,6 @@ def text_options(*options: Decorator) -> Decorator:
 def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False) -> Decorator:
     """`heldout: tuple[Path, ...]`."""
     return paths_option(flag, "heldout", help, required=required)
-
-
-def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
-    """Soft prompts by a short label each, in the order given. names: of the library, or paths. Raises BadInput.
-
-    Done before the base model is loaded: a wrong name should not cost seconds.
-    """
-    from sordino import formats
-
-    return {label: formats.read(path) for label, path in _paths(library, names).items()}
-
-
-def loaded_any(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt]:
-    """As `loaded_prompts`, mixtures among them."""
-    from sordino import formats
-
-    return {label: formats.read_any(path) for label, path in _paths(library, names).items()}
-
-
-def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
-    if len(set(names)) < len(names):
-        raise ConfigError("a soft prompt was given twice", got=", ".join(names))
-    files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in names]
-    labels = [one_line(file.stem if file.suffix else file.name) for file in files]
-    if len(set(labels)) < len(labels):
-        # Numbers, not paths: labels are written into mixtures, which are shared.
-        labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
-    return {label: library.resolve(name) for label, name in zip(labels, names, strict=True)}
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:

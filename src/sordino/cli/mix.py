@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sordino.cli.console import print_json
-from sordino.cli.loading import base_model_options, check_fits, loaded_prompts
+from sordino.cli.loading import PromptChoice, base_model_options
 from sordino.cli.options import (
     force_option,
     json_option,
@@ -114,10 +114,10 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
     if options["joint"] is not None:
         pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
-    given = loaded_prompts(options["library"], names)
+    prompts = PromptChoice(tuple(names), options["library"], options["force"])
+    given = prompts.load()
     base = options["model"].load(ask=not options["as_json"])
-    for label, prompt in given.items():
-        check_fits(base, label, prompt, force=options["force"])
+    prompts.check(base, given)
     job = MixtureJob(
         list(given.items()), options["texts"].paths(), out,
         options["about"].metadata(outputs.name or without_ending(out.name)), config, joint,

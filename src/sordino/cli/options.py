@@ -198,13 +198,11 @@ def _names_of(options: Sequence[Decorator]) -> list[str]:
     return [parameter.name for parameter in nothing.__click_params__]  # type: ignore[attr-defined]
 
 
-def setting_options(
-    cls: type, *names: str, given_as: str, only_given: bool = False, also: Sequence[Decorator] = ()
-) -> Decorator:
+def setting_options(cls: type, *names: str, given_as: str, only_given: bool = False) -> Decorator:
     """Options for the settings `names` of a settings class, in that order, or for all; the command gets one value, `given_as`.
 
     That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
-    more. Flag, type, choices, default and help come from the fields. also: options for fields that hold several values. Raises
+    more. Flag, type, choices, default and help come from the fields; one that holds several values may be repeated. Raises
     ConfigError, from the class's own checks.
     """
     settings = offered_of(cls)
@@ -216,7 +214,7 @@ def setting_options(
             return {name: value for name, value in given.items() if was_given(name)}
         return cls(**given)
 
-    return option_group(given_as, make, *map(_setting_option, chosen), *also)
+    return option_group(given_as, make, *map(_setting_option, chosen))
 
 
 def setting_option(cls: type, name: str) -> Decorator:
@@ -226,18 +224,21 @@ def setting_option(cls: type, name: str) -> Decorator:
 
 def _setting_option(each: Setting) -> Decorator:
     help = f"{each.about.help}{_default_text(each)}"
-    flags = (each.flag, *filter(None, [each.about.short]))
+    flags = (each.flag, *filter(None, [each.about.short]), each.name)
     if each.kind is bool:
         return click.option(*flags, is_flag=True, help=help)
+    environment: dict[str, Any] = {"envvar": each.about.envvar, "show_envvar": True} if each.about.envvar else {}
+    if each.several:
+        return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
-    return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help)
+    return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 
 
 def _default_text(each: Setting) -> str:
     """`  [default: 16; 1 to 256]`, as click writes it."""
     about, value = each.about, each.default
-    known = value is not None and value != "" and each.kind is not bool
+    known = value not in (None, "", ()) and each.kind is not bool
     default = about.shown or (f"{value:g}" if known and each.kind is float else f"{value}" if known else "")
     parts = [f"default: {default}"] if default else []
     # A range that ends at what a computer can hold tells nothing.

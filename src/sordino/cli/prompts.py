@@ -11,7 +11,7 @@ import click
 
 from sordino.cli.console import err, is_interactive, one_line, out, print_json, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
-from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
+from sordino.cli.loading import PromptChoice, check_fits, loaded_model
 from sordino.cli.options import PATH, index_option, json_option, library_option, model_option
 from sordino.errors import BadInput, ConfigError
 from sordino.formats import WRITABLE
@@ -235,7 +235,9 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     from sordino.prompts.similarity import ranked_sources
 
     own = formats.read(library.resolve(target))
-    ranked = ranked_sources(own, loaded_prompts(library, prompts) if prompts else _candidates(library, own, target))
+    ranked = ranked_sources(
+        own, PromptChoice(prompts, library).load() if prompts else _candidates(library, own, target)
+    )
     if as_json:
         rows = [{"source": each.label, "per_token": each.per_token, "pooled": each.pooled} for each in ranked]
         print_json({"target": target, "sources": rows})

@@ -27,17 +27,8 @@ MIN_COLUMN = 36
 WITHOUT = "no soft prompt"
 
 sampling_options = setting_options(
-    Sampling, "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-    given_as="sampling",
-    also=[
-        click.option(
-            "--stop",
-            multiple=True,
-            metavar="TEXT",
-            help="Stop in front of this text; may be repeated. In bash, $'\\n' is a line end.",
-        )
-    ],
-)  # fmt: skip
+    Sampling, "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", given_as="sampling"
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ class TextsToContinue:
     )
 )
 @sampling_options
-@mixture_options()
+@mixture_options
 @seed_option()
 def generate(
     texts: TextsToContinue,
@@ -147,7 +138,7 @@ def generate(
     )
 )
 @sampling_options
-@mixture_options()
+@mixture_options
 @seed_option()
 def compare(
     text: str,
