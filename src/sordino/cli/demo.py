@@ -14,7 +14,7 @@ import click
 
 from sordino.cli import loading
 from sordino.cli.console import out, printable
-from sordino.cli.options import PATH, device_option
+from sordino.cli.options import PATH, setting_options
 from sordino.cli.write import WITHOUT, show_side_by_side
 from sordino.engine.config import Sampling
 
@@ -46,8 +46,8 @@ CONTINUATION_TOKENS = 70
     help="About how long to train; 10 to 300 steps.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
-@device_option()
-def demo(folder: Path, minutes: float, overwrite: bool, device: str | None) -> None:
+@setting_options(loading.ModelChoice, "device", given_as="choice")
+def demo(folder: Path, minutes: float, overwrite: bool, choice: loading.ModelChoice) -> None:
     """Train a soft prompt on a lighthouse keeper's log and see the bundled model take on his voice.
 
     Trains for a few minutes and shows samples on the way, measures the result on entries that were held out, and
@@ -57,8 +57,8 @@ def demo(folder: Path, minutes: float, overwrite: bool, device: str | None) -> N
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
     from sordino.training.demo import MODEL, demo_job
 
-    job = demo_job(folder, device, overwrite=overwrite)
-    run(job, loading.loaded_model(MODEL, None, device), minutes)
+    job = demo_job(folder, choice.device, overwrite=overwrite)
+    run(job, loading.loaded_model(MODEL, None, choice.device), minutes)
 
 
 def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:

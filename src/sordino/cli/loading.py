@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.cli.options import (
     Decorator,
-    device_option,
-    dtype_option,
     force_option,
     json_option,
     library_option,
-    model_option,
     option_group,
     paths_option,
+    setting_options,
 )
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -34,23 +33,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The base model as the user named it, "" where none was. device, dtype: None for what suits the machine."""
+    """The base model as the user named it, "" where none was."""
 
-    model: str
-    device: str | None = None
-    dtype: str | None = None
+    model: str = setting(
+        "",
+        "The base model: smollm2 (bundled), a folder, a .gguf file, or a Hugging Face Hub id.",
+        unit="MODEL",
+        short="-m",
+    )
+    device: str | None = setting(
+        None, "cpu, cuda, cuda:N or mps.", shown="a GPU where there is one, else cpu", unit="DEVICE"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        None,
+        "Number type of the base model; soft prompts are always float32.",
+        shown="bfloat16 on an NVIDIA GPU that has it, else float32",
+    )
 
     def load(self, *, ask: bool = True) -> BaseModel:
         return loaded_model(self.model, self.dtype, self.device, ask=ask)
 
 
-def base_model_options(default: str | None = "smollm2") -> Decorator:
+def base_model_options(default: str = "smollm2") -> Decorator:
     """`model: ModelChoice`."""
-    return option_group("model", _model_choice, model_option(default), device_option(), dtype_option())
+    return setting_options(ModelChoice, given_as="model", model=default)
 
 
-def _model_choice(model: str | None, device: str | None, dtype: str | None) -> ModelChoice:
-    return ModelChoice(model or "", device, dtype)
+def named_model_option() -> Decorator:
+    """`model: ModelChoice`, for what runs on the CPU in any case, or chooses by itself."""
+    return setting_options(ModelChoice, "model", given_as="model")
 
 
 @dataclass(frozen=True)

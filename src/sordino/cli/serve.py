@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli.console import err, one_line, out, warn
-from sordino.cli.loading import ModelChoice, base_model_options
-from sordino.cli.options import library_option, model_option, setting_options
+from sordino.cli.loading import ModelChoice, base_model_options, named_model_option
+from sordino.cli.options import library_option, setting_options
 from sordino.engine.config import EngineOptions
 from sordino.errors import ConfigError, MissingExtra, SordinoError
 from sordino.server.addresses import Access, address_of, near
@@ -47,7 +47,7 @@ class ServedOptions:
 
 
 @click.command()
-@base_model_options(default=None)
+@base_model_options(default="")
 @library_option()
 @setting_options(ServedOptions, given_as="served")
 @setting_options(Access, given_as="access")
@@ -211,15 +211,15 @@ def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page 
 
 
 @click.command()
-@model_option(default=None)
+@named_model_option()
 @library_option()
 @setting_options(Access, "port", "api_key", given_as="access")
 @click.pass_context
-def ui(context: click.Context, model: str | None, library: Library, access: Access) -> None:
+def ui(context: click.Context, model: ModelChoice, library: Library, access: Access) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
     The same as `sordino serve --open`, which has more options.
     """
     if find_spec("websockets") is None:
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
-    context.invoke(serve, model=model, library=library, port=access.port, api_key=access.api_key, opens=True)
+    context.invoke(serve, model=model.model, library=library, port=access.port, api_key=access.api_key, opens=True)

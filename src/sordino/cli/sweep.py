@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import err, out, outlasting_readers
-from sordino.cli.loading import loaded_model
-from sordino.cli.options import PATH, Decorator, device_option, dtype_option, refuse_with_resume, setting_options
+from sordino.cli.loading import ModelChoice, loaded_model
+from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
 from sordino.training.config import TrainConfig
@@ -43,13 +43,13 @@ def _factor_option(flag: str, default: str, help: str, *, metavar: str, short: s
 @_factor_option("--method", "plain", "plain, residual.", metavar="A,B")
 @_factor_option("--model", "smollm2", "Base models to try, one after another in memory.", metavar="A,B", short="-m")
 @setting_options(Spec, "random", "full", "split_seed", given_as="trying", only_given=True)
-@click.option("--steps", type=int, default=STEPS, show_default=True, help="Optimiser steps of a whole run.")
-@setting_options(TrainConfig, "batch", "row_tokens", "pass_tokens", given_as="rest", only_given=True)
+@setting_options(
+    TrainConfig, "steps", "batch", "row_tokens", "pass_tokens", given_as="rest", only_given=True, steps=STEPS
+)
 @click.option("--overwrite", is_flag=True, help="Begin anew where OUT_DIR holds a sweep.")
 @resume_option("Go on with a sweep that was stopped or killed.", metavar="OUT_DIR")
 @dry_run_option("sweep")
-@device_option()
-@dtype_option()
+@setting_options(ModelChoice, "device", "dtype", given_as="machine")
 def sweep(**options: Any) -> None:
     """Try every combination of the values given on DATA, trained together on one base model at a time.
 
@@ -102,14 +102,15 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
 
     if options["resume"] is not None:
         return stored_sweep(options["resume"])
-    begun = Sweep(spec, options["texts"].paths(), options["out_dir"], options["device"], options["dtype"])
+    machine: ModelChoice = options["machine"]
+    begun = Sweep(spec, options["texts"].paths(), options["out_dir"], machine.device, machine.dtype)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 
 
 def _spec(options: Mapping[str, Any]) -> Spec:
     """Every combination is checked. Raises ConfigError."""
-    rest = TrainConfig(steps=options["steps"], **options["rest"])
+    rest = TrainConfig(**{"steps": STEPS, **options["rest"]})
     fill_passes = "pass_tokens" not in options["rest"]
     factors: dict[str, Any] = {name: _values(name, options[name]) for name in FACTORS}
     return Spec(**factors, rest=rest, fill_passes=fill_passes, **options["trying"])
