@@ -97,5 +97,5 @@ def test_a_setting_of_several_values_is_checked_value_by_value() -> None:
     found = settings_of(Shelves)["heights"]
     assert (found.kind, found.several, found.flag) == (int, True, "--height")
     assert Shelves((1, 5)).heights == (1, 5)
-    with pytest.raises(ConfigError, match="--height.*got 6"):
+    with pytest.raises(ConfigError, match=r"--height.*got 6"):
         Shelves((1, 6))

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_install_reads_any_format_and_writes_a_native_zip(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "voice.npy", matrix())
-    entry = Library([folder]).install(tmp_path / "voice.npy")
+    entry = Library([folder]).add(formats.read_any(tmp_path / "voice.npy"), name="voice")
     assert (entry.name, entry.path, entry.error, entry.format) == ("voice", folder / "voice.zip", "", "kobold")
     assert entry.metadata.name == "voice"
     assert zipfile.is_zipfile(folder / "voice.zip")
@@ -81,7 +81,7 @@ def test_a_broken_file_of_that_name_is_not_overwritten_unasked(folder: Path) -> 
 def test_bad_input_is_not_installed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(SoftPromptFileError):
-        Library([folder]).install(tmp_path / "bad.zip")
+        Library([folder]).add(formats.read_any(tmp_path / "bad.zip"), name="bad")
     assert list(folder.iterdir()) == []
 
 

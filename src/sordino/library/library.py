@@ -20,7 +20,7 @@ from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library.entry import Entry, entry_of, may_pass, reason
 from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
-from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
+from sordino.library.names import MIXTURE_ENDING, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
@@ -144,14 +144,6 @@ class Library:
             "no such file", where=name_or_path, do="`sordino list` shows the names in the library"
         )
 
-    def install(
-        self, source: Path, *, name: str | None = None, replace: bool = False, index: int | None = None
-    ) -> Entry:
-        """Read a soft prompt file of any format, or a mixture, and `add` it under `name` (default: the file's)."""
-        return self.add(
-            formats.read_any(source, index=index), name=default_name(source) if name is None else name, replace=replace
-        )
-
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
@@ -248,11 +240,6 @@ def default_folders() -> list[Path]:
     return named or [Path(platformdirs.user_data_dir("sordino", appauthor=False)) / "soft_prompts"]
 
 
-def default_folder() -> Path:
-    """The folder that new soft prompts are written to."""
-    return default_folders()[0]
-
-
 def open_library(folders: Sequence[Path] = ()) -> Library:
     """The library in these folders, else in those of SORDINO_LIBRARY, else the default one, which is made and seeded once.
 
@@ -261,8 +248,8 @@ def open_library(folders: Sequence[Path] = ()) -> Library:
     if not folders and not os.environ.get("SORDINO_LIBRARY"):
         with suppress(StorageError):
             # With a read-only home, commands that read other files must still work.
-            make_folder(default_folder(), parents=True)
-            seed(default_folder())
+            make_folder(default_folders()[0], parents=True)
+            seed(default_folders()[0])
     return Library(folders or default_folders())
 
 
