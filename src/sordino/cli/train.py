@@ -22,7 +22,7 @@ from sordino.cli.options import (
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
+from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, calibration_of
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -114,8 +114,7 @@ def _train(options: Mapping[str, Any]) -> None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
         if options["data"]:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    check_measured(settings, measured)
-    calibration, config = Calibration(**measured), TrainConfig(**settings)
+    calibration, config = calibration_of(settings, measured), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     # Before torch is loaded: a typing error should not cost seconds.
     for path in (*options["data"], *options["heldout"], *filter(None, [resume])):
