@@ -15,9 +15,7 @@ from sordino import formats
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.training import execute, loop
 from sordino.training.checkpoint import FILE, read_header
-from sordino.training.config import TrainConfig
 from sordino.training.failure import Failure
-from sordino.training.run import run_seconds, steps_within
 from tests.cli.commands import refused, run
 from tests.tiny_models import tiny_base
 
@@ -195,13 +193,6 @@ def test_a_long_prompt_is_cut_for_the_samples(texts: Path) -> None:
     (sample,) = formats.read(Path("tasks.zip")).metadata.samples
     assert sample["prompt"].endswith("the sea and the lamp")
     assert len(sample["prompt"]) < 400
-
-
-def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
-    for config in (TrainConfig(), TrainConfig(evaluate_every=1), TrainConfig(evaluate_every=7, sample_every=3)):
-        steps = steps_within(5, config, 2.0, 10.0)
-        settled = TrainConfig(steps=steps, evaluate_every=config.evaluate_every, sample_every=config.sample_every)
-        assert 300 - 60 < run_seconds(steps, settled, 2.0, 10.0) <= 300
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal to stand for Windows' is POSIX's")

@@ -36,15 +36,16 @@ def train(
 
     settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
-    samples; speaker: whose turns of chat logs to learn.
+    samples; speaker: whose turns of chat logs to learn. With neither steps nor minutes, the number of steps is chosen: as many as
+    the texts want and about 5 minutes allow on this machine, 300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
-    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
+    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, calibration_of
     from sordino.training.job import Job, check_job, default_out
     from sordino.training.run import TextPaths
 
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
-    check_measured(given[TrainConfig], given[Calibration])
+    calibration = calibration_of(given[TrainConfig], given[Calibration])
     data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
     file = Path(out) if out is not None else default_out(data[0]) if data else Path()
     job = Job(
@@ -59,7 +60,7 @@ def train(
         overwrite=overwrite,
     )
     check_job(job)
-    return _executed(job, model, on_event, Calibration(**given[Calibration]), resume=False)
+    return _executed(job, model, on_event, calibration, resume=False)
 
 
 def resume(

@@ -10,18 +10,23 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sordino.cli.console import err
 
 
-def share_bar(what: str) -> Progress:
+def share_bar() -> Progress:
     """A bar of how much is done of something. It goes when that has ended."""
     return Progress(
-        TextColumn(what), BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), console=err, transient=True
+        TextColumn("{task.description}"),
+        BarColumn(30),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
     )
 
 
 @contextmanager
 def measuring_bar(what: str = "Measuring") -> Iterator[Callable[[int, int], None]]:
     """`share_bar` for something that reports (done, total)."""
-    with share_bar(what) as bar:
-        task = bar.add_task("")
+    with share_bar() as bar:
+        task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

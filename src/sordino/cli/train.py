@@ -17,7 +17,7 @@ from sordino.cli.training_options import check_exist, dry_run_option, resume_opt
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, TrainConfig, check_measured
+from sordino.training.config import Calibration, Description, TrainConfig, calibration_of
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -96,8 +96,7 @@ def _train(options: Mapping[str, Any]) -> None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
         if texts.data:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    check_measured(settings, options["measured"])
-    calibration, config = Calibration(**options["measured"]), TrainConfig(**settings)
+    calibration, config = calibration_of(settings, options["measured"]), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     texts.check()
     check_exist(*filter(None, [resume]))

@@ -18,6 +18,7 @@ from sordino.cli.console import err, one_line, out, print_json, printable, warn
 from sordino.cli.evaluate import show_report
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.progress import share_bar, step_bar
+from sordino.training.config import FEWEST_STEPS, MINUTES
 from sordino.training.events import (
     Cost,
     Disclosed,
@@ -86,18 +87,17 @@ class Display:
 
     def _work(self, event: Working) -> None:
         """A spinner, or a bar where it is known how much there is to do."""
-        if event.total and not isinstance(self._status, Progress):
+        if self._status is not None and isinstance(self._status, Progress) != bool(event.total):
             self.end_status()
-            self._status = share_bar(event.what)
-            self._status.add_task("", total=event.total)
+        if self._status is None:
+            self._status = share_bar() if event.total else err.status("")
             self._status.start()
-        elif self._status is None:
-            self._status = err.status(f"{event.what} ...")
-            self._status.start()
-        if isinstance(self._status, Progress):
-            self._status.update(TaskID(0), completed=event.done, total=event.total)
-        else:
+        if not isinstance(self._status, Progress):
             self._status.update(f"{event.what} ...")
+            return
+        if not self._status.tasks:
+            self._status.add_task("")
+        self._status.update(TaskID(0), description=event.what, completed=event.done, total=event.total)
 
     def end_status(self) -> None:
         if self._status is not None:
@@ -174,10 +174,15 @@ class RunDisplay(Display):
         if self._several:
             steps, rest = f"{self._count} soft prompts together, {steps} each,", f"{rest} for all"
         out.print(
-            f"{steps} {rest}: {clock(cost.seconds)} of training, then the measuring; "
+            f"{steps} {rest}: {clock(cost.seconds)}, {clock(cost.measuring_seconds)} of it to measure the result; "
             + ("one base model; " if self._several else "")
             + memory(cost)
         )
+        if cost.wanted_steps > cost.steps:
+            out.print(
+                f"As many steps as fit into about {MINUTES:.0f} minutes, {FEWEST_STEPS} at least: the texts are worth "
+                f"{cost.wanted_steps}. More learn a little more: --steps {cost.wanted_steps} takes {clock(cost.wanted_seconds)}."
+            )
 
     def _start(self, name: str, event: Started) -> None:
         self.steps = event.steps

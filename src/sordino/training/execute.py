@@ -18,16 +18,16 @@ from sordino.formats import read
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.config import Calibration
-from sordino.training.events import Finished, OnEvent, Started, TextsRead, Working, nobody
+from sordino.training.config import CALIBRATION, Calibration
+from sordino.training.events import HTML, Finished, OnEvent, Started, TextsRead, Working, nobody
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, store
+from sordino.training.judging import Judging, judging_of
 from sordino.training.loop import Run, train
-from sordino.training.result import Judging, TrainResult, after_training, write_result
-from sordino.training.run import PreparedRun, estimate, prepare
+from sordino.training.result import TrainResult, write_result
+from sordino.training.run import PreparedRun, estimate_group, prepare
 
 LOCK = "lock"
-CALIBRATION = Calibration()
 ShouldStop = Callable[[], bool]
 
 
@@ -83,7 +83,7 @@ def texts_read(prepared: PreparedRun) -> TextsRead:
 def calibrated(job: Job, prepared: PreparedRun, calibration: Calibration, on_event: OnEvent = nobody) -> Job:
     """The job with the steps and the learning rate that measurements choose. Raises ConfigError, OutOfMemory."""
     on_event(Working("Measuring this machine"))
-    cost = estimate(prepared, minutes=calibration.minutes)
+    cost = estimate_group([prepared], calibration)
     on_event(cost)
     config = replace(prepared.config, steps=cost.steps)
     if calibration.find_lr:
@@ -112,13 +112,15 @@ def follow(
     with alone_in(job.folder):
         if not resume:
             # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
-            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+            for earlier in (CHECKPOINT, HTML):
+                (job.folder / earlier).unlink(missing_ok=True)
             store(job, prepared.start.how)
         on_event(Started(prepared.start.how, job.config.steps))
         finished = _train(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
         if finished.why == "stopped":
             return None
-        return write_result(job, prepared, finished, judging or after_training(job.config), on_event)
+        size = replace(prepared.size, steps=finished.progress.step)
+        return write_result(job, prepared, finished, judging or judging_of(job.config, size), on_event)
 
 
 def _train(job: Job, prepared: PreparedRun, *, resume: bool, on_event: OnEvent, should_stop: ShouldStop) -> Finished:

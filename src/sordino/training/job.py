@@ -90,12 +90,17 @@ def check_job(job: Job) -> None:
 
 
 def is_unwritten(folder: Path, out: Path) -> bool:
-    """Whether the run in `folder` to the file `out` took all its steps and was killed in measuring, which takes minutes."""
+    """Whether the run in `folder` to the file `out` took all its steps and was killed before it wrote the file."""
+    return not out.exists() and _is_unreported(folder)
+
+
+def _is_unreported(folder: Path) -> bool:
+    """Whether the run in `folder` took all its steps and was killed before its report, perhaps in measuring."""
     try:
         finished = read_header(folder)["progress"]["finished"]
     except (TrainingError, KeyError, TypeError):
         return False
-    return finished in ("steps", "early") and not out.exists() and not (folder / HTML).exists()
+    return finished in ("steps", "early") and not (folder / HTML).exists()
 
 
 def store(job: Job, started: str) -> None:
@@ -129,7 +134,9 @@ def stored_job(folder: Path, *, overwrite: bool = False) -> Job:
     """The job of a run that is to go on. overwrite: also replace the file, should there be one. Raises BadInput, TrainingError."""
     read_header(folder)
     job = job_from(folder, overwrite=overwrite)
-    check_new(job.out, overwrite=job.overwrite)
+    # The file may be its own, written before it was measured; `write_result` compares them.
+    if not _is_unreported(folder):
+        check_new(job.out, overwrite=job.overwrite)
     return job
 
 

@@ -6,6 +6,7 @@ loop: the steps                                                    finish: the m
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import psutil
 import torch
 
 from sordino.engine.detokenizer import HALF
-from sordino.errors import ConfigError, DataError
+from sordino.errors import DataError
 from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
@@ -30,15 +31,17 @@ from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import TrainConfig
+from sordino.training.config import CALIBRATION, Calibration, TrainConfig
 from sordino.training.contexts import Contexts
 from sordino.training.events import Cost, Finished
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import Start, initialise
+from sordino.training.judging import RunSize, judging_of, work
 from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
+from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
@@ -67,6 +70,14 @@ class PreparedRun:
     @property
     def train_tokens(self) -> int:
         return sum(len(example.ids) for example in self.data.train)
+
+    @property
+    def size(self) -> RunSize:
+        """What its steps read and what there is to judge it by. The held-out tokens are reckoned from their characters."""
+        count, tokens = len(self.data.train), self.train_tokens
+        characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
+        rows = min(self.config.batch, count) * tokens / count
+        return RunSize(self.config.steps, rows + self.config.tokens, math.ceil(held * tokens / max(characters, 1)))
 
 
 def prepare(
@@ -140,14 +151,40 @@ def _started(
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
     """Measure four real steps and an evaluation, throw their results away, and reckon the run from them.
 
-    minutes: if given, the number of steps that fit into them.
+    minutes: if given, the number of steps that fit into them, the measuring of the result included.
     """
-    return estimate_group([prepared], minutes=minutes)
+    return estimate_group([prepared], Calibration(minutes=minutes))
 
 
-def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None) -> Cost:
+def estimate_group(runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION) -> Cost:
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
+    step_seconds, evaluation_seconds = _measured_seconds(runs)
+
+    def measuring(steps: int) -> float:
+        sizes = [replace(run.size, steps=steps) for run in runs]
+        read = sum(work(judging_of(run.config, own), run.config, own) for run, own in zip(runs, sizes, strict=True))
+        return read / sum(own.step_work for own in sizes) * step_seconds
+
+    def whole(steps: int) -> float:
+        settled = replace(config, steps=steps)
+        return run_seconds(steps, settled, step_seconds, evaluation_seconds) + measuring(steps)
+
+    steps, wanted = config.steps, 0
+    if calibration.minutes is not None:
+        steps = steps_within(calibration.minutes, whole, step_seconds)
+    elif calibration.choose_steps:
+        wanted = max(steps_wanted(run.config, run.train_tokens) for run in runs)
+        steps = chosen_steps(wanted, whole, step_seconds)
+    return Cost(
+        step_seconds, evaluation_seconds, steps, whole(steps), *_memory(base.device),
+        measuring_seconds=measuring(steps), wanted_steps=wanted, wanted_seconds=whole(wanted) if wanted else 0.0,
+    )  # fmt: skip
+
+
+def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
+    """Of a step and of an evaluation of all runs."""
+    base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
     forms = [form_of(base, run.config) for run in runs]
     contexts = [Contexts.of(base, run.config, run.data.train) for run in runs]
@@ -174,15 +211,7 @@ def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None)
     evaluated = sum(
         min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
     )
-    evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
-    steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
-    return Cost(
-        step_seconds,
-        evaluation_seconds,
-        steps,
-        run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds),
-        *_memory(base.device),
-    )
+    return step_seconds, (time.monotonic() - began) * evaluated / max(tokens, 1)
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
@@ -190,38 +219,6 @@ def _memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) * 1.1), torch.cuda.mem_get_info(device)[0]
     return int(peak_bytes() * 1.1), psutil.virtual_memory().available
-
-
-def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> float:
-    """The run's length: its steps, its evaluations (one more at the start) and its samples, which cost about three steps."""
-    evaluations = steps // config.evaluation_interval + 1
-    samples = steps // config.sample_interval
-    return steps * step_seconds + evaluations * evaluation_seconds + samples * 3 * step_seconds
-
-
-def steps_within(minutes: float, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> int:
-    """The most steps that fit into `minutes` with their evaluations and samples. Raises ConfigError if not one does."""
-
-    def seconds(steps: int) -> float:
-        return run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds)
-
-    # Where the run chooses how often it evaluates, its length is not quite monotonous in its steps: bisect, then walk back.
-    low, high = 0, max(1, int(minutes * 60 / step_seconds))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if seconds(middle) <= minutes * 60 else (low, middle - 1)
-    steps = low
-    while steps > 0 and seconds(steps) > minutes * 60:
-        steps -= 1
-    if steps < 1:
-        raise ConfigError(
-            "not one step fits into the time",
-            where="--minutes",
-            expected=f"at least {seconds(1) / 60:.1f}",
-            got=minutes,
-            do="give more minutes, or lower --batch",
-        )
-    return steps
 
 
 def finish(
@@ -236,7 +233,7 @@ def finish(
     recipe = {
         key: value
         for key, value in config.to_json().items()
-        if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init")
+        if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init", "measure")
     }
     recipe |= {
         "init": prepared.start.how,
