@@ -24,6 +24,7 @@ from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
@@ -64,7 +65,7 @@ class PreparedRun:
 
     @property
     def train_tokens(self) -> int:
-        return sum(len(example.ids) for example in self.data.train)
+        return tokens_of(self.data.train)
 
     @property
     def size(self) -> RunSize:
@@ -124,7 +125,7 @@ def _started(
     read_prompt: Callable[[str], SoftPrompt],
     started: str | None,
 ) -> PreparedRun:
-    total = sum(len(example.ids) for example in data.train)
+    total = tokens_of(data.train)
     if total < config.tokens:
         raise DataError(
             "the text is shorter than the soft prompt", where="DATA", expected=f"at least {config.tokens} tokens", got=total,
@@ -198,9 +199,7 @@ def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
         parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
         mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
-    evaluated = sum(
-        min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
-    )
+    evaluated = sum(min(run.config.validation_tokens, tokens_of(run.data.validation)) for run in runs)
     return step_seconds, (time.monotonic() - began) * evaluated / max(tokens, 1)
 
 
