@@ -27,6 +27,7 @@ from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
@@ -69,7 +70,7 @@ class PreparedRun:
 
     @property
     def train_tokens(self) -> int:
-        return sum(len(example.ids) for example in self.data.train)
+        return tokens_of(self.data.train)
 
     @property
     def size(self) -> RunSize:
@@ -133,7 +134,7 @@ def _started(
     read_prompt: Callable[[str], Prompt | Mixture],
     started: str | None,
 ) -> PreparedRun:
-    total = sum(len(example.ids) for example in data.train)
+    total = tokens_of(data.train)
     if total < config.tokens:
         raise DataError(
             "the text is shorter than the soft prompt", where="DATA", expected=f"at least {config.tokens} tokens", got=total,
@@ -208,9 +209,7 @@ def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
         parts = [Batch(form.source(r.start.matrix_PD), own) for r, form, own in zip(runs, forms, samples, strict=True)]
         mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
-    evaluated = sum(
-        min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
-    )
+    evaluated = sum(min(run.config.validation_tokens, tokens_of(run.data.validation)) for run in runs)
     return step_seconds, (time.monotonic() - began) * evaluated / max(tokens, 1)
 
 
