@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths
+from sordino.api import Paths, as_paths, naming_arguments
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.report import Report
 
 
+@naming_arguments
 def evaluate(
     model: Model,
     prompts: StoredPrompt | Mapping[str, StoredPrompt],
