@@ -197,9 +197,9 @@ def _inspected(
         inspection = Inspection(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
         return inside_of(inspection, () if targets else (_TOO_LONG,))
     except KeyboardInterrupt:
-        on_event(Warned("looking inside was interrupted: the report is written without it"))
+        on_event(Warned("the inspection was interrupted: the report is written without it"))
     except SordinoError as error:
-        on_event(Warned(f"the report has no look inside: {error.message}"))
+        on_event(Warned(f"the report has no inspection: {error.message}"))
     return None
 
 
