@@ -129,7 +129,7 @@ def test_chats_that_open_alike_stay_together() -> None:
 def test_one_instruction_for_all_records_does_not_prevent_a_split() -> None:
     pieces = [Piece(f"a.jsonl:{i}", "completion", " " + prose(i // 2, 30), "Write a poem:") for i in range(60)]
     splits = split_pieces(pieces, heldout=None, seed=0)
-    assert "60 records have one prompt in common" in splits.how
+    assert "60 records share one prompt" in splits.how
     said = [{p.text for p in part} for part in sets(splits)]
     assert disjoint(said)
     assert all(said)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths
+from sordino.api import Paths, as_paths, naming_arguments
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.report import Report
 
 
+@naming_arguments
 def evaluate(
     model: Model,
     prompts: StoredPrompt | Mapping[str, StoredPrompt],
@@ -27,8 +28,8 @@ def evaluate(
 ) -> Report:
     """Measure soft prompts on texts that they were not trained on. `print` shows the report as a table and a verdict.
 
-    The same tokens are predicted behind each prompt, behind nothing, behind instructions and, where `training` says where the
-    training texts are, behind excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
+    The same tokens are predicted after each prompt, without one, after instructions and, where `training` names the training
+    texts, after excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
     names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048.
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """

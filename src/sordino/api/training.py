@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths
+from sordino.api import Paths, as_paths, naming_arguments
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sordino.training.result import TrainResult
 
 
+@naming_arguments
 def train(
     model: Model,
     texts: Paths,
@@ -63,6 +64,7 @@ def train(
     return _executed(job, model, on_event, calibration, resume=False)
 
 
+@naming_arguments
 def resume(
     model: Model, folder: str | Path, *, overwrite: bool = False, on_event: OnEvent | None = None
 ) -> TrainResult:
@@ -89,7 +91,7 @@ def _executed(
 
 @dataclass(frozen=True)
 class _Rest:
-    """What a run may be told besides its settings."""
+    """Arguments of a run besides its settings."""
 
     name: str = ""
     samples: bool = True

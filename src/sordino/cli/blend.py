@@ -44,8 +44,8 @@ def blend(
     For instance: sordino blend a.zip 0.7 b.zip 0.3 --out c.zip
 
     They must be for one base model, stand in the same place and, unless concatenated, be of one length: rows are paired by
-    position. Weights are made to sum to one, and are equal if none is given. The file says what it was made of; the strictest
-    rating is kept.
+    position. Weights are scaled to sum to one, and are equal if none is given. The file records what it was made of, with the
+    strictest of the ratings.
     """
     from sordino.prompts.blending import blend as blended
 

@@ -44,8 +44,8 @@ def evaluate(
 ) -> None:
     """Measure soft prompts on held-out texts: do they help, and how much real text are they worth?
 
-    The same tokens are predicted behind each soft prompt, behind nothing, behind instructions, and behind excerpts of the
-    training texts. A text in another voice shows what the voice costs elsewhere.
+    The same tokens are predicted after each soft prompt, without one, after instructions, and after excerpts of the training
+    texts. A text in another voice shows what the soft prompt costs elsewhere.
     """
     if not texts.training:
         refuse_alone("--excerpt-draws", needs="--excerpts")

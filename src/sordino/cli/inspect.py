@@ -136,7 +136,7 @@ def _words(near: Sequence[tuple[str, float]]) -> str:
 
 
 def _word(word: str) -> str:
-    """Without the space in front; one of white space or nothing in quotation marks."""
+    """Without its leading space; an empty word, or one of white space, in quotation marks."""
     return printable(word.strip()) or json.dumps(word)
 
 

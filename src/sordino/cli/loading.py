@@ -155,7 +155,7 @@ def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
-    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, where somebody can answer."""
+    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, on a terminal."""
     if ask:
         _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
@@ -169,7 +169,9 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
     if not packable(base.network):
         # Tries it.
         head_of(base.network)
-        warn(f"{base.family} models are not among those that are tested: tried and found right, but run one text a row")
+        warn(
+            f"{base.family} models are not among the tested ones: a trial run was right, but each row holds only one text"
+        )
     return base
 
 
@@ -192,7 +194,7 @@ def _gigabytes(size: int) -> str:
 
 
 def check_fits(base: BaseModel, label: str, prompt: StoredPrompt, *, force: bool) -> None:
-    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where nobody can know."""
+    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where that is unknown."""
     fits = [base.check_fit(part, force=force) for part in components_of(prompt) if part is not None]
     for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
         warn(f"{label}: {reason}")

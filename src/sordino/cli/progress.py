@@ -30,12 +30,12 @@ def measuring_bar(what: str = "Measuring") -> Iterator[Callable[[int, int], None
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def step_bar(behind: str, *, named: bool = False) -> Progress:
-    """A bar of training steps. behind: what stands behind the step. named: of several runs, each by its name."""
+def step_bar(state: str, *, named: bool = False) -> Progress:
+    """A bar of training steps. state: what follows the step number. named: for several runs, each with its name."""
     return Progress(
         *((TextColumn("{task.description}"),) if named else ()),
         BarColumn(30),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}" + behind),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}" + state),
         TimeRemainingColumn(),
         console=err,
     )

@@ -102,9 +102,9 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 
 @click.command()
 @click.argument("source", metavar="NAME_OR_PATH")
-@click.option("--name", metavar="NAME", help="The name it gets in the library.  [default: the file's]")
+@click.option("--name", metavar="NAME", help="Its name in the library.  [default: the file's]")
 @index_option()
-@click.option("--replace", "replacing", is_flag=True, help="Put it in the place of another one of that name.")
+@click.option("--replace", "replacing", is_flag=True, help="Replace another soft prompt of that name.")
 @library_option()
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
     """Copy a soft prompt into the library.
@@ -141,7 +141,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
     entries = {entry.path: entry for entry in map(library.entry, names)}
     if not yes:
         if not is_interactive():
-            raise ConfigError("nobody is here to be asked", where="remove", do="add --yes")
+            raise ConfigError("there is no terminal to confirm this at", where="remove", do="add --yes")
         listed = ", ".join(one_line(entry.name) for entry in entries.values())
         click.confirm(f"Remove {listed} from the library?", abort=True)
     for entry in entries.values():
@@ -158,7 +158,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--tags", metavar="TAG,TAG", help='Separated by commas; "" for none.')
 @click.option("--rating", type=click.Choice([*RATINGS, ""]), help='"" for none.')
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
-@click.option("--base", metavar="MODEL", help='What its base model is called, as on the Hub; "" for none.')
+@click.option("--base", metavar="MODEL", help='The name of its base model, as on the Hub; "" for none.')
 @library_option()
 def edit(prompt: str, library: Library, **given: str | None) -> None:
     """Change a soft prompt's name, description or other metadata.
@@ -225,11 +225,11 @@ def convert(
 @library_option()
 @json_option()
 def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bool) -> None:
-    """Rank soft prompts as a start for another.
+    """Rank soft prompts as starting points for another.
 
-    TARGET is a soft prompt of the task or voice in question, trained for a few steps: the more alike another is, the likelier that
-    `sordino train --init file:...` gains by it. PROMPTs are names or files; by default all of the library that
-    were made for the same base model.
+    TARGET is a soft prompt of the task or voice in question, trained for a few steps: the more similar another one is, the likelier
+    `sordino train --init file:...` is to gain from it. PROMPTs are names or files; by default, all soft prompts of the library
+    that were made for the same base model.
     """
     from sordino import formats
     from sordino.prompts.similarity import ranked_sources
@@ -249,7 +249,7 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     out.print(
         f"Cosines with {one_line(target)}: mean over all pairs of vectors, and of the mean vectors (arXiv 2110.07904)."
     )
-    out.print("The first line is the likeliest to help; only a run from it tells.")
+    out.print("The first one is the likeliest to help; only a training run shows whether it does.")
 
 
 def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, SoftPrompt]:

@@ -47,7 +47,7 @@ class _Train(click.Command):
 
 @click.command(cls=_Train, short_help="Make a soft prompt from texts.")
 @training_text_options()
-@click.option("--out", type=PATH, help="The file to write.  [default: DATA's name .zip, here]")
+@click.option("--out", type=PATH, help="The file to write.  [default: DATA's name with .zip, in the working directory]")
 @click.option(
     "--prompt",
     "prompts",
@@ -63,7 +63,7 @@ class _Train(click.Command):
 @setting_options(Description, given_as="about")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @resume_option(
-    "Go on with a run that was stopped or killed: its .run folder; of several soft prompts OUT_DIR/together.run.",
+    "Resume a run that was stopped or killed, from its .run folder; several soft prompts from OUT_DIR/together.run.",
     metavar="RUN",
 )
 @dry_run_option("run")
@@ -80,7 +80,7 @@ def train(error_file: Path | None, **options: Any) -> None:
 
     Several soft prompts at once, on one model in memory: `sordino train --prompt poe=POE --prompt austen=AUSTEN --out-dir MADE`.
 
-    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
+    Ctrl-C saves the run and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
     from sordino.training.failure import recorded
 
@@ -133,7 +133,7 @@ def _named_texts(options: Mapping[str, Any]) -> dict[str, Path]:
         name, path = _named_text(argument)
         # Files whose names differ only in case are one file on some systems.
         if name.casefold() in {known.casefold() for known in named}:
-            raise BadInput("two soft prompts have one name", where=f"--prompt {name}", do="give each its own")
+            raise BadInput("two soft prompts have the same name", where=f"--prompt {name}", do="give each its own")
         named[name] = path
     return named
 
@@ -166,7 +166,7 @@ def _job(
 
 
 def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
-    """The run that is asked for, or that goes on, checked. Raises SordinoError."""
+    """The run to begin or to resume, checked. Raises SordinoError."""
     from sordino.training.job import check_job, default_out, stored_job
 
     if options["resume"] is not None:
@@ -180,7 +180,7 @@ def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
 
 
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
-    """The runs that are asked for, or that go on, checked. Raises SordinoError."""
+    """The runs to begin or to resume, checked. Raises SordinoError."""
     from sordino.training.group import FOLDER, Group, check_group, stored_group
 
     if options["resume"] is not None:

@@ -50,7 +50,7 @@ class Display:
     def __init__(self) -> None:
         self._status: Status | Progress | None = None
         self._stepping = ExitStack()
-        self._asked: Callable[[], bool] = lambda: False
+        self._stopping: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +62,7 @@ class Display:
         self._stepping.close()
 
     def should_stop(self) -> bool:
-        return self._asked()
+        return self._stopping()
 
     def show_shared(self, event: object) -> bool:
         """Show an event that looks the same whatever is trained; False for another, which ends the status line."""
@@ -109,7 +109,7 @@ class Display:
         self._stepping.enter_context(bar)
 
     def begin_steps(self, bar: Progress) -> None:
-        self._asked = self._stepping.enter_context(stop_on_interrupt())
+        self._stopping = self._stepping.enter_context(stop_on_interrupt())
         self.show_bar(bar)
 
     def end_steps(self) -> None:
@@ -117,7 +117,7 @@ class Display:
 
 
 class RunDisplay(Display):
-    """Of one run, or of several with their names in front."""
+    """Shows one run, or several, each line with the name of its run."""
 
     def __init__(self, names: Sequence[str] = ("",)) -> None:
         super().__init__()
@@ -218,7 +218,7 @@ class RunDisplay(Display):
         if not self._running:
             self.end_steps()
         if event.why == "diverged" and not self._several:
-            warn(f"this run diverged behind step {event.progress.step}; the file holds the best matrix before that")
+            warn(f"this run diverged after step {event.progress.step}; the file holds the best matrix before that")
         if event.why == "early":
             out.print(f"{named}stopped early: the validation loss was best at step {event.progress.best_step}.")
         if event.why != "stopped" and event.progress.best_step == 0:

@@ -56,7 +56,7 @@ class TaskConfig:
     seed: int = seed_setting()
     resamples: int = resamples_setting()
     shots: tuple[int, ...] = setting(
-        (), "Compare with instructions that N examples stand behind, too; may be repeated.", low=1, unit="N"
+        (), "Compare with instructions followed by N examples too; may be repeated.", low=1, unit="N"
     )
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class BlendConfig:
     """How soft prompts are blended, and how the losses between two of them are measured."""
 
     how: Literal["linear", "spherical", "concatenate"] = setting(
-        "linear", "Row by row, along a straight line or an arc that keeps norms; or one behind the other."
+        "linear", "Row by row, along a straight line or an arc that keeps norms; or one after the other."
     )
     points: int = setting(11, "Blends that are measured between the two.", low=2, high=101, unit="N")
     limit: int = limit_setting(2048)
@@ -89,7 +89,7 @@ class PruneConfig:
 
     tokens: int | None = setting(None, "Keep this many virtual tokens.", low=1, unit="N")
     tolerance: float | None = setting(
-        None, "Keep as few as the loss allows, if it may rise by this much.", low=0, shown="0.01", unit="NATS"
+        None, "Keep as few as possible while the loss rises by at most this much.", low=0, shown="0.01", unit="NATS"
     )
     block: int | None = setting(
         None, "Drop this many at a time.", low=1, shown="1; of more than 24 tokens, more", unit="N"

@@ -1,4 +1,4 @@
-"""An entry of a library, and what is said of one that cannot be read."""
+"""An entry of a library, and the reason where it cannot be read."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _SETTLED_SECONDS = 2.0
 class Library:
     """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory.
 
-    sources: other places whose soft prompts are listed behind those of the folders, and only read.
+    sources: other places, which are only read; their soft prompts are listed after those of the folders.
     """
 
     def __init__(self, folders: Sequence[Path], sources: Sequence[Source] = ()) -> None:
@@ -170,7 +170,7 @@ class Library:
             )
         make_folder(self.folders[0])
         try:
-            # Its warnings are about other programs; here the file says all that the soft prompt does.
+            # Its warnings are about other programs; a library reads all that the file holds.
             formats.write_any(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():

@@ -80,7 +80,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_picture(path: Path | None, *, overwrite: bool) -> None:
-    """As `check_new`, for a picture, whose ending says its kind."""
+    """As `check_new`, for a picture, whose ending is its kind."""
     if path is not None and path.suffix.lower() not in PICTURES:
         raise BadInput(
             "not a kind of picture", where=path, expected=" or ".join(PICTURES), got=path.suffix or "no ending"
@@ -89,7 +89,7 @@ def check_picture(path: Path | None, *, overwrite: bool) -> None:
 
 
 def format_to_write(target: Path, to: str | None) -> str:
-    """The format that `to` says, else the one that the name says; never another than the name says.
+    """The format `to`, else that of the name; never one that the name contradicts.
 
     Raises ConfigError.
     """

@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What tells names of this source from equal ones of another: `v@name`."""
+        """Distinguishes names of this source from equal ones of another: `v@name`."""
 
     def list(self) -> Iterable[Item]: ...
 

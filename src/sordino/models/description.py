@@ -64,7 +64,7 @@ class DescribedModel:
 
     @property
     def placement(self) -> PlacementName:
-        """Where a soft prompt belongs: behind BOS, which models use as an attention sink, if there is one."""
+        """Where a soft prompt belongs: after BOS, which models use as an attention sink, if there is one."""
         return "after_bos" if self.bos_ids else "start"
 
     @property
@@ -108,7 +108,7 @@ class DescribedModel:
         return self._tokenised(text, markers_are_text=False)
 
     def without_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """`ids` without a BOS in front, which chat templates write; where it belongs depends on the soft prompt."""
+        """`ids` without a leading BOS, which chat templates write; where it belongs depends on the soft prompt."""
         count = len(self.bos_ids)
         return tuple(ids[count:] if tuple(ids[:count]) == self.bos_ids else ids)
 
@@ -165,7 +165,7 @@ class DescribedModel:
                 "the soft prompt does not fit the base model",
                 where=prompt.metadata.name,
                 got=fit.reason,
-                do="give --force to try all the same" if fit.forcible else "choose a model of its width",
+                do="give --force to try it all the same" if fit.forcible else "choose a model of its width",
             )
         return fit
 
@@ -196,7 +196,7 @@ class DescribedModel:
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        # A template is a stranger's program: it may divide by zero or recurse for ever.
+        # A template is a stranger's program: it may divide by zero or recurse forever.
         except Exception as error:
             raise ModelError(
                 "the model's chat template refuses the conversation",

@@ -181,7 +181,7 @@ def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
 
 
 def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
-    """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
+    """Each mixture, followed by its components. Raises ConfigError where there is no mixture."""
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
     found: dict[str, StoredPrompt] = {}

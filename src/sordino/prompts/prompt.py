@@ -65,4 +65,4 @@ class Prompt(Protocol):
     def metadata(self) -> Metadata: ...
 
     def prefix(self, base: BaseRef, /) -> Vectors | KeysValues:
-        """What stands for the prompt in front of a text of this base model. Raises DoesNotFit."""
+        """What stands for the prompt before a text of this base model. Raises DoesNotFit."""

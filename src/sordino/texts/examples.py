@@ -54,14 +54,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A text's tokens, and which of them are targets. behind: the same text behind a heading."""
+    """A text's tokens, and which of them are targets. behind: the same text after a heading."""
 
     ids: list[int]
     labelled: list[bool]
     behind: _Behind | None = None
 
     def part(self, first: int, end: int, labels_from: int) -> _Tokens:
-        """The tokens first..end, behind the heading if there is one."""
+        """The tokens first..end, after the heading if there is one."""
         labelled = [known and i >= labels_from for i, known in enumerate(self.labelled[first:end], start=first)]
         own = _Tokens(self.ids[first:end], labelled)
         return own if self.behind is None or not any(labelled) else self.behind.part(first, end, labels_from)
@@ -116,7 +116,10 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, 
     kinds = (
         ("split", "chats of more than {1} tokens, split before user turns: {0}"),
         ("cut", "prompts or chats of more than {1} tokens that lost the beginning of their context: {0}"),
-        ("opened", "chats that open with the assistant, behind an empty user turn as this model's template asks: {0}"),
+        (
+            "opened",
+            "chats that open with the assistant, after an empty user turn as this model's template requires: {0}",
+        ),
     )
     notes = tuple(text.format(counts[kind], max_tokens) for kind, text in kinds if counts[kind])
     return Examples(examples, notes)
@@ -162,7 +165,7 @@ def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[s
 def _joined_tokens(
     base: Tokeniser, parts: Sequence[tuple[str, bool]], behind: str, *, end: Sequence[int] = (), markup: bool = False
 ) -> _Tokens:
-    """Consecutive texts, each with whether it is a target. end: labelled tokens behind them."""
+    """Consecutive texts, each with whether it is a target. end: labelled tokens after them."""
     joined = join(base, [text for text, _ in parts], markup=markup)
     targets = {at for at, (_, is_target) in enumerate(parts) if is_target}
     # Templates write BOS; examples have none.

@@ -72,8 +72,8 @@ def _encodable(text: str) -> str:
 
 
 def _text_in_png(content: bytes) -> bytes:
-    # Text chunks may stand behind the pixels, where `PIL.Image` reads them only after it has decoded these. Chunks in front of a
-    # damaged one count.
+    # Text chunks may follow the pixels, where `PIL.Image` reads them only after it has decoded these. Chunks before a damaged one
+    # count.
     with PngStream(BytesIO(content[len(_SIGNATURE) :])) as png:
         with suppress(OSError, SyntaxError, ValueError, struct.error):
             while png.fp is not None:

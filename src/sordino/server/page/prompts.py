@@ -82,7 +82,7 @@ def examples(request: Request) -> dict[str, Any]:
 
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
-    """Everything that the file says."""
+    """All that the file holds."""
     path, prompt = _read(request, name)
     return {
         "id": name,
@@ -155,7 +155,7 @@ def export(
     try:
         folder = Path(tempfile.mkdtemp(prefix="sordino-"))
         target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
-        # The page says what the format cannot hold; what PEFT cannot hold at all is refused here.
+        # The page shows what the format cannot hold; what PEFT cannot hold at all is refused here.
         formats.write_any(prompt, target, to=to)
         if target.is_dir():
             target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))

@@ -1,4 +1,4 @@
-"""Which settings a sweep tries: every combination of the values given, or some of them by chance."""
+"""Which settings a sweep tries: every combination of the values given, or some of them at random."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Spec:
     method: tuple[Method, ...]
     seed: tuple[int, ...]
     rest: TrainConfig
-    random: int = setting(0, "Try N combinations by chance.", low=0, shown="all of them", unit="N")
+    random: int = setting(0, "Try N combinations drawn at random.", low=0, shown="all of them", unit="N")
     full: bool = setting(False, "Every run to its end, for plots; else the worse half ends at 1/8, 1/4 and 1/2.")
     split_seed: int = setting(
         0,
-        "Which texts are held out, for all runs alike, and what --random takes.",
+        "The seed of the split, which all runs share, and of --random.",
         low=0,
         high=LARGEST_SEED,
         shown="0",
