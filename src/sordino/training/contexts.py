@@ -64,7 +64,7 @@ class Contexts:
         if not self.longest or math.floor((step + 1) * self.share) == math.floor(step * self.share):
             return ()
         shortest = min(SHORTEST, self.longest)
-        length = round(math.exp(random.Random(step).uniform(math.log(shortest), math.log(self.longest))))
+        length = random.Random(step).randint(shortest, self.longest)
         own = random.Random(f"{self.seed} {step}")
         text = self.own if own.random() < OWN and len(self.own) > length else self.neutral
         start = own.randrange(max(1, len(text) - length))
