@@ -12,9 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sordino.errors import ConfigError, DataError, ModelError
 from sordino.texts.joined import Span, join, shared_beginning
@@ -42,13 +45,31 @@ class Tokeniser(Protocol):
     def chat_segments(self, messages: list[dict[str, str]], /) -> list[tuple[str, bool]]: ...
 
 
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """What is predicted in place of N labelled tokens: for each, k words ids_Nk (int64) with weights_Nk (float32)."""
+
+    ids_Nk: NDArray[np.int64]
+    weights_Nk: NDArray[np.float32]
+
+    @staticmethod
+    def joined(parts: Sequence[SoftTargets]) -> SoftTargets:
+        """All of them, one after another. Raises ValueError where they differ in k."""
+        return SoftTargets(
+            np.concatenate([part.ids_Nk for part in parts]), np.concatenate([part.weights_Nk for part in parts])
+        )
+
+
 @dataclass(frozen=True)
 class Example:
-    """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from."""
+    """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from. soft: what is predicted in
+    place of its labelled tokens, None for these themselves.
+    """
 
     ids: tuple[int, ...]
     labelled: tuple[bool, ...]
     piece: str
+    soft: SoftTargets | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

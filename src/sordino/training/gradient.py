@@ -104,14 +104,15 @@ def accumulate(
     network = base.network
     if len(parts) == 1:
         (part,) = parts
-        losses = losses_of(nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT), part)
+        losses = losses_of(nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT, part.soft), part)
         losses.sum().backward()
         return losses.detach().cpu().double()
     prefixes = encode_prefixes(network, embeds)
     leaves = prefixes.as_leaves()
     total = torch.zeros((), dtype=torch.float64)
     for part in parts:
-        losses = losses_of(nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT), part)
+        nll_N = nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT, part.soft)
+        losses = losses_of(nll_N, part)
         losses.sum().backward()
         total = total + losses.detach().cpu().double()
     prefixes.backward(leaves)
@@ -138,7 +139,7 @@ def mean_nlls(
         together = [own[index] for index in chosen]
         prefixes = encode_prefixes(base.network, [prefix_embeds(base, b.matrix_PD, b.placement) for b in together])
         for part in packed_passes(base, together, prefixes.width, pass_tokens):
-            nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT)
+            nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT, part.soft)
             # Moved first: Apple's GPUs have no float64.
             split = _by_prompt(nll_N.cpu().double(), part, len(chosen))
             total_K[chosen] += torch.stack([nll_n.sum() for nll_n in split])
