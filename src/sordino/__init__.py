@@ -37,6 +37,7 @@ __all__ = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from sordino.api.files import peek as peek
     from sordino.api.model import Model as Model
     from sordino.api.model import load_model as load_model
+    from sordino.api.training import distil as distil
     from sordino.api.training import resume as resume
     from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
@@ -84,6 +86,7 @@ else:
         "TrainResult": "training.result",
         "Validation": "training.events",
         "attach": "engine.attach",
+        "distil": "api.training",
         "evaluate": "api.evaluation",
         "load": "api.files",
         "load_model": "api.model",

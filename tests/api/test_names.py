@@ -28,6 +28,7 @@ NAMES = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",

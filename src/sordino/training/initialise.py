@@ -20,6 +20,8 @@ from sordino.training.gradient import Batch, mean_nlls
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
 SCORING_TOKENS = 256
+# From a name, of a library or a file, to its soft prompt.
+ReadPrompt = Callable[[str], SoftPrompt]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def initialise(
     placement: PlacementName,
     train: Sequence[Example],
     validation: Sequence[Example],
-    read_prompt: Callable[[str], SoftPrompt],
+    read_prompt: ReadPrompt,
 ) -> Start:
     """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError."""
     kind, _, rest = config.init.partition(":")

@@ -5,7 +5,7 @@ What goes wrong with numbers, samples or inspection is a warning: the soft promp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -19,6 +19,7 @@ from sordino.evaluation.config import EvaluateConfig, InspectConfig
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, explanation, summary, verdict
+from sordino.evaluation.scoring import Progress
 from sordino.formats import file_disclosure, write
 from sordino.models.base_model import BaseModel
 from sordino.prompts.nearest import nearest_words
@@ -47,15 +48,20 @@ INSPECTION_BUDGET = 4_800
 _TOO_LONG = "What each virtual token does for the loss was not measured: of so many it takes long, and `sordino inspect` does it."
 
 
+# From a soft prompt, what messages call it, and how to measure, to the numbers.
+Measure = Callable[[SoftPrompt, str, EvaluateConfig, Progress], Report]
+
+
 @dataclass(frozen=True)
 class Judging:
     """How a run's result is measured. instructions: to compare with, by default what the metadata suggest. off_domain: also
-    on a text in another voice.
+    on a text in another voice. measure: instead of all that.
     """
 
     config: EvaluateConfig
     instructions: tuple[str, ...] = ()
     off_domain: bool = True
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -125,16 +131,23 @@ def measured_result(prepared: PreparedRun, prompt: SoftPrompt, judging: Judging,
         return None
     what = "Measuring on the held-out texts"
     on_event(Working(what))
-    try:
-        measured = evaluate(
+
+    def progress(done: int, total: int) -> None:
+        on_event(Working(what, done, total))
+
+    def evaluated(prompt: SoftPrompt, label: str, config: EvaluateConfig, progress: Progress) -> Report:
+        return evaluate(
             prepared.base,
-            {label_of(prompt): prompt},
+            {label: prompt},
             heldout,
-            judging.config,
+            config,
             baselines=Baselines(judging.instructions, prepared.splits.train),
             off_domain=packaged_text([prompt], heldout) if judging.off_domain else None,
-            progress=lambda done, total: on_event(Working(what, done, total)),
+            progress=progress,
         )
+
+    try:
+        measured = (judging.measure or evaluated)(prompt, label_of(prompt), judging.config, progress)
     except KeyboardInterrupt:
         on_event(Warned("the measuring was interrupted: the file is written without held-out results"))
         return None

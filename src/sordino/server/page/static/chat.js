@@ -104,19 +104,10 @@ async function loadCard(file) {
       return;
     }
     const card = await call("ui/cards", { method: "POST", form });
-    const about = [
-      card.system,
-      card.description,
-      card.personality && `Personality: ${card.personality}`,
-      card.scenario && `Scenario: ${card.scenario}`,
-      card.examples && `Examples of how ${card.name} talks:\n${card.examples}`,
-      card.after,
-    ];
-    const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");
     if (!(await store.fresh())) return;
     store.change({
       title: card.name,
-      character: { name: card.name, system },
+      character: { name: card.name, system: card.text },
       chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [],
     });
     show(store.story);

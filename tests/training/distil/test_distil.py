@@ -1,0 +1,84 @@
+"""A distillation is a run: events, a file, a report; stopped and resumed it gives the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sordino.errors import ConfigError, DataError
+from sordino.formats import read
+from sordino.training.distil.config import DistilConfig
+from sordino.training.events import Evaluated, RunEvent, Step, TextsRead
+from sordino.training.execute import execute
+from sordino.training.job import check_job, job_from, stored_job
+from tests.training.distil.lessons import WORDS, small_base, small_job
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_long_text_becomes_a_file_that_says_what_is_kept(template: str, tmp_path: Path) -> None:
+    events: list[RunEvent] = []
+    base = small_base()
+    made = execute(small_job(tmp_path, template=template), base, on_event=events.append)
+    assert made is not None
+    assert made.report is not None
+    assert made.report.distilled is not None
+    (texts,) = [event for event in events if isinstance(event, TextsRead)]
+    assert (texts.train + texts.validation + texts.heldout, texts.heldout) == (16, 2)
+    assert len([event for event in events if isinstance(event, Step)]) == 4
+    assert any(isinstance(event, Evaluated) for event in events)
+    line = made.report.heldout.line
+    soft, none, text = (line(kind).nll.value for kind in ("soft prompt", "no prompt", "instruction"))
+    assert made.report.distilled.kept.value == pytest.approx((none - soft) / (none - text))
+    assert made.report.distilled.text_tokens == len(base.encode(WORDS)) == line("instruction").tokens
+    stored = read(made.file).metadata
+    assert stored.heldout["distilled"]["kept"] == pytest.approx(made.report.distilled.kept.value, abs=1e-4)
+    assert "of what the text does" in (made.folder / "report.html").read_text()
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """Far more steps than the text is worth: the student comes near to its teacher on what it was trained on."""
+    made = execute(small_job(tmp_path, steps=60, continuations=40, lr=0.5), small_base())
+    assert made is not None
+    lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "validation"]
+    assert min(losses) < losses[0] - 0.02
+
+
+def test_a_stopped_one_goes_on_to_the_same_prompt(tmp_path: Path) -> None:
+    base = small_base()
+    whole = execute(small_job(tmp_path, "whole"), base)
+    asked = iter((False, True))
+    assert execute(small_job(tmp_path, "cut"), base, should_stop=lambda: next(asked)) is None
+    job = stored_job(tmp_path / "cut.run")
+    assert job.distil == small_job(tmp_path, "cut").distil
+    cut = execute(job, base, resume=True)
+    assert whole is not None
+    assert cut is not None
+    assert cut.prompt.content_hash == whole.prompt.content_hash
+    assert cut.prompt.metadata.heldout == whole.prompt.metadata.heldout
+
+
+def test_a_run_of_texts_has_nothing_of_it(tmp_path: Path) -> None:
+    """Runs of older versions do not say whether they distil."""
+    execute(small_job(tmp_path), small_base())
+    settings = tmp_path / "v.run" / "settings.json"
+    stored = json.loads(settings.read_text())
+    del stored["distil"]
+    settings.write_text(json.dumps(stored))
+    assert job_from(tmp_path / "v.run", overwrite=False).distil is None
+
+
+def test_what_cannot_be_done_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="KV prompts cannot be trained yet"):
+        DistilConfig(kind="kv")
+    check_job(small_job(tmp_path))
+    with pytest.raises(DataError, match="no longer than the soft prompt"):
+        execute(small_job(tmp_path, tokens=200), small_base())
+    with pytest.raises(ConfigError, match="context"):
+        execute(small_job(tmp_path, text=WORDS * 20), small_base())
+    assert not (tmp_path / "v.run" / "teacher.jsonl").exists()
+    job = small_job(tmp_path)
+    assert replace(job, distil=None).distil is None
