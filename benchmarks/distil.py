@@ -43,6 +43,7 @@ def row(model: sordino.Model, file: Path, tokens: int) -> dict[str, Any]:
         minutes = (time.monotonic() - began) / 60
     assert made.report is not None
     assert made.report.distilled is not None
+    assert made.report.distilled.kept is not None
     kept, other = made.report.distilled, made.report.off_domain
     damage = None if other is None else other.line("soft prompt").nll.value - other.line("no prompt").nll.value
     return {

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
 @json_option()
 @device_option()
 @dtype_option()
-def distil(**options: Any) -> None:
+@click.option("--error-file", type=click.Path(path_type=Path), hidden=True)
+def distil(error_file: Path | None, **options: Any) -> None:
     """Make TEXT a soft prompt: an instruction, examples, a character card, a lorebook, notes on style.
 
     TEXT is a file (text; a card or a lorebook as PNG or JSON) or words in quotes; several are one text. The model writes
@@ -56,7 +57,9 @@ def distil(**options: Any) -> None:
 
     Ctrl-C saves and says how to go on.
     """
-    with outlasting_readers():
+    from sordino.training.failure import recorded
+
+    with outlasting_readers(), recorded(error_file):
         _distil(options)
 
 
@@ -86,7 +89,7 @@ def _job(options: Mapping[str, Any]) -> Job:
     from sordino.training.job import check_job, default_out, distil_job, stored_job
 
     if options["resume"] is not None:
-        refuse_with_resume("a run", besides=("resume", "overwrite", "as_json"))
+        refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
         return stored_job(options["resume"], overwrite=options["overwrite"])
     files, words = files_and_words(options["texts"])
     destination = options["out"] or (default_out(files[0]) if files else None)

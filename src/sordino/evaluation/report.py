@@ -60,11 +60,11 @@ class Worth:
 @dataclass(frozen=True)
 class Distilled:
     """How much of what a long text does its soft prompt keeps. kept: the share of the text's gain, in nats, on what the model wrote
-    behind it. text_tokens: of the text. agreement: how often the likeliest word is the one behind the text, with the soft prompt,
-    and without either.
+    behind it; None where the text gains nothing. text_tokens: of the text. agreement: how often the likeliest word is the one
+    behind the text, with the soft prompt, and without either.
     """
 
-    kept: Estimate
+    kept: Estimate | None
     text_tokens: int
     agreement: float
     agreement_without: float
@@ -134,7 +134,10 @@ def verdict(report: Report, label: str) -> str:
 
 
 def _verdict_on_distilled(distilled: Distilled, vectors: str, n_tokens: int) -> str:
-    kept, ends = distilled.kept, distilled.kept.interval
+    kept = distilled.kept
+    if kept is None:
+        return "The text does nothing for the model on what it wrote behind it, so there is nothing to keep."
+    ends = kept.interval
     between = f" (95 % interval {ends[0]:.0%} to {ends[1]:.0%})" if ends is not None else ""
     return (
         f"{vectors} do {kept.value:.0%}{between} of what the text does for the model, in {n_tokens} positions instead of "
@@ -198,9 +201,10 @@ def summary(report: Report, label: str) -> dict[str, Any]:
 
 
 def distilled_json(distilled: Distilled) -> dict[str, Any]:
+    kept = distilled.kept
     return {
-        "kept": round(distilled.kept.value, 4),
-        "interval": distilled.kept.interval and [round(end, 4) for end in distilled.kept.interval],
+        "kept": kept and round(kept.value, 4),
+        "interval": kept and kept.interval and [round(end, 4) for end in kept.interval],
         "text_tokens": distilled.text_tokens,
         "agreement": round(distilled.agreement, 4),
         "agreement_without": round(distilled.agreement_without, 4),

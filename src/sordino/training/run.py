@@ -7,7 +7,7 @@ loop: the steps                                                    finish: the m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import TrainConfig
 from sordino.training.events import Cost, Finished
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
-from sordino.training.initialise import Start, initialise
+from sordino.training.initialise import ReadPrompt, Start, initialise
 from sordino.training.loop import LOWER, TrainSet, placement_of
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
@@ -68,7 +68,7 @@ def prepare(
     base: BaseModel,
     config: TrainConfig,
     texts: TextPaths,
-    read_prompt: Callable[[str], SoftPrompt],
+    read_prompt: ReadPrompt,
     *,
     started: str | None = None,
     split_seed: int | None = None,
@@ -93,7 +93,7 @@ def prepare(
 
 
 def with_settings(
-    prepared: PreparedRun, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
+    prepared: PreparedRun, config: TrainConfig, read_prompt: ReadPrompt, *, started: str | None = None
 ) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
@@ -110,7 +110,7 @@ def _started(
     splits: Splits,
     data: TrainSet,
     notes: tuple[str, ...],
-    read_prompt: Callable[[str], SoftPrompt],
+    read_prompt: ReadPrompt,
     started: str | None,
 ) -> PreparedRun:
     total = sum(len(example.ids) for example in data.train)
@@ -120,12 +120,18 @@ def _started(
             do="add text or lower --tokens",
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
-    if started is None:
-        with memory_errors("choosing the first matrix", LOWER):
-            start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
-    else:
-        start = Start(torch.zeros(config.tokens, base.d_model), started)
+    start = first_matrix(base, config, data, read_prompt, started)
     return PreparedRun(base, config, splits, data, start, notes)
+
+
+def first_matrix(
+    base: BaseModel, config: TrainConfig, data: TrainSet, read_prompt: ReadPrompt, started: str | None
+) -> Start:
+    """Where a run on these texts starts. started: as for `prepare`. Raises ConfigError, DataError, OutOfMemory."""
+    if started is not None:
+        return Start(torch.zeros(config.tokens, base.d_model), started)
+    with memory_errors("choosing the first matrix", LOWER):
+        return initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:

@@ -31,10 +31,12 @@ def test_a_long_text_becomes_a_file_that_says_what_is_kept(template: str, tmp_pa
     assert any(isinstance(event, Evaluated) for event in events)
     line = made.report.heldout.line
     soft, none, text = (line(kind).nll.value for kind in ("soft prompt", "no prompt", "instruction"))
-    assert made.report.distilled.kept.value == pytest.approx((none - soft) / (none - text))
+    kept = made.report.distilled.kept
+    assert kept is not None
+    assert kept.value == pytest.approx((none - soft) / (none - text))
     assert made.report.distilled.text_tokens == len(base.encode(WORDS)) == line("instruction").tokens
     stored = read(made.file).metadata
-    assert stored.heldout["distilled"]["kept"] == pytest.approx(made.report.distilled.kept.value, abs=1e-4)
+    assert stored.heldout["distilled"]["kept"] == pytest.approx(kept.value, abs=1e-4)
     assert "of what the text does" in (made.folder / "report.html").read_text()
 
 

@@ -25,6 +25,7 @@ def test_cards_lorebooks_and_texts_become_one_text(tmp_path: Path) -> None:
     assert read.text == f"Be brief.\n\n{ABOUT}\n\nGulls bite.\n\nShort sentences."
     assert (read.name, read.first_message) == ("Ada", "Good evening, You.")
     assert read_source([notes]) == LongText("Short sentences.")
+    assert read_source([tmp_path]).text == f"{ABOUT}\n\nShort sentences.\n\nGulls bite."
 
 
 def test_a_cards_own_lorebook_belongs_to_it(tmp_path: Path) -> None:
@@ -45,8 +46,6 @@ def test_what_cannot_be_distilled_says_why(tmp_path: Path) -> None:
         read_source([list_])
     with pytest.raises(DataError, match="no text to distil"):
         read_source([empty])
-    with pytest.raises(DataError, match="a folder"):
-        read_source([tmp_path])
 
 
 def test_words_are_told_from_names_of_files(tmp_path: Path) -> None:

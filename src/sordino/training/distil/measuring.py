@@ -68,11 +68,13 @@ class LessonKept:
         return Condition("instruction", title, nothing_PD, (), len(lesson.ids))
 
 
-def _kept(means: LineEstimates) -> Estimate:
-    """(nothing - soft prompt) / (nothing - text)."""
+def _kept(means: LineEstimates) -> Estimate | None:
+    """(nothing - soft prompt) / (nothing - text); None where the text gains nothing, and no interval where that is in doubt."""
     soft, none, text = means.value_L
+    if none <= text:
+        return None
     value = float((none - soft) / (none - text))
-    if means.drawn_RL is None:
+    if means.drawn_RL is None or (means.drawn_RL[:, 1] <= means.drawn_RL[:, 2]).any():
         return Estimate(value, None)
     soft_R, none_R, text_R = means.drawn_RL.T
     return Estimate(value, interval((none_R - soft_R) / (none_R - text_R), means.units))

@@ -6,11 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
-from sordino.models.memory import memory_errors
 from sordino.texts.cards import USER
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
@@ -20,10 +17,10 @@ from sordino.training.distil.openings import Openings, Part, make_openings
 from sordino.training.distil.source import LongText, read_source
 from sordino.training.distil.teacher import FILE, Continuation, continuations
 from sordino.training.events import OnEvent, Working
-from sordino.training.initialise import ReadPrompt, Start, initialise
+from sordino.training.initialise import ReadPrompt
 from sordino.training.job import Job
-from sordino.training.loop import LOWER, TrainSet, placement_of
-from sordino.training.run import PreparedRun
+from sordino.training.loop import TrainSet
+from sordino.training.run import PreparedRun, first_matrix
 
 _WRITING = "Writing with the text in front"
 
@@ -78,16 +75,13 @@ def prepare_distillation(
         sample_text=job.config.sample_text or _sample_text(lesson),
     )
     config.check_room(base.context_length)
+    digest = hashlib.sha256((job.folder / FILE).read_bytes()).hexdigest()
+    data = TrainSet(train, validation, digest)
     text = Example(lesson.ids, (True,) * len(lesson.ids), "the text")
-    if started is None:
-        with memory_errors("choosing the first matrix", LOWER):
-            start = initialise(base, config, placement_of(base, config), [text], validation, read_prompt)
-    else:
-        start = Start(torch.zeros(config.tokens, base.d_model), started)
+    start = first_matrix(base, config, replace(data, train=[text]), read_prompt, started)
     pieces = {part: _pieces(base, lesson.of(part)) for part in ("train", "validation", "heldout")}
     splits = Splits(pieces["train"], pieces["validation"], pieces["heldout"], _how(lesson), ())
-    digest = hashlib.sha256((job.folder / FILE).read_bytes()).hexdigest()
-    return PreparedRun(base, config, splits, TrainSet(train, validation, digest), start, ())
+    return PreparedRun(base, config, splits, data, start, ())
 
 
 def _pieces(base: BaseModel, written: Sequence[Continuation]) -> tuple[Piece, ...]:

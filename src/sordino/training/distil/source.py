@@ -23,8 +23,12 @@ class LongText:
 
 
 def read_source(paths: Sequence[Path], words: str = "") -> LongText:
-    """All of it as one text, a blank line between its parts. Raises DataError, BadInput, MissingExtra."""
-    parts = [LongText(words.strip()), *(_read(path) for path in paths)]
+    """All of it as one text, a blank line between its parts; the files of a folder by their names.
+
+    Raises DataError, BadInput, MissingExtra.
+    """
+    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
+    parts = [LongText(words.strip()), *(_read(file) for file in files)]
     characters = [part for part in parts if part.name]
     if len(characters) > 1:
         names = ", ".join(part.name for part in characters)
@@ -35,9 +39,11 @@ def read_source(paths: Sequence[Path], words: str = "") -> LongText:
     return replace(characters[0], text=text) if characters else LongText(text)
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
 def _read(path: Path) -> LongText:
-    if path.is_dir():
-        raise DataError("a folder", where=path, expected="files", do="name the files that belong together")
     with path.open("rb") as file:
         is_picture = file.read(len(SIGNATURE)) == SIGNATURE
     if not is_picture and path.suffix.lower() != ".json":

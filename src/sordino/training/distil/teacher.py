@@ -27,6 +27,7 @@ from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
 from sordino.prompts.prompt import Vectors
 from sordino.prompts.soft_prompt import BaseRef, Metadata, check_width
+from sordino.settings import LARGEST_SEED
 from sordino.storage import write_bytes
 from sordino.texts.examples import Example, SoftTargets
 from sordino.training.distil.config import TOP_K, DistilConfig
@@ -120,7 +121,7 @@ def continuations(
         return found
     text = TextPrompt.of(base, openings.prefix)
     longest = len(openings.prefix) + max(len(one.behind) for one in rows) + config.length
-    requests = [TextRequest(one.behind, text, config.seed + at) for at, one in enumerate(rows)]
+    requests = [TextRequest(one.behind, text, (config.seed + at) % LARGEST_SEED) for at, one in enumerate(rows)]
     sampling = Sampling(max_tokens=config.length, temperature=1.0, top_p=1.0, logprobs=TOP_K)
     at_once = max(1, min(_MOST_ROWS, _POSITIONS // longest))
     written = draw(base, requests, sampling, rows=at_once, progress=progress)
