@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
     "Metadata",
     "Mixture",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from sordino.training.config import TrainConfig as TrainConfig
+    from sordino.training.distil.config import DistilConfig as DistilConfig
     from sordino.training.events import Sample as Sample
     from sordino.training.events import Step as Step
     from sordino.training.events import Validation as Validation
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
+        "DistilConfig": "training.distil.config",
         "EvaluateConfig": "evaluation.config",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",

@@ -14,6 +14,7 @@ from tests.api.inputs import prompt
 
 NAMES = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
     "Metadata",
     "Mixture",
