@@ -78,7 +78,7 @@ def distil(
 
     texts: files, or words in place of a file; several are one text. out: the file to write, NAME.zip. Checkpoints, the model's
     continuations and report.html go to NAME.run beside it, from where `resume` goes on. `result.report.distilled` says how much
-    of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=192, steps=120;
+    of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
     what the file says, as in `train`. Raises as `train`.
     """
     from sordino.training.config import Calibration, Description

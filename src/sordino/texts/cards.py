@@ -96,7 +96,7 @@ def _text_in_png(content: bytes) -> bytes:
         from PIL.PngImagePlugin import PngStream
     except ModuleNotFoundError as error:
         raise MissingExtra(
-            "reading a card's picture needs another package", got=error.name, do="pip install 'sordino[ui]'"
+            "reading a card's picture needs another package", got=error.name, do="pip install 'sordino[serve]'"
         ) from None
     # Text chunks may follow the pixels, where `PIL.Image` reads them only after it has decoded these. Chunks before a damaged one
     # count.
