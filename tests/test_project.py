@@ -33,7 +33,7 @@ USED_BY_OTHERS = {
 }
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
-    "serve": ("server/**/*.py",),
+    "serve": ("server/**/*.py", "texts/cards.py"),
     "ui": (),
     "gguf": ("engine/runners/llama_batch.py", "engine/runners/llama_context.py"),
     "texts": ("texts/web_pages.py",),

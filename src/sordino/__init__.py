@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
     "Metadata",
     "Mixture",
@@ -37,6 +38,7 @@ __all__ = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from sordino.api.files import peek as peek
     from sordino.api.model import Model as Model
     from sordino.api.model import load_model as load_model
+    from sordino.api.training import distil as distil
     from sordino.api.training import resume as resume
     from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from sordino.training.config import TrainConfig as TrainConfig
+    from sordino.training.distil.config import DistilConfig as DistilConfig
     from sordino.training.events import Sample as Sample
     from sordino.training.events import Step as Step
     from sordino.training.events import Validation as Validation
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
+        "DistilConfig": "training.distil.config",
         "EvaluateConfig": "evaluation.config",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
@@ -84,6 +89,7 @@ else:
         "TrainResult": "training.result",
         "Validation": "training.events",
         "attach": "engine.attach",
+        "distil": "api.training",
         "evaluate": "api.evaluation",
         "load": "api.files",
         "load_model": "api.model",

@@ -14,6 +14,7 @@ from tests.api.inputs import prompt
 
 NAMES = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
     "Metadata",
     "Mixture",
@@ -28,6 +29,7 @@ NAMES = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",

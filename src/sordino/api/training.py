@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,49 @@ def train(
     )
     check_job(job)
     return _executed(job, model, on_event, calibration, resume=False)
+
+
+@naming_arguments
+def distil(
+    model: Model,
+    texts: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Make a long text a soft prompt, as `sordino distil` does: an instruction, examples, a card, a lorebook, notes on style.
+
+    texts: files, or words in place of a file; several are one text. out: the file to write, NAME.zip. Checkpoints, the model's
+    continuations and report.html go to NAME.run beside it, from where `resume` goes on. `result.report.distilled` says how much
+    of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
+    what the file says, as in `train`. Raises as `train`.
+    """
+    from sordino.training.config import Calibration, Description
+    from sordino.training.distil.config import DistilConfig
+    from sordino.training.distil.source import files_and_words
+    from sordino.training.job import check_job, distil_job
+
+    given = _by_class(settings, DistilConfig, Description, _Rest)
+    rest, about = _Rest(**given[_Rest]), Description(**given[Description])
+    files, words = files_and_words([str(text) for text in ([texts] if isinstance(texts, str | Path) else texts)])
+    job = distil_job(
+        files,
+        Path(out),
+        model.base.name,
+        about.metadata(rest.name or Path(out).stem),
+        DistilConfig(**{"text": words, **given[DistilConfig]}),
+    )
+    job = replace(
+        job,
+        device=str(model.base.device),
+        dtype=str(model.base.dtype).removeprefix("torch."),
+        samples=rest.samples and not about.no_samples,
+        overwrite=overwrite,
+    )
+    check_job(job)
+    return _executed(job, model, on_event, Calibration(), resume=False)
 
 
 @naming_arguments

@@ -25,6 +25,7 @@ GROUPS: dict[str, Table] = {
     "Make": {
         "demo": ("demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
         "train": ("train", "train", "Make a soft prompt from texts."),
+        "distil": ("distil", "distil", "Turn a long instruction or a character card into a soft prompt."),
         "sweep": ("sweep", "sweep", "Try many settings together and keep the best."),
         "mixture": ("mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
         "ensemble": ("ensemble", "ensemble", "Soft prompts that write as one."),

@@ -136,6 +136,12 @@ class RunDisplay(Display):
         """An event of a single run."""
         self.show_named("", event)
 
+    def show_status(self, event: RunEvent) -> None:
+        """As `show`, without lines on standard output: the spinner, the bar, and warnings."""
+        if isinstance(event, Working | Started | Step | Finished | Warned):
+            with out.capture():
+                self.show(event)
+
     def show_named(self, name: str, event: RunEvent) -> None:
         """An event of the run called `name`; "" for all of them."""
         named = f"{one_line(name)}: " if name else ""

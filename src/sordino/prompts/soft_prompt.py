@@ -144,13 +144,7 @@ class SoftPrompt:
 
     def prefix(self, base: BaseRef) -> NDArray[np.float32]:
         """The matrix, which runs through the layers as token embeddings do. Raises DoesNotFit for another width."""
-        if base.d_model != self.d_model:
-            raise DoesNotFit(
-                "the soft prompt does not fit the base model",
-                where=self.title,
-                expected=f"{base.d_model} wide",
-                got=f"{self.d_model} wide",
-            )
+        check_width(self.d_model, base, where=self.title)
         return self.matrix
 
     def with_metadata(self, **changes: Any) -> SoftPrompt:
@@ -164,6 +158,17 @@ class SoftPrompt:
         write what the format holds only in part. Raises BadInput, StorageError.
         """
         save(self, path, to=to, overwrite=overwrite)
+
+
+def check_width(d_model: int, base: BaseRef, *, where: str) -> None:
+    """Raise DoesNotFit unless vectors of this width run through the base model."""
+    if base.d_model != d_model:
+        raise DoesNotFit(
+            "the soft prompt does not fit the base model",
+            where=where,
+            expected=f"{base.d_model} wide",
+            got=f"{d_model} wide",
+        )
 
 
 def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:

@@ -7,25 +7,46 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 # The largest id of the small array's type.
 _SMALL = 2**16 - 1
 
 
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """What is predicted in place of N labelled tokens: for each, k words ids_Nk (int64) with weights_Nk (float32)."""
+
+    ids_Nk: NDArray[np.int64]
+    weights_Nk: NDArray[np.float32]
+
+    @staticmethod
+    def joined(parts: Sequence[SoftTargets]) -> SoftTargets:
+        """All of them, one after another. Raises ValueError where they differ in k."""
+        return SoftTargets(
+            np.concatenate([part.ids_Nk for part in parts]), np.concatenate([part.weights_Nk for part in parts])
+        )
+
+
 @dataclass(frozen=True)
 class Example:
-    """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from."""
+    """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from. soft: what is predicted in
+    place of its labelled tokens, None for these themselves.
+    """
 
     ids: tuple[int, ...]
     labelled: tuple[bool, ...]
     piece: str
+    soft: SoftTargets | None = field(default=None, compare=False)
 
 
 class ExampleStore(Sequence[Example]):
-    """A sequence of examples that equals the tuple of them."""
+    """A sequence of examples without soft targets that equals the tuple of them."""
 
     def __init__(self) -> None:
         self._ids = array("H")

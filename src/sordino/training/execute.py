@@ -19,10 +19,13 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import CALIBRATION, Calibration
+from sordino.training.distil.config import DistilConfig
+from sordino.training.distil.measuring import LessonKept
+from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson
 from sordino.training.events import HTML, Finished, OnEvent, Started, TextsRead, Working, nobody
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, store
-from sordino.training.judging import Judging, judging_of
+from sordino.training.judging import Judging
 from sordino.training.loop import Run, train
 from sordino.training.result import TrainResult, write_result
 from sordino.training.run import PreparedRun, estimate_group, prepare
@@ -46,10 +49,26 @@ def execute(
     `stored_job`. on_event: called with each `RunEvent` as it happens. should_stop: called after every step.
     Raises SordinoError.
     """
-    prepared = read_texts(job, base, on_event)
+    lesson = None if job.distil is None else taught(job, base, job.distil, on_event)
+    prepared = read_texts(job, base, on_event) if lesson is None else lesson_read(job, base, lesson, on_event)
     if not resume:
         job = calibrated(job, prepared, calibration, on_event)
     return follow(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
+
+
+def taught(job: Job, base: BaseModel, config: DistilConfig, on_event: OnEvent = nobody) -> Lesson:
+    """What the teacher wrote, in the job's folder, or writes now. Raises as `prepare_lesson`."""
+    on_event(Working("Reading the text"))
+    with alone_in(job.folder):
+        return prepare_lesson(base, job, config, on_event)
+
+
+def lesson_read(job: Job, base: BaseModel, lesson: Lesson, on_event: OnEvent = nobody) -> PreparedRun:
+    """A run on a lesson's examples. Raises as `prepare_distillation`."""
+    prepared = prepare_distillation(base, job, lesson, read_prompt, started=job.started)
+    prepared = replace(prepared, measure=LessonKept(base, lesson))
+    on_event(texts_read(prepared))
+    return prepared
 
 
 def dry_run(job: Job, base: BaseModel, calibration: Calibration = CALIBRATION, *, on_event: OnEvent = nobody) -> None:
@@ -119,8 +138,8 @@ def follow(
         finished = _train(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
         if finished.why == "stopped":
             return None
-        size = replace(prepared.size, steps=finished.progress.step)
-        return write_result(job, prepared, finished, judging or judging_of(job.config, size), on_event)
+        judging = judging or prepared.judging(finished.progress.step)
+        return write_result(job, prepared, finished, judging, on_event)
 
 
 def _train(job: Job, prepared: PreparedRun, *, resume: bool, on_event: OnEvent, should_stop: ShouldStop) -> Finished:

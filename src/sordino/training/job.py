@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -12,9 +13,11 @@ from sordino.library.names import is_mixture_name
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
+from sordino.settings import from_json
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
 from sordino.training.config import TrainConfig
+from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
 from sordino.training.run import TextPaths
 
@@ -39,10 +42,19 @@ class Job:
     started: str | None = None
     # Of a run that is trained with others: the folder that all of them go on from.
     together: Path | None = None
+    # Of a run that learns what a long text does: `texts` are then that text.
+    distil: DistilConfig | None = None
 
     @property
     def folder(self) -> Path:
         return self.run or self.out.with_name(self.out.stem + ".run")
+
+
+def distil_job(files: Sequence[Path], out: Path, model: str, metadata: Metadata, config: DistilConfig) -> Job:
+    """A run that learns what a long text does."""
+    if config.openings:
+        config = replace(config, openings=str(Path(config.openings).resolve()))
+    return Job(TextPaths(tuple(files)), out, model, metadata, config.for_loop(), distil=config)
 
 
 def default_out(data: Path) -> Path:
@@ -53,13 +65,15 @@ def default_out(data: Path) -> Path:
 
 def check_job(job: Job) -> None:
     """What can be checked of a job that begins without reading a text. Raises BadInput."""
-    if not job.texts.data:
+    if not job.texts.data and not (job.distil and job.distil.text):
         raise BadInput(
             "there is nothing to train on",
             where="DATA",
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
+    if job.config.kind == "kv":
+        raise BadInput("a KV prompt cannot be written to a file yet", where="--kind", do="leave --kind out")
     if is_mixture_name(job.out.name):
         raise BadInput(
             "this is a name of mixtures' files",
@@ -125,6 +139,7 @@ def store(job: Job, started: str) -> None:
             "rating": job.metadata.rating,
         },
         "config": job.config.to_json(),
+        "distil": None if job.distil is None else asdict(job.distil),
     }
     # ASCII: a path need not be Unicode, and escapes bring every one back.
     write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1).encode())
@@ -156,6 +171,8 @@ def job_from(folder: Path, *, overwrite: bool) -> Job:
             stored["overwrite"] or overwrite,
             folder,
             stored["started"],
+            # Older versions do not write it.
+            distil=from_json(DistilConfig, stored["distil"]) if stored.get("distil") else None,
         )
         if not all(isinstance(known, str) for known in (job.model, job.started)):
             raise TypeError("model and started are not both texts")

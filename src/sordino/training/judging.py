@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from sordino.evaluation.analysis.inspection import affordable
 from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.report import Report
+from sordino.evaluation.scoring import Progress
+from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.config import TrainConfig
 
 # Of the training's time: what a quick measurement may take.
@@ -30,10 +33,19 @@ MOST_INSTRUCTIONS = 3
 Part = Literal["samples", "heldout", "off_domain", "inspection"]
 
 
+class Measure(Protocol):
+    """Another way to the held-out numbers than `evaluate`. positions: what it reads, a text in another voice not counted."""
+
+    @property
+    def positions(self) -> int: ...
+
+    def __call__(self, prompt: SoftPrompt, label: str, judging: Judging, progress: Progress, /) -> Report: ...
+
+
 @dataclass(frozen=True)
 class Judging:
     """How a run's result is measured, after training. instructions: to compare with, by default the first `most_instructions`
-    that the metadata suggest. parts: what is done. inspection: positions that it may run.
+    that the metadata suggest. parts: what is done. inspection: positions that it may run. measure: in place of `evaluate`.
     """
 
     config: EvaluateConfig
@@ -41,6 +53,7 @@ class Judging:
     most_instructions: int = MOST_INSTRUCTIONS
     parts: frozenset[Part] = field(default=frozenset({"samples", "heldout", "off_domain", "inspection"}))
     inspection: int = INSPECTION_POSITIONS
+    measure: Measure | None = None
 
 
 @dataclass(frozen=True)
@@ -59,14 +72,14 @@ class RunSize:
         return PASSES_A_STEP * self.step_positions
 
 
-def judging_of(config: TrainConfig, size: RunSize) -> Judging:
+def judging_of(config: TrainConfig, size: RunSize, measure: Measure | None = None) -> Judging:
     """The measurement that the settings ask for: everything, what fits into SHARE of the training, or nothing.
 
     It needs no more memory than the training. `sordino evaluate` is for a thorough one.
     """
     rows = min(config.row_tokens, EvaluateConfig().row_tokens)
     settings = EvaluateConfig(limit=LIMIT, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens)
-    full = Judging(settings)
+    full = Judging(settings, measure=measure)
     if config.measure == "none":
         return replace(full, parts=frozenset())
     if config.measure == "full":
@@ -92,12 +105,10 @@ def judging_of(config: TrainConfig, size: RunSize) -> Judging:
 def positions(judging: Judging, config: TrainConfig, size: RunSize) -> Mapping[Part, float]:
     """How many positions each part of a measurement costs."""
     settings = judging.config
-    excerpts = settings.excerpt_draws * sum(settings.excerpt_tokens)
-    in_front = config.tokens + excerpts + 20 * judging.most_instructions
     targets = affordable(config.tokens, judging.inspection)
     known: dict[Part, float] = {
         "samples": config.sample_tokens * POSITIONS_A_GENERATED_TOKEN,
-        "heldout": _measured(judging, size) * _conditions(judging) + in_front if size.heldout else 0,
+        "heldout": _heldout(judging, config, size) if size.heldout else 0,
         "off_domain": 2 * settings.limit + config.tokens if size.heldout else 0,
         "inspection": (config.tokens + 2) * (config.tokens + targets) if targets else 0,
     }
@@ -109,13 +120,13 @@ def work(judging: Judging, config: TrainConfig, size: RunSize) -> float:
     return sum(positions(judging, config, size).values())
 
 
-def _conditions(judging: Judging) -> int:
-    instructions = len(judging.instructions) or judging.most_instructions
-    return 2 + instructions + judging.config.excerpt_draws * len(judging.config.excerpt_tokens)
-
-
-def _measured(judging: Judging, size: RunSize) -> int:
-    return min(judging.config.limit, size.heldout)
+def _heldout(judging: Judging, config: TrainConfig, size: RunSize) -> int:
+    if judging.measure is not None:
+        return judging.measure.positions
+    settings, instructions = judging.config, len(judging.instructions) or judging.most_instructions
+    conditions = 2 + instructions + settings.excerpt_draws * len(settings.excerpt_tokens)
+    in_front = config.tokens + settings.excerpt_draws * sum(settings.excerpt_tokens) + 20 * judging.most_instructions
+    return min(settings.limit, size.heldout) * conditions + in_front
 
 
 def _fitted(judging: Judging, config: TrainConfig, size: RunSize, room: float, fewest: int) -> Judging:

@@ -189,6 +189,8 @@ def measured_result(
         return None
     instructions = judging.instructions or default_instructions(prompt.metadata)[: judging.most_instructions]
     try:
+        if judging.measure is not None:
+            return judging.measure(prompt, label_of(prompt), judging, progress)
         return evaluate(
             prepared.base,
             {label_of(prompt): prompt},

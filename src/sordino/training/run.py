@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.mixture import Mixture
-from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
@@ -37,8 +36,8 @@ from sordino.training.contexts import Contexts
 from sordino.training.events import Cost, Finished
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
-from sordino.training.initialise import Start, initialise
-from sordino.training.judging import RunSize, judging_of, work
+from sordino.training.initialise import ReadPrompt, Start, initialise
+from sordino.training.judging import Judging, Measure, RunSize, judging_of, work
 from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
@@ -59,7 +58,7 @@ class TextPaths:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything a run needs. notes: lines for the user about what was read, split and cut."""
+    """Everything a run needs. notes: lines for the user about what was read, split and cut. measure: see `Judging`."""
 
     base: BaseModel
     config: TrainConfig
@@ -67,12 +66,13 @@ class PreparedRun:
     data: TrainSet
     start: Start
     notes: tuple[str, ...]
+    measure: Measure | None = None
 
     @property
     def train_tokens(self) -> int:
         return tokens_of(self.data.train)
 
-    @property
+    @cached_property
     def size(self) -> RunSize:
         """What its steps read and what there is to judge it by. The held-out tokens are reckoned from their characters."""
         count, tokens = len(self.data.train), self.train_tokens
@@ -80,12 +80,16 @@ class PreparedRun:
         rows = min(self.config.batch, count) * tokens / count
         return RunSize(self.config.steps, rows + self.config.tokens, math.ceil(held * tokens / max(characters, 1)))
 
+    def judging(self, steps: int) -> Judging:
+        """How its result is measured after so many steps."""
+        return judging_of(self.config, replace(self.size, steps=steps), self.measure)
+
 
 def prepare(
     base: BaseModel,
     config: TrainConfig,
     texts: TextPaths,
-    read_prompt: Callable[[str], Prompt | Mixture],
+    read_prompt: ReadPrompt,
     *,
     started: str | None = None,
     split_seed: int | None = None,
@@ -110,11 +114,7 @@ def prepare(
 
 
 def with_settings(
-    prepared: PreparedRun,
-    config: TrainConfig,
-    read_prompt: Callable[[str], Prompt | Mixture],
-    *,
-    started: str | None = None,
+    prepared: PreparedRun, config: TrainConfig, read_prompt: ReadPrompt, *, started: str | None = None
 ) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
@@ -131,7 +131,7 @@ def _started(
     splits: Splits,
     data: TrainSet,
     notes: tuple[str, ...],
-    read_prompt: Callable[[str], Prompt | Mixture],
+    read_prompt: ReadPrompt,
     started: str | None,
 ) -> PreparedRun:
     total = tokens_of(data.train)
@@ -141,12 +141,19 @@ def _started(
             do="add text or lower --tokens",
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
-    if started is None:
-        with memory_errors("choosing the first matrix", LOWER):
-            start = initialise(base, config, form_of(base, config), data.train, data.validation, read_prompt)
-    else:
-        start = Start(form_of(base, config).empty(base, config.tokens), started)
+    start = first_matrix(base, config, data, read_prompt, started)
     return PreparedRun(base, config, splits, data, start, notes)
+
+
+def first_matrix(
+    base: BaseModel, config: TrainConfig, data: TrainSet, read_prompt: ReadPrompt, started: str | None
+) -> Start:
+    """Where a run on these texts starts. started: as for `prepare`. Raises ConfigError, DataError, OutOfMemory."""
+    with memory_errors("choosing the first matrix", LOWER):
+        form = form_of(base, config)
+        if started is not None:
+            return Start(form.empty(base, config.tokens), started)
+        return initialise(base, config, form, data.train, data.validation, read_prompt)
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
@@ -163,9 +170,8 @@ def estimate_group(runs: Sequence[PreparedRun], calibration: Calibration = CALIB
     step_seconds, evaluation_seconds = _measured_seconds(runs)
 
     def measuring(steps: int) -> float:
-        sizes = [replace(run.size, steps=steps) for run in runs]
-        read = sum(work(judging_of(run.config, own), run.config, own) for run, own in zip(runs, sizes, strict=True))
-        return read / sum(own.step_work for own in sizes) * step_seconds
+        read = sum(work(run.judging(steps), run.config, run.size) for run in runs)
+        return read / sum(run.size.step_work for run in runs) * step_seconds
 
     def whole(steps: int) -> float:
         settled = replace(config, steps=steps)
