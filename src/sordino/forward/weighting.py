@@ -3,7 +3,7 @@
 The t-th token of a text adds log w(t) (`PromptAttention.weight`) to its scores over the prompt's positions. The first position of a
 prefix, BOS or a prompt's first virtual token, is the attention sink: scaling it up makes everything worse, so it is left alone.
 
-Shape key: K prefixes, B rows, T text positions, P prefix positions, N queries.
+Shape key: K prefixes, B rows, T text positions, P prefix positions, N tokens, S key positions.
 """
 
 from __future__ import annotations
@@ -65,6 +65,22 @@ def row_bias(
         bias_BT = log_weight(offset_BT[mine] + 1 + length - span.stop, span.attention, dtype)
         bias_BTP[mine, :, pad + SINK : pad + span.stop] = bias_BT[:, :, None]
     return bias_BTP
+
+
+def position_bias(spans: Spans, position_N: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
+    """What tokens of running rows add to their scores over their rows' first `width` positions: [N, width]. None: nothing.
+
+    spans: of each token's row, whose prefix begins at position 0. position_N: where in its row each token is.
+    """
+    if not any(spans):
+        return None
+    bias_NS = torch.zeros(len(position_N), width, dtype=dtype, device=position_N.device)
+    for span in set(spans):
+        if span is not None and span.stop > SINK:
+            mine_N = torch.tensor([one == span for one in spans], device=position_N.device)
+            tokens_N = position_N[mine_N] + 1 - span.stop
+            bias_NS[mine_N, SINK : span.stop] = log_weight(tokens_N, span.attention, dtype)[:, None]
+    return bias_NS
 
 
 def prefix_bias(lengths: Sequence[int], spans: Spans, dtype: torch.dtype, device: torch.device) -> Tensor | None:

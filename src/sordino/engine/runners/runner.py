@@ -49,6 +49,14 @@ class Runner(Protocol):
     def name(self) -> str:
         """The program that computes, as people know it."""
 
+    @property
+    def hold(self) -> bool:
+        """Whether it keeps a prompt's attention as the text grows."""
+
+    @property
+    def strength(self) -> bool:
+        """Whether it gives a prompt more or less attention."""
+
     def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 
