@@ -140,7 +140,7 @@ def test_plain_attention_has_no_bias(family: str, monkeypatch: pytest.MonkeyPatc
     def bias(*_: object) -> Tensor:
         raise AssertionError("nothing is weighted here")
 
-    monkeypatch.setattr("sordino.forward.weighting.log_weight", bias)
+    monkeypatch.setattr("sordino.forward.weighting._log_weight", bias)
     base = tiny_base(family)
     soft = held_prompts(base)[1].with_metadata(attention=PLAIN)
     assert run(engine_of(base, Limits(rows=4)), [request_of(base, soft, base.encode(TEXTS[0]))])[0].ids

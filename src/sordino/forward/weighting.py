@@ -8,13 +8,14 @@ Shape key: K prefixes, B rows, T text positions, P prefix positions, N tokens, S
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sordino.prompts.attention import PromptAttention
+from sordino.prompts.attention import PLAIN, PromptAttention
 
 SINK = 1
 
@@ -30,6 +31,7 @@ class PromptSpan:
     attention: PromptAttention
 
 
+_NOTHING = PromptSpan(0, PLAIN)
 # A span for each prefix; None, or an empty sequence for all of them: no soft prompt, or its attention is plain.
 Spans = Sequence[PromptSpan | None]
 
@@ -40,11 +42,20 @@ def span_of(length: int, attention: PromptAttention) -> PromptSpan | None:
 
 
 def log_weight(tokens_N: Tensor, attention: PromptAttention, dtype: torch.dtype = torch.float32) -> Tensor:
-    """log w(t) [N] of the `tokens_N`-th tokens of a text, in float32 at least."""
-    weight_N = torch.ones_like(tokens_N, dtype=torch.promote_types(dtype, torch.float32))
-    if attention.hold is not None:
-        weight_N = (weight_N * tokens_N / attention.hold).clamp(min=1.0)
-    return (weight_N * attention.strength).log().to(dtype)
+    """log w(t) [N] of the `tokens_N`-th tokens of a text, computed in float32 at least."""
+    return _log_weight(tokens_N, _hold(attention), attention.strength, dtype)
+
+
+def _log_weight(
+    tokens_N: Tensor, hold: float | Tensor, strength: float | Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """hold: infinite where it is off. Tensors are of each token's own prompt."""
+    tokens_N = tokens_N.to(torch.promote_types(dtype, torch.float32))
+    return ((tokens_N / hold).clamp(min=1.0) * strength).log().to(dtype)
+
+
+def _hold(attention: PromptAttention) -> float:
+    return math.inf if attention.hold is None else attention.hold
 
 
 def row_bias(
@@ -74,13 +85,15 @@ def position_bias(spans: Spans, position_N: Tensor, width: int, dtype: torch.dty
     """
     if not any(spans):
         return None
-    bias_NS = torch.zeros(len(position_N), width, dtype=dtype, device=position_N.device)
-    for span in set(spans):
-        if span is not None and span.stop > SINK:
-            mine_N = torch.tensor([one == span for one in spans], device=position_N.device)
-            tokens_N = position_N[mine_N] + 1 - span.stop
-            bias_NS[mine_N, SINK : span.stop] = log_weight(tokens_N, span.attention, dtype)[:, None]
-    return bias_NS
+    # No loop over the rows: it would run at every step.
+    known = [span or _NOTHING for span in spans]
+    like = {"dtype": torch.promote_types(dtype, torch.float32), "device": position_N.device}
+    stop_N = torch.tensor([span.stop for span in known], device=position_N.device)
+    hold_N = torch.tensor([_hold(span.attention) for span in known], **like)
+    strength_N = torch.tensor([span.attention.strength for span in known], **like)
+    bias_N1 = _log_weight(position_N + 1 - stop_N, hold_N, strength_N, dtype)[:, None]
+    index_1S = torch.arange(width, device=position_N.device)[None]
+    return torch.where((index_1S >= SINK) & (index_1S < stop_N[:, None]), bias_N1, bias_N1.new_zeros(()))
 
 
 def prefix_bias(lengths: Sequence[int], spans: Spans, dtype: torch.dtype, device: torch.device) -> Tensor | None:
