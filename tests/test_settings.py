@@ -84,3 +84,18 @@ def test_a_setting_that_is_not_offered_is_checked_all_the_same() -> None:
     assert form_of(Grill) == []
     with pytest.raises(ConfigError, match="--depth"):
         check_settings(Grill(0))
+
+
+def test_a_setting_of_several_values_is_checked_value_by_value() -> None:
+    @dataclass(frozen=True)
+    class Shelves:
+        heights: tuple[int, ...] = setting((), "Where the trays go.", low=1, high=5, flag="--height")
+
+        def __post_init__(self) -> None:
+            check_settings(self)
+
+    found = settings_of(Shelves)["heights"]
+    assert (found.kind, found.several, found.flag) == (int, True, "--height")
+    assert Shelves((1, 5)).heights == (1, 5)
+    with pytest.raises(ConfigError, match=r"--height.*got 6"):
+        Shelves((1, 6))

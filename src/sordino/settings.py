@@ -24,9 +24,9 @@ SEED_HELP = "The same seed gives the same result on the same machine."
 @dataclass(frozen=True)
 class About:
     """help: one sentence. low, high: smallest and largest value. above: a bound that is itself not allowed. label: its name in a
-    form. shown: what to say of a default that is worked out at run time. unit: what the command line shows in place of a value, for
-    instance N. short: a second, short flag, for instance -n. offered: whether commands and forms have it; if not, only its range
-    is checked.
+    form. shown: what to say of a default that is worked out at run time. unit: what the command line shows in place of a value,
+    for instance N. flag: where it is not the field's name. short: a second, short flag, for instance -n. envvar: the environment
+    variable that gives it where no flag does. offered: whether commands and forms have it; if not, only its range is checked.
     """
 
     help: str
@@ -37,7 +37,9 @@ class About:
     shown: str = ""
     unit: str = ""
     offered: bool = True
+    flag: str = ""
     short: str = ""
+    envvar: str = ""
 
     def allows(self, value: float) -> bool:
         """Whether a value is in range. NaN compares false with everything, so it is outside every range."""
@@ -51,18 +53,21 @@ class About:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a settings class. kind: int, float, bool or str. choices: the values of a Literal, else none."""
+    """One field of a settings class. kind: int, float, bool or str. choices: the values of a Literal, else none. several: a
+    tuple of such values.
+    """
 
     name: str
     kind: type
     default: Any
     choices: tuple[str, ...]
     about: About
+    several: bool = False
 
     @property
     def flag(self) -> str:
         """Its name on the command line."""
-        return "--" + self.name.replace("_", "-")
+        return self.about.flag or "--" + self.name.replace("_", "-")
 
 
 def setting(default: Value, help: str, **about: Any) -> Value:
@@ -82,8 +87,10 @@ def settings_of(cls: type) -> Mapping[str, Setting]:
     found = {}
     for each in fields(cls):
         if _KEY in each.metadata:
-            kind, choices = _kind_of(hints[each.name])
-            found[each.name] = Setting(each.name, kind, each.default, choices, each.metadata[_KEY])
+            hint = hints[each.name]
+            several = get_origin(hint) is tuple
+            kind, choices = _kind_of(get_args(hint)[0] if several else hint)
+            found[each.name] = Setting(each.name, kind, each.default, choices, each.metadata[_KEY], several)
     return found
 
 
@@ -102,13 +109,15 @@ def check_settings(config: object) -> None:
     """Raises ConfigError for the first value outside its range or choices, named by its flag."""
     kind: type = type(config)
     for name, each in settings_of(kind).items():
-        value = getattr(config, name)
-        if value is None:
-            continue
-        if not each.about.allows(value):
-            raise ConfigError("a setting is out of range", where=each.flag, expected=range_text(each.about), got=value)
-        if each.choices and value not in each.choices:
-            raise ConfigError("unknown value", where=each.flag, expected=", ".join(each.choices), got=value)
+        given = getattr(config, name)
+        for value in given if each.several else (given,):
+            if value is None:
+                continue
+            if not each.about.allows(value):
+                expected = range_text(each.about)
+                raise ConfigError("a setting is out of range", where=each.flag, expected=expected, got=value)
+            if each.choices and value not in each.choices:
+                raise ConfigError("unknown value", where=each.flag, expected=", ".join(each.choices), got=value)
 
 
 def range_text(about: About) -> str:

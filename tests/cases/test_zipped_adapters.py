@@ -61,7 +61,7 @@ def test_a_library_installs_it_and_lists_one_that_was_dropped_in(tmp_path: Path)
     formats.write(prompt(), tmp_path / "keeper", to="peft")
     path = zipped(tmp_path / "v.zip", {file.name: file.read_bytes() for file in (tmp_path / "keeper").iterdir()})
     library = Library([tmp_path / "library"])
-    assert formats.detect(library.install(path).path) == "kobold"
+    assert formats.detect(library.add(formats.read_any(path), name="v").path) == "kobold"
     (tmp_path / "library" / "dropped.zip").write_bytes(path.read_bytes())
     dropped = library.entry("dropped")
     assert (dropped.format, dropped.n_tokens, dropped.error) == ("peft", 4, "")

@@ -86,3 +86,25 @@ def test_help_shows_default_choices_and_unit() -> None:
     for part in ("--heat X Degrees. [default: 180; 30 to 300]", "[default: by weight]", "[fan|grill]"):
         assert part in said
     assert "--light-on" not in said
+
+
+def test_a_setting_of_several_values_is_repeated_and_one_may_come_from_the_environment() -> None:
+    @dataclass(frozen=True)
+    class Door:
+        names: tuple[str, ...] = setting((), "Who may come in.", flag="--name")
+        key: str | None = setting(None, "What opens it.", envvar="SORDINO_TEST_KEY")
+
+    got: list[Any] = []
+
+    @click.command()
+    @setting_options(Door, given_as="door")
+    def enter(door: Door) -> None:
+        got.append(door)
+
+    def run(*arguments: str) -> Door:
+        CliRunner().invoke(enter, arguments, env={"SORDINO_TEST_KEY": "brass"}, catch_exceptions=False)
+        return got.pop()
+
+    assert run() == Door((), "brass")
+    assert run("--name", "a", "--name", "b", "--key", "iron") == Door(("a", "b"), "iron")
+    assert "SORDINO_TEST_KEY" in CliRunner().invoke(enter, ["--help"]).stdout

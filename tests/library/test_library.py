@@ -13,7 +13,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, StorageError
-from sordino.library import library
+from sordino.library import editing
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_install_reads_any_format_and_writes_a_native_zip(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "voice.npy", matrix())
-    entry = Library([folder]).install(tmp_path / "voice.npy")
+    entry = Library([folder]).add(formats.read_any(tmp_path / "voice.npy"), name="voice")
     assert (entry.name, entry.path, entry.error, entry.format) == ("voice", folder / "voice.zip", "", "kobold")
     assert entry.metadata.name == "voice"
     assert zipfile.is_zipfile(folder / "voice.zip")
@@ -81,7 +81,7 @@ def test_a_broken_file_of_that_name_is_not_overwritten_unasked(folder: Path) -> 
 def test_bad_input_is_not_installed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(SoftPromptFileError):
-        Library([folder]).install(tmp_path / "bad.zip")
+        Library([folder]).add(formats.read_any(tmp_path / "bad.zip"), name="bad")
     assert list(folder.iterdir()) == []
 
 
@@ -181,7 +181,7 @@ def test_edit_changes_metadata_and_nothing_else(folder: Path) -> None:
     )
     prompt = SoftPrompt(matrix(), known)
     path = Library([folder]).add(prompt, name="v").path
-    edited = library.edit(path, {"author": "Me", "tags": ("sea", "log"), "rating": "mature"})
+    edited = editing.edit(path, {"author": "Me", "tags": ("sea", "log"), "rating": "mature"})
     there = formats.read(path)
     assert there.content_hash == edited.content_hash == prompt.content_hash
     assert there.metadata == prompt.with_metadata(author="Me", tags=("sea", "log"), rating="mature").metadata
@@ -191,17 +191,17 @@ def test_edit_changes_metadata_and_nothing_else(folder: Path) -> None:
 def test_edit_refuses_what_cannot_hold_the_fields_and_what_is_not_allowed(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", matrix())
     with pytest.raises(BadInput, match=r"only a native \.zip"):
-        library.edit(tmp_path / "v.npy", {"author": "Me"})
+        editing.edit(tmp_path / "v.npy", {"author": "Me"})
     path = drop(folder / "v.zip")
     before = path.read_bytes()
     with pytest.raises(BadInput, match="rating"):
-        library.edit(path, {"rating": "cosy"})
+        editing.edit(path, {"rating": "cosy"})
     assert path.read_bytes() == before
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("README.txt", "how it was made")
     before = path.read_bytes()
     with pytest.raises(BadInput, match=r"README\.txt"):
-        library.edit(path, {"author": "Me"})
+        editing.edit(path, {"author": "Me"})
     assert path.read_bytes() == before
 
 
@@ -214,7 +214,7 @@ def test_a_file_held_open_on_windows_survives_an_edit(folder: Path, monkeypatch:
 
     monkeypatch.setattr(os, "replace", held_open)
     with pytest.raises(StorageError, match="the old one is intact"):
-        library.edit(path, {"author": "Me"})
+        editing.edit(path, {"author": "Me"})
     assert path.read_bytes() == before
     assert [item.name for item in folder.iterdir()] == ["v.zip"]
 

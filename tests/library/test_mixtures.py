@@ -10,7 +10,8 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.library.library import Library, edit
+from sordino.library.editing import edit
+from sordino.library.library import Library
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
@@ -79,7 +80,10 @@ def test_installing_a_mixture(tmp_path: Path) -> None:
     (tmp_path / "library").mkdir()
     formats.write_mixture(_mixture(), tmp_path / "evening.mix.zip")
     lib = Library([tmp_path / "library"])
-    assert lib.install(tmp_path / "evening.mix.zip").path == tmp_path / "library" / "evening.mix.zip"
+    assert (
+        lib.add(formats.read_any(tmp_path / "evening.mix.zip"), name="evening").path
+        == tmp_path / "library" / "evening.mix.zip"
+    )
 
 
 def test_a_soft_prompt_does_not_take_a_mixtures_file(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_named_folders_win_over_the_default_which_alone_is_seeded(
 ) -> None:
     monkeypatch.setattr("sordino.library.library.platformdirs.user_data_dir", lambda *_, **__: str(tmp_path / "user"))
     monkeypatch.setenv("SORDINO_LIBRARY", os.pathsep.join([str(folder), str(tmp_path / "second")]))
-    assert library.default_folder() == folder
+    assert library.default_folders()[0] == folder
     assert library.open_library().folders == (folder, tmp_path / "second")
     assert library.open_library([tmp_path]).folders == (tmp_path,)
     assert list(folder.iterdir()) == []

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.library.library import Entry, Library
+from sordino.library.entry import Entry
+from sordino.library.library import Library
 from sordino.prompts.mixture import Mixture
 from sordino.server import prompts as prompts_module
 from sordino.server.prompts import ServedPrompts
@@ -286,13 +287,13 @@ def test_no_room_for_temporary_files_is_said_as_that(live: Running, monkeypatch:
 def test_of_uploads_at_once_with_one_name_one_comes_in(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without `replace` nothing is replaced, also where all found the name free."""
     gate = threading.Barrier(4)
-    write = formats.write
+    write = formats.write_any
 
     def together(*given: object, **named: object) -> object:
         gate.wait(10)
         return write(*given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sordino.library.library.formats.write", together)
+    monkeypatch.setattr("sordino.library.library.formats.write_any", together)
     answers: list[httpx.Response] = []
 
     def upload(seed: int) -> None:

@@ -7,27 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import brackets, one_line, out, print_json, table
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-)
-from sordino.cli.options import (
-    instruction_option,
-    json_option,
-    option_group,
-    paths_option,
-    refuse_alone,
-    setting_options,
-)
+from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options
+from sordino.cli.options import instruction_option, option_group, paths_option, refuse_alone, setting_options
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import TaskConfig
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,7 +22,6 @@ if TYPE_CHECKING:
     from sordino.evaluation.answers import TaskReport
     from sordino.evaluation.free_answers import FreeReport
 
-_LABEL = 48
 # A confusion table of more labels than this is for the JSON's readers.
 _CONFUSION = 8
 
@@ -44,9 +30,9 @@ _CONFUSION = 8
 class AnswerKind:
     """Answers from a closed set of labels (None: what the completions take), or free ones of at most max_tokens."""
 
-    labels: str | None
-    free: bool
-    max_tokens: int
+    labels: str | None = setting(None, "The answers there are.", shown="what the completions take", unit="A,B,...")
+    free: bool = setting(False, "Answers in free words: they are written, and held against the right ones.")
+    max_tokens: int = setting(24, "Longest answer that is written.", unit="N")
 
     def __post_init__(self) -> None:
         if self.free and self.labels is not None:
@@ -69,34 +55,10 @@ class AnswerKind:
         "Training rows: examples are drawn from them, and how often each label occurs.",
     ),
 )
-@option_group(
-    "answered",
-    AnswerKind,
-    click.option("--labels", metavar="A,B,...", help="The answers there are.  [default: what the completions take]"),
-    click.option(
-        "--free", is_flag=True, help="Answers in free words: they are written, and held against the right ones."
-    ),
-    click.option(
-        "--max-tokens", type=int, default=24, show_default=True, metavar="N", help="Longest answer that is written."
-    ),
-)
+@setting_options(AnswerKind, given_as="answered")
 @instruction_option("one that names the labels")
-@setting_options(
-    TaskConfig, "row_tokens", "pass_tokens", "seed",
-    given_as="config",
-    also=[
-        click.option(
-            "--shots",
-            multiple=True,
-            type=int,
-            metavar="N",
-            help="Compare with instructions that N examples stand behind, too; may be repeated.",
-        )
-    ],
-)  # fmt: skip
-@prompt_options()
-@base_model_options()
-@json_option()
+@setting_options(TaskConfig, "row_tokens", "pass_tokens", "seed", "shots", given_as="config")
+@measured_options()
 def answers(
     prompts: PromptChoice,
     rows: TextChoice,
@@ -187,7 +149,7 @@ def _table(report: TaskReport | FreeReport, first: str) -> Table:
             less = line.differences.get(first)
             shown.add_row(
                 *([one_line(held.name)] if several else []),
-                _heading(line.kind, line.label),
+                heading(line.kind, line.label),
                 str(line.tokens),
                 *_cells(line),
                 f"{100 * less.value:+.1f}" if less else "",
@@ -224,13 +186,3 @@ def _show_confusion(report: TaskReport, first: str) -> None:
             shown.add_row(one_line(label), *map(str, counts))
         out.print(f"Behind {one_line(first)}, {one_line(held.name)}:")
         out.print(shown)
-
-
-def _heading(kind: str, label: str) -> str:
-    label = one_line(label)
-    label = label if len(label) <= _LABEL else label[: _LABEL // 2] + "..." + label[-(_LABEL // 2 - 3) :]
-    if kind in ("instruction", "examples"):
-        return f'"{label}"'
-    if kind == "mean member":
-        return f"mean of {label}"
-    return f"{kind} {label}" if kind in ("soft prompt", "mixture", "best member", "ensemble") else label

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sordino.cli.console import one_line, out, print_json, table, warn
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-    text_options,
-)
-from sordino.cli.options import json_option, output_options, refuse_alone, setting_options
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
+from sordino.cli.options import output_options, refuse_alone, setting_options
 from sordino.cli.outputs import show_picture, write_prompt
 from sordino.cli.progress import measuring_bar
 from sordino.errors import BadInput, ConfigError
@@ -26,9 +18,6 @@ from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
     from sordino.evaluation.analysis.path import BlendPath
-    from sordino.models.base_model import BaseModel
-    from sordino.prompts.soft_prompt import SoftPrompt
-    from sordino.texts.pieces import Piece
 
 _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", "--pass-tokens", "--force", "--model",
                "--device", "--dtype")  # fmt: skip
@@ -46,9 +35,7 @@ _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", 
     name="The blend's name.  [default: what it is made of]",
     picture="The losses as a picture, .png or .svg.  [default: beside OUT]",
 )
-@prompt_options(click.argument("names", metavar="PROMPT [WEIGHT] PROMPT [WEIGHT] ...", nargs=-1, required=True))
-@base_model_options()
-@json_option()
+@measured_options(click.argument("names", metavar="PROMPT [WEIGHT] PROMPT [WEIGHT] ...", nargs=-1, required=True))
 def blend(
     prompts: PromptChoice, texts: TextChoice, config: BlendConfig, outputs: Outputs, model: ModelChoice, as_json: bool
 ) -> None:
@@ -78,7 +65,11 @@ def blend(
         base = model.load()
         prompts.check(base, loaded)
         also = None if outputs.target is None else weights[1] / sum(weights) if weights else 0.5
-        path = _measured(base, loaded, sets, config, also)
+        from sordino.evaluation.analysis.path import path_between
+
+        first, second = loaded.values()
+        with measuring_bar() as progress:
+            path = path_between(base, first, second, sets, config, also=also, progress=progress)
         report["path"] = _shown(path, list(loaded), also, outputs, as_json=as_json)
     if outputs.target is not None:
         report["out"] = write_prompt(outputs, result)
@@ -130,25 +121,6 @@ def _number(part: str) -> float | None:
         return float(part)
     except ValueError:
         return None
-
-
-def _measured(
-    base: BaseModel,
-    prompts: Mapping[str, SoftPrompt],
-    texts: Mapping[str, Sequence[Piece]],
-    config: BlendConfig,
-    also: float | None,
-) -> BlendPath:
-    from sordino.evaluation.analysis.losses import passage_of
-    from sordino.evaluation.analysis.path import path_between
-
-    passages = {
-        label: passage_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit)
-        for label, pieces in texts.items()
-    }
-    first, second = prompts.values()
-    with measuring_bar() as progress:
-        return path_between(base, first, second, passages, config, also=also, progress=progress)
 
 
 def _shown(

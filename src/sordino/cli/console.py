@@ -21,6 +21,7 @@ from rich.table import Table
 
 # Piped output is read by grep and spreadsheets, which want a row on one line.
 _PIPED_WIDTH = 200
+_LABEL, _BEGINNING = 60, 45
 # 128 and SIGPIPE's number.
 _BROKEN_PIPE = 141
 
@@ -129,3 +130,15 @@ def shortened(text: str, longest: int) -> str:
     """On one line, and cut to `longest` characters."""
     line = one_line(text)
     return line if len(line) <= longest else line[: longest - 3] + "..."
+
+
+def heading(kind: str, label: str) -> str:
+    """What a line of a table of results is about. kind: of `evaluation.conditions`, or of several soft prompts together."""
+    label = one_line(label)
+    # Instructions that begin alike may end differently.
+    label = label if len(label) <= _LABEL else f"{label[:_BEGINNING]}...{label[_BEGINNING + 3 - _LABEL :]}"
+    if kind in ("instruction", "examples"):
+        return f'"{label}"'
+    if kind == "mean member":
+        return f"mean of {label}"
+    return f"{kind} {label}" if kind in ("soft prompt", "mixture", "best member", "ensemble") else label

@@ -6,12 +6,17 @@ import math
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from sordino.cli.options import device_option
+from sordino.cli import loading
+from sordino.cli.console import out, printable
+from sordino.cli.options import PATH, setting_options
+from sordino.cli.write import WITHOUT, show_side_by_side
+from sordino.engine.config import Sampling
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
@@ -25,7 +30,8 @@ CONTINUATION_TOKENS = 70
 @click.command(short_help="Train a soft prompt and see a model's voice change, in a few minutes.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    "folder",
+    type=PATH,
     default=Path("sordino-demo"),
     show_default=True,
     metavar="FOLDER",
@@ -40,8 +46,8 @@ CONTINUATION_TOKENS = 70
     help="About how long to train; 10 to 300 steps.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
-@device_option()
-def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None:
+@setting_options(loading.ModelChoice, "device", given_as="choice")
+def demo(folder: Path, minutes: float, overwrite: bool, choice: loading.ModelChoice) -> None:
     """Train a soft prompt on a lighthouse keeper's log and see the bundled model take on his voice.
 
     Trains for a few minutes and shows samples on the way, measures the result on entries that were held out, and
@@ -49,27 +55,22 @@ def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None
     """
     if not math.isfinite(minutes):
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
-    from sordino.cli.loading import loaded_model
     from sordino.training.demo import MODEL, demo_job
 
-    job = demo_job(out, device, overwrite=overwrite)
-
-    run(job, loaded_model(MODEL, None, device), minutes)
+    job = demo_job(folder, choice.device, overwrite=overwrite)
+    run(job, loading.loaded_model(MODEL, None, choice.device), minutes)
 
 
 def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
     """The demo on a loaded base model. None where the user stopped the training."""
-    from dataclasses import replace
-
-    from sordino.cli.console import out as say
     from sordino.cli.training_display import RunDisplay, show_stopped
     from sordino.training.demo import demo_judging, fitted_to_machine
     from sordino.training.events import Working
     from sordino.training.execute import follow, read_texts
     from sordino.training.run import estimate
 
-    say.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
-    say.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
+    out.print(f"Teaching {base.name} the voice of a lighthouse keeper: {job.config.tokens} vectors are trained.")
+    out.print(f"The model itself ({base.network.num_parameters() / 1e6:.0f} million numbers) stays as it is.")
     display = RunDisplay()
     with display:
         prepared = read_texts(job, base, display.show)
@@ -79,7 +80,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
         cost = estimate(prepared)
     job, took = fitted_to_machine(replace(job, config=prepared.config), cost, sample_seconds, minutes)
     steps = job.config.steps
-    say.print(
+    out.print(
         f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included."
     )
     judging = demo_judging(job.config, cost.step_seconds)
@@ -95,8 +96,6 @@ def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
 
 def _show_unchanged(base: BaseModel) -> float:
     """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
-    from sordino.cli.console import out, printable
-    from sordino.engine.config import Sampling
     from sordino.engine.generate import TextRequest, complete
     from sordino.training.demo import OPENINGS, SAMPLE_TOKENS
 
@@ -109,8 +108,6 @@ def _show_unchanged(base: BaseModel) -> float:
 
 
 def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
-    from sordino.cli.console import out
-    from sordino.cli.write import WITHOUT, show_side_by_side
     from sordino.training.demo import NAME, OPENINGS
     from sordino.training.result import sample_pairs
 
@@ -121,7 +118,6 @@ def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
 
 
 def _show_what_next(job: Job) -> None:
-    from sordino.cli.console import out
     from sordino.training.demo import NAME
     from sordino.training.report import HTML
 

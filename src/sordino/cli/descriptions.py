@@ -13,7 +13,7 @@ from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 if TYPE_CHECKING:
-    from sordino.library.library import Entry
+    from sordino.library.entry import Entry
 
 _DESCRIPTION_IN_LIST = 60
 

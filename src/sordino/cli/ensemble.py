@@ -11,10 +11,11 @@ import click
 
 from sordino.cli.console import one_line, out, warn
 from sordino.cli.loading import PromptChoice, prompt_options
-from sordino.cli.options import Decorator, option_group, output_options
+from sordino.cli.options import output_options, setting_options
 from sordino.errors import ConfigError
 from sordino.library.outputs import Outputs, mixture_name
 from sordino.prompts.mixture import Mixture, StoredPrompt, checked_weights
+from sordino.settings import setting
 
 _TOKEN_RULES = ("probabilities", "logits", "vote")
 
@@ -23,8 +24,13 @@ _TOKEN_RULES = ("probabilities", "logits", "vote")
 class MixtureOptions:
     """How the mixtures among soft prompts write. weights: as typed."""
 
-    weights: str | None = None
-    token_mixture: bool = False
+    weights: str | None = setting(
+        None, "Weights for a mixture's components, instead of its own or its gate's.", unit="W,W,..."
+    )
+    token_mixture: bool = setting(
+        False,
+        "Keep a mixture's weights as they are while it writes, where its own rule would update them by what is written.",
+    )
 
     def applied(self, prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
         """The mixtures among them as the options say; the soft prompts as they are.
@@ -48,17 +54,7 @@ class MixtureOptions:
         return mixture
 
 
-def mixture_options() -> Decorator:
-    """`mixing: MixtureOptions`."""
-    weights = click.option(
-        "--weights", metavar="W,W,...", help="Weights for a mixture's components, instead of its own or its gate's."
-    )
-    token_mixture = click.option(
-        "--token-mixture",
-        is_flag=True,
-        help="Keep a mixture's weights as they are while it writes, where its own rule would update them by what is written.",
-    )
-    return option_group("mixing", MixtureOptions, weights, token_mixture)
+mixture_options = setting_options(MixtureOptions, given_as="mixing")
 
 
 def parsed_weights(text: str, count: int) -> list[float]:

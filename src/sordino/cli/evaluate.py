@@ -6,17 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sordino.cli.console import brackets, one_line, out, print_json, shortened, table
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-    text_options,
-)
-from sordino.cli.options import instruction_option, json_option, paths_option, refuse_alone, setting_options
+from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
+from sordino.cli.options import instruction_option, paths_option, refuse_alone, setting_options
 from sordino.cli.progress import measuring_bar
 from sordino.evaluation.config import EvaluateConfig
 from sordino.prompts.mixture import components_of, with_components
@@ -25,8 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from sordino.evaluation.report import Measurement, Report
-
-_LABEL = 60
 
 
 @click.command()
@@ -42,9 +32,7 @@ _LABEL = 60
 @instruction_option("made from the name and the description")
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
-@prompt_options()
-@base_model_options()
-@json_option()
+@measured_options()
 def evaluate(
     prompts: PromptChoice,
     texts: TextChoice,
@@ -117,7 +105,7 @@ def _table(measured: Measurement, first: str) -> Table:
     for line in measured.lines:
         less = line.differences.get(first)
         shown.add_row(
-            _heading(line.kind, line.label),
+            heading(line.kind, line.label),
             str(line.tokens),
             f"{line.nll.value:.3f}",
             brackets(line.nll.interval, "{:.3f}"),
@@ -126,8 +114,3 @@ def _table(measured: Measurement, first: str) -> Table:
             brackets(less.interval, "{:+.3f}") if less else "",
         )
     return shown
-
-
-def _heading(kind: str, label: str) -> str:
-    label = shortened(label, _LABEL)
-    return f'"{label}"' if kind == "instruction" else f"soft prompt {label}" if kind == "soft prompt" else label

@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import one_line, out, print_json, printable, table, warn
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-    text_options,
-)
-from sordino.cli.options import json_option, output_options, refuse_alone, setting_options, was_given
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
+from sordino.cli.options import output_options, refuse_alone, setting_options, was_given
 from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError, DoesNotFit
@@ -41,9 +33,7 @@ _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 )
 @setting_options(InspectConfig, given_as="config")
 @output_options(picture="All of it as a picture, .png or .svg.")
-@prompt_options()
-@base_model_options()
-@json_option()
+@measured_options()
 def inspect(
     prompts: PromptChoice, texts: TextChoice, config: InspectConfig, outputs: Outputs, model: ModelChoice, as_json: bool
 ) -> None:

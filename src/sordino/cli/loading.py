@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.cli.options import (
     Decorator,
-    device_option,
-    dtype_option,
     force_option,
+    json_option,
     library_option,
-    model_option,
     option_group,
     paths_option,
+    setting_options,
 )
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -33,23 +33,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """The base model as the user named it, "" where none was. device, dtype: None for what suits the machine."""
+    """The base model as the user named it, "" where none was."""
 
-    model: str
-    device: str | None = None
-    dtype: str | None = None
+    model: str = setting(
+        "",
+        "The base model: smollm2 (bundled), a folder, a .gguf file, or a Hugging Face Hub id.",
+        unit="MODEL",
+        short="-m",
+    )
+    device: str | None = setting(
+        None, "cpu, cuda, cuda:N or mps.", shown="a GPU where there is one, else cpu", unit="DEVICE"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
+        None,
+        "Number type of the base model; soft prompts are always float32.",
+        shown="bfloat16 on an NVIDIA GPU that has it, else float32",
+    )
 
     def load(self, *, ask: bool = True) -> BaseModel:
         return loaded_model(self.model, self.dtype, self.device, ask=ask)
 
 
-def base_model_options(default: str | None = "smollm2") -> Decorator:
+def base_model_options(default: str = "smollm2") -> Decorator:
     """`model: ModelChoice`."""
-    return option_group("model", _model_choice, model_option(default), device_option(), dtype_option())
+    return setting_options(ModelChoice, given_as="model", model=default)
 
 
-def _model_choice(model: str | None, device: str | None, dtype: str | None) -> ModelChoice:
-    return ModelChoice(model or "", device, dtype)
+def named_model_option() -> Decorator:
+    """`model: ModelChoice`, for what runs on the CPU in any case, or chooses by itself."""
+    return setting_options(ModelChoice, "model", given_as="model")
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,29 @@ class PromptChoice:
     force: bool = False
 
     def load(self) -> dict[str, SoftPrompt]:
-        """As `loaded_prompts`."""
-        return loaded_prompts(self.library, self.names)
+        """Soft prompts by a short label each, in the order given. Raises BadInput, for a mixture too.
+
+        Done before the base model is loaded: a wrong name should not cost seconds.
+        """
+        from sordino import formats
+
+        return {label: formats.read(path) for label, path in self._paths().items()}
 
     def load_any(self) -> dict[str, StoredPrompt]:
-        """As `loaded_prompts`, mixtures too."""
-        return loaded_any(self.library, self.names)
+        """As `load`, mixtures too."""
+        from sordino import formats
+
+        return {label: formats.read_any(path) for label, path in self._paths().items()}
+
+    def _paths(self) -> dict[str, Path]:
+        if len(set(self.names)) < len(self.names):
+            raise ConfigError("a soft prompt was given twice", got=", ".join(self.names))
+        files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in self.names]
+        labels = [one_line(file.stem if file.suffix else file.name) for file in files]
+        if len(set(labels)) < len(labels):
+            # Numbers, not paths: labels are written into mixtures, which are shared.
+            labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
+        return {label: self.library.resolve(name) for label, name in zip(labels, self.names, strict=True)}
 
     def check(self, base: BaseModel, prompts: Mapping[str, StoredPrompt]) -> None:
         """Refuse soft prompts that were not made for this model. Raises DoesNotFit."""
@@ -78,6 +107,12 @@ def prompt_options(names: Decorator | None = None) -> Decorator:
     """`prompts: PromptChoice`. names: the argument or option `names`; by default a PROMPT or several."""
     given = names or click.argument("names", metavar="PROMPT...", nargs=-1, required=True)
     return option_group("prompts", _prompt_choice, given, force_option(), library_option())
+
+
+def measured_options(names: Decorator | None = None) -> Decorator:
+    """`prompts: PromptChoice, model: ModelChoice, as_json: bool`: what commands have that run soft prompts."""
+    prompts, model, as_json = prompt_options(names), base_model_options(), json_option()
+    return lambda command: prompts(model(as_json(command)))
 
 
 def _prompt_choice(names: str | tuple[str, ...] | None, force: bool, library: Library) -> PromptChoice:
@@ -117,34 +152,6 @@ def text_options(*options: Decorator) -> Decorator:
 def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False) -> Decorator:
     """`heldout: tuple[Path, ...]`."""
     return paths_option(flag, "heldout", help, required=required)
-
-
-def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
-    """Soft prompts by a short label each, in the order given. names: of the library, or paths. Raises BadInput.
-
-    Done before the base model is loaded: a wrong name should not cost seconds.
-    """
-    from sordino import formats
-
-    return {label: formats.read(path) for label, path in _paths(library, names).items()}
-
-
-def loaded_any(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt]:
-    """As `loaded_prompts`, mixtures among them."""
-    from sordino import formats
-
-    return {label: formats.read_any(path) for label, path in _paths(library, names).items()}
-
-
-def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
-    if len(set(names)) < len(names):
-        raise ConfigError("a soft prompt was given twice", got=", ".join(names))
-    files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in names]
-    labels = [one_line(file.stem if file.suffix else file.name) for file in files]
-    if len(set(labels)) < len(labels):
-        # Numbers, not paths: labels are written into mixtures, which are shared.
-        labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
-    return {label: library.resolve(name) for label, name in zip(labels, names, strict=True)}
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:

@@ -9,15 +9,24 @@ from typing import Any
 import click
 
 from sordino.cli.console import print_json
-from sordino.cli.loading import base_model_options, check_fits, loaded_prompts
-from sordino.cli.options import force_option, json_option, library_option, refuse_alone, setting_options
+from sordino.cli.loading import PromptChoice, base_model_options
+from sordino.cli.options import (
+    force_option,
+    json_option,
+    library_option,
+    output_options,
+    paths_option,
+    refuse_alone,
+    setting_options,
+)
+from sordino.cli.training_options import training_text_options
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 from sordino.library.names import without_ending
-from sordino.library.outputs import check_picture, mixture_name
-from sordino.training.config import Description, ReadingConfig
+from sordino.library.outputs import Outputs, check_picture, mixture_name
+from sordino.prompts.mixture import MAX_COMPONENTS
+from sordino.training.config import Description
 from sordino.training.mixture.config import FitConfig, JointConfig
 
-_PATHS = click.Path(path_type=Path)
 _OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
 
 
@@ -31,22 +40,11 @@ def mixture() -> None:
 @click.option(
     "--components", multiple=True, metavar="PROMPT...", help="The soft prompts: names of the library, or files."
 )
-@click.option(
-    "--data",
-    multiple=True,
-    required=True,
-    type=_PATHS,
-    metavar="PATH",
-    help="Texts to fit the weights to: files, folders, JSONL; may be repeated.",
+@training_text_options(
+    paths_option(
+        "--data", "data", "Texts to fit the weights to: files, folders, JSONL; may be repeated.", required=True
+    )
 )
-@click.option(
-    "--heldout",
-    multiple=True,
-    type=_PATHS,
-    metavar="PATH",
-    help="Texts for the final report only; may be repeated.  [default: split off --data]",
-)
-@click.option("--out", type=_PATHS, required=True, metavar="FILE", help="The file to write, NAME.mix.zip.")
 @click.option(
     "--joint",
     type=int,
@@ -55,84 +53,81 @@ def mixture() -> None:
 )
 @setting_options(JointConfig, "tokens", "steps", "batch", "lr", given_as="training", only_given=True)
 @setting_options(FitConfig, "gate", "row_tokens", "context_tokens", "limit", "pass_tokens", "seed", given_as="config")
-@setting_options(ReadingConfig, given_as="reading")
-@click.option("--name", help="The mixture's name.  [default: the file's]")
 @setting_options(Description, "author", "description", "licence", given_as="about")
-@click.option("--picture", type=_PATHS, metavar="FILE", help="Also draw the report, as a .png or .svg.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT, and the picture, if they exist.")
+@output_options(
+    out="The file to write, NAME.mix.zip.",
+    name="The mixture's name.  [default: the file's]",
+    picture="Also draw the report, as a .png or .svg.",
+    required=True,
+)
 @force_option()
 @base_model_options()
 @library_option()
 @json_option()
-def fit(**options: Any) -> None:
+def fit(more: tuple[str, ...], components: tuple[str, ...], **options: Any) -> None:
     """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
 
     The soft prompts are given behind --components, one or several. The weights are those under which the texts of --data are
     likeliest (EM). The report compares every component, their ensemble and the mixture on texts that were held out, and says
     whether weights that depend on the text do better.
     """
-    from sordino.prompts.mixture import MAX_COMPONENTS
+    names, outputs = (*components, *more), options["outputs"]
+    _check_components(names, options["joint"])
+    options["texts"].check()
+    _check_no_texts(more)
+    mixture_name(outputs.target, overwrite=outputs.overwrite)
+    check_picture(outputs.picture, overwrite=outputs.overwrite)
+    _fit(names, options)
 
-    more: tuple[str, ...] = options.pop("more")
-    names = (*options.pop("components"), *more)
-    joint: int | None = options["joint"]
+
+def _check_components(names: Sequence[str], joint: int | None) -> None:
+    """Raises BadInput, ConfigError."""
+    where = "--components"
     if joint is None:
         for flag in _OF_JOINT:
             refuse_alone(flag, needs="--joint")
         if not names:
             raise BadInput(
-                "there is nothing to mix", where="--components", expected="soft prompts", do="give some, or --joint K"
+                "there is nothing to mix", where=where, expected="soft prompts", do="give some, or --joint K"
             )
     elif not 1 <= joint <= MAX_COMPONENTS:
         raise ConfigError("out of range", where="--joint", expected=f"1 to {MAX_COMPONENTS}", got=joint)
     elif names:
         refuse_alone("--tokens", needs="no --components, as they have a length already,")
         if len(names) != joint:
-            raise ConfigError(
-                "as many soft prompts as --joint says are to be given, or none", where="--components", expected=joint,
-                got=len(names),
-            )  # fmt: skip
+            what = "as many soft prompts as --joint says are to be given, or none"
+            raise ConfigError(what, where=where, expected=joint, got=len(names))
     if len(names) > MAX_COMPONENTS:
-        raise ConfigError(
-            "too many soft prompts", where="--components", expected=f"at most {MAX_COMPONENTS}", got=len(names)
-        )
-    # Before torch is loaded: a typing error should not cost seconds.
-    for path in (*options["data"], *options["heldout"]):
-        if not path.exists():
-            raise BadInput("no such file or folder", where=path, do="check the spelling")
-    _check_no_texts(more)
-    mixture_name(options["out"], overwrite=options["overwrite"])
-    check_picture(options["picture"], overwrite=options["overwrite"])
-    _fit(names, options)
+        raise ConfigError("too many soft prompts", where=where, expected=f"at most {MAX_COMPONENTS}", got=len(names))
 
 
 def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
     from sordino.cli.mix_display import MixtureDisplay, show_fitted
     from sordino.training.mixture.execute import MixtureJob, execute_mixture
     from sordino.training.mixture.report import to_json
-    from sordino.training.run import TextPaths
 
     config: FitConfig = options["config"]
+    outputs: Outputs = options["outputs"]
+    out = outputs.target
+    assert out is not None
     joint = None
     if options["joint"] is not None:
         pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
-    given = list(loaded_prompts(options["library"], names).items())
+    prompts = PromptChoice(tuple(names), options["library"], options["force"])
+    given = prompts.load()
     base = options["model"].load(ask=not options["as_json"])
-    for label, prompt in given:
-        check_fits(base, label, prompt, force=options["force"])
-    out: Path = options["out"]
+    prompts.check(base, given)
     job = MixtureJob(
-        given, TextPaths(options["data"], options["heldout"], options["reading"].speaker), out,
-        options["about"].metadata(options["name"] or without_ending(out.name)), config, joint,
-        count=options["joint"] or 0, picture=options["picture"], overwrite=options["overwrite"],
+        list(given.items()), options["texts"].paths(), out,
+        options["about"].metadata(outputs.name or without_ending(out.name)), config, joint,
+        count=options["joint"] or 0, picture=outputs.picture, overwrite=outputs.overwrite,
     )  # fmt: skip
     with MixtureDisplay() as display:
         fitted = execute_mixture(job, base, display.show)
     if options["as_json"]:
         report = {"model": base.name, "seed": config.seed, "out": str(out), **to_json(fitted.report)}
-        gated = fitted.mixture.gate is not None
-        print_json({**report, "gate": gated})
+        print_json({**report, "gate": fitted.mixture.gate is not None})
     else:
         show_fitted(fitted, config, out)
 

@@ -7,19 +7,21 @@ from shlex import quote
 
 from rich.progress import TaskID
 
-from sordino.cli.console import brackets, err, one_line, out, printable, table, warn
+from sordino.cli.console import brackets, err, one_line, out, table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
-from sordino.training.events import Disclosed, Validation, Warned, Working
+from sordino.training.events import Validation
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
 from sordino.training.mixture.fit import FittedMixture
 from sordino.training.mixture.joint import JointResult, WeightedStep
-from sordino.training.mixture.report import TITLES, MixtureReport, verdicts
+from sordino.training.mixture.report import TITLES, MixtureReport, explanation, verdicts
 
 
 class MixtureDisplay(Display):
     """On stderr: results alone are printed on stdout."""
+
+    console = err
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,10 +29,8 @@ class MixtureDisplay(Display):
         self._task, self._steps = TaskID(0), 0
 
     def show(self, event: MixtureEvent) -> None:
-        if isinstance(event, Working):
-            self.work(event)
+        if self.show_shared(event):
             return
-        self.end_status()
         match event:
             case ExamplesRead():
                 sets = f"{event.train} examples to fit, {event.validation} to validate, {event.heldout} held out."
@@ -39,8 +39,6 @@ class MixtureDisplay(Display):
                     err.print(one_line(line))
                 for line in event.duplicates:
                     warn(line)
-            case Warned():
-                warn(event.message)
             case JointStarted():
                 err.print(
                     f"Training {event.components} soft prompts together, from {one_line(event.how)}. "
@@ -57,17 +55,13 @@ class MixtureDisplay(Display):
                 self._bar.console.print(f"step {event.step}/{self._steps}: validation loss {event.loss:.4f}{best}")
             case JointResult():
                 self.end_steps()
-            case Disclosed():
-                err.print("The file will disclose:")
-                for line in event.lines:
-                    err.print(f"  {printable(line)}")
 
 
 def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     """The table, what its columns mean, and what came out."""
     report = fitted.report
     out.print(_table(report))
-    for line in _explanation(report, config):
+    for line in explanation(report, config.row_tokens):
         out.print(line)
     out.print()
     for line in verdicts(report):
@@ -96,14 +90,3 @@ def _table(report: MixtureReport) -> object:
             "" if own else brackets(line.less_mixture.interval, "{:+.4f}"),
         )
     return shown
-
-
-def _explanation(report: MixtureReport, config: FitConfig) -> list[str]:
-    lines = [
-        f"Measured on {report.tokens:,} tokens of {report.pieces:,} held-out texts, in examples of at most {config.row_tokens}; "
-        "every line predicts the same tokens.",
-        "Loss: nats a token; lower is better. Over mixture: this line's loss less the mixture's; above 0, the mixture is better.",
-    ]
-    if report.line("mixture").nll.interval is None:
-        return [*lines, "There is too little held-out text for intervals."]
-    return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units:,} units)."]

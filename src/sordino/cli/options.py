@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,7 +13,7 @@ from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
 from sordino.library.outputs import Outputs
-from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text
+from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -27,25 +28,12 @@ class Decorator(Protocol):
 
 
 PATH = click.Path(path_type=Path)
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _library(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> Library:
     from sordino.library.library import open_library
 
     return open_library(folders)
-
-
-def model_option(default: str | None = "smollm2") -> Decorator:
-    """`model: str`. Without a default, `model: str | None`."""
-    return click.option(
-        "--model",
-        "-m",
-        default=default,
-        show_default=default is not None,
-        metavar="MODEL",
-        help="The base model: smollm2 (bundled), a folder, a .gguf file, or a Hugging Face Hub id.",
-    )
 
 
 def library_option() -> Decorator:
@@ -60,23 +48,6 @@ def library_option() -> Decorator:
         metavar="FOLDER",
         callback=_library,
         help="A folder of soft prompt files; may be repeated, the first one is written to.",
-    )
-
-
-def device_option() -> Decorator:
-    """`device: str | None`."""
-    return click.option(
-        "--device", metavar="DEVICE", help="cpu, cuda, cuda:N or mps.  [default: a GPU where there is one, else cpu]"
-    )
-
-
-def dtype_option() -> Decorator:
-    """`dtype: str | None`."""
-    return click.option(
-        "--dtype",
-        type=click.Choice(DTYPES),
-        help="Number type of the base model; soft prompts are always float32.  "
-        "[default: bfloat16 on an NVIDIA GPU that has it, else float32]",
     )
 
 
@@ -198,41 +169,47 @@ def _names_of(options: Sequence[Decorator]) -> list[str]:
     return [parameter.name for parameter in nothing.__click_params__]  # type: ignore[attr-defined]
 
 
-def setting_options(
-    cls: type, *names: str, given_as: str, only_given: bool = False, also: Sequence[Decorator] = ()
-) -> Decorator:
+def setting_options(cls: type, *names: str, given_as: str, only_given: bool = False, **defaults: object) -> Decorator:
     """Options for the settings `names` of a settings class, in that order, or for all; the command gets one value, `given_as`.
 
     That is an instance of the class, or with `only_given` a dict of what the user wrote, for commands whose defaults depend on
-    more. Flag, type, choices, default and help come from the fields. also: options for fields that hold several values. Raises
-    ConfigError, from the class's own checks.
+    more. Flag, type, choices, default and help come from the fields; one that holds several values may be repeated. defaults: a
+    command's own. Raises ConfigError, from the class's own checks.
     """
-    settings = offered_of(cls)
+    settings = {name: replace(each, default=defaults.get(name, each.default)) for name, each in offered_of(cls).items()}
     chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:
         given = {name: value for name, value in values.items() if value is not None}
         if only_given:
             return {name: value for name, value in given.items() if was_given(name)}
-        return cls(**given)
+        return cls(**{**defaults, **given})
 
-    return option_group(given_as, make, *map(_setting_option, chosen), *also)
+    return option_group(given_as, make, *map(_setting_option, chosen))
+
+
+def setting_option(cls: type, name: str) -> Decorator:
+    """The option for one setting of a settings class."""
+    return _setting_option(settings_of(cls)[name])
 
 
 def _setting_option(each: Setting) -> Decorator:
     help = f"{each.about.help}{_default_text(each)}"
-    flags = (each.flag, *filter(None, [each.about.short]))
+    flags = (each.flag, *filter(None, [each.about.short]), each.name)
     if each.kind is bool:
         return click.option(*flags, is_flag=True, help=help)
+    environment: dict[str, Any] = {"envvar": each.about.envvar, "show_envvar": True} if each.about.envvar else {}
+    if each.several:
+        return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
-    return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help)
+    return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 
 
 def _default_text(each: Setting) -> str:
     """`  [default: 16; 1 to 256]`, as click writes it."""
     about, value = each.about, each.default
-    known = value is not None and value != "" and each.kind is not bool
+    known = value not in (None, "", ()) and each.kind is not bool
     default = about.shown or (f"{value:g}" if known and each.kind is float else f"{value}" if known else "")
     parts = [f"default: {default}"] if default else []
     # A range that ends at what a computer can hold tells nothing.

@@ -11,8 +11,8 @@ import click
 
 from sordino.cli.console import err, is_interactive, one_line, out, print_json, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
-from sordino.cli.loading import check_fits, loaded_model, loaded_prompts
-from sordino.cli.options import PATH, index_option, json_option, library_option, model_option
+from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
+from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
 from sordino.formats import WRITABLE
 from sordino.library.names import without_ending
@@ -22,7 +22,8 @@ from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import RATINGS
 
 if TYPE_CHECKING:
-    from sordino.library.library import Entry, Library
+    from sordino.library.entry import Entry
+    from sordino.library.library import Library
     from sordino.prompts.soft_prompt import SoftPrompt
 
 _SHOWN_SAMPLES = 5
@@ -64,10 +65,10 @@ def list_(library: Library, as_json: bool) -> None:
 @click.command()
 @click.argument("prompt", metavar="NAME_OR_PATH")
 @index_option()
-@model_option(default=None)
+@named_model_option()
 @library_option()
 @json_option()
-def show(prompt: str, index: int | None, model: str | None, library: Library, as_json: bool) -> None:
+def show(prompt: str, index: int | None, model: ModelChoice, library: Library, as_json: bool) -> None:
     """Show what a soft prompt says about itself.
 
     With --model, also how well it fits that model.
@@ -77,7 +78,7 @@ def show(prompt: str, index: int | None, model: str | None, library: Library, as
     path = library.resolve(prompt)
     loaded = formats.read_any(path, index=index, warn=warn)
     kind = formats.detect(path)
-    fit = _fit(model, loaded) if model else {}
+    fit = _fit(model, loaded) if model.model else {}
     if as_json:
         known = {"path": str(path), "format": kind, **sizes(loaded), **asdict(loaded.metadata)}
         if isinstance(loaded, Mixture):
@@ -164,8 +165,7 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 
     The matrix in its .zip stays as it is.
     """
-    from sordino import formats
-    from sordino.library.library import edit as edit_file
+    from sordino.library.editing import edit as edit_file
 
     changes: dict[str, Any] = {
         key: _list_of(value) if key in ("tags", "supported") else value
@@ -175,8 +175,6 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
-    if "base" in changes:
-        changes["base"] = replace(formats.read_any(path).metadata.base, id=changes["base"])
     edited = edit_file(path, changes)
     for key in changes:
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
@@ -189,11 +187,11 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 @click.argument("target", metavar="OUT", type=PATH)
 @click.option("--to", type=click.Choice(list(WRITABLE)), help="The format of OUT.  [default: what its name says]")
 @index_option()
-@model_option(default=None)
+@named_model_option()
 @click.option("--force", is_flag=True, help="Replace OUT, and write what the format can only hold in part.")
 @library_option()
 def convert(
-    source: str, target: Path, to: str | None, index: int | None, model: str | None, force: bool, library: Library
+    source: str, target: Path, to: str | None, index: int | None, model: ModelChoice, force: bool, library: Library
 ) -> None:
     """Rewrite a soft prompt in another format.
 
@@ -212,8 +210,8 @@ def convert(
             do="copy the file as it is, or convert its components, which are native .zip files in it: unzip it",
         )
     loaded = formats.read(path, index=index, warn=warn)
-    if model:
-        base = loaded_model(model, dtype=None, device="cpu")
+    if model.model:
+        base = replace(model, device="cpu").load()
         check_fits(base, loaded.metadata.name, loaded, force=force)
         loaded = made_for(loaded, base.ref, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):
@@ -237,7 +235,9 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     from sordino.prompts.similarity import ranked_sources
 
     own = formats.read(library.resolve(target))
-    ranked = ranked_sources(own, loaded_prompts(library, prompts) if prompts else _candidates(library, own, target))
+    ranked = ranked_sources(
+        own, PromptChoice(prompts, library).load() if prompts else _candidates(library, own, target)
+    )
     if as_json:
         rows = [{"source": each.label, "per_token": each.per_token, "pooled": each.pooled} for each in ranked]
         print_json({"target": target, "sources": rows})
@@ -267,8 +267,8 @@ def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, Sof
     return found
 
 
-def _fit(model: str, prompt: StoredPrompt) -> dict[str, str]:
-    base = loaded_model(model, dtype=None, device="cpu")
+def _fit(model: ModelChoice, prompt: StoredPrompt) -> dict[str, str]:
+    base = replace(model, device="cpu").load()
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
 

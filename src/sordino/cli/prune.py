@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli.console import out, print_json, table, warn
-from sordino.cli.loading import (
-    ModelChoice,
-    PromptChoice,
-    TextChoice,
-    base_model_options,
-    heldout_option,
-    prompt_options,
-    text_options,
-)
-from sordino.cli.options import json_option, output_options, paths_option, setting_options
+from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
+from sordino.cli.options import output_options, paths_option, setting_options
 from sordino.cli.outputs import show_picture, write_prompt
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
@@ -42,9 +34,7 @@ if TYPE_CHECKING:
     out="The .zip to write; without it only the table.",
     picture="Loss against length as a picture, .png or .svg.  [default: beside OUT]",
 )
-@prompt_options(click.argument("names", metavar="PROMPT"))
-@base_model_options()
-@json_option()
+@measured_options(click.argument("names", metavar="PROMPT"))
 def prune(
     prompts: PromptChoice, texts: TextChoice, config: PruneConfig, outputs: Outputs, model: ModelChoice, as_json: bool
 ) -> None:
@@ -67,7 +57,7 @@ def prune(
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.losses import passage_of
-    from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of, to_json
+    from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of, to_json, verdict
 
     passage = passage_of(base, read.training, row_tokens=config.row_tokens, limit=config.limit)
     other = passage_of(base, read.pieces, row_tokens=config.row_tokens, limit=config.limit) if read.sets else None
@@ -78,7 +68,7 @@ def prune(
     measured = (other or passage).tokens
     if not as_json:
         out.print(_table(stages, chosen))
-        out.print(_verdict(stages, chosen, measured))
+        out.print(verdict(stages, chosen, measured))
     if outputs.picture is not None:
         from sordino.evaluation.analysis.pictures import pruning_figure
 
@@ -105,11 +95,3 @@ def _table(stages: Sequence[Stage], chosen: Stage) -> Table:
             "kept" if stage is chosen else "",
         )
     return shown
-
-
-def _verdict(stages: Sequence[Stage], chosen: Stage, tokens: int) -> str:
-    text = "held-out text" if chosen.heldout is not None else "the text that chose"
-    return (
-        f"{len(chosen.kept)} of {len(stages[0].kept)} virtual tokens: the loss on {tokens:,} tokens of {text} goes from "
-        f"{stages[0].judged:.4f} to {chosen.judged:.4f} nats per token ({chosen.judged - stages[0].judged:+.4f})."
-    )

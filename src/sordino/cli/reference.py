@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
+from sordino.api.reference import python_reference
 from sordino.cli import COMMANDS, main
-from sordino.cli.python_reference import python_reference
 
 _WIDTH = 100
 

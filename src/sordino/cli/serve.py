@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli.console import err, one_line, out, warn
-from sordino.cli.loading import ModelChoice, base_model_options
-from sordino.cli.options import Decorator, library_option, model_option, option_group, setting_options
+from sordino.cli.loading import ModelChoice, base_model_options, named_model_option
+from sordino.cli.options import library_option, setting_options
 from sordino.engine.config import EngineOptions
 from sordino.errors import ConfigError, MissingExtra, SordinoError
 from sordino.server.addresses import Access, address_of, near
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     import socket
@@ -29,71 +30,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PageOptions:
-    """The page at /: left out, or shown in this machine's browser."""
+    """The page at /."""
 
-    no_ui: bool
-    opens: bool
+    no_ui: bool = setting(False, "Without the page at /; --model is then smollm2 where none is given.")
+    opens: bool = setting(False, "Show the page in this machine's browser.", flag="--open")
 
 
 @dataclass(frozen=True)
 class ServedOptions:
-    """others: models that clients may change to. soft_prompt: the default of KoboldAI's routes."""
+    """What is served besides the model."""
 
-    others: tuple[str, ...]
-    soft_prompt: str | None
-
-
-def _port_option() -> Decorator:
-    return click.option("--port", type=click.IntRange(0, 65535), default=5000, show_default=True, metavar="N")
-
-
-def _key_option() -> Decorator:
-    return click.option(
-        "--api-key", envvar="SORDINO_API_KEY", show_envvar=True, metavar="KEY", help="Ask every request for it."
+    others: tuple[str, ...] = setting(
+        (), "A model that PUT /api/v1/model may change to; may be repeated.", unit="NAME", flag="--other-model"
     )
+    soft_prompt: str | None = setting(None, "The default soft prompt of KoboldAI's routes.", unit="NAME")
 
 
 @click.command()
-@base_model_options(default=None)
+@base_model_options(default="")
 @library_option()
-@option_group(
-    "served",
-    ServedOptions,
-    click.option(
-        "--other-model",
-        "others",
-        multiple=True,
-        metavar="NAME",
-        help="A model that PUT /api/v1/model may change to; may be repeated.",
-    ),
-    click.option("--soft-prompt", metavar="NAME", help="The default soft prompt of KoboldAI's routes."),
-)
-@option_group(
-    "access",
-    Access,
-    click.option("--host", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Where to listen."),
-    _port_option(),
-    _key_option(),
-    click.option("--insecure", is_flag=True, help="Listen on a public address without a key."),
-    click.option(
-        "--allowed-host",
-        "allowed_hosts",
-        multiple=True,
-        metavar="NAME",
-        help="A name this server is called by; may be repeated.",
-    ),
-    click.option(
-        "--cors-origin", "origins", multiple=True, metavar="URL", help="A web page that may call it; may be repeated."
-    ),
-)
+@setting_options(ServedOptions, given_as="served")
+@setting_options(Access, given_as="access")
 @setting_options(EngineOptions, given_as="engine")
 @click.option("--log", "logged", is_flag=True, help="A line of JSON on standard error for each request, without texts.")
-@option_group(
-    "page",
-    PageOptions,
-    click.option("--no-ui", is_flag=True, help="Without the page at /; --model is then smollm2 where none is given."),
-    click.option("--open", "opens", is_flag=True, help="Show the page in this machine's browser."),
-)
+@setting_options(PageOptions, given_as="page")
 def serve(
     model: ModelChoice,
     library: Library,
@@ -251,16 +211,15 @@ def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page 
 
 
 @click.command()
-@model_option(default=None)
+@named_model_option()
 @library_option()
-@_port_option()
-@_key_option()
+@setting_options(Access, "port", "api_key", given_as="access")
 @click.pass_context
-def ui(context: click.Context, model: str | None, library: Library, port: int, api_key: str | None) -> None:
+def ui(context: click.Context, model: ModelChoice, library: Library, access: Access) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
     The same as `sordino serve --open`, which has more options.
     """
     if find_spec("websockets") is None:
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
-    context.invoke(serve, model=model, library=library, port=port, api_key=api_key, opens=True)
+    context.invoke(serve, model=model.model, library=library, port=access.port, api_key=access.api_key, opens=True)

@@ -11,19 +11,7 @@ from rich.progress import TaskID
 from sordino.cli.console import one_line, out, table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display, clock, memory, show_texts
-from sordino.training.events import (
-    Cost,
-    Finished,
-    Lost,
-    PromptWritten,
-    ReportWritten,
-    RunEvent,
-    Started,
-    Step,
-    TextsRead,
-    Warned,
-    Working,
-)
+from sordino.training.events import Cost, Disclosed, Finished, Lost, RunEvent, Started, Step, TextsRead
 from sordino.training.sweep.execute import RESULTS, WINNER, ModelStarted, SweepResult
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.halving import share_of
@@ -47,10 +35,9 @@ class SweepDisplay(Display):
 
     def show(self, name: str, event: RunEvent | ModelStarted) -> None:
         """An event of the run called `name`; "" for all of a model."""
-        if isinstance(event, Working):
-            self.work(event)
+        # The figures of single runs are in their folders and in the results.
+        if isinstance(event, Disclosed) or self.show_shared(event):
             return
-        self.end_status()
         match event:
             case ModelStarted():
                 self._model, self._left = one_line(event.model), event.runs
@@ -74,15 +61,6 @@ class SweepDisplay(Display):
                 warn(f"run {name} diverged at step {event.step}")
             case Finished():
                 self._finish(name, event)
-            case Warned():
-                warn(event.message)
-            case PromptWritten():
-                out.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
-            case ReportWritten():
-                out.print(f"Report:  {event.path.resolve()}")
-            case _:
-                # The figures of single runs are in their folders and in the results.
-                pass
 
     def _show_cost(self, cost: Cost) -> None:
         full = f"{clock(cost.seconds)} for all to their end"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -10,28 +11,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import one_line, out, outlasting_readers, table
-from sordino.cli.loading import loaded_model
-from sordino.cli.options import (
-    device_option,
-    dtype_option,
-    json_option,
-    model_option,
-    refuse_with_resume,
-    setting_options,
-)
+from sordino.cli.loading import base_model_options, loaded_model
+from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
+from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
+from sordino.training.config import Calibration, Description, TrainConfig, check_measured
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
     from sordino.training.group import Group
     from sordino.training.job import Job
     from sordino.training.result import TrainResult
-
-# What belongs to one soft prompt.
-_OF_ONE = {"out": "--out", "name": "--name", "heldout": "--heldout"}
+    from sordino.training.run import TextPaths
 
 
 class _Train(click.Command):
@@ -53,14 +46,8 @@ class _Train(click.Command):
 
 
 @click.command(cls=_Train, short_help="Make a soft prompt from texts.")
-@click.argument("data", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--heldout",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Texts for the final report only; may be repeated.  [default: split off DATA]",
-)
-@click.option("--out", type=click.Path(path_type=Path), help="The file to write.  [default: DATA's name .zip, here]")
+@training_text_options()
+@click.option("--out", type=PATH, help="The file to write.  [default: DATA's name .zip, here]")
 @click.option(
     "--prompt",
     "prompts",
@@ -69,25 +56,20 @@ class _Train(click.Command):
     help="Train several soft prompts together on one model, each on its own texts; instead of DATA, may be repeated.",
 )
 @click.option("--voice", "prompts_by_voice", multiple=True, hidden=True)
-@click.option("--out-dir", type=click.Path(path_type=Path), help="With --prompt: the folder that gets the files.")
-@model_option()
+@click.option("--out-dir", type=PATH, help="With --prompt: the folder that gets the files.")
 @setting_options(Calibration, given_as="measured", only_given=True)
 @setting_options(TrainConfig, given_as="settings", only_given=True)
-@setting_options(ReadingConfig, given_as="reading")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
 @setting_options(Description, given_as="about")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
+@resume_option(
+    "Go on with a run that was stopped or killed: its .run folder; of several soft prompts OUT_DIR/together.run.",
     metavar="RUN",
-    help="Go on with a run that was stopped or killed: its .run folder; of several soft prompts OUT_DIR/together.run.",
 )
-@click.option("--dry-run", is_flag=True, help="Read the texts, measure what the run would cost, and stop.")
+@dry_run_option("run")
 @json_option()
-@device_option()
-@dtype_option()
-@click.option("--error-file", type=click.Path(path_type=Path), hidden=True, is_eager=True)
+@base_model_options()
+@click.option("--error-file", type=PATH, hidden=True, is_eager=True)
 def train(error_file: Path | None, **options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
@@ -107,26 +89,24 @@ def train(error_file: Path | None, **options: Any) -> None:
 
 
 def _train(options: Mapping[str, Any]) -> None:
-    settings, measured, resume = options["settings"], options["measured"], options["resume"]
+    texts, settings, resume = options["texts"], options["settings"], options["resume"]
     if options["as_json"] and not options["dry_run"]:
-        raise ConfigError("a run tells its figures in its .run folder", where="--json", do="give it with --dry-run")
+        raise ConfigError("a run's figures are in its .run folder", where="--json", do="give it with --dry-run")
     if resume is not None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
-        if options["data"]:
+        if texts.data:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    check_measured(settings, measured)
-    calibration, config = Calibration(**measured), TrainConfig(**settings)
+    check_measured(settings, options["measured"])
+    calibration, config = Calibration(**options["measured"]), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
-    # Before torch is loaded: a typing error should not cost seconds.
-    for path in (*options["data"], *options["heldout"], *filter(None, [resume])):
-        if not path.exists():
-            raise BadInput("no such file or folder", where=path, do="check the spelling")
+    texts.check()
+    check_exist(*filter(None, [resume]))
     from sordino.training.group import is_group
 
     if named or (resume is not None and is_group(resume)):
         _train_group(_group(options, named, config), calibration, options)
     else:
-        _train_one(_job(options, config), calibration, options)
+        _train_one(_one(options, config), calibration, options)
 
 
 # Parsing --------------------------------------------------------------------------------------------------------------
@@ -140,12 +120,13 @@ def _named_texts(options: Mapping[str, Any]) -> dict[str, Path]:
         raise ConfigError(
             "this is for several soft prompts", where="--out-dir", do="give --prompt NAME=PATH, or use --out FILE"
         )
-    if options["data"]:
+    texts = options["texts"]
+    if texts.data:
         raise ConfigError(
-            "both DATA and --prompt were given", where=options["data"][0], do="give all texts as --prompt NAME=PATH"
+            "both DATA and --prompt were given", where=texts.data[0], do="give all texts as --prompt NAME=PATH"
         )
-    for key, flag in _OF_ONE.items():
-        if options[key]:
+    for flag, value in (("--out", options["out"]), ("--name", options["name"]), ("--heldout", texts.heldout)):
+        if value:
             raise ConfigError("this is for one soft prompt, not for several", where=flag, do="leave it out")
     check_folder(options["out_dir"])
     named: dict[str, Path] = {}
@@ -169,25 +150,32 @@ def _named_text(argument: str) -> tuple[str, Path]:
         raise BadInput("a file cannot have this name", where=where, got=error.got, do="choose another") from None
     if name.casefold() == "together":
         raise BadInput("a file cannot have this name", where=where, got="the folder of all runs", do="choose another")
-    if not Path(path).exists():
-        raise BadInput("no such file or folder", where=where, do="check the spelling")
+    check_exist(Path(path), where=where)
     return name, Path(path)
 
 
-def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
+def _job(
+    options: Mapping[str, Any], texts: TextPaths, out: Path, config: TrainConfig, together: Path | None = None
+) -> Job:
+    from sordino.training.job import Job
+
+    model, about = options["model"], options["about"]
+    return Job(
+        texts, out, model.model, about.metadata(options["name"] or out.stem), config, model.device, model.dtype,
+        samples=not about.no_samples, overwrite=options["overwrite"], together=together,
+    )  # fmt: skip
+
+
+def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
     """The run that is asked for, or that goes on, checked. Raises SordinoError."""
-    from sordino.training.job import Job, check_job, default_out, stored_job
-    from sordino.training.run import TextPaths
+    from sordino.training.job import check_job, default_out, stored_job
 
     if options["resume"] is not None:
         return stored_job(options["resume"], overwrite=options["overwrite"])
-    data: Sequence[Path] = options["data"]
-    destination = options["out"] or (default_out(data[0]) if data else Path("none.zip"))
-    texts = TextPaths(tuple(data), options["heldout"], options["reading"].speaker)
-    job = Job(
-        texts, destination, options["model"], options["about"].metadata(options["name"] or destination.stem), config,
-        options["device"], options["dtype"], samples=not options["about"].no_samples, overwrite=options["overwrite"],
-    )  # fmt: skip
+    texts = options["texts"].paths()
+    job = _job(
+        options, texts, options["out"] or (default_out(texts.data[0]) if texts.data else Path("none.zip")), config
+    )
     check_job(job)
     return job
 
@@ -195,21 +183,16 @@ def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
     """The runs that are asked for, or that go on, checked. Raises SordinoError."""
     from sordino.training.group import FOLDER, Group, check_group, stored_group
-    from sordino.training.job import Job
-    from sordino.training.run import TextPaths
 
     if options["resume"] is not None:
         return stored_group(options["resume"], overwrite=options["overwrite"])
-    folder: Path = options["out_dir"]
+    out_dir: Path = options["out_dir"]
+    together = out_dir / FOLDER
     jobs = {
-        name: Job(
-            TextPaths((path,), (), options["reading"].speaker), folder / f"{name}.zip", options["model"],
-            options["about"].metadata(name), config, options["device"], options["dtype"],
-            samples=not options["about"].no_samples, overwrite=options["overwrite"], together=folder / FOLDER,
-        )
+        name: _job(options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}.zip", config, together)
         for name, path in named.items()
-    }  # fmt: skip
-    group = Group(jobs, folder / FOLDER, fill_passes="pass_tokens" not in options["settings"])
+    }
+    group = Group(jobs, together, fill_passes="pass_tokens" not in options["settings"])
     check_group(group)
     return group
 

@@ -39,7 +39,12 @@ from sordino.training.events import (
 
 
 class Display:
-    """A status line while something is worked on; a bar, and Ctrl-C that saves and stops, while steps are taken."""
+    """A status line while something is worked on; a bar, and Ctrl-C that saves and stops, while steps are taken.
+
+    console: where what a run says is printed.
+    """
+
+    console = out
 
     def __init__(self) -> None:
         self._status: Status | Progress | None = None
@@ -58,7 +63,28 @@ class Display:
     def should_stop(self) -> bool:
         return self._asked()
 
-    def work(self, event: Working) -> None:
+    def show_shared(self, event: object) -> bool:
+        """Show an event that looks the same whatever is trained; False for another, which ends the status line."""
+        if isinstance(event, Working):
+            self._work(event)
+            return True
+        self.end_status()
+        match event:
+            case Warned():
+                warn(event.message)
+            case Disclosed():
+                self.console.print("The file will disclose:")
+                for line in event.lines:
+                    self.console.print(f"  {printable(line)}")
+            case PromptWritten():
+                self.console.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
+            case ReportWritten():
+                self.console.print(f"Report:  {event.path.resolve()}")
+            case _:
+                return False
+        return True
+
+    def _work(self, event: Working) -> None:
         """A spinner, or a bar where it is known how much there is to do."""
         if event.total and not isinstance(self._status, Progress):
             self.end_status()
@@ -112,11 +138,13 @@ class RunDisplay(Display):
 
     def show_named(self, name: str, event: RunEvent) -> None:
         """An event of the run called `name`; "" for all of them."""
-        if isinstance(event, Working):
-            self.work(event)
-            return
-        self.end_status()
         named = f"{one_line(name)}: " if name else ""
+        if isinstance(event, Warned):
+            event = Warned(named + event.message)
+        if (self._several and isinstance(event, Disclosed)) or self.show_shared(event):
+            if isinstance(event, ReportWritten) and not self._several:
+                out.print(f"Nearest words: {' '.join(event.nearest_words)}")
+            return
         match event:
             case TextsRead():
                 show_texts(event, name)
@@ -136,10 +164,9 @@ class RunDisplay(Display):
                     )
             case Step() | Validation() | Sample():
                 self._show_step(name, named, event)
-            case Warned():
-                warn(named + event.message)
-            case Evaluated() | Disclosed() | PromptWritten() | ReportWritten():
-                self._show_result(event)
+            case Evaluated() if not self._several:
+                # Of several the figures are in their reports, and in one table at the end.
+                show_report(event.report, event.row_tokens)
 
     def _show_cost(self, cost: Cost) -> None:
         steps = f"{cost.steps} step{'s' if cost.steps > 1 else ''}"
@@ -191,24 +218,6 @@ class RunDisplay(Display):
             out.print(f"{named}stopped early: the validation loss was best at step {event.progress.best_step}.")
         if event.why != "stopped" and event.progress.best_step == 0:
             out.print(f"{named}validation was best before the first step, so the file is what the run started from.")
-
-    def _show_result(self, event: Evaluated | Disclosed | PromptWritten | ReportWritten) -> None:
-        """Of several soft prompts the figures are in their reports, and in one table at the end."""
-        match event:
-            case Evaluated() if not self._several:
-                show_report(event.report, event.row_tokens)
-            case Disclosed() if not self._several:
-                out.print("The file will disclose:")
-                for line in event.lines:
-                    out.print(f"  {printable(line)}")
-            case PromptWritten():
-                out.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
-            case ReportWritten():
-                out.print(f"Report:  {event.path.resolve()}")
-                if not self._several:
-                    out.print(f"Nearest words: {' '.join(event.nearest_words)}")
-            case _:
-                pass
 
 
 def show_texts(texts: TextsRead, name: str = "") -> None:

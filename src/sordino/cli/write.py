@@ -11,15 +11,8 @@ import click
 
 from sordino.cli.console import err, one_line, out, print_json, printable
 from sordino.cli.ensemble import MixtureOptions, mixture_options
-from sordino.cli.loading import ModelChoice, PromptChoice, base_model_options, prompt_options
-from sordino.cli.options import (
-    PATH,
-    json_option,
-    option_group,
-    refuse_alone,
-    seed_option,
-    setting_options,
-)
+from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
+from sordino.cli.options import PATH, option_group, refuse_alone, seed_option, setting_options
 from sordino.engine.config import Sampling
 from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
@@ -34,17 +27,8 @@ MIN_COLUMN = 36
 WITHOUT = "no soft prompt"
 
 sampling_options = setting_options(
-    Sampling, "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-    given_as="sampling",
-    also=[
-        click.option(
-            "--stop",
-            multiple=True,
-            metavar="TEXT",
-            help="Stop in front of this text; may be repeated. In bash, $'\\n' is a line end.",
-        )
-    ],
-)  # fmt: skip
+    Sampling, "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", given_as="sampling"
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +70,7 @@ class TextsToContinue:
         help="Texts at a time with --batch.",
     ),
 )
-@prompt_options(
+@measured_options(
     click.option(
         "--soft-prompt",
         "-p",
@@ -96,10 +80,8 @@ class TextsToContinue:
     )
 )
 @sampling_options
-@mixture_options()
+@mixture_options
 @seed_option()
-@base_model_options()
-@json_option()
 def generate(
     texts: TextsToContinue,
     prompts: PromptChoice,
@@ -144,7 +126,7 @@ def generate(
 
 @click.command()
 @click.argument("text")
-@prompt_options(
+@measured_options(
     click.option(
         "--soft-prompt",
         "-p",
@@ -156,10 +138,8 @@ def generate(
     )
 )
 @sampling_options
-@mixture_options()
+@mixture_options
 @seed_option()
-@base_model_options()
-@json_option()
 def compare(
     text: str,
     prompts: PromptChoice,

@@ -81,7 +81,9 @@ class Sampling:
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = setting(None, "How many of the likeliest words to report.", low=0, high=20)
-    stop: tuple[str, ...] = ()
+    stop: tuple[str, ...] = setting(
+        (), "Stop in front of this text; may be repeated. In bash, $'\\n' is a line end.", unit="TEXT"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -4,7 +4,7 @@ Nothing here imports torch, and nothing in a file is ever executed.
 """
 
 from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read, read_any
-from sordino.formats.writing import WRITABLE, file_disclosure, write, write_mixture
+from sordino.formats.writing import WRITABLE, file_disclosure, write, write_any, write_mixture
 
 __all__ = [
     "FORMATS",
@@ -17,5 +17,6 @@ __all__ = [
     "read",
     "read_any",
     "write",
+    "write_any",
     "write_mixture",
 ]

@@ -61,6 +61,14 @@ def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
         mixtures.write(members, file)
 
 
+def write_any(prompt: StoredPrompt, path: Path, *, to: str = "kobold", force: bool = False) -> list[str]:
+    """As `write`; for a mixture, which has one format, as `write_mixture`."""
+    if not isinstance(prompt, Mixture):
+        return write(prompt, path, to=to, force=force)
+    write_mixture(prompt, path, force=force)
+    return []
+
+
 def file_disclosure(prompt: StoredPrompt) -> list[str]:
     """What the native file will disclose, a line each, for the user to read before sharing it."""
     known, base = prompt.metadata, prompt.metadata.base

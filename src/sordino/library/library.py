@@ -10,50 +10,26 @@ import os
 import secrets
 import time
 import unicodedata
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
 from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
+from sordino.library.entry import Entry, entry_of, may_pass, reason
 from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
-from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
+from sordino.library.names import MIXTURE_ENDING, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 _OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
 _TRASH = ".trash"
 # A broken file that was changed less than this before it was read may be half-copied, and is read again.
 _SETTLED_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
-
-    path: where it is, or will be once `Library.open` was called. components: of a mixture, whose n_tokens is the longest
-    component's; 0 for a soft prompt. parts: the components' metadata. revision: changes when the content does. source: None for a
-    file that vanished.
-    """
-
-    name: str
-    path: Path
-    n_tokens: int = 0
-    d_model: int = 0
-    metadata: Metadata = field(default_factory=Metadata)
-    format: str = ""
-    error: str = ""
-    components: int = 0
-    parts: tuple[Metadata, ...] = ()
-    revision: Hashable = ()
-    source: Source | None = field(default=None, compare=False)
 
 
 class Library:
@@ -90,12 +66,12 @@ class Library:
                 except (SordinoError, OSError) as error:
                     if isinstance(source, FolderSource) and not os.path.lexists(item.path):
                         continue
-                    header = _reason(error, item.path)
-                    if _may_pass(error) or abs(began - item.changed) < _SETTLED_SECONDS:
-                        entries.append(_entry(name, source, item, header))
+                    header = reason(error, item.path)
+                    if may_pass(error) or abs(began - item.changed) < _SETTLED_SECONDS:
+                        entries.append(entry_of(name, source, item, header))
                         continue
             headers[key] = header
-            entries.append(_entry(name, source, item, header))
+            entries.append(entry_of(name, source, item, header))
         # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
         self._headers = headers
         return entries
@@ -168,14 +144,6 @@ class Library:
             "no such file", where=name_or_path, do="`sordino list` shows the names in the library"
         )
 
-    def install(
-        self, source: Path, *, name: str | None = None, replace: bool = False, index: int | None = None
-    ) -> Entry:
-        """Read a soft prompt file of any format, or a mixture, and `add` it under `name` (default: the file's)."""
-        return self.add(
-            formats.read_any(source, index=index), name=default_name(source) if name is None else name, replace=replace
-        )
-
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
 
@@ -202,7 +170,8 @@ class Library:
             )
         make_folder(self.folders[0])
         try:
-            _write(prompt, target, replace=replace)
+            # Its warnings are about other programs; here the file says all that the soft prompt does.
+            formats.write_any(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
@@ -271,11 +240,6 @@ def default_folders() -> list[Path]:
     return named or [Path(platformdirs.user_data_dir("sordino", appauthor=False)) / "soft_prompts"]
 
 
-def default_folder() -> Path:
-    """The folder that new soft prompts are written to."""
-    return default_folders()[0]
-
-
 def open_library(folders: Sequence[Path] = ()) -> Library:
     """The library in these folders, else in those of SORDINO_LIBRARY, else the default one, which is made and seeded once.
 
@@ -284,44 +248,14 @@ def open_library(folders: Sequence[Path] = ()) -> Library:
     if not folders and not os.environ.get("SORDINO_LIBRARY"):
         with suppress(StorageError):
             # With a read-only home, commands that read other files must still work.
-            make_folder(default_folder(), parents=True)
-            seed(default_folder())
+            make_folder(default_folders()[0], parents=True)
+            seed(default_folders()[0])
     return Library(folders or default_folders())
 
 
 def add_packaged(library: Library) -> list[Entry]:
     """Add the packaged soft prompts to a library, except those whose names are taken. Raises StorageError."""
     return [library.entry(name) for name in write_packaged(library.folders[0])]
-
-
-def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
-    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay the same. Returns the new content.
-
-    Raises BadInput for other files (their formats cannot hold the fields), StorageError where the disk refuses: the old file is
-    then intact.
-    """
-    prompt = formats.read_any(path).with_metadata(**changes)
-    if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
-        raise BadInput(
-            "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
-        )
-    if isinstance(prompt, SoftPrompt) and (others := formats.other_members(path)):
-        raise BadInput(
-            "this zip holds more than a soft prompt, which writing it anew would drop",
-            where=path,
-            got=", ".join(others[:4]),
-            do="`sordino install` makes a clean copy, which can be edited",
-        )
-    _write(prompt, path, replace=True)
-    return prompt
-
-
-def _write(prompt: StoredPrompt, path: Path, *, replace: bool) -> None:
-    if isinstance(prompt, Mixture):
-        formats.write_mixture(prompt, path, force=replace)
-    else:
-        # Its warnings are about other programs; here the file says all that the soft prompt does.
-        formats.write(prompt, path, force=replace)
 
 
 def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
@@ -339,31 +273,3 @@ def _read_if_good(path: Path) -> StoredPrompt | None:
         return formats.read_any(path)
     except (SordinoError, OSError):
         return None
-
-
-def _entry(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:
-    """header: or why it cannot be read."""
-    entry = Entry(name, item.path, revision=item.revision, source=source)
-    if isinstance(header, str):
-        return replace_fields(entry, error=header)
-    return replace_fields(
-        entry,
-        n_tokens=header.n_tokens,
-        d_model=header.d_model,
-        metadata=header.metadata,
-        format=header.format,
-        components=header.components,
-        parts=header.parts,
-    )
-
-
-def _may_pass(error: SordinoError | OSError) -> bool:
-    """Whether the disk failed and not the content: a drive that comes back, a file that another program has locked."""
-    cause = error if isinstance(error, OSError) else error.__cause__
-    # Libraries that unpack raise an OSError of no number for what they cannot read.
-    return isinstance(cause, OSError) and cause.errno is not None
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """The error on one line, without the path, which the entry states."""
-    return " ".join(str(error).split()).removeprefix(f"{' '.join(str(path).split())}: ")

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from sordino.errors import BadInput, ConfigError, ModelError
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.prompt import Prompt
+from sordino.prompts.saving import save
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
@@ -163,9 +164,7 @@ class Mixture:
 
         overwrite: replace what is there. Raises BadInput, StorageError.
         """
-        from sordino import formats
-
-        formats.write_mixture(self, Path(path), force=overwrite)
+        save(self, path, overwrite=overwrite)
 
 
 def _named(attention: PromptAttention) -> str:

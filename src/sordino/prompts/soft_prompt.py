@@ -1,12 +1,11 @@
 """A soft prompt: the matrix of virtual tokens and what is known about it.
 
-This module knows no file format and no model; `save` asks those that do. Shape key: P virtual tokens, D model width.
+This module knows no file format and no model. Shape key: P virtual tokens, D model width.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 
 from sordino.errors import BadInput, DoesNotFit, SoftPromptFileError
 from sordino.prompts.attention import PLAIN, PromptAttention
+from sordino.prompts.saving import save
 
-_log = logging.getLogger(__name__)
 PlacementName = Literal["start", "after_bos"]
 Rating = Literal["general", "mature", "explicit"]
 PLACEMENTS: tuple[PlacementName, ...] = get_args(PlacementName)
@@ -164,10 +163,7 @@ class SoftPrompt:
         What the format cannot hold, or other programs will not know, is logged as a warning. overwrite: replace what is there, and
         write what the format holds only in part. Raises BadInput, StorageError.
         """
-        from sordino import formats
-
-        for line in formats.write(self, Path(path), to=to, force=overwrite):
-            _log.warning("%s: %s", path, line)
+        save(self, path, to=to, overwrite=overwrite)
 
 
 def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sordino.errors import ConfigError
+from sordino.settings import check_settings, setting
 
 _NAME = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
@@ -21,14 +22,19 @@ class Access:
     Raises ConfigError for what cannot be.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 5000
-    api_key: str | None = None
-    insecure: bool = False
-    allowed_hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
+    host: str = setting("127.0.0.1", "Where to listen.", unit="ADDRESS")
+    port: int = setting(5000, "The port; 0 for any that is free.", low=0, high=65535, unit="N")
+    api_key: str | None = setting(None, "Ask every request for it.", unit="KEY", envvar="SORDINO_API_KEY")
+    insecure: bool = setting(False, "Listen on a public address without a key.")
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "A name this server is called by; may be repeated.", unit="NAME", flag="--allowed-host"
+    )
+    origins: tuple[str, ...] = setting(
+        (), "A web page that may call it; may be repeated.", unit="URL", flag="--cors-origin"
+    )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         object.__setattr__(self, "api_key", checked_key(self.api_key))
         refuse_open_doors(self.host, self.api_key, insecure=self.insecure)
         object.__setattr__(self, "allowed_hosts", checked_hosts(self.allowed_hosts))

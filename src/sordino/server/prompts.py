@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from sordino import formats
 from sordino.errors import BadInput, DoesNotFit, EngineBusy, NotInLibrary, SordinoError, StorageError
-from sordino.library.library import Entry, Library
+from sordino.library.entry import Entry
+from sordino.library.library import Library
 from sordino.library.names import near_misses
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit

@@ -81,6 +81,7 @@ def write_result(
 ) -> TrainResult:
     """Measure, then write the soft prompt's file and the report. Raises BadInput, StorageError."""
     draft = finish(prepared, finished, job.metadata, [], {})
+    assert isinstance(draft, SoftPrompt)
     samples = _samples(prepared, draft, on_event)
     measured = measured_result(prepared, draft, judging, on_event)
     prompt = draft.with_metadata(

@@ -17,18 +17,16 @@ from tests.tiny_models import tiny_base
 @pytest.mark.parametrize("how", ["linear", "spherical"])
 def test_every_point_is_the_blend_measured_alone(how: str) -> None:
     base = tiny_base("llama")
-    passages = {
-        label: passage_of(base, pieces, row_tokens=24, limit=0)
-        for label, pieces in (("a", PIECES[:2]), ("b", PIECES[2:]))
-    }
+    texts = {"a": PIECES[:2], "b": PIECES[2:]}
+    config = BlendConfig(how, points=3, limit=0, row_tokens=24, pass_tokens=500)
     first, second = voice(1), voice(2)
     seen = []
     path = path_between(
-        base, first, second, passages, BlendConfig(how, points=3, pass_tokens=500), also=0.3,
-        progress=lambda done, total: seen.append(done / total),
-    )  # fmt: skip
+        base, first, second, texts, config, also=0.3, progress=lambda done, total: seen.append(done / total)
+    )
     assert path.shares == (0.0, 0.3, 0.5, 1.0)
-    for label, passage in passages.items():
+    for label, pieces in texts.items():
+        passage = passage_of(base, pieces, row_tokens=24, limit=0)
         for share, loss in zip(path.shares, path.losses[label], strict=True):
             made = blend([first, second], [1 - share, share], how).prompt
             alone = losses_of(base, [made.matrix], "start", passage, pass_tokens=500)
@@ -48,10 +46,10 @@ def test_shares() -> None:
 
 def test_what_has_no_way_is_refused() -> None:
     base = tiny_base("llama")
-    passages = {"a": passage_of(base, PIECES, row_tokens=24, limit=0)}
+    texts = {"a": PIECES}
     with pytest.raises(ConfigError, match="no path between"):
-        path_between(base, voice(1), voice(2), passages, BlendConfig("concatenate", points=3, pass_tokens=500))
+        path_between(base, voice(1), voice(2), texts, BlendConfig("concatenate", points=3, pass_tokens=500))
     with pytest.raises(ConfigError, match="--points"):
-        path_between(base, voice(1), voice(2), passages, BlendConfig(points=1, pass_tokens=500))
+        path_between(base, voice(1), voice(2), texts, BlendConfig(points=1, pass_tokens=500))
     with pytest.raises(BadInput, match="different lengths"):
-        path_between(base, voice(1), voice(2, tokens=3), passages, BlendConfig(points=3, pass_tokens=500))
+        path_between(base, voice(1), voice(2, tokens=3), texts, BlendConfig(points=3, pass_tokens=500))

@@ -44,10 +44,7 @@ def test_leaving_out_costs_and_attention_is_paid(smollm2) -> None:
 
 def test_each_end_of_a_way_is_best_on_its_own_text(smollm2) -> None:
     first, second = (formats.read(DATA / "prompts" / f"{name}.zip") for name in ("keeper", "port-dolor"))
-    passages = {
-        name: passage_of(smollm2, read_pieces([DATA / name / "heldout"]).pieces, row_tokens=128, limit=400)
-        for name in ("keeper", "noir")
-    }
-    path = path_between(smollm2, first, second, passages, BlendConfig(points=3))
+    texts = {name: read_pieces([DATA / name / "heldout"]).pieces for name in ("keeper", "noir")}
+    path = path_between(smollm2, first, second, texts, BlendConfig(points=3, limit=400))
     assert path.losses["keeper"][0] < path.losses["keeper"][-1]
     assert path.losses["noir"][-1] < path.losses["noir"][0]

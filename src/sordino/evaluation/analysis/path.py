@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.losses import Passage, losses_of
+from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.config import BlendConfig
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.models.base_model import BaseModel
 from sordino.prompts.blending import How, check_blendable, linear, spherical
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.texts.pieces import Piece
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def path_between(
     base: BaseModel,
     first: SoftPrompt,
     second: SoftPrompt,
-    passages: Mapping[str, Passage],
+    texts: Mapping[str, Sequence[Piece]],
     config: BlendConfig,
     *,
     also: float | None = None,
@@ -43,7 +44,7 @@ def path_between(
 ) -> BlendPath:
     """Measure `config.points` blends evenly from the first prompt to the second, and the blend `also` if it is none of them.
 
-    Raises BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
+    Raises DataError, BadInput, DoesNotFit (as `blending.blend`), ConfigError, OutOfMemory.
     """
     how = config.how
     if how == "concatenate":
@@ -58,6 +59,10 @@ def path_between(
         else linear([first.matrix, second.matrix], [1 - share, share])
         for share in shares
     ]
+    passages = {
+        label: passage_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit)
+        for label, pieces in texts.items()
+    }
     matrices = [*blends, first.matrix[:0]]
     found: dict[str, Floats] = {}
     total = len(matrices) * sum(len(passage.windows) for passage in passages.values())

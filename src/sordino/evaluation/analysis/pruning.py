@@ -148,6 +148,15 @@ def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens
     return SoftPrompt(prompt.matrix[list(chosen.kept)], known)
 
 
+def verdict(stages: Sequence[Stage], chosen: Stage, tokens: int) -> str:
+    """The loss before and after, in a sentence. tokens: targets of the text that it was measured on."""
+    text = "held-out text" if chosen.heldout is not None else "the text that chose"
+    return (
+        f"{len(chosen.kept)} of {len(stages[0].kept)} virtual tokens: the loss on {tokens:,} tokens of {text} goes from "
+        f"{stages[0].judged:.4f} to {chosen.judged:.4f} nats per token ({chosen.judged - stages[0].judged:+.4f})."
+    )
+
+
 def to_json(stages: Sequence[Stage], chosen: Stage, passage: Passage, heldout: Passage | None) -> dict[str, Any]:
     """As plain JSON. Positions count from 1, as everywhere that people read them."""
     return {

@@ -19,7 +19,8 @@ from starlette.background import BackgroundTask
 from sordino import formats
 from sordino.engine.threads import in_thread_of_its_own
 from sordino.errors import SordinoError
-from sordino.library.library import add_packaged, edit
+from sordino.library.editing import edit
+from sordino.library.library import add_packaged
 from sordino.library.names import MIXTURE_ENDING, checked_name
 from sordino.models import files
 from sordino.models.gguf_vocabulary import GgufVocabulary
@@ -154,11 +155,8 @@ def export(
     try:
         folder = Path(tempfile.mkdtemp(prefix="sordino-"))
         target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
-        if isinstance(prompt, Mixture):
-            formats.write_mixture(prompt, target)
-        else:
-            # The page says what the format cannot hold; what PEFT cannot hold at all is refused here.
-            formats.write(prompt, target, to=to)
+        # The page says what the format cannot hold; what PEFT cannot hold at all is refused here.
+        formats.write_any(prompt, target, to=to)
         if target.is_dir():
             target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))
     except (SordinoError, OSError) as error:

@@ -141,6 +141,18 @@ def verdicts(report: MixtureReport) -> list[str]:
     return [*sentences, f"Fixed weights won: those that depend on the text are {side} by {gap}."]
 
 
+def explanation(report: MixtureReport, row_tokens: int) -> list[str]:
+    """What was measured and how to read it."""
+    lines = [
+        f"Measured on {report.tokens:,} tokens of {report.pieces:,} held-out texts, in examples of at most {row_tokens}; "
+        "every line predicts the same tokens.",
+        "Loss: nats a token; lower is better. Over mixture: this line's loss less the mixture's; above 0, the mixture is better.",
+    ]
+    if report.line("mixture").nll.interval is None:
+        return [*lines, "There is too little held-out text for intervals."]
+    return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units:,} units)."]
+
+
 def summary(report: MixtureReport) -> dict[str, Any]:
     """The numbers that a mixture's own file keeps: plain JSON, a few lines."""
     keys = {

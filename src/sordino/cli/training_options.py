@@ -1,0 +1,62 @@
+"""Options of the commands that train: the texts, and runs that go on or are only tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sordino.cli.loading import heldout_option
+from sordino.cli.options import PATH, Decorator, option_group, setting_option
+from sordino.errors import BadInput
+from sordino.training.config import ReadingConfig
+
+if TYPE_CHECKING:
+    from sordino.training.run import TextPaths
+
+
+@dataclass(frozen=True)
+class TextsToTrainOn:
+    """As `TextPaths`, which needs torch."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...]
+    speaker: str | None
+
+    def check(self) -> None:
+        """As `check_exist`."""
+        check_exist(*self.data, *self.heldout)
+
+    def paths(self) -> TextPaths:
+        from sordino.training.run import TextPaths
+
+        return TextPaths(self.data, self.heldout, self.speaker)
+
+
+def training_text_options(data: Decorator | None = None) -> Decorator:
+    """`texts: TextsToTrainOn`. data: the option `data`; by default the argument DATA."""
+    given = data or click.argument("data", nargs=-1, type=PATH)
+    source = "--data" if data else "DATA"
+    heldout = heldout_option(f"Texts for the final report only; may be repeated.  [default: split off {source}]")
+    return option_group("texts", TextsToTrainOn, given, heldout, setting_option(ReadingConfig, "speaker"))
+
+
+def resume_option(help: str, *, metavar: str) -> Decorator:
+    """`resume: Path | None`."""
+    return click.option("--resume", type=PATH, metavar=metavar, help=help)
+
+
+def dry_run_option(what: str) -> Decorator:
+    """`dry_run: bool`."""
+    return click.option(
+        "--dry-run", is_flag=True, help=f"Read the texts, measure what the {what} would cost, and stop."
+    )
+
+
+def check_exist(*paths: Path, where: str = "") -> None:
+    """Raise BadInput where there is no such file or folder: before torch is loaded, as a typing error should not cost seconds."""
+    for path in paths:
+        if not path.exists():
+            raise BadInput("no such file or folder", where=where or path, do="check the spelling")

@@ -1,0 +1,62 @@
+"""An entry of a library, and what is said of one that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sordino import formats
+from sordino.errors import SordinoError
+from sordino.library.source import Item, Source
+from sordino.prompts.soft_prompt import Metadata
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
+
+    path: where it is, or will be once `Library.open` was called. components: of a mixture, whose n_tokens is the longest
+    component's; 0 for a soft prompt. parts: the components' metadata. revision: changes when the content does. source: None for a
+    file that vanished.
+    """
+
+    name: str
+    path: Path
+    n_tokens: int = 0
+    d_model: int = 0
+    metadata: Metadata = field(default_factory=Metadata)
+    format: str = ""
+    error: str = ""
+    components: int = 0
+    parts: tuple[Metadata, ...] = ()
+    revision: Hashable = ()
+    source: Source | None = field(default=None, compare=False)
+
+
+def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:
+    """header: or why it cannot be read."""
+    entry = Entry(name, item.path, revision=item.revision, source=source)
+    if isinstance(header, str):
+        return replace(entry, error=header)
+    return replace(
+        entry,
+        n_tokens=header.n_tokens,
+        d_model=header.d_model,
+        metadata=header.metadata,
+        format=header.format,
+        components=header.components,
+        parts=header.parts,
+    )
+
+
+def may_pass(error: SordinoError | OSError) -> bool:
+    """Whether the disk failed and not the content: a drive that comes back, a file that another program has locked."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    # Libraries that unpack raise an OSError of no number for what they cannot read.
+    return isinstance(cause, OSError) and cause.errno is not None
+
+
+def reason(error: Exception, path: Path) -> str:
+    """The error on one line, without the path, which the entry states."""
+    return " ".join(str(error).split()).removeprefix(f"{' '.join(str(path).split())}: ")

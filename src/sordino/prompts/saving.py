@@ -1,0 +1,20 @@
+"""`save`, as a method of what a file holds: the one place that reaches up to the formats, when called (docs/decisions/0013)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sordino.prompts.mixture import StoredPrompt
+
+_log = logging.getLogger(__name__)
+
+
+def save(prompt: StoredPrompt, path: str | Path, *, to: str = "kobold", overwrite: bool = False) -> None:
+    """As `SoftPrompt.save` and `Mixture.save`, which say what a user has to know."""
+    from sordino import formats
+
+    for line in formats.write_any(prompt, Path(path), to=to, force=overwrite):
+        _log.warning("%s: %s", path, line)
