@@ -18,6 +18,7 @@ NAMES = [
     "Metadata",
     "Mixture",
     "Model",
+    "PromptAttention",
     "Report",
     "Sample",
     "Sampling",

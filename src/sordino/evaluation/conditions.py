@@ -21,7 +21,7 @@ from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
-from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
@@ -116,11 +116,12 @@ def mixture(base: BaseModel, label: str, mixed: Mixture) -> MixedCondition:
     return MixedCondition(label, mixed, tuple(soft_prompt(base, label, prompt) for prompt in mixed.components))
 
 
-def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: PlacementName) -> Condition:
-    """A soft prompt from its matrix. Without virtual tokens (P = 0) BOS is left, or nothing."""
+def matrix(base: BaseModel, label: str, matrix_PD: Tensor, known: Metadata) -> Condition:
+    """A soft prompt from its matrix, placed and attended to as `known` says. Without virtual tokens (P = 0) BOS is left, or
+    nothing."""
     if len(matrix_PD) == 0:
         return replace(no_prompt(base), kind="soft prompt", label=label)
-    return soft_prompt(base, label, SoftPrompt(matrix_PD.detach().cpu().numpy(), Metadata(placement=placement)))
+    return soft_prompt(base, label, SoftPrompt(matrix_PD.detach().cpu().numpy(), known))
 
 
 def no_prompt(base: BaseModel) -> Condition:

@@ -79,7 +79,7 @@ def row_bias(
 
 
 def position_bias(spans: Spans, position_N: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
-    """What tokens of running rows add to their scores over their rows' first `width` positions: [N, width]. None: nothing.
+    """What tokens of rows add to their scores over their rows' first `width` positions: [N, width]. None: nothing.
 
     spans: of each token's row, whose prefix begins at position 0. position_N: where in its row each token is.
     """
@@ -87,13 +87,14 @@ def position_bias(spans: Spans, position_N: Tensor, width: int, dtype: torch.dty
         return None
     # No loop over the rows: it would run at every step.
     known = [span or _NOTHING for span in spans]
-    like = {"dtype": torch.promote_types(dtype, torch.float32), "device": position_N.device}
-    stop_N = torch.tensor([span.stop for span in known], device=position_N.device)
-    hold_N = torch.tensor([_hold(span.attention) for span in known], **like)
-    strength_N = torch.tensor([span.attention.strength for span in known], **like)
-    bias_N1 = _log_weight(position_N + 1 - stop_N, hold_N, strength_N, dtype)[:, None]
-    index_1S = torch.arange(width, device=position_N.device)[None]
-    return torch.where((index_1S >= SINK) & (index_1S < stop_N[:, None]), bias_N1, bias_N1.new_zeros(()))
+    exact, device = torch.promote_types(dtype, torch.float32), position_N.device
+    stop_N = torch.tensor([span.stop for span in known], device=device)
+    hold_N = torch.tensor([_hold(span.attention) for span in known], dtype=exact, device=device)
+    strength_N = torch.tensor([span.attention.strength for span in known], dtype=exact, device=device)
+    # A prompt's own positions are no text.
+    bias_N = _log_weight(position_N + 1 - stop_N, hold_N, strength_N, dtype) * (position_N >= stop_N)
+    index_1S = torch.arange(width, device=device)[None]
+    return bias_N[:, None] * ((index_1S >= SINK) & (index_1S < stop_N[:, None]))
 
 
 def prefix_bias(lengths: Sequence[int], spans: Spans, dtype: torch.dtype, device: torch.device) -> Tensor | None:
