@@ -32,7 +32,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         held = voice(one.base, 1, name="Held", attention=PromptAttention(hold=64, strength=2.0))
         formats.write(held, one.folder / "held.zip")
         parts = (held, voice(one.base, 2, name="Plain"))
-        formats.write_mixture(Mixture(parts, np.ones(2), metadata=Metadata(base=one.base.ref)), one.folder / "both.mix.zip")
+        formats.write_mixture(
+            Mixture(parts, np.ones(2), metadata=Metadata(base=one.base.ref)), one.folder / "both.mix.zip"
+        )
         yield one
 
 

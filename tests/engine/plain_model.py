@@ -59,8 +59,8 @@ class Model:
     def most_positions(self) -> int:
         return self.room
 
-    def holds(self, lengths: Sequence[int]) -> bool:
-        return sum(lengths) <= self.room
+    def holds(self, rows: Sequence[tuple[Any, int]]) -> bool:
+        return sum(length for _, length in rows) <= self.room
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         return hidden_of(ids)

@@ -5,6 +5,8 @@ of cells, rows that run with the same soft prompt at the same time share its cel
 
 Where each sequence has its own cells, llama.cpp runs only sequences of consecutive numbers together. So rows take the numbers
 0, 1, 2 ... without gaps: before a step the last rows move into the gaps that others left.
+
+A prompt that is held has each of its cells several times in a row, as many as come nearest to w(t) (`llama_state`). They take room.
 """
 
 from __future__ import annotations
@@ -21,24 +23,25 @@ from numpy.typing import NDArray
 from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache, prefix_key
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
 from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ConfigError, ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
+from sordino.forward.weighting import SINK
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.attention import PLAIN
 from sordino.prompts.mixture import GATE_TOKENS
 from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
 
-# A sequence's state, as llama.cpp saves it.
-SavedState = NDArray[np.uint8]
-
 
 @dataclass(eq=False)
 class _LlamaRow:
-    """sequence: llama.cpp's. width: of the prefix. room: positions reserved for it. length: positions that have run."""
+    """sequence: llama.cpp's. width: of the prefix. room: cells reserved for it. length: positions that have run. copies: how often
+    it has the cells of its prompt; 0 where that is unknown."""
 
     sequence: int
     prompt: Prompt | None
@@ -46,13 +49,23 @@ class _LlamaRow:
     width: int
     room: int
     length: int
+    copies: int = 1
+
+
+def copies_for(weight: float) -> int:
+    """The whole number whose logarithm is nearest: on SmolLM2 it lost least, less than rounding down, or than copying only some of
+    the positions once more."""
+    below = max(1, int(weight))
+    return below if weight * weight < below * (below + 1) else below + 1
 
 
 class GgufRunner:
     """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
-    hold = strength = False
+    hold = True
+    # Copies of cells are whole, and never fewer than one.
+    strength = False
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
@@ -75,10 +88,11 @@ class GgufRunner:
     def most_positions(self) -> int:
         return self.context.cells
 
-    def holds(self, lengths: Sequence[int]) -> bool:
+    def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
+        cells = [self._cells(prompt, length) for prompt, length in rows]
         if self.context.split:
-            return len(lengths) <= self.context.sequences and max(lengths) <= self.context.cells
-        return sum(lengths) <= self.context.cells
+            return len(cells) <= self.context.sequences and max(cells) <= self.context.cells
+        return sum(cells) <= self.context.cells
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         bos = self.model.bos_ids
@@ -97,16 +111,16 @@ class GgufRunner:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
-        room = width + len(ids)
+        room = self._cells(prompt, width + len(ids))
         if not self._free or not self._has_room(0, room):
             return None
         sequence = heapq.heappop(self._free)
         try:
-            prefix = self._prefix(prompt, sequence, width)
+            prefix, copies = self._prefix(prompt, sequence, width)
         except Exception:
             self._give_back(sequence)
             raise
-        row = self._rows[number] = _LlamaRow(sequence, prompt, prefix, width, room, width)
+        row = self._rows[number] = _LlamaRow(sequence, prompt, prefix, width, room, width, copies)
         try:
             return self._begin(row, ids)
         except Exception:
@@ -115,7 +129,7 @@ class GgufRunner:
 
     def grow(self, number: int, count: int) -> bool:
         row = self._rows[number]
-        room = max(row.room, row.length + count)
+        room = max(row.room, self._cells(row.prompt, row.length + count))
         if not self._has_room(row.room, room):
             return False
         row.room = room
@@ -123,6 +137,39 @@ class GgufRunner:
 
     def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         self._fill_gaps()
+        last = []
+        for span in spans:
+            *early, (copies, end) = self._by_copies(span)
+            for other_copies, piece in early:
+                self._weigh(self._rows[span.number], other_copies)
+                self._run([piece])
+            self._weigh(self._rows[span.number], copies)
+            last.append(end)
+        return self._run(last)
+
+    def _by_copies(self, span: Span) -> list[tuple[int, Span]]:
+        """A span in pieces that see the same number of copies of their prompt; only the last may be wanted."""
+        row = self._rows[span.number]
+        attention = PLAIN if row.prompt is None else row.prompt.metadata.attention
+        if attention.plain:
+            return [(1, span)]
+        first = row.length - row.width + 1
+        needed = [copies_for(attention.weight(first + at)) for at in range(len(span.ids))] or [1]
+        starts = [at for at in range(len(needed)) if at == 0 or needed[at] != needed[at - 1]]
+        ends = [*starts[1:], len(span.ids)]
+        return [
+            (needed[start], Span(span.number, span.ids[start:end], span.wanted and end == ends[-1]))
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def _weigh(self, row: _LlamaRow, copies: int) -> None:
+        if row.copies == copies or row.width <= SINK:
+            return
+        state = with_cells(self.context.saved(row.sequence), weighted(row.width, SINK, copies))
+        self.context.restore(row.sequence, state)
+        row.copies = copies
+
+    def _run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
         ids: list[int] = []
         positions: list[int] = []
@@ -167,6 +214,14 @@ class GgufRunner:
         total = sum(row.room for row in self._rows.values())
         return total - reserved + wanted <= self.context.cells
 
+    def _cells(self, prompt: Prompt | None, length: int) -> int:
+        """Cells of a row with so many positions, its prefix among them."""
+        width = self.prefix_length(prompt)
+        if prompt is None or prompt.metadata.attention.plain or width <= SINK:
+            return length
+        copies = copies_for(prompt.metadata.attention.weight(max(1, length - width)))
+        return length + (copies - 1) * (width - SINK)
+
     def _give_back(self, sequence: int) -> None:
         self.context.cut(sequence, 0)
         heapq.heappush(self._free, sequence)
@@ -206,16 +261,22 @@ class GgufRunner:
         self.context.restore(row.sequence, text.state)
         self.context.cut(row.sequence, row.width + shared)
         row.length = row.width + shared
+        if row.prompt is not None and not row.prompt.metadata.attention.plain:
+            # As many as its end needed.
+            row.copies = 0
         return shared
 
-    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> CachedPrefix[SavedState]:
-        """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more."""
+    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> tuple[CachedPrefix[SavedState], int]:
+        """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more.
+
+        Also returned: how many copies of its cells it got.
+        """
         key = prefix_key(self.model.fingerprint, prompt)
         cached = self._cache.prompt(key)
         if cached is None:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
-            return self._cache.keep_prompt(key, state, state.nbytes)
+            return self._cache.keep_prompt(key, state, state.nbytes), 1
         # Beyond a sliding window a row has lost cells of its prefix.
         within = self.context.window or self.context.cells
         rows = () if self.context.split else self._rows.values()
@@ -228,7 +289,7 @@ class GgufRunner:
         except Exception:
             self._cache.release(cached)
             raise
-        return cached
+        return cached, 1 if other is None else other.copies
 
     def _vectors(self, prompt: Prompt) -> Vectors:
         content = prompt.prefix(self.model.ref)
@@ -253,6 +314,7 @@ class GgufRunner:
     def _behind_prefix(self, number: int) -> NDArray[np.float32]:
         """The logits [V] of a row without text: the last position of its prefix runs once more."""
         row = self._rows[number]
+        self._weigh(row, 1)
         last = row.width - 1
         self.context.cut(row.sequence, last)
         if row.prompt is None:
@@ -267,6 +329,6 @@ class GgufRunner:
         With a sliding window llama.cpp saves the window before the end of a text: before an earlier end, cells are missing.
         """
         whole, window = row.width + len(text.ids), self.context.window
-        if not self._has_room(row.room, whole):
+        if not self._has_room(row.room, self._cells(row.prompt, whole)):
             return False
         return window == 0 or shared == len(text.ids) or whole <= window

@@ -96,8 +96,8 @@ class TorchRunner:
     def most_positions(self) -> int:
         return self._key_values.most_positions
 
-    def holds(self, lengths: Sequence[int]) -> bool:
-        return self._key_values.holds(lengths)
+    def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
+        return self._key_values.holds([length for _, length in rows])
 
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
