@@ -6,7 +6,7 @@ of cells, rows that run with the same soft prompt at the same time share its cel
 Where each sequence has its own cells, llama.cpp runs only sequences of consecutive numbers together. So rows take the numbers
 0, 1, 2 ... without gaps: before a step the last rows move into the gaps that others left.
 
-A prompt that is held has each of its cells several times in a row, as many as come nearest to w(t) (`llama_state`). They take room.
+A prompt that is held has each of its cells several times in a row (`llama_copies`). They take room.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache, prefix_key
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_copies import attention_of, by_copies, cells_of
 from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
 from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ConfigError, ModelError, OutOfMemory
@@ -30,7 +31,6 @@ from sordino.forward.placement import prefix_length
 from sordino.forward.weighting import SINK
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.attention import PLAIN
 from sordino.prompts.mixture import GATE_TOKENS
 from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 
@@ -52,20 +52,12 @@ class _LlamaRow:
     copies: int = 1
 
 
-def copies_for(weight: float) -> int:
-    """The whole number whose logarithm is nearest: on SmolLM2 it lost least, less than rounding down, or than copying only some of
-    the positions once more."""
-    below = max(1, int(weight))
-    return below if weight * weight < below * (below + 1) else below + 1
-
-
 class GgufRunner:
     """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
-    hold = True
     # Copies of cells are whole, and never fewer than one.
-    strength = False
+    hold, strength = True, False
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
@@ -89,7 +81,7 @@ class GgufRunner:
         return self.context.cells
 
     def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
-        cells = [self._cells(prompt, length) for prompt, length in rows]
+        cells = [cells_of(prompt, self.prefix_length(prompt), length) for prompt, length in rows]
         if self.context.split:
             return len(cells) <= self.context.sequences and max(cells) <= self.context.cells
         return sum(cells) <= self.context.cells
@@ -111,7 +103,7 @@ class GgufRunner:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
-        room = self._cells(prompt, width + len(ids))
+        room = cells_of(prompt, width, width + len(ids))
         if not self._free or not self._has_room(0, room):
             return None
         sequence = heapq.heappop(self._free)
@@ -129,7 +121,7 @@ class GgufRunner:
 
     def grow(self, number: int, count: int) -> bool:
         row = self._rows[number]
-        room = max(row.room, self._cells(row.prompt, row.length + count))
+        room = max(row.room, cells_of(row.prompt, row.width, row.length + count))
         if not self._has_room(row.room, room):
             return False
         row.room = room
@@ -139,48 +131,29 @@ class GgufRunner:
         self._fill_gaps()
         last = []
         for span in spans:
-            *early, (copies, end) = self._by_copies(span)
-            for other_copies, piece in early:
-                self._weigh(self._rows[span.number], other_copies)
+            row = self._rows[span.number]
+            *early, (copies, end) = by_copies(span, row.prompt, row.length - row.width + 1)
+            for fewer, piece in early:
+                self._weigh(row, fewer)
                 self._run([piece])
-            self._weigh(self._rows[span.number], copies)
+            self._weigh(row, copies)
             last.append(end)
         return self._run(last)
-
-    def _by_copies(self, span: Span) -> list[tuple[int, Span]]:
-        """A span in pieces that see the same number of copies of their prompt; only the last may be wanted."""
-        row = self._rows[span.number]
-        attention = PLAIN if row.prompt is None else row.prompt.metadata.attention
-        if attention.plain:
-            return [(1, span)]
-        first = row.length - row.width + 1
-        needed = [copies_for(attention.weight(first + at)) for at in range(len(span.ids))] or [1]
-        starts = [at for at in range(len(needed)) if at == 0 or needed[at] != needed[at - 1]]
-        ends = [*starts[1:], len(span.ids)]
-        return [
-            (needed[start], Span(span.number, span.ids[start:end], span.wanted and end == ends[-1]))
-            for start, end in zip(starts, ends, strict=True)
-        ]
 
     def _weigh(self, row: _LlamaRow, copies: int) -> None:
         if row.copies == copies or row.width <= SINK:
             return
-        state = with_cells(self.context.saved(row.sequence), weighted(row.width, SINK, copies))
-        self.context.restore(row.sequence, state)
+        choice = weighted(row.width, SINK, copies)
+        self.context.restore(row.sequence, with_cells(self.context.saved(row.sequence), choice))
         row.copies = copies
 
     def _run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
-        ids: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        wanted: list[bool] = []
-        for span in filled:
-            row, count = self._rows[span.number], len(span.ids)
-            ids += span.ids
-            positions += range(row.length, row.length + count)
-            sequences += [row.sequence] * count
-            wanted += [*[False] * (count - 1), span.wanted]
+        placed = [(self._rows[span.number], span, at) for span in filled for at in range(len(span.ids))]
+        ids = [span.ids[at] for _, span, at in placed]
+        positions = [row.length + at for row, _, at in placed]
+        sequences = [row.sequence for row, _, _ in placed]
+        wanted = [span.wanted and at + 1 == len(span.ids) for _, span, at in placed]
         logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
         for span in filled:
             self._rows[span.number].length += len(span.ids)
@@ -213,14 +186,6 @@ class GgufRunner:
         # Shared cells count for each row: a bound that holds whichever row ends first.
         total = sum(row.room for row in self._rows.values())
         return total - reserved + wanted <= self.context.cells
-
-    def _cells(self, prompt: Prompt | None, length: int) -> int:
-        """Cells of a row with so many positions, its prefix among them."""
-        width = self.prefix_length(prompt)
-        if prompt is None or prompt.metadata.attention.plain or width <= SINK:
-            return length
-        copies = copies_for(prompt.metadata.attention.weight(max(1, length - width)))
-        return length + (copies - 1) * (width - SINK)
 
     def _give_back(self, sequence: int) -> None:
         self.context.cut(sequence, 0)
@@ -261,7 +226,7 @@ class GgufRunner:
         self.context.restore(row.sequence, text.state)
         self.context.cut(row.sequence, row.width + shared)
         row.length = row.width + shared
-        if row.prompt is not None and not row.prompt.metadata.attention.plain:
+        if not attention_of(row.prompt).plain:
             # As many as its end needed.
             row.copies = 0
         return shared
@@ -329,6 +294,6 @@ class GgufRunner:
         With a sliding window llama.cpp saves the window before the end of a text: before an earlier end, cells are missing.
         """
         whole, window = row.width + len(text.ids), self.context.window
-        if not self._has_room(row.room, self._cells(row.prompt, whole)):
+        if not self._has_room(row.room, cells_of(row.prompt, row.width, whole)):
             return False
         return window == 0 or shared == len(text.ids) or whole <= window
