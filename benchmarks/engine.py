@@ -113,7 +113,7 @@ def main() -> None:
 class Side:
     """16 streams, or as many as there are prompts, to their ends: on one engine, or on a new one each time it is called.
 
-    biases: of every request, for what is compared with requests that need them.
+    biases: of every request, for what is compared with requests that need them. read: tokens of each opening.
     """
 
     def __init__(
@@ -123,13 +123,14 @@ class Side:
         *,
         first_met: bool = False,
         biases: tuple[tuple[int, float], ...] = (),
+        read: int = READ,
     ) -> None:
-        self.base, self.prompts, self.biases = base, prompts, biases
+        self.base, self.prompts, self.biases, self.read = base, prompts, biases, read
         self.engine = None if first_met else engine_of(base)
         self.called = 0
 
     def __call__(self) -> None:
-        texts = openings(self.base, len(self.prompts), self.called)
+        texts = openings(self.base, len(self.prompts), self.called, self.read)
         self.called += 1
         write(self.engine or engine_of(self.base), self.base, texts, self.prompts, self.biases)
 
@@ -152,11 +153,11 @@ def _corpus(base: BaseModel) -> list[int]:
     return [i for file in sorted(folder.rglob("[0-9]*.txt")) for i in base.encode(file.read_text())]
 
 
-def openings(base: BaseModel, count: int, turn: int) -> list[tuple[int, ...]]:
-    """Stretches of the packaged texts, other ones each turn."""
+def openings(base: BaseModel, count: int, turn: int, read: int = READ) -> list[tuple[int, ...]]:
+    """Pieces of the packaged texts, other ones each turn."""
     ids = _corpus(base)
-    places = [((turn * count + at) * 97) % (len(ids) - READ) for at in range(count)]
-    return [tuple(ids[place : place + READ]) for place in places]
+    places = [((turn * count + at) * 97) % (len(ids) - read) for at in range(count)]
+    return [tuple(ids[place : place + read]) for place in places]
 
 
 def prompt(base: BaseModel, seed: int, tokens: int = TOKENS) -> SoftPrompt:

@@ -33,7 +33,7 @@ from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.scoring import nll_of_windows, windows_of
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, with_leading_ids
-from sordino.forward.prefix import encode_prefixes
+from sordino.forward.token_losses import encode_contexts
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
@@ -223,7 +223,7 @@ def facts(base: BaseModel, condition: Condition) -> dict[str, Any]:
     """How many of FACTS the model gets right: the answer of the highest mean log-probability among all answers; and the mean
     reciprocal rank."""
     answers = [answer for _, answer in FACTS]
-    prefixes = encode_prefixes(base.network, [condition.embeds_PD])
+    prefixes = encode_contexts(base, [condition])
     ranks = []
     for question, right in FACTS:
         joined = [join(base, (question, answer)) for answer in answers]

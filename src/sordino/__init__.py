@@ -28,6 +28,7 @@ __all__ = [
     "Metadata",
     "Mixture",
     "Model",
+    "PromptAttention",
     "Report",
     "Sample",
     "Sampling",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from sordino.errors import SordinoError as SordinoError
     from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
+    from sordino.prompts.attention import PromptAttention as PromptAttention
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
@@ -79,6 +81,7 @@ else:
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
         "Model": "api.model",
+        "PromptAttention": "prompts.attention",
         "Report": "evaluation.report",
         "Sample": "training.events",
         "Sampling": "engine.config",

@@ -29,6 +29,26 @@ def test_a_text_gives_a_text_and_lists_give_a_list(model) -> None:
     assert sum(piece.finish is not None for piece in pieces) == 2
 
 
+def test_hold_and_strength_take_the_place_of_the_prompts_own(model) -> None:
+    own = prompt(model.base)
+    text = "The keeper wrote of the sea and of the ship"
+    mixture = sordino.Mixture((own, prompt(model.base, seed=1)), [0.5, 0.5])
+    held = own.with_metadata(attention=sordino.PromptAttention(hold=2, strength=3))
+    rows = [TextRequest(text, each, 7) for each in (None, held)]
+    expected = complete(model.base, rows, Sampling(max_tokens=9))
+    assert model.generate(text, [None, own], seed=7, max_tokens=9, hold=2, strength=3) == expected
+    assert model.generate(text, held, seed=7, max_tokens=9) == expected[1]
+    off = model.generate(text, held, seed=7, max_tokens=9, hold="off", strength=1)
+    assert off == model.generate(text, own, seed=7, max_tokens=9)
+    pieces = model.stream(text, own, seed=7, max_tokens=9, hold=2, strength=3)
+    assert "".join(piece.text for piece in pieces) == expected[1]
+    each = sordino.Mixture((held, mixture.components[1]), [0.5, 0.5])
+    found = model.generate(text, mixture, seed=7, max_tokens=9, hold=[2, 0], strength=[3, 1])
+    assert found == model.generate(text, each, seed=7, max_tokens=9)
+    with pytest.raises(ConfigError, match="no soft prompt to hold"):
+        model.generate(text, hold=2)
+
+
 def test_stop_is_a_text_or_several(model) -> None:
     whole = model.generate("The keeper", max_tokens=30, temperature=0)
     end = whole[4:6]

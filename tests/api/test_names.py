@@ -19,6 +19,7 @@ NAMES = [
     "Metadata",
     "Mixture",
     "Model",
+    "PromptAttention",
     "Report",
     "Sample",
     "Sampling",

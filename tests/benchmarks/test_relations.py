@@ -31,7 +31,7 @@ from benchmarks.relations import (
 from sordino.errors import DataError
 from sordino.evaluation.conditions import no_prompt, soft_prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.parity.plain import plain_logits, plain_nll
+from tests.parity.plain import plain_embeds, plain_logits, plain_nll
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
 
@@ -93,7 +93,7 @@ def test_ranks_are_those_of_every_candidate_scored_alone() -> None:
                     front = soft_prompt(base, "x", view.prompt) if view.prompt else no_prompt(base)
                     text, label = base.encode(view.template.before(fact.sub)), base.encode(" " + obj)
                     flags = [False] * len(text) + [True] * len(label)
-                    nll = float(plain_nll(base.network, front.embeds_PD, [*text, *label], flags).sum())
+                    nll = float(plain_nll(base.network, plain_embeds(base, front), [*text, *label], flags).sum())
                     shares.append(weight * math.exp(-nll))
                 scores[obj] = sum(shares)
             expected = 1 + sum(score > scores[fact.obj] for score in scores.values())
@@ -106,7 +106,7 @@ def test_the_nll_of_each_view_is_that_of_its_object_alone() -> None:
     views = [View(template) for template in TEMPLATES]
     got = view_nlls(base, FACTS, views, candidates)
     assert got.shape == (5, 3)
-    front = no_prompt(base).embeds_PD
+    front = plain_embeds(base, no_prompt(base))
     for n, fact in enumerate(FACTS):
         for w, view in enumerate(views):
             text, label = base.encode(view.template.before(fact.sub)), base.encode(" " + fact.obj)
@@ -125,7 +125,9 @@ def test_over_the_vocabulary_objects_of_several_tokens_are_left_out() -> None:
     assert [fact.obj for fact in kept] == ["lamp", "keeper"]
     got = ranks(base, kept, [ReportLine("single", (View(TEMPLATES[0]),))], candidates)
     for n, fact in enumerate(kept):
-        logits = plain_logits(base.network, no_prompt(base).embeds_PD, base.encode(TEMPLATES[0].before(fact.sub)))[-1]
+        logits = plain_logits(
+            base.network, plain_embeds(base, no_prompt(base)), base.encode(TEMPLATES[0].before(fact.sub))
+        )[-1]
         (token,) = base.encode(" " + fact.obj)
         assert got[n, 0] == 1 + int((logits > logits[token]).sum())
 

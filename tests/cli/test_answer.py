@@ -15,7 +15,7 @@ from sordino.prompts.mixture import Mixture
 from sordino.texts.pieces import Piece
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
-from tests.parity.plain import plain_nll
+from tests.parity.plain import plain_embeds, plain_nll
 
 
 def write_rows(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -84,7 +84,10 @@ def test_json_has_the_numbers_of_plain_concatenation(task: Path) -> None:
     for kind, condition in (("no prompt", no_prompt(base)), ("instruction", instruction(base, "Good or bad?"))):
         logp = np.array(
             [
-                [-plain(condition.embeds_PD, base.encode(prompt), base.encode(label)) for label in (" bad", " good")]
+                [
+                    -plain(plain_embeds(base, condition), base.encode(prompt), base.encode(label))
+                    for label in (" bad", " good")
+                ]
                 for prompt, _ in reviews(0, 12)
             ]
         )
@@ -116,7 +119,7 @@ def test_examples_stand_behind_the_instruction_with_a_blank_line_after_each() ->
     condition = with_examples(base, "Good or bad?", shots)
     parts = ("Good or bad?\n\n", "Review: x\nVerdict:", " good", "\n\n")
     ids = [token for part in parts for token in base.encode(part)]
-    torch.testing.assert_close(condition.embeds_PD, base.embed(torch.tensor(ids)).float())
+    assert condition.ids == tuple(ids)
 
 
 def test_long_prompts_lose_their_beginning_and_that_is_said(task: Path) -> None:

@@ -53,7 +53,7 @@ def test_sliders_weigh_what_is_written_next(server: Running) -> None:
         expect(page.locator("#mixing")).to_be_hidden()
         page.locator("#choice").select_option("three")
         expect(page.locator("#lamp-text")).to_have_text("Active mixture (3 soft prompts, 4 tokens): Three")
-        sliders = page.get_by_role("slider")
+        sliders = page.locator("#mixing").get_by_role("slider")
         expect(sliders).to_have_count(3)
         expect(sliders.first).to_have_attribute("aria-valuetext", "50 %")
         expect(page.get_by_role("button", name="Reset weights")).to_be_disabled()
@@ -80,9 +80,9 @@ def test_sliders_weigh_what_is_written_next(server: Running) -> None:
         page.wait_for_function("() => document.querySelector('#story').value.length > 10")
         # Kept by the tab; given back by the button.
         page.reload()
-        expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "100 %")
+        expect(page.locator("#mixing").get_by_role("slider").first).to_have_attribute("aria-valuetext", "100 %")
         page.get_by_role("button", name="Reset weights").click()
-        expect(page.get_by_role("slider").first).to_have_attribute("aria-valuetext", "50 %")
+        expect(page.locator("#mixing").get_by_role("slider").first).to_have_attribute("aria-valuetext", "50 %")
         # The table and the details say what it is.
         page.get_by_role("link", name="Soft prompts", exact=True).click()
         expect(page.locator("#table")).to_contain_text("mixture of 3")

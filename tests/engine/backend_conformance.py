@@ -15,6 +15,7 @@ from sordino.engine.backend import Backend
 from sordino.engine.requests import Chunk, End, Event, Request
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -85,9 +86,14 @@ def refuses_what_it_cannot_do(backend: Backend, prompt: SoftPrompt) -> None:
     """By name, and in `stream` as in `check`."""
     mixture = Mixture((prompt, prompt.with_metadata(name="other")), [0.5, 0.5])  # type: ignore[arg-type]
     can = backend.capabilities
+    held, strong = (
+        prompt.with_metadata(attention=each) for each in (PromptAttention(hold=4), PromptAttention(None, 2))
+    )
     for request, possible, named in (
         (Request((5,), prompt, GREEDY), "embedding prompt" in can.kinds, "embedding prompts"),
         (Request((5,), mixture, GREEDY), "mixture" in can.kinds, "mixtures"),
+        (Request((5,), held, GREEDY), can.hold, "hold"),
+        (Request((5,), strong, GREEDY), can.strength, "strength"),
         (Request((5,), None, replace(GREEDY, logprobs=1)), can.log_probabilities, "log probabilities"),
     ):
         if possible:

@@ -45,6 +45,7 @@ class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
 
     name = "plain"
+    hold = strength = True
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers
@@ -58,8 +59,8 @@ class Model:
     def most_positions(self) -> int:
         return self.room
 
-    def holds(self, lengths: Sequence[int]) -> bool:
-        return sum(lengths) <= self.room
+    def holds(self, rows: Sequence[tuple[Any, int]]) -> bool:
+        return sum(length for _, length in rows) <= self.room
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         return hidden_of(ids)

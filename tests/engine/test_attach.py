@@ -11,6 +11,7 @@ from sordino.engine.config import Sampling
 from sordino.engine.detokenizer import HALF
 from sordino.engine.generate import TextRequest, complete
 from sordino.errors import ConfigError, DoesNotFit, ModelError
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture, uniform
 from sordino.prompts.soft_prompt import PLACEMENTS, BaseRef, Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import CONTEXT, FAMILIES, tiny, tiny_base, tiny_tokenizer
@@ -95,3 +96,9 @@ def test_what_cannot_be_attached_is_refused() -> None:
     network.config.is_encoder_decoder = True
     with pytest.raises(ModelError, match="encoder"):
         attach(network, tokenizer, prompt())
+
+
+def test_a_held_prompt_is_refused_with_what_runs_it() -> None:
+    held = SoftPrompt(np.ones((2, 32), np.float32), Metadata(attention=PromptAttention(hold=128)))
+    with pytest.raises(ConfigError, match=r"hold or strength cannot be attached.*from_transformers"):
+        attach(tiny("llama"), tiny_tokenizer(), held)

@@ -25,6 +25,7 @@ from sordino.forward.gate_input import hidden_of_text
 from sordino.models import files
 from sordino.models.base_model import BaseModel, load
 from sordino.models.description import DescribedModel, describe
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import GATE_TOKENS, Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
@@ -208,6 +209,42 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
         assert np.array_equal(last, expected)
         assert runner.open(4, prompts[2], ids[:50]) == 0
         runner.close(4, ())
+
+
+def test_a_held_prompt_is_as_near_to_torch_as_one_that_is_not(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt], row_cells: int | None
+) -> None:
+    """Behind each token of a text of four times T: one at a time, in a chunk, after a cached text, and beside others."""
+    ids = model.encode(PASSAGE)
+    plain = prompts[0]
+    held = plain.with_metadata(attention=PromptAttention(hold=len(ids) // 4))
+    truth, unheld = (logits_of(TorchRunner(smollm2), prompt, ids) for prompt in (held, plain))
+    with runner_of(model, path, row_cells=row_cells) as runner:
+        assert runner.holds([(held, 1024 - 100)])
+        assert not runner.holds([(held, runner.most_positions)])
+        for number, prompt in ((7, plain), (8, held)):
+            assert runner.open(number, prompt, ids) == 0
+            runner.run([Span(number, ids[:9], False)])
+        alone = logits_of(runner, held, ids)
+        noise = divergence(unheld, logits_of(runner, plain, ids))
+        assert divergence(truth, alone) < NOISE
+        # What it would be without.
+        assert divergence(unheld, alone) > 3 * divergence(truth, alone)
+        assert noise < NOISE
+
+        def last(number: int, count: int) -> float:
+            rows = [Span(number, ids[count - 1 : count], True), Span(7, ids[9:10], False), Span(8, ids[9:10], False)]
+            found = np.asarray(runner.run(rows)).astype(np.float64)
+            return divergence(truth[count - 1 : count], found)
+
+        assert runner.open(1, held, ids) == 0
+        runner.run([Span(1, ids[:-1], False)])
+        assert last(1, len(ids)) < 3 * NOISE
+        runner.close(1, ids)
+        # Fewer copies than the cached text has at its end.
+        begun = len(ids) // 2
+        assert runner.open(2, held, ids[:begun]) == begun - 1
+        assert last(2, begun) < 3 * NOISE
 
 
 def test_a_row_without_text_begins_behind_its_prefix(

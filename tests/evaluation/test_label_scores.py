@@ -12,7 +12,7 @@ from sordino.forward import token_losses
 from sordino.forward.prefix import PACKABLE_FAMILIES
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.parity.plain import plain_nll
+from tests.parity.plain import plain_embeds, plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
 
 ONE_TOKEN = [[7], [11], [300]]
@@ -38,7 +38,7 @@ def conditions_of(base: BaseModel) -> list[Condition]:
 def plain_logp(base: BaseModel, condition: Condition, text: tuple[int, ...], label: list[int]) -> float:
     ids = [*condition.leading, *text, *label]
     labelled = [False] * (len(ids) - len(label)) + [True] * len(label)
-    return -float(plain_nll(base.network, condition.embeds_PD, ids, labelled).sum())
+    return -float(plain_nll(base.network, plain_embeds(base, condition), ids, labelled).sum())
 
 
 def label_logps(

@@ -14,7 +14,7 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import RULES, Gate, Mixture, Rule
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.pieces import Piece
-from tests.parity.plain import plain_nll
+from tests.parity.plain import plain_embeds, plain_nll
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
 
@@ -35,7 +35,7 @@ def plain_tokens(base: BaseModel, prompt: SoftPrompt, text: str, label: str) -> 
     condition = soft_prompt(base, "x", prompt)
     ids, answer = [*condition.leading, *base.encode(text)], base.encode(label)
     flags = [False] * len(ids) + [True] * len(answer)
-    return -plain_nll(base.network, condition.embeds_PD, [*ids, *answer], flags).numpy()
+    return -plain_nll(base.network, plain_embeds(base, condition), [*ids, *answer], flags).numpy()
 
 
 def expected(base: BaseModel, rule: Rule, text: str, weights: np.ndarray) -> np.ndarray:

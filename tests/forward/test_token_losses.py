@@ -14,7 +14,7 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
-from tests.parity.plain import plain_nll
+from tests.parity.plain import plain_embeds, plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
 
 PIECES = [
@@ -47,7 +47,7 @@ def test_every_loss_is_that_of_plain_concatenation(family: str, bos: bool, monke
         expected = [
             plain_nll(
                 base.network,
-                front.embeds_PD,
+                plain_embeds(base, front),
                 [*front.leading, *example.ids],
                 [False] * len(front.leading) + list(example.labelled),
             )

@@ -8,6 +8,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sordino.forward.placement import prompt_embeds
+from sordino.forward.token_losses import Context
+from sordino.models.base_model import BaseModel
+
+
+def plain_embeds(base: BaseModel, context: Context) -> Tensor:
+    """[P, D]: what stands in front of a text, a prompt of vectors and the text behind it."""
+    ids = torch.tensor(context.ids, dtype=torch.long, device=base.device)
+    return torch.cat([prompt_embeds(base, context.prompt), base.embed(ids)])
+
 
 def plain_logits(network: PreTrainedModel, prompt_PD: Tensor, ids: Sequence[int]) -> Tensor:
     """Logits [P + T, V] of one row: the prompt's embeddings, then the text's, through the whole model at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -27,15 +28,11 @@ PROMPT_LENGTHS, PROMPT_OF_ROW = [5, 11, 3, 1], [0, 1, 2, 3, 0, 1]
 TEXT_LENGTHS = [13, 5, 9, 1, 20, 24]
 
 
-def reference_logits(network, prompt_PD: Tensor, ids: list[int], attention: PromptAttention) -> Tensor:
-    """Logits [T, V] of the text's positions. The mask is written out from the definition, a number at a time."""
-    embeds_TD = network.get_input_embeddings()(torch.tensor(ids))
-    both_1SD = torch.cat([prompt_PD.to(embeds_TD.dtype), embeds_TD])[None]
-    prompt, size = len(prompt_PD), both_1SD.shape[1]
-    lowest = torch.finfo(network.dtype).min
+def reference_masks(network, prompt: int, size: int, attention: PromptAttention) -> Any:
+    """Masks of one row of `size` positions behind a prompt, written out from the definition, a number at a time."""
 
     def mask(window: float) -> Tensor:
-        mask_SS = torch.full((size, size), lowest, dtype=network.dtype)
+        mask_SS = torch.full((size, size), torch.finfo(network.dtype).min, dtype=network.dtype)
         for query in range(size):
             for key in range(query + 1):
                 if query - key < window:
@@ -43,9 +40,17 @@ def reference_logits(network, prompt_PD: Tensor, ids: list[int], attention: Prom
                     mask_SS[query, key] = math.log(attention.weight(query - prompt + 1)) if held else 0.0
         return mask_SS[None, None]
 
-    masks = mask(math.inf)
     if "sliding_attention" in (getattr(network.config, "layer_types", None) or ()):
-        masks = {"full_attention": masks, "sliding_attention": mask(network.config.sliding_window)}
+        return {"full_attention": mask(math.inf), "sliding_attention": mask(network.config.sliding_window)}
+    return mask(math.inf)
+
+
+def reference_logits(network, prompt_PD: Tensor, ids: list[int], attention: PromptAttention) -> Tensor:
+    """Logits [T, V] of the text's positions."""
+    embeds_TD = network.get_input_embeddings()(torch.tensor(ids))
+    both_1SD = torch.cat([prompt_PD.to(embeds_TD.dtype), embeds_TD])[None]
+    prompt = len(prompt_PD)
+    masks = reference_masks(network, prompt, both_1SD.shape[1], attention)
     # Not transformers' eager attention: its softmax rounds to float32.
     return network(inputs_embeds=both_1SD, attention_mask=masks, use_cache=False).logits[0, prompt:]
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import BadInput, DoesNotFit
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.blending import blend, concatenated, joined_licence, linear, spherical, strictest
 from sordino.prompts.soft_prompt import MAX_TOKENS, BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
@@ -140,3 +141,11 @@ def test_lengths() -> None:
         blend([prompt(1), prompt(2), prompt(3)], [1, 1, 1], "spherical")
     with pytest.raises(BadInput, match="too many virtual tokens"):
         blend([prompt(1, tokens=MAX_TOKENS), prompt(2, tokens=1)], [1, 1], "concatenate")
+
+
+def test_one_hold_and_strength_is_kept_and_several_are_refused() -> None:
+    held = PromptAttention(hold=128, strength=2)
+    one, other = prompt(1, attention=held), prompt(2, attention=held)
+    assert blend([one, other], [1, 1], "linear").prompt.metadata.attention == held
+    with pytest.raises(BadInput, match=r"p1: hold 128, strength 2, p2: plain.*--hold"):
+        blend([one, prompt(2)], [1, 1], "linear")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sordino.api import naming_arguments
 from sordino.errors import BadInput
-from sordino.prompts.mixture import StoredPrompt
+from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.settings import from_json
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Model:
 
     @overload
     def generate(
-        self, text: str, prompt: StoredPrompt | None = None, *, seed: int = 0, force: bool = False, **sampling: Any
+        self, text: str, prompt: StoredPrompt | None = None, *, seed: int = 0, force: bool = False, **how: Any
     ) -> str: ...
 
     @overload
@@ -63,7 +63,7 @@ class Model:
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
-        **sampling: Any,
+        **how: Any,
     ) -> list[str]: ...
 
     @naming_arguments
@@ -74,19 +74,20 @@ class Model:
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
-        **sampling: Any,
+        **how: Any,
     ) -> str | list[str]:
         """The continuation of a text, with a soft prompt, a mixture, or neither.
 
         Lists of texts, prompts or seeds are one batch and give a list; what is not a list serves every row. What is written
-        depends on a row's own text, prompt and seed, never on its batch. sampling: the fields of `Sampling`, for instance
-        max_tokens=60, temperature=0. force: run a prompt of the right width that was made for another model.
+        depends on a row's own text, prompt and seed, never on its batch. how: the fields of `Sampling`, for instance max_tokens=60,
+        temperature=0; and, in place of the prompts' own, hold (tokens of text, or "off") and strength (0.25 to 4), for a mixture's
+        components one value or a list. force: run a prompt of the right width that was made for another model.
         Raises ConfigError, DoesNotFit, OutOfMemory.
         """
         from sordino.engine.generate import complete
 
-        requests = self._requests(text, prompt, seed, force=force)
-        continued = complete(self.base, requests, _sampling(sampling))
+        sampling, attention = _sampling_and_attention(how)
+        continued = complete(self.base, self._requests(text, prompt, seed, attention, force=force), sampling)
         return continued if _is_batch(text, prompt, seed) else continued[0]
 
     @naming_arguments
@@ -97,7 +98,7 @@ class Model:
         *,
         seed: int | Sequence[int] = 0,
         force: bool = False,
-        **sampling: Any,
+        **how: Any,
     ) -> Iterator[TextDelta]:
         """As `generate`, a piece of text at a time.
 
@@ -105,13 +106,15 @@ class Model:
         """
         from sordino.engine.generate import generate
 
-        return generate(self.base, self._requests(text, prompt, seed, force=force), _sampling(sampling))
+        sampling, attention = _sampling_and_attention(how)
+        return generate(self.base, self._requests(text, prompt, seed, attention, force=force), sampling)
 
     def _requests(
         self,
         text: str | Sequence[str],
         prompt: Prompts,
         seed: int | Sequence[int],
+        attention: tuple[Any, Any],
         *,
         force: bool,
     ) -> list[TextRequest]:
@@ -130,6 +133,10 @@ class Model:
         for each in prompts:
             if each is not None:
                 self.base.check_fit(each, force=force)
+        if not any(prompts):
+            # Refuses what has nothing to act on.
+            with_attention(None, *attention)
+        prompts = [each and with_attention(each, *attention) for each in prompts]
         texts, prompts, seeds = (values * rows if len(values) == 1 else values for values in (texts, prompts, seeds))
         return [TextRequest(*row) for row in zip(texts, prompts, seeds, strict=True)]
 
@@ -149,13 +156,15 @@ def load_model(
     return Model(base_model.load(name, dtype=dtype, device=device, notify=notify or files.silent))
 
 
-def _sampling(given: Mapping[str, Any]) -> Sampling:
-    """Raises ConfigError for a name that is no field."""
+def _sampling_and_attention(how: Mapping[str, Any]) -> tuple[Sampling, tuple[Any, Any]]:
+    """The second is (hold, strength), None where not given. Raises ConfigError for a name that is no field."""
     from sordino.engine.config import Sampling
 
-    # One text is a sequence too, of its characters.
-    stop = {"stop": tuple(_as_list(given["stop"]))} if "stop" in given else {}
-    return from_json(Sampling, {**given, **stop})
+    fields = {name: value for name, value in how.items() if name not in ("hold", "strength")}
+    if "stop" in fields:
+        # One text is a sequence too, of its characters.
+        fields["stop"] = tuple(_as_list(fields["stop"]))
+    return from_json(Sampling, fields), (how.get("hold"), how.get("strength"))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -51,7 +52,7 @@ def blend(
 
     names, weights = parted(prompts.names)
     _check_options(names, weights, texts, config, outputs)
-    loaded = PromptChoice(tuple(names), prompts.library, prompts.force).load()
+    loaded = replace(prompts, names=tuple(names)).load()
     made = blended(list(loaded.values()), weights or [1.0] * len(names), config.how)
     result = made.prompt.with_metadata(name=outputs.name) if outputs.name else made.prompt
     if texts.heldout:

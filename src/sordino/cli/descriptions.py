@@ -57,7 +57,7 @@ def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
         return one_line(entry.name), "", "", "", f"cannot be read: {one_line(entry.error)}"
     return (
         one_line(entry.name),
-        f"mixture of {entry.components}" if entry.components else str(entry.n_tokens),
+        f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{_attention(entry.metadata)}",
         str(entry.d_model),
         one_line(_made_for_whom(entry.metadata)),
         shortened(entry.metadata.description, _DESCRIPTION_IN_LIST),
@@ -104,7 +104,13 @@ def _component_lines(mixture: Mixture) -> Iterator[str]:
 
 
 def _placement(prompt: SoftPrompt) -> str:
-    return "after BOS" if prompt.metadata.placement == "after_bos" else "at the start"
+    known = prompt.metadata
+    return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{_attention(known)}"
+
+
+def _attention(known: Metadata) -> str:
+    """`, hold 128, strength 2`; nothing where it is plain."""
+    return "" if known.attention.plain else f", {known.attention}"
 
 
 def _base_line(base: BaseRef) -> str:

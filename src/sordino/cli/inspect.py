@@ -125,6 +125,8 @@ def _show(inside: Inspection) -> None:
     if depth:
         for line in findings(depth):
             out.print(one_line(line))
+        if not (attention := inside.prompt.metadata.attention).plain:
+            out.print(f"Measured with {attention}.")
         out.print(
             "Attention on the prompt by layer: " + " ".join(f"{share:.0%}" for share in depth.attention.by_layer_L)
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import click
 
+from sordino.cli.attention import attention_options, parsed_hold, parsed_strength
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.cli.options import (
     Decorator,
@@ -21,7 +22,7 @@ from sordino.cli.options import (
 )
 from sordino.errors import ConfigError
 from sordino.library.names import MIXTURE_ENDING
-from sordino.prompts.mixture import StoredPrompt, components_of
+from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.settings import setting
 
@@ -66,11 +67,16 @@ def named_model_option() -> Decorator:
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Soft prompts as the user named them: by their names in the library, or as files. force: also one for another model."""
+    """Soft prompts as the user named them: by their names in the library, or as files. force: also one for another model.
+
+    hold, strength: as typed, in place of those of the files.
+    """
 
     names: tuple[str, ...]
     library: Library
     force: bool = False
+    hold: str | None = None
+    strength: str | None = None
 
     def load(self) -> dict[str, SoftPrompt]:
         """Soft prompts by a short label each, in the order given. Raises BadInput, for a mixture too.
@@ -79,13 +85,21 @@ class PromptChoice:
         """
         from sordino import formats
 
-        return {label: formats.read(path) for label, path in self._paths().items()}
+        prompts = {label: formats.read(path) for label, path in self._paths().items()}
+        return cast(dict[str, SoftPrompt], self._attended(prompts))
 
     def load_any(self) -> dict[str, StoredPrompt]:
         """As `load`, mixtures too."""
         from sordino import formats
 
-        return {label: formats.read_any(path) for label, path in self._paths().items()}
+        return self._attended({label: formats.read_any(path) for label, path in self._paths().items()})
+
+    def _attended(self, prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
+        """With the hold and strength that were given. Raises ConfigError."""
+        hold, strength = parsed_hold(self.hold), parsed_strength(self.strength)
+        if not prompts:
+            with_attention(None, hold, strength)
+        return {label: with_attention(prompt, hold, strength) for label, prompt in prompts.items()}
 
     def _paths(self) -> dict[str, Path]:
         if len(set(self.names)) < len(self.names):
@@ -106,7 +120,9 @@ class PromptChoice:
 def prompt_options(names: Decorator | None = None) -> Decorator:
     """`prompts: PromptChoice`. names: the argument or option `names`; by default a PROMPT or several."""
     given = names or click.argument("names", metavar="PROMPT...", nargs=-1, required=True)
-    return option_group("prompts", _prompt_choice, given, force_option(), library_option())
+    return option_group(
+        "prompts", _prompt_choice, given, *attention_options("[default: the file's]"), force_option(), library_option()
+    )
 
 
 def measured_options(names: Decorator | None = None) -> Decorator:
@@ -115,9 +131,9 @@ def measured_options(names: Decorator | None = None) -> Decorator:
     return lambda command: prompts(model(as_json(command)))
 
 
-def _prompt_choice(names: str | tuple[str, ...] | None, force: bool, library: Library) -> PromptChoice:
+def _prompt_choice(names: str | tuple[str, ...] | None, **given: Any) -> PromptChoice:
     several = names if isinstance(names, tuple) else (names,) if names else ()
-    return PromptChoice(several, library, force)
+    return PromptChoice(several, **given)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sordino.cli.attention import attention_options, parsed_hold, parsed_strength
 from sordino.cli.console import err, is_interactive, one_line, out, print_json, printable, table, warn
 from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
 from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
@@ -18,7 +19,7 @@ from sordino.formats import WRITABLE
 from sordino.library.names import without_ending
 from sordino.library.outputs import format_to_write
 from sordino.prompts.fit import made_for
-from sordino.prompts.mixture import Mixture, StoredPrompt
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import RATINGS
 
 if TYPE_CHECKING:
@@ -159,24 +160,29 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--rating", type=click.Choice([*RATINGS, ""]), help='"" for none.')
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
 @click.option("--base", metavar="MODEL", help='The name of its base model, as on the Hub; "" for none.')
+@attention_options()[0]
+@attention_options()[1]
 @library_option()
 def edit(prompt: str, library: Library, **given: str | None) -> None:
-    """Change a soft prompt's name, description or other metadata.
+    """Change a soft prompt's name, description or other metadata, or how much attention text gives it.
 
     The matrix in its .zip stays as it is.
     """
     from sordino.library.editing import edit as edit_file
 
+    read = {"tags": _list_of, "supported": _list_of, "hold": parsed_hold, "strength": parsed_strength}
     changes: dict[str, Any] = {
-        key: _list_of(value) if key in ("tags", "supported") else value
-        for key, value in given.items()
-        if value is not None
+        key: read[key](value) if key in read else value for key, value in given.items() if value is not None
     }
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
     edited = edit_file(path, changes)
     for key in changes:
+        if key in ("hold", "strength"):
+            parts = [str(part.metadata.attention) for part in components_of(edited) if part]
+            out.print(f"attention: {'; '.join(parts)}")
+            continue
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
         out.print(f"{key}: {one_line(', '.join(value) if isinstance(value, tuple) else value) or '(none)'}")
     out.print(f"Wrote {path}")

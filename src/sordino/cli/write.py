@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def generate(
     default = prompts.names[0] if prompts.names else ""
     lines = texts.lines(seed)
     names = [line.name(default) for line in lines]
-    given = PromptChoice(tuple(dict.fromkeys(filter(None, names))), prompts.library, prompts.force)
+    given = replace(prompts, names=tuple(dict.fromkeys(filter(None, names))))
     loaded = mixing.applied(dict(zip(given.names, given.load_any().values(), strict=True)))
     from sordino.engine.generate import generate
 

@@ -93,8 +93,8 @@ def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, fo
         print(attached.decode(ids))
 
     Greedy tokens are those of `Model.generate` with temperature 0. force: take a prompt of the right width that was made for
-    another model. Raises DoesNotFit, ModelError for an encoder-decoder, ConfigError for a mixture, whose components write together:
-    `Model.from_transformers` runs those.
+    another model. Raises DoesNotFit, ModelError for an encoder-decoder, ConfigError for a mixture, whose components write together,
+    and for a prompt with hold or strength: `Model.from_transformers` runs those.
     """
     if isinstance(prompt, Mixture):
         raise ConfigError(
@@ -104,6 +104,13 @@ def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, fo
         )
     if network.config.is_encoder_decoder:
         raise ModelError("an encoder-decoder takes its prompt in front of the encoder", where=network.config.model_type)
+    if not prompt.metadata.attention.plain:
+        raise ConfigError(
+            "a prompt with hold or strength cannot be attached: transformers' generate takes no mask that grows with the text",
+            where=prompt.metadata.name,
+            do="use sordino.Model.from_transformers(network, tokenizer).generate, or "
+            "prompt.with_metadata(attention=sordino.PromptAttention()) for one that is not held",
+        )
     base = from_parts(network, tokenizer, name=network.name_or_path or network.config.model_type, freeze=False)
     base.check_fit(prompt, force=force)
     return AttachedPrompt(base, prompt)

@@ -100,12 +100,23 @@ def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Re
     """Raise ConfigError that names what a backend does not support."""
     for request in requests:
         for prompt in (request.prompt, *components_of(request.prompt)):
-            if prompt is not None and prompt.kind not in capabilities.kinds:
+            if prompt is None:
+                continue
+            if prompt.kind not in capabilities.kinds:
                 raise _refusal(name, f"{prompt.kind}s", "soft_prompt")
+            attention = prompt.metadata.attention
+            # A file may have it, too, so that a request of no such field is refused with what to do.
+            if attention.hold is not None and not capabilities.hold:
+                raise _refusal(name, "hold", "hold", got=attention.hold, do="turn hold off (0)")
+            if attention.strength != 1 and not capabilities.strength:
+                raise _refusal(name, "strength", "strength", got=attention.strength, do="ask for strength 1")
         check_branches(request.prompt, capabilities.branches)
         if request.sampling.logprobs is not None and not capabilities.log_probabilities:
             raise _refusal(name, "log probabilities", "logprobs")
 
 
-def _refusal(name: str, what: str, where: str) -> ConfigError:
-    return ConfigError(f"{name} does not support {what}", where=where, do="serve the model with another runner")
+def _refusal(name: str, what: str, where: str, *, got: object = None, do: str = "") -> ConfigError:
+    other = f"{do}, or " if do else ""
+    return ConfigError(
+        f"{name} does not support {what}", where=where, got=got, do=f"{other}serve the model with another runner"
+    )

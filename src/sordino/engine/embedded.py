@@ -66,8 +66,8 @@ class EmbeddedEngine:
         self.capabilities = Capabilities(
             frozenset(("embedding prompt", "mixture")),
             log_probabilities=True,
-            strength=False,
-            hold=False,
+            strength=engine.runner.strength,
+            hold=engine.runner.hold,
             branches=engine.limits.branches,
         )
         self._inbox: queue.SimpleQueue[_Listener | None] = queue.SimpleQueue()
@@ -109,6 +109,7 @@ class EmbeddedEngine:
         Raises EngineBusy, ConfigError, DoesNotFit or OutOfMemory for what is not accepted.
         """
         self._refuse_when_over()
+        check_supported(self.name, self.capabilities, requests)
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
         listeners = [_Listener(one, index, stream, [] if whole else None) for index, one in enumerate(requests)]
         for listener in listeners:

@@ -26,7 +26,7 @@ from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.prompts.mixture import check_branches
+from sordino.prompts.mixture import check_branches, components_of
 
 _log = logging.getLogger("sordino.engine")
 
@@ -268,7 +268,7 @@ class Engine:
         in_front = widths(request, self.runner.prefix_length)
         check_room(request, in_front, self.info.context_length)
         lengths = [width + len(request.ids) + request.sampling.max_tokens for width in in_front]
-        if not self.runner.holds(lengths):
+        if not self.runner.holds(list(zip(components_of(request.prompt), lengths, strict=True))):
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
                 expected=f"at most {self.runner.most_positions} positions",

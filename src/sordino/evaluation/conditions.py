@@ -1,9 +1,8 @@
 """The conditions under which the loss of a text is measured: behind a soft prompt, nothing, an instruction or real text.
 
-All of them are prefixes: token embeddings run through the model once, exactly as a soft prompt does, so that two conditions differ
-in nothing else.
+All of them are prefixes that run through the model once, a text as a soft prompt does, so two conditions differ in nothing else.
 
-Shape key: P prefix positions, D model width.
+Shape key: P virtual tokens, D model width.
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sordino.forward.placement import leading_ids, prefix_embeds, prompt_embeds
+from sordino.forward.placement import leading_ids, prefix_length
+from sordino.forward.prefix import Prefixes
+from sordino.forward.token_losses import length_of
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.prompts.mixture import Mixture
-from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.pieces import Piece
 
 Kind = Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
@@ -30,32 +31,34 @@ NO_PROMPT = "no prompt"
 _CHARACTERS_A_TOKEN = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Condition:
-    """embeds_PD: the prefix in float32, with its BOS. leading: ids that every row's own text begins with (a BOS behind a prompt
-    placed before it). tokens: virtual or real, without BOS. text, ids: an instruction that is tokenized together with the row,
-    and its tokens; else "" and (). Conditions of the same kind and label are draws, and are averaged.
+    """A `forward.token_losses.Context`, and what it is called. tokens: virtual or real, without BOS. text: an instruction, whose
+    `ids` are tokenized together with each row; else "". Conditions of the same kind and label are draws, and are averaged.
     """
 
     kind: Kind
     label: str
-    embeds_PD: Tensor
+    prompt: Prompt | None
+    positions: int
     leading: tuple[int, ...]
     tokens: int
     text: str = ""
     ids: tuple[int, ...] = ()
+    prefix: Prefixes | None = None
 
     @property
     def length(self) -> int:
         """Positions before a text's first token."""
-        return int(self.embeds_PD.shape[0]) + len(self.leading)
+        return length_of(self) + len(self.leading)
 
     def opening(self, tokens: int) -> Condition:
         """The condition with the first `tokens` tokens of its text; the rows then hold the others."""
-        if tokens == len(self.ids):
-            return self
-        end = self.embeds_PD.shape[0] - len(self.ids) + tokens
-        return replace(self, embeds_PD=self.embeds_PD[:end], ids=self.ids[:tokens], tokens=tokens)
+        return self if tokens == len(self.ids) else replace(self, ids=self.ids[:tokens], tokens=tokens)
+
+    def behind(self, ids: Sequence[int], prefix: Prefixes | None = None) -> Condition:
+        """The condition with more text behind it. prefix: of all that."""
+        return replace(self, ids=(*self.ids, *self.leading, *ids), leading=(), prefix=prefix)
 
 
 @dataclass(frozen=True)
@@ -104,23 +107,25 @@ def check_room(base: BaseModel, condition: AnyCondition, tokens: int, *, do: str
     )
 
 
-def soft_prompt(base: BaseModel, label: str, prompt: SoftPrompt) -> Condition:
+def soft_prompt(base: BaseModel, label: str, prompt: Prompt) -> Condition:
     leading = leading_ids(base, prompt.metadata.placement)
-    return Condition("soft prompt", label, prompt_embeds(base, prompt), leading, prompt.n_tokens)
+    return Condition("soft prompt", label, prompt, prefix_length(base, prompt), leading, prompt.n_tokens)
 
 
 def mixture(base: BaseModel, label: str, mixed: Mixture) -> MixedCondition:
     return MixedCondition(label, mixed, tuple(soft_prompt(base, label, prompt) for prompt in mixed.components))
 
 
-def matrix(base: BaseModel, label: str, matrix_PD: Tensor, placement: PlacementName) -> Condition:
-    """A soft prompt from its matrix. Without virtual tokens (P = 0) BOS is left, or nothing."""
-    embeds_PD = prefix_embeds(base, matrix_PD, placement)
-    return Condition("soft prompt", label, embeds_PD, leading_ids(base, placement), int(matrix_PD.shape[0]))
+def matrix(base: BaseModel, label: str, matrix_PD: Tensor, known: Metadata) -> Condition:
+    """A soft prompt from its matrix, placed and attended to as `known` says. Without virtual tokens (P = 0) BOS is left, or
+    nothing."""
+    if len(matrix_PD) == 0:
+        return replace(no_prompt(base), kind="soft prompt", label=label)
+    return soft_prompt(base, label, SoftPrompt(matrix_PD.detach().cpu().numpy(), known))
 
 
 def no_prompt(base: BaseModel) -> Condition:
-    return Condition("no prompt", NO_PROMPT, prompt_embeds(base, None), (), 0)
+    return Condition("no prompt", NO_PROMPT, None, prefix_length(base, None), (), 0)
 
 
 def instruction(base: BaseModel, text: str) -> Condition:
@@ -161,7 +166,7 @@ def excerpts(
     Within a draw, a shorter excerpt is the end of every longer one, which makes the curve over the lengths smoother.
     """
     random = np.random.default_rng(seed)
-    drawn = [_consecutive_ids(base, texts, max(lengths), random) for _ in range(draws)]
+    drawn = [consecutive_ids(base, texts, max(lengths), random) for _ in range(draws)]
     possible = [length for length in lengths if length <= len(drawn[0])]
     notes = [f"no excerpts of {n} tokens: the training text is shorter" for n in lengths if n not in possible]
     found = [
@@ -174,15 +179,14 @@ def excerpts(
 
 def _of_text(base: BaseModel, kind: Kind, label: str, text: str) -> Condition:
     ids = base.encode(text)
-    return replace(_of_ids(base, kind, label, ids), text=text, ids=tuple(ids))
+    return replace(_of_ids(base, kind, label, ids), text=text)
 
 
 def _of_ids(base: BaseModel, kind: Kind, label: str, ids: Sequence[int]) -> Condition:
-    embeds_PD = base.embed(torch.tensor(ids, dtype=torch.long, device=base.device)).float()
-    return Condition(kind, label, prefix_embeds(base, embeds_PD, "after_bos"), (), len(ids))
+    return replace(no_prompt(base), kind=kind, label=label, tokens=len(ids), ids=tuple(ids))
 
 
-def _consecutive_ids(base: BaseModel, texts: Sequence[Piece], tokens: int, random: np.random.Generator) -> list[int]:
+def consecutive_ids(base: BaseModel, texts: Sequence[Piece], tokens: int, random: np.random.Generator) -> list[int]:
     """`tokens` ids from a random word on, of one text or running on into the next. Fewer if all the texts hold fewer."""
     sizes = [len(piece.words) for piece in texts]
     # Weighted by length, so that every character has the same chance.

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
@@ -28,7 +29,8 @@ from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.scoring import Progress, nll_of_windows
 from sordino.evaluation.tasks import TaskRows, check_task, rows_behind
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName, SoftPrompt
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -164,13 +166,12 @@ def _written(base: BaseModel, rows: TaskRows, max_tokens: int) -> tuple[str, ...
     return tuple(answers)
 
 
-def as_soft_prompt(base: BaseModel, condition: Condition) -> SoftPrompt | None:
+def as_soft_prompt(base: BaseModel, condition: Condition) -> Prompt | None:
     """A condition as a soft prompt: of a text, its tokens' embeddings. None for no prompt."""
-    if condition.tokens == 0:
-        return None
-    placement: PlacementName = "start" if condition.leading else "after_bos"
-    matrix_PD = condition.embeds_PD[condition.embeds_PD.shape[0] - condition.tokens :]
-    return SoftPrompt(matrix_PD.detach().cpu().numpy(), Metadata(placement=placement))
+    if not condition.ids:
+        return condition.prompt
+    ids_T = torch.tensor(condition.ids, device=base.device)
+    return SoftPrompt(base.embed(ids_T).float().cpu().numpy(), Metadata(placement="after_bos"))
 
 
 def _lines(

@@ -26,9 +26,9 @@ from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress
 from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import pack
-from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, forward_rows, packable
+from sordino.forward.prefix import Prefixes, extend_prefixes, forward_rows, packable
 from sordino.forward.rows import rows_from_examples
-from sordino.forward.token_losses import context_groups
+from sordino.forward.token_losses import context_groups, encode_contexts
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 
@@ -135,7 +135,7 @@ def edge_logps(
     head, done = head_of(base.network), 0
     with torch.inference_mode(), memory_errors("scoring labels", "lower --pass-tokens"):
         for group in context_groups(conditions):
-            prefixes = encode_prefixes(base.network, [conditions[c].embeds_PD for c in group])
+            prefixes = encode_contexts(base, [conditions[c] for c in group])
             leading = conditions[group[0]].leading
             mine = [at for at, text in enumerate(texts) if text.condition in group]
             led = [(group.index(texts[at].condition), (*leading, *texts[at].ids)) for at in mine]

@@ -21,7 +21,8 @@ from sordino.forward.combining import combine, nll_of_texts
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import labelled_rows, one_by_one, pack
-from sordino.forward.prefix import encode_prefixes, forward_rows, packable
+from sordino.forward.prefix import forward_rows, packable
+from sordino.forward.token_losses import encode_contexts
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import Mixture, Rule
@@ -91,7 +92,7 @@ def _nll_by_token(
 ) -> Floats:
     parts = condition.components
     # Leading ids are part of the prefix here, so that all components' rows are the same windows.
-    prefixes = encode_prefixes(base.network, [_with_leading(base, part) for part in parts])
+    prefixes = encode_contexts(base, [part.behind(()) if part.leading else part for part in parts])
     lengths = [len(window.ids) for window in windows]
     rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
     rows_a_pass = max(1, pass_tokens // (len(parts) * (prefixes.width + max(lengths))))
@@ -109,11 +110,6 @@ def _nll_by_token(
         nll_N = _nll_of_targets(head, hidden_NKD, targets_N, weights_NK, condition.mixture.rule)
         nll_W.index_add_(0, window_N, nll_N.cpu().double())
     return nll_W.numpy()
-
-
-def _with_leading(base: BaseModel, condition: Condition) -> Tensor:
-    leading = torch.tensor(condition.leading, dtype=torch.long, device=base.device)
-    return torch.cat([condition.embeds_PD.to(base.device), base.embed(leading).float()])
 
 
 def _nll_of_targets(head: Head, hidden_NKD: Tensor, targets_N: Tensor, log_weights_NK: Tensor, rule: Rule) -> Tensor:

@@ -149,4 +149,13 @@ def _warnings(known: Metadata, to: str) -> list[str]:
             "safetensors": "only Sordino reads that from the file",
         }
         warnings.append(f"{_AFTER_BOS}: {theirs[to]}")
+    if not known.attention.plain:
+        theirs = {
+            "kobold": "KoboldAI ignores that",
+            "peft": "PEFT ignores that",
+            "mkultra": "mkultra files cannot say so",
+            "npy": "an .npy file cannot say so",
+            "safetensors": "only Sordino reads that from the file",
+        }
+        warnings.append(f"this soft prompt has {known.attention}: {theirs[to]}, and its effect fades in a long text")
     return warnings

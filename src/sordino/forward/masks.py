@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.forward.rows import Rows
-from sordino.forward.weighting import Spans, row_bias
+from sordino.forward.weighting import PromptSpan, Spans, position_bias, row_bias
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ def fused_masks(lengths: Sequence[int], spans: Spans, rows: Rows, dtype: torch.d
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
         own = _additive(own_BTT.tril(), dtype)
     return AttentionMasks(prefix, own)
+
+
+def held_masks(network: PreTrainedModel, span: PromptSpan, width: int) -> Any:
+    """For rows of `width` positions, the prompt's first: every position sees all up to itself."""
+    position_S = torch.arange(width, device=network.device)
+    distance_1SS = (position_S[:, None] - position_S[None, :])[None]
+    bias_SS = position_bias([span] * width, position_S, width, network.dtype)
+    return layer_masks(network, distance_1SS >= 0, distance_1SS, bias_SS)
 
 
 def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor, bias: Tensor | None = None) -> Any:

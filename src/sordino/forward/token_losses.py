@@ -1,7 +1,6 @@
 """The loss of every example in every context, in one operation: K prefixes, and rows that each gather theirs by index.
 
-Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K contexts, D model width, P prefix
-positions.
+Shape key: N examples, T labelled tokens of all of them (in the order of the examples), K contexts.
 """
 
 from __future__ import annotations
@@ -15,9 +14,12 @@ from torch import Tensor
 
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
-from sordino.forward.prefix import encode_prefixes, packable
+from sordino.forward.placement import encode_prompts
+from sordino.forward.prefix import Prefixes, extend_prefixes, join_prefixes, packable
+from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.prompt import Prompt
 from sordino.texts.examples import Example
 
 # Most prefix positions, padding counted, that are held as keys and values at once: 94 MB for SmolLM2-135M.
@@ -27,15 +29,27 @@ Progress = Callable[[int, int], None]
 
 
 class Context(Protocol):
-    """What precedes a text. embeds_PD: the prefix in float32, a BOS included. leading: ids that the text itself begins with (a BOS
-    after a prompt that stands before it).
+    """What precedes a text: a soft prompt of any kind or none, then text of its own.
+
+    positions: of the prompt, with the BOS ahead of it. ids: of the text behind it, with the BOS that stands between the two.
+    leading: ids that the measured text itself begins with (a BOS after a prompt that stands before it). prefix: prompt and `ids` as
+    one prefix that has run already; None: they have not.
     """
 
     @property
-    def embeds_PD(self) -> Tensor: ...
+    def prompt(self) -> Prompt | None: ...
+
+    @property
+    def positions(self) -> int: ...
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
 
     @property
     def leading(self) -> tuple[int, ...]: ...
+
+    @property
+    def prefix(self) -> Prefixes | None: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def losses(
 ) -> TokenLosses:
     """Every example's labelled tokens in every context. progress: called with the rows done and their total.
 
-    The caller checks that they fit the model's context . Raises OutOfMemory.
+    The caller checks that they fit the model's context. Raises OutOfMemory.
     """
     counts = [sum(example.labelled) for example in examples]
     begin_N = torch.tensor([0, *counts]).cumsum(0)
@@ -90,7 +104,7 @@ def _passes(
     base: BaseModel, contexts: Sequence[Context], examples: Sequence[Example], begin_N: Tensor, pass_tokens: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """For each forward pass: the tokens that it scored, their contexts, their NLL, and how many examples it held."""
-    prefixes = encode_prefixes(base.network, [context.embeds_PD for context in contexts])
+    prefixes = encode_contexts(base, contexts)
     led = [with_leading_ids(example, contexts[0].leading) for example in examples]
     lengths = [len(example.ids) for example in led]
     rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
@@ -106,13 +120,42 @@ def _passes(
         yield place_n, prompt_n, nll_n, sum(len(row) for _, row in part)
 
 
+def encode_contexts(base: BaseModel, contexts: Sequence[Context]) -> Prefixes:
+    """K contexts as K prefixes. Each prompt runs once, side by side with the others, and then the texts behind them.
+
+    Raises DoesNotFit and ConfigError as `encode_prompts`.
+    """
+    run = [context.prefix for context in contexts if context.prefix is not None]
+    if len(run) == len(contexts):
+        return run[0] if len(run) == 1 else join_prefixes(run)
+    if run:
+        raise ValueError("contexts that have run and others that have not")
+    prompts = list({id(context.prompt): context.prompt for context in contexts}.values())
+    at = [next(k for k, prompt in enumerate(prompts) if prompt is context.prompt) for context in contexts]
+    prefixes = encode_prompts(base, prompts)
+    if any(context.ids for context in contexts):
+        rows = rows_from_examples([[context.ids] for context in contexts], at)
+        return extend_prefixes(base.network, prefixes, rows.to(base.device))
+    return prefixes if at == list(range(len(prompts))) else prefixes.select(at)
+
+
+def length_of(context: Context) -> int:
+    """Positions of a context's prefix."""
+    return context.positions + len(context.ids)
+
+
 def context_groups(contexts: Sequence[Context]) -> Iterator[list[int]]:
-    """Indices of contexts that run through the model together: of like length, within PREFIX_POSITIONS."""
-    order = sorted(range(len(contexts)), key=lambda k: (contexts[k].leading, len(contexts[k].embeds_PD)))
+    """Indices of contexts that run through the model together: of one sort and like length, within PREFIX_POSITIONS."""
+
+    def sort(k: int) -> tuple[tuple[int, ...], bool, bool]:
+        # A row of nothing at all, run beside rows of text, would be masked wholly.
+        return contexts[k].leading, bool(contexts[k].ids), contexts[k].prefix is None
+
+    order = sorted(range(len(contexts)), key=lambda k: (sort(k), length_of(contexts[k])))
     group: list[int] = []
     for k in order:
-        fits = (len(group) + 1) * len(contexts[k].embeds_PD) <= PREFIX_POSITIONS
-        if group and not (fits and contexts[k].leading == contexts[group[0]].leading):
+        fits = (len(group) + 1) * length_of(contexts[k]) <= PREFIX_POSITIONS
+        if group and not (fits and sort(k) == sort(group[0])):
             yield group
             group = []
         group.append(k)

@@ -3,18 +3,19 @@
 The t-th token of a text adds log w(t) (`PromptAttention.weight`) to its scores over the prompt's positions. The first position of a
 prefix, BOS or a prompt's first virtual token, is the attention sink: scaling it up makes everything worse, so it is left alone.
 
-Shape key: K prefixes, B rows, T text positions, P prefix positions, N queries.
+Shape key: K prefixes, B rows, T text positions, P prefix positions, N tokens, S key positions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sordino.prompts.attention import PromptAttention
+from sordino.prompts.attention import PLAIN, PromptAttention
 
 SINK = 1
 
@@ -30,6 +31,7 @@ class PromptSpan:
     attention: PromptAttention
 
 
+_NOTHING = PromptSpan(0, PLAIN)
 # A span for each prefix; None, or an empty sequence for all of them: no soft prompt, or its attention is plain.
 Spans = Sequence[PromptSpan | None]
 
@@ -40,11 +42,20 @@ def span_of(length: int, attention: PromptAttention) -> PromptSpan | None:
 
 
 def log_weight(tokens_N: Tensor, attention: PromptAttention, dtype: torch.dtype = torch.float32) -> Tensor:
-    """log w(t) [N] of the `tokens_N`-th tokens of a text, in float32 at least."""
-    weight_N = torch.ones_like(tokens_N, dtype=torch.promote_types(dtype, torch.float32))
-    if attention.hold is not None:
-        weight_N = (weight_N * tokens_N / attention.hold).clamp(min=1.0)
-    return (weight_N * attention.strength).log().to(dtype)
+    """log w(t) [N] of the `tokens_N`-th tokens of a text, computed in float32 at least."""
+    return _log_weight(tokens_N, _hold(attention), attention.strength, dtype)
+
+
+def _log_weight(
+    tokens_N: Tensor, hold: float | Tensor, strength: float | Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """hold: infinite where it is off. Tensors are of each token's own prompt."""
+    tokens_N = tokens_N.to(torch.promote_types(dtype, torch.float32))
+    return ((tokens_N / hold).clamp(min=1.0) * strength).log().to(dtype)
+
+
+def _hold(attention: PromptAttention) -> float:
+    return math.inf if attention.hold is None else attention.hold
 
 
 def row_bias(
@@ -65,6 +76,25 @@ def row_bias(
         bias_BT = log_weight(offset_BT[mine] + 1 + length - span.stop, span.attention, dtype)
         bias_BTP[mine, :, pad + SINK : pad + span.stop] = bias_BT[:, :, None]
     return bias_BTP
+
+
+def position_bias(spans: Spans, position_N: Tensor, width: int, dtype: torch.dtype) -> Tensor | None:
+    """What tokens of rows add to their scores over their rows' first `width` positions: [N, width]. None: nothing.
+
+    spans: of each token's row, whose prefix begins at position 0. position_N: where in its row each token is.
+    """
+    if not any(spans):
+        return None
+    # No loop over the rows: it would run at every step.
+    known = [span or _NOTHING for span in spans]
+    exact, device = torch.promote_types(dtype, torch.float32), position_N.device
+    stop_N = torch.tensor([span.stop for span in known], device=device)
+    hold_N = torch.tensor([_hold(span.attention) for span in known], dtype=exact, device=device)
+    strength_N = torch.tensor([span.attention.strength for span in known], dtype=exact, device=device)
+    # A prompt's own positions are no text.
+    bias_N = _log_weight(position_N + 1 - stop_N, hold_N, strength_N, dtype) * (position_N >= stop_N)
+    index_1S = torch.arange(width, device=device)[None]
+    return bias_N[:, None] * ((index_1S >= SINK) & (index_1S < stop_N[:, None]))
 
 
 def prefix_bias(lengths: Sequence[int], spans: Spans, dtype: torch.dtype, device: torch.device) -> Tensor | None:

@@ -9,20 +9,23 @@ from typing import Any
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.prompts.mixture import StoredPrompt
+from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
 def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
     """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay the same. Returns the new content.
 
-    base: what the base model is called, as text; the rest that is known of it stays.
+    base: what the base model is called, as text; the rest that is known of it stays. hold, strength: as `with_attention`.
     Raises BadInput for other files (their formats cannot hold the fields), StorageError where the disk refuses: the old file is
     then intact.
     """
     prompt = formats.read_any(path)
     known = {"base": replace(prompt.metadata.base, id=changes["base"])} if "base" in changes else {}
-    prompt = prompt.with_metadata(**{**changes, **known})
+    attended = {key: changes[key] for key in ("hold", "strength") if key in changes}
+    fields = {key: value for key, value in changes.items() if key not in attended}
+    prompt = with_attention(prompt, attended.get("hold"), attended.get("strength"))
+    prompt = prompt.with_metadata(**{**fields, **known})
     if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
         raise BadInput(
             "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"

@@ -12,11 +12,16 @@ Related: split-softmax (Li et al. 2024, arXiv 2402.10962), PASTA (Zhang et al. 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sordino.errors import ConfigError
 
 LEAST_STRENGTH, MOST_STRENGTH = 0.25, 4.0
 MOST_HOLD = 1_000_000
+# What is offered for a prompt whose file says none.
+OFFERED_HOLD = 128
+# In tokens; "off" or 0: not held.
+Hold = int | Literal["off"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,27 @@ class PromptAttention:
         if self.hold is not None and not (type(self.hold) is int and 1 <= self.hold <= MOST_HOLD):
             raise ConfigError(
                 "hold is out of range",
-                where="hold",
+                where="--hold",
                 expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
                 got=self.hold,
             )
         if isinstance(self.strength, bool) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
             raise ConfigError(
                 "strength is out of range",
-                where="strength",
+                where="--strength",
                 expected=f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
                 got=self.strength,
             )
+
+    def changed(self, hold: Hold | None, strength: float | None) -> PromptAttention:
+        """With another hold or strength; None leaves it as it is. Raises ConfigError."""
+        held = self.hold if hold is None else None if hold in (0, "off") else hold
+        # PromptAttention refuses any other text.
+        return PromptAttention(held, self.strength if strength is None else strength)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        held = [] if self.hold is None else [f"hold {self.hold}"]
+        return ", ".join([*held, *([f"strength {self.strength:g}"] if self.strength != 1 else [])]) or "plain"
 
     @property
     def plain(self) -> bool:

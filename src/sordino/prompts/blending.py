@@ -113,6 +113,15 @@ def _check_placement_and_lengths(prompts: Sequence[SoftPrompt], how: How) -> Non
             got=", ".join(f"{prompt.title}: {prompt.metadata.placement}" for prompt in prompts),
             do="train them with one --placement",
         )
+    attentions = {prompt.metadata.attention for prompt in prompts}
+    if len(attentions) > 1:
+        raise BadInput(
+            "text gives some of these more attention than others",
+            where="blend",
+            expected="one hold and strength",
+            got=", ".join(f"{prompt.title}: {prompt.metadata.attention}" for prompt in prompts),
+            do="give --hold and --strength for all of them",
+        )
     if how == "concatenate":
         total = sum(prompt.n_tokens for prompt in prompts)
         if total > MAX_TOKENS:
@@ -163,6 +172,7 @@ def _metadata(
         description=f"A blend ({how}) of {' and '.join(titles)}.",
         base=common_base([source.base for source in sources]),
         placement=sources[0].placement,
+        attention=sources[0].attention,
         licence=licence,
         tags=tuple(dict.fromkeys(tag for source in sources for tag in source.tags)),
         rating=rating,

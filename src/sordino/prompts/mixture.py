@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sordino.errors import BadInput, ConfigError, ModelError
-from sordino.prompts.attention import PromptAttention
+from sordino.prompts.attention import PLAIN, Hold, PromptAttention
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.saving import save
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -191,6 +191,53 @@ def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredProm
             for index, component in enumerate(prompt.components):
                 found[f"{label}/{index} {component.metadata.name}".strip()] = component
     return found
+
+
+@overload
+def with_attention(
+    prompt: StoredPrompt, hold: Hold | Sequence[Hold] | None, strength: float | Sequence[float] | None
+) -> StoredPrompt: ...
+
+
+@overload
+def with_attention(
+    prompt: StoredPrompt | None, hold: Hold | Sequence[Hold] | None, strength: float | Sequence[float] | None
+) -> StoredPrompt | None: ...
+
+
+def with_attention(
+    prompt: StoredPrompt | None, hold: Hold | Sequence[Hold] | None, strength: float | Sequence[float] | None
+) -> StoredPrompt | None:
+    """The prompt with another hold or strength than its own; None leaves its own.
+
+    For a mixture, one value for all components, or a list of one for each. Raises ConfigError.
+    """
+    if isinstance(prompt, Mixture):
+        count = len(prompt.components)
+        pairs = zip(_for_each("--hold", hold, count), _for_each("--strength", strength, count), strict=True)
+        changed: Any = [with_attention(part, *pair) for part, pair in zip(prompt.components, pairs, strict=True)]
+        return replace(prompt, components=tuple(changed))
+    for flag, value in (("--hold", hold), ("--strength", strength)):
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            raise ConfigError("a list is for a mixture's components", where=flag, do="give one value")
+    attention = (PLAIN if prompt is None else prompt.metadata.attention).changed(hold, strength)  # type: ignore[arg-type]
+    if prompt is None:
+        if attention.plain:
+            return None
+        raise ConfigError(
+            "there is no soft prompt to hold" if hold else "there is no soft prompt to strengthen",
+            where="--hold" if hold else "--strength",
+            do="choose one, or leave this out",
+        )
+    return prompt if attention == prompt.metadata.attention else prompt.with_metadata(attention=attention)
+
+
+def _for_each(flag: str, value: Any, count: int) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return [value] * count
+    if len(value) != count:
+        raise ConfigError("not one value for each component", where=flag, expected=count, got=len(value))
+    return list(value)
 
 
 def check_branches(prompt: Prompt | Mixture | None, most: int) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
 from sordino.engine.config import REPETITION, Sampling
+from sordino.server.openai_fields import HoldField, StrengthField
 
 IGNORED: dict[str, str] = {
     "use_story": "this server keeps no story",
@@ -68,13 +69,17 @@ class KoboldSettings(BaseModel):
 
 
 class GenerateRequest(KoboldSettings):
-    """n: continuations. soft_prompt: a file of the library, blank for none, absent for the server's default."""
+    """n: continuations. soft_prompt: a file of the library, blank for none, absent for the server's default. hold, strength: as in
+    OpenAI's requests; KoboldAI has no such fields.
+    """
 
     prompt: StrictStr
     n: Annotated[int, Field(ge=1, le=5)] = 1
     sampler_seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
     stop_sequence: list[StrictStr] | None = None
     soft_prompt: StrictStr | None = None
+    hold: HoldField = None
+    strength: StrengthField = None
     genkey: StrictStr = ""
 
 

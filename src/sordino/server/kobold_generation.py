@@ -15,7 +15,7 @@ from starlette.requests import Request
 from sordino.engine.requests import Chunk, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, SordinoError
-from sordino.prompts.mixture import StoredPrompt
+from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.generation import Generation, client_of, continuations, leading_positions, seed_of
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, sampling_of, stops_of, with_defaults
@@ -117,6 +117,9 @@ async def begun(request: Request, body: dict[str, Any]) -> KoboldGeneration:
     with refusing("prompt"):
         prompt = await run_in_threadpool(_prompt_of, serving, fields)
         ids = await run_in_threadpool(serving.base.encode, fields.prompt)
+    # The error names its field.
+    with refusing(""):
+        prompt = with_attention(prompt, fields.hold, fields.strength)
     sampling = _sampling_of(fields)
     seed = seed_of(fields.sampler_seed)
     ids = ids[-_room(serving, prompt, fields) :]
@@ -125,7 +128,7 @@ async def begun(request: Request, body: dict[str, Any]) -> KoboldGeneration:
     try:
         generation.check()
     except SordinoError as error:
-        at_fault = "soft_prompt" if error.where == "soft_prompt" else "prompt"
+        at_fault = error.where if error.where in ("soft_prompt", "hold", "strength") else "prompt"
         raise refused(error, field=at_fault if isinstance(error, BadInput) else "") from error
     running = KoboldGeneration(fields, generation, seed, time.monotonic(), [""] * fields.n)
     state.begin(running)

@@ -25,10 +25,10 @@ from sordino.server.openai_fields import (
     ChatRequest,
     CompletionRequest,
     Options,
+    as_asked,
     refuse_unsupported,
     sampling_of,
     texts_of,
-    weighted,
 )
 from sordino.server.serving import Idle, Serving, serving_of, state_of
 
@@ -133,10 +133,10 @@ def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:
         if by_model is not None and name != by_model:
             raise Refused(400, f"`model` names {by_model!r}, and `soft_prompt` another one", field="soft_prompt")
     if name is None:
-        return weighted(options, None)
+        return as_asked(options, None)
     with refusing("model" if by_model else "soft_prompt"):
         found = serving.prompts.prompt(name)
-    prompt = weighted(options, found)
+    prompt = as_asked(options, found)
     serving.metrics.prompts.labels(serving.prompts.named(name).entry.name).inc()
     return prompt
 

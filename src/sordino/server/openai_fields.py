@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Mixture, StoredPrompt
+from sordino.prompts.mixture import Mixture, StoredPrompt, with_attention
 from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.serving import Serving
 
@@ -44,6 +44,10 @@ _SAMPLING = (
 )
 
 
+HoldField = StrictInt | Literal["off"] | list[StrictInt | Literal["off"]] | None
+StrengthField = Number | list[Number] | None
+
+
 class StreamOptions(BaseModel):
     """include_obfuscation: padding of random length, which is not implemented."""
 
@@ -56,7 +60,8 @@ class Options(BaseModel):
     """The fields of both routes. Absent and null are the same.
 
     For a mixture: mixture_weights replace its own weights, one number for each component; with token_mixture the weights stay
-    fixed while it writes.
+    fixed while it writes. hold ("off" or 0: none), strength: in place of the soft prompt's own; for a mixture one value for all
+    components, or one for each.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -65,6 +70,8 @@ class Options(BaseModel):
     soft_prompt: StrictStr | None = None
     mixture_weights: list[Number] | None = None
     token_mixture: StrictBool | None = None
+    hold: HoldField = None
+    strength: StrengthField = None
     temperature: Number | None = None
     top_p: Number | None = None
     top_k: StrictInt | None = None
@@ -141,15 +148,20 @@ def _is_neutral(field: str, value: Any) -> bool:
     return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
 
 
-def weighted(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | None:
-    """The soft prompt, a mixture with the weights that the request gives. Raises Refused for weights of what is no mixture."""
+def as_asked(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | None:
+    """The soft prompt with the hold and strength that the request gives, a mixture with its weights.
+
+    Raises Refused for weights of what is no mixture.
+    """
     for field in ("mixture_weights", "token_mixture"):
         if getattr(options, field) not in (None, False) and not isinstance(prompt, Mixture):
             raise Refused(400, f"{field} is for mixtures, and this soft prompt is none", field=field)
-    if options.mixture_weights is None or not isinstance(prompt, Mixture):
-        return prompt
-    with refusing("mixture_weights"):
-        return prompt.with_weights(options.mixture_weights)
+    if options.mixture_weights is not None and isinstance(prompt, Mixture):
+        with refusing("mixture_weights"):
+            prompt = prompt.with_weights(options.mixture_weights)
+    # The error names its field.
+    with refusing(""):
+        return with_attention(prompt, options.hold, options.strength)
 
 
 def sampling_of(

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -162,6 +163,8 @@ def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
         "rating": metadata.rating,
         "base_model": metadata.base.id,
         "placement": metadata.placement,
+        # Of each component of a mixture.
+        "attention": [asdict(known.attention) for known in entry.parts or (metadata,)],
         "fit": prompt.fit.kind if prompt.fit else None,
         "fit_reason": prompt.fit.reason if prompt.fit else "no model is loaded",
         "default": entry.name == default,

@@ -10,8 +10,10 @@ import torch
 
 from sordino.evaluation.analysis.attention import attention, eager_twin
 from sordino.models.base_model import BaseModel, from_parts
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.examples import Example
+from tests.parity.test_hold import reference_masks
 from tests.prompt_files import matrix
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
 
@@ -34,7 +36,10 @@ def plain_shares(base: BaseModel, prompt: SoftPrompt, bos: list[int]) -> tuple[n
         embed = eager.get_input_embeddings()
         parts = [soft_PD, embed(torch.tensor([*([] if first else bos), *ids]))]
         embeds = torch.cat([embed(torch.tensor(first)), *parts] if first else parts)[None]
-        said = eager(inputs_embeds=embeds, use_cache=False, output_attentions=True).attentions
+        held = prompt.metadata.attention
+        ahead = len(first) + prompt.n_tokens
+        masks = None if held.plain else reference_masks(eager, ahead, embeds.shape[1], held)
+        said = eager(inputs_embeds=embeds, attention_mask=masks, use_cache=False, output_attentions=True).attentions
         weights_LHTS = torch.stack([layer[0, :, -len(ids) :] for layer in said])
         start = embeds.shape[1] - len(ids)
         total = total + weights_LHTS.mean(1).sum(1)[:, :start]
@@ -57,6 +62,16 @@ def test_as_transformers_tells_it_for_a_row_alone(family: str, bos: bool, placem
     assert seen.positions == sum(map(len, TEXTS))
     assert (seen.by_layer_L + seen.bos_L <= 1 + 1e-6).all()
     assert (seen.shares_LP >= 0).all()
+
+
+@pytest.mark.parametrize("placement", ["start", "after_bos"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_a_prompt_that_is_held(family: str, placement: PlacementName) -> None:
+    base = tiny_base(family, bos=True)
+    prompt = voice(placement).with_metadata(attention=PromptAttention(hold=3, strength=2.0))
+    expected_LP, _ = plain_shares(base, prompt, list(base.bos_ids))
+    found = attention(base, prompt, WINDOWS)
+    np.testing.assert_allclose(found.shares_LP, expected_LP, atol=1e-6 if family == "gptj" else 1e-7)
 
 
 def test_by_hand_on_the_first_layer_of_gpt2() -> None:

@@ -10,6 +10,7 @@ from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.analysis.path import path_between, shares_along, to_json
 from sordino.evaluation.config import BlendConfig
 from sordino.prompts.blending import blend
+from sordino.prompts.soft_prompt import Metadata
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
 
@@ -29,9 +30,9 @@ def test_every_point_is_the_blend_measured_alone(how: str) -> None:
         passage = passage_of(base, pieces, row_tokens=24, limit=0)
         for share, loss in zip(path.shares, path.losses[label], strict=True):
             made = blend([first, second], [1 - share, share], how).prompt
-            alone = losses_of(base, [made.matrix], "start", passage, pass_tokens=500)
+            alone = losses_of(base, [made.matrix], Metadata(), passage, pass_tokens=500)
             assert loss == pytest.approx(float(alone[0]), abs=1e-9)
-        nothing = losses_of(base, [first.matrix[:0]], "start", passage, pass_tokens=500)
+        nothing = losses_of(base, [first.matrix[:0]], Metadata(), passage, pass_tokens=500)
         assert path.without[label] == pytest.approx(float(nothing[0]), abs=1e-10)
     assert seen[-1] == 1
     assert seen == sorted(seen)

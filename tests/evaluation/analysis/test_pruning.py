@@ -12,7 +12,7 @@ from sordino.evaluation.analysis.importance import without
 from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.analysis.pruning import Stage, default_block, greedy, pruned, rounds_of, stages_of, within
 from sordino.evaluation.config import PruneConfig
-from sordino.prompts.soft_prompt import BaseRef
+from sordino.prompts.soft_prompt import BaseRef, Metadata
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.tiny_models import tiny_base
 
@@ -88,7 +88,7 @@ def test_a_real_prompt_is_shortened_and_measured_as_it_is() -> None:
     matrix, kept = prompt.matrix, [0, 1, 2, 3]
     for stage in stages[1:]:
         losses = [
-            float(losses_of(base, [without(matrix, at)], "start", passage, pass_tokens=500)[0])
+            float(losses_of(base, [without(matrix, at)], Metadata(), passage, pass_tokens=500)[0])
             for at in range(len(kept))
         ]
         at = int(np.argmin(losses))
@@ -97,7 +97,7 @@ def test_a_real_prompt_is_shortened_and_measured_as_it_is() -> None:
         assert stage.kept == tuple(kept)
         assert stage.loss == pytest.approx(min(losses), abs=1e-10)
         assert stage.heldout == pytest.approx(
-            float(losses_of(base, [matrix], "start", other, pass_tokens=500)[0]), abs=1e-10
+            float(losses_of(base, [matrix], Metadata(), other, pass_tokens=500)[0]), abs=1e-10
         )
     assert seen[-1] == (8, 8)
     np.testing.assert_array_equal(pruned(prompt, stages, stages[-1], tokens=1).matrix, matrix)

@@ -31,7 +31,7 @@ def test_leaving_out_costs_and_attention_is_paid(smollm2) -> None:
     passage = passage_of(smollm2, text[1], row_tokens=128, limit=400)
     for at in (0, 19):
         short = np.delete(prompt.matrix, at, axis=0)
-        (alone,) = losses_of(smollm2, [short], prompt.metadata.placement, passage, pass_tokens=4096)
+        (alone,) = losses_of(smollm2, [short], prompt.metadata, passage, pass_tokens=4096)
         assert depth.importance.loss + depth.importance.costs[at] == pytest.approx(float(alone), abs=1e-4)
     shares_L = depth.attention.by_layer_L
     assert len(shares_L) == 30

@@ -60,7 +60,8 @@ def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> It
         path,
         kv_bytes=kv_bytes,
         max_cells=min(most, whole),
-        row_cells=model.context_length,
+        # A quarter more: a prompt that is held has its cells several times.
+        row_cells=model.context_length * 5 // 4,
         sequences=options.rows,
         batch=options.step_tokens,
         threads=torch.get_num_threads(),

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from sordino.engine.runners.kv_pool import Pool, Slot, SlotSpan
 from sordino.forward.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
 from sordino.forward.small_matmul import times, widened
+from sordino.forward.weighting import position_bias
 from sordino.models.base_model import BaseModel
 
 
@@ -43,17 +44,22 @@ class DecodeRows:
     whole: bool
 
     @staticmethod
-    def of(start: int, slots: Sequence[Slot], groups: int) -> DecodeRows:
+    def of(start: int, spans: Sequence[SlotSpan], groups: int) -> DecodeRows:
+        slots = [span.slot for span in spans]
         pool = slots[0].pool
         index_M, position_M = torch.tensor([p.index for p in slots]), torch.tensor([p.length for p in slots])
         seen = max(p.length for p in slots) + 1
         # Rows of the pool that do not run now have no query: they attend to one position, and their result is dropped.
         last_R = torch.zeros(len(pool.numbers), dtype=torch.long).index_copy_(0, index_M, position_M)
         hidden_RS = torch.arange(seen)[None, :] > last_R[:, None]
+        bias_MS = position_bias([span.prompt for span in spans], position_M, seen, pool.shape.dtype)
         mask_R1GS = None
-        if bool(hidden_RS.any()):
+        if bias_MS is not None or bool(hidden_RS.any()):
             lowest = torch.finfo(pool.shape.dtype).min
             mask_RS = torch.zeros(hidden_RS.shape, dtype=pool.shape.dtype).masked_fill_(hidden_RS, lowest)
+            if bias_MS is not None:
+                # Where a row attends to nothing, no prompt is: its positions are behind the row's end.
+                mask_RS[index_M] += bias_MS
             mask_R1GS = mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
         at = slice(start, start + len(slots))
         return DecodeRows(pool, at, index_M, position_M, seen, mask_R1GS, len(slots) == len(pool.numbers))
@@ -61,11 +67,26 @@ class DecodeRows:
 
 @dataclass(frozen=True)
 class PrefillRow:
-    """A row that prefills. at: its slice of the step's positions. start: the row's position of the first of them."""
+    """A row that prefills.
+
+    at: its slice of the step's positions. start: the row's position of the first of them. mask_11AS: added to the scores over
+    what is ahead of them, for the query heads of a group one after another, A = G * T; None: nothing.
+    """
 
     slot: Slot
     at: slice
     start: int
+    mask_11AS: Tensor | None
+
+    @staticmethod
+    def of(start: int, span: SlotSpan, groups: int) -> PrefillRow:
+        width, slot = len(span.ids), span.slot
+        bias_TS = None
+        if span.prompt is not None:
+            position_T = torch.arange(slot.length, slot.length + width)
+            bias_TS = position_bias([span.prompt] * width, position_T, slot.length, slot.pool.shape.dtype)
+        mask_11AS = None if bias_TS is None else bias_TS.repeat(groups, 1)[None, None]
+        return PrefillRow(slot, slice(start, start + width), slot.length, mask_11AS)
 
 
 @dataclass(frozen=True)
@@ -110,12 +131,12 @@ def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor
     for (prefills, _), group in groupby(order, key=lambda i: _kind(spans[i])):
         members = list(group)
         if not prefills:
-            decoding.append(DecodeRows.of(start, [spans[i].slot for i in members], llama.groups))
+            decoding.append(DecodeRows.of(start, [spans[i] for i in members], llama.groups))
         for i in members:
-            span, end = spans[i], start + len(spans[i].ids)
             if prefills:
-                prefilling.append(PrefillRow(span.slot, slice(start, end), span.slot.length))
-            ends[i], start = end - 1, end
+                prefilling.append(PrefillRow.of(start, spans[i], llama.groups))
+            start += len(spans[i].ids)
+            ends[i] = start - 1
     hidden_ND = _layers(llama, base.embed(torch.tensor(ids)), torch.tensor(positions), decoding, prefilling)
     return [hidden_ND[ends[i]] for i in range(len(spans))]
 
@@ -210,7 +231,7 @@ def _attend_prefill(index: int, row: PrefillRow, queries: Tensor, keys: Tensor, 
         # The query heads of a group act as queries of one key-value head: no key is copied.
         grouped_1HSC = queries_1ATC.reshape(1, heads, groups * width, -1)
         before = (of[None, :, : row.start] for of in (keys_HSC, values_HSC))
-        front, front_lse = attend(grouped_1HSC, *before, is_causal=False, scale=scale)
+        front, front_lse = attend(grouped_1HSC, *before, is_causal=False, attn_mask=row.mask_11AS, scale=scale)
         mixed_1ATC, _ = merged(
             (mixed_1ATC, lse_1AT), (front.reshape(mixed_1ATC.shape), front_lse.reshape(lse_1AT.shape))
         )

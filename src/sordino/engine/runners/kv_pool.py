@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sordino.forward.weighting import PromptSpan
 from sordino.models.memory import ran_out
 
 SMALLEST = 256
@@ -110,10 +111,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class SlotSpan:
-    """The next ids of the row in a slot."""
+    """The next ids of the row in a slot. prompt: where the row has its soft prompt, if text gives it more or less attention."""
 
     slot: Slot
     ids: Sequence[int]
+    prompt: PromptSpan | None = None
 
     @property
     def positions(self) -> range:

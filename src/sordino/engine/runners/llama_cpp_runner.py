@@ -5,6 +5,8 @@ of cells, rows that run with the same soft prompt at the same time share its cel
 
 Where each sequence has its own cells, llama.cpp runs only sequences of consecutive numbers together. So rows take the numbers
 0, 1, 2 ... without gaps: before a step the last rows move into the gaps that others left.
+
+A prompt that is held has each of its cells several times in a row (`llama_copies`). They take room.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ from numpy.typing import NDArray
 from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache, prefix_key
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_copies import attention_of, by_copies, cells_of
+from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
 from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ConfigError, ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
+from sordino.forward.weighting import SINK
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import GATE_TOKENS
@@ -32,13 +37,11 @@ from sordino.prompts.prompt import KeysValues, Prompt, Vectors
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
 
-# A sequence's state, as llama.cpp saves it.
-SavedState = NDArray[np.uint8]
-
 
 @dataclass(eq=False)
 class _LlamaRow:
-    """sequence: llama.cpp's. width: of the prefix. room: positions reserved for it. length: positions that have run."""
+    """sequence: llama.cpp's. width: of the prefix. room: cells reserved for it. length: positions that have run. copies: how often
+    it has the cells of its prompt; 0 where that is unknown."""
 
     sequence: int
     prompt: Prompt | None
@@ -46,12 +49,15 @@ class _LlamaRow:
     width: int
     room: int
     length: int
+    copies: int = 1
 
 
 class GgufRunner:
     """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
+    # Copies of cells are whole, and never fewer than one.
+    hold, strength = True, False
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
@@ -74,10 +80,11 @@ class GgufRunner:
     def most_positions(self) -> int:
         return self.context.cells
 
-    def holds(self, lengths: Sequence[int]) -> bool:
+    def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
+        cells = [cells_of(prompt, self.prefix_length(prompt), length) for prompt, length in rows]
         if self.context.split:
-            return len(lengths) <= self.context.sequences and max(lengths) <= self.context.cells
-        return sum(lengths) <= self.context.cells
+            return len(cells) <= self.context.sequences and max(cells) <= self.context.cells
+        return sum(cells) <= self.context.cells
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         bos = self.model.bos_ids
@@ -96,16 +103,16 @@ class GgufRunner:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
         width = self.prefix_length(prompt)
-        room = width + len(ids)
+        room = cells_of(prompt, width, width + len(ids))
         if not self._free or not self._has_room(0, room):
             return None
         sequence = heapq.heappop(self._free)
         try:
-            prefix = self._prefix(prompt, sequence, width)
+            prefix, copies = self._prefix(prompt, sequence, width)
         except Exception:
             self._give_back(sequence)
             raise
-        row = self._rows[number] = _LlamaRow(sequence, prompt, prefix, width, room, width)
+        row = self._rows[number] = _LlamaRow(sequence, prompt, prefix, width, room, width, copies)
         try:
             return self._begin(row, ids)
         except Exception:
@@ -114,7 +121,7 @@ class GgufRunner:
 
     def grow(self, number: int, count: int) -> bool:
         row = self._rows[number]
-        room = max(row.room, row.length + count)
+        room = max(row.room, cells_of(row.prompt, row.width, row.length + count))
         if not self._has_room(row.room, room):
             return False
         row.room = room
@@ -122,17 +129,31 @@ class GgufRunner:
 
     def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         self._fill_gaps()
+        last = []
+        for span in spans:
+            row = self._rows[span.number]
+            *early, (copies, end) = by_copies(span, row.prompt, row.length - row.width + 1)
+            for fewer, piece in early:
+                self._weigh(row, fewer)
+                self._run([piece])
+            self._weigh(row, copies)
+            last.append(end)
+        return self._run(last)
+
+    def _weigh(self, row: _LlamaRow, copies: int) -> None:
+        if row.copies == copies or row.width <= SINK:
+            return
+        choice = weighted(row.width, SINK, copies)
+        self.context.restore(row.sequence, with_cells(self.context.saved(row.sequence), choice))
+        row.copies = copies
+
+    def _run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         filled = sorted((span for span in spans if span.ids), key=lambda span: self._rows[span.number].sequence)
-        ids: list[int] = []
-        positions: list[int] = []
-        sequences: list[int] = []
-        wanted: list[bool] = []
-        for span in filled:
-            row, count = self._rows[span.number], len(span.ids)
-            ids += span.ids
-            positions += range(row.length, row.length + count)
-            sequences += [row.sequence] * count
-            wanted += [*[False] * (count - 1), span.wanted]
+        placed = [(self._rows[span.number], span, at) for span in filled for at in range(len(span.ids))]
+        ids = [span.ids[at] for _, span, at in placed]
+        positions = [row.length + at for row, _, at in placed]
+        sequences = [row.sequence for row, _, _ in placed]
+        wanted = [span.wanted and at + 1 == len(span.ids) for _, span, at in placed]
         logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
         for span in filled:
             self._rows[span.number].length += len(span.ids)
@@ -205,16 +226,22 @@ class GgufRunner:
         self.context.restore(row.sequence, text.state)
         self.context.cut(row.sequence, row.width + shared)
         row.length = row.width + shared
+        if not attention_of(row.prompt).plain:
+            # As many as its end needed.
+            row.copies = 0
         return shared
 
-    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> CachedPrefix[SavedState]:
-        """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more."""
+    def _prefix(self, prompt: Prompt | None, sequence: int, width: int) -> tuple[CachedPrefix[SavedState], int]:
+        """Give a sequence its soft prompt: from a row that runs with it, from the cache, or by encoding it. One user more.
+
+        Also returned: how many copies of its cells it got.
+        """
         key = prefix_key(self.model.fingerprint, prompt)
         cached = self._cache.prompt(key)
         if cached is None:
             self._encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
-            return self._cache.keep_prompt(key, state, state.nbytes)
+            return self._cache.keep_prompt(key, state, state.nbytes), 1
         # Beyond a sliding window a row has lost cells of its prefix.
         within = self.context.window or self.context.cells
         rows = () if self.context.split else self._rows.values()
@@ -227,7 +254,7 @@ class GgufRunner:
         except Exception:
             self._cache.release(cached)
             raise
-        return cached
+        return cached, 1 if other is None else other.copies
 
     def _vectors(self, prompt: Prompt) -> Vectors:
         content = prompt.prefix(self.model.ref)
@@ -252,6 +279,7 @@ class GgufRunner:
     def _behind_prefix(self, number: int) -> NDArray[np.float32]:
         """The logits [V] of a row without text: the last position of its prefix runs once more."""
         row = self._rows[number]
+        self._weigh(row, 1)
         last = row.width - 1
         self.context.cut(row.sequence, last)
         if row.prompt is None:
@@ -266,6 +294,6 @@ class GgufRunner:
         With a sliding window llama.cpp saves the window before the end of a text: before an earlier end, cells are missing.
         """
         whole, window = row.width + len(text.ids), self.context.window
-        if not self._has_room(row.room, whole):
+        if not self._has_room(row.room, cells_of(row.prompt, row.width, whole)):
             return False
         return window == 0 or shared == len(text.ids) or whole <= window

@@ -49,6 +49,14 @@ class Runner(Protocol):
     def name(self) -> str:
         """The program that computes, as people know it."""
 
+    @property
+    def hold(self) -> bool:
+        """Whether it keeps a prompt's attention as the text grows."""
+
+    @property
+    def strength(self) -> bool:
+        """Whether it gives a prompt more or less attention."""
+
     def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 
@@ -56,8 +64,8 @@ class Runner(Protocol):
     def most_positions(self) -> int:
         """The longest row, prefix included, that memory holds when it is the only one."""
 
-    def holds(self, lengths: Sequence[int]) -> bool:
-        """Whether memory holds rows of these lengths, prefixes included, when there are no others."""
+    def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
+        """Whether memory holds rows of these prompts and lengths, prefixes included, when there are no others."""
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         """h(x) [D] of a text, see `prompts.mixture.Gate`; a BOS at the start of `ids` is left out. Raises OutOfMemory."""

@@ -27,8 +27,9 @@ from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
-from sordino.forward.placement import encode_prompts, prefix_length
-from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers
+from sordino.forward.placement import encode_prompts, prefix_length, span_in
+from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, packable
+from sordino.forward.weighting import PromptSpan
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.prompt import Prompt
@@ -53,8 +54,11 @@ class _PrefixState:
 
 @dataclass(frozen=True, eq=False)
 class _TorchRow:
+    """width: positions of the prefix. prompt: as in `SlotSpan`."""
+
     prefix: CachedPrefix[_PrefixState]
     width: int
+    prompt: PromptSpan | None
 
 
 class TorchRunner:
@@ -77,6 +81,14 @@ class TorchRunner:
         self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
 
+    @property
+    def hold(self) -> bool:
+        return packable(self.base.network)
+
+    @property
+    def strength(self) -> bool:
+        return self.hold
+
     def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.base, prompt)
 
@@ -84,8 +96,8 @@ class TorchRunner:
     def most_positions(self) -> int:
         return self._key_values.most_positions
 
-    def holds(self, lengths: Sequence[int]) -> bool:
-        return self._key_values.holds(lengths)
+    def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
+        return self._key_values.holds([length for _, length in rows])
 
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
@@ -124,7 +136,7 @@ class TorchRunner:
         except OutOfMemory:
             self._cache.release(prefix)
             raise
-        self._rows[number] = _TorchRow(prefix, width)
+        self._rows[number] = _TorchRow(prefix, width, span_in(self.base, prompt))
         return shared
 
     @torch.inference_mode()
@@ -207,7 +219,9 @@ class TorchRunner:
         """Run the next ids of some rows: the hidden state [D] at each row's last position."""
         if not spans:
             return {}
-        steps = [SlotSpan(self._key_values.slots[span.number], span.ids) for span in spans]
+        steps = [
+            SlotSpan(self._key_values.slots[span.number], span.ids, self._rows[span.number].prompt) for span in spans
+        ]
         if self._llama is not None:
             states = fused_llama.run(self._llama, self.base, steps)
         else:

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from sordino.engine.runners.kv_pool import Slot, SlotSpan
 from sordino.forward.masks import layer_masks
 from sordino.forward.prefix import packable
+from sordino.forward.weighting import position_bias
 from sordino.models.base_model import BaseModel
 
 
@@ -87,7 +88,9 @@ def _decode(base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
         ids_B[span.slot.index], position_B[span.slot.index] = span.ids[0], span.slot.length
     key_S = torch.arange(max(slot.length for slot in slots) + 1, device=base.device)
     distance_B1S = (position_B[:, None] - key_S[None, :])[:, None, :]
-    masks = layer_masks(base.network, distance_B1S >= 0, distance_B1S)
+    prompts = {span.slot.index: span.prompt for span in spans}
+    bias_BS = position_bias([prompts.get(row) for row in range(len(ids_B))], position_B, len(key_S), base.dtype)
+    masks = layer_masks(base.network, distance_B1S >= 0, distance_B1S, None if bias_BS is None else bias_BS[:, None])
     hidden_B1D = _forward(base, SlotCache(slots, alone=False), ids_B[:, None], position_B[:, None], masks)
     return [hidden_B1D[slot.index, 0] for slot in slots]
 
@@ -99,7 +102,8 @@ def _prefill(base: BaseModel, span: SlotSpan) -> Tensor:
     positions_1T = torch.arange(span.slot.length, end, device=device)[None]
     if packable(base.network):
         distance_1TS = positions_1T[:, :, None] - torch.arange(end, device=device)
-        masks = layer_masks(base.network, distance_1TS >= 0, distance_1TS)
+        bias_TS = position_bias([span.prompt] * len(span.ids), positions_1T[0], end, base.dtype)
+        masks = layer_masks(base.network, distance_1TS >= 0, distance_1TS, bias_TS)
     else:
         # The model's own masks are made from this one: nothing is padding.
         masks = torch.ones(1, end, dtype=torch.long, device=device)

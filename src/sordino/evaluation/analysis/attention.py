@@ -4,8 +4,9 @@ The softmax weights of text positions on the prompt's positions, averaged over h
 attends, not what that does: a sink takes much attention and adds little (Xiao et al. 2023, arXiv 2309.17453). What a virtual token
 does for the loss is in `importance`.
 
-The pass is plain: prompt and text concatenated, the network's own masks, transformers' eager attention, which is the only one that
-returns weights. It runs on a second network that shares the weights, so that the given one is not changed.
+The pass is plain: prompt and text concatenated, the network's own masks unless the prompt is held, and transformers' eager
+attention, which is the only one that returns weights. It runs on a second network that shares the weights, so that the given one
+is not changed.
 
 Shape key: L layers, B rows, H heads, S positions, P virtual tokens, D model width.
 """
@@ -23,7 +24,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.forward.masks import held_masks
+from sordino.forward.placement import leading_ids, prompt_embeds, span_in
+from sordino.forward.prefix import check_spans
+from sordino.forward.weighting import PromptSpan
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -60,6 +64,8 @@ def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -
     """The attention of the windows on the prompt. Raises ModelError where the network returns no attention, OutOfMemory."""
     network = eager_twin(base.network)
     front_PD = prompt_embeds(base, prompt).to(device=base.device, dtype=base.dtype)
+    span = span_in(base, prompt)
+    check_spans(base.network, [span])
     leading = leading_ids(base, prompt.metadata.placement)
     before = int(front_PD.shape[0]) - prompt.n_tokens
     start = int(front_PD.shape[0]) + len(leading)
@@ -68,7 +74,7 @@ def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -
     with memory_errors("measuring attention", "give a smaller --limit or --row-tokens"), torch.inference_mode():
         for at in range(0, len(windows), _ROWS_A_PASS):
             texts = [window.ids for window in windows[at : at + _ROWS_A_PASS]]
-            summed_LS = _summed(base, network, front_PD, leading, texts)[:, :start].double().cpu()
+            summed_LS = _summed(base, network, (front_PD, span), leading, texts)[:, :start].double().cpu()
             total_LS = summed_LS if total_LS is None else total_LS + summed_LS
             positions += sum(len(ids) for ids in texts)
     if total_LS is None:
@@ -87,15 +93,23 @@ def eager_twin(network: PreTrainedModel) -> PreTrainedModel:
 
 
 def _summed(
-    base: BaseModel, network: PreTrainedModel, front_PD: Tensor, leading: Sequence[int], texts: Sequence[Sequence[int]]
+    base: BaseModel,
+    network: PreTrainedModel,
+    front: tuple[Tensor, PromptSpan | None],
+    leading: Sequence[int],
+    texts: Sequence[Sequence[int]],
 ) -> Tensor:
-    """Attention [L, S] on every position, summed over text positions and averaged over heads."""
+    """Attention [L, S] on every position, summed over text positions and averaged over heads. front: [P, D], and its prompt."""
+    front_PD, span = front
     width = max(len(ids) for ids in texts)
     # Padded on the right, where no text position attends.
     padded = [[*leading, *ids, *[0] * (width - len(ids))] for ids in texts]
     text_BTD = base.embed(torch.tensor(padded, device=base.device))
     embeds_BSD = torch.cat([front_PD.expand(len(texts), -1, -1), text_BTD], dim=1)
-    attentions = network.base_model(inputs_embeds=embeds_BSD, use_cache=False, output_attentions=True).attentions
+    masks = None if span is None else held_masks(network, span, embeds_BSD.shape[1])
+    attentions = network.base_model(
+        inputs_embeds=embeds_BSD, attention_mask=masks, use_cache=False, output_attentions=True
+    ).attentions
     if not attentions or any(weights is None for weights in attentions):
         raise ModelError("this architecture does not return its attention", where=base.family)
     start = embeds_BSD.shape[1] - width

@@ -17,7 +17,7 @@ from sordino.evaluation.conditions import check_room
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import PlacementName
+from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -47,19 +47,18 @@ def passage_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, lim
 def losses_of(
     base: BaseModel,
     matrices: Sequence[Matrix],
-    placement: PlacementName,
+    known: Metadata,
     passage: Passage,
     *,
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """Nats per token [K] behind each of K matrices [P_k, D]; with P_k = 0, behind BOS alone.
+    """Nats per token [K] behind each of K matrices [P_k, D]; with P_k = 0, behind BOS alone. known: their placement and attention.
 
     Raises ConfigError (no room in the context), OutOfMemory.
     """
     candidates = [
-        conditions.matrix(base, str(k), torch.from_numpy(np.array(matrix)), placement)
-        for k, matrix in enumerate(matrices)
+        conditions.matrix(base, str(k), torch.from_numpy(np.array(matrix)), known) for k, matrix in enumerate(matrices)
     ]
     check_room(
         base,

@@ -70,7 +70,7 @@ def path_between(
     for label, passage in passages.items():
         reported = shifted(progress, done, total)
         found[label] = losses_of(
-            base, matrices, first.metadata.placement, passage, pass_tokens=config.pass_tokens, progress=reported
+            base, matrices, first.metadata, passage, pass_tokens=config.pass_tokens, progress=reported
         )
         done += len(matrices) * len(passage.windows)
     return BlendPath(

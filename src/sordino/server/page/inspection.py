@@ -65,7 +65,9 @@ def depth(request: Request, name: str) -> dict[str, Any]:
         return depth_json(depth_of(base, prompt, own_text(prompt), config))
 
     with refusing("name"):
-        result: dict[str, Any] = cached(request, serving, f"depth {prompt.content_hash}", measured)
+        result: dict[str, Any] = cached(
+            request, serving, f"depth {prompt.content_hash} {prompt.metadata.attention}", measured
+        )
         return result
 
 

@@ -2,7 +2,7 @@
 
 Messages are JSON objects: from the page with a key `do` (see messages.py), to the page with a key `is`:
 
-    state      model, loading, error, default, prompts, count, library: at once, and whenever one of them changes
+    state      model, loading, error, default, prompts, offered_hold, count, library: at once, and whenever one of them changes
     begun      id, dropped, seed
     text       id, column, text
     end        id, column, reason, tokens
@@ -22,6 +22,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ from starlette.requests import HTTPConnection
 
 from sordino.engine.requests import Chunk
 from sordino.errors import SordinoError
+from sordino.prompts.attention import OFFERED_HOLD
 from sordino.server.errors import Refused, refused
 from sordino.server.generation import Generation
 from sordino.server.page.messages import Measure, Stop, TabMessage, Write, measured, prepare
@@ -195,6 +197,7 @@ def page_state(connection: HTTPConnection) -> Payload:
         **loading,
         "default": state.prompts.default,
         "prompts": [_summary(one) for one in prompts if one.usable],
+        "offered_hold": OFFERED_HOLD,
         "count": len(prompts),
         # It changes with anything that the table of the library shows.
         "library": hash(tuple(_table_row(one) for one in prompts)),
@@ -207,6 +210,8 @@ def _model(serving: Serving) -> Payload:
         "key": model_key(serving.base),
         "runner": serving.runner,
         "context": serving.context_length,
+        "hold": serving.backend.capabilities.hold,
+        "strength": serving.backend.capabilities.strength,
         "chat": bool(getattr(serving.base.tokenizer, "chat_template", None)),
     }
 
@@ -218,6 +223,8 @@ def _summary(prompt: ServedPrompt) -> Payload:
         "title": entry.metadata.name or entry.name,
         "tokens": entry.n_tokens,
         "components": entry.components,
+        # Of each component of a mixture.
+        "attention": [asdict(known.attention) for known in entry.parts or (entry.metadata,)],
     }
 
 

@@ -17,7 +17,8 @@ from sordino.engine.requests import Request, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Mixture, StoredPrompt
+from sordino.prompts.attention import OFFERED_HOLD, Hold
+from sordino.prompts.mixture import Mixture, StoredPrompt, components_of, with_attention
 from sordino.server.generation import chat_ids, leading_positions
 from sordino.server.serving import Serving
 
@@ -62,7 +63,8 @@ class PageText(_Strict):
 class Write(_Strict):
     """Continue a text, once with each of the soft prompts ("": with none), all from the same seed.
 
-    weights: for mixtures among them, by name, in place of their own.
+    weights: for mixtures among them, by name, in place of their own. strength, hold: for all, in place of their own; held, those
+    that have no hold of their own get the one that is offered.
     """
 
     do: Literal["write"] = "write"
@@ -70,6 +72,8 @@ class Write(_Strict):
     text: PageText
     soft_prompts: list[str] = Field(min_length=1, max_length=MOST_COLUMNS)
     weights: dict[str, list[float]] = {}
+    strength: float | None = None
+    hold: bool | None = None
     settings: SamplingFields = SamplingFields()
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 
@@ -122,7 +126,7 @@ def prepare(serving: Serving, message: Write) -> PreparedWrite:
             got=settings.max_tokens,
         )
     prompts = [
-        _weighted(serving.prompts.prompt(name), message.weights.get(name)) if name else None
+        _attended(_weighted(serving.prompts.prompt(name), message.weights.get(name)), message) if name else None
         for name in message.soft_prompts
     ]
     seed = secrets.randbelow(2**32) if message.seed is None else message.seed
@@ -156,6 +160,14 @@ def _weighted(prompt: StoredPrompt, weights: list[float] | None) -> StoredPrompt
     if not isinstance(prompt, Mixture):
         raise ConfigError("weights are for mixtures, and this soft prompt is none", where="weights")
     return prompt.with_weights(weights)
+
+
+def _attended(prompt: StoredPrompt, message: Write) -> StoredPrompt:
+    holds: list[Hold] | None = None
+    if message.hold is not None:
+        own = [part.metadata.attention.hold for part in components_of(prompt) if part is not None]
+        holds = [hold or OFFERED_HOLD if message.hold else "off" for hold in own]
+    return with_attention(prompt, holds if holds is None or isinstance(prompt, Mixture) else holds[0], message.strength)
 
 
 def _fit(serving: Serving, text: PageText, prompt: StoredPrompt | None, max_tokens: int) -> FittedText:

@@ -35,7 +35,7 @@ from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.sources import PrefixSource
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import PlacementName
+from sordino.prompts.soft_prompt import Metadata, PlacementName
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
@@ -80,7 +80,7 @@ def train_jointly(
     examples = [*data.train, *data.validation]
     lengths = [len(start) for start in starts]
     longest = max(len(example.ids) for example in examples)
-    check_room(base, conditions.matrix(base, "", max(starts, key=len), placement), longest)
+    check_room(base, conditions.matrix(base, "", max(starts, key=len), Metadata(placement=placement)), longest)
     settings = replace(config.for_loop(max(lengths), longest), placement=placement)
     length = sum(sum(example.labelled) for example in data.train) / len(data.train)
     mixture = MixtureLoss(lengths, settings, lambda step: temper(step, config, length))
@@ -160,7 +160,8 @@ class MixtureLoss:
         total_1 = torch.zeros(1, dtype=torch.float64)
         if own := strategy.share(batch.examples):
             matrices = batch.source.matrix_PW.split(self._lengths)
-            components = [conditions.matrix(base, "", matrix_pD, batch.source.placement) for matrix_pD in matrices]
+            known = Metadata(placement=batch.source.placement, attention=batch.source.attention)
+            components = [conditions.matrix(base, "", matrix_pD, known) for matrix_pD in matrices]
             nll_NK = losses(base, components, own, pass_tokens=pass_tokens).of_examples()
             total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
         strategy.reduce([total_1])
@@ -182,7 +183,7 @@ def excerpts_apart(
     ids_C = [excerpt(train, config.tokens, random) for _ in range(CANDIDATES * count)]
     matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
-    candidates = [conditions.matrix(base, "", matrix, placement) for matrix in matrices]
+    candidates = [conditions.matrix(base, "", matrix, Metadata(placement=placement)) for matrix in matrices]
     check_room(base, candidates[0], max(len(example.ids) for example in judged))
     scored = losses(base, candidates, judged, pass_tokens=config.pass_tokens, progress=progress)
     nll_NC = scored.of_examples()

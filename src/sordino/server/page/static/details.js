@@ -40,7 +40,10 @@ export async function open(name) {
   const made = details.base.id ? `made for ${details.base.id}` : "made for an unknown model";
   const place = details.placement === "after_bos" ? "behind BOS" : "at the very start";
   const size = `${details.n_tokens} tokens of width ${details.d_model}, ${place}`;
-  const facts = [size, made, details.created, details.licence];
+  // A mixture's components have their own.
+  const { hold, strength } = details.attention;
+  const held = hold ? `held from ${hold} tokens on` : "";
+  const facts = [size, held, strength === 1 ? "" : `strength ${strength}`, made, details.created, details.licence];
   fill(
     $("details"),
     el(

@@ -1,5 +1,6 @@
-// What this tab asks the engine for, with the soft prompt, weights and settings that are chosen.
+// What this tab asks the engine for, with the soft prompt, weights, attention and settings that are chosen.
 
+import { attention } from "./attention.js";
 import { setStatus } from "./dom.js";
 import { live } from "./live.js";
 import { weights } from "./mixing.js";
@@ -8,7 +9,10 @@ import { choice } from "./status.js";
 
 /** Continue a text. onMessage: as in live.ask. Returns a function that stops it. */
 export const write = (text, onMessage, soft_prompts = [choice.name]) =>
-  live.ask({ do: "write", text, soft_prompts, weights: weights(), settings: settings() }, onMessage);
+  live.ask(
+    { do: "write", text, soft_prompts, weights: weights(), ...attention(), settings: settings() },
+    onMessage,
+  );
 
 /** Show in `meter` how much of the context a text takes. onDropped: called with what of it does not fit. */
 export function measureContext(text, meter, onDropped) {

@@ -1,4 +1,5 @@
 import { $, onKeyRequired } from "./dom.js";
+import { startAttention } from "./attention.js";
 import { startChat } from "./chat.js";
 import { startConnect } from "./connect.js";
 import { choice, startLamp } from "./status.js";
@@ -45,6 +46,7 @@ function startLogin() {
 
 startLogin();
 startLamp();
+startAttention();
 startMixing();
 startModels();
 startPrompts();

@@ -1,0 +1,95 @@
+"""Strength and hold beside the lamp, in a real browser over a tiny model: what a file says, what the user sets, over a reload."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from sordino import formats
+from sordino.prompts.attention import PromptAttention
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import Metadata
+from tests.e2e.browser import AXE, CHROMIUM, browser, faults
+from tests.e2e.steps import likeliest
+from tests.server.running import Running, running, voice
+
+if CHROMIUM is not None:
+    from playwright.sync_api import Page, expect
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make e2e"),
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("attention"), with_page=True) as one:
+        held = voice(one.base, 1, name="Held", attention=PromptAttention(hold=64, strength=2.0))
+        formats.write(held, one.folder / "held.zip")
+        parts = (held, voice(one.base, 2, name="Plain"))
+        formats.write_mixture(
+            Mixture(parts, np.ones(2), metadata=Metadata(base=one.base.ref)), one.folder / "both.mix.zip"
+        )
+        yield one
+
+
+def asked(page: Page) -> tuple[object, object]:
+    """strength and hold of the next message that asks to write."""
+    page.evaluate("() => { window.sent = []; }")
+    page.get_by_role("button", name="Continue").click()
+    page.wait_for_function("() => window.sent.some((one) => one.includes('\"write\"'))")
+    message = json.loads(page.evaluate("() => window.sent.find((one) => one.includes('\"write\"'))"))
+    expect(page.get_by_role("button", name="Continue")).to_be_enabled()
+    return message["strength"], message["hold"]
+
+
+def test_strength_and_hold_go_with_what_is_written_next(server: Running) -> None:
+    with browser() as chromium:
+        page = chromium.new_context(viewport={"width": 375, "height": 800}).new_page()
+        page.add_init_script(
+            "window.sent = []; const send = WebSocket.prototype.send;"
+            "WebSocket.prototype.send = function (said) { window.sent.push(said); return send.call(this, said); };"
+        )
+        page.goto(server.url)
+        expect(page.locator("#attention")).to_be_hidden()
+        strength, hold = page.get_by_role("slider", name="Strength"), page.get_by_role("checkbox", name="Hold")
+        # A file without a hold is offered one.
+        page.locator("#choice").select_option("keeper")
+        expect(strength).to_have_attribute("aria-valuetext", "1")
+        expect(hold).not_to_be_checked()
+        expect(page.locator("#hold-tokens")).to_have_text("from 128 tokens on")
+        likeliest(page)
+        page.locator("#story").fill("The keeper")
+        assert asked(page) == (None, None)
+        strength.focus()
+        page.keyboard.press("End")
+        hold.check()
+        expect(strength).to_have_attribute("aria-valuetext", "4")
+        assert asked(page) == (4, True)
+        assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+        assert faults(page) == []
+        # Kept, and given back to the file.
+        page.reload()
+        expect(strength).to_have_attribute("aria-valuetext", "4")
+        expect(hold).to_be_checked()
+        strength.dblclick()
+        hold.uncheck()
+        expect(strength).to_have_attribute("aria-valuetext", "1")
+        assert asked(page) == (None, None)
+        # A file that says how it is held.
+        page.locator("#choice").select_option("held")
+        expect(strength).to_have_attribute("aria-valuetext", "2")
+        expect(hold).to_be_checked()
+        expect(page.locator("#hold-tokens")).to_have_text("from 64 tokens on")
+        hold.uncheck()
+        assert asked(page) == (None, False)
+        hold.check()
+        page.locator("#choice").select_option("both")
+        expect(strength).to_have_attribute("aria-valuetext", "each its own")
+        expect(page.locator("#hold-tokens")).to_have_text("from 64, 128 tokens on")
+        assert faults(page) == []
