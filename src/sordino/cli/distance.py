@@ -77,7 +77,6 @@ def distance_options() -> Decorator:
         paths_option("--foreign", "foreign", "With --distance: other texts.  [default: packaged ones]"),
         click.option(
             "--lora",
-            "adapters",
             multiple=True,
             type=PATH,
             metavar="FOLDER",
@@ -96,7 +95,7 @@ def _distance_choice(
     hold: int | None,
     distance_tokens: int | None,
     foreign: tuple[Path, ...],
-    adapters: tuple[Path, ...],
+    lora: tuple[Path, ...],
     picture: Path | None,
     overwrite: bool,
 ) -> DistanceChoice:
@@ -104,7 +103,7 @@ def _distance_choice(
     if distances is None:
         return DistanceChoice(None, foreign, outputs)
     limit: dict[str, Any] = {} if distance_tokens is None else {"limit": distance_tokens}
-    config = DistanceConfig(distances=_lengths(distances), hold=hold, adapters=adapters, **limit)
+    config = DistanceConfig(distances=_lengths(distances), hold=hold, adapters=lora, **limit)
     return DistanceChoice(config, foreign, outputs)
 
 

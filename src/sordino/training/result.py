@@ -104,6 +104,7 @@ def write_result(
         nearest,
         inside=_inspected(prepared, prompt, judging, on_event),
         heldout=_conditions(measured, label_of(prompt)) if measured is not None else (),
+        distance=measured.distance if measured is not None else None,
         verdicts=_sentences(measured, label_of(prompt), judging) if measured is not None else (),
         samples=samples,
         disclosure=disclosure,
