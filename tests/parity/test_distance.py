@@ -12,7 +12,8 @@ from torch import Tensor
 from sordino.evaluation.between import foreign_texts
 from sordino.evaluation.conditions import Baselines
 from sordino.evaluation.config import DistanceConfig, EvaluateConfig
-from sordino.evaluation.distance import DistancePlan, measure_distance, plan_distance
+from sordino.evaluation.distance import measure_distance
+from sordino.evaluation.distance_plan import DistancePlan, plan_distance
 from sordino.evaluation.distance_report import DistanceReport
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.placement import leading_ids, prompt_embeds

@@ -14,159 +14,33 @@ Shape key: W windows, S distances, L columns (a condition, a kind of text, a dis
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from sordino.evaluation.adapters import adapted
-from sordino.evaluation.between import BREAK, BetweenTexts, foreign_texts, own_texts, parts_of, written_texts
+from sordino.evaluation.between import BetweenTexts, foreign_texts, own_texts, written_texts
 from sordino.evaluation.conditions import (
     AnyCondition,
-    Baselines,
     Condition,
-    MixedCondition,
-    default_instructions,
-    excerpts,
-    instruction,
-    no_prompt,
-    prompt_condition,
 )
 from sordino.evaluation.confidence import Estimate, Floats, LineEstimates, interval, mean_estimates, units_of
-from sordino.evaluation.config import EXCERPT_TOKENS, DistanceConfig, EvaluateConfig
+from sordino.evaluation.config import DistanceConfig, EvaluateConfig
+from sordino.evaluation.distance_plan import DistancePlan, JudgedCondition
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.evaluation.mixed import nll_of_conditions
-from sordino.evaluation.scoring import Progress, windows_of
-from sordino.forward.placement import most_positions, span_in
-from sordino.forward.prefix import check_spans, extend_prefixes
+from sordino.evaluation.scoring import Progress
+from sordino.forward.prefix import extend_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import encode_contexts
 from sordino.models.base_model import BaseModel
-from sordino.models.context import check_context
 from sordino.models.memory import memory_errors
-from sordino.prompts.mixture import StoredPrompt, components_of, with_hold
-from sordino.texts.examples import Example
+from sordino.prompts.mixture import StoredPrompt
 from sordino.texts.neutral import neutral_texts
 from sordino.texts.pieces import Piece
-
-_EXCERPT = 256
-
-
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """A condition that is measured behind other text. hold: of its soft prompt; changed: another one than in the file. adapter: in
-    the network while it is measured.
-    """
-
-    condition: AnyCondition
-    hold: int | None = None
-    changed: bool = False
-    adapter: Path | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class DistancePlan:
-    """What is measured, checked before anything runs. judged: the first is the base model alone. parts: of the held-out texts;
-    windows: of each. distances: those that some soft prompt has room for.
-    """
-
-    judged: tuple[_Judged, ...]
-    parts: tuple[tuple[Piece, ...], ...]
-    windows: tuple[tuple[Example, ...], ...]
-    ending: tuple[int, ...]
-    distances: tuple[int, ...]
-    notes: tuple[str, ...]
-
-    def room(self, base: BaseModel, one: _Judged, distance: int) -> bool:
-        return one.condition.length + self.text_positions(distance) <= base.context_length
-
-    def behind(self, base: BaseModel, one: _Judged, texts: BetweenTexts) -> list[int]:
-        """The distances above 0 that it is measured at."""
-        return [d for d in self.distances if 0 < d <= texts.tokens and self.room(base, one, d)]
-
-    def text_positions(self, distance: int) -> int:
-        """Positions of a text between and the longest window."""
-        longest = max(len(window.ids) for part in self.windows for window in part)
-        return longest + (distance + len(self.ending) if distance else 0)
-
-
-def plan_distance(
-    base: BaseModel,
-    prompts: Mapping[str, StoredPrompt],
-    heldout: Sequence[Piece],
-    config: DistanceConfig,
-    baselines: Baselines,
-    *,
-    seed: int,
-) -> DistancePlan:
-    """Raises ConfigError where no distance fits the model's context, or the model's family takes no hold; DataError."""
-    judged = [_Judged(no_prompt(base)), *_of_prompts(base, prompts, config.hold)]
-    texts = baselines.instructions or default_instructions(next(iter(prompts.values())).metadata)
-    judged += [_Judged(instruction(base, texts[0]))]
-    judged += [_Judged(one) for one in _excerpt(base, baselines.texts, config, seed=seed)]
-    judged += [_Judged(replace(no_prompt(base), label=f"LoRA {path.name}"), adapter=path) for path in config.adapters]
-    parts = parts_of(heldout, config.parts)
-    windows = tuple(
-        tuple(
-            windows_of(
-                base,
-                part,
-                row_tokens=config.row_tokens,
-                limit=-(-config.limit // len(parts)),
-                first=bool(base.bos_ids),
-            )
-        )
-        for part in parts
-    )
-    plan = DistancePlan(tuple(judged), tuple(parts), windows, tuple(base.encode(BREAK)), config.distances, ())
-    own = [one for one in judged if one.condition.kind == "soft prompt"]
-    fits = tuple(d for d in config.distances if any(plan.room(base, one, d) for one in own))
-    if len(fits) < 2:
-        check_context(
-            {"in front": min(one.condition.length for one in own), "text": plan.text_positions(config.distances[1])},
-            base.context_length,
-            what="a soft prompt with the text behind it",
-            where="--distance",
-            do="give shorter distances",
-        )
-    plan = replace(plan, distances=fits)
-    return replace(plan, notes=tuple(_notes_on_room(base, plan, config.distances)))
-
-
-def _of_prompts(base: BaseModel, prompts: Mapping[str, StoredPrompt], hold: int | None) -> Iterator[_Judged]:
-    """Each soft prompt as its file is, with `hold`, and not held."""
-    for label, prompt in prompts.items():
-        check_spans(base.network, [span_in(base, component) for component in components_of(prompt)])
-        own = {component.metadata.attention.hold for component in components_of(prompt) if component is not None}
-        yield _Judged(prompt_condition(base, label, prompt), max((of for of in own if of), default=None))
-        for tried in dict.fromkeys((hold, None)):
-            if own != {tried}:
-                changed = with_hold(prompt, tried)
-                check_spans(base.network, [span_in(base, component) for component in components_of(changed)])
-                yield _Judged(prompt_condition(base, label, changed), tried, changed=True)
-
-
-def _excerpt(base: BaseModel, training: Sequence[Piece], config: DistanceConfig, *, seed: int) -> list[Condition]:
-    """The longest that the training texts and the context have room for, up to _EXCERPT; none without such texts."""
-    room = base.context_length - config.row_tokens - most_positions(base, 0)
-    lengths = [length for length in EXCERPT_TOKENS if length <= min(_EXCERPT, room)]
-    return excerpts(base, training, lengths, draws=1, seed=seed)[0][-1:] if training and lengths else []
-
-
-def _notes_on_room(base: BaseModel, plan: DistancePlan, distances: Sequence[int]) -> Iterator[str]:
-    """plan: with the distances that some soft prompt has room for. distances: all."""
-    room = f"no room in the model's context of {base.context_length:,} positions"
-    if gone := [f"{d:,}" for d in distances if d not in plan.distances]:
-        yield f"nothing is measured behind {', '.join(gone)} tokens: {room}"
-    for one in plan.judged:
-        if missing := [f"{d:,}" for d in plan.distances if not plan.room(base, one, d)]:
-            yield f"{one.condition.label[:40]} is not measured behind {', '.join(missing)} tokens: {room}"
-
-
-# Measuring ------------------------------------------------------------------------------------------------------------
 
 
 def measure_distance(
@@ -226,7 +100,7 @@ def _texts(
     return found
 
 
-def _meets(one: _Judged, texts: BetweenTexts, first: BetweenTexts) -> bool:
+def _meets(one: JudgedCondition, texts: BetweenTexts, first: BetweenTexts) -> bool:
     """Whether a condition is measured behind these texts. first: those that all are measured behind."""
     kind = one.condition.kind
     everywhere = one.adapter is None and not one.changed and kind in ("no prompt", "soft prompt")
@@ -259,12 +133,16 @@ def _behind(
     return np.concatenate(found)
 
 
-@torch.inference_mode()
 def _extended(base: BaseModel, condition: AnyCondition, ids: tuple[int, ...]) -> AnyCondition:
     """The condition with more text behind it, which has run."""
-    if isinstance(condition, MixedCondition):
-        components = tuple(_extended(base, component, ids) for component in condition.components)
-        return replace(condition, components=components, ids=(*condition.ids, *ids))
+    if isinstance(condition, Condition):
+        return _run(base, condition, ids)
+    components = tuple(_run(base, component, ids) for component in condition.components)
+    return replace(condition, components=components, ids=(*condition.ids, *ids))
+
+
+@torch.inference_mode()
+def _run(base: BaseModel, condition: Condition, ids: tuple[int, ...]) -> Condition:
     longer = condition.behind(ids)
     rows = rows_from_examples([[longer.ids[len(condition.ids) :]]], [0]).to(base.device)
     return replace(longer, prefix=extend_prefixes(base.network, encode_contexts(base, [condition]), rows))

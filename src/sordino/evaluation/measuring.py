@@ -33,7 +33,8 @@ from sordino.evaluation.confidence import (
     units_of,
 )
 from sordino.evaluation.config import EvaluateConfig
-from sordino.evaluation.distance import measure_distance, plan_distance
+from sordino.evaluation.distance import measure_distance
+from sordino.evaluation.distance_plan import plan_distance
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.report import ConditionLine, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, shifted, target_bytes, windows_behind

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,11 +196,14 @@ def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredProm
 
 def with_hold(prompt: Prompt | Mixture, hold: int | None) -> Prompt | Mixture:
     """The same prompt, or a mixture of the same components, with another hold."""
+
+    def changed(one: Any) -> Any:
+        return replace(one, metadata=replace(one.metadata, attention=replace(one.metadata.attention, hold=hold)))
+
     if isinstance(prompt, Mixture):
-        return replace(prompt, components=tuple(with_hold(component, hold) for component in prompt.components))
-    attention = replace(prompt.metadata.attention, hold=hold)
-    changed: Prompt = replace(cast(Any, prompt), metadata=replace(prompt.metadata, attention=attention))
-    return changed
+        return replace(prompt, components=tuple(map(changed, prompt.components)))
+    held: Prompt = changed(prompt)
+    return held
 
 
 def check_branches(prompt: Prompt | Mixture | None, most: int) -> None:

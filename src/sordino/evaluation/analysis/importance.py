@@ -41,7 +41,13 @@ def importance(
     """Measure the prompt without each virtual token in turn: P + 2 prompts in one batch. Raises ConfigError, OutOfMemory."""
     matrices = [prompt.matrix, prompt.matrix[:0], *(without(prompt.matrix, at) for at in range(prompt.n_tokens))]
     whole, none, *others = losses_of(
-        base, matrices, prompt.metadata.placement, passage, pass_tokens=pass_tokens, progress=progress
+        base,
+        matrices,
+        prompt.metadata.placement,
+        passage,
+        pass_tokens=pass_tokens,
+        attention=prompt.metadata.attention,
+        progress=progress,
     ).tolist()
     return Importance(whole, none, tuple(loss - whole for loss in others), passage.tokens)
 

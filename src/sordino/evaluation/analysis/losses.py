@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sordino.evaluation import conditions
@@ -17,7 +16,8 @@ from sordino.evaluation.conditions import check_room
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import PlacementName
+from sordino.prompts.attention import PLAIN, PromptAttention
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -51,14 +51,17 @@ def losses_of(
     passage: Passage,
     *,
     pass_tokens: int,
+    attention: PromptAttention = PLAIN,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """Nats per token [K] behind each of K matrices [P_k, D]; with P_k = 0, behind BOS alone.
+    """Nats per token [K] behind each of K matrices [P_k, D], with the attention given; with P_k = 0, behind BOS alone.
 
     Raises ConfigError (no room in the context), OutOfMemory.
     """
     candidates = [
-        conditions.matrix(base, str(k), torch.from_numpy(np.array(matrix)), placement)
+        conditions.soft_prompt(base, str(k), SoftPrompt(matrix, Metadata(placement=placement, attention=attention)))
+        if len(matrix)
+        else conditions.no_prompt(base)
         for k, matrix in enumerate(matrices)
     ]
     check_room(

@@ -96,7 +96,12 @@ def stages_of(
     def losses(sets: Sequence[tuple[int, ...]], passage: Passage) -> list[float]:
         matrices = [prompt.matrix[list(kept)] for kept in sets]
         found: list[float] = losses_of(
-            base, matrices, prompt.metadata.placement, passage, pass_tokens=config.pass_tokens
+            base,
+            matrices,
+            prompt.metadata.placement,
+            passage,
+            pass_tokens=config.pass_tokens,
+            attention=prompt.metadata.attention,
         ).tolist()
         return found
 
