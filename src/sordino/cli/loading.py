@@ -138,11 +138,14 @@ def _prompt_choice(names: str | tuple[str, ...] | None, **given: Any) -> PromptC
 
 @dataclass(frozen=True)
 class TextChoice:
-    """Texts as the user named them. training: what soft prompts were trained on, or are chosen by. off_domain: in another voice."""
+    """Texts as the user named them. training: what soft prompts were trained on, or are chosen by. off_domain: in another voice.
+    instructions: to compare with.
+    """
 
     heldout: tuple[Path, ...] = ()
     training: tuple[Path, ...] = ()
     off_domain: tuple[Path, ...] = ()
+    instructions: tuple[str, ...] = ()
     speaker: str | None = None
 
     def read(self, *, apart: bool = False) -> HeldoutTexts:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sordino.evaluation import distance_report
 from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate, length_in_words
+from sordino.evaluation.distance_report import DistanceReport
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Distilled:
 class Report:
     """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
     texts. off_domain: a text in another voice, without a soft prompt and with each. distilled: of a soft prompt that replaces a
-    long text.
+    long text. distance: gains behind other text, if measured.
     """
 
     n_tokens: Mapping[str, int]
@@ -83,6 +85,7 @@ class Report:
     off_domain: Measurement | None
     notes: tuple[str, ...]
     distilled: Distilled | None = None
+    distance: DistanceReport | None = None
 
     def __str__(self) -> str:
         """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
@@ -93,6 +96,7 @@ class Report:
             rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
         first = max(len(row[0]) for row in rows)
         table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
+        table += ["", *distance_report.plain_table(self.distance)] if self.distance is not None else []
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""
@@ -101,7 +105,12 @@ class Report:
 
 
 def verdict(report: Report, label: str) -> str:
-    """What a soft prompt does for the held-out texts, in a sentence."""
+    """What a soft prompt does for the held-out texts, and how far it reaches."""
+    reach = distance_report.reach(report.distance, label) if report.distance is not None else ""
+    return f"{_effect(report, label)} {reach}".rstrip()
+
+
+def _effect(report: Report, label: str) -> str:
     vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
     if report.distilled is not None:
         return _verdict_on_distilled(report.distilled, vectors, report.n_tokens[label])
@@ -197,6 +206,8 @@ def summary(report: Report, label: str) -> dict[str, Any]:
             "soft_prompt": round(report.off_domain.line("soft prompt", label).nll.value, 4),
             "no_prompt": round(report.off_domain.line("no prompt").nll.value, 4),
         }
+    if report.distance is not None and (kept := distance_report.kept_summary(report.distance, label)):
+        found["gain_kept"] = kept
     return found
 
 
@@ -231,6 +242,7 @@ def to_json(report: Report) -> dict[str, Any]:
             }
             for label in report.n_tokens
         ],
+        "distance": distance_report.to_json(report.distance) if report.distance else None,
         "notes": list(report.notes),
         **({"distilled": distilled_json(report.distilled)} if report.distilled is not None else {}),
     }

@@ -104,6 +104,7 @@ def write_result(
         nearest,
         inside=found.inside,
         heldout=_conditions(found.report, label_of(prompt)) if found.report is not None else (),
+        distance=found.report.distance if found.report is not None else None,
         verdicts=_sentences(found.report, label_of(prompt), judging) if found.report is not None else (),
         samples=found.samples,
         disclosure=disclosure,

@@ -24,6 +24,7 @@ const HELDOUT = {
   soft_prompt: "with the soft prompt",
   best_instruction: "with the best instruction",
   best_excerpt: "with the best excerpt",
+  gain_kept: "Share of the gain that is left behind so many tokens of other text",
 };
 
 /** Show the details of a soft prompt of the library. */
