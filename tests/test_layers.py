@@ -36,7 +36,7 @@ ABOVE_THEIR_ROOM = (
     ("training", "mixture"),
 )
 # People call `save` on the prompt they hold, so its methods reach up to the formats, when they are called (docs/decisions/0013).
-DEFERRED = {(("prompts", "soft_prompt"), ("formats",)), (("prompts", "mixture"), ("formats",))}
+DEFERRED = {(("prompts", module), ("formats",)) for module in ("soft_prompt", "kv_prompt", "mixture")}
 VAGUE_NAMES = ("utils", "util", "helpers", "helper", "common", "misc", "tools", "shared")
 
 

@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AttachedPrompt",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from sordino.errors import SordinoError as SordinoError
     from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
+    from sordino.prompts.kv_prompt import KVPrompt as KVPrompt
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
@@ -71,6 +73,7 @@ else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
         "EvaluateConfig": "evaluation.config",
+        "KVPrompt": "prompts.kv_prompt",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
         "Model": "api.model",

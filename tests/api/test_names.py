@@ -15,6 +15,7 @@ from tests.api.inputs import prompt
 NAMES = [
     "AttachedPrompt",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",

@@ -21,7 +21,8 @@ from sordino.cli.options import (
     paths_option,
 )
 from sordino.errors import ConfigError
-from sordino.library.names import MIXTURE_ENDING
+from sordino.library.names import kind_of_name, without_ending
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -64,8 +65,12 @@ class PromptChoice:
         """As `loaded_prompts`."""
         return loaded_prompts(self.library, self.names)
 
+    def load_single(self) -> dict[str, SinglePrompt]:
+        """As `loaded_prompts`, KV prompts too."""
+        return loaded_single(self.library, self.names)
+
     def load_any(self) -> dict[str, StoredPrompt]:
-        """As `loaded_prompts`, mixtures too."""
+        """As `load_single`, mixtures too."""
         return loaded_any(self.library, self.names)
 
     def check(self, base: BaseModel, prompts: Mapping[str, StoredPrompt]) -> None:
@@ -120,7 +125,7 @@ def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False
 
 
 def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftPrompt]:
-    """Soft prompts by a short label each, in the order given. names: of the library, or paths. Raises BadInput.
+    """Embedding prompts by a short label each, in the order given. names: of the library, or paths. Raises BadInput.
 
     Done before the base model is loaded: a wrong name should not cost seconds.
     """
@@ -129,8 +134,15 @@ def loaded_prompts(library: Library, names: Sequence[str]) -> dict[str, SoftProm
     return {label: formats.read(path) for label, path in _paths(library, names).items()}
 
 
+def loaded_single(library: Library, names: Sequence[str]) -> dict[str, SinglePrompt]:
+    """As `loaded_prompts`, KV prompts among them."""
+    from sordino import formats
+
+    return {label: formats.read_single(path) for label, path in _paths(library, names).items()}
+
+
 def loaded_any(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt]:
-    """As `loaded_prompts`, mixtures among them."""
+    """As `loaded_single`, mixtures among them."""
     from sordino import formats
 
     return {label: formats.read_any(path) for label, path in _paths(library, names).items()}
@@ -139,8 +151,8 @@ def loaded_any(library: Library, names: Sequence[str]) -> dict[str, StoredPrompt
 def _paths(library: Library, names: Sequence[str]) -> dict[str, Path]:
     if len(set(names)) < len(names):
         raise ConfigError("a soft prompt was given twice", got=", ".join(names))
-    files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in names]
-    labels = [one_line(file.stem if file.suffix else file.name) for file in files]
+    files = [Path(name) for name in names]
+    labels = [one_line(without_ending(file.name) if kind_of_name(file.name) else file.stem) for file in files]
     if len(set(labels)) < len(labels):
         # Numbers, not paths: labels are written into mixtures, which are shared.
         labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]

@@ -1,7 +1,8 @@
 """The library: folders of soft prompt files, into which people drop files by hand while programs run, and other sources.
 
-An entry is a `.zip`, a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT one; `install` converts
-other kinds of file. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and unique: see `names`.
+An entry is a `.zip`, a `.kv.zip` (a KV prompt), a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT
+one; `install` converts other kinds of file. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and
+unique: see `names`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import platformdirs
 from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
-from sordino.library.names import MIXTURE_ENDING, checked_name, default_name, near_misses, unique_names, without_ending
+from sordino.library.names import ENDINGS, checked_name, default_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
+from sordino.prompts.fit import Stated
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
@@ -36,11 +38,11 @@ _SETTLED_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Entry:
-    """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
+    """A soft prompt of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
 
-    path: where it is, or will be once `Library.open` was called. components: of a mixture, whose n_tokens is the longest
-    component's; 0 for a soft prompt. parts: the components' metadata. revision: changes when the content does. source: None for a
-    file that vanished.
+    path: where it is, or will be once `Library.open` was called. kind: `Prompt.kind`, or "mixture". d_model: 0 where a KV prompt
+    does not say it. components: of a mixture, whose n_tokens is the longest component's; 0 for one prompt. parts: what each
+    component says, or the one prompt. revision: changes when the content does. source: None for a file that vanished.
     """
 
     name: str
@@ -50,8 +52,9 @@ class Entry:
     metadata: Metadata = field(default_factory=Metadata)
     format: str = ""
     error: str = ""
+    kind: str = ""
     components: int = 0
-    parts: tuple[Metadata, ...] = ()
+    parts: tuple[Stated, ...] = ()
     revision: Hashable = ()
     source: Source | None = field(default=None, compare=False)
 
@@ -107,11 +110,11 @@ class Library:
         return entry.source.open(Item(entry.name, entry.path, entry.revision))
 
     def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
-        """Every soft prompt that can be read, by name, and why others cannot; mixtures are left out."""
+        """Every embedding prompt that can be read, by name, and why others cannot; other kinds are left out."""
         found: dict[str, SoftPrompt] = {}
         broken = []
         for entry in self.scan():
-            if entry.components:
+            if entry.kind not in ("", SoftPrompt.kind):
                 continue
             try:
                 found[entry.name] = formats.read(self.open(entry))
@@ -177,15 +180,16 @@ class Library:
         )
 
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
-        """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
+        """Write the native file of its kind, NAME and an ending of ENDINGS, into the first folder, atomically.
 
         A file with the same content is left as it is. Raises BadInput for a name that is not allowed on every system, NameTaken
         for one that another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
         prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
-        endings = (MIXTURE_ENDING, ".zip") if isinstance(prompt, Mixture) else (".zip", MIXTURE_ENDING)
-        target, other = (self._place_for(name + ending) for ending in endings)
+        places = {kind: self._place_for(name + ending) for kind, ending in ENDINGS.items()}
+        target = places.pop(prompt.kind)
+        others = [place for place in places.values() if place.exists()]
         if target.exists():
             there = _read_if_good(target)
             if there is not None and _same(there, prompt):
@@ -194,7 +198,7 @@ class Library:
                 raise BadInput(
                     "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
                 )
-        if not replace and (target.exists() or other.exists()):
+        if not replace and (target.exists() or others):
             raise NameTaken(
                 "another soft prompt has this name",
                 where=name,
@@ -202,13 +206,13 @@ class Library:
             )
         make_folder(self.folders[0])
         try:
-            _write(prompt, target, replace=replace)
+            formats.write_native(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
             # Another server or another request took the name meanwhile.
             return self.add(prompt, name=name)
-        if other.exists():
+        for other in others:
             # Both would have this name; what was replaced is in the trash.
             with suppress(NotInLibrary):
                 self.remove(self._entry_at(other))
@@ -218,7 +222,8 @@ class Library:
         """An entry with the same content hash, whatever its name, or None. Reads the tensors of the entries of that shape."""
         components = len(prompt.components) if isinstance(prompt, Mixture) else 0
         for entry in self.scan():
-            if (entry.n_tokens, entry.d_model, entry.components) == (prompt.n_tokens, prompt.d_model, components):
+            sizes = (entry.kind, entry.n_tokens, entry.d_model, entry.components)
+            if sizes == (prompt.kind, prompt.n_tokens, prompt.d_model, components):
                 other = _read_if_good(entry.path)
                 if other is not None and other.content_hash == prompt.content_hash:
                     return entry
@@ -295,13 +300,13 @@ def add_packaged(library: Library) -> list[Entry]:
 
 
 def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
-    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay the same. Returns the new content.
+    """Replace metadata fields of a native file, atomically; the numbers stay the same. Returns the new content.
 
     Raises BadInput for other files (their formats cannot hold the fields), StorageError where the disk refuses: the old file is
     then intact.
     """
     prompt = formats.read_any(path).with_metadata(**changes)
-    if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
+    if not path.is_file() or formats.detect(path) not in ("kobold", "kv", "mixture"):
         raise BadInput(
             "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
         )
@@ -312,16 +317,8 @@ def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
             got=", ".join(others[:4]),
             do="`sordino install` makes a clean copy, which can be edited",
         )
-    _write(prompt, path, replace=True)
+    formats.write_native(prompt, path, force=True)
     return prompt
-
-
-def _write(prompt: StoredPrompt, path: Path, *, replace: bool) -> None:
-    if isinstance(prompt, Mixture):
-        formats.write_mixture(prompt, path, force=replace)
-    else:
-        # Its warnings are about other programs; here the file says all that the soft prompt does.
-        formats.write(prompt, path, force=replace)
 
 
 def _same(one: StoredPrompt, other: StoredPrompt) -> bool:
@@ -352,6 +349,7 @@ def _entry(name: str, source: Source, item: Item, header: formats.Peek | str) ->
         d_model=header.d_model,
         metadata=header.metadata,
         format=header.format,
+        kind=header.kind,
         components=header.components,
         parts=header.parts,
     )

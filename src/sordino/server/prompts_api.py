@@ -42,7 +42,7 @@ class DefaultChoice(BaseModel):
 
 
 class UploadForm(BaseModel):
-    """file: of any format, a mixture too. name: in the library, by default the file's. replace: an entry of this name."""
+    """file: of any format and kind. name: in the library, by default the file's. replace: an entry of this name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -73,7 +73,7 @@ async def _no_repeated_fields(request: Request) -> None:
 
 @router.post("/soft_prompts", dependencies=[Depends(_no_repeated_fields)])
 def upload(request: Request, form: Annotated[UploadForm, Form(media_type="multipart/form-data")]) -> dict[str, Any]:
-    """Read a file with the safe readers and add it to the library as a native zip."""
+    """Read a file with the safe readers and add it to the library as the native file of its kind."""
     prompts, file = state_of(request).prompts, form.file
     filename = Path(file.filename or "").name
     if not form.name and (not filename or filename != file.filename):
@@ -154,6 +154,7 @@ def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
         return card | {"error": entry.error}
     return card | {
         "n_tokens": entry.n_tokens,
+        "kind": entry.kind,
         "components": entry.components,
         "name": metadata.name,
         "author": metadata.author,

@@ -8,9 +8,10 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, TrainingError
-from sordino.library.names import is_mixture_name
+from sordino.library.names import kind_of_name
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
+from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
@@ -60,7 +61,7 @@ def check_job(job: Job) -> None:
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
-    if is_mixture_name(job.out.name):
+    if kind_of_name(job.out.name) == Mixture.kind:
         raise BadInput(
             "this is a name of mixtures' files",
             where="--out",

@@ -28,6 +28,7 @@ from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.mixture import GATE_TOKENS
 from sordino.prompts.prompt import KeysValues, Prompt, Vectors
+from sordino.prompts.soft_prompt import SoftPrompt
 
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
@@ -52,6 +53,7 @@ class GgufRunner:
     """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
+    kinds = frozenset((SoftPrompt.kind,))
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):

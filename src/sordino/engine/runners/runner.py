@@ -49,6 +49,10 @@ class Runner(Protocol):
     def name(self) -> str:
         """The program that computes, as people know it."""
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of prompt that rows can open with (`Prompt.kind`)."""
+
     def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 

@@ -217,6 +217,7 @@ def _summary(prompt: ServedPrompt) -> Payload:
         "name": entry.name,
         "title": entry.metadata.name or entry.name,
         "tokens": entry.n_tokens,
+        "kind": entry.kind,
         "components": entry.components,
     }
 

@@ -145,7 +145,7 @@ class LibraryName(BaseModel):
 def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> dict[str, Any]:
     """Copy the result into the library, unless it is there already."""
     prompts = state_of(request).prompts
-    prompt = formats.read(jobs.files.result(job))
+    prompt = formats.read_single(jobs.files.result(job))
     twin = prompts.library.twin(prompt)
     if twin is not None and not body.name:
         return {"id": twin.name}
