@@ -45,6 +45,7 @@ class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
 
     name = "plain"
+    kinds = frozenset((SoftPrompt.kind,))
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers

@@ -48,7 +48,7 @@ class DescribedModel:
 
     name: the user's. id: public, never a path. family: transformers' model type. d_model: width of inputs_embeds. bos_ids: what
     the tokenizer writes before a text, or (). stop_ids: ids that end a text or an assistant's turn. kv_shape: of its keys and
-    values, None where the configuration does not say it.
+    values, None where the configuration does not say it. windowed: for each layer whether it sees a sliding window only.
     """
 
     name: str
@@ -63,6 +63,7 @@ class DescribedModel:
     bos_ids: tuple[int, ...]
     stop_ids: frozenset[int]
     kv_shape: KVShape | None
+    windowed: tuple[bool, ...]
     _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
@@ -254,7 +255,14 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
         bos_ids=bos_ids_of(tokenizer),
         stop_ids=stop_ids_of(tokenizer, file.vocab_size, getattr(text, "eos_token_id", None)),
         kv_shape=kv_shape_of(text),
+        windowed=windowed_of(text),
     )
+
+
+def windowed_of(config: PreTrainedConfig) -> tuple[bool, ...]:
+    """For each layer whether it sees a sliding window only."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
+    return tuple(kind == "sliding_attention" for kind in kinds)
 
 
 def kv_shape_of(config: PreTrainedConfig) -> KVShape | None:
