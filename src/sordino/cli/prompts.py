@@ -202,8 +202,7 @@ def convert(
 
     OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT); of a KV prompt a .kv.zip
     or a folder (PEFT: prefix tuning, or with --to cartridge that). IN is a file of any of these or of the older .pt and .bin kinds,
-    or a name in the library. With --model, OUT says what base model
-    it is for where IN does not.
+    or a name in the library. With --model, OUT says what base model it is for where IN does not.
     """
     from sordino import formats
 

@@ -11,8 +11,7 @@ from sordino.errors import BadInput, TrainingError
 from sordino.library.names import kind_of_name
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
-from sordino.prompts.mixture import Mixture
-from sordino.prompts.soft_prompt import Metadata
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
 from sordino.training.config import TrainConfig
@@ -61,14 +60,9 @@ def check_job(job: Job) -> None:
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
-    if kind_of_name(job.out.name) == Mixture.kind:
-        raise BadInput(
-            "this is a name of mixtures' files",
-            where="--out",
-            expected="NAME.zip",
-            got=job.out,
-            do="leave .mix out",
-        )
+    kind = kind_of_name(job.out.name)
+    if kind not in ("", SoftPrompt.kind):
+        raise BadInput(f"this is a name of {kind}s' files", where="--out", expected="NAME.zip", got=job.out)
     if job.out.suffix.lower() != ".zip":
         raise BadInput(
             "a soft prompt is written as a .zip",
