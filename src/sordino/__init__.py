@@ -25,6 +25,7 @@ __all__ = [
     "AttachedPrompt",
     "DistilConfig",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
     from sordino.prompts.attention import PromptAttention as PromptAttention
+    from sordino.prompts.kv_prompt import KVPrompt as KVPrompt
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
@@ -78,6 +80,7 @@ else:
         "AttachedPrompt": "engine.attach",
         "DistilConfig": "training.distil.config",
         "EvaluateConfig": "evaluation.config",
+        "KVPrompt": "prompts.kv_prompt",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
         "Model": "api.model",

@@ -16,6 +16,7 @@ NAMES = [
     "AttachedPrompt",
     "DistilConfig",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",

@@ -220,11 +220,11 @@ def test_under_nohup_a_run_outlasts_its_terminal() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_name_of_mixtures_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_another_kinds_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("the keeper wrote")
-    for name in ("m.mix.zip", "m.MIX.zip"):
-        assert "name of mixtures' files" in refused("train", "text.txt", "--out", name)
+    for name, kind in (("m.mix.zip", "mixture"), ("m.MIX.zip", "mixture"), ("m.kv.zip", "KV prompt")):
+        assert f"name of {kind}s' files" in refused("train", "text.txt", "--out", name)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]
 
 

@@ -48,7 +48,8 @@ def train(
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     calibration = calibration_of(given[TrainConfig], given[Calibration])
     data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
-    file = Path(out) if out is not None else default_out(data[0]) if data else Path()
+    kind = given[TrainConfig].get("kind", "embedding")
+    file = Path(out) if out is not None else default_out(data[0], kind) if data else Path()
     job = Job(
         TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
         file,

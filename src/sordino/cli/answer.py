@@ -13,7 +13,7 @@ from sordino.cli.options import instruction_option, option_group, paths_option, 
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import TaskConfig
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import Mixture
 from sordino.settings import setting
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def answers(
     if config.shots and not rows.training:
         raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
     loaded = prompts.load_any()
-    alone = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
+    alone = {label: prompt for label, prompt in loaded.items() if not isinstance(prompt, Mixture)}
     if answered.free and len(alone) < len(loaded):
         raise ConfigError(
             "free answers of mixtures are not measured", where="--free", do="give soft prompts, or labels"

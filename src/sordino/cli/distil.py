@@ -71,19 +71,20 @@ def _distil(options: Mapping[str, Any]) -> None:
 def _job(options: Mapping[str, Any]) -> Job:
     """The run that is asked for, or that goes on, checked. Raises SordinoError."""
     from sordino.training.distil.source import files_and_words
-    from sordino.training.job import check_job, default_out, distil_job, stored_job
+    from sordino.training.job import check_job, default_out, distil_job, ending_of, stored_job
 
     if options["resume"] is not None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
         check_exist(options["resume"])
         return stored_job(options["resume"], overwrite=options["overwrite"])
     files, words = files_and_words(options["texts"])
-    destination = options["out"] or (default_out(files[0]) if files else None)
+    kind = options["config"].kind
+    destination = options["out"] or (default_out(files[0], kind) if files else None)
     if destination is None and words:
         raise BadInput("there is no file to write", where="--out", do="give --out NAME.zip")
     model, about = options["model"], options["about"]
     job = distil_job(
-        files, destination or Path("none.zip"), model.model,
+        files, destination or Path(f"none{ending_of(kind)}"), model.model,
         about.metadata(options["name"] or (destination or Path()).stem), replace(options["config"], text=words),
     )  # fmt: skip
     job = replace(

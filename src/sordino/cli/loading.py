@@ -21,7 +21,8 @@ from sordino.cli.options import (
     setting_options,
 )
 from sordino.errors import ConfigError
-from sordino.library.names import MIXTURE_ENDING
+from sordino.library.names import kind_of_name, without_ending
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.settings import setting
@@ -88,8 +89,15 @@ class PromptChoice:
         prompts = {label: formats.read(path) for label, path in self._paths().items()}
         return cast(dict[str, SoftPrompt], self._attended(prompts))
 
+    def load_single(self) -> dict[str, SinglePrompt]:
+        """As `load`, KV prompts too."""
+        from sordino import formats
+
+        prompts = {label: formats.read_single(path) for label, path in self._paths().items()}
+        return cast(dict[str, SinglePrompt], self._attended(prompts))
+
     def load_any(self) -> dict[str, StoredPrompt]:
-        """As `load`, mixtures too."""
+        """As `load_single`, mixtures too."""
         from sordino import formats
 
         return self._attended({label: formats.read_any(path) for label, path in self._paths().items()})
@@ -104,8 +112,8 @@ class PromptChoice:
     def _paths(self) -> dict[str, Path]:
         if len(set(self.names)) < len(self.names):
             raise ConfigError("a soft prompt was given twice", got=", ".join(self.names))
-        files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in self.names]
-        labels = [one_line(file.stem if file.suffix else file.name) for file in files]
+        files = [Path(name) for name in self.names]
+        labels = [one_line(without_ending(file.name) if kind_of_name(file.name) else file.stem) for file in files]
         if len(set(labels)) < len(labels):
             # Numbers, not paths: labels are written into mixtures, which are shared.
             labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]

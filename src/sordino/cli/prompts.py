@@ -15,7 +15,7 @@ from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, 
 from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
-from sordino.formats import WRITABLE
+from sordino.formats import KV_WRITABLE, WRITABLE
 from sordino.library.names import without_ending
 from sordino.library.outputs import format_to_write
 from sordino.prompts.fit import made_for
@@ -125,7 +125,7 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     entry = library.add(loaded, name=wanted, replace=replacing)
     out.print(f"Installed {one_line(entry.name)}: {shape(loaded)} ({entry.path})")
     if twin and twin.path != entry.path:
-        what = "mixture" if isinstance(loaded, Mixture) else "matrix"
+        what = "matrix" if isinstance(loaded, SoftPrompt) else loaded.kind
         out.print(f"{one_line(twin.name)} in the library is the same {what}.")
     out.print(f'Use it: sordino generate "Some text" --soft-prompt "{one_line(entry.name)}"')
 
@@ -191,7 +191,11 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=PATH)
-@click.option("--to", type=click.Choice(list(WRITABLE)), help="The format of OUT.  [default: what its name says]")
+@click.option(
+    "--to",
+    type=click.Choice([*WRITABLE, *(name for name in KV_WRITABLE if name not in WRITABLE)]),
+    help="The format of OUT.  [default: what its name says]",
+)
 @index_option()
 @named_model_option()
 @click.option("--force", is_flag=True, help="Replace OUT, and write what the format can only hold in part.")
@@ -201,9 +205,9 @@ def convert(
 ) -> None:
     """Rewrite a soft prompt in another format.
 
-    OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT). IN is a file
-    of any of these or of the older .pt and .bin kinds, or a name in the library. With --model, OUT says what base model
-    it is for where IN does not.
+    OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT); of a KV prompt a .kv.zip
+    or a folder (PEFT: prefix tuning, or with --to cartridge that). IN is a file of any of these or of the older .pt and .bin kinds,
+    or a name in the library. With --model, OUT says what base model it is for where IN does not.
     """
     from sordino import formats
 
@@ -213,9 +217,9 @@ def convert(
         raise ConfigError(
             "no other format holds a mixture",
             where=path,
-            do="copy the file as it is, or convert its components, which are native .zip files in it: unzip it",
+            do="copy the file as it is, or convert its components, which are files of their own in it: unzip it",
         )
-    loaded = formats.read(path, index=index, warn=warn)
+    loaded = formats.read_single(path, index=index, warn=warn)
     if model.model:
         base = replace(model, device="cpu").load()
         check_fits(base, loaded.metadata.name, loaded, force=force)

@@ -167,14 +167,14 @@ def _job(
 
 def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
     """The run to begin or to resume, checked. Raises SordinoError."""
-    from sordino.training.job import check_job, default_out, stored_job
+    from sordino.training.job import check_job, default_out, ending_of, stored_job
 
     if options["resume"] is not None:
         return stored_job(options["resume"], overwrite=options["overwrite"])
     texts = options["texts"].paths()
-    job = _job(
-        options, texts, options["out"] or (default_out(texts.data[0]) if texts.data else Path("none.zip")), config
-    )
+    none = Path(f"none{ending_of(config.kind)}")
+    out = options["out"] or (default_out(texts.data[0], config.kind) if texts.data else none)
+    job = _job(options, texts, out, config)
     check_job(job)
     return job
 
@@ -182,13 +182,16 @@ def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
     """The runs to begin or to resume, checked. Raises SordinoError."""
     from sordino.training.group import FOLDER, Group, check_group, stored_group
+    from sordino.training.job import ending_of
 
     if options["resume"] is not None:
         return stored_group(options["resume"], overwrite=options["overwrite"])
     out_dir: Path = options["out_dir"]
-    together = out_dir / FOLDER
+    together, ending = out_dir / FOLDER, ending_of(config.kind)
     jobs = {
-        name: _job(options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}.zip", config, together)
+        name: _job(
+            options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}{ending}", config, together
+        )
         for name, path in named.items()
     }
     group = Group(jobs, together, fill_passes="pass_tokens" not in options["settings"])

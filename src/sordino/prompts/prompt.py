@@ -1,6 +1,7 @@
 """The seam for kinds of soft prompts: what every kind owes to the code that runs, shares and serves it.
 
-Today's kind is the embedding prompt (`SoftPrompt`). A mixture is not a kind of its own here: it has components, each a `Prompt`.
+The kinds are the embedding prompt (`SoftPrompt`) and the KV prompt (`KVPrompt`). A mixture is not a kind of its own here: it has
+components, each a `Prompt`.
 
 Shape key: P virtual tokens, D model width, L layers, H key-value heads, C channels of a head.
 """

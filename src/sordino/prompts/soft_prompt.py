@@ -171,7 +171,7 @@ def check_width(d_model: int, base: BaseRef, *, where: str) -> None:
         )
 
 
-def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:
+def checked_shape(shape: tuple[int, ...], *, where: object = "", most_width: int = MAX_WIDTH) -> tuple[int, int]:
     """The (n_tokens, d_model) that a stored shape stands for; [1, n, d] is read as [n, d].
 
     Call it on a header, before memory is taken. Raises SoftPromptFileError.
@@ -190,8 +190,8 @@ def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, i
         raise SoftPromptFileError(
             "the number of virtual tokens is out of range", where=where, expected=f"1 to {MAX_TOKENS}", got=n_tokens
         )
-    if not 1 <= d_model <= MAX_WIDTH:
-        raise SoftPromptFileError("the width is out of range", where=where, expected=f"1 to {MAX_WIDTH}", got=d_model)
+    if not 1 <= d_model <= most_width:
+        raise SoftPromptFileError("the width is out of range", where=where, expected=f"1 to {most_width}", got=d_model)
     return n_tokens, d_model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, DataError, TrainingError
-from sordino.formats import read
+from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
@@ -174,6 +174,6 @@ def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_e
     """The soft prompt, written; or as it is, where it was written before the group was interrupted."""
     own = finish(prepared, finished, Metadata(), [], {})
     if (job.folder / HTML).is_file() and not job.overwrite and is_file_of(job.out, own):
-        return TrainResult(read(job.out), None, job.out, job.folder)
+        return TrainResult(read_single(job.out), None, job.out, job.folder)
     size = replace(prepared.size, steps=finished.progress.step)
     return write_result(job, prepared, finished, judging_of(job.config, size), partial(on_event, name))

@@ -9,14 +9,15 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, TrainingError
-from sordino.library.names import is_mixture_name
+from sordino.library.names import ENDINGS, kind_of_name, without_ending
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
-from sordino.prompts.soft_prompt import Metadata
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
-from sordino.training.config import TrainConfig
+from sordino.training.config import Kind, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
 from sordino.training.run import TextPaths
@@ -47,7 +48,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return self.run or self.out.with_name(self.out.stem + ".run")
+        return self.run or self.out.with_name(without_ending(self.out.name) + ".run")
 
 
 def distil_job(files: Sequence[Path], out: Path, model: str, metadata: Metadata, config: DistilConfig) -> Job:
@@ -57,10 +58,15 @@ def distil_job(files: Sequence[Path], out: Path, model: str, metadata: Metadata,
     return Job(TextPaths(tuple(files)), out, model, metadata, config.for_loop(), distil=config)
 
 
-def default_out(data: Path) -> Path:
+def default_out(data: Path, kind: Kind) -> Path:
     """The file that a run on these texts writes, in the working directory."""
     first = data.resolve()
-    return Path(f"{first.name if first.is_dir() else first.stem}.zip")
+    return Path(f"{first.name if first.is_dir() else first.stem}{ending_of(kind)}")
+
+
+def ending_of(kind: Kind) -> str:
+    """Of the file that a run of this kind writes."""
+    return ENDINGS[KVPrompt.kind if kind == "kv" else SoftPrompt.kind]
 
 
 def check_job(job: Job) -> None:
@@ -72,15 +78,13 @@ def check_job(job: Job) -> None:
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
-    if job.config.kind == "kv":
-        raise BadInput("a KV prompt cannot be written to a file yet", where="--kind", do="leave --kind out")
-    if is_mixture_name(job.out.name):
+    ending = ending_of(job.config.kind)
+    if (named := kind_of_name(job.out.name)) and ENDINGS[named] != ending:
         raise BadInput(
-            "this is a name of mixtures' files",
+            f"this is a name of {named}s' files",
             where="--out",
-            expected="NAME.zip",
+            expected=f"NAME{ending}",
             got=job.out,
-            do="leave .mix out",
         )
     if job.out.suffix.lower() != ".zip":
         raise BadInput(

@@ -102,7 +102,8 @@ class JobFiles:
         return self.place(job.id) / "voice.run"
 
     def result(self, job: QueuedJob) -> Path:
-        return self.place(job.id) / "voice.zip"
+        # As `sordino train` demands of --kind.
+        return self.place(job.id) / ("voice.kv.zip" if "--kind=kv" in job.flags else "voice.zip")
 
     def error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / ERROR

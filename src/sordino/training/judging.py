@@ -14,7 +14,7 @@ from sordino.evaluation.analysis.inspection import affordable
 from sordino.evaluation.config import EvaluateConfig
 from sordino.evaluation.report import Report
 from sordino.evaluation.scoring import Progress
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.training.config import TrainConfig
 
 # Of the training's time: what a quick measurement may take.
@@ -39,7 +39,7 @@ class Measure(Protocol):
     @property
     def positions(self) -> int: ...
 
-    def __call__(self, prompt: SoftPrompt, label: str, judging: Judging, progress: Progress, /) -> Report: ...
+    def __call__(self, prompt: SinglePrompt, label: str, judging: Judging, progress: Progress, /) -> Report: ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sordino.errors import TrainingError
 from sordino.evaluation.distance_picture import distance_figure
 from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows
 from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.storage import write_bytes
 from sordino.training.events import HTML as HTML
 from sordino.training.events import METRICS, Sample, Step, Validation
@@ -79,7 +79,7 @@ class RunReport:
     prompt's file says to whoever gets it. notes: how the texts were split, and the like.
     """
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
     inside: InspectionTable | None = None

@@ -20,8 +20,9 @@ from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, explanation, summary, verdict
-from sordino.formats import file_disclosure, read, write
+from sordino.formats import file_disclosure, read_single, write
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.nearest import nearest_words
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -56,7 +57,7 @@ class TrainResult:
     with report.html.
     """
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     report: Report | None
     file: Path
     folder: Path
@@ -79,25 +80,25 @@ def write_result(
     Whatever interrupts the measuring, the file is there. Raises BadInput, StorageError.
     """
     draft = finish(prepared, finished, job.metadata, [], {})
-    assert isinstance(draft, SoftPrompt)
     if job.out.exists() and not job.overwrite and not is_file_of(job.out, draft):
         raise BadInput(
             "a file of this name appeared while training", where=job.out,
             do=f"move it away, then sordino train --resume {quote(str(job.together or job.folder))}; or add --overwrite to that",
         )  # fmt: skip
-    write(draft, job.out, to="kobold", force=True)
+    write(draft, job.out, force=True)
     found = _measured(prepared, draft, judging, on_event)
     prompt = draft.with_metadata(
         samples=tuple(found.samples) if job.samples else (),
         heldout=summary(found.report, label_of(draft)) if found.report is not None else {},
     )
-    warnings = write(prompt, job.out, to="kobold", force=True)
+    warnings = write(prompt, job.out, force=True)
     disclosure = tuple(file_disclosure(prompt))
     on_event(Disclosed(disclosure))
     for line in warnings:
         on_event(Warned(line))
     on_event(PromptWritten(job.out, prompt.n_tokens))
-    nearest = nearest_words(prepared.base, prompt)
+    # Keys and values are near no word.
+    nearest = nearest_words(prepared.base, prompt) if isinstance(prompt, SoftPrompt) else []
     report = RunReport(
         prompt,
         read_events(job.folder),
@@ -118,16 +119,16 @@ def write_result(
 def is_file_of(path: Path, prompt: Prompt) -> bool:
     """Whether a file holds this soft prompt: it is the run's own, and the run was interrupted after it wrote it."""
     try:
-        return read(path).content_hash == prompt.content_hash
+        return read_single(path).content_hash == prompt.content_hash
     except SordinoError:
         return False
 
 
-def label_of(prompt: SoftPrompt) -> str:
+def label_of(prompt: SinglePrompt) -> str:
     return prompt.metadata.name or "soft prompt"
 
 
-def _measured(prepared: PreparedRun, prompt: SoftPrompt, judging: Judging, on_event: OnEvent) -> _Findings:
+def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_event: OnEvent) -> _Findings:
     """Part by part, with one bar for all. A part that fails is a warning; an interrupt ends the measuring, not the run."""
     found = _Findings()
     costs = positions(judging, prepared.config, prepared.size)
@@ -179,7 +180,7 @@ class _Bar:
 
 def measured_result(
     prepared: PreparedRun,
-    prompt: SoftPrompt,
+    prompt: SinglePrompt,
     judging: Judging,
     on_event: OnEvent,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -207,7 +208,7 @@ def measured_result(
 
 
 def sample_pairs(
-    base: BaseModel, prompt: SoftPrompt, texts: Sequence[str], *, seed: int, tokens: int
+    base: BaseModel, prompt: SinglePrompt, texts: Sequence[str], *, seed: int, tokens: int
 ) -> list[dict[str, str]]:
     """Each text continued with the soft prompt and without, from one seed: {"prompt", "with", "without"} objects."""
     # A model without BOS has nothing to begin an empty text from.
@@ -221,7 +222,7 @@ def sample_pairs(
     ]
 
 
-def _samples(prepared: PreparedRun, draft: SoftPrompt, bar: _Bar, on_event: OnEvent) -> Sequence[Mapping[str, str]]:
+def _samples(prepared: PreparedRun, draft: SinglePrompt, bar: _Bar, on_event: OnEvent) -> Sequence[Mapping[str, str]]:
     config = prepared.config
     bar.progress("samples")
     try:
@@ -239,9 +240,11 @@ def _sentences(measured: Report, label: str, judging: Judging) -> list[str]:
 
 
 def _inspected(
-    prepared: PreparedRun, prompt: SoftPrompt, judging: Judging, bar: _Bar, on_event: OnEvent
+    prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, bar: _Bar, on_event: OnEvent
 ) -> InspectionTable | None:
-    """A short inspection, on the held-out texts. None, with a warning, where it cannot be had."""
+    """A short inspection, on the held-out texts. None where the prompt has no vectors, or, with a warning, where it fails."""
+    if not isinstance(prompt, SoftPrompt):
+        return None
     texts = prepared.splits.heldout or prepared.splits.validation
     targets = affordable(prompt.n_tokens, judging.inspection) if "inspection" in judging.parts else 0
     try:

@@ -162,7 +162,7 @@ class LibraryName(BaseModel):
 def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> dict[str, Any]:
     """Copy the result into the library, unless it is there already."""
     prompts = state_of(request).prompts
-    prompt = formats.read(jobs.files.result(job))
+    prompt = formats.read_single(jobs.files.result(job))
     twin = prompts.library.twin(prompt)
     if twin is not None and not body.name:
         return {"id": twin.name}
@@ -178,7 +178,10 @@ def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> di
 def file(jobs: JobsOf, job: JobOf) -> FileResponse:
     if not jobs.files.result(job).is_file():
         raise Refused(404, "the run has no result yet")
-    return FileResponse(jobs.files.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
+    result = jobs.files.result(job)
+    return FileResponse(
+        result, filename=result.name.replace("voice", job.name or "voice", 1), media_type="application/zip"
+    )
 
 
 @router.get("/jobs/{name}/report")

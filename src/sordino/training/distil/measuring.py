@@ -20,7 +20,7 @@ from sordino.forward.likeliest import likeliest
 from sordino.forward.packing import labelled_rows, with_leading_ids
 from sordino.forward.placement import encode_prompts, leading_ids
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.texts.examples import Example
 from sordino.training.distil.prepare import Lesson
 from sordino.training.distil.teacher import Continuation
@@ -41,7 +41,7 @@ class LessonKept:
         """Each continuation twice for the losses and twice for the agreement, with the soft prompt and without."""
         return 4 * sum(len(one.opening.alone) + len(one.drawn) for one in self.lesson.of("heldout"))
 
-    def __call__(self, prompt: SoftPrompt, label: str, judging: Judging, progress: Progress) -> Report:
+    def __call__(self, prompt: SinglePrompt, label: str, judging: Judging, progress: Progress) -> Report:
         """Raises DataError, OutOfMemory."""
         base, held, config = self.base, self.lesson.of("heldout"), judging.config
         # Ends are left out: the teacher's log probability of them is not known.
@@ -84,7 +84,7 @@ def _kept(means: LineEstimates) -> Estimate | None:
 
 
 def _agreement(
-    base: BaseModel, prompt: SoftPrompt | None, held: Sequence[Continuation], windows: Sequence[Example]
+    base: BaseModel, prompt: SinglePrompt | None, held: Sequence[Continuation], windows: Sequence[Example]
 ) -> float:
     """The share of the continuations' tokens where the likeliest word is the teacher's."""
     prefixes = encode_prompts(base, [prompt])

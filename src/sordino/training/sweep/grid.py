@@ -68,6 +68,8 @@ class Spec:
                 raise ConfigError("there is no value to try", where=f"--{factor}")
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
+        if self.rest.kind != "embedding":
+            raise ConfigError("a sweep trains embedding prompts", where="--kind", got=self.rest.kind, do="leave it out")
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
                 "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
