@@ -45,9 +45,10 @@ def test_list_and_show(library: Path) -> None:
 
 
 def test_generate_gives_what_the_embedding_prompt_gives(library: Path) -> None:
-    ask = ("the lamp", "--max-tokens", 8, "--temperature", 0, "--runner", "torch", "--model", "tiny")
-    texts = [run("generate", *ask, "-p", name).stdout for name in ("deep", "fog")]
-    assert texts[0] == texts[1]
+    ask = ("the lamp", "--max-tokens", 8, "--temperature", 0)
+    texts = [run("generate", *ask, *more).stdout for more in (("-p", "deep"), ("-p", "fog"), ())]
+    assert texts[0] == texts[1] != texts[2]
+    assert run("generate", *ask[1:], "-p", "deep").stdout == run("generate", *ask[1:], "-p", "fog").stdout != "\n"
 
 
 def test_convert(library: Path) -> None:

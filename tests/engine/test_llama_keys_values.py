@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from sordino.engine.embedded import EmbeddedEngine
+from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError
 from sordino.models import base_model, files
 from sordino.models.base_model import BaseModel
 from sordino.models.description import describe
 from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture, uniform
 from sordino.prompts.prompt import KeysValues, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from tests.prompts.kv_of import kv_of
@@ -103,6 +108,34 @@ def test_a_text_is_needed_and_another_shape_is_refused(path: Path, base: BaseMod
         with pytest.raises(DoesNotFit, match="not finite"):
             runner.open(0, large, [5])
         assert runner.open(0, taken, [5]) == 0
+
+
+def written(engine: Engine, prompts: Sequence[Prompt | Mixture], ids: Sequence[int]) -> list[list[int]]:
+    """The greedy tokens behind each prompt, all in one batch."""
+    numbers = [engine.submit(Request(tuple(ids), prompt, Sampling(max_tokens=10, temperature=0))) for prompt in prompts]
+    found: dict[int, list[int]] = {number: [] for number in numbers}
+    while engine.busy:
+        for number, event in engine.step():
+            if isinstance(event, Chunk):
+                found[number] += [drawn.token for drawn in event.drawn]
+            else:
+                assert event.error is None, event.error
+    return [found[number] for number in numbers]
+
+
+@pytest.mark.parametrize("row_cells", [None, 512], ids=["one pool", "split"])
+def test_in_a_batch_and_in_a_mixture_it_writes_what_it_was_taken_from(
+    path: Path, base: BaseModel, row_cells: int | None
+) -> None:
+    one, other = prompt_of(base, 0), prompt_of(base, 1, 3)
+    with runner_of(path, row_cells) as runner:
+        model = runner.model
+        engine = Engine(runner, TokenizerInfo(model.decode, frozenset(), 256, model.vocab_size), Limits(rows=3))
+        assert KVPrompt.kind in EmbeddedEngine(engine).capabilities.kinds
+        plain = written(engine, [one, Mixture((one, other), uniform(2))], base.encode(TEXT))
+        taken = written(engine, [kv_of(base, one), Mixture((kv_of(base, one), other), uniform(2))], base.encode(TEXT))
+        assert taken == plain
+        assert plain[0] != plain[1]
 
 
 # Bytes -------------------------------------------------------------------------------------------------------------
