@@ -8,7 +8,8 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput
-from sordino.library.library import Library, edit
+from sordino.library.editing import edit
+from sordino.library.library import Library
 from sordino.library.names import kind_of_name, readable_name, safe_name, without_ending
 from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.soft_prompt import SoftPrompt

@@ -262,7 +262,7 @@ def test_the_measuring_has_one_bar_that_never_goes_back(tmp_path: Path, base: An
 
 def test_nothing_is_measured_where_nobody_wants_it(tmp_path: Path, base: Any) -> None:
     job = job_in(tmp_path)
-    job = replace(job, config=replace(job.config, measure="none"))
+    job = replace(job, config=replace(job.config, measure="none", hold=0))
     events: list[RunEvent] = []
     made = follow(job, read_texts(job, base), on_event=events.append)
     assert made is not None

@@ -20,12 +20,11 @@ from sordino.library.names import without_ending
 from sordino.library.outputs import format_to_write
 from sordino.prompts.fit import made_for
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
-from sordino.prompts.soft_prompt import RATINGS
+from sordino.prompts.soft_prompt import RATINGS, SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.library.entry import Entry
     from sordino.library.library import Library
-    from sordino.prompts.soft_prompt import SoftPrompt
 
 _SHOWN_SAMPLES = 5
 
