@@ -66,4 +66,5 @@ def test_names_of_copies() -> None:
 def test_installing_what_peft_saved(tmp_path: Path) -> None:
     formats.write(kv_prompt(), tmp_path / "prefix", to="peft")
     lib = Library([tmp_path / "library"])
-    assert lib.install(tmp_path / "prefix").path == tmp_path / "library" / "prefix.kv.zip"
+    read = formats.read_single(tmp_path / "prefix")
+    assert lib.add(read, name="prefix").path == tmp_path / "library" / "prefix.kv.zip"
