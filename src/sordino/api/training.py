@@ -41,6 +41,7 @@ def train(
     the texts want and about 5 minutes allow on this machine, 300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
+    from sordino.library.names import without_ending
     from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, calibration_of
     from sordino.training.job import Job, check_job, default_out
     from sordino.training.run import TextPaths
@@ -54,7 +55,7 @@ def train(
         TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
         file,
         model.base.name,
-        about.metadata(rest.name or file.stem),
+        about.metadata(rest.name or without_ending(file.name)),
         TrainConfig(**given[TrainConfig]),
         str(model.base.device),
         str(model.base.dtype).removeprefix("torch."),
@@ -82,6 +83,7 @@ def distil(
     of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
     what the file says, as in `train`. Raises as `train`.
     """
+    from sordino.library.names import without_ending
     from sordino.training.config import Calibration, Description
     from sordino.training.distil.config import DistilConfig
     from sordino.training.distil.source import files_and_words
@@ -94,7 +96,7 @@ def distil(
         files,
         Path(out),
         model.base.name,
-        about.metadata(rest.name or Path(out).stem),
+        about.metadata(rest.name or without_ending(Path(out).name)),
         DistilConfig(**{"text": words, **given[DistilConfig]}),
     )
     job = replace(

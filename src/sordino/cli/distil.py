@@ -15,6 +15,7 @@ from sordino.cli.loading import base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, resume_option
 from sordino.errors import BadInput
+from sordino.library.names import without_ending
 from sordino.training.config import Description
 from sordino.training.distil.config import DistilConfig
 
@@ -85,7 +86,7 @@ def _job(options: Mapping[str, Any]) -> Job:
     model, about = options["model"], options["about"]
     job = distil_job(
         files, destination or Path(f"none{ending_of(kind)}"), model.model,
-        about.metadata(options["name"] or (destination or Path()).stem), replace(options["config"], text=words),
+        about.metadata(options["name"] or without_ending((destination or Path()).name)), replace(options["config"], text=words),
     )  # fmt: skip
     job = replace(
         job, device=model.device, dtype=model.dtype, samples=not about.no_samples, overwrite=options["overwrite"]

@@ -15,7 +15,7 @@ from sordino.cli.loading import base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
-from sordino.library.names import checked_name
+from sordino.library.names import checked_name, without_ending
 from sordino.library.outputs import check_folder
 from sordino.training.config import Calibration, Description, TrainConfig, calibration_of
 
@@ -160,7 +160,7 @@ def _job(
 
     model, about = options["model"], options["about"]
     return Job(
-        texts, out, model.model, about.metadata(options["name"] or out.stem), config, model.device, model.dtype,
+        texts, out, model.model, about.metadata(options["name"] or without_ending(out.name)), config, model.device, model.dtype,
         samples=not about.no_samples, overwrite=options["overwrite"], together=together,
     )  # fmt: skip
 

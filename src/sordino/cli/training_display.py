@@ -149,7 +149,8 @@ class RunDisplay(Display):
             event = Warned(named + event.message)
         if (self._several and isinstance(event, Disclosed)) or self.show_shared(event):
             if isinstance(event, ReportWritten) and not self._several:
-                out.print(f"Nearest words: {' '.join(event.nearest_words)}")
+                if event.nearest_words:
+                    out.print(f"Nearest words: {' '.join(event.nearest_words)}")
             return
         match event:
             case TextsRead():

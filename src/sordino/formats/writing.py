@@ -186,15 +186,17 @@ def _warnings(known: Metadata, to: str) -> list[str]:
         theirs = {
             "kobold": "KoboldAI will put it before BOS, where it works less well",
             "peft": "PEFT will put it before BOS, where it works less well",
+            "cartridge": "PEFT will put it before BOS, where it works less well",
             "mkultra": "mkultra does not read that from the file",
             "npy": "an .npy file cannot say so",
             "safetensors": "only Sordino reads that from the file",
         }
         warnings.append(f"{_AFTER_BOS}: {theirs[to]}")
-    if not known.attention.plain:
+    if not known.attention.plain and to != "kv":
         theirs = {
             "kobold": "KoboldAI ignores that",
             "peft": "PEFT ignores that",
+            "cartridge": "PEFT ignores that",
             "mkultra": "mkultra files cannot say so",
             "npy": "an .npy file cannot say so",
             "safetensors": "only Sordino reads that from the file",
