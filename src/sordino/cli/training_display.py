@@ -148,9 +148,8 @@ class RunDisplay(Display):
         if isinstance(event, Warned):
             event = Warned(named + event.message)
         if (self._several and isinstance(event, Disclosed)) or self.show_shared(event):
-            if isinstance(event, ReportWritten) and not self._several:
-                if event.nearest_words:
-                    out.print(f"Nearest words: {' '.join(event.nearest_words)}")
+            if isinstance(event, ReportWritten) and not self._several and event.nearest_words:
+                out.print(f"Nearest words: {' '.join(event.nearest_words)}")
             return
         match event:
             case TextsRead():
