@@ -126,7 +126,7 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> PreparedRun:
-    prepared = prepare(base, TrainConfig(), TextPaths((folder,), (heldout,)), _no_prompt)
+    prepared = prepare(base, TrainConfig(measure="none"), TextPaths((folder,), (heldout,)), _no_prompt)
     cost = estimate(prepared, minutes=minutes)
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 

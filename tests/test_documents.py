@@ -32,7 +32,7 @@ _RUN_AS_MODULE = re.compile(r"python -m ((?:sordino|benchmarks)(?:\.\w+)+)")
 # The log tells of code as it was.
 NAMING = [page for page in PAGES if page.name != "LOG.md"]
 # Names with a dot that are no module: a file beside PEFT's, and "any of them".
-NO_MODULES = {"sordino.json", "benchmarks.NAME"}
+NO_MODULES = {"sordino.json", "sordino.safetensors", "benchmarks.NAME"}
 
 
 def options_of(command: str, rest: str = "") -> set[str]:

@@ -30,13 +30,16 @@ USED_BY_OTHERS = {
     "ui": {"websockets", "sordino"},
     "gguf": set(),
     "texts": set(),
+    # The benchmarks run llama.cpp's server.
+    "bench": {"xllamacpp"},
 }
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
-    "serve": ("server/**/*.py",),
+    "serve": ("server/**/*.py", "texts/cards.py"),
     "ui": (),
     "gguf": ("engine/runners/llama_batch.py", "engine/runners/llama_context.py"),
     "texts": ("texts/web_pages.py",),
+    "bench": ("evaluation/adapters.py",),
 }
 
 JUNIT = """<testsuites><testsuite>

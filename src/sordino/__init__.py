@@ -23,7 +23,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",
@@ -38,6 +40,7 @@ __all__ = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     from sordino.api.files import peek as peek
     from sordino.api.model import Model as Model
     from sordino.api.model import load_model as load_model
+    from sordino.api.training import distil as distil
     from sordino.api.training import resume as resume
     from sordino.api.training import train as train
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
@@ -61,10 +65,12 @@ if TYPE_CHECKING:
     from sordino.evaluation.config import EvaluateConfig as EvaluateConfig
     from sordino.evaluation.report import Report as Report
     from sordino.prompts.attention import PromptAttention as PromptAttention
+    from sordino.prompts.kv_prompt import KVPrompt as KVPrompt
     from sordino.prompts.mixture import Mixture as Mixture
     from sordino.prompts.soft_prompt import Metadata as Metadata
     from sordino.prompts.soft_prompt import SoftPrompt as SoftPrompt
     from sordino.training.config import TrainConfig as TrainConfig
+    from sordino.training.distil.config import DistilConfig as DistilConfig
     from sordino.training.events import Sample as Sample
     from sordino.training.events import Step as Step
     from sordino.training.events import Validation as Validation
@@ -72,7 +78,9 @@ if TYPE_CHECKING:
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
+        "DistilConfig": "training.distil.config",
         "EvaluateConfig": "evaluation.config",
+        "KVPrompt": "prompts.kv_prompt",
         "Metadata": "prompts.soft_prompt",
         "Mixture": "prompts.mixture",
         "Model": "api.model",
@@ -87,6 +95,7 @@ else:
         "TrainResult": "training.result",
         "Validation": "training.events",
         "attach": "engine.attach",
+        "distil": "api.training",
         "evaluate": "api.evaluation",
         "load": "api.files",
         "load_model": "api.model",

@@ -21,6 +21,12 @@ Every error says, in one line: what went wrong, where, what was expected and wha
 
 from __future__ import annotations
 
+import re
+
+# `--row-tokens`, and not the two dashes of a range or a path.
+_FLAG = re.compile(r"(?<![\w./-])--([a-z][a-z-]*[a-z])")
+_SWITCHES = ("overwrite", "force", "find_lr", "no_samples")
+
 
 class SordinoError(Exception):
     """Base of every error that Sordino raises on purpose.
@@ -46,6 +52,19 @@ class SordinoError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         line = "; ".join(part for part in (head, found, self.do) if part)
         return " ".join(line.split())
+
+    def name_arguments(self) -> None:
+        """Name the arguments of Python functions in place of the command's flags, but not within advice to run a command."""
+        for part in ("what", "where", "expected", "do"):
+            clauses = getattr(self, part).split("; ")
+            named = (one if "sordino " in one else _FLAG.sub(_argument, one) for one in clauses)
+            setattr(self, part, "; ".join(named))
+        self.args = (self.message,)
+
+
+def _argument(flag: re.Match[str]) -> str:
+    name = flag[1].replace("-", "_")
+    return f"{name}=True" if name in _SWITCHES else name
 
 
 class BadInput(SordinoError):

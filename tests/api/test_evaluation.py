@@ -29,3 +29,19 @@ def test_evaluation_measures_and_prints_a_table(model, tmp_path: Path) -> None:
     alone = sordino.evaluate(model, prompt(model.base), heldout=tmp_path / "heldout", limit=100, resamples=100)
     assert alone.n_tokens == {"p0": 4}
     assert "real excerpts are left out" in str(alone)
+
+
+def test_distance_is_a_list_of_tokens(model, tmp_path: Path) -> None:
+    texts(tmp_path / "heldout", 3)
+    report = sordino.evaluate(
+        model,
+        prompt(model.base),
+        heldout=tmp_path / "heldout",
+        limit=100,
+        resamples=100,
+        row_tokens=32,
+        distance=[16, 40],
+    )
+    assert report.distance is not None
+    assert report.distance.distances == (0, 16, 40)
+    assert "the model's own writing with p0" in str(report)

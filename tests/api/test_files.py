@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import sordino
-from sordino.errors import BadInput, NotInLibrary
+from sordino.api import naming_arguments
+from sordino.errors import BadInput, DoesNotFit, NotInLibrary
+from sordino.prompts.soft_prompt import BaseRef
 from tests.api.inputs import prompt
 
 
@@ -44,3 +46,23 @@ def test_what_a_file_cannot_say_is_logged(model, tmp_path: Path, caplog: pytest.
     prompt(model.base).with_metadata(author="A", placement="after_bos").save(tmp_path / "other.npy", to="npy")
     assert "author" in caplog.messages[0]
     assert "after BOS" in caplog.messages[1]
+
+
+def test_errors_name_arguments_and_not_flags(model, tmp_path: Path) -> None:
+    made = prompt(model.base)
+    made.save(tmp_path / "voice.zip")
+    with pytest.raises(BadInput, match="replace it with overwrite=True"):
+        made.save(tmp_path / "voice.zip")
+    with pytest.raises(BadInput, match=r"placement start.* with overwrite=True"):
+        made.with_metadata(placement="after_bos").save(tmp_path / "adapter", to="peft")
+    other = made.with_metadata(base=BaseRef("other", "gptj", made.d_model, 9, 7))
+    with pytest.raises(DoesNotFit) as caught:
+        model.generate("Once", other)
+    assert "give force=True" in str(caught.value)
+    with pytest.raises(BadInput, match="sordino train --resume"):
+        raise_as_python("sordino train --resume made.run; or begin again with --overwrite")
+
+
+@naming_arguments
+def raise_as_python(do: str) -> None:
+    raise BadInput("a run can go on", do=do)

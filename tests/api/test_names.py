@@ -14,7 +14,9 @@ from tests.api.inputs import prompt
 
 NAMES = [
     "AttachedPrompt",
+    "DistilConfig",
     "EvaluateConfig",
+    "KVPrompt",
     "Metadata",
     "Mixture",
     "Model",
@@ -29,6 +31,7 @@ NAMES = [
     "TrainResult",
     "Validation",
     "attach",
+    "distil",
     "evaluate",
     "load",
     "load_model",

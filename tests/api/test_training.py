@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_its_own_model_only(model, tmp_path: Path) -> None:
 def test_settings_that_are_none_are_refused_before_a_text_is_read(model, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown setting; got step"):
         sordino.train(model, tmp_path, step=3)
-    with pytest.raises(ConfigError, match="--steps and --minutes"):
+    with pytest.raises(ConfigError, match="steps and minutes"):
         sordino.train(model, tmp_path, steps=3, minutes=1)
     with pytest.raises(BadInput, match="nothing to train on"):
         sordino.train(model, [])

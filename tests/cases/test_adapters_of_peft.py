@@ -136,12 +136,14 @@ def test_tasks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     both_refuse(path, "more than a soft prompt")
 
 
-def test_prefix_tuning_is_refused_also_as_the_file_beside_its_configuration(tmp_path: Path) -> None:
+def test_prefix_tuning_is_a_kv_prompt_also_as_the_file_beside_its_configuration(tmp_path: Path) -> None:
     """The bare file of a prefix adapter was taken for a soft prompt of a wide model."""
     path = adapter(tmp_path / "prefix", "prefix")
-    both_refuse(path, "PREFIX_TUNING")
-    with pytest.raises(SoftPromptFileError, match="PREFIX_TUNING"):
-        formats.read(path / "adapter_model.safetensors")
+    for file in (path, path / "adapter_model.safetensors"):
+        assert formats.peek(file).kind == "KV prompt"
+        assert formats.read_any(file).kind == "KV prompt"
+        with pytest.raises(SoftPromptFileError, match="a KV prompt, where an embedding prompt is needed"):
+            formats.read(file)
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -156,12 +156,12 @@ TABLE = [("Q", "one, two"), ("R", "three")]
         ('prompt,completion\rQ,"one, two"\rR,three\r', "tables and JSON with the line ends of old Macs (CR): 1"),
         (
             'prompt,completion\nQ,"one, two",\nR,three,,\n',
-            "table rows with empty fields behind the last column, which were dropped: 2",
+            "table rows with empty fields after the last column, which were dropped: 2",
         ),
         ("prompt\tcompletion\nQ\tone, two\nR\tthree\n", ""),
         (
             '\n\nprompt,completion,\nQ,"one, two",\nR,three,\n',
-            "table rows with empty fields behind the last column, which were dropped: 2",
+            "table rows with empty fields after the last column, which were dropped: 2",
         ),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_masked_turn_is_context(tmp_path: Path, mask: dict[str, Any]) -> None:
     result = reading(tmp_path, *dialogue)
     assert result.pieces[0].text == "Lo"
     assert ("assistant", "secret") in turns(result)
-    assert result.notes == ("assistant turns that are marked as not learned and serve as context: 1",)
+    assert result.notes == ("assistant turns marked as not to be learned, which serve as context: 1",)
     base = tiny_base("llama")
     (example,) = make_examples(result.pieces, base, max_tokens=400).examples
     assert base.decode([i for i, known in zip(example.ids, example.labelled, strict=True) if known]) == "Lo"
@@ -82,7 +82,7 @@ def test_a_mask_that_cannot_be_kept_is_refused(tmp_path: Path, mask: dict[str, A
 
 def test_a_user_who_is_to_be_learned_is_reported(tmp_path: Path) -> None:
     result = reading(tmp_path, said("user", "Hi", train=True), said("assistant", "Lo"))
-    assert result.notes == ("turns of other roles that are marked as learned, and are not: 1",)
+    assert result.notes == ("turns of other roles marked to be learned, which are not learned: 1",)
 
 
 def test_masks_are_part_of_what_data_is() -> None:

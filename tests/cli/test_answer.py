@@ -140,7 +140,7 @@ def test_a_mixtures_file_is_answered_with_and_not_written_with(task: Path) -> No
     text = ok(*command)
     assert "mixture both" in text
     assert "soft prompt fog" in text
-    assert "Behind both, held.jsonl:" in text
+    assert "With both, on held.jsonl:" in text
     assert "mixtures are not measured" in refused(*command, "--free")
 
 

@@ -80,6 +80,42 @@ def test_bad_input_is_refused(library: Path, tmp_path: Path) -> None:
     assert "give --excerpts too" in refused("evaluate", "fog", *held, "--excerpt-draws", 2)
 
 
+def test_distance_has_a_table_a_picture_and_json(library: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("A report of ships and rocks was read to the end. " * 20, encoding="utf-8")
+    command = ("evaluate", "fog", "--heldout", tmp_path / "heldout", *FAST, "--distance-tokens", 200, "--hold", 16)
+    picture = tmp_path / "far.png"
+    text = ok(*command, "--distance", "64,16", "--foreign", other, "--picture", picture)
+    for part in (
+        "Gain behind other text",
+        "other texts",
+        "the same voice",
+        "the model's own writing with fog",
+        "soft prompt fog, not held",
+        "soft prompt fog, held from 16",
+        "kept at 64",
+    ):
+        assert part in text, part
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "--overwrite" in refused(*command, "--distance", "16", "--picture", picture)
+    said = json.loads(run(*command, "--distance", "16", "--foreign", other, "--json").stdout)
+    assert said["distance"]["distances"] == [0, 16]
+    assert [(line["label"], line["hold"]) for line in said["distance"]["lines"]][:2] == [("fog", 16), ("fog", None)]
+    assert json.loads(run(*command[:4], *FAST, "--json").stdout)["distance"] is None
+
+
+def test_bad_distances_are_refused(library: Path, tmp_path: Path) -> None:
+    held = ("evaluate", "fog", "--heldout", tmp_path / "heldout")
+    for flag, value in (("--foreign", tmp_path), ("--lora", tmp_path), ("--distance-tokens", 9)):
+        assert "give --distance too" in refused(*held, flag, value)
+    assert "give --distance too" in refused(*held, "--picture", tmp_path / "far.png")
+    assert "give --picture too" in refused(*held, "--distance", "64", "--overwrite")
+    assert "not a list of distances" in refused(*held, "--distance", "near")
+    assert "not a list of distances" in refused(*held, "--distance", "-5,64")
+    assert "not a folder of a LoRA adapter" in refused(*held, "--distance", "64", "--lora", tmp_path)
+    assert "give shorter distances" in refused(*held, "--distance", "9999", *FAST)
+
+
 def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) -> None:
     drop_voice(library / "gptj.zip", seed=5, base=BaseRef(id="x/gptj", family="gptj", d_model=32))
     command = ("evaluate", "gptj", "--heldout", tmp_path / "heldout", *FAST)

@@ -61,8 +61,8 @@ def test_blocks(library: Path, tmp_path: Path) -> None:
 def test_without_held_out_texts_it_says_what_the_numbers_are(library: Path, tmp_path: Path) -> None:
     said = run("prune", "oil", "--tokens", 2, "--data", tmp_path / "data", *FAST)
     assert said.exit_code == 0
-    assert "the texts that chose" in said.stderr
-    assert "tokens of the text that chose goes" in said.stdout
+    assert "the texts that the tokens were chosen by" in said.stderr
+    assert "tokens of the text that they were chosen by goes" in said.stdout
     overlapping = run("prune", "oil", "--tokens", 2, "--data", tmp_path / "data", "--heldout", tmp_path / "data", *FAST)
     assert "warning" in overlapping.stderr
 

@@ -207,7 +207,7 @@ def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
         (("log", "--lr", "", *QUICK), "--lr"),
         (("log", *QUICK, "--steps", 3), "--steps"),
         (("--resume", "log"), "no sweep to resume"),
-        (("--resume", "log", "--lr", "1"), "goes on as it began"),
+        (("--resume", "log", "--lr", "1"), "the settings it began with"),
         (("log", "--out-dir", "log/00.txt"), "this is a file"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_dry_run_says_what_all_would_cost_and_writes_nothing() -> None:
         ((*BOTH, "--out", "v.zip"), "--out"),
         ((*BOTH, "--name", "Poe"), "--name"),
         ((*BOTH, "--heldout", "log"), "--heldout"),
-        ((*BOTH, "--prompt", "LOG=tale"), "two soft prompts have one name"),
+        ((*BOTH, "--prompt", "LOG=tale"), "two soft prompts have the same name"),
         ((*BOTH, "--prompt", "poe=nowhere"), "no such file or folder"),
         ((*BOTH, "--prompt", "poe"), "NAME=PATH"),
         ((*BOTH, "--prompt", "=log"), "cannot have this name"),
@@ -192,8 +192,8 @@ def test_a_soft_prompt_with_too_little_text_is_named() -> None:
 
 def test_a_resumed_group_goes_on_as_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(monkeypatch)
-    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--lr", 1)
-    assert "goes on as it began" in refused("train", "--resume", "voices/together.run", "--prompt", "log=log")
+    assert "the settings it began with" in refused("train", "--resume", "voices/together.run", "--lr", 1)
+    assert "the settings it began with" in refused("train", "--resume", "voices/together.run", "--prompt", "log=log")
     assert "leave DATA out" in refused("train", "log", "--resume", "voices/together.run")
     data = bytearray(Path(f"voices/together.run/{FILE}").read_bytes())
     data[-5] ^= 1

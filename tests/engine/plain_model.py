@@ -46,6 +46,7 @@ class Model:
 
     name = "plain"
     hold = strength = True
+    kinds = frozenset((SoftPrompt.kind,))
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sordino.engine.engine import Engine, Limits
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from tests.engine.driving import check_as_alone, check_ends_once, collected, finished
 from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, logits_of, prompt
-from tests.engine.test_engine import collected, finished
 
 GATE = Gate(np.array([[1.0, 2.0, 3.0], [0.0, -2.0, 1.0]], np.float32), np.array([0.1, 0.0], np.float32))
 PAIR = Mixture((prompt(1.0), prompt(2.0, 5)), np.array([0.3, 0.7]))
@@ -58,13 +58,7 @@ def test_a_mixture_says_what_it_would_say_alone(
     """Whoever comes and goes meanwhile, whatever its branches found kept, however often it was put back: weights and all."""
     model = Model(room, remembers=remembers)
     engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
-    events: list[tuple[int, Event]] = []
-    expected = {}
-    for request, steps in zip(requests, steps_between, strict=False):
-        expected[engine.submit(request)] = alone(request)
-        for _ in range(steps):
-            events += engine.step()
-    assert collected(events + finished(engine)) == expected
+    check_as_alone(engine, requests, steps_between)
     assert model.rows == {}
 
 
@@ -76,17 +70,8 @@ def test_a_mixture_says_what_it_would_say_alone(
 def test_every_mixture_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
     model = Model(140, fails_on=fails_on)
     engine = Engine(model, INFO, Limits(rows=4, queue=20, tokens=9, chunk=4))
-    numbers: list[int] = []
-    events: list[tuple[int, Event]] = []
-    for request, steps, victim in plan:
-        numbers.append(engine.submit(request))
-        for _ in range(steps):
-            events += engine.step()
-        engine.abort(numbers[victim % len(numbers)])
-    outcome = collected(events + finished(engine))
-    assert sorted(outcome) == numbers
+    check_ends_once(engine, plan)
     assert model.rows == {}
-    assert engine.counts == (0, 0)
 
 
 @pytest.mark.parametrize("rule", ["sequence", "probabilities", "logits", "vote"])

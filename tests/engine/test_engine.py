@@ -12,36 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sordino.engine.engine import Engine, Limits
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import End, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from tests.engine.driving import check_as_alone, check_ends_once, collected, finished
 from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, prompt
-
-
-def collected(events: Sequence[tuple[int, Event]]) -> dict[int, tuple[str, str]]:
-    """Text and reason of every request; fails where one ends twice, or speaks behind its end."""
-    texts: dict[int, str] = {}
-    ends: dict[int, str] = {}
-    for number, event in events:
-        assert number not in ends
-        if isinstance(event, Chunk):
-            texts[number] = texts.get(number, "") + event.text
-        else:
-            ends[number] = event.reason
-    return {number: (texts.get(number, ""), reason) for number, reason in ends.items()}
-
-
-def finished(engine: Engine, limit: int = 3000) -> list[tuple[int, Event]]:
-    events: list[tuple[int, Event]] = []
-    for _ in range(limit):
-        if not engine.busy:
-            return events
-        events += engine.step()
-    raise AssertionError("the engine does not come to an end")
-
 
 REQUESTS = st.builds(
     Request,
@@ -70,13 +48,7 @@ def test_a_row_says_what_it_would_say_alone(
     """Whoever comes and goes meanwhile, in whatever parts it is read, however often it was put back."""
     model = Model(room, remembers=remembers)
     engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
-    events: list[tuple[int, Event]] = []
-    expected = {}
-    for request, steps in zip(requests, steps_between, strict=False):
-        expected[engine.submit(request)] = alone(request)
-        for _ in range(steps):
-            events += engine.step()
-    assert collected(events + finished(engine)) == expected
+    check_as_alone(engine, requests, steps_between)
     assert model.rows == {}
 
 
@@ -89,18 +61,9 @@ def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], f
     """Whether it finishes, fails, or is aborted: in the queue, while it is read, while it writes, or after its end."""
     model = Model(60, fails_on=fails_on)
     engine = Engine(model, INFO, Limits(rows=3, queue=20, tokens=8, chunk=4))
-    numbers: list[int] = []
-    events: list[tuple[int, Event]] = []
-    for request, steps, victim in plan:
-        numbers.append(engine.submit(request))
-        for _ in range(steps):
-            events += engine.step()
-        engine.abort(numbers[victim % len(numbers)])
-    outcome = collected(events + finished(engine))
-    assert sorted(outcome) == numbers
-    assert {reason for _, reason in outcome.values()} <= {"stop", "length", "aborted", "failed"}
+    reasons = check_ends_once(engine, plan)
+    assert reasons <= {"stop", "length", "aborted", "failed"}
     assert model.rows == {}
-    assert engine.counts == (0, 0)
 
 
 def test_an_aborted_row_is_gone_with_the_next_step() -> None:

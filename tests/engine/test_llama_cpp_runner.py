@@ -22,13 +22,16 @@ from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, ModelError, OutOfMemory
 from sordino.forward.combining import combine, responsible
 from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.placement import leading_ids
 from sordino.models import files
 from sordino.models.base_model import BaseModel, load
 from sordino.models.description import DescribedModel, describe
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import GATE_TOKENS, Gate, Mixture
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
+from tests.prompts.kv_of import kv_of
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
 
@@ -98,7 +101,7 @@ def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
     return Engine(runner, TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
 
 
-def logits_of(runner: Runner, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
+def logits_of(runner: Runner, prompt: Prompt | None, ids: Sequence[int]) -> np.ndarray:
     """Behind every token of a text, [T, V], one step a token as rows are written."""
     assert runner.open(0, prompt, ids) == 0
     found = []
@@ -126,6 +129,38 @@ def test_as_near_to_torch_with_a_soft_prompt_as_without(
         assert sum(behind) / len(behind) <= 1.25 * bare, far
         # A soft prompt that was lost on the way would show.
         assert divergence(logits_of(plain, prompts[0], ids), logits_of(runner, None, ids)) > 20 * bare
+
+
+def test_a_kv_prompt_is_as_near_to_torch_as_an_embedding_prompt(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt], row_cells: int | None
+) -> None:
+    ids = model.encode(PASSAGE)
+    plain = TorchRunner(smollm2, kv_bytes=1 << 30, prefix_bytes=1 << 26)
+    taken = kv_of(smollm2, prompts[0])
+    with runner_of(model, path, row_cells=row_cells) as runner:
+        far = [divergence(logits_of(plain, p, ids), logits_of(runner, p, ids)) for p in (prompts[0], taken)]
+        assert far[1] <= 1.25 * far[0], far
+        # From the cache, and shared with a row that runs, it is the same.
+        again = logits_of(runner, taken, ids)
+        assert runner.open(7, taken, ids) is not None
+        np.testing.assert_array_equal(logits_of(runner, taken, ids), again)
+
+
+@pytest.mark.parametrize("placement", ["start", "after_bos"])
+def test_a_kv_prompt_of_a_model_with_sliding_windows(placement: Any) -> None:
+    """Layers with a window are a second cache in llama.cpp's state."""
+    source = files.resolve("gemma3-270m")
+    file = files.gguf_file(source)
+    assert file is not None
+    model, base = describe(source, file), load("gemma3-270m")
+    assert any(model.windowed)
+    words = torch.tensor(base.encode("The keeper wrote of the sea, and the lamp was lit at four")[:12])
+    prompt = SoftPrompt(base.embed(words).float().numpy(), Metadata(placement=placement))
+    plain, ids = TorchRunner(base, kv_bytes=1 << 30, prefix_bytes=1 << 26), model.encode(PASSAGE)[:24]
+    with runner_of(model, file, rows=2, cells=512) as runner:
+        pairs = [(one, [*leading_ids(model, placement), *ids]) for one in (prompt, kv_of(base, prompt))]
+        far = [divergence(logits_of(plain, *pair), logits_of(runner, *pair)) for pair in pairs]
+        assert far[1] <= 1.25 * far[0], far
 
 
 def test_as_near_to_torch_in_a_changing_crowd_as_alone(

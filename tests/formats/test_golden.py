@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sordino import formats
+from sordino.prompts.attention import PromptAttention
+from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
@@ -45,6 +48,12 @@ MIXTURE = Mixture(
         training={"method": "EM", "steps": 12},
         heldout={"nll": 4.0},
     ),
+)
+KV_PROMPT = KVPrompt(
+    np.array([[0.5, -1.0, 2.0, 0.25, 0.1, -3.5, 1.0, 4.0], [1.5, 0.0, 0.3, 8.0, -0.125, 2.0, -1.0, 0.75]], np.float32),
+    KVShape(2, 1, 2),
+    np.array([1.0, -2.5, 0.125], np.float32),
+    replace(PROMPT.metadata, name="Golden keys", placement="after_bos", attention=PromptAttention(128)),
 )
 OURS = {"v1.zip": "kobold", "v1.json": "mkultra", "v1.npy": "npy", "v1.safetensors": "safetensors", "v1-peft": "peft"}
 THEIRS = {
@@ -98,3 +107,19 @@ def test_mixtures_are_written_as_these_bytes_and_read(tmp_path: Path) -> None:
 
 def test_a_mixtures_hash_is_what_it_was() -> None:
     assert MIXTURE.content_hash == "905f1c2589df14e6e7b8fe3e5ae3f24b26038358d1ec13d5397aa559d16e8822"
+
+
+def test_kv_prompts_are_written_as_these_bytes_and_read(tmp_path: Path) -> None:
+    formats.write(KV_PROMPT, tmp_path / "v1.kv.zip")
+    assert files(tmp_path / "v1.kv.zip") == files(GOLDEN / "v1.kv.zip")
+    found = formats.read_any(GOLDEN / "v1.kv.zip")
+    assert isinstance(found, KVPrompt)
+    assert (found.content_hash, found.metadata, found.shape) == (
+        KV_PROMPT.content_hash,
+        KV_PROMPT.metadata,
+        KV_PROMPT.shape,
+    )
+
+
+def test_a_kv_prompts_hash_is_what_it_was() -> None:
+    assert KV_PROMPT.content_hash == "28f3979a0624ac00785bf78816ed970244f3f47484b205fa3bba76b18024008d"

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import pytest
 
+from tests.formats import kv_makers
 from tests.formats.makers import kobold, npy_bytes, zipped
 from tests.prompt_files import matrix, npy
 
@@ -213,6 +214,34 @@ def hostile_mixtures(folder: Path) -> Iterator[Path]:
     yield zipped(folder / "gate.zip", {"mixture.json": gate, **dict.fromkeys(names, small), "gate.npy": tall})
 
 
+def hostile_kv_prompts(folder: Path) -> Iterator[Path]:
+    """Numbers that are not there, that are small in the file and large unpacked, or that are large and broken."""
+
+    def made(name: str, tensors: bytes, meta: bytes, method: int = 0) -> Path:
+        return zipped(folder / name, {"kv_prompt.safetensors": tensors, "meta.json": meta}, method)
+
+    tall = {"flat": kv_makers.entry([2047, 1 << 22], 0, 2047 << 24)}
+    wide = kv_makers.described(
+        kv={"layers": 1 << 20, "heads": 1, "channels": 2, "dtype": "float32", "keys": "rotated", "first_position": 0}
+    )
+    yield made("not-there.kv.zip", kv_makers.safetensors(tall, b""), kv_makers.encoded(wide))
+    rows = {"flat": kv_makers.entry([2000, 8], 0, 64000), "last": kv_makers.entry([60000], 64000, 304000)}
+    good = kv_makers.encoded(kv_makers.described())
+    yield made("packed.kv.zip", kv_makers.safetensors(rows, bytes(304000)), good, 8)
+    many = np.zeros((2000, 8000), np.float32)
+    many[-1, -1] = np.nan
+    large = {"flat": kv_makers.entry([2000, 8000], 0, many.nbytes)}
+    said = kv_makers.described(
+        kv={"layers": 2000, "heads": 1, "channels": 2, "dtype": "float32", "keys": "rotated", "first_position": 0}
+    )
+    yield made("last-is-nan.kv.zip", kv_makers.safetensors(large, many.tobytes()), kv_makers.encoded(said))
+    shared = {"flat": kv_makers.entry([2000, 8000], 0, many.nbytes), "last": kv_makers.entry([60000], 0, 240000)}
+    yield made("shared.kv.zip", kv_makers.safetensors(shared, bytes(many.nbytes)), kv_makers.encoded(said))
+    for name, text in JSON_THAT_GROWS.items():
+        yield made(f"json-{name}.kv.zip", kv_makers.safetensors(kv_makers.good(), kv_makers.numbers()), text)
+        yield made(f"header-{name}.kv.zip", len(text).to_bytes(8, "little") + text, good)
+
+
 def grown_by(files: list[Path]) -> dict[str, float]:
     result = subprocess.run(
         [sys.executable, "-c", READER, *map(str, files)], capture_output=True, text=True, check=False, timeout=300
@@ -221,7 +250,9 @@ def grown_by(files: list[Path]) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in result.stdout.splitlines()}
 
 
-@pytest.mark.parametrize("make", [hostile_zips, hostile_headers, hostile_folders, hostile_pickles, hostile_mixtures])
+@pytest.mark.parametrize(
+    "make", [hostile_zips, hostile_headers, hostile_folders, hostile_pickles, hostile_mixtures, hostile_kv_prompts]
+)
 def test_hostile_files_cost_little_memory(tmp_path: Path, make: object) -> None:
     assert callable(make)
     files = list(make(tmp_path))

@@ -98,7 +98,7 @@ def test_reads_the_older_bin(tmp_path: Path, *, as_zip: bool) -> None:
     ("config", "words"),
     [
         ({"peft_type": "LORA"}, "got LORA"),
-        ({"peft_type": "PREFIX_TUNING"}, "got PREFIX_TUNING"),
+        ({"peft_type": "PREFIX_TUNING"}, "num_layers"),
         ({"peft_type": None}, "not a soft prompt"),
         ({"task_type": "SEQ_2_SEQ_LM"}, "SEQ_2_SEQ_LM"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),

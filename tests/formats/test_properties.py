@@ -16,8 +16,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError
+from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import RULES, Gate, Mixture
 from sordino.prompts.soft_prompt import PLACEMENTS, RATINGS, BaseRef, Metadata, SoftPrompt
+from tests.formats.kv_makers import kv_prompt
 from tests.formats.makers import one_of_each, prompt
 
 matrices = arrays(
@@ -131,6 +133,33 @@ def test_any_mixture_comes_back_as_it_was(mixture: Mixture) -> None:
     assert seen.components == len(mixture.components)
 
 
+@st.composite
+def kv_prompts(draw: st.DrawFn) -> KVPrompt:
+    shape = KVShape(*(draw(st.integers(1, 3)) for _ in range(3)))
+    floats = st.floats(width=draw(st.sampled_from([16, 32])), allow_nan=False, allow_infinity=False)
+    flat_PW = draw(arrays(np.float32, (draw(st.integers(1, 4)), shape.width), elements=floats))
+    last_D = draw(arrays(np.float32, draw(st.integers(0, 4)), elements=floats))
+    metadata = draw(prompts()).metadata
+    base = replace(metadata.base, d_model=len(last_D), n_layers=draw(st.sampled_from([0, shape.layers])))
+    return KVPrompt(flat_PW, shape, last_D, replace(metadata, base=base))
+
+
+@settings(max_examples=60)
+@given(prompt=kv_prompts(), to=st.sampled_from(sorted(formats.KV_WRITABLE)))
+def test_any_kv_prompt_comes_back_as_it_was(prompt: KVPrompt, to: str) -> None:
+    to = "kv" if prompt.metadata.placement == "after_bos" else to
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "v"
+        formats.write(prompt, path, to=to)
+        back, seen = formats.read_any(path), formats.peek(path)
+        assert isinstance(back, KVPrompt)
+        formats.write(back, Path(folder) / "w", to=to)
+        again = formats.read_any(Path(folder) / "w")
+    assert again.content_hash == back.content_hash == prompt.content_hash
+    assert (back.metadata, back.shape) == (prompt.metadata, prompt.shape)
+    assert (seen.metadata, seen.n_tokens, seen.d_model) == (back.metadata, back.n_tokens, back.d_model)
+
+
 # Damage
 
 KINDS = [
@@ -150,6 +179,8 @@ KINDS = [
     "mkultra's own",
     "nemo",
     "mixture",
+    "kv",
+    "kv peft",
 ]
 
 
@@ -159,6 +190,9 @@ def good_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {**dict(one_of_each(folder)), "mixture": folder / "m.mix.zip"}
     gate = Gate(np.ones((2, 8), np.float32), np.zeros(2, np.float32))
     formats.write_mixture(Mixture((prompt(), prompt(seed=1)), np.array([0.25, 0.75]), gate=gate), found["mixture"])
+    found |= {"kv": folder / "v.kv.zip", "kv peft": folder / "kv-peft"}
+    formats.write(kv_prompt(), found["kv"])
+    formats.write(kv_prompt(), found["kv peft"], to="peft")
     assert set(found) == set(KINDS)
     return found
 

@@ -53,6 +53,40 @@ def test_without_gradients_the_loss_is_the_same(monkeypatch):
     assert torch.equal(nll(head, hidden, targets), nll(head, hidden.clone().requires_grad_(), targets))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize(("rows", "words"), [(N, V), (5, 7), (64, 4096)])
+def test_soft_targets_give_the_cross_entropy_of_whole_logits(monkeypatch, bias, softcap, rows, words):
+    monkeypatch.setattr(module, "ROWS", rows)
+    monkeypatch.setattr(module, "WORDS", words)
+    head, hidden, _ = case(bias=bias, softcap=softcap, dtype=torch.float64, scale=40.0)
+    random = torch.Generator().manual_seed(1)
+    # A word may be among a token's targets twice, and weights need not sum to one.
+    targets = torch.randint(V, (N, 4), generator=random)
+    targets[0] = torch.tensor([3, 3, 0, V - 1])
+    weights = torch.rand(N, 4, generator=random, dtype=torch.float64)
+    weights[1] = 0.0
+    ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    loss = nll(head, ours, targets, weights)
+    logits = plain @ head.weight_VD.t() + (head.bias_V if bias else 0)
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = -(weights * logits.log_softmax(1).gather(1, targets)).sum(1)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-11)
+    loss.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad, rtol=1e-10, atol=1e-10)
+
+
+def test_one_target_of_weight_one_is_the_ordinary_loss():
+    head, hidden, targets = case(bias=True, softcap=3.0, dtype=torch.float32)
+    one, other = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    plain, soft = nll(head, one, targets), nll(head, other, targets[:, None], torch.ones(N, 1))
+    assert torch.equal(plain, soft)
+    plain.sum().backward()
+    soft.sum().backward()
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-6, atol=1e-6)
+
+
 def test_a_narrow_dtype_is_summed_in_float32(monkeypatch):
     monkeypatch.setattr(module, "WORDS", 7)
     head, hidden, targets = case(bias=False, softcap=None, dtype=torch.bfloat16)

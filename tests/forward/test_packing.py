@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.forward.packing import best_packing, labelled_rows, one_by_one, pack, passes
-from sordino.texts.examples import Example
+from sordino.forward.packing import best_packing, labelled_rows, one_by_one, pack, passes, with_leading_ids
+from sordino.texts.example_store import Example, SoftTargets
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -53,3 +54,22 @@ def test_labels_stay_with_their_tokens():
     assert packed.rows.offset_BT.tolist() == [[0, 1, 0, 1, 2]]
     assert packed.labelled_BT.tolist() == [[True, False, False, True, True]]
     assert packed.example_N.tolist() == [1, 0, 0]
+
+
+def test_soft_targets_follow_their_examples_into_rows():
+    examples = [
+        Example(
+            tuple(range(length)),
+            (False, *(True,) * (length - 1)),
+            "p",
+            SoftTargets(np.full((length - 1, 2), at, np.int64), np.full((length - 1, 2), 0.5, np.float32)),
+        )
+        for at, length in enumerate((3, 5, 2))
+    ]
+    packed = labelled_rows(examples, [[1], [2, 0]], [0, 0])
+    assert packed.soft is not None
+    assert packed.soft.ids_Nk[:, 0].tolist() == packed.example_N.tolist() == [1, 1, 1, 1, 2, 0, 0]
+    led = with_leading_ids(examples[0], [9])
+    assert led.soft is examples[0].soft
+    with pytest.raises(ValueError, match="soft targets"):
+        labelled_rows([examples[0], Example((1, 2), (True, True), "p")], [[0], [1]], [0, 0])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
-from sordino.errors import ConfigError
+from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.placement import encode_prompts, prompt_embeds
-from sordino.prompts.kv_prompt import KVPrompt, KVShape
+from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.mixture import Mixture, uniform
 from tests.prompts.keys_values_prompt import keys_values_of
+from tests.prompts.kv_of import kv_of
 from tests.prompts.prompt_conformance import check, embedding_prompt
 from tests.tiny_models import FAMILIES, tiny_base
 
@@ -27,6 +29,29 @@ def test_embedding_prompts_conform(family: str) -> None:
 def test_prompts_of_keys_and_values_conform(family: str) -> None:
     base = tiny_base(family)
     check(base, lambda seed: keys_values_of(base, embedding_prompt(base, 4, seed)))
+
+
+@pytest.mark.parametrize("placement", ["start", "after_bos"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kv_prompts_conform(family: str, placement: str) -> None:
+    base = tiny_base(family, bos=True)
+    check(base, lambda seed: kv_of(base, embedding_prompt(base, 4, seed).with_metadata(placement=placement)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_shape_that_a_configuration_states_is_that_of_its_keys(family: str) -> None:
+    base = tiny_base(family)
+    assert base.kv_shape == kv_of(base, embedding_prompt(base, 2)).shape
+
+
+def test_a_shape_that_a_configuration_does_not_state_is_measured() -> None:
+    base = replace(tiny_base("llama"), kv_shape=None)
+    prompt = kv_of(base, embedding_prompt(base, 2))
+    assert encode_prompts(base, [prompt]).lengths == (2,)
+    shape = prompt.shape
+    narrow = replace(prompt, shape=KVShape(shape.layers, shape.heads * 2, shape.channels // 2))
+    with pytest.raises(DoesNotFit, match="for another base model"):
+        encode_prompts(base, [narrow])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,16 +87,7 @@ def test_keys_and_values_after_bos_give_what_their_embedding_prompt_gives() -> N
     """BOS is the model's own, at position 0."""
     base = tiny_base("llama", bos=True)
     prompt = embedding_prompt(base, 3).with_metadata(placement="after_bos")
-    as_vectors = encode_prompts(base, [prompt])
-    keys, values = (
-        [tensor_KHPC[0, :, 1:].numpy() for tensor_KHPC in side]
-        for side in (as_vectors.keys_KHPC, as_vectors.values_KHPC)
-    )
-    flat_PW = np.stack([np.stack([k, v]) for k, v in zip(keys, values, strict=True)]).transpose(3, 0, 1, 2, 4)
-    layers, heads, channels = len(keys), keys[0].shape[0], keys[0].shape[2]
-    kv = KVPrompt(
-        flat_PW.reshape(3, -1), KVShape(layers, heads, channels), as_vectors.last_KD[0].numpy(), prompt.metadata
-    )
+    as_vectors, kv = encode_prompts(base, [prompt]), kv_of(base, prompt)
     as_keys = encode_prompts(base, [kv])
     assert as_keys.lengths == as_vectors.lengths
     for one, other in zip(as_keys.tensors(), as_vectors.tensors(), strict=True):

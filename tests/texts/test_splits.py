@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import DataError
+from sordino.texts import overlap
 from sordino.texts.blocks import joined, pages
 from sordino.texts.overlap import repeated, word_runs
 from sordino.texts.pieces import Piece, chat, digest, exchanges
@@ -128,7 +129,7 @@ def test_chats_that_open_alike_stay_together() -> None:
 def test_one_instruction_for_all_records_does_not_prevent_a_split() -> None:
     pieces = [Piece(f"a.jsonl:{i}", "completion", " " + prose(i // 2, 30), "Write a poem:") for i in range(60)]
     splits = split_pieces(pieces, heldout=None, seed=0)
-    assert "60 records have one prompt in common" in splits.how
+    assert "60 records share one prompt" in splits.how
     said = [{p.text for p in part} for part in sets(splits)]
     assert disjoint(said)
     assert all(said)
@@ -316,3 +317,13 @@ def test_the_corpora_beside_the_project(shared_dir: Path) -> None:
         assert given_.duplicates == own.duplicates == ()
         for splits, share in ((given_, 0.09), (own, 0.08)):
             assert share < sum(p.size for p in splits.validation) / sum(p.size for p in train) < 0.12
+
+
+def test_copies_are_found_in_texts_of_which_a_sample_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "MOST_RUNS", 500)
+    made = files(12)
+    copy = Piece("copy.txt", "text", "Another beginning. " + made[3].text)
+    lines = overlap.overlap_lines(made[:8], made[8:10], [*made[10:], copy])
+    assert lines[0].startswith("held-out: 1 of 3 pieces")
+    assert "copy.txt is also in 3.txt" in lines[1]
+    assert len(lines) == 2

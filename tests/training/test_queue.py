@@ -24,7 +24,7 @@ MODEL = {"model": "smollm2"}
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Jobs]]:
     """Opens the queue as one more server of the same user would."""
     asleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(module, "command_of", lambda *arguments: [*asleep, *arguments])
+    monkeypatch.setattr(module, "command_of", lambda *arguments, command: [*asleep, *arguments])
     made: list[Jobs] = []
 
     def one() -> Jobs:

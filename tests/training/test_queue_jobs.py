@@ -262,3 +262,16 @@ def test_a_file_in_the_place_of_a_folder_is_said(tmp_path: Path) -> None:
     jobs, job = Jobs(tmp_path / "training"), QueuedJob("abc", "", "m", 0.0)
     with pytest.raises(StorageError, match="cannot be kept"):
         jobs.files.add_texts(job, [("a", b"x"), ("a/b", b"y")])
+
+
+def test_what_stands_in_front_of_a_chat_becomes_a_soft_prompt(server: Running, model: str) -> None:
+    answer = httpx.post(
+        f"{server.url}/ui/distil", json={"name": "Ada", "text": "You are Ada, and you keep the lamp. " * 2}
+    )
+    assert answer.status_code == 200, answer.text
+    job = answer.json()
+    assert (job["name"], job["command"], job["texts"]) == ("Ada", "distil", ["text.txt"])
+    # The tiny model reads bytes: the packaged openings are long for it, and what is wrong must be said.
+    ended = until(server, job["id"], "running", "done", "failed")
+    assert ended["state"] != "failed", ended["error"]
+    post(server, f"{job['id']}/stop")

@@ -13,6 +13,8 @@ import pytest
 
 from sordino import storage
 from sordino.errors import StorageError, TrainingError
+from sordino.evaluation.confidence import Estimate
+from sordino.evaluation.distance_report import DistanceLine, DistanceReport
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.training import report as report_module
 from sordino.training.loop import METRICS, Sample, Step, Validation
@@ -107,6 +109,24 @@ def test_it_shows_everything(tmp_path: Path) -> None:
     ):
         assert said in page.shown, said
     assert page.shown.index("step 20") < page.shown.index("step 40")
+
+
+def test_gains_behind_other_text_have_a_table_and_a_picture(tmp_path: Path) -> None:
+    gains = {0: Estimate(0.452, (0.4, 0.5)), 256: Estimate(0.309, (0.2, 0.4))}
+    line = DistanceLine("foreign", "", "soft prompt", "<b>", 128, False, 20, gains, {256: Estimate(0.684, (0.5, 0.8))})
+    report = replace(FULL, distance=DistanceReport((0, 256), 768, 2, "piece", 9, (line,), ()))
+    page = written(tmp_path, report)
+    for said in (
+        "Behind other text",
+        "soft prompt <b>, held from 128",
+        "+0.452",
+        "+0.309",
+        "68%",
+        "[50%, 80%]",
+        "768 tokens",
+    ):
+        assert said in page.shown, said
+    assert "Behind other text" not in written(tmp_path, FULL).shown
 
 
 def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.training import execute, result
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
-from sordino.training.events import Evaluated, OnEvent, RunEvent, Warned, nobody
+from sordino.training.events import HTML, Evaluated, OnEvent, RunEvent, Step, Warned, Working, nobody
 from sordino.training.execute import follow, read_texts
-from sordino.training.job import Job
-from sordino.training.result import INSPECTION_BUDGET, TrainResult, after_training, measured_result, sample_pairs
+from sordino.training.job import Job, stored_job
+from sordino.training.judging import INSPECTION_POSITIONS, Judging, RunSize, judging_of
+from sordino.training.result import TrainResult, measured_result, sample_pairs
 from sordino.training.run import TextPaths
 from tests.tiny_models import tiny_base
 
@@ -29,11 +30,11 @@ LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by i
 CONFIG = TrainConfig(
     tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64, patience=0
 )
-USUAL = after_training(CONFIG)
+USUAL = judging_of(replace(CONFIG, measure="full"), RunSize(4, 68, 500))
 QUICK = replace(
     USUAL,
     config=replace(USUAL.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
-    off_domain=False,
+    parts=USUAL.parts - {"off_domain"},
 )
 
 
@@ -49,8 +50,8 @@ def job_in(folder: Path, **changes: Any) -> Job:
     return Job(TextPaths((folder / "texts",)), folder / "v.zip", "tiny", Metadata(name="v"), CONFIG, **changes)
 
 
-def executed(job: Job, base: Any, on_event: OnEvent = nobody) -> TrainResult:
-    made = follow(job, read_texts(job, base), judging=QUICK, on_event=on_event)
+def executed(job: Job, base: Any, on_event: OnEvent = nobody, judging: Judging = QUICK) -> TrainResult:
+    made = follow(job, read_texts(job, base), judging=judging, on_event=on_event)
     assert made is not None
     return made
 
@@ -109,7 +110,7 @@ def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monk
 
     monkeypatch.setattr(result, "depth_of", fail)
     job = job_in(tmp_path)
-    assert "inside" in warnings_of(job, base)
+    assert "inspection" in warnings_of(job, base)
     page = (job.folder / "report.html").read_text(encoding="utf-8")
     assert "nearest words" in page
     assert "loss if left out" not in page
@@ -117,7 +118,7 @@ def test_trouble_in_looking_inside_does_not_cost_the_report(tmp_path, base, monk
 
 @pytest.mark.parametrize("tokens", [1, 20, 40])
 def test_a_look_inside_is_a_small_part_of_a_five_minute_run(tokens: int) -> None:
-    targets, row = affordable(tokens, INSPECTION_BUDGET), after_training(TrainConfig()).config.row_tokens
+    targets, row = affordable(tokens, INSPECTION_POSITIONS), QUICK.config.row_tokens
     read = (tokens + 2) * (tokens + targets)
     looked_at = min(ATTENTION_WINDOWS, -(-targets // row)) * (tokens + row)
     steps = 5 * 60 / 2.8
@@ -128,13 +129,12 @@ def test_a_look_inside_is_a_small_part_of_a_five_minute_run(tokens: int) -> None
 
 @pytest.mark.parametrize("tokens", [60, 2000])
 def test_what_a_long_prompt_has_inside_is_left_to_inspect(tokens: int) -> None:
-    assert affordable(tokens, INSPECTION_BUDGET) == 0
+    assert affordable(tokens, INSPECTION_POSITIONS) == 0
 
 
-def test_the_report_on_a_long_prompt_says_what_was_not_measured(tmp_path, base, monkeypatch) -> None:
-    monkeypatch.setattr(result, "INSPECTION_BUDGET", 100)
+def test_the_report_on_a_long_prompt_says_what_was_not_measured(tmp_path: Path, base: Any) -> None:
     job = job_in(tmp_path)
-    executed(job, base)
+    executed(job, base, judging=replace(QUICK, inspection=100))
     page = (job.folder / "report.html").read_text(encoding="utf-8")
     assert "was not measured" in page
     assert "percentile of words" in page
@@ -149,12 +149,6 @@ def test_trouble_with_the_samples_does_not_cost_the_soft_prompt(tmp_path, base, 
     job = job_in(tmp_path)
     assert "there are no samples: memory ran out" in warnings_of(job, base)
     assert formats.read(job.out).metadata.samples == ()
-
-
-def test_a_result_is_measured_in_no_more_memory_than_it_was_trained_in() -> None:
-    config = after_training(replace(CONFIG, pass_tokens=300, row_tokens=64)).config
-    assert (config.pass_tokens, config.row_tokens) == (300, 64)
-    assert after_training(replace(CONFIG, row_tokens=500)).config.row_tokens == 128
 
 
 def test_nothing_held_out_is_nothing_measured() -> None:
@@ -197,3 +191,84 @@ def test_an_empty_text_has_no_continuation_without_a_bos(base: Any) -> None:
     (empty, given) = sample_pairs(base, prompt, ["", "The"], seed=0, tokens=3)
     assert empty["without"] == ""
     assert all((empty["with"], given["with"], given["without"]))
+
+
+def _interrupting(kind: str, times: int) -> tuple[list[str], OnEvent]:
+    """Ctrl-C at the first `times` events of the measuring from the first one of a kind on."""
+    raised: list[str] = []
+
+    def on_event(event: RunEvent) -> None:
+        name = event.what if isinstance(event, Working) else type(event).__name__
+        if (raised or name == kind) and len(raised) < times:
+            raised.append(name)
+            raise KeyboardInterrupt
+
+    return raised, on_event
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacks"),
+    [
+        ("Measuring: samples", {"samples", "heldout", "inside"}),
+        ("Measuring: held-out texts", {"heldout", "inside"}),
+        ("Measuring: each virtual token", {"inside"}),
+    ],
+)
+def test_an_interrupt_ends_the_measuring_and_keeps_what_was_found(
+    tmp_path: Path, base: Any, kind: str, lacks: set[str]
+) -> None:
+    job = job_in(tmp_path)
+    raised, on_event = _interrupting(kind, 1)
+    made = executed(job, base, on_event)
+    assert raised == [kind]
+    stored = formats.read(job.out).metadata
+    page = (job.folder / HTML).read_text(encoding="utf-8")
+    assert (not stored.samples, not stored.heldout, "loss if left out" not in page) == tuple(
+        part in lacks for part in ("samples", "heldout", "inside")
+    )
+    assert made.prompt.metadata == stored
+
+
+@pytest.mark.parametrize(
+    "kind", ["Measuring: samples", "Measuring: held-out texts", "Evaluated", "Disclosed", "PromptWritten"]
+)
+def test_a_second_interrupt_ends_the_run_and_the_file_is_there(tmp_path: Path, base: Any, kind: str) -> None:
+    job = job_in(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        executed(job, base, _interrupting(kind, 2)[1])
+    written = formats.read(job.out)
+    assert written.n_tokens == 4
+    # It goes on to the report without --overwrite: the file is its own.
+    events: list[RunEvent] = []
+    again = stored_job(job.folder)
+    made = follow(again, read_texts(again, base), judging=QUICK, resume=True, on_event=events.append)
+    assert made is not None
+    assert made.prompt.content_hash == written.content_hash
+    assert formats.read(job.out).metadata.heldout["tokens"] > 0
+    assert not any(isinstance(event, Step) for event in events)
+
+
+def test_the_measuring_has_one_bar_that_never_goes_back(tmp_path: Path, base: Any) -> None:
+    events: list[RunEvent] = []
+    executed(job_in(tmp_path), base, events.append, replace(QUICK, parts=USUAL.parts))
+    bar = [event for event in events if isinstance(event, Working) and event.what.startswith("Measuring: ")]
+    names = list(dict.fromkeys(event.what.removeprefix("Measuring: ") for event in bar))
+    assert names == ["samples", "held-out texts", "a text in another voice", "each virtual token"]
+    assert len({event.total for event in bar}) == 1
+    done = [event.done for event in bar]
+    assert done == sorted(done)
+    assert done[-1] == bar[0].total
+
+
+def test_nothing_is_measured_where_nobody_wants_it(tmp_path: Path, base: Any) -> None:
+    job = job_in(tmp_path)
+    job = replace(job, config=replace(job.config, measure="none"))
+    events: list[RunEvent] = []
+    made = follow(job, read_texts(job, base), on_event=events.append)
+    assert made is not None
+    assert made.report is None
+    assert not any(isinstance(event, Evaluated | Warned) for event in events)
+    assert not any(isinstance(event, Working) and event.total for event in events)
+    assert formats.read(job.out).metadata.heldout == {}
+    assert (job.folder / HTML).is_file()
+    assert "measure" not in made.prompt.metadata.training

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths
+from sordino.api import Paths, as_paths, naming_arguments
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.report import Report
 
 
+@naming_arguments
 def evaluate(
     model: Model,
     prompts: StoredPrompt | Mapping[str, StoredPrompt],
@@ -27,20 +28,23 @@ def evaluate(
 ) -> Report:
     """Measure soft prompts on texts that they were not trained on. `print` shows the report as a table and a verdict.
 
-    The same tokens are predicted behind each prompt, behind nothing, behind instructions and, where `training` says where the
-    training texts are, behind excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
-    names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048.
+    The same tokens are predicted after each prompt, without one, after instructions and, where `training` names the training
+    texts, after excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
+    names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048; distance=[0, 256, 768] measures
+    what is left of the gains behind so many tokens of other text.
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """
     from sordino.evaluation import measuring
     from sordino.evaluation.conditions import Baselines
-    from sordino.evaluation.config import EvaluateConfig
+    from sordino.evaluation.config import DistanceConfig, EvaluateConfig
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.heldout import read_heldout
 
     labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
     for prompt in labelled.values():
         model.base.check_fit(prompt, force=force)
+    if isinstance(distance := settings.get("distance"), Sequence):
+        settings["distance"] = DistanceConfig(distances=tuple(sorted({0, *distance})))
     texts = read_heldout(as_paths(heldout), as_paths(training))
     alone = [part for prompt in labelled.values() for part in components_of(prompt) if part is not None]
     report = measuring.evaluate(

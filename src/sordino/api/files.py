@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sordino.api import naming_arguments
+
 if TYPE_CHECKING:
     from sordino.formats import Peek
     from sordino.prompts.mixture import StoredPrompt
 
 
+@naming_arguments
 def load(path: str | Path, *, index: int | None = None) -> StoredPrompt:
     """A soft prompt or a mixture from a file or folder of any known format, or from your library by its name.
 
@@ -21,6 +24,7 @@ def load(path: str | Path, *, index: int | None = None) -> StoredPrompt:
     return formats.read_any(_resolved(path), index=index)
 
 
+@naming_arguments
 def peek(path: str | Path) -> Peek:
     """What a file says of itself: `format`, `n_tokens`, `d_model`, `metadata`. Takes what `load` takes.
 

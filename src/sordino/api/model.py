@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
+from sordino.api import naming_arguments
 from sordino.errors import BadInput
 from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.settings import from_json
@@ -65,6 +66,7 @@ class Model:
         **how: Any,
     ) -> list[str]: ...
 
+    @naming_arguments
     def generate(
         self,
         text: str | Sequence[str],
@@ -88,6 +90,7 @@ class Model:
         continued = complete(self.base, self._requests(text, prompt, seed, attention, force=force), sampling)
         return continued if _is_batch(text, prompt, seed) else continued[0]
 
+    @naming_arguments
     def stream(
         self,
         text: str | Sequence[str],
@@ -138,6 +141,7 @@ class Model:
         return [TextRequest(*row) for row in zip(texts, prompts, seeds, strict=True)]
 
 
+@naming_arguments
 def load_model(
     name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify | None = None
 ) -> Model:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths
+from sordino.api import Paths, as_paths, naming_arguments
 from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sordino.training.result import TrainResult
 
 
+@naming_arguments
 def train(
     model: Model,
     texts: Paths,
@@ -36,17 +37,19 @@ def train(
 
     settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
-    samples; speaker: whose turns of chat logs to learn.
+    samples; speaker: whose turns of chat logs to learn. With neither steps nor minutes, the number of steps is chosen: as many as
+    the texts want and about 5 minutes allow on this machine, 300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
-    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
+    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, calibration_of
     from sordino.training.job import Job, check_job, default_out
     from sordino.training.run import TextPaths
 
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
-    check_measured(given[TrainConfig], given[Calibration])
+    calibration = calibration_of(given[TrainConfig], given[Calibration])
     data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
-    file = Path(out) if out is not None else default_out(data[0]) if data else Path()
+    kind = given[TrainConfig].get("kind", "embedding")
+    file = Path(out) if out is not None else default_out(data[0], kind) if data else Path()
     job = Job(
         TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
         file,
@@ -59,9 +62,53 @@ def train(
         overwrite=overwrite,
     )
     check_job(job)
-    return _executed(job, model, on_event, Calibration(**given[Calibration]), resume=False)
+    return _executed(job, model, on_event, calibration, resume=False)
 
 
+@naming_arguments
+def distil(
+    model: Model,
+    texts: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+    on_event: OnEvent | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Make a long text a soft prompt, as `sordino distil` does: an instruction, examples, a card, a lorebook, notes on style.
+
+    texts: files, or words in place of a file; several are one text. out: the file to write, NAME.zip. Checkpoints, the model's
+    continuations and report.html go to NAME.run beside it, from where `resume` goes on. `result.report.distilled` says how much
+    of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
+    what the file says, as in `train`. Raises as `train`.
+    """
+    from sordino.training.config import Calibration, Description
+    from sordino.training.distil.config import DistilConfig
+    from sordino.training.distil.source import files_and_words
+    from sordino.training.job import check_job, distil_job
+
+    given = _by_class(settings, DistilConfig, Description, _Rest)
+    rest, about = _Rest(**given[_Rest]), Description(**given[Description])
+    files, words = files_and_words([str(text) for text in ([texts] if isinstance(texts, str | Path) else texts)])
+    job = distil_job(
+        files,
+        Path(out),
+        model.base.name,
+        about.metadata(rest.name or Path(out).stem),
+        DistilConfig(**{"text": words, **given[DistilConfig]}),
+    )
+    job = replace(
+        job,
+        device=str(model.base.device),
+        dtype=str(model.base.dtype).removeprefix("torch."),
+        samples=rest.samples and not about.no_samples,
+        overwrite=overwrite,
+    )
+    check_job(job)
+    return _executed(job, model, on_event, Calibration(), resume=False)
+
+
+@naming_arguments
 def resume(
     model: Model, folder: str | Path, *, overwrite: bool = False, on_event: OnEvent | None = None
 ) -> TrainResult:
@@ -88,7 +135,7 @@ def _executed(
 
 @dataclass(frozen=True)
 class _Rest:
-    """What a run may be told besides its settings."""
+    """Arguments of a run besides its settings."""
 
     name: str = ""
     samples: bool = True

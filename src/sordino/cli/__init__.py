@@ -2,7 +2,7 @@
 
 Commands are loaded when they are called, and what they need (torch above all) when they run, so that `sordino --help`
 and shell completion answer at once. How failures leave: a SordinoError is one `error:` line and its class's exit code;
-Ctrl-C is 130; anything else is a bug in Sordino, said in one line, 70. SORDINO_DEBUG=1 lets every traceback through.
+Ctrl-C is 130; anything else is a bug in Sordino, reported in one line, 70. SORDINO_DEBUG=1 lets every traceback through.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ GROUPS: dict[str, Table] = {
     "Make": {
         "demo": ("demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
         "train": ("train", "train", "Make a soft prompt from texts."),
+        "distil": ("distil", "distil", "Turn a long instruction or a character card into a soft prompt."),
         "sweep": ("sweep", "sweep", "Try many settings together and keep the best."),
         "mixture": ("mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
         "ensemble": ("ensemble", "ensemble", "Soft prompts that write as one."),
@@ -52,7 +53,7 @@ GROUPS: dict[str, Table] = {
         "evaluate": ("evaluate", "evaluate", "Measure soft prompts on held-out texts."),
         "answers": ("answer", "answers", "Measure soft prompts on a task: how many answers are right."),
         "inspect": ("inspect", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
-        "sources": ("prompts", "sources", "Rank soft prompts as a start for another."),
+        "sources": ("prompts", "sources", "Rank soft prompts as starting points for another."),
     },
     "Serve": {
         "ui": ("serve", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
@@ -133,7 +134,7 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {error.filename}: {error.strerror or type(error).__name__}", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
-        return f"error: what there is to say cannot be written ({error.strerror})", 1
+        return f"error: the output cannot be written ({error.strerror})", 1
     return (
         f"internal error: {type(error).__name__}: {error}; this is a bug in Sordino: please report it, "
         "with what the same command prints under SORDINO_DEBUG=1",

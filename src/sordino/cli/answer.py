@@ -13,7 +13,7 @@ from sordino.cli.options import instruction_option, option_group, paths_option, 
 from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import TaskConfig
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import Mixture
 from sordino.settings import setting
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ _CONFUSION = 8
 class AnswerKind:
     """Answers from a closed set of labels (None: what the completions take), or free ones of at most max_tokens."""
 
-    labels: str | None = setting(None, "The answers there are.", shown="what the completions take", unit="A,B,...")
-    free: bool = setting(False, "Answers in free words: they are written, and held against the right ones.")
-    max_tokens: int = setting(24, "Longest answer that is written.", unit="N")
+    labels: str | None = setting(None, "The possible answers.", shown="those of the completions", unit="A,B,...")
+    free: bool = setting(
+        False, "Answers in free words: the model writes them, and they are compared with the right ones."
+    )
+    max_tokens: int = setting(24, "Longest free answer, in tokens.", unit="N")
 
     def __post_init__(self) -> None:
         if self.free and self.labels is not None:
@@ -46,7 +48,7 @@ class AnswerKind:
     "rows",
     TextChoice,
     heldout_option(
-        "Rows that were not trained on: JSONL or CSV with prompt and completion. Repeated, each is measured by itself.",
+        "Rows that were not trained on: JSONL or CSV with prompt and completion. May be repeated: each is measured separately.",
         required=True,
     ),
     paths_option(
@@ -68,16 +70,16 @@ def answers(
     model: ModelChoice,
     as_json: bool,
 ) -> None:
-    """Measure soft prompts on a task: how many answers are right, and how sure it is of them?
+    """Measure soft prompts on a task: how many answers are right, and how sure is the model?
 
-    The same rows are answered behind each soft prompt, behind nothing, behind instructions, and behind instructions with examples.
+    The same rows are answered after each soft prompt, without one, after instructions, and after instructions with examples.
     The likeliest of a closed set of labels is the answer; with --free, what the model writes. Several soft prompts are measured
     as ensembles, too. A mixture (.mix.zip) answers by its own weights and rule.
     """
     if config.shots and not rows.training:
         raise ConfigError("there are no rows to show as examples", where="--shots", do="give --examples too")
     loaded = prompts.load_any()
-    alone = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
+    alone = {label: prompt for label, prompt in loaded.items() if not isinstance(prompt, Mixture)}
     if answered.free and len(alone) < len(loaded):
         raise ConfigError(
             "free answers of mixtures are not measured", where="--free", do="give soft prompts, or labels"
@@ -115,13 +117,13 @@ def _show(report: TaskReport | FreeReport, first: str) -> None:
     if isinstance(report, TaskReport):
         out.print(f"The answer is the likeliest of {', '.join(map(one_line, report.labels))}.")
         out.print(
-            "Calibration error: how far off the model's own certainty is, over 10 bins; NLL: of the right label, nats."
+            "Calibration error: how far the model's own certainty is off, over 10 bins; NLL: of the right label, nats."
         )
         over = "accuracy"
     else:
         out.print("Case, punctuation and articles do not count. NLL: of the right answer and its end, nats a token.")
         over = "F1"
-    out.print(f"Soft prompt over: the {over} behind {one_line(first)} less that of this line, in points of 100.")
+    out.print(f"Soft prompt over: the {over} with {one_line(first)} minus that of this line, in percentage points.")
     if report.sets[0].rows < MIN_UNITS:
         out.print("There are too few rows for intervals.")
     else:
@@ -181,8 +183,8 @@ def _show_confusion(report: TaskReport, first: str) -> None:
     if len(report.labels) > _CONFUSION:
         return
     for held in report.sets:
-        shown = table("right label", *(f"#said {one_line(label)}" for label in report.labels))
+        shown = table("right label", *(f"#answered {one_line(label)}" for label in report.labels))
         for label, counts in zip(report.labels, held.own(first).confusion, strict=True):
             shown.add_row(one_line(label), *map(str, counts))
-        out.print(f"Behind {one_line(first)}, {one_line(held.name)}:")
+        out.print(f"With {one_line(first)}, on {one_line(held.name)}:")
         out.print(shown)

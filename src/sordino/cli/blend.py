@@ -16,6 +16,7 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.config import BlendConfig
 from sordino.library.outputs import Outputs
+from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.evaluation.analysis.path import BlendPath
@@ -32,7 +33,7 @@ _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", 
 )
 @setting_options(BlendConfig, given_as="config")
 @output_options(
-    out="The .zip to write; may be left out with --heldout.",
+    out="The .zip to write, of KV prompts a .kv.zip; may be left out with --heldout.",
     name="The blend's name.  [default: what it is made of]",
     picture="The losses as a picture, .png or .svg.  [default: beside OUT]",
 )
@@ -44,20 +45,27 @@ def blend(
 
     For instance: sordino blend a.zip 0.7 b.zip 0.3 --out c.zip
 
-    They must be for one base model, stand in the same place and, unless concatenated, be of one length: rows are paired by
-    position. Weights are made to sum to one, and are equal if none is given. The file says what it was made of; the strictest
-    rating is kept.
+    They must be for one base model, stand in the same place, be of one kind and, unless concatenated, of one length: rows are
+    paired by position. KV prompts are blended linearly. Weights are scaled to sum to one, and are equal if none is given. The
+    file records what it was made of, with the strictest of the ratings.
     """
     from sordino.prompts.blending import blend as blended
 
     names, weights = parted(prompts.names)
     _check_options(names, weights, texts, config, outputs)
-    loaded = replace(prompts, names=tuple(names)).load()
+    loaded = replace(prompts, names=tuple(names)).load_single()
     made = blended(list(loaded.values()), weights or [1.0] * len(names), config.how)
     result = made.prompt.with_metadata(name=outputs.name) if outputs.name else made.prompt
     if texts.heldout:
         outputs = outputs.with_picture()
-    outputs.check()
+    outputs.check(result.kind)
+    matrices = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
+    if texts.heldout and len(matrices) < len(loaded):
+        raise ConfigError(
+            "losses between KV prompts are not measured",
+            where="--heldout",
+            do="write the blend, and measure it with sordino evaluate",
+        )
     for note in made.notes:
         warn(note)
     report: dict[str, Any] = {"notes": list(made.notes)}
@@ -68,7 +76,7 @@ def blend(
         also = None if outputs.target is None else weights[1] / sum(weights) if weights else 0.5
         from sordino.evaluation.analysis.path import path_between
 
-        first, second = loaded.values()
+        first, second = matrices.values()
         with measuring_bar() as progress:
             path = path_between(base, first, second, sets, config, also=also, progress=progress)
         report["path"] = _shown(path, list(loaded), also, outputs, as_json=as_json)

@@ -38,7 +38,7 @@ class Stream(Console):
         self.reader_left = True
         self.silence()
         if self is out:
-            err.print("Nobody reads the output any more (broken pipe).")
+            err.print("The output was closed (broken pipe).")
 
     def silence(self) -> None:
         """What is printed from now on goes nowhere."""
@@ -49,8 +49,8 @@ class Stream(Console):
 
 @contextmanager
 def outlasting_readers() -> Iterator[None]:
-    """For work that must not be lost because nobody reads about it: it asks `reader_left`, saves, and ends with status 141 at last,
-    as a shell reports a broken pipe.
+    """For work that must outlast a closed output: it checks `reader_left`, saves, and ends with status 141, as a shell reports a
+    broken pipe.
     """
     out.outlasts = err.outlasts = True
     try:

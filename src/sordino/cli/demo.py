@@ -20,7 +20,7 @@ from sordino.engine.config import Sampling
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
-    from sordino.prompts.soft_prompt import SoftPrompt
+    from sordino.prompts.kv_prompt import SinglePrompt
     from sordino.training.job import Job
 
 MINUTES = 2.5
@@ -61,7 +61,7 @@ def demo(folder: Path, minutes: float, overwrite: bool, choice: loading.ModelCho
     run(job, loading.loaded_model(MODEL, None, choice.device), minutes)
 
 
-def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
+def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
     """The demo on a loaded base model. None where the user stopped the training."""
     from sordino.cli.training_display import RunDisplay, show_stopped
     from sordino.training.demo import demo_judging, fitted_to_machine
@@ -107,7 +107,7 @@ def _show_unchanged(base: BaseModel) -> float:
     return took
 
 
-def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
+def _show_continuations(base: BaseModel, prompt: SinglePrompt) -> None:
     from sordino.training.demo import NAME, OPENINGS
     from sordino.training.result import sample_pairs
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.cli.console import one_line, shortened
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
-from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata
 
 if TYPE_CHECKING:
     from sordino.library.entry import Entry
@@ -19,15 +20,24 @@ _DESCRIPTION_IN_LIST = 60
 
 
 def shape(prompt: StoredPrompt) -> str:
-    """The matrix, or the components, in a few words."""
+    """The matrix, the keys and values, or the components, in a few words."""
     if isinstance(prompt, Mixture):
         return f"mixture of {len(prompt.components)}, up to {prompt.n_tokens} tokens x {prompt.d_model}"
+    if isinstance(prompt, KVPrompt):
+        return f"{prompt.n_tokens} tokens x {prompt.shape}"
     return f"{prompt.n_tokens} tokens x {prompt.d_model}"
 
 
 def sizes(prompt: StoredPrompt) -> dict[str, Any]:
     """What identifies the matrix, or the mixture, for JSON."""
-    known = {"n_tokens": prompt.n_tokens, "d_model": prompt.d_model, "content_hash": prompt.content_hash}
+    known = {
+        "kind": prompt.kind,
+        "n_tokens": prompt.n_tokens,
+        "d_model": prompt.d_model,
+        "content_hash": prompt.content_hash,
+    }
+    if isinstance(prompt, KVPrompt):
+        return known | {"kv": asdict(prompt.shape)}
     if not isinstance(prompt, Mixture):
         return known
     components = [
@@ -44,6 +54,7 @@ def entry_as_json(entry: Entry) -> dict[str, Any]:
         return head
     return head | {
         "format": entry.format,
+        "kind": entry.kind,
         "components": entry.components,
         "n_tokens": entry.n_tokens,
         "d_model": entry.d_model,
@@ -58,7 +69,7 @@ def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
     return (
         one_line(entry.name),
         f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{_attention(entry.metadata)}",
-        str(entry.d_model),
+        "KV" if entry.kind == KVPrompt.kind else str(entry.d_model),
         one_line(_made_for_whom(entry.metadata)),
         shortened(entry.metadata.description, _DESCRIPTION_IN_LIST),
     )
@@ -77,7 +88,7 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
         yield "rule", prompt.rule + (", weights by a gate that reads the text" if prompt.gate else "")
         yield "components", "\n".join(_component_lines(prompt))
     else:
-        yield "matrix", shape(prompt)
+        yield "KV prompt" if isinstance(prompt, KVPrompt) else "matrix", shape(prompt)
         yield "placement", _placement(prompt)
     yield "hash", prompt.content_hash
     values = {
@@ -103,7 +114,7 @@ def _component_lines(mixture: Mixture) -> Iterator[str]:
         yield f"{weight:.3f}  {name} ({shape(component)}, {_placement(component)}, hash {component.content_hash[:16]})"
 
 
-def _placement(prompt: SoftPrompt) -> str:
+def _placement(prompt: SinglePrompt) -> str:
     known = prompt.metadata
     return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{_attention(known)}"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.distance import DistanceChoice, distance_options, show_distance
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import instruction_option, paths_option, refuse_alone, setting_options
+from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
 from sordino.evaluation.config import EvaluateConfig
 from sordino.prompts.mixture import components_of, with_components
@@ -28,31 +31,34 @@ if TYPE_CHECKING:
         "off_domain",
         "Texts in another voice, to see the damage.  [default: a packaged one]",
     ),
+    instruction_option("made from the name and the description"),
 )
-@instruction_option("made from the name and the description")
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
+@distance_options()
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @measured_options()
 def evaluate(
     prompts: PromptChoice,
     texts: TextChoice,
-    instructions: tuple[str, ...],
     config: EvaluateConfig,
+    distance: DistanceChoice,
     components: bool,
     model: ModelChoice,
     as_json: bool,
 ) -> None:
     """Measure soft prompts on held-out texts: do they help, and how much real text are they worth?
 
-    The same tokens are predicted behind each soft prompt, behind nothing, behind instructions, and behind excerpts of the
-    training texts. A text in another voice shows what the voice costs elsewhere.
+    The same tokens are predicted after each soft prompt, without one, after instructions, and after excerpts of the training
+    texts. A text in another voice shows what the soft prompt costs elsewhere. --distance shows how far a soft prompt reaches.
     """
+    distance.check()
     if not texts.training:
         refuse_alone("--excerpt-draws", needs="--excerpts")
     loaded = prompts.load_any()
     if components:
         loaded = with_components(loaded)
     held = texts.read()
+    config = replace(config, distance=distance.read())
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.reading import read_pieces
 
@@ -72,10 +78,14 @@ def evaluate(
             loaded,
             held.pieces,
             config,
-            baselines=Baselines(instructions, held.training),
+            baselines=Baselines(texts.instructions, held.training),
             off_domain=other,
             progress=progress,
         )
+    if distance.outputs.picture is not None and report.distance is not None:
+        from sordino.evaluation.distance_picture import distance_figure
+
+        show_picture(distance_figure(report.distance), distance.outputs.picture)
     if as_json:
         print_json({"model": base.name, "row_tokens": config.row_tokens, "seed": config.seed, **to_json(report)})
     else:
@@ -91,6 +101,8 @@ def show_report(report: Report, row_tokens: int) -> None:
     for line in explanation(report.heldout, one_line(first), row_tokens):
         out.print(line)
     out.print()
+    if report.distance is not None:
+        show_distance(report.distance)
     for label in report.n_tokens:
         named = f"{one_line(label)}: " if len(report.n_tokens) > 1 else ""
         out.print(named + verdict(report, label), style="bold")

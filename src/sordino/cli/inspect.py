@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import one_line, out, print_json, printable, table, warn
+from sordino.cli.descriptions import shape
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options, was_given
 from sordino.cli.outputs import show_picture
@@ -16,11 +17,14 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.evaluation.config import InspectConfig
 from sordino.library.outputs import Outputs
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sordino.evaluation.analysis.inspection import Inspection
+    from sordino.evaluation.analysis.kv_inspection import KVInspection
 
 _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 
@@ -41,7 +45,7 @@ def inspect(
 
     For each virtual token: the nearest words, by cosine and by distance; its norm and where that lies among the vocabulary's; how
     the loss changes without it; how much of a text's attention it gets. By layer: the attention on the whole prompt. Of several
-    soft prompts: how alike they are.
+    soft prompts: how alike they are. A KV prompt has no words: the norms of its keys and values by layer, beside those of a text.
     """
     if config.quick:
         for flag in (*(["--text"] if texts.heldout else []), *filter(was_given, _OF_TEXTS)):
@@ -50,16 +54,21 @@ def inspect(
         refuse_alone("--speaker", needs="--text")
     if outputs.picture is None:
         refuse_alone("--overwrite", needs="--picture")
-    loaded = prompts.load()
+    loaded = prompts.load_single()
+    matrices = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
+    if outputs.picture is not None and len(matrices) < len(loaded):
+        raise ConfigError("a KV prompt has no words to draw", where="--picture", do="leave the KV prompts out")
     outputs.check()
     read = texts.read(apart=True)
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.inspection import inspected
+    from sordino.evaluation.analysis.kv_inspection import inspected_kv
 
     text = (", ".join(read.sets), read.pieces) if read.sets else None
     found = []
-    for label, prompt in loaded.items():
+    kvs = [inspected_kv(base, label, prompt) for label, prompt in loaded.items() if isinstance(prompt, KVPrompt)]
+    for label, prompt in matrices.items():
         with measuring_bar() as progress:
             found.append(inspected(base, label, prompt, text, config, progress=progress))
         if not config.quick and found[-1].depth is None:
@@ -73,10 +82,12 @@ def inspect(
 
         show_picture(inside_figure(found, alike.get("pooled")), outputs.picture)
     if as_json:
-        print_json(_json(base.name, found, alike))
+        print_json(_json(base.name, found, kvs, alike))
         return
     for inside in found:
         _show(inside)
+    for one in kvs:
+        _show_kv(one)
     if alike:
         _show_similarity([inside.label for inside in found], alike)
 
@@ -94,10 +105,14 @@ def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
         return {}
 
 
-def _json(model: str, found: Sequence[Inspection], alike: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _json(
+    model: str, found: Sequence[Inspection], kvs: Sequence[KVInspection], alike: Mapping[str, NDArray[Any]]
+) -> dict[str, Any]:
+    from sordino.evaluation.analysis import kv_inspection
     from sordino.evaluation.analysis.inspection import to_json
 
-    report: dict[str, Any] = {"model": model, "soft_prompts": [to_json(inside) for inside in found]}
+    shown = [*map(to_json, found), *map(kv_inspection.to_json, kvs)]
+    report: dict[str, Any] = {"model": model, "soft_prompts": shown}
     if alike:
         report["similarity"] = {kind.replace(" ", "_"): values.tolist() for kind, values in alike.items()}
     return report
@@ -133,12 +148,25 @@ def _show(inside: Inspection) -> None:
     out.print()
 
 
+def _show_kv(inside: KVInspection) -> None:
+    columns = (inside.keys_L, inside.text_keys_L, inside.values_L, inside.text_values_L)
+    shown = table("#layer", "#keys", "#keys of a text", "#values", "#values of a text", title=inside.label)
+    for layer in range(inside.prompt.shape.layers):
+        shown.add_row(str(layer + 1), *(f"{column_L[layer]:.2f}" for column_L in columns))
+    out.print(shown)
+    out.print(
+        f"KV prompt: {shape(inside.prompt)}. Mean norms over positions and heads, without the first position, beside the model's "
+        "own keys and values of a packaged text. It has no matrix, and so no nearest words."
+    )
+    out.print()
+
+
 def _words(near: Sequence[tuple[str, float]]) -> str:
     return "  ".join(f"{_word(word)} {value:.2f}" for word, value in near)
 
 
 def _word(word: str) -> str:
-    """Without the space in front; one of white space or nothing in quotation marks."""
+    """Without its leading space; an empty word, or one of white space, in quotation marks."""
     return printable(word.strip()) or json.dumps(word)
 
 

@@ -12,20 +12,19 @@ from sordino.cli.console import err, out
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after its step; the second is an ordinary one. So do a request to terminate, a closed
-    terminal, and an output that nobody reads any more. On Windows Ctrl-Break does too: the page can send no other to a process
-    group of its own.
+    """The first Ctrl-C stops the run after its step; the second is an ordinary one. So do a request to terminate, a closed terminal
+    and a closed output. On Windows Ctrl-Break does too: the page can send no other signal to a process group of its own.
     """
-    asked = False
+    stopping = False
     known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK")]
     # Whoever starts a run under nohup wants it to outlast its terminal.
     numbers = [signal.SIGINT, *(one for one in known if one is not None and signal.getsignal(one) != signal.SIG_IGN)]
-    # Asked now: a terminal that was closed is none any more, and what is printed to it raises.
+    # Checked now: a closed terminal no longer counts as one, and printing to it raises.
     terminals = [stream for stream in (out, err) if stream.file.isatty()]
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal stopping
+        stopping = True
         restore()
         if number == getattr(signal, "SIGHUP", None):
             for stream in terminals:
@@ -39,6 +38,6 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     try:
-        yield lambda: asked or out.reader_left or err.reader_left
+        yield lambda: stopping or out.reader_left or err.reader_left
     finally:
         restore()

@@ -21,7 +21,8 @@ from sordino.cli.options import (
     setting_options,
 )
 from sordino.errors import ConfigError
-from sordino.library.names import MIXTURE_ENDING
+from sordino.library.names import kind_of_name, without_ending
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.settings import setting
@@ -88,8 +89,15 @@ class PromptChoice:
         prompts = {label: formats.read(path) for label, path in self._paths().items()}
         return cast(dict[str, SoftPrompt], self._attended(prompts))
 
+    def load_single(self) -> dict[str, SinglePrompt]:
+        """As `load`, KV prompts too."""
+        from sordino import formats
+
+        prompts = {label: formats.read_single(path) for label, path in self._paths().items()}
+        return cast(dict[str, SinglePrompt], self._attended(prompts))
+
     def load_any(self) -> dict[str, StoredPrompt]:
-        """As `load`, mixtures too."""
+        """As `load_single`, mixtures too."""
         from sordino import formats
 
         return self._attended({label: formats.read_any(path) for label, path in self._paths().items()})
@@ -104,8 +112,8 @@ class PromptChoice:
     def _paths(self) -> dict[str, Path]:
         if len(set(self.names)) < len(self.names):
             raise ConfigError("a soft prompt was given twice", got=", ".join(self.names))
-        files = [Path(Path(name).name.removesuffix(MIXTURE_ENDING)) for name in self.names]
-        labels = [one_line(file.stem if file.suffix else file.name) for file in files]
+        files = [Path(name) for name in self.names]
+        labels = [one_line(without_ending(file.name) if kind_of_name(file.name) else file.stem) for file in files]
         if len(set(labels)) < len(labels):
             # Numbers, not paths: labels are written into mixtures, which are shared.
             labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
@@ -138,11 +146,14 @@ def _prompt_choice(names: str | tuple[str, ...] | None, **given: Any) -> PromptC
 
 @dataclass(frozen=True)
 class TextChoice:
-    """Texts as the user named them. training: what soft prompts were trained on, or are chosen by. off_domain: in another voice."""
+    """Texts as the user named them. training: what soft prompts were trained on, or are chosen by. off_domain: in another voice.
+    instructions: to compare with.
+    """
 
     heldout: tuple[Path, ...] = ()
     training: tuple[Path, ...] = ()
     off_domain: tuple[Path, ...] = ()
+    instructions: tuple[str, ...] = ()
     speaker: str | None = None
 
     def read(self, *, apart: bool = False) -> HeldoutTexts:
@@ -171,7 +182,7 @@ def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
-    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, where somebody can answer."""
+    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, on a terminal."""
     if ask:
         _ask_to_convert(model)
     with err.status(f"Loading {one_line(model)} ..."):
@@ -185,7 +196,9 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
     if not packable(base.network):
         # Tries it.
         head_of(base.network)
-        warn(f"{base.family} models are not among those that are tested: tried and found right, but run one text a row")
+        warn(
+            f"{base.family} models are not among the tested ones: a trial run was right, but each row holds only one text"
+        )
     return base
 
 
@@ -208,7 +221,7 @@ def _gigabytes(size: int) -> str:
 
 
 def check_fits(base: BaseModel, label: str, prompt: StoredPrompt, *, force: bool) -> None:
-    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where nobody can know."""
+    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where that is unknown."""
     fits = [base.check_fit(part, force=force) for part in components_of(prompt) if part is not None]
     for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
         warn(f"{label}: {reason}")

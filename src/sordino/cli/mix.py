@@ -65,9 +65,9 @@ def mixture() -> None:
 @library_option()
 @json_option()
 def fit(more: tuple[str, ...], components: tuple[str, ...], **options: Any) -> None:
-    """Find how much weight each of several soft prompts gets, from examples, and measure what that is worth.
+    """Find the weights of several soft prompts from examples, and measure the mixture.
 
-    The soft prompts are given behind --components, one or several. The weights are those under which the texts of --data are
+    Name the soft prompts after --components. The weights are those under which the texts of --data are
     likeliest (EM). The report compares every component, their ensemble and the mixture on texts that were held out, and says
     whether weights that depend on the text do better.
     """
@@ -95,7 +95,7 @@ def _check_components(names: Sequence[str], joint: int | None) -> None:
     elif names:
         refuse_alone("--tokens", needs="no --components, as they have a length already,")
         if len(names) != joint:
-            what = "as many soft prompts as --joint says are to be given, or none"
+            what = "give as many soft prompts as --joint says, or none"
             raise ConfigError(what, where=where, expected=joint, got=len(names))
     if len(names) > MAX_COMPONENTS:
         raise ConfigError("too many soft prompts", where=where, expected=f"at most {MAX_COMPONENTS}", got=len(names))

@@ -47,7 +47,7 @@ def library_option() -> Decorator:
         type=click.Path(path_type=Path, readable=False),
         metavar="FOLDER",
         callback=_library,
-        help="A folder of soft prompt files; may be repeated, the first one is written to.",
+        help="A folder of soft prompt files; may be repeated: new files go to the first.",
     )
 
 
@@ -70,14 +70,12 @@ def json_option() -> Decorator:
 
 def force_option() -> Decorator:
     """`force: bool`."""
-    return click.option(
-        "--force", is_flag=True, help="Take a soft prompt that was made for another model of the same width."
-    )
+    return click.option("--force", is_flag=True, help="Accept a soft prompt made for another model of the same width.")
 
 
 def index_option() -> Decorator:
     """`index: int | None`."""
-    return click.option("--index", type=click.IntRange(0), metavar="N", help="Which one, in a file of several.")
+    return click.option("--index", type=click.IntRange(0), metavar="N", help="Which soft prompt, in a file of several.")
 
 
 def paths_option(flag: str, name: str, help: str, *, required: bool = False) -> Decorator:
@@ -124,11 +122,11 @@ def was_given(flag: str) -> bool:
 def refuse_alone(flag: str, *, needs: str) -> None:
     """Refuse a flag that was given but does nothing without another. Raises ConfigError."""
     if was_given(flag):
-        raise ConfigError("this does nothing by itself", where=flag, do=f"give {needs} too, or leave it out")
+        raise ConfigError("this does nothing on its own", where=flag, do=f"give {needs} too, or leave it out")
 
 
 def refuse_with_resume(what: str, *, besides: Collection[str]) -> None:
-    """Refuse a flag that would change what goes on, `what`; `besides` are parameters that do not. Raises ConfigError."""
+    """Refuse a flag that would change what is resumed, `what`; `besides` are parameters that do not. Raises ConfigError."""
     context = click.get_current_context()
     given = [
         parameter.opts[0]
@@ -138,7 +136,7 @@ def refuse_with_resume(what: str, *, besides: Collection[str]) -> None:
     ]
     if given:
         raise ConfigError(
-            f"{what} that is resumed goes on as it began",
+            f"{what} is resumed with the settings it began with",
             where=", ".join(given),
             do="leave that out, or start a new one",
         )
@@ -201,7 +199,7 @@ def _setting_option(each: Setting) -> Decorator:
     environment: dict[str, Any] = {"envvar": each.about.envvar, "show_envvar": True} if each.about.envvar else {}
     if each.several:
         return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
-    # The range is checked by the class, for every caller alike; None says that the user wrote nothing.
+    # The class checks the range, for every caller alike; None means that the user gave no value.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 
@@ -212,6 +210,6 @@ def _default_text(each: Setting) -> str:
     known = value not in (None, "", ()) and each.kind is not bool
     default = about.shown or (f"{value:g}" if known and each.kind is float else f"{value}" if known else "")
     parts = [f"default: {default}"] if default else []
-    # A range that ends at what a computer can hold tells nothing.
+    # A range that ends at the largest integer is no information.
     parts += [range_text(about)] if about.high is not None and about.high < LARGEST_SEED else []
     return f"  [{'; '.join(parts)}]" if parts else ""

@@ -11,10 +11,10 @@ from sordino.library.outputs import Outputs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from sordino.prompts.soft_prompt import SoftPrompt
+    from sordino.prompts.kv_prompt import SinglePrompt
 
 
-def write_prompt(outputs: Outputs, prompt: SoftPrompt) -> dict[str, Any]:
+def write_prompt(outputs: Outputs, prompt: SinglePrompt) -> dict[str, Any]:
     """Write a soft prompt. Returns what it is, for JSON. Raises BadInput for a file that appeared meanwhile, StorageError."""
     for line in outputs.write(prompt):
         warn(line)

@@ -10,27 +10,32 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sordino.cli.console import err
 
 
-def share_bar(what: str) -> Progress:
+def share_bar() -> Progress:
     """A bar of how much is done of something. It goes when that has ended."""
     return Progress(
-        TextColumn(what), BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), console=err, transient=True
+        TextColumn("{task.description}"),
+        BarColumn(30),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
     )
 
 
 @contextmanager
 def measuring_bar(what: str = "Measuring") -> Iterator[Callable[[int, int], None]]:
     """`share_bar` for something that reports (done, total)."""
-    with share_bar(what) as bar:
-        task = bar.add_task("")
+    with share_bar() as bar:
+        task = bar.add_task(what)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def step_bar(behind: str, *, named: bool = False) -> Progress:
-    """A bar of training steps. behind: what stands behind the step. named: of several runs, each by its name."""
+def step_bar(state: str, *, named: bool = False) -> Progress:
+    """A bar of training steps. state: what follows the step number. named: for several runs, each with its name."""
     return Progress(
         *((TextColumn("{task.description}"),) if named else ()),
         BarColumn(30),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}" + behind),
+        TextColumn("step {task.completed:.0f}/{task.total:.0f}" + state),
         TimeRemainingColumn(),
         console=err,
     )

@@ -15,7 +15,7 @@ from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, 
 from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
-from sordino.formats import WRITABLE
+from sordino.formats import KV_WRITABLE, WRITABLE
 from sordino.library.names import without_ending
 from sordino.library.outputs import format_to_write
 from sordino.prompts.fit import made_for
@@ -103,9 +103,9 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 
 @click.command()
 @click.argument("source", metavar="NAME_OR_PATH")
-@click.option("--name", metavar="NAME", help="The name it gets in the library.  [default: the file's]")
+@click.option("--name", metavar="NAME", help="Its name in the library.  [default: the file's]")
 @index_option()
-@click.option("--replace", "replacing", is_flag=True, help="Put it in the place of another one of that name.")
+@click.option("--replace", "replacing", is_flag=True, help="Replace another soft prompt of that name.")
 @library_option()
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
     """Copy a soft prompt into the library.
@@ -125,7 +125,7 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     entry = library.add(loaded, name=wanted, replace=replacing)
     out.print(f"Installed {one_line(entry.name)}: {shape(loaded)} ({entry.path})")
     if twin and twin.path != entry.path:
-        what = "mixture" if isinstance(loaded, Mixture) else "matrix"
+        what = "matrix" if isinstance(loaded, SoftPrompt) else loaded.kind
         out.print(f"{one_line(twin.name)} in the library is the same {what}.")
     out.print(f'Use it: sordino generate "Some text" --soft-prompt "{one_line(entry.name)}"')
 
@@ -142,7 +142,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
     entries = {entry.path: entry for entry in map(library.entry, names)}
     if not yes:
         if not is_interactive():
-            raise ConfigError("nobody is here to be asked", where="remove", do="add --yes")
+            raise ConfigError("there is no terminal to confirm this at", where="remove", do="add --yes")
         listed = ", ".join(one_line(entry.name) for entry in entries.values())
         click.confirm(f"Remove {listed} from the library?", abort=True)
     for entry in entries.values():
@@ -159,7 +159,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--tags", metavar="TAG,TAG", help='Separated by commas; "" for none.')
 @click.option("--rating", type=click.Choice([*RATINGS, ""]), help='"" for none.')
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
-@click.option("--base", metavar="MODEL", help='What its base model is called, as on the Hub; "" for none.')
+@click.option("--base", metavar="MODEL", help='The name of its base model, as on the Hub; "" for none.')
 @attention_options()[0]
 @attention_options()[1]
 @library_option()
@@ -191,7 +191,11 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 @click.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT", type=PATH)
-@click.option("--to", type=click.Choice(list(WRITABLE)), help="The format of OUT.  [default: what its name says]")
+@click.option(
+    "--to",
+    type=click.Choice([*WRITABLE, *(name for name in KV_WRITABLE if name not in WRITABLE)]),
+    help="The format of OUT.  [default: what its name says]",
+)
 @index_option()
 @named_model_option()
 @click.option("--force", is_flag=True, help="Replace OUT, and write what the format can only hold in part.")
@@ -201,9 +205,9 @@ def convert(
 ) -> None:
     """Rewrite a soft prompt in another format.
 
-    OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT). IN is a file
-    of any of these or of the older .pt and .bin kinds, or a name in the library. With --model, OUT says what base model
-    it is for where IN does not.
+    OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT); of a KV prompt a .kv.zip
+    or a folder (PEFT: prefix tuning, or with --to cartridge that). IN is a file of any of these or of the older .pt and .bin kinds,
+    or a name in the library. With --model, OUT says what base model it is for where IN does not.
     """
     from sordino import formats
 
@@ -213,9 +217,9 @@ def convert(
         raise ConfigError(
             "no other format holds a mixture",
             where=path,
-            do="copy the file as it is, or convert its components, which are native .zip files in it: unzip it",
+            do="copy the file as it is, or convert its components, which are files of their own in it: unzip it",
         )
-    loaded = formats.read(path, index=index, warn=warn)
+    loaded = formats.read_single(path, index=index, warn=warn)
     if model.model:
         base = replace(model, device="cpu").load()
         check_fits(base, loaded.metadata.name, loaded, force=force)
@@ -231,11 +235,11 @@ def convert(
 @library_option()
 @json_option()
 def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bool) -> None:
-    """Rank soft prompts as a start for another.
+    """Rank soft prompts as starting points for another.
 
-    TARGET is a soft prompt of the task or voice in question, trained for a few steps: the more alike another is, the likelier that
-    `sordino train --init file:...` gains by it. PROMPTs are names or files; by default all of the library that
-    were made for the same base model.
+    TARGET is a soft prompt of the task or voice in question, trained for a few steps: the more similar another one is, the likelier
+    `sordino train --init file:...` is to gain from it. PROMPTs are names or files; by default, all soft prompts of the library
+    that were made for the same base model.
     """
     from sordino import formats
     from sordino.prompts.similarity import ranked_sources
@@ -255,7 +259,7 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     out.print(
         f"Cosines with {one_line(target)}: mean over all pairs of vectors, and of the mean vectors (arXiv 2110.07904)."
     )
-    out.print("The first line is the likeliest to help; only a run from it tells.")
+    out.print("The first one is the likeliest to help; only a training run shows whether it does.")
 
 
 def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, SoftPrompt]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @text_options(
     paths_option("--data", "training", "Texts to choose by, in the prompt's voice; may be repeated.", required=True),
     heldout_option(
-        "Texts that choose no token, to judge lengths by; may be repeated.  [default: DATA, which flatters]"
+        "Other texts, to judge lengths by; may be repeated.  [default: DATA, which gives optimistic losses]"
     ),
 )
 @setting_options(PruneConfig, given_as="config")
@@ -40,8 +40,8 @@ def prune(
 ) -> None:
     """Make a soft prompt shorter: drop the virtual tokens that matter least.
 
-    Each is left out in turn, the one that is missed least goes, and again. What is measured is the shortened prompt itself. The
-    file says what was dropped.
+    Each token is left out in turn, and the one whose absence costs least is dropped; then the same again. The losses are those of
+    the shortened prompt itself. The file records what was dropped.
     """
     loaded = prompts.load()
     (prompt,) = loaded.values()
@@ -53,7 +53,7 @@ def prune(
     outputs.check()
     read = texts.read()
     if not texts.heldout:
-        warn("the loss is measured on the texts that chose: --heldout gives one that is not flattered")
+        warn("the loss is measured on the texts that the tokens were chosen by: --heldout gives an unbiased one")
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.losses import passage_of

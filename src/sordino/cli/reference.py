@@ -26,10 +26,10 @@ This page is made from the commands' own help by `make docs`; do not edit it.
 | 2 | wrong input: a file, a name, a flag; nothing was written |
 | 70 | a bug in Sordino; please report it |
 | 130 | interrupted (Ctrl-C) |
-| 141 | nobody read the output any more, as behind a pipe to `head`; training saved and stopped |
+| 141 | the output was closed before its end, as by a pipe to `head`; training saved and stopped |
 
 Results go to standard output, and so does what `train` and `demo` report of their run; progress, warnings and errors go to standard
-error. An error is one line that begins with `error:`, behind the usage where a flag is wrong.
+error. An error is one line that begins with `error:`; where a flag is wrong, it follows the usage.
 
 | Environment variable | Meaning |
 |---|---|
@@ -53,7 +53,7 @@ def reference() -> str:
 
 
 def _pages(context: click.Context, command: click.Command) -> list[str]:
-    """The command's page, and behind it those of its own commands."""
+    """The command's page, followed by those of its own commands."""
     own = command.commands if isinstance(command, click.Group) else {}
     below = (_page(click.Context(each, info_name=name, parent=context), each) for name, each in own.items())
     return [_page(context, command), *below]

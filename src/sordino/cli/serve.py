@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class PageOptions:
     """The page at /."""
 
-    no_ui: bool = setting(False, "Without the page at /; --model is then smollm2 where none is given.")
+    no_ui: bool = setting(False, "Do not serve the page at /; without --model, smollm2 is served.")
     opens: bool = setting(False, "Show the page in this machine's browser.", flag="--open")
 
 
@@ -52,7 +52,9 @@ class ServedOptions:
 @setting_options(ServedOptions, given_as="served")
 @setting_options(Access, given_as="access")
 @setting_options(EngineOptions, given_as="engine")
-@click.option("--log", "logged", is_flag=True, help="A line of JSON on standard error for each request, without texts.")
+@click.option(
+    "--log", "logged", is_flag=True, help="Log each request as a line of JSON on standard error, without its texts."
+)
 @setting_options(PageOptions, given_as="page")
 def serve(
     model: ModelChoice,
@@ -65,7 +67,7 @@ def serve(
 ) -> None:
     """Serve a model and every soft prompt that fits it over HTTP, and the page to use them.
 
-    Without --model the one that was served last; the page can choose another. OpenAI's routes are under /v1: the
+    Without --model, the model that was served last is loaded; the page can change it. OpenAI's routes are under /v1: the
     model's name chooses the soft prompt, as in smollm2:voice. Ctrl-C lets running requests finish, a second one stops
     at once.
     """
@@ -116,10 +118,10 @@ def _serve(
     remembered = page.remembered() if page is not None and not model.model else None
     name = model.model or ("smollm2" if page is None else remembered)
     if name is None and served.soft_prompt is not None:
-        raise ConfigError("a default is a model's, and none is given", where="--soft-prompt", do="add --model")
+        raise ConfigError("a default soft prompt needs a model", where="--soft-prompt", do="add --model")
     with closing(models), closing(page) if page else nullcontext():
         serving = _first(models, name, may_fail=remembered is not None) or idle
-        # Nobody at the terminal is asked about what a client wants.
+        # What a client wants is not confirmed at the terminal.
         opener.ask = False
         if served.soft_prompt is not None:
             serving.prompts.set_default(served.soft_prompt)
@@ -132,7 +134,7 @@ def _serve(
 
 @dataclass
 class _Opener:
-    """Opens models by name, as the options say. ask: whether somebody at the terminal can be asked."""
+    """Opens models by name, as the options say. ask: whether to confirm a conversion at the terminal."""
 
     choice: ModelChoice
     library: Library
@@ -178,7 +180,7 @@ def _first(models: Models, name: str | None, *, may_fail: bool) -> Serving | Non
 
 
 def _show_stopping() -> None:
-    err.print("Stopping when what programs asked for is written; Ctrl-C again ends it at once.")
+    err.print("Finishing the running requests before stopping; Ctrl-C again stops at once.")
 
 
 def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> None:

@@ -30,7 +30,7 @@ def _factor_option(flag: str, default: str, help: str, *, metavar: str, short: s
 
 @click.command(short_help="Try many settings together and keep the best.")
 @training_text_options()
-@click.option("--out-dir", type=PATH, help="The folder that gets everything; made if need be.")
+@click.option("--out-dir", type=PATH, help="The folder for all results; made where it does not exist.")
 @_factor_option("--tokens", "20", "Virtual tokens to try.", metavar="N,N")
 @_factor_option("--lr", "0.25", "Learning rates to try.", metavar="X,X")
 @_factor_option(
@@ -46,8 +46,8 @@ def _factor_option(flag: str, default: str, help: str, *, metavar: str, short: s
 @setting_options(
     TrainConfig, "steps", "batch", "row_tokens", "pass_tokens", given_as="rest", only_given=True, steps=STEPS
 )
-@click.option("--overwrite", is_flag=True, help="Begin anew where OUT_DIR holds a sweep.")
-@resume_option("Go on with a sweep that was stopped or killed.", metavar="OUT_DIR")
+@click.option("--overwrite", is_flag=True, help="Start over where OUT_DIR already holds a sweep.")
+@resume_option("Resume a sweep that was stopped or killed.", metavar="OUT_DIR")
 @dry_run_option("sweep")
 @setting_options(ModelChoice, "device", "dtype", given_as="machine")
 def sweep(**options: Any) -> None:
@@ -59,7 +59,7 @@ def sweep(**options: Any) -> None:
 
     `sordino sweep TEXTS --tokens 5,20,50 --lr 0.1,0.25 --init data,vocab --out-dir SWEEP`
 
-    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
+    Ctrl-C saves the sweep and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
     if options["resume"] is not None:
         refuse_with_resume("a sweep", besides=("resume",))

@@ -42,9 +42,7 @@ class SweepDisplay(Display):
             case ModelStarted():
                 self._model, self._left = one_line(event.model), event.runs
                 count = (
-                    f"{event.runs} run{'s' * (event.runs > 1)}."
-                    if event.runs
-                    else "chance took no combination with it."
+                    f"{event.runs} run{'s' * (event.runs > 1)}." if event.runs else "no combination with it was drawn."
                 )
                 out.print(f"{self._model}: {count}", style="bold")
             case TextsRead():

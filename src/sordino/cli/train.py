@@ -17,7 +17,7 @@ from sordino.cli.training_options import check_exist, dry_run_option, resume_opt
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import check_folder
-from sordino.training.config import Calibration, Description, TrainConfig, check_measured
+from sordino.training.config import Calibration, Description, TrainConfig, calibration_of
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
@@ -47,7 +47,7 @@ class _Train(click.Command):
 
 @click.command(cls=_Train, short_help="Make a soft prompt from texts.")
 @training_text_options()
-@click.option("--out", type=PATH, help="The file to write.  [default: DATA's name .zip, here]")
+@click.option("--out", type=PATH, help="The file to write.  [default: DATA's name with .zip, in the working directory]")
 @click.option(
     "--prompt",
     "prompts",
@@ -63,7 +63,7 @@ class _Train(click.Command):
 @setting_options(Description, given_as="about")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @resume_option(
-    "Go on with a run that was stopped or killed: its .run folder; of several soft prompts OUT_DIR/together.run.",
+    "Resume a run that was stopped or killed, from its .run folder; several soft prompts from OUT_DIR/together.run.",
     metavar="RUN",
 )
 @dry_run_option("run")
@@ -80,7 +80,7 @@ def train(error_file: Path | None, **options: Any) -> None:
 
     Several soft prompts at once, on one model in memory: `sordino train --prompt poe=POE --prompt austen=AUSTEN --out-dir MADE`.
 
-    Ctrl-C saves and says how to go on; so do SIGTERM, a closed terminal, and an output that nobody reads any more.
+    Ctrl-C saves the run and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
     from sordino.training.failure import recorded
 
@@ -96,8 +96,7 @@ def _train(options: Mapping[str, Any]) -> None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
         if texts.data:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    check_measured(settings, options["measured"])
-    calibration, config = Calibration(**options["measured"]), TrainConfig(**settings)
+    calibration, config = calibration_of(settings, options["measured"]), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     texts.check()
     check_exist(*filter(None, [resume]))
@@ -134,7 +133,7 @@ def _named_texts(options: Mapping[str, Any]) -> dict[str, Path]:
         name, path = _named_text(argument)
         # Files whose names differ only in case are one file on some systems.
         if name.casefold() in {known.casefold() for known in named}:
-            raise BadInput("two soft prompts have one name", where=f"--prompt {name}", do="give each its own")
+            raise BadInput("two soft prompts have the same name", where=f"--prompt {name}", do="give each its own")
         named[name] = path
     return named
 
@@ -167,29 +166,32 @@ def _job(
 
 
 def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
-    """The run that is asked for, or that goes on, checked. Raises SordinoError."""
-    from sordino.training.job import check_job, default_out, stored_job
+    """The run to begin or to resume, checked. Raises SordinoError."""
+    from sordino.training.job import check_job, default_out, ending_of, stored_job
 
     if options["resume"] is not None:
         return stored_job(options["resume"], overwrite=options["overwrite"])
     texts = options["texts"].paths()
-    job = _job(
-        options, texts, options["out"] or (default_out(texts.data[0]) if texts.data else Path("none.zip")), config
-    )
+    none = Path(f"none{ending_of(config.kind)}")
+    out = options["out"] or (default_out(texts.data[0], config.kind) if texts.data else none)
+    job = _job(options, texts, out, config)
     check_job(job)
     return job
 
 
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
-    """The runs that are asked for, or that go on, checked. Raises SordinoError."""
+    """The runs to begin or to resume, checked. Raises SordinoError."""
     from sordino.training.group import FOLDER, Group, check_group, stored_group
+    from sordino.training.job import ending_of
 
     if options["resume"] is not None:
         return stored_group(options["resume"], overwrite=options["overwrite"])
     out_dir: Path = options["out_dir"]
-    together = out_dir / FOLDER
+    together, ending = out_dir / FOLDER, ending_of(config.kind)
     jobs = {
-        name: _job(options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}.zip", config, together)
+        name: _job(
+            options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}{ending}", config, together
+        )
         for name, path in named.items()
     }
     group = Group(jobs, together, fill_passes="pass_tokens" not in options["settings"])

@@ -18,6 +18,7 @@ from sordino.cli.console import err, one_line, out, print_json, printable, warn
 from sordino.cli.evaluate import show_report
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.progress import share_bar, step_bar
+from sordino.training.config import FEWEST_STEPS, MINUTES
 from sordino.training.events import (
     Cost,
     Disclosed,
@@ -49,7 +50,7 @@ class Display:
     def __init__(self) -> None:
         self._status: Status | Progress | None = None
         self._stepping = ExitStack()
-        self._asked: Callable[[], bool] = lambda: False
+        self._stopping: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +62,7 @@ class Display:
         self._stepping.close()
 
     def should_stop(self) -> bool:
-        return self._asked()
+        return self._stopping()
 
     def show_shared(self, event: object) -> bool:
         """Show an event that looks the same whatever is trained; False for another, which ends the status line."""
@@ -86,18 +87,17 @@ class Display:
 
     def _work(self, event: Working) -> None:
         """A spinner, or a bar where it is known how much there is to do."""
-        if event.total and not isinstance(self._status, Progress):
+        if self._status is not None and isinstance(self._status, Progress) != bool(event.total):
             self.end_status()
-            self._status = share_bar(event.what)
-            self._status.add_task("", total=event.total)
+        if self._status is None:
+            self._status = share_bar() if event.total else err.status("")
             self._status.start()
-        elif self._status is None:
-            self._status = err.status(f"{event.what} ...")
-            self._status.start()
-        if isinstance(self._status, Progress):
-            self._status.update(TaskID(0), completed=event.done, total=event.total)
-        else:
+        if not isinstance(self._status, Progress):
             self._status.update(f"{event.what} ...")
+            return
+        if not self._status.tasks:
+            self._status.add_task("")
+        self._status.update(TaskID(0), description=event.what, completed=event.done, total=event.total)
 
     def end_status(self) -> None:
         if self._status is not None:
@@ -109,7 +109,7 @@ class Display:
         self._stepping.enter_context(bar)
 
     def begin_steps(self, bar: Progress) -> None:
-        self._asked = self._stepping.enter_context(stop_on_interrupt())
+        self._stopping = self._stepping.enter_context(stop_on_interrupt())
         self.show_bar(bar)
 
     def end_steps(self) -> None:
@@ -117,7 +117,7 @@ class Display:
 
 
 class RunDisplay(Display):
-    """Of one run, or of several with their names in front."""
+    """Shows one run, or several, each line with the name of its run."""
 
     def __init__(self, names: Sequence[str] = ("",)) -> None:
         super().__init__()
@@ -135,6 +135,12 @@ class RunDisplay(Display):
     def show(self, event: RunEvent) -> None:
         """An event of a single run."""
         self.show_named("", event)
+
+    def show_status(self, event: RunEvent) -> None:
+        """As `show`, without lines on standard output: the spinner, the bar, and warnings."""
+        if isinstance(event, Working | Started | Step | Finished | Warned):
+            with out.capture():
+                self.show(event)
 
     def show_named(self, name: str, event: RunEvent) -> None:
         """An event of the run called `name`; "" for all of them."""
@@ -174,10 +180,15 @@ class RunDisplay(Display):
         if self._several:
             steps, rest = f"{self._count} soft prompts together, {steps} each,", f"{rest} for all"
         out.print(
-            f"{steps} {rest}: {clock(cost.seconds)} of training, then the measuring; "
+            f"{steps} {rest}: {clock(cost.seconds)}, {clock(cost.measuring_seconds)} of it to measure the result; "
             + ("one base model; " if self._several else "")
             + memory(cost)
         )
+        if cost.wanted_steps > cost.steps:
+            out.print(
+                f"As many steps as fit into about {MINUTES:.0f} minutes, {FEWEST_STEPS} at least: the texts are worth "
+                f"{cost.wanted_steps}. More learn a little more: --steps {cost.wanted_steps} takes {clock(cost.wanted_seconds)}."
+            )
 
     def _start(self, name: str, event: Started) -> None:
         self.steps = event.steps
@@ -213,7 +224,7 @@ class RunDisplay(Display):
         if not self._running:
             self.end_steps()
         if event.why == "diverged" and not self._several:
-            warn(f"this run diverged behind step {event.progress.step}; the file holds the best matrix before that")
+            warn(f"this run diverged after step {event.progress.step}; the file holds the best matrix before that")
         if event.why == "early":
             out.print(f"{named}stopped early: the validation loss was best at step {event.progress.best_step}.")
         if event.why != "stopped" and event.progress.best_step == 0:

@@ -1,4 +1,4 @@
-"""Options of the commands that train: the texts, and runs that go on or are only tried."""
+"""Options of the commands that train: the texts, resuming, and dry runs."""
 
 from __future__ import annotations
 

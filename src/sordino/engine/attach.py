@@ -94,11 +94,12 @@ def attach(network: PreTrainedModel, tokenizer: Any, prompt: StoredPrompt, *, fo
 
     Greedy tokens are those of `Model.generate` with temperature 0. force: take a prompt of the right width that was made for
     another model. Raises DoesNotFit, ModelError for an encoder-decoder, ConfigError for a mixture, whose components write together,
-    and for a prompt with hold or strength: `Model.from_transformers` runs those.
+    and for a prompt with hold or strength or a KV prompt: `Model.from_transformers` runs those.
     """
-    if isinstance(prompt, Mixture):
+    if not isinstance(prompt, SoftPrompt):
+        why = "transformers runs one prompt a text" if isinstance(prompt, Mixture) else "it has no vectors"
         raise ConfigError(
-            "a mixture cannot be attached: transformers runs one prompt a text",
+            f"a {prompt.kind} cannot be attached: {why}",
             where=prompt.metadata.name,
             do="use sordino.Model.from_transformers(network, tokenizer).generate",
         )

@@ -21,12 +21,12 @@ _MIB = 1 << 20
 class EngineOptions:
     """What runs a model, and in how much memory, in MiB."""
 
-    rows: int = setting(16, "Most that run at once.", low=1, high=256, unit="N")
-    queue: int = setting(256, "Most that wait.", low=0, high=100_000, unit="N")
+    rows: int = setting(16, "Most requests that run at once.", low=1, high=256, unit="N")
+    queue: int = setting(256, "Most requests that wait.", low=0, high=100_000, unit="N")
     kv_memory: float | None = setting(
-        None, "For rows that run.", above=0, shown="a quarter of what is free", unit="MIB"
+        None, "Memory for running requests.", above=0, shown="a quarter of what is free", unit="MIB"
     )
-    prefix_memory: float = setting(200, "For prefixes and texts that may come again.", low=0, unit="MIB")
+    prefix_memory: float = setting(200, "Memory for prefixes and texts that may be used again.", low=0, unit="MIB")
     runner: Literal["auto", "torch", "gguf"] = setting(
         "auto", "What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch."
     )
@@ -82,7 +82,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = setting(None, "How many of the likeliest words to report.", low=0, high=20)
     stop: tuple[str, ...] = setting(
-        (), "Stop in front of this text; may be repeated. In bash, $'\\n' is a line end.", unit="TEXT"
+        (), "Stop before this text; may be repeated. In bash, $'\\n' is a line end.", unit="TEXT"
     )
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from sordino.engine.engine import Engine
 from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 from sordino.models.base_model import BaseModel
+from sordino.prompts.mixture import Mixture
 
 # An idle engine that had several requests at once before waits until none has come for this long: requests that come together then
 # share every step from the first on. After a single request, the next one starts at once.
@@ -64,7 +65,7 @@ class EmbeddedEngine:
         self.name = engine.runner.name
         self.context_length = min(engine.info.context_length, engine.runner.most_positions)
         self.capabilities = Capabilities(
-            frozenset(("embedding prompt", "mixture")),
+            engine.runner.kinds | {Mixture.kind},
             log_probabilities=True,
             strength=engine.runner.strength,
             hold=engine.runner.hold,

@@ -6,7 +6,7 @@ it can no longer become a stop string.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +14,7 @@ from typing import Literal
 from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, End, Event, Request, check_room, request_for, widths
 from sordino.engine.runners.torch_runner import TorchRunner
-from sordino.engine.sampling import Sampling
+from sordino.engine.sampling import Drawn, Sampling
 from sordino.forward.placement import prefix_length
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture, components_of
@@ -50,18 +50,8 @@ def generate(base: BaseModel, requests: Sequence[TextRequest], sampling: Samplin
     Raises ConfigError where there is nothing to continue or a request does not fit the model's context, DoesNotFit for a soft
     prompt of another width, and OutOfMemory.
     """
-    if not requests:
-        return
-    checked = [_checked(base, request, sampling) for request in requests]
-    rows = sum(len(components_of(request.prompt)) for request in requests)
-    engine = Engine(
-        TorchRunner(base, rows=rows, advice=_ADVICE),
-        TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size),
-        Limits(rows=rows, queue=0, tokens=rows + _PREFILL, chunk=_PREFILL),
-    )
-    index_of = {engine.submit(request): index for index, request in enumerate(checked)}
-    while engine.busy:
-        yield from _deltas(engine.step(), index_of)
+    for events in _steps(base, requests, sampling):
+        yield from _deltas(events)
 
 
 def complete(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[str]:
@@ -70,6 +60,40 @@ def complete(base: BaseModel, requests: Sequence[TextRequest], sampling: Samplin
     for delta in generate(base, requests, sampling):
         texts[delta.request] += delta.text
     return texts
+
+
+@dataclass(frozen=True)
+class DrawnText:
+    """The tokens of a continuation. ended: an end-of-text token, which is not among them, came next."""
+
+    tokens: tuple[Drawn, ...]
+    ended: bool
+
+
+def draw(
+    base: BaseModel,
+    requests: Sequence[TextRequest],
+    sampling: Sampling,
+    *,
+    rows: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[DrawnText]:
+    """The continuations as tokens, in the order of the requests, `rows` at a time. progress: called with those done and all.
+
+    Raises as `generate`.
+    """
+    drawn: list[list[Drawn]] = [[] for _ in requests]
+    ended: dict[int, bool] = {}
+    for events in _steps(base, requests, sampling, rows):
+        for index, event in events:
+            if isinstance(event, Chunk):
+                drawn[index] += event.drawn
+            elif event.error is not None:
+                raise event.error
+            else:
+                ended[index] = event.reason == "stop"
+                progress(len(ended), len(requests))
+    return [DrawnText(tuple(tokens), ended[index]) for index, tokens in enumerate(drawn)]
 
 
 def check_request(base: BaseModel, request: TextRequest, sampling: Sampling) -> list[int]:
@@ -96,19 +120,38 @@ def _checked(base: BaseModel, request: TextRequest, sampling: Sampling) -> Reque
     return made
 
 
-def _deltas(events: Sequence[tuple[int, Event]], index_of: dict[int, int]) -> Iterator[TextDelta]:
+def _steps(
+    base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling, most: int | None = None
+) -> Iterator[list[tuple[int, Event]]]:
+    """The events of each step, with the indices of their requests. most: rows at a time, None for all."""
+    if not requests:
+        return
+    checked = [_checked(base, request, sampling) for request in requests]
+    rows = sum(len(components_of(request.prompt)) for request in requests)
+    queue, rows = (0, rows) if most is None else (len(requests), most)
+    engine = Engine(
+        TorchRunner(base, rows=rows, advice=_ADVICE),
+        TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size),
+        Limits(rows=rows, queue=queue, tokens=rows + _PREFILL, chunk=_PREFILL),
+    )
+    index_of = {engine.submit(request): index for index, request in enumerate(checked)}
+    while engine.busy:
+        yield [(index_of[number], event) for number, event in engine.step()]
+
+
+def _deltas(events: Sequence[tuple[int, Event]]) -> Iterator[TextDelta]:
     """One delta for each request that has events in a step. Raises the error of a request that failed."""
     texts: dict[int, str] = {}
     ends: dict[int, End] = {}
-    for number, event in events:
+    for index, event in events:
         if isinstance(event, Chunk):
-            texts[number] = event.text
+            texts[index] = event.text
         elif event.error is not None:
             raise event.error
         else:
-            ends[number] = event
-    for number in sorted({*texts, *ends}):
-        text, end = texts.get(number, ""), ends.get(number)
+            ends[index] = event
+    for index in sorted({*texts, *ends}):
+        text, end = texts.get(index, ""), ends.get(index)
         finish: FinishReason | None = None if end is None else "stop" if end.reason == "stop" else "length"
         if text or finish:
-            yield TextDelta(index_of[number], text, finish)
+            yield TextDelta(index, text, finish)

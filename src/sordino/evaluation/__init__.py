@@ -4,6 +4,8 @@ config: settings                                  conditions: prefixes that a te
 scoring: losses of the same tokens                mixed: the same with mixtures
 confidence: intervals                             off_domain: a packaged text in another voice
 measuring: held-out losses, with intervals        report: their numbers and sentences
+distance, distance_plan: gains behind other text  between: that text
+distance_report, distance_picture: what is shown  adapters: LoRA, to compare with
 
 Tasks: which answers are right?
 

@@ -45,8 +45,8 @@ from sordino.evaluation.mixed import mixture_weights
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.evaluation.tasks import Labels, TaskRows, check_task, drawn_shots, label_trees, labels_of, rows_behind
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
-from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
 
 _LOWER = "lower --row-tokens, --shots or --max-tokens"
@@ -100,7 +100,7 @@ def classify(
     every = [piece for rows in heldout.values() for piece in rows]
     known = labels_of(base, [*every, *examples], labels)
     mixtures = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, Mixture)}
-    alone = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, SoftPrompt)}
+    alone = {label: prompt for label, prompt in prompts.items() if not isinstance(prompt, Mixture)}
     instructions = baselines.instructions or [default_instruction(known)]
     plain = task_conditions(base, alone, config, replace(baselines, instructions=instructions))
     # Components of mixtures have no lines of their own.
@@ -142,7 +142,7 @@ def classify(
 
 
 def task_conditions(
-    base: BaseModel, prompts: Mapping[str, SoftPrompt], config: TaskConfig, baselines: Baselines
+    base: BaseModel, prompts: Mapping[str, SinglePrompt], config: TaskConfig, baselines: Baselines
 ) -> list[Condition]:
     """Soft prompts, no prompt, the instructions, and each instruction with examples."""
     if config.shots and not baselines.texts:

@@ -63,11 +63,12 @@ class Condition:
 
 @dataclass(frozen=True)
 class MixedCondition:
-    """A mixture in front of a text. tokens: of the longest component."""
+    """A mixture in front of a text. tokens: of the longest component. ids: of the text behind it, in each component's `ids` too."""
 
     label: str
     mixture: Mixture
     components: tuple[Condition, ...]
+    ids: tuple[int, ...] = ()
     kind: Kind = "soft prompt"
 
     @property
@@ -114,6 +115,11 @@ def soft_prompt(base: BaseModel, label: str, prompt: Prompt) -> Condition:
 
 def mixture(base: BaseModel, label: str, mixed: Mixture) -> MixedCondition:
     return MixedCondition(label, mixed, tuple(soft_prompt(base, label, prompt) for prompt in mixed.components))
+
+
+def prompt_condition(base: BaseModel, label: str, prompt: Prompt | Mixture) -> AnyCondition:
+    """A soft prompt of any kind, or a mixture."""
+    return mixture(base, label, prompt) if isinstance(prompt, Mixture) else soft_prompt(base, label, prompt)
 
 
 def matrix(base: BaseModel, label: str, matrix_PD: Tensor, known: Metadata) -> Condition:

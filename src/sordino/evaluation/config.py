@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 from sordino.errors import ConfigError
+from sordino.prompts.attention import MOST_HOLD
 from sordino.settings import check_settings, seed_setting, setting
+from sordino.texts.pieces import Piece
 
 EXCERPT_TOKENS = (20, 64, 128, 256, 512)
+DISTANCES = (0, 64, 256, 768, 1536)
+Between = Literal["foreign", "own", "written"]
+BETWEEN: tuple[Between, ...] = get_args(Between)
 
 
 def limit_setting(default: int) -> int:
@@ -29,8 +35,43 @@ def resamples_setting() -> int:
 
 
 @dataclass(frozen=True)
+class DistanceConfig:
+    """How far a soft prompt reaches: how much it helps behind other text, by the tokens of that text.
+
+    distances: tokens, ascending from 0. between: kinds of other text. parts: of the held-out texts, each behind other texts of its
+    own. foreign: texts in other voices; empty for the packaged ones. adapters: PEFT LoRA adapters to compare with.
+    """
+
+    distances: tuple[int, ...] = DISTANCES
+    between: tuple[Between, ...] = BETWEEN
+    hold: int | None = setting(
+        None, "With --distance: measure every soft prompt with this hold too.", low=1, high=MOST_HOLD, unit="T"
+    )
+    limit: int = limit_setting(768)
+    row_tokens: int = setting(96, "Length of the windows that are measured behind other text.", low=2, unit="N")
+    parts: int = setting(2, "Parts of the held-out texts, each behind texts of its own.", low=1, high=64, unit="N")
+    foreign: tuple[Piece, ...] = ()
+    adapters: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        lengths = self.distances
+        if len(lengths) < 2 or lengths[0] != 0 or list(lengths) != sorted(set(lengths)):
+            raise ConfigError(
+                "not a list of distances", where="--distance", expected="0,64,256: ascending from 0", got=lengths
+            )
+        if not self.between or not set(self.between) <= set(BETWEEN):
+            raise ConfigError("unknown kind of text", where="between", expected=", ".join(BETWEEN), got=self.between)
+
+
+def quick_distance() -> DistanceConfig:
+    """For the end of a training: what 10,000 positions can say."""
+    return DistanceConfig(distances=(0, 256), between=("foreign",))
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
-    """excerpt_tokens: lengths of real text to compare with, ascending."""
+    """excerpt_tokens: lengths of real text to compare with, ascending. distance: None not to measure behind other text."""
 
     limit: int = limit_setting(8192)
     row_tokens: int = row_tokens_setting()
@@ -39,6 +80,7 @@ class EvaluateConfig:
     seed: int = seed_setting()
     resamples: int = resamples_setting()
     excerpt_tokens: tuple[int, ...] = EXCERPT_TOKENS
+    distance: DistanceConfig | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -56,7 +98,7 @@ class TaskConfig:
     seed: int = seed_setting()
     resamples: int = resamples_setting()
     shots: tuple[int, ...] = setting(
-        (), "Compare with instructions that N examples stand behind, too; may be repeated.", low=1, unit="N"
+        (), "Compare with instructions followed by N examples too; may be repeated.", low=1, unit="N"
     )
 
     def __post_init__(self) -> None:
@@ -72,7 +114,7 @@ class BlendConfig:
     """How soft prompts are blended, and how the losses between two of them are measured."""
 
     how: Literal["linear", "spherical", "concatenate"] = setting(
-        "linear", "Row by row, along a straight line or an arc that keeps norms; or one behind the other."
+        "linear", "Row by row, along a straight line or an arc that keeps norms; or one after the other."
     )
     points: int = setting(11, "Blends that are measured between the two.", low=2, high=101, unit="N")
     limit: int = limit_setting(2048)
@@ -89,7 +131,7 @@ class PruneConfig:
 
     tokens: int | None = setting(None, "Keep this many virtual tokens.", low=1, unit="N")
     tolerance: float | None = setting(
-        None, "Keep as few as the loss allows, if it may rise by this much.", low=0, shown="0.01", unit="NATS"
+        None, "Keep as few as possible while the loss rises by at most this much.", low=0, shown="0.01", unit="NATS"
     )
     block: int | None = setting(
         None, "Drop this many at a time.", low=1, shown="1; of more than 24 tokens, more", unit="N"

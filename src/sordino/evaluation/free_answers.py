@@ -29,6 +29,7 @@ from sordino.evaluation.config import TaskConfig
 from sordino.evaluation.scoring import Progress, nll_of_windows
 from sordino.evaluation.tasks import TaskRows, check_task, rows_behind
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, SoftPrompt
 from sordino.texts.examples import Example
@@ -95,7 +96,7 @@ def token_f1(answer: str, right: str) -> float:
 
 def answer_freely(
     base: BaseModel,
-    prompts: Mapping[str, SoftPrompt],
+    prompts: Mapping[str, SinglePrompt],
     heldout: Mapping[str, Sequence[Piece]],
     config: TaskConfig,
     *,

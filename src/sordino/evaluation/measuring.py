@@ -20,9 +20,8 @@ from sordino.evaluation.conditions import (
     default_instructions,
     excerpts,
     instruction,
-    mixture,
     no_prompt,
-    soft_prompt,
+    prompt_condition,
 )
 from sordino.evaluation.confidence import (
     Estimate,
@@ -34,12 +33,14 @@ from sordino.evaluation.confidence import (
     units_of,
 )
 from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.distance import measure_distance
+from sordino.evaluation.distance_plan import plan_distance
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.report import ConditionLine, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, shifted, target_bytes, windows_behind
 from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
+from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
 
@@ -71,16 +72,16 @@ def evaluate(
     baselines: instructions, by default made from the soft prompts' metadata, and training texts for excerpts. off_domain: a
     description and texts in another voice. Raises ConfigError, DataError, OutOfMemory.
     """
-    own: list[AnyCondition] = [
-        mixture(base, label, prompt) if isinstance(prompt, Mixture) else soft_prompt(base, label, prompt)
-        for label, prompt in prompts.items()
-    ]
+    own: list[AnyCondition] = [prompt_condition(base, label, prompt) for label, prompt in prompts.items()]
     texts = baselines.instructions or [
         text for prompt in prompts.values() for text in default_instructions(prompt.metadata)
     ]
     conditions = [*own, no_prompt(base), *(instruction(base, text) for text in dict.fromkeys(texts))]
     for condition in conditions:
         check_room(base, condition, config.row_tokens)
+    plan = None
+    if config.distance is not None:
+        plan = plan_distance(base, prompts, heldout, config.distance, baselines, seed=config.seed)
     real, notes = _excerpts_that_fit(base, baselines.texts, config)
     measured, losses = measure(
         base, [*conditions, *real], heldout, config, text="the held-out texts", progress=progress
@@ -90,7 +91,11 @@ def evaluate(
         text, pieces = off_domain
         damage, _ = measure(base, [*own, no_prompt(base)], pieces, config, text=text, progress=progress)
     sizes = {label: sum(one.n_tokens for one in components_of(prompt) if one) for label, prompt in prompts.items()}
-    return Report(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes))
+    distance = None
+    if plan is not None:
+        distance = measure_distance(base, plan, prompts, config, training=baselines.texts, progress=progress)
+        notes += distance.notes
+    return Report(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes), distance=distance)
 
 
 def measure(

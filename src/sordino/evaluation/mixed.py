@@ -61,7 +61,9 @@ def nll_of_conditions(
         if isinstance(condition, Condition):
             columns.append(own_WK[:, 0])
             continue
-        log_weights_WK = torch.from_numpy(mixture_weights(base, condition.mixture, _gate_texts(windows))).log()
+        log_weights_WK = torch.from_numpy(
+            mixture_weights(base, condition.mixture, _gate_texts(condition, windows))
+        ).log()
         if part:
             columns.append(nll_of_texts(torch.from_numpy(own_WK), log_weights_WK).numpy())
         else:
@@ -79,11 +81,11 @@ def mixture_weights(base: BaseModel, mixture: Mixture, texts: Sequence[tuple[int
     return np.stack([mixture.weights_for(hidden_D) for hidden_D in hidden_ND])
 
 
-def _gate_texts(windows: Sequence[Example]) -> list[tuple[int, ...]]:
+def _gate_texts(condition: MixedCondition, windows: Sequence[Example]) -> list[tuple[int, ...]]:
     """What a gate reads: the tokens before a window's first target; of a text cut into windows, nothing."""
-    starts = [window.labelled.index(True) for window in windows]
+    texts = [(*condition.ids, *window.ids[: window.labelled.index(True)]) for window in windows]
     # A single token is only a window's first one, which is no target; no gate was trained on such texts.
-    return [tuple(window.ids[:at]) if at > 1 else () for window, at in zip(windows, starts, strict=True)]
+    return [text if len(text) > 1 else () for text in texts]
 
 
 @torch.inference_mode()

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 
 from sordino.prompts.prompt import Prompt
-from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.reading import read_pieces
 
@@ -33,7 +32,7 @@ def packaged_text(prompts: Iterable[Prompt], heldout: Sequence[Piece]) -> tuple[
     return None
 
 
-def own_text(prompt: SoftPrompt) -> tuple[str, tuple[Piece, ...]]:
+def own_text(prompt: Prompt) -> tuple[str, tuple[Piece, ...]]:
     """A description and the pieces of the packaged corpus that a soft prompt was trained on, else of the first one."""
     name, description = next((one for one in CORPORA if _is_corpus(one[0], [prompt], ())), CORPORA[0])
     return description, read_pieces([_folder(name) / "heldout"]).pieces

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sordino.evaluation import distance_report
 from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate, length_in_words
+from sordino.evaluation.distance_report import DistanceReport
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,23 @@ class Worth:
 
 
 @dataclass(frozen=True)
+class Distilled:
+    """How much of what a long text does its soft prompt keeps. kept: the share of the text's gain, in nats, on what the model wrote
+    behind it; None where the text gains nothing. text_tokens: of the text. agreement: how often the likeliest word is the one
+    behind the text, with the soft prompt, and without either.
+    """
+
+    kept: Estimate | None
+    text_tokens: int
+    agreement: float
+    agreement_without: float
+
+
+@dataclass(frozen=True)
 class Report:
     """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
-    texts. off_domain: a text in another voice, without a soft prompt and with each.
+    texts. off_domain: a text in another voice, without a soft prompt and with each. distilled: of a soft prompt that replaces a
+    long text. distance: gains behind other text, if measured.
     """
 
     n_tokens: Mapping[str, int]
@@ -68,6 +84,8 @@ class Report:
     worth: Mapping[str, Worth]
     off_domain: Measurement | None
     notes: tuple[str, ...]
+    distilled: Distilled | None = None
+    distance: DistanceReport | None = None
 
     def __str__(self) -> str:
         """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
@@ -78,6 +96,7 @@ class Report:
             rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
         first = max(len(row[0]) for row in rows)
         table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
+        table += ["", *distance_report.plain_table(self.distance)] if self.distance is not None else []
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""
@@ -86,8 +105,15 @@ class Report:
 
 
 def verdict(report: Report, label: str) -> str:
-    """What a soft prompt does for the held-out texts, in a sentence."""
+    """What a soft prompt does for the held-out texts, and how far it reaches."""
+    reach = distance_report.reach(report.distance, label) if report.distance is not None else ""
+    return f"{_effect(report, label)} {reach}".rstrip()
+
+
+def _effect(report: Report, label: str) -> str:
     vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
+    if report.distilled is not None:
+        return _verdict_on_distilled(report.distilled, vectors, report.n_tokens[label])
     gain = report.heldout.line("no prompt").differences[label]
     if gain.value <= 0:
         return f"{vectors} did not help: the model predicts the held-out texts at least as well without."
@@ -113,6 +139,19 @@ def verdict(report: Report, label: str) -> str:
     return (
         f"{vectors} {verb} worth {tokens:.0f} tokens of real text{between}: an excerpt of that length in front "
         "would help the model as much."
+    )
+
+
+def _verdict_on_distilled(distilled: Distilled, vectors: str, n_tokens: int) -> str:
+    kept = distilled.kept
+    if kept is None:
+        return "The text does nothing for the model on what it wrote behind it, so there is nothing to keep."
+    ends = kept.interval
+    between = f" (95 % interval {ends[0]:.0%} to {ends[1]:.0%})" if ends is not None else ""
+    return (
+        f"{vectors} do {kept.value:.0%}{between} of what the text does for the model, in {n_tokens} positions instead of "
+        f"{distilled.text_tokens}; the likeliest word is the one behind the text in {distilled.agreement:.0%} of places, "
+        f"and without either in {distilled.agreement_without:.0%}."
     )
 
 
@@ -158,6 +197,8 @@ def summary(report: Report, label: str) -> dict[str, Any]:
         losses = [line.nll.value for line in heldout.lines if line.kind == kind]
         if losses:
             found["nll"][key] = round(min(losses), 4)
+    if report.distilled is not None:
+        found["distilled"] = distilled_json(report.distilled)
     if label in report.worth:
         found["worth_tokens"] = in_words(report.worth[label])
     if report.off_domain is not None:
@@ -165,7 +206,20 @@ def summary(report: Report, label: str) -> dict[str, Any]:
             "soft_prompt": round(report.off_domain.line("soft prompt", label).nll.value, 4),
             "no_prompt": round(report.off_domain.line("no prompt").nll.value, 4),
         }
+    if report.distance is not None and (kept := distance_report.kept_summary(report.distance, label)):
+        found["gain_kept"] = kept
     return found
+
+
+def distilled_json(distilled: Distilled) -> dict[str, Any]:
+    kept = distilled.kept
+    return {
+        "kept": kept and round(kept.value, 4),
+        "interval": kept and kept.interval and [round(end, 4) for end in kept.interval],
+        "text_tokens": distilled.text_tokens,
+        "agreement": round(distilled.agreement, 4),
+        "agreement_without": round(distilled.agreement_without, 4),
+    }
 
 
 def in_words(worth: Worth) -> str:
@@ -188,7 +242,9 @@ def to_json(report: Report) -> dict[str, Any]:
             }
             for label in report.n_tokens
         ],
+        "distance": distance_report.to_json(report.distance) if report.distance else None,
         "notes": list(report.notes),
+        **({"distilled": distilled_json(report.distilled)} if report.distilled is not None else {}),
     }
 
 

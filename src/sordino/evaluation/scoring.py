@@ -21,6 +21,9 @@ from sordino.texts.examples import Example, make_examples
 from sordino.texts.joined import shared_beginning
 from sordino.texts.pieces import Piece
 
+# Of the held-out texts are tokenized, for each target that is measured: about 60 tokens.
+_CHARACTERS_A_TARGET = 256
+
 
 def shifted(progress: Progress, before: int, total: int) -> Progress:
     """Progress of a part, reported as progress of the whole: `before` of `total` were done earlier."""
@@ -39,6 +42,7 @@ def windows_behind(
     base: BaseModel, pieces: Sequence[Piece], texts: Sequence[str], *, row_tokens: int, limit: int, first: bool
 ) -> list[list[Example]]:
     """The windows of `windows_of`, then the same windows with each of `texts` in front, tokenized as one."""
+    pieces = _enough(pieces, limit)
     made = [
         make_examples(pieces, base, max_tokens=row_tokens, behind=text).examples for text in dict.fromkeys(("", *texts))
     ]
@@ -53,6 +57,12 @@ def windows_behind(
     total = sum(sum(made[0][at].labelled) for at in usable)
     kept = max(1, len(usable) * limit // total) if limit and total > limit else len(usable)
     return [[of[usable[at * len(usable) // kept]] for at in range(kept)] for of in made]
+
+
+def _enough(pieces: Sequence[Piece], limit: int) -> Sequence[Piece]:
+    """Pieces spread evenly over texts that hold far more than the limit: no others are tokenized."""
+    kept = max(limit, len(pieces) * _CHARACTERS_A_TARGET * limit // max(1, sum(piece.size for piece in pieces)))
+    return pieces if not limit or kept >= len(pieces) else [pieces[at * len(pieces) // kept] for at in range(kept)]
 
 
 def _without_first(example: Example, opened: bool) -> Example:

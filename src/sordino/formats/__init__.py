@@ -1,13 +1,14 @@
-"""Soft prompt files: read every known format by content, write five of them, and mixtures of soft prompts (docs/formats.md).
+"""Soft prompt files: read every known format by content, write six of them, and mixtures of soft prompts (docs/formats.md).
 
 Nothing here imports torch, and nothing in a file is ever executed.
 """
 
-from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read, read_any
-from sordino.formats.writing import WRITABLE, file_disclosure, write, write_any, write_mixture
+from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read, read_any, read_single
+from sordino.formats.writing import KV_WRITABLE, WRITABLE, file_disclosure, write, write_any, write_mixture
 
 __all__ = [
     "FORMATS",
+    "KV_WRITABLE",
     "WRITABLE",
     "Peek",
     "detect",
@@ -16,6 +17,7 @@ __all__ = [
     "peek",
     "read",
     "read_any",
+    "read_single",
     "write",
     "write_any",
     "write_mixture",

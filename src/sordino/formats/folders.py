@@ -18,9 +18,9 @@ from sordino.formats.zips import Archive
 
 TENSOR, META = "tensor.npy", "meta.json"
 CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-# The rest of the metadata; PEFT ignores it.
-OURS = "sordino.json"
-_NAMES = (TENSOR, META, CONFIG, WEIGHTS, OLD_WEIGHTS, OURS)
+# The rest of the metadata, and of a KV prompt; PEFT ignores them.
+OURS, OUR_TENSORS = "sordino.json", "sordino.safetensors"
+_NAMES = (TENSOR, META, CONFIG, WEIGHTS, OLD_WEIGHTS, OURS, OUR_TENSORS)
 # A folder with one of these is a soft prompt.
 _MARKS = (CONFIG, TENSOR)
 # Packing by hand makes at most a zip in a folder in a zip.

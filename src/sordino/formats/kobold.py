@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from collections.abc import Sequence
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats import meta, npy
-from sordino.formats.folders import META, TENSOR, Members, members_of
+from sordino.formats.folders import META, TENSOR, Members
+from sordino.formats.folders import members_of as members_of_folder
 from sordino.formats.json_text import read_object
-from sordino.formats.sources import Files, Readable
-from sordino.formats.tensors import Opened
-from sordino.formats.zips import Archive, write_zip
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.formats.tensors import Opened, load
+from sordino.formats.zips import Archive
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 # The member that makes a zip a mixture: see `mixtures`.
 MIXTURE = "mixture.json"
@@ -28,9 +28,8 @@ def read(members: Members) -> Opened:
     return Opened(tensor, described.metadata, described.content_hash)
 
 
-def read_component(source: Readable, files: Files) -> Opened:
+def read_component(archive: Archive) -> Opened:
     """The soft prompt in a native zip of a mixture, which has two members, stored. Raises SoftPromptFileError."""
-    archive = Archive(source, files)
     found = sorted(member.filename for member in archive.members)
     if found != [META, TENSOR] or any(member.compress_type for member in archive.members):
         # Sixteen compressed components could each unpack to sixteen times their size.
@@ -42,9 +41,17 @@ def read_component(source: Readable, files: Files) -> Opened:
             do="a mixture in a mixture is not possible" if MIXTURE in found else "",
         )
     archive.check_apart()
-    return read(members_of(archive, [(member.filename, member) for member in archive.members]))
+    return read(members_of_folder(archive, [(member.filename, member) for member in archive.members]))
 
 
-def write(prompt: SoftPrompt, file: BinaryIO) -> None:
-    """The native file: the same bytes for the same soft prompt, everywhere. Raises BadInput."""
-    write_zip(file, [(TENSOR, npy.pieces(prompt)), (META, [meta.to_bytes(prompt)])])
+def prompt_of(opened: Opened, metadata: Metadata, where: object) -> SoftPrompt:
+    """The soft prompt whose headers were read, of any format. Raises SoftPromptFileError."""
+    prompt = SoftPrompt(load(opened.tensor), metadata)
+    if opened.content_hash and prompt.content_hash != opened.content_hash:
+        raise meta.changed(where, "the matrix", "tensor_sha256", opened.content_hash, prompt.content_hash)
+    return prompt
+
+
+def members_of(prompt: SoftPrompt) -> list[tuple[str, Sequence[bytes]]]:
+    """The members of the native file, in order: the same bytes for the same soft prompt, everywhere. Raises BadInput."""
+    return [(TENSOR, npy.pieces(prompt)), (META, [meta.to_bytes(prompt)])]

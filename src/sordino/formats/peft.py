@@ -1,7 +1,7 @@
 """PEFT adapters that are soft prompts: adapter_config.json and adapter_model.safetensors (or .bin).
 
-`sordino.json`, which PEFT ignores, holds the rest of the metadata. Source: peft/tuners/prompt_tuning/config.py and
-peft/utils/save_and_load.py, version 0.21.
+`sordino.json`, which PEFT ignores, holds the rest of the metadata. Source: peft/tuners/prompt_tuning/config.py,
+peft/utils/save_and_load.py, and for KV prompts `get_prompt` of peft/peft_model.py, version 0.21.
 """
 
 from __future__ import annotations
@@ -13,19 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats import meta, safetensors
-from sordino.formats.choice import Named, of_adapter
-from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OURS, WEIGHTS, Members
+from sordino.formats import kv_prompts, meta, safetensors
+from sordino.formats.choice import PEFT_KEY, Named, of_adapter, only
+from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OUR_TENSORS, OURS, WEIGHTS, Members
 from sordino.formats.json_text import read_object
+from sordino.formats.kv_prompts import FLAT, LAST, OpenedKV
+from sordino.formats.meta_keys import KV_PROMPT, SOFT_PROMPT
 from sordino.formats.sources import Readable
 from sordino.formats.tensors import Opened, shape_of
+from sordino.prompts.kv_prompt import MAX_KV_WIDTH, KVPrompt, KVShape
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 # For these PEFT saves the final vectors; for multitask prompts, the factors that they are made of.
 _KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
+# For these it saves keys and values, [n_tokens, layers * 2 * heads * channels]; with a projection, what that gives.
+_KV_KINDS = ("PREFIX_TUNING", "CARTRIDGE")
 
 
-def read(members: Members, index: int | None, path: Path, read_torch: Callable[[Readable], Sequence[Named]]) -> Opened:
+def read(
+    members: Members, index: int | None, path: Path, read_torch: Callable[[Readable], Sequence[Named]]
+) -> Opened | OpenedKV:
     """The soft prompt in an adapter's files. path: of the folder or zip. read_torch: reads an old adapter_model.bin.
 
     Raises SoftPromptFileError.
@@ -40,56 +47,129 @@ def read(members: Members, index: int | None, path: Path, read_torch: Callable[[
             where=f"{place}: modules_to_save",
             got=str(config["modules_to_save"])[:80],
         )
-    opened = of_adapter(_tensors(members, where, read_torch), index, where)
+    is_kv = config["peft_type"] in _KV_KINDS
+    described = _described(members, config, path, is_kv=is_kv)
+    tensors = _tensors(members, where, read_torch)
+    if is_kv:
+        only(index, where)
+        last = safetensors.read(members[OUR_TENSORS]())[0] if OUR_TENSORS in members else []
+        return _open_kv([*tensors, *last], config, described, where)
+    opened = of_adapter(tensors, index, where)
     _check_sizes(config, shape_of(opened.tensor), place)
-    base = config.get("base_model_name_or_path")
-    if OURS in members:
-        source = members[OURS]()
-        described = meta.from_json(read_object(source), source.where)
-        return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
-    if base is not None and not isinstance(base, str):
-        raise SoftPromptFileError(
-            "a value of the wrong kind", where=f"{place}: base_model_name_or_path", expected="a text"
-        )
-    # In PEFT a soft prompt stands before everything, BOS included.
-    return replace(
-        opened, metadata=Metadata(name=path.absolute().name.removesuffix(".zip"), base=BaseRef(id=base or ""))
-    )
+    return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
 
 
 def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
     """The files of a folder that peft.PeftModel.from_pretrained loads. Raises BadInput."""
-    base = prompt.metadata.base
-    config = {
-        "base_model_name_or_path": base.id or None,
-        "inference_mode": True,
+    own = {
         "num_attention_heads": None,
-        "num_layers": base.n_layers or None,
-        "num_transformer_submodules": 1,
-        "num_virtual_tokens": prompt.n_tokens,
+        "num_layers": prompt.metadata.base.n_layers or None,
         "peft_type": "PROMPT_TUNING",
         "prompt_tuning_init": "RANDOM",
         "prompt_tuning_init_text": None,
-        "revision": None,
-        "task_type": "CAUSAL_LM",
         "token_dim": prompt.d_model,
         "tokenizer_name_or_path": None,
     }
     return {
-        # ASCII: PEFT opens it in the platform's encoding.
-        CONFIG: [json.dumps(config, indent=2).encode("ascii") + b"\n"],
-        WEIGHTS: safetensors.pieces(prompt, {"format": "pt"}),
+        CONFIG: [_config(prompt, own)],
+        WEIGHTS: safetensors.pieces({PEFT_KEY: prompt.matrix}, {"format": "pt"}),
         OURS: [meta.to_bytes(prompt)],
     }
 
 
+def kv_files(prompt: KVPrompt, *, cartridge: bool) -> dict[str, list[bytes]]:
+    """As `files`, for a KV prompt: as PREFIX_TUNING or CARTRIDGE, with the last hidden state beside PEFT's files.
+
+    Raises BadInput.
+    """
+    shape = prompt.shape
+    kind: dict[str, Any] = (
+        {"num_frozen_tokens": 1, "peft_type": "CARTRIDGE"}
+        if cartridge
+        else {
+            "encoder_hidden_size": shape.heads * shape.channels,
+            "peft_type": "PREFIX_TUNING",
+            "prefix_projection": False,
+        }
+    )
+    sizes: dict[str, Any] = {
+        "num_attention_heads": shape.heads,
+        "num_layers": shape.layers,
+        "token_dim": shape.heads * shape.channels,
+    }
+    tensors = kv_prompts.tensors_of(prompt)
+    last = {OUR_TENSORS: safetensors.pieces({LAST: tensors[LAST]}, {"format": "pt"})} if LAST in tensors else {}
+    return {
+        CONFIG: [_config(prompt, kind | sizes)],
+        WEIGHTS: safetensors.pieces({PEFT_KEY: tensors[FLAT]}, {"format": "pt"}),
+        OURS: [kv_prompts.to_bytes(prompt)],
+        **last,
+    }
+
+
+def _config(prompt: SoftPrompt | KVPrompt, own: dict[str, Any]) -> bytes:
+    """adapter_config.json. ASCII: PEFT opens it in the platform's encoding."""
+    shared = {
+        "base_model_name_or_path": prompt.metadata.base.id or None,
+        "inference_mode": True,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": prompt.n_tokens,
+        "revision": None,
+        "task_type": "CAUSAL_LM",
+    }
+    return json.dumps(shared | own, indent=2, sort_keys=True).encode("ascii") + b"\n"
+
+
+def _described(members: Members, config: dict[str, Any], path: Path, *, is_kv: bool) -> meta.Described:
+    """What the adapter says of its prompt: sordino.json where it is there. Raises SoftPromptFileError."""
+    if OURS in members:
+        source = members[OURS]()
+        return meta.from_json(read_object(source), source.where, KV_PROMPT if is_kv else SOFT_PROMPT)
+    base = config.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        place = f"{path}: {CONFIG}: base_model_name_or_path"
+        raise SoftPromptFileError("a value of the wrong kind", where=place, expected="a text")
+    # In PEFT a soft prompt stands before everything, BOS included.
+    name = path.absolute().name.removesuffix(".zip")
+    return meta.Described(Metadata(name=name, base=BaseRef(id=base or "")))
+
+
+def _open_kv(found: Sequence[Named], config: dict[str, Any], described: meta.Described, where: str) -> OpenedKV:
+    """Keys and values. Raises SoftPromptFileError."""
+    place = f"{where}: {CONFIG}"
+    tensors = {FLAT if name == PEFT_KEY else name: tensor for name, tensor in found}
+    if len(tensors) < len(found) or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
+        raise SoftPromptFileError(
+            "the adapter holds more than a KV prompt" if FLAT in tensors else "the adapter holds no KV prompt",
+            where=where,
+            expected=PEFT_KEY,
+            got=", ".join(name[-60:] for name, _ in found[:4]),
+        )
+    sizes = {key: config.get(key) for key in ("num_layers", "num_attention_heads", "token_dim")}
+    for key, size in sizes.items():
+        if type(size) is not int or not 0 < size <= MAX_KV_WIDTH:
+            raise meta.wrong(f"{place}: {key}", "a whole number above 0", size)
+    layers, heads, width = (int(size or 0) for size in sizes.values())
+    if width % heads:
+        raise meta.wrong(f"{place}: token_dim", f"a multiple of {heads} heads", width)
+    if described.metadata.placement != "start":
+        raise meta.wrong(f"{where}: {OURS}: placement.position", "start, as in PEFT", described.metadata.placement)
+    shape = KVShape(layers, heads, width // heads)
+    if described.own and kv_prompts.stated(described, f"{where}: {OURS}")[0] != shape:
+        raise meta.wrong(f"{where}: {OURS}: kv", str(shape), dict(described.own))
+    opened = kv_prompts.opened(tensors, shape, described)
+    if config.get("num_virtual_tokens") not in (None, opened.n_tokens):
+        raise meta.wrong(f"{place}: num_virtual_tokens", str(opened.n_tokens), config["num_virtual_tokens"])
+    return opened
+
+
 def _check_kind(config: dict[str, Any], where: str) -> None:
     kind, task = config.get("peft_type"), config.get("task_type")
-    if kind not in _KINDS:
+    if kind not in _KINDS + _KV_KINDS:
         raise SoftPromptFileError(
             "this PEFT adapter is not a soft prompt",
             where=where,
-            expected=f"peft_type {', '.join(_KINDS)}",
+            expected=f"peft_type {', '.join(_KINDS + _KV_KINDS)}",
             got=str(kind)[:40],
         )
     if task not in (None, "CAUSAL_LM") or config.get("num_transformer_submodules") not in (None, 1):

@@ -12,26 +12,41 @@ from pathlib import Path
 from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats import folders, kobold, meta, mixtures, mkultra, nemo, npy, peft, safetensors, torch_files
+from sordino.formats import (
+    folders,
+    kobold,
+    kv_prompts,
+    meta,
+    mixtures,
+    mkultra,
+    nemo,
+    npy,
+    peft,
+    safetensors,
+    torch_files,
+)
 from sordino.formats.choice import Named, choose, only
 from sordino.formats.json_text import parse
+from sordino.formats.kv_prompts import OpenedKV
 from sordino.formats.sources import Files, Readable
-from sordino.formats.tensors import Opened, load, shape_of
+from sordino.formats.tensors import Opened, shape_of
 from sordino.formats.zips import Archive
+from sordino.prompts.fit import Stated
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 _log = logging.getLogger("sordino.formats")
 
-FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch", "nemo")
+FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch", "nemo", "kv")
 
-_Open = Callable[[int | None], Opened]
+_Open = Callable[[int | None], Opened | OpenedKV]
 _ReadTorch = Callable[[Readable], Sequence[Named]]
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A file of known format. open: reads the headers of the soft prompt of an index. mixture: the archive, if it holds one."""
+    """A file of known format. open: reads the headers of the prompt of an index. mixture: the archive, if it holds one."""
 
     format: str
     open: _Open
@@ -42,18 +57,19 @@ class _Found:
 class Peek:
     """The headers of a soft prompt file; its numbers were neither read nor checked. size: bytes of the files that were opened.
 
-    mtime: seconds since 1970, of the newest of them. components: their number in a mixture, whose n_tokens is the longest
-    component's; 0 for a soft prompt. parts: the components' metadata.
+    mtime: seconds since 1970, of the newest of them. d_model: 0 where a KV prompt does not say it. components: their number in a
+    mixture, whose n_tokens is the longest component's; 0 for one prompt. parts: what each component says, or the one prompt.
     """
 
     format: str
+    kind: str
     n_tokens: int
     d_model: int
     metadata: Metadata
     size: int
     mtime: float
+    parts: tuple[Stated, ...]
     components: int = 0
-    parts: tuple[Metadata, ...] = ()
 
 
 def detect(path: Path) -> str:
@@ -73,40 +89,66 @@ def peek(path: Path) -> Peek:
         if found.mixture is not None:
             mixture = mixtures.open_mixture(found.mixture)
             metadata = meta.of_width(mixture.described.metadata, path, mixture.shape[1])
-            parts = tuple(component.metadata or Metadata() for component in mixture.components)
-            return Peek(found.format, *mixture.shape, metadata, files.size, files.mtime, len(parts), parts)
+            parts = tuple(_stated(one, one.metadata or Metadata()) for one in mixture.components)
+            sizes = (*mixture.shape, metadata, files.size, files.mtime)
+            return Peek(found.format, Mixture.kind, *sizes, parts, len(parts))
         opened = found.open(None)
-        n_tokens, d_model = shape_of(opened.tensor)
-        metadata = _metadata(opened, path, d_model)
-        return Peek(found.format, n_tokens, d_model, metadata, files.size, files.mtime)
+        if isinstance(opened, OpenedKV):
+            kind, n_tokens, stated = KVPrompt.kind, opened.n_tokens, _stated(opened, opened.metadata)
+        else:
+            n_tokens, d_model = shape_of(opened.tensor)
+            kind, stated = SoftPrompt.kind, _stated(opened, _metadata(opened, path, d_model))
+        sizes = (n_tokens, stated.d_model, stated.metadata, files.size, files.mtime)
+        return Peek(found.format, kind, *sizes, (stated,))
+
+
+def _stated(opened: Opened | OpenedKV, metadata: Metadata) -> Stated:
+    if isinstance(opened, OpenedKV):
+        return Stated(metadata, opened.d_model, opened.shape)
+    return Stated(metadata, shape_of(opened.tensor)[1])
 
 
 def read(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> SoftPrompt:
-    """The soft prompt in a file or folder of any known format. index: which one, where a file holds several.
+    """The embedding prompt in a file or folder of any known format. index: which one, where a file holds several.
 
     A file without metadata gets its file name as its name. warn: called with what was left out of the result. Raises
-    SoftPromptFileError, also for a mixture.
+    SoftPromptFileError, also for a KV prompt and a mixture.
     """
+    path = Path(path)
     with Files() as files:
-        return _soft_prompt(_identify(Path(path), files), Path(path), index, warn)
+        opened = _identify(path, files).open(index)
+        if isinstance(opened, OpenedKV):
+            raise SoftPromptFileError(
+                "a KV prompt, where an embedding prompt is needed",
+                where=path,
+                got=f"keys and values of {opened.shape}, which have no matrix",
+            )
+        return _embedding_prompt(opened, path, warn)
+
+
+def read_single(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> SinglePrompt:
+    """As `read`, and a KV prompt where the file holds one."""
+    path = Path(path)
+    with Files() as files:
+        return _single_prompt(_identify(path, files).open(index), path, warn)
 
 
 def read_any(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> StoredPrompt:
-    """As `read`, and a mixture where the file holds one."""
+    """As `read_single`, and a mixture where the file holds one."""
     path = Path(path)
     with Files() as files:
         found = _identify(path, files)
         if found.mixture is not None:
             return _mixture(found.mixture, path, index)
-        return _soft_prompt(found, path, index, warn)
+        return _single_prompt(found.open(index), path, warn)
 
 
-def _soft_prompt(found: _Found, path: Path, index: int | None, warn: Callable[[str], None]) -> SoftPrompt:
-    opened = found.open(index)
-    matrix_PD = load(opened.tensor)
-    prompt = SoftPrompt(matrix_PD, _metadata(opened, path, matrix_PD.shape[1]))
-    if opened.content_hash and prompt.content_hash != opened.content_hash:
-        raise mixtures.changed(path, "the matrix", "tensor_sha256", opened.content_hash, prompt.content_hash)
+def _single_prompt(opened: Opened | OpenedKV, path: Path, warn: Callable[[str], None]) -> SinglePrompt:
+    return kv_prompts.read(opened, str(path)) if isinstance(opened, OpenedKV) else _embedding_prompt(opened, path, warn)
+
+
+def _embedding_prompt(opened: Opened, path: Path, warn: Callable[[str], None]) -> SoftPrompt:
+    prompt = kobold.prompt_of(opened, _metadata(opened, path, shape_of(opened.tensor)[1]), path)
     if opened.warning:
         warn(opened.warning)
     return prompt
@@ -182,6 +224,8 @@ def _identify_folder(path: Path, files: Files) -> _Found:
 def _identify_zip(archive: Archive, path: Path, read_torch: _ReadTorch) -> _Found:
     if mixtures.is_mixture(archive):
         return _Found("mixture", partial(_refuse_mixture, archive), archive)
+    if kv_prompts.is_kv_prompt(archive):
+        return _Found("kv", _single(path, lambda: kv_prompts.open_archive(archive)))
     found = folders.unwrap(archive)
     if isinstance(found, Archive):
         return _Found("torch", lambda index: choose(torch_files.read_zip(found), index, archive.where))
@@ -200,14 +244,14 @@ def _refuse_mixture(archive: Archive, index: int | None) -> NoReturn:
         "a mixture of soft prompts, where one soft prompt is needed",
         where=archive.where,
         got=f"{count} components",
-        do="`sordino show` names them; each is a native zip in it, which `unzip` extracts",
+        do="`sordino show` names them; each is a file of its own in it, which `unzip` extracts",
     )
 
 
-def _single(where: object, open_: Callable[[], Opened]) -> _Open:
+def _single(where: object, open_: Callable[[], Opened | OpenedKV]) -> _Open:
     """For formats of one soft prompt: refuses an index other than 0."""
 
-    def with_index(index: int | None) -> Opened:
+    def with_index(index: int | None) -> Opened | OpenedKV:
         only(index, str(where))
         return open_()
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sordino.errors import SoftPromptFileError
-from sordino.formats.choice import PEFT_KEY, Named
+from sordino.formats.choice import Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Readable, Slice
 from sordino.formats.tensors import ITEM_SIZES, TensorView, row_major
-from sordino.prompts.soft_prompt import SoftPrompt
 
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -31,6 +34,26 @@ def looks_like_one(source: Readable) -> bool:
 
 def read(source: Readable) -> tuple[list[Named], dict[str, str]]:
     """The named tensors and the `__metadata__`. Raises SoftPromptFileError."""
+    header, metadata, content = _parts(source)
+    return [(name, _tensor(content, name, stated)) for name, stated in header.items()], metadata
+
+
+def read_whole(source: Readable) -> tuple[list[Named], dict[str, str]]:
+    """As `read`, and the tensors share no bytes and leave none out."""
+    header, metadata, content = _parts(source)
+    tensors = [(name, _tensor(content, name, stated)) for name, stated in header.items()]
+    at = 0
+    for begin, end in sorted(stated["data_offsets"] for stated in header.values()):
+        if begin != at:
+            break
+        at = end
+    if at != content.size:
+        raise SoftPromptFileError("the tensors share bytes, or leave some out", where=source.where)
+    return tensors, metadata
+
+
+def _parts(source: Readable) -> tuple[dict[str, Any], dict[str, str], Slice]:
+    """The header's entries, the `__metadata__`, and where the numbers are."""
     length = int.from_bytes(source.read_at(0, 8), "little")
     if length > MAX_JSON:
         raise SoftPromptFileError(
@@ -43,20 +66,29 @@ def read(source: Readable) -> tuple[list[Named], dict[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SoftPromptFileError("`__metadata__` is not an object of texts", where=source.where)
-    content = Slice(source, 8 + length, source.size - 8 - length)
-    return [(name, _tensor(content, name, stated)) for name, stated in header.items()], metadata
+    return header, metadata, Slice(source, 8 + length, source.size - 8 - length)
 
 
-def pieces(prompt: SoftPrompt, metadata: dict[str, str]) -> list[bytes]:
-    """The bytes of a file with the one tensor `prompt_embeddings`: the same for the same prompt. Raises BadInput."""
-    data = prompt.matrix.astype("<f4", copy=False).tobytes()
-    tensor = {"dtype": "F32", "shape": [prompt.n_tokens, prompt.d_model], "data_offsets": [0, len(data)]}
-    text = json.dumps({"__metadata__": metadata, PEFT_KEY: tensor}, ensure_ascii=False, separators=(",", ":"))
-    header = text.encode("utf-8")
+def pieces(
+    tensors: Mapping[str, NDArray[np.float32] | NDArray[np.float16]], metadata: Mapping[str, str]
+) -> list[bytes]:
+    """The bytes of a file with these tensors, in this order: the same for the same tensors. Raises BadInput."""
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    data, begin = [], 0
+    for name, tensor in tensors.items():
+        data.append(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
+        end = begin + len(data[-1])
+        header[name] = {
+            "dtype": "F16" if tensor.dtype == np.float16 else "F32",
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     # The numbers start at a multiple of 8.
-    header += b" " * (-len(header) % 8)
-    check_room(len(header), "a safetensors header")
-    return [struct.pack("<Q", len(header)), header, data]
+    text += b" " * (-len(text) % 8)
+    check_room(len(text), "a safetensors header")
+    return [struct.pack("<Q", len(text)), text, *data]
 
 
 def _tensor(content: Readable, name: str, stated: Any) -> TensorView:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import CHUNK, Readable
-from sordino.prompts.soft_prompt import Metadata, checked_shape
+from sordino.prompts.soft_prompt import MAX_WIDTH, Metadata, checked_shape
 
 # Bytes per element of the types that a soft prompt can have.
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -66,14 +66,14 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def shape_of(tensor: TensorView) -> tuple[int, int]:
+def shape_of(tensor: TensorView, most_width: int = MAX_WIDTH) -> tuple[int, int]:
     """(P, D), once the type, the shape and the number of bytes agree. Raises SoftPromptFileError."""
     where = tensor.source.where
     if tensor.dtype not in ITEM_SIZES:
         raise SoftPromptFileError(
             "the tensor has the wrong type", where=where, expected=" or ".join(ITEM_SIZES), got=tensor.dtype
         )
-    shape = checked_shape(tensor.shape, where=where)
+    shape = checked_shape(tensor.shape, where=where, most_width=most_width)
     strides = tensor.strides[-2:]
     there = tensor.source.size // ITEM_SIZES[tensor.dtype]
     last = tensor.offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
@@ -89,17 +89,17 @@ def shape_of(tensor: TensorView) -> tuple[int, int]:
     return shape
 
 
-def check(tensor: TensorView) -> None:
+def check(tensor: TensorView, most_width: int = MAX_WIDTH) -> None:
     """All checks of `load`, in the memory of one piece of the matrix. Raises SoftPromptFileError."""
-    shape = shape_of(tensor)
+    shape = shape_of(tensor, most_width)
     tensor.source.verify()
     for _ in _blocks(tensor, shape):
         pass
 
 
-def load(tensor: TensorView) -> NDArray[np.float32]:
+def load(tensor: TensorView, most_width: int = MAX_WIDTH) -> NDArray[np.float32]:
     """The matrix float32 [P, D]. Checks what `shape_of` checks, the container's checksum, and that all values are finite."""
-    shape = shape_of(tensor)
+    shape = shape_of(tensor, most_width)
     tensor.source.verify()
     if shape[0] * shape[1] * 4 > _LARGE:
         for _ in _blocks(tensor, shape):

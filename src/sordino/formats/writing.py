@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from sordino.errors import BadInput
-from sordino.formats import kobold, meta, mixtures, mkultra, npy, peft, safetensors
+from sordino.formats import kobold, kv_prompts, meta, mixtures, mkultra, npy, peft, safetensors
+from sordino.formats.choice import PEFT_KEY
+from sordino.formats.zips import write_zip
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import atomic_file, atomic_folder
 
-# How files of each format are called; PEFT's is a folder.
-WRITABLE: Mapping[str, str] = {
+# How files of each format of embedding prompts are called; PEFT's is a folder.
+WRITABLE: dict[str, str] = {
     "kobold": ".zip",
     "peft": "",
     "mkultra": ".json",
     "npy": ".npy",
     "safetensors": ".safetensors",
 }
+# Likewise of KV prompts. Both of PEFT's kinds hold the same; programs that train them further freeze a cartridge's first position.
+KV_WRITABLE: dict[str, str] = {"kv": ".kv.zip", "peft": "", "cartridge": ""}
 _AFTER_BOS = "this soft prompt was trained to stand after BOS"
 
 
-def write(prompt: SoftPrompt, path: Path, *, to: str = "kobold", force: bool = False) -> list[str]:
-    """Write `prompt` in one of the formats of WRITABLE, atomically. Returns warnings, a line each: what the file cannot hold.
+def write(prompt: SinglePrompt, path: Path, *, to: str | None = None, force: bool = False) -> list[str]:
+    """Write `prompt` in one of the formats of WRITABLE, or for a KV prompt KV_WRITABLE, atomically; by default the first of them.
 
-    force: replace an existing file, and write what the format holds only in part. Raises BadInput (an unknown format, an
-    existing file, metadata that no file can hold, PEFT and a placement that PEFT does not know), StorageError.
+    force: replace an existing file, and write what the format holds only in part. Returns warnings, a line each: what the file
+    cannot hold. Raises BadInput (an unknown format, one for another kind of prompt, an existing file, metadata that no file can
+    hold, PEFT and a placement that PEFT does not know), StorageError.
     """
     path = Path(path)
-    if to not in WRITABLE:
-        raise BadInput("not a format that can be written", where=to, expected=", ".join(WRITABLE))
-    if to == "peft" and prompt.metadata.placement == "after_bos" and not force:
-        raise BadInput(
-            f"{_AFTER_BOS}, and PEFT puts every soft prompt before it",
-            where=path,
-            do="train one with --placement start, or write this one all the same with --force",
-        )
+    to = _checked_format(prompt, to)
+    is_folder = to in ("peft", "cartridge")
+    if is_folder and prompt.metadata.placement == "after_bos":
+        _check_after_bos(prompt, path, force=force)
     _check_free(path, force=force)
-    if to == "peft":
+    # Checked before the first byte: a refusal must not touch the disk.
+    if isinstance(prompt, KVPrompt):
+        if is_folder:
+            _write_folder(path, peft.kv_files(prompt, cartridge=to == "cartridge"))
+        else:
+            _write_members(path, kv_prompts.members_of(prompt), force=force)
+    elif is_folder:
         _write_folder(path, peft.files(prompt))
     elif to == "kobold":
-        # Checked before the first byte: a refusal must not touch the disk.
-        meta.to_bytes(prompt)
-        with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
-            kobold.write(prompt, file)
+        _write_members(path, kobold.members_of(prompt), force=force)
     else:
         _write_file(path, _pieces(prompt, to), force=force)
     return _warnings(prompt.metadata, to)
@@ -56,12 +61,10 @@ def write_mixture(mixture: Mixture, path: Path, *, force: bool = False) -> None:
     """Write a mixture, atomically. force: replace an existing file. Raises BadInput, StorageError."""
     path = Path(path)
     _check_free(path, force=force)
-    members = mixtures.members_of(mixture)
-    with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
-        mixtures.write(members, file)
+    _write_members(path, mixtures.members_of(mixture), force=force)
 
 
-def write_any(prompt: StoredPrompt, path: Path, *, to: str = "kobold", force: bool = False) -> list[str]:
+def write_any(prompt: StoredPrompt, path: Path, *, to: str | None = None, force: bool = False) -> list[str]:
     """As `write`; for a mixture, which has one format, as `write_mixture`."""
     if not isinstance(prompt, Mixture):
         return write(prompt, path, to=to, force=force)
@@ -93,6 +96,9 @@ def file_disclosure(prompt: StoredPrompt) -> list[str]:
         for index, component in enumerate(prompt.components):
             lines += [f"component {index}, {line}" for line in file_disclosure(component)]
         return lines
+    if isinstance(prompt, KVPrompt):
+        lines.append(f"keys and values: {prompt.n_tokens} positions of {prompt.shape}")
+        return lines
     lines.append(
         f"the matrix: {prompt.n_tokens} x {prompt.d_model} numbers; the words nearest to them can show what was trained on"
     )
@@ -114,7 +120,43 @@ def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
         return mkultra.pieces(prompt)
     if to == "npy":
         return npy.pieces(prompt)
-    return safetensors.pieces(prompt, {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")})
+    said = {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")}
+    return safetensors.pieces({PEFT_KEY: prompt.matrix}, said)
+
+
+def _checked_format(prompt: SinglePrompt, to: str | None) -> str:
+    """Raises BadInput."""
+    formats = KV_WRITABLE if isinstance(prompt, KVPrompt) else WRITABLE
+    if to is None:
+        return next(iter(formats))
+    if to in formats:
+        return to
+    expected = ", ".join(formats)
+    if to in KV_WRITABLE:
+        raise BadInput("an embedding prompt has no keys and values of its own", where=to, expected=expected)
+    if to in WRITABLE:
+        raise BadInput("a KV prompt has no matrix", where=to, expected=expected)
+    raise BadInput("not a format that can be written", where=to, expected=expected)
+
+
+def _check_after_bos(prompt: SinglePrompt, path: Path, *, force: bool) -> None:
+    if isinstance(prompt, KVPrompt):
+        raise BadInput(
+            "these keys are rotated for the positions after BOS, and PEFT puts every soft prompt before it",
+            where=path,
+            do="train one with --placement start",
+        )
+    if not force:
+        raise BadInput(
+            f"{_AFTER_BOS}, and PEFT puts every soft prompt before it",
+            where=path,
+            do="train one with --placement start, or write this one all the same with --force",
+        )
+
+
+def _write_members(path: Path, members: Sequence[tuple[str, Sequence[bytes]]], *, force: bool) -> None:
+    with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
+        write_zip(file, members)
 
 
 def _write_file(path: Path, pieces: Sequence[bytes], *, force: bool) -> None:
@@ -140,7 +182,7 @@ def _warnings(known: Metadata, to: str) -> list[str]:
         ]
         if lost:
             warnings.append(f"an .npy file holds the matrix only: {', '.join(lost)} will be lost")
-    if known.placement == "after_bos":
+    if known.placement == "after_bos" and to != "kv":
         theirs = {
             "kobold": "KoboldAI will put it before BOS, where it works less well",
             "peft": "PEFT will put it before BOS, where it works less well",

@@ -66,6 +66,25 @@ class Archive:
                 do="do not trust this file",
             )
 
+    def stored(self, most: int, what: str) -> dict[str, Readable]:
+        """All members of `what`, by name: at most so many, none compressed, none in another. Raises SoftPromptFileError."""
+        self.check_apart()
+        found: dict[str, Readable] = {}
+        for member in self.members:
+            if member.filename in found:
+                raise SoftPromptFileError(f"the zip has two members called {member.filename[:40]}", where=self.where)
+            if member.compress_type:
+                raise SoftPromptFileError(
+                    f"the members of {what} must be stored",
+                    where=f"{self.where}: {member.filename[:40]}",
+                    got="a compressed member",
+                    do="pack it again without compression (zip -0)",
+                )
+            found[member.filename] = self.open(member)
+            if len(found) > most:
+                raise SoftPromptFileError(f"more members than {what} has", where=self.where, expected=f"at most {most}")
+        return found
+
     def open(self, member: ZipInfo) -> Readable:
         """The member's content, checked as far as possible without unpacking; `Readable.verify` checks the CRC."""
         where = f"{self.where}: {member.filename}"

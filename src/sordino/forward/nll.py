@@ -4,8 +4,10 @@ The output head is frozen, so what back-propagation needs from it is the gradien
 (softmax(z) - onehot) @ W. It is computed in the forward pass while a tile's logits are in the processor's cache, so that the [N, V]
 logits (200 MB for 1,024 tokens of SmolLM2) never exist and nothing is computed twice.
 
-Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, m tokens whose target
-is in the tile.
+A token may have several targets with weights, as a teacher's probabilities: its loss is then the cross entropy
+-sum_k w_k log softmax(z)_k, with the gradient (sum_k w_k softmax(z) - sum_k w_k onehot_k) @ W. NLL is one target of weight 1.
+
+Shape key: N labelled tokens, n of them in a tile, D model width, V vocabulary, v words of it in a tile, k targets of a token.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
@@ -35,6 +38,7 @@ from sordino.forward.rows import Rows, rows_from_examples
 from sordino.forward.small_matmul import times, widened
 from sordino.forward.weighting import Spans
 from sordino.models.loading import reading
+from sordino.texts.example_store import SoftTargets
 
 # A tile of logits: at most 8 MB in float32, so that it stays in the shared cache for its product, softmax and gradient. A GPU waits
 # for the launches of every tile, so it takes 128 MB.
@@ -142,49 +146,72 @@ def _distance_to_own_logits(network: PreTrainedModel) -> float:
     return max(off, key=lambda share: share if share == share else math.inf)
 
 
-def nll_of_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
+def nll_of_rows(
+    network: PreTrainedModel,
+    prefixes: Prefixes,
+    rows: Rows,
+    labelled_BT: Tensor,
+    soft: SoftTargets | None = None,
+) -> Tensor:
     """Float32 NLL in nats [N] of the labelled tokens, in row order. Differentiable towards `prefixes`.
 
-    The first token of an example after an empty prefix has nothing to be predicted from and must not be labelled.
+    soft: what is predicted in place of the labelled tokens themselves, in row order; the result is then the cross entropy. The
+    first token of an example after an empty prefix has nothing to be predicted from and must not be labelled.
     """
     rows = rows.to(network.device)
-    return _nll_of_hidden(network, prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
+    hidden_BTD = forward_rows(network, prefixes, rows)
+    return _loss_of(network, predicting(prefixes.last_KD, hidden_BTD, rows, labelled_BT), rows, labelled_BT, soft)
 
 
 def nll_of_prompts_and_rows(
-    network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, labelled_BT: Tensor, spans: Spans = ()
+    network: PreTrainedModel,
+    embeds: Sequence[Tensor],
+    rows: Rows,
+    labelled_BT: Tensor,
+    spans: Spans = (),
+    soft: SoftTargets | None = None,
 ) -> Tensor:
     """As `nll_of_rows` with `encode_prefixes(network, embeds, spans)`, for prompts that no other rows need."""
     rows = rows.to(network.device)
     if one_row_pays(network, embeds, rows, spans):
         first_BD, hidden_BTD = forward_as_one_row(network, embeds, rows)
         own = replace(rows, prompt_B=torch.arange(len(rows.prompt_B), device=network.device))
-        return _nll_of_hidden(network, first_BD, hidden_BTD, own, labelled_BT)
-    prefixes, hidden_BTD = encode_and_forward(network, embeds, rows, spans)
-    return _nll_of_hidden(network, prefixes.last_KD, hidden_BTD, rows, labelled_BT)
+        hidden_ND = predicting(first_BD, hidden_BTD, own, labelled_BT)
+    else:
+        prefixes, hidden_BTD = encode_and_forward(network, embeds, rows, spans)
+        hidden_ND = predicting(prefixes.last_KD, hidden_BTD, rows, labelled_BT)
+    return _loss_of(network, hidden_ND, rows, labelled_BT, soft)
 
 
-def _nll_of_hidden(
-    network: PreTrainedModel, first_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor
-) -> Tensor:
-    """first_KD: the hidden states that predict the first tokens of rows with prefix k."""
-    labelled_BT = labelled_BT.to(network.device)
+def predicting(first_KD: Tensor, hidden_BTD: Tensor, rows: Rows, labelled_BT: Tensor) -> Tensor:
+    """The hidden states [N, D] that predict the labelled tokens. first_KD: those of the first tokens of rows with prefix k."""
     states = torch.cat([hidden_BTD.flatten(0, 1), first_KD])
-    hidden_ND = states.index_select(0, rows.predictors()[labelled_BT])
-    return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT])
+    return states.index_select(0, rows.predictors()[labelled_BT.to(states.device)])
 
 
-def nll(head: Head, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """NLL in nats [N] of `targets_N`, float32 (float64 for a float64 model)."""
+def _loss_of(
+    network: PreTrainedModel, hidden_ND: Tensor, rows: Rows, labelled_BT: Tensor, soft: SoftTargets | None
+) -> Tensor:
+    if soft is None:
+        return nll(head_of(network), hidden_ND, rows.ids_BT[labelled_BT.to(network.device)])
+    ids_Nk, weights_Nk = (torch.from_numpy(array).to(network.device) for array in (soft.ids_Nk, soft.weights_Nk))
+    return nll(head_of(network), hidden_ND, ids_Nk, weights_Nk)
+
+
+def nll(head: Head, hidden_ND: Tensor, targets: Tensor, weights_Nk: Tensor | None = None) -> Tensor:
+    """NLL in nats [N] of the targets [N], float32 (float64 for a float64 model).
+
+    weights_Nk: of several targets [N, k]; the result is then the cross entropy. One of weight 0 costs no more than others.
+    """
     # torch ships no types for apply.
     apply: Any = _FrozenHeadNLL.apply
-    result: Tensor = apply(hidden_ND, targets_N, head)
+    result: Tensor = apply(hidden_ND, targets.view(len(targets), -1), weights_Nk, head)
     return result
 
 
 class _FrozenHeadNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, targets_Nk: Tensor, weights_Nk: Tensor | None, head: Head) -> Tensor:
         exact = torch.promote_types(hidden_ND.dtype, torch.float32)
         nll_N = torch.empty(hidden_ND.shape[0], dtype=exact, device=hidden_ND.device)
         grad_ND = torch.empty_like(hidden_ND) if hidden_ND.requires_grad else None
@@ -193,38 +220,63 @@ class _FrozenHeadNLL(torch.autograd.Function):
         buffer = hidden_ND.new_empty(min(ROWS, hidden_ND.shape[0]) * min(words, head.width))
         for start in range(0, hidden_ND.shape[0], ROWS):
             rows = slice(start, start + ROWS)
+            wanted = _Wanted(head, targets_Nk[rows], None if weights_Nk is None else weights_Nk[rows].to(exact))
             nll_N[rows] = _nll_of_tiles(
-                head, hidden_ND[rows], targets_N[rows], None if grad_ND is None else grad_ND[rows], buffer, words
+                wanted, hidden_ND[rows], None if grad_ND is None else grad_ND[rows], buffer, words
             )
         ctx.save_for_backward(grad_ND)
         return nll_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_ND,) = ctx.saved_tensors
-        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None
+        return grad_ND * grads[0][:, None].to(grad_ND.dtype), None, None, None
 
 
-def _nll_of_tiles(
-    head: Head, hidden_nD: Tensor, targets_n: Tensor, grad_nD: Tensor | None, buffer: Tensor, words: int
-) -> Tensor:
+@dataclass(frozen=True)
+class _Wanted:
+    """What a head should predict. weights_nk: None for one target of weight 1."""
+
+    head: Head
+    targets_nk: Tensor
+    weights_nk: Tensor | None
+
+    @property
+    def mass_n1(self) -> Tensor | float:
+        return 1.0 if self.weights_nk is None else self.weights_nk.sum(1, keepdim=True)
+
+    def logit(self, logits_nk: Tensor) -> Tensor:
+        """The weighted sum [n, 1] of the targets' logits."""
+        return logits_nk if self.weights_nk is None else (self.weights_nk * logits_nk).sum(1, keepdim=True)
+
+    def pull(self, logits_nk: Tensor) -> Tensor:
+        """The gradient [n, D] of `logit`, the head's scale left out."""
+        weight_VD, slope_nk = self.head.weight_VD, self.head.slope(logits_nk)
+        if self.weights_nk is None:
+            wanted_nD = weight_VD[self.targets_nk[:, 0]]
+            return wanted_nD if slope_nk is None else wanted_nD * slope_nk
+        factor_nk = self.weights_nk if slope_nk is None else self.weights_nk * slope_nk
+        # Without the [n, k, D] rows in between.
+        return embedding_bag(self.targets_nk, weight_VD, per_sample_weights=factor_nk.to(weight_VD.dtype), mode="sum")
+
+
+def _nll_of_tiles(wanted: _Wanted, hidden_nD: Tensor, grad_nD: Tensor | None, buffer: Tensor, words: int) -> Tensor:
     """NLL [n]; its gradient into `grad_nD`. The softmax runs over the vocabulary a tile of `words` at a time.
 
     Running sums are relative to the largest logit so far, and are scaled down when a later tile has a larger one (Milakov &
     Gimelshein 2018, arXiv 1805.02867); the gradient is divided by the normaliser at the end.
     """
     exact = torch.promote_types(hidden_nD.dtype, torch.float32)
-    count = hidden_nD.shape[0]
-    targets_n1 = targets_n[:, None]
+    count, head, targets_nk = hidden_nD.shape[0], wanted.head, wanted.targets_nk
     largest_n1 = hidden_nD.new_full((count, 1), -math.inf, dtype=exact)
-    total_n1, target_n1 = torch.zeros_like(largest_n1), torch.zeros_like(largest_n1)
+    total_n1, target_nk = torch.zeros_like(largest_n1), largest_n1.new_zeros(targets_nk.shape)
     expected_nD = torch.zeros_like(hidden_nD, dtype=exact)
     for start in range(0, head.width, words):
         tile = head.tile(start, start + words)
         logits_nv = tile.logits(hidden_nD, out=buffer[: count * tile.width].view(count, tile.width)).to(exact)
-        place_n1 = targets_n1 - start
-        found_n1 = logits_nv.gather(1, place_n1.clamp(0, tile.width - 1))
-        target_n1 = torch.where((place_n1 >= 0) & (place_n1 < tile.width), found_n1, target_n1)
+        place_nk = targets_nk - start
+        found_nk = logits_nv.gather(1, place_nk.clamp(0, tile.width - 1))
+        target_nk = torch.where((place_nk >= 0) & (place_nk < tile.width), found_nk, target_nk)
         slope_nv = None if grad_nD is None else head.slope(logits_nv)
         larger_n1 = torch.maximum(largest_n1, logits_nv.amax(1, keepdim=True))
         shrunk_n1 = (largest_n1 - larger_n1).exp_()
@@ -242,8 +294,7 @@ def _nll_of_tiles(
             # Where the model's dtype is narrower, the sum over tiles stays in float32.
             expected_nD += torch.mm(weights_nv.to(hidden_nD.dtype), tile.weight_VD)
     if grad_nD is not None:
-        wanted_nD, slope_n1 = head.weight_VD[targets_n], head.slope(target_n1)
-        grad_nD.copy_(expected_nD / total_n1 - (wanted_nD if slope_n1 is None else wanted_nD * slope_n1))
+        grad_nD.copy_(expected_nD / total_n1 * wanted.mass_n1 - wanted.pull(target_nk))
         if head.scale != 1:
             grad_nD *= head.scale
-    return (total_n1.log() + largest_n1 - target_n1).squeeze(1)
+    return (wanted.mass_n1 * (total_n1.log() + largest_n1) - wanted.logit(target_nk)).squeeze(1)

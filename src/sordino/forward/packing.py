@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sordino.forward.rows import Rows, rows_from_examples
-from sordino.texts.examples import Example
+from sordino.texts.example_store import Example, SoftTargets
 
 # The cost of one masked query-key pair relative to one token in the linear layers, measured on SmolLM2-135M, two CPU cores: 2,304
 # FLOPs a layer to 7.1 million, at well under half the speed of a matrix product. Larger models have a smaller ratio; the choice of
@@ -24,11 +24,14 @@ MAX_WIDTHS = 12
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows, and which of their tokens are targets. example_N: the example of the n-th labelled token, in row order."""
+    """Rows, and which of their tokens are targets. example_N: the example of the n-th labelled token, in row order. soft: what is
+    predicted in place of the labelled tokens, in row order; None for these themselves.
+    """
 
     rows: Rows
     labelled_BT: Tensor
     example_N: Tensor
+    soft: SoftTargets | None = None
 
 
 def pack(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -110,7 +113,7 @@ def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
 
 
 def labelled_rows(examples: Sequence[Example], groups: Sequence[Sequence[int]], prompts: Sequence[int]) -> LabelledRows:
-    """Rows from `groups` of example indices; `prompts[b]` is the prefix of row b."""
+    """Rows from `groups` of example indices; `prompts[b]` is the prefix of row b. All examples have soft targets, or none has."""
     rows = rows_from_examples([[examples[i].ids for i in group] for group in groups], prompts)
     labelled_BT = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
     source_BT = torch.zeros_like(rows.ids_BT)
@@ -121,7 +124,11 @@ def labelled_rows(examples: Sequence[Example], groups: Sequence[Sequence[int]], 
             labelled_BT[b, start:end] = torch.tensor(examples[i].labelled, dtype=torch.bool)
             source_BT[b, start:end] = i
             start = end
-    return LabelledRows(rows, labelled_BT, source_BT[labelled_BT])
+    own = [examples[i].soft for group in groups for i in group]
+    given = [soft for soft in own if soft is not None]
+    if given and len(given) < len(own):
+        raise ValueError("some examples have soft targets and others have none")
+    return LabelledRows(rows, labelled_BT, source_BT[labelled_BT], SoftTargets.joined(given) if given else None)
 
 
 def passes(groups: list[list[int]], lengths: Sequence[int], max_tokens: int) -> list[list[list[int]]]:

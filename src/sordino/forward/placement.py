@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from sordino.forward.weighting import PromptSpan, span_of
 from sordino.models.base_model import BaseModel
 from sordino.models.description import DescribedModel
 from sordino.prompts.attention import PromptAttention
+from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.prompt import KeysValues, Prompt
 from sordino.prompts.soft_prompt import PlacementName
 
@@ -161,17 +162,24 @@ def _bos_embeds(base: BaseModel) -> Tensor:
 
 
 def _given_prefix(base: BaseModel, prompt: Prompt, given: KeysValues) -> Prefixes:
-    config: Any = base.network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if len(given.keys_LHPC) != base.n_layers or given.keys_LHPC[0].shape[0] != heads:
+    heads, _, channels = given.keys_LHPC[0].shape
+    shape, wanted = KVShape(len(given.keys_LHPC), heads, channels), base.kv_shape or _measured_shape(base)
+    if shape != wanted:
         raise DoesNotFit(
-            f"the {prompt.kind} is for another base model",
-            where=prompt.metadata.name,
-            expected=f"{base.n_layers} layers of {heads} key-value heads",
-            got=f"{len(given.keys_LHPC)} of {given.keys_LHPC[0].shape[0]}",
+            f"the {prompt.kind} is for another base model", where=prompt.metadata.name, expected=wanted, got=shape
         )
     keys, values, (last_KD,) = (
         [torch.from_numpy(array.copy()).to(base.device, base.dtype)[None] for array in arrays]
         for arrays in (given.keys_LHPC, given.values_LHPC, (given.last_D,))
     )
     return behind_bos(base, keys, values, last_KD, prompt.metadata.placement, prompt.metadata.attention)
+
+
+def _measured_shape(base: BaseModel) -> KVShape:
+    """Of the keys and values of one token. Raises DoesNotFit where layers differ: no KV prompt is for such a model."""
+    one = encode_prefixes(base.network, [base.embed(torch.zeros(1, dtype=torch.long, device=base.device)).float()])
+    sizes = {(tensor.shape[1], tensor.shape[3]) for tensor in (*one.keys_KHPC, *one.values_KHPC)}
+    if len(sizes) > 1:
+        raise DoesNotFit("the keys and values of the base model differ in size", where=base.name, got=sorted(sizes))
+    heads, channels = sizes.pop()
+    return KVShape(len(one.keys_KHPC), heads, channels)

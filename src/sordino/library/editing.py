@@ -14,7 +14,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 
 def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
-    """Replace metadata fields of a native zip or a mixture, atomically; the matrices stay the same. Returns the new content.
+    """Replace metadata fields of a native file, atomically; the matrices stay the same. Returns the new content.
 
     base: what the base model is called, as text; the rest that is known of it stays. hold, strength: as `with_attention`.
     Raises BadInput for other files (their formats cannot hold the fields), StorageError where the disk refuses: the old file is
@@ -26,7 +26,7 @@ def edit(path: Path, changes: Mapping[str, Any]) -> StoredPrompt:
     fields = {key: value for key, value in changes.items() if key not in attended}
     prompt = with_attention(prompt, attended.get("hold"), attended.get("strength"))
     prompt = prompt.with_metadata(**{**fields, **known})
-    if not path.is_file() or formats.detect(path) not in ("kobold", "mixture"):
+    if not path.is_file() or formats.detect(path) not in ("kobold", "kv", "mixture"):
         raise BadInput(
             "only a native .zip can be edited", where=path, do="`sordino install` or `sordino convert` makes one of it"
         )

@@ -1,4 +1,4 @@
-"""An entry of a library, and what is said of one that cannot be read."""
+"""An entry of a library, and the reason where it cannot be read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.source import Item, Source
+from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import Metadata
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A soft prompt or a mixture of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
+    """A soft prompt of the library, as its header describes it. A broken file has `error` (one line) and no sizes.
 
-    path: where it is, or will be once `Library.open` was called. components: of a mixture, whose n_tokens is the longest
-    component's; 0 for a soft prompt. parts: the components' metadata. revision: changes when the content does. source: None for a
-    file that vanished.
+    path: where it is, or will be once `Library.open` was called. kind: `Prompt.kind`, or "mixture". d_model: 0 where a KV prompt
+    does not say it. components: of a mixture, whose n_tokens is the longest component's; 0 for one prompt. parts: what each
+    component says, or the one prompt. revision: changes when the content does. source: None for a file that vanished.
     """
 
     name: str
@@ -28,8 +29,9 @@ class Entry:
     metadata: Metadata = field(default_factory=Metadata)
     format: str = ""
     error: str = ""
+    kind: str = ""
     components: int = 0
-    parts: tuple[Metadata, ...] = ()
+    parts: tuple[Stated, ...] = ()
     revision: Hashable = ()
     source: Source | None = field(default=None, compare=False)
 
@@ -45,6 +47,7 @@ def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) 
         d_model=header.d_model,
         metadata=header.metadata,
         format=header.format,
+        kind=header.kind,
         components=header.components,
         parts=header.parts,
     )

@@ -1,7 +1,8 @@
 """The library: folders of soft prompt files, into which people drop files by hand while programs run, and other sources.
 
-An entry is a `.zip`, a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT one; `install` converts
-other kinds of file. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and unique: see `names`.
+An entry is a `.zip`, a `.kv.zip` (a KV prompt), a `.mix.zip` (a mixture), or a folder that holds an unpacked soft prompt or a PEFT
+one; `install` converts other kinds of file. Its name is its file name without that ending, made readable (`v (1).zip` is `v-1`) and
+unique: see `names`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sordino import formats
 from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
 from sordino.library.entry import Entry, entry_of, may_pass, reason
 from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
-from sordino.library.names import MIXTURE_ENDING, checked_name, near_misses, unique_names, without_ending
+from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
@@ -35,7 +36,7 @@ _SETTLED_SECONDS = 2.0
 class Library:
     """Soft prompts in one or several folders; new ones are written to the first. Owns a cache of headers in memory.
 
-    sources: other places whose soft prompts are listed behind those of the folders, and only read.
+    sources: other places, which are only read; their soft prompts are listed after those of the folders.
     """
 
     def __init__(self, folders: Sequence[Path], sources: Sequence[Source] = ()) -> None:
@@ -83,11 +84,11 @@ class Library:
         return entry.source.open(Item(entry.name, entry.path, entry.revision))
 
     def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
-        """Every soft prompt that can be read, by name, and why others cannot; mixtures are left out."""
+        """Every embedding prompt that can be read, by name, and why others cannot; other kinds are left out."""
         found: dict[str, SoftPrompt] = {}
         broken = []
         for entry in self.scan():
-            if entry.components:
+            if entry.kind not in ("", SoftPrompt.kind):
                 continue
             try:
                 found[entry.name] = formats.read(self.open(entry))
@@ -145,15 +146,16 @@ class Library:
         )
 
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
-        """Write a native zip, NAME.mix.zip for a mixture, into the first folder, atomically.
+        """Write the native file of its kind, NAME and an ending of ENDINGS, into the first folder, atomically.
 
         A file with the same content is left as it is. Raises BadInput for a name that is not allowed on every system, NameTaken
         for one that another soft prompt has (unless `replace`), StorageError where the disk refuses.
         """
         name = checked_name(name)
         prompt = prompt if prompt.metadata.name else prompt.with_metadata(name=name)
-        endings = (MIXTURE_ENDING, ".zip") if isinstance(prompt, Mixture) else (".zip", MIXTURE_ENDING)
-        target, other = (self._place_for(name + ending) for ending in endings)
+        places = {kind: self._place_for(name + ending) for kind, ending in ENDINGS.items()}
+        target = places.pop(prompt.kind)
+        others = [place for place in places.values() if place.exists()]
         if target.exists():
             there = _read_if_good(target)
             if there is not None and _same(there, prompt):
@@ -162,7 +164,7 @@ class Library:
                 raise BadInput(
                     "a folder has this name", where=target, do="`sordino remove` it first, or choose another --name"
                 )
-        if not replace and (target.exists() or other.exists()):
+        if not replace and (target.exists() or others):
             raise NameTaken(
                 "another soft prompt has this name",
                 where=name,
@@ -170,14 +172,14 @@ class Library:
             )
         make_folder(self.folders[0])
         try:
-            # Its warnings are about other programs; here the file says all that the soft prompt does.
+            # Its warnings are about other programs; a library reads all that the file holds.
             formats.write_any(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
             # Another server or another request took the name meanwhile.
             return self.add(prompt, name=name)
-        if other.exists():
+        for other in others:
             # Both would have this name; what was replaced is in the trash.
             with suppress(NotInLibrary):
                 self.remove(self._entry_at(other))
@@ -187,7 +189,8 @@ class Library:
         """An entry with the same content hash, whatever its name, or None. Reads the tensors of the entries of that shape."""
         components = len(prompt.components) if isinstance(prompt, Mixture) else 0
         for entry in self.scan():
-            if (entry.n_tokens, entry.d_model, entry.components) == (prompt.n_tokens, prompt.d_model, components):
+            sizes = (entry.kind, entry.n_tokens, entry.d_model, entry.components)
+            if sizes == (prompt.kind, prompt.n_tokens, prompt.d_model, components):
                 other = _read_if_good(entry.path)
                 if other is not None and other.content_hash == prompt.content_hash:
                     return entry

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 from sordino.errors import BadInput
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.soft_prompt import SoftPrompt
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _MAX_BYTES = 200
-MIXTURE_ENDING = ".mix.zip"
-_ENDINGS = (MIXTURE_ENDING, ".zip")
+# Of the files of each kind of prompt; a name that ends in several is of the first.
+ENDINGS: Mapping[str, str] = {Mixture.kind: ".mix.zip", KVPrompt.kind: ".kv.zip", SoftPrompt.kind: ".zip"}
+_MARKS = {kind: ending.removesuffix(".zip") for kind, ending in ENDINGS.items() if ending != ".zip"}
 # `v.mix (1).zip`, `v.mix - Copy.zip`: what browsers and desktops call a second v.mix.zip.
-_COPIED_MIXTURE = re.compile(r"\.mix(?=(\s+-\s+copy\b|\s*\(\d+\))+$)", re.IGNORECASE)
+_COPIED = re.compile(r"\.(mix|kv)(?=(\s+-\s+copy\b|\s*\(\d+\))+$)", re.IGNORECASE)
 
 
 def without_ending(file_name: str) -> str:
-    """A file's name without `.zip`, or a mixture's `.mix.zip`; other endings stay."""
-    for ending in _ENDINGS:
-        if file_name.lower().endswith(ending):
-            return file_name[: -len(ending)]
-    return file_name
+    """A file's name without its ending of ENDINGS; other endings stay."""
+    kind = kind_of_name(file_name)
+    return file_name[: -len(ENDINGS[kind])] if kind else file_name
+
+
+def kind_of_name(file_name: str) -> str:
+    """The kind of prompt that a file of this name holds, in lower or upper case; "" where the name says none."""
+    return next((kind for kind, ending in ENDINGS.items() if file_name.lower().endswith(ending)), "")
 
 
 def checked_name(name: str) -> str:
-    """`name` without `.zip` or `.mix.zip`, if Linux, macOS, Windows and URLs allow it. Raises BadInput."""
-    name = unicodedata.normalize("NFC", name.removesuffix(MIXTURE_ENDING).removesuffix(".zip"))
+    """`name` without its ending of ENDINGS, if Linux, macOS, Windows and URLs allow it. Raises BadInput."""
+    for ending in ENDINGS.values():
+        name = name.removesuffix(ending)
+    name = unicodedata.normalize("NFC", name)
     fault = _fault(name)
     if fault:
         raise BadInput("a soft prompt cannot have this name", where=repr(name), got=fault, do="choose another (--name)")
@@ -46,16 +55,11 @@ def _fault(name: str) -> str:
         return "a name that Windows reserves"
     if name[0] in ".- " or name[-1] in ". ":
         return "a dot, a dash or a space at an end"
-    if name.lower().endswith(".mix"):
-        # Its file would have the name of a mixture.
-        return "the ending .mix, which is of mixtures' files"
+    if kind := next((kind for kind, ending in _MARKS.items() if name.lower().endswith(ending)), ""):
+        # Its file would have the name of another kind.
+        return f"the ending {_MARKS[kind]}, which is of {kind}s' files"
     size = len(name.encode())
     return f"{size} bytes, at most {_MAX_BYTES}" if size > _MAX_BYTES else ""
-
-
-def is_mixture_name(file_name: str) -> bool:
-    """Whether a file of this name is a mixture, in lower or upper case."""
-    return file_name.lower().endswith(MIXTURE_ENDING)
 
 
 def default_name(source: Path) -> str:
@@ -71,7 +75,7 @@ def readable_name(label: str) -> str:
     """`v (1)` and `v.mix (1)` become `v-1`, `v - Copy (2)` becomes `v-copy-2`, and `_` stands for what cannot be printed."""
     name = unicodedata.normalize("NFC", label)
     name = "".join(char if char.isprintable() else "_" for char in name)
-    name = _COPIED_MIXTURE.sub("", name)
+    name = _COPIED.sub("", name)
     name = re.sub(r"\s+-\s+copy\b", "-copy", name, flags=re.IGNORECASE)
     return re.sub(r"\s*\((\d+)\)", r"-\1", name).strip() or "_"
 
@@ -79,7 +83,10 @@ def readable_name(label: str) -> str:
 def safe_name(label: str) -> str:
     """An allowed name for any label: characters that no file name may have become "-"."""
     name = re.sub(r'[/\\:*?"<>|]+', "-", readable_name(label))
-    name = re.sub(r"-{2,}", "-", name).removesuffix(".mix").strip(" .-")
+    name = re.sub(r"-{2,}", "-", name)
+    for mark in _MARKS.values():
+        name = name.removesuffix(mark)
+    name = name.strip(" .-")
     return "voice" if _fault(name) else name
 
 

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from sordino import formats
 from sordino.errors import BadInput, ConfigError
-from sordino.library.names import MIXTURE_ENDING, checked_name, is_mixture_name, without_ending
+from sordino.library.names import ENDINGS, checked_name, kind_of_name, without_ending
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
+from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
 
 PICTURES = (".png", ".svg")
 _PICKLES = (".pt", ".bin", ".pth")
+_ONE = {SoftPrompt.kind: "one soft prompt", KVPrompt.kind: "a KV prompt"}
+_FORMATS = formats.WRITABLE | formats.KV_WRITABLE
 
 
 @dataclass(frozen=True)
@@ -29,23 +33,23 @@ class Outputs:
         beside = self.target.with_suffix(PICTURES[0]) if self.target and not self.picture else self.picture
         return replace(self, picture=beside)
 
-    def check(self) -> None:
-        """Raise BadInput where the soft prompt or the picture could not be written."""
+    def check(self, kind: str = SoftPrompt.kind) -> None:
+        """Raise BadInput where a soft prompt of this kind, or the picture, could not be written."""
         target = self.target
-        if target is not None and (target.suffix.lower() != ".zip" or is_mixture_name(target.name)):
+        if target is not None and kind_of_name(target.name) != kind:
             raise BadInput(
-                "one soft prompt is written as .zip",
+                f"{_ONE[kind]} is written as {ENDINGS[kind]}",
                 where=target,
                 do="name it so; sordino convert has the other formats",
             )
         check_new(target, overwrite=self.overwrite)
         check_picture(self.picture, overwrite=self.overwrite)
 
-    def write(self, prompt: SoftPrompt) -> list[str]:
+    def write(self, prompt: SinglePrompt) -> list[str]:
         """Write the soft prompt. Returns warnings. Raises BadInput for a file that appeared meanwhile, StorageError."""
         assert self.target is not None
         check_new(self.target, overwrite=self.overwrite)
-        return formats.write(prompt, self.target, to="kobold", force=True)
+        return formats.write(prompt, self.target, force=True)
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
@@ -64,8 +68,9 @@ def check_new(path: Path | None, *, overwrite: bool) -> None:
 
 def mixture_name(path: Path, *, overwrite: bool) -> str:
     """As `check_new`, for a mixture's file: the name that it has in a library."""
-    if not is_mixture_name(path.name):
-        raise BadInput("the name of a mixture's file", where="--out", expected=f"NAME{MIXTURE_ENDING}", got=path.name)
+    if kind_of_name(path.name) != Mixture.kind:
+        expected = f"NAME{ENDINGS[Mixture.kind]}"
+        raise BadInput("the name of a mixture's file", where="--out", expected=expected, got=path.name)
     name = checked_name(without_ending(path.name))
     check_new(path, overwrite=overwrite)
     return name
@@ -80,7 +85,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_picture(path: Path | None, *, overwrite: bool) -> None:
-    """As `check_new`, for a picture, whose ending says its kind."""
+    """As `check_new`, for a picture, whose ending is its kind."""
     if path is not None and path.suffix.lower() not in PICTURES:
         raise BadInput(
             "not a kind of picture", where=path, expected=" or ".join(PICTURES), got=path.suffix or "no ending"
@@ -89,12 +94,13 @@ def check_picture(path: Path | None, *, overwrite: bool) -> None:
 
 
 def format_to_write(target: Path, to: str | None) -> str:
-    """The format that `to` says, else the one that the name says; never another than the name says.
+    """The format `to`, else that of the name; never one that the name contradicts.
 
     Raises ConfigError.
     """
-    suffix = target.suffix.lower()
-    if is_mixture_name(target.name):
+    kind = kind_of_name(target.name)
+    suffix = ENDINGS[kind] if kind else target.suffix.lower()
+    if kind == Mixture.kind:
         raise ConfigError(
             "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
         )
@@ -102,18 +108,18 @@ def format_to_write(target: Path, to: str | None) -> str:
         raise ConfigError(
             "files of this kind are pickles, which Sordino reads but does not write",
             where=target,
-            expected=", ".join(filter(None, formats.WRITABLE.values())) + " or a folder",
+            expected=", ".join(filter(None, _FORMATS.values())) + " or a folder",
         )
-    named = next((kind for kind, ending in formats.WRITABLE.items() if ending == suffix), None)
+    named = next((name for name, ending in _FORMATS.items() if ending == suffix), None)
     if to is None and named is None:
         raise ConfigError(
-            "the name does not say which format to write", where=target, do=f"give --to {'|'.join(formats.WRITABLE)}"
+            "the name does not say which format to write", where=target, do=f"give --to {'|'.join(_FORMATS)}"
         )
     if to and suffix and named and named != to:
         raise ConfigError(
             "--to and the name disagree",
             where=target,
-            expected=f"a name in {formats.WRITABLE[to] or 'no ending (a folder)'}",
+            expected=f"a name in {_FORMATS[to] or 'no ending (a folder)'}",
             got=suffix,
         )
     return to or named or ""

@@ -14,8 +14,8 @@ from sordino.formats import Peek
 class Item:
     """What a source lists: a file or folder that should be a soft prompt, not read yet.
 
-    label: its file name without `.zip` or `.mix.zip`. path: where it is on this machine, or will be once it was opened; for
-    messages, and no two items of a source share one. revision: equal as long as the content is; a time stamp, a commit.
+    label: its file name without its ending, `.zip` or a longer one. path: where it is on this machine, or will be once it was
+    opened; for messages, and no two items of a source share one. revision: equal as long as the content is; a time stamp, a commit.
     changed: seconds since 1970 of the last change, 0 where that is unknown or over.
     """
 
@@ -39,7 +39,7 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What tells names of this source from equal ones of another: `v@name`."""
+        """Distinguishes names of this source from equal ones of another: `v@name`."""
 
     def list(self) -> Iterable[Item]: ...
 

@@ -15,7 +15,14 @@ from transformers import PreTrainedModel
 from sordino.errors import ConfigError
 from sordino.models import files
 from sordino.models.cache import check_memory
-from sordino.models.description import DescribedModel, bos_ids_of, context_length_of, stop_ids_of
+from sordino.models.description import (
+    DescribedModel,
+    bos_ids_of,
+    context_length_of,
+    kv_shape_of,
+    stop_ids_of,
+    windowed_of,
+)
 from sordino.models.files import Notify, silent
 from sordino.models.loading import check_readable, read_config, read_network, read_tokenizer
 from sordino.prompts.fit import Fit as Fit
@@ -107,6 +114,8 @@ def from_parts(
             network.config.eos_token_id,
             getattr(network.generation_config, "eos_token_id", None),
         ),
+        kv_shape=kv_shape_of(config),
+        windowed=windowed_of(config),
         device=weight_VD.device,
         dtype=weight_VD.dtype,
     )

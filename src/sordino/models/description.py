@@ -19,10 +19,11 @@ from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
 from sordino.models.files import ModelSource, Notify, silent
 from sordino.models.loading import check_readable, quietly, read_config, read_tokenizer, reading
-from sordino.prompts.fit import Fit, fit, weakest
+from sordino.prompts.fit import Fit, Stated, fit, stated_by, weakest
+from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
-from sordino.prompts.soft_prompt import BaseRef, Metadata, PlacementName
+from sordino.prompts.soft_prompt import BaseRef, PlacementName
 
 # Markers of the end of a text or a turn, where the tokenizer has them as special tokens.
 _END_MARKERS = (
@@ -46,7 +47,8 @@ class DescribedModel:
     """A base model without its network.
 
     name: the user's. id: public, never a path. family: transformers' model type. d_model: width of inputs_embeds. bos_ids: what
-    the tokenizer writes before a text, or (). stop_ids: ids that end a text or an assistant's turn.
+    the tokenizer writes before a text, or (). stop_ids: ids that end a text or an assistant's turn. kv_shape: of its keys and
+    values, None where the configuration does not say it. windowed: for each layer whether it sees a sliding window only.
     """
 
     name: str
@@ -60,11 +62,13 @@ class DescribedModel:
     fingerprint: str
     bos_ids: tuple[int, ...]
     stop_ids: frozenset[int]
+    kv_shape: KVShape | None
+    windowed: tuple[bool, ...]
     _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
     def placement(self) -> PlacementName:
-        """Where a soft prompt belongs: behind BOS, which models use as an attention sink, if there is one."""
+        """Where a soft prompt belongs: after BOS, which models use as an attention sink, if there is one."""
         return "after_bos" if self.bos_ids else "start"
 
     @property
@@ -108,7 +112,7 @@ class DescribedModel:
         return self._tokenised(text, markers_are_text=False)
 
     def without_bos(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """`ids` without a BOS in front, which chat templates write; where it belongs depends on the soft prompt."""
+        """`ids` without a leading BOS, which chat templates write; where it belongs depends on the soft prompt."""
         count = len(self.bos_ids)
         return tuple(ids[count:] if tuple(ids[:count]) == self.bos_ids else ids)
 
@@ -151,11 +155,11 @@ class DescribedModel:
         """How well `prompt` fits; of a mixture, its component that fits worst."""
         if isinstance(prompt, Mixture):
             return weakest([self.fit(component) for component in prompt.components])
-        return self.fit_of(prompt.d_model, prompt.metadata)
+        return self.fit_of([stated_by(prompt)])
 
-    def fit_of(self, d_model: int, metadata: Metadata, parts: Sequence[Metadata] = ()) -> Fit:
-        """As `fit`, from the metadata in a file's header. parts: those of a mixture's components."""
-        return weakest([fit(self.ref, d_model, part, names=(self.name,)) for part in parts or (metadata,)])
+    def fit_of(self, parts: Sequence[Stated]) -> Fit:
+        """As `fit`, from what a file's header states: of a prompt, or of each of a mixture's components."""
+        return weakest([fit(self.ref, part, kv=self.kv_shape, names=(self.name,)) for part in parts])
 
     def check_fit(self, prompt: Prompt | Mixture, *, force: bool) -> Fit:
         """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
@@ -165,7 +169,7 @@ class DescribedModel:
                 "the soft prompt does not fit the base model",
                 where=prompt.metadata.name,
                 got=fit.reason,
-                do="give --force to try all the same" if fit.forcible else "choose a model of its width",
+                do="give --force to try it all the same" if fit.forcible else "choose a model of its sizes",
             )
         return fit
 
@@ -196,7 +200,7 @@ class DescribedModel:
                 text = self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
                 )
-        # A template is a stranger's program: it may divide by zero or recurse for ever.
+        # A template is a stranger's program: it may divide by zero or recurse forever.
         except Exception as error:
             raise ModelError(
                 "the model's chat template refuses the conversation",
@@ -250,7 +254,31 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
         fingerprint=file.fingerprint,
         bos_ids=bos_ids_of(tokenizer),
         stop_ids=stop_ids_of(tokenizer, file.vocab_size, getattr(text, "eos_token_id", None)),
+        kv_shape=kv_shape_of(text),
+        windowed=windowed_of(text),
     )
+
+
+def windowed_of(config: PreTrainedConfig) -> tuple[bool, ...]:
+    """For each layer whether it sees a sliding window only."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
+    return tuple(kind == "sliding_attention" for kind in kinds)
+
+
+def kv_shape_of(config: PreTrainedConfig) -> KVShape | None:
+    """The shape of the keys and values, the same in every layer; None where configurations of that kind do not say it."""
+    # One head for all queries; compressed keys and values; layers of several widths; layers that share theirs.
+    unusual = ("multi_query", "kv_lora_rank", "global_head_dim", "per_layer_config", "num_kv_shared_layers")
+    heads = getattr(config, "num_attention_heads", None)
+    # As a dictionary: the attribute `per_layer_config` is there in any case.
+    stated = config.to_dict()
+    if not isinstance(heads, int) or any(stated.get(name) for name in unusual):
+        return None
+    channels = getattr(config, "head_dim", None) or config.hidden_size // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if not isinstance(channels, int) or not isinstance(shared, int):
+        return None
+    return KVShape(int(config.num_hidden_layers), shared, channels)
 
 
 def context_length_of(config: PreTrainedConfig) -> int:

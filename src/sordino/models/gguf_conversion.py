@@ -4,7 +4,7 @@ transformers reads the files (`gguf_file=`). What it gets wrong is corrected her
 - the model is marked as quantised and refuses save_pretrained, though its weights are plain floats;
 - vocabularies whose pre-tokenizer it does not know silently get GPT-2's: SmolLM2's splits digits first, which changes how the blank
   lines before "1." are tokenized;
-- byte-level tokenizers get GPT-2's "<|endoftext|>", with an id behind the last embedding where the file has no such token.
+- byte-level tokenizers get GPT-2's "<|endoftext|>", with an id after the last embedding where the file has no such token.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@
 Rows are paired by position. That is a convention: two prompts trained separately need not do the same thing at the same position.
 Blends are for trying out and for measuring (`analysis.path`).
 
+KV prompts are blended linearly alone: their keys are rotated for their positions, so equal positions can be averaged and none can
+be moved, and a row is not one vector but those of all layers.
+
 Shape key: K soft prompts, P virtual tokens, D model width.
 """
 
@@ -23,6 +26,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import BadInput
 from sordino.prompts.fit import check_one_base, common_base
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import checked_weights
 from sordino.prompts.soft_prompt import MAX_TOKENS, RATINGS, Metadata, Rating, SoftPrompt
 
@@ -37,31 +41,39 @@ _ONE_LINE = 1e-6
 class Blend:
     """The result, and notes for its maker, a line each."""
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     notes: tuple[str, ...]
 
 
-def blend(prompts: Sequence[SoftPrompt], weights: Sequence[float], how: How, *, created: str = "") -> Blend:
+def blend(prompts: Sequence[SinglePrompt], weights: Sequence[float], how: How, *, created: str = "") -> Blend:
     """One soft prompt from several. weights: none negative; scaled to sum to one. A concatenation ignores their values.
 
-    created: a date, by default today. Raises BadInput (weights, lengths, placements, more than two prompts for spherical),
-    DoesNotFit (base models).
+    created: a date, by default today. Raises BadInput (weights, lengths, placements, kinds, more than two prompts for spherical,
+    KV prompts but for linear), DoesNotFit (base models).
     """
     shares = tuple(map(float, checked_weights(weights, len(prompts), where="blend")))
     notes = check_blendable(prompts, how)
-    matrices = [prompt.matrix for prompt in prompts]
-    if how == "concatenate":
-        matrix = concatenated(matrices)
-    elif how == "spherical":
-        matrix = spherical(matrices[0], matrices[1], shares[1])
-    else:
-        matrix = linear(matrices, shares)
     metadata, more = _metadata(prompts, shares, how, created or datetime.now(UTC).strftime("%Y-%m-%d"))
-    return Blend(SoftPrompt(matrix, metadata), (*notes, *more))
+    return Blend(_blended(prompts, shares, how, metadata), (*notes, *more))
+
+
+def _blended(prompts: Sequence[SinglePrompt], shares: Sequence[float], how: How, metadata: Metadata) -> SinglePrompt:
+    kvs = [prompt for prompt in prompts if isinstance(prompt, KVPrompt)]
+    if kvs:
+        flat_PW = linear([prompt.flat_PW for prompt in kvs], shares)
+        known = all(len(prompt.last_D) for prompt in kvs)
+        last_D = linear([prompt.last_D for prompt in kvs], shares) if known else np.empty(0, np.float32)
+        return KVPrompt(flat_PW, kvs[0].shape, last_D, metadata)
+    matrices = [prompt.matrix for prompt in prompts if isinstance(prompt, SoftPrompt)]
+    if how == "concatenate":
+        return SoftPrompt(concatenated(matrices), metadata)
+    if how == "spherical":
+        return SoftPrompt(spherical(matrices[0], matrices[1], shares[1]), metadata)
+    return SoftPrompt(linear(matrices, shares), metadata)
 
 
 def linear(matrices: Sequence[Matrix], shares: Sequence[float]) -> Matrix:
-    """sum_k shares_k matrices_k [P, D]. A share of one gives exactly that matrix."""
+    """sum_k shares_k matrices_k, [P, D] each. A share of one gives exactly that matrix."""
     for matrix, share in zip(matrices, shares, strict=True):
         if share == 1:
             return matrix
@@ -94,16 +106,27 @@ def concatenated(matrices: Sequence[Matrix]) -> Matrix:
     return np.concatenate(matrices)
 
 
-def check_blendable(prompts: Sequence[SoftPrompt], how: How) -> list[str]:
+def check_blendable(prompts: Sequence[SinglePrompt], how: How) -> list[str]:
     """Check that these can be blended. Returns what is uncertain, a line each. Raises DoesNotFit, BadInput."""
     if len(prompts) < 2:
         raise BadInput("a blend needs two soft prompts or more", where="blend", got=len(prompts))
+    kinds = sorted({prompt.kind for prompt in prompts})
+    if len(kinds) > 1:
+        raise BadInput(
+            "prompts of different kinds have no numbers to pair",
+            where="blend",
+            expected="one kind",
+            got=", ".join(kinds),
+            do="sordino ensemble build lets them write together",
+        )
+    if kinds == [KVPrompt.kind] and how != "linear":
+        raise BadInput("KV prompts are blended linearly alone", where=f"--how {how}", do="give --how linear")
     notes = check_one_base(prompts, "blended")
     _check_placement_and_lengths(prompts, how)
     return notes
 
 
-def _check_placement_and_lengths(prompts: Sequence[SoftPrompt], how: How) -> None:
+def _check_placement_and_lengths(prompts: Sequence[SinglePrompt], how: How) -> None:
     placements = sorted({prompt.metadata.placement for prompt in prompts})
     if len(placements) > 1:
         raise BadInput(
@@ -150,7 +173,7 @@ def _check_placement_and_lengths(prompts: Sequence[SoftPrompt], how: How) -> Non
 
 
 def _metadata(
-    prompts: Sequence[SoftPrompt], shares: Sequence[float], how: How, created: str
+    prompts: Sequence[SinglePrompt], shares: Sequence[float], how: How, created: str
 ) -> tuple[Metadata, list[str]]:
     sources = [prompt.metadata for prompt in prompts]
     licence, notes = joined_licence([source.licence for source in sources])

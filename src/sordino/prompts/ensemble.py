@@ -8,8 +8,9 @@ import numpy as np
 
 from sordino.errors import ConfigError
 from sordino.prompts.fit import check_one_base, common_base
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture, Rule, StoredPrompt, uniform
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata
 
 
 def ensemble_of(
@@ -31,21 +32,21 @@ def ensemble_of(
     return Mixture(tuple(parts.values()), given_K, rule, metadata=metadata), [*notes, *_twins(parts)]
 
 
-def _components(prompts: Mapping[str, StoredPrompt]) -> dict[str, SoftPrompt]:
-    found: dict[str, SoftPrompt] = {}
+def _components(prompts: Mapping[str, StoredPrompt]) -> dict[str, SinglePrompt]:
+    found: dict[str, SinglePrompt] = {}
     for label, prompt in prompts.items():
         if isinstance(prompt, Mixture):
             raise ConfigError(
                 "a mixture cannot be a component of another",
                 where=label,
-                do="give its components: they are native .zip files in it",
+                do="give its components: they are files of their own in it",
             )
         found[label] = prompt
     return found
 
 
-def _twins(prompts: Mapping[str, SoftPrompt]) -> list[str]:
-    """A line for each soft prompt that is the same matrix as one before it."""
+def _twins(prompts: Mapping[str, SinglePrompt]) -> list[str]:
+    """A line for each soft prompt that is the same as one before it."""
     known: dict[str, str] = {}
     lines = []
     for label, prompt in prompts.items():

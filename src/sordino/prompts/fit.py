@@ -9,11 +9,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sordino.errors import BadInput, DoesNotFit
-from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
+from sordino.prompts.kv_prompt import KVPrompt, KVShape, SinglePrompt
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata
 
+P = TypeVar("P", bound=SinglePrompt)
 FitKind = Literal["exact", "same family", "unknown", "no"]
 
 
@@ -26,18 +29,37 @@ class Fit:
     forcible: bool = True
 
 
-def fit(model: BaseRef, d_model: int, metadata: Metadata, *, names: Sequence[str] = ()) -> Fit:
-    """How well a prompt of width `d_model` fits `model`, which is also called by `names`.
+@dataclass(frozen=True)
+class Stated:
+    """What a file's header says of one prompt. d_model: 0 where a KV prompt does not say it. kv: of a KV prompt."""
+
+    metadata: Metadata
+    d_model: int
+    kv: KVShape | None = None
+
+
+def stated_by(prompt: Prompt) -> Stated:
+    """What `prompt` says, as its file does."""
+    return Stated(prompt.metadata, prompt.d_model, prompt.shape if isinstance(prompt, KVPrompt) else None)
+
+
+def fit(model: BaseRef, prompt: Stated, *, kv: KVShape | None = None, names: Sequence[str] = ()) -> Fit:
+    """How well a prompt fits `model`, whose keys and values are `kv` (None: not known), and which is also called by `names`.
 
     exact         the fingerprints agree: trained on these very weights
     same family   architecture, sizes and vocabulary agree: a fine-tune, another quantisation
-    unknown       the width agrees and the file says no more, as all old files do
-    no            another width (never loads), or made for another model of the same width (can be forced)
+    unknown       the sizes agree and the file says no more, as all old files do
+    no            other sizes (never loads), or made for another model of the same sizes (can be forced)
     """
-    stated = metadata.base
+    metadata, stated = prompt.metadata, prompt.metadata.base
     title = model.id or next(iter(names), "this model")
-    if d_model != model.d_model:
-        return Fit("no", f"it is {d_model} wide and {title} is {model.d_model} wide", forcible=False)
+    if model.d_model and prompt.d_model not in (0, model.d_model):
+        return Fit("no", f"it is {prompt.d_model} wide and {title} is {model.d_model} wide", forcible=False)
+    if prompt.kv and kv and prompt.kv != kv:
+        return Fit("no", f"it has {prompt.kv} and {title} has {kv}", forcible=False)
+    if prompt.kv and model.n_layers not in (0, prompt.kv.layers):
+        layers = f"it has {prompt.kv.layers} layers and {title} has {model.n_layers}"
+        return Fit("no", layers, forcible=False)
     if stated.fingerprint and stated.fingerprint == model.fingerprint:
         return Fit("exact", f"it was trained on these very weights of {title}")
     differences = _differences(stated, model)
@@ -58,7 +80,7 @@ def weakest(fits: Sequence[Fit]) -> Fit:
     return min(fits, key=lambda fit: (order.index(fit.kind), fit.forcible))
 
 
-def check_one_base(prompts: Sequence[SoftPrompt], purpose: str, *, force: bool = False) -> list[str]:
+def check_one_base(prompts: Sequence[SinglePrompt], purpose: str, *, force: bool = False) -> list[str]:
     """Check that the prompts can be for one base model, as far as their files say. Returns what is uncertain, a line each.
 
     purpose: what the prompts cannot be otherwise: "blended", "compared". force: accept different models of one width.
@@ -97,7 +119,7 @@ def common_base(bases: Sequence[BaseRef]) -> BaseRef:
     return BaseRef(**common)
 
 
-def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> SoftPrompt:
+def made_for(prompt: P, model: BaseRef, *, force: bool = False) -> P:
     """`prompt`, with the base model and the supported names filled in where its file did not say them. Raises DoesNotFit.
 
     All but the fingerprint: that a file was made on these very weights is for its maker to say.
@@ -115,25 +137,25 @@ def made_for(prompt: SoftPrompt, model: BaseRef, *, force: bool = False) -> Soft
     base = replace(BaseRef(**filled), fingerprint=known.fingerprint)
     # Its id, never what the user called it: that may be a path.
     supported = prompt.metadata.supported or ((model.id,) if model.id else ())
-    return prompt.with_metadata(base=base, supported=supported)
+    return replace(prompt, metadata=replace(prompt.metadata, base=base, supported=supported))
 
 
-def _fit_together(one: SoftPrompt, other: SoftPrompt) -> Fit:
+def _fit_together(one: SinglePrompt, other: SinglePrompt) -> Fit:
     """How well two prompts fit one base model. Symmetric, but for the words of the reason."""
-    pairs = ((one, other), (other, one))
-    found = weakest([fit(replace(a.metadata.base, d_model=a.d_model), b.d_model, b.metadata) for a, b in pairs])
+    pairs = [(stated_by(a), stated_by(b)) for a, b in ((one, other), (other, one))]
+    found = weakest([fit(replace(a.metadata.base, d_model=a.d_model), b, kv=a.kv) for a, b in pairs])
     fingerprints = {prompt.metadata.base.fingerprint for prompt in (one, other)} - {""}
     if found.kind == "unknown" and len(fingerprints) > 1:
         return Fit("no", "they were trained on different weights, and not both files state the family")
     return found
 
 
-def _origin(prompt: SoftPrompt) -> str:
-    base = prompt.metadata.base
+def _origin(prompt: SinglePrompt) -> str:
+    base, kv = prompt.metadata.base, stated_by(prompt).kv
     parts = (
         base.id or base.family,
-        f"{prompt.d_model} wide",
-        f"{base.n_layers} layers" if base.n_layers else "",
+        f"{prompt.d_model} wide" if prompt.d_model else "",
+        str(kv) if kv else f"{base.n_layers} layers" if base.n_layers else "",
         f"vocabulary {base.vocab_size}" if base.vocab_size else "",
     )
     return " ".join(filter(None, parts))

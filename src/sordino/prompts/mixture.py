@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 
 from sordino.errors import BadInput, ConfigError, ModelError
 from sordino.prompts.attention import PLAIN, Hold, PromptAttention
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.saving import save
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata
 
 Rule = Literal["sequence", "probabilities", "logits", "vote"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -82,14 +83,14 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Soft prompts of one width, their weights, and the rule that combines their predictions.
+    """Soft prompts of any kinds for models of one width, their weights, and the rule that combines their predictions.
 
     weights_K: float64 [K], none negative; scaled to sum to one. gate: gives the weights for each text; `weights_K` are then their
     average. metadata: of the whole; `training` says how the weights were found, and its placement is the first component's.
     Raises BadInput.
     """
 
-    components: tuple[SoftPrompt, ...]
+    components: tuple[SinglePrompt, ...]
     weights_K: NDArray[np.float64]
     rule: Rule = "sequence"
     gate: Gate | None = None
@@ -105,16 +106,17 @@ class Mixture:
                 expected=f"1 to {MAX_COMPONENTS}",
                 got=count,
             )
-        widths = sorted({prompt.d_model for prompt in self.components})
+        # A KV prompt need not say it.
+        widths = sorted({prompt.d_model for prompt in self.components} - {0})
         if len(widths) > 1:
             raise BadInput("the components are of different widths", where="mixture", expected="one width", got=widths)
         if self.rule not in RULES:
             raise BadInput("unknown rule", where="mixture", expected=", ".join(RULES), got=self.rule)
-        if self.gate is not None and self.gate.slope_KD.shape != (count, widths[0]):
+        if self.gate is not None and self.gate.slope_KD.shape != (count, self.d_model):
             raise BadInput(
                 "the gate was made for other components",
                 where="gate",
-                expected=[count, widths[0]],
+                expected=[count, self.d_model],
                 got=list(self.gate.slope_KD.shape),
             )
         placement = self.components[0].metadata.placement
@@ -128,7 +130,8 @@ class Mixture:
 
     @property
     def d_model(self) -> int:
-        return self.components[0].d_model
+        """The width of the base model; 0 where no component says it."""
+        return max(prompt.d_model for prompt in self.components)
 
     @cached_property
     def content_hash(self) -> str:
@@ -172,7 +175,7 @@ def _named(attention: PromptAttention) -> str:
 
 
 # What a prompt file holds.
-StoredPrompt = SoftPrompt | Mixture
+StoredPrompt = SinglePrompt | Mixture
 
 
 def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
@@ -181,7 +184,7 @@ def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
 
 
 def with_components(prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
-    """Each mixture, and behind it its components. Raises ConfigError where there is no mixture."""
+    """Each mixture, followed by its components. Raises ConfigError where there is no mixture."""
     if not any(isinstance(prompt, Mixture) for prompt in prompts.values()):
         raise ConfigError("none of the soft prompts is a mixture", where="--components", do="leave --components out")
     found: dict[str, StoredPrompt] = {}

@@ -1,6 +1,7 @@
 """The seam for kinds of soft prompts: what every kind owes to the code that runs, shares and serves it.
 
-Today's kind is the embedding prompt (`SoftPrompt`). A mixture is not a kind of its own here: it has components, each a `Prompt`.
+The kinds are the embedding prompt (`SoftPrompt`) and the KV prompt (`KVPrompt`). A mixture is not a kind of its own here: it has
+components, each a `Prompt`.
 
 Shape key: P virtual tokens, D model width, L layers, H key-value heads, C channels of a head.
 """
@@ -65,4 +66,4 @@ class Prompt(Protocol):
     def metadata(self) -> Metadata: ...
 
     def prefix(self, base: BaseRef, /) -> Vectors | KeysValues:
-        """What stands for the prompt in front of a text of this base model. Raises DoesNotFit."""
+        """What stands for the prompt before a text of this base model. Raises DoesNotFit."""

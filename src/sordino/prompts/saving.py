@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sordino.errors import SordinoError
+
 if TYPE_CHECKING:
     from sordino.prompts.mixture import StoredPrompt
 
@@ -16,5 +18,11 @@ def save(prompt: StoredPrompt, path: str | Path, *, to: str = "kobold", overwrit
     """As `SoftPrompt.save` and `Mixture.save`, which say what a user has to know."""
     from sordino import formats
 
-    for line in formats.write_any(prompt, Path(path), to=to, force=overwrite):
+    try:
+        lines = formats.write_any(prompt, Path(path), to=to, force=overwrite)
+    except SordinoError as error:
+        error.do = error.do.replace("--force", "--overwrite")
+        error.name_arguments()
+        raise
+    for line in lines:
         _log.warning("%s: %s", path, line)

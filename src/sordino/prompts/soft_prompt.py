@@ -144,13 +144,7 @@ class SoftPrompt:
 
     def prefix(self, base: BaseRef) -> NDArray[np.float32]:
         """The matrix, which runs through the layers as token embeddings do. Raises DoesNotFit for another width."""
-        if base.d_model != self.d_model:
-            raise DoesNotFit(
-                "the soft prompt does not fit the base model",
-                where=self.title,
-                expected=f"{base.d_model} wide",
-                got=f"{self.d_model} wide",
-            )
+        check_width(self.d_model, base, where=self.title)
         return self.matrix
 
     def with_metadata(self, **changes: Any) -> SoftPrompt:
@@ -166,7 +160,18 @@ class SoftPrompt:
         save(self, path, to=to, overwrite=overwrite)
 
 
-def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, int]:
+def check_width(d_model: int, base: BaseRef, *, where: str) -> None:
+    """Raise DoesNotFit unless vectors of this width run through the base model."""
+    if base.d_model != d_model:
+        raise DoesNotFit(
+            "the soft prompt does not fit the base model",
+            where=where,
+            expected=f"{base.d_model} wide",
+            got=f"{d_model} wide",
+        )
+
+
+def checked_shape(shape: tuple[int, ...], *, where: object = "", most_width: int = MAX_WIDTH) -> tuple[int, int]:
     """The (n_tokens, d_model) that a stored shape stands for; [1, n, d] is read as [n, d].
 
     Call it on a header, before memory is taken. Raises SoftPromptFileError.
@@ -185,8 +190,8 @@ def checked_shape(shape: tuple[int, ...], *, where: object = "") -> tuple[int, i
         raise SoftPromptFileError(
             "the number of virtual tokens is out of range", where=where, expected=f"1 to {MAX_TOKENS}", got=n_tokens
         )
-    if not 1 <= d_model <= MAX_WIDTH:
-        raise SoftPromptFileError("the width is out of range", where=where, expected=f"1 to {MAX_WIDTH}", got=d_model)
+    if not 1 <= d_model <= most_width:
+        raise SoftPromptFileError("the width is out of range", where=where, expected=f"1 to {most_width}", got=d_model)
     return n_tokens, d_model
 
 

@@ -24,13 +24,13 @@ class Access:
 
     host: str = setting("127.0.0.1", "Where to listen.", unit="ADDRESS")
     port: int = setting(5000, "The port; 0 for any that is free.", low=0, high=65535, unit="N")
-    api_key: str | None = setting(None, "Ask every request for it.", unit="KEY", envvar="SORDINO_API_KEY")
+    api_key: str | None = setting(None, "Require this key with every request.", unit="KEY", envvar="SORDINO_API_KEY")
     insecure: bool = setting(False, "Listen on a public address without a key.")
     allowed_hosts: tuple[str, ...] = setting(
-        (), "A name this server is called by; may be repeated.", unit="NAME", flag="--allowed-host"
+        (), "A host name that this server answers to; may be repeated.", unit="NAME", flag="--allowed-host"
     )
     origins: tuple[str, ...] = setting(
-        (), "A web page that may call it; may be repeated.", unit="URL", flag="--cors-origin"
+        (), "The origin of a web page that may call the server; may be repeated.", unit="URL", flag="--cors-origin"
     )
 
     def __post_init__(self) -> None:
@@ -103,11 +103,11 @@ def _is_origin(one: str) -> bool:
 
 
 def refuse_open_doors(host: str, api_key: str | None, *, insecure: bool) -> None:
-    """Whoever can reach a public address can write with this machine. Raises ConfigError."""
+    """Anyone who can reach a public address can use this machine. Raises ConfigError."""
     if insecure or api_key is not None or _is_loopback(host):
         return
     raise ConfigError(
-        "others can reach this address, and no key is asked for",
+        "other machines can reach this address, and no key is required",
         where="--host",
         got=host,
         do="give --api-key KEY, or --insecure if everybody may use it",
@@ -127,5 +127,5 @@ def address_of(listening: socket.socket) -> str:
 
 
 def near(address: str) -> str:
-    """The address for this machine's own programs: "every address" is none that a browser could open."""
+    """The address for programs on this machine: a browser cannot open "every address"."""
     return address.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")

@@ -87,8 +87,9 @@ def upload_not_stored(error: OSError) -> StorageError:
 
 
 def _public_message(error: SordinoError, field: str) -> str:
-    """The message, with a file's name in place of its path, as where the library lies is nobody's business; and with the request's
-    field in place of the command's flag."""
+    """The message, with a file's name in place of its path, as clients need not know where the library is; and with the request's
+    field in place of the command's flag.
+    """
     if error.where.startswith("--") and field:
         where = field
     elif Path(error.where).is_absolute():

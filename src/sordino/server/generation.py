@@ -41,7 +41,7 @@ class Generation:
     requests: Sequence[Request]
 
     def check(self) -> None:
-        """Raise what would become of the requests, while there is still a status to say it with."""
+        """Raise what would end the requests, while the response can still have an error status."""
         self.serving.backend.check(self.requests)
 
     async def stream(self, *, whole: bool = False) -> AsyncGenerator[tuple[int, Event]]:
@@ -110,12 +110,12 @@ def seed_of(seed: int | None) -> int:
 
 
 def client_of(connection: HTTPConnection) -> str:
-    """Whose turn it is when many wait: the address that the request came from."""
+    """Identifies the client, for a fair order of waiting requests: the address that the request came from."""
     return connection.client.host if connection.client else ""
 
 
 def leading_positions(base: DescribedModel, prompt: StoredPrompt | None) -> int:
-    """Positions in front of a request's own text: the soft prompt (of a mixture, the longest) and BOS."""
+    """Positions before a request's own text: the soft prompt (of a mixture, the longest) and BOS."""
     return most_positions(base, prompt.n_tokens if prompt else 0)
 
 
@@ -131,7 +131,7 @@ async def unless_disconnected(http: HTTPRequest, work: Coroutine[Any, Any, T]) -
     try:
         await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            # Nobody reads this.
+            # The client is gone: nothing is sent.
             raise Refused(499, "the client has disconnected")
         return task.result()
     finally:

@@ -19,7 +19,7 @@ IGNORED: dict[str, str] = {
     "use_authors_note": "this server keeps no author's note",
     "use_world_info": "this server keeps no world info",
     "use_userscripts": "this server runs no user scripts",
-    "frmtadsnsp": "a space behind the story's last action, and this server keeps no story",
+    "frmtadsnsp": "a space after the story's last action, and this server keeps no story",
     "quiet": "texts are never printed here",
     "sampler_full_determinism": "a seed gives the same text here in any case",
     "trim_stop": "stop sequences are never part of the text here",

@@ -42,7 +42,7 @@ class KoboldGeneration:
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run())
-        # Whoever waits for it raises its error; a client that left does not.
+        # Its error is raised where the task is awaited, which is not the case once the client has left.
         self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _run(self) -> None:

@@ -131,7 +131,7 @@ def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:
     if options.soft_prompt is not None:
         name = options.soft_prompt or None
         if by_model is not None and name != by_model:
-            raise Refused(400, f"the model says {by_model!r}, and soft_prompt something else", field="soft_prompt")
+            raise Refused(400, f"`model` names {by_model!r}, and `soft_prompt` another one", field="soft_prompt")
     if name is None:
         return as_asked(options, None)
     with refusing("model" if by_model else "soft_prompt"):

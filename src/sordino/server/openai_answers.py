@@ -40,7 +40,7 @@ class TextFormat:
         return {"text": chunk.text, "logprobs": self._logprobs_of((chunk,), offset)}
 
     def _logprobs_of(self, chunks: Sequence[Chunk], offset: int) -> dict[str, Any] | None:
-        """offset: characters of the text in front of the chunks."""
+        """offset: characters of the text before the chunks."""
         if self._logprobs is None:
             return None
         offsets = []

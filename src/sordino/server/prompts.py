@@ -92,7 +92,7 @@ class ServedPrompts:
         if entry.error or self.base is None:
             return ServedPrompt(entry, None)
         try:
-            return ServedPrompt(entry, self.base.fit_of(entry.d_model, entry.metadata, entry.parts))
+            return ServedPrompt(entry, self.base.fit_of(entry.parts))
         except SordinoError:
             return ServedPrompt(entry, None)
 

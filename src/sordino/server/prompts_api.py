@@ -43,7 +43,7 @@ class DefaultChoice(BaseModel):
 
 
 class UploadForm(BaseModel):
-    """file: of any format, a mixture too. name: in the library, by default the file's. replace: an entry of this name."""
+    """file: of any format and kind. name: in the library, by default the file's. replace: an entry of this name."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ async def _no_repeated_fields(request: Request) -> None:
 
 @router.post("/soft_prompts", dependencies=[Depends(_no_repeated_fields)])
 def upload(request: Request, form: Annotated[UploadForm, Form(media_type="multipart/form-data")]) -> dict[str, Any]:
-    """Read a file with the safe readers and add it to the library as a native zip."""
+    """Read a file with the safe readers and add it to the library as the native file of its kind."""
     prompts, file = state_of(request).prompts, form.file
     filename = Path(file.filename or "").name
     if not form.name and (not filename or filename != file.filename):
@@ -155,6 +155,7 @@ def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
         return card | {"error": entry.error}
     return card | {
         "n_tokens": entry.n_tokens,
+        "kind": entry.kind,
         "components": entry.components,
         "name": metadata.name,
         "author": metadata.author,
@@ -163,8 +164,8 @@ def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
         "rating": metadata.rating,
         "base_model": metadata.base.id,
         "placement": metadata.placement,
-        # Of each component of a mixture.
-        "attention": [asdict(known.attention) for known in entry.parts or (metadata,)],
+        # Of each component of a mixture, or of the one prompt.
+        "attention": [asdict(part.metadata.attention) for part in entry.parts],
         "fit": prompt.fit.kind if prompt.fit else None,
         "fit_reason": prompt.fit.reason if prompt.fit else "no model is loaded",
         "default": entry.name == default,

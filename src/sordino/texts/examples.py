@@ -17,6 +17,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
+from sordino.texts.example_store import Example as Example
+from sordino.texts.example_store import ExampleStore
 from sordino.texts.joined import Span, join, shared_beginning
 from sordino.texts.pieces import Message, Piece, exchanges
 
@@ -43,32 +45,23 @@ class Tokeniser(Protocol):
 
 
 @dataclass(frozen=True)
-class Example:
-    """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from."""
-
-    ids: tuple[int, ...]
-    labelled: tuple[bool, ...]
-    piece: str
-
-
-@dataclass(frozen=True)
 class Examples:
     """Examples in the order of their pieces, and notes for the user on what was cut."""
 
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A text's tokens, and which of them are targets. behind: the same text behind a heading."""
+    """A text's tokens, and which of them are targets. behind: the same text after a heading."""
 
     ids: list[int]
     labelled: list[bool]
     behind: _Behind | None = None
 
     def part(self, first: int, end: int, labels_from: int) -> _Tokens:
-        """The tokens first..end, behind the heading if there is one."""
+        """The tokens first..end, after the heading if there is one."""
         labelled = [known and i >= labels_from for i, known in enumerate(self.labelled[first:end], start=first)]
         own = _Tokens(self.ids[first:end], labelled)
         return own if self.behind is None or not any(labelled) else self.behind.part(first, end, labels_from)
@@ -113,30 +106,34 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, 
             "examples are too short to learn from", where="--row-tokens", expected="at least 2", got=max_tokens
         )
     counts: Counter[str] = Counter()
-    examples = [
-        Example(tuple(tokens.ids), tuple(tokens.labelled), piece.name)
-        for piece in pieces
-        for tokens in _examples_of(piece, base, max_tokens, counts, behind)
-        if any(tokens.labelled)
-    ]
+    examples = ExampleStore()
+    for piece in pieces:
+        for tokens in _examples_of(piece, base, max_tokens, counts, behind):
+            if any(tokens.labelled):
+                examples.add(tokens.ids, tokens.labelled, piece.name)
     if not examples:
         raise DataError("the texts hold nothing to learn", expected="texts, completions or assistant turns")
     kinds = (
         ("split", "chats of more than {1} tokens, split before user turns: {0}"),
         ("cut", "prompts or chats of more than {1} tokens that lost the beginning of their context: {0}"),
-        ("opened", "chats that open with the assistant, behind an empty user turn as this model's template asks: {0}"),
+        (
+            "opened",
+            "chats that open with the assistant, after an empty user turn as this model's template requires: {0}",
+        ),
     )
     notes = tuple(text.format(counts[kind], max_tokens) for kind, text in kinds if counts[kind])
-    return Examples(tuple(examples), notes)
+    return Examples(examples, notes)
 
 
 def _examples_of(
     piece: Piece, base: Tokeniser, max_tokens: int, counts: Counter[str], behind: str
 ) -> Iterator[_Tokens]:
     if piece.kind == "text":
-        whole = _joined_tokens(base, [(piece.text, True)], behind)
-        for first, end in window_borders(len(whole.ids), max_tokens):
-            yield whole.part(first, end, first)
+        # All of a text is a target: without a heading nobody asks for the characters of its tokens.
+        whole = _joined_tokens(base, [(piece.text, True)], behind) if behind else None
+        ids = base.encode(piece.text) if whole is None else whole.ids
+        for first, end in window_borders(len(ids), max_tokens):
+            yield _Tokens(ids[first:end], [True] * (end - first)) if whole is None else whole.part(first, end, first)
     elif piece.kind == "completion":
         yield from _cut(_completion_tokens(piece, base, behind), max_tokens, counts)
     else:
@@ -168,7 +165,7 @@ def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[s
 def _joined_tokens(
     base: Tokeniser, parts: Sequence[tuple[str, bool]], behind: str, *, end: Sequence[int] = (), markup: bool = False
 ) -> _Tokens:
-    """Consecutive texts, each with whether it is a target. end: labelled tokens behind them."""
+    """Consecutive texts, each with whether it is a target. end: labelled tokens after them."""
     joined = join(base, [text for text, _ in parts], markup=markup)
     targets = {at for at, (_, is_target) in enumerate(parts) if is_target}
     # Templates write BOS; examples have none.

@@ -1,7 +1,7 @@
 """Files on disk to clean text: which files, in which order, and what is refused.
 
 Texts are UTF-8, with or without a byte order mark. Anything else is refused, with the place and a way to convert it. It is never
-guessed: after a wrong guess a soft prompt learns damaged characters, and nobody notices.
+guessed: after a wrong guess a soft prompt learns damaged characters, and it goes unnoticed.
 """
 
 from __future__ import annotations

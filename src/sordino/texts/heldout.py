@@ -1,4 +1,4 @@
-"""Held-out texts, and the texts that were trained on beside them: read together, with what would make a comparison worthless."""
+"""Held-out texts, and the texts that were trained on beside them: read together, with what would make a comparison meaningless."""
 
 from __future__ import annotations
 

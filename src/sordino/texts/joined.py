@@ -1,7 +1,7 @@
 """Consecutive texts, encoded as one text.
 
 A tokenizer looks across a join: Llama 2's marks the first word of a text, BPE merges characters of both sides, and a special token
-may take the white space behind it. So parts encoded separately give tokens that the whole text does not have. Here the whole text
+may take the white space after it. So parts encoded separately give tokens that the whole text does not have. Here the whole text
 is encoded, and each token's characters say which parts it belongs to.
 
 What follows a soft prompt begins a text: vectors have no characters to be joined with.

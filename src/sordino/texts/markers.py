@@ -115,13 +115,14 @@ def _marker(text: str, own: Collection[str]) -> re.Pattern[str] | None:
 
 def _text_documents(piece: Piece, own: Collection[str], tally: Tally) -> Iterator[Piece]:
     found: list[str | list[Message]] = []
-    borders = "|".join(re.escape(mark) for mark in _DOCUMENT if mark in piece.text)
-    for document in re.split(borders, piece.text) if borders else [piece.text]:
+    text = piece.text
+    borders = "|".join(re.escape(mark) for mark in _DOCUMENT if mark in text)
+    for document in re.split(borders, text) if borders else [text]:
         marker = _marker(document, own)
         found += _template_chats(document, tally) or (marker.split(document) if marker else [document])
     found = [part for part in found if not isinstance(part, str) or part.strip()]
-    if not found or found == [piece.text]:
-        yield replace(piece, text=piece.text if found else "")  # its outer line ends are part of it
+    if not found or found == [text]:
+        yield piece if found else replace(piece, text="")  # its outer line ends are part of it
         return
     tally.counts["marked"] += any(isinstance(part, str) for part in found)
     for number, part in enumerate(found, start=1):

@@ -145,7 +145,7 @@ def _mask(message: Mapping[str, Any], where: str) -> bool | None:
 
 
 def _with_names(turns: Sequence[dict[str, str]], tally: Tally) -> list[Message]:
-    """The turns, with names in front where a role has several, as in chat logs."""
+    """The turns, each after its speaker's name where a role has several, as in chat logs."""
     cast: dict[str, set[str]] = {}
     for turn in turns:
         if "name" in turn:

@@ -23,39 +23,44 @@ SHARE = 0.2  # of a piece's runs: beyond it is a copy, a quotation or the same t
 MANY = 50  # shared runs that count whatever the share: a chapter inside a novel
 COMMON = 0.05  # of all pieces: a run that more of them hold is a template
 KEPT_RUNS = 4_000_000  # of the training texts; of more, a sample by hash, the same on both sides
+MOST_RUNS = 2 * KEPT_RUNS  # of all texts, in memory: of more, the sample is taken at once
+_CHARACTERS_A_WORD = 6
 SHOWN = 5
 
 Runs = NDArray[np.uint64]
 
 
-def word_runs(text: str) -> Runs:
-    """Sorted hashes of the runs of eight words; of a shorter text, one hash of all of it."""
-    words = re.findall(r"\w+", text.casefold())
-    if not words:
-        return np.empty(0, np.uint64)
-    codes = np.array([zlib.crc32(word.encode()) for word in words], np.uint64)
+def word_runs(text: str, *, every: int = 1) -> Runs:
+    """Sorted hashes of the runs of eight words; of a shorter text, one hash of all of it. every: those that it divides."""
+    words = re.finditer(r"\w+", text.casefold())
+    codes = np.fromiter((zlib.crc32(word[0].encode()) for word in words), np.uint64)
+    if not len(codes):
+        return codes
     run = min(RUN, len(codes))
     total = np.zeros(len(codes) - run + 1, np.uint64)
     for i in range(run):
         total = (total ^ codes[i : i + len(total)]) * np.uint64(0x9E3779B97F4A7C15)
         total ^= total >> np.uint64(29)
-    return np.unique(total)
+    return np.unique(total if every == 1 else total[total % np.uint64(every) == 0])
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """Pieces with the hashes of their runs."""
+    """Pieces with the hashes of their runs, or of those that `every` divides."""
 
     pieces: Sequence[Piece]
     runs: list[Runs]
+    every: int
 
 
 def overlap_lines(train: Sequence[Piece], validation: Sequence[Piece], heldout: Sequence[Piece]) -> list[str]:
     """For each pair of sets that share text, a summary line and the worst cases."""
-    sets = [[word_runs(piece.words) for piece in pieces] for pieces in (train, validation, heldout)]
+    characters = sum(piece.size for pieces in (train, validation, heldout) for piece in pieces)
+    every = 1 + characters // (_CHARACTERS_A_WORD * MOST_RUNS)
+    sets = [[word_runs(piece.words, every=every) for piece in pieces] for pieces in (train, validation, heldout)]
     template = _common(list(chain.from_iterable(sets)))
     learned, steering, judging = (
-        _Compared(pieces, [some[~np.isin(some, template)] for some in runs])
+        _Compared(pieces, [some[~np.isin(some, template)] for some in runs], every)
         for pieces, runs in zip((train, validation, heldout), sets, strict=True)
     )
     return [
@@ -83,7 +88,7 @@ def _lines(found: list[tuple[float, str, str]], what: str, source: str, total: i
 
 def _shared(known: _Compared, others: _Compared) -> list[tuple[float, str, str]]:
     """(share of the piece's runs that are known, its name, the known piece with most of them), largest share first."""
-    every = np.uint64(1 + sum(map(len, known.runs)) // KEPT_RUNS)
+    every = np.uint64(known.every if known.every > 1 else 1 + sum(map(len, known.runs)) // KEPT_RUNS)
     sampled = [runs[runs % every == 0] for runs in known.runs]
     owners = np.repeat(np.arange(len(sampled)), [len(runs) for runs in sampled])
     keys = np.concatenate([*sampled, np.empty(0, np.uint64)])

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Kind = Literal["text", "completion", "chat"]
 # {"role": "system" | "user" | "assistant", "content": ...}; and "weight": "0" where an assistant's turn is context only.
 Message = Mapping[str, str]
+
+
+# Characters from which on a text is held compressed.
+_LONG = 512
+
+
+class _LongText:
+    """A text attribute of a piece, compressed where it is long: texts stay in memory for a whole run."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = f"_{name}"
+
+    def __get__(self, piece: Piece | None, owner: type) -> str:
+        if piece is None:
+            # For `dataclass`: the field has no default.
+            raise AttributeError(self._key)
+        held: str | bytes = piece.__dict__[self._key]
+        return held if isinstance(held, str) else zlib.decompress(held).decode("utf-8", "surrogatepass")
+
+    def __set__(self, piece: Piece, text: str) -> None:
+        short = len(text) < _LONG
+        piece.__dict__[self._key] = text if short else zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
 
 
 @dataclass(frozen=True)
@@ -22,11 +46,11 @@ class Piece:
 
     name: str
     kind: Kind
-    text: str
+    text: str = _LongText()  # type: ignore[assignment]
     prompt: str = ""
     messages: tuple[Message, ...] = ()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Characters, the unlabelled ones included."""
         if self.kind == "chat":

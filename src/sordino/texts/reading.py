@@ -209,7 +209,7 @@ def _trimmed(piece: Piece, tally: Tally) -> Piece:
         if text != piece.text and text.strip():
             tally.counts["gutenberg"] += 1
             return replace(piece, text=text)
-    # Tokenizers join a space with the word behind it, so a model has never read "A: " followed by "yes".
+    # Tokenizers join a space with the word after it, so a model has never read "A: " followed by "yes".
     prompt = piece.prompt.rstrip(" ")
     if piece.kind == "completion" and prompt != piece.prompt:
         tally.counts["moved"] += 1
@@ -227,4 +227,6 @@ def _check_speaker(speaker: str | None, tally: Tally) -> None:
         )
     if speaker.casefold() not in {name.casefold() for name in tally.names}:
         known = some(name for name in tally.names if name)
-        raise DataError("nobody in the chats has this name", where="--speaker", expected=f"one of {known}", got=speaker)
+        raise DataError(
+            "no speaker in the chats has this name", where="--speaker", expected=f"one of {known}", got=speaker
+        )

@@ -94,7 +94,7 @@ def _groups(pieces: Sequence[Piece]) -> tuple[list[list[int]], str]:
             common += len(members)
         else:
             groups.append(members)
-    return groups, f"; {common} records have one prompt in common and were dealt out singly" if common else ""
+    return groups, f"; {common} records share one prompt and were split one by one" if common else ""
 
 
 def _opening(piece: Piece) -> str:

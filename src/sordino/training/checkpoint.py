@@ -168,7 +168,9 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
     state, config = run.state, run.config
     began = stored_settings(header["config"])
-    changed = [key for key, value in config.to_json().items() if began.get(key) != value]
+    # How the result will be measured changes no step.
+    settings = {key: value for key, value in config.to_json().items() if key != "measure"}
+    changed = [key for key, value in settings.items() if began.get(key) != value]
     if changed:
         raise TrainingError(
             "the run began with other settings",

@@ -25,6 +25,14 @@ def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return _BEFORE | dict(values)
 
 
+Measure = Literal["quick", "full", "none"]
+# Where nobody says how many steps: about how long a run takes, its measuring included; how often it reads the texts at most; and
+# fewer steps teach nothing.
+MINUTES = 5.0
+EPOCHS = 20
+FEWEST_STEPS = 40
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What is measured before a run to settle its steps and its learning rate."""
@@ -38,17 +46,30 @@ class Calibration:
         label="Find the learning rate first",
     )
 
+    choose_steps: bool = setting(
+        False, "Take as many of the steps as the texts want and about 5 minutes allow.", offered=False
+    )
+
     def __post_init__(self) -> None:
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
 
 
-def check_measured(settings: Collection[str], measured: Collection[str]) -> None:
-    """Raise ConfigError where a setting is given and is to be measured too. Both are names of what was given."""
+# Nothing is measured: the settings say it.
+CALIBRATION = Calibration()
+
+
+def calibration_of(settings: Collection[str], measured: Mapping[str, Any]) -> Calibration:
+    """What is measured for a run, from the names of the settings that were given and what was asked to be measured.
+
+    Without steps and minutes the number of steps is chosen. Raises ConfigError where a setting is given and is to be measured
+    too.
+    """
     for one, other in (("steps", "minutes"), ("lr", "find_lr")):
         if one in settings and other in measured:
             flags = f"--{one} and --{other.replace('_', '-')}"
             raise ConfigError(f"both {flags} were given", do="give one of them")
+    return Calibration(**{"choose_steps": "steps" not in settings and "minutes" not in measured, **measured})
 
 
 @dataclass(frozen=True)
@@ -98,7 +119,14 @@ class TrainConfig:
         label="Kind",
     )
     tokens: int = setting(20, "Virtual tokens.", low=1, high=MAX_TOKENS, label="Virtual tokens")
-    steps: int = setting(300, "Optimiser steps.", low=1, high=10_000_000, label="Steps")
+    steps: int = setting(
+        300,
+        "Optimiser steps.",
+        low=1,
+        high=10_000_000,
+        shown="as many as the texts want and about 5 minutes allow, 300 at most",
+        label="Steps",
+    )
     batch: int = setting(4, "Examples a step.", low=1, high=100_000, label="Examples a step")
     row_tokens: int = setting(
         128,
@@ -194,6 +222,11 @@ class TrainConfig:
         label="What the samples continue",
     )
     sample_tokens: int = setting(60, "Tokens of a sample.", low=1, high=4096, offered=False)
+    measure: Measure = setting(
+        "quick",
+        "How the result is measured: within a quarter of the training's time, in full, or not at all.",
+        label="Measuring of the result",
+    )
     seed: int = setting(
         0, "The same seed gives the same result on the same machine.", low=0, high=LARGEST_SEED, shown="0", label="Seed"
     )

@@ -12,12 +12,11 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib import resources
 from itertools import chain
 
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
+from sordino.texts.neutral import training_texts
 from sordino.training.config import TrainConfig
 
 # Of the contexts, the share that is text of the run itself.
@@ -64,7 +63,7 @@ class Contexts:
         if not self.longest or math.floor((step + 1) * self.share) == math.floor(step * self.share):
             return ()
         shortest = min(SHORTEST, self.longest)
-        length = round(math.exp(random.Random(step).uniform(math.log(shortest), math.log(self.longest))))
+        length = random.Random(step).randint(shortest, self.longest)
         own = random.Random(f"{self.seed} {step}")
         text = self.own if own.random() < OWN and len(self.own) > length else self.neutral
         start = own.randrange(max(1, len(text) - length))
@@ -72,12 +71,5 @@ class Contexts:
 
 
 def neutral_ids(base: BaseModel) -> tuple[int, ...]:
-    """The packaged neutral texts, one after another."""
-    return tuple(chain.from_iterable(base.encode(text + BREAK) for text in _neutral_texts()))
-
-
-@lru_cache(maxsize=1)
-def _neutral_texts() -> tuple[str, ...]:
-    folder = resources.files("sordino") / "data" / "contexts"
-    files = sorted((item for item in folder.iterdir() if item.name[0].isdigit()), key=lambda item: item.name)
-    return tuple(item.read_text(encoding="utf-8") for item in files)
+    """The packaged neutral texts for training, one after another."""
+    return tuple(chain.from_iterable(base.encode(piece.text + BREAK) for piece in training_texts()))

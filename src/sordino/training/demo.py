@@ -12,7 +12,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.training.config import TrainConfig
 from sordino.training.events import Cost
 from sordino.training.job import Job
-from sordino.training.result import Judging
+from sordino.training.judging import PASSES_A_STEP, Judging
 from sordino.training.run import TextPaths
 
 # Not "keeper": a soft prompt of that name comes with the library.
@@ -34,8 +34,6 @@ _EVALUATIONS, _SAMPLES = 6, 5
 _EXCERPTS = (64, 256)
 _DRAWS = 2
 MEASURING_SECONDS = 30.0
-# A forward pass takes a little less than half as long as a step over the same tokens.
-PASSES_A_STEP = 2.0
 
 
 def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
@@ -98,4 +96,4 @@ def demo_judging(config: TrainConfig, step_seconds: float) -> Judging:
     trained_a_second = config.batch * config.row_tokens / step_seconds
     limit = heldout_tokens(trained_a_second, 3 + _DRAWS * len(_EXCERPTS))
     measuring = EvaluateConfig(excerpt_tokens=_EXCERPTS, excerpt_draws=_DRAWS, limit=limit)
-    return Judging(measuring, (INSTRUCTION,), off_domain=False)
+    return Judging(measuring, (INSTRUCTION,), parts=frozenset({"samples", "heldout", "inspection"}))

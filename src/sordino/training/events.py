@@ -95,7 +95,10 @@ class TextsRead:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will cost on this machine. step_seconds is measured; memory_bytes is the process's peak so far plus room."""
+    """What a run will cost on this machine. step_seconds is measured; memory_bytes is the process's peak so far plus room.
+    seconds: of the whole run, of which measuring_seconds measure the result. wanted_steps: where their number was chosen, how
+    many the texts are worth; else 0. wanted_seconds: of a run of so many.
+    """
 
     step_seconds: float
     evaluation_seconds: float
@@ -103,6 +106,9 @@ class Cost:
     seconds: float
     memory_bytes: int
     free_bytes: int
+    measuring_seconds: float = 0.0
+    wanted_steps: int = 0
+    wanted_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,23 @@ from pathlib import Path
 import torch
 
 from sordino.errors import BadInput, Diverged, StorageError
-from sordino.formats import read
+from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.config import Calibration
-from sordino.training.events import Finished, OnEvent, Started, TextsRead, Working, nobody
+from sordino.training.config import CALIBRATION, Calibration
+from sordino.training.distil.config import DistilConfig
+from sordino.training.distil.measuring import LessonKept
+from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson
+from sordino.training.events import HTML, Finished, OnEvent, Started, TextsRead, Working, nobody
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, store
+from sordino.training.judging import Judging
 from sordino.training.loop import Run, train
-from sordino.training.result import Judging, TrainResult, after_training, write_result
-from sordino.training.run import PreparedRun, estimate, prepare
+from sordino.training.result import TrainResult, write_result
+from sordino.training.run import PreparedRun, estimate_group, prepare
 
 LOCK = "lock"
-CALIBRATION = Calibration()
 ShouldStop = Callable[[], bool]
 
 
@@ -46,10 +49,26 @@ def execute(
     `stored_job`. on_event: called with each `RunEvent` as it happens. should_stop: called after every step.
     Raises SordinoError.
     """
-    prepared = read_texts(job, base, on_event)
+    lesson = None if job.distil is None else taught(job, base, job.distil, on_event)
+    prepared = read_texts(job, base, on_event) if lesson is None else lesson_read(job, base, lesson, on_event)
     if not resume:
         job = calibrated(job, prepared, calibration, on_event)
     return follow(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
+
+
+def taught(job: Job, base: BaseModel, config: DistilConfig, on_event: OnEvent = nobody) -> Lesson:
+    """What the teacher wrote, in the job's folder, or writes now. Raises as `prepare_lesson`."""
+    on_event(Working("Reading the text"))
+    with alone_in(job.folder):
+        return prepare_lesson(base, job, config, on_event)
+
+
+def lesson_read(job: Job, base: BaseModel, lesson: Lesson, on_event: OnEvent = nobody) -> PreparedRun:
+    """A run on a lesson's examples. Raises as `prepare_distillation`."""
+    prepared = prepare_distillation(base, job, lesson, read_prompt, started=job.started)
+    prepared = replace(prepared, measure=LessonKept(base, lesson))
+    on_event(texts_read(prepared))
+    return prepared
 
 
 def dry_run(job: Job, base: BaseModel, calibration: Calibration = CALIBRATION, *, on_event: OnEvent = nobody) -> None:
@@ -83,7 +102,7 @@ def texts_read(prepared: PreparedRun) -> TextsRead:
 def calibrated(job: Job, prepared: PreparedRun, calibration: Calibration, on_event: OnEvent = nobody) -> Job:
     """The job with the steps and the learning rate that measurements choose. Raises ConfigError, OutOfMemory."""
     on_event(Working("Measuring this machine"))
-    cost = estimate(prepared, minutes=calibration.minutes)
+    cost = estimate_group([prepared], calibration)
     on_event(cost)
     config = replace(prepared.config, steps=cost.steps)
     if calibration.find_lr:
@@ -112,13 +131,15 @@ def follow(
     with alone_in(job.folder):
         if not resume:
             # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
-            (job.folder / CHECKPOINT).unlink(missing_ok=True)
+            for earlier in (CHECKPOINT, HTML):
+                (job.folder / earlier).unlink(missing_ok=True)
             store(job, prepared.start.how)
         on_event(Started(prepared.start.how, job.config.steps))
         finished = _train(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
         if finished.why == "stopped":
             return None
-        return write_result(job, prepared, finished, judging or after_training(job.config), on_event)
+        judging = judging or prepared.judging(finished.progress.step)
+        return write_result(job, prepared, finished, judging, on_event)
 
 
 def _train(job: Job, prepared: PreparedRun, *, resume: bool, on_event: OnEvent, should_stop: ShouldStop) -> Finished:
@@ -175,8 +196,8 @@ def deterministic(base: BaseModel) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def read_prompt(name: str) -> SoftPrompt:
+def read_prompt(name: str) -> SinglePrompt:
     """A soft prompt to start from: of the default library, or a file. Raises BadInput, SoftPromptFileError."""
     from sordino.library.library import open_library
 
-    return read(open_library(()).resolve(name))
+    return read_single(open_library(()).resolve(name))

@@ -101,10 +101,10 @@ def accumulate(
     if len(parts) == 1:
         (part,) = parts
         if any(source.kv for source in sources):
-            nll_N = nll_of_rows(network, encode_sources(base, sources), part.rows, part.labelled_BT)
+            nll_N = nll_of_rows(network, encode_sources(base, sources), part.rows, part.labelled_BT, part.soft)
         else:
             embeds, spans = [source.embeds(base) for source in sources], spans_of(base, sources)
-            nll_N = nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT, spans)
+            nll_N = nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT, spans, part.soft)
         losses = losses_of(nll_N, part)
         losses.sum().backward()
         return losses.detach().cpu().double()
@@ -112,7 +112,8 @@ def accumulate(
     leaves = prefixes.as_leaves()
     total = torch.zeros((), dtype=torch.float64)
     for part in parts:
-        losses = losses_of(nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT), part)
+        nll_N = nll_of_rows(network, leaves.to(base.dtype), part.rows, part.labelled_BT, part.soft)
+        losses = losses_of(nll_N, part)
         losses.sum().backward()
         total = total + losses.detach().cpu().double()
     prefixes.backward(leaves)
@@ -139,7 +140,7 @@ def mean_nlls(
         together = [own[index] for index in chosen]
         prefixes = encode_sources(base, [batch.source for batch in together])
         for part in packed_passes(base, together, prefixes.width, pass_tokens):
-            nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT)
+            nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT, part.soft)
             # Moved first: Apple's GPUs have no float64.
             split = _by_prompt(nll_N.cpu().double(), part, len(chosen))
             total_K[chosen] += torch.stack([nll_n.sum() for nll_n in split])

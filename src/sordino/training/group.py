@@ -11,19 +11,20 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, DataError, TrainingError
-from sordino.formats import read
+from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import is_unfinished, read_group
-from sordino.training.config import Calibration
+from sordino.training.config import CALIBRATION, Calibration
 from sordino.training.events import HTML, Finished, RunEvent, Started, Working
-from sordino.training.execute import CALIBRATION, ShouldStop, alone_in, deterministic, found_rate, read_texts
+from sordino.training.execute import ShouldStop, alone_in, deterministic, found_rate, read_texts
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.job import Job, check_job, is_unwritten, job_from, store
+from sordino.training.judging import judging_of
 from sordino.training.loop import Run, RunGroup, train_group
-from sordino.training.result import TrainResult, after_training, write_result
+from sordino.training.result import TrainResult, is_file_of, write_result
 from sordino.training.run import PreparedRun, estimate_group, finish
 
 # In the folder that the runs go on from: their names, in order.
@@ -147,7 +148,7 @@ def _calibrated(
     group: Group, prepared: Mapping[str, PreparedRun], calibration: Calibration, on_event: OnGroupEvent
 ) -> dict[str, Job]:
     on_event("", Working("Measuring this machine"))
-    cost = estimate_group(list(prepared.values()), minutes=calibration.minutes)
+    cost = estimate_group(list(prepared.values()), calibration)
     on_event("", cost)
     jobs = {}
     for name, job in group.jobs.items():
@@ -162,7 +163,8 @@ def _calibrated(
 def _begin(group: Group, prepared: Mapping[str, PreparedRun]) -> None:
     # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
     for folder in _folders(group):
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        for earlier in (CHECKPOINT, HTML):
+            (folder / earlier).unlink(missing_ok=True)
     for name, job in group.jobs.items():
         store(job, prepared[name].start.how)
     write_bytes(group.folder / GROUP, json.dumps({"voices": list(group.jobs)}).encode())
@@ -170,12 +172,8 @@ def _begin(group: Group, prepared: Mapping[str, PreparedRun]) -> None:
 
 def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_event: OnGroupEvent) -> TrainResult:
     """The soft prompt, written; or as it is, where it was written before the group was interrupted."""
-    if job.out.is_file() and not job.overwrite:
-        written = read(job.out)
-        if written.content_hash == finish(prepared, finished, Metadata(), [], {}).content_hash:
-            if (job.folder / HTML).is_file():
-                return TrainResult(written, None, job.out, job.folder)
-            # It is this run's own: the group was interrupted between the file and its report.
-            job = replace(job, overwrite=True)
-    judging = after_training(job.config)
-    return write_result(job, prepared, finished, judging, partial(on_event, name))
+    own = finish(prepared, finished, Metadata(), [], {})
+    if (job.folder / HTML).is_file() and not job.overwrite and is_file_of(job.out, own):
+        return TrainResult(read_single(job.out), None, job.out, job.folder)
+    size = replace(prepared.size, steps=finished.progress.step)
+    return write_result(job, prepared, finished, judging_of(job.config, size), partial(on_event, name))

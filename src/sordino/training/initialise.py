@@ -25,6 +25,8 @@ from sordino.training.gradient import Batch, mean_nlls
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
 SCORING_TOKENS = 256
+# From a name, of a library or a file, to its soft prompt.
+ReadPrompt = Callable[[str], Prompt | Mixture]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def initialise(
     form: Form,
     train: Sequence[Example],
     validation: Sequence[Example],
-    read_prompt: Callable[[str], Prompt | Mixture],
+    read_prompt: ReadPrompt,
 ) -> Start:
     """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError, DoesNotFit.
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, TrainingError
-from sordino.library.names import is_mixture_name
+from sordino.library.names import ENDINGS, kind_of_name, without_ending
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
-from sordino.prompts.soft_prompt import Metadata
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.settings import from_json
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
-from sordino.training.config import TrainConfig
+from sordino.training.config import Kind, TrainConfig
+from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
 from sordino.training.run import TextPaths
 
@@ -39,34 +43,48 @@ class Job:
     started: str | None = None
     # Of a run that is trained with others: the folder that all of them go on from.
     together: Path | None = None
+    # Of a run that learns what a long text does: `texts` are then that text.
+    distil: DistilConfig | None = None
 
     @property
     def folder(self) -> Path:
-        return self.run or self.out.with_name(self.out.stem + ".run")
+        return self.run or self.out.with_name(without_ending(self.out.name) + ".run")
 
 
-def default_out(data: Path) -> Path:
+def distil_job(files: Sequence[Path], out: Path, model: str, metadata: Metadata, config: DistilConfig) -> Job:
+    """A run that learns what a long text does."""
+    if config.openings:
+        config = replace(config, openings=str(Path(config.openings).resolve()))
+    return Job(TextPaths(tuple(files)), out, model, metadata, config.for_loop(), distil=config)
+
+
+def default_out(data: Path, kind: Kind) -> Path:
     """The file that a run on these texts writes, in the working directory."""
     first = data.resolve()
-    return Path(f"{first.name if first.is_dir() else first.stem}.zip")
+    return Path(f"{first.name if first.is_dir() else first.stem}{ending_of(kind)}")
+
+
+def ending_of(kind: Kind) -> str:
+    """Of the file that a run of this kind writes."""
+    return ENDINGS[KVPrompt.kind if kind == "kv" else SoftPrompt.kind]
 
 
 def check_job(job: Job) -> None:
     """What can be checked of a job that begins without reading a text. Raises BadInput."""
-    if not job.texts.data:
+    if not job.texts.data and not (job.distil and job.distil.text):
         raise BadInput(
             "there is nothing to train on",
             where="DATA",
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
-    if is_mixture_name(job.out.name):
+    ending = ending_of(job.config.kind)
+    if (named := kind_of_name(job.out.name)) and ENDINGS[named] != ending:
         raise BadInput(
-            "this is a name of mixtures' files",
+            f"this is a name of {named}s' files",
             where="--out",
-            expected="NAME.zip",
+            expected=f"NAME{ending}",
             got=job.out,
-            do="leave .mix out",
         )
     if job.out.suffix.lower() != ".zip":
         raise BadInput(
@@ -90,12 +108,17 @@ def check_job(job: Job) -> None:
 
 
 def is_unwritten(folder: Path, out: Path) -> bool:
-    """Whether the run in `folder` to the file `out` took all its steps and was killed in measuring, which takes minutes."""
+    """Whether the run in `folder` to the file `out` took all its steps and was killed before it wrote the file."""
+    return not out.exists() and _is_unreported(folder)
+
+
+def _is_unreported(folder: Path) -> bool:
+    """Whether the run in `folder` took all its steps and was killed before its report, perhaps in measuring."""
     try:
         finished = read_header(folder)["progress"]["finished"]
     except (TrainingError, KeyError, TypeError):
         return False
-    return finished in ("steps", "early") and not out.exists() and not (folder / HTML).exists()
+    return finished in ("steps", "early") and not (folder / HTML).exists()
 
 
 def store(job: Job, started: str) -> None:
@@ -120,6 +143,7 @@ def store(job: Job, started: str) -> None:
             "rating": job.metadata.rating,
         },
         "config": job.config.to_json(),
+        "distil": None if job.distil is None else asdict(job.distil),
     }
     # ASCII: a path need not be Unicode, and escapes bring every one back.
     write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1).encode())
@@ -129,7 +153,9 @@ def stored_job(folder: Path, *, overwrite: bool = False) -> Job:
     """The job of a run that is to go on. overwrite: also replace the file, should there be one. Raises BadInput, TrainingError."""
     read_header(folder)
     job = job_from(folder, overwrite=overwrite)
-    check_new(job.out, overwrite=job.overwrite)
+    # The file may be its own, written before it was measured; `write_result` compares them.
+    if not _is_unreported(folder):
+        check_new(job.out, overwrite=job.overwrite)
     return job
 
 
@@ -149,6 +175,8 @@ def job_from(folder: Path, *, overwrite: bool) -> Job:
             stored["overwrite"] or overwrite,
             folder,
             stored["started"],
+            # Older versions do not write it.
+            distil=from_json(DistilConfig, stored["distil"]) if stored.get("distil") else None,
         )
         if not all(isinstance(known, str) for known in (job.model, job.started)):
             raise TypeError("model and started are not both texts")

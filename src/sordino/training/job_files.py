@@ -38,12 +38,13 @@ _LOCK_SECONDS = 10.0
 T = TypeVar("T")
 
 Wish = Literal["draft", "train", "stop"]
+Command = Literal["train", "distil"]
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """flags: of `sordino train`, without DATA and --out. pid, born: the process that works on it, 0 for none; what for it
-    was started. asked: what the user wants it to do.
+    """command: `sordino train` or another. flags: its own, without texts and --out. pid, born: the process that works on it, 0 for
+    none; what for it was started. asked: what the user wants it to do.
     """
 
     id: str
@@ -57,6 +58,7 @@ class QueuedJob:
     born: float = 0.0
     error: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    command: Command = "train"
 
 
 class JobFiles:
@@ -100,7 +102,8 @@ class JobFiles:
         return self.place(job.id) / "voice.run"
 
     def result(self, job: QueuedJob) -> Path:
-        return self.place(job.id) / "voice.zip"
+        # As `sordino train` demands of --kind.
+        return self.place(job.id) / ("voice.kv.zip" if "--kind=kv" in job.flags else "voice.zip")
 
     def error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / ERROR
@@ -229,6 +232,7 @@ def _job_in(path: Path, content: bytes) -> QueuedJob:
         and isinstance(job.pid, int)
         and 0 <= job.pid < 2**31
         and job.asked in get_args(Wish)
+        and job.command in get_args(Command)
         and isinstance(job.settings, dict)
     )
     if not good:

@@ -22,9 +22,9 @@ _NICE = 10
 _KILLED = -9
 
 
-def command_of(*arguments: str) -> list[str]:
-    """`sordino train` with these arguments."""
-    return [sys.executable, "-m", "sordino", "train", *arguments]
+def command_of(*arguments: str, command: str = "train") -> list[str]:
+    """`sordino train`, or another command, with these arguments."""
+    return [sys.executable, "-m", "sordino", command, *arguments]
 
 
 def start_process(command: Sequence[str], output: Path, errors: Path | None, *, cwd: Path) -> subprocess.Popen[bytes]:

@@ -135,16 +135,12 @@ class Jobs:
             self.measuring.start(job, flags)
             return job
 
-    def train(
-        self, job: QueuedJob, *, model: str, name: str, flags: Sequence[str], settings: dict[str, Any]
-    ) -> QueuedJob:
-        """Put a draft into the queue. Raises BadInput, StorageError."""
+    def train(self, job: QueuedJob, **known: Any) -> QueuedJob:
+        """Put a draft into the queue. known: fields of it: model, name, flags, settings, command. Raises BadInput, StorageError."""
         with self.files.alone():
             draft = self._draft(job)
             self.measuring.end(draft)
-            job = replace(
-                draft, model=model, name=name, flags=tuple(flags), settings=settings, asked="train", since=time.time()
-            )
+            job = replace(draft, **known, asked="train", since=time.time())
             self.files.write(job)
             return job
 
@@ -250,7 +246,7 @@ class Jobs:
         self._trouble = {}
         try:
             errors.unlink(missing_ok=True)
-            command = command_of(f"--error-file={errors}", *arguments)
+            command = command_of(f"--error-file={errors}", *arguments, command=job.command)
             child = start_process(command, place / "log.txt", None, cwd=place)
         except (OSError, ValueError) as error:
             reason = f"the run cannot be started ({getattr(error, 'strerror', None) or error})"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
@@ -20,8 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sordino.errors import TrainingError
+from sordino.evaluation.distance_picture import distance_figure
+from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows
 from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.storage import write_bytes
 from sordino.training.events import HTML as HTML
 from sordino.training.events import METRICS, Sample, Step, Validation
@@ -72,16 +74,17 @@ class RunReport:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
-    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table; verdicts: sentences on
-    what it means. samples: {"prompt", "with", "without"} objects. disclosure: what the soft prompt's file says to whoever gets it.
-    notes: how the texts were split, and the like.
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table. distance: gains behind
+    other text. verdicts: sentences on what they mean. samples: {"prompt", "with", "without"} objects. disclosure: what the soft
+    prompt's file says to whoever gets it. notes: how the texts were split, and the like.
     """
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
     inside: InspectionTable | None = None
     heldout: Sequence[HeldoutLine] = ()
+    distance: DistanceReport | None = None
     verdicts: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
     disclosure: Sequence[str] = ()
@@ -120,6 +123,7 @@ def _page(report: RunReport, picture: bytes) -> bytes:
         prompt=report.prompt,
         picture=b64encode(picture).decode("ascii"),
         heldout=report.heldout,
+        distance=report.distance and _shown(report.distance),
         verdicts=report.verdicts,
         samples=report.samples,
         arriving=[event for event in report.events if isinstance(event, Sample)],
@@ -132,6 +136,15 @@ def _page(report: RunReport, picture: bytes) -> bytes:
     )
     # Half a surrogate pair, which JSON can hold, has no UTF-8.
     return text.encode("utf-8", errors="replace")
+
+
+def _shown(report: DistanceReport) -> dict[str, Any]:
+    return {
+        "columns": columns(report),
+        "rows": rows(report),
+        "sentences": explanation(report),
+        "picture": b64encode(rendered(distance_figure(report))).decode("ascii"),
+    }
 
 
 def _visible(word: str) -> str:

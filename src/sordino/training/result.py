@@ -1,11 +1,12 @@
 """What a run leaves: its soft prompt's file, the held-out numbers and samples in it, and a report.
 
-What goes wrong with numbers, samples or inspection is a warning: the soft prompt is worth keeping without them.
+The file is written first, and again with what the measuring found. What goes wrong with numbers, samples or inspection is a
+warning: the soft prompt is worth keeping without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -14,16 +15,17 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.errors import BadInput, SordinoError
 from sordino.evaluation.analysis.inspection import Inspection, affordable, depth_of, findings, surface_of
-from sordino.evaluation.conditions import Baselines
-from sordino.evaluation.config import EvaluateConfig, InspectConfig
+from sordino.evaluation.conditions import Baselines, default_instructions
+from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, explanation, summary, verdict
-from sordino.formats import file_disclosure, write
+from sordino.formats import file_disclosure, read_single, write
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.nearest import nearest_words
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
-from sordino.training.config import TrainConfig
 from sordino.training.events import (
     HTML,
     Disclosed,
@@ -36,26 +38,17 @@ from sordino.training.events import (
     Working,
 )
 from sordino.training.job import Job
+from sordino.training.judging import Judging, Part, positions
 from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
 from sordino.training.run import PreparedRun, finish
 
-# Positions, of shortened prompts and of what they read, that an inspection may run forward. A step of 4 x 128 tokens is worth
-# 1,024 of them (the gradient costs as much again), so of five minutes on two cores (107 steps) this is under 5 %, attention
-# included.
-INSPECTION_BUDGET = 4_800
-
-_TOO_LONG = "What each virtual token does for the loss was not measured: of so many it takes long, and `sordino inspect` does it."
-
-
-@dataclass(frozen=True)
-class Judging:
-    """How a run's result is measured. instructions: to compare with, by default what the metadata suggest. off_domain: also
-    on a text in another voice.
-    """
-
-    config: EvaluateConfig
-    instructions: tuple[str, ...] = ()
-    off_domain: bool = True
+_TOO_LONG = "What each virtual token does for the loss was not measured: `sordino inspect` does it."
+_NAMES: Mapping[Part, str] = {
+    "samples": "samples",
+    "heldout": "held-out texts",
+    "off_domain": "a text in another voice",
+    "inspection": "each virtual token",
+}
 
 
 @dataclass(frozen=True)
@@ -64,90 +57,158 @@ class TrainResult:
     with report.html.
     """
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     report: Report | None
     file: Path
     folder: Path
 
 
-def after_training(config: TrainConfig) -> Judging:
-    """A quick measurement, small beside the training and in no more memory; `sordino evaluate` is for a thorough one."""
-    rows = min(config.row_tokens, EvaluateConfig().row_tokens)
-    return Judging(EvaluateConfig(limit=2048, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens))
+@dataclass
+class _Findings:
+    """What measuring has found so far: None or nothing of a part that was left out, failed or was interrupted."""
+
+    samples: Sequence[Mapping[str, str]] = ()
+    report: Report | None = None
+    inside: InspectionTable | None = None
 
 
 def write_result(
     job: Job, prepared: PreparedRun, finished: Finished, judging: Judging, on_event: OnEvent
 ) -> TrainResult:
-    """Measure, then write the soft prompt's file and the report. Raises BadInput, StorageError."""
+    """Write the soft prompt's file, measure, write it again with what was found, and the report.
+
+    Whatever interrupts the measuring, the file is there. Raises BadInput, StorageError.
+    """
     draft = finish(prepared, finished, job.metadata, [], {})
-    assert isinstance(draft, SoftPrompt)
-    samples = _samples(prepared, draft, on_event)
-    measured = measured_result(prepared, draft, judging, on_event)
-    prompt = draft.with_metadata(
-        samples=tuple(samples) if job.samples else (),
-        heldout=summary(measured, label_of(draft)) if measured is not None else {},
-    )
-    disclosure = tuple(file_disclosure(prompt))
-    on_event(Disclosed(disclosure))
-    if job.out.exists() and not job.overwrite:
+    if job.out.exists() and not job.overwrite and not is_file_of(job.out, draft):
         raise BadInput(
             "a file of this name appeared while training", where=job.out,
             do=f"move it away, then sordino train --resume {quote(str(job.together or job.folder))}; or add --overwrite to that",
         )  # fmt: skip
-    for line in write(prompt, job.out, to="kobold", force=True):
+    write(draft, job.out, force=True)
+    found = _measured(prepared, draft, judging, on_event)
+    prompt = draft.with_metadata(
+        samples=tuple(found.samples) if job.samples else (),
+        heldout=summary(found.report, label_of(draft)) if found.report is not None else {},
+    )
+    warnings = write(prompt, job.out, force=True)
+    disclosure = tuple(file_disclosure(prompt))
+    on_event(Disclosed(disclosure))
+    for line in warnings:
         on_event(Warned(line))
     on_event(PromptWritten(job.out, prompt.n_tokens))
-    nearest = nearest_words(prepared.base, prompt)
+    # Keys and values are near no word.
+    nearest = nearest_words(prepared.base, prompt) if isinstance(prompt, SoftPrompt) else []
     report = RunReport(
         prompt,
         read_events(job.folder),
         nearest,
-        inside=_inspected(prepared, prompt, judging, on_event),
-        heldout=_conditions(measured, label_of(prompt)) if measured is not None else (),
-        verdicts=_sentences(measured, label_of(prompt), judging) if measured is not None else (),
-        samples=samples,
+        inside=found.inside,
+        heldout=_conditions(found.report, label_of(prompt)) if found.report is not None else (),
+        distance=found.report.distance if found.report is not None else None,
+        verdicts=_sentences(found.report, label_of(prompt), judging) if found.report is not None else (),
+        samples=found.samples,
         disclosure=disclosure,
         notes=(prepared.splits.how, *prepared.notes, *prepared.splits.duplicates),
     )
     write_report(job.folder, report)
     on_event(ReportWritten(job.folder / HTML, tuple(words[0][0].strip() or "_" for words in nearest)))
-    return TrainResult(prompt, measured, job.out, job.folder)
+    return TrainResult(prompt, found.report, job.out, job.folder)
 
 
-def label_of(prompt: SoftPrompt) -> str:
+def is_file_of(path: Path, prompt: Prompt) -> bool:
+    """Whether a file holds this soft prompt: it is the run's own, and the run was interrupted after it wrote it."""
+    try:
+        return read_single(path).content_hash == prompt.content_hash
+    except SordinoError:
+        return False
+
+
+def label_of(prompt: SinglePrompt) -> str:
     return prompt.metadata.name or "soft prompt"
 
 
-def measured_result(prepared: PreparedRun, prompt: SoftPrompt, judging: Judging, on_event: OnEvent) -> Report | None:
+def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_event: OnEvent) -> _Findings:
+    """Part by part, with one bar for all. A part that fails is a warning; an interrupt ends the measuring, not the run."""
+    found = _Findings()
+    costs = positions(judging, prepared.config, prepared.size)
+    bar = _Bar(costs, on_event)
+    missing = ""
+    try:
+        if "samples" in costs:
+            missing = "samples"
+            found.samples = _samples(prepared, prompt, bar, on_event)
+        if "heldout" in costs:
+            missing = "held-out results"
+            found.report = measured_result(prepared, prompt, judging, on_event, bar.progress("heldout", "off_domain"))
+        if found.report is not None:
+            on_event(Evaluated(found.report, judging.config.row_tokens))
+        missing = "inspection"
+        found.inside = _inspected(prepared, prompt, judging, bar, on_event)
+    except KeyboardInterrupt:
+        on_event(Warned(f"the measuring was interrupted: the file and the report lack its {missing}"))
+    return found
+
+
+class _Bar:
+    """The progress of the whole measuring. costs: of its parts, in their order."""
+
+    def __init__(self, costs: Mapping[Part, float], on_event: OnEvent) -> None:
+        self._costs, self._on_event = costs, on_event
+
+    def progress(self, *parts: Part) -> Callable[[int, int], None]:
+        """For work that reports (done, total) of these parts one after another, each from the beginning."""
+        left = [part for part in parts if part in self._costs]
+        last = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if done < last and len(left) > 1:
+                left.pop(0)
+            last = done
+            self._show(left[0], done / max(total, 1))
+
+        self._show(left[0], 0.0)
+        return report
+
+    def _show(self, part: Part, share: float) -> None:
+        parts = list(self._costs)
+        before = sum(self._costs[one] for one in parts[: parts.index(part)])
+        done = before + share * self._costs[part]
+        self._on_event(Working(f"Measuring: {_NAMES[part]}", round(done), round(sum(self._costs.values()))))
+
+
+def measured_result(
+    prepared: PreparedRun,
+    prompt: SinglePrompt,
+    judging: Judging,
+    on_event: OnEvent,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report | None:
     """The held-out numbers. None, with a warning, where they cannot be had."""
     heldout = prepared.splits.heldout
     if not heldout:
         return None
-    what = "Measuring on the held-out texts"
-    on_event(Working(what))
+    instructions = judging.instructions or default_instructions(prompt.metadata)[: judging.most_instructions]
     try:
-        measured = evaluate(
+        if judging.measure is not None:
+            return judging.measure(prompt, label_of(prompt), judging, progress)
+        return evaluate(
             prepared.base,
             {label_of(prompt): prompt},
             heldout,
             judging.config,
-            baselines=Baselines(judging.instructions, prepared.splits.train),
-            off_domain=packaged_text([prompt], heldout) if judging.off_domain else None,
-            progress=lambda done, total: on_event(Working(what, done, total)),
+            baselines=Baselines(instructions, prepared.splits.train),
+            off_domain=packaged_text([prompt], heldout) if "off_domain" in judging.parts else None,
+            progress=progress,
         )
-    except KeyboardInterrupt:
-        on_event(Warned("the measuring was interrupted: the file is written without held-out results"))
-        return None
     except SordinoError as error:
         on_event(Warned(f"there are no held-out results: {error.message}"))
         return None
-    on_event(Evaluated(measured, judging.config.row_tokens))
-    return measured
 
 
 def sample_pairs(
-    base: BaseModel, prompt: SoftPrompt, texts: Sequence[str], *, seed: int, tokens: int
+    base: BaseModel, prompt: SinglePrompt, texts: Sequence[str], *, seed: int, tokens: int
 ) -> list[dict[str, str]]:
     """Each text continued with the soft prompt and without, from one seed: {"prompt", "with", "without"} objects."""
     # A model without BOS has nothing to begin an empty text from.
@@ -161,9 +222,9 @@ def sample_pairs(
     ]
 
 
-def _samples(prepared: PreparedRun, draft: SoftPrompt, on_event: OnEvent) -> Sequence[Mapping[str, str]]:
+def _samples(prepared: PreparedRun, draft: SinglePrompt, bar: _Bar, on_event: OnEvent) -> Sequence[Mapping[str, str]]:
     config = prepared.config
-    on_event(Working("Writing samples"))
+    bar.progress("samples")
     try:
         return sample_pairs(prepared.base, draft, [config.sample_text], seed=config.seed, tokens=config.sample_tokens)
     except SordinoError as error:
@@ -179,14 +240,13 @@ def _sentences(measured: Report, label: str, judging: Judging) -> list[str]:
 
 
 def _inspected(
-    prepared: PreparedRun, prompt: SoftPrompt, judging: Judging, on_event: OnEvent
+    prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, bar: _Bar, on_event: OnEvent
 ) -> InspectionTable | None:
-    """A short inspection, on the held-out texts. None, with a warning, where it cannot be had."""
-    texts, targets = (
-        prepared.splits.heldout or prepared.splits.validation,
-        affordable(prompt.n_tokens, INSPECTION_BUDGET),
-    )
-    on_event(Working("Looking inside"))
+    """A short inspection, on the held-out texts. None where the prompt has no vectors, or, with a warning, where it fails."""
+    if not isinstance(prompt, SoftPrompt):
+        return None
+    texts = prepared.splits.heldout or prepared.splits.validation
+    targets = affordable(prompt.n_tokens, judging.inspection) if "inspection" in judging.parts else 0
     try:
         config = judging.config
         depth = depth_of(
@@ -194,13 +254,12 @@ def _inspected(
             prompt,
             ("the held-out texts" if prepared.splits.heldout else "the validation texts", texts),
             InspectConfig(limit=min(config.limit, targets), row_tokens=config.row_tokens, pass_tokens=config.pass_tokens),
+            progress=bar.progress("inspection"),
         ) if texts and targets else None  # fmt: skip
         inspection = Inspection(label_of(prompt), prompt, surface_of(prepared.base, prompt), depth)
         return inside_of(inspection, () if targets else (_TOO_LONG,))
-    except KeyboardInterrupt:
-        on_event(Warned("looking inside was interrupted: the report is written without it"))
     except SordinoError as error:
-        on_event(Warned(f"the report has no look inside: {error.message}"))
+        on_event(Warned(f"the report has no inspection: {error.message}"))
     return None
 
 

@@ -6,10 +6,12 @@ loop: the steps                                                    finish: the m
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +19,29 @@ import psutil
 import torch
 
 from sordino.engine.detokenizer import HALF
-from sordino.errors import ConfigError, DataError
+from sordino.errors import DataError
 from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.mixture import Mixture
-from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import TrainConfig
+from sordino.training.config import CALIBRATION, Calibration, TrainConfig
 from sordino.training.contexts import Contexts
 from sordino.training.events import Cost, Finished
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
-from sordino.training.initialise import Start, initialise
+from sordino.training.initialise import ReadPrompt, Start, initialise
+from sordino.training.judging import Judging, Measure, RunSize, judging_of, work
 from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
+from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
@@ -55,7 +58,7 @@ class TextPaths:
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything a run needs. notes: lines for the user about what was read, split and cut."""
+    """Everything a run needs. notes: lines for the user about what was read, split and cut. measure: see `Judging`."""
 
     base: BaseModel
     config: TrainConfig
@@ -63,17 +66,30 @@ class PreparedRun:
     data: TrainSet
     start: Start
     notes: tuple[str, ...]
+    measure: Measure | None = None
 
     @property
     def train_tokens(self) -> int:
-        return sum(len(example.ids) for example in self.data.train)
+        return tokens_of(self.data.train)
+
+    @cached_property
+    def size(self) -> RunSize:
+        """What its steps read and what there is to judge it by. The held-out tokens are reckoned from their characters."""
+        count, tokens = len(self.data.train), self.train_tokens
+        characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
+        rows = min(self.config.batch, count) * tokens / count
+        return RunSize(self.config.steps, rows + self.config.tokens, math.ceil(held * tokens / max(characters, 1)))
+
+    def judging(self, steps: int) -> Judging:
+        """How its result is measured after so many steps."""
+        return judging_of(self.config, replace(self.size, steps=steps), self.measure)
 
 
 def prepare(
     base: BaseModel,
     config: TrainConfig,
     texts: TextPaths,
-    read_prompt: Callable[[str], Prompt | Mixture],
+    read_prompt: ReadPrompt,
     *,
     started: str | None = None,
     split_seed: int | None = None,
@@ -98,11 +114,7 @@ def prepare(
 
 
 def with_settings(
-    prepared: PreparedRun,
-    config: TrainConfig,
-    read_prompt: Callable[[str], Prompt | Mixture],
-    *,
-    started: str | None = None,
+    prepared: PreparedRun, config: TrainConfig, read_prompt: ReadPrompt, *, started: str | None = None
 ) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
@@ -119,35 +131,67 @@ def _started(
     splits: Splits,
     data: TrainSet,
     notes: tuple[str, ...],
-    read_prompt: Callable[[str], Prompt | Mixture],
+    read_prompt: ReadPrompt,
     started: str | None,
 ) -> PreparedRun:
-    total = sum(len(example.ids) for example in data.train)
+    total = tokens_of(data.train)
     if total < config.tokens:
         raise DataError(
             "the text is shorter than the soft prompt", where="DATA", expected=f"at least {config.tokens} tokens", got=total,
             do="add text or lower --tokens",
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
-    if started is None:
-        with memory_errors("choosing the first matrix", LOWER):
-            start = initialise(base, config, form_of(base, config), data.train, data.validation, read_prompt)
-    else:
-        start = Start(form_of(base, config).empty(base, config.tokens), started)
+    start = first_matrix(base, config, data, read_prompt, started)
     return PreparedRun(base, config, splits, data, start, notes)
+
+
+def first_matrix(
+    base: BaseModel, config: TrainConfig, data: TrainSet, read_prompt: ReadPrompt, started: str | None
+) -> Start:
+    """Where a run on these texts starts. started: as for `prepare`. Raises ConfigError, DataError, OutOfMemory."""
+    with memory_errors("choosing the first matrix", LOWER):
+        form = form_of(base, config)
+        if started is not None:
+            return Start(form.empty(base, config.tokens), started)
+        return initialise(base, config, form, data.train, data.validation, read_prompt)
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
     """Measure four real steps and an evaluation, throw their results away, and reckon the run from them.
 
-    minutes: if given, the number of steps that fit into them.
+    minutes: if given, the number of steps that fit into them, the measuring of the result included.
     """
-    return estimate_group([prepared], minutes=minutes)
+    return estimate_group([prepared], Calibration(minutes=minutes))
 
 
-def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None) -> Cost:
+def estimate_group(runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION) -> Cost:
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
+    step_seconds, evaluation_seconds = _measured_seconds(runs)
+
+    def measuring(steps: int) -> float:
+        read = sum(work(run.judging(steps), run.config, run.size) for run in runs)
+        return read / sum(run.size.step_work for run in runs) * step_seconds
+
+    def whole(steps: int) -> float:
+        settled = replace(config, steps=steps)
+        return run_seconds(steps, settled, step_seconds, evaluation_seconds) + measuring(steps)
+
+    steps, wanted = config.steps, 0
+    if calibration.minutes is not None:
+        steps = steps_within(calibration.minutes, whole, step_seconds)
+    elif calibration.choose_steps:
+        wanted = max(steps_wanted(run.config, run.train_tokens) for run in runs)
+        steps = chosen_steps(wanted, whole, step_seconds)
+    return Cost(
+        step_seconds, evaluation_seconds, steps, whole(steps), *_memory(base.device),
+        measuring_seconds=measuring(steps), wanted_steps=wanted, wanted_seconds=whole(wanted) if wanted else 0.0,
+    )  # fmt: skip
+
+
+def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
+    """Of a step and of an evaluation of all runs."""
+    base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
     forms = [form_of(base, run.config) for run in runs]
     contexts = [Contexts.of(base, run.config, run.data.train) for run in runs]
@@ -171,18 +215,8 @@ def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None)
         parts = [Batch(form.source(r.start.matrix_PD), own) for r, form, own in zip(runs, forms, samples, strict=True)]
         mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
-    evaluated = sum(
-        min(run.config.validation_tokens, sum(len(example.ids) for example in run.data.validation)) for run in runs
-    )
-    evaluation_seconds = (time.monotonic() - began) * evaluated / max(tokens, 1)
-    steps = config.steps if minutes is None else steps_within(minutes, config, step_seconds, evaluation_seconds)
-    return Cost(
-        step_seconds,
-        evaluation_seconds,
-        steps,
-        run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds),
-        *_memory(base.device),
-    )
+    evaluated = sum(min(run.config.validation_tokens, tokens_of(run.data.validation)) for run in runs)
+    return step_seconds, (time.monotonic() - began) * evaluated / max(tokens, 1)
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
@@ -190,38 +224,6 @@ def _memory(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) * 1.1), torch.cuda.mem_get_info(device)[0]
     return int(peak_bytes() * 1.1), psutil.virtual_memory().available
-
-
-def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> float:
-    """The run's length: its steps, its evaluations (one more at the start) and its samples, which cost about three steps."""
-    evaluations = steps // config.evaluation_interval + 1
-    samples = steps // config.sample_interval
-    return steps * step_seconds + evaluations * evaluation_seconds + samples * 3 * step_seconds
-
-
-def steps_within(minutes: float, config: TrainConfig, step_seconds: float, evaluation_seconds: float) -> int:
-    """The most steps that fit into `minutes` with their evaluations and samples. Raises ConfigError if not one does."""
-
-    def seconds(steps: int) -> float:
-        return run_seconds(steps, replace(config, steps=steps), step_seconds, evaluation_seconds)
-
-    # Where the run chooses how often it evaluates, its length is not quite monotonous in its steps: bisect, then walk back.
-    low, high = 0, max(1, int(minutes * 60 / step_seconds))
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if seconds(middle) <= minutes * 60 else (low, middle - 1)
-    steps = low
-    while steps > 0 and seconds(steps) > minutes * 60:
-        steps -= 1
-    if steps < 1:
-        raise ConfigError(
-            "not one step fits into the time",
-            where="--minutes",
-            expected=f"at least {seconds(1) / 60:.1f}",
-            got=minutes,
-            do="give more minutes, or lower --batch",
-        )
-    return steps
 
 
 def finish(
@@ -236,7 +238,7 @@ def finish(
     recipe = {
         key: value
         for key, value in config.to_json().items()
-        if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init")
+        if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init", "measure")
     }
     recipe |= {
         "init": prepared.start.how,

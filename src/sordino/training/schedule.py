@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from sordino.texts.examples import Example
+from sordino.texts.example_store import Example, tokens_of
 from sordino.training.config import TrainConfig
 
 
@@ -39,8 +39,7 @@ def batch_at(examples: Sequence[Example], step: int, config: TrainConfig) -> lis
 
 def spread_within(examples: Sequence[Example], tokens: int) -> list[Example]:
     """Examples spread evenly over the set, about `tokens` in all: an evaluation must stay cheap beside the steps."""
-    total = sum(len(example.ids) for example in examples)
-    return list(examples[:: max(1, math.ceil(total / tokens))])
+    return list(examples[:: max(1, math.ceil(tokens_of(examples) / tokens))])
 
 
 def hash_of(examples: Sequence[Example]) -> str:

@@ -9,6 +9,9 @@ import torch
 from sordino.errors import ConfigError
 from sordino.evaluation.analysis.importance import importance, without
 from sordino.evaluation.analysis.losses import losses_of, passage_of
+from sordino.evaluation.conditions import soft_prompt
+from sordino.evaluation.scoring import nll_of_windows
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.soft_prompt import PlacementName
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.parity.plain import plain_nll
@@ -45,6 +48,18 @@ def test_leaving_out_in_one_batch_is_leaving_out_one_by_one(family: str, bos: bo
     for at, cost in enumerate(found.costs):
         assert cost == pytest.approx(alone(without(prompt.matrix, at)) - found.loss, abs=tolerance)
     assert found.tokens == sum(sum(window.labelled) for window in passage.windows)
+
+
+def test_it_is_measured_with_the_prompt_s_own_hold() -> None:
+    base = tiny_base("llama")
+    passage = passage_of(base, PIECES, row_tokens=24, limit=0)
+    prompt = voice(tokens=4, placement=base.placement)
+    held = prompt.with_metadata(attention=PromptAttention(hold=3))
+    condition = soft_prompt(base, "", held)
+    wanted = nll_of_windows(base, [condition], passage.windows, pass_tokens=300).sum() / passage.tokens
+    found = importance(base, held, passage, pass_tokens=300)
+    assert found.loss == pytest.approx(float(wanted), abs=1e-9)
+    assert found.loss != pytest.approx(importance(base, prompt, passage, pass_tokens=300).loss, abs=1e-4)
 
 
 def test_without_drops_one_row_and_closes_the_gap() -> None:

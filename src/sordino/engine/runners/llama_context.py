@@ -88,6 +88,7 @@ class LlamaContext:
         self.d_model = int(c.llama_model_n_embd_inp(self._model))
         self.vocab_size = int(c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model)))
         self.window = int(c.llama_model_n_swa(self._model))
+        self.architecture = self._metadata("general.architecture")
         self._check_kind(path)
         affordable = kv_bytes // self._cell_bytes()
         # llama.cpp rounds up to this itself.
@@ -262,7 +263,7 @@ class LlamaContext:
         return max(1, layers * shared * (width + values) * 2)
 
     def _number(self, name: str, default: int) -> int:
-        value = self._metadata(f"{self._metadata('general.architecture')}.{name}")
+        value = self._metadata(f"{self.architecture}.{name}")
         return int(value) if value.isdecimal() else default
 
     def _metadata(self, key: str) -> str:

@@ -24,6 +24,7 @@ from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_copies import attention_of, by_copies, cells_of
+from sordino.engine.runners.llama_keys_values import with_keys_values
 from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
 from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import ConfigError, ModelError, OutOfMemory
@@ -31,11 +32,16 @@ from sordino.forward.placement import prefix_length
 from sordino.forward.weighting import SINK
 from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import GATE_TOKENS
 from sordino.prompts.prompt import KeysValues, Prompt, Vectors
+from sordino.prompts.soft_prompt import SoftPrompt
 
 # Norms square what they are given, in float32.
 _LARGEST = 1e15
+
+# llama.cpp's cache holds float16.
+_LARGEST_CACHED = float(np.finfo(np.float16).max)
 
 
 @dataclass(eq=False)
@@ -58,6 +64,7 @@ class GgufRunner:
     name = "llama.cpp"
     # Copies of cells are whole, and never fewer than one.
     hold, strength = True, False
+    kinds = frozenset((SoftPrompt.kind, KVPrompt.kind))
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
         if (context.d_model, context.vocab_size) != (model.d_model, model.vocab_size):
@@ -102,6 +109,12 @@ class GgufRunner:
     def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
+            if not ids and isinstance(prompt, KVPrompt):
+                raise ConfigError(
+                    "llama.cpp gives no first token after a KV prompt alone",
+                    where="prompt",
+                    do="give a text to continue, or serve the model with --runner torch",
+                )
         width = self.prefix_length(prompt)
         room = cells_of(prompt, width, width + len(ids))
         if not self._free or not self._has_room(0, room):
@@ -256,25 +269,35 @@ class GgufRunner:
             raise
         return cached, 1 if other is None else other.copies
 
-    def _vectors(self, prompt: Prompt) -> Vectors:
-        content = prompt.prefix(self.model.ref)
-        if isinstance(content, KeysValues):
-            raise ConfigError(f"llama.cpp does not support {prompt.kind}s", where=prompt.metadata.name)
-        return content
-
     def _encode(self, prompt: Prompt | None, sequence: int) -> None:
+        content = None if prompt is None else prompt.prefix(self.model.ref)
         # All rows attend over one pool of cells, where no mask hides a value that is not finite: so it is refused before it runs.
-        if prompt is not None and float(np.abs(self._vectors(prompt)).max()) > _LARGEST:
+        if prompt is not None and _largest(content) > (
+            _LARGEST_CACHED if isinstance(content, KeysValues) else _LARGEST
+        ):
             raise overflowing(prompt)
         leading = self._leading(prompt)
         if leading:
             places = range(len(leading))
             self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
-        if prompt is not None:
-            places = range(len(leading), len(leading) + prompt.n_tokens)
-            logits_1V = self.context.run_embeds(self._vectors(prompt), places, sequence, wanted=True)
-            if not np.isfinite(logits_1V).all():
-                raise overflowing(prompt)
+        if prompt is None or content is None:
+            return
+        places = range(len(leading), len(leading) + prompt.n_tokens)
+        if isinstance(content, KeysValues):
+            self._place(content, places, sequence)
+            return
+        logits_1V = self.context.run_embeds(content, places, sequence, wanted=True)
+        if not np.isfinite(logits_1V).all():
+            raise overflowing(prompt)
+
+    def _place(self, content: KeysValues, places: range, sequence: int) -> None:
+        """Give a sequence keys and values at these positions: any tokens run there, and their numbers are replaced."""
+        self.context.run_ids([0] * len(places), places, [sequence] * len(places), [False] * len(places))
+        windowed = self.model.windowed if self.context.window else None
+        saved, first = self.context.saved(sequence), places.start
+        state = with_keys_values(saved, content, self.context.architecture, first=first, windowed=windowed)
+        self.context.cut(sequence, 0)
+        self.context.restore(sequence, state)
 
     def _behind_prefix(self, number: int) -> NDArray[np.float32]:
         """The logits [V] of a row without text: the last position of its prefix runs once more."""
@@ -285,7 +308,9 @@ class GgufRunner:
         if row.prompt is None:
             logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [row.sequence], [True])
         else:
-            logits_1V = self.context.run_embeds(self._vectors(row.prompt)[-1:], [last], row.sequence, wanted=True)
+            vectors = row.prompt.prefix(self.model.ref)
+            assert not isinstance(vectors, KeysValues), "refused when the row was opened"
+            logits_1V = self.context.run_embeds(vectors[-1:], [last], row.sequence, wanted=True)
         return logits_1V.reshape(-1)
 
     def _restorable(self, row: _LlamaRow, text: CachedPrefix[SavedState], shared: int) -> bool:
@@ -297,3 +322,11 @@ class GgufRunner:
         if not self._has_room(row.room, cells_of(row.prompt, row.width, whole)):
             return False
         return window == 0 or shared == len(text.ids) or whole <= window
+
+
+def _largest(content: Vectors | KeysValues | None) -> float:
+    """The largest magnitude of a prompt's numbers."""
+    if content is None:
+        return 0.0
+    arrays = (*content.keys_LHPC, *content.values_LHPC) if isinstance(content, KeysValues) else (content,)
+    return max(float(np.abs(array).max()) for array in arrays)

@@ -57,6 +57,10 @@ class Runner(Protocol):
     def strength(self) -> bool:
         """Whether it gives a prompt more or less attention."""
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of prompt that rows can open with (`Prompt.kind`)."""
+
     def prefix_length(self, prompt: Prompt | None) -> int:
         """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
 

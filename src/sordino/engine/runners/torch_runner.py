@@ -32,7 +32,9 @@ from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, 
 from sordino.forward.weighting import PromptSpan
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import SoftPrompt
 
 UNLIMITED = 1 << 62
 LOWER = "lower --rows, --kv-memory or --prefix-memory"
@@ -66,6 +68,7 @@ class TorchRunner:
     advice: what to do when memory runs out."""
 
     name = "PyTorch"
+    kinds = frozenset((SoftPrompt.kind, KVPrompt.kind))
 
     def __init__(
         self, base: BaseModel, *, kv_bytes: int = UNLIMITED, prefix_bytes: int = 0, rows: int = 1, advice: str = LOWER

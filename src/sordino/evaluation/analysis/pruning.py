@@ -150,7 +150,7 @@ def pruned(prompt: SoftPrompt, stages: Sequence[Stage], chosen: Stage, *, tokens
 
 def verdict(stages: Sequence[Stage], chosen: Stage, tokens: int) -> str:
     """The loss before and after, in a sentence. tokens: targets of the text that it was measured on."""
-    text = "held-out text" if chosen.heldout is not None else "the text that chose"
+    text = "held-out text" if chosen.heldout is not None else "the text that they were chosen by"
     return (
         f"{len(chosen.kept)} of {len(stages[0].kept)} virtual tokens: the loss on {tokens:,} tokens of {text} goes from "
         f"{stages[0].judged:.4f} to {chosen.judged:.4f} nats per token ({chosen.judged - stages[0].judged:+.4f})."

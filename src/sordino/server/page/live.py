@@ -222,9 +222,10 @@ def _summary(prompt: ServedPrompt) -> Payload:
         "name": entry.name,
         "title": entry.metadata.name or entry.name,
         "tokens": entry.n_tokens,
+        "kind": entry.kind,
         "components": entry.components,
-        # Of each component of a mixture.
-        "attention": [asdict(known.attention) for known in entry.parts or (entry.metadata,)],
+        # Of each component of a mixture, or of the one prompt.
+        "attention": [asdict(part.metadata.attention) for part in entry.parts],
     }
 
 

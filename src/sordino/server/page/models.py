@@ -120,7 +120,7 @@ class Loader:
         except SordinoError as error:
             self._error = "" if attempt.cancelled else refused(error).message
         except Exception as error:
-            # A bug, or a model file that makes a library fail: the page must not wait for ever.
+            # A bug, or a model file that makes a library fail: the page must not wait forever.
             log.exception("the model %r cannot be loaded", attempt.name)
             self._error = f"{attempt.name} cannot be loaded: {type(error).__name__}: {error}"
         finally:
@@ -131,7 +131,7 @@ class _Attempt:
     """One model while it is being loaded."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.line, self.cancelled = name, "looking for it", False
+        self.name, self.line, self.cancelled = name, "preparing", False
         self._process: subprocess.Popen[str] | None = None
 
     def cancel(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +21,10 @@ from sordino.engine.threads import in_thread_of_its_own
 from sordino.errors import SordinoError
 from sordino.library.editing import edit
 from sordino.library.library import add_packaged
-from sordino.library.names import MIXTURE_ENDING, checked_name
+from sordino.library.names import ENDINGS, checked_name
 from sordino.models import files
 from sordino.models.gguf_vocabulary import GgufVocabulary
+from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -33,13 +34,10 @@ from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
 
-_ENDINGS = {
-    "kobold": ".zip",
-    "peft": "",
-    "mkultra": ".json",
-    "npy": ".npy",
-    "safetensors": ".safetensors",
-    "mixture": MIXTURE_ENDING,
+_FORMATS: Mapping[str, Mapping[str, str]] = {
+    SoftPrompt.kind: formats.WRITABLE,
+    KVPrompt.kind: formats.KV_WRITABLE,
+    Mixture.kind: {"mixture": ENDINGS[Mixture.kind]},
 }
 # Results for pairs of a model and a soft prompt.
 _MOST_CACHED = 128
@@ -82,12 +80,14 @@ def examples(request: Request) -> dict[str, Any]:
 
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
-    """Everything that the file says."""
+    """All that the file holds."""
     path, prompt = _read(request, name)
     return {
         "id": name,
         "file": state_of(request).prompts.named(name).file,
         "format": formats.detect(path),
+        "kind": prompt.kind,
+        "kv": asdict(prompt.shape) if isinstance(prompt, KVPrompt) else None,
         "n_tokens": prompt.n_tokens,
         "d_model": prompt.d_model,
         "content_hash": prompt.content_hash,
@@ -145,20 +145,23 @@ def change(request: Request, name: str, body: MetadataChanges) -> dict[str, Any]
 
 @router.get("/{name}/export")
 def export(
-    request: Request, name: str, to: Literal["kobold", "peft", "mkultra", "npy", "safetensors", "mixture"]
+    request: Request,
+    name: str,
+    to: Literal["kobold", "peft", "mkultra", "npy", "safetensors", "kv", "cartridge", "mixture"],
 ) -> FileResponse:
     """The soft prompt in another format, a folder (PEFT) as a zip; a mixture as the file that it is."""
     _, prompt = _read(request, name)
-    if isinstance(prompt, Mixture) != (to == "mixture"):
-        raise Refused(400, "a mixture is exported as a mixture, and nothing else is", field="to")
+    if to not in _FORMATS[prompt.kind]:
+        known = ", ".join(_FORMATS[prompt.kind])
+        raise Refused(400, f"one of this kind, {prompt.kind}, is exported as {known}, and as nothing else", field="to")
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="sordino-"))
-        target = folder / f"{checked_name(name)}{_ENDINGS[to]}"
+        target = folder / f"{checked_name(name)}{_FORMATS[prompt.kind][to]}"
         # The page says what the format cannot hold; what PEFT cannot hold at all is refused here.
         formats.write_any(prompt, target, to=to)
         if target.is_dir():
-            target = Path(shutil.make_archive(str(folder / f"{name}-peft"), "zip", folder, target.name))
+            target = Path(shutil.make_archive(str(folder / f"{name}-{to}"), "zip", folder, target.name))
     except (SordinoError, OSError) as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -170,10 +173,12 @@ def export(
 
 
 def read_for(request: Request, serving: Serving, name: str) -> SoftPrompt:
-    """A soft prompt of the width of the model that is served. Raises Refused, for a mixture too."""
+    """An embedding prompt of the width of the model that is served. Raises Refused, for other kinds too."""
     _, prompt = _read(request, name)
     if isinstance(prompt, Mixture):
         raise Refused(400, "a mixture has no virtual tokens of its own: its components have")
+    if isinstance(prompt, KVPrompt):
+        raise Refused(400, "a KV prompt has no matrix, and so no nearest words")
     if prompt.d_model != serving.base.d_model:
         raise Refused(400, "the soft prompt has another width than this model's embeddings")
     return prompt

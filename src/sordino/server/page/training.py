@@ -81,7 +81,7 @@ def again(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
 def look(request: Request, jobs: JobsOf, job: JobOf, body: RunRequest) -> dict[str, Any]:
     """Start measuring the texts of a draft and what training on them costs."""
     flags = flags_of(request, jobs, body.settings)
-    return _measured(jobs, jobs.measure(job, flags, model=model_of(request, body)))
+    return _measured(jobs, jobs.measure(job, flags, model=model_of(request, body.model)))
 
 
 @router.get("/jobs/{name}/look")
@@ -94,9 +94,26 @@ def looked(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
 def train(request: Request, jobs: JobsOf, job: JobOf, body: RunRequest) -> dict[str, Any]:
     """Put a draft into the queue."""
     settings = body.settings.model_dump(exclude_defaults=True)
-    flags = flags_of(request, jobs, body.settings)
-    model = model_of(request, body)
+    flags = tuple(flags_of(request, jobs, body.settings))
+    model = model_of(request, body.model)
     return _run(jobs, jobs.train(job, model=model, name=body.settings.name, flags=flags, settings=settings))
+
+
+class LongTextRequest(BaseModel):
+    """What stands in front of a chat, and the character's name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[Argument, Field(max_length=300)] = ""
+    text: Annotated[Argument, Field(max_length=1_000_000)]
+
+
+@router.post("/distil")
+def distil(request: Request, jobs: JobsOf, body: LongTextRequest) -> dict[str, Any]:
+    """Queue a run that makes a text a soft prompt for the model that is served."""
+    name = body.name.strip() or "card"
+    job = jobs.new("", [("text.txt", body.text.encode())])
+    return _run(jobs, jobs.train(job, model=model_of(request), name=name, flags=(f"--name={name}",), command="distil"))
 
 
 @router.get("/jobs")
@@ -145,7 +162,7 @@ class LibraryName(BaseModel):
 def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> dict[str, Any]:
     """Copy the result into the library, unless it is there already."""
     prompts = state_of(request).prompts
-    prompt = formats.read(jobs.files.result(job))
+    prompt = formats.read_single(jobs.files.result(job))
     twin = prompts.library.twin(prompt)
     if twin is not None and not body.name:
         return {"id": twin.name}
@@ -161,7 +178,10 @@ def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> di
 def file(jobs: JobsOf, job: JobOf) -> FileResponse:
     if not jobs.files.result(job).is_file():
         raise Refused(404, "the run has no result yet")
-    return FileResponse(jobs.files.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
+    result = jobs.files.result(job)
+    return FileResponse(
+        result, filename=result.name.replace("voice", job.name or "voice", 1), media_type="application/zip"
+    )
 
 
 @router.get("/jobs/{name}/report")
@@ -189,6 +209,7 @@ def _run(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
         **_failure(jobs.failure(job)),
         "steps": jobs.files.steps(job),
         "settings": job.settings,
+        "command": job.command,
         "checkpoint": jobs.can_go_on(job),
         "report": (jobs.files.run_folder(job) / HTML).is_file(),
         "texts": jobs.files.text_names(job),

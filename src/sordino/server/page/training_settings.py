@@ -95,10 +95,10 @@ def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
     return flags
 
 
-def model_of(request: Request, body: RunRequest) -> str:
+def model_of(request: Request, name: str = "") -> str:
     state = state_of(request)
     # The queue outlives this process and its working directory.
-    return absolute_name(body.model or (state.base.name if isinstance(state, Serving) else "smollm2"))
+    return absolute_name(name or (state.base.name if isinstance(state, Serving) else "smollm2"))
 
 
 def form() -> dict[str, Any]:

@@ -63,9 +63,11 @@ class JointConfig:
     responsibilities are tempered. evaluations: of a run. validation_tokens: of each.
     """
 
-    tokens: int = setting(20, "Virtual tokens of each that --joint starts from an excerpt.", low=1, high=2047, unit="N")
+    tokens: int = setting(
+        20, "Virtual tokens of each soft prompt that --joint starts from an excerpt.", low=1, high=2047, unit="N"
+    )
     steps: int = setting(150, "Optimiser steps of --joint.", low=1, high=9_999_999, unit="N")
-    batch: int = setting(4, "Examples a step of --joint, each behind every component.", low=1, high=100_000, unit="N")
+    batch: int = setting(4, "Examples a step of --joint, each after every component.", low=1, high=100_000, unit="N")
     lr: float = setting(
         0.25, "Learning rate of --joint, in units of the model's embedding RMS.", low=1e-6, high=100, unit="X"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -26,7 +26,8 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
 from sordino.training.job import Job
-from sordino.training.result import after_training, write_result
+from sordino.training.judging import judging_of
+from sordino.training.result import write_result
 from sordino.training.run import TextPaths, estimate_group
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
@@ -180,7 +181,10 @@ def _estimate(members: Sequence[Member], model: str, on_event: OnSweepEvent) -> 
     on_event("", ModelStarted(model, len(members)))
     on_event("", texts_read(members[0].prepared))
     on_event("", Working("Measuring this machine"))
-    on_event("", estimate_group([member.prepared for member in members]))
+    # Of all runs the best alone becomes a file, which is measured.
+    first, *others = (member.prepared for member in members)
+    unmeasured = [replace(one, config=replace(one.config, measure="none")) for one in others]
+    on_event("", estimate_group([first, *unmeasured]))
 
 
 def _finished_earlier(folder: Path) -> ModelOutcome | None:
@@ -229,8 +233,9 @@ def _write_best(
         sweep.texts, folder / BEST, model, metadata, config, sweep.device, sweep.dtype,
         overwrite=True, run=folder / member.name,
     )  # fmt: skip
-    judging = after_training(config)
-    write_result(job, member.prepared, finished[member.name], judging, partial(on_event, member.name))
+    done = finished[member.name]
+    judging = judging_of(config, replace(member.prepared.size, steps=done.progress.step))
+    write_result(job, member.prepared, done, judging, partial(on_event, member.name))
 
 
 def _compare(sweep: Sweep, outcomes: Sequence[ModelOutcome]) -> SweepResult:

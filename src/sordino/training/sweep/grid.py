@@ -1,4 +1,4 @@
-"""Which settings a sweep tries: every combination of the values given, or some of them by chance."""
+"""Which settings a sweep tries: every combination of the values given, or some of them at random."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Spec:
     method: tuple[Method, ...]
     seed: tuple[int, ...]
     rest: TrainConfig
-    random: int = setting(0, "Try N combinations by chance.", low=0, shown="all of them", unit="N")
+    random: int = setting(0, "Try N combinations drawn at random.", low=0, shown="all of them", unit="N")
     full: bool = setting(False, "Every run to its end, for plots; else the worse half ends at 1/8, 1/4 and 1/2.")
     split_seed: int = setting(
         0,
-        "Which texts are held out, for all runs alike, and what --random takes.",
+        "The seed of the split, which all runs share, and of --random.",
         low=0,
         high=LARGEST_SEED,
         shown="0",
@@ -68,6 +68,8 @@ class Spec:
                 raise ConfigError("there is no value to try", where=f"--{factor}")
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
+        if self.rest.kind != "embedding":
+            raise ConfigError("a sweep trains embedding prompts", where="--kind", got=self.rest.kind, do="leave it out")
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
                 "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps

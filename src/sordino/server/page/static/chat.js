@@ -35,8 +35,10 @@ export async function startChat() {
     $(id).addEventListener("input", () => {
       store.change({ character: { name: $("who-name").value, system: $("who-system").value } });
       draw();
+      buttons();
     });
   }
+  $("who-distil").addEventListener("click", distil);
   $("say").addEventListener("submit", (event) => {
     event.preventDefault();
     send();
@@ -104,24 +106,25 @@ async function loadCard(file) {
       return;
     }
     const card = await call("ui/cards", { method: "POST", form });
-    const about = [
-      card.system,
-      card.description,
-      card.personality && `Personality: ${card.personality}`,
-      card.scenario && `Scenario: ${card.scenario}`,
-      card.examples && `Examples of how ${card.name} talks:\n${card.examples}`,
-      card.after,
-    ];
-    const system = [`You are ${card.name}.`, ...about].filter(Boolean).join("\n\n");
     if (!(await store.fresh())) return;
     store.change({
       title: card.name,
-      character: { name: card.name, system },
+      character: { name: card.name, system: card.text },
       chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [],
     });
     show(store.story);
   } catch (error) {
     setStatus($("chat-saved"), `${file.name}: ${error.message}`, "bad");
+  }
+}
+
+/** Queue a run that makes the instructions a soft prompt; the page Train shows it. */
+async function distil() {
+  try {
+    await call("ui/distil", { method: "POST", json: { name: character().name, text: character().system } });
+    setStatus($("who-status"), "Its run is on the page Train. Afterwards leave the instructions empty.", "good");
+  } catch (error) {
+    setStatus($("who-status"), error.message, "bad");
   }
 }
 
@@ -258,6 +261,7 @@ const ready = () => live.connected && Boolean(live.state?.model?.chat);
 function buttons() {
   $("chat-go").disabled = Boolean(running) || !ready();
   $("chat-stop").disabled = !running;
+  $("who-distil").disabled = !character().system.trim();
   $("chat-retry").disabled = Boolean(running) || turns().at(-1)?.role !== "assistant";
   if (live.state?.model && !live.state.model.chat)
     setStatus($("chat-status"), "This model has no chat template: write with it on the page Write.", "bad");

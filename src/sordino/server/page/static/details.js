@@ -4,15 +4,23 @@ import { $, call, el, fill, scrolling, setStatus, table } from "./dom.js";
 import { inside } from "./inside.js";
 import { RULES } from "./mixing.js";
 
+// By kind of prompt.
 const FORMATS = {
-  kobold: "KoboldAI and Sordino (.zip)",
-  peft: "PEFT (a folder, zipped)",
-  mkultra: "mkultra (.json)",
-  npy: "NumPy (.npy)",
-  safetensors: "safetensors",
+  "embedding prompt": {
+    kobold: "KoboldAI and Sordino (.zip)",
+    peft: "PEFT (a folder, zipped)",
+    mkultra: "mkultra (.json)",
+    npy: "NumPy (.npy)",
+    safetensors: "safetensors",
+  },
+  "KV prompt": {
+    kv: "Sordino (.kv.zip)",
+    peft: "PEFT prefix tuning (a folder, zipped)",
+    cartridge: "PEFT cartridge (a folder, zipped)",
+  },
+  mixture: { mixture: "Sordino (.mix.zip)" },
 };
 
-const MIXTURE_FORMATS = { mixture: "Sordino (.mix.zip)" };
 // Names of held-out results; other keys are shown as they are.
 const HELDOUT = {
   nll: "Loss a token (less is better)",
@@ -24,6 +32,7 @@ const HELDOUT = {
   soft_prompt: "with the soft prompt",
   best_instruction: "with the best instruction",
   best_excerpt: "with the best excerpt",
+  gain_kept: "Share of the gain that is left behind so many tokens of other text",
 };
 
 /** Show the details of a soft prompt of the library. */
@@ -39,7 +48,11 @@ export async function open(name) {
   const words = el("div", {}, el("p", { class: "soft" }, "Looking for them ..."));
   const made = details.base.id ? `made for ${details.base.id}` : "made for an unknown model";
   const place = details.placement === "after_bos" ? "behind BOS" : "at the very start";
-  const size = `${details.n_tokens} tokens of width ${details.d_model}, ${place}`;
+  const { kv, n_tokens: tokens } = details;
+  const size = kv
+    ? `KV prompt: ${tokens} positions of ${kv.layers} layers, ${kv.heads} heads of ${kv.channels} channels, ${place}`
+    : `${tokens} tokens of width ${details.d_model}, ${place}`;
+  const hasWords = details.kind === "embedding prompt";
   // A mixture's components have their own.
   const { hold, strength } = details.attention;
   const held = hold ? `held from ${hold} tokens on` : "";
@@ -56,9 +69,10 @@ export async function open(name) {
     details.description ? el("p", {}, details.description) : null,
     ...details.samples.slice(0, 5).map(sample),
     heldout(details.heldout),
-    ...(details.mixture
-      ? [parts(details.mixture)]
-      : [el("h3", {}, "Nearest words of each virtual token"), words, el("h3", {}, "Inside"), inside(path)]),
+    details.mixture ? parts(details.mixture) : null,
+    ...(hasWords
+      ? [el("h3", {}, "Nearest words of each virtual token"), words, el("h3", {}, "Inside"), inside(path)]
+      : []),
     Object.keys(details.training).length
       ? el("details", {}, el("summary", {}, "How it was trained"), pairs(details.training))
       : null,
@@ -67,12 +81,12 @@ export async function open(name) {
     el(
       "p",
       { class: "bar" },
-      ...Object.entries(details.mixture ? MIXTURE_FORMATS : FORMATS).map(([to, label]) => exporter(path, to, label)),
+      ...Object.entries(FORMATS[details.kind]).map(([to, label]) => exporter(path, to, label)),
     ),
     el("p", { id: "details-status", role: "status" }),
   );
   $("details").showModal();
-  if (details.mixture) return;
+  if (!hasWords) return;
   call(`${path}/words`)
     .then((answer) => words.replaceChildren(picture(answer.words)))
     .catch((error) => words.replaceChildren(el("p", { class: "soft" }, error.message)));

@@ -162,7 +162,7 @@ function row(card) {
       card.description ? el("p", {}, card.description) : null,
     ),
     cell("Author", card.author ?? ""),
-    cell("Tokens", card.components ? `${card.n_tokens}, mixture of ${card.components}` : String(card.n_tokens)),
+    cell("Tokens", tokens(card)),
     cell("Made for", card.base_model ?? ""),
     el(
       "td",
@@ -221,3 +221,8 @@ async function upload(files) {
   setStatus($("prompts-status"), results.join("; "), bad ? "bad" : "good");
   read();
 }
+
+const tokens = (card) =>
+  card.components
+    ? `${card.n_tokens}, mixture of ${card.components}`
+    : `${card.n_tokens}${card.kind === "KV prompt" ? ", KV prompt" : ""}`;

@@ -3,6 +3,7 @@
 import { $, call, el } from "./dom.js";
 
 export const PRESETS = {
+  "Usual: what the texts want, about 5 minutes": { steps: "", batch: 4, row_tokens: 128, tokens: 20 },
   "Quick: see whether it catches the voice": { steps: 30, batch: 4, row_tokens: 128, tokens: 20 },
   "Good: a file to keep": { steps: 150, batch: 4, row_tokens: 128, tokens: 20 },
   "Best: everything the texts give": { steps: 400, batch: 4, row_tokens: 128, tokens: 20 },

@@ -71,6 +71,12 @@ const STATES = {
   done: "done",
 };
 
+// What a run does before its first step.
+const FIRST = {
+  train: "reading the texts and measuring this machine",
+  distil: "writing with the text in front",
+};
+
 function draw({ job, events, card }) {
   const steps = events.filter((one) => one.kind === "step"),
     validations = events.filter((one) => one.kind === "validation"),
@@ -79,7 +85,7 @@ function draw({ job, events, card }) {
   const recent = steps.slice(-8),
     seconds = recent.reduce((sum, one) => sum + one.seconds, 0);
   const parts = [STATES[job.state]];
-  if (job.state === "running" && !at) parts.push("reading the texts and measuring this machine");
+  if (job.state === "running" && !at) parts.push(FIRST[job.command]);
   if (at) parts.push(`step ${at} of ${job.steps}`);
   if (job.state === "running" && seconds)
     parts.push(
@@ -154,7 +160,7 @@ function actions(job) {
     );
   }
   if (job.report) some.push(el("a", { class: "button", href: `${path}/report`, target: "_blank" }, "Report"));
-  if (["stopped", "failed", "done"].includes(job.state))
+  if (job.command === "train" && ["stopped", "failed", "done"].includes(job.state))
     some.push(button("Train again with other settings", () => host.again(job)));
   if (job.state !== "waiting") some.push(el("a", { class: "button", href: `${path}/log`, target: "_blank" }, "Log"));
   if (!["running", "stopping"].includes(job.state))

@@ -10,6 +10,9 @@ export const NONE = "/none";
 /** A soft prompt in a list: its title, which may not be unique, and its name where that differs. */
 export const label = ({ title, name }) => (title === name ? name : `${title} (${name})`);
 
+// What the lamp calls an active one.
+const KINDS = { "embedding prompt": "soft prompt", "KV prompt": "KV prompt" };
+
 class Choice extends EventTarget {
   #chosen = DEFAULT;
   #model = null;
@@ -79,7 +82,7 @@ class Choice extends EventTarget {
               "green",
               prompt.components
                 ? `Active mixture (${prompt.components} soft prompts, ${prompt.tokens} tokens): ${prompt.title}`
-                : `Active soft prompt (${prompt.tokens} tokens): ${prompt.title}`,
+                : `Active ${KINDS[prompt.kind]} (${prompt.tokens} tokens): ${prompt.title}`,
             ]
           : [
               "blue",

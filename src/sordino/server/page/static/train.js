@@ -248,11 +248,14 @@ const measure = debounce(async () => {
       if (draft.texts.some((name) => measured.where === name || measured.where.startsWith(`${name},`)))
         $("texts-out").open = true;
     } else {
-      const { steps, seconds, step_seconds, memory_bytes, free_bytes } = measured.cost;
+      const { steps, seconds, step_seconds, measuring_seconds, memory_bytes, free_bytes } = measured.cost;
+      const { wanted_steps, wanted_seconds } = measured.cost;
       const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
       setStatus(
         $("train-cost"),
-        `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)} of training, then the measuring. ` +
+        `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)}, ` +
+          `${clock(measuring_seconds)} of it to measure the result. ` +
+          (wanted_steps > steps ? `The texts are worth ${wanted_steps} steps: ${clock(wanted_seconds)}. ` : "") +
           `Memory: about ${gib(memory_bytes)}; ${gib(free_bytes)} are free.`,
         memory_bytes > free_bytes ? "bad" : "",
       );

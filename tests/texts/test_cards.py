@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sordino.errors import BadInput
-from sordino.server.page.cards import card_of
+from sordino.texts.cards import card_of, lore_of
 
 V1 = {"name": "Ada", "description": "{{char}} keeps the light.", "first_mes": "Good evening, {{user}}."}
 V2 = {"spec": "chara_card_v2", "data": V1}
@@ -82,3 +82,16 @@ def test_any_bytes_are_a_card_or_refused(tail: bytes) -> None:
     for content in (tail, picture()[:33] + tail):
         with suppress(BadInput):
             assert card_of(content)["name"]
+
+
+def test_the_text_in_front_of_a_chat_has_what_the_card_says() -> None:
+    card = card_of(json.dumps({**V1, "personality": "calm", "scenario": "a pier"}).encode())
+    assert card["text"] == "You are Ada.\n\nAda keeps the light.\n\nPersonality: calm\n\nScenario: a pier"
+
+
+def test_a_lorebook_is_its_entries_that_are_switched_on() -> None:
+    entries = [{"content": "{{char}} fears gulls."}, {"content": "no", "enabled": False}, {"content": 3}, None]
+    assert lore_of({"entries": entries}, "Ada") == "Ada fears gulls."
+    assert lore_of({"entries": {"0": {"content": "one"}, "1": {"content": "off", "disable": True}}}) == "one"
+    assert [lore_of(book) for book in (None, [], {"entries": 1})] == ["", "", ""]
+    assert card_of(json.dumps({**V1, "character_book": {"entries": entries}}).encode())["lore"] == "Ada fears gulls."

@@ -1,0 +1,125 @@
+"""Gains behind other text: the options that ask for them, and what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sordino.cli.console import one_line, out, table
+from sordino.cli.options import PATH, Decorator, option_group, paths_option, refuse_alone
+from sordino.errors import ConfigError
+from sordino.evaluation.config import DISTANCES, DistanceConfig
+from sordino.library.outputs import Outputs
+
+if TYPE_CHECKING:
+    from sordino.evaluation.distance_report import DistanceReport
+
+_DEFAULT = ",".join(map(str, DISTANCES))
+
+
+@dataclass(frozen=True)
+class DistanceChoice:
+    """config: None where gains behind other text were not asked for. foreign: texts in other voices; empty for packaged ones."""
+
+    config: DistanceConfig | None
+    foreign: tuple[Path, ...]
+    outputs: Outputs
+
+    def check(self) -> None:
+        """Refuse options without --distance, files that cannot be written and adapters that cannot be read.
+
+        Raises ConfigError, BadInput.
+        """
+        self.outputs.check()
+        if self.outputs.picture is None:
+            refuse_alone("--overwrite", needs="--picture")
+        if self.config is None:
+            for flag in ("--distance-tokens", "--foreign", "--lora", "--picture"):
+                refuse_alone(flag, needs="--distance")
+            return
+        from sordino.evaluation.adapters import check_adapter
+
+        for folder in self.config.adapters:
+            check_adapter(folder)
+
+    def read(self) -> DistanceConfig | None:
+        """With the texts in other voices, read. Raises DataError, BadInput."""
+        if self.config is None or not self.foreign:
+            return self.config
+        from dataclasses import replace
+
+        from sordino.texts.reading import read_pieces
+
+        return replace(self.config, foreign=read_pieces(list(self.foreign)).pieces)
+
+
+def distance_options() -> Decorator:
+    """`distance: DistanceChoice`."""
+    return option_group(
+        "distance",
+        _distance_choice,
+        click.option(
+            "--distance",
+            "distances",
+            metavar="N,N,...",
+            help="Also measure what is left of the gains behind so many tokens of other text: of other texts, of the same voice, "
+            f"and of the model's own writing. {_DEFAULT} takes two minutes on two cores.",
+        ),
+        click.option(
+            "--distance-tokens", type=int, metavar="N", help="With --distance: tokens measured at each.  [default: 768]"
+        ),
+        paths_option("--foreign", "foreign", "With --distance: other texts.  [default: packaged ones]"),
+        click.option(
+            "--lora",
+            multiple=True,
+            type=PATH,
+            metavar="FOLDER",
+            help="With --distance: a LoRA adapter of PEFT to compare with; may be repeated. Needs sordino[bench].",
+        ),
+        click.option(
+            "--picture", type=PATH, metavar="FILE", help="With --distance: the gains as a picture, .png or .svg."
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace the picture if it exists."),
+    )
+
+
+def _distance_choice(
+    *,
+    distances: str | None,
+    distance_tokens: int | None,
+    foreign: tuple[Path, ...],
+    lora: tuple[Path, ...],
+    picture: Path | None,
+    overwrite: bool,
+) -> DistanceChoice:
+    outputs = Outputs(picture=picture, overwrite=overwrite)
+    if distances is None:
+        return DistanceChoice(None, foreign, outputs)
+    limit: dict[str, Any] = {} if distance_tokens is None else {"limit": distance_tokens}
+    config = DistanceConfig(distances=_lengths(distances), adapters=lora, **limit)
+    return DistanceChoice(config, foreign, outputs)
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    """Of "64,256"; with 0, which every gain is compared with."""
+    try:
+        lengths = {int(part) for part in text.split(",")}
+    except ValueError:
+        raise ConfigError("not a list of distances", where="--distance", expected=_DEFAULT, got=text) from None
+    return tuple(sorted({0, *lengths}))
+
+
+def show_distance(report: DistanceReport) -> None:
+    """The table, and what it shows."""
+    from sordino.evaluation.distance_report import columns, explanation, rows
+
+    shown = table(*columns(report), title="Gain behind other text")
+    for row in rows(report):
+        shown.add_row(*map(one_line, row))
+    out.print(shown)
+    for line in explanation(report):
+        out.print(line)
+    out.print()

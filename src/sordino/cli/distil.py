@@ -1,0 +1,94 @@
+"""`sordino distil`: a long text becomes a few virtual tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sordino.cli.console import out, outlasting_readers, print_json
+from sordino.cli.loading import base_model_options, loaded_model
+from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
+from sordino.cli.training_options import check_exist, resume_option
+from sordino.errors import BadInput
+from sordino.training.config import Description
+from sordino.training.distil.config import DistilConfig
+
+if TYPE_CHECKING:
+    from sordino.training.job import Job
+
+
+@click.command(short_help="Turn a long instruction or a character card into a soft prompt.")
+@click.argument("texts", metavar="TEXT...", nargs=-1)
+@click.option("--out", type=PATH, help="The file to write.  [default: the first file's name .zip]")
+@setting_options(DistilConfig, given_as="config")
+@click.option("--name", help="The soft prompt's name.  [default: the file's]")
+@setting_options(Description, given_as="about")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@resume_option("Resume a run that was stopped or killed, from its .run folder.", metavar="RUN")
+@json_option()
+@base_model_options()
+@click.option("--error-file", type=PATH, hidden=True)
+def distil(error_file: Path | None, **options: Any) -> None:
+    """Make TEXT a soft prompt: an instruction, examples, a character card, a lorebook, notes on style.
+
+    TEXT is a file (text; a card or a lorebook as PNG or JSON) or words in quotes; several are one text. The model writes
+    continuations with TEXT in front, and the virtual tokens learn to have the same effect. They keep how it writes, not facts:
+    docs/distil.md.
+
+    Ctrl-C saves and says how to go on.
+    """
+    from sordino.training.failure import recorded
+
+    with outlasting_readers(), recorded(error_file):
+        _distil(options)
+
+
+def _distil(options: Mapping[str, Any]) -> None:
+    from sordino.cli.training_display import RunDisplay, show_stopped
+    from sordino.evaluation.report import to_json
+    from sordino.training.execute import execute
+
+    job, as_json = _job(options), options["as_json"]
+    base = loaded_model(job.model, job.dtype, job.device, ask=not as_json)
+    with RunDisplay() as display:
+        resume = options["resume"] is not None
+        on_event = display.show_status if as_json else display.show
+        made = execute(job, base, resume=resume, on_event=on_event, should_stop=display.should_stop)
+    if made is None:
+        show_stopped(display, job.folder, f" of {display.steps}; saved.")
+    elif as_json:
+        report = to_json(made.report) if made.report is not None else {}
+        print_json({"model": base.name, "file": str(made.file), "folder": str(made.folder), **report})
+    else:
+        out.print(f"Keep it: sordino install {quote(str(job.out))}")
+
+
+def _job(options: Mapping[str, Any]) -> Job:
+    """The run that is asked for, or that goes on, checked. Raises SordinoError."""
+    from sordino.training.distil.source import files_and_words
+    from sordino.training.job import check_job, default_out, distil_job, ending_of, stored_job
+
+    if options["resume"] is not None:
+        refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
+        check_exist(options["resume"])
+        return stored_job(options["resume"], overwrite=options["overwrite"])
+    files, words = files_and_words(options["texts"])
+    kind = options["config"].kind
+    destination = options["out"] or (default_out(files[0], kind) if files else None)
+    if destination is None and words:
+        raise BadInput("there is no file to write", where="--out", do="give --out NAME.zip")
+    model, about = options["model"], options["about"]
+    job = distil_job(
+        files, destination or Path(f"none{ending_of(kind)}"), model.model,
+        about.metadata(options["name"] or (destination or Path()).stem), replace(options["config"], text=words),
+    )  # fmt: skip
+    job = replace(
+        job, device=model.device, dtype=model.dtype, samples=not about.no_samples, overwrite=options["overwrite"]
+    )
+    check_job(job)
+    return job

@@ -1,0 +1,181 @@
+"""What is left of a soft prompt's gain behind other text: the numbers, a table, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sordino.evaluation.conditions import Kind
+from sordino.evaluation.confidence import Estimate
+from sordino.evaluation.config import Between
+
+NAMES: Mapping[Between, str] = {
+    "foreign": "other texts",
+    "own": "the same voice",
+    "written": "the model's own writing",
+}
+
+
+def named(between: Between, writer: str) -> str:
+    """Texts of a kind, for people."""
+    return NAMES[between] + (f" with {writer}" if writer else "")
+
+
+@dataclass(frozen=True)
+class DistanceLine:
+    """One condition behind texts of one kind.
+
+    writer: the soft prompt that the model wrote them with, or "". hold: of the condition's soft prompt; changed: another than in
+    its file. positions: what stands in front takes of the context. gains: nats a token, by distance. kept: the gain over that at 0,
+    by distance; empty where no gain at 0 is certain.
+    """
+
+    between: Between
+    writer: str
+    kind: Kind
+    label: str
+    hold: int | None
+    changed: bool
+    positions: int
+    gains: Mapping[int, Estimate]
+    kept: Mapping[int, Estimate]
+
+    @property
+    def heading(self) -> str:
+        """The condition, in a table."""
+        if self.kind == "soft prompt":
+            return f"soft prompt {self.label}, {f'held from {self.hold}' if self.hold else 'not held'}"
+        return f'"{self.label}"' if self.kind == "instruction" else self.label
+
+
+@dataclass(frozen=True)
+class DistanceReport:
+    """distances: tokens between, 0 first. tokens: that are judged at each; parts: of the held-out texts, each with other texts in
+    front. unit, units: what intervals are drawn from. notes: what was left out.
+    """
+
+    distances: tuple[int, ...]
+    tokens: int
+    parts: int
+    unit: str
+    units: int
+    lines: tuple[DistanceLine, ...]
+    notes: tuple[str, ...]
+
+    def lines_of(self, label: str) -> list[DistanceLine]:
+        """The lines of a soft prompt behind the first kind of text: as its file is, then with another hold or none."""
+        own = [line for line in self.lines if line.kind == "soft prompt" and line.label == label]
+        return sorted((line for line in own if line.between == own[0].between), key=lambda line: line.changed)
+
+
+def columns(report: DistanceReport) -> list[str]:
+    """The table's headings. Numbers begin with "#"."""
+    behind = [f"#{distance:,}" for distance in report.distances]
+    return ["text between", "in front of it", "#positions", *behind, f"#kept at {report.distances[-1]:,}", ""]
+
+
+def rows(report: DistanceReport) -> list[list[str]]:
+    """The table's cells: gains, the share kept at the longest distance, and its interval."""
+    found = []
+    for line in report.lines:
+        gains = [line.gains.get(distance) for distance in report.distances]
+        kept = line.kept.get(report.distances[-1])
+        found.append(
+            [
+                named(line.between, line.writer),
+                line.heading,
+                str(line.positions),
+                *("" if gain is None else f"{gain.value:+.3f}" for gain in gains),
+                "" if kept is None else f"{kept.value:.0%}",
+                _between(kept),
+            ]
+        )
+    return found
+
+
+def plain_table(report: DistanceReport) -> list[str]:
+    """The table as lines of text."""
+    heads = columns(report)
+    table = [[head.removeprefix("#") for head in heads], *rows(report)]
+    widths = [max(map(len, of)) for of in zip(*table, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell.rjust(width) if head.startswith("#") else cell.ljust(width)
+            for head, width, cell in zip(heads, widths, cells, strict=True)
+        ).rstrip()
+
+    return [line(cells) for cells in table]
+
+
+def explanation(report: DistanceReport) -> list[str]:
+    """What the table shows."""
+    lines = [
+        f"Gain behind so many tokens of other text, in nats a token: the loss without less the loss with what stands in front, on "
+        f"{report.tokens:,} tokens of the held-out texts, in {report.parts} parts with other text each.",
+        "Kept: the gain at that distance over the gain at 0. Positions: what stands in front takes so much of the context.",
+    ]
+    if any(line.kept and all(share.interval is None for share in line.kept.values()) for line in report.lines):
+        return [*lines, "Where there is no interval, there is too little text, or no sure gain at 0."]
+    return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units} units)."]
+
+
+def reach(report: DistanceReport, label: str) -> str:
+    """What is left of a soft prompt's gain, in sentences; "" where there was none."""
+    sentences = []
+    for line in report.lines_of(label):
+        if line.kept:
+            shares = [f"{share.value:.0%} at {distance:,}" for distance, share in line.kept.items()]
+            shares[0] += " tokens"
+            shares[-1] = f"{shares[-1]} {_between(line.kept[max(line.kept)])}".rstrip()
+            held = f"Held from {line.hold} tokens" if line.hold else "Not held"
+            first = f"Behind {NAMES[line.between]} it keeps so much of its gain"
+            sentences.append(f"{held if line.changed else first}: {_listed(shares)}.")
+    return " ".join(sentences)
+
+
+def kept_summary(report: DistanceReport, label: str) -> dict[str, float]:
+    """The shares kept, as the file is used, by distance: for a soft prompt's file."""
+    line = next((line for line in report.lines_of(label) if not line.changed), None)
+    return {str(distance): round(share.value, 4) for distance, share in line.kept.items()} if line else {}
+
+
+def to_json(report: DistanceReport) -> dict[str, Any]:
+    """As plain JSON."""
+    return {
+        "distances": list(report.distances),
+        "tokens": report.tokens,
+        "parts": report.parts,
+        "bootstrap": {"unit": report.unit, "units": report.units},
+        "lines": [
+            {
+                "between": line.between,
+                "writer": line.writer or None,
+                "kind": line.kind,
+                "label": line.label,
+                "hold": line.hold,
+                "as_in_file": not line.changed,
+                "positions": line.positions,
+                "behind": [
+                    {
+                        "distance": distance,
+                        "gain": gain.value,
+                        "interval": gain.interval,
+                        "kept": share.value if (share := line.kept.get(distance)) else None,
+                        "kept_interval": share.interval if share else None,
+                    }
+                    for distance, gain in line.gains.items()
+                ],
+            }
+            for line in report.lines
+        ],
+    }
+
+
+def _between(share: Estimate | None) -> str:
+    return "" if share is None or share.interval is None else "[{:.0%}, {:.0%}]".format(*share.interval)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

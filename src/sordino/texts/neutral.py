@@ -1,0 +1,28 @@
+"""The packaged neutral texts: other text to stand between a soft prompt and the text that it is for, in many registers.
+
+What is measured is measured behind texts that no prompt was trained behind: every third one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+from sordino.texts.pieces import Piece
+
+
+def training_texts() -> tuple[Piece, ...]:
+    return tuple(text for at, text in enumerate(_texts()) if at % 3 != 2)
+
+
+def evaluation_texts() -> tuple[Piece, ...]:
+    return _texts()[2::3]
+
+
+@cache
+def _texts() -> tuple[Piece, ...]:
+    """One for each register, in the order of their names."""
+    folder = resources.files("sordino") / "data" / "contexts"
+    # The corpus has a README too.
+    files = sorted((file for file in folder.iterdir() if file.name[0].isdigit()), key=lambda file: file.name)
+    return tuple(Piece(file.name, "text", file.read_text(encoding="utf-8")) for file in files)

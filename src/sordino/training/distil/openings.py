@@ -1,0 +1,133 @@
+"""What teacher and student continue: the same opening, with the long text in front and without.
+
+In a model's chat template the text is the system message and an opening a user turn. In plain text the text is a heading, and an
+opening is the beginning of a text, or a turn of a transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from sordino.errors import DataError
+from sordino.models.base_model import BaseModel
+from sordino.texts.batches import read_text
+from sordino.texts.cards import USER
+from sordino.texts.joined import shared_beginning
+from sordino.training.distil.config import DistilConfig
+from sordino.training.distil.source import LongText
+
+Part = Literal["train", "validation", "heldout"]
+# Below this many, no set would be left to judge by.
+FEWEST = 8
+_VALIDATION = 0.1
+
+
+@dataclass(frozen=True)
+class Opening:
+    """text: as plain text. alone: its ids for the student. behind: its ids behind `Openings.prefix`, for the teacher."""
+
+    text: str
+    part: Part
+    alone: tuple[int, ...]
+    behind: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Openings:
+    """prefix: the ids, without BOS, that all of the teacher's rows begin with; the long text is among them. end_id: the token that
+    ends a continuation, None where there is none.
+    """
+
+    prefix: tuple[int, ...]
+    openings: tuple[Opening, ...]
+    end_id: int | None
+
+    def of(self, part: Part) -> list[Opening]:
+        return [opening for opening in self.openings if opening.part == part]
+
+
+def make_openings(base: BaseModel, source: LongText, config: DistilConfig) -> Openings:
+    """Openings dealt out to three sets. Raises BadInput, DataError, ModelError."""
+    chat = config.template == "chat" or (config.template == "auto" and has_template(base))
+    own = _lines(read_text(Path(config.openings))) if config.openings else None
+    made = _chats(base, source, own) if chat else _plain(base, source, own)
+    if len(made) < FEWEST:
+        raise DataError(
+            "too few openings", where="--openings", expected=f"at least {FEWEST} lines", got=f"{len(made)} that differ"
+        )
+    Random(config.seed).shuffle(made)
+    # A row needs a token of its own.
+    shared = min(shared_beginning([behind for _, _, behind in made]), min(len(behind) for _, _, behind in made) - 1)
+    held, checked = (max(2, round(share * len(made))) for share in (config.heldout, _VALIDATION))
+    parts: list[Part] = [
+        "heldout" if at < held else "validation" if at < held + checked else "train" for at in range(len(made))
+    ]
+    return Openings(
+        tuple(made[0][2][:shared]),
+        tuple(
+            Opening(text, part, tuple(alone), tuple(behind[shared:]))
+            for (text, alone, behind), part in zip(made, parts, strict=True)
+        ),
+        _end_of_turn(base) if chat else base.tokenizer.eos_token_id,
+    )
+
+
+def has_template(base: BaseModel) -> bool:
+    return bool(getattr(base.tokenizer, "chat_template", None))
+
+
+def _end_of_turn(base: BaseModel) -> int | None:
+    """The end marker that the template writes behind an answer."""
+    turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
+    answer = next(text for text, written in base.chat_segments(turns) if written)
+    last = base.encode_markup(answer)[-1]
+    return last if last in base.stop_ids else None
+
+
+# (as plain text, ids alone, ids behind the long text)
+_Made = list[tuple[str, Sequence[int], Sequence[int]]]
+
+
+def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Made:
+    """User turns, every second one after the character's first message, where it has one."""
+    system = {"role": "system", "content": source.text}
+    made: _Made = []
+    for at, turn in enumerate(own or _packaged("turns")):
+        messages = [{"role": "user", "content": turn}]
+        if source.first_message and at % 2:
+            # Templates want a user's turn first.
+            messages = [
+                {"role": "user", "content": "Hello."},
+                {"role": "assistant", "content": source.first_message},
+                *messages,
+            ]
+        alone, behind = (
+            base.without_bos(base.encode_markup(base.chat_opening(turns))) for turns in (messages, [system, *messages])
+        )
+        made.append((turn, alone, behind))
+    return made
+
+
+def _plain(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Made:
+    """Beginnings of texts; and of a transcript, or of questions with answers where the text is no character's."""
+    texts = list(own or _packaged("texts"))
+    for at, turn in enumerate(() if own else _packaged("turns")):
+        first = f"{source.name}: {source.first_message}\n" if source.first_message and at % 2 else ""
+        spoken = f"{first}{USER}: {turn}\n{source.name}:" if source.name else f"Question: {turn}\nAnswer:"
+        texts.append(spoken)
+    heading = base.encode(source.text + "\n\n")
+    encoded = [(text, base.encode(text)) for text in texts]
+    return [(text, ids, [*heading, *ids]) for text, ids in encoded]
+
+
+def _packaged(name: str) -> list[str]:
+    return _lines(resources.files("sordino").joinpath("data", "openings", f"{name}.txt").read_text(encoding="utf-8"))
+
+
+def _lines(text: str) -> list[str]:
+    return list(dict.fromkeys(line.strip() for line in text.split("\n") if line.strip()))

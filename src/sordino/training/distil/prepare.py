@@ -1,0 +1,107 @@
+"""From a long text to a run: the teacher's continuations as examples, and how the result is measured."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sordino.errors import DataError
+from sordino.models.base_model import BaseModel
+from sordino.texts.cards import USER
+from sordino.texts.examples import Example
+from sordino.texts.pieces import Piece
+from sordino.texts.splits import Splits
+from sordino.training.distil.config import DistilConfig
+from sordino.training.distil.openings import Openings, Part, make_openings
+from sordino.training.distil.source import LongText, read_source
+from sordino.training.distil.teacher import FILE, Continuation, continuations
+from sordino.training.events import OnEvent, Working
+from sordino.training.initialise import ReadPrompt
+from sordino.training.job import Job
+from sordino.training.loop import TrainSet
+from sordino.training.run import PreparedRun, first_matrix
+
+_WRITING = "Writing with the text in front"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a student learns. source: the long text; ids: its own tokens. written: all of the teacher's continuations."""
+
+    source: LongText
+    ids: tuple[int, ...]
+    openings: Openings
+    written: tuple[Continuation, ...]
+
+    def of(self, part: Part) -> list[Continuation]:
+        """Those of a set that hold a token, in order."""
+        return [one for one in self.written if one.opening.part == part and one.drawn]
+
+    def examples(self, part: Part) -> list[Example]:
+        return [one.example(one.opening.text, self.openings.end_id) for one in self.of(part)]
+
+
+def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig, on_event: OnEvent) -> Lesson:
+    """Read the text, and have the teacher write. The continuations are kept in the job's folder.
+
+    Raises DataError, BadInput, ConfigError, ModelError, OutOfMemory, StorageError.
+    """
+    source = read_source(job.texts.data, config.text)
+    ids = tuple(base.encode(source.text))
+    if len(ids) <= config.tokens:
+        raise DataError(
+            "the text is no longer than the soft prompt", where="TEXT", expected=f"more than {config.tokens} tokens",
+            got=len(ids), do="lower --tokens, or use the text as it is",
+        )  # fmt: skip
+    openings = make_openings(base, source, config)
+    on_event(Working(_WRITING))
+    written = continuations(
+        base, openings, config, job.folder, lambda done, total: on_event(Working(_WRITING, done, total))
+    )
+    return Lesson(source, ids, openings, tuple(written))
+
+
+def prepare_distillation(
+    base: BaseModel, job: Job, lesson: Lesson, read_prompt: ReadPrompt, *, started: str | None = None
+) -> PreparedRun:
+    """A run on the lesson's examples, which starts from an excerpt of the long text. started: as in `run.prepare`."""
+    train, validation = lesson.examples("train"), lesson.examples("validation")
+    if not train or not validation:
+        raise DataError("the teacher wrote nothing", where="TEXT", do="give other --openings")
+    config = replace(
+        job.config,
+        row_tokens=max(2, *(len(example.ids) for example in (*train, *validation))),
+        sample_text=job.config.sample_text or _sample_text(lesson),
+    )
+    config.check_room(base.context_length)
+    digest = hashlib.sha256((job.folder / FILE).read_bytes()).hexdigest()
+    data = TrainSet(train, validation, digest)
+    text = Example(lesson.ids, (True,) * len(lesson.ids), "the text")
+    start = first_matrix(base, config, replace(data, train=[text]), read_prompt, started)
+    pieces = {part: _pieces(base, lesson.of(part)) for part in ("train", "validation", "heldout")}
+    splits = Splits(pieces["train"], pieces["validation"], pieces["heldout"], _how(lesson), ())
+    return PreparedRun(base, config, splits, data, start, ())
+
+
+def _pieces(base: BaseModel, written: Sequence[Continuation]) -> tuple[Piece, ...]:
+    """As texts, for people and for the look inside."""
+    return tuple(
+        Piece(f"continuation {at}", "text", f"{one.opening.text} {base.decode([drawn.token for drawn in one.drawn])}")
+        for at, one in enumerate(written)
+    )
+
+
+def _how(lesson: Lesson) -> str:
+    held, train = len(lesson.openings.of("heldout")), len(lesson.openings.of("train"))
+    return (
+        f"The text has {len(lesson.ids)} tokens. Behind it the model wrote {len(lesson.written)} continuations, of "
+        f"{train} openings to train on; {held} others are held out."
+    )
+
+
+def _sample_text(lesson: Lesson) -> str:
+    """A held-out opening, as a line of a transcript where the text is a character's."""
+    text = lesson.openings.of("heldout")[0].text
+    name = lesson.source.name
+    return f"{USER}: {text}\n{name}:" if name and not text.endswith(f"{name}:") else text

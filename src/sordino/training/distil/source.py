@@ -1,0 +1,87 @@
+"""The long text that is to be distilled: words, text files, character cards, lorebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sordino.errors import BadInput, DataError
+from sordino.texts.cards import SIGNATURE, card_of, document_of, lore_of
+from sordino.texts.files import cleaned, read_text
+
+_MOST_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class LongText:
+    """name, first_message: of a character, "" where the text is of none."""
+
+    text: str
+    name: str = ""
+    first_message: str = ""
+
+
+def read_source(paths: Sequence[Path], words: str = "") -> LongText:
+    """All of it as one text, a blank line between its parts; the files of a folder by their names.
+
+    Raises DataError, BadInput, MissingExtra.
+    """
+    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
+    parts = [LongText(words.strip()), *(_read(file) for file in files)]
+    characters = [part for part in parts if part.name]
+    if len(characters) > 1:
+        names = ", ".join(part.name for part in characters)
+        raise BadInput("several character cards", where="TEXT", got=names, do="distil one at a time")
+    text = "\n\n".join(part.text for part in parts if part.text)
+    if not text:
+        raise DataError("there is no text to distil", where=", ".join(map(str, paths)) or "TEXT")
+    return replace(characters[0], text=text) if characters else LongText(text)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _read(path: Path) -> LongText:
+    with path.open("rb") as file:
+        is_picture = file.read(len(SIGNATURE)) == SIGNATURE
+    if not is_picture and path.suffix.lower() != ".json":
+        return LongText(cleaned(read_text(path), path)[0].strip())
+    try:
+        return _character(path)
+    except BadInput as error:
+        raise DataError(
+            error.what, where=path, expected="a text, a character card or a lorebook", do=error.do
+        ) from None
+
+
+def _character(path: Path) -> LongText:
+    if path.stat().st_size > _MOST_BYTES:
+        raise BadInput("too large")
+    content = path.read_bytes()
+    document = document_of(content)
+    if isinstance(document, dict) and "entries" in document and (lore := lore_of(document)):
+        return LongText(lore)
+    card = card_of(content)
+    text = "\n\n".join(filter(None, (card["text"], card["lore"])))
+    return LongText(text, card["name"], card["first_message"])
+
+
+def files_and_words(given: Sequence[str]) -> tuple[tuple[Path, ...], str]:
+    """What was given as TEXT: files that are there, and words of their own. Raises BadInput for neither."""
+    files = [text for text in given if _is_file(text)]
+    words = [text for text in given if text not in files]
+    for text in words:
+        # A single word is a file's name that is spelled wrong.
+        if len(text.split()) < 2:
+            raise BadInput("no such file", where=text, do="check the spelling, or give a text of several words")
+    return tuple(map(Path, files)), "\n\n".join(words)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        # Longer than a name can be.
+        return False

@@ -1,0 +1,138 @@
+"""How a run's result is measured, and how much of the run's time that takes.
+
+The work is counted in positions that the model reads forward, not timed: the same run is measured alike on every machine, and
+after it was stopped and went on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+from sordino.evaluation.analysis.inspection import affordable
+from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.report import Report
+from sordino.evaluation.scoring import Progress
+from sordino.prompts.kv_prompt import SinglePrompt
+from sordino.training.config import TrainConfig
+
+# Of the training's time: what a quick measurement may take.
+SHARE = 0.25
+# A forward pass takes a little less than half as long as a step over the same tokens.
+PASSES_A_STEP = 2.0
+# A token that is generated costs as much as about so many positions that are read.
+POSITIONS_A_GENERATED_TOKEN = 20
+# Positions, of shortened prompts and of what they read, that an inspection may run forward.
+INSPECTION_POSITIONS = 4_800
+LIMIT = 2048
+# What metadata suggest at most.
+MOST_INSTRUCTIONS = 3
+
+# In the order in which they are done.
+Part = Literal["samples", "heldout", "off_domain", "inspection"]
+
+
+class Measure(Protocol):
+    """Another way to the held-out numbers than `evaluate`. positions: what it reads, a text in another voice not counted."""
+
+    @property
+    def positions(self) -> int: ...
+
+    def __call__(self, prompt: SinglePrompt, label: str, judging: Judging, progress: Progress, /) -> Report: ...
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a run's result is measured, after training. instructions: to compare with, by default the first `most_instructions`
+    that the metadata suggest. parts: what is done. inspection: positions that it may run. measure: in place of `evaluate`.
+    """
+
+    config: EvaluateConfig
+    instructions: tuple[str, ...] = ()
+    most_instructions: int = MOST_INSTRUCTIONS
+    parts: frozenset[Part] = field(default=frozenset({"samples", "heldout", "off_domain", "inspection"}))
+    inspection: int = INSPECTION_POSITIONS
+    measure: Measure | None = None
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What a run reads. steps: taken, or to be taken. step_positions: of one step, those of the soft prompt included. heldout:
+    tokens of the held-out texts, 0 where there are none.
+    """
+
+    steps: int
+    step_positions: float
+    heldout: int
+
+    @property
+    def step_work(self) -> float:
+        """Positions that a step costs, as if they were read forward alone."""
+        return PASSES_A_STEP * self.step_positions
+
+
+def judging_of(config: TrainConfig, size: RunSize, measure: Measure | None = None) -> Judging:
+    """The measurement that the settings ask for: everything, what fits into SHARE of the training, or nothing.
+
+    It needs no more memory than the training. `sordino evaluate` is for a thorough one.
+    """
+    rows = min(config.row_tokens, EvaluateConfig().row_tokens)
+    settings = EvaluateConfig(limit=LIMIT, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens)
+    full = Judging(settings, measure=measure)
+    if config.measure == "none":
+        return replace(full, parts=frozenset())
+    if config.measure == "full":
+        return full
+    room = SHARE * size.steps * size.step_work
+    short = replace(
+        full,
+        config=replace(settings, excerpt_tokens=(64, 256)),
+        most_instructions=1,
+        parts=frozenset({"samples", "heldout", "off_domain"}),
+    )
+    least = replace(
+        short, config=replace(settings, excerpt_tokens=(64,)), parts=frozenset({"samples", "heldout"})
+    )  # fmt: skip
+    for choice, fewest in ((full, 1024), (short, 512)):
+        fitted = _fitted(choice, config, size, room, fewest)
+        if work(fitted, config, size) <= room:
+            return fitted
+    # Of a very short run this is more than its share: fewer tokens say nothing.
+    return _fitted(least, config, size, room, 256)
+
+
+def positions(judging: Judging, config: TrainConfig, size: RunSize) -> Mapping[Part, float]:
+    """How many positions each part of a measurement costs."""
+    settings = judging.config
+    targets = affordable(config.tokens, judging.inspection)
+    known: dict[Part, float] = {
+        "samples": config.sample_tokens * POSITIONS_A_GENERATED_TOKEN,
+        "heldout": _heldout(judging, config, size) if size.heldout else 0,
+        "off_domain": 2 * settings.limit + config.tokens if size.heldout else 0,
+        "inspection": (config.tokens + 2) * (config.tokens + targets) if targets else 0,
+    }
+    return {part: cost for part, cost in known.items() if part in judging.parts and cost}
+
+
+def work(judging: Judging, config: TrainConfig, size: RunSize) -> float:
+    """Positions that a measurement costs in all."""
+    return sum(positions(judging, config, size).values())
+
+
+def _heldout(judging: Judging, config: TrainConfig, size: RunSize) -> int:
+    if judging.measure is not None:
+        return judging.measure.positions
+    settings, instructions = judging.config, len(judging.instructions) or judging.most_instructions
+    conditions = 2 + instructions + settings.excerpt_draws * len(settings.excerpt_tokens)
+    in_front = config.tokens + settings.excerpt_draws * sum(settings.excerpt_tokens) + 20 * judging.most_instructions
+    return min(settings.limit, size.heldout) * conditions + in_front
+
+
+def _fitted(judging: Judging, config: TrainConfig, size: RunSize, room: float, fewest: int) -> Judging:
+    """With as many tokens, of `fewest` to LIMIT, as fit."""
+    for limit in range(LIMIT, fewest, -128):
+        fitted = replace(judging, config=replace(judging.config, limit=limit))
+        if work(fitted, config, size) <= room:
+            return fitted
+    return replace(judging, config=replace(judging.config, limit=fewest))

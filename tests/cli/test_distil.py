@@ -1,0 +1,66 @@
+"""sordino distil, as a user types it: on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sordino import formats
+from sordino.training import execute, loop
+from tests.cli.commands import refused, run
+from tests.tiny_models import tiny_base
+from tests.training.distil.lessons import OPENINGS, WORDS
+
+QUICK = ("--tokens", 3, "--continuations", 16, "--length", 6, "--steps", 4, "--batch", 3, "--openings", "openings.txt")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a text and openings; whatever model is asked for is tiny."""
+    base = tiny_base("llama", dtype=torch.float32)
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: base)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keeper.txt").write_text(WORDS)
+    (tmp_path / "openings.txt").write_text("\n".join(OPENINGS))
+    return tmp_path
+
+
+def test_a_file_becomes_a_soft_prompt(here: Path) -> None:
+    result = run("distil", "keeper.txt", *QUICK, "--licence", "CC0-1.0")
+    assert result.exit_code == 0, result.output
+    assert "of what the text does" in result.output
+    made = formats.read(here / "keeper.zip")
+    assert (made.n_tokens, made.metadata.name, made.metadata.licence) == (3, "keeper", "CC0-1.0")
+    assert refused("distil", "keeper.txt", *QUICK).startswith("error:")
+
+
+def test_words_become_one_and_json_is_alone_on_standard_output(here: Path) -> None:
+    result = run("distil", WORDS, *QUICK, "--out", "words.zip", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert set(found["distilled"]) == {"kept", "interval", "text_tokens", "agreement", "agreement_without"}
+    assert Path(found["file"]).is_file()
+
+
+@pytest.mark.parametrize("command", ["distil", "train"])
+def test_a_stopped_run_goes_on(command: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        real = loop.train
+        patch.setattr(execute, "train", lambda *a, **k: real(*a, **{**k, "should_stop": lambda: True}))
+        result = run("distil", "keeper.txt", *QUICK)
+    assert "Go on with: sordino train --resume" in result.output
+    assert not (here / "keeper.zip").exists()
+    result = run(command, "--resume", "keeper.run")
+    assert result.exit_code == 0, result.output
+    assert (here / "keeper.zip").is_file()
+
+
+def test_what_is_wrong_is_said_first() -> None:
+    assert "no such file" in refused("distil", "keper.txt")
+    assert "give --out NAME.zip" in refused("distil", "Be brief and kind.")
+    assert "there is nothing to train on" in refused("distil")
+    assert "--kind: a KV prompt cannot be written" in refused("distil", "keeper.txt", "--kind", "kv")
+    assert "a run is resumed with the settings it began with" in refused("distil", "--resume", ".", "--tokens", 3)

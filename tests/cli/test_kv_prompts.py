@@ -1,0 +1,97 @@
+"""KV prompts in every command that takes soft prompts, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sordino import formats
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture
+from tests.cli.commands import ok, refused, run
+from tests.cli.tiny_setting import tiny_llama, tiny_setting
+from tests.prompts.kv_of import kv_of
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With `deep`, which does what `fog` does, and `deeper`."""
+    folder = tiny_setting(tmp_path, monkeypatch)
+    fog = formats.read(folder / "fog.zip")
+    made = kv_of(tiny_llama(), fog)
+    made.with_metadata(name="Deep").save(folder / "deep.kv.zip")
+    twice = KVPrompt(made.flat_PW * 2, made.shape, made.last_D, made.metadata)
+    twice.save(folder / "deeper.kv.zip")
+    return folder
+
+
+def test_list_and_show(library: Path) -> None:
+    assert "KV" in ok("list")
+    listed = {one["name"]: one["kind"] for one in json.loads(run("list", "--json").stdout)}
+    assert listed == {
+        "deep": "KV prompt",
+        "deeper": "KV prompt",
+        "fog": "embedding prompt",
+        "oil": "embedding prompt",
+        "wide": "embedding prompt",
+    }
+    shape = tiny_llama().kv_shape
+    assert f"5 tokens x {shape}" in ok("show", "deep")
+    shown = json.loads(run("show", "deep", "--model", "tiny", "--json").stdout)
+    assert (shown["kind"], shown["format"], shown["fit"]["kind"]) == ("KV prompt", "kv", "unknown")
+    assert shown["kv"]["layers"] == shape.layers
+
+
+def test_generate_gives_what_the_embedding_prompt_gives(library: Path) -> None:
+    ask = ("the lamp", "--max-tokens", 8, "--temperature", 0)
+    texts = [run("generate", *ask, *more).stdout for more in (("-p", "deep"), ("-p", "fog"), ())]
+    assert texts[0] == texts[1] != texts[2]
+    assert run("generate", *ask[1:], "-p", "deep").stdout == run("generate", *ask[1:], "-p", "fog").stdout != "\n"
+
+
+def test_convert(library: Path) -> None:
+    ok("convert", "deep", "v.kv.zip")
+    assert Path("v.kv.zip").read_bytes() == (library / "deep.kv.zip").read_bytes()
+    for to in ("peft", "cartridge"):
+        ok("convert", "deep", to, "--to", to)
+        assert formats.read_any(Path(to)).content_hash == formats.read_any(library / "deep.kv.zip").content_hash
+    for out in ("v.zip", "v.npy", "v.json", "v.safetensors"):
+        assert "a KV prompt has no matrix" in refused("convert", "deep", out)
+        assert not Path(out).exists()
+    assert "no keys and values" in refused("convert", "fog", "f.kv.zip")
+
+
+def test_blend(library: Path) -> None:
+    assert "Written: c.kv.zip (5 virtual tokens)" in run("blend", "deep", "deeper", "--out", "c.kv.zip").stderr
+    assert isinstance(formats.read_any(Path("c.kv.zip")), KVPrompt)
+    assert "written as .kv.zip" in refused("blend", "deep", "deeper", "--out", "c.zip")
+    assert "different kinds" in refused("blend", "deep", "fog", "--out", "d.zip")
+    Path("t.txt").write_text("the lamp", "utf-8")
+    assert "KV prompts are not measured" in refused("blend", "deep", "deeper", "--heldout", "t.txt")
+
+
+def test_inspect_shows_norms_and_no_words(library: Path) -> None:
+    text = ok("inspect", "deep", "fog", "--quick")
+    assert "keys of a text" in text
+    assert "no nearest words" in " ".join(text.split())
+    said = json.loads(run("inspect", "deep", "--quick", "--json").stdout)["soft_prompts"][0]
+    assert (said["kind"], len(said["layers"])) == ("KV prompt", tiny_llama().n_layers)
+    assert all(value > 0 for layer in said["layers"] for value in layer.values())
+    assert "no words to draw" in refused("inspect", "deep", "--quick", "--picture", "p.png")
+
+
+def test_an_ensemble_of_both_kinds(library: Path) -> None:
+    ok("ensemble", "build", "deep", "oil", "--out", "both.mix.zip")
+    found = formats.read_any(Path("both.mix.zip"))
+    assert isinstance(found, Mixture)
+    assert [one.kind for one in found.components] == ["KV prompt", "embedding prompt"]
+    assert "mixture of 2" in ok("show", "both.mix.zip")
+
+
+def test_what_needs_a_matrix_is_refused_by_name(library: Path) -> None:
+    needs = "a KV prompt, where an embedding prompt is needed"
+    Path("t.txt").write_text("the lamp was over the sea", "utf-8")
+    assert needs in refused("sources", "deep", "fog")
+    assert needs in refused("prune", "deep", "--data", "t.txt", "--heldout", "t.txt", "--tokens", 2, "--out", "p.zip")
