@@ -42,8 +42,9 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.training.config import TrainConfig
+from sordino.training.form import form_of, placement_of
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, train
 from sordino.training.mixture.em import fit_weights
 
 COMPONENTS = 3
@@ -124,7 +125,7 @@ def trained(base: BaseModel, template: Template, facts: Sequence[Fact], dev: Seq
     )
     data = TrainSet(examples, validation, data_hash(learned + judged))
     placement = placement_of(base, config)
-    start = initialise(base, config, placement, examples, validation, lambda name: formats.read(Path(name)))
+    start = initialise(base, config, form_of(base, config), examples, validation, lambda name: formats.read(Path(name)))
     with tempfile.TemporaryDirectory() as folder:
         *_, finished = train(base, Run("", data, config, Path(folder), start.matrix_PD))
     assert isinstance(finished, Finished)

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from benchmarks.measuring import arguments, save
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import choose_device
 
 STEPS = 3
@@ -63,7 +64,7 @@ def measure(side: str, model: str, device: str | None, dtype: str | None) -> flo
     else:
 
         def step() -> float:
-            return losses_and_gradients(base, [Batch(matrix, base.placement, examples)], PASS_TOKENS)[0]
+            return losses_and_gradients(base, [Batch(PrefixSource(matrix, base.placement), examples)], PASS_TOKENS)[0]
 
     if base.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -43,8 +43,9 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
+from sordino.training.form import form_of, placement_of
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, Run, TrainSet, placement_of, train
+from sordino.training.loop import Finished, Run, TrainSet, train
 
 INSTRUCTIONS = (
     "Say whether each film review is good or bad.",
@@ -175,7 +176,7 @@ def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], 
     # Neither samples nor validation: the last average is taken, whatever it is.
     config = TrainConfig(**recipe, seed=seed, row_tokens=160, patience=0, sample_every=1_000_000, pass_tokens=2048)
     examples = make_examples(training, base, max_tokens=config.row_tokens).examples
-    start = initialise(base, config, placement_of(base, config), examples, (), lambda name: formats.read(Path(name)))
+    start = initialise(base, config, form_of(base, config), examples, (), lambda name: formats.read(Path(name)))
     run = path.with_suffix(".run")
     run.mkdir(exist_ok=True)
     data = TrainSet(examples, (), data_hash(training))

@@ -22,9 +22,11 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, save
 from benchmarks.training_step import PASS_TOKENS, peft_side, whole
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
+from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import initialise
 from sordino.training.loop import Run, TrainSet, Validation, train
@@ -70,9 +72,9 @@ def main() -> None:
     seconds = medians(
         alternate(
             {
-                "sordino": lambda: losses_and_gradients(base, [Batch(matrix, base.placement, examples)], PASS_TOKENS)[
-                    0
-                ],
+                "sordino": lambda: losses_and_gradients(
+                    base, [Batch(PrefixSource(matrix, base.placement), examples)], PASS_TOKENS
+                )[0],
                 "peft": peft_step,
             },
             options.rounds,
@@ -131,7 +133,10 @@ def peft_curve(
         schedule.step()
         if (step + 1) % EVERY == 0:
             curve.append(
-                (step + 1, round(mean_nlls(base, [Batch(weight.detach(), "start", heldout)], PASS_TOKENS)[0], 5))
+                (
+                    step + 1,
+                    round(mean_nlls(base, [Batch(PrefixSource(weight.detach(), "start"), heldout)], PASS_TOKENS)[0], 5),
+                )
             )
             print(json.dumps({"peft": rate, "step": step + 1, "heldout": curve[-1][1]}), flush=True)
     base.network.requires_grad_(False)
@@ -150,7 +155,7 @@ def sordino_curve(
         batch=ROWS, steps=steps, evaluate_every=EVERY, sample_every=steps + 1, patience=0, validation_tokens=10**9
     )
     began = time.monotonic()
-    start = initialise(base, config, base.placement, training[8:], training[:8], _no_prompt)
+    start = initialise(base, config, form_of(base, config), training[8:], training[:8], _no_prompt)
     seconds = time.monotonic() - began
     curve = []
     with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
 from benchmarks.training_step import whole
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel, load
 from sordino.models.memory import peak_bytes
 from sordino.training.config import TrainConfig
@@ -65,11 +66,11 @@ def step_row(base: BaseModel, count: int, length: int, rounds: int) -> dict[str,
     for k in range(RUNS):
         own = ids[k * count * length : (k + 1) * count * length]
         examples = [whole(own[at : at + length]) for at in range(0, len(own), length)]
-        runs.append(Batch(start(base, ids[k * 31 :]).requires_grad_(), base.placement, examples))
+        runs.append(Batch(PrefixSource(start(base, ids[k * 31 :]).requires_grad_(), base.placement), examples))
 
     def clear() -> None:
         for run in runs:
-            run.matrix_PD.grad = None
+            run.source.matrix_PW.grad = None
 
     def together() -> list[float]:
         clear()
@@ -79,12 +80,12 @@ def step_row(base: BaseModel, count: int, length: int, rounds: int) -> dict[str,
         clear()
         return [losses_and_gradients(base, [run], pass_tokens=usual)[0] for run in runs]
 
-    losses, gradients = together(), [run.matrix_PD.grad for run in runs]
+    losses, gradients = together(), [run.source.matrix_PW.grad for run in runs]
     expected = alone()
     off = max(
-        float((ours - run.matrix_PD.grad).norm() / run.matrix_PD.grad.norm())
+        float((ours - run.source.matrix_PW.grad).norm() / run.source.matrix_PW.grad.norm())
         for ours, run in zip(gradients, runs, strict=True)
-        if ours is not None and run.matrix_PD.grad is not None
+        if ours is not None and run.source.matrix_PW.grad is not None
     )
     if off > TOLERANCE[base.dtype]:
         raise SystemExit(f"{count} x {length}: a gradient is {off:.1e} off the one alone; losses {losses}, {expected}")

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, medians, paired_ratio, save
 from sordino.forward.packing import with_leading_ids
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel, load
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
@@ -58,10 +59,10 @@ def measure(base: BaseModel, name: str, examples: Sequence[Example], tokens: int
 
     def step() -> float:
         matrix.grad = None
-        return losses_and_gradients(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
+        return losses_and_gradients(base, [Batch(PrefixSource(matrix, "start"), examples)], PASS_TOKENS)[0]
 
     def forward() -> float:
-        return mean_nlls(base, [Batch(matrix, "start", examples)], PASS_TOKENS)[0]
+        return mean_nlls(base, [Batch(PrefixSource(matrix, "start"), examples)], PASS_TOKENS)[0]
 
     ours, theirs = step(), peft_step()
     if abs(ours - theirs) > (1e-3 if base.dtype == torch.float32 else 2e-2):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.errors import OutOfMemory
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
@@ -65,10 +65,10 @@ def test_losses_and_gradients_are_the_cpus(
     for loss, ours, own in zip(losses, on_gpu, on_cpu, strict=True):
         expected = loss_alone(here, own)
         assert loss == pytest.approx(expected, abs=tolerance)
-        assert ours.matrix_PD.grad is not None
-        assert ours.matrix_PD.grad.device.type == "cpu"
-        assert own.matrix_PD.grad is not None
-        assert off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 10 * tolerance
+        assert ours.source.matrix_PW.grad is not None
+        assert ours.source.matrix_PW.grad.device.type == "cpu"
+        assert own.source.matrix_PW.grad is not None
+        assert off(ours.source.matrix_PW.grad, own.source.matrix_PW.grad) <= 10 * tolerance
     means = mean_nlls(there, on_gpu, pass_tokens=pass_tokens)
     assert means == pytest.approx(mean_nlls(here, on_cpu, pass_tokens=10_000), abs=tolerance)
 
@@ -124,14 +124,14 @@ def test_memory_that_runs_out_is_said_and_given_back(smollm2_on_gpu: BaseModel) 
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (1 << 30)) / total)
     try:
         with pytest.raises((OutOfMemory, torch.OutOfMemoryError)):
-            loss_alone(base, Batch(matrix, "start", examples), 1 << 20)
+            loss_alone(base, Batch(PrefixSource(matrix, "start"), examples), 1 << 20)
         runner = TorchRunner(base, kv_bytes=1 << 40, prefix_bytes=1 << 20)
         prompt = SoftPrompt(matrix.detach().numpy() + 0.01, Metadata(placement=base.placement))
         with pytest.raises(OutOfMemory, match="lower --rows"):
             _ = [runner.open(number, prompt, [5] * 2000) for number in range(10_000)]
         del runner, _
         # What fits still goes.
-        assert loss_alone(base, Batch(matrix, "start", examples[:1]), 512) > 0
+        assert loss_alone(base, Batch(PrefixSource(matrix, "start"), examples[:1]), 512) > 0
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -143,7 +143,7 @@ def test_bfloat16_is_near_float32_on_the_cpu(smollm2_on_gpu: BaseModel, smollm2:
     losses, gradients = [], []
     for base in (smollm2_on_gpu, smollm2):
         matrix = start.clone().requires_grad_()
-        losses.append(loss_alone(base, Batch(matrix, base.placement, [example]), 1024))
+        losses.append(loss_alone(base, Batch(PrefixSource(matrix, base.placement), [example]), 1024))
         assert matrix.grad is not None
         gradients.append(matrix.grad)
     assert losses[0] == pytest.approx(losses[1], abs=0.02)
@@ -153,16 +153,19 @@ def test_bfloat16_is_near_float32_on_the_cpu(smollm2_on_gpu: BaseModel, smollm2:
 def test_eight_runs_share_one_pass_there(smollm2_on_gpu: BaseModel) -> None:
     base = smollm2_on_gpu
     batches = [
-        Batch(torch.randn(20, base.d_model).mul_(0.1).requires_grad_(), base.placement, _examples(base, [128] * 4, k))
+        Batch(
+            PrefixSource(torch.randn(20, base.d_model).mul_(0.1).requires_grad_(), base.placement),
+            _examples(base, [128] * 4, k),
+        )
         for k in range(8)
     ]
     losses = losses_and_gradients(base, batches, pass_tokens=8192)
     for loss, batch in zip(losses, batches, strict=True):
-        matrix = batch.matrix_PD.detach().clone().requires_grad_()
-        assert loss == pytest.approx(loss_alone(base, replace(batch, matrix_PD=matrix), 1024), abs=0.02)
+        matrix = batch.source.matrix_PW.detach().clone().requires_grad_()
+        assert loss == pytest.approx(loss_alone(base, batch.of(matrix, batch.examples), 1024), abs=0.02)
         assert matrix.grad is not None
-        assert batch.matrix_PD.grad is not None
-        assert off(batch.matrix_PD.grad, matrix.grad) <= 0.1
+        assert batch.source.matrix_PW.grad is not None
+        assert off(batch.source.matrix_PW.grad, matrix.grad) <= 0.1
 
 
 def sordino(*arguments: Any) -> str:

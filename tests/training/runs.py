@@ -11,6 +11,7 @@ import torch
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
+from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, TrainSet
 from tests.tiny_models import tiny_base
@@ -45,7 +46,12 @@ def start_of(base: BaseModel, tokens: int = 4) -> torch.Tensor:
     return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()
 
 
-def several_runs(base: BaseModel, folder: Path) -> list[Run]:
+def first_matrix(base: BaseModel, config: TrainConfig) -> torch.Tensor:
+    """`start_of` for a run of any kind."""
+    return form_of(base, config).matrix_of_embeds(base, start_of(base, config.tokens))
+
+
+def several_runs(base: BaseModel, folder: Path, **common: Any) -> list[Run]:
     """Four runs that differ in length, learning rate, method, seed, placement, texts and steps, in folders of their own."""
     changes: dict[str, dict[str, Any]] = {
         "a": {"tokens": 4, "steps": 7},
@@ -58,7 +64,7 @@ def several_runs(base: BaseModel, folder: Path) -> list[Run]:
         (folder / name).mkdir(parents=True, exist_ok=True)
         data = small_set(base)
         data = TrainSet(data.train[number % 2 :], data.validation, f"hash {name}")
-        config = replace(CONFIG, **change)
+        config = replace(CONFIG, **common, **change)
         runs.append(Run(name, data, config, folder / name, start_of(base, config.tokens)))
     return runs
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
 from sordino.training.checkpoint import FILE
 from sordino.training.events import METRICS, Finished, Step, Validation
@@ -67,7 +68,10 @@ def check_gradients(launch: Launch) -> None:
     def computed(strategy: Strategy, base: BaseModel) -> tuple[list[float], list[float], list[torch.Tensor]]:
         base, data = strategy.place(base), small_set(base)
         matrices = [start_of(base).requires_grad_() for _ in range(2)]
-        batches = [Batch(matrices[0], "start", data.train), Batch(matrices[1], "start", data.validation[:1])]
+        batches = [
+            Batch(PrefixSource(matrices[0], "start"), data.train),
+            Batch(PrefixSource(matrices[1], "start"), data.validation[:1]),
+        ]
         losses = losses_and_gradients(base, batches, 1024, strategy)
         means = mean_nlls(base, batches, 1024, strategy)
         return losses, means, [m.grad for m in matrices if m.grad is not None]

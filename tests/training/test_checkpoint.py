@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from sordino.training.events import Finished
 from sordino.training.loop import Run, RunGroup, train, train_group
 from tests.training.runs import CONFIG, off, several_runs, small_base, small_set, start_of
 
+# What 0.1.0 did, before there were such settings.
+BEFORE: dict[str, Any] = {"hold": 0, "context": 0.0}
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 
 
@@ -23,12 +27,12 @@ def written(tmp_path: Path) -> Path:
 
 def test_a_single_run_resumes_to_what_it_would_have_become(written: Path, tmp_path: Path) -> None:
     base = small_base()
-    run = Run("", small_set(base), CONFIG, written / "single", start_of(base))
+    run = Run("", small_set(base), replace(CONFIG, **BEFORE), written / "single", start_of(base))
     assert is_unfinished(run.folder)
     assert read_header(run.folder)["progress"]["step"] == 5
     *_, resumed = train(base, run, resume=True)
     (tmp_path / "whole").mkdir()
-    *_, whole = train(base, Run("", small_set(base), CONFIG, tmp_path / "whole", start_of(base)))
+    *_, whole = train(base, Run("", small_set(base), replace(CONFIG, **BEFORE), tmp_path / "whole", start_of(base)))
     assert isinstance(resumed, Finished)
     assert isinstance(whole, Finished)
     assert off(resumed.matrix_PD, whole.matrix_PD) <= 1e-4
@@ -42,7 +46,7 @@ def test_a_group_resumes_to_what_it_would_have_become(written: Path, tmp_path: P
     base = small_base()
 
     def results(folder: Path, *, resume: bool) -> dict[str, torch.Tensor]:
-        group = RunGroup(several_runs(base, folder), folder)
+        group = RunGroup(several_runs(base, folder, **BEFORE), folder)
         events = train_group(base, group, resume=resume)
         return {name: event.matrix_PD for name, event in events if isinstance(event, Finished)}
 

@@ -10,6 +10,7 @@ import torch
 from sordino.forward import prefix
 from sordino.forward.packing import best_packings, pack
 from sordino.forward.prefix import encode_prefixes
+from sordino.forward.sources import PrefixSource
 from sordino.texts.examples import Example
 from sordino.training.gradient import Batch, group_pass_tokens, losses_and_gradients, mean_nlls, shared_passes
 from tests.parity.plain import plain_nll
@@ -39,7 +40,7 @@ def _batches(base, dtype=torch.float64) -> list[Batch]:
         ]
     ):
         matrix = torch.randn(tokens, base.d_model, generator=random, dtype=dtype) * 0.5
-        made.append(Batch(matrix.requires_grad_(), placement, _examples(base, lengths, seed)))
+        made.append(Batch(PrefixSource(matrix.requires_grad_(), placement), _examples(base, lengths, seed)))
     return made
 
 
@@ -53,7 +54,7 @@ def test_each_runs_gradient_is_the_one_it_has_alone(family, pass_tokens):
     for loss, ours, own in zip(losses, together, alone, strict=True):
         expected = loss_alone(base, own)
         assert loss == pytest.approx(expected, abs=1e-5)
-        assert off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
+        assert off(ours.source.matrix_PW.grad, own.source.matrix_PW.grad) <= 1e-5
 
 
 def test_a_run_gets_nothing_of_anothers_loss():
@@ -62,9 +63,11 @@ def test_a_run_gets_nothing_of_anothers_loss():
     gradients = []
     for seed in (1, 2):
         first, second, *_ = _batches(base)
-        others = Batch(second.matrix_PD, second.placement, _examples(base, (9, 14, 3), seed))
+        others = Batch(
+            PrefixSource(second.source.matrix_PW, second.source.placement), _examples(base, (9, 14, 3), seed)
+        )
         losses_and_gradients(base, [first, others], pass_tokens=10_000)
-        gradients.append(first.matrix_PD.grad)
+        gradients.append(first.source.matrix_PW.grad)
     assert off(*gradients) <= 1e-12
 
 
@@ -76,7 +79,7 @@ def test_a_family_that_is_not_proven_runs_one_example_a_row(monkeypatch):
     means = mean_nlls(base, together, pass_tokens=30)
     for mean, ours, own in zip(means, together, alone, strict=True):
         loss_alone(base, own)
-        assert off(ours.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
+        assert off(ours.source.matrix_PW.grad, own.source.matrix_PW.grad) <= 1e-5
         assert mean == pytest.approx(mean_alone(base, own, 99), abs=1e-5)
 
 
@@ -103,7 +106,7 @@ def test_a_pass_holds_whole_runs_of_like_length():
 def test_long_prompts_are_not_crowded_into_one_pass():
     """Their positions, too, take memory: twenty prompts of thirty behind little text are not one pass of forty."""
     base = tiny_base("llama")
-    batches = [Batch(torch.zeros(30, base.d_model), "start", _examples(base, (2,), 0)) for _ in range(20)]
+    batches = [Batch(PrefixSource(torch.zeros(30, base.d_model), "start"), _examples(base, (2,), 0)) for _ in range(20)]
     assert max(map(len, shared_passes(base, batches, pass_tokens=64))) == 2
 
 
@@ -145,7 +148,7 @@ def test_passes_of_a_narrow_dtype_add_up_in_float32():
     gradients = []
     for pass_tokens in (10_000, 16):
         matrix = start_of(base).requires_grad_()
-        loss_alone(base, Batch(matrix, "start", examples), pass_tokens)
+        loss_alone(base, Batch(PrefixSource(matrix, "start"), examples), pass_tokens)
         gradients.append(matrix.grad)
     assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.02
 
@@ -156,7 +159,7 @@ def test_several_passes_give_the_gradient_of_one():
     gradients = []
     for pass_tokens in (10_000, 16):
         matrix = start_of(base).requires_grad_()
-        loss = loss_alone(base, Batch(matrix, "start", examples), pass_tokens)
+        loss = loss_alone(base, Batch(PrefixSource(matrix, "start"), examples), pass_tokens)
         gradients.append((loss, matrix.grad))
     assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
     torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=0, atol=1e-6)
@@ -167,7 +170,7 @@ def test_the_gradient_is_that_of_plain_concatenation_with_bos_where_it_belongs(f
     base = small_base(family)
     examples = [Example((5, 6, 7, 8), (True, False, True, True), ""), Example((9, 10), (True, True), "")]
     matrix = start_of(base).requires_grad_()
-    loss = loss_alone(base, Batch(matrix, placement, examples))
+    loss = loss_alone(base, Batch(PrefixSource(matrix, placement), examples))
     plain_matrix = start_of(base).requires_grad_()
     bos = base.embed(torch.tensor(base.bos_ids, dtype=torch.long))
     total = []

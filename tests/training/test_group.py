@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from sordino.errors import DataError, TrainingError
+from sordino.forward.sources import PrefixSource
 from sordino.texts.examples import Example
 from sordino.training import loop
 from sordino.training.checkpoint import FILE, is_unfinished, read_header
@@ -244,16 +245,18 @@ def test_on_smollm2_each_run_is_what_it_is_alone(smollm2, tmp_path):
         (tmp_path / f"{number}").mkdir()
         start = base.embed(torch.tensor(ids[number : number + tokens])).detach().float()
         runs.append(Run(f"{number}", TrainSet(examples[:8], examples[8:], ""), config, tmp_path / f"{number}", start))
-    batches = [Batch(run.start_PD.clone().requires_grad_(), "start", run.data.train[:3]) for run in runs]
+    batches = [Batch(PrefixSource(run.start_PD.clone().requires_grad_(), "start"), run.data.train[:3]) for run in runs]
     losses = losses_and_gradients(base, batches, pass_tokens=1024)
     for loss, batch in zip(losses, batches, strict=True):
-        own = replace(batch, matrix_PD=batch.matrix_PD.detach().clone().requires_grad_())
+        own = batch.of(batch.source.matrix_PW.detach().clone().requires_grad_(), batch.examples)
         assert loss == pytest.approx(loss_alone(base, own, 1024), abs=1e-5)
-        assert off(batch.matrix_PD.grad, own.matrix_PD.grad) <= 1e-5
+        assert off(batch.source.matrix_PW.grad, own.source.matrix_PW.grad) <= 1e-5
     found = _together(base, tmp_path, runs)
     for run in runs:
         (tmp_path / f"alone{run.name}").mkdir()
         alone = list(train(base, replace(run, folder=tmp_path / f"alone{run.name}")))
         matrices = [found[run.name][-1].matrix_PD, alone[-1].matrix_PD]
-        heldout = [mean_alone(base, Batch(matrix, "start", run.data.validation), 1024) for matrix in matrices]
+        heldout = [
+            mean_alone(base, Batch(PrefixSource(matrix, "start"), run.data.validation), 1024) for matrix in matrices
+        ]
         assert heldout[0] == pytest.approx(heldout[1], abs=0.005)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from sordino.errors import DoesNotFit
+from sordino.forward.sources import PrefixSource
 from sordino.prompts.soft_prompt import PLACEMENTS, Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
+from sordino.training.form import form_of
 from sordino.training.gradient import Batch
 from sordino.training.initialise import SCORING_TOKENS, Start, initialise, score
 from tests.prompt_files import matrix
@@ -22,7 +24,7 @@ def start_from(prompt: SoftPrompt, tokens: int, *, seed: int = 0) -> Start:
     base = small_base()
     data = small_set(base)
     config = replace(CONFIG, tokens=tokens, init="file:other.zip", seed=seed)
-    return initialise(base, config, base.placement, data.train, data.validation, lambda name: prompt)
+    return initialise(base, config, form_of(base, config), data.train, data.validation, lambda name: prompt)
 
 
 def other(tokens: int, width: int = 32) -> SoftPrompt:
@@ -65,7 +67,7 @@ def test_labels_are_the_answers_words_most_frequent_first() -> None:
     pieces = [Piece(f"{n}", "completion", answer, prompt="a film:") for n, answer in enumerate(answers)]
     examples = make_examples(pieces, base, max_tokens=32).examples
     config = replace(CONFIG, tokens=9, init="labels")
-    start = initialise(base, config, base.placement, examples, (), lambda name: other(4))
+    start = initialise(base, config, form_of(base, config), examples, (), lambda name: other(4))
     counts: dict[int, int] = {}
     for answer in answers:
         for token in base.encode(answer):
@@ -83,5 +85,5 @@ def test_candidates_are_scored_by_their_loss_on_the_first_examples() -> None:
     for placement in PLACEMENTS:
         found = score(base, matrices, placement, examples, 64)
         used = next(n for n in range(99) if sum(len(e.ids) for e in examples[:n]) >= SCORING_TOKENS)
-        expected = [mean_alone(base, Batch(matrix, placement, examples[:used])) for matrix in matrices]
+        expected = [mean_alone(base, Batch(PrefixSource(matrix, placement), examples[:used])) for matrix in matrices]
         assert found == pytest.approx(expected, abs=1e-5)

@@ -25,7 +25,7 @@ from sordino.training.gradient import Loss, losses_and_gradients, mean_nlls
 from sordino.training.loop import Finished, Run, Sample, Step, TrainSet, Validation, train
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at, learning_rate
-from tests.training.runs import CONFIG, small_base, small_set, start_of
+from tests.training.runs import CONFIG, first_matrix, small_base, small_set, start_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,14 +40,17 @@ def _hash_of(network) -> str:
 
 
 def _run(base, folder, config=CONFIG, data=None, **kwargs):
-    return list(train(base, Run("", data or small_set(base), config, folder, start_of(base)), **kwargs))
+    return list(train(base, Run("", data or small_set(base), config, folder, first_matrix(base, config)), **kwargs))
 
 
-@pytest.mark.parametrize("method", ["plain", "residual"])
-def test_it_learns_and_leaves_the_base_model_alone(tmp_path, method):
+KINDS = [{}, {"method": "residual"}, {"kind": "kv"}, {"kind": "kv", "placement": "start"}]
+
+
+@pytest.mark.parametrize("change", KINDS)
+def test_it_learns_and_leaves_the_base_model_alone(tmp_path, change):
     base = small_base()
     before = _hash_of(base.network)
-    events = _run(base, tmp_path, replace(CONFIG, method=method, steps=40))
+    events = _run(base, tmp_path, replace(CONFIG, **change, steps=40))
     assert _hash_of(base.network) == before
     losses = [e.loss for e in events if isinstance(e, Validation)]
     assert min(losses) < losses[0] - 0.2
@@ -137,11 +140,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
     assert not torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("method", ["plain", "residual"])
+@pytest.mark.parametrize("change", KINDS)
 @pytest.mark.parametrize("stop_after", [1, 4, 11])
-def test_a_stopped_run_goes_on_exactly(tmp_path, method, stop_after):
+def test_a_stopped_run_goes_on_exactly(tmp_path, change, stop_after):
     base = small_base()
-    config = replace(CONFIG, method=method)
+    config = replace(CONFIG, **change)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     whole = _run(base, tmp_path / "whole", config)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
@@ -100,7 +101,7 @@ def test_a_mixtures_loss_and_weights_are_one_processs(count: int) -> None:
     def computed(strategy: Strategy, base: BaseModel) -> tuple[Tensor, Tensor, list[float]]:
         matrix = torch.cat([start_of(base), start_of(base, 3) * 0.5]).requires_grad_()
         mixture = MixtureLoss((4, 3), TrainConfig(), lambda step: 0.5)
-        batch = Batch(matrix, "start", small_set(base).train[:2])
+        batch = Batch(PrefixSource(matrix, "start"), small_set(base).train[:2])
         losses = mixture.backward(base, [batch], 1024, strategy) + mixture.mean(base, [batch], 1024, strategy)
         assert matrix.grad is not None
         return matrix.grad, mixture.weights_K, losses

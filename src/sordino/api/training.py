@@ -30,15 +30,17 @@ def train(
 ) -> TrainResult:
     """Train a soft prompt on texts, as `sordino train` does: the same file, report, checkpoints and numbers.
 
-    texts, heldout: files and folders; without `heldout` a part of the texts is held out. out: the file to write, NAME.zip, by
-    default the texts' name in the working directory. Checkpoints and report.html go to NAME.run beside it, from where `resume`
-    goes on. overwrite: replace the file, and what an earlier run left there. on_event: called with each event as it happens.
+    texts, heldout: files and folders; without `heldout` a part of the texts is held out. out: the file to write, NAME.zip (with
+    kind="kv" NAME.kv.zip), by default the texts' name in the working directory. Checkpoints and report.html go to NAME.run beside
+    it, from where `resume` goes on. overwrite: replace the file, and what an earlier run left there. on_event: called with each
+    event as it happens.
 
     settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
     samples; speaker: whose turns of chat logs to learn.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
+    from sordino.library.names import without_ending
     from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
     from sordino.training.job import Job, check_job, default_out
     from sordino.training.run import TextPaths
@@ -46,13 +48,14 @@ def train(
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     check_measured(given[TrainConfig], given[Calibration])
     data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
-    file = Path(out) if out is not None else default_out(data[0]) if data else Path()
+    config = TrainConfig(**given[TrainConfig])
+    file = Path(out) if out is not None else default_out(data[0], config) if data else Path()
     job = Job(
         TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
         file,
         model.base.name,
-        about.metadata(rest.name or file.stem),
-        TrainConfig(**given[TrainConfig]),
+        about.metadata(rest.name or without_ending(file.name)),
+        config,
         str(model.base.device),
         str(model.base.dtype).removeprefix("torch."),
         samples=rest.samples and not about.no_samples,

@@ -15,7 +15,7 @@ from sordino.cli.options import device_option
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
-    from sordino.prompts.soft_prompt import SoftPrompt
+    from sordino.prompts.kv_prompt import SinglePrompt
     from sordino.training.job import Job
 
 MINUTES = 2.5
@@ -57,7 +57,7 @@ def demo(out: Path, minutes: float, overwrite: bool, device: str | None) -> None
     run(job, loaded_model(MODEL, None, device), minutes)
 
 
-def run(job: Job, base: BaseModel, minutes: float) -> SoftPrompt | None:
+def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
     """The demo on a loaded base model. None where the user stopped the training."""
     from dataclasses import replace
 
@@ -108,7 +108,7 @@ def _show_unchanged(base: BaseModel) -> float:
     return took
 
 
-def _show_continuations(base: BaseModel, prompt: SoftPrompt) -> None:
+def _show_continuations(base: BaseModel, prompt: SinglePrompt) -> None:
     from sordino.cli.console import out
     from sordino.cli.write import WITHOUT, show_side_by_side
     from sordino.training.demo import NAME, OPENINGS

@@ -20,7 +20,7 @@ from sordino.cli.options import (
     setting_options,
 )
 from sordino.errors import BadInput, ConfigError
-from sordino.library.names import checked_name
+from sordino.library.names import checked_name, without_ending
 from sordino.library.outputs import check_folder
 from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, check_measured
 
@@ -182,10 +182,11 @@ def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
     if options["resume"] is not None:
         return stored_job(options["resume"], overwrite=options["overwrite"])
     data: Sequence[Path] = options["data"]
-    destination = options["out"] or (default_out(data[0]) if data else Path("none.zip"))
+    destination = options["out"] or (default_out(data[0], config) if data else Path("none.zip"))
+    name = options["name"] or without_ending(destination.name)
     texts = TextPaths(tuple(data), options["heldout"], options["reading"].speaker)
     job = Job(
-        texts, destination, options["model"], options["about"].metadata(options["name"] or destination.stem), config,
+        texts, destination, options["model"], options["about"].metadata(name), config,
         options["device"], options["dtype"], samples=not options["about"].no_samples, overwrite=options["overwrite"],
     )  # fmt: skip
     check_job(job)
@@ -195,7 +196,7 @@ def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
     """The runs that are asked for, or that go on, checked. Raises SordinoError."""
     from sordino.training.group import FOLDER, Group, check_group, stored_group
-    from sordino.training.job import Job
+    from sordino.training.job import Job, ending_of
     from sordino.training.run import TextPaths
 
     if options["resume"] is not None:
@@ -203,7 +204,7 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
     folder: Path = options["out_dir"]
     jobs = {
         name: Job(
-            TextPaths((path,), (), options["reading"].speaker), folder / f"{name}.zip", options["model"],
+            TextPaths((path,), (), options["reading"].speaker), folder / f"{name}{ending_of(config)}", options["model"],
             options["about"].metadata(name), config, options["device"], options["dtype"],
             samples=not options["about"].no_samples, overwrite=options["overwrite"], together=folder / FOLDER,
         )

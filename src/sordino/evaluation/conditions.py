@@ -19,8 +19,8 @@ from torch import Tensor
 from sordino.forward.placement import leading_ids, prefix_embeds, prompt_embeds
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
-from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, PlacementName
 from sordino.texts.pieces import Piece
 
@@ -105,7 +105,7 @@ def check_room(base: BaseModel, condition: AnyCondition, tokens: int, *, do: str
     )
 
 
-def soft_prompt(base: BaseModel, label: str, prompt: SinglePrompt) -> Condition:
+def soft_prompt(base: BaseModel, label: str, prompt: Prompt) -> Condition:
     leading = leading_ids(base, prompt.metadata.placement)
     return Condition("soft prompt", label, prompt_embeds(base, prompt), leading, prompt.n_tokens)
 

@@ -132,19 +132,7 @@ def span_in(base: DescribedModel, prompt: Prompt | None) -> PromptSpan | None:
     return None if prompt is None else span_of(prefix_length(base, prompt), prompt.metadata.attention)
 
 
-def encode_flat(
-    base: BaseModel, flat_PW: Tensor, shape: KVShape, placement: PlacementName, attention: PromptAttention
-) -> Prefixes:
-    """One KV prompt as a prefix: keys and values of `KVPrompt.flat_PW`, behind BOS where `placement` says so. Differentiable.
-
-    Its last hidden state is zero. Raises DoesNotFit, ConfigError.
-    """
-    by_layer = flat_PW.to(base.device, base.dtype).view(len(flat_PW), shape.layers, 2, shape.heads, shape.channels)
-    keys, values = (tuple(by_layer[:, :, side].permute(1, 2, 0, 3)[:, None]) for side in (0, 1))
-    return _behind_bos(base, keys, values, torch.zeros(1, base.d_model), placement, attention)
-
-
-def _behind_bos(
+def behind_bos(
     base: BaseModel,
     keys: Sequence[Tensor],
     values: Sequence[Tensor],
@@ -152,19 +140,20 @@ def _behind_bos(
     placement: PlacementName,
     attention: PromptAttention,
 ) -> Prefixes:
-    """keys, values: of each layer [1, H, P, C]."""
-    P, ahead = keys[0].shape[2], PLACEMENTS[placement].prefix_length(base, 0)
-    if ahead:
+    """A prompt's keys and values of each layer [1, H, P, C] as a prefix, behind BOS where `placement` says so. last_KD: [1, D].
+
+    Differentiable. Raises ConfigError, see `check_spans`.
+    """
+    length = PLACEMENTS[placement].prefix_length(base, keys[0].shape[2])
+    if length > keys[0].shape[2]:
         bos = encode_prefixes(base.network, [_bos_embeds(base)])
         keys, values = (
             [torch.cat([of_bos, own], dim=2) for of_bos, own in zip(side, sides, strict=True)]
             for side, sides in ((bos.keys_KHPC, keys), (bos.values_KHPC, values))
         )
-    span = span_of(ahead + P, attention)
+    span = span_of(length, attention)
     check_spans(base.network, (span,))
-    return Prefixes(
-        tuple(keys), tuple(values), last_KD.to(base.device, base.dtype), (ahead + P,), (span,) if span else ()
-    )
+    return Prefixes(tuple(keys), tuple(values), last_KD.to(base.device, base.dtype), (length,), (span,) if span else ())
 
 
 def _bos_embeds(base: BaseModel) -> Tensor:
@@ -183,7 +172,7 @@ def _given_prefix(base: BaseModel, prompt: Prompt, given: KeysValues) -> Prefixe
         [torch.from_numpy(array.copy()).to(base.device, base.dtype)[None] for array in arrays]
         for arrays in (given.keys_LHPC, given.values_LHPC, (given.last_D,))
     )
-    return _behind_bos(base, keys, values, last_KD, prompt.metadata.placement, prompt.metadata.attention)
+    return behind_bos(base, keys, values, last_KD, prompt.metadata.placement, prompt.metadata.attention)
 
 
 def _measured_shape(base: BaseModel) -> KVShape:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sordino.errors import TrainingError
 from sordino.storage import write_bytes
-from sordino.training.config import TrainConfig
+from sordino.training.config import TrainConfig, stored_settings
 from sordino.training.state import Progress, RunState
 
 FILE = "checkpoint.safetensors"
@@ -167,12 +167,13 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
     state, config = run.state, run.config
-    changed = [key for key, value in config.to_json().items() if header["config"].get(key) != value]
+    began = stored_settings(header["config"])
+    changed = [key for key, value in config.to_json().items() if began.get(key) != value]
     if changed:
         raise TrainingError(
             "the run began with other settings",
             where=folder,
-            expected=", ".join(f"{key} {header['config'].get(key)}" for key in changed),
+            expected=", ".join(f"{key} {began.get(key)}" for key in changed),
             got=", ".join(f"{key} {getattr(config, key)}" for key in changed),
             do="resume it with its own, or start a new run",
         )

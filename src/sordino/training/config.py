@@ -5,14 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sordino.errors import ConfigError
 from sordino.models.context import check_context
+from sordino.prompts.attention import MOST_HOLD
 from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName
 from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
 
 Method = Literal["plain", "residual"]
+Kind = Literal["embedding", "kv"]
+_RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
+# What runs were that were stored before these settings existed.
+_BEFORE = {"kind": "embedding", "hold": 0, "context": 0.0, "context_tokens": 512}
+
+
+def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings as stored, whichever version stored them."""
+    return _BEFORE | dict(values)
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,11 @@ class Description:
 class TrainConfig:
     """The settings of a run. Raises ConfigError for a value out of range."""
 
+    kind: Kind = setting(
+        "embedding",
+        "embedding: a matrix, for every program; kv: keys and values for every layer, stronger, for Sordino and PEFT.",
+        label="Kind",
+    )
     tokens: int = setting(20, "Virtual tokens.", low=1, high=MAX_TOKENS, label="Virtual tokens")
     steps: int = setting(300, "Optimiser steps.", low=1, high=10_000_000, label="Steps")
     batch: int = setting(4, "Examples a step.", low=1, high=100_000, label="Examples a step")
@@ -93,13 +108,30 @@ class TrainConfig:
         label="Longest example, tokens",
     )
     # Adam moves a coordinate by about lr a step, so the unit makes one value right for models of any embedding scale.
+    # None until __post_init__, which knows the kind.
     lr: float = setting(
-        0.25,
-        "Learning rate, in units of the model's embedding RMS.",
+        cast("float", None),
+        "Learning rate, in units of the model's embedding RMS; of a KV prompt, of the RMS of each layer's keys and values.",
         low=1e-6,
         high=100,
+        shown="0.25; 0.1 for a KV prompt",
         label="Learning rate (embedding RMS)",
     )
+    hold: int = setting(
+        128,
+        "Tokens of text from which the prompt's share of attention is held, in training and in the file; 0: not held.",
+        low=0,
+        high=MOST_HOLD,
+        label="Hold the prompt's attention from this many tokens on",
+    )
+    context: float = setting(
+        0.5,
+        "Share of the steps with other text between prompt and rows, so that the prompt does not fade; 0 is off.",
+        low=0,
+        high=1,
+        label="Share of the steps with other text between",
+    )
+    context_tokens: int = setting(512, "Longest text between prompt and rows, in tokens.", low=1, offered=False)
     warmup: float = setting(
         0.05, "Share of the steps with a rising learning rate.", low=0, high=1, label="Warm-up, share of the steps"
     )
@@ -168,6 +200,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.lr is None:
+            object.__setattr__(self, "lr", _RATES[self.kind])
+        if self.kind == "kv" and self.method == "residual":
+            raise ConfigError(
+                "a KV prompt has no residual network", where="--method", expected="plain", got=self.method
+            )
         if self.init not in ("data", "vocab", "labels", "random") and not self.init.startswith(("text:", "file:")):
             raise ConfigError(
                 "unknown initialisation",
@@ -193,7 +231,7 @@ class TrainConfig:
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> TrainConfig:
         """Raises ConfigError for a key that no setting has."""
-        return from_json(TrainConfig, values)
+        return from_json(TrainConfig, stored_settings(values))
 
     def check_room(self, context_length: int) -> None:
         """The prompt and a row must fit the model's context. Raises ConfigError."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from sordino.errors import BadInput, Diverged, StorageError
-from sordino.formats import read
+from sordino.formats import read_any
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.mixture import StoredPrompt
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import Calibration
 from sordino.training.events import Finished, OnEvent, Started, TextsRead, Working, nobody
@@ -175,8 +175,8 @@ def deterministic(base: BaseModel) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def read_prompt(name: str) -> SoftPrompt:
+def read_prompt(name: str) -> StoredPrompt:
     """A soft prompt to start from: of the default library, or a file. Raises BadInput, SoftPromptFileError."""
     from sordino.library.library import open_library
 
-    return read(open_library(()).resolve(name))
+    return read_any(open_library(()).resolve(name))

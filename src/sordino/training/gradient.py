@@ -7,7 +7,7 @@ A prompt is run once a step, beside the text where the step is one pass. Where i
 values are leaves that every pass adds its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs
 4N a token (2N forward, 2N for the gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
 
-Shape key: K runs or components, P virtual tokens, D model width, N labelled tokens of a pass, n of them behind one prompt.
+Shape key: K runs or components, P virtual tokens, W numbers of one, N labelled tokens of a pass, n of them behind one prompt.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from torch import Tensor
 
 from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
 from sordino.forward.packing import LabelledRows, best_packings, labelled_rows, one_by_one, passes, with_leading_ids
-from sordino.forward.placement import leading_ids, positions, prefix_embeds
-from sordino.forward.prefix import encode_prefixes, packable
+from sordino.forward.prefix import packable
+from sordino.forward.sources import PrefixSource, encode_sources, spans_of
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import PlacementName
 from sordino.texts.examples import Example
 from sordino.training.strategy import SINGLE_PROCESS, Strategy
 
@@ -32,10 +31,9 @@ MAX_POSITIONS = 65_536
 
 @dataclass(frozen=True)
 class Batch:
-    """One run's part of a step: its matrix, where it sits, the examples to predict behind it, and the steps done so far."""
+    """One run's part of a step: its prefix, the examples to predict behind it, and the steps done so far."""
 
-    matrix_PD: Tensor
-    placement: PlacementName
+    source: PrefixSource
     examples: Sequence[Example]
     step: int = 0
 
@@ -43,12 +41,13 @@ class Batch:
     def labelled(self) -> int:
         return sum(sum(example.labelled) for example in self.examples)
 
-    def prefix_length(self, base: BaseModel) -> int:
-        return positions(base, len(self.matrix_PD), self.placement)
+    def of(self, matrix_PW: Tensor, examples: Sequence[Example]) -> Batch:
+        """The same with another matrix and other examples."""
+        return replace(self, source=self.source.of(matrix_PW), examples=examples)
 
     def rows(self, base: BaseModel) -> list[Example]:
         """The examples behind the ids that a row's own text begins with."""
-        ids = leading_ids(base, self.placement)
+        ids = () if self.source.context else self.source.leading_ids(base)
         return [with_leading_ids(example, ids) for example in self.examples]
 
 
@@ -70,12 +69,9 @@ def losses_and_gradients(
     base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy = SINGLE_PROCESS
 ) -> list[float]:
     """Each batch's mean NLL in nats over its labelled tokens; its gradient is added to what its matrix was computed from."""
-    leaves = [batch.matrix_PD.detach().requires_grad_() for batch in batches]
+    leaves = [batch.source.matrix_PW.detach().requires_grad_() for batch in batches]
     losses_K = torch.zeros(len(batches), dtype=torch.float64)
-    own = [
-        replace(batch, matrix_PD=leaf, examples=strategy.share(batch.examples))
-        for batch, leaf in zip(batches, leaves, strict=True)
-    ]
+    own = [batch.of(leaf, strategy.share(batch.examples)) for batch, leaf in zip(batches, leaves, strict=True)]
     for chosen in shared_passes(base, own, pass_tokens):
         together = [own[index] for index in chosen]
         counts = [batches[index].labelled for index in chosen]
@@ -84,30 +80,35 @@ def losses_and_gradients(
             split = _by_prompt(nll_N, part, len(counts))
             return torch.stack([nll_n.sum() / count for nll_n, count in zip(split, counts, strict=True)])
 
-        embeds = [prefix_embeds(base, batch.matrix_PD, batch.placement) for batch in together]
-        parts = packed_passes(base, together, max(map(len, embeds)), pass_tokens)
-        losses_K[chosen] = accumulate(base, embeds, parts, means)
+        sources = [batch.source for batch in together]
+        parts = packed_passes(base, together, max(source.positions(base) for source in sources), pass_tokens)
+        losses_K[chosen] = accumulate(base, sources, parts, means)
     hand_back(batches, leaves, losses_K, strategy)
     return losses_K.tolist()
 
 
 def accumulate(
     base: BaseModel,
-    embeds: Sequence[Tensor],
+    sources: Sequence[PrefixSource],
     parts: Sequence[LabelledRows],
     losses_of: Callable[[Tensor, LabelledRows], Tensor],
 ) -> Tensor:
-    """Back-propagate packed passes behind K prompts [P, D]; the sum over passes of `losses_of`, float64 [losses].
+    """Back-propagate packed passes behind K prefixes; the sum over passes of `losses_of`, float64 [losses].
 
     losses_of: from the float32 NLL [N] of a pass's labelled tokens, in row order, to its share of the losses.
     """
     network = base.network
     if len(parts) == 1:
         (part,) = parts
-        losses = losses_of(nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT), part)
+        if any(source.kv for source in sources):
+            nll_N = nll_of_rows(network, encode_sources(base, sources), part.rows, part.labelled_BT)
+        else:
+            embeds, spans = [source.embeds(base) for source in sources], spans_of(base, sources)
+            nll_N = nll_of_prompts_and_rows(network, embeds, part.rows, part.labelled_BT, spans)
+        losses = losses_of(nll_N, part)
         losses.sum().backward()
         return losses.detach().cpu().double()
-    prefixes = encode_prefixes(network, embeds)
+    prefixes = encode_sources(base, sources)
     leaves = prefixes.as_leaves()
     total = torch.zeros((), dtype=torch.float64)
     for part in parts:
@@ -122,7 +123,7 @@ def hand_back(batches: Sequence[Batch], leaves: Sequence[Tensor], losses: Tensor
     """Sum the losses and the leaves' gradients over all processes, and pass the gradients on to the batches' matrices."""
     gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
     strategy.reduce([losses, *gradients])
-    torch.autograd.backward([batch.matrix_PD for batch in batches], gradients)
+    torch.autograd.backward([batch.source.matrix_PW for batch in batches], gradients)
 
 
 @torch.no_grad()
@@ -132,11 +133,11 @@ def mean_nlls(
     """Each batch's mean NLL in nats over its labelled tokens."""
     total_K = torch.zeros(len(batches), dtype=torch.float64)
     own = [replace(batch, examples=strategy.share(batch.examples)) for batch in batches]
-    lengths = [batch.prefix_length(base) for batch in own]
+    lengths = [batch.source.positions(base) for batch in own]
     order = sorted((i for i, batch in enumerate(own) if batch.examples), key=lambda i: (lengths[i], i))
     for chosen in _grouped(order, lambda group: len(group) * max(lengths[i] for i in group) <= pass_tokens):
         together = [own[index] for index in chosen]
-        prefixes = encode_prefixes(base.network, [prefix_embeds(base, b.matrix_PD, b.placement) for b in together])
+        prefixes = encode_sources(base, [batch.source for batch in together])
         for part in packed_passes(base, together, prefixes.width, pass_tokens):
             nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT)
             # Moved first: Apple's GPUs have no float64.
@@ -163,7 +164,7 @@ def shared_passes(base: BaseModel, batches: Sequence[Batch], pass_tokens: int) -
     for index in present:
         lengths, prompt = (
             [len(example.ids) for example in batches[index].rows(base)],
-            batches[index].prefix_length(base),
+            batches[index].source.positions(base),
         )
         (bins,) = packings(base, [lengths], prompt)
         sizes[index] = (prompt, max(sum(lengths[i] for i in group) for group in bins), len(bins))

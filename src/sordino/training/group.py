@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
-import numpy as np
-
 from sordino.errors import BadInput, DataError, TrainingError
-from sordino.formats import read
+from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
+from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import is_unfinished, read_group
@@ -25,7 +24,7 @@ from sordino.training.gradient import group_pass_tokens
 from sordino.training.job import Job, check_job, is_unwritten, job_from, store
 from sordino.training.loop import Run, RunGroup, train_group
 from sordino.training.result import TrainResult, after_training, write_result
-from sordino.training.run import PreparedRun, estimate_group
+from sordino.training.run import PreparedRun, estimate_group, finish
 
 # In the folder that the runs go on from: their names, in order.
 GROUP = "group.json"
@@ -172,8 +171,8 @@ def _begin(group: Group, prepared: Mapping[str, PreparedRun]) -> None:
 def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_event: OnGroupEvent) -> TrainResult:
     """The soft prompt, written; or as it is, where it was written before the group was interrupted."""
     if job.out.is_file() and not job.overwrite:
-        written = read(job.out)
-        if np.array_equal(written.matrix, finished.matrix_PD.numpy()):
+        written = read_single(job.out)
+        if written.content_hash == finish(prepared, finished, Metadata(), [], {}).content_hash:
             if (job.folder / HTML).is_file():
                 return TrainResult(written, None, job.out, job.folder)
             # It is this run's own: the group was interrupted between the file and its report.

@@ -6,16 +6,21 @@ Shape key: P virtual tokens, D model width, K candidates.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sordino.errors import DataError
+from sordino.errors import ConfigError, DataError
+from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import PlacementName, SoftPrompt
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
+from sordino.training.form import Form
 from sordino.training.gradient import Batch, mean_nlls
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
@@ -24,7 +29,7 @@ SCORING_TOKENS = 256
 
 @dataclass(frozen=True)
 class Start:
-    """A first matrix float32 [P, D], and a sentence about where it came from."""
+    """A first matrix float32, see `training.form`, and a sentence about where it came from."""
 
     matrix_PD: Tensor
     how: str
@@ -33,20 +38,38 @@ class Start:
 def initialise(
     base: BaseModel,
     config: TrainConfig,
+    form: Form,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    read_prompt: Callable[[str], Prompt | Mixture],
+) -> Start:
+    """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError, DoesNotFit.
+
+    A KV prompt starts from the keys and values of what an embedding prompt would start from.
+    """
+    if config.init.startswith("file:"):
+        prompt = read_prompt(config.init.removeprefix("file:"))
+        if isinstance(prompt, KVPrompt):
+            return _from_kv_prompt(base, config, form, prompt)
+        start = _from_prompt(base, config, prompt, train, torch.Generator().manual_seed(config.seed))
+    else:
+        start = _from_texts(base, config, form.placement, train, validation)
+    return replace(start, matrix_PD=form.matrix_of_embeds(base, start.matrix_PD))
+
+
+def _from_texts(
+    base: BaseModel,
+    config: TrainConfig,
     placement: PlacementName,
     train: Sequence[Example],
     validation: Sequence[Example],
-    read_prompt: Callable[[str], SoftPrompt],
 ) -> Start:
-    """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError."""
     kind, _, rest = config.init.partition(":")
     random = torch.Generator().manual_seed(config.seed)
     if kind == "data":
         return _best_excerpt(base, config, placement, train, validation, random)
     if kind == "text":
         return Start(_embeds(base, _fill(base.encode(rest), config.tokens, "--init text:")), f"the text {rest[:60]!r}")
-    if kind == "file":
-        return _from_prompt(base, config, read_prompt(rest), train, random)
     if kind == "labels":
         return Start(_embeds(base, _label_ids(base, config, train)), "the completions' own words")
     if kind == "vocab":
@@ -84,7 +107,7 @@ def score(
         if sum(len(e.ids) for e in chosen) >= SCORING_TOKENS:
             break
         chosen.append(example)
-    return mean_nlls(base, [Batch(matrix_PD, placement, chosen) for matrix_PD in matrices], pass_tokens)
+    return mean_nlls(base, [Batch(PrefixSource(matrix_PD, placement), chosen) for matrix_PD in matrices], pass_tokens)
 
 
 def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> list[int]:
@@ -98,14 +121,35 @@ def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -
     return _fill(frequent, config.tokens, "--init labels")
 
 
+def _from_kv_prompt(base: BaseModel, config: TrainConfig, form: Form, prompt: KVPrompt) -> Start:
+    base.check_fit(prompt, force=False)
+    placed = (config.kind, config.tokens, form.placement)
+    if placed != ("kv", prompt.n_tokens, prompt.metadata.placement) or form.kv is None:
+        raise ConfigError(
+            "a KV prompt can start only one of its own kind, length and placement",
+            where="--init file:",
+            expected=f"--kind kv --tokens {prompt.n_tokens} --placement {prompt.metadata.placement}",
+            got=f"--kind {placed[0]} --tokens {placed[1]} --placement {placed[2]}",
+        )
+    matrix_PW = form.kv.joined(torch.from_numpy(prompt.flat_PW.copy()), torch.from_numpy(prompt.last_D.copy()))
+    return Start(matrix_PW, f"the KV prompt {prompt.metadata.name!r}")
+
+
 def _from_prompt(
-    base: BaseModel, config: TrainConfig, prompt: SoftPrompt, train: Sequence[Example], random: torch.Generator
+    base: BaseModel, config: TrainConfig, prompt: Prompt | Mixture, train: Sequence[Example], random: torch.Generator
 ) -> Start:
     """Another prompt's matrix (SPoT, Vu et al. 2022, arXiv 2110.07904), cut or filled up to the length that is asked for.
 
     Cut or not, what stood next to the text still does: of a longer prompt the last rows are kept, and a shorter one gets an
     excerpt of the training texts in front.
     """
+    if not isinstance(prompt, SoftPrompt):
+        raise ConfigError(
+            f"a {prompt.kind} is no start for one soft prompt",
+            where="--init file:",
+            expected="an embedding prompt or a KV prompt",
+            do="extract the component to start from",
+        )
     base.check_fit(prompt, force=False)
     matrix_PD, named = torch.from_numpy(prompt.matrix.copy()), f"the soft prompt {prompt.metadata.name!r}"
     missing = config.tokens - prompt.n_tokens

@@ -8,9 +8,10 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, TrainingError
-from sordino.library.names import kind_of_name
+from sordino.library.names import ENDINGS, kind_of_name
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
+from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
@@ -45,10 +46,15 @@ class Job:
         return self.run or self.out.with_name(self.out.stem + ".run")
 
 
-def default_out(data: Path) -> Path:
+def ending_of(config: TrainConfig) -> str:
+    """Of the file that a run writes."""
+    return ENDINGS[KVPrompt.kind if config.kind == "kv" else SoftPrompt.kind]
+
+
+def default_out(data: Path, config: TrainConfig) -> Path:
     """The file that a run on these texts writes, in the working directory."""
     first = data.resolve()
-    return Path(f"{first.name if first.is_dir() else first.stem}.zip")
+    return Path(f"{first.name if first.is_dir() else first.stem}{ending_of(config)}")
 
 
 def check_job(job: Job) -> None:
@@ -60,16 +66,16 @@ def check_job(job: Job) -> None:
             expected="text files or folders",
             do="sordino train FOLDER; sordino train --help",
         )
-    kind = kind_of_name(job.out.name)
-    if kind not in ("", SoftPrompt.kind):
-        raise BadInput(f"this is a name of {kind}s' files", where="--out", expected="NAME.zip", got=job.out)
-    if job.out.suffix.lower() != ".zip":
+    kind, ending = kind_of_name(job.out.name), ending_of(job.config)
+    if not kind:
         raise BadInput(
-            "a soft prompt is written as a .zip",
+            f"a soft prompt is written as a {ending}",
             where="--out",
             got=job.out,
-            do=f"use {job.out}.zip; sordino convert makes the other formats",
+            do=f"use {job.out}{ending}; sordino convert makes the other formats",
         )
+    if ENDINGS[kind] != ending:
+        raise BadInput(f"this is a name of {kind}s' files", where="--out", expected=f"NAME{ending}", got=job.out)
     # A group's folder is made by its run.
     if job.together is None or job.out.parent.is_dir():
         check_new(job.out, overwrite=job.overwrite)

@@ -100,7 +100,8 @@ class JobFiles:
         return self.place(job.id) / "voice.run"
 
     def result(self, job: QueuedJob) -> Path:
-        return self.place(job.id) / "voice.zip"
+        """The file that it writes: detected by content where it is read, named as `sordino train` wants it."""
+        return self.place(job.id) / ("voice.kv.zip" if "--kind=kv" in job.flags else "voice.zip")
 
     def error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / ERROR

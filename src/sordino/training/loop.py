@@ -25,11 +25,13 @@ from sordino.engine.sampling import Sampling
 from sordino.errors import DataError, Diverged
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example
 from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
 from sordino.training.config import TrainConfig
+from sordino.training.contexts import Contexts
 from sordino.training.events import METRICS, E, Event, Finished, Lost, MetricsFile, Sample, Step, Validation
+from sordino.training.form import form_of
 from sordino.training.gradient import MEAN_NLL, Batch, Loss
 from sordino.training.parameters import fold
 from sordino.training.schedule import batch_at, hash_of, learning_rate, spread_within
@@ -81,11 +83,6 @@ class RunGroup:
     def __post_init__(self) -> None:
         if len({run.name for run in self.runs}) < len(self.runs) or (self.folder is None and len(self.runs) > 1):
             raise ValueError("several runs need a name each, and a folder")
-
-
-def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
-    """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
-    return base.placement if config.placement == "auto" else config.placement
 
 
 def train(
@@ -158,7 +155,7 @@ def train_group(
         store(over)
 
     def validate(due: Sequence[_Member]) -> list[float]:
-        batches = [Batch(m.state.average_PD, m.placement, m.validation, m.progress.step) for m in due]
+        batches = [Batch(m.form.source(m.state.average_PD), m.validation, m.progress.step) for m in due]
         with memory_errors("training", LOWER):
             return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
 
@@ -178,10 +175,7 @@ def train_group(
         for member in going:
             set_rate(member.state.optimiser, learning_rate(step, member.config))
             member.state.optimiser.zero_grad()
-        batches = [
-            Batch(fold(m.state.parameters), m.placement, batch_at(m.run.data.train, step, m.config), step)
-            for m in going
-        ]
+        batches = [member.batch(step) for member in going]
         with memory_errors("training", LOWER):
             losses = group.loss.backward(base, batches, pass_tokens, strategy)
         stepped: list[tuple[_Member, Step]] = []
@@ -243,15 +237,17 @@ class _Member:
         if not run.data.train:
             raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
         self.run, self.name, self.config = run, run.name, run.config
-        self.placement = placement_of(base, run.config)
+        self.form = form_of(base, run.config)
+        self.contexts = Contexts.of(base, run.config, run.data.train)
         self.validation = spread_within(run.data.validation, run.config.validation_tokens)
-        self.state = new_state(run.start_PD, run.config, base.embedding_rms)
+        self.state = new_state(run.start_PD, run.config, self.form.unit)
         identity = {
             "base model": base.fingerprint,
             "number type": str(base.dtype),
             "device": base.device.type,
             "data": run.data.data_hash,
             "order of the texts": hash_of(run.data.train),
+            **self.contexts.identity(),
         }
         self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
         self.metrics: MetricsFile | None = None
@@ -259,6 +255,11 @@ class _Member:
     @property
     def progress(self) -> Progress:
         return self.state.progress
+
+    def batch(self, step: int) -> Batch:
+        """What a step trains on."""
+        source = self.form.source(fold(self.state.parameters), self.contexts.at(step))
+        return Batch(source, batch_at(self.run.data.train, step, self.config), step)
 
     def open_metrics(self) -> None:
         """Called once the state is loaded: what was written after that state is cut off."""
@@ -297,7 +298,7 @@ def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tup
         requests = [
             TextRequest(
                 member.config.sample_text,
-                SoftPrompt(member.state.average_PD.numpy(), Metadata(placement=member.placement)),
+                member.form.prompt(member.state.average_PD, Metadata()),
                 member.config.seed,
             )
             for member in alike

@@ -21,6 +21,7 @@ from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, explanation, summary, verdict
 from sordino.formats import file_disclosure, write
 from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.nearest import nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.training.config import TrainConfig
@@ -64,7 +65,7 @@ class TrainResult:
     with report.html.
     """
 
-    prompt: SoftPrompt
+    prompt: SinglePrompt
     report: Report | None
     file: Path
     folder: Path
@@ -81,6 +82,7 @@ def write_result(
 ) -> TrainResult:
     """Measure, then write the soft prompt's file and the report. Raises BadInput, StorageError."""
     draft = finish(prepared, finished, job.metadata, [], {})
+    assert isinstance(draft, SoftPrompt)
     samples = _samples(prepared, draft, on_event)
     measured = measured_result(prepared, draft, judging, on_event)
     prompt = draft.with_metadata(
@@ -94,7 +96,7 @@ def write_result(
             "a file of this name appeared while training", where=job.out,
             do=f"move it away, then sordino train --resume {quote(str(job.together or job.folder))}; or add --overwrite to that",
         )  # fmt: skip
-    for line in write(prompt, job.out, to="kobold", force=True):
+    for line in write(prompt, job.out, force=True):
         on_event(Warned(line))
     on_event(PromptWritten(job.out, prompt.n_tokens))
     nearest = nearest_words(prepared.base, prompt)
@@ -146,7 +148,7 @@ def measured_result(prepared: PreparedRun, prompt: SoftPrompt, judging: Judging,
 
 
 def sample_pairs(
-    base: BaseModel, prompt: SoftPrompt, texts: Sequence[str], *, seed: int, tokens: int
+    base: BaseModel, prompt: SinglePrompt, texts: Sequence[str], *, seed: int, tokens: int
 ) -> list[dict[str, str]]:
     """Each text continued with the soft prompt and without, from one seed: {"prompt", "with", "without"} objects."""
     # A model without BOS has nothing to begin an empty text from.

@@ -22,16 +22,21 @@ from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import TrainConfig
+from sordino.training.contexts import Contexts
 from sordino.training.events import Cost, Finished
+from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import Start, initialise
-from sordino.training.loop import LOWER, TrainSet, placement_of
+from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
 
@@ -68,7 +73,7 @@ def prepare(
     base: BaseModel,
     config: TrainConfig,
     texts: TextPaths,
-    read_prompt: Callable[[str], SoftPrompt],
+    read_prompt: Callable[[str], Prompt | Mixture],
     *,
     started: str | None = None,
     split_seed: int | None = None,
@@ -93,7 +98,11 @@ def prepare(
 
 
 def with_settings(
-    prepared: PreparedRun, config: TrainConfig, read_prompt: Callable[[str], SoftPrompt], *, started: str | None = None
+    prepared: PreparedRun,
+    config: TrainConfig,
+    read_prompt: Callable[[str], Prompt | Mixture],
+    *,
+    started: str | None = None,
 ) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
@@ -110,7 +119,7 @@ def _started(
     splits: Splits,
     data: TrainSet,
     notes: tuple[str, ...],
-    read_prompt: Callable[[str], SoftPrompt],
+    read_prompt: Callable[[str], Prompt | Mixture],
     started: str | None,
 ) -> PreparedRun:
     total = sum(len(example.ids) for example in data.train)
@@ -122,14 +131,14 @@ def _started(
     config = _with_sample_text(base, config, splits.validation or splits.train)
     if started is None:
         with memory_errors("choosing the first matrix", LOWER):
-            start = initialise(base, config, placement_of(base, config), data.train, data.validation, read_prompt)
+            start = initialise(base, config, form_of(base, config), data.train, data.validation, read_prompt)
     else:
-        start = Start(torch.zeros(config.tokens, base.d_model), started)
+        start = Start(form_of(base, config).empty(base, config.tokens), started)
     return PreparedRun(base, config, splits, data, start, notes)
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
-    """Measure two real steps and an evaluation, throw their results away, and reckon the run from them.
+    """Measure four real steps and an evaluation, throw their results away, and reckon the run from them.
 
     minutes: if given, the number of steps that fit into them.
     """
@@ -140,25 +149,26 @@ def estimate_group(runs: Sequence[PreparedRun], *, minutes: float | None = None)
     """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
     base, config = runs[0].base, runs[0].config
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
-    places = [placement_of(base, run.config) for run in runs]
+    forms = [form_of(base, run.config) for run in runs]
+    contexts = [Contexts.of(base, run.config, run.data.train) for run in runs]
     pass_tokens = min(run.config.pass_tokens for run in runs)
     samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
 
     def step(number: int) -> float:
         began = time.monotonic()
         parts = [
-            Batch(fold(own), place, batch_at(run.data.train, number, run.config))
-            for own, place, run in zip(parameters, places, runs, strict=True)
+            Batch(form.source(fold(own), between.at(number)), batch_at(run.data.train, number, run.config))
+            for own, form, between, run in zip(parameters, forms, contexts, runs, strict=True)
         ]
         losses_and_gradients(base, parts, pass_tokens)
         return time.monotonic() - began
 
     with memory_errors("training", LOWER):
-        # The first step pays for memory and thread pools.
+        # The first step pays for memory and thread pools. Of the others, some have text between prompt and rows.
         step(0)
-        step_seconds = min(step(1), step(2))
+        step_seconds = sum(min(step(number), step(number + 2)) for number in (1, 2)) / 2
         began = time.monotonic()
-        parts = [Batch(r.start.matrix_PD, place, own) for r, place, own in zip(runs, places, samples, strict=True)]
+        parts = [Batch(form.source(r.start.matrix_PD), own) for r, form, own in zip(runs, forms, samples, strict=True)]
         mean_nlls(base, parts, pass_tokens)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
     evaluated = sum(
@@ -220,7 +230,7 @@ def finish(
     metadata: Metadata,
     samples: Sequence[Mapping[str, str]],
     heldout: Mapping[str, Any],
-) -> SoftPrompt:
+) -> SoftPrompt | KVPrompt:
     """The soft prompt with its provenance. metadata: what the user gave; no path, host or user name is added."""
     base, config = prepared.base, prepared.config
     recipe = {
@@ -236,13 +246,12 @@ def finish(
         "tokens_seen": finished.progress.tokens,
         "validation_nll": round(finished.progress.best_loss, 5) if prepared.data.validation else None,
     }
-    return SoftPrompt(
-        finished.matrix_PD.detach().numpy(),
+    return form_of(base, config).prompt(
+        finished.matrix_PD,
         replace(
             metadata,
             base=base.ref,
             supported=metadata.supported or (base.id,),
-            placement=placement_of(base, config),
             created=datetime.now(UTC).strftime("%Y-%m-%d"),
             training=recipe,
             heldout=heldout,

@@ -41,11 +41,12 @@ class RunState:
     progress: Progress
 
 
-def new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> RunState:
+def new_state(start_PD: Tensor, config: TrainConfig, unit: float) -> RunState:
+    """unit: what the learning rate of the matrix is a multiple of."""
     parameters = new_parameters(start_PD, config)
     groups = [
         # The shared network of the residual method has weights of order 1/sqrt(D); its unit is its own.
-        {"params": [tensor], "unit": embedding_rms if name == "embeds_PD" else 0.02}
+        {"params": [tensor], "unit": unit if name == "embeds_PD" else 0.02}
         for name, tensor in parameters.items()
     ]
     optimiser = torch.optim.Adam(
@@ -55,7 +56,7 @@ def new_state(start_PD: Tensor, config: TrainConfig, embedding_rms: float) -> Ru
 
 
 def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
-    """rate: in units of the embedding RMS."""
+    """rate: in the units that `new_state` was given."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["unit"]
 

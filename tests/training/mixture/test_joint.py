@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sordino.errors import ConfigError, DataError, Diverged
 from sordino.evaluation import conditions
+from sordino.forward.sources import PrefixSource
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import PlacementName
@@ -79,12 +80,12 @@ def test_the_gradient_is_that_of_the_formula_on_concatenations(
     matrices = [m.double().requires_grad_() for m in starts_of(base, (4, 6, 2))]
     mixture = mixture_of(torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64), (4, 6, 2), beta)
     weights_K = mixture.weights_K
-    batch = Batch(torch.cat(matrices), placement, examples)
+    batch = Batch(PrefixSource(torch.cat(matrices), placement), examples)
     _, responsible_NK = mixture.accumulate(base, batch, batch.labelled, pass_tokens)
     got = [m.grad.clone() for m in matrices]
     for matrix in matrices:
         matrix.grad = None
-    batch = Batch(torch.cat(matrices), placement, examples)
+    batch = Batch(PrefixSource(torch.cat(matrices), placement), examples)
     (loss,) = mixture.backward(base, [batch], pass_tokens, SINGLE_PROCESS)
     assert all(torch.equal(matrix.grad, own) for matrix, own in zip(matrices, got, strict=True))
     torch.testing.assert_close(mixture.weights_K, responsible_NK.mean(0))
@@ -156,7 +157,7 @@ def test_one_component_alone_is_plain_training_s_loss() -> None:
     base = tiny_base("llama", dtype=torch.float32)
     examples = examples_of(base)
     matrix = starts_of(base)[0].requires_grad_()
-    batch = Batch(matrix, "start", examples)
+    batch = Batch(PrefixSource(matrix, "start"), examples)
     mixture = mixture_of(torch.ones(1, dtype=torch.float64), (len(matrix),))
     loss_1, responsible_NK = mixture.accumulate(base, batch, batch.labelled, 9999)
     nll = losses(base, [conditions.matrix(base, "", matrix.detach(), "start")], examples, pass_tokens=9999).nll_TK

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sordino import formats
 from sordino.errors import SordinoError
-from sordino.library.names import safe_name
+from sordino.library.names import ENDINGS, kind_of_name, safe_name
 from sordino.server.errors import Refused, refusing
 from sordino.server.page.training_settings import Argument, RunRequest, flags_of, form, model_of
 from sordino.server.serving import state_of
@@ -159,9 +159,11 @@ def install(request: Request, jobs: JobsOf, job: JobOf, body: LibraryName) -> di
 
 @router.get("/jobs/{name}/file")
 def file(jobs: JobsOf, job: JobOf) -> FileResponse:
-    if not jobs.files.result(job).is_file():
+    result = jobs.files.result(job)
+    if not result.is_file():
         raise Refused(404, "the run has no result yet")
-    return FileResponse(jobs.files.result(job), filename=f"{job.name or 'voice'}.zip", media_type="application/zip")
+    name = f"{job.name or 'voice'}{ENDINGS[kind_of_name(result.name)]}"
+    return FileResponse(result, filename=name, media_type="application/zip")
 
 
 @router.get("/jobs/{name}/report")

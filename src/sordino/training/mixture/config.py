@@ -96,4 +96,7 @@ class JointConfig:
             # No component is a soft prompt of its own yet, so there is nothing to sample from.
             sample_every=self.steps + 1,
             patience=0,
+            # Components are told apart by their own rows: what stands between would blur that.
+            hold=0,
+            context=0.0,
         )

@@ -32,7 +32,7 @@ from sordino.evaluation import conditions
 from sordino.evaluation.conditions import check_room
 from sordino.forward.combining import nll_of_texts, responsible
 from sordino.forward.packing import LabelledRows, labelled_rows, passes
-from sordino.forward.placement import prefix_embeds
+from sordino.forward.sources import PrefixSource
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import PlacementName
@@ -125,9 +125,9 @@ class MixtureLoss:
         """See `Loss`. There is one batch, whose matrix holds the components one behind another."""
         (batch,) = batches
         self.beta = self._temper(batch.step)
-        leaf_PD = batch.matrix_PD.detach().requires_grad_()
+        leaf_PD = batch.source.matrix_PW.detach().requires_grad_()
         loss_1, total_K = torch.zeros(1, dtype=torch.float64), torch.zeros_like(self.weights_K)
-        own = replace(batch, matrix_PD=leaf_PD, examples=strategy.share(batch.examples))
+        own = batch.of(leaf_PD, strategy.share(batch.examples))
         if own.examples:
             loss_1, responsible_NK = self.accumulate(base, own, batch.labelled, pass_tokens)
             total_K = responsible_NK.sum(0)
@@ -138,30 +138,29 @@ class MixtureLoss:
         return loss_1.tolist()
 
     def accumulate(self, base: BaseModel, batch: Batch, tokens: int, pass_tokens: int) -> tuple[Tensor, Tensor]:
-        """(loss [1], responsibilities float64 [N, K]); the loss's gradient is added to what `batch.matrix_PD` was made from.
+        """(loss [1], responsibilities float64 [N, K]); the loss's gradient is added to what the batch's matrix was made from.
 
         tokens: labelled tokens of the step. A pass holds whole examples behind all components, so each is complete in itself.
         """
-        matrices = batch.matrix_PD.split(self._lengths)
-        embeds = [prefix_embeds(base, matrix_pD, batch.placement) for matrix_pD in matrices]
+        sources = [batch.source.of(matrix_pD) for matrix_pD in batch.source.matrix_PW.split(self._lengths)]
         log_weights_K = self.weights_K.log()
-        responsible_NK = torch.zeros(len(batch.examples), len(embeds), dtype=torch.float64)
+        responsible_NK = torch.zeros(len(batch.examples), len(sources), dtype=torch.float64)
 
         def loss_of(nll_t: Tensor, part: LabelledRows) -> Tensor:
-            own_n, nll_nK = _of_examples(nll_t, part, len(embeds))
+            own_n, nll_nK = _of_examples(nll_t, part, len(sources))
             log_weights = log_weights_K.to(device=nll_nK.device, dtype=nll_nK.dtype)
             responsible_NK[own_n] = responsible(log_weights, -self.beta * nll_nK).detach().exp().cpu().double()
             return nll_of_texts(self.beta * nll_nK, log_weights).sum()[None] / self.beta / tokens
 
-        return accumulate(base, embeds, _crossed(base, batch, embeds, pass_tokens), loss_of), responsible_NK
+        return accumulate(base, sources, _crossed(base, batch, sources, pass_tokens), loss_of), responsible_NK
 
     def mean(self, base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy) -> list[float]:
         """See `Loss`; without tempering."""
         (batch,) = batches
         total_1 = torch.zeros(1, dtype=torch.float64)
         if own := strategy.share(batch.examples):
-            matrices = batch.matrix_PD.split(self._lengths)
-            components = [conditions.matrix(base, "", matrix_pD, batch.placement) for matrix_pD in matrices]
+            matrices = batch.source.matrix_PW.split(self._lengths)
+            components = [conditions.matrix(base, "", matrix_pD, batch.source.placement) for matrix_pD in matrices]
             nll_NK = losses(base, components, own, pass_tokens=pass_tokens).of_examples()
             total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
         strategy.reduce([total_1])
@@ -194,11 +193,11 @@ def excerpts_apart(
     return [matrices[c] for c in chosen]
 
 
-def _crossed(base: BaseModel, batch: Batch, embeds: Sequence[Tensor], pass_tokens: int) -> list[LabelledRows]:
+def _crossed(base: BaseModel, batch: Batch, sources: Sequence[PrefixSource], pass_tokens: int) -> list[LabelledRows]:
     """Passes of at most `pass_tokens` positions, or of one row behind all components; every row is there once a component."""
-    rows, count = batch.rows(base), len(embeds)
+    rows, count = batch.rows(base), len(sources)
     lengths = [len(example.ids) for example in rows]
-    (groups,) = packings(base, [lengths], max(map(len, embeds)))
+    (groups,) = packings(base, [lengths], max(source.positions(base) for source in sources))
     return [
         labelled_rows(rows, part * count, [k for k in range(count) for _ in part])
         for part in passes(groups, lengths, pass_tokens // count)

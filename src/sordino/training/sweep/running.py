@@ -16,15 +16,17 @@ from sordino.errors import DataError, TrainingError
 from sordino.evaluation.conditions import no_prompt, soft_prompt
 from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.texts.pieces import Piece
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.events import Finished, Validation
 from sordino.training.execute import ShouldStop, read_prompt
+from sordino.training.form import form_of
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.group import OnGroupEvent
-from sordino.training.loop import Prune, Run, RunGroup, placement_of, train_group
+from sordino.training.loop import Prune, Run, RunGroup, train_group
 from sordino.training.report import read_events
 from sordino.training.run import PreparedRun, TextPaths, prepare, with_settings
 from sordino.training.sweep.grid import Choice, Spec
@@ -127,9 +129,7 @@ def measure_members(
     """What came of the runs: those that went to their end are measured on the held-out texts. Raises DataError, OutOfMemory."""
     done = {name: one for name, one in finished.items() if one.why == "steps"}
     prompts = {
-        member.name: SoftPrompt(
-            done[member.name].matrix_PD.numpy(), Metadata(placement=placement_of(base, member.prepared.config))
-        )
+        member.name: form_of(base, member.prepared.config).prompt(done[member.name].matrix_PD, Metadata())
         for member in members
         if member.name in done
     }
@@ -158,7 +158,7 @@ def measure_members(
 
 
 def _losses(
-    base: BaseModel, prompts: Mapping[str, SoftPrompt], pieces: Sequence[Piece], spec: Spec, pass_tokens: int
+    base: BaseModel, prompts: Mapping[str, Prompt], pieces: Sequence[Piece], spec: Spec, pass_tokens: int
 ) -> tuple[Measured, dict[str, Measured]]:
     """The same tokens behind no prompt, and behind each."""
     conditions = [no_prompt(base), *(soft_prompt(base, name, prompt) for name, prompt in prompts.items())]

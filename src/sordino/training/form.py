@@ -1,0 +1,87 @@
+"""What a run's matrix stands for: the kind of soft prompt, its placement and its attention.
+
+Shape key: P virtual tokens, W numbers of a virtual token, see `forward.sources`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sordino.forward.placement import encode_prompts
+from sordino.forward.prefix import Prefixes, encode_prefixes, packable
+from sordino.forward.sources import KVUnits, PrefixSource
+from sordino.models.base_model import BaseModel
+from sordino.prompts.attention import PLAIN, PromptAttention
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.prompt import Prompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.training.config import TrainConfig
+from sordino.training.contexts import neutral_ids
+
+# Tokens of neutral text that a KV prompt's units are measured on.
+_MEASURED = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """kv: the units of a KV prompt's matrix, None for an embedding prompt. unit: of the learning rate, an embedding's RMS or 1."""
+
+    placement: PlacementName
+    attention: PromptAttention
+    unit: float
+    kv: KVUnits | None = None
+
+    def source(self, matrix_PW: Tensor, context: tuple[int, ...] = ()) -> PrefixSource:
+        return PrefixSource(matrix_PW, self.placement, self.attention, self.kv, context)
+
+    def prompt(self, matrix_PW: Tensor, known: Metadata) -> SoftPrompt | KVPrompt:
+        """The finished soft prompt, its metadata with placement and attention."""
+        changed = {"placement": self.placement, "attention": self.attention}
+        matrix_PW = matrix_PW.detach()
+        if self.kv is None:
+            return SoftPrompt(matrix_PW.numpy(), known).with_metadata(**changed)
+        flat_PW, last_D = self.kv.split(matrix_PW)
+        return KVPrompt(flat_PW.numpy(), self.kv.shape, last_D.numpy(), known).with_metadata(**changed)
+
+    @torch.no_grad()
+    def matrix_of(self, base: BaseModel, prompt: Prompt, tokens: int) -> Tensor:
+        """The matrix that stands for the last `tokens` positions of a prompt, or for all that it has. Raises DoesNotFit."""
+        (length,) = (prefixes := encode_prompts(base, [prompt])).lengths
+        return self._matrix(prefixes, min(tokens, length))
+
+    @torch.no_grad()
+    def matrix_of_embeds(self, base: BaseModel, matrix_PD: Tensor) -> Tensor:
+        """The matrix that stands for a prompt of vectors [P, D]."""
+        if self.kv is None:
+            return matrix_PD
+        embeds = PrefixSource(matrix_PD, self.placement).embeds(base)
+        return self._matrix(encode_prefixes(base.network, [embeds]), len(matrix_PD))
+
+    def _matrix(self, prefixes: Prefixes, tokens: int) -> Tensor:
+        assert self.kv is not None
+        return self.kv.matrix(prefixes, tokens)
+
+    def empty(self, base: BaseModel, tokens: int) -> Tensor:
+        """Zeros of the matrix's shape, for what a checkpoint fills."""
+        return torch.zeros(tokens, base.d_model) if self.kv is None else torch.zeros(tokens + 1, len(self.kv.unit_W))
+
+
+def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
+    """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
+    return base.placement if config.placement == "auto" else config.placement
+
+
+def form_of(base: BaseModel, config: TrainConfig) -> Form:
+    """What a run with these settings trains. Hold is off on families whose masks are not proven (docs/models.md)."""
+    held = config.hold and packable(base.network)
+    placement, attention = placement_of(base, config), PromptAttention(config.hold) if held else PLAIN
+    if config.kind == "embedding":
+        return Form(placement, attention, base.embedding_rms)
+    embeds = PrefixSource(
+        base.embed(torch.tensor(neutral_ids(base)[:_MEASURED], device=base.device)), placement
+    ).embeds(base)
+    with torch.no_grad():
+        return Form(placement, attention, 1.0, KVUnits.of(encode_prefixes(base.network, [embeds])))

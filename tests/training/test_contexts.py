@@ -1,0 +1,60 @@
+"""Text between prompt and rows: which steps have it, and what it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sordino.training.contexts import SHORTEST, Contexts, neutral_ids
+from tests.tiny_models import CONTEXT
+from tests.training.runs import CONFIG, small_base, small_set
+
+
+def _contexts(**changes: object) -> Contexts:
+    base = small_base()
+    return Contexts.of(base, replace(CONFIG, **{"context_tokens": 100, **changes}), small_set(base).train)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.5, 50), (0.25, 25), (1.0, 100), (0.0, 0), (0.07, 7)])
+def test_a_share_of_the_steps_has_text_between_evenly_spread(share: float, steps: int) -> None:
+    has = [bool(_contexts(context=share).at(step)) for step in range(100)]
+    assert sum(has) == steps
+    assert all(abs(sum(has[: step + 1]) - share * (step + 1)) <= 1 for step in range(100))
+
+
+def test_a_context_is_text_of_the_package_or_of_the_run() -> None:
+    base, contexts = small_base(), _contexts(context=1.0)
+    sources = {"neutral": neutral_ids(base), "own": contexts.own}
+
+    def source_of(ids: tuple[int, ...]) -> str:
+        body = ids[: -len(contexts.ending)]
+        assert SHORTEST <= len(body) <= 100
+        return next(
+            name
+            for name, text in sources.items()
+            if any(tuple(text[at : at + len(body)]) == body for at in range(len(text) - len(body) + 1))
+        )
+
+    names = [source_of(contexts.at(step)) for step in range(40)]
+    assert 2 <= names.count("own") < names.count("neutral")
+
+
+def test_the_same_step_has_the_same_text_and_seeds_agree_in_lengths() -> None:
+    first, other = _contexts(context=1.0), _contexts(context=1.0, seed=1)
+    assert [first.at(step) for step in range(9)] == [_contexts(context=1.0).at(step) for step in range(9)]
+    assert [first.at(step) for step in range(9)] != [other.at(step) for step in range(9)]
+    assert [len(first.at(step)) for step in range(9)] == [len(other.at(step)) for step in range(9)]
+
+
+def test_a_context_leaves_room_for_prompt_and_row() -> None:
+    contexts = _contexts(context=1.0, context_tokens=10_000)
+    most = max(len(contexts.at(step)) for step in range(200))
+    assert most + CONFIG.tokens + CONFIG.row_tokens + 1 <= CONTEXT
+    assert most > CONTEXT // 2
+    assert not _contexts(context=1.0, row_tokens=CONTEXT - 6).at(0)
+
+
+def test_a_run_goes_on_with_the_texts_that_it_began_with() -> None:
+    assert _contexts().identity() == _contexts().identity() != _contexts(context_tokens=99).identity()
+    assert _contexts(context=0.0).identity() == {}
