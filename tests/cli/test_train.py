@@ -225,6 +225,8 @@ def test_a_name_of_another_kinds_files_is_refused(tmp_path: Path, monkeypatch: p
     Path("text.txt").write_text("the keeper wrote")
     for name, kind in (("m.mix.zip", "mixture"), ("m.MIX.zip", "mixture"), ("m.kv.zip", "KV prompt")):
         assert f"name of {kind}s' files" in refused("train", "text.txt", "--out", name)
+    assert "name of embedding prompts' files" in refused("train", "text.txt", "--kind", "kv", "--out", "m.zip")
+    assert "NAME.kv.zip" in refused("train", "text.txt", "--kind", "kv", "--out", "m.zip")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "text.txt"]
 
 
