@@ -15,7 +15,9 @@ import sordino
 def main(model: str, file: str, *texts: str) -> None:
     network = AutoModelForCausalLM.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    attached = sordino.attach(network, tokenizer, sordino.load(file))
+    # transformers does not hold a prompt's attention as the text grows, so that is turned off.
+    prompt = sordino.load(file).with_metadata(attention=sordino.PromptAttention())
+    attached = sordino.attach(network, tokenizer, prompt)
 
     # One batch. The soft prompt and BOS are already in what `attached` gives; any option of `generate` may follow.
     ids = network.generate(**attached(texts), max_new_tokens=60, do_sample=False)

@@ -62,5 +62,5 @@ def test_what_is_wrong_is_said_first() -> None:
     assert "no such file" in refused("distil", "keper.txt")
     assert "give --out NAME.zip" in refused("distil", "Be brief and kind.")
     assert "there is nothing to train on" in refused("distil")
-    assert "--kind: a KV prompt cannot be written" in refused("distil", "keeper.txt", "--kind", "kv")
+    assert "expected NAME.kv.zip" in refused("distil", "keeper.txt", "--kind", "kv", "--out", "keeper.zip")
     assert "a run is resumed with the settings it began with" in refused("distil", "--resume", ".", "--tokens", 3)

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.models import base_model, chat_template, loading
 from sordino.models.base_model import choose_device, choose_dtype, fit
+from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
 
@@ -244,7 +245,7 @@ MODEL = BaseRef("EleutherAI/gpt-j-6b", "gptj", 4096, 28, 50400, 0.1, "f" * 64)
     ],
 )
 def test_fit_has_four_answers(d_model, said, kind, forcible, reason):
-    answer = fit(MODEL, d_model, Metadata(**said), names=("gptj",))
+    answer = fit(MODEL, Stated(Metadata(**said), d_model), names=("gptj",))
     assert (answer.kind, answer.forcible) == (kind, forcible)
     assert reason in answer.reason
 
@@ -252,11 +253,11 @@ def test_fit_has_four_answers(d_model, said, kind, forcible, reason):
 def test_a_text_only_build_is_of_its_multimodal_family():
     model = BaseRef("g", "gemma3_text", 64, 4, 320)
     said = Metadata(base=BaseRef("h", "gemma3", 64, 4, 320))
-    assert fit(model, 64, said).kind == "same family"
+    assert fit(model, Stated(said, 64)).kind == "same family"
 
 
 def test_a_short_name_is_not_found_in_every_other():
-    assert "not gpt" in fit(BaseRef("gpt", "gptj", 8), 8, Metadata(supported=("gpt-j-6b",))).reason
+    assert "not gpt" in fit(BaseRef("gpt", "gptj", 8), Stated(Metadata(supported=("gpt-j-6b",)), 8)).reason
 
 
 def test_check_fit_refuses_and_can_be_forced(llama):

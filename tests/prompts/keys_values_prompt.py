@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from sordino.errors import DoesNotFit
 from sordino.forward.placement import encode_prompts
@@ -39,6 +40,9 @@ class KeysValuesPrompt:
         if (base.d_model, base.n_layers) != (self.base.d_model, self.base.n_layers):
             raise DoesNotFit("the KV prompt is for another base model", got=base.id)
         return self.given
+
+    def with_metadata(self, **changes: Any) -> KeysValuesPrompt:
+        return replace(self, metadata=replace(self.metadata, **changes))
 
 
 def keys_values_of(base: BaseModel, prompt: SoftPrompt) -> KeysValuesPrompt:

@@ -12,7 +12,7 @@ from sordino.evaluation.analysis.losses import losses_of, passage_of
 from sordino.evaluation.conditions import soft_prompt
 from sordino.evaluation.scoring import nll_of_windows
 from sordino.prompts.attention import PromptAttention
-from sordino.prompts.soft_prompt import PlacementName
+from sordino.prompts.soft_prompt import Metadata, PlacementName
 from tests.evaluation.analysis.looked_at import PIECES, voice
 from tests.parity.plain import plain_nll
 from tests.tiny_models import FAMILIES, tiny_base
@@ -77,8 +77,8 @@ def test_the_size_of_a_pass_changes_nothing() -> None:
     base = tiny_base("llama")
     passage = passage_of(base, PIECES, row_tokens=24, limit=0)
     matrices = [voice(seed, tokens=seed).matrix for seed in (1, 4, 9)]
-    large = losses_of(base, matrices, "start", passage, pass_tokens=4096)
-    small = losses_of(base, matrices, "start", passage, pass_tokens=1)
+    large = losses_of(base, matrices, Metadata(), passage, pass_tokens=4096)
+    small = losses_of(base, matrices, Metadata(), passage, pass_tokens=1)
     np.testing.assert_allclose(small, large, atol=1e-10)
 
 
@@ -86,4 +86,4 @@ def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     base = tiny_base("llama")
     passage = passage_of(base, PIECES, row_tokens=24, limit=0)
     with pytest.raises(ConfigError, match="does not fit the model's context"):
-        losses_of(base, [voice(tokens=250).matrix], "start", passage, pass_tokens=4096)
+        losses_of(base, [voice(tokens=250).matrix], Metadata(), passage, pass_tokens=4096)

@@ -126,7 +126,7 @@ def test_a_run_of_texts_has_nothing_of_it(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_is_refused_first(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="a KV prompt cannot be written"):
+    with pytest.raises(BadInput, match=r"expected NAME\.kv\.zip"):
         check_job(small_job(tmp_path, kind="kv"))
     check_job(small_job(tmp_path))
     with pytest.raises(DataError, match="no longer than the soft prompt"):

@@ -14,7 +14,7 @@ from sordino.evaluation import conditions
 from sordino.forward.sources import PrefixSource
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import PlacementName
+from sordino.prompts.soft_prompt import Metadata, PlacementName
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece
 from sordino.training.config import TrainConfig
@@ -131,7 +131,7 @@ def test_it_learns_and_two_voices_get_a_component_each() -> None:
     measured = [event.loss for event in validations]
     assert min(measured) < measured[0] - 0.3
     assert finished.best_loss == min(measured)
-    fronts = [conditions.matrix(base, "", matrix, "start") for matrix in finished.matrices]
+    fronts = [conditions.matrix(base, "", matrix, Metadata()) for matrix in finished.matrices]
     nll_NK = losses(base, fronts, examples, pass_tokens=9999).of_examples()
     best_N = nll_NK.argmin(dim=1).tolist()
     assert best_N == [best_N[0], 1 - best_N[0]] * (len(examples) // 2)
@@ -160,7 +160,7 @@ def test_one_component_alone_is_plain_training_s_loss() -> None:
     batch = Batch(PrefixSource(matrix, "start"), examples)
     mixture = mixture_of(torch.ones(1, dtype=torch.float64), (len(matrix),))
     loss_1, responsible_NK = mixture.accumulate(base, batch, batch.labelled, 9999)
-    nll = losses(base, [conditions.matrix(base, "", matrix.detach(), "start")], examples, pass_tokens=9999).nll_TK
+    nll = losses(base, [conditions.matrix(base, "", matrix.detach(), Metadata())], examples, pass_tokens=9999).nll_TK
     assert loss_1.item() == pytest.approx(float(nll.mean()), rel=1e-5)
     assert (responsible_NK == 1).all()
 
