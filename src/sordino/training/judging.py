@@ -33,7 +33,7 @@ MOST_INSTRUCTIONS = 3
 Part = Literal["samples", "heldout", "off_domain", "inspection"]
 
 
-class Measure(Protocol):
+class MeasureResult(Protocol):
     """Another way to the held-out numbers than `evaluate`. positions: what it reads, a text in another voice not counted."""
 
     @property
@@ -53,7 +53,7 @@ class Judging:
     most_instructions: int = MOST_INSTRUCTIONS
     parts: frozenset[Part] = field(default=frozenset({"samples", "heldout", "off_domain", "inspection"}))
     inspection: int = INSPECTION_POSITIONS
-    measure: Measure | None = None
+    measure: MeasureResult | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RunSize:
         return PASSES_A_STEP * self.step_positions
 
 
-def judging_of(config: TrainConfig, size: RunSize, measure: Measure | None = None) -> Judging:
+def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None = None) -> Judging:
     """The measurement that the settings ask for: everything, what fits into SHARE of the training, or nothing.
 
     It needs no more memory than the training. `sordino evaluate` is for a thorough one.

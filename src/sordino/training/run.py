@@ -37,7 +37,7 @@ from sordino.training.events import Cost, Finished
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import ReadPrompt, Start, initialise
-from sordino.training.judging import Judging, Measure, RunSize, judging_of, work
+from sordino.training.judging import Judging, MeasureResult, RunSize, judging_of, work
 from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at
@@ -66,7 +66,7 @@ class PreparedRun:
     data: TrainSet
     start: Start
     notes: tuple[str, ...]
-    measure: Measure | None = None
+    measure: MeasureResult | None = None
 
     @property
     def train_tokens(self) -> int:
@@ -157,7 +157,7 @@ def first_matrix(
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
-    """Measure four real steps and an evaluation, throw their results away, and reckon the run from them.
+    """MeasureResult four real steps and an evaluation, throw their results away, and reckon the run from them.
 
     minutes: if given, the number of steps that fit into them, the measuring of the result included.
     """
