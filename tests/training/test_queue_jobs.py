@@ -275,3 +275,4 @@ def test_what_stands_in_front_of_a_chat_becomes_a_soft_prompt(server: Running, m
     ended = until(server, job["id"], "running", "done", "failed")
     assert ended["state"] != "failed", ended["error"]
     post(server, f"{job['id']}/stop")
+    until(server, job["id"], "stopped", "done")
