@@ -33,6 +33,7 @@ import httpx
 import torch
 
 from benchmarks.measuring import arguments, paired_ratio, save
+from sordino.engine.waiting import CALM_LOOKS, LOOK_SECONDS
 
 BUSY, NEW, STEPS, NICE = 8, 16, 2, 10
 # Seconds after which an answer is given up; it counts as that long.
@@ -65,7 +66,8 @@ def main() -> None:
             runs = {name: stack.enter_context(STARTS[work](options.model, env)) for name, env in sides.items()}
             for run in runs.values():
                 run()
-            quiet = in_turn(runs, options.rounds, options.seconds)
+            # To one side the work of the one before it is another program's, which counts as gone after some looks.
+            quiet = in_turn(runs, options.rounds, options.seconds, pause=(CALM_LOOKS + 2) * LOOK_SECONDS)
             with busy(BUSY):
                 loaded = in_turn(runs, options.rounds, options.seconds)
         rows += [row_of(work, name, quiet, loaded) for name in sides]
@@ -87,12 +89,15 @@ def row_of(work: str, side: str, quiet: Mapping[str, list[float]], loaded: Mappi
     return row
 
 
-def in_turn(runs: Mapping[str, Callable[[], float]], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds of every side in every round."""
+def in_turn(
+    runs: Mapping[str, Callable[[], float]], rounds: int, seconds: float, *, pause: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds of every side in every round. pause: seconds without work before each."""
     found: dict[str, list[float]] = {name: [] for name in runs}
     until = time.monotonic() + seconds
     for _ in range(rounds):
         for name, run in runs.items():
+            time.sleep(pause)
             found[name].append(run())
         if time.monotonic() > until:
             break
