@@ -24,12 +24,13 @@ def test_a_share_of_the_steps_has_text_between_evenly_spread(share: float, steps
 
 
 def test_a_context_is_text_of_the_package_or_of_the_run() -> None:
-    base, contexts = small_base(), _contexts(context=1.0)
-    sources = {"neutral": neutral_ids(base), "own": contexts.own}
+    base, contexts = small_base(), _contexts(context=1.0, context_tokens=70)
+    own = [token for example in contexts.own for token in example.ids]
+    sources = {"neutral": neutral_ids(base), "own": tuple(own)}
 
     def source_of(ids: tuple[int, ...]) -> str:
         body = ids[: -len(contexts.ending)]
-        assert SHORTEST <= len(body) <= 100
+        assert SHORTEST <= len(body) <= 70
         return next(
             name
             for name, text in sources.items()

@@ -13,7 +13,7 @@ from sordino.forward.sources import encode_sources
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from sordino.training.form import form_of
+from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from tests.prompts.prompt_conformance import check
 from tests.tiny_models import FAMILIES, tiny_base
@@ -108,6 +108,8 @@ def test_hold_is_off_where_masks_are_not_proven(monkeypatch: pytest.MonkeyPatch)
     assert form_of(base, KV).attention == PromptAttention(hold=6)
     monkeypatch.setattr("sordino.training.form.packable", lambda network: False)
     assert form_of(base, KV).attention == PromptAttention()
+    assert notes_on_hold(base, KV) == ("hold is off: it is not tested on llama models (docs/models.md)",)
+    assert notes_on_hold(base, replace(KV, hold=0)) == ()
 
 
 def test_sources_of_both_kinds_are_encoded_in_their_order() -> None:

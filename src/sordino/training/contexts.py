@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
@@ -32,7 +32,7 @@ class Contexts:
     """The contexts of a run, as a function of the step. longest: tokens; 0: there are none."""
 
     neutral: Sequence[int]
-    own: Sequence[int]
+    own: Sequence[Example]
     ending: Sequence[int]
     share: float
     longest: int
@@ -46,8 +46,7 @@ class Contexts:
         longest = min(config.context_tokens, room) if config.context else 0
         if longest < 1:
             return Contexts((), (), (), 0.0, 0, config.seed)
-        own = tuple(chain.from_iterable(example.ids for example in train))
-        return Contexts(neutral_ids(base), own, tuple(ending), config.context, longest, config.seed)
+        return Contexts(neutral_ids(base), train, tuple(ending), config.context, longest, config.seed)
 
     def identity(self) -> dict[str, str]:
         """What a resumed run must agree with."""
@@ -64,10 +63,16 @@ class Contexts:
             return ()
         shortest = min(SHORTEST, self.longest)
         length = random.Random(step).randint(shortest, self.longest)
-        own = random.Random(f"{self.seed} {step}")
-        text = self.own if own.random() < OWN and len(self.own) > length else self.neutral
-        start = own.randrange(max(1, len(text) - length))
-        return (*text[start : start + length], *self.ending)
+        drawn = random.Random(f"{self.seed} {step}")
+        if drawn.random() < OWN and len(own := self._own_text(drawn.randrange(len(self.own)), length)) == length:
+            return (*own, *self.ending)
+        start = drawn.randrange(max(1, len(self.neutral) - length))
+        return (*self.neutral[start : start + length], *self.ending)
+
+    def _own_text(self, first: int, length: int) -> tuple[int, ...]:
+        """The run's text from its example `first` on, at most to the end. Large texts are read here, never held."""
+        following = (self.own[at] for at in range(first, len(self.own)))
+        return tuple(islice(chain.from_iterable(example.ids for example in following), length))
 
 
 def neutral_ids(base: BaseModel) -> tuple[int, ...]:

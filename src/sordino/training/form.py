@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sordino.forward.placement import encode_prompts
-from sordino.forward.prefix import Prefixes, encode_prefixes, packable
+from sordino.forward.prefix import encode_prefixes, packable
 from sordino.forward.sources import KVUnits, PrefixSource
 from sordino.models.base_model import BaseModel
 from sordino.prompts.attention import PLAIN, PromptAttention
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from sordino.training.config import TrainConfig
 from sordino.training.contexts import neutral_ids
@@ -47,22 +45,12 @@ class Form:
         return KVPrompt(flat_PW.numpy(), self.kv.shape, last_D.numpy(), known).with_metadata(**changed)
 
     @torch.no_grad()
-    def matrix_of(self, base: BaseModel, prompt: Prompt, tokens: int) -> Tensor:
-        """The matrix that stands for the last `tokens` positions of a prompt, or for all that it has. Raises DoesNotFit."""
-        (length,) = (prefixes := encode_prompts(base, [prompt])).lengths
-        return self._matrix(prefixes, min(tokens, length))
-
-    @torch.no_grad()
     def matrix_of_embeds(self, base: BaseModel, matrix_PD: Tensor) -> Tensor:
         """The matrix that stands for a prompt of vectors [P, D]."""
         if self.kv is None:
             return matrix_PD
         embeds = PrefixSource(matrix_PD, self.placement).embeds(base)
-        return self._matrix(encode_prefixes(base.network, [embeds]), len(matrix_PD))
-
-    def _matrix(self, prefixes: Prefixes, tokens: int) -> Tensor:
-        assert self.kv is not None
-        return self.kv.matrix(prefixes, tokens)
+        return self.kv.matrix(encode_prefixes(base.network, [embeds]), len(matrix_PD))
 
     def empty(self, base: BaseModel, tokens: int) -> Tensor:
         """Zeros of the matrix's shape, for what a checkpoint fills."""
@@ -72,6 +60,13 @@ class Form:
 def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
     """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
     return base.placement if config.placement == "auto" else config.placement
+
+
+def notes_on_hold(base: BaseModel, config: TrainConfig) -> tuple[str, ...]:
+    """For the user, where `form_of` leaves hold out."""
+    if not config.hold or packable(base.network):
+        return ()
+    return (f"hold is off: it is not tested on {base.family} models (docs/models.md)",)
 
 
 def form_of(base: BaseModel, config: TrainConfig) -> Form:

@@ -34,7 +34,7 @@ from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import CALIBRATION, Calibration, TrainConfig
 from sordino.training.contexts import Contexts
 from sordino.training.events import Cost, Finished
-from sordino.training.form import form_of
+from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import ReadPrompt, Start, initialise
 from sordino.training.judging import Judging, MeasureResult, RunSize, judging_of, work
@@ -109,7 +109,7 @@ def prepare(
     data = TrainSet(
         train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
     )
-    notes = (*reading.notes, *(held.notes if held else ()), *train.notes)
+    notes = (*reading.notes, *(held.notes if held else ()), *train.notes, *notes_on_hold(base, config))
     return _started(base, config, splits, data, notes, read_prompt, started)
 
 
