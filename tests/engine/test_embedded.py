@@ -63,8 +63,8 @@ def test_many_at_once_get_what_each_would_get_alone(backend: EmbeddedEngine, mod
 def test_only_who_had_company_waits_for_company(
     backend: EmbeddedEngine, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sordino.engine.embedded._GATHER_SECONDS", 0.5)
-    monkeypatch.setattr("sordino.engine.embedded._GATHER_AT_MOST", 0.6)
+    monkeypatch.setattr("sordino.engine.embedded._GATHER_SECONDS", 1.5)
+    monkeypatch.setattr("sordino.engine.embedded._GATHER_AT_MOST", 1.6)
 
     def seconds(count: int) -> float:
         async def asked() -> None:
@@ -75,11 +75,12 @@ def test_only_who_had_company_waits_for_company(
         settled(model)
         return time.monotonic() - began
 
-    assert seconds(1) < 0.4
-    assert seconds(3) < 0.4
+    # A busy machine takes a part of the wait, never the whole of it.
+    assert seconds(1) < 1.4
+    assert seconds(3) < 1.4
     # Now there is company, and its callers' farewells do not end it.
-    assert seconds(1) > 0.5
-    assert seconds(1) < 0.4
+    assert seconds(1) > 1.5
+    assert seconds(1) < 1.4
 
 
 def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -> None:

@@ -194,7 +194,9 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
         lib.entry("v")
 
 
-def test_a_thousand_files_take_less_than_half_a_second(folder: Path) -> None:
+def test_a_thousand_files_take_less_than_half_a_second(
+    folder: Path, looked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     theirs = drop(folder / "p0.zip", description="x" * 300)
     known = Metadata(
         name="v", base=BaseRef(id="org/model", d_model=8), heldout={"nll": [4.1] * 20}, tags=("sea", "log")
@@ -202,17 +204,23 @@ def test_a_thousand_files_take_less_than_half_a_second(folder: Path) -> None:
     formats.write(SoftPrompt(matrix(), known), folder / "p1.zip")
     for number in range(2, 1000):
         shutil.copy((theirs, folder / "p1.zip")[number % 2], folder / f"p{number}.zip")
+    # A fast machine is here before the files are settled, and would read them all again.
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)
     Library([folder]).scan()
-    lib, seconds = Library([folder]), []
+    first, again = [], []
     for _ in range(3):
+        looked.clear()
         # A fresh process has no headers in memory, but the system has the files.
         lib = Library([folder])
         # Time of this process: the neighbours on the machine are not the scan's doing.
         start = time.process_time()
         assert len(lib.scan()) == 1000
-        seconds.append(time.process_time() - start)
-    start = time.process_time()
-    lib.scan()
-    again = time.process_time() - start
-    assert min(seconds) < 0.5, f"{min(seconds):.3f} s, and {again:.3f} s with the headers in memory"
-    assert again < 0.1
+        first.append(time.process_time() - start)
+        assert len(looked) == 1000
+        start = time.process_time()
+        assert len(lib.scan()) == 1000
+        again.append(time.process_time() - start)
+        assert len(looked) == 1000, "headers in memory are not read again"
+    assert min(first) < 0.5, f"{first} s, and {again} s with the headers in memory"
+    assert min(again) < 0.1, again
