@@ -15,7 +15,7 @@ from sordino.evaluation.adapters import adapted, check_adapter
 from sordino.evaluation.between import parts_of
 from sordino.evaluation.conditions import Baselines, no_prompt
 from sordino.evaluation.confidence import Estimate
-from sordino.evaluation.config import DistanceConfig, EvaluateConfig, quick_distance
+from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, kept_summary, plain_table, reach, to_json
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.mixed import nll_of_conditions
@@ -126,10 +126,6 @@ def test_the_neutral_texts_are_the_package_s_without_its_readme() -> None:
     texts = (*training_texts(), *evaluation_texts())
     assert len({text.name for text in texts}) == len(texts) == 18
     assert all(text.text.strip() and "written for this project" not in text.text for text in texts)
-
-
-def test_the_quick_version_measures_one_distance() -> None:
-    assert (quick_distance().distances, quick_distance().between) == ((0, 256), ("foreign",))
 
 
 def test_parts_are_of_like_length_and_lose_no_words() -> None:

@@ -11,7 +11,7 @@ from sordino.training.judging import SHARE, RunSize, judging_of, positions, work
 
 CONFIG = TrainConfig()
 # 4 x 128 and the soft prompt.
-SIZE = RunSize(300, 532, 50_000)
+SIZE = RunSize(300, 532, 50_000, 8192)
 
 
 @pytest.mark.parametrize("steps", [10, 13, 20, 40, 60, 85, 107, 150, 300, 5000])
@@ -38,7 +38,29 @@ def test_a_very_short_run_is_measured_on_the_fewest_tokens_that_say_something() 
 
 def test_full_does_not_look_at_the_time() -> None:
     full = judging_of(replace(CONFIG, measure="full"), replace(SIZE, steps=1))
-    assert (full.config.limit, full.most_instructions, len(full.parts)) == (2048, 3, 4)
+    assert (full.config.limit, full.most_instructions, len(full.parts)) == (2048, 3, 5)
+
+
+@pytest.mark.parametrize("steps", [40, 60, 85, 150, 300])
+def test_runs_of_the_usual_length_say_how_much_of_the_gain_other_text_leaves(steps: int) -> None:
+    judging = judging_of(CONFIG, replace(SIZE, steps=steps))
+    assert judging.config.distance is not None
+    assert judging.config.distance.between == ("foreign",)
+    assert judging.config.distance.distances[-1] == (768 if steps >= 150 else 256)
+
+
+def test_what_the_context_has_no_room_for_is_not_measured() -> None:
+    def distances(context: int, **changes: int) -> tuple[int, ...] | None:
+        found = judging_of(CONFIG, replace(SIZE, context=context, **changes)).config.distance
+        return found and found.distances
+
+    assert [distances(context) for context in (300, 512, 1024)] == [None, (0, 256), (0, 256, 768)]
+    assert distances(8192, heldout=100) is None
+
+
+def test_a_kv_prompt_is_not_inspected_one_by_one() -> None:
+    kv = replace(CONFIG, kind="kv")
+    assert "inspection" not in positions(judging_of(kv, SIZE), kv, SIZE)
 
 
 def test_none_costs_nothing() -> None:

@@ -14,6 +14,7 @@ import torch
 from sordino import formats
 from sordino.errors import BadInput, DataError, OutOfMemory
 from sordino.evaluation.analysis.inspection import ATTENTION_WINDOWS, TARGETS, affordable
+from sordino.evaluation.config import DistanceConfig
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.training import execute, result
 from sordino.training.checkpoint import FILE
@@ -30,11 +31,17 @@ LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by i
 CONFIG = TrainConfig(
     tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64, patience=0
 )
-USUAL = judging_of(replace(CONFIG, measure="full"), RunSize(4, 68, 500))
+USUAL = judging_of(replace(CONFIG, measure="full"), RunSize(4, 68, 500, 256))
 QUICK = replace(
     USUAL,
     config=replace(USUAL.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
     parts=USUAL.parts - {"off_domain"},
+)
+# And behind eight tokens of other text.
+REACHING = replace(
+    QUICK,
+    config=replace(QUICK.config, distance=DistanceConfig((0, 8), ("foreign",), row_tokens=16, limit=64, parts=1)),
+    parts=USUAL.parts | {"distance"},
 )
 
 
@@ -83,6 +90,35 @@ def test_a_run_leaves_a_measured_file_and_a_report(tmp_path: Path, base: Any) ->
         "Of each virtual token",
     ):
         assert part in page, part
+
+
+@pytest.mark.parametrize("kind", ["embedding", "kv"])
+def test_the_report_says_what_is_left_behind_other_text(tmp_path: Path, base: Any, kind: Any) -> None:
+    job = job_in(tmp_path)
+    job = replace(
+        job, config=replace(job.config, kind=kind, lr=0.1), out=tmp_path / ("v.kv.zip" if kind == "kv" else "v.zip")
+    )
+    made = executed(job, base, judging=REACHING)
+    assert made.report is not None
+    assert made.report.distance is not None
+    assert {tuple(line.gains) for line in made.report.distance.lines} == {(0, 8)}
+    assert [line.hold for line in made.report.distance.lines if line.kind == "soft prompt"] == [128, None]
+    page = (job.folder / HTML).read_text(encoding="utf-8")
+    assert "Behind other text" in page
+    assert "held from 128" in page
+
+
+def test_trouble_behind_other_text_costs_no_other_number(tmp_path: Path, base: Any) -> None:
+    far = replace(REACHING, config=replace(REACHING.config, distance=DistanceConfig((0, 9999), ("foreign",))))
+    job, events = job_in(tmp_path), list[RunEvent]()
+    made = executed(job, base, events.append, far)
+    warned = [event.message for event in events if isinstance(event, Warned)]
+    assert (
+        len([line for line in warned if line.startswith("it is not known what other text leaves of the gain: ")]) == 1
+    )
+    assert made.report is not None
+    assert made.report.distance is None
+    assert formats.read(job.out).metadata.heldout["tokens"] > 0
 
 
 def test_no_samples_keeps_them_out_of_the_file_only(tmp_path: Path, base: Any) -> None:
@@ -250,10 +286,12 @@ def test_a_second_interrupt_ends_the_run_and_the_file_is_there(tmp_path: Path, b
 
 def test_the_measuring_has_one_bar_that_never_goes_back(tmp_path: Path, base: Any) -> None:
     events: list[RunEvent] = []
-    executed(job_in(tmp_path), base, events.append, replace(QUICK, parts=USUAL.parts))
+    executed(job_in(tmp_path), base, events.append, REACHING)
     bar = [event for event in events if isinstance(event, Working) and event.what.startswith("Measuring: ")]
     names = list(dict.fromkeys(event.what.removeprefix("Measuring: ") for event in bar))
-    assert names == ["samples", "held-out texts", "a text in another voice", "each virtual token"]
+    assert names == [
+        "samples", "held-out texts", "a text in another voice", "behind other text", "each virtual token"
+    ]  # fmt: skip
     assert len({event.total for event in bar}) == 1
     done = [event.done for event in bar]
     assert done == sorted(done)

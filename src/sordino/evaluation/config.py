@@ -63,10 +63,9 @@ class DistanceConfig:
         if not self.between or not set(self.between) <= set(BETWEEN):
             raise ConfigError("unknown kind of text", where="between", expected=", ".join(BETWEEN), got=self.between)
 
-
-def quick_distance() -> DistanceConfig:
-    """For the end of a training: what 10,000 positions can say."""
-    return DistanceConfig(distances=(0, 256), between=("foreign",))
+    def positions(self, conditions: int, heldout: int) -> int:
+        """How many positions so many conditions read behind texts of one kind. heldout: tokens of the held-out texts."""
+        return conditions * (len(self.distances) * min(self.limit, heldout) + self.parts * self.distances[-1])
 
 
 @dataclass(frozen=True)

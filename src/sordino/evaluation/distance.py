@@ -61,6 +61,7 @@ def measure_distance(
     count = sum(map(len, plan.windows))
     total, done = count * sum(1 + sum(len(far) for _, far in sets) for _, sets in work), 0
     nll: dict[_Column, Floats] = {}
+    progress(done, total)
     for at, (one, sets) in enumerate(work):
         with adapted(base, one.adapter) if one.adapter is not None else nullcontext():
             every = [window for part in plan.windows for window in part]

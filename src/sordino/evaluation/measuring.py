@@ -140,6 +140,7 @@ def _nll(
     groups = [*([same] if same else []), *([at] for at in range(len(pairs)) if at not in same)]
     nll_WC = np.zeros((len(windows), len(conditions)))
     total, done = len(windows) * len(conditions), 0
+    progress(done, total)
     for group in groups:
         chosen, own = [pairs[at][0] for at in group], pairs[group[0]][1]
         for condition in chosen:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from sordino.evaluation.analysis.inspection import affordable
-from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.report import Report
 from sordino.evaluation.scoring import Progress
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -28,9 +28,13 @@ INSPECTION_POSITIONS = 4_800
 LIMIT = 2048
 # What metadata suggest at most.
 MOST_INSTRUCTIONS = 3
+# A share of the gain that is kept behind other text needs at least so many held-out tokens.
+LEAST_HELDOUT = 256
+# Positions beside prompt, other text and row: BOS, and the break between two texts.
+_BETWEEN = 6
 
 # In the order in which they are done.
-Part = Literal["samples", "heldout", "off_domain", "inspection"]
+Part = Literal["samples", "heldout", "off_domain", "distance", "inspection"]
 
 
 class MeasureResult(Protocol):
@@ -59,12 +63,13 @@ class Judging:
 @dataclass(frozen=True)
 class RunSize:
     """What a run reads. steps: taken, or to be taken. step_positions: of one step, those of the soft prompt included. heldout:
-    tokens of the held-out texts, 0 where there are none.
+    tokens of the held-out texts, 0 where there are none. context: positions that the base model has.
     """
 
     steps: int
     step_positions: float
     heldout: int
+    context: int
 
     @property
     def step_work(self) -> float:
@@ -79,14 +84,15 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
     """
     rows = min(config.row_tokens, EvaluateConfig().row_tokens)
     settings = EvaluateConfig(limit=LIMIT, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens)
-    full = Judging(settings, measure=measure)
+    whole = Judging(settings, measure=measure)
+    full = _behind_text(whole, config, size, DistanceConfig((0, 256, 768), ("foreign",)))
     if config.measure == "none":
-        return replace(full, parts=frozenset())
+        return replace(whole, parts=frozenset())
     if config.measure == "full":
         return full
     room = SHARE * size.steps * size.step_work
     short = replace(
-        full,
+        whole,
         config=replace(settings, excerpt_tokens=(64, 256)),
         most_instructions=1,
         parts=frozenset({"samples", "heldout", "off_domain"}),
@@ -94,7 +100,9 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
     least = replace(
         short, config=replace(settings, excerpt_tokens=(64,)), parts=frozenset({"samples", "heldout"})
     )  # fmt: skip
-    for choice, fewest in ((full, 1024), (short, 512)):
+    nearer = _behind_text(whole, config, size, DistanceConfig((0, 256), ("foreign",)))
+    briefly = _behind_text(short, config, size, DistanceConfig((0, 256), ("foreign",), limit=384, parts=1))
+    for choice, fewest in ((full, 1024), (nearer, 1024), (briefly, 512), (short, 512)):
         fitted = _fitted(choice, config, size, room, fewest)
         if work(fitted, config, size) <= room:
             return fitted
@@ -102,14 +110,31 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
     return _fitted(least, config, size, room, 256)
 
 
+def _behind_text(judging: Judging, config: TrainConfig, size: RunSize, distance: DistanceConfig) -> Judging:
+    """With what is left of the gain behind other text, at the distances that the model's context has room for."""
+    rows = min(config.row_tokens, distance.row_tokens)
+    room = size.context - config.tokens - rows - _BETWEEN
+    fits = tuple(far for far in distance.distances if far <= room)
+    if len(fits) < 2 or size.heldout < LEAST_HELDOUT or judging.measure is not None:
+        return judging
+    settings = replace(judging.config, distance=replace(distance, distances=fits, row_tokens=rows))
+    return replace(judging, config=settings, parts=judging.parts | {"distance"})
+
+
 def positions(judging: Judging, config: TrainConfig, size: RunSize) -> Mapping[Part, float]:
     """How many positions each part of a measurement costs."""
     settings = judging.config
-    targets = affordable(config.tokens, judging.inspection)
+    # Keys and values have no rows to leave out one by one.
+    targets = affordable(config.tokens, judging.inspection) if config.kind == "embedding" else 0
+    # No prompt, the soft prompt as its file is and, where that holds it, not held, an instruction and an excerpt.
+    reach = (
+        settings.distance.positions(4 + bool(config.hold), size.heldout) if settings.distance and size.heldout else 0
+    )
     known: dict[Part, float] = {
         "samples": config.sample_tokens * POSITIONS_A_GENERATED_TOKEN,
         "heldout": _heldout(judging, config, size) if size.heldout else 0,
         "off_domain": 2 * settings.limit + config.tokens if size.heldout else 0,
+        "distance": reach,
         "inspection": (config.tokens + 2) * (config.tokens + targets) if targets else 0,
     }
     return {part: cost for part, cost in known.items() if part in judging.parts and cost}

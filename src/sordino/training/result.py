@@ -7,7 +7,7 @@ warning: the soft prompt is worth keeping without them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 
@@ -47,6 +47,7 @@ _NAMES: Mapping[Part, str] = {
     "samples": "samples",
     "heldout": "held-out texts",
     "off_domain": "a text in another voice",
+    "distance": "behind other text",
     "inspection": "each virtual token",
 }
 
@@ -140,7 +141,8 @@ def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_
             found.samples = _samples(prepared, prompt, bar, on_event)
         if "heldout" in costs:
             missing = "held-out results"
-            found.report = measured_result(prepared, prompt, judging, on_event, bar.progress("heldout", "off_domain"))
+            progress = bar.progress("heldout", "off_domain", "distance")
+            found.report = measured_result(prepared, prompt, judging, on_event, progress)
         if found.report is not None:
             on_event(Evaluated(found.report, judging.config.row_tokens))
         missing = "inspection"
@@ -203,8 +205,13 @@ def measured_result(
             progress=progress,
         )
     except SordinoError as error:
-        on_event(Warned(f"there are no held-out results: {error.message}"))
-        return None
+        if judging.config.distance is None:
+            on_event(Warned(f"there are no held-out results: {error.message}"))
+            return None
+        # The rest is worth having without it.
+        on_event(Warned(f"it is not known what other text leaves of the gain: {error.message}"))
+        near = replace(judging, config=replace(judging.config, distance=None))
+        return measured_result(prepared, prompt, near, on_event, progress)
 
 
 def sample_pairs(

@@ -78,7 +78,8 @@ class PreparedRun:
         count, tokens = len(self.data.train), self.train_tokens
         characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
         rows = min(self.config.batch, count) * tokens / count
-        return RunSize(self.config.steps, rows + self.config.tokens, math.ceil(held * tokens / max(characters, 1)))
+        heldout = math.ceil(held * tokens / max(characters, 1))
+        return RunSize(self.config.steps, rows + self.config.tokens, heldout, self.base.context_length)
 
     def judging(self, steps: int) -> Judging:
         """How its result is measured after so many steps."""
