@@ -42,7 +42,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     base = load(options.model, dtype=options.dtype, device=options.device)
     full = Spec(
-        (options.model,), (20,), (0.02, 0.06, 0.25, 1.0), ("data", "vocab", "random"), ("plain",), (0,),
+        (options.model,), ("embedding",), (20,), (0.02, 0.06, 0.25, 1.0), ("data", "vocab", "random"), ("plain",), (0,),
         replace(REST, steps=options.steps), full=True, heldout_tokens=4096,
     )  # fmt: skip
     texts = TextPaths((options.corpus / "train",), (options.corpus / "heldout",))

@@ -68,6 +68,24 @@ def test_the_full_grid_and_its_plots_on_two_models() -> None:
     assert len(found["claims"]) == 5
 
 
+def test_the_kind_is_a_factor_and_the_winner_has_its_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("--kind", "embedding,kv", "--tokens", 3, "--init", "vocab", "--seed", "0,1", "--full", *QUICK)
+    said = ok("sweep", "log", *both)
+    assert "embedding" in said
+    found = results()
+    runs = found["models"][0]["runs"]
+    assert [(run["choice"]["kind"], run["choice"]["lr"]) for run in runs] == [("embedding", 0.25)] * 2 + [
+        ("kv", 0.1)
+    ] * 2
+    assert {path.name for path in Path("out").glob("*.png")} == {"heldout-by-kind.png", "heldout-by-seed.png"}
+    # By chance an embedding prompt won: a KV prompt's file has another ending, and the old one goes.
+    ok("sweep", "log", "--kind", "kv", "--tokens", "2,3", "--init", "vocab", *QUICK, "--overwrite")
+    assert formats.read_single(Path("out/winner.kv.zip")).kind == "KV prompt"
+    assert formats.read_single(Path("out/1-smollm2/best.kv.zip")).metadata.heldout["nll"]["no_prompt"] > 0
+    assert not list(Path("out").rglob("winner.zip")) + list(Path("out").rglob("best.zip"))
+    assert "there is a sweep here" in refused("sweep", "log", "--kind", "embedding", *QUICK)
+
+
 def test_what_an_earlier_sweep_won_is_not_taken_for_a_later_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """With --overwrite the old winner and plots go, as the new sweep may have none; of models it is not about, too."""
     ok("sweep", "log", "--tokens", "2,3", "--init", "vocab", *QUICK)
@@ -100,7 +118,7 @@ def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
-    spec = Spec(("link",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
+    spec = Spec(("link",), ("embedding",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
     asked = execute.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
     execute.store_sweep(asked)
     again = execute.stored_sweep(tmp_path / "out")
@@ -135,8 +153,10 @@ def test_runs_that_begin_alike_choose_their_first_matrix_once(monkeypatch: pytes
     assert len(calls) == 2
 
 
-def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    ok("sweep", "log", *GRID, *QUICK)
+@pytest.mark.parametrize("kinds", ["embedding", "embedding,kv"])
+def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyPatch, kinds: str) -> None:
+    grid = (*GRID, "--kind", kinds)
+    ok("sweep", "log", *grid, *QUICK)
     Path("out").rename("whole")
     steps = 0
 
@@ -148,7 +168,7 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as patch:
         real = running.train_group
         patch.setattr(running, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
-        said = ok("sweep", "log", *GRID, *QUICK)
+        said = ok("sweep", "log", *grid, *QUICK)
     assert "Go on with: sordino sweep --resume out" in said
     before = contents(Path("out"))
     assert "there is a sweep here" in refused("sweep", "log", *GRID, *QUICK)
@@ -159,7 +179,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
         for model in found["models"]:
             del model["seconds"]
     assert whole == cut
-    assert formats.read(Path("whole/winner.zip")).content_hash == formats.read(Path("out/winner.zip")).content_hash
+    first, second = (next(Path(folder).glob("winner*.zip")) for folder in ("whole", "out"))
+    assert formats.read_single(first).content_hash == formats.read_single(second).content_hash
 
 
 def test_a_model_that_is_done_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

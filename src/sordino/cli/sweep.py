@@ -13,7 +13,7 @@ from sordino.cli.loading import ModelChoice, loaded_model
 from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
-from sordino.training.config import TrainConfig
+from sordino.training.config import RATES, TrainConfig
 from sordino.training.sweep.grid import FACTORS, Spec
 
 if TYPE_CHECKING:
@@ -28,11 +28,17 @@ def _factor_option(flag: str, default: str, help: str, *, metavar: str, short: s
     return click.option(*flags, multiple=True, default=(default,), show_default=True, metavar=metavar, help=help)
 
 
+def _rates_option() -> Decorator:
+    shown = "; ".join(f"{rate:g} for {kind}" for kind, rate in RATES.items())
+    return click.option("--lr", multiple=True, show_default=shown, metavar="X,X", help="Learning rates to try.")
+
+
 @click.command(short_help="Try many settings together and keep the best.")
 @training_text_options()
 @click.option("--out-dir", type=PATH, help="The folder for all results; made where it does not exist.")
+@_factor_option("--kind", "embedding", "Kinds of soft prompt to try: embedding, kv.", metavar="A,B")
 @_factor_option("--tokens", "20", "Virtual tokens to try.", metavar="N,N")
-@_factor_option("--lr", "0.25", "Learning rates to try.", metavar="X,X")
+@_rates_option()
 @_factor_option(
     "--init",
     "data",
@@ -118,6 +124,8 @@ def _spec(options: Mapping[str, Any]) -> Spec:
 
 def _values(name: str, given: Sequence[str]) -> tuple[Any, ...]:
     """The values of a factor, typed with commas between them; words and paths, which may have commas, are one value."""
+    if name == "lr" and not given:
+        return (None,)
     kind = {"tokens": int, "lr": float, "seed": int}.get(name, str)
     parts: list[str] = []
     for text in given:

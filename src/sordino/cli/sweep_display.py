@@ -12,13 +12,13 @@ from sordino.cli.console import one_line, out, table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display, clock, memory, show_texts
 from sordino.training.events import Cost, Disclosed, Finished, Lost, RunEvent, Started, Step, TextsRead
-from sordino.training.sweep.execute import RESULTS, WINNER, ModelStarted, SweepResult
+from sordino.training.sweep.execute import RESULTS, ModelStarted, SweepResult
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.halving import share_of
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
 
 _COLUMNS = (
-    *("model", "run", "#tokens", "#lr", "init", "method", "#seed", "#steps", "ended"),
+    *("model", "run", "kind", "#tokens", "#lr", "init", "method", "#seed", "#steps", "ended"),
     *("#validation", "#held-out", "#bits a byte"),
 )
 _ENDS = {"steps": "at its end", "pruned": "among the worse, ended"}
@@ -94,10 +94,10 @@ def show_result(result: SweepResult, folder: Path) -> None:
         return
     choice = best.choice
     settings = (
-        f"{one_line(choice.model)}, {choice.tokens} tokens, lr {choice.lr:g}, init {one_line(choice.init)}, "
+        f"{one_line(choice.model)}, {choice.kind}, {choice.tokens} tokens, lr {choice.lr:g}, init {one_line(choice.init)}, "
         f"{choice.method}, seed {choice.seed}"
     )
-    out.print(f"Winner:  {(folder / WINNER).resolve()} ({settings})")
+    out.print(f"Winner:  {(folder / result.file).resolve()} ({settings})")
     out.print(f"Results: {(folder / RESULTS).resolve()}")
 
 
@@ -108,11 +108,11 @@ def _table(models: tuple[ModelOutcome, ...], best: Outcome | None) -> Any:
         for run in sorted(outcome.runs, key=lambda run: (not run.complete, -run.steps, run.validation)):
             choice, mark = run.choice, " *" if run is best else ""
             shown.add_row(
-                one_line(outcome.model), run.name + mark, str(choice.tokens), f"{choice.lr:g}", one_line(choice.init),
+                one_line(outcome.model), run.name + mark, choice.kind, str(choice.tokens), f"{choice.lr:g}", one_line(choice.init),
                 choice.method, str(choice.seed), str(run.steps), run.why,
                 f"{run.validation:.4f}" if math.isfinite(run.validation) else "", *_figures(run.heldout),
             )  # fmt: skip
-        shown.add_row(one_line(outcome.model), "none", "0", *[""] * 7, *_figures(outcome.none))
+        shown.add_row(one_line(outcome.model), "none", "", "0", *[""] * 7, *_figures(outcome.none))
     return shown
 
 

@@ -15,7 +15,8 @@ from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
 
 Method = Literal["plain", "residual"]
 Kind = Literal["embedding", "kv"]
-_RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
+# The default learning rate of each kind.
+RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
 # What runs were that were stored before these settings existed.
 _BEFORE = {"kind": "embedding", "hold": 0, "context": 0.0, "context_tokens": 512}
 
@@ -234,7 +235,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         if self.lr is None:
-            object.__setattr__(self, "lr", _RATES[self.kind])
+            object.__setattr__(self, "lr", RATES[self.kind])
         if self.kind == "kv" and self.method == "residual":
             raise ConfigError(
                 "a KV prompt has no residual network", where="--method", expected="plain", got=self.method

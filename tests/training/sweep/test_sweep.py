@@ -18,11 +18,22 @@ from sordino.training.sweep.halving import halving, rungs, share_of, worse_half
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome, claims, cost, levels, winner
 
-SPEC = Spec(("m",), (5, 20), (0.1, 0.25), ("data", "random"), ("plain",), (0, 1), TrainConfig(steps=80))
+SPEC = Spec(("m",), ("embedding",), (5, 20), (0.1, 0.25), ("data", "random"), ("plain",), (0, 1), TrainConfig(steps=80))
 
 
 def outcome(name: str, loss: float, *, why: str = "steps", steps: int = 80, heldout: bool = True, **choice) -> Outcome:
-    made = Choice(**{"model": "m", "tokens": 20, "lr": 0.25, "init": "data", "method": "plain", "seed": 0, **choice})
+    made = Choice(
+        **{
+            "model": "m",
+            "kind": "embedding",
+            "tokens": 20,
+            "lr": 0.25,
+            "init": "data",
+            "method": "plain",
+            "seed": 0,
+            **choice,
+        }
+    )
     measured = Measured(loss + 0.1, (loss + 0.1) / 3) if heldout and why == "steps" else None
     return Outcome(name, made, why, steps, steps * 4, loss, ((0, 5.0), (steps, loss)), measured)
 
@@ -38,6 +49,15 @@ def test_the_grid_is_every_combination_once_in_one_order():
     assert {(c.tokens, c.lr, c.init, c.seed) for c in made} == set(
         itertools.product((5, 20), (0.1, 0.25), ("data", "random"), (0, 1))
     )
+
+
+def test_each_kind_has_its_own_default_rate_and_its_place_in_the_grid():
+    both = replace(SPEC, kind=("embedding", "kv"), lr=(None,))
+    assert {(choice.kind, choice.lr) for choice in both.choices()} == {("embedding", 0.25), ("kv", 0.1)}
+    assert [(both.config(choice).kind, both.config(choice).lr) for choice in both.choices()][-1] == ("kv", 0.1)
+    assert Spec.from_json(json.loads(json.dumps(both.to_json()))) == both
+    with pytest.raises(ConfigError, match="no residual network"):
+        replace(both, method=("residual",))
 
 
 def test_chance_takes_some_of_the_grid_and_the_same_again():
@@ -196,6 +216,9 @@ def test_a_picture_for_each_factor_that_was_varied():
     assert set(made) == {"heldout-by-tokens.png", "heldout-by-init.png", "heldout-by-seed.png"}
     assert all(data.startswith(b"\x89PNG") for data in made.values())
     assert made == pictures([model(*runs)])
+    # That each kind has its own rate says nothing about rates.
+    kinds = pictures([model(runs[0], outcome("k", 3.5, kind="kv", lr=0.1, tokens=5))])
+    assert set(kinds) == {"heldout-by-kind.png"}
     both = pictures([model(*runs), model(outcome("z", 3.0, model="n"), name="n")])
     assert "heldout-by-model.png" in both
     assert set(FACTORS) >= {name.removeprefix("heldout-by-").removesuffix(".png") for name in both}

@@ -1,7 +1,7 @@
 """A sweep from its settings to its results: one base model after another, all its runs together. Prints nothing.
 
 Everything is in the sweep's folder: sweep.json (what was asked for), a folder a model with its runs and its best soft prompt,
-and at the end results.json, winner.zip and a plot for each factor that was varied.
+and at the end results.json, winner.zip (of a KV prompt winner.kv.zip) and a plot for each factor that was varied.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.config import RATES
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
-from sordino.training.job import Job
+from sordino.training.job import Job, ending_of
 from sordino.training.judging import judging_of
 from sordino.training.result import write_result
 from sordino.training.run import TextPaths, estimate_group
@@ -34,7 +35,7 @@ from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner
 from sordino.training.sweep.running import BEGAN, Member, measure_members, members_of, train_members
 
-SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner.zip", "best.zip"
+SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner", "best"
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class SweepResult:
     claims: tuple[Claim, ...]
     rows: int
     rows_in_full: int
+
+    @property
+    def file(self) -> str:
+        """The name of the winner's file, in the sweep's folder; "" where there is none."""
+        return f"{WINNER}{ending_of(self.best[1].choice.kind)}" if self.best else ""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -105,9 +111,14 @@ def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
             where=folder,
             do=f"sordino sweep --resume {quote(str(folder))}; or choose another --out-dir; or begin again with --overwrite",
         )
-    for taken in (folder / RESULTS, folder / WINNER):
+    for taken in (folder / RESULTS, *_files(folder, WINNER)):
         if taken.exists() and not overwrite:
             raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """A soft prompt's file of this name, of either kind."""
+    return [folder / f"{name}{ending_of(kind)}" for kind in RATES]
 
 
 def store_sweep(sweep: Sweep) -> None:
@@ -115,9 +126,11 @@ def store_sweep(sweep: Sweep) -> None:
     # Of models that this sweep is not about, too.
     others = {path.parent for path in sweep.folder.glob(f"*/{BEGAN}")}
     for folder in others | {sweep.folder_of(model) for model in sweep.spec.model}:
-        for left in (BEGAN, CHECKPOINT, RESULTS, BEST):
-            (folder / left).unlink(missing_ok=True)
-    for path in (sweep.folder / RESULTS, sweep.folder / WINNER, *sweep.folder.glob("heldout-by-*.png")):
+        for left in (*(folder / name for name in (BEGAN, CHECKPOINT, RESULTS)), *_files(folder, BEST)):
+            left.unlink(missing_ok=True)
+    for path in (
+        sweep.folder / RESULTS, *_files(sweep.folder, WINNER), *sweep.folder.glob("heldout-by-*.png")
+    ):  # fmt: skip
         path.unlink(missing_ok=True)
     models = [absolute_name(model) for model in sweep.spec.model]
     stored = {
@@ -230,7 +243,7 @@ def _write_best(
     member, folder = next(member for member in members if member.name == best.name), sweep.folder_of(model)
     config, metadata = member.prepared.config, Metadata(name=safe_name(sweep.folder.resolve().name))
     job = Job(
-        sweep.texts, folder / BEST, model, metadata, config, sweep.device, sweep.dtype,
+        sweep.texts, folder / f"{BEST}{ending_of(config.kind)}", model, metadata, config, sweep.device, sweep.dtype,
         overwrite=True, run=folder / member.name,
     )  # fmt: skip
     done = finished[member.name]
@@ -245,7 +258,9 @@ def _compare(sweep: Sweep, outcomes: Sequence[ModelOutcome]) -> SweepResult:
     for name, data in pictures(outcomes).items():
         write_bytes(sweep.folder / name, data)
     if result.best is not None:
-        write_bytes(sweep.folder / WINNER, (sweep.folder_of(result.best[0].model) / BEST).read_bytes())
+        model, run = result.best
+        best = sweep.folder_of(model.model) / f"{BEST}{ending_of(run.choice.kind)}"
+        write_bytes(sweep.folder / result.file, best.read_bytes())
     stored = {"settings": spec.to_json(), **result.to_json()}
     write_bytes(sweep.folder / RESULTS, json.dumps(stored, indent=1).encode())
     return result

@@ -10,7 +10,7 @@ from typing import Any
 
 from sordino.errors import ConfigError
 from sordino.settings import LARGEST_SEED, check_settings, setting
-from sordino.training.config import Method, TrainConfig
+from sordino.training.config import RATES, Kind, Method, TrainConfig
 
 # The evaluations of a run: halving needs them at an eighth, a quarter and a half.
 EVALUATIONS = 8
@@ -23,6 +23,7 @@ class Choice:
     """One combination: a value of each factor."""
 
     model: str
+    kind: Kind
     tokens: int
     lr: float
     init: str
@@ -35,14 +36,15 @@ FACTORS = tuple(field.name for field in fields(Choice))
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sweep was asked for: the values of each factor, and how to try them. rest: the settings that all runs share.
-    fill_passes: let a pass hold as many positions as suit the device, whatever `rest` says. heldout_tokens: most held-out tokens
-    that each finished run is measured on.
+    """What a sweep was asked for: the values of each factor, and how to try them. lr: None stands for a kind's own default. rest:
+    the settings that all runs share. fill_passes: let a pass hold as many positions as suit the device, whatever `rest` says.
+    heldout_tokens: most held-out tokens that each finished run is measured on.
     """
 
     model: tuple[str, ...]
+    kind: tuple[Kind, ...]
     tokens: tuple[int, ...]
-    lr: tuple[float, ...]
+    lr: tuple[float | None, ...]
     init: tuple[str, ...]
     method: tuple[Method, ...]
     seed: tuple[int, ...]
@@ -68,8 +70,6 @@ class Spec:
                 raise ConfigError("there is no value to try", where=f"--{factor}")
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
-        if self.rest.kind != "embedding":
-            raise ConfigError("a sweep trains embedding prompts", where="--kind", got=self.rest.kind, do="leave it out")
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
                 "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
@@ -80,7 +80,10 @@ class Spec:
 
     def choices(self) -> list[Choice]:
         """The combinations to try, those of one model together, always in the same order."""
-        every = [Choice(*values) for values in itertools.product(*(getattr(self, factor) for factor in FACTORS))]
+        every = [
+            Choice(model, kind, tokens, RATES[kind] if lr is None else lr, *rest)
+            for model, kind, tokens, lr, *rest in itertools.product(*(getattr(self, factor) for factor in FACTORS))
+        ]
         if not self.random or self.random >= len(every):
             return every
         places = random.Random(self.split_seed).sample(range(len(every)), self.random)
@@ -101,6 +104,7 @@ class Spec:
             validation_tokens=max(
                 min(rest.validation_tokens, LEAST_VALIDATION), min(rest.validation_tokens, affordable)
             ),
+            kind=choice.kind,
             tokens=choice.tokens,
             lr=choice.lr,
             init=choice.init,
@@ -116,5 +120,7 @@ class Spec:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Spec:
+        # Sweeps of version 0.1.0 know one kind.
+        stored = {"kind": ["embedding"], **stored}
         lists = {factor: tuple(stored[factor]) for factor in FACTORS}
         return Spec(**{**stored, **lists, "rest": TrainConfig.from_json(stored["rest"])})

@@ -13,8 +13,9 @@ from sordino.training.sweep.results import ModelOutcome, Outcome, levels
 
 _HEADINGS = {
     "model": "base model",
+    "kind": "kind of soft prompt",
     "tokens": "virtual tokens",
-    "lr": "learning rate (embedding RMS)",
+    "lr": "learning rate (in units of the RMS)",
     "init": "where the soft prompt starts",
     "method": "method",
     "seed": "seed",
@@ -24,8 +25,15 @@ _HEADINGS = {
 def pictures(models: Sequence[ModelOutcome]) -> dict[str, bytes]:
     """PNGs by file name, of the factors that finished runs have more than one value of."""
     done = [run for model in models for run in model.runs if run.complete]
-    varied = [factor for factor in FACTORS if len({getattr(run.choice, factor) for run in done}) > 1]
-    return {f"heldout-by-{factor}.png": rendered(_figure(models, factor)) for factor in varied}
+    return {
+        f"heldout-by-{factor}.png": rendered(_figure(models, factor)) for factor in FACTORS if _varied(done, factor)
+    }
+
+
+def _varied(runs: Sequence[Outcome], factor: str) -> bool:
+    """Whether it has several values among runs of one kind: each kind has a learning rate of its own by default."""
+    parts = [runs] if factor == "kind" else [[r for r in runs if r.choice.kind == kind] for kind in ("embedding", "kv")]
+    return any(len({getattr(run.choice, factor) for run in part}) > 1 for part in parts)
 
 
 def _figure(models: Sequence[ModelOutcome], factor: str) -> Figure:

@@ -76,7 +76,7 @@ class ModelOutcome:
         runs = tuple(
             Outcome(
                 run["name"],
-                Choice(**run["choice"]),
+                Choice(**{"kind": "embedding", **run["choice"]}),
                 run["why"],
                 run["steps"],
                 run["rows"],

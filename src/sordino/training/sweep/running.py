@@ -71,7 +71,7 @@ def members_of(base: BaseModel, spec: Spec, model: str, texts: TextPaths, folder
     for number, choice in enumerate(choices):
         config = replace(spec.config(choice), pass_tokens=room)
         started = began.starts[number] if began.starts else None
-        key = (choice.tokens, choice.init, choice.seed, started)
+        key = (choice.kind, choice.tokens, choice.init, choice.seed, started)
         if key in starts:
             prepared = replace(starts[key], config=replace(config, sample_text=starts[key].config.sample_text))
         elif shared is not None:
