@@ -115,6 +115,23 @@ def test_joint_training_from_excerpts(library: Path, tmp_path: Path) -> None:
     assert json.loads(run(*fit, "--out", "k.mix.zip", *FAST, "--json").stdout)["weights"]
 
 
+def test_components_may_be_kv_prompts(library: Path, tmp_path: Path) -> None:
+    fit = ("mixture", "fit", "--data", tmp_path / "data.jsonl", "--gate", "never", *FAST)
+    text = ok(*fit, "--joint", 2, "--kind", "kv", "--tokens", 4, "--steps", 4, "--out", "j.mix.zip")
+    assert "Training 2 soft prompts together" in text
+    made = read(Path("j.mix.zip"))
+    assert [(prompt.kind, prompt.n_tokens) for prompt in made.components] == [("KV prompt", 4)] * 2
+    formats.write(made.components[0], Path("one.kv.zip"))
+    both = ("--components", "one.kv.zip", "fog")
+    ok(*fit, *both, "--out", "m.mix.zip")
+    assert read(Path("m.mix.zip")).components[0].content_hash == made.components[0].content_hash
+    ok(*fit, *both, "--joint", 2, "--steps", 2, "--out", "k.mix.zip", "--force")
+    kept = read(Path("k.mix.zip"))
+    assert [prompt.kind for prompt in kept.components] == ["KV prompt", "embedding prompt"]
+    assert "no --components" in refused(*fit, *both, "--joint", 2, "--kind", "kv", "--out", "l.mix.zip")
+    assert "--joint" in refused(*fit, *both, "--kind", "kv", "--out", "l.mix.zip")
+
+
 def test_joint_training_from_given_soft_prompts(library: Path, tmp_path: Path) -> None:
     ok(*command(tmp_path, "--joint", 2, "--steps", 4, "--gate", "never"))
     made = read(Path("m.mix.zip"))

@@ -27,7 +27,7 @@ from sordino.prompts.mixture import MAX_COMPONENTS
 from sordino.training.config import Description
 from sordino.training.mixture.config import FitConfig, JointConfig
 
-_OF_JOINT = ("--tokens", "--steps", "--batch", "--lr")
+_OF_JOINT = ("--kind", "--tokens", "--steps", "--batch", "--lr")
 
 
 @click.group(short_help="Weigh several soft prompts by examples, so that they write as one.")
@@ -51,7 +51,7 @@ def mixture() -> None:
     metavar="K",
     help="Train K soft prompts together with their weights, from different excerpts of the texts, or from the K that are given.",
 )
-@setting_options(JointConfig, "tokens", "steps", "batch", "lr", given_as="training", only_given=True)
+@setting_options(JointConfig, "kind", "tokens", "steps", "batch", "lr", given_as="training", only_given=True)
 @setting_options(FitConfig, "gate", "row_tokens", "context_tokens", "limit", "pass_tokens", "seed", given_as="config")
 @setting_options(Description, "author", "description", "licence", given_as="about")
 @output_options(
@@ -93,7 +93,8 @@ def _check_components(names: Sequence[str], joint: int | None) -> None:
     elif not 1 <= joint <= MAX_COMPONENTS:
         raise ConfigError("out of range", where="--joint", expected=f"1 to {MAX_COMPONENTS}", got=joint)
     elif names:
-        refuse_alone("--tokens", needs="no --components, as they have a length already,")
+        for flag, had in (("--tokens", "a length"), ("--kind", "a kind")):
+            refuse_alone(flag, needs=f"no --components, as they have {had} already,")
         if len(names) != joint:
             what = "give as many soft prompts as --joint says, or none"
             raise ConfigError(what, where=where, expected=joint, got=len(names))
@@ -115,7 +116,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
         pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
     prompts = PromptChoice(tuple(names), options["library"], options["force"])
-    given = prompts.load()
+    given = prompts.load_single()
     base = options["model"].load(ask=not options["as_json"])
     prompts.check(base, given)
     job = MixtureJob(

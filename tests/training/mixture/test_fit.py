@@ -22,6 +22,7 @@ from sordino.training.mixture.em import mean_nll
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
+from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny_base
 
 CONFIG = FitConfig(row_tokens=32, context_tokens=8, resamples=300)
@@ -97,6 +98,20 @@ def test_the_mixture_has_the_weights_and_numbers_of_its_fit(tmp_path: Path) -> N
     assert found.report.line("mixture").less_mixture.value == 0
     assert found.mixture.metadata.heldout == summary(found.report)
     assert found.mixture.metadata.base == base.ref
+
+
+def test_components_of_both_kinds_are_weighed_by_what_they_predict(tmp_path: Path) -> None:
+    """A KV prompt that does what an embedding prompt does gets the losses, and so the weights, of that one."""
+    base = tiny_base("llama")
+    data = prepared(base, tmp_path)
+    vectors = [voice(base, seed) for seed in range(2)]
+    mixed = [("v0", kv_of(base, vectors[0])), ("v1", vectors[1])]
+    config = replace(CONFIG, gate="always")
+    plain, found = (fit(base, prompts, data, config) for prompts in ([("v0", vectors[0]), ("v1", vectors[1])], mixed))
+    np.testing.assert_allclose(found.weights.weights_K, plain.weights.weights_K, atol=1e-4)
+    for one, other in zip(found.report.lines, plain.report.lines, strict=True):
+        assert one.nll.value == pytest.approx(other.nll.value, abs=1e-4), one.kind
+    assert [prompt.kind for prompt in found.mixture.components] == ["KV prompt", "embedding prompt"]
 
 
 def test_the_best_component_is_chosen_before_anything_is_held_out(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sordino.errors import ConfigError
 from sordino.settings import LARGEST_SEED, check_settings, setting
-from sordino.training.config import TrainConfig
+from sordino.training.config import RATES, Kind, TrainConfig
 
 GateChoice = Literal["auto", "never", "always"]
 # Tokens of each set that are measured by default: what tells weights of a few components to a few hundredths.
@@ -63,13 +63,21 @@ class JointConfig:
     responsibilities are tempered. evaluations: of a run. validation_tokens: of each.
     """
 
+    kind: Kind = setting(
+        "embedding", "Kind of the soft prompts that --joint starts from excerpts; given ones keep their own."
+    )
     tokens: int = setting(
         20, "Virtual tokens of each soft prompt that --joint starts from an excerpt.", low=1, high=2047, unit="N"
     )
     steps: int = setting(150, "Optimiser steps of --joint.", low=1, high=9_999_999, unit="N")
     batch: int = setting(4, "Examples a step of --joint, each after every component.", low=1, high=100_000, unit="N")
-    lr: float = setting(
-        0.25, "Learning rate of --joint, in units of the model's embedding RMS.", low=1e-6, high=100, unit="X"
+    lr: float | None = setting(
+        None,
+        "Learning rate of --joint, in units of the model's embedding RMS; of a KV prompt, of its layers' keys and values.",
+        low=1e-6,
+        high=100,
+        shown="; ".join(f"{rate:g} for {kind}" for kind, rate in RATES.items()),
+        unit="X",
     )
     warmup: float = 0.05
     final_lr: float = 0.1
@@ -87,12 +95,18 @@ class JointConfig:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def for_loop(self, tokens: int, row_tokens: int) -> TrainConfig:
-        """The settings of the run. tokens, row_tokens: of the longest component and example."""
-        own = {f.name for f in fields(TrainConfig)} - {"tokens"}
+    def rate(self, kind: Kind) -> float:
+        """The learning rate of components of a kind."""
+        return RATES[kind] if self.lr is None else self.lr
+
+    def for_loop(self, kind: Kind, tokens: int, row_tokens: int) -> TrainConfig:
+        """The settings of the run. kind: whose units it has. tokens, row_tokens: of the longest component and example."""
+        own = {f.name for f in fields(TrainConfig)} - {"kind", "tokens", "lr"}
         return TrainConfig(
             **{name: value for name, value in asdict(self).items() if name in own},
+            kind=kind,
             tokens=tokens,
+            lr=self.rate(kind),
             row_tokens=max(2, row_tokens),
             evaluate_every=max(1, self.steps // self.evaluations),
             # No component is a soft prompt of its own yet, so there is nothing to sample from.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sordino.errors import DataError
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.texts.overlap import overlap_lines
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.reading import read_pieces
@@ -19,7 +19,7 @@ from sordino.texts.splits import split_pieces
 
 
 def contaminated_components(
-    prompts: Sequence[tuple[str, SoftPrompt]],
+    prompts: Sequence[tuple[str, SinglePrompt]],
     paths: Sequence[Path],
     heldout: Sequence[Piece],
     seed: int,

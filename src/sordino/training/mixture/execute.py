@@ -8,15 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.prompts.kv_prompt import SinglePrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
+from sordino.training.mixture.components import component_form, component_of
 from sordino.training.mixture.config import FitConfig, JointConfig
 from sordino.training.mixture.contamination import contaminated_components
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare
@@ -24,7 +24,7 @@ from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_a
 from sordino.training.mixture.picture import report_figure
 from sordino.training.run import TextPaths
 
-Labelled = Sequence[tuple[str, SoftPrompt]]
+Labelled = Sequence[tuple[str, SinglePrompt]]
 
 
 @dataclass(frozen=True)
@@ -121,24 +121,25 @@ def _trained(
     """The components, trained together, and how they came about."""
     placement = _placement_of(base, job.components)
     if job.components:
-        starts = [torch.from_numpy(prompt.matrix.copy()) for _, prompt in job.components]
+        starts = [component_of(base, prompt) for _, prompt in job.components]
         init = "the soft prompts " + ", ".join(repr(label) for label, _ in job.components)
     else:
 
         def choosing(done: int, total: int) -> None:
             on_event(Working("Choosing excerpts", done, total))
 
-        starts = excerpts_apart(base, prepared.train, placement, job.count, config, choosing)
+        form = component_form(base, config.kind, placement)
+        starts = excerpts_apart(base, prepared.train, form, job.count, config, choosing)
         init = "excerpts of the training texts"
     on_event(JointStarted(job.count, config.steps, init))
     data = TrainSet(prepared.train, prepared.validation, prepared.data_hash)
-    for event in train_jointly(base, data, starts, placement, config):
+    for event in train_jointly(base, data, starts, config):
         on_event(event)
     assert isinstance(event, JointResult)
     recipe = {
         "method": "joint",
-        **{key: value for key, value in config.to_json().items() if key not in ("pass_tokens", "seed")},
-        "tokens": [len(matrix) for matrix in event.matrices],
+        **{key: value for key, value in config.to_json().items() if key not in ("pass_tokens", "seed", "kind")},
+        "tokens": [component.tokens for component in event.components],
         "init": init,
         "best_step": event.best_step,
         "validation_nll": round(event.best_loss, 5) if prepared.validation else None,
@@ -152,8 +153,8 @@ def _trained(
     )
     labels = [label for label, _ in job.components] or [f"{job.metadata.name} {k + 1}" for k in range(job.count)]
     return [
-        (label, SoftPrompt(matrix.numpy(), replace(metadata, name=label)))
-        for label, matrix in zip(labels, event.matrices, strict=True)
+        (label, component.prompt(replace(metadata, name=label)))
+        for label, component in zip(labels, event.components, strict=True)
     ], recipe
 
 

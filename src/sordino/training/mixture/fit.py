@@ -22,8 +22,9 @@ from sordino.forward.gate_input import hidden_of_texts
 from sordino.forward.token_losses import Progress, TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
@@ -87,7 +88,7 @@ def prepare(
 
 def fit(
     base: BaseModel,
-    prompts: Sequence[tuple[str, SoftPrompt]],
+    prompts: Sequence[tuple[str, SinglePrompt]],
     prepared: MixtureTexts,
     config: FitConfig,
     *,

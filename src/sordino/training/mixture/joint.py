@@ -10,10 +10,10 @@ from one over an example's length to one during the first part of the run (deter
 components learn from everything at first, and take sides as they come apart.
 
 The loop is `train.loop`: a mixture is one run whose matrix holds the virtual tokens of all components, one behind another, and
-whose loss splits it. It is not resumed: the weights are in no checkpoint. The same seed gives the same bits.
+whose loss splits it (`components`). It is not resumed: the weights are in no checkpoint. The same seed gives the same bits.
 
-Shape key: K components, P virtual tokens of all components, p of one, D model width, N examples of a step, n of a pass, t
-labelled tokens of a pass.
+Shape key: K components, P rows of all components, W numbers of a row, N examples of a step, n of a pass, t labelled tokens of a
+pass.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from sordino.forward.packing import LabelledRows, labelled_rows, passes
 from sordino.forward.sources import PrefixSource
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
-from sordino.prompts.soft_prompt import Metadata, PlacementName
+from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
+from sordino.training.form import Form
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
 from sordino.training.loop import Run, TrainSet, train
+from sordino.training.mixture.components import Component, Slot, kind_of_run, stacked
 from sordino.training.mixture.config import JointConfig
 from sordino.training.state import averaged_steps
 from sordino.training.strategy import Strategy
@@ -61,31 +63,32 @@ class WeightedStep:
 
 @dataclass(frozen=True)
 class JointResult:
-    """The best components [p, D], float32, and the step that they are of."""
+    """The best components, and the step that they are of."""
 
-    matrices: tuple[Tensor, ...]
+    components: tuple[Component, ...]
     best_step: int
     best_loss: float
 
 
 def train_jointly(
-    base: BaseModel, data: TrainSet, starts: Sequence[Tensor], placement: PlacementName, config: JointConfig
+    base: BaseModel, data: TrainSet, starts: Sequence[Component], config: JointConfig
 ) -> Iterator[WeightedStep | Validation | JointResult]:
-    """Train K components from their first matrices [p, D]; the base model is not changed. `JointResult` comes last.
+    """Train K components of one placement; the base model is not changed. `JointResult` comes last.
 
     Without validation examples the last averaged components are the result. Raises ConfigError, DataError, Diverged, OutOfMemory.
     """
     if not data.train:
         raise DataError("there is nothing to train on", where="--data", got="no example")
     examples = [*data.train, *data.validation]
-    lengths = [len(start) for start in starts]
     longest = max(len(example.ids) for example in examples)
-    check_room(base, conditions.matrix(base, "", max(starts, key=len), Metadata(placement=placement)), longest)
-    settings = replace(config.for_loop(max(lengths), longest), placement=placement)
+    check_room(base, max((start.condition(base) for start in starts), key=lambda one: one.length), longest)
+    settings = config.for_loop(kind_of_run(starts), max(start.tokens for start in starts), longest)
+    settings = replace(settings, placement=starts[0].form.placement)
+    matrix_PW, slots = stacked(starts, config)
     length = sum(sum(example.labelled) for example in data.train) / len(data.train)
-    mixture = MixtureLoss(lengths, settings, lambda step: temper(step, config, length))
+    mixture = MixtureLoss(slots, settings, lambda step: temper(step, config, length))
     with tempfile.TemporaryDirectory() as folder:
-        run = Run("", data, settings, Path(folder), torch.cat([start.detach() for start in starts]))
+        run = Run("", data, settings, Path(folder), matrix_PW)
         try:
             for event in train(base, run, loss=Loss(mixture.backward, mixture.mean)):
                 if isinstance(event, Step):
@@ -95,7 +98,9 @@ def train_jointly(
                 elif isinstance(event, Finished):
                     done = event.progress
                     best = (done.best_step, done.best_loss) if data.validation else (done.step, math.nan)
-                    yield JointResult(event.matrix_PD.split(lengths), *best)
+                    parts = event.matrix_PD.split([slot.rows for slot in slots])
+                    trained = (slot.component(part) for slot, part in zip(slots, parts, strict=True))
+                    yield JointResult(tuple(trained), *best)
         except Diverged as error:
             do = "start again with a lower --lr, or with --dtype float32"
             raise Diverged(error.what, where=error.where, got=error.got, do=do) from None
@@ -112,13 +117,13 @@ def temper(step: int, config: JointConfig, length: float) -> float:
 class MixtureLoss:
     """The loss -1/beta log sum_k w_k p_k(y|x)^beta of one run, in nats a token, and the weights that it learns.
 
-    lengths: virtual tokens of each component. temper: from a step's number to its beta. weights_K: float64, uniform at first;
+    slots: the components in the run's matrix. temper: from a step's number to its beta. weights_K: float64, uniform at first;
     each `backward` moves them towards the mean of the step's responsibilities.
     """
 
-    def __init__(self, lengths: Sequence[int], config: TrainConfig, temper: Callable[[int], float]) -> None:
-        self._lengths, self._config, self._temper = list(lengths), config, temper
-        self.weights_K = torch.full((len(lengths),), 1 / len(lengths), dtype=torch.float64)
+    def __init__(self, slots: Sequence[Slot], config: TrainConfig, temper: Callable[[int], float]) -> None:
+        self._slots, self._config, self._temper = list(slots), config, temper
+        self.weights_K = torch.full((len(slots),), 1 / len(slots), dtype=torch.float64)
         self.beta = temper(0)
 
     def backward(self, base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy) -> list[float]:
@@ -142,7 +147,7 @@ class MixtureLoss:
 
         tokens: labelled tokens of the step. A pass holds whole examples behind all components, so each is complete in itself.
         """
-        sources = [batch.source.of(matrix_pD) for matrix_pD in batch.source.matrix_PW.split(self._lengths)]
+        sources = [slot.source(rows) for slot, rows in self._parts(batch)]
         log_weights_K = self.weights_K.log()
         responsible_NK = torch.zeros(len(batch.examples), len(sources), dtype=torch.float64)
 
@@ -159,31 +164,35 @@ class MixtureLoss:
         (batch,) = batches
         total_1 = torch.zeros(1, dtype=torch.float64)
         if own := strategy.share(batch.examples):
-            matrices = batch.source.matrix_PW.split(self._lengths)
-            known = Metadata(placement=batch.source.placement, attention=batch.source.attention)
-            components = [conditions.matrix(base, "", matrix_pD, known) for matrix_pD in matrices]
+            components = [slot.component(rows).condition(base) for slot, rows in self._parts(batch)]
             nll_NK = losses(base, components, own, pass_tokens=pass_tokens).of_examples()
             total_1 += nll_of_texts(nll_NK, self.weights_K.log()).sum()
         strategy.reduce([total_1])
         return [float(total_1) / batch.labelled]
 
+    def _parts(self, batch: Batch) -> Iterator[tuple[Slot, Tensor]]:
+        rows = batch.source.matrix_PW.split([slot.rows for slot in self._slots])
+        return zip(self._slots, rows, strict=True)
+
 
 def excerpts_apart(
     base: BaseModel,
     train: Sequence[Example],
-    placement: PlacementName,
+    form: Form,
     count: int,
     config: JointConfig,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Tensor]:
-    """First matrices [P, D] for `count` components: excerpts of the training texts that together, each for the examples it suits,
+) -> list[Component]:
+    """The starts of `count` components: excerpts of the training texts that together, each for the examples it suits,
     predict some of them best; chosen greedily among CANDIDATES for each.
     """
     random = torch.Generator().manual_seed(config.seed)
     ids_C = [excerpt(train, config.tokens, random) for _ in range(CANDIDATES * count)]
     matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
-    candidates = [conditions.matrix(base, "", matrix, Metadata(placement=placement)) for matrix in matrices]
+    known = Metadata(placement=form.placement)
+    # A KV prompt begins as the keys and values of an excerpt, and predicts what that does.
+    candidates = [conditions.matrix(base, "", matrix, known) for matrix in matrices]
     check_room(base, candidates[0], max(len(example.ids) for example in judged))
     scored = losses(base, candidates, judged, pass_tokens=config.pass_tokens, progress=progress)
     nll_NC = scored.of_examples()
@@ -191,7 +200,7 @@ def excerpts_apart(
     for _ in range(count):
         rest = [c for c in range(len(matrices)) if c not in chosen]
         chosen.append(min(rest, key=lambda c: float(nll_NC[:, [*chosen, c]].min(dim=1).values.sum())))
-    return [matrices[c] for c in chosen]
+    return [Component(form, form.matrix_of_embeds(base, matrices[c])) for c in chosen]
 
 
 def _crossed(base: BaseModel, batch: Batch, sources: Sequence[PrefixSource], pass_tokens: int) -> list[LabelledRows]:
