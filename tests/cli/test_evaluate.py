@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from sordino.evaluation.config import ContinuationConfig
 from sordino.prompts.soft_prompt import BaseRef
 from tests.cli.commands import ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
@@ -60,6 +62,17 @@ def test_json_has_all_of_it(library: Path, tmp_path: Path) -> None:
     assert again == said
 
 
+def test_continuations_are_a_table_of_their_own(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = partial(ContinuationConfig, tokens=8, behind=20)
+    monkeypatch.setattr("sordino.cli.evaluate.ContinuationConfig", short)
+    command = ("evaluate", "fog", "--hold", 16, "--heldout", tmp_path / "heldout", "--continuations", 6, *FAST)
+    text = ok(*command)
+    for part in ("What the model writes behind other text", "distinct-2", "fog, held from 16", "fog, not held"):
+        assert part in text, part
+    said = json.loads(run(*command, "--json").stdout)["continuations"]
+    assert [(line["label"], line["hold"]) for line in said["lines"]] == [("fog", 16), ("fog", None), (None, None)]
+
+
 def test_held_out_texts_that_were_trained_on_are_told(library: Path, tmp_path: Path) -> None:
     result = run("evaluate", "fog", "--heldout", tmp_path / "train", "--excerpts", tmp_path / "train", *FAST)
     assert result.exit_code == 0
@@ -77,6 +90,7 @@ def test_bad_input_is_refused(library: Path, tmp_path: Path) -> None:
     assert "--limit" in refused("evaluate", "fog", *held, "--limit", -1)
     assert "lower --row-tokens" in refused("evaluate", "fog", *held, "--row-tokens", 255)
     assert "--heldout" in refused("evaluate", "fog")
+    assert "leave --continuations out" in refused("evaluate", "fog", *held, "--continuations", 8)
     assert "give --excerpts too" in refused("evaluate", "fog", *held, "--excerpt-draws", 2)
 
 

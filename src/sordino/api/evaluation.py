@@ -31,12 +31,13 @@ def evaluate(
     The same tokens are predicted after each prompt, without one, after instructions and, where `training` names the training
     texts, after excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
     names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048; distance=[0, 256, 768] measures
-    what is left of the gains behind so many tokens of other text.
+    what is left of the gains behind so many tokens of other text, continuations=64 whether so many continuations repeat
+    themselves.
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """
     from sordino.evaluation import measuring
     from sordino.evaluation.conditions import Baselines
-    from sordino.evaluation.config import DistanceConfig, EvaluateConfig
+    from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.heldout import read_heldout
 
@@ -45,6 +46,8 @@ def evaluate(
         model.base.check_fit(prompt, force=force)
     if isinstance(distance := settings.get("distance"), Sequence):
         settings["distance"] = DistanceConfig(distances=tuple(sorted({0, *distance})))
+    if isinstance(count := settings.get("continuations"), int):
+        settings["continuations"] = ContinuationConfig(count)
     texts = read_heldout(as_paths(heldout), as_paths(training))
     alone = [part for prompt in labelled.values() for part in components_of(prompt) if part is not None]
     report = measuring.evaluate(

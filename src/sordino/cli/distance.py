@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from sordino.evaluation.config import DISTANCES, DistanceConfig
 from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
+    from sordino.evaluation.continuation_report import ContinuationReport
     from sordino.evaluation.distance_report import DistanceReport
 
 _DEFAULT = ",".join(map(str, DISTANCES))
@@ -116,10 +118,21 @@ def show_distance(report: DistanceReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.distance_report import columns, explanation, rows
 
-    shown = table(*columns(report), title="Gain behind other text")
-    for row in rows(report):
+    _show("Gain behind other text", columns(report), rows(report), explanation(report))
+
+
+def show_continuations(report: ContinuationReport) -> None:
+    """The table, and what it shows."""
+    from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
+
+    _show("What the model writes behind other text", COLUMNS, rows(report), explanation(report))
+
+
+def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], explanation: Sequence[str]) -> None:
+    shown = table(*columns, title=title)
+    for row in rows:
         shown.add_row(*map(one_line, row))
     out.print(shown)
-    for line in explanation(report):
+    for line in explanation:
         out.print(line)
     out.print()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli.console import brackets, heading, one_line, out, print_json, table
-from sordino.cli.distance import DistanceChoice, distance_options, show_distance
+from sordino.cli.distance import DistanceChoice, distance_options, show_continuations, show_distance
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import instruction_option, paths_option, refuse_alone, setting_options
 from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
-from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.config import ContinuationConfig, EvaluateConfig
 from sordino.prompts.mixture import components_of, with_components
 
 if TYPE_CHECKING:
@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 )
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @distance_options()
+@click.option(
+    "--continuations",
+    type=int,
+    metavar="N",
+    help="Also write N continuations behind 256 tokens of other text, held and not: do they repeat themselves? 64 say enough, and "
+    "take minutes.",
+)
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @measured_options()
 def evaluate(
@@ -42,6 +49,7 @@ def evaluate(
     texts: TextChoice,
     config: EvaluateConfig,
     distance: DistanceChoice,
+    continuations: int | None,
     components: bool,
     model: ModelChoice,
     as_json: bool,
@@ -58,7 +66,8 @@ def evaluate(
     if components:
         loaded = with_components(loaded)
     held = texts.read()
-    config = replace(config, distance=distance.read())
+    written = None if continuations is None else ContinuationConfig(continuations)
+    config = replace(config, distance=distance.read(), continuations=written)
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.reading import read_pieces
 
@@ -103,6 +112,8 @@ def show_report(report: Report, row_tokens: int) -> None:
     out.print()
     if report.distance is not None:
         show_distance(report.distance)
+    if report.continuations is not None:
+        show_continuations(report.continuations)
     for label in report.n_tokens:
         named = f"{one_line(label)}: " if len(report.n_tokens) > 1 else ""
         out.print(named + verdict(report, label), style="bold")

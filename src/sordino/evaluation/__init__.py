@@ -6,6 +6,7 @@ confidence: intervals                             off_domain: a packaged text in
 measuring: held-out losses, with intervals        report: their numbers and sentences
 distance, distance_plan: gains behind other text  between: that text
 distance_report, distance_picture: what is shown  adapters: LoRA, to compare with
+continuations: whether text stays healthy
 
 Tasks: which answers are right?
 

@@ -69,8 +69,22 @@ class DistanceConfig:
 
 
 @dataclass(frozen=True)
+class ContinuationConfig:
+    """Whether text stays healthy: `count` continuations of at most `tokens` tokens behind `behind` tokens of other text."""
+
+    count: int = setting(64, "Continuations of each soft prompt, held and not held.", low=1)
+    tokens: int = setting(90, "Longest continuation, in tokens.", low=4)
+    behind: int = setting(256, "Tokens of other text that are continued.", low=1)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
 class EvaluateConfig:
-    """excerpt_tokens: lengths of real text to compare with, ascending. distance: None not to measure behind other text."""
+    """excerpt_tokens: lengths of real text to compare with, ascending. distance: None not to measure behind other text.
+    continuations: None to write none.
+    """
 
     limit: int = limit_setting(8192)
     row_tokens: int = row_tokens_setting()
@@ -80,6 +94,7 @@ class EvaluateConfig:
     resamples: int = resamples_setting()
     excerpt_tokens: tuple[int, ...] = EXCERPT_TOKENS
     distance: DistanceConfig | None = None
+    continuations: ContinuationConfig | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -116,16 +116,19 @@ def plan_distance(
 
 
 def _of_prompts(base: BaseModel, prompts: Mapping[str, StoredPrompt], hold: int | None) -> Iterator[JudgedCondition]:
-    """Each soft prompt as its file is, with `hold`, and not held."""
     for label, prompt in prompts.items():
-        check_spans(base.network, [span_in(base, component) for component in components_of(prompt)])
-        own = {component.metadata.attention.hold for component in components_of(prompt) if component is not None}
-        yield JudgedCondition(prompt_condition(base, label, prompt), max((of for of in own if of), default=None))
-        for tried in dict.fromkeys((hold, None)):
-            if own != {tried}:
-                changed = with_attention(prompt, tried or "off", None)
-                check_spans(base.network, [span_in(base, component) for component in components_of(changed)])
-                yield JudgedCondition(prompt_condition(base, label, changed), tried, changed=True)
+        for one, own, changed in held_and_not(prompt, hold):
+            check_spans(base.network, [span_in(base, component) for component in components_of(one)])
+            yield JudgedCondition(prompt_condition(base, label, one), own, changed)
+
+
+def held_and_not(prompt: StoredPrompt, hold: int | None) -> Iterator[tuple[StoredPrompt, int | None, bool]]:
+    """A soft prompt as its file is, with `hold`, and not held; of each the hold, and whether its file has another."""
+    own = {component.metadata.attention.hold for component in components_of(prompt) if component is not None}
+    yield prompt, max((of for of in own if of), default=None), False
+    for tried in dict.fromkeys((hold, None)):
+        if own != {tried}:
+            yield with_attention(prompt, tried or "off", None), tried, True
 
 
 def _excerpt(base: BaseModel, training: Sequence[Piece], config: DistanceConfig, *, seed: int) -> list[Condition]:

@@ -22,6 +22,11 @@ def named(between: Between, writer: str) -> str:
     return NAMES[between] + (f" with {writer}" if writer else "")
 
 
+def prompt_heading(label: str, hold: int | None) -> str:
+    """A soft prompt, in a table where it is held and not."""
+    return f"soft prompt {label}, {f'held from {hold}' if hold else 'not held'}"
+
+
 @dataclass(frozen=True)
 class DistanceLine:
     """One condition behind texts of one kind.
@@ -45,7 +50,7 @@ class DistanceLine:
     def heading(self) -> str:
         """The condition, in a table."""
         if self.kind == "soft prompt":
-            return f"soft prompt {self.label}, {f'held from {self.hold}' if self.hold else 'not held'}"
+            return prompt_heading(self.label, self.hold)
         return f'"{self.label}"' if self.kind == "instruction" else self.label
 
 
@@ -94,19 +99,18 @@ def rows(report: DistanceReport) -> list[list[str]]:
     return found
 
 
-def plain_table(report: DistanceReport) -> list[str]:
-    """The table as lines of text."""
-    heads = columns(report)
-    table = [[head.removeprefix("#") for head in heads], *rows(report)]
+def plain_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines of text. heads: as of `columns`."""
+    table = [[head.removeprefix("#") for head in heads], *cells]
     widths = [max(map(len, of)) for of in zip(*table, strict=True)]
 
-    def line(cells: Sequence[str]) -> str:
+    def line(row: Sequence[str]) -> str:
         return "  ".join(
             cell.rjust(width) if head.startswith("#") else cell.ljust(width)
-            for head, width, cell in zip(heads, widths, cells, strict=True)
+            for head, width, cell in zip(heads, widths, row, strict=True)
         ).rstrip()
 
-    return [line(cells) for cells in table]
+    return [line(row) for row in table]
 
 
 def explanation(report: DistanceReport) -> list[str]:

@@ -33,6 +33,7 @@ from sordino.evaluation.confidence import (
     units_of,
 )
 from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.continuations import check_continuations, measure_continuations
 from sordino.evaluation.distance import measure_distance
 from sordino.evaluation.distance_plan import plan_distance
 from sordino.evaluation.mixed import nll_of_conditions
@@ -82,6 +83,8 @@ def evaluate(
     plan = None
     if config.distance is not None:
         plan = plan_distance(base, prompts, heldout, config.distance, baselines, seed=config.seed)
+    if config.continuations is not None:
+        check_continuations(base, prompts, config.continuations)
     real, notes = _excerpts_that_fit(base, baselines.texts, config)
     measured, losses = measure(
         base, [*conditions, *real], heldout, config, text="the held-out texts", progress=progress
@@ -95,7 +98,11 @@ def evaluate(
     if plan is not None:
         distance = measure_distance(base, plan, prompts, config, training=baselines.texts, progress=progress)
         notes += distance.notes
-    return Report(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes), distance=distance)
+    written = None
+    if config.continuations is not None:
+        written = measure_continuations(base, prompts, config, progress)
+    gained = worth(measured, losses) if real else {}
+    return Report(sizes, measured, gained, damage, tuple(notes), distance=distance, continuations=written)
 
 
 def measure(

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sordino.evaluation import distance_report
+from sordino.evaluation import continuation_report, distance_report
 from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate, length_in_words
+from sordino.evaluation.continuation_report import ContinuationReport
 from sordino.evaluation.distance_report import DistanceReport
 
 
@@ -76,7 +77,7 @@ class Distilled:
 class Report:
     """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
     texts. off_domain: a text in another voice, without a soft prompt and with each. distilled: of a soft prompt that replaces a
-    long text. distance: gains behind other text, if measured.
+    long text. distance: gains behind other text, continuations: what the model writes behind it, if measured.
     """
 
     n_tokens: Mapping[str, int]
@@ -86,6 +87,7 @@ class Report:
     notes: tuple[str, ...]
     distilled: Distilled | None = None
     distance: DistanceReport | None = None
+    continuations: ContinuationReport | None = None
 
     def __str__(self) -> str:
         """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
@@ -96,7 +98,10 @@ class Report:
             rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
         first = max(len(row[0]) for row in rows)
         table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
-        table += ["", *distance_report.plain_table(self.distance)] if self.distance is not None else []
+        if (far := self.distance) is not None:
+            table += ["", *distance_report.plain_table(distance_report.columns(far), distance_report.rows(far))]
+        if (written := self.continuations) is not None:
+            table += ["", *distance_report.plain_table(continuation_report.COLUMNS, continuation_report.rows(written))]
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""
@@ -243,6 +248,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for label in report.n_tokens
         ],
         "distance": distance_report.to_json(report.distance) if report.distance else None,
+        "continuations": continuation_report.to_json(report.continuations) if report.continuations else None,
         "notes": list(report.notes),
         **({"distilled": distilled_json(report.distilled)} if report.distilled is not None else {}),
     }
