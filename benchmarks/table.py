@@ -56,6 +56,22 @@ TARGETS: list[Target] = [
         2.15,
         False,
     ),
+    (
+        "kinds",
+        "8 x 128, 20 virtual",
+        "kv/embedding",
+        "training step, 8 x 128, 20 virtual: a KV prompt / an embedding prompt",
+        1.0,
+        False,
+    ),
+    (
+        "kinds",
+        "8 x 128, 20 virtual",
+        "embedding, behind 256/behind nothing",
+        "the same behind 256 tokens of other text that its rows share / behind nothing",
+        1.3,
+        False,
+    ),
     ("memory", "8 x 128, 20 virtual", "sordino/peft", "peak memory beyond the model: Sordino / PEFT", 0.6, False),
     (
         "quality",
