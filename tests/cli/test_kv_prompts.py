@@ -68,8 +68,11 @@ def test_blend(library: Path) -> None:
     assert isinstance(formats.read_any(Path("c.kv.zip")), KVPrompt)
     assert "written as .kv.zip" in refused("blend", "deep", "deeper", "--out", "c.zip")
     assert "different kinds" in refused("blend", "deep", "fog", "--out", "d.zip")
-    Path("t.txt").write_text("the lamp", "utf-8")
-    assert "KV prompts are not measured" in refused("blend", "deep", "deeper", "--heldout", "t.txt")
+    Path("t.txt").write_text("the lamp was over the sea", "utf-8")
+    path = json.loads(run("blend", "deep", "deeper", "--heldout", "t.txt", "--points", 3, "--json").stdout)["path"]
+    assert len(path["texts"][0]["nll"]) == 3
+    alone = json.loads(run("evaluate", "deep", "--heldout", "t.txt", "--json").stdout)["heldout"]["conditions"][0]
+    assert path["texts"][0]["nll"][0] == pytest.approx(alone["nll"], abs=1e-6)
 
 
 def test_inspect_shows_norms_and_no_words(library: Path) -> None:
@@ -88,6 +91,25 @@ def test_an_ensemble_of_both_kinds(library: Path) -> None:
     assert isinstance(found, Mixture)
     assert [one.kind for one in found.components] == ["KV prompt", "embedding prompt"]
     assert "mixture of 2" in ok("show", "both.mix.zip")
+
+
+def test_answers_and_their_ensembles(library: Path) -> None:
+    """Of a KV prompt and of the embedding prompt that it does the work of, alone and together."""
+    rows = [{"prompt": f"the sea {n}:", "completion": (" good", " bad")[n % 2]} for n in range(12)]
+    Path("held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for measure, more in (("nll", ()), ("f1", ("--free", "--max-tokens", 3))):
+        said = json.loads(run("answers", "deep", "fog", "--heldout", "held.jsonl", "--json", *more).stdout)
+        values = {line["label"]: line[measure]["value"] for line in said["sets"][0]["lines"] if measure in line}
+        assert values["deep"] == pytest.approx(values["fog"], abs=1e-5)
+    assert "ensemble mean of probabilities" in ok("answers", "deep", "fog", "--heldout", "held.jsonl")
+
+
+def test_training_goes_on_from_a_kv_prompt(library: Path) -> None:
+    Path("t.txt").write_text("the lamp was over the sea and the keeper wrote. " * 40, "utf-8")
+    train = ("train", "t.txt", "--init", "file:deep", "--tokens", 5, "--steps", 4, "--row-tokens", 16)
+    ok(*train, "--kind", "kv", "--out", "v.kv.zip")
+    assert formats.read_single(Path("v.kv.zip")).metadata.training["init"] == "the KV prompt 'Deep'"
+    assert "can start only one of its own kind" in refused(*train, "--out", "v.zip")
 
 
 def test_what_needs_a_matrix_is_refused_by_name(library: Path) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sordino.errors import DoesNotFit
+from sordino.errors import ConfigError, DoesNotFit
 from sordino.forward.sources import PrefixSource
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import PLACEMENTS, Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
@@ -17,6 +20,7 @@ from sordino.training.form import form_of
 from sordino.training.gradient import Batch
 from sordino.training.initialise import SCORING_TOKENS, Start, initialise, score
 from tests.prompt_files import matrix
+from tests.prompts.kv_of import kv_of
 from tests.training.runs import CONFIG, mean_alone, small_base, small_set
 
 
@@ -54,6 +58,37 @@ def test_a_shorter_one_gets_an_excerpt_in_front_and_that_is_said() -> None:
     text = [token for example in small_set(base).train for token in example.ids]
     assert any(text[at : at + 5] == ids for at in range(len(text)))
     assert not torch.equal(start_from(other(3), 8, seed=5).matrix_PD[:5], start.matrix_PD[:5])
+
+
+def start_from_kv(prompt: KVPrompt, **changes: Any) -> Start:
+    base = small_base()
+    config = replace(
+        CONFIG, **{"kind": "kv", "tokens": 4, "placement": "start", "init": "file:other.kv.zip", **changes}
+    )
+    data, form = small_set(base), form_of(base, config)
+    return initialise(base, config, form, data.train, data.validation, lambda name: prompt)
+
+
+def test_a_kv_prompt_goes_on_as_it_is() -> None:
+    """Its first loss is that of the embedding prompt that it does the work of."""
+    base, vectors = small_base(), other(4).with_metadata(placement="start")
+    start = start_from_kv(kv_of(base, vectors))
+    assert start.how == "the KV prompt 'other'"
+    form = form_of(base, replace(CONFIG, kind="kv", tokens=4, placement="start"))
+    torch.testing.assert_close(start.matrix_PD, form.matrix_of_embeds(base, torch.from_numpy(vectors.matrix.copy())))
+
+
+@pytest.mark.parametrize("changes", [{"tokens": 5}, {"placement": "after_bos"}, {"kind": "embedding"}])
+def test_a_kv_prompt_of_another_length_or_place_is_refused_with_what_it_takes(changes: dict[str, Any]) -> None:
+    prompt = kv_of(small_base(), other(4).with_metadata(placement="start"))
+    with pytest.raises(ConfigError, match="--kind kv --tokens 4 --placement start"):
+        start_from_kv(prompt, **changes)
+
+
+def test_a_mixture_is_no_start() -> None:
+    mixed = Mixture((other(4), other(4)), np.array([0.5, 0.5]), "probabilities")
+    with pytest.raises(ConfigError, match="a mixture is no start for one soft prompt"):
+        start_from_kv(mixed)
 
 
 def test_a_prompt_of_another_width_is_refused() -> None:

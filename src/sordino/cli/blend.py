@@ -16,7 +16,6 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import BadInput, ConfigError
 from sordino.evaluation.config import BlendConfig
 from sordino.library.outputs import Outputs
-from sordino.prompts.soft_prompt import SoftPrompt
 
 if TYPE_CHECKING:
     from sordino.evaluation.analysis.path import BlendPath
@@ -59,13 +58,6 @@ def blend(
     if texts.heldout:
         outputs = outputs.with_picture()
     outputs.check(result.kind)
-    matrices = {label: prompt for label, prompt in loaded.items() if isinstance(prompt, SoftPrompt)}
-    if texts.heldout and len(matrices) < len(loaded):
-        raise ConfigError(
-            "losses between KV prompts are not measured",
-            where="--heldout",
-            do="write the blend, and measure it with sordino evaluate",
-        )
     for note in made.notes:
         warn(note)
     report: dict[str, Any] = {"notes": list(made.notes)}
@@ -76,7 +68,7 @@ def blend(
         also = None if outputs.target is None else weights[1] / sum(weights) if weights else 0.5
         from sordino.evaluation.analysis.path import path_between
 
-        first, second = matrices.values()
+        first, second = loaded.values()
         with measuring_bar() as progress:
             path = path_between(base, first, second, sets, config, also=also, progress=progress)
         report["path"] = _shown(path, list(loaded), also, outputs, as_json=as_json)

@@ -52,6 +52,11 @@ class Form:
         embeds = PrefixSource(matrix_PD, self.placement).embeds(base)
         return self.kv.matrix(encode_prefixes(base.network, [embeds]), len(matrix_PD))
 
+    def matrix_of_kv(self, prompt: KVPrompt) -> Tensor:
+        """The matrix that stands for a KV prompt."""
+        assert self.kv is not None
+        return self.kv.joined(torch.from_numpy(prompt.flat_PW.copy()), torch.from_numpy(prompt.last_D.copy()))
+
     def empty(self, base: BaseModel, tokens: int) -> Tensor:
         """Zeros of the matrix's shape, for what a checkpoint fills."""
         return torch.zeros(tokens, base.d_model) if self.kv is None else torch.zeros(tokens + 1, len(self.kv.unit_W))

@@ -126,15 +126,14 @@ def _label_ids(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -
 def _from_kv_prompt(base: BaseModel, config: TrainConfig, form: Form, prompt: KVPrompt) -> Start:
     base.check_fit(prompt, force=False)
     placed = (config.kind, config.tokens, form.placement)
-    if placed != ("kv", prompt.n_tokens, prompt.metadata.placement) or form.kv is None:
+    if placed != ("kv", prompt.n_tokens, prompt.metadata.placement):
         raise ConfigError(
             "a KV prompt can start only one of its own kind, length and placement",
             where="--init file:",
             expected=f"--kind kv --tokens {prompt.n_tokens} --placement {prompt.metadata.placement}",
             got=f"--kind {placed[0]} --tokens {placed[1]} --placement {placed[2]}",
         )
-    matrix_PW = form.kv.joined(torch.from_numpy(prompt.flat_PW.copy()), torch.from_numpy(prompt.last_D.copy()))
-    return Start(matrix_PW, f"the KV prompt {prompt.metadata.name!r}")
+    return Start(form.matrix_of_kv(prompt), f"the KV prompt {prompt.metadata.name!r}")
 
 
 def _from_prompt(

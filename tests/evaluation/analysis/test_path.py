@@ -12,6 +12,7 @@ from sordino.evaluation.config import BlendConfig
 from sordino.prompts.blending import blend
 from sordino.prompts.soft_prompt import Metadata
 from tests.evaluation.analysis.looked_at import PIECES, voice
+from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny_base
 
 
@@ -37,6 +38,22 @@ def test_every_point_is_the_blend_measured_alone(how: str) -> None:
     assert seen[-1] == 1
     assert seen == sorted(seen)
     assert to_json(path)["texts"][1]["nll"] == list(path.losses["b"])
+
+
+def test_the_way_between_kv_prompts_has_the_ends_of_what_they_do_the_work_of() -> None:
+    base, config = tiny_base("llama"), BlendConfig(points=3, limit=0, row_tokens=24, pass_tokens=500)
+    vectors = [voice(1), voice(2)]
+    ways = [
+        path_between(base, *pair, {"a": PIECES}, config) for pair in (vectors, [kv_of(base, one) for one in vectors])
+    ]
+    first, second = (way.losses["a"] for way in ways)
+    assert second[0] == pytest.approx(first[0], abs=1e-5)
+    assert second[-1] == pytest.approx(first[-1], abs=1e-5)
+    assert ways[0].without == ways[1].without
+    with pytest.raises(BadInput, match="linearly alone"):
+        path_between(base, *(kv_of(base, one) for one in vectors), {"a": PIECES}, BlendConfig("spherical"))
+    with pytest.raises(BadInput, match="different kinds"):
+        path_between(base, vectors[0], kv_of(base, vectors[1]), {"a": PIECES}, config)
 
 
 def test_shares() -> None:

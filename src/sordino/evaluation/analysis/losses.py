@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from sordino.evaluation import conditions
-from sordino.evaluation.conditions import check_room
+from sordino.evaluation.conditions import Condition, check_room
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress, nll_of_windows, windows_of
 from sordino.models.base_model import BaseModel
@@ -60,6 +60,18 @@ def losses_of(
     candidates = [
         conditions.matrix(base, str(k), torch.from_numpy(np.array(matrix)), known) for k, matrix in enumerate(matrices)
     ]
+    return losses_behind(base, candidates, passage, pass_tokens=pass_tokens, progress=progress)
+
+
+def losses_behind(
+    base: BaseModel,
+    candidates: Sequence[Condition],
+    passage: Passage,
+    *,
+    pass_tokens: int,
+    progress: Progress = lambda done, total: None,
+) -> Floats:
+    """Nats per token [K] behind each of K conditions. Raises as `losses_of`."""
     check_room(
         base,
         max(candidates, key=lambda candidate: candidate.length),

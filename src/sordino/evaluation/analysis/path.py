@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.losses import losses_of, passage_of
+from sordino.evaluation.analysis.losses import losses_behind, passage_of
+from sordino.evaluation.conditions import no_prompt, soft_prompt
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.config import BlendConfig
 from sordino.evaluation.scoring import Progress, shifted
 from sordino.models.base_model import BaseModel
-from sordino.prompts.blending import How, check_blendable, linear, spherical
-from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.prompts.blending import How, blend
+from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.texts.pieces import Piece
 
 
@@ -34,8 +35,8 @@ class BlendPath:
 
 def path_between(
     base: BaseModel,
-    first: SoftPrompt,
-    second: SoftPrompt,
+    first: SinglePrompt,
+    second: SinglePrompt,
     texts: Mapping[str, Sequence[Piece]],
     config: BlendConfig,
     *,
@@ -51,28 +52,20 @@ def path_between(
         raise ConfigError(
             "there is no path between the parts of a concatenation", where="--how", expected="linear or spherical"
         )
-    check_blendable([first, second], how)
     shares = shares_along(config.points, also)
-    blends = [
-        spherical(first.matrix, second.matrix, share)
-        if how == "spherical"
-        else linear([first.matrix, second.matrix], [1 - share, share])
-        for share in shares
-    ]
+    blends = [blend([first, second], [1 - share, share], how).prompt for share in shares]
     passages = {
         label: passage_of(base, pieces, row_tokens=config.row_tokens, limit=config.limit)
         for label, pieces in texts.items()
     }
-    matrices = [*blends, first.matrix[:0]]
+    conditions = [*(soft_prompt(base, str(k), prompt) for k, prompt in enumerate(blends)), no_prompt(base)]
     found: dict[str, Floats] = {}
-    total = len(matrices) * sum(len(passage.windows) for passage in passages.values())
+    total = len(conditions) * sum(len(passage.windows) for passage in passages.values())
     done = 0
     for label, passage in passages.items():
         reported = shifted(progress, done, total)
-        found[label] = losses_of(
-            base, matrices, first.metadata, passage, pass_tokens=config.pass_tokens, progress=reported
-        )
-        done += len(matrices) * len(passage.windows)
+        found[label] = losses_behind(base, conditions, passage, pass_tokens=config.pass_tokens, progress=reported)
+        done += len(conditions) * len(passage.windows)
     return BlendPath(
         how,
         shares,

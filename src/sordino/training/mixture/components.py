@@ -19,7 +19,7 @@ from sordino.evaluation.conditions import Condition, soft_prompt
 from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
-from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
+from sordino.prompts.soft_prompt import Metadata, PlacementName
 from sordino.training.config import Kind, TrainConfig
 from sordino.training.form import Form, form_of
 from sordino.training.mixture.config import JointConfig
@@ -55,12 +55,9 @@ def component_of(base: BaseModel, prompt: SinglePrompt) -> Component:
     known = prompt.metadata
     form = component_form(base, "kv" if isinstance(prompt, KVPrompt) else "embedding", known.placement)
     form = replace(form, attention=known.attention)
-    if isinstance(prompt, SoftPrompt):
-        return Component(form, torch.from_numpy(prompt.matrix.copy()))
-    assert form.kv is not None
-    return Component(
-        form, form.kv.joined(torch.from_numpy(prompt.flat_PW.copy()), torch.from_numpy(prompt.last_D.copy()))
-    )
+    if isinstance(prompt, KVPrompt):
+        return Component(form, form.matrix_of_kv(prompt))
+    return Component(form, torch.from_numpy(prompt.matrix.copy()))
 
 
 @dataclass(frozen=True, eq=False)
