@@ -225,6 +225,8 @@ def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
         (("log", "--tokens", "2,2", *QUICK), "twice"),
         (("log", "--init", "magic", *QUICK), "--init"),
         (("log", "--method", "lora", *QUICK), "--method"),
+        (("log", "--kind", "embedding,lora", *QUICK), "--kind"),
+        (("log", "--kind", "kv", "--method", "residual", *QUICK), "no residual network"),
         (("log", "--lr", "", *QUICK), "--lr"),
         (("log", *QUICK, "--steps", 3), "--steps"),
         (("--resume", "log"), "no sweep to resume"),

@@ -70,6 +70,8 @@ class Spec:
                 raise ConfigError("there is no value to try", where=f"--{factor}")
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
+        if unknown := [kind for kind in self.kind if kind not in RATES]:
+            raise ConfigError("unknown kind", where="--kind", expected=" or ".join(RATES), got=", ".join(unknown))
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
                 "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
