@@ -30,8 +30,8 @@ def evaluate(
 
     The same tokens are predicted after each prompt, without one, after instructions and, where `training` names the training
     texts, after excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
-    names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048; distance=[0, 256, 768] measures
-    what is left of the gains behind so many tokens of other text.
+    names and descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048; distance=[0, 256, 768] also
+    measures how much of the gains is left when so many tokens of other text stand in between.
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """
     from sordino.evaluation import measuring
@@ -43,7 +43,8 @@ def evaluate(
     labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
     for prompt in labelled.values():
         model.base.check_fit(prompt, force=force)
-    if isinstance(distance := settings.get("distance"), Sequence):
+    distance = settings.get("distance")
+    if isinstance(distance, Sequence) and all(type(tokens) is int for tokens in distance):
         settings["distance"] = DistanceConfig(distances=tuple(sorted({0, *distance})))
     texts = read_heldout(as_paths(heldout), as_paths(training))
     alone = [part for prompt in labelled.values() for part in components_of(prompt) if part is not None]

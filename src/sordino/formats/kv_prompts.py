@@ -163,9 +163,12 @@ def stated(described: meta.Described, where: str) -> tuple[KVShape, str]:
     """The sizes and the type that meta.json states. Raises SoftPromptFileError."""
     where = f"{where}: sordino.kv"
     own = meta.checked(described.own, _KEYS, where, _KEYS)
-    first = 1 if described.metadata.placement == "after_bos" else 0
+    placement = described.metadata.placement
+    first = 1 if placement == "after_bos" else 0
     if own["first_position"] != first:
-        raise meta.wrong(f"{where}.first_position", f"{first}, where placement.position is", own["first_position"])
+        raise meta.wrong(
+            f"{where}.first_position", f"{first}, as placement.position is {placement}", own["first_position"]
+        )
     return KVShape(own["layers"], own["heads"], own["channels"]), own["dtype"]
 
 

@@ -25,7 +25,7 @@ from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
-from sordino.training.job import Job
+from sordino.training.job import Job, check_start
 from sordino.training.judging import judging_of
 from sordino.training.result import write_result
 from sordino.training.run import TextPaths, estimate_group
@@ -108,6 +108,8 @@ def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
     for taken in (folder / RESULTS, folder / WINNER):
         if taken.exists() and not overwrite:
             raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
+    for init in sweep.spec.init:
+        check_start(init)
 
 
 def store_sweep(sweep: Sweep) -> None:
