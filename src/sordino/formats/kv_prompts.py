@@ -174,14 +174,14 @@ def stated(described: meta.Described, where: str) -> tuple[KVShape, str]:
 
 def _tensors(source: Readable, dtype: str) -> dict[str, TensorView]:
     """FLAT, and LAST where it is there, which take up the whole file. Raises SoftPromptFileError."""
-    found, said = safetensors.read_whole(source)
+    found, extra = safetensors.read_whole(source)
     tensors = dict(found)
-    if said.keys() - {"format"} or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
+    if extra.keys() - {"format"} or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
         raise SoftPromptFileError(
             "the tensors are not those of a KV prompt",
             where=source.where,
             expected=f"{FLAT}, and {LAST} or nothing",
-            got=", ".join(name[:40] for name in [*list(tensors)[:4], *list(said)[:4]]),
+            got=", ".join(name[:40] for name in [*list(tensors)[:4], *list(extra)[:4]]),
         )
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:
