@@ -99,3 +99,10 @@ def test_a_setting_of_several_values_is_checked_value_by_value() -> None:
     assert Shelves((1, 5)).heights == (1, 5)
     with pytest.raises(ConfigError, match=r"--height.*got 6"):
         Shelves((1, 6))
+
+
+@pytest.mark.parametrize("value", ["180", True, (180,)])
+def test_a_value_of_another_type_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"--heat: a setting is of the wrong type; expected a number, got"):
+        Oven(value)  # type: ignore[arg-type]
+    assert Oven(200).heat == 200

@@ -18,6 +18,7 @@ Value = TypeVar("Value")
 _KEY = "setting"
 # What every random generator takes.
 LARGEST_SEED = 2**63 - 1
+_TYPES: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 SEED_HELP = "The same seed gives the same result on the same machine."
 
 
@@ -106,13 +107,17 @@ def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def check_settings(config: object) -> None:
-    """Raises ConfigError for the first value outside its range or choices, named by its flag."""
+    """Raises ConfigError for the first value of another type, or outside its range or choices, named by its flag."""
     kind: type = type(config)
     for name, each in settings_of(kind).items():
         given = getattr(config, name)
         for value in given if each.several else (given,):
             if value is None:
                 continue
+            if type(value) not in ((int, float) if each.kind is float else (each.kind,)):
+                raise ConfigError(
+                    "a setting is of the wrong type", where=each.flag, expected=_TYPES[each.kind], got=repr(value)
+                )
             if not each.about.allows(value):
                 expected = range_text(each.about)
                 raise ConfigError("a setting is out of range", where=each.flag, expected=expected, got=value)

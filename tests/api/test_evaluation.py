@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import sordino
 from tests.api.inputs import prompt, texts
 
@@ -45,3 +47,10 @@ def test_distance_is_a_list_of_tokens(model, tmp_path: Path) -> None:
     assert report.distance is not None
     assert report.distance.distances == (0, 16, 40)
     assert "the model's own writing with p0" in str(report)
+
+
+@pytest.mark.parametrize("distance", [768, "0,64", [0, "64"], [1.5]])
+def test_what_is_no_list_of_distances_is_refused(model, tmp_path: Path, distance: object) -> None:
+    texts(tmp_path / "heldout", 1)
+    with pytest.raises(sordino.SordinoError, match="not a list of distances"):
+        sordino.evaluate(model, prompt(model.base), heldout=tmp_path / "heldout", distance=distance)

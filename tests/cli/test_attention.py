@@ -93,3 +93,8 @@ def test_other_formats_warn_that_they_lose_it(library: Path, tmp_path: Path) -> 
         said = " ".join(run("convert", "fog", tmp_path / name, "--force").stderr.split())
         assert "this soft prompt has hold 128" in said
         assert words in said
+
+
+@pytest.mark.parametrize("hold", ["0x", "1.5", "-5", "9" * 5000, "64,,"])
+def test_what_is_no_hold_is_refused_in_one_line(library: Path, hold: str) -> None:
+    assert refused("generate", TEXT, "-p", "fog", "--hold", hold).startswith("error: --hold")

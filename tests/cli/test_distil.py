@@ -64,3 +64,20 @@ def test_what_is_wrong_is_said_first() -> None:
     assert "there is nothing to train on" in refused("distil")
     assert "expected NAME.kv.zip" in refused("distil", "keeper.txt", "--kind", "kv", "--out", "keeper.zip")
     assert "a run is resumed with the settings it began with" in refused("distil", "--resume", ".", "--tokens", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("short.txt",), "no longer than the soft prompt"),
+        (("keeper.txt", "--openings", "few.txt"), "too few openings"),
+        (("keeper.txt", "--template", "chat"), "chat template"),
+        (("keeper.txt", "--length", 4096), "does not fit the model's context"),
+    ],
+)
+def test_a_text_that_is_refused_leaves_nothing_behind(here: Path, arguments: tuple[object, ...], words: str) -> None:
+    (here / "short.txt").write_text("the sea")
+    (here / "few.txt").write_text("the ship")
+    before = sorted(here.iterdir())
+    assert words in refused("distil", *arguments, "--tokens", 3)
+    assert sorted(here.iterdir()) == before

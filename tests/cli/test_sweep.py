@@ -242,3 +242,8 @@ def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags,
     assert result.exit_code in (1, 2)
     assert said in result.stderr
     assert not Path("out").exists()
+
+
+def test_the_help_says_the_default_that_holds() -> None:
+    shown = " ".join(ok("sweep", "--help").split())
+    assert "--steps INTEGER Optimiser steps. [default: 120; 1 to 10000000]" in shown

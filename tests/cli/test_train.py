@@ -250,3 +250,38 @@ def test_what_ends_a_run_is_written_for_who_started_it(
     failure = Failure.read(tmp_path / "error.json")
     assert failure is not None
     assert (failure.where, failure.settings) == (where, named)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--kind", "vk"), ("--measure", "fast"), ("--steps", "many")])
+def test_a_misspelt_value_is_a_usage_error(tmp_path: Path, flag: str, value: str) -> None:
+    (tmp_path / "text.txt").write_text("the keeper wrote")
+    assert f"Invalid value for '{flag}'" in refused("train", tmp_path / "text.txt", flag, value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "pictures.zip"), "this is a zip archive"),
+        (("train", "log", "--heldout", "pictures.zip"), "this is a zip archive"),
+        (("train", "--prompt", "a=pictures.zip", "--out-dir", "out"), "this is a zip archive"),
+        (("train", "log", "--init", "file:nobody"), "nobody: no file and no soft prompt"),
+        (("sweep", "log", "--init", "file:nobody", "--out-dir", "out"), "nobody: no file and no soft prompt"),
+        (("distil", "pictures.zip"), "this is a zip archive"),
+        (("distil", "--out", "a.zip"), "there is no text to distil"),
+    ],
+)
+def test_a_mistake_is_found_before_the_model_is_loaded(
+    texts: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: pytest.fail("the model was loaded"))
+    Path("pictures.zip").write_bytes(b"PK\x03\x04 photo.jpg")
+    before = sorted(texts.parent.rglob("*"))
+    assert words in refused(*arguments)
+    assert sorted(texts.parent.rglob("*")) == before
+
+
+def test_a_text_is_not_the_file_to_write(texts: Path) -> None:
+    """Who names a text x.zip is not advised to replace it."""
+    Path("notes.zip").write_text(LOG * 40)
+    for more in ((), ("--overwrite",), ("--out", "notes.zip")):
+        assert "notes.zip: this is a file to read" in refused("train", "notes.zip", *QUICK, *more)

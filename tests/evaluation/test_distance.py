@@ -243,7 +243,7 @@ REPORT = DistanceReport(
 
 def test_the_sentence_says_how_much_is_kept() -> None:
     assert reach(REPORT, "keeper") == (
-        "Behind other texts it keeps so much of its gain: 50% at 256 tokens and 25% at 768 [15%, 35%]. "
+        "Behind other texts it keeps this share of its gain: 50% at 256 tokens and 25% at 768 [15%, 35%]. "
         "Held from 128 tokens: 70% at 256 tokens and 60% at 768 [50%, 70%]."
     )
     assert reach(REPORT, "another") == ""

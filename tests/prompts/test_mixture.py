@@ -24,6 +24,18 @@ def test_what_is_no_weights(weights: object) -> None:
         Mixture((prompt(1), prompt(2)), np.array(weights))
 
 
+def test_what_is_no_numbers_at_all() -> None:
+    for weights in (["much", "little"], [None, 1], [[1], [1, 2]]):
+        with pytest.raises(BadInput, match="not weights"):
+            Mixture((prompt(1), prompt(2)), weights)  # type: ignore[arg-type]
+
+
+def test_a_mixture_is_no_component() -> None:
+    mixed = Mixture((prompt(1), prompt(2)), uniform(2))
+    with pytest.raises(BadInput, match="a mixture cannot be a component"):
+        Mixture((prompt(1), mixed), uniform(2))  # type: ignore[arg-type]
+
+
 def test_components_must_agree_in_width() -> None:
     with pytest.raises(BadInput, match="different widths"):
         Mixture((prompt(1), prompt(1, width=4)), uniform(2))

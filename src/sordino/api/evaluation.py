@@ -44,7 +44,8 @@ def evaluate(
     labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
     for prompt in labelled.values():
         model.base.check_fit(prompt, force=force)
-    if isinstance(distance := settings.get("distance"), Sequence):
+    distance = settings.get("distance")
+    if isinstance(distance, Sequence) and all(type(tokens) is int for tokens in distance):
         settings["distance"] = DistanceConfig(distances=tuple(sorted({0, *distance})))
     if isinstance(count := settings.get("continuations"), int):
         settings["continuations"] = ContinuationConfig(count)

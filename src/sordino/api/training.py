@@ -32,8 +32,8 @@ def train(
     """Train a soft prompt on texts, as `sordino train` does: the same file, report, checkpoints and numbers.
 
     texts, heldout: files and folders; without `heldout` a part of the texts is held out. out: the file to write, NAME.zip, by
-    default the texts' name in the working directory. Checkpoints and report.html go to NAME.run beside it, from where `resume`
-    goes on. overwrite: replace the file, and what an earlier run left there. on_event: called with each event as it happens.
+    default the texts' name in the working directory. Checkpoints and report.html go to NAME.run beside it, which
+    `resume` takes. overwrite: replace the file, and what an earlier run left there. on_event: called with each event as it happens.
 
     settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
@@ -76,10 +76,10 @@ def distil(
     on_event: OnEvent | None = None,
     **settings: Any,
 ) -> TrainResult:
-    """Make a long text a soft prompt, as `sordino distil` does: an instruction, examples, a card, a lorebook, notes on style.
+    """Turn a long text into a soft prompt, as `sordino distil` does: an instruction, examples, a card, a lorebook, notes on style.
 
     texts: files, or words in place of a file; several are one text. out: the file to write, NAME.zip. Checkpoints, the model's
-    continuations and report.html go to NAME.run beside it, from where `resume` goes on. `result.report.distilled` says how much
+    continuations and report.html go to NAME.run beside it, which `resume` takes. `result.report.distilled` says how much
     of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
     what the file says, as in `train`. Raises as `train`.
     """
@@ -114,7 +114,7 @@ def distil(
 def resume(
     model: Model, folder: str | Path, *, overwrite: bool = False, on_event: OnEvent | None = None
 ) -> TrainResult:
-    """Go on with a run that was stopped or killed, from its folder NAME.run: to the same bits as if it had never stopped.
+    """Resume a run that was stopped or killed, from its folder NAME.run: to the same bits as if it had never stopped.
 
     model: the one that the run began with. overwrite: replace the file, should there be one. Raises as `train`.
     """

@@ -23,7 +23,7 @@ def attention_options(default: str = "") -> tuple[Decorator, Decorator]:
             "--strength",
             metavar="S",
             help=f"How much attention text gives a prompt, {LEAST_STRENGTH} to {MOST_STRENGTH:g}; 1: as the model computes it. "
-            f"For a mixture as --hold.{shown}",
+            f"For a mixture, as for --hold.{shown}",
         ),
     )
 
@@ -32,9 +32,10 @@ def parsed_hold(text: str | None) -> Hold | list[Hold] | None:
     """ "128", "off", or several for a mixture's components. Raises ConfigError."""
     if text is None:
         return None
-    found: list[Hold] = ["off" if part == "off" else int(part) if part.isdecimal() else -1 for part in _parts(text)]
-    if -1 in found:
-        raise ConfigError("not a hold", where="--hold", expected="a number of tokens, or off", got=text)
+    try:
+        found: list[Hold] = ["off" if part == "off" else int(part) for part in _parts(text)]
+    except ValueError:
+        raise ConfigError("not a hold", where="--hold", expected="a number of tokens, or off", got=text) from None
     return found[0] if len(found) == 1 else found
 
 

@@ -67,8 +67,8 @@ def distance_options() -> Decorator:
             "--distance",
             "distances",
             metavar="N,N,...",
-            help="Also measure what is left of the gains behind so many tokens of other text: of other texts, of the same voice, "
-            f"and of the model's own writing. {_DEFAULT} takes two minutes on two cores.",
+            help="Also measure how much of the gains is left when so many tokens of other text stand in between: other texts, "
+            f"the same voice, the model's own writing. {_DEFAULT} takes two minutes on two cores.",
         ),
         click.option(
             "--distance-tokens", type=int, metavar="N", help="With --distance: tokens measured at each.  [default: 768]"

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Turn a long instruction or a character card into a soft prompt.")
 @click.argument("texts", metavar="TEXT...", nargs=-1)
-@click.option("--out", type=PATH, help="The file to write.  [default: the first file's name .zip]")
+@click.option(
+    "--out", type=PATH, help="The file to write.  [default: the first file's name with .zip, in the working directory]"
+)
 @setting_options(DistilConfig, given_as="config")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
 @setting_options(Description, given_as="about")
@@ -35,13 +37,13 @@ if TYPE_CHECKING:
 @base_model_options()
 @click.option("--error-file", type=PATH, hidden=True)
 def distil(error_file: Path | None, **options: Any) -> None:
-    """Make TEXT a soft prompt: an instruction, examples, a character card, a lorebook, notes on style.
+    """Turn TEXT into a soft prompt: an instruction, examples, a character card, a lorebook, notes on style.
 
     TEXT is a file (text; a card or a lorebook as PNG or JSON) or words in quotes; several are one text. The model writes
     continuations with TEXT in front, and the virtual tokens learn to have the same effect. They keep how it writes, not facts:
     docs/distil.md.
 
-    Ctrl-C saves and says how to go on.
+    Once the steps begin, Ctrl-C saves the run and prints how to resume it.
     """
     from sordino.training.failure import recorded
 
@@ -71,7 +73,7 @@ def _distil(options: Mapping[str, Any]) -> None:
 
 def _job(options: Mapping[str, Any]) -> Job:
     """The run that is asked for, or that goes on, checked. Raises SordinoError."""
-    from sordino.training.distil.source import files_and_words
+    from sordino.training.distil.source import files_and_words, read_source
     from sordino.training.job import check_job, default_out, distil_job, ending_of, stored_job
 
     if options["resume"] is not None:
@@ -79,6 +81,7 @@ def _job(options: Mapping[str, Any]) -> Job:
         check_exist(options["resume"])
         return stored_job(options["resume"], overwrite=options["overwrite"])
     files, words = files_and_words(options["texts"])
+    read_source(files, words)
     kind = options["config"].kind
     destination = options["out"] or (default_out(files[0], kind) if files else None)
     if destination is None and words:

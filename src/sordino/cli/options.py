@@ -54,13 +54,14 @@ def library_option() -> Decorator:
 def seed_option(default: int = 0) -> Decorator:
     """`seed: int`."""
     return click.option(
-        "--seed",
-        type=click.IntRange(0, LARGEST_SEED),
-        default=default,
-        show_default=True,
-        metavar="N",
-        help=SEED_HELP,
+        "--seed", type=int, default=default, show_default=True, metavar="N", callback=_seed, help=SEED_HELP
     )
+
+
+def _seed(context: click.Context, parameter: click.Parameter, seed: int) -> int:
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError("a seed is out of range", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
+    return seed
 
 
 def json_option() -> Decorator:
@@ -174,7 +175,10 @@ def setting_options(cls: type, *names: str, given_as: str, only_given: bool = Fa
     more. Flag, type, choices, default and help come from the fields; one that holds several values may be repeated. defaults: a
     command's own. Raises ConfigError, from the class's own checks.
     """
-    settings = {name: replace(each, default=defaults.get(name, each.default)) for name, each in offered_of(cls).items()}
+    settings = {
+        name: _with_default(each, defaults[name]) if name in defaults else each
+        for name, each in offered_of(cls).items()
+    }
     chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:
@@ -202,6 +206,11 @@ def _setting_option(each: Setting) -> Decorator:
     # The class checks the range, for every caller alike; None means that the user gave no value.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
+
+
+def _with_default(each: Setting, value: object) -> Setting:
+    """With a command's own default, which the help shows in place of what the field says of its own."""
+    return replace(each, default=value, about=replace(each.about, shown=""))
 
 
 def _default_text(each: Setting) -> str:

@@ -109,7 +109,7 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
     """Copy a soft prompt into the library.
 
-    Files of any format become a .zip there.
+    Files of any format become a .zip there, KV prompts a .kv.zip, mixtures a .mix.zip.
     """
     from sordino import formats
     from sordino.library.names import checked_name, default_name
@@ -165,7 +165,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 def edit(prompt: str, library: Library, **given: str | None) -> None:
     """Change a soft prompt's name, description or other metadata, or how much attention text gives it.
 
-    The matrix in its .zip stays as it is.
+    The prompt itself stays as it is.
     """
     from sordino.library.editing import edit as edit_file
 
@@ -205,8 +205,8 @@ def convert(
     """Rewrite a soft prompt in another format.
 
     OUT is a .zip (KoboldAI's and Sordino's own), .json (mkultra), .npy, .safetensors, or a folder (PEFT); of a KV prompt a .kv.zip
-    or a folder (PEFT: prefix tuning, or with --to cartridge that). IN is a file of any of these or of the older .pt and .bin kinds,
-    or a name in the library. With --model, OUT says what base model it is for where IN does not.
+    or a folder (PEFT: prefix tuning, or a cartridge with --to cartridge). IN is a name in the library, or a file of any of these
+    kinds or of the older .pt and .bin. With --model, OUT says what base model it is for where IN does not.
     """
     from sordino import formats
 

@@ -13,7 +13,7 @@ import click
 from sordino.cli.console import one_line, out, outlasting_readers, table
 from sordino.cli.loading import base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
-from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
+from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name, without_ending
 from sordino.library.outputs import check_folder
@@ -37,8 +37,10 @@ class _Train(click.Command):
             from sordino.training.failure import recorded
 
             flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
+            # What was not given is a mark of click's own until all is parsed.
+            given = ctx.params.get("error_file")
             try:
-                with recorded(ctx.params.get("error_file")):
+                with recorded(given if isinstance(given, Path) else None):
                     raise ConfigError(error.message, where=flag)
             except ConfigError:
                 # It leaves as click's own, with the usage.
@@ -149,7 +151,7 @@ def _named_text(argument: str) -> tuple[str, Path]:
         raise BadInput("a file cannot have this name", where=where, got=error.got, do="choose another") from None
     if name.casefold() == "together":
         raise BadInput("a file cannot have this name", where=where, got="the folder of all runs", do="choose another")
-    check_exist(Path(path), where=where)
+    check_texts(Path(path), where=where)
     return name, Path(path)
 
 

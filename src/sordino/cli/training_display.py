@@ -186,8 +186,8 @@ class RunDisplay(Display):
         )
         if cost.wanted_steps > cost.steps:
             out.print(
-                f"As many steps as fit into about {MINUTES:.0f} minutes, {FEWEST_STEPS} at least: the texts are worth "
-                f"{cost.wanted_steps}. More learn a little more: --steps {cost.wanted_steps} takes {clock(cost.wanted_seconds)}."
+                f"That is what fits into about {MINUTES:.0f} minutes ({FEWEST_STEPS} steps at least). The texts are worth "
+                f"{cost.wanted_steps}: --steps {cost.wanted_steps} learns a little more and takes {clock(cost.wanted_seconds)}."
             )
 
     def _start(self, name: str, event: Started) -> None:

@@ -26,8 +26,8 @@ class TextsToTrainOn:
     speaker: str | None
 
     def check(self) -> None:
-        """As `check_exist`."""
-        check_exist(*self.data, *self.heldout)
+        """As `check_texts`."""
+        check_texts(*self.data, *self.heldout)
 
     def paths(self) -> TextPaths:
         from sordino.training.run import TextPaths
@@ -60,3 +60,13 @@ def check_exist(*paths: Path, where: str = "") -> None:
     for path in paths:
         if not path.exists():
             raise BadInput("no such file or folder", where=where or path, do="check the spelling")
+
+
+def check_texts(*paths: Path, where: str = "") -> None:
+    """As `check_exist`, and raise DataError for files that are named and cannot be text."""
+    from sordino.texts.files import check_text
+
+    check_exist(*paths, where=where)
+    for path in paths:
+        if not path.is_dir():
+            check_text(path)

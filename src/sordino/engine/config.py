@@ -63,24 +63,33 @@ class Sampling:
 
     max_tokens: int = setting(120, "Most new tokens.", low=1, unit="N", short="-n")
     temperature: float = setting(
-        0.8, "Below 1 tamer, above 1 wilder, 0 always the likeliest.", low=0, high=1e3, unit="X", short="-t"
+        0.8,
+        "Below 1 less random, above 1 more; 0 always takes the likeliest token.",
+        low=0,
+        high=1e3,
+        unit="X",
+        short="-t",
     )
     top_k: int = setting(0, "Draw from the K likeliest tokens; 0 from all.", low=0, unit="K")
     top_p: float = setting(
-        0.95, "Draw from the likeliest tokens that share P of the chances.", above=0, high=1, unit="P"
+        0.95, "Draw from the likeliest tokens whose probabilities sum to P.", above=0, high=1, unit="P"
     )
-    min_p: float = setting(0.0, "Leave out tokens under P times the likeliest one's chance.", low=0, high=1, unit="P")
+    min_p: float = setting(0.0, "Leave out tokens less likely than P times the likeliest one.", low=0, high=1, unit="P")
     typical: float = setting(1.0, "Draw from the tokens nearest to the expected surprise.", above=0, high=1)
-    top_a: float = setting(0.0, "Leave out tokens under A times the square of the highest chance.", low=0, high=1)
+    top_a: float = setting(
+        0.0, "Leave out tokens less likely than A times the square of the highest probability.", low=0, high=1
+    )
     tfs: float = setting(1.0, "Cut off the flat tail of the distribution.", above=0, high=1)
-    repetition_penalty: float = setting(1.0, "Above 1: avoid tokens that were there.", low=0.01, high=100, unit="X")
-    repetition_range: int = setting(0, "Last tokens that the penalty looks at; 0 for all.", low=0)
+    repetition_penalty: float = setting(
+        1.0, "Above 1: avoid tokens that are in the text already.", low=0.01, high=100, unit="X"
+    )
+    repetition_range: int = setting(0, "How many of the last tokens the penalty covers; 0 for all.", low=0)
     repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
-    presence_penalty: float = setting(0.0, "Against words that were written already.", low=-2, high=2)
-    frequency_penalty: float = setting(0.0, "Against words, for each time they were written.", low=-2, high=2)
+    presence_penalty: float = setting(0.0, "Against tokens that were written already.", low=-2, high=2)
+    frequency_penalty: float = setting(0.0, "Against tokens, for each time they were written.", low=-2, high=2)
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
     logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int | None = setting(None, "How many of the likeliest words to report.", low=0, high=20)
+    logprobs: int | None = setting(None, "How many of the likeliest tokens to report.", low=0, high=20)
     stop: tuple[str, ...] = setting(
         (), "Stop before this text; may be repeated. In bash, $'\\n' is a line end.", unit="TEXT"
     )

@@ -123,8 +123,7 @@ def prompt_condition(base: BaseModel, label: str, prompt: Prompt | Mixture) -> A
 
 
 def matrix(base: BaseModel, label: str, matrix_PD: Tensor, known: Metadata) -> Condition:
-    """A soft prompt from its matrix, placed and attended to as `known` says. Without virtual tokens (P = 0) BOS is left, or
-    nothing."""
+    """A soft prompt from its matrix, placed as `known` says. Without virtual tokens (P = 0) it is BOS, or nothing."""
     if len(matrix_PD) == 0:
         return replace(no_prompt(base), kind="soft prompt", label=label)
     return soft_prompt(base, label, SoftPrompt(matrix_PD.detach().cpu().numpy(), known))

@@ -101,6 +101,13 @@ class EvaluateConfig:
         lengths = self.excerpt_tokens
         if not lengths or min(lengths) < 1 or list(lengths) != sorted(set(lengths)):
             raise ConfigError("not a list of lengths", where="excerpt_tokens", expected="ascending", got=lengths)
+        if not isinstance(self.distance, DistanceConfig | None):
+            raise ConfigError(
+                "not a list of distances",
+                where="distance",
+                expected="numbers of tokens: [0, 256, 768]",
+                got=self.distance,
+            )
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 The gain behind d tokens is the loss without anything in front of them less the loss with the soft prompt there, nats a token, over
 the same tokens of the held-out texts. Instructions, excerpts and adapters are measured in the soft prompt's place.
 
-A soft prompt and the text behind it are one longer prefix. A text of d tokens begins as that of fewer does, so each prefix extends
-the one before, and every token runs once.
+A soft prompt and the text behind it are one longer prefix. The text for one distance begins with the text for the shorter ones, so
+each prefix extends the one before, and every token runs once.
 
-What it costs: a soft prompt and the base model alone run the texts of every kind; the conditions beside them, those of the first
+What it costs: a soft prompt and the base model alone run behind texts of every kind, other conditions behind those of the first
 kind only. With the defaults, four conditions and SmolLM2, that is 53,000 positions and 3,000 written tokens.
 
 Shape key: W windows, S distances, L columns (a condition, a kind of text, a distance).
@@ -202,6 +202,6 @@ def _share(means: LineEstimates, far: tuple[int, int], near: tuple[int, int]) ->
     if means.drawn_RL is None:
         return Estimate(value, None)
     far_R, near_R = (means.drawn_RL[:, none] - means.drawn_RL[:, own] for none, own in (far, near))
-    # A draw without a gain at 0 would be a share of nothing; an interval that leaves out 0 has few.
+    # A draw without a gain at 0 has no share. There are few: the interval of the gain leaves out 0.
     gained_R = near_R > 0
     return Estimate(value, interval(far_R[gained_R] / near_R[gained_R], means.units))

@@ -116,12 +116,12 @@ def plain_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[st
 def explanation(report: DistanceReport) -> list[str]:
     """What the table shows."""
     lines = [
-        f"Gain behind so many tokens of other text, in nats a token: the loss without less the loss with what stands in front, on "
-        f"{report.tokens:,} tokens of the held-out texts, in {report.parts} parts with other text each.",
-        "Kept: the gain at that distance over the gain at 0. Positions: what stands in front takes so much of the context.",
+        "Gain, in nats a token: the loss without anything in front minus the loss with it, when so many tokens of other text stand "
+        f"in between. Measured on {report.tokens:,} held-out tokens in {report.parts} parts, each behind text of its own.",
+        "Kept: the share of the gain at 0 that is left at that distance. Positions: how much of the context is taken in front.",
     ]
     if any(line.kept and all(share.interval is None for share in line.kept.values()) for line in report.lines):
-        return [*lines, "Where there is no interval, there is too little text, or no sure gain at 0."]
+        return [*lines, "No interval: there is too little text, or the gain at 0 may be chance."]
     return [*lines, f"In brackets: 95 % intervals, drawn by {report.unit} ({report.units} units)."]
 
 
@@ -134,7 +134,7 @@ def reach(report: DistanceReport, label: str) -> str:
             shares[0] += " tokens"
             shares[-1] = f"{shares[-1]} {_between(line.kept[max(line.kept)])}".rstrip()
             held = f"Held from {line.hold} tokens" if line.hold else "Not held"
-            first = f"Behind {NAMES[line.between]} it keeps so much of its gain"
+            first = f"Behind {NAMES[line.between]} it keeps this share of its gain"
             sentences.append(f"{held if line.changed else first}: {_listed(shares)}.")
     return " ".join(sentences)
 

@@ -190,7 +190,7 @@ def _excerpts_that_fit(
     base: BaseModel, training: Sequence[Piece], config: EvaluateConfig
 ) -> tuple[list[Condition], list[str]]:
     if not training:
-        return [], ["real excerpts are left out: the training text is not there (--excerpts says where it is)"]
+        return [], ["real excerpts are left out: no training texts were given"]
     room = base.context_length - config.row_tokens - most_positions(base, 0)
     lengths = [length for length in config.excerpt_tokens if length <= room]
     notes = [f"no excerpts of {n} tokens: the model's context is too short" for n in config.excerpt_tokens if n > room]

@@ -62,9 +62,9 @@ class Worth:
 
 @dataclass(frozen=True)
 class Distilled:
-    """How much of what a long text does its soft prompt keeps. kept: the share of the text's gain, in nats, on what the model wrote
-    behind it; None where the text gains nothing. text_tokens: of the text. agreement: how often the likeliest word is the one
-    behind the text, with the soft prompt, and without either.
+    """How much of a long text's effect its soft prompt keeps. kept: the share of the text's gain, in nats, on what the model wrote
+    behind the text; None where the text gains nothing. text_tokens: its length. agreement: how often the model's likeliest word
+    is the same as behind the text, with the soft prompt. agreement_without: the same with neither.
     """
 
     kept: Estimate | None
@@ -150,13 +150,14 @@ def _effect(report: Report, label: str) -> str:
 def _verdict_on_distilled(distilled: Distilled, vectors: str, n_tokens: int) -> str:
     kept = distilled.kept
     if kept is None:
-        return "The text does nothing for the model on what it wrote behind it, so there is nothing to keep."
+        return "The text does not help the model to predict what it wrote behind it, so there is nothing to keep."
     ends = kept.interval
     between = f" (95 % interval {ends[0]:.0%} to {ends[1]:.0%})" if ends is not None else ""
+    verb = "keep" if n_tokens > 1 else "keeps"
     return (
-        f"{vectors} do {kept.value:.0%}{between} of what the text does for the model, in {n_tokens} positions instead of "
-        f"{distilled.text_tokens}; the likeliest word is the one behind the text in {distilled.agreement:.0%} of places, "
-        f"and without either in {distilled.agreement_without:.0%}."
+        f"{vectors} {verb} {kept.value:.0%}{between} of what the text does for the model, in {n_tokens} positions instead of "
+        f"{distilled.text_tokens}. The likeliest word is the same as behind the text in {distilled.agreement:.0%} of places; "
+        f"with neither, in {distilled.agreement_without:.0%}."
     )
 
 

@@ -163,22 +163,25 @@ def stated(described: meta.Described, where: str) -> tuple[KVShape, str]:
     """The sizes and the type that meta.json states. Raises SoftPromptFileError."""
     where = f"{where}: sordino.kv"
     own = meta.checked(described.own, _KEYS, where, _KEYS)
-    first = 1 if described.metadata.placement == "after_bos" else 0
+    placement = described.metadata.placement
+    first = 1 if placement == "after_bos" else 0
     if own["first_position"] != first:
-        raise meta.wrong(f"{where}.first_position", f"{first}, where placement.position is", own["first_position"])
+        raise meta.wrong(
+            f"{where}.first_position", f"{first}, as placement.position is {placement}", own["first_position"]
+        )
     return KVShape(own["layers"], own["heads"], own["channels"]), own["dtype"]
 
 
 def _tensors(source: Readable, dtype: str) -> dict[str, TensorView]:
     """FLAT, and LAST where it is there, which take up the whole file. Raises SoftPromptFileError."""
-    found, said = safetensors.read_whole(source)
+    found, extra = safetensors.read_whole(source)
     tensors = dict(found)
-    if said.keys() - {"format"} or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
+    if extra.keys() - {"format"} or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
         raise SoftPromptFileError(
             "the tensors are not those of a KV prompt",
             where=source.where,
             expected=f"{FLAT}, and {LAST} or nothing",
-            got=", ".join(name[:40] for name in [*list(tensors)[:4], *list(said)[:4]]),
+            got=", ".join(name[:40] for name in [*list(tensors)[:4], *list(extra)[:4]]),
         )
     for name, tensor in tensors.items():
         if tensor.dtype != dtype:

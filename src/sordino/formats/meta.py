@@ -171,7 +171,7 @@ def check_width(known: Metadata, d_model: int) -> None:
 
 def _check_version(version: Any, where: str, newest: int) -> None:
     if type(version) is not int or version < 1:
-        raise wrong(f"{where}.format_version", "1", version)
+        raise wrong(f"{where}.format_version", "1" if newest == 1 else f"1 to {newest}", version)
     if version > newest:
         raise SoftPromptFileError(
             "written by a newer version of Sordino",

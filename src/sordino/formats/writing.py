@@ -120,8 +120,8 @@ def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
         return mkultra.pieces(prompt)
     if to == "npy":
         return npy.pieces(prompt)
-    said = {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")}
-    return safetensors.pieces({PEFT_KEY: prompt.matrix}, said)
+    described = {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")}
+    return safetensors.pieces({PEFT_KEY: prompt.matrix}, described)
 
 
 def _checked_format(prompt: SinglePrompt, to: str | None) -> str:

@@ -128,7 +128,7 @@ def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixe
 
 
 def span_in(base: DescribedModel, prompt: Prompt | None) -> PromptSpan | None:
-    """Where a prompt is in its prefix, if text gives it more or less attention than plainly."""
+    """Where a prompt is in its prefix, if text gives it more or less attention than usual."""
     return None if prompt is None else span_of(prefix_length(base, prompt), prompt.metadata.attention)
 
 

@@ -55,7 +55,7 @@ class Prefixes:
 
     keys_KHPC, values_KHPC: a tensor a layer, in the model's dtype. last_KD: the hidden state (after the final norm) at each
     prefix's last position; zeros where a prefix is empty. lengths: positions each prefix really has. spans: where each holds a soft
-    prompt that text gives more or less attention than plainly; empty where none does.
+    prompt that text gives more or less attention than usual; empty where none does.
     """
 
     keys_KHPC: tuple[Tensor, ...]

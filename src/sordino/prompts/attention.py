@@ -39,7 +39,7 @@ class PromptAttention:
                 expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
                 got=self.hold,
             )
-        if isinstance(self.strength, bool) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
+        if type(self.strength) not in (int, float) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
             raise ConfigError(
                 "strength is out of range",
                 where="--strength",

@@ -45,9 +45,11 @@ class KVShape:
 
 @dataclass(frozen=True, eq=False)
 class KVPrompt:
-    """flat_PW: float32 [P, W], for each position layer by layer its keys [H, C], then its values [H, C]. last_D: float32, the
-    hidden state after the final norm that predicts the first token of a text; used only where no BOS comes first. Without
-    elements: unknown, as in a file of PEFT. The first token is then as likely as any other.
+    """Keys and values for every layer of one base model, at P positions, and their metadata.
+
+    flat_PW: float32 [P, W], for each position layer by layer its keys [H, C], then its values [H, C]. last_D: float32, the hidden
+    state after the final norm that predicts the first token of a text; used only where no BOS comes first. Empty where it is
+    unknown, as in PEFT's files: every first token is then equally likely.
 
     Where the placement is `start`, position 0 is the attention sink. Where it is `after_bos`, the model's own BOS stands at
     position 0 and the prompt from position 1 on. Raises SoftPromptFileError for arrays of other shapes, or values that are not

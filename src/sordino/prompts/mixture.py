@@ -106,6 +106,8 @@ class Mixture:
                 expected=f"1 to {MAX_COMPONENTS}",
                 got=count,
             )
+        if any(isinstance(part, Mixture) for part in self.components):
+            raise BadInput("a mixture cannot be a component of another", where="mixture", do="give its components")
         # A KV prompt need not say it.
         widths = sorted({prompt.d_model for prompt in self.components} - {0})
         if len(widths) > 1:
@@ -267,7 +269,10 @@ def checked_weights(
 
     Raises BadInput.
     """
-    checked_K = np.array(weights_K, dtype=np.float64)
+    try:
+        checked_K = np.array(weights_K, dtype=np.float64)
+    except (TypeError, ValueError):
+        checked_K = np.empty(0)
     valid = checked_K.shape == (count,) and bool(np.isfinite(checked_K).all()) and bool((checked_K >= 0).all())
     with np.errstate(over="ignore"):
         total = float(checked_K.sum()) if valid else 0.0
@@ -276,7 +281,7 @@ def checked_weights(
             "these are not weights",
             where=where,
             expected=f"{count} numbers with a finite sum, none negative, not all zero",
-            got=repr(got) if got is not None else str(checked_K.tolist())[:80],
+            got=repr(got) if got is not None else str(np.asarray(weights_K, dtype=object).tolist())[:80],
         )
     # Weights that sum to one already stay the same bits.
     checked_K = checked_K if abs(total - 1) < 1e-12 else checked_K / total

@@ -97,6 +97,10 @@ class Metadata:
             raise BadInput("unknown placement", where="placement", expected=" or ".join(PLACEMENTS), got=self.placement)
         if self.rating and self.rating not in RATINGS:
             raise BadInput("unknown rating", where="rating", expected=", ".join(RATINGS), got=self.rating)
+        if not isinstance(self.attention, PromptAttention):
+            raise BadInput(
+                "not an attention", where="attention", expected="a PromptAttention", got=repr(self.attention)
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,6 +106,12 @@ def _once(found: list[TextFile]) -> list[TextFile]:
     return list(files.values())
 
 
+def check_text(path: Path) -> None:
+    """Raise DataError for what cannot be text, as far as the beginning of the file shows it."""
+    with _reading(path), _opened(path):
+        pass
+
+
 def read_text(path: Path) -> str:
     """The whole file as text without its byte order mark. Raises DataError."""
     with _reading(path), _opened(path) as file:

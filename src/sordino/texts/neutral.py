@@ -1,6 +1,6 @@
 """The packaged neutral texts: other text to stand between a soft prompt and the text that it is for, in many registers.
 
-What is measured is measured behind texts that no prompt was trained behind: every third one.
+Every third one is kept for measuring: no prompt is trained behind it.
 """
 
 from __future__ import annotations

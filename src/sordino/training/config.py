@@ -17,7 +17,7 @@ Method = Literal["plain", "residual"]
 Kind = Literal["embedding", "kv"]
 # The default learning rate of each kind.
 RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
-# What runs were that were stored before these settings existed.
+# The values of runs that were stored before these settings existed.
 _BEFORE = {"kind": "embedding", "hold": 0, "context": 0.0, "context_tokens": 512}
 
 
@@ -27,8 +27,8 @@ def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 Measure = Literal["quick", "full", "none"]
-# Where nobody says how many steps: about how long a run takes, its measuring included; how often it reads the texts at most; and
-# fewer steps teach nothing.
+# Where neither steps nor minutes are given: about how long a run takes, measuring included; how often it reads the texts at most;
+# the fewest steps that teach anything.
 MINUTES = 5.0
 EPOCHS = 20
 FEWEST_STEPS = 40
@@ -39,7 +39,7 @@ class Calibration:
     """What is measured before a run to settle its steps and its learning rate."""
 
     minutes: float | None = setting(
-        None, "Train about this long instead: a step count by calibration.", label="Minutes, instead of steps"
+        None, "Train for about this long: takes as many steps as fit.", label="Minutes, instead of steps"
     )
     find_lr: bool = setting(
         False,
@@ -56,7 +56,7 @@ class Calibration:
             raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
 
 
-# Nothing is measured: the settings say it.
+# Nothing is measured: the settings are final.
 CALIBRATION = Calibration()
 
 
@@ -198,7 +198,9 @@ class TrainConfig:
         "data, vocab, labels, random, text:WORDS or file:SOFT_PROMPT.",
         label="First matrix: data, vocab, labels, random, text:WORDS",
     )
-    init_candidates: int = setting(8, "Excerpts that --init data chooses from.", low=1, high=256, offered=False)
+    init_candidates: int = setting(
+        8, "Excerpts that the start from data is chosen from.", low=1, high=256, offered=False
+    )
     method: Method = setting(
         "plain", "Train the matrix itself, or a residual network that folds into it.", label="Method"
     )

@@ -1,4 +1,4 @@
-"""Text between a soft prompt and its rows: what keeps a prompt's effect from fading behind other text.
+"""Text between a soft prompt and its rows, which keeps the prompt's effect from fading in a long text.
 
 A row that always begins right behind the prompt teaches it nothing about text further away. So in a share of the steps, other text
 stands between: neutral text of several registers from the package, or text of the run itself. The rows of a step share it: prompt
@@ -19,7 +19,7 @@ from sordino.texts.examples import Example
 from sordino.texts.neutral import training_texts
 from sordino.training.config import TrainConfig
 
-# Of the contexts, the share that is text of the run itself.
+# The share of the contexts that is the run's own text.
 OWN = 0.25
 # Shorter contexts change little.
 SHORTEST = 64
@@ -40,7 +40,7 @@ class Contexts:
 
     @staticmethod
     def of(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> Contexts:
-        """As long as `config` says, and as the model's context has room for."""
+        """Contexts as long as `config` says, or as the model's context has room for."""
         ending = base.encode(BREAK)
         room = base.context_length - config.tokens - config.row_tokens - len(ending) - 2
         longest = min(config.context_tokens, room) if config.context else 0
@@ -49,7 +49,7 @@ class Contexts:
         return Contexts(neutral_ids(base), train, tuple(ending), config.context, longest, config.seed)
 
     def identity(self) -> dict[str, str]:
-        """What a resumed run must agree with."""
+        """What must be the same when the run is resumed."""
         if not self.longest:
             return {}
         return {"text between": hashlib.sha256(repr((self.neutral, self.longest)).encode()).hexdigest()}

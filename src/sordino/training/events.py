@@ -56,7 +56,7 @@ class Sample:
 @dataclass(frozen=True)
 class Finished:
     """matrix_PD: the result, float32. why: "steps" (all done), "early" (validation stopped falling), "stopped" (asked to),
-    "pruned" (others of its group did better) or "diverged" (a single run: at an earlier sitting).
+    "pruned" (others of its group did better) or "diverged" (a single run, before it was resumed).
     """
 
     matrix_PD: Tensor = field(repr=False)

@@ -14,17 +14,15 @@ from pathlib import Path
 import torch
 
 from sordino.errors import BadInput, Diverged, StorageError
-from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
-from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import CALIBRATION, Calibration
 from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.measuring import LessonKept
-from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson
+from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson, with_continuations
 from sordino.training.events import HTML, Finished, OnEvent, Started, TextsRead, Working, nobody
 from sordino.training.finder import find_learning_rate
-from sordino.training.job import Job, store
+from sordino.training.job import Job, read_prompt, store
 from sordino.training.judging import Judging
 from sordino.training.loop import Run, train
 from sordino.training.result import TrainResult, write_result
@@ -57,10 +55,12 @@ def execute(
 
 
 def taught(job: Job, base: BaseModel, config: DistilConfig, on_event: OnEvent = nobody) -> Lesson:
-    """What the teacher wrote, in the job's folder, or writes now. Raises as `prepare_lesson`."""
+    """What the teacher wrote, in the job's folder, or writes now. Raises as `prepare_lesson` and `with_continuations`."""
     on_event(Working("Reading the text"))
+    # Before the folder is made: a text that is refused leaves nothing behind.
+    lesson = prepare_lesson(base, job, config)
     with alone_in(job.folder):
-        return prepare_lesson(base, job, config, on_event)
+        return with_continuations(base, job, lesson, config, on_event)
 
 
 def lesson_read(job: Job, base: BaseModel, lesson: Lesson, on_event: OnEvent = nobody) -> PreparedRun:
@@ -194,10 +194,3 @@ def deterministic(base: BaseModel) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-
-
-def read_prompt(name: str) -> SinglePrompt:
-    """A soft prompt to start from: of the default library, or a file. Raises BadInput, SoftPromptFileError."""
-    from sordino.library.library import open_library
-
-    return read_single(open_library(()).resolve(name))

@@ -9,10 +9,12 @@ from pathlib import Path
 from shlex import quote
 
 from sordino.errors import BadInput, TrainingError
+from sordino.formats import read_single
+from sordino.library.library import open_library
 from sordino.library.names import ENDINGS, kind_of_name, without_ending
 from sordino.library.outputs import check_new
 from sordino.models.files import absolute_name
-from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
 from sordino.storage import write_bytes
@@ -69,6 +71,17 @@ def ending_of(kind: Kind) -> str:
     return ENDINGS[KVPrompt.kind if kind == "kv" else SoftPrompt.kind]
 
 
+def read_prompt(name: str) -> SinglePrompt:
+    """A soft prompt to start from: of the default library, or a file. Raises BadInput, SoftPromptFileError."""
+    return read_single(open_library(()).resolve(name))
+
+
+def check_start(init: str) -> None:
+    """Read the soft prompt that a run starts from, if it starts from one. Raises as `read_prompt`."""
+    if init.startswith("file:"):
+        read_prompt(init.removeprefix("file:"))
+
+
 def check_job(job: Job) -> None:
     """What can be checked of a job that begins without reading a text. Raises BadInput."""
     if not job.texts.data and not (job.distil and job.distil.text):
@@ -93,9 +106,13 @@ def check_job(job: Job) -> None:
             got=job.out,
             do=f"use {job.out}.zip; sordino convert makes the other formats",
         )
+    texts = (*job.texts.data, *job.texts.heldout)
+    if job.out.exists() and any(path.exists() and path.samefile(job.out) for path in texts):
+        raise BadInput("this is a file to read", where=job.out, do="name the file to write with --out")
     # A group's folder is made by its run.
     if job.together is None or job.out.parent.is_dir():
         check_new(job.out, overwrite=job.overwrite)
+    check_start(job.config.init)
     for name in ("name", "author", "description", "licence"):
         _check_unicode(f"--{name}", getattr(job.metadata, name))
     _check_unicode("--tags", ",".join(job.metadata.tags))

@@ -1,7 +1,7 @@
 """How a run's result is measured, and how much of the run's time that takes.
 
-The work is counted in positions that the model reads forward, not timed: the same run is measured alike on every machine, and
-after it was stopped and went on.
+The work is counted in positions that the model reads, not timed. So a run is measured alike on every machine, and also when it
+was stopped and resumed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sordino.evaluation.scoring import Progress
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.training.config import TrainConfig
 
-# Of the training's time: what a quick measurement may take.
+# The share of the training's time that a quick measurement may take.
 SHARE = 0.25
 # A forward pass takes a little less than half as long as a step over the same tokens.
 PASSES_A_STEP = 2.0
-# A token that is generated costs as much as about so many positions that are read.
+# Generating a token costs about as much as reading this many positions.
 POSITIONS_A_GENERATED_TOKEN = 20
-# Positions, of shortened prompts and of what they read, that an inspection may run forward.
+# The most positions that an inspection may read: shortened prompts, each with its text.
 INSPECTION_POSITIONS = 4_800
 LIMIT = 2048
-# What metadata suggest at most.
+# The most instructions that are made from metadata.
 MOST_INSTRUCTIONS = 3
 # A share of the gain that is kept behind other text needs at least so many held-out tokens.
 LEAST_HELDOUT = 256
@@ -38,7 +38,7 @@ Part = Literal["samples", "heldout", "off_domain", "distance", "inspection"]
 
 
 class MeasureResult(Protocol):
-    """Another way to the held-out numbers than `evaluate`. positions: what it reads, a text in another voice not counted."""
+    """Measures the held-out results in place of `evaluate`. positions: how many it reads, without the text in another voice."""
 
     @property
     def positions(self) -> int: ...
@@ -106,7 +106,7 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
         fitted = _fitted(choice, config, size, room, fewest)
         if work(fitted, config, size) <= room:
             return fitted
-    # Of a very short run this is more than its share: fewer tokens say nothing.
+    # For a very short run this is more than SHARE: fewer tokens would say nothing.
     return _fitted(least, config, size, room, 256)
 
 

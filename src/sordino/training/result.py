@@ -54,8 +54,8 @@ _NAMES: Mapping[Part, str] = {
 
 @dataclass(frozen=True)
 class TrainResult:
-    """prompt: with its metadata, as in `file`. report: the held-out numbers, None where they cannot be had. folder: the run's,
-    with report.html.
+    """prompt: with its metadata, as in `file`. report: the held-out results, None where there are none. folder: the run's, with
+    report.html.
     """
 
     prompt: SinglePrompt
@@ -66,7 +66,7 @@ class TrainResult:
 
 @dataclass
 class _Findings:
-    """What measuring has found so far: None or nothing of a part that was left out, failed or was interrupted."""
+    """What measuring has found so far. Parts that were left out, failed or were interrupted are None or empty."""
 
     samples: Sequence[Mapping[str, str]] = ()
     report: Report | None = None
@@ -148,7 +148,9 @@ def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_
         missing = "inspection"
         found.inside = _inspected(prepared, prompt, judging, bar, on_event)
     except KeyboardInterrupt:
-        on_event(Warned(f"the measuring was interrupted: the file and the report lack its {missing}"))
+        on_event(
+            Warned(f"measuring was interrupted: the file and the report go without {missing} and what comes after")
+        )
     return found
 
 

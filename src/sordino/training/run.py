@@ -74,7 +74,7 @@ class PreparedRun:
 
     @cached_property
     def size(self) -> RunSize:
-        """What its steps read and what there is to judge it by. The held-out tokens are reckoned from their characters."""
+        """What its steps read and what there is to judge it by. The held-out tokens are estimated from their characters."""
         count, tokens = len(self.data.train), self.train_tokens
         characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
         rows = min(self.config.batch, count) * tokens / count
@@ -158,7 +158,7 @@ def first_matrix(
 
 
 def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
-    """MeasureResult four real steps and an evaluation, throw their results away, and reckon the run from them.
+    """Measure four real steps and an evaluation, discard their results, and estimate the run from them.
 
     minutes: if given, the number of steps that fit into them, the measuring of the result included.
     """

@@ -17,7 +17,7 @@ from sordino.training.parameters import Parameters, fold, new_parameters
 @dataclass
 class Progress:
     """The counters of a run. step: steps done. best_loss: lowest validation loss, of `best_PD`. bad: evaluations since.
-    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, all sittings together.
+    metrics_bytes: how much of metrics.jsonl belongs to this state. seconds: time spent training, also before it was resumed.
     """
 
     step: int = 0

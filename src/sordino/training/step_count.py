@@ -19,14 +19,14 @@ def run_seconds(steps: int, config: TrainConfig, step_seconds: float, evaluation
 
 
 def steps_wanted(config: TrainConfig, train_tokens: int) -> int:
-    """As many steps as texts of so many tokens are worth: of the settings' number those that read them EPOCHS times."""
+    """How many of the settings' steps texts of so many tokens are worth: as many as read them EPOCHS times."""
     epochs = math.ceil(EPOCHS * train_tokens / (config.batch * config.row_tokens))
     return min(config.steps, max(FEWEST_STEPS, epochs))
 
 
 def chosen_steps(wanted: int, seconds: Callable[[int], float], step_seconds: float) -> int:
-    """As many of the wanted steps as fit into MINUTES, in tens, so that small differences in speed change nothing; FEWEST_STEPS
-    at least. seconds: of a whole run of so many steps.
+    """The wanted steps, or as many as fit into MINUTES: at least FEWEST_STEPS, and a multiple of ten, so that small differences
+    in speed change nothing. seconds: how long a run of so many steps takes.
     """
     if seconds(wanted) <= MINUTES * 60:
         return wanted
@@ -35,8 +35,9 @@ def chosen_steps(wanted: int, seconds: Callable[[int], float], step_seconds: flo
 
 
 def steps_within(minutes: float, seconds: Callable[[int], float], step_seconds: float) -> int:
-    """The most steps whose whole run fits into `minutes`. seconds: of a whole run of so many steps. Raises ConfigError if not
-    one does.
+    """The most steps whose whole run fits into `minutes`. seconds: how long a run of so many steps takes.
+
+    Raises ConfigError where not one step fits.
     """
     steps = _most_within(minutes, seconds, step_seconds)
     if steps < 1:
@@ -51,8 +52,8 @@ def steps_within(minutes: float, seconds: Callable[[int], float], step_seconds: 
 
 
 def _most_within(minutes: float, seconds: Callable[[int], float], step_seconds: float) -> int:
-    # Where the run chooses how often it evaluates and how it is measured, its length is not quite monotonous in its steps:
-    # bisect, then walk back.
+    # How often a run evaluates, and how it is measured, depends on its steps, so one more step can make it shorter: bisect, then
+    # walk back.
     low, high = 0, max(1, int(minutes * 60 / step_seconds))
     while low < high:
         middle = (low + high + 1) // 2

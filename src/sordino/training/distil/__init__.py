@@ -6,5 +6,5 @@ what the teacher writes after many openings: a training run whose examples carry
 
 source: the long text               openings: what both are asked to continue, with and without the text in front
 teacher: its continuations          prepare: from the text to a run's examples
-measuring: how much of what the text does is kept
+measuring: how much of the text's effect is kept
 """

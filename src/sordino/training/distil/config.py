@@ -28,7 +28,7 @@ class DistilConfig:
     length: int = setting(64, "Most tokens of a continuation.", low=4, high=4096, unit="N")
     steps: int = setting(80, "Optimiser steps.", low=1, high=10_000_000, unit="N")
     batch: int = setting(6, "Continuations a step.", low=1, high=100_000, unit="N")
-    # None: `TrainConfig` knows the kind's.
+    # None: `TrainConfig` has a default for each kind.
     lr: float = setting(
         cast("float", None),
         "Learning rate, in the units of `sordino train`.",
@@ -59,9 +59,9 @@ class DistilConfig:
         check_settings(self)
 
     def for_loop(self) -> TrainConfig:
-        """The settings of the run, but for the length of its rows.
+        """The settings of the run, except the length of its rows.
 
-        No text stands between the prompt and an opening: what the teacher wrote has none in front either.
+        No text stands between the prompt and an opening, as none stood there when the teacher wrote.
         """
         own = {f.name for f in fields(TrainConfig)}
         given: dict[str, Any] = {name: value for name, value in asdict(self).items() if name in own}

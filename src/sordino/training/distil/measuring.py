@@ -1,4 +1,4 @@
-"""How much of what a long text does its soft prompt keeps, on the teacher's continuations of openings that were held out.
+"""How much of a long text's effect its soft prompt keeps, on the teacher's continuations of held-out openings.
 
 Shape key: W continuations, L lines (soft prompt, nothing, the text), R resamples, N tokens, D model width.
 """
@@ -31,7 +31,7 @@ _TITLE = 40
 
 @dataclass(frozen=True)
 class LessonKept:
-    """Measures a student's soft prompt on the held-out part of its lesson."""
+    """Measures a student's soft prompt on the held-out continuations of its lesson."""
 
     base: BaseModel
     lesson: Lesson
@@ -72,7 +72,7 @@ class LessonKept:
 
 
 def _kept(means: LineEstimates) -> Estimate | None:
-    """(nothing - soft prompt) / (nothing - text); None where the text gains nothing, and no interval where that is in doubt."""
+    """(nothing - soft prompt) / (nothing - text); None where the text gains nothing, without interval where that is in doubt."""
     soft, none, text = means.value_L
     if none <= text:
         return None

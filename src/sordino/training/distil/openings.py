@@ -22,7 +22,7 @@ from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.source import LongText
 
 Part = Literal["train", "validation", "heldout"]
-# Below this many, no set would be left to judge by.
+# With fewer, a set would be too small to judge by.
 FEWEST = 8
 _VALIDATION = 0.1
 
@@ -89,7 +89,7 @@ def _end_of_turn(base: BaseModel) -> int | None:
     return last if last in base.stop_ids else None
 
 
-# (as plain text, ids alone, ids behind the long text)
+# (as plain text, ids for the student, ids for the teacher)
 _Made = list[tuple[str, Sequence[int], Sequence[int]]]
 
 
@@ -114,12 +114,12 @@ def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Mad
 
 
 def _plain(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Made:
-    """Beginnings of texts; and of a transcript, or of questions with answers where the text is no character's."""
+    """Beginnings of texts, then turns of a transcript, or questions to answer where the text is not a character's."""
     texts = list(own or _packaged("texts"))
     for at, turn in enumerate(() if own else _packaged("turns")):
         first = f"{source.name}: {source.first_message}\n" if source.first_message and at % 2 else ""
-        spoken = f"{first}{USER}: {turn}\n{source.name}:" if source.name else f"Question: {turn}\nAnswer:"
-        texts.append(spoken)
+        turns = f"{first}{USER}: {turn}\n{source.name}:" if source.name else f"Question: {turn}\nAnswer:"
+        texts.append(turns)
     heading = base.encode(source.text + "\n\n")
     encoded = [(text, base.encode(text)) for text in texts]
     return [(text, ids, [*heading, *ids]) for text, ids in encoded]

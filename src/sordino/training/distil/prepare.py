@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from sordino.errors import DataError
 from sordino.models.base_model import BaseModel
+from sordino.models.context import check_context
 from sordino.texts.cards import USER
 from sordino.texts.examples import Example
 from sordino.texts.pieces import Piece
@@ -42,11 +43,8 @@ class Lesson:
         return [one.example(one.opening.text, self.openings.end_id) for one in self.of(part)]
 
 
-def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig, on_event: OnEvent) -> Lesson:
-    """Read the text, and have the teacher write. The continuations are kept in the job's folder.
-
-    Raises DataError, BadInput, ConfigError, ModelError, OutOfMemory, StorageError.
-    """
+def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig) -> Lesson:
+    """Read the text and choose the openings; nothing is written yet. Raises DataError, BadInput, ConfigError, ModelError."""
     source = read_source(job.texts.data, config.text)
     ids = tuple(base.encode(source.text))
     if len(ids) <= config.tokens:
@@ -55,11 +53,31 @@ def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig, on_event: On
             got=len(ids), do="lower --tokens, or use the text as it is",
         )  # fmt: skip
     openings = make_openings(base, source, config)
+    check_context(
+        {
+            "BOS": len(base.bos_ids),
+            "text": len(openings.prefix),
+            "opening": max(len(one.behind) for one in openings.openings),
+            "new": config.length,
+        },
+        base.context_length,
+        what="a continuation of the text",
+        where="TEXT",
+        do="shorten the text, or lower --length",
+    )
+    return Lesson(source, ids, openings, ())
+
+
+def with_continuations(base: BaseModel, job: Job, lesson: Lesson, config: DistilConfig, on_event: OnEvent) -> Lesson:
+    """Have the teacher write. The continuations are kept in the job's folder.
+
+    Raises DataError, ConfigError, OutOfMemory, StorageError.
+    """
     on_event(Working(_WRITING))
     written = continuations(
-        base, openings, config, job.folder, lambda done, total: on_event(Working(_WRITING, done, total))
+        base, lesson.openings, config, job.folder, lambda done, total: on_event(Working(_WRITING, done, total))
     )
-    return Lesson(source, ids, openings, tuple(written))
+    return replace(lesson, written=tuple(written))
 
 
 def prepare_distillation(
@@ -68,7 +86,7 @@ def prepare_distillation(
     """A run on the lesson's examples, which starts from an excerpt of the long text. started: as in `run.prepare`."""
     train, validation = lesson.examples("train"), lesson.examples("validation")
     if not train or not validation:
-        raise DataError("the teacher wrote nothing", where="TEXT", do="give other --openings")
+        raise DataError("the model wrote nothing behind the text", where="TEXT", do="give other --openings")
     config = replace(
         job.config,
         row_tokens=max(2, *(len(example.ids) for example in (*train, *validation))),
@@ -85,7 +103,7 @@ def prepare_distillation(
 
 
 def _pieces(base: BaseModel, written: Sequence[Continuation]) -> tuple[Piece, ...]:
-    """As texts, for people and for the look inside."""
+    """As texts, for people and for the inspection."""
     return tuple(
         Piece(f"continuation {at}", "text", f"{one.opening.text} {base.decode([drawn.token for drawn in one.drawn])}")
         for at, one in enumerate(written)
@@ -95,8 +113,8 @@ def _pieces(base: BaseModel, written: Sequence[Continuation]) -> tuple[Piece, ..
 def _how(lesson: Lesson) -> str:
     held, train = len(lesson.openings.of("heldout")), len(lesson.openings.of("train"))
     return (
-        f"The text has {len(lesson.ids)} tokens. Behind it the model wrote {len(lesson.written)} continuations, of "
-        f"{train} openings to train on; {held} others are held out."
+        f"The text has {len(lesson.ids)} tokens. With it in front the model wrote {len(lesson.written)} continuations. "
+        f"{train} openings are trained on, {held} are held out."
     )
 
 

@@ -69,13 +69,15 @@ def _character(path: Path) -> LongText:
 
 
 def files_and_words(given: Sequence[str]) -> tuple[tuple[Path, ...], str]:
-    """What was given as TEXT: files that are there, and words of their own. Raises BadInput for neither."""
+    """What was given as TEXT: files that exist, and words. Raises BadInput for what is neither."""
     files = [text for text in given if _is_file(text)]
     words = [text for text in given if text not in files]
     for text in words:
-        # A single word is a file's name that is spelled wrong.
+        # A single word is a misspelt file name.
         if len(text.split()) < 2:
-            raise BadInput("no such file", where=text, do="check the spelling, or give a text of several words")
+            raise BadInput(
+                "no such file", where=text, do="check the spelling, or give a text of several words in quotes"
+            )
     return tuple(map(Path, files)), "\n\n".join(words)
 
 

@@ -110,7 +110,7 @@ def continuations(
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Continuation]:
-    """Those in the folder's file, if it is of this text, model and settings; else they are written, and the file with them.
+    """The continuations in the folder's file, if they are of this text, model and settings; else new ones, which go there.
 
     Raises ConfigError where text, opening and continuation do not fit the model's context, OutOfMemory, StorageError.
     """
@@ -127,7 +127,7 @@ def continuations(
     written = draw(base, requests, sampling, rows=at_once, progress=progress)
     lines = [{"version": _VERSION, "key": key}, *map(_line, rows, written)]
     write_bytes(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines).encode())
-    # As they will be read, so that a run that goes on has the same numbers.
+    # Rounded as the file has them, so that a resumed run has the same numbers.
     made = _read(folder / FILE, key, rows)
     assert made is not None
     return made
@@ -161,7 +161,7 @@ def _line(opening: Opening, written: DrawnText) -> Mapping[str, Any]:
 
 
 def _read(path: Path, key: str, rows: Sequence[Opening]) -> list[Continuation] | None:
-    """None where there is no such file, or it is of another run. Raises DataError for a damaged one."""
+    """None where there is no file, or it is of other settings. Raises DataError for a damaged one."""
     try:
         head, *lines = path.read_text(encoding="utf-8").splitlines()
         if json.loads(head)["key"] != key:

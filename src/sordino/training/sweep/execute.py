@@ -26,7 +26,7 @@ from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.config import RATES
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
-from sordino.training.job import Job, ending_of
+from sordino.training.job import Job, check_start, ending_of
 from sordino.training.judging import judging_of
 from sordino.training.result import write_result
 from sordino.training.run import TextPaths, estimate_group
@@ -114,6 +114,8 @@ def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
     for taken in (folder / RESULTS, *_files(folder, WINNER)):
         if taken.exists() and not overwrite:
             raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
+    for init in sweep.spec.init:
+        check_start(init)
 
 
 def _files(folder: Path, name: str) -> list[Path]:

@@ -22,10 +22,11 @@ from sordino.storage import write_bytes
 from sordino.texts.pieces import Piece
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.events import Finished, Validation
-from sordino.training.execute import ShouldStop, read_prompt
+from sordino.training.execute import ShouldStop
 from sordino.training.form import form_of
 from sordino.training.gradient import group_pass_tokens
 from sordino.training.group import OnGroupEvent
+from sordino.training.job import read_prompt
 from sordino.training.loop import Prune, Run, RunGroup, train_group
 from sordino.training.report import read_events
 from sordino.training.run import PreparedRun, TextPaths, prepare, with_settings
