@@ -25,9 +25,9 @@ done are written. `python -m benchmarks.why` puts them into docs/why.md. Needs `
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,24 +70,23 @@ NOTHING = "nothing"
 DISTANCES = (0, 256, 768, 1536)
 # The stories are judged every so many tokens.
 WINDOW = 256
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PAIR_TOKENS, ROW_TOKENS = 64, 128
-EXAMPLES, EXAMPLE_TOKENS = 5, 80
+EXAMPLES, EXAMPLE_TOKENS = 5, 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is done. written, written_tokens: texts of the base model for the judge. pairs: for the control vector. windows: of
-    held-out text. off_domain: tokens of a text in another voice.
+    """How much is done. others: texts of the base model that the judge learns from, as long as a story. pairs: for the control
+    vector. windows: of held-out text. off_domain: tokens of a text in another voice.
     """
 
-    steps: int = 60
+    steps: int = 50
     rows: int = 2
-    stories: int = 2
+    stories: int = 1
     length: int = 2048
-    written: int = 8
-    written_tokens: int = 1024
-    pairs: int = 48
+    others: int = 3
+    pairs: int = 32
     windows: int = 4
     off_domain: int = 512
     instructions: int = 40
@@ -101,7 +100,7 @@ class Plan:
         return tuple(distance for distance in DISTANCES if distance <= self.length)
 
 
-QUICK = Plan(4, 2, 1, 1024, 4, 512, 8, 2, 256, 4)
+QUICK = Plan(3, 1, 1, 512, 2, 4, 2, 256, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +131,8 @@ class Voice:
     def windows(self, pieces: Sequence[Piece], tokens: int) -> list[Example]:
         return windows_of(self.base, pieces, row_tokens=ROW_TOKENS, limit=tokens, first=bool(self.base.bos_ids))
 
-    def writers(self) -> list[Writer]:
+    def plain(self) -> list[Writer]:
+        """The writers that run on the base model as it is, and so in one batch."""
         base, description = self.base, DESCRIPTIONS[self.name]
         step = max(1, len(self.train) // EXAMPLES)
         shown = [
@@ -143,8 +143,6 @@ class Voice:
             Writer(NOTHING, base),
             Writer("system prompt", base, system=description, cost=Cost(bytes=len(description.encode()))),
             Writer("five examples", base, ahead=ahead, cost=Cost(bytes=len(base.decode(ahead).encode()))),
-            self._lora(),
-            self._control_vector(),
             *self._soft_prompts("embedding"),
             *self._soft_prompts("kv"),
         ]
@@ -158,14 +156,14 @@ class Voice:
             Writer(f"{name}, held", self.base, prompt, cost=cost),
         ]
 
-    def _lora(self) -> Writer:
+    def lora(self) -> Writer:
         folder = self.stages.folder / "lora"
         cost = self.stages.cost(
             "lora", folder, lambda: train_lora(self.base, self.prepared("embedding", started="nothing"), folder)
         )
         return Writer("LoRA r8", with_lora(self.base, folder), cost=cost, mixes="one")
 
-    def _control_vector(self) -> Writer:
+    def control_vector(self) -> Writer:
         file = self.stages.folder / "control.npz"
 
         def make() -> None:
@@ -205,75 +203,79 @@ def main() -> None:
         raise SystemExit(f"{stages.folder} holds the stages of another plan: choose another --folder")
     rows: list[dict[str, Any]] = []
     for name in options.voices:
-        rows += rows_of(Voice(name, base, plan, Stages(stages.folder / name)), stages)
-        if options.quick:
-            print(json.dumps(rows, indent=1))
-        else:
-            save("holding", base.device, rows)
+        voice = Voice(name, base, plan, Stages(stages.folder / name))
+        done = rows
+        for found in rows_of(voice, stages):
+            rows = [*done, *found]
+            if not options.quick:
+                save("holding", base.device, rows)
+    if options.quick:
+        print(json.dumps(rows, indent=1))
 
 
-def rows_of(voice: Voice, shared: Stages) -> list[dict[str, Any]]:
-    """The judge's row, then one for each writer."""
-    base, plan, stages = voice.base, voice.plan, voice.stages
-    alone, asked = Writer(NOTHING, base), read_instructions()[: plan.instructions]
-    judge = judge_of(voice, shared.of("texts for the judge", lambda: own_texts(alone, plan)))
-    stories = shared.of("stories of nothing", lambda: write_stories([alone], plan.openings, plan.length))
-    said = shared.of("answers of nothing", lambda: {NOTHING: answers(alone, asked)})
-    writers = voice.writers()
-    batch = [writer for writer in writers[1:] if writer.base is base]
-    for together in (batch, *([writer] for writer in writers if writer.base is not base)):
-        name = "stories" if together is batch else f"stories of {together[0].name}"
-        stories |= stages.of(name, lambda chosen=together: write_stories(chosen, plan.openings, plan.length))
+def rows_of(voice: Voice, shared: Stages) -> Iterator[list[dict[str, Any]]]:
+    """The judge's row and one for each writer, with those of each batch of writers."""
+    plan, alone, asked = voice.plan, Writer(NOTHING, voice.base), read_instructions()[: voice.plan.instructions]
+    openings = (*plan.openings, *_openings()[-plan.others :])
+    (written,) = shared.of("stories of nothing", lambda: write_stories([alone], openings, plan.length)).values()
+    stories, others = {NOTHING: written[: plan.stories]}, written[plan.stories :]
+    said = {NOTHING: shared.of("answers of nothing", lambda: answers(alone, asked))}
+    judge = judge_of(voice, *([voice.base.decode(ids) for ids in texts] for texts in (others, stories[NOTHING])))
+    rows = [
+        {"voice": voice.name, "AUC of the judge": round(judge.auc, 3), "chunks": " and ".join(map(str, judge.chunks))}
+    ]
+    for batch in (voice.plain, lambda: [voice.control_vector()], lambda: [voice.lora()]):
+        writers = batch()
+        to_write = [writer for writer in writers if writer.name not in stories]
+        name = "stories" if len(writers) > 1 else f"stories of {writers[0].name}"
+        stories |= voice.stages.of(name, partial(write_stories, to_write, plan.openings, plan.length))
+        for writer in writers:
+            losses = losses_of(voice, writer, stories[writer.name])
+            # Within its first 128 tokens a held prompt is as one that is not: the answers are those of both.
+            kind = writer.name.partition(",")[0]
+            if kind not in said:
+                said[kind] = voice.stages.of(f"answers of {kind}", partial(answers, writer, asked))
+            followed = [one.followed(answer) for one, answer in zip(asked, said[kind], strict=True)]
+            rows.append(
+                {
+                    "voice": voice.name,
+                    "writer": writer.name,
+                    **styles(judge, [parts(voice.base, ids) for ids in stories[writer.name]]),
+                    "NLL": round(losses[0], 3),
+                    "NLL at the end": round(losses[-2], 3),
+                    "followed": sum(followed),
+                    "asked": len(asked),
+                    "damage": round(losses[-1] - rows[1]["losses"][-1] if len(rows) > 1 else 0.0, 3),
+                    "positions": writer.positions,
+                    **asdict(writer.cost),
+                    "a batch mixes": writer.mixes,
+                    "losses": losses,
+                }
+            )
+        yield list(rows)
+
+
+def losses_of(voice: Voice, writer: Writer, stories: Sequence[Sequence[int]]) -> list[float]:
+    """On held-out texts behind each distance, and last on a text in another voice."""
+    plan = voice.plan
     windows = voice.windows(voice.heldout, ROW_TOKENS * plan.windows)
-    found = packaged_text([writer.prompt for writer in writers if writer.prompt is not None], voice.heldout)
+    found = packaged_text([], voice.heldout)
     assert found is not None
     elsewhere = voice.windows(found[1], plan.off_domain)
-    rows: list[dict[str, Any]] = []
-    for writer in writers:
-        name = writer.name
-        losses = stages.of(
-            f"losses of {name}",
-            lambda by=writer: [
-                *nll_behind_stories(by, windows, plan.openings, stories[by.name], plan.distances),
-                mean_nll(by, elsewhere),
-            ],
-        )
-        if name not in said:
-            said |= stages.of(f"answers of {name}", lambda by=writer: {by.name: answers(by, asked)})
-        followed = [one.followed(answer) for one, answer in zip(asked, said[name], strict=True)]
-        damage = losses[-1] - rows[0]["losses"][-1] if rows else 0.0
-        rows.append(
-            {
-                "voice": voice.name,
-                "writer": name,
-                **styles(judge, [parts(base, ids) for ids in stories[name]]),
-                "NLL": round(losses[0], 3),
-                "NLL at the end": round(losses[-2], 3),
-                "followed": sum(followed),
-                "asked": len(followed),
-                "damage": round(damage, 3),
-                "positions": writer.positions,
-                **asdict(writer.cost),
-                "a batch mixes": writer.mixes,
-                "losses": losses,
-            }
-        )
-    chunks = {"voice": judge.chunks[0], "the base model": judge.chunks[1]}
-    return [{"voice": voice.name, "AUC of the judge": round(judge.auc, 3), "held-out chunks": str(chunks)}, *rows]
+    losses: list[float] = voice.stages.of(
+        f"losses of {writer.name}",
+        lambda: [
+            *nll_behind_stories(writer, windows, plan.openings, stories, plan.distances),
+            mean_nll(writer, elsewhere),
+        ],
+    )
+    return losses
 
 
-def own_texts(alone: Writer, plan: Plan) -> list[str]:
-    """What the base model writes by itself, behind openings that no story has."""
-    openings = _openings()[-plan.written :]
-    written = write_stories([alone], openings, plan.written_tokens)[alone.name]
-    return [alone.base.decode(ids) for ids in written]
-
-
-def judge_of(voice: Voice, own: Sequence[str]) -> Judge:
-    """A quarter of the base model's texts is held out."""
-    kept = max(1, len(own) // 4)
+def judge_of(voice: Voice, others: Sequence[str], stories: Sequence[str]) -> Judge:
+    """Trained on other texts of the base model, and tried on its stories, whose style is 0 in the mean."""
     train, heldout = ([piece.text for piece in pieces] for pieces in (voice.train, voice.heldout))
-    return train_judge(train, own[kept:], heldout_voice=heldout, heldout_base=own[:kept])
+    return train_judge(train, others, heldout_voice=heldout, heldout_base=stories)
 
 
 def parts(base: BaseModel, ids: Sequence[int]) -> list[str]:

@@ -11,8 +11,9 @@ import peft
 import pytest
 import torch
 
+from benchmarks import holding
 from benchmarks.authorship import CHARACTERS, chunks, distinct_pairs, styles
-from benchmarks.instructions import read_instructions
+from benchmarks.instructions import Instruction, read_instructions
 from benchmarks.stages import Cost, Stages
 from benchmarks.steering import control_vector, steered_layers, train_lora, with_control, with_lora
 from benchmarks.writers import Writer, nll_behind_stories, write_stories
@@ -26,6 +27,18 @@ from tests.parity.plain import plain_embeds, plain_nll
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
 
+# (what writes, whether it has bytes and positions)
+WRITERS = [
+    ("nothing", (False, False)),
+    ("system prompt", (True, True)),
+    ("five examples", (True, True)),
+    ("embedding, not held", (True, True)),
+    ("embedding, held", (True, True)),
+    ("KV, not held", (True, True)),
+    ("KV, held", (True, True)),
+    ("control vector", (True, False)),
+    ("LoRA r8", (True, False)),
+]
 IDS = torch.tensor([[5, 40, 17, 90, 33, 8, 60, 21]])
 
 
@@ -166,3 +179,36 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     assert costs[0] == costs[1]
     assert isinstance(costs[0], Cost)
     assert costs[0].bytes == 5
+
+
+class FixedJudge:
+    auc, chunks = 1.0, (1, 1)
+
+    def style(self, text: str) -> float:
+        return 0.5
+
+
+def test_all_of_it_on_a_tiny_model(base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"EXAMPLE_TOKENS": 6, "ROW_TOKENS": 32, "DISTANCES": (0, 16), "PAIR_TOKENS": 8}.items():
+        monkeypatch.setattr(holding, name, value)
+    monkeypatch.setattr(holding, "DESCRIPTIONS", {"noir": "Rain."})
+    monkeypatch.setattr(holding, "read_instructions", lambda: [Instruction("Hi?", "hi", {"has": ["hi"]})] * 2)
+    tried: list[tuple[int, ...]] = []
+    monkeypatch.setattr(
+        holding, "judge_of", lambda voice, others, stories: tried.append((len(others), len(stories))) or FixedJudge()
+    )
+    plan = holding.Plan(2, 1, 1, 64, 2, 4, 2, 64, 2)
+    *_, rows = holding.rows_of(holding.Voice("noir", base, plan, Stages(tmp_path / "noir")), Stages(tmp_path))
+    assert tried == [(2, 1)]
+    assert [row.get("writer") for row in rows] == [None, *(name for name, _ in WRITERS)]
+    assert {row["a batch mixes"] for row in rows[1:]} == {"any number", "one"}
+    assert rows[1]["damage"] == 0
+    for row, (_, kept) in zip(rows[1:], WRITERS, strict=True):
+        assert row["kept"] == "100%"
+        assert np.isfinite(row["losses"]).all()
+        assert (row["bytes"] > 0, row["positions"] > 0) == kept
+    # A run that goes on does nothing again.
+    for name in ("write_stories", "answers", "trained", "train_lora", "nll_behind_stories"):
+        monkeypatch.setattr(holding, name, lambda *given: pytest.fail("done again"))
+    *_, again = holding.rows_of(holding.Voice("noir", base, plan, Stages(tmp_path / "noir")), Stages(tmp_path))
+    assert again == rows
