@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,15 +38,23 @@ _NAMES = {"KV": "KV prompt", "embedding": "embedding prompt"}
 
 def main() -> None:
     fill(PAGE, "holding", table())
-    draw()
+    if FILE.exists():
+        draw()
 
 
 def table() -> Iterator[str]:
-    """Means over the voices that were run."""
+    """Means over the voices that are complete; where none is, what there is of them."""
     rows = _rows()
+    if not rows:
+        yield "Not measured yet: the run takes about forty minutes on two idle cores."
+        return
     voices = list(dict.fromkeys(row["voice"] for row in rows))
+    missing = [writer for writer in _LINES if writer not in _by_writer(rows)]
     judges = ", ".join(f"{row['voice']} {row['AUC of the judge']}" for row in rows if "AUC of the judge" in row)
-    yield f"Means over {len(voices)} voice{'s' * (len(voices) > 1)}. AUC of the classifier on texts it never saw: {judges}."
+    of = f"{voices[0]} alone" if len(voices) == 1 else f"means over {len(voices)} voices"
+    yield f"*Measured* ({of}). The classifier's AUC on texts that it was not trained on: {judges}."
+    if missing:
+        yield f"Not run yet: {', '.join(map(_named, missing))}."
     yield ""
     yield "| " + " | ".join(_COLUMNS) + " |"
     yield "|" + "---|" * len(_COLUMNS)
@@ -88,8 +97,10 @@ def draw() -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(FILE.read_text())["rows"]
-    return rows
+    rows: list[dict[str, Any]] = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    writers = Counter(row["voice"] for row in rows if "writer" in row)
+    complete = [row for row in rows if writers[row["voice"]] == len(_LINES)]
+    return complete or rows
 
 
 def _by_writer(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
