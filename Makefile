@@ -53,6 +53,7 @@ bench: install models
 
 readme: install models
 	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.why
 
 docs: install
 	$(BIN)/python -m sordino.cli.reference docs/cli.md docs/python.md

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from benchmarks import why
 from benchmarks.table import PAGE, headlines, page
 from sordino.cli import COMMANDS, main
 
@@ -142,9 +143,10 @@ def test_the_patterns_find_what_they_are_for() -> None:
 
 
 def test_the_tables_are_those_of_the_committed_results() -> None:
-    """After a benchmark: python -m benchmarks.table, then make readme."""
+    """After a benchmark: python -m benchmarks.table, python -m benchmarks.why, then make readme."""
     assert PAGE.read_text(encoding="utf-8") == "\n".join(page()).rstrip() + "\n"
     assert "\n".join(headlines()) in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(why.table()) in why.PAGE.read_text(encoding="utf-8")
 
 
 def test_the_readme_is_short_and_shows_the_first_sample_of_its_page() -> None:

@@ -30,8 +30,8 @@ USED_BY_OTHERS = {
     "ui": {"websockets", "sordino"},
     "gguf": set(),
     "texts": set(),
-    # The benchmarks run llama.cpp's server.
-    "bench": {"xllamacpp"},
+    # The benchmarks run llama.cpp's server, and a classifier.
+    "bench": {"scikit_learn", "xllamacpp"},
 }
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {

@@ -135,15 +135,16 @@ def _behind(
 
 
 def _extended(base: BaseModel, condition: AnyCondition, ids: tuple[int, ...]) -> AnyCondition:
-    """The condition with more text behind it, which has run."""
+    """`run_text` for mixtures too."""
     if isinstance(condition, Condition):
-        return _run(base, condition, ids)
-    components = tuple(_run(base, component, ids) for component in condition.components)
+        return run_text(base, condition, ids)
+    components = tuple(run_text(base, component, ids) for component in condition.components)
     return replace(condition, components=components, ids=(*condition.ids, *ids))
 
 
 @torch.inference_mode()
-def _run(base: BaseModel, condition: Condition, ids: tuple[int, ...]) -> Condition:
+def run_text(base: BaseModel, condition: Condition, ids: Sequence[int]) -> Condition:
+    """The condition with more text behind it, as a prefix that has run."""
     longer = condition.behind(ids)
     rows = rows_from_examples([[longer.ids[len(condition.ids) :]]], [0]).to(base.device)
     return replace(longer, prefix=extend_prefixes(base.network, encode_contexts(base, [condition]), rows))
