@@ -127,6 +127,8 @@ def test_several_soft_prompts_go_on_together(home: Path) -> None:
 
 def test_a_sweep_goes_on_and_keeps_what_was_measured(home: Path) -> None:
     measured = json.loads((home / "work/sweep/1-tiny/results.json").read_bytes())
+    # There was one kind, which results name now.
+    measured["runs"] = [run | {"choice": run["choice"] | {"kind": "embedding"}} for run in measured["runs"]]
     said = ok("sweep", "--resume", "sweep")
     assert "Winner:" in said
     results = json.loads((home / "work/sweep/results.json").read_bytes())

@@ -11,7 +11,7 @@ from sordino.evaluation import continuation_report, distance_report
 from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate, length_in_words
 from sordino.evaluation.continuation_report import ContinuationReport
-from sordino.evaluation.distance_report import DistanceReport
+from sordino.evaluation.distance_report import DistanceReport, plain_table
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,16 @@ class Report:
 
     def __str__(self) -> str:
         """A table of the held-out losses, a verdict on each soft prompt, and the notes."""
-        rows = [("in front of the text", "tokens", "loss", "95 % interval")]
+        rows = []
         for line in self.heldout.lines:
             heading = line.kind if line.label in ("", line.kind) else f"{line.kind} {line.label}"
             spread = "" if line.nll.interval is None else "{:.3f} to {:.3f}".format(*line.nll.interval)
             rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
-        first = max(len(row[0]) for row in rows)
-        table = [f"{row[0]:{first}}  {row[1]:>6}  {row[2]:>6}  {row[3]}".rstrip() for row in rows]
-        if (far := self.distance) is not None:
-            table += ["", *distance_report.plain_table(distance_report.columns(far), distance_report.rows(far))]
-        if (written := self.continuations) is not None:
-            table += ["", *distance_report.plain_table(continuation_report.COLUMNS, continuation_report.rows(written))]
+        table = plain_table(("in front of the text", "#tokens", "#loss", "95 % interval"), rows)
+        if self.distance is not None:
+            table += ["", *plain_table(distance_report.columns(self.distance), distance_report.rows(self.distance))]
+        if self.continuations is not None:
+            table += ["", *plain_table(continuation_report.COLUMNS, continuation_report.rows(self.continuations))]
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""

@@ -6,7 +6,7 @@ was stopped and resumed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -16,6 +16,7 @@ from sordino.evaluation.report import Report
 from sordino.evaluation.scoring import Progress
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.training.config import TrainConfig
+from sordino.training.events import OnEvent, Working
 
 # The share of the training's time that a quick measurement may take.
 SHARE = 0.25
@@ -35,6 +36,13 @@ _BETWEEN = 6
 
 # In the order in which they are done.
 Part = Literal["samples", "heldout", "off_domain", "distance", "inspection"]
+_NAMES: Mapping[Part, str] = {
+    "samples": "samples",
+    "heldout": "held-out texts",
+    "off_domain": "a text in another voice",
+    "distance": "behind other text",
+    "inspection": "each virtual token",
+}
 
 
 class MeasureResult(Protocol):
@@ -161,3 +169,31 @@ def _fitted(judging: Judging, config: TrainConfig, size: RunSize, room: float, f
         if work(fitted, config, size) <= room:
             return fitted
     return replace(judging, config=replace(judging.config, limit=fewest))
+
+
+class MeasuringBar:
+    """The progress of the whole measuring. costs: of its parts, in their order."""
+
+    def __init__(self, costs: Mapping[Part, float], on_event: OnEvent) -> None:
+        self._costs, self._on_event = costs, on_event
+
+    def progress(self, *parts: Part) -> Callable[[int, int], None]:
+        """For work that reports (done, total) of these parts one after another, each from the beginning."""
+        left = [part for part in parts if part in self._costs]
+        last = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal last
+            if done < last and len(left) > 1:
+                left.pop(0)
+            last = done
+            self._show(left[0], done / max(total, 1))
+
+        self._show(left[0], 0.0)
+        return report
+
+    def _show(self, part: Part, share: float) -> None:
+        parts = list(self._costs)
+        before = sum(self._costs[one] for one in parts[: parts.index(part)])
+        done = before + share * self._costs[part]
+        self._on_event(Working(f"Measuring: {_NAMES[part]}", round(done), round(sum(self._costs.values()))))

@@ -35,21 +35,13 @@ from sordino.training.events import (
     PromptWritten,
     ReportWritten,
     Warned,
-    Working,
 )
 from sordino.training.job import Job
-from sordino.training.judging import Judging, Part, positions
+from sordino.training.judging import Judging, MeasuringBar, positions
 from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
 from sordino.training.run import PreparedRun, finish
 
 _TOO_LONG = "What each virtual token does for the loss was not measured: `sordino inspect` does it."
-_NAMES: Mapping[Part, str] = {
-    "samples": "samples",
-    "heldout": "held-out texts",
-    "off_domain": "a text in another voice",
-    "distance": "behind other text",
-    "inspection": "each virtual token",
-}
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,7 @@ def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_
     """Part by part, with one bar for all. A part that fails is a warning; an interrupt ends the measuring, not the run."""
     found = _Findings()
     costs = positions(judging, prepared.config, prepared.size)
-    bar = _Bar(costs, on_event)
+    bar = MeasuringBar(costs, on_event)
     missing = ""
     try:
         if "samples" in costs:
@@ -152,34 +144,6 @@ def _measured(prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, on_
             Warned(f"measuring was interrupted: the file and the report go without {missing} and what comes after")
         )
     return found
-
-
-class _Bar:
-    """The progress of the whole measuring. costs: of its parts, in their order."""
-
-    def __init__(self, costs: Mapping[Part, float], on_event: OnEvent) -> None:
-        self._costs, self._on_event = costs, on_event
-
-    def progress(self, *parts: Part) -> Callable[[int, int], None]:
-        """For work that reports (done, total) of these parts one after another, each from the beginning."""
-        left = [part for part in parts if part in self._costs]
-        last = 0
-
-        def report(done: int, total: int) -> None:
-            nonlocal last
-            if done < last and len(left) > 1:
-                left.pop(0)
-            last = done
-            self._show(left[0], done / max(total, 1))
-
-        self._show(left[0], 0.0)
-        return report
-
-    def _show(self, part: Part, share: float) -> None:
-        parts = list(self._costs)
-        before = sum(self._costs[one] for one in parts[: parts.index(part)])
-        done = before + share * self._costs[part]
-        self._on_event(Working(f"Measuring: {_NAMES[part]}", round(done), round(sum(self._costs.values()))))
 
 
 def measured_result(
@@ -231,7 +195,9 @@ def sample_pairs(
     ]
 
 
-def _samples(prepared: PreparedRun, draft: SinglePrompt, bar: _Bar, on_event: OnEvent) -> Sequence[Mapping[str, str]]:
+def _samples(
+    prepared: PreparedRun, draft: SinglePrompt, bar: MeasuringBar, on_event: OnEvent
+) -> Sequence[Mapping[str, str]]:
     config = prepared.config
     bar.progress("samples")
     try:
@@ -249,7 +215,7 @@ def _sentences(measured: Report, label: str, judging: Judging) -> list[str]:
 
 
 def _inspected(
-    prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, bar: _Bar, on_event: OnEvent
+    prepared: PreparedRun, prompt: SinglePrompt, judging: Judging, bar: MeasuringBar, on_event: OnEvent
 ) -> InspectionTable | None:
     """A short inspection, on the held-out texts. None where the prompt has no vectors, or, with a warning, where it fails."""
     if not isinstance(prompt, SoftPrompt):
