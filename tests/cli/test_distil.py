@@ -71,7 +71,6 @@ def test_what_is_wrong_is_said_first() -> None:
     [
         (("short.txt",), "no longer than the soft prompt"),
         (("keeper.txt", "--openings", "few.txt"), "too few openings"),
-        (("keeper.txt", "--template", "chat"), "chat template"),
         (("keeper.txt", "--length", 4096), "does not fit the model's context"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from sordino import formats
 from sordino.engine.generate import TextRequest, complete
@@ -15,6 +16,10 @@ from sordino.engine.sampling import Sampling
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture, StoredPrompt, with_attention
 from sordino.prompts.soft_prompt import Metadata
+from sordino.server.kobold_fields import GenerateRequest
+from sordino.server.openai_fields import ChatRequest, CompletionRequest
+from sordino.server.page.messages import Write
+from sordino.server.page.stories import StoryUpdate
 from tests.engine.toy_backend import ToyBackend
 from tests.server.running import Running, running, voice
 
@@ -150,3 +155,42 @@ def test_a_backend_without_them_refuses_what_the_file_holds(tmp_path: Any) -> No
         assert "turn hold off" in error["message"]
         assert ask(hold="off").json()["error"]["param"] == "strength"
         assert ask(hold="off", strength=1).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["128", "on", 1.5, True, {"a": 1}, ["x"], [None], [1] * 17])
+def test_what_is_no_hold_has_one_message(live: Running, value: Any) -> None:
+    answer = post(live, "/v1/completions", model="tiny-llama:held", prompt=TEXT, hold=value)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith('hold: a whole number of tokens or "off" was expected')
+    answer = post(live, "/api/v1/generate", prompt=TEXT, strength="2", soft_prompt="held")
+    assert answer.json() == {"detail": {"strength": ["a number was expected, or a list of one for each component"]}}
+
+
+@pytest.mark.parametrize(("field", "value"), [("strength", "2"), ("strength", 9), ("hold", 1), ("hold", "off")])
+@pytest.mark.parametrize("soft", ["", "held"])
+def test_the_page_is_checked_with_and_without_a_soft_prompt(live: Running, soft: str, field: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=field):
+        Write.model_validate({"id": 1, "text": {"story": TEXT}, "soft_prompts": [soft], field: value})
+
+
+MANY: list[Any] = [{}] * 100_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        *((CompletionRequest, {field: MANY}) for field in ("prompt", "stop", "hold", "strength", "mixture_weights")),
+        (CompletionRequest, {"logit_bias": {f"{at}": "x" for at in range(100_000)}}),
+        (ChatRequest, {"messages": MANY}),
+        (ChatRequest, {"messages": [{"role": "user", "content": MANY}]}),
+        *((GenerateRequest, {field: MANY}) for field in ("sampler_order", "stop_sequence", "hold", "strength")),
+        (Write, {"text": {"chat": MANY}}),
+        (Write, {"weights": {"both": MANY}}),
+        (StoryUpdate, {"chat": [1] * 100_000}),
+    ],
+)
+def test_a_long_list_of_wrong_items_gives_few_errors(kind: type[BaseModel], fields: dict[str, Any]) -> None:
+    """An error for each item blocked the server for a minute."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate(fields)
+    assert caught.value.error_count() < 10

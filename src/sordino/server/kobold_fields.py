@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
 from sordino.engine.config import REPETITION, Sampling
-from sordino.server.openai_fields import HoldField, StrengthField
+from sordino.server.openai_fields import HoldField, Items, StrengthField
 
 IGNORED: dict[str, str] = {
     "use_story": "this server keeps no story",
@@ -52,7 +52,7 @@ class KoboldSettings(BaseModel):
     rep_pen: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.1
     rep_pen_range: Annotated[int, Field(ge=0)] = 1024
     rep_pen_slope: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.7
-    sampler_order: list[int] = [6, 0, 1, 2, 3, 4, 5]
+    sampler_order: Items[int] = [6, 0, 1, 2, 3, 4, 5]
     singleline: bool = False
     frmttriminc: bool = False
     frmtrmblln: bool = False
@@ -76,7 +76,7 @@ class GenerateRequest(KoboldSettings):
     prompt: StrictStr
     n: Annotated[int, Field(ge=1, le=5)] = 1
     sampler_seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
-    stop_sequence: list[StrictStr] | None = None
+    stop_sequence: Items[StrictStr] | None = None
     soft_prompt: StrictStr | None = None
     hold: HoldField = None
     strength: StrengthField = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic_core import PydanticCustomError
 
+from sordino.engine.config import MOST_BIASES
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.prompts.mixture import Mixture, StoredPrompt, with_attention
+from sordino.prompts.mixture import MAX_COMPONENTS, Mixture, StoredPrompt, with_attention
 from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.serving import Serving
 
@@ -44,8 +46,40 @@ _SAMPLING = (
 )
 
 
-HoldField = StrictInt | Literal["off"] | list[StrictInt | Literal["off"]] | None
-StrengthField = Number | list[Number] | None
+Item = TypeVar("Item")
+# The first wrong item ends the validation: an error for each of a million items would block the server for minutes.
+Items = Annotated[list[Item], Field(fail_fast=True)]
+
+
+def _for_components(expected: str, is_good: Callable[[Any], bool]) -> BeforeValidator:
+    """A value, or a list with one for each component of a mixture. One error for all that it may be."""
+
+    def checked(value: Any) -> Any:
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if len(items) > MAX_COMPONENTS or not all(map(is_good, items)):
+            raise PydanticCustomError("for_components", f"{expected} was expected, or a list of one for each component")
+        return value
+
+    return BeforeValidator(checked)
+
+
+HoldField = Annotated[
+    StrictInt | Literal["off"] | list[StrictInt | Literal["off"]] | None,
+    _for_components('a whole number of tokens or "off"', lambda value: type(value) is int or value == "off"),
+]
+StrengthField = Annotated[
+    Number | list[Number] | None,
+    _for_components("a number", lambda value: type(value) in (int, float) and abs(value) <= 1e9),
+]
+
+
+def _few_biases(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise PydanticCustomError("too_long", f"at most {MOST_BIASES} biases were expected")
+    return value
+
+
+LogitBias = Annotated[dict[str, Number] | None, BeforeValidator(_few_biases)]
 
 
 class StreamOptions(BaseModel):
@@ -68,7 +102,7 @@ class Options(BaseModel):
 
     model: StrictStr
     soft_prompt: StrictStr | None = None
-    mixture_weights: list[Number] | None = None
+    mixture_weights: Items[Number] | None = None
     token_mixture: StrictBool | None = None
     hold: HoldField = None
     strength: StrengthField = None
@@ -82,8 +116,8 @@ class Options(BaseModel):
     repetition_penalty: Number | None = None
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
-    logit_bias: dict[str, Number] | None = None
-    stop: StrictStr | list[StrictStr] | None = None
+    logit_bias: LogitBias = None
+    stop: StrictStr | Items[StrictStr] | None = None
     seed: StrictInt | None = None
     n: StrictInt | None = None
     stream: StrictBool | None = None
@@ -93,7 +127,7 @@ class Options(BaseModel):
 class CompletionRequest(Options):
     """prompt: a text, several, or the same as token ids."""
 
-    prompt: StrictStr | list[StrictStr] | list[StrictInt] | list[list[StrictInt]]
+    prompt: StrictStr | Items[StrictStr] | Items[StrictInt] | Items[Items[StrictInt]]
     max_tokens: StrictInt | None = None
     logprobs: StrictInt | None = None
 
@@ -109,7 +143,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[TextPart]
+    content: StrictStr | Items[TextPart]
     name: StrictStr | None = None
 
     def for_template(self) -> dict[str, str]:
@@ -119,7 +153,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatRequest(Options):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[Items[ChatMessage], Field(min_length=1)]
     max_tokens: StrictInt | None = None
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None

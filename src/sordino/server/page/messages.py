@@ -11,15 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from sordino.engine.requests import Request, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.models.description import DescribedModel
-from sordino.prompts.attention import OFFERED_HOLD, Hold
+from sordino.prompts.attention import LEAST_STRENGTH, MOST_STRENGTH, OFFERED_HOLD, Hold
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of, with_attention
 from sordino.server.generation import chat_ids, leading_positions
+from sordino.server.openai_fields import Items
 from sordino.server.serving import Serving
 
 # Columns of a comparison.
@@ -57,7 +58,7 @@ class PageText(_Strict):
     story: str = ""
     memory: str = ""
     note: str = ""
-    chat: list[ChatTurn] | None = None
+    chat: Items[ChatTurn] | None = None
 
 
 class Write(_Strict):
@@ -71,9 +72,9 @@ class Write(_Strict):
     id: int
     text: PageText
     soft_prompts: list[str] = Field(min_length=1, max_length=MOST_COLUMNS)
-    weights: dict[str, list[float]] = {}
-    strength: float | None = None
-    hold: bool | None = None
+    weights: dict[str, Items[float]] = {}
+    strength: Annotated[float, Field(strict=True, ge=LEAST_STRENGTH, le=MOST_STRENGTH)] | None = None
+    hold: StrictBool | None = None
     settings: SamplingFields = SamplingFields()
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sordino.errors import BadInput, StorageError
 from sordino.server.errors import Refused
+from sordino.server.openai_fields import Items
 from sordino.storage import make_folder, write_bytes
 
 router = APIRouter(prefix="/ui/stories", include_in_schema=False)
@@ -37,7 +38,7 @@ class Story(BaseModel):
     text: str = ""
     memory: str = ""
     note: str = ""
-    chat: list[dict[str, str]] | None = None
+    chat: Items[dict[str, str]] | None = None
     character: dict[str, Any] | None = None
     revision: Annotated[int, Field(ge=0)] = 0
     changed: float = 0.0
