@@ -7,23 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from playwright.sync_api import Page, expect
 
 from sordino import formats
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
-from tests.e2e.browser import AXE, CHROMIUM, browser, faults
-from tests.e2e.steps import likeliest
+from tests.e2e.browser import browser, faults
+from tests.e2e.steps import NEEDED, likeliest
 from tests.server.running import Running, running, voice
 
-if CHROMIUM is not None:
-    from playwright.sync_api import Page, expect
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make e2e"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Readable, Slice
-from sordino.formats.tensors import ITEM_SIZES, TensorView, row_major
+from sordino.formats.tensors import TensorView, check_size, row_major
 from sordino.prompts.soft_prompt import SoftPrompt
 
 MAGIC = npy_format.MAGIC_PREFIX
@@ -40,8 +40,7 @@ def stored(source: Readable) -> TensorView:
     start, (shape, is_fortran, type_) = _header(source)
     dtype = _TYPES.get(type_.str.lstrip("<>|="), type_.str[:20])
     content = Slice(source, start, source.size - start)
-    if dtype in ITEM_SIZES:
-        _check_size(content, shape, ITEM_SIZES[dtype])
+    check_size(content, dtype, shape)
     strides = row_major(shape)
     if is_fortran:
         strides = tuple(reversed(row_major(tuple(reversed(shape)))))
@@ -106,17 +105,3 @@ def _broken(header: bytes, where: str) -> SoftPromptFileError:
     return SoftPromptFileError(
         "the .npy header is broken or not that of an array of floats", where=where, got=repr(header.strip()[:100])
     )
-
-
-def _check_size(content: Readable, shape: tuple[int, ...], item_size: int) -> None:
-    wanted = item_size
-    for size in shape:
-        wanted *= size
-    if wanted != content.size:
-        raise SoftPromptFileError(
-            "the .npy header does not agree with the data",
-            where=content.where,
-            expected=f"{wanted} bytes for shape {list(shape)}",
-            got=content.size,
-            do="copy or download it again",
-        )

@@ -19,7 +19,7 @@ from sordino.errors import SoftPromptFileError
 from sordino.formats.choice import Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
 from sordino.formats.sources import Readable, Slice
-from sordino.formats.tensors import ITEM_SIZES, TensorView, row_major
+from sordino.formats.tensors import TensorView, check_size, row_major
 
 _TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
@@ -106,16 +106,7 @@ def _tensor(content: Readable, name: str, stated: Any) -> TensorView:
         raise SoftPromptFileError("the description of a tensor is broken", where=where, got=str(stated)[:80])
     dtype = _TYPES.get(dtype, dtype)
     part = Slice(content, offsets[0], offsets[1] - offsets[0], where)
-    wanted = ITEM_SIZES.get(dtype, 0)
-    for size in shape:
-        wanted *= size
-    if dtype in ITEM_SIZES and wanted != part.size:
-        raise SoftPromptFileError(
-            "the header does not agree with the data",
-            where=where,
-            expected=f"{wanted} bytes for shape {shape}",
-            got=part.size,
-        )
+    check_size(part, dtype, shape)
     return TensorView(part, dtype, tuple(shape), row_major(tuple(shape)))
 
 

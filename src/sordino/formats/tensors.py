@@ -6,7 +6,8 @@ the numbers. Shape key: P virtual tokens, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,6 +65,18 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= size
     return tuple(reversed(strides))
+
+
+def check_size(content: Readable, dtype: str, shape: Sequence[int]) -> None:
+    """Raise SoftPromptFileError where a tensor of a known type would take more bytes, or fewer, than there are."""
+    if dtype in ITEM_SIZES and (wanted := math.prod(shape) * ITEM_SIZES[dtype]) != content.size:
+        raise SoftPromptFileError(
+            "the header does not agree with the data",
+            where=content.where,
+            expected=f"{wanted} bytes for shape {list(shape)}",
+            got=content.size,
+            do="copy or download it again",
+        )
 
 
 def shape_of(tensor: TensorView, most_width: int = MAX_WIDTH) -> tuple[int, int]:

@@ -1,12 +1,37 @@
-"""Cut a rendered chat into the assistant's turns, which are learned, and the rest."""
+"""A chat in the model's template, and cut into the assistant's turns, which are learned, and the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sordino.errors import ModelError
+from sordino.models.loading import quietly
 
 Messages = Sequence[Mapping[str, str]]
+
+
+def rendered(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool, where: str) -> str:
+    """Raises ModelError where there is no template, or it refuses the conversation."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ModelError(
+            "the model has no chat template",
+            where=where,
+            do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
+        )
+    try:
+        with quietly():
+            text = tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+    # A template is a stranger's program: it may divide by zero or recurse forever.
+    except Exception as error:
+        raise ModelError(
+            "the model's chat template refuses the conversation",
+            where=where,
+            got=str(error)[:300] or type(error).__name__,
+        ) from error
+    return str(text)
 
 
 def segments(

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig
 from sordino.errors import BadInput, DoesNotFit, ModelError
 from sordino.models import chat_template, files
 from sordino.models.files import ModelSource, Notify, silent
-from sordino.models.loading import check_readable, quietly, read_config, read_tokenizer, reading
+from sordino.models.loading import check_readable, read_config, read_tokenizer, reading
 from sordino.prompts.fit import Fit, Stated, fit, stated_by, weakest
 from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.mixture import Mixture
@@ -189,25 +189,9 @@ class DescribedModel:
         return ids
 
     def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise ModelError(
-                "the model has no chat template",
-                where=self.name,
-                do="choose an instruction-tuned model, or texts or records of `prompt` and `completion`",
-            )
-        try:
-            with quietly():
-                text = self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
-                )
-        # A template is a stranger's program: it may divide by zero or recurse forever.
-        except Exception as error:
-            raise ModelError(
-                "the model's chat template refuses the conversation",
-                where=self.name,
-                got=str(error)[:300] or type(error).__name__,
-            ) from error
-        return str(text)
+        return chat_template.rendered(
+            self.tokenizer, messages, add_generation_prompt=add_generation_prompt, where=self.name
+        )
 
     def _reading_a_text(self) -> AbstractContextManager[None]:
         return reading("the model's tokenizer cannot read the text", self.name)
