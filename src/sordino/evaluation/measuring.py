@@ -95,6 +95,8 @@ def evaluate(
     if plan is not None:
         distance = measure_distance(base, plan, prompts, config, training=baselines.texts, progress=progress)
         notes += distance.notes
+    if base.dtype.itemsize < 4:
+        notes.append(f"measured with the base model in {str(base.dtype).removeprefix('torch.')}")
     return Report(sizes, measured, worth(measured, losses) if real else {}, damage, tuple(notes), distance=distance)
 
 
