@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from sordino import formats
 from sordino.cli.interrupts import stop_on_interrupt
+from sordino.models.base_model import BaseModel
 from sordino.training import execute, loop
 from sordino.training.checkpoint import FILE, read_header
 from sordino.training.failure import Failure
@@ -159,6 +160,30 @@ def test_a_flag_that_would_change_a_resumed_run_is_refused(texts, monkeypatch, f
     said = refused("train", "--resume", folder, *flags)
     assert flags[0] in said
     assert "the settings it began with" in said
+
+
+def test_a_run_keeps_its_number_type_whatever_machine_it_goes_on_on(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun on a processor with bfloat16, and resumed to the bit on one without."""
+    has_bfloat16 = True
+    asked: list[str | None] = []
+    monkeypatch.setattr("sordino.models.base_model.multiplies_bfloat16", lambda: has_bfloat16)
+
+    def load(name: str, *, dtype: str | None = None, **_: object) -> BaseModel:
+        asked.append(dtype)
+        return tiny_base("llama", dtype=torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+
+    monkeypatch.setattr("sordino.models.base_model.load", load)
+    trained(texts, "--out", "whole.zip", *QUICK)
+    folder = stopped_run(texts, monkeypatch)
+    has_bfloat16 = False
+    trained("--resume", folder)
+    trained(texts, "--out", "other.zip", *QUICK)
+    assert asked == ["bfloat16", "bfloat16", "bfloat16", "float32"]
+    whole, resumed, other = (formats.read(Path(name)) for name in ("whole.zip", "v.zip", "other.zip"))
+    assert resumed.content_hash == whole.content_hash != other.content_hash
+    assert [one.metadata.training["dtype"] for one in (whole, other)] == ["bfloat16", "float32"]
 
 
 def test_texts_in_another_order_are_noticed(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

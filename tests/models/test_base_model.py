@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.models import base_model, chat_template, loading
-from sordino.models.base_model import choose_device, choose_dtype, fit
+from sordino.models.base_model import choose_device, choose_dtype, fit, training_dtype
 from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
@@ -300,6 +300,26 @@ def test_a_gpu_is_used_where_there_is_one(monkeypatch):
     for supported, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *, including_emulation, s=supported: s)
         assert choose_dtype(None, torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(
+    "has", [{}, {"avx512_bf16": False, "amx_bf16": False}, {"avx512_bf16": True}, {"amx_bf16": True}]
+)
+def test_training_is_in_bfloat16_where_the_processor_multiplies_it(monkeypatch, has):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert training_dtype(None, "cpu") == ("bfloat16" if any(has.values()) else "float32")
+    assert training_dtype("float32", "cpu") == "float32"
+    # Only to train: what a command writes with is as before.
+    assert choose_dtype(None, torch.device("cpu")) == torch.float32
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert training_dtype(None, "cpu") == "float32"
+    with pytest.raises(ConfigError, match="unknown number type"):
+        training_dtype("int8", "cpu")
+
+
+def test_a_torch_that_does_not_know_the_processor_trains_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert training_dtype(None, "cpu") == "float32"
 
 
 def test_bad_flags_are_refused_before_a_model_is_looked_for():

@@ -1,4 +1,4 @@
-"""A piece holds a long text compressed, and nobody notices."""
+"""A piece can hold a long text compressed, and nobody notices."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ TEXTS = [
 ]
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_text_comes_back_as_it_was(text: str) -> None:
+def test_a_text_comes_back_as_it_was(text: str, packed: bool) -> None:
     piece = Piece("a", "text", text)
+    if packed:
+        piece.pack()
+        piece.pack()
     assert piece.text == text
     assert piece.size == len(text)
     assert piece == Piece("a", "text", text)
@@ -37,6 +41,7 @@ def test_a_piece_is_as_it_was_before_and_its_text_is_needed() -> None:
 
 def test_a_long_text_takes_less_memory_than_its_characters() -> None:
     piece = Piece("a", "text", "The keeper’s lamp, by the sea. " * 1000)
+    piece.pack()
     held = piece.__dict__["_text"]
     assert isinstance(held, bytes)
     assert len(held) < piece.size

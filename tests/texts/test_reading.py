@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from sordino.errors import DataError
 from sordino.texts import files
+from sordino.texts import reading as reading_module
 from sordino.texts.pieces import Piece, chat, data_hash
 from sordino.texts.reading import Reading, read_pieces
+from sordino.texts.splits import split_pieces
 from sordino.training import checkpoint, group, job
 from sordino.training.sweep import execute
 
@@ -96,6 +98,53 @@ def test_missing_empty_and_odd_paths_are_refused(tmp_path: Path) -> None:
 def test_a_file_beyond_the_limit_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_BYTES", 10)
     assert "expected at most 10 bytes, got 11" in refusal(write(tmp_path / "a.txt", "x" * 11))
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is large from 200 bytes on."""
+    monkeypatch.setattr(files, "PART", 100)
+    monkeypatch.setattr(reading_module, "WHOLE", 200)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("end", ["\n\n", "\r\n\r\n", "\n", " ", ""])
+def test_the_parts_of_a_large_text_are_the_text(tmp_path: Path, end: str) -> None:
+    text = "".join(f"Tag {n}: Nebel über dem Meer, ein Schiff – 灯台.{end}" for n in range(40))
+    path = write(tmp_path / "a.txt", b"\xef\xbb\xbf" + text.encode())
+    reading = read_pieces([path])
+    assert "".join(piece.text for piece in reading.pieces) == text.replace("\r\n", "\n")
+    assert [piece.name for piece in reading.pieces] == [f"a.txt, part {n + 1}" for n in range(len(reading.pieces))]
+    if end.endswith("\n"):
+        assert len(reading.pieces) > 5
+        assert all(piece.text.endswith(".\n") or piece.text.endswith(".\n\n") for piece in reading.pieces)
+    assert reading.notes == ("large texts read in parts of about a million characters, files: 1",)
+    assert "validation" in split_pieces(reading.pieces, heldout=None, seed=0).how
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_documents_in_a_large_text_are_split_as_in_a_small_one(tmp_path: Path) -> None:
+    entries = [f"Entry {n}. " + "Fog. " * 8 for n in range(30)]
+    path = write(tmp_path / "a.txt", "\n<|endoftext|>\n".join(entries))
+    pieces = read_pieces([path]).pieces
+    assert all("endoftext" not in piece.text for piece in pieces)
+    assert " ".join(" ".join(piece.text for piece in pieces).split()) == " ".join(" ".join(entries).split())
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_large_chat_and_a_large_web_page_are_read_whole(tmp_path: Path) -> None:
+    turns = "".join(f"<|im_start|>user\n{n}?<|im_end|>\n<|im_start|>assistant\nFog {n}.<|im_end|>\n" for n in range(9))
+    assert [piece.kind for piece in read_pieces([write(tmp_path / "a.txt", turns)]).pieces] == ["chat"]
+    pytest.importorskip("inscriptis")
+    page = "<!doctype html><html><body>" + "<p>Fog over the sea.</p>" * 20 + "</body></html>"
+    (piece,) = read_pieces([write(tmp_path / "a.html", page)]).pieces
+    assert "<p>" not in piece.text
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_an_error_in_a_large_text_names_its_place(tmp_path: Path) -> None:
+    text = ("Fog over the sea. " * 30).encode()
+    assert f"byte {len(text) + 3:,} (0xe9)" in refusal(write(tmp_path / "a.txt", text + b"caf\xe9 and more"))
 
 
 # Encodings and characters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,18 @@ import torch
 from sordino.errors import ConfigError
 from sordino.prompts.soft_prompt import Metadata
 from sordino.training import run
-from sordino.training.config import EPOCHS, FEWEST_STEPS, MINUTES, Calibration, TrainConfig, calibration_of
+from sordino.training.config import (
+    EPOCHS,
+    FEWEST_STEPS,
+    MINUTES,
+    Calibration,
+    ReadingConfig,
+    TrainConfig,
+    calibration_of,
+)
 from sordino.training.events import Cost, RunEvent, Started
 from sordino.training.execute import execute
-from sordino.training.job import Job, stored_job
+from sordino.training.job import SETTINGS, Job, job_from, store, stored_job
 from sordino.training.judging import SHARE
 from sordino.training.run import TextPaths, estimate_group
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
@@ -51,6 +60,36 @@ def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
             return run_seconds(steps, replace(config, steps=steps), 2.0, 10.0)
 
         assert 300 - 60 < seconds(steps_within(5, seconds, 2.0)) <= 300
+
+
+def test_of_more_text_a_sample_is_read_and_the_same_when_the_run_goes_on(job: Job) -> None:
+    with (job.texts.data[0] / "many.jsonl").open("w") as file:
+        for number in range(4000):
+            file.write(json.dumps({"text": f"Entry {number}. " + LOG * 4}) + "\n")
+    job = replace(job, texts=replace(job.texts, most_text=1))
+    read = job.texts.read(job.texts.data, (), 0)
+    assert "a sample by the seed" in read.notes[-1]
+    assert 1_000_000 <= sum(piece.size for piece in read.pieces) < 1_010_000
+    job.folder.mkdir()
+    store(job, "")
+    again = job_from(job.folder, overwrite=False).texts
+    assert again.read(again.data, (), 0) == read
+
+
+def test_a_run_from_before_samples_reads_all_of_its_texts(job: Job) -> None:
+    job.folder.mkdir()
+    store(job, "")
+    path = job.folder / SETTINGS
+    stored = json.loads(path.read_text())
+    assert stored.pop("most_text") == ReadingConfig.most_text == 32
+    path.write_text(json.dumps(stored))
+    assert job_from(job.folder, overwrite=False).texts.most_text == 1_000_000
+
+
+@pytest.mark.parametrize("most", [0, 1_000_001])
+def test_a_sample_has_a_size(most: int) -> None:
+    with pytest.raises(ConfigError, match="--most-text"):
+        ReadingConfig(most_text=most)
 
 
 def test_minutes_count_the_measuring(job: Job, base: Any, clock: None) -> None:

@@ -37,8 +37,9 @@ def train(
 
     settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
-    samples; speaker: whose turns of chat logs to learn. With neither steps nor minutes, the number of steps is chosen: as many as
-    the texts want and about 5 minutes allow on this machine, 300 at most. It is in the event `Cost` and in the file's recipe.
+    samples; speaker: whose turns of chat logs to learn; most_text: million characters that are read, of more a sample. With
+    neither steps nor minutes, the number of steps is chosen: as many as the texts want and about 5 minutes allow on this machine,
+    300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
     from sordino.library.names import without_ending
@@ -49,10 +50,11 @@ def train(
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     calibration = calibration_of(given[TrainConfig], given[Calibration])
     data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
+    reading = ReadingConfig(**given[ReadingConfig])
     kind = given[TrainConfig].get("kind", "embedding")
     file = Path(out) if out is not None else default_out(data[0], kind) if data else Path()
     job = Job(
-        TextPaths(tuple(data), tuple(as_paths(heldout)), ReadingConfig(**given[ReadingConfig]).speaker),
+        TextPaths(tuple(data), tuple(as_paths(heldout)), reading.speaker, reading.most_text),
         file,
         model.base.name,
         about.metadata(rest.name or without_ending(file.name)),

@@ -49,7 +49,7 @@ class ModelChoice:
     dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
         None,
         "Number type of the base model; soft prompts are always float32.",
-        shown="bfloat16 on an NVIDIA GPU that has it, else float32",
+        shown="bfloat16 on an NVIDIA GPU that has it, and in train and sweep on a CPU that has it; else float32",
     )
 
     def load(self, *, ask: bool = True) -> BaseModel:

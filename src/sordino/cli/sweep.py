@@ -104,12 +104,14 @@ def _run(spec: Spec, options: Mapping[str, Any]) -> None:
 
 
 def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
+    from sordino.models.base_model import training_dtype
     from sordino.training.sweep.execute import Sweep, check_sweep, stored_sweep
 
     if options["resume"] is not None:
         return stored_sweep(options["resume"])
     machine: ModelChoice = options["machine"]
-    begun = Sweep(spec, options["texts"].paths(), options["out_dir"], machine.device, machine.dtype)
+    dtype = training_dtype(machine.dtype, machine.device)
+    begun = Sweep(spec, options["texts"].paths(), options["out_dir"], machine.device, dtype)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 

@@ -158,11 +158,13 @@ def _named_text(argument: str) -> tuple[str, Path]:
 def _job(
     options: Mapping[str, Any], texts: TextPaths, out: Path, config: TrainConfig, together: Path | None = None
 ) -> Job:
+    from sordino.models.base_model import training_dtype
     from sordino.training.job import Job
 
     model, about = options["model"], options["about"]
+    dtype = training_dtype(model.dtype, model.device)
     return Job(
-        texts, out, model.model, about.metadata(options["name"] or without_ending(out.name)), config, model.device, model.dtype,
+        texts, out, model.model, about.metadata(options["name"] or without_ending(out.name)), config, model.device, dtype,
         samples=not about.no_samples, overwrite=options["overwrite"], together=together,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import click
 from sordino.cli.loading import heldout_option
 from sordino.cli.options import PATH, Decorator, option_group, setting_option
 from sordino.errors import BadInput
+from sordino.settings import settings_of
 from sordino.training.config import ReadingConfig
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class TextsToTrainOn:
     data: tuple[Path, ...]
     heldout: tuple[Path, ...]
     speaker: str | None
+    most_text: int | None = None
 
     def check(self) -> None:
         """As `check_texts`."""
@@ -32,7 +34,9 @@ class TextsToTrainOn:
     def paths(self) -> TextPaths:
         from sordino.training.run import TextPaths
 
-        return TextPaths(self.data, self.heldout, self.speaker)
+        most = ReadingConfig.most_text if self.most_text is None else self.most_text
+        reading = ReadingConfig(self.speaker, most)
+        return TextPaths(self.data, self.heldout, reading.speaker, reading.most_text)
 
 
 def training_text_options(data: Decorator | None = None) -> Decorator:
@@ -40,7 +44,8 @@ def training_text_options(data: Decorator | None = None) -> Decorator:
     given = data or click.argument("data", nargs=-1, type=PATH)
     source = "--data" if data else "DATA"
     heldout = heldout_option(f"Texts for the final report only; may be repeated.  [default: split off {source}]")
-    return option_group("texts", TextsToTrainOn, given, heldout, setting_option(ReadingConfig, "speaker"))
+    reading = [setting_option(ReadingConfig, name) for name in settings_of(ReadingConfig)]
+    return option_group("texts", TextsToTrainOn, given, heldout, *reading)
 
 
 def resume_option(help: str, *, metavar: str) -> Decorator:

@@ -101,6 +101,8 @@ def evaluate(
     written = None
     if config.continuations is not None:
         written = measure_continuations(base, prompts, config, progress)
+    if base.dtype.itemsize < 4:
+        notes.append(f"measured with the base model in {str(base.dtype).removeprefix('torch.')}")
     gained = worth(measured, losses) if real else {}
     return Report(sizes, measured, gained, damage, tuple(notes), distance=distance, continuations=written)
 

@@ -34,26 +34,30 @@ _LINEARS = (
 
 @dataclass(frozen=True)
 class Norm:
-    """RMS norm: x / sqrt(mean(x^2) + eps) * weight, as x * w / length with w = sqrt(D) weight, length = hypot(|x|, sqrt(D eps))."""
+    """RMS norm: x / sqrt(mean(x^2) + eps) * weight, as x * w / length with w = sqrt(D) weight, length = hypot(|x|, sqrt(D eps)).
+
+    In float32 at least, as transformers' module.
+    """
 
     w_D: Tensor
     c: Tensor
 
     @staticmethod
     def of(weight_D: Tensor, eps: float) -> Norm:
-        width = weight_D.shape[0]
-        return Norm(weight_D * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=weight_D.dtype))
+        width, exact = weight_D.shape[0], torch.promote_types(weight_D.dtype, torch.float32)
+        return Norm(weight_D.to(exact) * width**0.5, torch.tensor((width * eps) ** 0.5, dtype=exact))
 
     def __call__(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """The normed x, and the length of x [N, 1]."""
-        length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True).hypot_(self.c)
-        return (x_ND * self.w_D).div_(length_N1), length_N1
+        length_N1 = torch.linalg.vector_norm(x_ND, dim=1, keepdim=True, dtype=self.w_D.dtype).hypot_(self.c)
+        return (x_ND * self.w_D).div_(length_N1).to(x_ND.dtype), length_N1
 
     def backward(self, grad_ND: Tensor, x_ND: Tensor, length_N1: Tensor) -> Tensor:
-        """The gradient of x, which overwrites grad_ND."""
-        grad_ND.mul_(self.w_D)
-        along_N1 = torch.linalg.vecdot(grad_ND, x_ND)[:, None].div_(length_N1.square())
-        return grad_ND.addcmul_(x_ND, along_N1, value=-1).div_(length_N1)
+        """The gradient of x; grad_ND may be overwritten."""
+        exact_ND, own_ND = grad_ND.to(self.w_D.dtype), x_ND.to(self.w_D.dtype)
+        exact_ND.mul_(self.w_D)
+        along_N1 = torch.linalg.vecdot(exact_ND, own_ND)[:, None].div_(length_N1.square())
+        return exact_ND.addcmul_(own_ND, along_N1, value=-1).div_(length_N1).to(x_ND.dtype)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def runs(network: PreTrainedModel) -> bool:
     config: Any = network.config
     if config.model_type != "llama" or config.hidden_act != "silu" or (config.attention_dropout and network.training):
         return False
-    if network.device.type != "cpu" or network.dtype not in (torch.float32, torch.float64):
+    if network.device.type != "cpu" or network.dtype not in (torch.bfloat16, torch.float32, torch.float64):
         return False
     linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
     # An adapter would have replaced them by another class.
@@ -134,7 +138,9 @@ def merged(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
     (mixed1, lse1), (mixed2, lse2) = one, other
     lse = torch.logaddexp(lse1, lse2)
     share1, share2 = (lse1 - lse).exp_()[..., None], (lse2 - lse).exp_()[..., None]
-    return mixed1.mul_(share1).addcmul_(mixed2, share2), lse
+    # Log-sum-exps are float32 at least.
+    whole = mixed1.to(lse.dtype).mul_(share1).addcmul_(mixed2.to(lse.dtype), share2)
+    return whole.to(mixed1.dtype), lse
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:

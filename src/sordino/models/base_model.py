@@ -160,6 +160,27 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def training_dtype(name: str | None, device: str | None) -> str:
+    """The name of the number type to train on a base model in: as given; by default bfloat16 on a processor that multiplies it in
+    hardware, else the device's best. Raises ConfigError.
+    """
+    place = choose_device(device)
+    if name is None and place.type == "cpu" and multiplies_bfloat16():
+        return "bfloat16"
+    chosen = choose_dtype(name, place)
+    return next(known for known, number in DTYPES.items() if number == chosen)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in hardware: AVX512-BF16 (AMD from Zen 4 on) or AMX (Intel's Xeons).
+
+    Not timed, so that one machine always answers the same.
+    """
+    # Older versions of torch do not say.
+    has = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+    return torch.backends.mkldnn.is_available() and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
 def _embedding_rms(network: PreTrainedModel, vocab_size: int) -> float:
     """Root mean square of the whole vocabulary's inputs_embeds, a few rows at a time."""
     embeddings = network.get_input_embeddings()

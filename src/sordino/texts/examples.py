@@ -11,7 +11,7 @@ turns and their end markers are labelled.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -91,13 +91,21 @@ class _Behind:
         return at - alone + behind if at >= alone and at else min(at, behind)
 
 
-def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, behind: str = "") -> Examples:
+def make_examples(
+    pieces: Sequence[Piece],
+    base: Tokeniser,
+    *,
+    max_tokens: int,
+    behind: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Examples:
     """Examples of at most `max_tokens` tokens, BOS and soft prompt not counted. Every label is in exactly one example.
 
     A text becomes consecutive windows. A completion or chat that is too long keeps its labels and loses context: a chat is split
     before user turns, and if that is not enough the beginning of the prompt is dropped.
 
-    behind: a heading of every example, unlabelled and not counted. Examples are cut as without it.
+    behind: a heading of every example, unlabelled and not counted. Examples are cut as without it. progress: called with the
+    characters done and their total.
 
     Raises DataError if nothing is labelled, ModelError for a chat and a model without a chat template.
     """
@@ -107,10 +115,15 @@ def make_examples(pieces: Sequence[Piece], base: Tokeniser, *, max_tokens: int, 
         )
     counts: Counter[str] = Counter()
     examples = ExampleStore()
+    total, done, shown = sum(piece.size for piece in pieces), 0, 0
     for piece in pieces:
         for tokens in _examples_of(piece, base, max_tokens, counts, behind):
             if any(tokens.labelled):
                 examples.add(tokens.ids, tokens.labelled, piece.name)
+        done += piece.size
+        if done >= shown + total // 200:
+            shown = done
+            progress(done, total)
     if not examples:
         raise DataError("the texts hold nothing to learn", expected="texts, completions or assistant turns")
     kinds = (

@@ -25,7 +25,10 @@ from sordino.texts.web_pages import SUFFIXES
 
 TEXT = frozenset({".txt", ".text", ".md", ".markdown"})
 RECORDS = frozenset({".jsonl", ".ndjson", ".json", ".csv", ".tsv"})
-MAX_BYTES = 1 << 30  # pieces are held in memory; a larger file is a mistake or needs sampling
+MAX_BYTES = 1 << 30  # of a file that is read whole
+# Bytes: of a larger text only parts are in memory, each about as large as a novel.
+WHOLE = 16 << 20
+PART = 1 << 20
 
 _SAMPLE = 1 << 16
 
@@ -115,8 +118,32 @@ def check_text(path: Path) -> None:
 def read_text(path: Path) -> str:
     """The whole file as text without its byte order mark. Raises DataError."""
     with _reading(path), _opened(path) as file:
+        _check_size(file, path)
         offset = file.tell()
         return _decoded(file.read(), path, offset)
+
+
+def read_parts(path: Path) -> Iterator[str]:
+    """The text in parts of about PART bytes, each cut after a paragraph, else a line, else a word. Raises DataError."""
+    with _reading(path), _opened(path) as file:
+        offset, rest = file.tell(), b""
+        while data := file.read(PART):
+            data = rest + data
+            cut = _end_of_part(data)
+            if cut:
+                yield _decoded(data[:cut], path, offset)
+            offset, rest = offset + cut, data[cut:]
+        if rest:
+            yield _decoded(rest, path, offset)
+
+
+def _end_of_part(data: bytes) -> int:
+    """Where to cut: in the second half, if it can be; 0 for nowhere."""
+    for border in (b"\n\n", b"\n", b" "):
+        at = data.rfind(border, len(data) // 2)
+        if at >= 0:
+            return at + len(border)
+    return 0
 
 
 def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple[int, str]]:
@@ -130,6 +157,7 @@ def read_lines(path: Path, counts: Counter[str] | None = None) -> Iterator[tuple
         file.seek(offset)
         lines: Iterable[bytes] = file
         if b"\r" in sample.rstrip(b"\r") and b"\n" not in sample:
+            _check_size(file, path)
             lines = file.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n").splitlines(keepends=True)
             if counts is not None:
                 counts["carriage"] += 1
@@ -153,14 +181,6 @@ def _opened(path: Path) -> BinaryIO:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise DataError("is neither a file nor a folder", where=path)
-    if status.st_size > MAX_BYTES:
-        raise DataError(
-            "the file is too large to train on",
-            where=path,
-            expected=f"at most {MAX_BYTES:,} bytes",
-            got=f"{status.st_size:,}",
-            do="draw a sample from it: a soft prompt needs megabytes at most",
-        )
     file = path.open("rb")
     try:
         head = file.read(_SAMPLE)
@@ -172,6 +192,18 @@ def _opened(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def _check_size(file: BinaryIO, path: Path) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_BYTES:
+        raise DataError(
+            "the file is too large to be read whole",
+            where=path,
+            expected=f"at most {MAX_BYTES:,} bytes",
+            got=f"{size:,}",
+            do="save it as plain text, JSONL or CSV, which are read in parts",
+        )
 
 
 def _wide_encoding(head: bytes) -> str:

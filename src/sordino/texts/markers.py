@@ -130,9 +130,19 @@ def _text_documents(piece: Piece, own: Collection[str], tally: Tally) -> Iterato
         yield Piece(name, "text", part.strip("\r\n")) if isinstance(part, str) else chat(name, part)
 
 
+def begins_as_chat(text: str) -> bool:
+    """Whether a text begins with a chat template's marks."""
+    begun = _begun(text)
+    return any(marks.opening.match(begun) for marks in _TEMPLATES.values())
+
+
+def _begun(text: str) -> str:
+    return re.sub(r"\A\s*(?:<s>|<bos>)?\s*", "", text)
+
+
 def _template_chats(text: str, tally: Tally) -> list[list[Message]]:
     """The chats in a text that begins with a chat template's marks and has an answer. A system message begins another chat."""
-    begun = re.sub(r"\A\s*(?:<s>|<bos>)?\s*", "", text)
+    begun = _begun(text)
     for name, marks in _TEMPLATES.items():
         if marks.opening.match(begun):
             turns = _with_system(marked_turns(begun, marks))

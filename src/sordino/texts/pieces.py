@@ -15,26 +15,22 @@ Kind = Literal["text", "completion", "chat"]
 Message = Mapping[str, str]
 
 
-# Characters from which on a text is held compressed.
+# Characters from which on compressing a text pays.
 _LONG = 512
 
 
 class _LongText:
-    """A text attribute of a piece, compressed where it is long: texts stay in memory for a whole run."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._key = f"_{name}"
+    """The text of a piece, held plain or compressed."""
 
     def __get__(self, piece: Piece | None, owner: type) -> str:
         if piece is None:
             # For `dataclass`: the field has no default.
-            raise AttributeError(self._key)
-        held: str | bytes = piece.__dict__[self._key]
+            raise AttributeError("text")
+        held: str | bytes = piece.__dict__["_text"]
         return held if isinstance(held, str) else zlib.decompress(held).decode("utf-8", "surrogatepass")
 
     def __set__(self, piece: Piece, text: str) -> None:
-        short = len(text) < _LONG
-        piece.__dict__[self._key] = text if short else zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
+        piece.__dict__["_text"] = text
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,12 @@ class Piece:
     text: str = _LongText()  # type: ignore[assignment]
     prompt: str = ""
     messages: tuple[Message, ...] = ()
+
+    def pack(self) -> None:
+        """Hold the text compressed: pieces stay in memory for a whole run."""
+        text = self.text
+        if len(text) >= _LONG:
+            self.__dict__["_text"] = zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
 
     @cached_property
     def size(self) -> int:

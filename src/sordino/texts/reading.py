@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -25,10 +25,20 @@ from sordino.texts.chats import (
     is_webui_history,
     webui_piece,
 )  # fmt: skip
-from sordino.texts.files import TextFile, cleaned, find_files, read_lines, read_text, without_gutenberg
-from sordino.texts.markers import documents
+from sordino.texts.files import (
+    WHOLE,
+    TextFile,
+    cleaned,
+    find_files,
+    read_lines,
+    read_parts,
+    read_text,
+    without_gutenberg,
+)
+from sordino.texts.markers import begins_as_chat, documents
 from sordino.texts.pieces import Piece, chat
 from sordino.texts.records import SHAPES, Record, is_record, record_piece
+from sordino.texts.sampling import Drawn, Sample
 from sordino.texts.stories import is_story, story_piece
 from sordino.texts.tables import table_rows
 from sordino.texts.tally import Tally, some
@@ -45,28 +55,50 @@ class Reading:
     notes: tuple[str, ...]
 
 
-def read_pieces(paths: Sequence[Path], *, speaker: str | None = None, ends: Collection[str] = ()) -> Reading:
-    """All texts of files and folders.
+def read_pieces(
+    paths: Sequence[Path],
+    *,
+    speaker: str | None = None,
+    ends: Collection[str] = (),
+    sample: Sample | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Reading:
+    """All texts of files and folders, or a sample of them.
 
     speaker: whose turns of chat logs are learned; by default everybody's but the user's. ends: the base model's end markers, which
-    end documents as the common markers do. Raises DataError for a missing or unreadable file, another encoding, a record of
-    unknown shape, an unknown speaker, or no text; MissingExtra for HTML.
+    end documents as the common markers do. progress: called with the bytes that were read, about, and all. Raises DataError for a
+    missing or unreadable file, another encoding, a record of unknown shape, an unknown speaker, or no text; MissingExtra for HTML.
     """
     files, notes = find_files(paths)
-    tally = Tally()
-    pieces = []
-    for file in files:
+    tally, drawn = Tally(), Drawn(sample)
+    sizes = [_size(file) for file in files]
+    total, shown = sum(sizes), 0
+    for number, file in enumerate(files):
+        before, begun = sum(sizes[:number]), drawn.characters
         for where, raw in _raw_pieces(file, speaker, tally):
             for document in documents(raw, ends, tally):
                 piece = _clean_piece(document, where, tally)
                 if piece is not None:
-                    pieces.append(piece)
+                    drawn.add(piece)
+            done = before + min(sizes[number], drawn.characters - begun)
+            if done >= shown + total // 200:
+                shown = done
+                progress(done, total)
     _check_speaker(speaker, tally)
+    pieces = drawn.pieces
     if not pieces:
         raise DataError(
             "no text to learn from", where=", ".join(map(str, paths)), got="; ".join(tally.lines()) or "nothing"
         )
-    return Reading(tuple(pieces), (*notes, *tally.lines()))
+    return Reading(pieces, (*notes, *tally.lines(), *filter(None, [drawn.note])))
+
+
+def _size(file: TextFile) -> int:
+    """In bytes; 0 where it cannot be had: reading it gives the better error."""
+    try:
+        return file.path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _raw_pieces(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tuple[str, Piece]]:
@@ -79,11 +111,23 @@ def _raw_pieces(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[t
     elif suffix == ".json":
         yield from _from_json(file, speaker, tally)
     else:
-        text = read_text(file.path)
-        if is_web_page(text, file.path):
-            tally.counts["html"] += 1
-            text = page_text(text, file.path)
-        yield str(file.path), Piece(file.name, "text", text)
+        yield from ((str(file.path), piece) for piece in _text_pieces(file, tally))
+
+
+def _text_pieces(file: TextFile, tally: Tally) -> Iterator[Piece]:
+    """A text, or of a large one its parts. Web pages and chats have no place to cut them, and are read whole."""
+    if _size(file) > WHOLE:
+        first = next(read_parts(file.path), "")
+        if not is_web_page(first, file.path) and not begins_as_chat(first):
+            tally.counts["parts"] += 1
+            for number, part in enumerate(read_parts(file.path), start=1):
+                yield Piece(f"{file.name}, part {number}", "text", part)
+            return
+    text = read_text(file.path)
+    if is_web_page(text, file.path):
+        tally.counts["html"] += 1
+        text = page_text(text, file.path)
+    yield Piece(file.name, "text", text)
 
 
 def _from_records(

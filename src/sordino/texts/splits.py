@@ -153,8 +153,9 @@ def _kind(pieces: Sequence[Piece]) -> str:
 
 
 def _kind_by_name(name: str) -> str:
-    if re.search(r", document \d+$", name):
-        return "document"
+    found = re.search(r", (document|part) \d+$", name)
+    if found:
+        return found[1]
     return "record" if re.search(r":\d+$", name) else "file"
 
 

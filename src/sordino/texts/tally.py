@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 _COUNTED = (
     ("repaired", "damaged characters (such as Ã© for é) were repaired, pieces: {}"),
     ("gutenberg", "Project Gutenberg's header and licence were removed, texts: {}"),
+    ("parts", "large texts read in parts of about a million characters, files: {}"),
     ("html", "HTML read as the text that a browser shows, files: {}"),
     ("marked", "texts split at their end-of-text markers (such as <|endoftext|>), which are not learned: {}"),
     ("ended", "completions and turns cut at an end marker (the model's own is learned instead): {}"),

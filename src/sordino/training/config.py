@@ -84,6 +84,17 @@ class ReadingConfig:
         unit="NAME",
         label="In chat logs: whose turns",
     )
+    most_text: int = setting(
+        32,
+        "Most text that is used, in million characters; of more, a sample by the seed.",
+        low=1,
+        high=1_000_000,
+        unit="N",
+        offered=False,
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def dry_run(job: Job, base: BaseModel, calibration: Calibration = CALIBRATION, *
 def read_texts(job: Job, base: BaseModel, on_event: OnEvent = nobody) -> PreparedRun:
     """Read, split and cut the texts, and choose the first matrix. Raises DataError, ConfigError, OutOfMemory."""
     on_event(Working("Reading the texts"))
-    prepared = prepare(base, job.config, job.texts, read_prompt, started=job.started)
+    prepared = prepare(base, job.config, job.texts, read_prompt, started=job.started, on_event=on_event)
     on_event(texts_read(prepared))
     return prepared
 

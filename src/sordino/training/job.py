@@ -22,7 +22,7 @@ from sordino.training.checkpoint import is_unfinished, read_header
 from sordino.training.config import Kind, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
-from sordino.training.run import TextPaths
+from sordino.training.run import TextPaths, stored_texts
 
 SETTINGS = "settings.json"
 
@@ -148,6 +148,7 @@ def store(job: Job, started: str) -> None:
         "device": job.device,
         "dtype": job.dtype,
         "speaker": job.texts.speaker,
+        "most_text": job.texts.most_text,
         "samples": job.samples,
         "overwrite": job.overwrite,
         "started": started,
@@ -181,7 +182,7 @@ def job_from(folder: Path, *, overwrite: bool) -> Job:
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
         job = Job(
-            TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"]),
+            stored_texts(stored),
             Path(stored["out"]),
             stored["model"],
             Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,14 +26,16 @@ from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.settings import settings_of
 from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
-from sordino.texts.reading import read_pieces
+from sordino.texts.reading import Reading, read_pieces
+from sordino.texts.sampling import Sample
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import CALIBRATION, Calibration, TrainConfig
+from sordino.training.config import CALIBRATION, Calibration, ReadingConfig, TrainConfig
 from sordino.training.contexts import Contexts
-from sordino.training.events import Cost, Finished
+from sordino.training.events import Cost, Finished, OnEvent, Working, nobody
 from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.initialise import ReadPrompt, Start, initialise
@@ -49,11 +51,31 @@ SAMPLE_WORDS = 8
 
 @dataclass(frozen=True)
 class TextPaths:
-    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker: whose lines of chats are learned."""
+    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker, most_text: as in `ReadingConfig`."""
 
     data: tuple[Path, ...]
     heldout: tuple[Path, ...] = ()
     speaker: str | None = None
+    most_text: int = ReadingConfig.most_text
+
+    def read(self, paths: Sequence[Path], ends: Collection[str], seed: int, on_event: OnEvent = nobody) -> Reading:
+        """All of `paths`, or a sample by the seed. ends: the base model's end markers. Raises as `read_pieces`."""
+        return read_pieces(
+            paths,
+            speaker=self.speaker,
+            ends=ends,
+            sample=Sample(self.most_text * 1_000_000, seed),
+            progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
+        )
+
+
+def stored_texts(stored: Mapping[str, Any]) -> TextPaths:
+    """From what a run's folder says. Raises KeyError, TypeError."""
+    # Older versions read everything, and do not say so.
+    most = stored.get("most_text", settings_of(ReadingConfig)["most_text"].about.high)
+    return TextPaths(
+        tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"], int(most)
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,7 @@ def prepare(
     *,
     started: str | None = None,
     split_seed: int | None = None,
+    on_event: OnEvent = nobody,
 ) -> PreparedRun:
     """Read the texts, split them, cut them into examples and choose the first matrix.
 
@@ -101,11 +124,17 @@ def prepare(
     split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
-    reading = read_pieces(list(texts.data), speaker=texts.speaker, ends=base.end_markers)
-    held = read_pieces(list(texts.heldout), speaker=texts.speaker, ends=base.end_markers) if texts.heldout else None
     seed = config.seed if split_seed is None else split_seed
+    reading = texts.read(texts.data, base.end_markers, seed, on_event)
+    held = texts.read(texts.heldout, base.end_markers, seed, on_event) if texts.heldout else None
+    on_event(Working("Splitting the texts"))
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
-    train = make_examples(splits.train, base, max_tokens=config.row_tokens)
+    train = make_examples(
+        splits.train,
+        base,
+        max_tokens=config.row_tokens,
+        progress=lambda done, total: on_event(Working("Tokenizing the texts", done, total)),
+    )
     validation = make_examples(splits.validation, base, max_tokens=config.row_tokens) if splits.validation else None
     data = TrainSet(
         train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
@@ -243,6 +272,7 @@ def finish(
     }
     recipe |= {
         "init": prepared.start.how,
+        "dtype": str(base.dtype).removeprefix("torch."),
         "data_hash": prepared.data.data_hash,
         "steps_done": finished.progress.step,
         "best_step": finished.progress.best_step,

@@ -75,7 +75,9 @@ class TorchRunner:
     ) -> None:
         self.base, self._advice = base, advice
         self._head = head_of(base.network)
-        self._llama = Llama.of(base.network) if has_fused_layers(base.network) else None
+        # The products of a few rows are written for numbers of 4 bytes or more.
+        fused = has_fused_layers(base.network) and base.dtype.itemsize >= 4
+        self._llama = Llama.of(base.network) if fused else None
         self._rows: dict[int, _TorchRow] = {}
         self._cache: PrefixCache[_PrefixState] = PrefixCache(prefix_bytes)
         # Encoded ahead of the rows that will want them.

@@ -8,36 +8,42 @@ data is known. Nothing is known of soft prompts trained on other texts, or of fi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 from sordino.errors import DataError
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.texts.overlap import overlap_lines
 from sordino.texts.pieces import Piece, data_hash, digest
-from sordino.texts.reading import read_pieces
 from sordino.texts.splits import split_pieces
+from sordino.training.run import TextPaths
 
 
 def contaminated_components(
     prompts: Sequence[tuple[str, SinglePrompt]],
-    paths: Sequence[Path],
+    texts: TextPaths,
     heldout: Sequence[Piece],
     seed: int,
     *,
-    speaker: str | None = None,
     ends: Collection[str] = (),
 ) -> list[str]:
     """A line for each component (label, prompt) that was trained on held-out texts. seed: of the mixture's own split.
-    speaker, ends: as for `read_pieces`.
+    ends: the base model's end markers.
     """
-    sets = [list(read_pieces(list(part), speaker=speaker, ends=ends).pieces) for part in _parts(paths)]
+
+    @cache
+    def pieces_of(part: Sequence[Path], seed: int) -> Sequence[Piece]:
+        return texts.read(part, ends, seed).pieces
+
     judged = set(map(digest, heldout))
     lines = []
     for label, prompt in prompts:
         hash_of_data, own = prompt.metadata.training.get("data_hash"), prompt.metadata.training.get("seed")
         # A sweep's split has a seed of its own, by default 0.
         seeds = dict.fromkeys(s for s in (own, 0) if type(s) is int and s >= 0)
-        for learned in (found for pieces in sets for s in seeds for found in _learned(pieces, s)):
+        for learned in (
+            found for part in _parts(texts.data) for s in seeds for found in _learned(pieces_of(part, s), s)
+        ):
             if data_hash(learned) != hash_of_data:
                 continue
             # Whole pieces first: what a file has often is no sign of a copy to `overlap_lines`.
@@ -51,10 +57,10 @@ def contaminated_components(
     return lines
 
 
-def _parts(paths: Sequence[Path]) -> Iterator[Sequence[Path]]:
+def _parts(paths: tuple[Path, ...]) -> Iterator[tuple[Path, ...]]:
     yield paths
     if len(paths) > 1:
-        yield from ([path] for path in paths)
+        yield from ((path,) for path in paths)
 
 
 def _learned(pieces: Sequence[Piece], seed: int) -> Iterator[tuple[Piece, ...]]:

@@ -73,7 +73,10 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
     """The mixture, measured and written to `job.out`. Raises SordinoError."""
     config = job.config
     on_event(Working("Reading the texts"))
-    prepared = prepare(base, job.texts.data, job.texts.heldout or None, config, speaker=job.texts.speaker)
+    texts = job.texts
+    prepared = prepare(
+        base, texts.data, texts.heldout or None, config, speaker=texts.speaker, most_text=texts.most_text
+    )
     splits = prepared.splits
     on_event(
         ExamplesRead(
@@ -87,10 +90,9 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
     )
     for line in contaminated_components(
         job.components,
-        job.texts.data,
+        texts,
         splits.heldout,
         config.seed,
-        speaker=job.texts.speaker,
         ends=base.end_markers,
     ):
         on_event(Warned(line))

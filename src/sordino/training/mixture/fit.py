@@ -27,12 +27,13 @@ from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
-from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
+from sordino.training.config import ReadingConfig
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, MixtureReport, measure, summary
+from sordino.training.run import TextPaths
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ def prepare(
     config: FitConfig,
     *,
     speaker: str | None = None,
+    most_text: int = ReadingConfig.most_text,
 ) -> MixtureTexts:
-    """Read the texts, split them, cut them into examples. Raises DataError."""
-    reading = read_pieces(list(paths), speaker=speaker, ends=base.end_markers)
-    held = read_pieces(list(heldout), speaker=speaker, ends=base.end_markers) if heldout else None
+    """Read the texts, split them, cut them into examples. speaker, most_text: as in `ReadingConfig`. Raises DataError."""
+    texts = TextPaths(tuple(paths), tuple(heldout or ()), speaker, most_text)
+    reading = texts.read(texts.data, base.end_markers, config.seed)
+    held = texts.read(texts.heldout, base.end_markers, config.seed) if heldout else None
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
     notes = [*reading.notes, *(held.notes if held else ())]
 

@@ -29,7 +29,7 @@ from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_
 from sordino.training.job import Job, check_start, ending_of
 from sordino.training.judging import judging_of
 from sordino.training.result import write_result
-from sordino.training.run import TextPaths, estimate_group
+from sordino.training.run import TextPaths, estimate_group, stored_texts
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner
@@ -140,6 +140,7 @@ def store_sweep(sweep: Sweep) -> None:
         "data": [str(path.resolve()) for path in sweep.texts.data],
         "heldout": [str(path.resolve()) for path in sweep.texts.heldout],
         "speaker": sweep.texts.speaker,
+        "most_text": sweep.texts.most_text,
         "device": sweep.device,
         "dtype": sweep.dtype,
     }
@@ -150,8 +151,7 @@ def stored_sweep(folder: Path) -> Sweep:
     """The sweep that is to go on. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        texts = TextPaths(tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"])
-        return Sweep(Spec.from_json(stored["spec"]), texts, folder, stored["device"], stored["dtype"])
+        return Sweep(Spec.from_json(stored["spec"]), stored_texts(stored), folder, stored["device"], stored["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(
             "there is no sweep to resume here", where=folder / SETTINGS, got=error, do="start again without --resume"
