@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS
-from sordino.server.openai_fields import NEUTRAL
+from sordino.server.foreign import ALIASES, IGNORED, IGNORED_IN_STREAMS, NEUTRAL, UNUSED
 from tests.server.running import running
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
@@ -24,4 +23,6 @@ def test_every_endpoint_is_documented_and_every_documented_one_is_there(tmp_path
 
 def test_every_field_without_a_meaning_is_documented() -> None:
     fields = PAGE[PAGE.index("## Fields") :]
-    assert [name for name in (*NEUTRAL, *IGNORED, *IGNORED_IN_STREAMS) if f"`{name}`" not in fields] == []
+    assert [
+        name for name in (*NEUTRAL, *UNUSED, *ALIASES, *IGNORED, *IGNORED_IN_STREAMS) if f"`{name}`" not in fields
+    ] == []

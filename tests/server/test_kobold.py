@@ -18,7 +18,8 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
 from sordino.models.base_model import BaseModel
-from sordino.server.kobold_fields import IGNORED, IGNORED_IN_STREAMS, GenerateRequest, KoboldSettings, formatted
+from sordino.server.foreign import IGNORED, IGNORED_IN_STREAMS
+from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base

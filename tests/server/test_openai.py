@@ -16,7 +16,7 @@ from openai import OpenAI
 from sordino import formats
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
-from sordino.server.openai_fields import NEUTRAL
+from sordino.server.foreign import NEUTRAL
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base

@@ -59,6 +59,11 @@ class Sampling:
     added first. order: KoboldAI's numbers of the steps, 0 top_k, 1 top_a, 2 top_p (then min_p), 3 tfs, 4 typical,
     5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many of the likeliest words to
     report with each token (None: nothing is reported), of the model's own distribution.
+    dry_*: DRY (text-generation-webui #5677); dry_range: last tokens that it looks at (0: all); dry_breakers: a token with one of
+    these texts ends a repetition. xtc_*: XTC (#6335), after all steps of `order`. dynatemp_*: dynamic temperature, the temperature
+    +- the range by entropy; smoothing_*: quadratic sampling; both belong to the temperature's step, and to no greedy row.
+    end: what an end-of-text token does: "stop" the text; "ignore": it goes on behind it; "forbid": it cannot come, as before
+    min_tokens new tokens. banned: token sequences that cannot come: behind all but the last token, the last one is left out.
     """
 
     max_tokens: int = setting(120, "Most new tokens.", low=1, unit="N", short="-n")
@@ -87,6 +92,20 @@ class Sampling:
     repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
     presence_penalty: float = setting(0.0, "Against tokens that were written already.", low=-2, high=2)
     frequency_penalty: float = setting(0.0, "Against tokens, for each time they were written.", low=-2, high=2)
+    dry_multiplier: float = setting(0.0, "Above 0: avoid continuing a repetition (DRY).", low=0, high=100, unit="X")
+    dry_base: float = setting(1.75, "How fast DRY grows with the length of the repetition.", low=1, high=10)
+    dry_allowed_length: int = setting(2, "Repetitions of fewer tokens are free.", low=0, high=1000)
+    dry_range: int = setting(0, "How many of the last tokens DRY covers; 0 for all.", low=0)
+    dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    xtc_probability: float = setting(0.0, "How often the likeliest tokens are left out (XTC).", low=0, high=1, unit="P")
+    xtc_threshold: float = setting(0.1, "XTC leaves out only tokens at least this likely.", low=0, high=1, unit="P")
+    dynatemp_range: float = setting(0.0, "Moves the temperature by up to this with the entropy.", low=0, high=1e3)
+    dynatemp_exponent: float = setting(1.0, "How the temperature follows the entropy.", low=0.01, high=100)
+    smoothing_factor: float = setting(0.0, "Above 0: a parabola in place of the logits.", low=0, high=100)
+    smoothing_curve: float = setting(1.0, "Above 1: the parabola falls faster far from the likeliest.", low=1, high=10)
+    min_tokens: int = setting(0, "Least new tokens.", low=0, unit="N")
+    end: Literal["stop", "ignore", "forbid"] = setting("stop", "What an end-of-text token does.")
+    banned: tuple[tuple[int, ...], ...] = ()
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = setting(None, "How many of the likeliest tokens to report.", low=0, high=20)
@@ -102,6 +121,10 @@ class Sampling:
         _check(sorted(self.order) == list(range(7)), "--order", "each of 0 to 6 once", self.order)
         _check(len(self.logit_bias) <= MOST_BIASES, "--logit-bias", f"at most {MOST_BIASES}", len(self.logit_bias))
         _check(all(abs(bias) <= 1e9 for _, bias in self.logit_bias), "--logit-bias", "-1e9 to 1e9", self.logit_bias)
+        _check(len(self.banned) <= MOST_BIASES, "--banned", f"at most {MOST_BIASES}", len(self.banned))
+        _check(all(self.banned), "--banned", "one token or more", "an empty sequence")
+        _check(len(self.dry_breakers) <= MOST_STOPS, "--dry-breakers", f"at most {MOST_STOPS}", len(self.dry_breakers))
+        _check(all(self.dry_breakers), "--dry-breakers", "a text of one character or more", "an empty one")
         _check(len(self.stop) <= MOST_STOPS, "--stop", f"at most {MOST_STOPS}", len(self.stop))
         _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from sordino.engine.branches import Branches
 from sordino.engine.detokenizer import Detokenizer
 from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
 from sordino.engine.runners.runner import Runner, Span
+from sordino.engine.samplers import Words
 from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
 from sordino.engine.seen_tokens import SeenTokens
@@ -82,6 +84,7 @@ class Engine:
 
     def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits = Limits()) -> None:
         self.runner, self.info, self.limits = runner, info, limits
+        self._words = Words(info.stop_ids, lru_cache(1 << 16)(lambda token: info.decode([token])))
         self._numbers = itertools.count()
         self._active: dict[int, _ActiveRequest] = {}
         self._scheduler = Scheduler(limits.rows, limits.tokens, limits.chunk)
@@ -182,7 +185,7 @@ class Engine:
         """Draw a request's next token. An error here ends this request and no other."""
         try:
             logits_V, logp_KV = active.branches.combined(logits_KV)
-            drawn = sample(logits_V, active.seen, active.request.sampling, active.random)
+            drawn = sample(logits_V, active.seen, active.request.sampling, active.random, self._words)
         except ModelError as error:
             return [self._end(active, "failed", error)]
         except Exception as error:
@@ -234,7 +237,7 @@ class Engine:
 
     def _advance(self, active: _ActiveRequest, drawn: Drawn) -> list[Event]:
         """Append the drawn token: its chunk, and the end where it is the last."""
-        if drawn.token in self.info.stop_ids:
+        if drawn.token in self.info.stop_ids and active.request.sampling.end != "ignore":
             rest = active.text.finish()
             return [*([Chunk(rest, ())] if rest else []), self._end(active, "stop")]
         active.seen.push(drawn.token)
@@ -275,9 +278,9 @@ class Engine:
                 got=lengths[0] if len(lengths) == 1 else f"{len(lengths)} rows of {max(lengths)}, one a component",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
-        for word, _ in request.sampling.logit_bias:
-            if not 0 <= word < self.info.vocab_size:
-                raise ConfigError(
-                    "no such word", where="logit_bias", expected=f"0 to {self.info.vocab_size - 1}", got=word
-                )
+        sampling, last = request.sampling, self.info.vocab_size - 1
+        biased = [("logit_bias", word) for word, _ in sampling.logit_bias]
+        for where, word in (*biased, *(("banned", word) for one in sampling.banned for word in one)):
+            if not 0 <= word <= last:
+                raise ConfigError("no such word", where=where, expected=f"0 to {last}", got=word)
         return max(in_front)

@@ -16,10 +16,13 @@ from torch import Tensor
 
 from sordino.engine.config import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL
 from sordino.engine.config import Sampling as Sampling
+from sordino.engine.samplers import NO_WORDS, Words, dry_penalties, forbidden, heated, without_top_choices
 from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ModelError
 
 _FIRST_CANDIDATES = 512
+# Added to the logit of a word that cannot come. Finite: one is left where all are forbidden.
+_FORBIDDEN = -1e9
 Logits = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -34,11 +37,17 @@ class Drawn:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
+def sample(
+    logits_V: Tensor | Logits,
+    seen: SeenTokens,
+    sampling: Sampling,
+    random: torch.Generator,
+    words: Words = NO_WORDS,
+) -> Drawn:
     """Draw one token from float32 logits [V] after the tokens of `seen`.
 
-    The generator advances once per drawn token, and not at all for greedy sampling. Raises ModelError where a logit is NaN or plus
-    infinity; minus infinity marks words that cannot come.
+    The generator advances once per drawn token, twice with XTC, and not at all for greedy sampling. Raises ModelError where a logit
+    is NaN or plus infinity; minus infinity marks words that cannot come.
     """
     raw_V: Logits = logits_V if isinstance(logits_V, np.ndarray) else logits_V.detach().cpu().numpy()
     # One pass for two purposes: argmax finds the first NaN, if there is one.
@@ -48,7 +57,7 @@ def sample(logits_V: Tensor | Logits, seen: SeenTokens, sampling: Sampling, rand
     if _is_plain(sampling):
         return Drawn(_biased_likeliest(raw_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
     exact_V: Floats = raw_V.astype(np.float64)
-    token = _draw(exact_V, seen, sampling, random)
+    token = _draw(exact_V, seen, sampling, random, words)
     if sampling.logprobs is None:
         return Drawn(token)
     peak = exact_V.max()
@@ -65,8 +74,14 @@ def non_finite_logits() -> ModelError:
 
 def _is_plain(sampling: Sampling) -> bool:
     """Whether only the likeliest word is wanted, biases aside."""
-    changed = sampling.presence_penalty or sampling.frequency_penalty
-    return not (sampling.temperature or changed or sampling.repetition_penalty != 1 or sampling.logprobs is not None)
+    changed = _moves(sampling) or sampling.repetition_penalty != 1
+    return not (sampling.temperature or changed or sampling.logprobs is not None)
+
+
+def _moves(sampling: Sampling) -> bool:
+    """Whether something is added to the logits of some words, biases aside."""
+    penalties = sampling.presence_penalty or sampling.frequency_penalty or sampling.dry_multiplier
+    return bool(penalties or sampling.banned or sampling.min_tokens or sampling.end == "forbid")
 
 
 def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[int, float]]) -> int:
@@ -89,15 +104,22 @@ def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[i
     return min(word, likeliest) if best == rest else word if best > rest else likeliest
 
 
-def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> int:
-    logits_V = _biased(raw_V, seen, sampling)
+def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> int:
+    logits_V = _biased(raw_V, seen, sampling, words)
     if sampling.temperature == 0:
         return int(np.argmax(_penalised(logits_V, _penalties(seen, sampling))))
     ids_C, probs_C = distribution(logits_V, seen, sampling)
-    # A uniform number against the cumulative probabilities: one number a token, whatever was filtered.
+    if sampling.xtc_probability and _uniform(random) < sampling.xtc_probability:
+        keep_C = without_top_choices(ids_C, probs_C, sampling, words)
+        ids_C, probs_C = ids_C[keep_C], probs_C[keep_C]
+    # One number a token, whatever was filtered.
     sums_C = np.cumsum(probs_C)
-    threshold = float(torch.rand((), generator=random, dtype=torch.float64)) * sums_C[-1]
+    threshold = _uniform(random) * sums_C[-1]
     return int(ids_C[min(int(np.searchsorted(sums_C, threshold)), len(ids_C) - 1)])
+
+
+def _uniform(random: torch.Generator) -> float:
+    return float(torch.rand((), generator=random, dtype=torch.float64))
 
 
 def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tuple[Ids, Floats]:
@@ -107,13 +129,13 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
     # Steps before the first one that sorts work on the whole vocabulary at once.
     while steps and steps[0] in (REPETITION, TEMPERATURE):
         step = steps.pop(0)
-        logits_V = _penalised(logits_V, penalties) if step == REPETITION else logits_V / sampling.temperature
+        logits_V = _penalised(logits_V, penalties) if step == REPETITION else heated(logits_V, sampling)
     ids_C, logits_C, steps = _candidates(logits_V, steps, sampling)
     for step in steps:
-        if step == TEMPERATURE:
-            logits_C = logits_C / sampling.temperature
-        elif step == REPETITION:
-            logits_C = _penalised(logits_C, _among(penalties, ids_C))
+        if step in (TEMPERATURE, REPETITION):
+            heat = step == TEMPERATURE
+            logits_C = heated(logits_C, sampling) if heat else _penalised(logits_C, _among(penalties, ids_C))
+            # A steep curve of smoothing changes the order, too.
             order_C = np.lexsort((ids_C, -logits_C))
             ids_C, logits_C = ids_C[order_C], logits_C[order_C]
         else:
@@ -124,14 +146,19 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
     return ids_C, _softmax(logits_C)
 
 
-def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling) -> Floats:
-    if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
+def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, words: Words) -> Floats:
+    if not (sampling.logit_bias or _moves(sampling)):
         return raw_V
     logits_V = raw_V.copy()
     for word, bias in sampling.logit_bias:
         logits_V[word] += bias
-    for word, count in seen.new.items():
-        logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        for word, count in seen.new.items():
+            logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
+    if sampling.dry_multiplier:
+        ids, penalties = dry_penalties(seen.ids, sampling, words)
+        logits_V[ids] -= penalties
+    logits_V[forbidden(seen, sampling, words)] += _FORBIDDEN
     return logits_V
 
 
@@ -142,7 +169,7 @@ def _is_on(step: int, sampling: Sampling) -> bool:
         TOP_P: sampling.top_p < 1 or sampling.min_p > 0,
         TFS: sampling.tfs < 1,
         TYPICAL: sampling.typical < 1,
-        TEMPERATURE: sampling.temperature != 1,
+        TEMPERATURE: sampling.temperature != 1 or sampling.dynatemp_range > 0 or sampling.smoothing_factor > 0,
         REPETITION: sampling.repetition_penalty != 1,
     }[step]
 

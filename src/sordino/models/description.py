@@ -146,6 +146,10 @@ class DescribedModel:
         """
         return self._render(messages, True)
 
+    def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """A finished conversation in the model's chat template. Raises as `chat_opening`."""
+        return self._render(messages, False)
+
     @property
     def end_markers(self) -> list[str]:
         """The markers of the end of a text or a turn, as in rendered templates and between the documents of a corpus."""

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sordino import __version__
 from sordino.errors import SordinoError
-from sordino.server import kobold, openai, prompts_api
+from sordino.server import kobold, koboldcpp, openai, prompts_api
 from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
 from sordino.server.guard import Guard
 from sordino.server.serving import Idle, Serving, state_of
@@ -50,6 +50,7 @@ def create_app(
     app.include_router(kobold.router, prefix="/api/v1")
     app.include_router(kobold.router, prefix="/api/latest", include_in_schema=False)
     app.include_router(kobold.extra)
+    app.include_router(koboldcpp.router)
     app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
     if page is not None:

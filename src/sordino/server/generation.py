@@ -105,8 +105,8 @@ def continuations(request: Request, n: int) -> list[Request]:
 
 
 def seed_of(seed: int | None) -> int:
-    """The seed that a client gave, or a random one."""
-    return secrets.randbits(62) if seed is None else seed % 2**63
+    """The seed that a client gave, or a random one: of 53 bits, which a client's JavaScript can give back."""
+    return secrets.randbits(53) if seed is None else seed % 2**63
 
 
 def client_of(connection: HTTPConnection) -> str:

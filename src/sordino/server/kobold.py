@@ -108,7 +108,7 @@ async def change_setting(request: Request, name: str, value: Annotated[Any, Body
     except ValidationError as error:
         raise Refused(422, error.errors()[0]["msg"], field="value") from error
     with refusing("value"):
-        sampling_of(GenerateRequest(prompt="", **settings.model_dump()), ())
+        sampling_of(GenerateRequest(prompt="", **settings.model_dump()), (), {})
     # As a default it would be refused in every request that leaves it out.
     most = state_of(request).limits.max_tokens
     if name == "max_length" and settings.max_length > most:
@@ -174,13 +174,6 @@ async def check(request: Request, body: dict[str, Any] | None = None) -> dict[st
     """The text so far of the generation of this `genkey`."""
     generation = kobold_state_of(request).running.get(str((body or {}).get("genkey", "")))
     return {"results": [{"text": generation.texts[0] if generation else ""}]}
-
-
-@extra.post("/tokencount")
-async def tokencount(request: Request, prompt: _Text) -> dict[str, Any]:
-    with refusing("prompt"):
-        ids = await run_in_threadpool(serving_of(request).base.encode, prompt)
-    return {"value": len(ids), "ids": list(ids)}
 
 
 @extra.get("/true_max_context_length")

@@ -1,36 +1,25 @@
 """The fields of KoboldAI's requests, and what they mean here.
 
-Unknown fields are ignored, as KoboldAI does and its clients count on; those in `IGNORED` are known and mean nothing here.
+Unknown fields are ignored, as KoboldAI does and its clients count on; those
+in `foreign.IGNORED` are known and mean nothing here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 
-from sordino.engine.config import REPETITION, Sampling
-from sordino.server.openai_fields import HoldField, Items, StrengthField
+from sordino.engine.config import Sampling
+from sordino.server.foreign import ALIASES, order_of
+from sordino.server.openai_fields import HoldField, Items, LogitBias, StrengthField, logit_bias
+from sordino.server.sampler_fields import Number, SamplerFields
 
-IGNORED: dict[str, str] = {
-    "use_story": "this server keeps no story",
-    "use_memory": "this server keeps no memory",
-    "use_authors_note": "this server keeps no author's note",
-    "use_world_info": "this server keeps no world info",
-    "use_userscripts": "this server runs no user scripts",
-    "frmtadsnsp": "a space after the story's last action, and this server keeps no story",
-    "quiet": "texts are never printed here",
-    "sampler_full_determinism": "a seed gives the same text here in any case",
-    "trim_stop": "stop sequences are never part of the text here",
-}
-# Fields for whole answers: what has been sent cannot be trimmed.
-IGNORED_IN_STREAMS: dict[str, str] = {
-    "n": "one continuation is streamed",
-    "frmttriminc": "what was sent cannot be taken back",
-    "frmtrmblln": "what was sent cannot be taken back",
-    "frmtrmspch": "what was sent cannot be taken back",
-}
+# Of KoboldCpp's last log probabilities.
+_LIKELIEST = 5
+
 _SPECIAL = re.compile(r"[#/@%{}+=~|^<>]")
 _SENTENCE_ENDS = ".!?\"'”’*)…"
 
@@ -61,19 +50,23 @@ class KoboldSettings(BaseModel):
     @field_validator("sampler_order")
     @classmethod
     def _is_order(cls, order: list[int]) -> list[int]:
-        # Older clients know six steps: the repetition penalty comes first then.
-        full = [REPETITION, *order] if len(order) == 6 else order
-        if sorted(full) != list(range(7)):
-            raise ValueError("Must be a permutation of the first 6 or 7 whole numbers.")
-        return full
+        return list(order_of(order, None, temperature_last=False))
 
 
-class GenerateRequest(KoboldSettings):
-    """n: continuations. soft_prompt: a file of the library, blank for none, absent for the server's default. hold, strength: as in
-    OpenAI's requests; KoboldAI has no such fields.
+class GenerateRequest(KoboldSettings, SamplerFields):
+    """memory: stands in front of the prompt, and stays where a long prompt loses its beginning. replace_instruct_placeholders:
+    KoboldAI Lite's tags in memory, prompt and stop sequences become the chat template's strings. n: continuations. soft_prompt: a
+    file of the library, blank for none, absent for the server's default. hold, strength: as in OpenAI's requests; KoboldAI has no
+    such fields.
     """
 
     prompt: StrictStr
+    memory: StrictStr = ""
+    replace_instruct_placeholders: bool = False
+    logit_bias: LogitBias = None
+    presence_penalty: Number = 0.0
+    frequency_penalty: Number = 0.0
+    logprobs: bool = False
     n: Annotated[int, Field(ge=1, le=5)] = 1
     sampler_seed: Annotated[int, Field(ge=0, le=2**64 - 1)] | None = None
     stop_sequence: Items[StrictStr] | None = None
@@ -83,8 +76,8 @@ class GenerateRequest(KoboldSettings):
     genkey: StrictStr = ""
 
 
-def sampling_of(fields: GenerateRequest, stop: tuple[str, ...]) -> Sampling:
-    """Raises ConfigError."""
+def sampling_of(fields: GenerateRequest, stop: Sequence[str], samplers: Mapping[str, Any]) -> Sampling:
+    """samplers: as from `sampler_settings`. Raises ConfigError, Refused."""
     # In KoboldAI 0 keeps one token, as does a value just above 0.
     least = 1e-9
     return Sampling(
@@ -100,13 +93,13 @@ def sampling_of(fields: GenerateRequest, stop: tuple[str, ...]) -> Sampling:
         repetition_range=fields.rep_pen_range,
         repetition_slope=fields.rep_pen_slope,
         order=tuple(fields.sampler_order),
-        stop=stop,
+        presence_penalty=fields.presence_penalty,
+        frequency_penalty=fields.frequency_penalty,
+        logit_bias=logit_bias(fields.logit_bias),
+        logprobs=_LIKELIEST if fields.logprobs else None,
+        stop=tuple(stop),
+        **samplers,
     )
-
-
-def stops_of(fields: GenerateRequest) -> tuple[str, ...]:
-    """The request's stop sequences, and the end of the line where it asks for a single line."""
-    return (*(stop for stop in fields.stop_sequence or () if stop), *(("\n",) if fields.singleline else ()))
 
 
 def formatted(text: str, fields: KoboldSettings) -> str:
@@ -128,4 +121,6 @@ def _without_incomplete_sentence(text: str) -> str:
 
 def with_defaults(settings: KoboldSettings, body: dict[str, Any]) -> dict[str, Any]:
     """A request's fields, and the server's settings for those that are absent or null."""
-    return settings.model_dump() | {key: value for key, value in body.items() if value is not None}
+    # KoboldCpp's names of sampling that other programs call otherwise.
+    own = {foreign: name for foreign, name in ALIASES.items() if name in SamplerFields.model_fields}
+    return settings.model_dump() | {own.get(key, key): value for key, value in body.items() if value is not None}

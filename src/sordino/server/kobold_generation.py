@@ -13,21 +13,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from sordino.engine.requests import Chunk, request_for
-from sordino.engine.sampling import Sampling
+from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import BadInput, SordinoError
+from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.generation import Generation, client_of, continuations, leading_positions, seed_of
-from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, sampling_of, stops_of, with_defaults
+from sordino.server.instruct import stop_texts, text_ids
+from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, sampling_of, with_defaults
+from sordino.server.sampler_fields import NAMES, sampler_settings
 from sordino.server.serving import Serving, serving_of
 
 NOT_VALID = "Must be a valid soft prompt name."
-_FIELDS = {"stop": "stop_sequence", "repetition_penalty": "rep_pen", "repetition_slope": "rep_pen_slope"}
+_FIELDS = {
+    "stop": "stop_sequence",
+    "repetition_penalty": "rep_pen",
+    "repetition_slope": "rep_pen_slope",
+    **NAMES,
+}
 
 
 @dataclass(eq=False)
 class KoboldGeneration:
-    """A running generation. texts: of each continuation so far. pieces: of the first one's text; None is the last."""
+    """A running generation. texts: of each continuation so far. pieces: of the first one's text; None is the last. drawn: the first
+    one's tokens."""
 
     fields: GenerateRequest
     generation: Generation
@@ -39,6 +48,7 @@ class KoboldGeneration:
     aborted: bool = False
     reason: str = "length"
     new_tokens: int = 0
+    drawn: list[Drawn] = field(default_factory=list)
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run())
@@ -52,6 +62,8 @@ class KoboldGeneration:
                     if isinstance(event, Chunk):
                         self.new_tokens += len(event.drawn)
                         self.texts[index] += event.text
+                        if index == 0:
+                            self.drawn += event.drawn
                         if event.text and index == 0:
                             self.pieces.put_nowait(event.text)
                     else:
@@ -116,28 +128,29 @@ async def begun(request: Request, body: dict[str, Any]) -> KoboldGeneration:
         raise Refused(422, f"Must be at most {serving.limits.max_tokens}.", field="max_length")
     with refusing("prompt"):
         prompt = await run_in_threadpool(_prompt_of, serving, fields)
-        ids = await run_in_threadpool(serving.base.encode, fields.prompt)
     # The error names its field.
     with refusing(""):
         prompt = with_attention(prompt, fields.hold, fields.strength)
-    sampling = _sampling_of(fields)
-    seed = seed_of(fields.sampler_seed)
-    ids = ids[-_room(serving, prompt, fields) :]
+    sampling = await run_in_threadpool(_sampling_of, serving.base, fields)
+    seed, room = seed_of(fields.sampler_seed), _room(serving, prompt, fields)
+    with refusing("prompt"):
+        ids = await run_in_threadpool(text_ids, serving.base, fields, room)
     request_0 = request_for(serving.base, ids, prompt, sampling, seed, client=client_of(request))
     generation = Generation(serving, "kobold", continuations(request_0, fields.n))
     try:
         generation.check()
     except SordinoError as error:
-        at_fault = error.where if error.where in ("soft_prompt", "hold", "strength") else "prompt"
+        named = ("soft_prompt", "hold", "strength", "logit_bias")
+        at_fault = error.where if error.where in named else "prompt"
         raise refused(error, field=at_fault if isinstance(error, BadInput) else "") from error
     running = KoboldGeneration(fields, generation, seed, time.monotonic(), [""] * fields.n)
     state.begin(running)
     return running
 
 
-def _sampling_of(fields: GenerateRequest) -> Sampling:
+def _sampling_of(base: DescribedModel, fields: GenerateRequest) -> Sampling:
     try:
-        return sampling_of(fields, stops_of(fields))
+        return sampling_of(fields, stop_texts(base, fields), sampler_settings(base, fields))
     except SordinoError as error:
         name = field_of(error)
         raise refused(error, field=_FIELDS.get(name, name)) from error

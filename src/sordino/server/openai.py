@@ -1,8 +1,8 @@
 """OpenAI's routes: /v1/models, /v1/completions, /v1/chat/completions.
 
 A soft prompt is chosen by the model's name (`smollm2:keeper`) or by the field `soft_prompt` ("" or null: none). Sampling fields
-that OpenAI lacks have vLLM's names. OpenAI's fields that mean nothing here are accepted at the value that changes nothing and
-refused by name at any other; unknown fields are refused by name.
+that OpenAI lacks have vLLM's names; `foreign` lists other programs' names, and fields that are not implemented: these are accepted
+at the value that changes nothing and refused by name at any other. Unknown fields are refused by name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from sordino.engine.requests import request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
+from sordino.library.names import near_misses
 from sordino.prompts.mixture import StoredPrompt
 from sordino.server.errors import Refused, refused, refusing
 from sordino.server.generation import Generation, chat_ids, client_of, continuations, leading_positions, seed_of
@@ -111,7 +112,7 @@ async def _answer(
         for ids in texts
     ]
     generation = Generation(serving, "openai", [row for one in requests for row in continuations(one, n)])
-    answer = Answer(form, options.model, n)
+    answer = Answer(form, options.model or _model_name(serving, options), n)
     try:
         if not options.stream:
             return answer.whole(await generation.complete(request))
@@ -127,8 +128,10 @@ async def _answer(
 def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:
     """The soft prompt that the request chooses, by its model or by its field. Raises Refused."""
     refuse_unsupported(options)
-    by_model = name = _prompt_named_by(serving, options.model)
-    if options.soft_prompt is not None:
+    by_model = name = _prompt_named_by(serving, options.model) if options.model else serving.prompts.default
+    if options.soft_prompt is not None and not options.model:
+        by_model = name = options.soft_prompt or None
+    elif options.soft_prompt is not None:
         name = options.soft_prompt or None
         if by_model is not None and name != by_model:
             raise Refused(400, f"`model` names {by_model!r}, and `soft_prompt` another one", field="soft_prompt")
@@ -150,8 +153,16 @@ def _prompt_named_by(serving: Serving, model: str) -> str | None:
             return None
         if model.startswith(f"{base}:"):
             return model[len(base) + 1 :]
-    message = f"no such model: {model!r}; this server has {', '.join(names)}"
+    close = near_misses(model, [*names, *(f"{names[0]}:{one.entry.name}" for one in serving.prompts.usable())])
+    near = f"; did you mean {' or '.join(close)}?" if close else ""
+    message = f"no such model: {model!r}; this server has {', '.join(names)}{near}"
     raise Refused(404, message, field="model", code="model_not_found")
+
+
+def _model_name(serving: Serving, options: Options) -> str:
+    """What a request that names no model got."""
+    prompt = serving.prompts.default if options.soft_prompt is None else options.soft_prompt
+    return f"{serving.model}:{prompt}" if prompt else serving.model
 
 
 def _model(serving: Serving, prompt: str | None) -> dict[str, Any]:

@@ -14,35 +14,14 @@ from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import MAX_COMPONENTS, Mixture, StoredPrompt, with_attention
 from sordino.server.errors import Refused, field_of, refused, refusing
+from sordino.server.foreign import check_fields, order_of, translate
+from sordino.server.sampler_fields import NAMES, Number, SamplerFields, sampler_settings
 from sordino.server.serving import Serving
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-# Fields that are accepted at null and at these values, which change nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "user": (),
-    "store": (False,),
-    "metadata": ({},),
-    "service_tier": ("auto", "default"),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "reasoning_effort": ("none",),
-    "safety_identifier": (),
-    "prompt_cache_key": (),
-}
-# Names of a person or of a cache: they ask for nothing, so any text is accepted.
-LABELS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 # What the engine's `Sampling` takes by the same name; `typical` is `typical_p` here.
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p", "typical", "top_a", "tfs"),
-    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "repetition_range", "presence_penalty", "frequency_penalty"),
 )
 
 
@@ -90,8 +69,9 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] | None = None
 
 
-class Options(BaseModel):
-    """The fields of both routes. Absent and null are the same.
+class Options(SamplerFields):
+    """The fields of both routes. Absent and null are the same. Without a model (absent or blank), the served one writes, with the
+    server's default soft prompt.
 
     For a mixture: mixture_weights replace its own weights, one number for each component; with token_mixture the weights stay
     fixed while it writes. hold ("off" or 0: none), strength: in place of the soft prompt's own; for a mixture one value for all
@@ -100,7 +80,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    model: StrictStr
+    model: StrictStr | None = None
     soft_prompt: StrictStr | None = None
     mixture_weights: Items[Number] | None = None
     token_mixture: StrictBool | None = None
@@ -114,8 +94,15 @@ class Options(BaseModel):
     top_a: Number | None = None
     tfs: Number | None = None
     repetition_penalty: Number | None = None
+    repetition_range: StrictInt | None = None
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
+    dynatemp_min: Number | None = None
+    dynatemp_max: Number | None = None
+    do_sample: StrictBool | None = None
+    temperature_last: StrictBool | None = None
+    sampler_order: Annotated[list[StrictInt], Field(max_length=7)] | None = None
+    sampler_priority: Annotated[list[StrictStr], Field(max_length=64)] | None = None
     logit_bias: LogitBias = None
     stop: StrictStr | Items[StrictStr] | None = None
     seed: StrictInt | None = None
@@ -161,25 +148,11 @@ class ChatRequest(Options):
 
 
 def refuse_unsupported(options: Options) -> None:
-    """Raise Refused for fields that are unknown, and for those that would change the answer and are not implemented."""
+    """Take over what other programs call otherwise; raise Refused for what is unknown, or not implemented."""
     if options.stream_options is not None and not options.stream:
         raise Refused(400, "stream_options is for stream: true", field="stream_options")
-    for field, value in (options.model_extra or {}).items():
-        if field not in NEUTRAL:
-            raise Refused(400, f"unknown field: {field}", field=field, code="unknown_parameter")
-        if value is None or _is_neutral(field, value) or (field in LABELS and isinstance(value, str)):
-            continue
-        raise Refused(
-            400,
-            f"{field} is not implemented here, and this value would change the answer",
-            field=field,
-            code="unsupported_parameter",
-        )
-
-
-def _is_neutral(field: str, value: Any) -> bool:
-    """Whether this value changes nothing. JSON's true is no number, though Python's True equals 1."""
-    return any(value == known and isinstance(value, bool) == isinstance(known, bool) for known in NEUTRAL[field])
+    translate(options)
+    check_fields(options.model_extra or {})
 
 
 def as_asked(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | None:
@@ -202,7 +175,7 @@ def sampling_of(
     serving: Serving, options: Options, *, max_tokens: int, logprobs: int | None, names: Mapping[str, str] | None = None
 ) -> Sampling:
     """names: what the route calls `max_tokens` and `logprobs`, where that differs. Raises Refused."""
-    names = {"typical": "typical_p", **(names or {})}
+    names = {"typical": "typical_p", **NAMES, **(names or {})}
     if max_tokens > serving.limits.max_tokens:
         raise Refused(
             400,
@@ -212,16 +185,25 @@ def sampling_of(
     stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
     if len(stops) > 16:
         raise Refused(400, "at most 16 stop strings", field="stop")
-    values = {field: getattr(options, names.get(field, field)) for field in _SAMPLING}
-    if options.top_k == -1:
-        # vLLM's -1, like 0, means all.
-        values["top_k"] = 0
-    given = {field: value for field, value in values.items() if value is not None}
+    given = {field: value for field in _SAMPLING if (value := getattr(options, names.get(field, field))) is not None}
+    # vLLM's -1, like 0, means all.
+    given |= {field: 0 for field in ("top_k", "repetition_range") if given.get(field) == -1}
+    if options.dynatemp_min is not None and options.dynatemp_max is not None:
+        low, high = options.dynatemp_min, options.dynatemp_max
+        given |= {"temperature": (low + high) / 2, "dynatemp_range": (high - low) / 2}
+    if options.do_sample is False:
+        given["temperature"] = 0.0
+    given = sampler_settings(serving.base, options) | given
+    try:
+        last = bool(options.temperature_last)
+        given["order"] = order_of(options.sampler_order, options.sampler_priority, temperature_last=last)
+    except ValueError as error:
+        raise Refused(400, f"sampler_order: {error}", field="sampler_order") from error
     try:
         return Sampling(
             max_tokens=max_tokens,
             stop=stops,
-            logit_bias=_logit_bias(options.logit_bias),
+            logit_bias=logit_bias(options.logit_bias),
             logprobs=logprobs,
             # OpenAI's defaults, not those of Sampling.
             **{"temperature": 1.0, "top_p": 1.0, **given},
@@ -231,7 +213,8 @@ def sampling_of(
         raise refused(error, field=names.get(field, field)) from error
 
 
-def _logit_bias(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+def logit_bias(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:
+    """The engine's setting of that name. Raises Refused."""
     for token, value in (given or {}).items():
         if not token.isdecimal() or len(token) > 9 or token != str(int(token)):
             raise Refused(400, f"logit_bias: a token id was expected, got {token[:20]!r}", field="logit_bias")

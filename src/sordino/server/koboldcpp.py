@@ -1,0 +1,89 @@
+"""KoboldCpp's routes beside generation: tokens, log probabilities, and what clients ask for and this server does not have."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Request
+from pydantic import Field, StrictInt, StrictStr
+from starlette.concurrency import run_in_threadpool
+
+from sordino.engine.sampling import Drawn
+from sordino.models.description import DescribedModel
+from sordino.server.errors import Refused, refusing
+from sordino.server.kobold_generation import kobold_state_of
+from sordino.server.serving import serving_of
+
+router = APIRouter(tags=["KoboldCpp"])
+
+_Text = Annotated[StrictStr, Body(embed=True)]
+_Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20)]
+
+
+@router.post("/api/extra/tokencount")
+@router.post("/api/extra/tokenize")
+async def tokenize(request: Request, prompt: _Text) -> dict[str, Any]:
+    """The tokens of a text."""
+    with refusing("prompt"):
+        ids = await run_in_threadpool(serving_of(request).base.encode, prompt)
+    return {"value": len(ids), "ids": list(ids)}
+
+
+@router.post("/api/extra/detokenize")
+async def detokenize(request: Request, ids: _Ids) -> dict[str, Any]:
+    """The text of tokens."""
+    base = serving_of(request).base
+    if any(not 0 <= token < base.vocab_size for token in ids):
+        raise Refused(422, f"Must be 0 to {base.vocab_size - 1}.", field="ids")
+    return {"result": await run_in_threadpool(base.decode, ids), "success": True}
+
+
+@router.get("/api/extra/last_logprobs")
+@router.post("/api/extra/last_logprobs")
+async def last_logprobs(request: Request, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The log probabilities of the last generation's tokens; null where it did not ask for them (`logprobs`)."""
+    base, last = serving_of(request).base, kobold_state_of(request).last
+    genkey = (body or {}).get("genkey")
+    if last is None or not last.fields.logprobs or genkey not in (None, last.fields.genkey):
+        return {"logprobs": None}
+    return {"logprobs": await run_in_threadpool(_logprobs, base, tuple(last.drawn))}
+
+
+def _logprobs(base: DescribedModel, drawn: tuple[Drawn, ...]) -> dict[str, Any]:
+    def entry(token: int, value: float | None) -> dict[str, Any]:
+        text = base.token_text(token)
+        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+    content = [
+        {**entry(one.token, one.logprob), "top_logprobs": [entry(*likely) for likely in one.top]} for one in drawn
+    ]
+    offsets = [0]
+    for one in content:
+        offsets.append(offsets[-1] + len(one["token"]))
+    return {
+        "content": content,
+        "tokens": [one["token"] for one in content],
+        "token_logprobs": [one["logprob"] for one in content],
+        "top_logprobs": [{top["token"]: top["logprob"] for top in reversed(one["top_logprobs"])} for one in content],
+        "text_offset": offsets[:-1],
+    }
+
+
+# Clients ask for these and count on an answer: there is no story of the server's own, and nothing makes pictures.
+
+
+@router.get("/api/extra/preloadstory")
+async def preloadstory() -> dict[str, Any]:
+    return {}
+
+
+@router.get("/sdapi/v1/options")
+async def picture_options() -> dict[str, Any]:
+    return {}
+
+
+@router.get("/sdapi/v1/sd-models")
+@router.get("/sdapi/v1/samplers")
+@router.get("/sdapi/v1/upscalers")
+async def picture_models() -> list[Any]:
+    return []
