@@ -39,7 +39,8 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
 from sordino.training.config import TrainConfig
-from sordino.training.loop import Finished, Run, train
+from sordino.training.events import Finished
+from sordino.training.loop import Run, train
 from sordino.training.run import PreparedRun, TextPaths, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from sordino.errors import ConfigError
@@ -70,6 +71,15 @@ def calibration_of(settings: Collection[str], measured: Mapping[str, Any]) -> Ca
             flags = f"--{one} and --{other.replace('_', '-')}"
             raise ConfigError(f"both {flags} were given", do="give one of them")
     return Calibration(**{"choose_steps": "steps" not in settings and "minutes" not in measured, **measured})
+
+
+@dataclass(frozen=True)
+class TextPaths:
+    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker: whose lines of chats are learned."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...] = ()
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,9 +157,10 @@ class TrainConfig:
     )
     hold: int = setting(
         128,
-        "Tokens of text from which the prompt's share of attention is held, in training and in the file; 0: not held.",
+        "Tokens of text from which the prompt's share of attention is held, in training and in the file; 0 or off: not held.",
         low=0,
         high=MOST_HOLD,
+        zero="off",
         label="Hold the prompt's attention from this many tokens on",
     )
     context: float = setting(

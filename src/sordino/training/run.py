@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -32,7 +31,8 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import CALIBRATION, Calibration, TrainConfig
-from sordino.training.contexts import Contexts
+from sordino.training.config import TextPaths as TextPaths
+from sordino.training.contexts import Contexts, neutral_ids
 from sordino.training.events import Cost, Finished
 from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
@@ -45,15 +45,6 @@ from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted,
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
-
-
-@dataclass(frozen=True)
-class TextPaths:
-    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker: whose lines of chats are learned."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...] = ()
-    speaker: str | None = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,8 @@ def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
     base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
     forms = [form_of(base, run.config) for run in runs]
-    contexts = [Contexts.of(base, run.config, run.data.train) for run in runs]
+    neutral = neutral_ids(base) if any(run.config.context for run in runs) else ()
+    contexts = [Contexts.of(base, run.config, run.data.train, neutral) for run in runs]
     pass_tokens = min(run.config.pass_tokens for run in runs)
     samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
 
