@@ -152,9 +152,18 @@ def option_group(given_as: str, make: Callable[..., Any], *options: Decorator) -
             own = {name: values.pop(name) for name in names}
             return command(*args, **values, **{given_as: make(**own)})
 
+        return stacked(*options)(with_group)  # type: ignore[return-value]
+
+    return decorate
+
+
+def stacked(*options: Decorator) -> Decorator:
+    """One decorator in place of several, in the order of the help."""
+
+    def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
-            with_group = option(with_group)
-        return with_group  # type: ignore[return-value]
+            command = option(command)
+        return command
 
     return decorate
 
@@ -174,7 +183,9 @@ def setting_options(cls: type, *names: str, given_as: str, only_given: bool = Fa
     more. Flag, type, choices, default and help come from the fields; one that holds several values may be repeated. defaults: a
     command's own. Raises ConfigError, from the class's own checks.
     """
-    settings = {name: replace(each, default=defaults.get(name, each.default)) for name, each in offered_of(cls).items()}
+    settings = dict(offered_of(cls))
+    for name, value in defaults.items():
+        settings[name] = replace(settings[name], default=value, about=replace(settings[name].about, shown=""))
     chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:
@@ -201,7 +212,18 @@ def _setting_option(each: Setting) -> Decorator:
         return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The class checks the range, for every caller alike; None means that the user gave no value.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
+    kind = _NumberOrWord(each.about.zero) if each.about.zero else kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
+
+
+class _NumberOrWord(click.types.IntParamType):
+    """A whole number, or a word for 0."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value == self._word else super().convert(value, param, ctx)
 
 
 def _default_text(each: Setting) -> str:

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from sordino.cli.loading import heldout_option
 from sordino.cli.options import PATH, Decorator, option_group, setting_option
 from sordino.errors import BadInput
-from sordino.training.config import ReadingConfig
-
-if TYPE_CHECKING:
-    from sordino.training.run import TextPaths
-
-
-@dataclass(frozen=True)
-class TextsToTrainOn:
-    """As `TextPaths`, which needs torch."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...]
-    speaker: str | None
-
-    def check(self) -> None:
-        """As `check_exist`."""
-        check_exist(*self.data, *self.heldout)
-
-    def paths(self) -> TextPaths:
-        from sordino.training.run import TextPaths
-
-        return TextPaths(self.data, self.heldout, self.speaker)
+from sordino.training.config import ReadingConfig, TextPaths
 
 
 def training_text_options(data: Decorator | None = None) -> Decorator:
-    """`texts: TextsToTrainOn`. data: the option `data`; by default the argument DATA."""
+    """`texts: TextPaths`. data: the option `data`; by default the argument DATA."""
     given = data or click.argument("data", nargs=-1, type=PATH)
     source = "--data" if data else "DATA"
     heldout = heldout_option(f"Texts for the final report only; may be repeated.  [default: split off {source}]")
-    return option_group("texts", TextsToTrainOn, given, heldout, setting_option(ReadingConfig, "speaker"))
+    return option_group("texts", TextPaths, given, heldout, setting_option(ReadingConfig, "speaker"))
 
 
 def resume_option(help: str, *, metavar: str) -> Decorator:
