@@ -55,8 +55,8 @@ from sordino.texts.examples import Example
 from sordino.texts.neutral import training_texts
 from sordino.texts.pieces import Piece
 from sordino.texts.reading import read_pieces
-from sordino.training.config import Kind, TrainConfig
-from sordino.training.run import PreparedRun, TextPaths, prepare
+from sordino.training.config import Kind, TextPaths, TrainConfig
+from sordino.training.run import PreparedRun, prepare
 
 DATA = Path(str(resources.files("sordino"))) / "data"
 DESCRIPTIONS = {

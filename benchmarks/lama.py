@@ -42,9 +42,10 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.training.config import TrainConfig
+from sordino.training.events import Finished
 from sordino.training.form import form_of, placement_of
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, Run, TrainSet, train
+from sordino.training.loop import Run, TrainSet, train
 from sordino.training.mixture.em import fit_weights
 
 COMPONENTS = 3

@@ -25,12 +25,12 @@ from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.splits import Splits
-from sordino.training.config import TrainConfig
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit
 from sordino.training.mixture.fit import prepare as prepare_mixture
 from sordino.training.mixture.report import TITLES
-from sordino.training.run import TextPaths, prepare
+from sordino.training.run import prepare
 
 # Voice: its training and its held-out texts, in the folder of corpora.
 VOICES = {

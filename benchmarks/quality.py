@@ -38,9 +38,10 @@ from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
-from sordino.training.config import TrainConfig
-from sordino.training.loop import Finished, Run, train
-from sordino.training.run import PreparedRun, TextPaths, estimate, finish, prepare
+from sordino.training.config import TextPaths, TrainConfig
+from sordino.training.events import Finished
+from sordino.training.loop import Run, train
+from sordino.training.run import PreparedRun, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 
 KEEPER = Path(__file__).parents[1] / "src/sordino/data/keeper"

@@ -43,9 +43,10 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import read_pieces
 from sordino.training.checkpoint import FILE
 from sordino.training.config import TrainConfig
+from sordino.training.events import Finished
 from sordino.training.form import form_of, placement_of
 from sordino.training.initialise import initialise
-from sordino.training.loop import Finished, Run, TrainSet, train
+from sordino.training.loop import Run, TrainSet, train
 
 INSTRUCTIONS = (
     "Say whether each film review is good or bad.",

@@ -21,8 +21,7 @@ import torch
 
 from benchmarks.measuring import arguments, save
 from sordino.models.base_model import BaseModel, load
-from sordino.training.config import TrainConfig
-from sordino.training.run import TextPaths
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import ModelOutcome, claims, cost

@@ -24,8 +24,9 @@ from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.training.events import Finished, Lost
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
-from sordino.training.loop import Finished, Lost, RunGroup, train_group
+from sordino.training.loop import RunGroup, train_group
 from tests.engine.test_torch_runner import NEW, agreed, by_transformers, engine_of, requests_of, run
 from tests.server.process import started
 from tests.tiny_models import FAMILIES, tiny_base
@@ -56,7 +57,7 @@ def test_losses_and_gradients_are_the_cpus(
 ) -> None:
     """Each prompt once by itself, and in front of each of its rows, as small models have it there."""
     if not as_one_row:
-        monkeypatch.setattr("sordino.forward.prefix._LAUNCHES_FLOP", -1)
+        monkeypatch.setattr("sordino.forward.one_row._LAUNCHES_FLOP", -1)
     there, here = (tiny_base(family, device=device, bos=True) for device in ("cuda", "cpu"))
     on_gpu, on_cpu = _batches(there), _batches(here)
     losses = losses_and_gradients(there, on_gpu, pass_tokens=pass_tokens)

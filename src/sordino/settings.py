@@ -28,6 +28,7 @@ class About:
     form. shown: what to say of a default that is worked out at run time. unit: what the command line shows in place of a value,
     for instance N. flag: where it is not the field's name. short: a second, short flag, for instance -n. envvar: the environment
     variable that gives it where no flag does. offered: whether commands and forms have it; if not, only its range is checked.
+    zero: a word for 0.
     """
 
     help: str
@@ -41,6 +42,7 @@ class About:
     flag: str = ""
     short: str = ""
     envvar: str = ""
+    zero: str = ""
 
     def allows(self, value: float) -> bool:
         """Whether a value is in range. NaN compares false with everything, so it is outside every range."""
@@ -107,10 +109,14 @@ def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
 
 
 def check_settings(config: object) -> None:
-    """Raises ConfigError for the first value of another type, or outside its range or choices, named by its flag."""
+    """Raises ConfigError for the first value of another type, or outside its range or choices, named by its flag. A word for 0
+    becomes 0.
+    """
     kind: type = type(config)
     for name, each in settings_of(kind).items():
         given = getattr(config, name)
+        if each.about.zero and given == each.about.zero:
+            object.__setattr__(config, name, given := 0)
         for value in given if each.several else (given,):
             if value is None:
                 continue

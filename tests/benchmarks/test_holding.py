@@ -21,8 +21,8 @@ from sordino.forward.llama_layers import layers_of
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
-from sordino.training.config import TrainConfig
-from sordino.training.run import TextPaths, prepare
+from sordino.training.config import TextPaths, TrainConfig
+from sordino.training.run import prepare
 from tests.parity.plain import plain_embeds, plain_nll
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base

@@ -108,3 +108,36 @@ def test_a_setting_of_several_values_is_repeated_and_one_may_come_from_the_envir
     assert run() == Door((), "brass")
     assert run("--name", "a", "--name", "b", "--key", "iron") == Door(("a", "b"), "iron")
     assert "SORDINO_TEST_KEY" in CliRunner().invoke(enter, ["--help"]).stdout
+
+
+def test_a_word_may_stand_for_0() -> None:
+    @dataclass(frozen=True)
+    class Grip:
+        hold: int = setting(128, "How long.", low=0, high=1000, zero="off")
+
+        def __post_init__(self) -> None:
+            check_settings(self)
+
+    got: list[Grip] = []
+
+    @click.command()
+    @setting_options(Grip, given_as="grip")
+    def grasp(grip: Grip) -> None:
+        got.append(grip)
+
+    def run(*arguments: str) -> str:
+        return CliRunner().invoke(grasp, arguments).output
+
+    for arguments in ((), ("--hold", "off"), ("--hold", "0"), ("--hold", "7")):
+        run(*arguments)
+    assert [grip.hold for grip in got] == [128, 0, 0, 7]
+    assert "'on' is not a valid integer" in run("--hold", "on")
+    assert Grip(hold="off") == Grip(0)  # type: ignore[arg-type]
+
+
+def test_a_commands_own_default_is_what_the_help_says() -> None:
+    @click.command()
+    @setting_options(Oven, "minutes", given_as="oven", minutes=45)
+    def bake(oven: Oven) -> None: ...
+
+    assert "[default: 45]" in CliRunner().invoke(bake, ["--help"]).output

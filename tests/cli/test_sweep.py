@@ -10,8 +10,7 @@ import torch
 
 from sordino import formats
 from sordino.training import loop
-from sordino.training.config import TrainConfig
-from sordino.training.run import TextPaths
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.sweep import execute, running
 from sordino.training.sweep.grid import Spec
 from tests.cli.commands import contents, ok, refused

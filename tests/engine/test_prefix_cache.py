@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 
 from sordino.engine.prefix_cache import Key, PrefixCache
+from sordino.prompts.attention import PLAIN, PromptAttention
 
 A, B, C = (("model", name, "start") for name in "abc")
 
@@ -51,6 +52,16 @@ def test_the_same_name_with_another_placement_or_model_is_another_prefix() -> No
     cache = cache_of(100, A)
     assert not used(cache, ("model", "a", "after_bos"))
     assert not used(cache, ("another", "a", "start"))
+
+
+def test_texts_to_which_a_prompt_was_held_otherwise_are_others() -> None:
+    cache = cache_of(100, A)
+    held = PromptAttention(hold=2)
+    cache.keep_text(A, [1, 2], "plain", 10)
+    cache.keep_text(A, [1, 2, 3], "held", 10, attention=held)
+    found = [cache.longest(A, [1, 2, 3], attention=attention) for attention in (PLAIN, held, PromptAttention(hold=3))]
+    assert [text and text[0].state for text in found] == ["plain", "held", None]
+    assert (cache.hits, used(cache, A)) == (0, True)
 
 
 def test_the_text_that_begins_most_alike_is_found() -> None:

@@ -20,6 +20,7 @@ from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward import small_matmul
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
+from sordino.prompts.attention import PLAIN, PromptAttention
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny_base
 
@@ -220,6 +221,25 @@ def test_a_prompt_that_running_rows_stand_on_stays() -> None:
         runner.close(number, ())
     assert runner.open(3, softs[0], [5]) == 0
     assert runner.cache_use().misses == 3
+
+
+def test_a_prompt_is_encoded_once_whatever_attention_text_gives_it() -> None:
+    base = tiny_base("llama")
+    plain = prompt(base, 8, 0, base.placement)
+    # Long enough to be cached.
+    ids = [5, 6, 7, 8] * 10
+    runner = TorchRunner(base, kv_bytes=1 << 26, prefix_bytes=1 << 26)
+
+    def logits(soft: SoftPrompt, on: TorchRunner = runner) -> torch.Tensor:
+        assert on.open(0, soft, ids) == 0, "a text that gave it other attention is no beginning of this one"
+        found = on.run([Span(0, ids, True)])
+        on.close(0, ids)
+        return found
+
+    for attention in (PLAIN, PromptAttention(hold=2), PromptAttention(hold=2, strength=3.0)):
+        soft = plain.with_metadata(attention=attention)
+        torch.testing.assert_close(logits(soft), logits(soft, TorchRunner(base)))
+    assert (runner.cache_use().misses, runner.cache_use().hits) == (1, 2)
 
 
 def test_a_prompt_of_another_width_is_refused() -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sordino.errors import ConfigError
+from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import head_of, nll_of_prompts_and_rows
-from sordino.forward.prefix import encode_prefixes, extend_prefixes, forward_rows
+from sordino.forward.prefix import encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.weighting import PromptSpan, span_of
 from sordino.prompts.attention import PromptAttention

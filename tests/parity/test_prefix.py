@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sordino.forward.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
-from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows, one_row_pays
+from sordino.forward.one_row import one_row_pays
+from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
@@ -139,7 +140,7 @@ def test_a_gpu_runs_a_prompt_again_where_that_is_little(monkeypatch):
     assert pays(100, 32, 16)
     assert not pays(100, 32, 40)
     # A large model is busy with arithmetic.
-    monkeypatch.setattr("sordino.forward.prefix._LAUNCHES_FLOP", 1e6)
+    monkeypatch.setattr("sordino.forward.one_row._LAUNCHES_FLOP", 1e6)
     assert not pays(20, 128, 8)
 
 

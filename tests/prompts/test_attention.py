@@ -45,24 +45,24 @@ def test_a_mixture_takes_one_for_all_or_one_for_each() -> None:
     assert attentions(None, None) == [HELD, PLAIN]
     assert attentions("off", 4) == [PromptAttention(None, 4)] * 2
     assert attentions([32, "off"], [1, 0.5]) == [PromptAttention(32), PromptAttention(None, 0.5)]
-    with pytest.raises(ConfigError, match="--hold: not one value for each component; expected 2, got 3"):
+    with pytest.raises(ConfigError, match="hold: not one value for each component; expected 2, got 3"):
         attentions([1, 2, 3], None)
 
 
 @pytest.mark.parametrize(
     ("hold", "strength", "words"),
     [
-        (-1, None, "--hold: hold is out of range"),
-        ("on", None, "--hold"),
-        (True, None, "--hold"),
-        (None, 5, "--strength: strength is out of range"),
-        (None, 0, "--strength"),
-        (None, "2", "--strength"),
-        (None, True, "--strength"),
-        (10**30, None, "--hold"),
-        (None, float("nan"), "--strength"),
-        ([64], None, "--hold: a list is for a mixture's components"),
-        (None, [1, 2], "--strength: a list"),
+        (-1, None, "hold: hold is out of range"),
+        ("on", None, "hold"),
+        (True, None, "hold"),
+        (None, 5, "strength: strength is out of range"),
+        (None, 0, "strength"),
+        (None, "2", "strength"),
+        (None, True, "strength"),
+        (10**30, None, "hold"),
+        (None, float("nan"), "strength"),
+        ([64], None, "hold: a list is for a mixture's components"),
+        (None, [1, 2], "strength: a list"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(hold: Any, strength: Any, words: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sordino.training import loop
+from sordino.training.events import Finished
 from tests.training.runs import CONFIG, several_runs, small_base, small_set, start_of
 
 
@@ -24,13 +25,13 @@ def main() -> None:
     if method == "group":
         runs = several_runs(base, folder)
         for name, event in loop.train_group(base, loop.RunGroup(runs, folder), resume="resume" in sys.argv):
-            if isinstance(event, loop.Finished):
+            if isinstance(event, Finished):
                 (folder / name / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
         return
     config = replace(CONFIG, method=method, steps=60, patience=0)
     run = loop.Run("", small_set(base), config, folder, start_of(base))
     for event in loop.train(base, run, resume="resume" in sys.argv):
-        if isinstance(event, loop.Finished):
+        if isinstance(event, Finished):
             (folder / "matrix.bin").write_bytes(event.matrix_PD.numpy().tobytes())
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from sordino.texts.neutral import training_texts
 from sordino.training.contexts import SHORTEST, Contexts, neutral_ids
+from sordino.training.loop import Run, RunGroup, train_group
 from tests.tiny_models import CONTEXT
-from tests.training.runs import CONFIG, small_base, small_set
+from tests.training.runs import CONFIG, small_base, small_set, start_of
 
 
 def _contexts(**changes: object) -> Contexts:
@@ -18,7 +21,8 @@ def _contexts(**changes: object) -> Contexts:
 
 @pytest.mark.parametrize(("share", "steps"), [(0.5, 50), (0.25, 25), (1.0, 100), (0.0, 0), (0.07, 7)])
 def test_a_share_of_the_steps_has_text_between_evenly_spread(share: float, steps: int) -> None:
-    has = [bool(_contexts(context=share).at(step)) for step in range(100)]
+    contexts = _contexts(context=share)
+    has = [bool(contexts.at(step)) for step in range(100)]
     assert sum(has) == steps
     assert all(abs(sum(has[: step + 1]) - share * (step + 1)) <= 1 for step in range(100))
 
@@ -54,6 +58,21 @@ def test_a_context_leaves_room_for_prompt_and_row() -> None:
     assert most + CONFIG.tokens + CONFIG.row_tokens + 1 <= CONTEXT
     assert most > CONTEXT // 2
     assert not _contexts(context=1.0, row_tokens=CONTEXT - 6).at(0)
+
+
+def test_runs_that_are_trained_together_encode_the_packaged_texts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, read = small_base(), []
+    monkeypatch.setattr("sordino.training.contexts.training_texts", lambda: read.append("all") or training_texts())
+    config = replace(CONFIG, steps=1, context=1.0, context_tokens=20)
+    runs = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        runs.append(Run(name, small_set(base), config, tmp_path / name, start_of(base)))
+    (tmp_path / "together").mkdir()
+    list(train_group(base, RunGroup(runs, tmp_path / "together")))
+    assert read == ["all"]
 
 
 def test_a_run_goes_on_with_the_texts_that_it_began_with() -> None:

@@ -10,12 +10,11 @@ import torch
 
 from sordino.errors import DataError
 from sordino.prompts.soft_prompt import Metadata
-from sordino.training.config import Calibration, TrainConfig
+from sordino.training.config import Calibration, TextPaths, TrainConfig
 from sordino.training.events import RunEvent, Step
 from sordino.training.execute import dry_run, execute
 from sordino.training.group import Group, execute_group
 from sordino.training.job import Job, stored_job
-from sordino.training.run import TextPaths
 from tests.tiny_models import tiny_base
 
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "

@@ -45,6 +45,16 @@ def test_a_kv_prompt_begins_as_the_embedding_prompt_that_it_is_made_from(family:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("bos", "first"), [(True, 1), (False, 0)])
+def test_a_kv_prompt_says_the_position_that_its_keys_are_rotated_for(bos: bool, first: int) -> None:
+    """Without a BOS nothing stands ahead of it, wherever it was to be placed."""
+    base = tiny_base("llama", bos=bos)
+    form = form_of(base, replace(KV, placement="after_bos"))
+    prompt = form.prompt(form.matrix_of_embeds(base, start_of(base)), Metadata())
+    assert isinstance(prompt, KVPrompt)
+    assert prompt.first_position == first
+
+
 @pytest.mark.parametrize("kind", ["embedding", "kv"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from sordino.errors import ConfigError, DataError, Diverged, OutOfMemory, StorageError, TrainingError
 from sordino.texts.examples import Example
-from sordino.training import loop
 from sordino.training.config import TrainConfig
+from sordino.training.events import Finished, MetricsFile, Sample, Step, Validation
 from sordino.training.gradient import Loss, losses_and_gradients, mean_nlls
-from sordino.training.loop import Finished, Run, Sample, Step, TrainSet, Validation, train
+from sordino.training.loop import Run, TrainSet, train
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at, learning_rate
 from tests.training.runs import CONFIG, first_matrix, small_base, small_set, start_of
@@ -99,7 +99,7 @@ def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()
     whole = _run(base, tmp_path / "whole")[-1]
-    add, left = loop.MetricsFile.add, iter(range(written))
+    add, left = MetricsFile.add, iter(range(written))
 
     def full(metrics, event):
         if next(left, None) is None:
@@ -107,7 +107,7 @@ def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path
         return add(metrics, event)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop.MetricsFile, "add", full)
+        patched.setattr(MetricsFile, "add", full)
         with pytest.raises(StorageError):
             _run(base, tmp_path / "stopped")
     resumed = _run(base, tmp_path / "stopped", resume=True)[-1]

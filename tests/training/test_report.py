@@ -17,7 +17,7 @@ from sordino.evaluation.confidence import Estimate
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.training import report as report_module
-from sordino.training.loop import METRICS, Sample, Step, Validation
+from sordino.training.events import METRICS, Sample, Step, Validation
 from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
 
 EVIL = '"><script src="//evil.example/x.js"></script>\u202e $\\frac{1}{0}$ {{ 7 * 7 }}'

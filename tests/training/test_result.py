@@ -18,13 +18,12 @@ from sordino.evaluation.config import DistanceConfig
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.training import execute, result
 from sordino.training.checkpoint import FILE
-from sordino.training.config import TrainConfig
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import HTML, Evaluated, OnEvent, RunEvent, Step, Warned, Working, nobody
 from sordino.training.execute import follow, read_texts
 from sordino.training.job import Job, stored_job
 from sordino.training.judging import INSPECTION_POSITIONS, Judging, RunSize, judging_of
 from sordino.training.result import TrainResult, measured_result, sample_pairs
-from sordino.training.run import TextPaths
 from tests.tiny_models import tiny_base
 
 LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "

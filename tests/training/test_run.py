@@ -19,6 +19,7 @@ from sordino.training.config import (
     MINUTES,
     Calibration,
     ReadingConfig,
+    TextPaths,
     TrainConfig,
     calibration_of,
 )
@@ -26,7 +27,7 @@ from sordino.training.events import Cost, RunEvent, Started
 from sordino.training.execute import execute
 from sordino.training.job import SETTINGS, Job, job_from, store, stored_job
 from sordino.training.judging import SHARE
-from sordino.training.run import TextPaths, estimate_group
+from sordino.training.run import estimate_group
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 from tests.tiny_models import tiny_base
 

@@ -12,7 +12,8 @@ from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
     from sordino.api.model import Model
-    from sordino.training.config import Calibration
+    from sordino.library.outputs import Outputs
+    from sordino.training.config import Calibration, Description
     from sordino.training.events import OnEvent
     from sordino.training.job import Job
     from sordino.training.result import TrainResult
@@ -42,28 +43,21 @@ def train(
     300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
-    from sordino.library.names import without_ending
-    from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig, calibration_of
-    from sordino.training.job import Job, check_job, default_out
-    from sordino.training.run import TextPaths
+    from sordino.training.config import (
+        Calibration,
+        Description,
+        ReadingConfig,
+        TextPaths,
+        TrainConfig,
+        calibration_of,
+    )
+    from sordino.training.job import check_job, train_job
 
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     calibration = calibration_of(given[TrainConfig], given[Calibration])
-    data, rest, about = as_paths(texts), _Rest(**given[_Rest]), Description(**given[Description])
-    reading = ReadingConfig(**given[ReadingConfig])
-    kind = given[TrainConfig].get("kind", "embedding")
-    file = Path(out) if out is not None else default_out(data[0], kind) if data else Path()
-    job = Job(
-        TextPaths(tuple(data), tuple(as_paths(heldout)), reading.speaker, reading.most_text),
-        file,
-        model.base.name,
-        about.metadata(rest.name or without_ending(file.name)),
-        TrainConfig(**given[TrainConfig]),
-        str(model.base.device),
-        str(model.base.dtype).removeprefix("torch."),
-        samples=rest.samples and not about.no_samples,
-        overwrite=overwrite,
-    )
+    paths = TextPaths(tuple(as_paths(texts)), tuple(as_paths(heldout)), **given[ReadingConfig])
+    outputs, about = _outputs(out, given, overwrite=overwrite)
+    job = train_job(paths, TrainConfig(**given[TrainConfig]), outputs, about, *_machine(model))
     check_job(job)
     return _executed(job, model, on_event, calibration, resume=False)
 
@@ -85,29 +79,16 @@ def distil(
     of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
     what the file says, as in `train`. Raises as `train`.
     """
-    from sordino.library.names import without_ending
     from sordino.training.config import Calibration, Description
     from sordino.training.distil.config import DistilConfig
     from sordino.training.distil.source import files_and_words
     from sordino.training.job import check_job, distil_job
 
     given = _by_class(settings, DistilConfig, Description, _Rest)
-    rest, about = _Rest(**given[_Rest]), Description(**given[Description])
     files, words = files_and_words([str(text) for text in ([texts] if isinstance(texts, str | Path) else texts)])
-    job = distil_job(
-        files,
-        Path(out),
-        model.base.name,
-        about.metadata(rest.name or without_ending(Path(out).name)),
-        DistilConfig(**{"text": words, **given[DistilConfig]}),
-    )
-    job = replace(
-        job,
-        device=str(model.base.device),
-        dtype=str(model.base.dtype).removeprefix("torch."),
-        samples=rest.samples and not about.no_samples,
-        overwrite=overwrite,
-    )
+    config = DistilConfig(**{"text": words, **given[DistilConfig]})
+    outputs, about = _outputs(out, given, overwrite=overwrite)
+    job = distil_job(files, config, outputs, about, *_machine(model))
     check_job(job)
     return _executed(job, model, on_event, Calibration(), resume=False)
 
@@ -135,6 +116,22 @@ def _executed(
     result = execute(job, model.base, calibration, resume=resume, on_event=on_event or nobody)
     assert result is not None, "a run stops only when it is asked to"
     return result
+
+
+def _machine(model: Model) -> tuple[str, str, str]:
+    """What a run's folder says of the model: its name, device and number type."""
+    return model.base.name, str(model.base.device), str(model.base.dtype).removeprefix("torch.")
+
+
+def _outputs(
+    out: str | Path | None, given: Mapping[type, Mapping[str, Any]], *, overwrite: bool
+) -> tuple[Outputs, Description]:
+    from sordino.library.outputs import Outputs
+    from sordino.training.config import Description
+
+    about, rest = Description(**given[Description]), _Rest(**given[_Rest])
+    outputs = Outputs(None if out is None else Path(out), name=rest.name, overwrite=overwrite)
+    return outputs, replace(about, no_samples=about.no_samples or not rest.samples)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.console import one_line, out, print_json, show_measured
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options
 from sordino.cli.options import instruction_option, option_group, paths_option, refuse_alone, setting_options
 from sordino.cli.progress import measuring_bar
@@ -17,13 +17,8 @@ from sordino.prompts.mixture import Mixture
 from sordino.settings import setting
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sordino.evaluation.answers import TaskReport
     from sordino.evaluation.free_answers import FreeReport
-
-# A confusion table of more labels than this is for the JSON's readers.
-_CONFUSION = 8
 
 
 @dataclass(frozen=True)
@@ -108,83 +103,12 @@ def answers(
 
 
 def _show(report: TaskReport | FreeReport, first: str) -> None:
-    from sordino.evaluation.answers import TaskReport
-    from sordino.evaluation.confidence import MIN_UNITS
+    from sordino.evaluation.tables import confusion_tables, task_explanation, task_table
 
-    out.print(_table(report, first))
-    sets = [f"{one_line(held.name)} ({held.rows:,} rows)" for held in report.sets]
-    out.print(f"Measured on {', '.join(sets)}; every line of a set answers the same rows.")
-    if isinstance(report, TaskReport):
-        out.print(f"The answer is the likeliest of {', '.join(map(one_line, report.labels))}.")
-        out.print(
-            "Calibration error: how far the model's own certainty is off, over 10 bins; NLL: of the right label, nats."
-        )
-        over = "accuracy"
-    else:
-        out.print("Case, punctuation and articles do not count. NLL: of the right answer and its end, nats a token.")
-        over = "F1"
-    out.print(f"Soft prompt over: the {over} with {one_line(first)} minus that of this line, in percentage points.")
-    if report.sets[0].rows < MIN_UNITS:
-        out.print("There are too few rows for intervals.")
-    else:
-        out.print("In brackets: 95 % intervals, drawn by row; a difference whose interval leaves out 0 is not chance.")
-    if any(line.kind == "best member" for line in report.sets[0].lines):
-        out.print("The best member was chosen on these very rows, which flatters it.")
-    if isinstance(report, TaskReport):
-        _show_confusion(report, first)
+    show_measured(task_table(report, first))
+    for line in task_explanation(report, first):
+        out.print(one_line(line))
+    for counts in confusion_tables(report, first):
+        show_measured(counts)
     for note in report.notes:
         out.print(f"Note: {one_line(note)}.")
-
-
-def _table(report: TaskReport | FreeReport, first: str) -> Table:
-    from sordino.evaluation.answers import TaskReport
-
-    several = len(report.sets) > 1
-    own = (
-        ("#accuracy", "", "#macro-F1", "#calibration error", "#NLL")
-        if isinstance(report, TaskReport)
-        else ("#exact match", "", "#F1", "#NLL")
-    )
-    shown = table(*(["held-out"] if several else []), "in front of the row", "#tokens", *own, "#soft prompt over", "")
-    for held in report.sets:
-        for line in held.lines:
-            less = line.differences.get(first)
-            shown.add_row(
-                *([one_line(held.name)] if several else []),
-                heading(line.kind, line.label),
-                str(line.tokens),
-                *_cells(line),
-                f"{100 * less.value:+.1f}" if less else "",
-                brackets(less.interval, "{:+.1f}", times=100) if less else "",
-            )
-    return shown
-
-
-def _cells(line: Any) -> list[str]:
-    from sordino.evaluation.classification import TaskLine
-
-    if isinstance(line, TaskLine):
-        return [
-            f"{100 * line.accuracy.value:.1f} %",
-            brackets(line.accuracy.interval, "{:.1f}", times=100),
-            f"{line.macro_f1.value:.3f}",
-            f"{line.calibration_error.value:.3f}",
-            f"{line.nll.value:.3f}",
-        ]
-    return [
-        f"{100 * line.exact_match.value:.1f} %",
-        brackets(line.exact_match.interval, "{:.1f}", times=100),
-        f"{100 * line.f1.value:.1f} %",
-        f"{line.nll.value:.3f}",
-    ]
-
-
-def _show_confusion(report: TaskReport, first: str) -> None:
-    if len(report.labels) > _CONFUSION:
-        return
-    for held in report.sets:
-        shown = table("right label", *(f"#answered {one_line(label)}" for label in report.labels))
-        for label, counts in zip(report.labels, held.own(first).confusion, strict=True):
-            shown.add_row(one_line(label), *map(str, counts))
-        out.print(f"With {one_line(first)}, on {one_line(held.name)}:")
-        out.print(shown)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, print_json, table, warn
+from sordino.cli.console import one_line, out, print_json, show_measured, warn
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options
 from sordino.cli.outputs import show_picture, write_prompt
@@ -129,19 +129,13 @@ def _shown(
 ) -> dict[str, Any]:
     """Print the table and draw the picture; the same as JSON."""
     from sordino.evaluation.analysis.path import to_json
+    from sordino.evaluation.analysis.tables import path_explanation, path_table
 
     if outputs.picture is not None:
         from sordino.evaluation.analysis.pictures import path_figure
 
         show_picture(path_figure(path, labels[0], labels[1], chosen), outputs.picture)
     if not as_json:
-        shown = table(f"#{labels[0]}", f"#{labels[1]}", *(f"#loss on {one_line(text)}" for text in path.losses), "")
-        for at, share in enumerate(path.shares):
-            losses = [f"{losses[at]:.3f}" for losses in path.losses.values()]
-            mark = "written" if chosen is not None and abs(share - chosen) < 1e-9 else ""
-            shown.add_row(f"{1 - share:.2f}", f"{share:.2f}", *losses, mark)
-        shown.add_row("", "", *(f"{loss:.3f}" for loss in path.without.values()), "no prompt")
-        out.print(shown)
-        tokens = ", ".join(f"{count:,} tokens of {one_line(text)}" for text, count in path.tokens.items())
-        out.print(f"Loss in nats per token, lower is better; measured on {tokens}.")
+        show_measured(path_table(path, labels, chosen))
+        out.print(one_line(path_explanation(path)))
     return to_json(path)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from sordino.evaluation.tables import Table as MeasuredTable
+
 # Piped output is read by grep and spreadsheets, which want a row on one line.
 _PIPED_WIDTH = 200
-_LABEL, _BEGINNING = 60, 45
 # 128 and SIGPIPE's number.
 _BROKEN_PIPE = 141
 
@@ -97,13 +100,32 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def table(*columns: str, title: str = "") -> Table:
+def table(*columns: str) -> Table:
     """An empty table in the one style of all commands. "#name" is a right-aligned column "name"."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         number = column.startswith("#")
-        made.add_column(column.removeprefix("#"), justify="right" if number else "left", overflow="fold")
+        made.add_column(_cell(column.removeprefix("#")), justify="right" if number else "left", overflow="fold")
     return made
+
+
+def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, title: str = "") -> None:
+    """Print a table of text cells, under its title."""
+    if title:
+        out.print(one_line(title), style="bold")
+    shown = table(*columns)
+    for row in rows:
+        shown.add_row(*map(_cell, row))
+    out.print(shown)
+
+
+def show_measured(found: MeasuredTable) -> None:
+    show_table(found.columns, found.rows, title=found.title)
+
+
+def _cell(text: str) -> str:
+    """`printable`, on one line; the spaces stay as they are."""
+    return re.sub(r"[^\S ]+", " ", printable(text))
 
 
 def warn(message: str) -> None:
@@ -121,24 +143,7 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     click.echo(text)
 
 
-def brackets(interval: tuple[float, float] | None, form: str, *, times: float = 1) -> str:
-    """An interval as `[1.2, 3.4]`, its ends in the given form; "" for none."""
-    return "" if interval is None else f"[{', '.join(form.format(times * end) for end in interval)}]"
-
-
 def shortened(text: str, longest: int) -> str:
     """On one line, and cut to `longest` characters."""
     line = one_line(text)
     return line if len(line) <= longest else line[: longest - 3] + "..."
-
-
-def heading(kind: str, label: str) -> str:
-    """What a line of a table of results is about. kind: of `evaluation.conditions`, or of several soft prompts together."""
-    label = one_line(label)
-    # Instructions that begin alike may end differently.
-    label = label if len(label) <= _LABEL else f"{label[:_BEGINNING]}...{label[_BEGINNING + 3 - _LABEL :]}"
-    if kind in ("instruction", "examples"):
-        return f'"{label}"'
-    if kind == "mean member":
-        return f"mean of {label}"
-    return f"{kind} {label}" if kind in ("soft prompt", "mixture", "best member", "ensemble") else label

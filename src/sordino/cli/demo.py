@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -87,7 +88,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
     with display:
         made = follow(job, prepared, judging=judging, on_event=display.show, should_stop=display.should_stop)
     if made is None:
-        show_stopped(display, job.folder, f" of {steps}; saved.")
+        show_stopped(job.folder, f"{display.reached} of {steps}; saved.")
         return None
     _show_continuations(base, made.prompt)
     _show_what_next(job)
@@ -121,7 +122,7 @@ def _show_what_next(job: Job) -> None:
     from sordino.training.demo import NAME
     from sordino.training.report import HTML
 
-    program, file = _shown(_program()), _shown(job.out)
+    program, file = quote(str(_program())), quote(str(job.out))
     out.print("\nYour soft prompt and its report:", style="bold")
     out.print(f"  {job.out.resolve()} ({job.out.stat().st_size / 1024:.0f} KiB)")
     out.print(f"  {job.folder.resolve() / HTML}")
@@ -143,7 +144,3 @@ def _program() -> Path:
         return Path("sordino")
     here = Path.cwd()
     return called.resolve().relative_to(here) if called.resolve().is_relative_to(here) else called
-
-
-def _shown(path: Path) -> str:
-    return f'"{path}"' if " " in str(path) else str(path)

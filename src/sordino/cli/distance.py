@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, table
+from sordino.cli.console import out, show_table
 from sordino.cli.options import PATH, Decorator, option_group, paths_option, refuse_alone
 from sordino.errors import ConfigError
 from sordino.evaluation.config import DISTANCES, DistanceConfig
@@ -24,45 +23,53 @@ _DEFAULT = ",".join(map(str, DISTANCES))
 
 @dataclass(frozen=True)
 class DistanceChoice:
-    """config: None where gains behind other text were not asked for. foreign: texts in other voices; empty for packaged ones."""
+    """As typed. distances: None where gains behind other text were not asked for. foreign: empty for packaged texts."""
 
-    config: DistanceConfig | None
+    distances: str | None
+    distance_tokens: int | None
     foreign: tuple[Path, ...]
-    outputs: Outputs
+    lora: tuple[Path, ...]
+    picture: Path | None
+    overwrite: bool
 
     def check(self) -> None:
         """Refuse options without --distance, files that cannot be written and adapters that cannot be read.
 
         Raises ConfigError, BadInput.
         """
-        self.outputs.check()
-        if self.outputs.picture is None:
+        Outputs(picture=self.picture, overwrite=self.overwrite).check()
+        if self.picture is None:
             refuse_alone("--overwrite", needs="--picture")
-        if self.config is None:
+        if self._config() is None:
             for flag in ("--distance-tokens", "--foreign", "--lora", "--picture"):
                 refuse_alone(flag, needs="--distance")
             return
         from sordino.evaluation.adapters import check_adapter
 
-        for folder in self.config.adapters:
+        for folder in self.lora:
             check_adapter(folder)
+
+    def _config(self) -> DistanceConfig | None:
+        if self.distances is None:
+            return None
+        limit: dict[str, Any] = {} if self.distance_tokens is None else {"limit": self.distance_tokens}
+        return DistanceConfig(distances=_lengths(self.distances), adapters=self.lora, **limit)
 
     def read(self) -> DistanceConfig | None:
         """With the texts in other voices, read. Raises DataError, BadInput."""
-        if self.config is None or not self.foreign:
-            return self.config
-        from dataclasses import replace
-
+        config = self._config()
+        if config is None or not self.foreign:
+            return config
         from sordino.texts.reading import read_pieces
 
-        return replace(self.config, foreign=read_pieces(list(self.foreign)).pieces)
+        return replace(config, foreign=read_pieces(list(self.foreign)).pieces)
 
 
 def distance_options() -> Decorator:
     """`distance: DistanceChoice`."""
     return option_group(
         "distance",
-        _distance_choice,
+        DistanceChoice,
         click.option(
             "--distance",
             "distances",
@@ -88,23 +95,6 @@ def distance_options() -> Decorator:
     )
 
 
-def _distance_choice(
-    *,
-    distances: str | None,
-    distance_tokens: int | None,
-    foreign: tuple[Path, ...],
-    lora: tuple[Path, ...],
-    picture: Path | None,
-    overwrite: bool,
-) -> DistanceChoice:
-    outputs = Outputs(picture=picture, overwrite=overwrite)
-    if distances is None:
-        return DistanceChoice(None, foreign, outputs)
-    limit: dict[str, Any] = {} if distance_tokens is None else {"limit": distance_tokens}
-    config = DistanceConfig(distances=_lengths(distances), adapters=lora, **limit)
-    return DistanceChoice(config, foreign, outputs)
-
-
 def _lengths(text: str) -> tuple[int, ...]:
     """Of "64,256"; with 0, which every gain is compared with."""
     try:
@@ -118,21 +108,17 @@ def show_distance(report: DistanceReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.distance_report import columns, explanation, rows
 
-    _show("Gain behind other text", columns(report), rows(report), explanation(report))
+    show_table(columns(report), rows(report), title="Gain behind other text")
+    for line in explanation(report):
+        out.print(line)
+    out.print()
 
 
 def show_continuations(report: ContinuationReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
 
-    _show("What the model writes behind other text", COLUMNS, rows(report), explanation(report))
-
-
-def _show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], explanation: Sequence[str]) -> None:
-    shown = table(*columns, title=title)
-    for row in rows:
-        shown.add_row(*map(one_line, row))
-    out.print(shown)
-    for line in explanation:
+    show_table(COLUMNS, rows(report), title="What the model writes behind other text")
+    for line in explanation(report):
         out.print(line)
     out.print()

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import out, outlasting_readers, print_json
-from sordino.cli.loading import base_model_options, loaded_model
+from sordino.cli.loading import ModelChoice, base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, resume_option
 from sordino.errors import BadInput
-from sordino.library.names import without_ending
+from sordino.library.outputs import Outputs
 from sordino.training.config import Description
 from sordino.training.distil.config import DistilConfig
 
@@ -63,7 +63,7 @@ def _distil(options: Mapping[str, Any]) -> None:
         on_event = display.show_status if as_json else display.show
         made = execute(job, base, resume=resume, on_event=on_event, should_stop=display.should_stop)
     if made is None:
-        show_stopped(display, job.folder, f" of {display.steps}; saved.")
+        show_stopped(job.folder, f"{display.reached} of {display.steps}; saved.")
     elif as_json:
         report = to_json(made.report) if made.report is not None else {}
         print_json({"model": base.name, "file": str(made.file), "folder": str(made.folder), **report})
@@ -74,7 +74,7 @@ def _distil(options: Mapping[str, Any]) -> None:
 def _job(options: Mapping[str, Any]) -> Job:
     """The run that is asked for, or that goes on, checked. Raises SordinoError."""
     from sordino.training.distil.source import files_and_words, read_source
-    from sordino.training.job import check_job, default_out, distil_job, ending_of, stored_job
+    from sordino.training.job import check_job, distil_job, stored_job
 
     if options["resume"] is not None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
@@ -82,17 +82,11 @@ def _job(options: Mapping[str, Any]) -> Job:
         return stored_job(options["resume"], overwrite=options["overwrite"])
     files, words = files_and_words(options["texts"])
     read_source(files, words)
-    kind = options["config"].kind
-    destination = options["out"] or (default_out(files[0], kind) if files else None)
-    if destination is None and words:
+    if options["out"] is None and words and not files:
         raise BadInput("there is no file to write", where="--out", do="give --out NAME.zip")
-    model, about = options["model"], options["about"]
-    job = distil_job(
-        files, destination or Path(f"none{ending_of(kind)}"), model.model,
-        about.metadata(options["name"] or without_ending((destination or Path()).name)), replace(options["config"], text=words),
-    )  # fmt: skip
-    job = replace(
-        job, device=model.device, dtype=model.dtype, samples=not about.no_samples, overwrite=options["overwrite"]
-    )
+    model: ModelChoice = options["model"]
+    outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
+    config = replace(options["config"], text=words)
+    job = distil_job(files, config, outputs, options["about"], model.model, model.device, model.dtype)
     check_job(job)
     return job

@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from sordino import formats
 from sordino.cli.console import one_line, out, warn
 from sordino.cli.loading import PromptChoice, prompt_options
 from sordino.cli.options import output_options, setting_options
 from sordino.errors import ConfigError
 from sordino.library.outputs import Outputs, mixture_name
+from sordino.prompts.ensemble import ensemble_of
 from sordino.prompts.mixture import Mixture, StoredPrompt, checked_weights
 from sordino.settings import setting
 
@@ -87,9 +89,6 @@ def build(prompts: PromptChoice, rule: Any, weights: str | None, outputs: Output
 
     PROMPT is a name in the library, or a file. They are used as they are; what they say is combined when they write.
     """
-    from sordino import formats
-    from sordino.prompts.ensemble import ensemble_of
-
     target = outputs.target
     assert target is not None
     name = mixture_name(target, overwrite=outputs.overwrite)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sordino.cli.console import brackets, heading, one_line, out, print_json, table
+from sordino.cli.console import one_line, out, print_json, show_measured
 from sordino.cli.distance import DistanceChoice, distance_options, show_continuations, show_distance
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import instruction_option, paths_option, refuse_alone, setting_options
@@ -17,9 +17,7 @@ from sordino.evaluation.config import ContinuationConfig, EvaluateConfig
 from sordino.prompts.mixture import components_of, with_components
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sordino.evaluation.report import Measurement, Report
+    from sordino.evaluation.report import Report
 
 
 @click.command()
@@ -91,10 +89,10 @@ def evaluate(
             off_domain=other,
             progress=progress,
         )
-    if distance.outputs.picture is not None and report.distance is not None:
+    if distance.picture is not None and report.distance is not None:
         from sordino.evaluation.distance_picture import distance_figure
 
-        show_picture(distance_figure(report.distance), distance.outputs.picture)
+        show_picture(distance_figure(report.distance), distance.picture)
     if as_json:
         print_json({"model": base.name, "row_tokens": config.row_tokens, "seed": config.seed, **to_json(report)})
     else:
@@ -104,9 +102,10 @@ def evaluate(
 def show_report(report: Report, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
     from sordino.evaluation.report import damage, explanation, verdict
+    from sordino.evaluation.tables import heldout_table
 
     first = next(iter(report.n_tokens))
-    out.print(_table(report.heldout, first))
+    show_measured(heldout_table(report.heldout, first))
     for line in explanation(report.heldout, one_line(first), row_tokens):
         out.print(line)
     out.print()
@@ -121,19 +120,3 @@ def show_report(report: Report, row_tokens: int) -> None:
             out.print(named + lost)
     for note in report.notes:
         out.print(f"Note: {one_line(note)}.")
-
-
-def _table(measured: Measurement, first: str) -> Table:
-    shown = table("in front of the text", "#tokens", "#loss", "", "#bits per byte", "#over soft prompt", "")
-    for line in measured.lines:
-        less = line.differences.get(first)
-        shown.add_row(
-            heading(line.kind, line.label),
-            str(line.tokens),
-            f"{line.nll.value:.3f}",
-            brackets(line.nll.interval, "{:.3f}"),
-            f"{line.bits_per_byte:.3f}",
-            f"{less.value:+.3f}" if less else "",
-            brackets(less.interval, "{:+.3f}") if less else "",
-        )
-    return shown

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, print_json, printable, table, warn
-from sordino.cli.descriptions import shape
+from sordino.cli.console import one_line, out, print_json, show_measured, warn
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options, was_given
 from sordino.cli.outputs import show_picture
@@ -17,6 +15,7 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError, DoesNotFit
 from sordino.evaluation.config import InspectConfig
 from sordino.library.outputs import Outputs
+from sordino.prompts.description import shape
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sordino.evaluation.analysis.inspection import Inspection
-    from sordino.evaluation.analysis.kv_inspection import KVInspection
 
 _OF_TEXTS = ("--limit", "--speaker", "--row-tokens", "--pass-tokens")
 
@@ -64,6 +62,13 @@ def inspect(
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.inspection import inspected
     from sordino.evaluation.analysis.kv_inspection import inspected_kv
+    from sordino.evaluation.analysis.tables import (
+        inspection_sentences,
+        inspection_table,
+        kv_table,
+        similarity_tables,
+        to_json,
+    )
 
     text = (", ".join(read.sets), read.pieces) if read.sets else None
     found = []
@@ -82,14 +87,19 @@ def inspect(
 
         show_picture(inside_figure(found, alike.get("pooled")), outputs.picture)
     if as_json:
-        print_json(_json(base.name, found, kvs, alike))
+        print_json({"model": base.name, **to_json(found, kvs, alike)})
         return
     for inside in found:
-        _show(inside)
+        show_measured(inspection_table(inside))
+        out.print("\n".join(map(one_line, inspection_sentences(inside))), end="\n\n")
     for one in kvs:
-        _show_kv(one)
-    if alike:
-        _show_similarity([inside.label for inside in found], alike)
+        show_measured(kv_table(one))
+        out.print(
+            f"KV prompt: {shape(one.prompt)}. Mean norms over positions and heads, without the first position, beside the "
+            "model's own keys and values of a packaged text. It has no matrix, and so no nearest words.\n"
+        )
+    for alike_table in similarity_tables([inside.label for inside in found], alike):
+        show_measured(alike_table)
 
 
 def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
@@ -103,80 +113,3 @@ def _similarity(found: Sequence[Inspection]) -> dict[str, NDArray[Any]]:
     except DoesNotFit as error:
         warn(error.message)
         return {}
-
-
-def _json(
-    model: str, found: Sequence[Inspection], kvs: Sequence[KVInspection], alike: Mapping[str, NDArray[Any]]
-) -> dict[str, Any]:
-    from sordino.evaluation.analysis import kv_inspection
-    from sordino.evaluation.analysis.inspection import to_json
-
-    shown = [*map(to_json, found), *map(kv_inspection.to_json, kvs)]
-    report: dict[str, Any] = {"model": model, "soft_prompts": shown}
-    if alike:
-        report["similarity"] = {kind.replace(" ", "_"): values.tolist() for kind, values in alike.items()}
-    return report
-
-
-def _show(inside: Inspection) -> None:
-    from sordino.evaluation.analysis.inspection import findings
-
-    surface, depth = inside.surface, inside.depth
-    deep = ["#left out", "#attention"] if depth else []
-    shown = table("#", "nearest by cosine", "nearest by distance", "#norm", "#percentile", *deep, title=inside.label)
-    for at in range(inside.prompt.n_tokens):
-        more = [f"{depth.importance.costs[at]:+.4f}", f"{depth.attention.by_token_P[at]:.1%}"] if depth else []
-        shown.add_row(
-            str(at + 1),
-            _words(surface.by_cosine[at]),
-            _words(surface.by_distance[at]),
-            f"{surface.norms_P[at]:.2f}",
-            f"{surface.percentiles_P[at]:.0f}",
-            *more,
-        )
-    out.print(shown)
-    low, middle, high = surface.vocabulary
-    out.print(f"Norms of the vocabulary's words: half below {middle:.2f}, 90 % from {low:.2f} to {high:.2f}.")
-    if depth:
-        for line in findings(depth):
-            out.print(one_line(line))
-        if not (attention := inside.prompt.metadata.attention).plain:
-            out.print(f"Measured with {attention}.")
-        out.print(
-            "Attention on the prompt by layer: " + " ".join(f"{share:.0%}" for share in depth.attention.by_layer_L)
-        )
-    out.print()
-
-
-def _show_kv(inside: KVInspection) -> None:
-    columns = (inside.keys_L, inside.text_keys_L, inside.values_L, inside.text_values_L)
-    shown = table("#layer", "#keys", "#keys of a text", "#values", "#values of a text", title=inside.label)
-    for layer in range(inside.prompt.shape.layers):
-        shown.add_row(str(layer + 1), *(f"{column_L[layer]:.2f}" for column_L in columns))
-    out.print(shown)
-    out.print(
-        f"KV prompt: {shape(inside.prompt)}. Mean norms over positions and heads, without the first position, beside the model's "
-        "own keys and values of a packaged text. It has no matrix, and so no nearest words."
-    )
-    out.print()
-
-
-def _words(near: Sequence[tuple[str, float]]) -> str:
-    return "  ".join(f"{_word(word)} {value:.2f}" for word, value in near)
-
-
-def _word(word: str) -> str:
-    """Without its leading space; an empty word, or one of white space, in quotation marks."""
-    return printable(word.strip()) or json.dumps(word)
-
-
-def _show_similarity(labels: Sequence[str], alike: Mapping[str, NDArray[Any]]) -> None:
-    titles = {
-        "pooled": "How alike: cosine of the mean vectors",
-        "per token": "Mean cosine over pairs of virtual tokens",
-    }
-    for kind, values in alike.items():
-        shown = table("", *(f"#{label}" for label in labels), title=titles[kind])
-        for label, row in zip(labels, values, strict=True):
-            shown.add_row(label, *(f"{value:.3f}" for value in row))
-        out.print(shown)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from sordino.cli.attention import attention_options, parsed_hold, parsed_strength
+from sordino import formats
+from sordino.cli.attention import attention_options, naming_flags
 from sordino.cli.console import err, is_interactive, one_line, warn
 from sordino.cli.options import (
     Decorator,
@@ -19,9 +20,11 @@ from sordino.cli.options import (
     option_group,
     paths_option,
     setting_options,
+    stacked,
 )
 from sordino.errors import ConfigError
 from sordino.library.names import kind_of_name, without_ending
+from sordino.prompts.attention import Hold
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
     from sordino.texts.heldout import HeldoutTexts
+
+P = TypeVar("P", bound=StoredPrompt)
 
 
 @dataclass(frozen=True)
@@ -70,44 +75,38 @@ def named_model_option() -> Decorator:
 class PromptChoice:
     """Soft prompts as the user named them: by their names in the library, or as files. force: also one for another model.
 
-    hold, strength: as typed, in place of those of the files.
+    hold, strength: in place of those of the files; for mixtures, one for each component or for all.
     """
 
     names: tuple[str, ...]
     library: Library
     force: bool = False
-    hold: str | None = None
-    strength: str | None = None
+    hold: Hold | list[Hold] | None = None
+    strength: float | list[float] | None = None
 
     def load(self) -> dict[str, SoftPrompt]:
         """Soft prompts by a short label each, in the order given. Raises BadInput, for a mixture too.
 
         Done before the base model is loaded: a wrong name should not cost seconds.
         """
-        from sordino import formats
-
-        prompts = {label: formats.read(path) for label, path in self._paths().items()}
-        return cast(dict[str, SoftPrompt], self._attended(prompts))
+        return self._read(formats.read)
 
     def load_single(self) -> dict[str, SinglePrompt]:
         """As `load`, KV prompts too."""
-        from sordino import formats
-
-        prompts = {label: formats.read_single(path) for label, path in self._paths().items()}
-        return cast(dict[str, SinglePrompt], self._attended(prompts))
+        return self._read(formats.read_single)
 
     def load_any(self) -> dict[str, StoredPrompt]:
         """As `load_single`, mixtures too."""
-        from sordino import formats
+        return self._read(formats.read_any)
 
-        return self._attended({label: formats.read_any(path) for label, path in self._paths().items()})
-
-    def _attended(self, prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
+    def _read(self, read: Callable[[Path], P]) -> dict[str, P]:
         """With the hold and strength that were given. Raises ConfigError."""
-        hold, strength = parsed_hold(self.hold), parsed_strength(self.strength)
-        if not prompts:
-            with_attention(None, hold, strength)
-        return {label: with_attention(prompt, hold, strength) for label, prompt in prompts.items()}
+        prompts = {label: read(path) for label, path in self._paths().items()}
+        with naming_flags():
+            if not prompts:
+                with_attention(None, self.hold, self.strength)
+            attended = {label: with_attention(prompt, self.hold, self.strength) for label, prompt in prompts.items()}
+        return cast(dict[str, P], attended)
 
     def _paths(self) -> dict[str, Path]:
         if len(set(self.names)) < len(self.names):
@@ -135,8 +134,7 @@ def prompt_options(names: Decorator | None = None) -> Decorator:
 
 def measured_options(names: Decorator | None = None) -> Decorator:
     """`prompts: PromptChoice, model: ModelChoice, as_json: bool`: what commands have that run soft prompts."""
-    prompts, model, as_json = prompt_options(names), base_model_options(), json_option()
-    return lambda command: prompts(model(as_json(command)))
+    return stacked(prompt_options(names), base_model_options(), json_option())
 
 
 def _prompt_choice(names: str | tuple[str, ...] | None, **given: Any) -> PromptChoice:

@@ -7,9 +7,10 @@ from shlex import quote
 
 from rich.progress import TaskID
 
-from sordino.cli.console import brackets, err, one_line, out, table, warn
+from sordino.cli.console import err, one_line, out, table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
+from sordino.evaluation.tables import brackets
 from sordino.training.events import Validation
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent

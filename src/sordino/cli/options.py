@@ -153,9 +153,18 @@ def option_group(given_as: str, make: Callable[..., Any], *options: Decorator) -
             own = {name: values.pop(name) for name in names}
             return command(*args, **values, **{given_as: make(**own)})
 
+        return stacked(*options)(with_group)  # type: ignore[return-value]
+
+    return decorate
+
+
+def stacked(*options: Decorator) -> Decorator:
+    """One decorator in place of several, in the order of the help."""
+
+    def decorate(command: Decorated) -> Decorated:
         for option in reversed(options):
-            with_group = option(with_group)
-        return with_group  # type: ignore[return-value]
+            command = option(command)
+        return command
 
     return decorate
 
@@ -205,12 +214,23 @@ def _setting_option(each: Setting) -> Decorator:
         return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The class checks the range, for every caller alike; None means that the user gave no value.
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
+    kind = _NumberOrWord(each.about.zero) if each.about.zero else kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 
 
 def _with_default(each: Setting, value: object) -> Setting:
     """With a command's own default, which the help shows in place of what the field says of its own."""
     return replace(each, default=value, about=replace(each.about, shown=""))
+
+
+class _NumberOrWord(click.types.IntParamType):
+    """A whole number, or a word for 0."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value == self._word else super().convert(value, param, ctx)
 
 
 def _default_text(each: Setting) -> str:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.attention import attention_options, parsed_hold, parsed_strength
-from sordino.cli.console import err, is_interactive, one_line, out, print_json, printable, table, warn
-from sordino.cli.descriptions import entry_as_json, entry_as_row, facts, shape, sizes
+from sordino import formats
+from sordino.cli.attention import attention_options, naming_flags
+from sordino.cli.console import (
+    err,
+    is_interactive,
+    one_line,
+    out,
+    print_json,
+    printable,
+    shortened,
+    show_table,
+    table,
+    warn,
+)
 from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
-from sordino.formats import KV_WRITABLE, WRITABLE
-from sordino.library.names import without_ending
+from sordino.library.names import checked_name, default_name, without_ending
 from sordino.library.outputs import format_to_write
+from sordino.prompts.description import attended, facts, shape, sizes
 from sordino.prompts.fit import made_for
+from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import RATINGS, SoftPrompt
 
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
     from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
+_LONGEST_DESCRIPTION = 60
+_HOLD, _STRENGTH = attention_options()
 
 
 @click.command("list")
@@ -39,12 +52,11 @@ def list_(library: Library, as_json: bool) -> None:
     """
     entries = library.scan()
     if as_json:
-        print_json([entry_as_json(entry) for entry in entries])
+        print_json([entry.to_json() for entry in entries])
         return
-    missing = library.missing_folders()
-    for folder in missing:
-        warn(f"the library folder {folder} {'is not a folder' if os.path.lexists(folder) else 'does not exist'}")
-    if len(missing) == len(library.folders):
+    for line in library.absences():
+        warn(line)
+    if len(library.absences()) == len(library.folders):
         return
     if not entries:
         out.print(
@@ -54,12 +66,22 @@ def list_(library: Library, as_json: bool) -> None:
     else:
         shown = table("name", "#tokens", "#width", "made for", "description")
         for entry in entries:
-            shown.add_row(*entry_as_row(entry), style="red" if entry.error else None)
+            shown.add_row(*_cells(entry), style="red" if entry.error else None)
         out.print(shown)
     others = library.other_files()
     if others:
         names = ", ".join(one_line(path.name) for path in others[:3]) + (", ..." if len(others) > 3 else "")
         err.print(f"Not listed, as only .zip files and folders are: {names}. `sordino install FILE` takes one in.")
+
+
+def _cells(entry: Entry) -> tuple[str, str, str, str, str]:
+    name, known = one_line(entry.name), entry.metadata
+    if entry.error:
+        return name, "", "", "", f"cannot be read: {one_line(entry.error)}"
+    length = f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{attended(known)}"
+    width = "KV" if entry.kind == KVPrompt.kind else str(entry.d_model)
+    made_for = known.base.id or known.base.family or ", ".join(known.supported)
+    return name, length, width, one_line(made_for), shortened(known.description, _LONGEST_DESCRIPTION)
 
 
 @click.command()
@@ -73,8 +95,6 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 
     With --model, also how well it fits that model.
     """
-    from sordino import formats
-
     path = library.resolve(prompt)
     loaded = formats.read_any(path, index=index, warn=warn)
     kind = formats.detect(path)
@@ -111,9 +131,6 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
 
     Files of any format become a .zip there, KV prompts a .kv.zip, mixtures a .mix.zip.
     """
-    from sordino import formats
-    from sordino.library.names import checked_name, default_name
-
     path = library.resolve(source)
     loaded = formats.read_any(path, index=index, warn=warn)
     wanted = checked_name(default_name(path) if name is None else name)
@@ -159,24 +176,26 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
 @click.option("--rating", type=click.Choice([*RATINGS, ""]), help='"" for none.')
 @click.option("--supported", metavar="MODEL,MODEL", help="Names of models it works with, separated by commas.")
 @click.option("--base", metavar="MODEL", help='The name of its base model, as on the Hub; "" for none.')
-@attention_options()[0]
-@attention_options()[1]
+@_HOLD
+@_STRENGTH
 @library_option()
-def edit(prompt: str, library: Library, **given: str | None) -> None:
+def edit(prompt: str, library: Library, **given: Any) -> None:
     """Change a soft prompt's name, description or other metadata, or how much attention text gives it.
 
     The prompt itself stays as it is.
     """
     from sordino.library.editing import edit as edit_file
 
-    read = {"tags": _list_of, "supported": _list_of, "hold": parsed_hold, "strength": parsed_strength}
-    changes: dict[str, Any] = {
-        key: read[key](value) if key in read else value for key, value in given.items() if value is not None
+    changes = {
+        key: _list_of(value) if key in ("tags", "supported") else value
+        for key, value in given.items()
+        if value is not None
     }
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
-    edited = edit_file(path, changes)
+    with naming_flags():
+        edited = edit_file(path, changes)
     for key in changes:
         if key in ("hold", "strength"):
             parts = [str(part.metadata.attention) for part in components_of(edited) if part]
@@ -192,7 +211,7 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
 @click.argument("target", metavar="OUT", type=PATH)
 @click.option(
     "--to",
-    type=click.Choice([*WRITABLE, *(name for name in KV_WRITABLE if name not in WRITABLE)]),
+    type=click.Choice(list(formats.WRITABLE | formats.KV_WRITABLE)),
     help="The format of OUT.  [default: what its name says]",
 )
 @index_option()
@@ -208,8 +227,6 @@ def convert(
     or a folder (PEFT: prefix tuning, or a cartridge with --to cartridge). IN is a name in the library, or a file of any of these
     kinds or of the older .pt and .bin. With --model, OUT says what base model it is for where IN does not.
     """
-    from sordino import formats
-
     kind = format_to_write(target, to)
     path = library.resolve(source)
     if formats.detect(path) == "mixture":
@@ -240,40 +257,25 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     `sordino train --init file:...` is to gain from it. PROMPTs are names or files; by default, all soft prompts of the library
     that were made for the same base model.
     """
-    from sordino import formats
     from sordino.prompts.similarity import ranked_sources
 
     own = formats.read(library.resolve(target))
-    ranked = ranked_sources(
-        own, PromptChoice(prompts, library).load() if prompts else _candidates(library, own, target)
-    )
+    found, notes = (PromptChoice(prompts, library).load(), []) if prompts else library.comparable_to(own)
+    for line in notes:
+        err.print(one_line(line))
+    if not found:
+        raise BadInput("the library has no other soft prompt of this base model", where=target)
+    ranked = ranked_sources(own, found)
     if as_json:
         rows = [{"source": each.label, "per_token": each.per_token, "pooled": each.pooled} for each in ranked]
         print_json({"target": target, "sources": rows})
         return
-    shown = table("start from", "#per token", "#pooled")
-    for each in ranked:
-        shown.add_row(one_line(each.label), f"{each.per_token:+.3f}", f"{each.pooled:+.3f}")
-    out.print(shown)
+    cells = ([each.label, f"{each.per_token:+.3f}", f"{each.pooled:+.3f}"] for each in ranked)
+    show_table(["start from", "#per token", "#pooled"], cells)
     out.print(
         f"Cosines with {one_line(target)}: mean over all pairs of vectors, and of the mean vectors (arXiv 2110.07904)."
     )
     out.print("The first one is the likeliest to help; only a training run shows whether it does.")
-
-
-def _candidates(library: Library, own: SoftPrompt, target: str) -> dict[str, SoftPrompt]:
-    """The library's other soft prompts of the same base model. Raises BadInput where there is none."""
-    from sordino.prompts.similarity import comparable
-
-    read, broken = library.read_soft_prompts()
-    for line in broken:
-        err.print(one_line(line))
-    found, left_out = comparable(own, read)
-    if left_out:
-        err.print(f"Left out, as they were made for another base model: {left_out}.")
-    if not found:
-        raise BadInput("the library has no other soft prompt of this base model", where=target)
-    return found
 
 
 def _fit(model: ModelChoice, prompt: StoredPrompt) -> dict[str, str]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import click
 
-from sordino.cli.console import out, print_json, table, warn
+from sordino.cli.console import out, print_json, show_measured, warn
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, paths_option, setting_options
 from sordino.cli.outputs import show_picture, write_prompt
@@ -15,11 +12,6 @@ from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.evaluation.config import PruneConfig
 from sordino.library.outputs import Outputs
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from sordino.evaluation.analysis.pruning import Stage
 
 
 @click.command()
@@ -58,6 +50,7 @@ def prune(
     prompts.check(base, loaded)
     from sordino.evaluation.analysis.losses import passage_of
     from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of, to_json, verdict
+    from sordino.evaluation.analysis.tables import pruning_table
 
     passage = passage_of(base, read.training, row_tokens=config.row_tokens, limit=config.limit)
     other = passage_of(base, read.pieces, row_tokens=config.row_tokens, limit=config.limit) if read.sets else None
@@ -67,7 +60,7 @@ def prune(
     report = to_json(stages, chosen, passage, other)
     measured = (other or passage).tokens
     if not as_json:
-        out.print(_table(stages, chosen))
+        show_measured(pruning_table(stages, chosen))
         out.print(verdict(stages, chosen, measured))
     if outputs.picture is not None:
         from sordino.evaluation.analysis.pictures import pruning_figure
@@ -79,19 +72,3 @@ def prune(
         report["out"] = write_prompt(outputs, pruned(prompt, stages, chosen, tokens=measured))
     if as_json:
         print_json(report)
-
-
-def _table(stages: Sequence[Stage], chosen: Stage) -> Table:
-    held = stages[0].heldout is not None
-    shown = table("#tokens", "dropped", "#loss on DATA", *(["#held-out loss"] if held else []), "#change", "")
-    for at, stage in enumerate(stages):
-        gone = sorted(set(stages[at - 1].kept) - set(stage.kept)) if at else []
-        shown.add_row(
-            str(len(stage.kept)),
-            ", ".join(str(position + 1) for position in gone),
-            f"{stage.loss:.4f}",
-            *([f"{stage.heldout:.4f}"] if held else []),
-            f"{stage.judged - stages[0].judged:+.4f}" if at else "",
-            "kept" if stage is chosen else "",
-        )
-    return shown

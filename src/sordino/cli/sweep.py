@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, out, outlasting_readers
+from sordino.cli.console import outlasting_readers
 from sordino.cli.loading import ModelChoice, loaded_model
 from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
@@ -73,8 +72,7 @@ def sweep(**options: Any) -> None:
         raise BadInput("there is nothing to train on", where="DATA", expected="text files or folders")
     elif options["out_dir"] is None:
         raise BadInput("there is no folder for the results", where="--out-dir", do="add --out-dir FOLDER")
-    options["texts"].check()
-    check_exist(*filter(None, [options["resume"]]))
+    check_exist(*options["texts"].data, *options["texts"].heldout, *filter(None, [options["resume"]]))
     spec = _spec(options)
     with outlasting_readers():
         _run(spec, options)
@@ -82,6 +80,7 @@ def sweep(**options: Any) -> None:
 
 def _run(spec: Spec, options: Mapping[str, Any]) -> None:
     from sordino.cli.sweep_display import SweepDisplay, show_result
+    from sordino.cli.training_display import show_stopped
     from sordino.training.sweep.execute import dry_run_sweep, execute_sweep
 
     run = _sweep(spec, options)
@@ -97,10 +96,8 @@ def _run(spec: Spec, options: Mapping[str, Any]) -> None:
         result = execute_sweep(run, load, resume=resume, on_event=display.show, should_stop=display.should_stop)
     if result is not None:
         show_result(result, run.folder)
-        return
-    console = err if out.reader_left else out
-    console.print("Stopped; all runs are saved.")
-    console.print(f"Go on with: sordino sweep --resume {quote(str(run.folder))}")
+    else:
+        show_stopped(run.folder, "; all runs are saved.", command="sweep")
 
 
 def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
@@ -111,7 +108,7 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
         return stored_sweep(options["resume"])
     machine: ModelChoice = options["machine"]
     dtype = training_dtype(machine.dtype, machine.device)
-    begun = Sweep(spec, options["texts"].paths(), options["out_dir"], machine.device, dtype)
+    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, dtype)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, outlasting_readers, table
-from sordino.cli.loading import base_model_options, loaded_model
+from sordino.cli.console import out, outlasting_readers, show_table
+from sordino.cli.loading import ModelChoice, base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
-from sordino.library.names import checked_name, without_ending
-from sordino.library.outputs import check_folder
+from sordino.library.names import checked_name
+from sordino.library.outputs import Outputs, check_folder
 from sordino.training.config import Calibration, Description, TrainConfig, calibration_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from sordino.training.group import Group
     from sordino.training.job import Job
     from sordino.training.result import TrainResult
-    from sordino.training.run import TextPaths
 
 
 class _Train(click.Command):
@@ -100,8 +98,7 @@ def _train(options: Mapping[str, Any]) -> None:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
     calibration, config = calibration_of(settings, options["measured"]), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
-    texts.check()
-    check_exist(*filter(None, [resume]))
+    check_exist(*texts.data, *texts.heldout, *filter(None, [resume]))
     from sordino.training.group import is_group
 
     if named or (resume is not None and is_group(resume)):
@@ -155,50 +152,35 @@ def _named_text(argument: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def _job(
-    options: Mapping[str, Any], texts: TextPaths, out: Path, config: TrainConfig, together: Path | None = None
-) -> Job:
-    from sordino.models.base_model import training_dtype
-    from sordino.training.job import Job
-
-    model, about = options["model"], options["about"]
-    dtype = training_dtype(model.dtype, model.device)
-    return Job(
-        texts, out, model.model, about.metadata(options["name"] or without_ending(out.name)), config, model.device, dtype,
-        samples=not about.no_samples, overwrite=options["overwrite"], together=together,
-    )  # fmt: skip
-
-
 def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
     """The run to begin or to resume, checked. Raises SordinoError."""
-    from sordino.training.job import check_job, default_out, ending_of, stored_job
+    from sordino.training.job import check_job, stored_job
 
     if options["resume"] is not None:
         return stored_job(options["resume"], overwrite=options["overwrite"])
-    texts = options["texts"].paths()
-    none = Path(f"none{ending_of(config.kind)}")
-    out = options["out"] or (default_out(texts.data[0], config.kind) if texts.data else none)
-    job = _job(options, texts, out, config)
+    job = _job(options, config)
     check_job(job)
     return job
 
 
+def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
+    from sordino.models.base_model import training_dtype
+    from sordino.training.job import train_job
+
+    model: ModelChoice = options["model"]
+    outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
+    dtype = training_dtype(model.dtype, model.device)
+    return train_job(options["texts"], config, outputs, options["about"], model.model, model.device, dtype)
+
+
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
     """The runs to begin or to resume, checked. Raises SordinoError."""
-    from sordino.training.group import FOLDER, Group, check_group, stored_group
-    from sordino.training.job import ending_of
+    from sordino.training.group import check_group, new_group, stored_group
 
     if options["resume"] is not None:
         return stored_group(options["resume"], overwrite=options["overwrite"])
-    out_dir: Path = options["out_dir"]
-    together, ending = out_dir / FOLDER, ending_of(config.kind)
-    jobs = {
-        name: _job(
-            options, replace(options["texts"], data=(path,)).paths(), out_dir / f"{name}{ending}", config, together
-        )
-        for name, path in named.items()
-    }
-    group = Group(jobs, together, fill_passes="pass_tokens" not in options["settings"])
+    fill_passes = "pass_tokens" not in options["settings"]
+    group = new_group(_job(options, config), named, options["out_dir"], fill_passes=fill_passes)
     check_group(group)
     return group
 
@@ -218,7 +200,7 @@ def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -
         resume = options["resume"] is not None
         made = execute(job, base, calibration, resume=resume, on_event=display.show, should_stop=display.should_stop)
     if made is None:
-        show_stopped(display, job.folder, f" of {display.steps}; saved.")
+        show_stopped(job.folder, f"{display.reached} of {display.steps}; saved.")
         return
     out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(job.out))}')
     out.print(f"Keep it: sordino install {quote(str(job.out))}")
@@ -239,20 +221,20 @@ def _train_group(group: Group, calibration: Calibration, options: Mapping[str, A
             group, base, calibration, resume=resume, on_event=display.show_named, should_stop=display.should_stop
         )
     if made is None:
-        show_stopped(display, group.folder, "; all soft prompts are saved.")
+        show_stopped(group.folder, f"{display.reached}; all soft prompts are saved.")
         return
     out.print()
-    out.print(_table(made, display))
+    _show_losses(made, display)
     out.print(f"Keep one: sordino install {quote(str(group.first.out))}")
 
 
-def _table(made: Mapping[str, TrainResult], display: RunDisplay) -> Any:
+def _show_losses(made: Mapping[str, TrainResult], display: RunDisplay) -> None:
     """Held-out losses are nats a token, of each soft prompt's own texts."""
-    shown = table("soft prompt", "#steps", "#validation", "#held-out: with it", "#without", "file")
+    rows = []
     for name, result in made.items():
         nll = result.prompt.metadata.heldout.get("nll", {})
         losses = [f"{nll[key]:.3f}" if key in nll else "" for key in ("soft_prompt", "no_prompt")]
         progress = display.finished[name].progress
         best = f"{progress.best_loss:.3f}" if progress.best_loss < float("inf") else ""
-        shown.add_row(one_line(name), str(progress.step), best, *losses, one_line(result.file.name))
-    return shown
+        rows.append([name, str(progress.step), best, *losses, result.file.name])
+    show_table(["soft prompt", "#steps", "#validation", "#held-out: with it", "#without", "file"], rows)

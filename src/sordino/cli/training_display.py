@@ -129,8 +129,9 @@ class RunDisplay(Display):
         self.finished: dict[str, Finished] = {}
 
     @property
-    def last_step(self) -> int:
-        return max(end.progress.step for end in self.finished.values())
+    def reached(self) -> str:
+        """The step at which a run was stopped."""
+        return f" after step {max(end.progress.step for end in self.finished.values())}"
 
     def show(self, event: RunEvent) -> None:
         """An event of a single run."""
@@ -168,8 +169,18 @@ class RunDisplay(Display):
                     warn(
                         f"{name} diverged at step {event.step}; its file will hold the best matrix before that: lower --lr"
                     )
-            case Step() | Validation() | Sample():
-                self._show_step(name, named, event)
+            case Step():
+                speed = f"  {event.tokens / event.seconds:.0f} tokens/s"
+                self._bar.update(self._tasks[name], completed=event.step, loss=f"loss {event.loss:.3f}", speed=speed)
+            case Validation():
+                self._bar.update(self._tasks[name], val=f"  validation {event.loss:.3f}")
+                best = " (best)" if event.best else ""
+                self._bar.console.print(
+                    f"{named}step {event.step}/{self.steps}: validation loss {event.loss:.4f}{best}"
+                )
+            case Sample():
+                text = f"{printable(event.prompt)}|{printable(event.text)}"
+                self._bar.console.print(f"{named}step {event.step}, a sample: {text}")
             case Evaluated() if not self._several:
                 # Of several the figures are in their reports, and in one table at the end.
                 show_report(event.report, event.row_tokens)
@@ -203,21 +214,6 @@ class RunDisplay(Display):
             )
             self.begin_steps(self._bar)
 
-    def _show_step(self, name: str, named: str, event: Step | Validation | Sample) -> None:
-        match event:
-            case Step():
-                speed = f"  {event.tokens / event.seconds:.0f} tokens/s"
-                self._bar.update(self._tasks[name], completed=event.step, loss=f"loss {event.loss:.3f}", speed=speed)
-            case Validation():
-                self._bar.update(self._tasks[name], val=f"  validation {event.loss:.3f}")
-                best = " (best)" if event.best else ""
-                self._bar.console.print(
-                    f"{named}step {event.step}/{self.steps}: validation loss {event.loss:.4f}{best}"
-                )
-            case Sample():
-                text = f"{printable(event.prompt)}|{printable(event.text)}"
-                self._bar.console.print(f"{named}step {event.step}, a sample: {text}")
-
     def _finish(self, name: str, named: str, event: Finished) -> None:
         self.finished[name] = event
         self._running.discard(name)
@@ -244,10 +240,10 @@ def show_texts(texts: TextsRead, name: str = "") -> None:
         warn(line)
 
 
-def show_stopped(display: RunDisplay, folder: Path, saved: str) -> None:
+def show_stopped(folder: Path, how: str, *, command: str = "train") -> None:
     console = err if out.reader_left else out
-    console.print(f"Stopped after step {display.last_step}{saved}")
-    console.print(f"Go on with: sordino train --resume {quote(str(folder))}")
+    console.print(f"Stopped{how}")
+    console.print(f"Go on with: sordino {command} --resume {quote(str(folder))}")
 
 
 def memory(cost: Cost) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -12,40 +11,22 @@ from sordino.cli.loading import heldout_option
 from sordino.cli.options import PATH, Decorator, option_group, setting_option
 from sordino.errors import BadInput
 from sordino.settings import settings_of
-from sordino.training.config import ReadingConfig
-
-if TYPE_CHECKING:
-    from sordino.training.run import TextPaths
-
-
-@dataclass(frozen=True)
-class TextsToTrainOn:
-    """As `TextPaths`, which needs torch."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...]
-    speaker: str | None
-    most_text: int | None = None
-
-    def check(self) -> None:
-        """As `check_texts`."""
-        check_texts(*self.data, *self.heldout)
-
-    def paths(self) -> TextPaths:
-        from sordino.training.run import TextPaths
-
-        most = ReadingConfig.most_text if self.most_text is None else self.most_text
-        reading = ReadingConfig(self.speaker, most)
-        return TextPaths(self.data, self.heldout, reading.speaker, reading.most_text)
+from sordino.training.config import ReadingConfig, TextPaths
 
 
 def training_text_options(data: Decorator | None = None) -> Decorator:
-    """`texts: TextsToTrainOn`. data: the option `data`; by default the argument DATA."""
+    """`texts: TextPaths`. data: the option `data`; by default the argument DATA."""
     given = data or click.argument("data", nargs=-1, type=PATH)
     source = "--data" if data else "DATA"
     heldout = heldout_option(f"Texts for the final report only; may be repeated.  [default: split off {source}]")
     reading = [setting_option(ReadingConfig, name) for name in settings_of(ReadingConfig)]
-    return option_group("texts", TextsToTrainOn, given, heldout, *reading)
+    return option_group("texts", _text_paths, given, heldout, *reading)
+
+
+def _text_paths(data: tuple[Path, ...], heldout: tuple[Path, ...], **reading: Any) -> TextPaths:
+    """Raises ConfigError."""
+    given = ReadingConfig(**{name: value for name, value in reading.items() if value is not None})
+    return TextPaths(data, heldout, given.speaker, given.most_text)
 
 
 def resume_option(help: str, *, metavar: str) -> Decorator:

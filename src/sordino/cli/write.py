@@ -12,7 +12,7 @@ import click
 from sordino.cli.console import err, one_line, out, print_json, printable
 from sordino.cli.ensemble import MixtureOptions, mixture_options
 from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
-from sordino.cli.options import PATH, option_group, refuse_alone, seed_option, setting_options
+from sordino.cli.options import PATH, Decorator, option_group, refuse_alone, seed_option, setting_options, stacked
 from sordino.engine.config import Sampling
 from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 MIN_COLUMN = 36
 WITHOUT = "no soft prompt"
 
-sampling_options = setting_options(
-    Sampling, "max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop", given_as="sampling"
-)
+_SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")
+
+
+def _writing_options(help: str, *, several: bool) -> Decorator:
+    """`prompts: PromptChoice, model: ModelChoice, as_json: bool, sampling: Sampling, mixing: MixtureOptions, seed: int`."""
+    names = click.option(
+        "--soft-prompt", "-p", "names", multiple=several, required=several, metavar="NAME_OR_PATH", help=help
+    )
+    rest = (setting_options(Sampling, *_SAMPLING, given_as="sampling"), mixture_options, seed_option())
+    return stacked(measured_options(names), *rest)
 
 
 @dataclass(frozen=True)
@@ -70,18 +77,7 @@ class TextsToContinue:
         help="Texts at a time with --batch.",
     ),
 )
-@measured_options(
-    click.option(
-        "--soft-prompt",
-        "-p",
-        "names",
-        metavar="NAME_OR_PATH",
-        help="A soft prompt or mixture of the library, or a file.",
-    )
-)
-@sampling_options
-@mixture_options
-@seed_option()
+@_writing_options("A soft prompt or mixture of the library, or a file.", several=False)
 def generate(
     texts: TextsToContinue,
     prompts: PromptChoice,
@@ -126,20 +122,7 @@ def generate(
 
 @click.command()
 @click.argument("text")
-@measured_options(
-    click.option(
-        "--soft-prompt",
-        "-p",
-        "names",
-        multiple=True,
-        required=True,
-        metavar="NAME_OR_PATH",
-        help="A soft prompt or mixture; may be repeated.",
-    )
-)
-@sampling_options
-@mixture_options
-@seed_option()
+@_writing_options("A soft prompt or mixture; may be repeated.", several=True)
 def compare(
     text: str,
     prompts: PromptChoice,
@@ -203,16 +186,10 @@ def _requests(
     """The requests of all lines, checked before the first token is drawn: a batch fails whole or not at all."""
     from sordino.engine.generate import TextRequest, check_request
 
-    requests = []
-    for line, prompt in zip(lines, prompts, strict=True):
-        request = TextRequest(line.text, prompt, seed if line.seed is None else line.seed)
-        try:
-            check_request(base, request, sampling)
-        except ConfigError as error:
-            raise ConfigError(
-                error.what, where=line.where, expected=error.expected, got=error.got, do=error.do
-            ) from None
-        requests.append(request)
+    asked = zip(lines, prompts, strict=True)
+    requests = [TextRequest(line.text, prompt, seed if line.seed is None else line.seed) for line, prompt in asked]
+    for line, request in zip(lines, requests, strict=True):
+        check_request(base, request, sampling, where=line.where)
     return requests
 
 

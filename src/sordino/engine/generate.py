@@ -96,25 +96,26 @@ def draw(
     return [DrawnText(tuple(tokens), ended[index]) for index, tokens in enumerate(drawn)]
 
 
-def check_request(base: BaseModel, request: TextRequest, sampling: Sampling) -> list[int]:
+def check_request(base: BaseModel, request: TextRequest, sampling: Sampling, *, where: str = "") -> list[int]:
     """The ids of the request's own text, with a BOS where it belongs after the prompt (for a mixture, after any component).
 
-    Raises ConfigError where there is nothing to continue, or text and new tokens do not fit the model's context.
+    where: what the error calls the text. Raises ConfigError where there is nothing to continue, or text and new tokens do not fit
+    the model's context.
     """
-    return list(_checked(base, request, sampling).ids)
+    return list(_checked(base, request, sampling, where).ids)
 
 
 def _text_ids(base: BaseModel, request: TextRequest) -> list[int]:
     return base.encode(request.text) if isinstance(request.text, str) else list(request.text)
 
 
-def _checked(base: BaseModel, request: TextRequest, sampling: Sampling) -> Request:
+def _checked(base: BaseModel, request: TextRequest, sampling: Sampling, where: str = "") -> Request:
     made = request_for(base, _text_ids(base, request), request.prompt, sampling, request.seed)
     check_room(
         made,
         widths(made, partial(prefix_length, base)),
         base.context_length,
-        where=f"TEXT {request.text[:30]!r}",
+        where=where or f"TEXT {request.text[:30]!r}",
         do="shorten the text or lower --max-tokens",
     )
     return made

@@ -1,8 +1,9 @@
 """Prefixes of soft prompts, and the texts that followed them, cached for the next request.
 
-The key is (fingerprint of the base model, content hash, placement, attention), never a name; then token ids. The least recently
-used entry is evicted first; a prefix that running rows use stays. Texts may take half of the budget, so that many conversations
-do not evict all prefixes. No operation costs more because more is cached.
+The key is (fingerprint of the base model, content hash, placement), never a name; for texts then attention and token ids, as text
+gives a prompt attention and no prefix depends on it. The least recently used entry is evicted first; a prefix that running rows
+use stays. Texts may take half of the budget, so that many conversations do not evict all prefixes. No operation costs more because
+more is cached.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sordino.engine.token_tree import TokenTree
 from sordino.prompts.attention import PLAIN, PromptAttention
 from sordino.prompts.prompt import Prompt
 
-Key = tuple[str, str, str, PromptAttention]
+Key = tuple[str, str, str]
 # Running a shorter text again costs less than caching it.
 WORTH_KEEPING = 32
 T = TypeVar("T")
@@ -26,14 +27,14 @@ T = TypeVar("T")
 def prefix_key(fingerprint: str, prompt: Prompt | None) -> Key:
     """fingerprint: the base model's."""
     if prompt is None:
-        return fingerprint, "", "", PLAIN
-    return fingerprint, prompt.content_hash, prompt.metadata.placement, prompt.metadata.attention
+        return fingerprint, "", ""
+    return fingerprint, prompt.content_hash, prompt.metadata.placement
 
 
 @dataclass(eq=False)
 class CachedPrefix(Generic[T]):
-    """The state after a soft prompt (no ids), or after it and a text. users: running rows that use it. last_use: a count of uses of
-    the whole cache.
+    """The state after a soft prompt (no ids), or after it and a text, to which it had this attention. users: running rows that use
+    it. last_use: a count of uses of the whole cache.
     """
 
     key: Key
@@ -42,6 +43,7 @@ class CachedPrefix(Generic[T]):
     bytes: int
     users: int = 0
     last_use: int = 0
+    attention: PromptAttention = PLAIN
 
 
 class PrefixCache(Generic[T]):
@@ -52,7 +54,7 @@ class PrefixCache(Generic[T]):
         self.bytes = self.hits = self.misses = self.evictions = self.text_hits = self.text_evictions = 0
         self._text_bytes = self._uses = 0
         self._prompts: dict[Key, CachedPrefix[T]] = {}
-        self._trees: dict[Key, TokenTree[CachedPrefix[T]]] = {}
+        self._trees: dict[tuple[Key, PromptAttention], TokenTree[CachedPrefix[T]]] = {}
         # What may be evicted, the least recently used first: prefixes without users, and texts.
         self._idle: OrderedDict[CachedPrefix[T], None] = OrderedDict()
         self._texts: OrderedDict[CachedPrefix[T], None] = OrderedDict()
@@ -78,12 +80,14 @@ class PrefixCache(Generic[T]):
         key: Key,
         ids: Sequence[int],
         usable: Callable[[CachedPrefix[T], int], bool] = lambda text, shared: True,
+        *,
+        attention: PromptAttention = PLAIN,
     ) -> tuple[CachedPrefix[T], int] | None:
         """The cached text after this soft prompt that shares most of its first ids with `ids`, and how many (1 or more).
 
         usable: whether a cached text can give its first `shared` ids. Of texts that share equally many, it is called for a few.
         """
-        if (tree := self._trees.get(key)) is None:
+        if (tree := self._trees.get((key, attention))) is None:
             return None
         found = next(((text, shared) for text, shared in tree.alike(ids) if usable(text, shared)), None)
         if found is not None:
@@ -115,17 +119,19 @@ class PrefixCache(Generic[T]):
         """Whether a text of so many bytes is not too large to cache."""
         return size <= self.budget // 2
 
-    def keep_text(self, key: Key, ids: Sequence[int], state: T, size: int) -> None:
+    def keep_text(
+        self, key: Key, ids: Sequence[int], state: T, size: int, *, attention: PromptAttention = PLAIN
+    ) -> None:
         """Cache a text after a soft prompt. It replaces cached texts that it continues."""
         ids = tuple(ids)
         if not ids or not self.would_keep(size):
             return
-        tree = self._trees.setdefault(key, TokenTree())
+        tree = self._trees.setdefault((key, attention), TokenTree())
         for other in tree.beginnings(ids):
             self._drop(other)
-        text = CachedPrefix(key, ids, state, size)
+        text = CachedPrefix(key, ids, state, size, attention=attention)
         # Again: dropping the last text of a soft prompt drops its tree.
-        self._trees.setdefault(key, tree).put(ids, text)
+        self._trees.setdefault((key, attention), tree).put(ids, text)
         self._use(text, self._texts)
         self.bytes += size
         self._text_bytes += size
@@ -158,7 +164,8 @@ class PrefixCache(Generic[T]):
             return
         del self._texts[entry]
         self._text_bytes -= entry.bytes
-        tree = self._trees[entry.key]
+        among = entry.key, entry.attention
+        tree = self._trees[among]
         tree.remove(entry.ids)
         if not tree:
-            del self._trees[entry.key]
+            del self._trees[among]

@@ -33,7 +33,7 @@ from sordino.evaluation.distance_plan import DistancePlan, JudgedCondition
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.scoring import Progress
-from sordino.forward.prefix import extend_prefixes
+from sordino.forward.longer import extend_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import encode_contexts
 from sordino.models.base_model import BaseModel

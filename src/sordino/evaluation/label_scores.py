@@ -24,9 +24,10 @@ from sordino.errors import DataError
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress
+from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import pack
-from sordino.forward.prefix import Prefixes, extend_prefixes, forward_rows, packable
+from sordino.forward.prefix import Prefixes, forward_rows, packable
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import context_groups, encode_contexts
 from sordino.models.base_model import BaseModel

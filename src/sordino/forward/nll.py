@@ -24,16 +24,9 @@ from torch.nn.functional import embedding_bag
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
+from sordino.forward.one_row import forward_as_one_row, one_row_pays
 from sordino.forward.output_head import Finish, finish_of
-from sordino.forward.prefix import (
-    Prefixes,
-    encode_and_forward,
-    encode_prefixes,
-    forward_as_one_row,
-    forward_rows,
-    one_row_pays,
-    packable,
-)
+from sordino.forward.prefix import Prefixes, encode_and_forward, encode_prefixes, forward_rows, packable
 from sordino.forward.rows import Rows, rows_from_examples
 from sordino.forward.small_matmul import times, widened
 from sordino.forward.weighting import Spans

@@ -15,7 +15,6 @@ Traps, each with a test in tests/parity:
   between prompt and text, which counts for sliding windows.
 - `DynamicCache()` without a config, made anew for every forward pass: `update` mutates it, and a cache made from the config
   crops keys at the sliding window.
-- Masks: see `masks`.
 - Gradient checkpointing inside transformers returns no cache: the cache's length is checked after every pass.
 """
 
@@ -33,20 +32,13 @@ from sordino.errors import ConfigError
 from sordino.forward import llama
 from sordino.forward.llama import Block
 from sordino.forward.llama_layers import runs
-from sordino.forward.masks import AttentionMasks, fused_masks, layer_masks, prompt_masks, row_masks
+from sordino.forward.masks import AttentionMasks, fused_masks, prompt_masks, row_masks
 from sordino.forward.rows import Rows
 from sordino.forward.weighting import Spans, prefix_bias
 
 # Families whose packed rows are proven equal to plain concatenation in tests/parity. Any other family runs one example a
 # row with transformers' own masks.
 PACKABLE_FAMILIES = frozenset({"llama", "gpt2", "gpt_neox", "gptj", "qwen3", "gemma3_text"})
-
-# What a data centre's GPU computes in the time it takes to launch one layer of modules, forward and back.
-_LAUNCHES_FLOP = 2e11
-# Padding up to this many positions is cheap; beyond, up to half of the texts' positions.
-_MORE_POSITIONS = 2048
-# Marks a prompt's positions among the examples' numbers; -1 is padding.
-_PROMPT = -2
 
 
 @dataclass(frozen=True)
@@ -117,15 +109,15 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor], spans: S
     check_spans(network, spans)
     if max(lengths) == 0:
         return _empty_prefixes(network, len(embeds))
-    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
+    embeds_KPD, positions_KP, padded_KP = side_by_side(network, embeds)
     bias_KPP = prefix_bias(lengths, spans, network.dtype, network.device)
     if has_fused_layers(network):
         block = _prompt_block(network, embeds_KPD, positions_KP, padded_KP, bias_KPP)
         hidden_KPD, layers = llama.decode(network, block)
     else:
         masks = _prompt_masks(network, positions_KP, padded_KP, bias_KPP)
-        hidden_KPD, cache = _forward(network, embeds_KPD, positions_KP, masks, None)
-        layers = _layers_of(cache)
+        hidden_KPD, cache = run_network(network, embeds_KPD, positions_KP, masks, None)
+        layers = layers_of(cache)
     return _prefixes(layers, hidden_KPD, lengths, spans)
 
 
@@ -138,13 +130,8 @@ def join_prefixes(parts: Sequence[Prefixes]) -> Prefixes:
         padded = []
         for part, side in zip(parts, sides, strict=True):
             # An empty prefix has no layers.
-            tensor_KHPC = (
-                side[layer]
-                if side
-                else like.keys_KHPC[layer].new_zeros(
-                    len(part.lengths), like.keys_KHPC[layer].shape[1], 0, like.keys_KHPC[layer].shape[3]
-                )
-            )
+            nothing = like.keys_KHPC[layer][:1, :, :0].expand(len(part.lengths), -1, -1, -1)
+            tensor_KHPC = side[layer] if side else nothing
             padded.append(torch.nn.functional.pad(tensor_KHPC, (0, 0, max(lengths) - tensor_KHPC.shape[2], 0)))
         return torch.cat(padded)
 
@@ -159,10 +146,13 @@ def forward_rows(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Te
     """Hidden states (after the final norm) [B, T, D] of the rows' tokens, each row with its prefix. Padded positions are noise."""
     if rows.ids_BT.shape[1] == 0 or not has_fused_layers(network):
         return forward_rows_cached(network, prefixes, rows)[0]
-    prefix = [
-        (_gathered(k, rows), _gathered(v, rows)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
-    ]
-    return llama.decode(network, _text_block(network, prefixes.lengths, prefixes.spans, rows), prefix)[0]
+
+    def of_rows(tensor_KHPC: Tensor) -> Tensor:
+        # One prefix of all rows stays [1, H, P, C].
+        return tensor_KHPC if tensor_KHPC.shape[0] == 1 else tensor_KHPC[rows.prompt_B]
+
+    prefix = [(of_rows(k), of_rows(v)) for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)]
+    return llama.decode(network, text_block(network, prefixes.lengths, prefixes.spans, rows), prefix)[0]
 
 
 def encode_and_forward(
@@ -174,72 +164,10 @@ def encode_and_forward(
         prefixes = encode_prefixes(network, embeds, spans)
         return prefixes, forward_rows(network, prefixes, rows)
     bias_KPP = prefix_bias(lengths, spans, network.dtype, network.device)
-    prompts = _prompt_block(network, *_side_by_side(network, embeds), bias_KPP)
-    text = _text_block(network, lengths, spans, rows)
+    prompts = _prompt_block(network, *side_by_side(network, embeds), bias_KPP)
+    text = text_block(network, lengths, spans, rows)
     hidden_KPD, hidden_BTD, layers = llama.decode_together(network, prompts, text, rows.prompt_B)
     return _prefixes(layers, hidden_KPD, lengths, spans), hidden_BTD
-
-
-def one_row_pays(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows, spans: Spans) -> bool:
-    """Whether to run a prompt in every row (`forward_as_one_row`) rather than once by itself.
-
-    A GPU waits for launches: those of one layer, forward and back, take as long as some hundred GFLOP (LOG.md). A CPU does not.
-    """
-    if network.device.type != "cuda" or not packable(network) or rows.ids_BT.shape[1] == 0 or any(spans):
-        return False
-    config: Any = network.config.get_text_config()
-    embedding: Any = network.get_input_embeddings()
-    layer_parameters = (network.num_parameters() - embedding.weight.numel()) / config.num_hidden_layers
-    width = max(int(e.shape[0]) for e in embeds)
-    more = (len(rows.prompt_B) - len(embeds)) * width
-    fits = more <= max(_MORE_POSITIONS, rows.ids_BT.numel() // 2)
-    return width > 0 and fits and 4 * layer_parameters * more <= _LAUNCHES_FLOP
-
-
-def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows: Rows) -> tuple[Tensor, Tensor]:
-    """As `encode_and_forward`, in one run through the model: every row has its own copy of its prompt ahead of its text.
-
-    Hidden states (after the final norm): [B, D] at the last position of each row's prompt, zeros without one; and [B, T, D].
-    """
-    lengths, device = tuple(int(e.shape[0]) for e in embeds), rows.ids_BT.device
-    embeds_KPD, positions_KP, padded_KP = _side_by_side(network, embeds)
-    text_BTD = network.get_input_embeddings()(rows.ids_BT)
-    width, both = embeds_KPD.shape[1], embeds_KPD.shape[1] + text_BTD.shape[1]
-    inputs_BSD = torch.cat([embeds_KPD[rows.prompt_B], text_BTD], dim=1)
-    positions_BS = torch.cat([positions_KP[rows.prompt_B], _positions(lengths, rows)], dim=1)
-    # Every later position sees a prompt; only its own example sees a text.
-    example_BS = torch.nn.functional.pad(rows.example_BT, (width, 0), value=_PROMPT)
-    prompt_BSP = ~padded_KP[rows.prompt_B][:, None, :].expand(-1, both, -1)
-    text_BST = example_BS[:, :, None] == rows.example_BT[:, None, :]
-    causal_SS = torch.ones(both, both, dtype=torch.bool, device=device).tril()
-    allowed_BSS = torch.cat([prompt_BSP, text_BST], dim=2) & causal_SS
-    masks = layer_masks(network, allowed_BSS, positions_BS[:, :, None] - positions_BS[:, None, :])
-    hidden_BSD, _ = _forward(network, inputs_BSD, positions_BS, masks, None)
-    filled_B = torch.tensor([length > 0 for length in lengths], device=device)[rows.prompt_B]
-    return hidden_BSD[:, width - 1] * filled_B[:, None], hidden_BSD[:, width:]
-
-
-def extend_prefixes(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> Prefixes:
-    """Each row's prefix and text as a new prefix, for texts that several continuations share. One example a row."""
-    if has_fused_layers(network) and rows.ids_BT.shape[1] > 0:
-        prefix = [
-            (
-                _gathered(k, rows).expand(len(rows.prompt_B), -1, -1, -1),
-                _gathered(v, rows).expand(len(rows.prompt_B), -1, -1, -1),
-            )
-            for k, v in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
-        ]
-        hidden_BTD, own = llama.decode(network, _text_block(network, prefixes.lengths, prefixes.spans, rows), prefix)
-        layers = [
-            (torch.cat([prefix[at][0], keys], dim=2), torch.cat([prefix[at][1], values], dim=2))
-            if prefix
-            else (keys, values)
-            for at, (keys, values) in enumerate(own)
-        ]
-    else:
-        hidden_BTD, cache = forward_rows_cached(network, prefixes, rows)
-        layers = _layers_of(cache)
-    return _left_aligned(layers, hidden_BTD, prefixes, rows)
 
 
 def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows) -> tuple[Tensor, DynamicCache]:
@@ -248,10 +176,10 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     if rows.ids_BT.shape[1] == 0:
         # Models cannot run zero tokens: they infer shapes from them.
         return prefixes.last_KD.new_empty(*rows.ids_BT.shape, prefixes.last_KD.shape[1]), cache
-    positions_BT = _positions(prefixes.lengths, rows)
+    positions_BT = positions_of(prefixes.lengths, rows)
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
-    return _forward(network, embeds_BTD, positions_BT, masks, cache)
+    return run_network(network, embeds_BTD, positions_BT, masks, cache)
 
 
 def packable(network: PreTrainedModel) -> bool:
@@ -275,7 +203,7 @@ def has_fused_layers(network: PreTrainedModel) -> bool:
     return packable(network) and not network.training and runs(network)
 
 
-def _forward(
+def run_network(
     network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache | None
 ) -> tuple[Tensor, DynamicCache]:
     if network.training and network.is_activation_checkpointing:
@@ -290,7 +218,7 @@ def _forward(
     return hidden, cache
 
 
-def _side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts padded on the left: inputs_embeds [K, P, D], position ids [K, P], and which positions are padding [K, P]."""
     device, dtype = network.device, network.dtype
     width = max(int(e.shape[0]) for e in embeds)
@@ -318,20 +246,20 @@ def _prompt_block(
     return Block(embeds_KPD, positions_KP, AttentionMasks(own=own))
 
 
-def _text_block(network: PreTrainedModel, lengths: Sequence[int], spans: Spans, rows: Rows) -> Block:
+def text_block(network: PreTrainedModel, lengths: Sequence[int], spans: Spans, rows: Rows) -> Block:
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
-    return Block(embeds_BTD, _positions(lengths, rows), fused_masks(lengths, spans, rows, network.dtype))
+    return Block(embeds_BTD, positions_of(lengths, rows), fused_masks(lengths, spans, rows, network.dtype))
 
 
-def _positions(lengths: Sequence[int], rows: Rows) -> Tensor:
+def positions_of(lengths: Sequence[int], rows: Rows) -> Tensor:
     """Position ids [B, T]: a token's place in its example, after its row's prefix."""
     lengths_K = torch.tensor(lengths, device=rows.offset_BT.device)
     return rows.offset_BT + lengths_K[rows.prompt_B][:, None]
 
 
-def _gathered(tensor_KHPC: Tensor, rows: Rows) -> Tensor:
-    """Each row's prefix [B, H, P, C]; one prefix stays [1, H, P, C]."""
-    return tensor_KHPC if tensor_KHPC.shape[0] == 1 else tensor_KHPC[rows.prompt_B]
+def in_each_row(tensor_KHPC: Tensor, prompt_B: Tensor) -> Tensor:
+    """Each row's prefix [B, H, P, C]; one prefix is not copied."""
+    return tensor_KHPC.expand(len(prompt_B), -1, -1, -1) if tensor_KHPC.shape[0] == 1 else tensor_KHPC[prompt_B]
 
 
 def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
@@ -339,49 +267,20 @@ def _gathered_cache(prefixes: Prefixes, prompt_B: Tensor) -> DynamicCache:
     cache = DynamicCache()
     if prefixes.width == 0:
         return cache
-    rows = prompt_B.shape[0]
     for layer, (keys, values) in enumerate(zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)):
-        if keys.shape[0] == 1:
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-        else:
-            cache.update(keys[prompt_B], values[prompt_B], layer)
+        cache.update(in_each_row(keys, prompt_B), in_each_row(values, prompt_B), layer)
     return cache
 
 
-def _layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
+def layers_of(cache: DynamicCache) -> list[tuple[Tensor, Tensor]]:
     # transformers' union of layer kinds has members without keys; a plain DynamicCache holds none of them.
     layers: list[Any] = list(cache.layers)
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def _left_aligned(
-    layers: Sequence[tuple[Tensor, Tensor]], hidden_BTD: Tensor, prefixes: Prefixes, rows: Rows
-) -> Prefixes:
-    """Prefixes from a cache, which holds a prefix padded on the left, then text padded on the right."""
-    device = rows.ids_BT.device
-    prefix_B = torch.tensor(prefixes.lengths, device=device)[rows.prompt_B]
-    text_B = (rows.example_BT >= 0).sum(dim=1)
-    total_B = prefix_B + text_B
-    place_BS = torch.arange(int(total_B.max()), device=device) - (total_B.max() - total_B)[:, None]
-    # The left padding of a prefix is skipped.
-    source_BS = (place_BS + (prefixes.width - prefix_B)[:, None]).clamp(min=0)
-
-    def aligned(tensor_BHSC: Tensor) -> Tensor:
-        index_BHSC = source_BS[:, None, :, None].expand(-1, tensor_BHSC.shape[1], -1, tensor_BHSC.shape[3])
-        return tensor_BHSC.gather(2, index_BHSC)
-
-    last_BD = prefixes.last_KD[rows.prompt_B].clone()
-    has_text_B = text_B > 0
-    last_BD[has_text_B] = hidden_BTD[has_text_B, text_B[has_text_B] - 1]
-    keys, values = zip(*((aligned(k), aligned(v)) for k, v in layers), strict=True) if layers else ((), ())
-    spans = tuple(prefixes.spans[k] for k in rows.prompt_B.tolist()) if prefixes.spans else ()
-    return Prefixes(keys, values, last_BD, tuple(total_B.tolist()), spans)
-
-
 def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
     embedding: Any = network.get_input_embeddings()
-    width = int(embedding.weight.shape[1])
-    last_KD = torch.zeros(count, width, device=network.device, dtype=network.dtype)
+    last_KD = torch.zeros(count, embedding.weight.shape[1], device=network.device, dtype=network.dtype)
     return Prefixes((), (), last_KD, (0,) * count)
 
 

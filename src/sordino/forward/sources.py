@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sordino.forward.longer import extend_prefixes
 from sordino.forward.placement import behind_bos, leading_ids, positions, prefix_embeds
-from sordino.forward.prefix import Prefixes, encode_prefixes, extend_prefixes, join_prefixes
+from sordino.forward.prefix import Prefixes, encode_prefixes, join_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.weighting import Spans, span_of
 from sordino.models.base_model import BaseModel

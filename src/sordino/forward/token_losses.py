@@ -12,10 +12,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import nll_of_rows
 from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
 from sordino.forward.placement import encode_prompts
-from sordino.forward.prefix import Prefixes, extend_prefixes, join_prefixes, packable
+from sordino.forward.prefix import Prefixes, join_prefixes, packable
 from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from sordino import formats
 from sordino.errors import SordinoError
@@ -34,6 +35,14 @@ class Entry:
     parts: tuple[Stated, ...] = ()
     revision: Hashable = ()
     source: Source | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """All that a scan knows of it; of a broken one, why."""
+        head = {"name": self.name, "path": str(self.path), "error": self.error}
+        if self.error:
+            return head
+        names = ("format", "kind", "components", "n_tokens", "d_model")
+        return head | {name: getattr(self, name) for name in names} | {"metadata": asdict(self.metadata)}
 
 
 def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:

@@ -18,12 +18,21 @@ from pathlib import Path
 import platformdirs
 
 from sordino import formats
-from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, SordinoError, StorageError
+from sordino.errors import (
+    BadInput,
+    DoesNotFit,
+    NameTaken,
+    NotInLibrary,
+    SoftPromptFileError,
+    SordinoError,
+    StorageError,
+)
 from sordino.library.entry import Entry, entry_of, may_pass, reason
 from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
 from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
+from sordino.prompts.fit import check_one_base
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -83,22 +92,33 @@ class Library:
             raise NotInLibrary("the file is gone", where=entry.name)
         return entry.source.open(Item(entry.name, entry.path, entry.revision))
 
-    def read_soft_prompts(self) -> tuple[dict[str, SoftPrompt], list[str]]:
-        """Every embedding prompt that can be read, by name, and why others cannot; other kinds are left out."""
+    def comparable_to(self, own: SoftPrompt) -> tuple[dict[str, SoftPrompt], list[str]]:
+        """Other embedding prompts of the same base model by name; and what was left out, a line each."""
         found: dict[str, SoftPrompt] = {}
-        broken = []
+        notes, others = [], 0
         for entry in self.scan():
             if entry.kind not in ("", SoftPrompt.kind):
                 continue
             try:
-                found[entry.name] = formats.read(self.open(entry))
+                prompt = formats.read(self.open(entry))
+                check_one_base([own, prompt], "compared")
+            except DoesNotFit:
+                others += 1
             except SordinoError as error:
-                broken.append(error.message)
-        return found, broken
+                notes.append(error.message)
+            else:
+                if prompt.content_hash != own.content_hash:
+                    found[entry.name] = prompt
+        return found, [*notes, *([f"Left out, as they were made for another base model: {others}."] if others else [])]
 
     def missing_folders(self) -> list[Path]:
         """Folders that do not exist: a typing error, or a drive that is not mounted."""
         return [folder for folder in self.folders if not os.path.isdir(folder)]
+
+    def absences(self) -> list[str]:
+        """A line for each of `missing_folders`."""
+        faults = {True: "is a file, not a folder", False: "does not exist"}
+        return [f"the library folder {path} {faults[path.is_file()]}" for path in self.missing_folders()]
 
     def other_files(self) -> list[Path]:
         """Files that may be soft prompts of another format: not entries until they are installed."""

@@ -35,14 +35,14 @@ class PromptAttention:
         if self.hold is not None and not (type(self.hold) is int and 1 <= self.hold <= MOST_HOLD):
             raise ConfigError(
                 "hold is out of range",
-                where="--hold",
+                where="hold",
                 expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
                 got=self.hold,
             )
         if type(self.strength) not in (int, float) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
             raise ConfigError(
                 "strength is out of range",
-                where="--strength",
+                where="strength",
                 expected=f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
                 got=self.strength,
             )

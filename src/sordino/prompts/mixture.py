@@ -219,29 +219,29 @@ def with_attention(
     """
     if isinstance(prompt, Mixture):
         count = len(prompt.components)
-        pairs = zip(_for_each("--hold", hold, count), _for_each("--strength", strength, count), strict=True)
+        pairs = zip(_for_each("hold", hold, count), _for_each("strength", strength, count), strict=True)
         changed: Any = [with_attention(part, *pair) for part, pair in zip(prompt.components, pairs, strict=True)]
         return replace(prompt, components=tuple(changed))
-    for flag, value in (("--hold", hold), ("--strength", strength)):
+    for name, value in (("hold", hold), ("strength", strength)):
         if isinstance(value, Sequence) and not isinstance(value, str):
-            raise ConfigError("a list is for a mixture's components", where=flag, do="give one value")
+            raise ConfigError("a list is for a mixture's components", where=name, do="give one value")
     attention = (PLAIN if prompt is None else prompt.metadata.attention).changed(hold, strength)  # type: ignore[arg-type]
     if prompt is None:
         if attention.plain:
             return None
         raise ConfigError(
             "there is no soft prompt to hold" if hold else "there is no soft prompt to strengthen",
-            where="--hold" if hold else "--strength",
+            where="hold" if hold else "strength",
             do="choose one, or leave this out",
         )
     return prompt if attention == prompt.metadata.attention else prompt.with_metadata(attention=attention)
 
 
-def _for_each(flag: str, value: Any, count: int) -> list[Any]:
+def _for_each(name: str, value: Any, count: int) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return [value] * count
     if len(value) != count:
-        raise ConfigError("not one value for each component", where=flag, expected=count, got=len(value))
+        raise ConfigError("not one value for each component", where=name, expected=count, got=len(value))
     return list(value)
 
 

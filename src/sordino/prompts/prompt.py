@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sordino.prompts.attention import PLAIN, PromptAttention
+
 if TYPE_CHECKING:
     from sordino.prompts.soft_prompt import BaseRef, Metadata
 
@@ -67,3 +69,7 @@ class Prompt(Protocol):
 
     def prefix(self, base: BaseRef, /) -> Vectors | KeysValues:
         """What stands for the prompt before a text of this base model. Raises DoesNotFit."""
+
+
+def attention_of(prompt: Prompt | None) -> PromptAttention:
+    return PLAIN if prompt is None else prompt.metadata.attention

@@ -19,7 +19,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sordino.errors import DoesNotFit
 from sordino.prompts.fit import check_one_base
 from sordino.prompts.soft_prompt import SoftPrompt
 
@@ -72,20 +71,6 @@ def ranked_sources(target: SoftPrompt, sources: Mapping[str, SoftPrompt]) -> lis
         for label, prompt in sources.items()
     ]
     return sorted(found, key=lambda one: (-one.per_token, one.label))
-
-
-def comparable(target: SoftPrompt, prompts: Mapping[str, SoftPrompt]) -> tuple[dict[str, SoftPrompt], int]:
-    """Those of the same base model, the target's own matrix left out, and how many are of another base model."""
-    found, left_out = {}, 0
-    for label, prompt in prompts.items():
-        try:
-            check_one_base([target, prompt], "compared")
-        except DoesNotFit:
-            left_out += 1
-        else:
-            if prompt.content_hash != target.content_hash:
-                found[label] = prompt
-    return found, left_out
 
 
 def _mean(rows_PD: NDArray[np.floating]) -> Floats:

@@ -5,41 +5,99 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from sordino.server.addresses import Access
+from sordino.errors import ConfigError, SordinoError
+from sordino.server.addresses import Access, address_of, near
 from sordino.server.app import create_app
+from sordino.server.options import ServedOptions
+from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
-from sordino.server.start import Models
+from sordino.server.start import Models, Opener
 
 if TYPE_CHECKING:
     from types import FrameType
 
+    from sordino.server.page.app import Page
+
 _LAST_EVENTS_SECONDS = 1.0
 
 
-def run_server(
-    listening: socket.socket,
-    serving: Serving | Idle,
-    models: Models,
-    access: Access,
-    page: Callable[[FastAPI], None] | None,
+@dataclass(frozen=True)
+class Service:
+    """A server before its first request. first: what it serves, by the user's name `name`. page: None where it has none."""
+
+    models: Models
+    first: Serving | Idle
+    name: str | None
+    page: Page | None
+
+    def run(
+        self, listening: socket.socket, access: Access, *, show_page: bool = False, on_stop: Callable[[], None]
+    ) -> None:
+        """Answer requests until a signal comes. show_page: in a browser. on_stop: is called at the first signal."""
+        if self.page is not None:
+            served = None if isinstance(self.first, Idle) else self.name
+            self.page.start(near(address_of(listening)) if show_page else None, served=served)
+        app = create_app(
+            self.first,
+            models=self.models,
+            page=self.page.add if self.page else None,
+            api_key=access.api_key,
+            allowed_hosts=access.allowed_hosts,
+            origins=access.origins,
+        )
+        _run(app, listening, self.models, on_stop)
+
+
+@contextmanager
+def service(
+    opener: Opener,
+    model: str,
+    served: ServedOptions,
+    api_key: str | None,
     *,
-    on_stop: Callable[[], None],
-) -> None:
-    """Answer requests until a signal comes. page: adds the web page's routes. on_stop: is called at the first signal."""
-    app = create_app(
-        serving,
-        models=models,
-        page=page,
-        api_key=access.api_key,
-        allowed_hosts=access.allowed_hosts,
-        origins=access.origins,
-    )
+    with_page: bool,
+    on_lost: Callable[[SordinoError], None],
+) -> Iterator[Service]:
+    """Open what is served. model: "" for the one that was served last, or without a page for the bundled one.
+
+    with_page: its packages must be installed. on_lost: called where the model that was served last can no longer be loaded, as
+    another can be chosen on the page. Raises SordinoError.
+    """
+    models = Models(opener.open, served.others)
+    idle = Idle(ServedPrompts(None, opener.library), opener.metrics, ServerLimits())
+    page = _page(models, idle, opener.runner, api_key) if with_page else None
+    remembered = page.remembered() if page is not None and not model else None
+    name = model or ("smollm2" if page is None else remembered)
+    if name is None and served.soft_prompt is not None:
+        raise ConfigError("a default soft prompt needs a model", where="--soft-prompt", do="add --model")
+    with closing(models), closing(page) if page else nullcontext():
+        first: Serving | Idle = idle
+        try:
+            first = idle if name is None else models.first(name)
+        except SordinoError as error:
+            if remembered is None:
+                raise
+            on_lost(error)
+        if served.soft_prompt is not None:
+            first.prompts.set_default(served.soft_prompt)
+        yield Service(models, first, name, page)
+
+
+def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page:
+    from sordino.server.page.app import Page
+
+    return Page(models, idle, runner, api_key)
+
+
+def _run(app: ASGIApp, listening: socket.socket, models: Models, on_stop: Callable[[], None]) -> None:
     config = uvicorn.Config(
         app,
         log_level="warning",

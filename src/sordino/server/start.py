@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
@@ -48,6 +49,25 @@ def opened(
         # Its memory is freed after this, so the backend must have ended, however long its last step takes.
         backend.stop(finish=False)
         metrics.forget(backend.counts)
+
+
+@dataclass(frozen=True)
+class Opener:
+    """Opens models by name. run: a model and its backend. runner: the backend that is asked for, for the page."""
+
+    run: Callable[[str], AbstractContextManager[tuple[DescribedModel, Backend]]]
+    library: Library
+    runner: str
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Serving]:
+        """Raises as `run`."""
+        with (
+            self.run(name) as (base, backend),
+            opened(base, backend, self.library, metrics=self.metrics) as serving,
+        ):
+            yield serving
 
 
 class Models:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from sordino.errors import ConfigError
@@ -98,6 +99,16 @@ class ReadingConfig:
 
 
 @dataclass(frozen=True)
+class TextPaths:
+    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker, most_text: as in `ReadingConfig`."""
+
+    data: tuple[Path, ...]
+    heldout: tuple[Path, ...] = ()
+    speaker: str | None = None
+    most_text: int = ReadingConfig.most_text
+
+
+@dataclass(frozen=True)
 class Description:
     """What a file says about itself, besides what is known of its training."""
 
@@ -159,9 +170,10 @@ class TrainConfig:
     )
     hold: int = setting(
         128,
-        "Tokens of text from which the prompt's share of attention is held, in training and in the file; 0: not held.",
+        "Tokens of text from which the prompt's share of attention is held, in training and in the file; 0 or off: not held.",
         low=0,
         high=MOST_HOLD,
+        zero="off",
         label="Hold the prompt's attention from this many tokens on",
     )
     context: float = setting(

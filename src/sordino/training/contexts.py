@@ -39,14 +39,17 @@ class Contexts:
     seed: int
 
     @staticmethod
-    def of(base: BaseModel, config: TrainConfig, train: Sequence[Example]) -> Contexts:
-        """Contexts as long as `config` says, or as the model's context has room for."""
+    def of(
+        base: BaseModel, config: TrainConfig, train: Sequence[Example], neutral: Sequence[int] | None = None
+    ) -> Contexts:
+        """As long as `config` says, and as the model's context has room for. neutral: `neutral_ids`, if they are known."""
         ending = base.encode(BREAK)
         room = base.context_length - config.tokens - config.row_tokens - len(ending) - 2
         longest = min(config.context_tokens, room) if config.context else 0
         if longest < 1:
             return Contexts((), (), (), 0.0, 0, config.seed)
-        return Contexts(neutral_ids(base), train, tuple(ending), config.context, longest, config.seed)
+        neutral = neutral_ids(base) if neutral is None else neutral
+        return Contexts(neutral, train, tuple(ending), config.context, longest, config.seed)
 
     def identity(self) -> dict[str, str]:
         """What must be the same when the run is resumed."""
@@ -75,6 +78,6 @@ class Contexts:
         return tuple(islice(chain.from_iterable(example.ids for example in following), length))
 
 
-def neutral_ids(base: BaseModel) -> tuple[int, ...]:
-    """The packaged neutral texts for training, one after another."""
-    return tuple(chain.from_iterable(base.encode(piece.text + BREAK) for piece in training_texts()))
+def neutral_ids(base: BaseModel, most: int | None = None) -> tuple[int, ...]:
+    """The packaged neutral texts for training, one after another; or their first `most` tokens."""
+    return tuple(islice(chain.from_iterable(base.encode(piece.text + BREAK) for piece in training_texts()), most))

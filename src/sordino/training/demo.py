@@ -9,11 +9,10 @@ from pathlib import Path
 from sordino.errors import BadInput
 from sordino.evaluation.config import EvaluateConfig
 from sordino.prompts.soft_prompt import Metadata
-from sordino.training.config import TrainConfig
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import Cost
 from sordino.training.job import Job
 from sordino.training.judging import PASSES_A_STEP, Judging
-from sordino.training.run import TextPaths
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"

@@ -64,6 +64,9 @@ class Form:
 
 def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
     """After BOS where the tokenizer writes one (the attention sink stays where it was), unless the settings say otherwise."""
+    if config.kind == "kv" and not base.bos_ids:
+        # Its keys are rotated for the positions that its file names.
+        return "start"
     return base.placement if config.placement == "auto" else config.placement
 
 
@@ -80,8 +83,8 @@ def form_of(base: BaseModel, config: TrainConfig) -> Form:
     placement, attention = placement_of(base, config), PromptAttention(config.hold) if held else PLAIN
     if config.kind == "embedding":
         return Form(placement, attention, base.embedding_rms)
-    embeds = PrefixSource(
-        base.embed(torch.tensor(neutral_ids(base)[:_MEASURED], device=base.device)), placement
-    ).embeds(base)
+    embeds = PrefixSource(base.embed(torch.tensor(neutral_ids(base, _MEASURED), device=base.device)), placement).embeds(
+        base
+    )
     with torch.no_grad():
         return Form(placement, attention, 1.0, KVUnits.of(encode_prefixes(base.network, [embeds])))

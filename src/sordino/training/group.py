@@ -21,7 +21,7 @@ from sordino.training.config import CALIBRATION, Calibration
 from sordino.training.events import HTML, Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, found_rate, read_texts
 from sordino.training.gradient import group_pass_tokens
-from sordino.training.job import Job, check_job, is_unwritten, job_from, store
+from sordino.training.job import Job, check_job, ending_of, is_unwritten, job_from, store
 from sordino.training.judging import judging_of
 from sordino.training.loop import Run, RunGroup, train_group
 from sordino.training.result import TrainResult, is_file_of, write_result
@@ -48,6 +48,22 @@ class Group:
     @property
     def first(self) -> Job:
         return next(iter(self.jobs.values()))
+
+
+def new_group(like: Job, named: Mapping[str, Path], out_dir: Path, *, fill_passes: bool = False) -> Group:
+    """Runs to files in `out_dir`, each on its own texts, and otherwise as `like`. `check_group` tells whether they can begin."""
+    together, ending = out_dir / FOLDER, ending_of(like.config.kind)
+    jobs = {
+        name: replace(
+            like,
+            texts=replace(like.texts, data=(path,)),
+            out=out_dir / f"{name}{ending}",
+            metadata=replace(like.metadata, name=name),
+            together=together,
+        )
+        for name, path in named.items()
+    }
+    return Group(jobs, together, fill_passes)
 
 
 def check_group(group: Group) -> None:

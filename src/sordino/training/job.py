@@ -12,17 +12,17 @@ from sordino.errors import BadInput, TrainingError
 from sordino.formats import read_single
 from sordino.library.library import open_library
 from sordino.library.names import ENDINGS, kind_of_name, without_ending
-from sordino.library.outputs import check_new
+from sordino.library.outputs import Outputs, check_new
 from sordino.models.files import absolute_name
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header
-from sordino.training.config import Kind, TrainConfig
+from sordino.training.config import Description, Kind, TextPaths, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
-from sordino.training.run import TextPaths, stored_texts
+from sordino.training.run import stored_texts
 
 SETTINGS = "settings.json"
 
@@ -53,11 +53,39 @@ class Job:
         return self.run or self.out.with_name(without_ending(self.out.name) + ".run")
 
 
-def distil_job(files: Sequence[Path], out: Path, model: str, metadata: Metadata, config: DistilConfig) -> Job:
-    """A run that learns what a long text does."""
+def train_job(
+    texts: TextPaths,
+    config: TrainConfig,
+    outputs: Outputs,
+    about: Description,
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Job:
+    """A run on texts, to a file that is by default called as they are, in the working directory.
+
+    `check_job` tells whether it can begin.
+    """
+    nothing = Path(f"none{ending_of(config.kind)}")
+    out = outputs.target or (default_out(texts.data[0], config.kind) if texts.data else nothing)
+    metadata, samples = about.metadata(outputs.name or without_ending(out.name)), not about.no_samples
+    return Job(texts, out, model, metadata, config, device, dtype, samples=samples, overwrite=outputs.overwrite)
+
+
+def distil_job(
+    files: Sequence[Path],
+    config: DistilConfig,
+    outputs: Outputs,
+    about: Description,
+    model: str,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Job:
+    """A run that learns what a long text does: of files, and of `config.text`."""
     if config.openings:
         config = replace(config, openings=str(Path(config.openings).resolve()))
-    return Job(TextPaths(tuple(files)), out, model, metadata, config.for_loop(), distil=config)
+    job = train_job(TextPaths(tuple(files)), config.for_loop(), outputs, about, model, device, dtype)
+    return replace(job, distil=config)
 
 
 def default_out(data: Path, kind: Kind) -> Path:

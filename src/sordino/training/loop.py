@@ -18,48 +18,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
-from sordino.errors import DataError, Diverged
+from sordino.errors import Diverged
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.soft_prompt import Metadata
-from sordino.texts.examples import Example
-from sordino.training.checkpoint import Snapshot, load_checkpoint, load_group, save_checkpoint, save_group
-from sordino.training.config import TrainConfig
-from sordino.training.contexts import Contexts
-from sordino.training.events import METRICS, E, Event, Finished, Lost, MetricsFile, Sample, Step, Validation
-from sordino.training.form import form_of
+from sordino.training.checkpoint import load_checkpoint, load_group, save_checkpoint, save_group
+from sordino.training.contexts import neutral_ids
+from sordino.training.events import Event, Lost, Step, Validation
 from sordino.training.gradient import MEAN_NLL, Batch, Loss
-from sordino.training.parameters import fold
-from sordino.training.schedule import batch_at, hash_of, learning_rate, spread_within
-from sordino.training.state import Progress, new_state, set_rate, update_average
+from sordino.training.members import Member, samples_of
+from sordino.training.members import Run as Run
+from sordino.training.members import TrainSet as TrainSet
+from sordino.training.schedule import learning_rate
+from sordino.training.state import set_rate, update_average
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
 
 CHECKPOINT_SECONDS = 15.0
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
-
-
-@dataclass(frozen=True)
-class TrainSet:
-    """The examples of a run and the hash of the texts they came from."""
-
-    train: Sequence[Example]
-    validation: Sequence[Example]
-    data_hash: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its texts, settings, folder and first matrix. name: no other run's of its group."""
-
-    name: str
-    data: TrainSet
-    config: TrainConfig
-    folder: Path
-    start_PD: Tensor
 
 
 # From (step, validation loss of every run that was evaluated at it) to the names of the runs that end there. It is called again
@@ -126,10 +101,11 @@ def train_group(
     Raises DataError, OutOfMemory, StorageError, TrainingError.
     """
     base = strategy.place(base)
-    members = {run.name: _Member(base, run) for run in group.runs}
+    neutral = neutral_ids(base) if any(run.config.context for run in group.runs) else ()
+    members = {run.name: Member(base, run, neutral) for run in group.runs}
     snapshots = {name: member.snapshot for name, member in members.items()}
 
-    def store(over: Collection[_Member]) -> None:
+    def store(over: Collection[Member]) -> None:
         for member in over if group.folder is not None else members.values():
             save_checkpoint(member.snapshot)
         if group.folder is not None:
@@ -149,12 +125,12 @@ def train_group(
     pass_tokens = min(run.config.pass_tokens for run in group.runs)
     saved_at = time.monotonic()
 
-    def save(over: Collection[_Member]) -> None:
+    def save(over: Collection[Member]) -> None:
         for member in (*over, *going):
             member.flush()
         store(over)
 
-    def validate(due: Sequence[_Member]) -> list[float]:
+    def validate(due: Sequence[Member]) -> list[float]:
         batches = [Batch(m.form.source(m.state.average_PD), m.validation, m.progress.step) for m in due]
         with memory_errors("training", LOWER):
             return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
@@ -178,7 +154,7 @@ def train_group(
         batches = [member.batch(step) for member in going]
         with memory_errors("training", LOWER):
             losses = group.loss.backward(base, batches, pass_tokens, strategy)
-        stepped: list[tuple[_Member, Step]] = []
+        stepped: list[tuple[Member, Step]] = []
         lost: dict[str, Lost] = {}
         for member, loss, batch in zip(going, losses, batches, strict=True):
             norm = float(torch.nn.utils.clip_grad_norm_(member.state.parameters.values(), member.config.clip))
@@ -204,7 +180,7 @@ def train_group(
         for member in due:
             best = member.take(step, measured[member.name])
             yield member.name, member.record(Validation(step, measured[member.name], best))
-        for member, sample in _samples(base, [m for m in alive if step % m.config.sample_interval == 0], step):
+        for member, sample in samples_of(base, [m for m in alive if step % m.config.sample_interval == 0], step):
             yield member.name, member.record(sample)
         pruned = group.prune(step, measured) if measured else ()
         for member in alive:
@@ -227,82 +203,3 @@ def train_group(
             for member in going:
                 yield member.name, member.finished("stopped")
             return
-
-
-class _Member:
-    """A run during training: what it was given, its state, and its metrics."""
-
-    def __init__(self, base: BaseModel, run: Run) -> None:
-        run.config.check_room(base.context_length)
-        if not run.data.train:
-            raise DataError("there is nothing to train on", where=run.name or "DATA", got="no example")
-        self.run, self.name, self.config = run, run.name, run.config
-        self.form = form_of(base, run.config)
-        self.contexts = Contexts.of(base, run.config, run.data.train)
-        self.validation = spread_within(run.data.validation, run.config.validation_tokens)
-        self.state = new_state(run.start_PD, run.config, self.form.unit)
-        identity = {
-            "base model": base.fingerprint,
-            "number type": str(base.dtype),
-            "device": base.device.type,
-            "data": run.data.data_hash,
-            "order of the texts": hash_of(run.data.train),
-            **self.contexts.identity(),
-        }
-        self.snapshot = Snapshot(run.folder, self.state, run.config, identity)
-        self.metrics: MetricsFile | None = None
-
-    @property
-    def progress(self) -> Progress:
-        return self.state.progress
-
-    def batch(self, step: int) -> Batch:
-        """What a step trains on."""
-        source = self.form.source(fold(self.state.parameters), self.contexts.at(step))
-        return Batch(source, batch_at(self.run.data.train, step, self.config), step)
-
-    def open_metrics(self) -> None:
-        """Called once the state is loaded: what was written after that state is cut off."""
-        self.metrics = MetricsFile(self.run.folder / METRICS, self.progress.metrics_bytes)
-
-    def record(self, event: E) -> E:
-        return event if self.metrics is None else self.metrics.add(event)
-
-    def flush(self) -> None:
-        if self.metrics is not None:
-            self.progress.metrics_bytes = self.metrics.flush()
-
-    def evaluates_at(self, step: int) -> bool:
-        return bool(self.validation) and (step % self.config.evaluation_interval == 0 or step == self.config.steps)
-
-    def take(self, step: int, loss: float) -> bool:
-        """Whether this validation loss is the best so far; if so keep the average. After `patience` worse ones the run is over."""
-        progress, best = self.progress, loss < self.progress.best_loss
-        progress.bad = 0 if best else progress.bad + 1
-        if best:
-            progress.best_loss, progress.best_step = loss, step
-            self.state.best_PD.copy_(self.state.average_PD)
-        if self.config.patience and progress.bad >= self.config.patience:
-            progress.finished = "early"
-        return best
-
-    def finished(self, why: str = "") -> Finished:
-        result_PD = self.state.best_PD if self.validation else self.state.average_PD
-        return Finished(result_PD.clone(), why or self.progress.finished, self.progress)
-
-
-def _samples(base: BaseModel, due: Sequence[_Member], step: int) -> Iterator[tuple[_Member, Sample]]:
-    """Continuations by the runs' prompts as they are now; runs with equal `sample_tokens` share a batch."""
-    for tokens in sorted({member.config.sample_tokens for member in due}):
-        alike = [member for member in due if member.config.sample_tokens == tokens]
-        requests = [
-            TextRequest(
-                member.config.sample_text,
-                member.form.prompt(member.state.average_PD, Metadata()),
-                member.config.seed,
-            )
-            for member in alike
-        ]
-        texts = complete(base, requests, Sampling(max_tokens=tokens))
-        for member, text in zip(alike, texts, strict=True):
-            yield member, Sample(step, member.config.sample_text, text)

@@ -33,8 +33,8 @@ from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import Reading, read_pieces
 from sordino.texts.sampling import Sample
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import CALIBRATION, Calibration, ReadingConfig, TrainConfig
-from sordino.training.contexts import Contexts
+from sordino.training.config import CALIBRATION, Calibration, ReadingConfig, TextPaths, TrainConfig
+from sordino.training.contexts import Contexts, neutral_ids
 from sordino.training.events import Cost, Finished, OnEvent, Working, nobody
 from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
@@ -49,24 +49,17 @@ from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted,
 SAMPLE_WORDS = 8
 
 
-@dataclass(frozen=True)
-class TextPaths:
-    """Where a run's texts are. heldout: empty to hold out a part of `data`. speaker, most_text: as in `ReadingConfig`."""
-
-    data: tuple[Path, ...]
-    heldout: tuple[Path, ...] = ()
-    speaker: str | None = None
-    most_text: int = ReadingConfig.most_text
-
-    def read(self, paths: Sequence[Path], ends: Collection[str], seed: int, on_event: OnEvent = nobody) -> Reading:
-        """All of `paths`, or a sample by the seed. ends: the base model's end markers. Raises as `read_pieces`."""
-        return read_pieces(
-            paths,
-            speaker=self.speaker,
-            ends=ends,
-            sample=Sample(self.most_text * 1_000_000, seed),
-            progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
-        )
+def read_texts(
+    texts: TextPaths, paths: Sequence[Path], ends: Collection[str], seed: int, on_event: OnEvent = nobody
+) -> Reading:
+    """All of `paths`, or a sample by the seed. ends: the base model's end markers. Raises as `read_pieces`."""
+    return read_pieces(
+        paths,
+        speaker=texts.speaker,
+        ends=ends,
+        sample=Sample(texts.most_text * 1_000_000, seed),
+        progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
+    )
 
 
 def stored_texts(stored: Mapping[str, Any]) -> TextPaths:
@@ -125,8 +118,8 @@ def prepare(
     """
     config.check_room(base.context_length)
     seed = config.seed if split_seed is None else split_seed
-    reading = texts.read(texts.data, base.end_markers, seed, on_event)
-    held = texts.read(texts.heldout, base.end_markers, seed, on_event) if texts.heldout else None
+    reading = read_texts(texts, texts.data, base.end_markers, seed, on_event)
+    held = read_texts(texts, texts.heldout, base.end_markers, seed, on_event) if texts.heldout else None
     on_event(Working("Splitting the texts"))
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
     train = make_examples(
@@ -224,7 +217,8 @@ def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
     base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
     forms = [form_of(base, run.config) for run in runs]
-    contexts = [Contexts.of(base, run.config, run.data.train) for run in runs]
+    neutral = neutral_ids(base) if any(run.config.context for run in runs) else ()
+    contexts = [Contexts.of(base, run.config, run.data.train, neutral) for run in runs]
     pass_tokens = min(run.config.pass_tokens for run in runs)
     samples = [list(run.data.validation[:8]) or list(run.data.train[:8]) for run in runs]
 

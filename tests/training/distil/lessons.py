@@ -8,9 +8,9 @@ import torch
 
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata
+from sordino.training.config import TextPaths
 from sordino.training.distil.config import DistilConfig
 from sordino.training.job import Job
-from sordino.training.run import TextPaths
 from tests.tiny_models import tiny_base
 
 WORDS = "The keeper wrote of the sea and of the lamp, and the ship was late."

@@ -144,8 +144,7 @@ class LlamaContext:
         found = np.empty((len(id_N), self.d_model), np.float32)
         for start in range(0, len(id_N), batch):
             ids = id_N[start : start + batch]
-            count = len(ids)
-            places = range(start, start + count)
+            count, places = len(ids), range(start, start + len(ids))
             self._decode(self._buffers.filled(ids, None, places, [0] * count, [True] * count), self._reader)
             pointer = c.llama_get_embeddings(self._reader)
             found[start : start + count] = np.ctypeslib.as_array(pointer, (count, self.d_model))

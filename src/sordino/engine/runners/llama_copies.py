@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from sordino.engine.runners.runner import Span
 from sordino.forward.weighting import SINK
-from sordino.prompts.attention import PLAIN, PromptAttention
-from sordino.prompts.prompt import Prompt
-
-
-def attention_of(prompt: Prompt | None) -> PromptAttention:
-    return PLAIN if prompt is None else prompt.metadata.attention
+from sordino.prompts.attention import PromptAttention
+from sordino.prompts.prompt import Prompt, attention_of
 
 
 def copies_for(attention: PromptAttention, tokens: int) -> int:

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache, prefix_key
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.llama_copies import attention_of, by_copies, cells_of
-from sordino.engine.runners.llama_keys_values import with_keys_values
+from sordino.engine.runners.llama_copies import by_copies, cells_of
+from sordino.engine.runners.llama_prompts import LlamaPrompts
 from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
-from sordino.engine.runners.runner import Span, overflowing, text_alone
+from sordino.engine.runners.runner import Span, text_alone
 from sordino.errors import ConfigError, ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.forward.weighting import SINK
@@ -34,14 +34,8 @@ from sordino.models.description import DescribedModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import GATE_TOKENS
-from sordino.prompts.prompt import KeysValues, Prompt, Vectors
+from sordino.prompts.prompt import Prompt, attention_of
 from sordino.prompts.soft_prompt import SoftPrompt
-
-# Norms square what they are given, in float32.
-_LARGEST = 1e15
-
-# llama.cpp's cache holds float16.
-_LARGEST_CACHED = float(np.finfo(np.float16).max)
 
 
 @dataclass(eq=False)
@@ -74,7 +68,7 @@ class GgufRunner:
                 expected=f"{model.d_model} wide, {model.vocab_size} words",
                 got=f"{context.d_model} wide, {context.vocab_size} words",
             )
-        self.model, self.context = model, context
+        self.model, self.context, self._prompts = model, context, LlamaPrompts(model, context)
         # A heap: the lowest is taken first.
         self._free = list(range(context.sequences))
         self._rows: dict[int, _LlamaRow] = {}
@@ -175,7 +169,7 @@ class GgufRunner:
             return logits_WV
         found = dict(zip(ran, logits_WV, strict=True))
         return np.stack(
-            [found[span.number] if span.ids else self._behind_prefix(span.number) for span in spans if span.wanted]
+            [found[span.number] if span.ids else self._first(self._rows[span.number]) for span in spans if span.wanted]
         )
 
     def close(self, number: int, ids: Sequence[int]) -> None:
@@ -185,7 +179,8 @@ class GgufRunner:
             # Without memory for it, or where llama.cpp cannot save it, it is not cached.
             with suppress(OutOfMemory, ModelError), memory_errors("keeping a text", "lower --prefix-memory"):
                 state = self.context.saved(row.sequence)
-                self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes)
+                attention = attention_of(row.prompt)
+                self._cache.keep_text(row.prefix.key, ids[:done], state, state.nbytes, attention=attention)
         self._give_back(row.sequence)
         self._cache.release(row.prefix)
 
@@ -225,21 +220,20 @@ class GgufRunner:
         self.context.cut(row.sequence, 0)
         return True
 
-    def _leading(self, prompt: Prompt | None) -> tuple[int, ...]:
-        """The ids ahead of the vectors."""
-        return self.model.bos_ids[: self.prefix_length(prompt) - (prompt.n_tokens if prompt else 0)]
-
     def _begin(self, row: _LlamaRow, ids: Sequence[int]) -> int:
         """Restore a cached text into a row that holds its soft prompt: how many of `ids` it has."""
         # The last token runs in any case: its logits are wanted.
-        found = self._cache.longest(row.prefix.key, ids[:-1], lambda text, shared: self._restorable(row, text, shared))
+        attention = attention_of(row.prompt)
+        found = self._cache.longest(
+            row.prefix.key, ids[:-1], lambda text, shared: self._restorable(row, text, shared), attention=attention
+        )
         if found is None:
             return 0
         text, shared = found
         self.context.restore(row.sequence, text.state)
         self.context.cut(row.sequence, row.width + shared)
         row.length = row.width + shared
-        if not attention_of(row.prompt).plain:
+        if not attention.plain:
             # As many as its end needed.
             row.copies = 0
         return shared
@@ -252,7 +246,7 @@ class GgufRunner:
         key = prefix_key(self.model.fingerprint, prompt)
         cached = self._cache.prompt(key)
         if cached is None:
-            self._encode(prompt, sequence)
+            self._prompts.encode(prompt, sequence)
             state = self.context.saved(sequence) if width else np.empty(0, np.uint8)
             return self._cache.keep_prompt(key, state, state.nbytes), 1
         # Beyond a sliding window a row has lost cells of its prefix.
@@ -269,49 +263,10 @@ class GgufRunner:
             raise
         return cached, 1 if other is None else other.copies
 
-    def _encode(self, prompt: Prompt | None, sequence: int) -> None:
-        content = None if prompt is None else prompt.prefix(self.model.ref)
-        # All rows attend over one pool of cells, where no mask hides a value that is not finite: so it is refused before it runs.
-        if prompt is not None and _largest(content) > (
-            _LARGEST_CACHED if isinstance(content, KeysValues) else _LARGEST
-        ):
-            raise overflowing(prompt)
-        leading = self._leading(prompt)
-        if leading:
-            places = range(len(leading))
-            self.context.run_ids(leading, places, [sequence] * len(leading), [False] * len(leading))
-        if prompt is None or content is None:
-            return
-        places = range(len(leading), len(leading) + prompt.n_tokens)
-        if isinstance(content, KeysValues):
-            self._place(content, places, sequence)
-            return
-        logits_1V = self.context.run_embeds(content, places, sequence, wanted=True)
-        if not np.isfinite(logits_1V).all():
-            raise overflowing(prompt)
-
-    def _place(self, content: KeysValues, places: range, sequence: int) -> None:
-        """Give a sequence keys and values at these positions: any tokens run there, and their numbers are replaced."""
-        self.context.run_ids([0] * len(places), places, [sequence] * len(places), [False] * len(places))
-        windowed = self.model.windowed if self.context.window else None
-        saved, first = self.context.saved(sequence), places.start
-        state = with_keys_values(saved, content, self.context.architecture, first=first, windowed=windowed)
-        self.context.cut(sequence, 0)
-        self.context.restore(sequence, state)
-
-    def _behind_prefix(self, number: int) -> NDArray[np.float32]:
-        """The logits [V] of a row without text: the last position of its prefix runs once more."""
-        row = self._rows[number]
+    def _first(self, row: _LlamaRow) -> NDArray[np.float32]:
+        """The logits [V] of a row without text."""
         self._weigh(row, 1)
-        last = row.width - 1
-        self.context.cut(row.sequence, last)
-        if row.prompt is None:
-            logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [row.sequence], [True])
-        else:
-            vectors = row.prompt.prefix(self.model.ref)
-            assert not isinstance(vectors, KeysValues), "refused when the row was opened"
-            logits_1V = self.context.run_embeds(vectors[-1:], [last], row.sequence, wanted=True)
-        return logits_1V.reshape(-1)
+        return self._prompts.logits_behind(row.prompt, row.sequence)
 
     def _restorable(self, row: _LlamaRow, text: CachedPrefix[SavedState], shared: int) -> bool:
         """Whether the beginning of a cached text can be restored: the whole must find cells for a moment, before it is cut.
@@ -322,11 +277,3 @@ class GgufRunner:
         if not self._has_room(row.room, cells_of(row.prompt, row.width, whole)):
             return False
         return window == 0 or shared == len(text.ids) or whole <= window
-
-
-def _largest(content: Vectors | KeysValues | None) -> float:
-    """The largest magnitude of a prompt's numbers."""
-    if content is None:
-        return 0.0
-    arrays = (*content.keys_LHPC, *content.values_LHPC) if isinstance(content, KeysValues) else (content,)
-    return max(float(np.abs(array).max()) for array in arrays)

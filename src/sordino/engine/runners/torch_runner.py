@@ -28,12 +28,13 @@ from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.nll import head_of
 from sordino.forward.placement import encode_prompts, prefix_length, span_in
-from sordino.forward.prefix import Prefixes, encode_prefixes, has_fused_layers, packable
+from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, has_fused_layers, packable
 from sordino.forward.weighting import PromptSpan
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
+from sordino.prompts.attention import PLAIN
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.prompt import Prompt
+from sordino.prompts.prompt import Prompt, attention_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
 UNLIMITED = 1 << 62
@@ -128,10 +129,10 @@ class TorchRunner:
         # First: a request that waits for room comes here at every step.
         if not self._key_values.fits(width + len(ids)):
             return None
-        prefix = self._prefix(prompt)
+        prefix, attention = self._prefix(prompt), attention_of(prompt)
         front, shared = prefix.state.planes, 0
         # The last token runs in any case: its logits are wanted.
-        if (found := self._cache.longest(prefix.key, ids[:-1])) is not None:
+        if (found := self._cache.longest(prefix.key, ids[:-1], attention=attention)) is not None:
             text, shared = found
             assert text.state.planes is not None
             front = tuple(plane[:, :, : width + shared] for plane in text.state.planes)
@@ -175,7 +176,8 @@ class TorchRunner:
             # Without memory for it, it is not cached.
             with suppress(OutOfMemory), memory_errors("keeping a text", self._advice):
                 state = _PrefixState(self._key_values.take(number))
-                self._cache.keep_text(row.prefix.key, ids[:done], state, state.bytes)
+                attention = row.prompt.attention if row.prompt else PLAIN
+                self._cache.keep_text(row.prefix.key, ids[:done], state, state.bytes, attention=attention)
         self._key_values.close(number, spoiled=not ids)
         self._cache.release(row.prefix)
 
@@ -189,6 +191,8 @@ class TorchRunner:
         """A soft prompt's keys and values, from the cache or encoded now, with one user more."""
         if prompt is not None:
             self.base.check_fit(prompt, force=True)
+            # Cached without hold, it is not encoded, which checks this too.
+            check_spans(self.base.network, (span_in(self.base, prompt),))
         key = self._key(prompt)
         # One that was encoded ahead has its first user already.
         if (ahead := self._ahead.pop(key, None)) is not None:

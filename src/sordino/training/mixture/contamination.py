@@ -16,7 +16,8 @@ from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.texts.overlap import overlap_lines
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.splits import split_pieces
-from sordino.training.run import TextPaths
+from sordino.training.config import TextPaths
+from sordino.training.run import read_texts
 
 
 def contaminated_components(
@@ -33,7 +34,7 @@ def contaminated_components(
 
     @cache
     def pieces_of(part: Sequence[Path], seed: int) -> Sequence[Piece]:
-        return texts.read(part, ends, seed).pieces
+        return read_texts(texts, part, ends, seed).pieces
 
     judged = set(map(digest, heldout))
     lines = []

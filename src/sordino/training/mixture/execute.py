@@ -14,6 +14,7 @@ from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, PlacementName
+from sordino.training.config import TextPaths
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.components import component_form, component_of
@@ -22,7 +23,6 @@ from sordino.training.mixture.contamination import contaminated_components
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare
 from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_apart, train_jointly
 from sordino.training.mixture.picture import report_figure
-from sordino.training.run import TextPaths
 
 Labelled = Sequence[tuple[str, SinglePrompt]]
 

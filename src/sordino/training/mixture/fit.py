@@ -28,12 +28,12 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import ReadingConfig
+from sordino.training.config import ReadingConfig, TextPaths
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, MixtureReport, measure, summary
-from sordino.training.run import TextPaths
+from sordino.training.run import read_texts
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def prepare(
 ) -> MixtureTexts:
     """Read the texts, split them, cut them into examples. speaker, most_text: as in `ReadingConfig`. Raises DataError."""
     texts = TextPaths(tuple(paths), tuple(heldout or ()), speaker, most_text)
-    reading = texts.read(texts.data, base.end_markers, config.seed)
-    held = texts.read(texts.heldout, base.end_markers, config.seed) if heldout else None
+    reading = read_texts(texts, texts.data, base.end_markers, config.seed)
+    held = read_texts(texts, texts.heldout, base.end_markers, config.seed) if heldout else None
     splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
     notes = [*reading.notes, *(held.notes if held else ())]
 

@@ -23,13 +23,13 @@ from sordino.models.files import absolute_name
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.config import RATES
+from sordino.training.config import RATES, TextPaths
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
 from sordino.training.job import Job, check_start, ending_of
 from sordino.training.judging import judging_of
 from sordino.training.result import write_result
-from sordino.training.run import TextPaths, estimate_group, stored_texts
+from sordino.training.run import estimate_group, stored_texts
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner

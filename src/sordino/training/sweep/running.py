@@ -21,6 +21,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.texts.pieces import Piece
 from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.config import TextPaths
 from sordino.training.events import Finished, Validation
 from sordino.training.execute import ShouldStop
 from sordino.training.form import form_of
@@ -29,7 +30,7 @@ from sordino.training.group import OnGroupEvent
 from sordino.training.job import read_prompt
 from sordino.training.loop import Prune, Run, RunGroup, train_group
 from sordino.training.report import read_events
-from sordino.training.run import PreparedRun, TextPaths, prepare, with_settings
+from sordino.training.run import PreparedRun, prepare, with_settings
 from sordino.training.sweep.grid import Choice, Spec
 from sordino.training.sweep.halving import halving
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome

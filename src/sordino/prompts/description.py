@@ -1,4 +1,4 @@
-"""What the commands say about soft prompts and entries of the library."""
+"""What is known of a prompt, as JSON and for people."""
 
 from __future__ import annotations
 
@@ -6,17 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sordino.cli.console import one_line, shortened
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata
-
-if TYPE_CHECKING:
-    from sordino.library.entry import Entry
-
-_DESCRIPTION_IN_LIST = 60
 
 
 def shape(prompt: StoredPrompt) -> str:
@@ -45,38 +39,6 @@ def sizes(prompt: StoredPrompt) -> dict[str, Any]:
         for component, weight in zip(prompt.components, prompt.weights_K, strict=True)
     ]
     return known | {"rule": prompt.rule, "gate": prompt.gate is not None, "components": components}
-
-
-def entry_as_json(entry: Entry) -> dict[str, Any]:
-    """All that a scan knows of an entry; of a broken one, why."""
-    head = {"name": entry.name, "path": str(entry.path), "error": entry.error}
-    if entry.error:
-        return head
-    return head | {
-        "format": entry.format,
-        "kind": entry.kind,
-        "components": entry.components,
-        "n_tokens": entry.n_tokens,
-        "d_model": entry.d_model,
-        "metadata": asdict(entry.metadata),
-    }
-
-
-def entry_as_row(entry: Entry) -> tuple[str, str, str, str, str]:
-    """name, tokens, width, made for, description: the cells of `sordino list`."""
-    if entry.error:
-        return one_line(entry.name), "", "", "", f"cannot be read: {one_line(entry.error)}"
-    return (
-        one_line(entry.name),
-        f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{_attention(entry.metadata)}",
-        "KV" if entry.kind == KVPrompt.kind else str(entry.d_model),
-        one_line(_made_for_whom(entry.metadata)),
-        shortened(entry.metadata.description, _DESCRIPTION_IN_LIST),
-    )
-
-
-def _made_for_whom(metadata: Metadata) -> str:
-    return metadata.base.id or metadata.base.family or ", ".join(metadata.supported)
 
 
 def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, str]]:
@@ -110,16 +72,16 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
 
 def _component_lines(mixture: Mixture) -> Iterator[str]:
     for index, (component, weight) in enumerate(zip(mixture.components, mixture.weights_K, strict=True)):
-        name = one_line(component.metadata.name) or f"component {index}"
+        name = _one_line(component.metadata.name) or f"component {index}"
         yield f"{weight:.3f}  {name} ({shape(component)}, {_placement(component)}, hash {component.content_hash[:16]})"
 
 
 def _placement(prompt: SinglePrompt) -> str:
     known = prompt.metadata
-    return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{_attention(known)}"
+    return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{attended(known)}"
 
 
-def _attention(known: Metadata) -> str:
+def attended(known: Metadata) -> str:
     """`, hold 128, strength 2`; nothing where it is plain."""
     return "" if known.attention.plain else f", {known.attention}"
 
@@ -141,4 +103,8 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
     else:
-        yield key, one_line(value if isinstance(value, str) else json.dumps(value))
+        yield key, _one_line(value if isinstance(value, str) else json.dumps(value))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
