@@ -51,6 +51,7 @@ class Calibration:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
 
@@ -84,6 +85,9 @@ class ReadingConfig:
         label="In chat logs: whose turns",
     )
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -96,6 +100,9 @@ class Description:
     rating: Literal["", "general", "mature", "explicit"] = setting("", "Who it is for.", label="Rating")
 
     no_samples: bool = setting(False, "Keep sample texts out of the file.", label="Keep samples out of the file")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def metadata(self, name: str) -> Metadata:
         tags = tuple(tag.strip() for tag in self.tags.split(",") if tag.strip())
