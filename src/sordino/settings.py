@@ -6,8 +6,9 @@ text stands in one place. Modules that define settings import no torch: `sordino
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -128,7 +129,8 @@ def check_settings(config: object) -> None:
                 expected = range_text(each.about)
                 raise ConfigError("a setting is out of range", where=each.flag, expected=expected, got=value)
             if each.choices and value not in each.choices:
-                raise ConfigError("unknown value", where=each.flag, expected=", ".join(each.choices), got=value)
+                expected = ", ".join(filter(None, each.choices))
+                raise ConfigError("unknown value", where=each.flag, expected=expected, got=value)
 
 
 def range_text(about: About) -> str:
@@ -145,10 +147,18 @@ def range_text(about: About) -> str:
 def from_json(cls: type[Value], values: Mapping[str, Any]) -> Value:
     """An instance from a file's values. Raises ConfigError for a key that no setting has."""
     assert is_dataclass(cls), cls
-    unknown = sorted(set(values) - {each.name for each in fields(cls)})
-    if unknown:
-        raise ConfigError("unknown setting", where="config", got=", ".join(unknown))
+    check_names(values, [each.name for each in fields(cls)], where=cls.__name__)
     return cls(**values)
+
+
+def check_names(given: Iterable[str], known: Collection[str], *, where: str) -> None:
+    """Raises ConfigError for a name that no setting has."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        close = get_close_matches(unknown[0], known, n=1)
+        raise ConfigError(
+            "unknown setting", where=where, got=", ".join(unknown), do=f"did you mean {close[0]}?" if close else ""
+        )
 
 
 def offered_of(cls: type) -> dict[str, Setting]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -75,3 +77,25 @@ def test_a_model_of_transformers_writes_the_same(model) -> None:
     assert taken.base.name == "mine"
     own = prompt(model.base)
     assert taken.generate("The keeper", own, max_tokens=8) == model.generate("The keeper", own, max_tokens=8)
+
+
+@pytest.mark.parametrize("given", ["keeper", "voice.zip", 3, ["keeper"]])
+def test_a_name_is_no_soft_prompt(model, given: object, tmp_path: Path) -> None:
+    with pytest.raises(sordino.SordinoError, match=r"prompt: not a soft prompt; got .*; sordino\.load"):
+        model.generate("the sea", given)
+    with pytest.raises(sordino.SordinoError, match="not a soft prompt"):
+        sordino.evaluate(model, given, heldout=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seed": "one"}, "seed: not a seed"),
+        ({"temperature": "hot"}, "temperature: a setting is of the wrong type; expected a number, got 'hot'"),
+        ({"max_token": 3}, r"unknown setting; got max_token; did you mean max_tokens\?"),
+        ({"strength": "2"}, "strength is out of range; expected a number from 0.25 to 4, got '2'"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(model, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(sordino.SordinoError, match=words):
+        model.generate("the sea", prompt(model.base), **settings)

@@ -86,3 +86,19 @@ def test_the_lines_of_the_package_run_as_they_stand(
     assert "Step(step=3, " in shown
     assert repr(sordino.load("voice.zip")) == "SoftPrompt('texts', 20 x 32)"
     assert shown.count("in front of the text") == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": "3"}, "steps: a setting is of the wrong type; expected a whole number, got '3'"),
+        ({"minutes": "5"}, "minutes: a setting is of the wrong type"),
+        ({"tags": ["sea"]}, "tags: a setting is of the wrong type; expected a text"),
+        ({"speaker": 3}, "speaker: a setting is of the wrong type"),
+        ({"rating": "bad"}, "rating: unknown value; expected general, mature, explicit, got bad"),
+        ({"step": 3}, r"settings: unknown setting; got step; did you mean steps\?"),
+    ],
+)
+def test_settings_of_another_type_are_refused_by_name(model, tmp_path: Path, settings: dict, words: str) -> None:
+    with pytest.raises(sordino.SordinoError, match=words):
+        sordino.train(model, tmp_path, out=tmp_path / "voice.zip", **settings)

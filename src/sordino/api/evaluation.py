@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sordino.api import Paths, as_paths, naming_arguments
+from sordino.api import Paths, as_paths, checked_prompt, naming_arguments
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.settings import from_json
 
@@ -41,9 +41,11 @@ def evaluate(
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.heldout import read_heldout
 
-    labelled = prompts if isinstance(prompts, Mapping) else {prompts.metadata.name or "soft prompt": prompts}
+    labelled = (
+        prompts if isinstance(prompts, Mapping) else {checked_prompt(prompts).metadata.name or "soft prompt": prompts}
+    )
     for prompt in labelled.values():
-        model.base.check_fit(prompt, force=force)
+        model.base.check_fit(checked_prompt(prompt), force=force)
     distance = settings.get("distance")
     if isinstance(distance, Sequence) and all(type(tokens) is int for tokens in distance):
         settings["distance"] = DistanceConfig(distances=tuple(sorted({0, *distance})))

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from sordino.api import naming_arguments
-from sordino.errors import BadInput
+from sordino.api import checked_prompt, naming_arguments
+from sordino.errors import BadInput, ConfigError
 from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.settings import from_json
 
@@ -129,10 +129,12 @@ class Model:
                 expected="as many texts as prompts and seeds, or one for all",
                 got=f"{len(texts)} texts, {len(prompts)} prompts, {len(seeds)} seeds",
             )
+        if not all(type(each) is int for each in seeds):
+            raise ConfigError("not a seed", where="seed", expected="a whole number", got=repr(seed))
         rows = next(iter(lengths), 1)
         for each in prompts:
             if each is not None:
-                self.base.check_fit(each, force=force)
+                self.base.check_fit(checked_prompt(each), force=force)
         if not any(prompts):
             # Refuses what has nothing to act on.
             with_attention(None, *attention)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.api import Paths, as_paths, naming_arguments
-from sordino.errors import ConfigError
+from sordino.settings import check_names
 
 if TYPE_CHECKING:
     from sordino.api.model import Model
@@ -145,7 +145,5 @@ class _Rest:
 def _by_class(given: Mapping[str, Any], *classes: type) -> dict[type, dict[str, Any]]:
     """Keyword arguments by the class that has a field of their name. Raises ConfigError for one that none has."""
     names = {cls: {field.name for field in fields(cls)} for cls in classes}
-    unknown = sorted(set(given) - set().union(*names.values()))
-    if unknown:
-        raise ConfigError("unknown setting", where="train", got=", ".join(unknown))
+    check_names(given, set().union(*names.values()), where="settings")
     return {cls: {name: value for name, value in given.items() if name in names[cls]} for cls in classes}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -52,11 +52,13 @@ def distil(error_file: Path | None, **options: Any) -> None:
 
 
 def _distil(options: Mapping[str, Any]) -> None:
+    # Before torch is loaded, which takes seconds.
+    given = _given(options["texts"]) if options["resume"] is None else ((), "")
     from sordino.cli.training_display import RunDisplay, show_stopped
     from sordino.evaluation.report import to_json
     from sordino.training.execute import execute
 
-    job, as_json = _job(options), options["as_json"]
+    job, as_json = _job(options, *given), options["as_json"]
     base = loaded_model(job.model, job.dtype, job.device, ask=not as_json)
     with RunDisplay() as display:
         resume = options["resume"] is not None
@@ -71,17 +73,23 @@ def _distil(options: Mapping[str, Any]) -> None:
         out.print(f"Keep it: sordino install {quote(str(job.out))}")
 
 
-def _job(options: Mapping[str, Any]) -> Job:
-    """The run that is asked for, or that goes on, checked. Raises SordinoError."""
+def _given(texts: Sequence[str]) -> tuple[tuple[Path, ...], str]:
+    """Files and words, which can be read. Raises BadInput, DataError."""
     from sordino.training.distil.source import files_and_words, read_source
+
+    files, words = files_and_words(texts)
+    read_source(files, words)
+    return files, words
+
+
+def _job(options: Mapping[str, Any], files: tuple[Path, ...], words: str) -> Job:
+    """The run that is asked for, or that is resumed, checked. Raises SordinoError."""
     from sordino.training.job import check_job, distil_job, stored_job
 
     if options["resume"] is not None:
         refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
         check_exist(options["resume"])
         return stored_job(options["resume"], overwrite=options["overwrite"])
-    files, words = files_and_words(options["texts"])
-    read_source(files, words)
     if options["out"] is None and words and not files:
         raise BadInput("there is no file to write", where="--out", do="give --out NAME.zip")
     model: ModelChoice = options["model"]

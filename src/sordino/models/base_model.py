@@ -145,7 +145,7 @@ def choose_device(name: str | None) -> torch.device:
             where="--device",
             expected=" or ".join(k for k, count in available.items() if count),
             got=name,
-            do="leave the flag out, or see `sordino doctor`",
+            do="leave it out, or see `sordino doctor`",
         )
     return torch.device(name)
 

@@ -37,14 +37,14 @@ class PromptAttention:
                 "hold is out of range",
                 where="hold",
                 expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
-                got=self.hold,
+                got=repr(self.hold),
             )
         if type(self.strength) not in (int, float) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
             raise ConfigError(
                 "strength is out of range",
                 where="strength",
                 expected=f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
-                got=self.strength,
+                got=repr(self.strength),
             )
 
     def changed(self, hold: Hold | None, strength: float | None) -> PromptAttention:

@@ -53,6 +53,7 @@ class Calibration:
     )
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
 
@@ -107,6 +108,9 @@ class TextPaths:
     speaker: str | None = None
     most_text: int = ReadingConfig.most_text
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
 
 @dataclass(frozen=True)
 class Description:
@@ -119,6 +123,9 @@ class Description:
     rating: Literal["", "general", "mature", "explicit"] = setting("", "Who it is for.", label="Rating")
 
     no_samples: bool = setting(False, "Keep sample texts out of the file.", label="Keep samples out of the file")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def metadata(self, name: str) -> Metadata:
         tags = tuple(tag.strip() for tag in self.tags.split(",") if tag.strip())
