@@ -12,6 +12,8 @@ from sordino.settings import check_settings, setting
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 # Looked at for every token of every row.
 MOST_STOPS, MOST_BIASES = 256, 1024
+# What floats hold exactly.
+_MOST = 2**53
 
 
 _MIB = 1 << 20
@@ -79,14 +81,14 @@ class Sampling:
     top_a: float = setting(0.0, "Leave out tokens under A times the square of the highest chance.", low=0, high=1)
     tfs: float = setting(1.0, "Cut off the flat tail of the distribution.", above=0, high=1)
     repetition_penalty: float = setting(1.0, "Above 1: avoid tokens that were there.", low=0.01, high=100, unit="X")
-    repetition_range: int = setting(0, "Last tokens that the penalty looks at; 0 for all.", low=0)
+    repetition_range: int = setting(0, "Last tokens that the penalty looks at; 0 for all.", low=0, high=_MOST)
     repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
     presence_penalty: float = setting(0.0, "Against words that were written already.", low=-2, high=2)
     frequency_penalty: float = setting(0.0, "Against words, for each time they were written.", low=-2, high=2)
     dry_multiplier: float = setting(0.0, "Above 0: avoid to continue a repetition (DRY).", low=0, high=100, unit="X")
     dry_base: float = setting(1.75, "How fast DRY grows with the length of the repetition.", low=1, high=10)
     dry_allowed_length: int = setting(2, "Repetitions of fewer tokens are free.", low=0, high=1000)
-    dry_range: int = setting(0, "Last tokens that DRY looks at; 0 for all.", low=0)
+    dry_range: int = setting(0, "Last tokens that DRY looks at; 0 for all.", low=0, high=_MOST)
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     xtc_probability: float = setting(0.0, "How often the likeliest words are left out (XTC).", low=0, high=1, unit="P")
     xtc_threshold: float = setting(0.1, "The least chance of a word that XTC may leave out.", low=0, high=1, unit="P")
@@ -94,7 +96,7 @@ class Sampling:
     dynatemp_exponent: float = setting(1.0, "How the temperature follows the entropy.", low=0.01, high=100)
     smoothing_factor: float = setting(0.0, "Above 0: a parabola in place of the logits.", low=0, high=100)
     smoothing_curve: float = setting(1.0, "Above 1: the parabola falls faster far from the likeliest.", low=1, high=10)
-    min_tokens: int = setting(0, "Least new tokens.", low=0, unit="N")
+    min_tokens: int = setting(0, "Least new tokens.", low=0, high=_MOST, unit="N")
     end: Literal["stop", "ignore", "forbid"] = setting("stop", "What an end-of-text token does.")
     banned: tuple[tuple[int, ...], ...] = ()
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
