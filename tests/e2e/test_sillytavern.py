@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
 ]
 
+TRANSCRIPTS = Path(__file__).parents[1] / "server" / "transcripts"
 TEXT = "The keeper wrote in the log that"
 MESSAGES = [{"role": "user", "content": "Write one line about the weather."}]
 
@@ -154,6 +155,50 @@ def test_its_text_completion_connection_streams(tavern: httpx.Client, sordino: s
         timeout=60,
     )
     assert text == plain.json()["choices"][0]["text"]
+
+
+def as_its_page_sends(kind: str, server: str, **fields: Any) -> dict[str, Any]:
+    """What SillyTavern's page sends to its own server: the settings of its preset Default for this type of connection."""
+    sent = json.loads((TRANSCRIPTS / "sillytavern_1.19.json").read_text())[kind]
+    penalties = {name: 1 for name in ("rep_pen", "repetition_penalty", "repeat_penalty") if name in sent}
+    limits = {name: 16 for name in ("max_new_tokens", "max_tokens", "n_predict", "num_predict") if name in sent}
+    return {
+        **sent,
+        **penalties,
+        **limits,
+        "prompt": TEXT,
+        "temperature": 0,
+        "api_type": kind,
+        "api_server": server,
+        **fields,
+    }
+
+
+@pytest.mark.parametrize("kind", ["koboldcpp", "ooba", "vllm", "aphrodite"])
+def test_its_other_connections_write_behind_the_servers_default(tavern: httpx.Client, sordino: str, kind: str) -> None:
+    connection = {"api_type": kind, "api_server": sordino}
+    status = tavern.post("/api/backends/text-completions/status", json=connection).json()
+    assert status["result"] == "smollm2"
+
+    def written() -> str:
+        answer = tavern.post("/api/backends/text-completions/generate", json=as_its_page_sends(kind, sordino)).json()
+        assert "choices" in answer, answer
+        return str(answer["choices"][0]["text"])
+
+    def chosen(file: str) -> str:
+        assert httpx.put(f"{sordino}/api/v1/config/soft_prompt", json={"value": file}).status_code == 200
+        return written()
+
+    direct = {"model": "smollm2:keeper", "prompt": TEXT, "max_tokens": 16, "temperature": 0}
+    bare, behind = chosen(""), chosen("keeper.zip")
+    assert behind == httpx.post(f"{sordino}/v1/completions", json=direct, timeout=60).json()["choices"][0]["text"]
+    assert behind != bare
+    body = as_its_page_sends(kind, sordino, stream=True)
+    with tavern.stream("POST", "/api/backends/text-completions/generate", json=body) as answer:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == behind
+    chosen("")
 
 
 def test_its_koboldai_connection_writes_streams_and_aborts_behind_the_servers_default(

@@ -72,6 +72,7 @@ def test_all_metadata_goes_through_the_folder(tmp_path: Path) -> None:
     formats.write(prompt(), tmp_path / "adapter", to="peft")
     assert formats.read(tmp_path / "adapter").metadata == FULL
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "sordino.json",

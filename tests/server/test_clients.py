@@ -13,8 +13,9 @@ import pytest
 from sordino import formats
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
+from sordino.server.chat_fields import ChatRequest
 from sordino.server.foreign import ALIASES, IGNORED, LABELS, NEUTRAL, UNUSED, order_of, texts_in
-from sordino.server.openai_fields import ChatRequest, CompletionRequest
+from sordino.server.openai_fields import CompletionRequest
 from sordino.server.serving import ServerLimits
 from tests.server.running import Running, running
 
@@ -139,6 +140,9 @@ def test_what_others_call_otherwise_works(live: Running, fields: dict[str, Any],
         ({"dry_multiplier": 1, "dry_penalty_last_n": -5}, "dry_penalty_last_n"),
         ({"dry_multiplier": 1, "dry_sequence_breakers": "5"}, "dry_sequence_breakers"),
         ({"sampler_order": [0, 1]}, "sampler_order"),
+        ({"repetition_range": 10**400}, "repetition_range"),
+        ({"min_tokens": 10**400}, "min_tokens"),
+        ({"banned_strings": ["a" * 501]}, "banned_strings"),
         ({"custom_token_bans": "keeper"}, "custom_token_bans"),
         ({"custom_token_bans": [99999]}, "custom_token_bans"),
         ({"xtc_probability": 2}, "xtc_probability"),
@@ -155,7 +159,8 @@ def test_what_would_change_the_text_is_refused_by_name(live: Running, fields: di
 
 def test_the_table_has_each_field_once_and_none_that_is_implemented(live: Running) -> None:
     implemented = set(CompletionRequest.model_fields) | set(ChatRequest.model_fields)
-    assert not (set(NEUTRAL) | set(UNUSED) | set(ALIASES)) & implemented
+    assert not set(NEUTRAL) & set(CompletionRequest.model_fields)
+    assert not (set(UNUSED) | set(ALIASES)) & implemented
     assert not (set(NEUTRAL) - LABELS) & set(UNUSED)
     assert not set(ALIASES) & (set(NEUTRAL) | set(UNUSED))
     assert set(ALIASES.values()) <= implemented
@@ -167,8 +172,9 @@ def test_orders_and_lists_of_texts() -> None:
     assert order_of([0, 1, 2, 3, 4, 5], None, temperature_last=True) == (6, 0, 1, 2, 3, 4, 5)
     assert texts_in('["\\n", ":"]') == ("\n", ":")
     assert texts_in("a,b") == ("a", "b")
+    assert texts_in("[" * 100_000) == ("[" * 100_000,)
     assert texts_in(["", "x"]) == ("x",)
-    for wrong in ("5", "{}", '[1, "a"]'):
+    for wrong in ("5", "{}", '[1, "a"]', '"ab"'):
         with pytest.raises(ValueError, match="a list of texts"):
             texts_in(wrong)
 
@@ -305,3 +311,95 @@ def test_what_is_not_here_is_empty_and_quiet(live: Running) -> None:
 
 def test_ignored_fields_of_koboldai_change_nothing(live: Running) -> None:
     assert written(live, **dict.fromkeys(IGNORED, "anything")) == plainly(live, None, max_tokens=10)
+
+
+# OpenAI's and vLLM's -----------------------------------------------------------------------------------------------------
+
+CHAT = {"model": "tiny-llama", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
+
+
+def chatted(live: Running, **fields: Any) -> httpx.Response:
+    return post(live, "/v1/chat/completions", **{**CHAT, **fields})
+
+
+def test_a_text_behind_its_end_has_exactly_the_tokens_asked_for(live: Running) -> None:
+    ends = {str(token): 30 for token in live.base.stop_ids}
+    ask = {"model": "tiny-llama", "prompt": TEXT, "max_tokens": 7, "logit_bias": ends}
+    assert post(live, "/v1/completions", **ask, seed=1).json()["usage"]["completion_tokens"] < 7
+    assert post(live, "/v1/completions", **ask, seed=1, ignore_eos=True).json()["usage"]["completion_tokens"] == 7
+
+
+def test_usage_comes_with_every_chunk(live: Running) -> None:
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    ask = {"model": "tiny-llama:keeper", "prompt": TEXT, "max_tokens": 5, "temperature": 0, "n": 2, "ignore_eos": True}
+    with httpx.stream(
+        "POST", f"{live.url}/v1/completions", json={**ask, "stream": True, "stream_options": usage}, timeout=30
+    ) as answer:
+        parts = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+    whole = post(live, "/v1/completions", **ask).json()["usage"]
+    assert [part["usage"]["prompt_tokens"] for part in parts] == [whole["prompt_tokens"]] * len(parts)
+    counts = [part["usage"]["completion_tokens"] for part in parts]
+    assert counts == sorted(counts)
+    assert parts[-1]["usage"] == whole
+
+
+def test_tools_are_taken_where_none_is_to_be_called(live: Running) -> None:
+    tool = {"type": "function", "function": {"name": "light", "parameters": {}}}
+    plain = chatted(live).json()["choices"]
+    assert chatted(live, tools=[tool], tool_choice="none").json()["choices"] == plain
+    assert chatted(live, tools=[], tool_choice="auto").json()["choices"] == plain
+    for fields, named in (
+        ({"tools": [tool]}, "tools"),
+        ({"tools": [tool], "tool_choice": "auto"}, "tools"),
+        ({"tools": [tool], "tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice"),
+    ):
+        answer = chatted(live, **fields)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, named)
+
+
+def test_a_tools_answer_goes_where_the_template_has_a_place(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [*CHAT["messages"], {"role": "tool", "content": "It burns.", "tool_call_id": "1"}]
+    assert chatted(live, messages=told).status_code == 200
+    call = {"id": "1", "type": "function", "function": {"name": "light", "arguments": '{"on": true}'}}
+    called = [CHAT["messages"][0], {"role": "assistant", "content": None, "tool_calls": [call]}, told[1]]
+    assert chatted(live, messages=called).json()["error"]["param"] == "messages"
+    template = live.base.tokenizer.chat_template
+    shown = "{% if message.tool_calls %}{{ message.tool_calls[0].function.arguments.on }}{% endif %}"
+    shows = template.replace("{% endfor %}", shown + "{% endfor %}", 1)
+    monkeypatch.setattr(live.base.tokenizer, "chat_template", shows)
+    assert chatted(live, messages=called).status_code == 200
+    silent = template.replace("message['content']", "(message['content'] if message['role'] == 'user' else '')")
+    monkeypatch.setattr(live.base.tokenizer, "chat_template", silent)
+    assert chatted(live, messages=told).json()["error"]["param"] == "messages"
+
+
+def test_variables_of_the_template(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    for fields, named in (
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ):
+        answer = chatted(live, **fields)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, named)
+    plain = chatted(live, reasoning_effort="none", chat_template_kwargs={}).json()["choices"]
+    thinking = "{% if enable_thinking is defined %}think{% endif %}{{ reasoning_effort }}"
+    monkeypatch.setattr(live.base.tokenizer, "chat_template", live.base.tokenizer.chat_template + thinking)
+    expected = plainly(
+        live,
+        None,
+        (*live.base.encode_markup("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"),
+         *live.base.encode("thinkhigh")),
+        max_tokens=4,
+    )  # fmt: skip
+    found = chatted(live, chat_template_kwargs={"enable_thinking": True}, reasoning_effort="high")
+    assert found.json()["choices"][0]["message"]["content"] == expected
+    assert plain == chatted(live).json()["choices"]
+
+
+def test_a_request_has_an_id(live: Running) -> None:
+    mine = httpx.get(f"{live.url}/v1/models", headers={"X-Request-Id": "abc-1"})
+    assert mine.headers["x-request-id"] == "abc-1"
+    random = [httpx.get(f"{live.url}/nothing", headers={"X-Request-Id": "a b"}).headers["x-request-id"] for _ in "12"]
+    assert len(set(random)) == 2
+    assert "a b" not in random

@@ -267,7 +267,7 @@ def test_fields_we_lack_are_taken_at_their_neutral_value_only(live: Running, fie
         ({"model": "tiny-llama:keepr"}, "model", "did you mean keeper"),
         ({"prompt": "word " * 300}, "prompt", "positions"),
         ({"best_of": True}, "best_of", "not implemented"),
-        ({"echo": 0}, "echo", "not implemented"),
+        ({"echo": 0}, "echo", "valid boolean"),
         ({"prompt": ["a"] * 9}, "prompt", "at most 8"),
         ({"prompt": ["a"] * 3, "n": 3}, "n", "at most 8"),
     ],
@@ -283,7 +283,7 @@ def test_every_wrong_field_is_named(live: Running, fields: dict[str, Any], param
 def test_wrong_chats_are_named(live: Running) -> None:
     for fields, param in (
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "messages"),
         ({"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3}, "top_logprobs"),
         (

@@ -12,6 +12,8 @@ from sordino.settings import check_settings, setting
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 # Looked at for every token of every row.
 MOST_STOPS, MOST_BIASES = 256, 1024
+# What floats hold exactly.
+_MOST = 2**53
 
 
 _MIB = 1 << 20
@@ -88,14 +90,14 @@ class Sampling:
     repetition_penalty: float = setting(
         1.0, "Above 1: avoid tokens that are in the text already.", low=0.01, high=100, unit="X"
     )
-    repetition_range: int = setting(0, "How many of the last tokens the penalty covers; 0 for all.", low=0)
+    repetition_range: int = setting(0, "How many of the last tokens the penalty covers; 0 for all.", low=0, high=_MOST)
     repetition_slope: float = setting(0.0, "How much more the penalty weighs on the newest tokens.", low=0, high=1e3)
     presence_penalty: float = setting(0.0, "Against tokens that were written already.", low=-2, high=2)
     frequency_penalty: float = setting(0.0, "Against tokens, for each time they were written.", low=-2, high=2)
     dry_multiplier: float = setting(0.0, "Above 0: avoid continuing a repetition (DRY).", low=0, high=100, unit="X")
     dry_base: float = setting(1.75, "How fast DRY grows with the length of the repetition.", low=1, high=10)
     dry_allowed_length: int = setting(2, "Repetitions of fewer tokens are free.", low=0, high=1000)
-    dry_range: int = setting(0, "How many of the last tokens DRY covers; 0 for all.", low=0)
+    dry_range: int = setting(0, "How many of the last tokens DRY covers; 0 for all.", low=0, high=_MOST)
     dry_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     xtc_probability: float = setting(0.0, "How often the likeliest tokens are left out (XTC).", low=0, high=1, unit="P")
     xtc_threshold: float = setting(0.1, "XTC leaves out only tokens at least this likely.", low=0, high=1, unit="P")
@@ -103,7 +105,7 @@ class Sampling:
     dynatemp_exponent: float = setting(1.0, "How the temperature follows the entropy.", low=0.01, high=100)
     smoothing_factor: float = setting(0.0, "Above 0: a parabola in place of the logits.", low=0, high=100)
     smoothing_curve: float = setting(1.0, "Above 1: the parabola falls faster far from the likeliest.", low=1, high=10)
-    min_tokens: int = setting(0, "Least new tokens.", low=0, unit="N")
+    min_tokens: int = setting(0, "Least new tokens.", low=0, high=_MOST, unit="N")
     end: Literal["stop", "ignore", "forbid"] = setting("stop", "What an end-of-text token does.")
     banned: tuple[tuple[int, ...], ...] = ()
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)

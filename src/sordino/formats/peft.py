@@ -19,6 +19,7 @@ from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OUR_TENSORS, OURS, WEIG
 from sordino.formats.json_text import read_object
 from sordino.formats.kv_prompts import FLAT, LAST, OpenedKV
 from sordino.formats.meta_keys import KV_PROMPT, SOFT_PROMPT
+from sordino.formats.model_card import CARD, card
 from sordino.formats.sources import Readable
 from sordino.formats.tensors import Opened, shape_of
 from sordino.prompts.kv_prompt import MAX_KV_WIDTH, KVPrompt, KVShape
@@ -74,6 +75,7 @@ def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
         CONFIG: [_config(prompt, own)],
         WEIGHTS: safetensors.pieces({PEFT_KEY: prompt.matrix}, {"format": "pt"}),
         OURS: [meta.to_bytes(prompt)],
+        CARD: [card(prompt.metadata, prompt.kind, prompt.n_tokens)],
     }
 
 
@@ -103,6 +105,7 @@ def kv_files(prompt: KVPrompt, *, cartridge: bool) -> dict[str, list[bytes]]:
         CONFIG: [_config(prompt, kind | sizes)],
         WEIGHTS: safetensors.pieces({PEFT_KEY: tensors[FLAT]}, {"format": "pt"}),
         OURS: [kv_prompts.to_bytes(prompt)],
+        CARD: [card(prompt.metadata, prompt.kind, prompt.n_tokens)],
         **last,
     }
 

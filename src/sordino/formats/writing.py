@@ -10,6 +10,7 @@ from pathlib import Path
 from sordino.errors import BadInput
 from sordino.formats import kobold, kv_prompts, meta, mixtures, mkultra, npy, peft, safetensors
 from sordino.formats.choice import PEFT_KEY
+from sordino.formats.model_card import CARD, is_edited
 from sordino.formats.zips import write_zip
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
@@ -165,6 +166,14 @@ def _write_file(path: Path, pieces: Sequence[bytes], *, force: bool) -> None:
 
 
 def _write_folder(path: Path, files: dict[str, list[bytes]]) -> None:
+    readme = path / CARD
+    if readme.is_file() and is_edited(readme.read_bytes()):
+        raise BadInput(
+            "this folder holds other files, which replacing it would delete",
+            where=path,
+            got=CARD,
+            do="choose another path",
+        )
     with atomic_folder(path) as temporary:
         for name, pieces in files.items():
             with open(temporary / name, "wb") as file:

@@ -8,11 +8,11 @@ from typing import Any
 from sordino.errors import ModelError
 from sordino.models.loading import quietly
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
-def rendered(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool, where: str) -> str:
-    """Raises ModelError where there is no template, or it refuses the conversation."""
+def rendered(tokenizer: Any, messages: Messages, variables: Mapping[str, Any], *, where: str) -> str:
+    """variables: of the template. Raises ModelError where there is no template, or it refuses the conversation."""
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             "the model has no chat template",
@@ -22,7 +22,7 @@ def rendered(tokenizer: Any, messages: Messages, *, add_generation_prompt: bool,
     try:
         with quietly():
             text = tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+                [dict(message) for message in messages], **{**variables, "tokenize": False}
             )
     # A template is a stranger's program: it may divide by zero or recurse forever.
     except Exception as error:

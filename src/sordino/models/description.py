@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -139,12 +140,17 @@ class DescribedModel:
         """
         return chat_template.segments(self._render, messages, self.end_markers)
 
-    def chat_opening(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def chat_opening(self, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None = None) -> str:
         """A conversation in the model's chat template, up to where the assistant begins to write. For `encode_markup`.
 
-        Raises ModelError where the model has no template, or its template refuses the conversation.
+        options: variables of the template. Raises ModelError where the model has no template, or its template refuses the
+        conversation.
         """
-        return self._render(messages, True)
+        return self._render(messages, True, options)
+
+    def template_reads(self, name: str) -> bool:
+        """Whether the model's chat template mentions a variable or a role of this name."""
+        return bool(re.search(rf"\b{re.escape(name)}\b", str(getattr(self.tokenizer, "chat_template", None) or "")))
 
     def chat_text(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A finished conversation in the model's chat template. Raises as `chat_opening`."""
@@ -192,10 +198,14 @@ class DescribedModel:
             )
         return ids
 
-    def _render(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        return chat_template.rendered(
-            self.tokenizer, messages, add_generation_prompt=add_generation_prompt, where=self.name
-        )
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        variables = {**(options or {}), "add_generation_prompt": add_generation_prompt}
+        return chat_template.rendered(self.tokenizer, messages, variables, where=self.name)
 
     def _reading_a_text(self) -> AbstractContextManager[None]:
         return reading("the model's tokenizer cannot read the text", self.name)

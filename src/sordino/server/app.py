@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import re
+import secrets
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
 
 log = logging.getLogger("sordino.requests")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 def create_app(
@@ -45,6 +49,8 @@ def create_app(
     app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
     app.state.serving, app.state.models = serving, models
     app.state.kobold = kobold.new_state(serving)
+    # Texts are scored one request at a time: beside the engine, on its network.
+    app.state.scoring = asyncio.Semaphore(1)
     app.include_router(openai.router)
     app.include_router(prompts_api.router)
     app.include_router(kobold.router, prefix="/api/v1")
@@ -115,10 +121,13 @@ class RequestLog:
             return
         began, status, sent = time.monotonic(), 0, 0
 
+        identifier = _request_id(scope)
+
         async def counted(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", identifier)]}
             sent += len(message.get("body", b""))
             await send(message)
 
@@ -135,6 +144,12 @@ class RequestLog:
                 "bytes": sent,
             }
             log.info(json.dumps(line))
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The client's own name for its request, or a random one."""
+    given: bytes = dict(scope["headers"]).get(b"x-request-id", b"")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16).encode()
 
 
 # Errors ----------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from sordino.server.errors import Refused
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     # OpenAI's own.
     "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
     "user": (),
     "store": (False,),
@@ -225,8 +224,8 @@ def texts_in(given: Sequence[str] | str) -> tuple[str, ...]:
     if isinstance(given, str):
         try:
             given = json.loads(given)
-        except ValueError:
-            given = given.split(",") if isinstance(given, str) else given
-    if not isinstance(given, Sequence) or not all(isinstance(one, str) for one in given):
+        except (ValueError, RecursionError):
+            given = str(given).split(",")
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
         raise ValueError("a list of texts was expected")
     return tuple(one for one in given if one)

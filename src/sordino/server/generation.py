@@ -7,14 +7,15 @@ import secrets
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
 from starlette.requests import Request as HTTPRequest
 
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import Chunk, End, Event, Request, widths
 from sordino.errors import EngineBusy, SordinoError
-from sordino.forward.placement import most_positions
+from sordino.forward.placement import most_positions, prefix_length
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import StoredPrompt
 from sordino.server.errors import Refused
@@ -39,6 +40,11 @@ class Generation:
     serving: Serving
     api: str
     requests: Sequence[Request]
+
+    def positions(self) -> list[int]:
+        """Of each request, the positions that are read before the first new token."""
+        length = partial(prefix_length, self.serving.base)
+        return [max(widths(request, length)) + len(request.ids) for request in self.requests]
 
     def check(self) -> None:
         """Raise what would end the requests, while the response can still have an error status."""
@@ -119,9 +125,14 @@ def leading_positions(base: DescribedModel, prompt: StoredPrompt | None) -> int:
     return most_positions(base, prompt.n_tokens if prompt else 0)
 
 
-def chat_ids(base: DescribedModel, messages: Sequence[Mapping[str, str]]) -> tuple[int, ...]:
-    """The conversation in the model\'s chat template, up to where the assistant begins. Raises ModelError."""
-    return base.without_bos(base.encode_markup(base.chat_opening(messages)))
+def chat_ids(
+    base: DescribedModel, messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
+    """The conversation in the model's chat template, up to where the assistant begins. options: variables of the template.
+
+    Raises ModelError.
+    """
+    return base.without_bos(base.encode_markup(base.chat_opening(messages, options)))
 
 
 async def unless_disconnected(http: HTTPRequest, work: Coroutine[Any, Any, T]) -> T:

@@ -29,6 +29,7 @@ _FIELDS = {
     "stop": "stop_sequence",
     "repetition_penalty": "rep_pen",
     "repetition_slope": "rep_pen_slope",
+    "repetition_range": "rep_pen_range",
     **NAMES,
 }
 

@@ -14,21 +14,24 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from sordino.engine.requests import request_for
+from sordino.engine.requests import End, request_for
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.library.names import near_misses
 from sordino.prompts.mixture import StoredPrompt
+from sordino.server.chat_fields import ChatRequest, conversation_ids
+from sordino.server.echo import echoed_texts, with_echo
 from sordino.server.errors import Refused, refused, refusing
-from sordino.server.generation import Generation, chat_ids, client_of, continuations, leading_positions, seed_of
+from sordino.server.generation import Completion, Generation, client_of, continuations, leading_positions, seed_of
 from sordino.server.openai_answers import Answer, ChatFormat, TextFormat
 from sordino.server.openai_fields import (
-    ChatRequest,
     CompletionRequest,
     Options,
+    StreamOptions,
     as_asked,
     refuse_unsupported,
     sampling_of,
+    several,
     texts_of,
 )
 from sordino.server.serving import Idle, Serving, serving_of, state_of
@@ -58,9 +61,23 @@ async def completions(request: Request, options: CompletionRequest) -> Any:
     serving = serving_of(request)
     prompt = await run_in_threadpool(_prompt_of, serving, options)
     max_tokens = 16 if options.max_tokens is None else options.max_tokens
-    sampling = sampling_of(serving, options, max_tokens=max_tokens, logprobs=options.logprobs)
-    texts = await run_in_threadpool(texts_of, serving.base, options.prompt)
-    return await _answer(request, options, texts, prompt, sampling, TextFormat(serving.base, options.logprobs))
+    nothing_new = bool(options.echo) and max_tokens == 0
+    sampling = sampling_of(serving, options, max_tokens=max(max_tokens, nothing_new), logprobs=options.logprobs)
+    given = several(options.prompt)
+    texts = await run_in_threadpool(texts_of, serving.base, given)
+    form = TextFormat(serving.base, options.logprobs)
+    if not options.echo:
+        return await _answer(request, options, texts, prompt, sampling, form)
+    if options.stream:
+        raise Refused(400, "echo is for answers that are not streamed", field="echo")
+    n = _n_of(serving, options, texts)
+    async with request.app.state.scoring:
+        echoes = await run_in_threadpool(echoed_texts, serving, given, prompt, options.logprobs)
+    if nothing_new:
+        front = leading_positions(serving.base, prompt)
+        ends = [Completion("", (), End("length", front + len(ids), 0)) for ids in texts for _ in range(n)]
+        return with_echo(Answer(form, options.model or _model_name(serving, options), n).whole(ends), echoes, n)
+    return with_echo(await _answer(request, options, texts, prompt, sampling, form), echoes, n)
 
 
 @router.post("/chat/completions")
@@ -72,8 +89,7 @@ async def chat_completions(request: Request, options: ChatRequest) -> Any:
     if options.top_logprobs is not None and not options.logprobs:
         raise Refused(400, "top_logprobs needs logprobs", field="top_logprobs")
     with refusing("messages"):
-        messages = [message.for_template() for message in options.messages]
-        ids = await run_in_threadpool(chat_ids, serving.base, messages)
+        ids = await run_in_threadpool(conversation_ids, serving.base, options)
     max_tokens = options.max_completion_tokens if options.max_tokens is None else options.max_tokens
     if max_tokens is None:
         # Until the model ends its turn: as far as the context and the server allow.
@@ -98,12 +114,7 @@ async def _answer(
 ) -> Any:
     """Continue the texts, whole or as a stream. Raises Refused."""
     serving = serving_of(request)
-    limit, n = serving.limits.n, 1 if options.n is None else options.n
-    if not 1 <= n <= limit:
-        raise Refused(400, f"1 to {limit} was expected, got {n}", field="n")
-    if len(texts) * n > limit:
-        field = "prompt" if n == 1 else "n"
-        raise Refused(400, f"at most {limit} continuations in one request", field=field)
+    n = _n_of(serving, options, texts)
     client, fixed_weights = client_of(request), bool(options.token_mixture)
     requests = [
         request_for(
@@ -120,9 +131,22 @@ async def _answer(
     except SordinoError as error:
         # The engine calls the text "prompt"; what is about something else names its own field.
         raise refused(error, field=form.text_field if error.where == "prompt" else "") from error
-    with_usage = options.stream_options is not None and bool(options.stream_options.include_usage)
-    chunks = answer.chunks(generation, with_usage=with_usage)
+    wanted = options.stream_options or StreamOptions()
+    chunks = answer.chunks(
+        generation, with_usage=bool(wanted.include_usage), continuous=bool(wanted.continuous_usage_stats)
+    )
     return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+def _n_of(serving: Serving, options: Options, texts: Sequence[object]) -> int:
+    """Continuations of each text. Raises Refused."""
+    limit, n = serving.limits.n, 1 if options.n is None else options.n
+    if not 1 <= n <= limit:
+        raise Refused(400, f"1 to {limit} was expected, got {n}", field="n")
+    if len(texts) * n > limit:
+        field = "prompt" if n == 1 else "n"
+        raise Refused(400, f"at most {limit} continuations in one request", field=field)
+    return n
 
 
 def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:

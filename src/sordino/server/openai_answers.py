@@ -105,12 +105,18 @@ class Answer:
         usage = self._usage([one.end for one in completions])
         return self._body(self._form.whole, {"choices": choices, "usage": usage})
 
-    async def chunks(self, generation: Generation, *, with_usage: bool) -> AsyncGenerator[bytes]:
-        """Server-sent events. with_usage: the last chunk has it, and all others a null in its place."""
-        form, no_usage = self._form, {"usage": None} if with_usage else {}
+    async def chunks(
+        self, generation: Generation, *, with_usage: bool, continuous: bool = False
+    ) -> AsyncGenerator[bytes]:
+        """Server-sent events. with_usage: the last chunk has it, and all others a null in its place, or with `continuous` the
+        counts so far.
+        """
+        form = self._form
+        read, new = sum(generation.positions()) // self._n, 0
 
         def piece(index: int, content: Mapping[str, Any], reason: str | None = None) -> bytes:
-            return _event(self._body(form.chunk, {"choices": [_choice(index, content, reason)], **no_usage}))
+            usage = {"usage": _usage(read, new) if continuous else None} if with_usage else {}
+            return _event(self._body(form.chunk, {"choices": [_choice(index, content, reason)], **usage}))
 
         begun: set[int] = set()
         ends: list[End] = []
@@ -120,6 +126,7 @@ class Answer:
                     if index not in begun and form.opening is not None:
                         yield piece(index, form.opening)
                     begun.add(index)
+                    new += len(event.drawn) if isinstance(event, Chunk) else 0
                     if isinstance(event, End):
                         ends.append(event)
                         yield piece(index, form.closing, event.reason)
@@ -139,7 +146,11 @@ class Answer:
     def _usage(self, ends: Sequence[End]) -> dict[str, int]:
         """A text is counted once, however many of its n continuations there are. The soft prompt's positions count as read."""
         read, new = sum(end.n_prompt for end in ends) // self._n, sum(end.n_new for end in ends)
-        return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
+        return _usage(read, new)
+
+
+def _usage(read: int, new: int) -> dict[str, int]:
+    return {"prompt_tokens": read, "completion_tokens": new, "total_tokens": read + new}
 
 
 def _choice(index: int, content: Mapping[str, Any], reason: str | None) -> dict[str, Any]:

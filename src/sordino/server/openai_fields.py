@@ -62,10 +62,13 @@ LogitBias = Annotated[dict[str, Number] | None, BeforeValidator(_few_biases)]
 
 
 class StreamOptions(BaseModel):
-    """include_obfuscation: padding of random length, which is not implemented."""
+    """continuous_usage_stats: with include_usage, every chunk has the counts so far, as in vLLM. include_obfuscation: padding of
+    random length, which is not implemented.
+    """
 
     model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool | None = None
+    continuous_usage_stats: StrictBool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
@@ -112,39 +115,12 @@ class Options(SamplerFields):
 
 
 class CompletionRequest(Options):
-    """prompt: a text, several, or the same as token ids."""
+    """prompt: a text, several, or the same as token ids. echo: the text too, with logprobs its own; max_tokens may be 0 then."""
 
     prompt: StrictStr | Items[StrictStr] | Items[StrictInt] | Items[Items[StrictInt]]
     max_tokens: StrictInt | None = None
     logprobs: StrictInt | None = None
-
-
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    type: Literal["text"]
-    text: StrictStr
-
-
-class ChatMessage(BaseModel):
-    """name is read and not used: chat templates have no place for it, and SillyTavern sends it with example dialogues."""
-
-    model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | Items[TextPart]
-    name: StrictStr | None = None
-
-    def for_template(self) -> dict[str, str]:
-        """role and content as chat templates expect them."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": content}
-
-
-class ChatRequest(Options):
-    messages: Annotated[Items[ChatMessage], Field(min_length=1)]
-    max_tokens: StrictInt | None = None
-    max_completion_tokens: StrictInt | None = None
-    logprobs: StrictBool | None = None
-    top_logprobs: StrictInt | None = None
+    echo: StrictBool | None = None
 
 
 def refuse_unsupported(options: Options) -> None:
@@ -223,15 +199,20 @@ def logit_bias(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ..
     return tuple((int(token), value) for token, value in (given or {}).items())
 
 
-def texts_of(base: DescribedModel, prompt: str | list[str] | list[int] | list[list[int]]) -> list[tuple[int, ...]]:
-    """The token ids of each text of the field `prompt`. Raises Refused."""
-    several: Sequence[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
-    if not several:
+def several(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[Any]:
+    """The texts of the field `prompt`, as they were sent. Raises Refused."""
+    found: Sequence[Any] = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
+    if not found:
         raise Refused(400, "a text was expected, got none", field="prompt")
+    return found
+
+
+def texts_of(base: DescribedModel, given: Sequence[Any]) -> list[tuple[int, ...]]:
+    """The token ids of each text, without BOS: where it belongs depends on the soft prompt. Raises Refused."""
     texts = []
-    for one in several:
+    for one in given:
         if not isinstance(one, str) and any(not 0 <= i < base.vocab_size for i in one):
             raise Refused(400, f"token ids are 0 to {base.vocab_size - 1} here", field="prompt")
         with refusing("prompt"):
-            texts.append(tuple(base.encode(one) if isinstance(one, str) else one))
+            texts.append(tuple(base.encode(one) if isinstance(one, str) else base.without_bos(one)))
     return texts

@@ -42,7 +42,7 @@ class SamplerFields(BaseModel):
     dynatemp_exponent: Number | None = None
     smoothing_factor: Number | None = None
     smoothing_curve: Number | None = None
-    banned_strings: _Texts | None = None
+    banned_strings: Annotated[list[Annotated[StrictStr, Field(max_length=500)]], Field(max_length=256)] | None = None
     custom_token_bans: Annotated[list[StrictInt], Field(max_length=1024)] | StrictStr | None = None
     ban_eos_token: StrictBool | None = None
     ignore_eos: StrictBool | None = None
