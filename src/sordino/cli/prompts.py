@@ -177,11 +177,10 @@ def edit(prompt: str, library: Library, **given: str | None) -> None:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
     edited = edit_file(path, changes)
-    for key in changes:
-        if key in ("hold", "strength"):
-            parts = [str(part.metadata.attention) for part in components_of(edited) if part]
-            out.print(f"attention: {'; '.join(parts)}")
-            continue
+    if changes.keys() & {"hold", "strength"}:
+        parts = [str(part.metadata.attention) for part in components_of(edited) if part]
+        out.print(f"attention: {'; '.join(parts)}")
+    for key in [key for key in changes if key not in ("hold", "strength")]:
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
         out.print(f"{key}: {one_line(', '.join(value) if isinstance(value, tuple) else value) or '(none)'}")
     out.print(f"Wrote {path}")
