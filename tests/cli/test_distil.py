@@ -61,7 +61,7 @@ def test_a_stopped_run_goes_on(command: str, here: Path, monkeypatch: pytest.Mon
 def test_what_is_wrong_is_said_first() -> None:
     assert "no such file" in refused("distil", "keper.txt")
     assert "give --out NAME.zip" in refused("distil", "Be brief and kind.")
-    assert "there is nothing to train on" in refused("distil")
+    assert "there is no text to distil" in refused("distil")
     assert "expected NAME.kv.zip" in refused("distil", "keeper.txt", "--kind", "kv", "--out", "keeper.zip")
     assert "a run is resumed with the settings it began with" in refused("distil", "--resume", ".", "--tokens", 3)
 

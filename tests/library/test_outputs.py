@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from sordino import formats
-from sordino.errors import BadInput
+from sordino.errors import BadInput, StorageError
 from sordino.library.outputs import Outputs, check_picture
 from sordino.prompts.soft_prompt import SoftPrompt
 from tests.prompt_files import matrix
+
+
+def test_a_read_only_folder_is_found_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # chmod does not stop root, as whom tests may run.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    for outputs in (Outputs(tmp_path / "v.zip"), Outputs(picture=tmp_path / "v.png")):
+        with pytest.raises(StorageError, match="cannot be written to; choose another"):
+            outputs.check()
 
 
 def test_kinds_of_picture(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from sordino.cli.options import (
     refuse_alone,
     setting_options,
 )
-from sordino.cli.training_options import check_exist, training_text_options
+from sordino.cli.training_options import check_texts, training_text_options
 from sordino.errors import BadInput, ConfigError, SoftPromptFileError
 from sordino.library.names import without_ending
 from sordino.library.outputs import Outputs, check_picture, mixture_name
@@ -73,7 +73,7 @@ def fit(more: tuple[str, ...], components: tuple[str, ...], **options: Any) -> N
     """
     names, outputs = (*components, *more), options["outputs"]
     _check_components(names, options["joint"])
-    check_exist(*options["texts"].data, *options["texts"].heldout)
+    check_texts(*options["texts"].data, *options["texts"].heldout)
     _check_no_texts(more)
     mixture_name(outputs.target, overwrite=outputs.overwrite)
     check_picture(outputs.picture, overwrite=outputs.overwrite)

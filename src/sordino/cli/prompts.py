@@ -196,11 +196,10 @@ def edit(prompt: str, library: Library, **given: Any) -> None:
     path = library.resolve(prompt)
     with naming_flags():
         edited = edit_file(path, changes)
-    for key in changes:
-        if key in ("hold", "strength"):
-            parts = [str(part.metadata.attention) for part in components_of(edited) if part]
-            out.print(f"attention: {'; '.join(parts)}")
-            continue
+    if changes.keys() & {"hold", "strength"}:
+        parts = [str(part.metadata.attention) for part in components_of(edited) if part]
+        out.print(f"attention: {'; '.join(parts)}")
+    for key in [key for key in changes if key not in ("hold", "strength")]:
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
         out.print(f"{key}: {one_line(', '.join(value) if isinstance(value, tuple) else value) or '(none)'}")
     out.print(f"Wrote {path}")

@@ -10,7 +10,7 @@ import click
 from sordino.cli.console import outlasting_readers
 from sordino.cli.loading import ModelChoice, loaded_model
 from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_options
-from sordino.cli.training_options import check_exist, dry_run_option, resume_option, training_text_options
+from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
 from sordino.training.config import RATES, TrainConfig
 from sordino.training.sweep.grid import FACTORS, Spec
@@ -72,7 +72,8 @@ def sweep(**options: Any) -> None:
         raise BadInput("there is nothing to train on", where="DATA", expected="text files or folders")
     elif options["out_dir"] is None:
         raise BadInput("there is no folder for the results", where="--out-dir", do="add --out-dir FOLDER")
-    check_exist(*options["texts"].data, *options["texts"].heldout, *filter(None, [options["resume"]]))
+    check_texts(*options["texts"].data, *options["texts"].heldout)
+    check_exist(*filter(None, [options["resume"]]))
     spec = _spec(options)
     with outlasting_readers():
         _run(spec, options)

@@ -98,7 +98,8 @@ def _train(options: Mapping[str, Any]) -> None:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
     calibration, config = calibration_of(settings, options["measured"]), TrainConfig(**settings)
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
-    check_exist(*texts.data, *texts.heldout, *filter(None, [resume]))
+    check_texts(*texts.data, *texts.heldout)
+    check_exist(*filter(None, [resume]))
     from sordino.training.group import is_group
 
     if named or (resume is not None and is_group(resume)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sordino import formats
-from sordino.errors import BadInput, ConfigError
+from sordino.errors import BadInput, ConfigError, StorageError
 from sordino.library.names import ENDINGS, checked_name, kind_of_name, without_ending
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture
@@ -53,11 +53,16 @@ class Outputs:
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:
-    """Raise BadInput where the path is a folder, is in none, or is a file that may not be replaced."""
+    """Raise BadInput where the path is a folder, is in none, or is a file that may not be replaced; StorageError where the folder
+    is read-only.
+    """
     if path is None:
         return
-    if not path.resolve().parent.is_dir():
+    folder = path.resolve().parent
+    if not folder.is_dir():
         raise BadInput("the folder does not exist", where=path.parent, do="make it first")
+    if not os.access(folder, os.W_OK):
+        raise StorageError("the folder cannot be written to", where=folder, do="choose another")
     if path.is_dir():
         raise BadInput("this is a folder", where=path, expected="a file name")
     if os.path.lexists(path) and not overwrite:
