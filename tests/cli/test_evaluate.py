@@ -57,7 +57,7 @@ def test_json_has_all_of_it(library: Path, tmp_path: Path) -> None:
     assert labels == [("soft prompt", "fog"), ("no prompt", "no prompt"), ("instruction", "Write as a keeper:")]
     assert said["off_domain"]["text"] == "train"
     assert said["soft_prompts"][0]["worth"] is None
-    assert "training text is not there" in said["notes"][0]
+    assert "no training texts were given" in said["notes"][0]
     again = json.loads(run(*command, "--off-domain", tmp_path / "train", "--json", *FAST).stdout)
     assert again == said
 

@@ -250,7 +250,7 @@ def test_without_training_text_excerpts_are_left_out_and_it_is_said() -> None:
     made = evaluate(base, {"a": voice(base, 5)}, HELDOUT, SMALL, baselines=Baselines(["Write:"]))
     assert [line.kind for line in made.heldout.lines] == ["soft prompt", "no prompt", "instruction"]
     assert made.worth == {}
-    assert any("training text is not there" in note for note in made.notes)
+    assert any("no training texts were given" in note for note in made.notes)
     assert made.off_domain is None
     assert damage(made, "a") == ""
     assert to_json(made)["soft_prompts"][0]["worth"] is None

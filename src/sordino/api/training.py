@@ -55,7 +55,8 @@ def train(
 
     given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
     calibration = calibration_of(given[TrainConfig], given[Calibration])
-    paths = TextPaths(tuple(as_paths(texts)), tuple(as_paths(heldout)), **given[ReadingConfig])
+    reading = ReadingConfig(**given[ReadingConfig])
+    paths = TextPaths(tuple(as_paths(texts)), tuple(as_paths(heldout)), reading.speaker, reading.most_text)
     outputs, about = _outputs(out, given, overwrite=overwrite)
     job = train_job(paths, TrainConfig(**given[TrainConfig]), outputs, about, *_machine(model))
     check_job(job)
