@@ -64,13 +64,14 @@ async def completions(request: Request, options: CompletionRequest) -> Any:
     nothing_new = bool(options.echo) and max_tokens == 0
     sampling = sampling_of(serving, options, max_tokens=max(max_tokens, nothing_new), logprobs=options.logprobs)
     given = several(options.prompt)
+    # Before any of them is tokenized: there may be very many.
+    n = _n_of(serving, options, given)
     texts = await run_in_threadpool(texts_of, serving.base, given)
     form = TextFormat(serving.base, options.logprobs)
     if not options.echo:
         return await _answer(request, options, texts, prompt, sampling, form)
     if options.stream:
         raise Refused(400, "echo is for answers that are not streamed", field="echo")
-    n = _n_of(serving, options, texts)
     async with request.app.state.scoring:
         echoes = await run_in_threadpool(echoed_texts, serving, given, prompt, options.logprobs)
     if nothing_new:
