@@ -62,7 +62,8 @@ async def completions(request: Request, options: CompletionRequest) -> Any:
     prompt = await run_in_threadpool(_prompt_of, serving, options)
     max_tokens = 16 if options.max_tokens is None else options.max_tokens
     nothing_new = bool(options.echo) and max_tokens == 0
-    sampling = sampling_of(serving, options, max_tokens=max(max_tokens, nothing_new), logprobs=options.logprobs)
+    at_least = max(max_tokens, int(nothing_new))
+    sampling = await run_in_threadpool(sampling_of, serving, options, max_tokens=at_least, logprobs=options.logprobs)
     given = several(options.prompt)
     # Before any of them is tokenized: there may be very many.
     n = _n_of(serving, options, given)
@@ -100,7 +101,9 @@ async def chat_completions(request: Request, options: ChatRequest) -> Any:
     if options.max_tokens is None:
         names["max_tokens"] = "max_completion_tokens"
     logprobs = (options.top_logprobs or 0) if options.logprobs else None
-    sampling = sampling_of(serving, options, max_tokens=max_tokens, logprobs=logprobs, names=names)
+    sampling = await run_in_threadpool(
+        sampling_of, serving, options, max_tokens=max_tokens, logprobs=logprobs, names=names
+    )
     form = ChatFormat(serving.base, logprobs=bool(options.logprobs))
     return await _answer(request, options, [ids], prompt, sampling, form)
 
