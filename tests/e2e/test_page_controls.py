@@ -54,6 +54,7 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
     assert sent() == {
         "max_tokens": 12, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0, "typical": 1,
         "repetition_penalty": 1.05, "repetition_range": 0,
+        "dry_multiplier": 0, "xtc_probability": 0, "xtc_threshold": 0.1, "dynatemp_range": 0, "smoothing_factor": 0,
     }  # fmt: skip
     # A value of one's own is no preset any more; one that cannot be becomes the nearest that can. A reload keeps them.
     fields["Temperature"].fill("99")

@@ -14,6 +14,7 @@ from torch import Tensor
 from sordino.engine.engine import Engine, Limits
 from sordino.engine.requests import End, Request
 from sordino.engine.runners.runner import Span
+from sordino.engine.samplers import Words
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
@@ -170,10 +171,10 @@ def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
 def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from sordino.engine import engine as module
 
-    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
+    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> Drawn:
         if sampling.top_k == 7:
             raise ZeroDivisionError
-        return sample(logits, seen, sampling, random)
+        return sample(logits, seen, sampling, random, words)
 
     monkeypatch.setattr(module, "sample", failing)
     engine = Engine(Model(), INFO, Limits(rows=3, queue=9))

@@ -17,6 +17,7 @@ from sordino.engine.engine import Engine, Limits, TokenizerInfo
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
+from sordino.engine.samplers import Words
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, ModelError, OutOfMemory
@@ -467,9 +468,9 @@ def test_a_mixture_is_its_components_combined(
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 
-    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, random: torch.Generator) -> Drawn:
+    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> Drawn:
         heard.setdefault(sampling.max_tokens, []).append(torch.as_tensor(logits_V).clone())
-        return sample(logits_V, seen, sampling, random)
+        return sample(logits_V, seen, sampling, random, words)
 
     monkeypatch.setattr("sordino.engine.engine.sample", listening)
     ids = tuple(model.encode(OPENING))

@@ -283,6 +283,16 @@ def test_tokens_there_and_back(live: Running) -> None:
     assert (answer.status_code, list(answer.json()["detail"])) == (422, ["ids"])
 
 
+def test_sillytavern_counts_tokens_for_each_connection(live: Running) -> None:
+    ids = live.base.encode(TEXT)
+    told = {"count": len(ids), "tokens": ids, "max_model_len": 256}
+    for path in ("/tokenize", "/v1/tokenize"):
+        assert post(live, path, model="", prompt=TEXT).json() == told
+    assert post(live, "/v1/internal/encode", text=TEXT).json() == {"length": len(ids), "tokens": ids}
+    assert httpx.get(f"{live.url}/v1/internal/model/info").json()["model_name"] == "tiny-llama"
+    assert post(live, "/tokenize", text=TEXT).json()["error"]["param"] == "prompt"
+
+
 def test_log_probabilities_of_the_last_generation(live: Running) -> None:
     text = written(live)
     assert httpx.get(f"{live.url}/api/extra/last_logprobs").json() == {"logprobs": None}

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sordino import __version__
 from sordino.errors import SordinoError
-from sordino.server import kobold, koboldcpp, openai, prompts_api
+from sordino.server import kobold, koboldcpp, openai, prompts_api, tokens
 from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
 from sordino.server.guard import Guard
 from sordino.server.serving import Idle, Serving, state_of
@@ -57,6 +57,7 @@ def create_app(
     app.include_router(kobold.router, prefix="/api/latest", include_in_schema=False)
     app.include_router(kobold.extra)
     app.include_router(koboldcpp.router)
+    app.include_router(tokens.router)
     app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
     app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
     if page is not None:

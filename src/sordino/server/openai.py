@@ -62,15 +62,17 @@ async def completions(request: Request, options: CompletionRequest) -> Any:
     prompt = await run_in_threadpool(_prompt_of, serving, options)
     max_tokens = 16 if options.max_tokens is None else options.max_tokens
     nothing_new = bool(options.echo) and max_tokens == 0
-    sampling = sampling_of(serving, options, max_tokens=max(max_tokens, nothing_new), logprobs=options.logprobs)
+    at_least = max(max_tokens, int(nothing_new))
+    sampling = await run_in_threadpool(sampling_of, serving, options, max_tokens=at_least, logprobs=options.logprobs)
     given = several(options.prompt)
+    # Before any of them is tokenized: there may be very many.
+    n = _n_of(serving, options, given)
     texts = await run_in_threadpool(texts_of, serving.base, given)
     form = TextFormat(serving.base, options.logprobs)
     if not options.echo:
         return await _answer(request, options, texts, prompt, sampling, form)
     if options.stream:
         raise Refused(400, "echo is for answers that are not streamed", field="echo")
-    n = _n_of(serving, options, texts)
     async with request.app.state.scoring:
         echoes = await run_in_threadpool(echoed_texts, serving, given, prompt, options.logprobs)
     if nothing_new:
@@ -99,7 +101,9 @@ async def chat_completions(request: Request, options: ChatRequest) -> Any:
     if options.max_tokens is None:
         names["max_tokens"] = "max_completion_tokens"
     logprobs = (options.top_logprobs or 0) if options.logprobs else None
-    sampling = sampling_of(serving, options, max_tokens=max_tokens, logprobs=logprobs, names=names)
+    sampling = await run_in_threadpool(
+        sampling_of, serving, options, max_tokens=max_tokens, logprobs=logprobs, names=names
+    )
     form = ChatFormat(serving.base, logprobs=bool(options.logprobs))
     return await _answer(request, options, [ids], prompt, sampling, form)
 

@@ -123,6 +123,23 @@ def test_what_is_written_is_what_the_api_writes(server: Running, voice: str) -> 
     assert "".join(one["text"] for one in ask(server, write(soft_prompts=[voice])) if one["is"] == "text") == text
 
 
+@pytest.mark.parametrize(
+    "samplers",
+    [
+        {"dry_multiplier": 2},
+        {"xtc_probability": 1, "xtc_threshold": 0.001},
+        {"dynatemp_range": 1},
+        {"smoothing_factor": 0.5},
+    ],
+)
+def test_todays_samplers_are_those_of_the_routes(server: Running, samplers: dict[str, float]) -> None:
+    settings = {"max_tokens": 10, "temperature": 1.2, "repetition_penalty": 1, "top_p": 1, **samplers}
+    told = ask(server, write(settings=settings, seed=3))
+    body = {"model": "tiny-llama", "prompt": "The keeper", "seed": 3, **settings}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=30).json()
+    assert "".join(one["text"] for one in told if one["is"] == "text") == answer["choices"][0]["text"]
+
+
 def test_columns_are_written_side_by_side(server: Running) -> None:
     told = ask(server, write(soft_prompts=["", "keeper", "clerk"]))
     assert {one["column"] for one in told if one["is"] == "end"} == {0, 1, 2}

@@ -44,6 +44,11 @@ class SamplingFields(_Strict):
     typical: float = 1.0
     repetition_penalty: float = 1.1
     repetition_range: int = 0
+    dry_multiplier: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    smoothing_factor: float = 0.0
     stop: list[str] = Field(default=[], max_length=16)
 
 

@@ -2,7 +2,10 @@
 
 import { $, el, local } from "./dom.js";
 
-const OFF = { temperature: 1, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 };
+const OFF = {
+  ...{ temperature: 1, top_p: 1, top_k: 0, min_p: 0, typical: 1, repetition_penalty: 1, repetition_range: 0 },
+  ...{ dry_multiplier: 0, xtc_probability: 0, xtc_threshold: 0.1, dynatemp_range: 0, smoothing_factor: 0 },
+};
 
 export const PRESETS = {
   Balanced: { ...OFF, temperature: 0.8, top_p: 0.95, repetition_penalty: 1.1 },
@@ -21,6 +24,11 @@ const FIELDS = {
   typical: ["Typical (1: off)", 0.01, 1, 0.01],
   repetition_penalty: ["Repetition penalty (1: off)", 0.5, 3, 0.01],
   repetition_range: ["Its range (0: all)", 0, 8192, 1],
+  dry_multiplier: ["DRY, against repeated phrases (0: off)", 0, 5, 0.1],
+  xtc_probability: ["XTC, how often top choices are left out (0: off)", 0, 1, 0.05],
+  xtc_threshold: ["XTC threshold", 0, 0.5, 0.01],
+  dynatemp_range: ["Dynamic temperature, plus or minus (0: off)", 0, 3, 0.05],
+  smoothing_factor: ["Smoothing (0: off)", 0, 10, 0.05],
 };
 
 let current = { max_tokens: 80, ...PRESETS.Balanced, ...local.get("settings", {}) };
