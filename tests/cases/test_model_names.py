@@ -36,7 +36,7 @@ def stored_names(name: str) -> set[str]:
     job = Job(TextPaths(()), Path("v.zip"), name, Metadata(name="v"), TrainConfig())
     store(job, "vocab")
     Path("out").mkdir()
-    spec = Spec((name,), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
+    spec = Spec((name,), ("embedding",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
     store_sweep(Sweep(spec, TextPaths(()), Path("out")))
     Recent(Path("recent.json")).add(name)
     return {

@@ -16,8 +16,9 @@ from sordino.engine.sampling import Sampling
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture, StoredPrompt, with_attention
 from sordino.prompts.soft_prompt import Metadata
+from sordino.server.chat_fields import ChatRequest
 from sordino.server.kobold_fields import GenerateRequest
-from sordino.server.openai_fields import ChatRequest, CompletionRequest
+from sordino.server.openai_fields import CompletionRequest
 from sordino.server.page.messages import Write
 from sordino.server.page.stories import StoryUpdate
 from tests.engine.toy_backend import ToyBackend

@@ -123,7 +123,7 @@ def test_gains_behind_other_text_have_a_table_and_a_picture(tmp_path: Path) -> N
         "+0.309",
         "68%",
         "[50%, 80%]",
-        "768 tokens",
+        "768 held-out tokens",
     ):
         assert said in page.shown, said
     assert "Behind other text" not in written(tmp_path, FULL).shown
