@@ -42,7 +42,8 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
         return asked[-1]
 
     page.get_by_text("More settings").click()
-    fields = {label: page.get_by_label(label) for label in ("New tokens", "Temperature", "Top-p", "Top-k (0: off)")}
+    labels = ("New tokens", "Temperature", "Top-p", "Top-k (0: off)")
+    fields = {label: page.get_by_label(label, exact=True) for label in labels}
     fields["New tokens"].fill("12")
     fields["New tokens"].press("Tab")
     page.get_by_label("Style").select_option("Careful")
