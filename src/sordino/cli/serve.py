@@ -52,10 +52,12 @@ def serve(
     """
     for line in library.absences():
         warn(line)
-    if model.model:
-        from sordino.models import files
+    from sordino.models import files
 
-        files.resolve(model.model)
+    for name in filter(None, [model.model, *served.others]):
+        files.resolve(name)
+    if served.soft_prompt is not None:
+        library.entry(served.soft_prompt)
     # Before PyTorch too, which takes seconds to come.
     with access.listen() as listening:
         try:
