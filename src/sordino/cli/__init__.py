@@ -40,7 +40,7 @@ GROUPS: dict[str, Table] = {
             "compare",
             "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
         ),
-        "list": ("prompts", "list_", "List the soft prompts in the library."),
+        "list": ("listing", "list_", "List the soft prompts in the library."),
         "show": ("prompts", "show", "Show what a soft prompt says about itself."),
         "doctor": ("doctor", "doctor", "Check models, folders, extras and hardware."),
         "help": ("help", "help_", "Show the help of a command."),
