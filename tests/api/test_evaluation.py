@@ -18,6 +18,7 @@ def test_evaluation_measures_and_prints_a_table(model, tmp_path: Path) -> None:
         {"first": prompt(model.base), "second": prompt(model.base, seed=1)},
         heldout=str(tmp_path / "heldout"),
         training=[tmp_path / "training" / "0.txt", str(tmp_path / "training" / "1.txt")],
+        instructions=["Write as a keeper:"],
         limit=300,
         resamples=100,
         excerpt_tokens=(20,),

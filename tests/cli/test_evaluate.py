@@ -35,7 +35,7 @@ def test_the_table_says_what_it_means(library: Path, tmp_path: Path) -> None:
         "soft prompt fog",
         "soft prompt oil",
         "no prompt",
-        '"The following was written by fog:"',
+        "Note: not compared with an instruction",
         "20 tokens of the training text",
         "64 tokens of the training text",
         "of 6 held-out texts",

@@ -103,6 +103,27 @@ def test_install_takes_any_format_in(folder: Path) -> None:
     assert formats.read(folder / "bare voice.zip").content_hash == SoftPrompt(matrix(1)).content_hash
 
 
+def test_install_ends_with_a_command_that_can_work(folder: Path) -> None:
+    """Old files for GPT-J ended with a command for smollm2, which is 576 wide."""
+    made = {
+        "old": SoftPrompt(matrix(1, 3, 4096), Metadata(supported=("EleutherAI/gpt-j-6B",))),
+        "small": SoftPrompt(matrix(2, 3, 576)),
+        "gemma": SoftPrompt(matrix(3, 3, 640)),
+    }
+    said = {}
+    for name, prompt in made.items():
+        formats.write(prompt, Path(f"{name}.zip"))
+        said[name] = ok("install", f"{name}.zip")
+    assert "Made for EleutherAI/gpt-j-6B (4096 wide)." in said["old"]
+    assert "None of the models here fits it (smollm2, gemma3-270m" in said["old"]
+    assert "sordino generate" not in said["old"]
+    assert 'Use it: sordino generate "Some text" --soft-prompt "small"' in said["small"]
+    assert '"Some text" --model gemma3-270m --soft-prompt "gemma"' in said["gemma"]
+    assert "EleutherAI/gpt-j-6B (4096 wide)" in ok("show", "old")
+    assert "a model 640 wide, which its file does not name" in ok("show", "gemma")
+    assert "EleutherAI/gpt-j-6B (4096 wide)" in ok("list")
+
+
 def test_install_says_what_is_there_already(folder: Path) -> None:
     before = contents(folder)
     formats.write(SoftPrompt(matrix(), KNOWN), Path("copy.zip"))

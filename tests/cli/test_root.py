@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from sordino import cli
+from sordino.cli import console
 from sordino.cli.console import one_line, printable
 from sordino.errors import BadInput, StorageError
 
@@ -87,6 +90,31 @@ def test_help_lists_every_command_with_its_own_first_line() -> None:
         assert name in stdout
 
 
+@pytest.mark.parametrize("names", [(), ("list",), ("mixture",), ("mixture", "fit")])
+def test_help_shows_what_the_flag_does(names: tuple[str, ...]) -> None:
+    by_name, by_flag = (
+        CliRunner().invoke(cli.main, arguments, prog_name="sordino")
+        for arguments in (["help", *names], [*names, "--help"])
+    )
+    assert (by_name.exit_code, by_name.stdout) == (0, by_flag.stdout)
+
+
+@pytest.mark.parametrize(("names", "said"), [(("lsit",), "Did you mean 'list'"), (("list", "fit"), "no commands")])
+def test_help_of_an_unknown_command_is_an_error(names: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(cli.main, ["help", *names], prog_name="sordino")
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "complete"), [("sordino he", "plain,help"), ("sordino generate --soft-p", "plain,--soft-prompt")]
+)
+def test_the_shell_completes_commands_and_options(typed: str, complete: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = python("-m", "sordino", **words, _SORDINO_COMPLETE="bash_complete")
+    assert complete in done.stdout.splitlines()
+
+
 def test_help_groups_the_commands() -> None:
     stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
     headings = [line.rstrip(":") for line in stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]
@@ -134,6 +162,23 @@ def test_our_errors_are_one_line_and_their_exit_code(failing, error: BadInput, c
 
 def test_an_error_cannot_send_escape_sequences_to_the_terminal(failing) -> None:
     assert "\x1b" not in failing(BadInput("not a soft prompt", where="evil\x1b]0;title\x07.zip")).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "red"),
+    [
+        ("error: a.txt: no text, error: twice", "error:"),
+        ("internal error: ValueError: x", "internal error:"),
+        ("Usage: sordino ...\n\nError: No such option", "Error:"),
+    ],
+)
+def test_the_first_word_of_an_error_is_red_on_a_terminal(monkeypatch: pytest.MonkeyPatch, text: str, red: str) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(
+        console, "err", Console(file=shown, force_terminal=True, color_system="standard", soft_wrap=True)
+    )
+    console.show_error(text)
+    assert shown.getvalue() == text.replace(red, f"\x1b[1;31m{red}\x1b[0m", 1) + "\n"
 
 
 def test_a_refusal_of_the_system_names_the_file(failing) -> None:

@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from sordino import formats
+from sordino.errors import ConfigError
+from sordino.server.addresses import Access
 from tests.cli.commands import run
 from tests.server.process import Process, started
 from tests.server.running import voice
@@ -53,6 +55,23 @@ def test_a_port_in_use_is_said_before_a_model_is_loaded(monkeypatch: pytest.Monk
     assert result.exit_code == 2
     assert "in use" in result.stderr
     assert "--port" in result.stderr
+
+
+def test_ui_takes_the_next_free_port_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS's AirPlay has port 5000, and a second page was an error."""
+    reached: list[int] = []
+
+    def listen(access: Access) -> socket.socket:
+        reached.append(access.port)
+        raise ConfigError("so far")
+
+    monkeypatch.setattr(Access, "listen", listen)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = taken.getsockname()[1]
+        said = run("ui", "--port", str(busy)).stderr
+    assert f"listens at port {busy}: the page is at port {reached[0]}." in said
+    assert reached[0] > busy
+    assert Access().port not in (5000, 5001, 7000, 7860, 8000, 8080, 8188)
 
 
 @pytest.mark.parametrize("fault", ["port", "model"])

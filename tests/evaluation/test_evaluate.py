@@ -12,7 +12,7 @@ import pytest
 from sordino.errors import ConfigError, DataError, OutOfMemory
 from sordino.evaluation import conditions
 from sordino.evaluation.conditions import Baselines, default_instructions, excerpts, instruction, no_prompt, soft_prompt
-from sordino.evaluation.config import EvaluateConfig
+from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.measuring import WindowLosses, evaluate, summarise, worth
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.report import Report, damage, summary, to_json, verdict
@@ -153,12 +153,16 @@ def test_excerpts_are_consecutive_training_text() -> None:
 def test_instructions_from_what_a_file_says() -> None:
     full = Metadata(name="The Keeper", author="Ines", description="Fog and oil.")
     assert default_instructions(full) == (
+        "Write in this style: Fog and oil.",
         "The following was written by The Keeper:",
         "The following was written by Ines:",
-        "Write in this style: Fog and oil.",
     )
-    assert len(default_instructions(Metadata())) == 1
-    assert len(default_instructions(Metadata(name="A", author="A"))) == 1
+    assert len(default_instructions(Metadata(name="A", author="A", description="B"))) == 2
+
+
+def test_a_name_alone_makes_no_instruction() -> None:
+    """ "The following was written by House letters:" was compared with, and lost to everything."""
+    assert default_instructions(Metadata(name="House letters", author="Ines")) == ()
 
 
 # From losses to lines ---------------------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def test_a_single_block_has_no_interval() -> None:
 @pytest.fixture(scope="module")
 def report() -> Report:
     base = tiny_base("llama")
-    prompts = {"a": voice(base, 5, name="a"), "b": voice(base, 7, 1, name="b")}
+    prompts = {"a": voice(base, 5, description="Dry.", name="a"), "b": voice(base, 7, 1, name="b")}
     return evaluate(
         base, prompts, HELDOUT, SMALL, baselines=Baselines(texts=TRAINING), off_domain=("the other text", TRAINING[:1])
     )
@@ -219,8 +223,8 @@ def test_a_report_has_every_condition_once(report: Report) -> None:
         ("soft prompt", "a"),
         ("soft prompt", "b"),
         ("no prompt", "no prompt"),
+        ("instruction", "Write in this style: Dry."),
         ("instruction", "The following was written by a:"),
-        ("instruction", "The following was written by b:"),
         ("excerpt", "4 tokens of the training text"),
         ("excerpt", "8 tokens of the training text"),
         ("excerpt", "16 tokens of the training text"),
@@ -254,6 +258,17 @@ def test_without_training_text_excerpts_are_left_out_and_it_is_said() -> None:
     assert made.off_domain is None
     assert damage(made, "a") == ""
     assert to_json(made)["soft_prompts"][0]["worth"] is None
+
+
+def test_without_a_description_no_instruction_is_compared_with_and_it_is_said() -> None:
+    base = tiny_base("llama")
+    behind = replace(SMALL, distance=DistanceConfig((0, 16), ("foreign",), limit=64))
+    made = evaluate(base, {"a": voice(base, 5, name="House letters")}, HELDOUT, behind, baselines=Baselines())
+    assert [line.kind for line in made.heldout.lines] == ["soft prompt", "no prompt"]
+    assert any("no description" in note for note in made.notes)
+    assert made.distance is not None
+    assert not [line for line in made.distance.lines if line.kind == "instruction"]
+    assert "best_instruction" not in summary(made, "a")["nll"]
 
 
 def test_excerpts_longer_than_the_context_are_left_out_and_it_is_said() -> None:

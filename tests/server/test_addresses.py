@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
 import pytest
 
 from sordino.errors import ConfigError
-from sordino.server.addresses import checked_hosts, checked_key, checked_origins, near
+from sordino.server.addresses import Access, checked_hosts, checked_key, checked_origins, near
 
 
 def test_a_key_is_what_a_client_can_send() -> None:
@@ -46,3 +49,32 @@ def test_every_address_is_none_that_a_browser_opens() -> None:
     assert near("http://0.0.0.0:5000") == "http://127.0.0.1:5000"
     assert near("http://[::]:5000") == "http://[::1]:5000"
     assert near("http://10.0.0.0:5000") == "http://10.0.0.0:5000"
+
+
+@pytest.fixture
+def busy() -> Iterator[int]:
+    """A port that a program listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+def test_a_busy_port_is_an_error_that_says_what_to_do(busy: int) -> None:
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{busy}.*in use.*another --port"):
+        Access(port=busy).listen()
+
+
+def test_the_next_free_port_is_one_that_can_be_listened_at(busy: int) -> None:
+    free = Access(port=busy, api_key="k").at_free_port()
+    assert busy < free.port < busy + 20
+    assert free.api_key == "k"
+    with free.listen() as listening:
+        assert listening.getsockname()[1] == free.port
+
+
+def test_a_free_port_is_kept_and_an_address_that_is_not_here_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert Access(port=port).at_free_port() == Access(port=port)
+    assert Access(port=0).at_free_port() == Access(port=0)
+    nowhere = Access(host="no.such.host.invalid", insecure=True)
+    assert nowhere.at_free_port() is nowhere

@@ -8,6 +8,7 @@ Ctrl-C is 130; anything else is a bug in Sordino, reported in one line, 70. SORD
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from importlib import import_module
@@ -39,9 +40,10 @@ GROUPS: dict[str, Table] = {
             "compare",
             "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
         ),
-        "list": ("prompts", "list_", "List the soft prompts in the library."),
+        "list": ("listing", "list_", "List the soft prompts in the library."),
         "show": ("prompts", "show", "Show what a soft prompt says about itself."),
         "doctor": ("doctor", "doctor", "Check models, folders, extras and hardware."),
+        "help": ("help", "help_", "Show the help of a command."),
     },
     "Share": {
         "install": ("prompts", "install", "Copy a soft prompt into the library."),
@@ -98,6 +100,14 @@ class Commands(click.Group):
             raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise click.exceptions.Exit(_show_usage(error)) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         if os.environ.get("SORDINO_DEBUG", "") not in ("", "0"):
             return super().invoke(ctx)
@@ -106,8 +116,10 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(_INTERRUPTED)
-        # click's own, among them Exit and Abort, which are RuntimeErrors.
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            ctx.exit(_show_usage(error))
+        # click's own, which are RuntimeErrors.
+        except (click.exceptions.Exit, click.Abort):
             raise
         # The last resort: whatever it is, the user gets one line and a script an exit code.
         except Exception as error:
@@ -121,11 +133,21 @@ def _report(error: Exception) -> int:
     """
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         raise error
-    from sordino.cli.console import one_line
+    from sordino.cli.console import one_line, show_error
 
     message, exit_code = _line_and_code(error)
-    click.echo(one_line(message), err=True)
+    show_error(one_line(message))
     return exit_code
+
+
+def _show_usage(error: click.ClickException) -> int:
+    """Show an error of click's, and return the exit code."""
+    from sordino.cli.console import printable, show_error
+
+    text = io.StringIO()
+    error.show(text)
+    show_error(printable(text.getvalue().rstrip("\n")))
+    return error.exit_code
 
 
 def _line_and_code(error: Exception) -> tuple[str, int]:

@@ -80,6 +80,9 @@ def answers(
             "free answers of mixtures are not measured", where="--free", do="give soft prompts, or labels"
         )
     held = rows.read(apart=True)
+    from sordino.evaluation.tasks import check_task
+
+    check_task(held.sets, held.training)
     base = model.load()
     prompts.check(base, loaded)
     from sordino.evaluation.answers import classify

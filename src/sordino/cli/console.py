@@ -19,12 +19,15 @@ import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from sordino.evaluation.tables import Table as MeasuredTable
 
 # Piped output is read by grep and spreadsheets, which want a row on one line.
 _PIPED_WIDTH = 200
+# Of ours in the first line, of click's below the usage.
+_ERROR = re.compile(r"\A(internal )?error:|^Error:", re.MULTILINE)
 # 128 and SIGPIPE's number.
 _BROKEN_PIPE = 141
 
@@ -131,6 +134,13 @@ def _cell(text: str) -> str:
 def warn(message: str) -> None:
     """One `warning:` line on stderr."""
     err.print(f"warning: {one_line(message)}", style="yellow")
+
+
+def show_error(text: str) -> None:
+    """An error on stderr, its first word, "error:", in red."""
+    shown = Text(text)
+    shown.highlight_regex(_ERROR, "bold red")
+    err.print(shown)
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         "off_domain",
         "Texts in another voice, to see the damage.  [default: a packaged one]",
     ),
-    instruction_option("made from the name and the description"),
+    instruction_option("made from the description, where there is one"),
 )
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @distance_options()

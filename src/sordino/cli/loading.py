@@ -33,6 +33,7 @@ from sordino.settings import setting
 if TYPE_CHECKING:
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
+    from sordino.models.names import ModelSource
     from sordino.texts.heldout import HeldoutTexts
 
 P = TypeVar("P", bound=StoredPrompt)
@@ -180,9 +181,15 @@ def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False
 
 
 def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
-    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, on a terminal."""
+    """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, on a terminal.
+
+    Its name is looked up before anything is imported that takes seconds.
+    """
+    from sordino.models import files
+
+    source = files.resolve(model)
     if ask:
-        _ask_to_convert(model)
+        _ask_to_convert(source)
     with err.status(f"Loading {one_line(model)} ..."):
         # Importing it, too, takes seconds.
         from sordino.models import base_model
@@ -200,14 +207,14 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
     return base
 
 
-def _ask_to_convert(model: str) -> None:
+def _ask_to_convert(source: ModelSource) -> None:
     from sordino.models import files
 
-    needed = files.conversion_of(files.resolve(model))
+    needed = files.conversion_of(source)
     if needed is None:
         return
     err.print(
-        f"{one_line(model)} is quantised, and PyTorch runs it as float32: {_gigabytes(needed.disk)} of the disk once and "
+        f"{one_line(source.name)} is quantised, and PyTorch runs it as float32: {_gigabytes(needed.disk)} of the disk once and "
         f"of memory at every run, {_gigabytes(needed.memory)} of memory while it is converted."
     )
     if is_interactive():

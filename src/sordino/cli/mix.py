@@ -103,10 +103,6 @@ def _check_components(names: Sequence[str], joint: int | None) -> None:
 
 
 def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
-    from sordino.cli.mix_display import MixtureDisplay, show_fitted
-    from sordino.training.mixture.execute import MixtureJob, execute_mixture
-    from sordino.training.mixture.report import to_json
-
     config: FitConfig = options["config"]
     outputs: Outputs = options["outputs"]
     out = outputs.target
@@ -119,6 +115,10 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
     given = prompts.load_single()
     base = options["model"].load(ask=not options["as_json"])
     prompts.check(base, given)
+    from sordino.cli.mix_display import MixtureDisplay, show_fitted
+    from sordino.training.mixture.execute import MixtureJob, execute_mixture
+    from sordino.training.mixture.report import to_json
+
     job = MixtureJob(
         list(given.items()), options["texts"], out,
         options["about"].metadata(outputs.name or without_ending(out.name)), config, joint,

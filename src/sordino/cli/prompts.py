@@ -1,4 +1,4 @@
-"""Commands on soft prompt files: list, show, install, remove, edit, convert, sources."""
+"""Commands on soft prompt files: show, install, remove, edit, convert, sources."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from sordino.cli.console import (
     out,
     print_json,
     printable,
-    shortened,
     show_table,
-    table,
     warn,
 )
 from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
@@ -27,9 +25,9 @@ from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name, default_name, without_ending
 from sordino.library.outputs import format_to_write
-from sordino.prompts.description import attended, facts, shape, sizes
-from sordino.prompts.fit import made_for
-from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.description import facts, made_for, shape, sizes
+from sordino.prompts.fit import made_for as filled_in
+from sordino.prompts.fit import stated_by
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import RATINGS, SoftPrompt
 
@@ -38,50 +36,9 @@ if TYPE_CHECKING:
     from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
-_LONGEST_DESCRIPTION = 60
+# Of `sordino generate`.
+_DEFAULT_MODEL = "smollm2"
 _HOLD, _STRENGTH = attention_options()
-
-
-@click.command("list")
-@library_option()
-@json_option()
-def list_(library: Library, as_json: bool) -> None:
-    """List the soft prompts in the library.
-
-    A file that cannot be read is listed with the reason.
-    """
-    entries = library.scan()
-    if as_json:
-        print_json([entry.to_json() for entry in entries])
-        return
-    for line in library.absences():
-        warn(line)
-    if len(library.absences()) == len(library.folders):
-        return
-    if not entries:
-        out.print(
-            f"The library {library.folders[0]} is empty. Drop .zip files there, or make one with `sordino train`; "
-            "`sordino demo` shows how."
-        )
-    else:
-        shown = table("name", "#tokens", "#width", "made for", "description")
-        for entry in entries:
-            shown.add_row(*_cells(entry), style="red" if entry.error else None)
-        out.print(shown)
-    others = library.other_files()
-    if others:
-        names = ", ".join(one_line(path.name) for path in others[:3]) + (", ..." if len(others) > 3 else "")
-        err.print(f"Not listed, as only .zip files and folders are: {names}. `sordino install FILE` takes one in.")
-
-
-def _cells(entry: Entry) -> tuple[str, str, str, str, str]:
-    name, known = one_line(entry.name), entry.metadata
-    if entry.error:
-        return name, "", "", "", f"cannot be read: {one_line(entry.error)}"
-    length = f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{attended(known)}"
-    width = "KV" if entry.kind == KVPrompt.kind else str(entry.d_model)
-    made_for = known.base.id or known.base.family or ", ".join(known.supported)
-    return name, length, width, one_line(made_for), shortened(known.description, _LONGEST_DESCRIPTION)
 
 
 @click.command()
@@ -143,7 +100,20 @@ def install(source: str, name: str | None, index: int | None, replacing: bool, l
     if twin and twin.path != entry.path:
         what = "matrix" if isinstance(loaded, SoftPrompt) else loaded.kind
         out.print(f"{one_line(twin.name)} in the library is the same {what}.")
-    out.print(f'Use it: sordino generate "Some text" --soft-prompt "{one_line(entry.name)}"')
+    _show_use(one_line(entry.name), loaded)
+
+
+def _show_use(name: str, prompt: StoredPrompt) -> None:
+    """A command that works here, or which model is missing."""
+    from sordino.models.sizes import fitting_here
+
+    fitting, others = fitting_here([stated_by(part) for part in components_of(prompt) if part is not None])
+    if not fitting:
+        out.print(f"Made for {one_line(made_for(prompt.metadata, prompt.d_model))}.")
+        out.print(f"None of the models here fits it ({', '.join(map(one_line, others))}): use it with that one.")
+        return
+    model = "" if _DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
+    out.print(f'Use it: sordino generate "Some text"{model} --soft-prompt "{name}"')
 
 
 @click.command()
@@ -238,7 +208,7 @@ def convert(
     if model.model:
         base = replace(model, device="cpu").load()
         check_fits(base, loaded.metadata.name, loaded, force=force)
-        loaded = made_for(loaded, base.ref, force=force)
+        loaded = filled_in(loaded, base.ref, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):
         warn(warning)
     out.print(f"Wrote {target}: {kind}, {shape(loaded)}")

@@ -36,6 +36,11 @@ error. An error is one line that begins with `error:`; where a flag is wrong, it
 | `SORDINO_LIBRARY` | the library's folders, separated as in `PATH`; the first is written to, and `--library` wins |
 | `SORDINO_CACHE` | where base models are unpacked and converted to |
 | `SORDINO_DEBUG` | `1`: show the traceback of an error |
+| `NO_COLOR` | `1`: no colours; there are none either where the output is not a terminal |
+
+The shell completes commands and options with Tab after `eval "$(_SORDINO_COMPLETE=bash_source sordino)"` in `~/.bashrc`,
+`eval "$(_SORDINO_COMPLETE=zsh_source sordino)"` in `~/.zshrc`, or `_SORDINO_COMPLETE=fish_source sordino | source` in
+`~/.config/fish/completions/sordino.fish`.
 """
 
 

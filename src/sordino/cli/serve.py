@@ -52,10 +52,12 @@ def serve(
     """
     for line in library.absences():
         warn(line)
-    if model.model:
-        from sordino.models import files
+    from sordino.models import files
 
-        files.resolve(model.model)
+    for name in filter(None, [model.model, *served.others]):
+        files.resolve(name)
+    if served.soft_prompt is not None:
+        library.entry(served.soft_prompt)
     # Before PyTorch too, which takes seconds to come.
     with access.listen() as listening:
         try:
@@ -133,8 +135,11 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
 def ui(context: click.Context, model: ModelChoice, library: Library, access: Access) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
-    The same as `sordino serve --open`, which has more options.
+    The same as `sordino serve --open`, which has more options, but at the next free port where another program has this one.
     """
     if find_spec("websockets") is None:
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
-    context.invoke(serve, model=model.model, library=library, port=access.port, api_key=access.api_key, opens=True)
+    free = access.at_free_port()
+    if free != access:
+        err.print(f"Another program listens at port {access.port}: the page is at port {free.port}.")
+    context.invoke(serve, model=model.model, library=library, port=free.port, api_key=access.api_key, opens=True)

@@ -96,10 +96,10 @@ def generate(
     names = [line.name(default) for line in lines]
     given = replace(prompts, names=tuple(dict.fromkeys(filter(None, names))))
     loaded = mixing.applied(dict(zip(given.names, given.load_any().values(), strict=True)))
-    from sordino.engine.generate import generate
-
     base = model.load()
     given.check(base, loaded)
+    from sordino.engine.generate import generate
+
     requests = _requests(base, lines, [loaded.get(name) for name in names], seed, sampling)
     if texts.batch is not None:
         size = texts.batch_size
@@ -135,10 +135,10 @@ def compare(
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text = _text_of(text)
     loaded = mixing.applied(prompts.load_any())
-    from sordino.engine.generate import TextRequest, check_request, complete
-
     base = model.load()
     prompts.check(base, loaded)
+    from sordino.engine.generate import TextRequest, check_request, complete
+
     requests = [TextRequest(text, prompt, seed) for prompt in (None, *loaded.values())]
     for request in requests:
         check_request(base, request, sampling)

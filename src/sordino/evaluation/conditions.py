@@ -152,15 +152,14 @@ def _heading(text: str) -> str:
 
 
 def default_instructions(metadata: Metadata) -> tuple[str, ...]:
-    """Instructions that a person might write, made from the metadata of a soft prompt."""
-    texts = []
-    if metadata.name:
-        texts.append(f"The following was written by {metadata.name}:")
-    if metadata.author and metadata.author != metadata.name:
-        texts.append(f"The following was written by {metadata.author}:")
-    if metadata.description:
-        texts.append(f"Write in this style: {metadata.description}")
-    return tuple(texts) or ("The following is a text in a strongly marked voice of its own:",)
+    """Instructions that a person might write, made from the metadata of a soft prompt, the most telling first.
+
+    None without a description: beside a name alone, which is often a file's, every soft prompt looks good.
+    """
+    if not metadata.description:
+        return ()
+    names = dict.fromkeys(filter(None, [metadata.name, metadata.author]))
+    return f"Write in this style: {metadata.description}", *(f"The following was written by {name}:" for name in names)
 
 
 def excerpts(

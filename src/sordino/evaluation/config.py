@@ -72,7 +72,7 @@ class DistanceConfig:
 class ContinuationConfig:
     """Whether text stays healthy: `count` continuations of at most `tokens` tokens behind `behind` tokens of other text."""
 
-    count: int = setting(64, "Continuations of each soft prompt, held and not held.", low=1)
+    count: int = setting(64, "Continuations of each soft prompt, held and not held.", low=1, flag="--continuations")
     tokens: int = setting(90, "Longest continuation, in tokens.", low=4)
     behind: int = setting(256, "Tokens of other text that are continued.", low=1)
 

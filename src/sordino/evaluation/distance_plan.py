@@ -82,7 +82,7 @@ def plan_distance(
     """Raises ConfigError where no distance fits the model's context, or the model's family takes no hold; DataError."""
     judged = [JudgedCondition(no_prompt(base)), *_of_prompts(base, prompts, config.hold)]
     texts = baselines.instructions or default_instructions(next(iter(prompts.values())).metadata)
-    judged += [JudgedCondition(instruction(base, texts[0]))]
+    judged += [JudgedCondition(instruction(base, text)) for text in texts[:1]]
     judged += [JudgedCondition(one) for one in _excerpt(base, baselines.texts, config, seed=seed)]
     judged += [
         JudgedCondition(replace(no_prompt(base), label=f"LoRA {path.name}"), adapter=path) for path in config.adapters

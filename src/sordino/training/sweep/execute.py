@@ -19,7 +19,7 @@ from sordino.errors import BadInput, TrainingError
 from sordino.library.names import safe_name
 from sordino.library.outputs import check_folder
 from sordino.models.base_model import BaseModel
-from sordino.models.files import absolute_name
+from sordino.models.files import absolute_name, resolve
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
@@ -97,7 +97,7 @@ LoadModel = Callable[[str], BaseModel]
 
 
 def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
-    """What can be checked of a sweep that begins without reading a text. Raises BadInput."""
+    """What can be checked of a sweep that begins without reading a text. Raises BadInput, ModelError."""
     folder = sweep.folder
     check_folder(folder)
     if any(os.path.realpath(texts) == os.path.realpath(folder) for texts in (*sweep.texts.data, *sweep.texts.heldout)):
@@ -116,6 +116,9 @@ def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
             raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
     for init in sweep.spec.init:
         check_start(init)
+    # The second model's name would else be looked up after the first one's runs.
+    for model in sweep.spec.model:
+        resolve(model)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
