@@ -17,7 +17,7 @@ import numpy as np
 CHARACTERS = 1000
 # Parts of a story at its beginning and at its end. A style below SOME_STYLE at the beginning is none that could be kept.
 ENDS = 2
-SOME_STYLE = 0.15
+SOME_STYLE = 0.3
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ For each of the three packaged voices, SmolLM2 writes stories in each of these w
     system prompt    the voice in a sentence, in the chat template, and the request for a long story
     five examples    five excerpts of the voice's texts in front
     LoRA r8          PEFT, all linear layers; merged into the weights to be run
-    control vector   see `benchmarks.steering`, at the strength that is best on training texts of the voice
+    control vector   see `benchmarks.steering`; the strongest that costs training texts of the voice at most 0.1 nats
     embedding, KV    soft prompts of 20 virtual tokens, with the hold of their files and not held
 
 LoRA and both soft prompts are trained for the same steps on the same rows, half of them behind other text. Every 256 tokens of the
@@ -15,8 +15,8 @@ behind 0, 256, 768 and 1,536 tokens of the stories. Then forty instructions that
 loss on a text in another voice less the base model's (damage), positions in front, seconds to make, bytes, and how many different
 ones a batch may hold.
 
-Each stage is stored under --folder, and a run that was stopped goes on from there. After each voice the results of those that are
-done are written. `python -m benchmarks.why` puts them into docs/why.md. Needs `pip install 'sordino[bench]'`.
+Each stage is stored under --folder, and a run that was stopped goes on from there. Results are written as soon as a writer has
+them. `python -m benchmarks.why` puts them into docs/why.md. Needs `pip install 'sordino[bench]'`.
 
     python -m benchmarks.holding --threads 2        the three voices
     python -m benchmarks.holding --quick            small numbers, to see that it runs: nothing is written to results/
@@ -70,7 +70,7 @@ NOTHING = "nothing"
 DISTANCES = (0, 256, 768, 1536)
 # The stories are judged every so many tokens.
 WINDOW = 256
-STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+STRENGTHS, MOST_LOST = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0), 0.1
 PAIR_TOKENS, ROW_TOKENS = 64, 128
 EXAMPLES, EXAMPLE_TOKENS = 5, 64
 
@@ -174,8 +174,9 @@ class Voice:
                 for strength in STRENGTHS
             }
             print(f"control vector of {self.name}, loss by strength: {losses}", flush=True)
-            best = min(losses, key=losses.__getitem__)
-            np.savez(file, **{str(layer): best * direction for layer, direction in directions.items()})
+            # The best loss is that of the weakest, which does nothing to be seen.
+            strongest = max(strength for strength, loss in losses.items() if loss <= min(losses.values()) + MOST_LOST)
+            np.savez(file, **{str(layer): strongest * direction for layer, direction in directions.items()})
 
         cost = self.stages.cost("control", file, make)
         with np.load(file) as stored:

@@ -69,7 +69,7 @@ def table() -> Iterator[str]:
         kept = f"{last / first:.0%}" if first >= SOME_STYLE else "–"
         yield (
             f"| {_named(writer)} | {first:.2f} | {last:.2f} | {kept} | {near:.3f} | {far:.3f} | "
-            f"{followed:.1f} of {own[0]['asked']} | {damage:+.3f} | {positions:.0f} | {seconds:.0f} | {size:,.0f} | "
+            f"{followed:.3g} of {own[0]['asked']} | {damage:+.3f} | {positions:.0f} | {seconds:.0f} | {size:,.0f} | "
             f"{own[0]['a batch mixes']} |"
         )
 

@@ -46,7 +46,7 @@ def written(file: Path, *parts: list[dict[str, Any]]) -> list[str]:
 
 def test_means_over_complete_voices(file: Path) -> None:
     every = list(why._LINES)
-    said = written(file, rows("noir", every, 0.8), rows("keeper", every, 0.4), rows("gazette", every[:3], 0.1))
+    said = written(file, rows("noir", every, 0.8), rows("keeper", every, 0.4), rows("gazette", every[:3], 0.2))
     assert "means over 2 voices" in said[0]
     assert "gazette" not in said[0]
     table = [line for line in said if line.startswith("|")]
@@ -55,11 +55,11 @@ def test_means_over_complete_voices(file: Path) -> None:
 
 
 def test_of_a_voice_that_is_not_complete_what_is_missing_is_said(file: Path) -> None:
-    said = written(file, rows("noir", ["KV, held", "nothing"], 0.1))
+    said = written(file, rows("noir", ["KV, held", "nothing"], 0.2))
     assert "noir alone" in said[0]
     assert said[1].startswith("Not run yet: KV prompt, not held, ")
     # A style at the beginning that is hardly one has no share that is kept.
-    assert "| 0.10 | 0.05 | – |" in said[-2]
+    assert "| 0.20 | 0.10 | – |" in said[-2]
 
 
 def test_without_results_the_page_says_so(file: Path) -> None:
