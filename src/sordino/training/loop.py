@@ -26,7 +26,7 @@ from sordino.training.checkpoint import load_checkpoint, load_group, save_checkp
 from sordino.training.contexts import neutral_ids
 from sordino.training.events import Event, Lost, Step, Validation
 from sordino.training.gradient import MEAN_NLL, Batch, Loss
-from sordino.training.members import Member, samples_of
+from sordino.training.members import GroupMember, samples_of
 from sordino.training.members import Run as Run
 from sordino.training.members import TrainSet as TrainSet
 from sordino.training.schedule import learning_rate
@@ -102,10 +102,10 @@ def train_group(
     """
     base = strategy.place(base)
     neutral = neutral_ids(base) if any(run.config.context for run in group.runs) else ()
-    members = {run.name: Member(base, run, neutral) for run in group.runs}
+    members = {run.name: GroupMember(base, run, neutral) for run in group.runs}
     snapshots = {name: member.snapshot for name, member in members.items()}
 
-    def store(over: Collection[Member]) -> None:
+    def store(over: Collection[GroupMember]) -> None:
         for member in over if group.folder is not None else members.values():
             save_checkpoint(member.snapshot)
         if group.folder is not None:
@@ -125,12 +125,12 @@ def train_group(
     pass_tokens = min(run.config.pass_tokens for run in group.runs)
     saved_at = time.monotonic()
 
-    def save(over: Collection[Member]) -> None:
+    def save(over: Collection[GroupMember]) -> None:
         for member in (*over, *going):
             member.flush()
         store(over)
 
-    def validate(due: Sequence[Member]) -> list[float]:
+    def validate(due: Sequence[GroupMember]) -> list[float]:
         batches = [Batch(m.form.source(m.state.average_PD), m.validation, m.progress.step) for m in due]
         with memory_errors("training", LOWER):
             return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
@@ -154,7 +154,7 @@ def train_group(
         batches = [member.batch(step) for member in going]
         with memory_errors("training", LOWER):
             losses = group.loss.backward(base, batches, pass_tokens, strategy)
-        stepped: list[tuple[Member, Step]] = []
+        stepped: list[tuple[GroupMember, Step]] = []
         lost: dict[str, Lost] = {}
         for member, loss, batch in zip(going, losses, batches, strict=True):
             norm = float(torch.nn.utils.clip_grad_norm_(member.state.parameters.values(), member.config.clip))

@@ -48,7 +48,7 @@ class Run:
     start_PD: Tensor
 
 
-class Member:
+class GroupMember:
     """A run during training: what it was given, its state, and its metrics."""
 
     def __init__(self, base: BaseModel, run: Run, neutral: Sequence[int]) -> None:
@@ -110,7 +110,7 @@ class Member:
         return Finished(result_PD.clone(), why or self.progress.finished, self.progress)
 
 
-def samples_of(base: BaseModel, due: Sequence[Member], step: int) -> Iterator[tuple[Member, Sample]]:
+def samples_of(base: BaseModel, due: Sequence[GroupMember], step: int) -> Iterator[tuple[GroupMember, Sample]]:
     """Continuations by the runs' prompts as they are now; runs with equal `sample_tokens` share a batch."""
     for tokens in sorted({member.config.sample_tokens for member in due}):
         alike = [member for member in due if member.config.sample_tokens == tokens]
