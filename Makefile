@@ -73,6 +73,7 @@ install: $(INSTALLED)
 # torch first and pinned: on Linux an unpinned one brings gigabytes of CUDA libraries.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Installing into .venv, once: PyTorch and other packages, some hundred MB to download; minutes."
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(PIP) torch
 	$(PIP) -e '.[dev]'

@@ -12,10 +12,12 @@ from click.testing import CliRunner, Result
 
 from sordino import formats
 from sordino.cli import main
+from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import data_hash
 from sordino.texts.reading import read_pieces
 from sordino.training import demo as demo_module
 from sordino.training.demo import NAME, OPENINGS
+from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
 
 TEXTS = Path(demo_module.__file__).parents[1] / "data" / "keeper"
@@ -47,6 +49,8 @@ def test_it_tells_the_whole_story_in_order(finished: tuple[Path, Result]) -> Non
     _, result = finished
     assert result.exit_code == 0, result.output
     story = [
+        "In three parts: about 0.01 minutes of training",
+        "fetched (93 MB)",
         "lighthouse keeper",
         "stays as it is",
         "18 pieces to train on",
@@ -54,6 +58,7 @@ def test_it_tells_the_whole_story_in_order(finished: tuple[Path, Result]) -> Non
         "By itself the model goes on like this",
         f"  {OPENINGS[0]}|",
         "steps of about",
+        "to measure and to continue three texts: done in about",
         "in front of the text",
         f"soft prompt {NAME}",
         "no prompt",
@@ -67,6 +72,7 @@ def test_it_tells_the_whole_story_in_order(finished: tuple[Path, Result]) -> Non
         "Your soft prompt and its report",
         "KiB",
         "What next",
+        "sordino demo --ui",
         "sordino generate",
         "sordino compare",
         "sordino install",
@@ -115,6 +121,44 @@ def test_a_second_run_is_refused_before_anything_happens(finished: tuple[Path, R
     assert result.exit_code == 2
     assert "--overwrite" in result.stderr
     assert (here / "sordino-demo" / f"{NAME}.zip").read_bytes() == before
+
+
+def test_the_page_opens_on_the_finished_prompt(finished: tuple[Path, Result], monkeypatch) -> None:
+    here, _ = finished
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *asked: pytest.fail("a model was loaded"))
+    opened = []
+    monkeypatch.setattr("sordino.cli.demo.open_page", lambda context, access, **served: opened.append(served))
+    assert demo("--ui").exit_code == 0
+    (served,) = opened
+    assert (served["model"], served["soft_prompt"]) == ("smollm2", NAME)
+    assert served["library"].folders[-1] == here / "sordino-demo"
+    assert len(served["library"].folders) == 2
+
+
+def test_the_page_is_opened_after_the_run_too(tmp_path: Path, monkeypatch) -> None:
+    opened = []
+
+    def run(job, base, minutes):
+        job.out.parent.mkdir()
+        formats.write(SoftPrompt(matrix()), job.out)
+        return SoftPrompt(matrix())
+
+    monkeypatch.setattr("sordino.cli.demo.run", run)
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *asked: None)
+    monkeypatch.setattr("sordino.cli.demo.open_page", lambda context, access, **served: opened.append(served))
+    assert demo("--ui", "--out", str(tmp_path / "made")).exit_code == 0
+    assert [served["soft_prompt"] for served in opened] == [NAME]
+    # Without a terminal nobody is asked.
+    assert demo("--out", str(tmp_path / "other")).exit_code == 0
+    assert len(opened) == 1
+
+
+def test_without_the_page_s_packages_it_is_refused_at_once(monkeypatch) -> None:
+    monkeypatch.setattr("sordino.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("sordino.cli.loading.loaded_model", lambda *asked: pytest.fail("a model was loaded"))
+    result = demo("--ui")
+    assert (result.exit_code, "sordino[ui]" in result.stderr) == (1, True)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

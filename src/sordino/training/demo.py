@@ -12,7 +12,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import Cost
 from sordino.training.job import Job
-from sordino.training.judging import PASSES_A_STEP, Judging
+from sordino.training.judging import PASSES_A_STEP, Judging, RunSize, work
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"
@@ -25,6 +25,10 @@ OPENINGS = (
     "There was nothing for dinner but",
 )
 SAMPLE_TOKENS = 48
+# Of each continuation at the end.
+CONTINUATION_TOKENS = 70
+# They are written together: about so many times as long as one.
+_BATCH_OF_ALL = 2
 
 # Below this nothing can be heard; above it a fast machine would only learn the corpus by heart.
 FEWEST_STEPS, MOST_STEPS = 10, 300
@@ -33,6 +37,10 @@ _EVALUATIONS, _SAMPLES = 6, 5
 _EXCERPTS = (64, 256)
 _DRAWS = 2
 MEASURING_SECONDS = 30.0
+
+
+def finished_file(folder: Path) -> Path:
+    return folder / f"{NAME}.zip"
 
 
 def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
@@ -49,7 +57,7 @@ def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     )
     job = Job(
         TextPaths((texts / "train",), (texts / "heldout",)),
-        folder / f"{NAME}.zip",
+        finished_file(folder),
         MODEL,
         metadata,
         config,
@@ -75,6 +83,15 @@ def fitted_to_machine(job: Job, cost: Cost, sample_seconds: float, minutes: floa
     evaluate_every, sample_every = math.ceil(steps / _EVALUATIONS), math.ceil(steps / _SAMPLES)
     config = replace(job.config, steps=steps, evaluate_every=evaluate_every, sample_every=sample_every)
     return replace(job, config=config), (steps * cost.step_seconds + besides) / 60
+
+
+def minutes_afterwards(
+    judging: Judging, config: TrainConfig, size: RunSize, cost: Cost, sample_seconds: float
+) -> float:
+    """How long it takes to measure the trained prompt and to continue the openings without and with it."""
+    measuring = work(judging, config, size) / size.step_work * cost.step_seconds
+    continuing = _BATCH_OF_ALL * CONTINUATION_TOKENS / SAMPLE_TOKENS * sample_seconds
+    return (measuring + continuing) / 60
 
 
 def steps_for(minutes: float, step_seconds: float, besides: float) -> int:
