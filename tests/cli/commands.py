@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+import sordino.cli
 from sordino.cli import main
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
+
+# A module of a command that is first imported while a test has replaced a function would keep the replacement for good.
+for _module in pkgutil.iter_modules(sordino.cli.__path__):
+    importlib.import_module(f"sordino.cli.{_module.name}")
 
 KNOWN = Metadata(
     name="The Keeper",
