@@ -64,7 +64,7 @@ def test_json_has_all_of_it(library: Path, tmp_path: Path) -> None:
 
 def test_continuations_are_a_table_of_their_own(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     short = partial(ContinuationConfig, tokens=8, behind=20)
-    monkeypatch.setattr("sordino.cli.evaluate.ContinuationConfig", short)
+    monkeypatch.setattr("sordino.cli.distance.ContinuationConfig", short)
     command = ("evaluate", "fog", "--hold", 16, "--heldout", tmp_path / "heldout", "--continuations", 6, *FAST)
     text = ok(*command)
     for part in ("What the model writes behind other text", "distinct-2", "fog, held from 16", "fog, not held"):

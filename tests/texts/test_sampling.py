@@ -12,13 +12,13 @@ import pytest
 
 from sordino.texts.pieces import Piece
 from sordino.texts.reading import read_pieces
-from sordino.texts.sampling import Drawn, Sample
+from sordino.texts.sampling import SampledPieces, SampleSize
 
 WORDS = ["the", "keeper", "wrote", "of", "lamp", "and", "sea", "in", "fog", "by", "night"]
 
 
 def drawn(pieces: list[Piece], characters: int, seed: int = 0) -> tuple[Piece, ...]:
-    sample = Drawn(Sample(characters, seed))
+    sample = SampledPieces(SampleSize(characters, seed))
     for piece in pieces:
         sample.add(piece)
     return sample.pieces
@@ -55,11 +55,11 @@ def test_one_more_text_moves_few_others() -> None:
 def test_the_user_is_told_what_was_left_out(tmp_path: Path) -> None:
     texts = [f"{n} " + " ".join(WORDS) for n in range(100)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    reading = read_pieces([tmp_path / "a.jsonl"], sample=Sample(1000, 0))
+    reading = read_pieces([tmp_path / "a.jsonl"], sample=SampleSize(1000, 0))
     kept, size = len(reading.pieces), sum(piece.size for piece in reading.pieces)
     (note,) = reading.notes
     assert f"more text than --most-text: {kept} of 100 pieces, {size:,} of {sum(map(len, texts)):,} characters" in note
-    assert read_pieces([tmp_path / "a.jsonl"], sample=Sample(10**6, 0)).notes == ()
+    assert read_pieces([tmp_path / "a.jsonl"], sample=SampleSize(10**6, 0)).notes == ()
 
 
 def test_progress_is_in_bytes_of_all_files(tmp_path: Path) -> None:
@@ -80,9 +80,9 @@ def test_a_large_text_is_never_whole_in_memory(tmp_path: Path, name: str) -> Non
             file.write((json.dumps({"text": text}) if name.endswith(".jsonl") else text + "\n") + "\n")
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from sordino.texts.reading import read_pieces; from sordino.texts.sampling import Sample\n"
+        "from sordino.texts.reading import read_pieces; from sordino.texts.sampling import SampleSize\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak(); pieces = read_pieces([Path(sys.argv[1])], sample=Sample(1_000_000, 0)).pieces\n"
+        "before = peak(); pieces = read_pieces([Path(sys.argv[1])], sample=SampleSize(1_000_000, 0)).pieces\n"
         "print(peak() - before, sum(piece.size for piece in pieces))"
     )
     answer = subprocess.run(

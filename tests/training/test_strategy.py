@@ -22,7 +22,7 @@ from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import Batch
-from sordino.training.mixture.components import Slot, component_form
+from sordino.training.mixture.components import MatrixPart, component_form
 from sordino.training.mixture.joint import MixtureLoss
 from sordino.training.strategy import SINGLE_PROCESS, Strategy
 from tests.training import strategy_conformance
@@ -102,7 +102,7 @@ def test_a_mixtures_loss_and_weights_are_one_processs(count: int) -> None:
     def computed(strategy: Strategy, base: BaseModel) -> tuple[Tensor, Tensor, list[float]]:
         matrix = torch.cat([start_of(base), start_of(base, 3) * 0.5]).requires_grad_()
         form = component_form(base, "embedding", "start")
-        slots = [Slot(form, rows, base.d_model, 1.0) for rows in (4, 3)]
+        slots = [MatrixPart(form, rows, base.d_model, 1.0) for rows in (4, 3)]
         mixture = MixtureLoss(slots, TrainConfig(), lambda step: 0.5)
         batch = Batch(PrefixSource(matrix, "start"), small_set(base).train[:2])
         losses = mixture.backward(base, [batch], 1024, strategy) + mixture.mean(base, [batch], 1024, strategy)

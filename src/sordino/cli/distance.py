@@ -11,7 +11,7 @@ import click
 from sordino.cli.console import out, show_table
 from sordino.cli.options import PATH, Decorator, option_group, paths_option, refuse_alone
 from sordino.errors import ConfigError
-from sordino.evaluation.config import DISTANCES, DistanceConfig
+from sordino.evaluation.config import DISTANCES, ContinuationConfig, DistanceConfig
 from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class DistanceChoice:
     lora: tuple[Path, ...]
     picture: Path | None
     overwrite: bool
+    continuations: int | None
 
     def check(self) -> None:
         """Refuse options without --distance, files that cannot be written and adapters that cannot be read.
@@ -64,6 +65,10 @@ class DistanceChoice:
 
         return replace(config, foreign=read_pieces(list(self.foreign)).pieces)
 
+    def written(self) -> ContinuationConfig | None:
+        """Raises ConfigError."""
+        return None if self.continuations is None else ContinuationConfig(self.continuations)
+
 
 def distance_options() -> Decorator:
     """`distance: DistanceChoice`."""
@@ -92,6 +97,13 @@ def distance_options() -> Decorator:
             "--picture", type=PATH, metavar="FILE", help="With --distance: the gains as a picture, .png or .svg."
         ),
         click.option("--overwrite", is_flag=True, help="Replace the picture if it exists."),
+        click.option(
+            "--continuations",
+            type=int,
+            metavar="N",
+            help="Also write N continuations behind 256 tokens of other text, held and not: do they repeat themselves? 64 say "
+            "enough, and take minutes.",
+        ),
     )
 
 

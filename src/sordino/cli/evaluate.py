@@ -13,7 +13,7 @@ from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_o
 from sordino.cli.options import instruction_option, paths_option, refuse_alone, setting_options
 from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
-from sordino.evaluation.config import ContinuationConfig, EvaluateConfig
+from sordino.evaluation.config import EvaluateConfig
 from sordino.prompts.mixture import components_of, with_components
 
 if TYPE_CHECKING:
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 )
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
 @distance_options()
-@click.option(
-    "--continuations",
-    type=int,
-    metavar="N",
-    help="Also write N continuations behind 256 tokens of other text, held and not: do they repeat themselves? 64 say enough, and "
-    "take minutes.",
-)
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @measured_options()
 def evaluate(
@@ -47,7 +40,6 @@ def evaluate(
     texts: TextChoice,
     config: EvaluateConfig,
     distance: DistanceChoice,
-    continuations: int | None,
     components: bool,
     model: ModelChoice,
     as_json: bool,
@@ -64,8 +56,7 @@ def evaluate(
     if components:
         loaded = with_components(loaded)
     held = texts.read()
-    written = None if continuations is None else ContinuationConfig(continuations)
-    config = replace(config, distance=distance.read(), continuations=written)
+    config = replace(config, distance=distance.read(), continuations=distance.written())
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.reading import read_pieces
 

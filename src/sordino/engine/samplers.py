@@ -1,4 +1,4 @@
-"""DRY, XTC, dynamic temperature and smoothing, as published; and forbidden words. Pure functions on float64 arrays.
+"""DRY, XTC, dynamic temperature and smoothing, as published; and forbidden tokens. Pure functions on float64 arrays.
 
 Shape key: V vocabulary, C candidates (likeliest first), M earlier places where the text's last token stands too.
 """
@@ -35,7 +35,7 @@ NO_WORDS = Words()
 
 
 def forbidden(seen: SeenTokens, sampling: Sampling, words: Words) -> list[int]:
-    """The words that cannot come next: the last of a banned sequence behind its others, and ends of the text."""
+    """The tokens that cannot come next: the last of a banned sequence behind its others, and ends of the text."""
     found = {one[-1] for one in sampling.banned if seen.ids[len(seen.ids) - len(one) + 1 :] == list(one[:-1])}
     if sampling.end == "forbid" or seen.new.total() < sampling.min_tokens:
         found |= words.ends
@@ -43,7 +43,7 @@ def forbidden(seen: SeenTokens, sampling: Sampling, words: Words) -> list[int]:
 
 
 def dry_penalties(ids: Sequence[int], sampling: Sampling, words: Words) -> tuple[Ids, Floats]:
-    """DRY (Don't Repeat Yourself, p-e-w, text-generation-webui #5677): the words that would continue a repetition, and what is
+    """DRY (Don't Repeat Yourself, p-e-w, text-generation-webui #5677): the tokens that would continue a repetition, and what is
     subtracted from the logit of each: multiplier * base ** (length of the repetition - allowed length).
 
     A repetition does not reach across a token whose text contains one of the sequence breakers; no such token is penalised.
@@ -74,10 +74,10 @@ def _breaks(token: int, sampling: Sampling, words: Words) -> bool:
 
 
 def without_top_choices(ids_C: Ids, probs_C: Floats, sampling: Sampling, words: Words) -> Mask:
-    """XTC (Exclude Top Choices, p-e-w, text-generation-webui #6335), where it acts: the words that stay.
+    """XTC (Exclude Top Choices, p-e-w, text-generation-webui #6335), where it acts: the tokens that stay.
 
-    Of the words of at least the threshold's probability only the least likely stays. All stay where an end of the text or of a line
-    is among the others.
+    Of the tokens of at least the threshold's probability only the least likely stays. All stay where an end of the text or of a
+    line is among the others.
     """
     keep_C = np.ones(len(ids_C), dtype=bool)
     keep_C[:-1] = probs_C[1:] < sampling.xtc_threshold
@@ -110,7 +110,7 @@ def _dynamic_temperature(logits: Floats, sampling: Sampling) -> float:
 
 def _smoothed(logits: Floats, sampling: Sampling) -> Floats:
     """Smoothing (kalomaze's quadratic sampling, text-generation-webui #5403; the curve's cubic term #5551): a parabola around the
-    likeliest word in place of the logits.
+    likeliest token in place of the logits.
     """
     factor, curve, peak = sampling.smoothing_factor, sampling.smoothing_curve, logits.max()
     below = np.where(np.isfinite(logits), logits - peak, 0.0)

@@ -38,7 +38,7 @@ from sordino.texts.files import (
 from sordino.texts.markers import begins_as_chat, documents
 from sordino.texts.pieces import Piece, chat
 from sordino.texts.records import SHAPES, Record, is_record, record_piece
-from sordino.texts.sampling import Drawn, Sample
+from sordino.texts.sampling import SampledPieces, SampleSize
 from sordino.texts.stories import is_story, story_piece
 from sordino.texts.tables import table_rows
 from sordino.texts.tally import Tally, some
@@ -60,7 +60,7 @@ def read_pieces(
     *,
     speaker: str | None = None,
     ends: Collection[str] = (),
-    sample: Sample | None = None,
+    sample: SampleSize | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Reading:
     """All texts of files and folders, or a sample of them.
@@ -70,7 +70,7 @@ def read_pieces(
     missing or unreadable file, another encoding, a record of unknown shape, an unknown speaker, or no text; MissingExtra for HTML.
     """
     files, notes = find_files(paths)
-    tally, drawn = Tally(), Drawn(sample)
+    tally, drawn = Tally(), SampledPieces(sample)
     sizes = [_size(file) for file in files]
     total, shown = sum(sizes), 0
     for number, file in enumerate(files):

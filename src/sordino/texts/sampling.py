@@ -14,17 +14,17 @@ from sordino.texts.pieces import Piece
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSize:
     """characters: of the pieces that are kept, but for the last one drawn."""
 
     characters: int
     seed: int
 
 
-class Drawn:
-    """The sample of the pieces so far; all of them without a `Sample`."""
+class SampledPieces:
+    """The sample of the pieces so far; all of them without a `SampleSize`."""
 
-    def __init__(self, sample: Sample | None) -> None:
+    def __init__(self, sample: SampleSize | None) -> None:
         self._sample = sample
         # Each piece with its number, negative as the largest leaves first, and its place in the order of reading.
         self._kept: list[tuple[int, int, Piece]] = []

@@ -31,7 +31,7 @@ from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.reading import Reading, read_pieces
-from sordino.texts.sampling import Sample
+from sordino.texts.sampling import SampleSize
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import CALIBRATION, Calibration, ReadingConfig, TextPaths, TrainConfig
 from sordino.training.contexts import Contexts, neutral_ids
@@ -57,7 +57,7 @@ def read_texts(
         paths,
         speaker=texts.speaker,
         ends=ends,
-        sample=Sample(texts.most_text * 1_000_000, seed),
+        sample=SampleSize(texts.most_text * 1_000_000, seed),
         progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
     )
 

@@ -25,7 +25,7 @@ from sordino.training.events import Validation
 from sordino.training.form import Form
 from sordino.training.gradient import Batch
 from sordino.training.loop import TrainSet
-from sordino.training.mixture.components import Component, Slot, component_form, component_of, stacked
+from sordino.training.mixture.components import Component, MatrixPart, component_form, component_of, stacked
 from sordino.training.mixture.config import JointConfig
 from sordino.training.mixture.joint import (
     JointResult,
@@ -54,13 +54,13 @@ def examples_of(base: BaseModel, voices: tuple[str, ...] = (SEA, OIL), count: in
     return list(make_examples(pieces, base, max_tokens=48).examples)
 
 
-def slots_of(base: BaseModel, lengths: tuple[int, ...], placement: PlacementName = "start") -> list[Slot]:
+def slots_of(base: BaseModel, lengths: tuple[int, ...], placement: PlacementName = "start") -> list[MatrixPart]:
     """Of embedding prompts alone."""
     form = component_form(base, "embedding", placement)
-    return [Slot(form, length, base.d_model, 1.0) for length in lengths]
+    return [MatrixPart(form, length, base.d_model, 1.0) for length in lengths]
 
 
-def mixture_of(weights_K: Tensor, slots: list[Slot], beta: float = 1.0) -> MixtureLoss:
+def mixture_of(weights_K: Tensor, slots: list[MatrixPart], beta: float = 1.0) -> MixtureLoss:
     mixture = MixtureLoss(slots, TrainConfig(), lambda step: beta)
     mixture.weights_K = weights_K
     mixture.beta = beta

@@ -61,7 +61,7 @@ def component_of(base: BaseModel, prompt: SinglePrompt) -> Component:
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class MatrixPart:
     """Where a component is in a run's matrix: its next `rows` rows, of each `width` numbers, times `scale`."""
 
     form: Form
@@ -82,7 +82,7 @@ def kind_of_run(components: Sequence[Component]) -> Kind:
     return "kv" if any(component.form.kv for component in components) else "embedding"
 
 
-def stacked(components: Sequence[Component], config: JointConfig) -> tuple[Tensor, list[Slot]]:
+def stacked(components: Sequence[Component], config: JointConfig) -> tuple[Tensor, list[MatrixPart]]:
     """The run's matrix, and where in it each component is."""
     run = kind_of_run(components)
     # Of embedding prompts alone the run's unit is theirs, and their numbers stay as they are.
@@ -94,5 +94,5 @@ def stacked(components: Sequence[Component], config: JointConfig) -> tuple[Tenso
         scale = component.form.unit / unit * config.rate(kind) / config.rate(run)
         rows, width = component.matrix_RW.shape
         parts.append(torch.nn.functional.pad(component.matrix_RW.detach() / scale, (0, widest - width)))
-        slots.append(Slot(component.form, rows, width, scale))
+        slots.append(MatrixPart(component.form, rows, width, scale))
     return torch.cat(parts), slots

@@ -42,7 +42,7 @@ from sordino.training.events import Finished, Step, Validation
 from sordino.training.form import Form
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
 from sordino.training.loop import Run, TrainSet, train
-from sordino.training.mixture.components import Component, Slot, kind_of_run, stacked
+from sordino.training.mixture.components import Component, MatrixPart, kind_of_run, stacked
 from sordino.training.mixture.config import JointConfig
 from sordino.training.state import averaged_steps
 from sordino.training.strategy import Strategy
@@ -121,7 +121,7 @@ class MixtureLoss:
     each `backward` moves them towards the mean of the step's responsibilities.
     """
 
-    def __init__(self, slots: Sequence[Slot], config: TrainConfig, temper: Callable[[int], float]) -> None:
+    def __init__(self, slots: Sequence[MatrixPart], config: TrainConfig, temper: Callable[[int], float]) -> None:
         self._slots, self._config, self._temper = list(slots), config, temper
         self.weights_K = torch.full((len(slots),), 1 / len(slots), dtype=torch.float64)
         self.beta = temper(0)
@@ -170,7 +170,7 @@ class MixtureLoss:
         strategy.reduce([total_1])
         return [float(total_1) / batch.labelled]
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Slot, Tensor]]:
+    def _parts(self, batch: Batch) -> Iterator[tuple[MatrixPart, Tensor]]:
         rows = batch.source.matrix_PW.split([slot.rows for slot in self._slots])
         return zip(self._slots, rows, strict=True)
 
