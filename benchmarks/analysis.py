@@ -1,4 +1,4 @@
-"""Inspection, blends and pruning of the packaged soft prompts on held-out texts of their corpora: the pictures of docs/many.md.
+"""Inspection, blends and pruning of the packaged soft prompts on held-out texts: pictures of docs/inspect.md, blend.md, prune.md.
 
     python -m benchmarks.analysis                all three parts; under 8 minutes on two cores with SmolLM2
     python -m benchmarks.analysis --only blend   one of inside, blend, prune

@@ -5,7 +5,7 @@ the thread that they wait for. The sides are `sordino`'s own way (spin while the
 300,000 turns), 20,000 turns, and sleep at once. Rounds run all sides in turn, first on a quiet machine, then beside a program of
 eight busy processes:
 
-    serve     16 tokens over HTTP behind an opening of 24, PyTorch; `llama` the same by llama.cpp
+    serve     16 tokens over HTTP after an opening of 24, PyTorch; `llama` the same by llama.cpp
     train     a step of 2 rows of 64 tokens
     beside    16 tokens over HTTP beside a training run at low priority (nice 10), as the page starts it
 

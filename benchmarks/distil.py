@@ -1,7 +1,7 @@
 """How much of a long text's effect a soft prompt of 16 vectors keeps: five character cards and five instructions of ours.
 
 For each text: tokens of the text; the share of its gain in nats that is kept on the model's own continuations of held-out openings,
-with the 95 % interval; how often the likeliest word is the one behind the text (and without either); what the soft prompt costs on
+with the 95 % interval; how often the likeliest word is the one after the text (and without either); what the soft prompt costs on
 a text in another voice; minutes.
 
     python -m benchmarks.distil                      all ten texts

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
-from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine, TokenizerInfo
 from sordino.engine.requests import Request
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
@@ -210,7 +211,7 @@ def by_transformers(base: BaseModel, texts: Sequence[tuple[int, ...]]) -> None:
 
 
 def alternate_first_tokens(base: BaseModel, ids: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Seconds to the first token behind a prompt of 100, on an engine that has not met it, and on one that has."""
+    """Seconds to the first token after a prompt of 100, on an engine that has not met it, and on one that has."""
     soft = prompt(base, 99, 100)
     warm = engine_of(base)
     # Made before the clock starts: one for the warm-up and one a round.

@@ -5,7 +5,7 @@ one in `xllamacpp` (its C++ loop); ours is `sordino serve --runner gguf` with a 
 client asks both over HTTP. Each server is a process of its own. The gain is the held-out loss without a soft prompt minus the loss
 with it, on the packaged keeper's held-out texts, windows of 128 tokens, a token a step.
 
-    pip install xllamacpp; python -m benchmarks.gguf --rounds 5
+    python -m benchmarks.gguf --rounds 5
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def llama_server(path: Path, threads: int) -> Iterator[str]:
         raise SystemExit("llama.cpp's server did not start")
     finally:
         process.terminate()
-        process.wait(30)
+        process.communicate(timeout=30)
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def limits(streams: int) -> httpx.Limits:
 
 
 class OverHttp:
-    """As many requests at once as there are streams, each behind a soft prompt of its own."""
+    """As many requests at once as there are streams, each after a soft prompt of its own."""
 
     def __init__(self, url: str, model: str, base: BaseModel, streams: int) -> None:
         self.url, self.model, self.base, self.streams, self.called = url, model, base, streams, 0

@@ -1,6 +1,6 @@
 """The engine's tokens a second with prompts whose attention is held, against the same prompts not held.
 
-Greedy, 64 new tokens a stream behind openings of 24, 96 or 384 tokens, prefill included: one stream, and 16 with a prompt each.
+Greedy, 64 new tokens a stream after openings of 24, 96 or 384 tokens, prefill included: one stream, and 16 with a prompt each.
 
     python -m benchmarks.hold --rounds 5
 """

@@ -9,9 +9,9 @@ For each of the three packaged voices, SmolLM2 writes stories in each of these w
     control vector   see `benchmarks.steering`; the strongest that costs training texts of the voice at most 0.1 nats
     embedding, KV    soft prompts of 20 virtual tokens, with the hold of their files and not held
 
-LoRA and both soft prompts are trained for the same steps on the same rows, half of them behind other text. Every 256 tokens of the
+LoRA and both soft prompts are trained for the same steps on the same rows, half of them after other text. Every 256 tokens of the
 stories two judges: a classifier on character n-grams (`benchmarks.authorship`), and the model's loss on held-out texts of the voice
-behind 0, 256, 768 and 1,536 tokens of the stories. Then forty instructions that can be checked (`benchmarks.instructions`), the
+after 0, 256, 768 and 1,536 tokens of the stories. Then forty instructions that can be checked (`benchmarks.instructions`), the
 loss on a text in another voice less the base model's (damage), positions in front, seconds to make, bytes, and how many different
 ones a batch may hold.
 
@@ -43,7 +43,6 @@ from benchmarks.quality import trained
 from benchmarks.stages import Cost, Stages
 from benchmarks.steering import Directions, control_vector, train_lora, with_control, with_lora
 from benchmarks.writers import Writer, answers, mean_nll, nll_behind_stories, write_stories
-from sordino.evaluation.between import BREAK
 from sordino.evaluation.conditions import consecutive_ids
 from sordino.evaluation.off_domain import packaged_text
 from sordino.evaluation.scoring import windows_of
@@ -52,7 +51,7 @@ from sordino.models.base_model import BaseModel, load
 from sordino.prompts.mixture import with_attention
 from sordino.prompts.prompt import Prompt
 from sordino.texts.examples import Example
-from sordino.texts.neutral import training_texts
+from sordino.texts.neutral import BREAK, training_texts
 from sordino.texts.pieces import Piece
 from sordino.texts.reading import read_pieces
 from sordino.training.config import Kind, TextPaths, TrainConfig
@@ -257,7 +256,7 @@ def rows_of(voice: Voice, shared: Stages) -> Iterator[list[dict[str, Any]]]:
 
 
 def losses_of(voice: Voice, writer: Writer, stories: Sequence[Sequence[int]]) -> list[float]:
-    """On held-out texts behind each distance, and last on a text in another voice."""
+    """On held-out texts after each distance, and last on a text in another voice."""
     plan = voice.plan
     windows = voice.windows(voice.heldout, ROW_TOKENS * plan.windows)
     found = packaged_text([], voice.heldout)

@@ -1,4 +1,4 @@
-"""Forty instructions of ours that a program can check: does a model still do what it is asked behind a soft prompt?
+"""Forty instructions of ours that a program can check: does a model still do what it is asked after a soft prompt?
 
 instructions.jsonl, a line each: `ask`, what the answer must be, and `good`, an answer that is. The checks are plain ones, so an
 answer that happens to fit counts, for every side alike.

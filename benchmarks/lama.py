@@ -3,7 +3,7 @@
     python -m benchmarks.lama DATA_DIR TEMPLATES_FILE [STEPS] [MODEL]
 
 DATA_DIR holds train.jsonl, dev.jsonl and test.jsonl with {"sub": "Poe", "obj": "Boston"} a line; TEMPLATES_FILE
-{"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand behind them
+{"template": "[X] was born in [Y] .", "weight": 0.5} a line. Soft prompts are trained on train, the templates to stand after them
 are chosen on dev, weights are fitted by EM (of templates on train, of soft prompts on dev), and test is read for the table alone.
 benchmarks/relations.py says what is ranked and how.
 """

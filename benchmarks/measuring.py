@@ -53,7 +53,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Seconds of every counted run of every side: one warm-up each, then A B A B ..., so that a noisy machine hits all alike.
 
-    pause: seconds between two sides, for what a server still does behind its last answer.
+    pause: seconds between two sides, for what a server still does after its last answer.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():

@@ -1,7 +1,8 @@
-"""How fast the page is and what it costs, in a real Chromium: the first view, a token's way to the screen, ten open tabs.
+"""How fast the page is and what it costs, in a real Chromium: the first view, a token's way to the screen, typing, ten open tabs.
 
 First view: from opening the address of a ready server until Continue can be pressed, a fresh browser each time.
 A token's way: from the end of the engine's step to the first frame of the browser that shows it; both clocks are this machine's.
+Typing: from a key to the end of the frame that shows it, at the end of a story of 2 MB, beside an idle server.
 Ten tabs: tokens a second of 4 streams over the API while ten tabs of one window are open, against none.
 A training run: the same work beside a run that the page started, against none; this has no target.
 
@@ -38,8 +39,12 @@ from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.e2e.browser import browser
+from tests.e2e.steps import PASTE, WATCH_KEYS, new_tokens
 
-TABS, STREAMS, NEW, TOKENS = 10, 4, 48, 60
+TABS, STREAMS, NEW, TOKENS, KEYS = 10, 4, 48, 60, 100
+PARAGRAPH = (
+    "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 8
+)
 # The length of the story at each picture, with the time of the first that had it.
 WATCH = """() => {
     window.seen = [];
@@ -60,15 +65,10 @@ def main() -> None:
         rows.append(
             {"rows": "first view", "seconds": round(statistics.median(views), 2), "slowest": round(max(views), 2)}
         )
-        delays = sorted(delay for _ in range(options.rounds) for delay in token_delays(url, serving))
-        rows.append(
-            {
-                "rows": "a token's way to the screen",
-                "median, ms": round(1000 * statistics.median(delays), 1),
-                "95 of 100, ms": round(1000 * delays[int(0.95 * len(delays))], 1),
-                "slowest, ms": round(1000 * delays[-1], 1),
-            }
-        )
+        delays = [1000 * delay for _ in range(options.rounds) for delay in token_delays(url, serving)]
+        rows.append({"rows": "a token's way to the screen", **spread(delays)})
+        keys = [delay for _ in range(options.rounds) for delay in key_delays(url)]
+        rows.append({"rows": "a key's way to the screen, story of 2 MB", **spread(keys)})
         none, ten = with_tabs(url, serving.model, options.rounds)
         row = {"rows": f"{TABS} tabs open", "ten/none": round(paired_ratio(none, ten), 3)}
         for name, taken in (("none", none), ("ten", ten)):
@@ -139,8 +139,7 @@ def token_delays(url: str, serving: Serving) -> list[float]:
         page.goto(url)
         page.locator("#go:enabled").wait_for()
         page.locator("#story").fill("The keeper wrote in the log that the")
-        page.locator("#how-much input").fill(str(TOKENS))
-        page.locator("#how-much input").press("Tab")
+        new_tokens(page, TOKENS)
         page.evaluate(WATCH)
         length = len(page.locator("#story").input_value())
         engine.step = stamped  # type: ignore[method-assign]
@@ -156,6 +155,32 @@ def token_delays(url: str, serving: Serving) -> list[float]:
         length += more
         delays.append(next(shown for shown, size in seen if size >= length) - at)
     return delays
+
+
+def key_delays(url: str) -> list[float]:
+    """Milliseconds for each of KEYS keys, ten a second."""
+    with browser() as one:
+        page = one.new_page()
+        page.goto(url)
+        page.locator("#go:enabled").wait_for()
+        page.evaluate(PASTE, "\n".join([PARAGRAPH] * (2_000_000 // len(PARAGRAPH))))
+        page.locator("#saved", has_text="saved").wait_for()
+        page.evaluate(WATCH_KEYS)
+        for number in range(KEYS):
+            page.keyboard.press("the wind "[number % 9])
+            page.wait_for_timeout(100)
+        took: list[float] = page.evaluate("() => window.took")
+    return took
+
+
+def spread(delays: list[float]) -> dict[str, float]:
+    """Of milliseconds."""
+    ordered = sorted(delays)
+    return {
+        "median, ms": round(statistics.median(ordered), 1),
+        "95 of 100, ms": round(ordered[int(0.95 * len(ordered))], 1),
+        "slowest, ms": round(ordered[-1], 1),
+    }
 
 
 def with_tabs(url: str, model: str, rounds: int) -> tuple[list[float], list[float]]:

@@ -1,11 +1,11 @@
 """What five minutes of training are worth on held-out text, against instructions, real excerpts and LoRA; what is not learned.
 
 Part 1, a corpus of prose (carroll): `sordino train`'s own defaults for --minutes, the choice of the first matrix not counted. The
-same held-out tokens are scored behind the soft prompt, nothing, instructions, excerpts of 20 to 512 tokens, and in the model
+same held-out tokens are scored after the soft prompt, nothing, instructions, excerpts of 20 to 512 tokens, and in the model
 with LoRA r = 8 (PEFT, all linear layers, AdamW), trained for as long on the same rows, at the better of two learning rates.
 
 Part 2, facts: the keeper's log has its own names for things ("the stove is the Colonel"). Which of ten names does the model choose
-for the stove: untrained, behind a soft prompt trained on the log, and with LoRA trained on it for as long? Chance is one in ten.
+for the stove: untrained, after a soft prompt trained on the log, and with LoRA trained on it for as long? Chance is one in ten.
 
     python -m benchmarks.quality --minutes 5
 """
@@ -147,7 +147,7 @@ def trained(prepared: PreparedRun) -> tuple[SoftPrompt, float]:
 
 @contextmanager
 def lora(base: BaseModel, prepared: PreparedRun, rate: float, seconds: float) -> Iterator[int]:
-    """The base model with LoRA r = 8 trained for `seconds` on the run's rows; taken out again behind it. Gives its steps."""
+    """The base model with LoRA r = 8 trained for `seconds` on the run's rows; taken out again after it. Gives its steps."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     torch.manual_seed(0)

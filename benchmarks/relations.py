@@ -2,15 +2,15 @@
 
 Protocol for a model that reads from left to right. A template such as "[X] was born in [Y] ." is cut in front of [Y]; with the
 subject for [X] it is the text, and candidates are ranked by log p(object | what is in front, text), summed over the object's
-tokens, a space in front of its first. Nothing is conditioned on what stands behind [Y]: punctuation there is dropped, as LAMA
-asks such models only where the object is last, and a template with words behind [Y] is left out and counted. Candidates are the
+tokens, a space in front of its first. Nothing is conditioned on what stands after [Y]: punctuation there is dropped, as LAMA
+asks such models only where the object is last, and a template with words after [Y] is left out and counted. Candidates are the
 relation's own objects (of any number of tokens), or all words of the vocabulary, where rows whose object is several tokens are
 left out and counted. An ensemble of templates and a mixture of soft prompts are p(y|x) = sum_t w_t p(y|x, t) (Qin & Eisner 2021,
 arXiv 2104.06599, section 2).
 
     P@1, P@10    share of rows whose object is the first, or among the first ten       MRR    mean of one over its rank
 
-Shape key: N rows, W views (a template behind a soft prompt or nothing), L candidates, S lines, R resamples.
+Shape key: N rows, W views (a template after a soft prompt or nothing), L candidates, S lines, R resamples.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class View:
-    """One way to ask: a template, behind a soft prompt or nothing."""
+    """One way to ask: a template, after a soft prompt or nothing."""
 
     template: Template
     prompt: SoftPrompt | None = None
@@ -131,7 +131,7 @@ def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], lis
     for template in templates:
         before, _, behind = template.text.partition(OBJECT)
         if any(char.isalnum() for char in behind) or SUBJECT in behind:
-            left_out.append("words behind [Y], which a model that reads from left to right cannot take into account")
+            left_out.append("words after [Y], which a model that reads from left to right cannot take into account")
         elif not before.endswith(" "):
             left_out.append("no space in front of [Y]")
         elif any(template.text == other.text for other in kept):
@@ -139,7 +139,7 @@ def usable_templates(templates: Sequence[Template]) -> tuple[list[Template], lis
         else:
             kept.append(template)
     if not kept:
-        raise DataError("no template is usable", expected="[Y] last, behind a space", got=f"{len(templates)} others")
+        raise DataError("no template is usable", expected="[Y] last, after a space", got=f"{len(templates)} others")
     total = sum(template.weight for template in kept)
     if not total:
         raise DataError("all weights of usable templates are zero", where="templates", expected="one above 0")

@@ -4,7 +4,7 @@ HTTP: `sordino serve` with 16 streams and 16 soft prompts, asked by one client, 
 tokens a stream, new openings of 24 tokens every round.
 
 A thousand: 16 streams that draw their soft prompts at random from 1,000, with 200 MB for prefixes, so that most have to run
-again, against the same streams behind one soft prompt. The budget holds about 220 prefixes of 20 positions.
+again, against the same streams after one soft prompt. The budget holds about 220 prefixes of 20 positions.
 
     python -m benchmarks.serving --rounds 5
 """
@@ -21,7 +21,8 @@ from benchmarks.engine import NEW, STREAMS, Side, openings, prompt, words_of, wr
 from benchmarks.gguf import OverHttp, library_of
 from benchmarks.measuring import RESULTS, alternate, arguments, paired_ratio, save
 from benchmarks.soak import server
-from sordino.engine.engine import Engine, Limits
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import SoftPrompt

@@ -38,7 +38,7 @@ Directions = Mapping[int, NDArray[np.float32]]
 
 
 def train_lora(base: BaseModel, prepared: PreparedRun, folder: Path) -> None:
-    """r = 8 on all linear layers, for as many steps as the run, on its rows behind its texts between. Writes PEFT's folder."""
+    """r = 8 on all linear layers, for as many steps as the run, on its rows after its texts between. Writes PEFT's folder."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = replace(prepared.config, lr=LORA_RATE)

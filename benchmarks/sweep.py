@@ -4,7 +4,7 @@ Twelve runs (learning rates 0.02, 0.06, 0.25, 1; from text, from single words, f
 out Through the Looking-Glass; SmolLM2, 48 steps of 2 rows of 64. Both sides are `sordino sweep` itself; first matrices are not
 counted, since they are the same. Each side's choice is its lowest validation loss; the full grid's best is the lowest held-out
 loss of any of its runs, which no one could have chosen. Cost in steps times rows, and in seconds of training and evaluating (on
-a CPU processor time, which other programs do not affect; on a GPU wall time). docs/many.md shows the full grid's plots.
+a CPU processor time, which other programs do not affect; on a GPU wall time). docs/sweeps.md shows the full grid's plots.
 
     python -m benchmarks.sweep            about 14 minutes on 2 cores
 """

@@ -2,7 +2,7 @@
 
 PEFT's side is its documented use: get_peft_model, labels -100 on padding, attention_mask, loss.backward(). The same network
 object serves both sides, so weights, dtype and threads are the same. Nothing is timed unless both give the same loss. On models
-with a BOS, both sides put it behind the prompt, since PEFT cannot put the prompt behind the BOS.
+with a BOS, both sides put it after the prompt, since PEFT cannot put the prompt after the BOS.
 
     python -m benchmarks.training_step --rounds 5
 """

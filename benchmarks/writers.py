@@ -1,4 +1,4 @@
-"""What writes in a voice, its stories and answers, and the model's loss behind them.
+"""What writes in a voice, its stories and answers, and the model's loss after them.
 
 Shape key: W windows.
 """
@@ -12,7 +12,6 @@ from benchmarks.instructions import Instruction
 from benchmarks.stages import Cost
 from sordino.engine.generate import TextRequest, complete, draw
 from sordino.engine.sampling import Sampling
-from sordino.evaluation.between import BREAK
 from sordino.evaluation.conditions import Condition, no_prompt, soft_prompt
 from sordino.evaluation.distance import run_text
 from sordino.evaluation.scoring import nll_of_windows
@@ -20,6 +19,7 @@ from sordino.forward.packing import with_leading_ids
 from sordino.models.base_model import BaseModel
 from sordino.prompts.prompt import Prompt
 from sordino.texts.examples import Example
+from sordino.texts.neutral import BREAK
 
 REQUEST = "Write a long story."
 # As programs for writers set it: without, a small model soon repeats itself, whatever stands in front.
@@ -67,7 +67,7 @@ class Writer:
 
 
 def write_stories(writers: Sequence[Writer], openings: Sequence[str], tokens: int) -> dict[str, list[list[int]]]:
-    """By the writers' names, a story of `tokens` tokens behind each opening, as ids without it. One batch: one base model."""
+    """By the writers' names, a story of `tokens` tokens after each opening, as ids without it. One batch: one base model."""
     base = writers[0].base
     requests = [
         TextRequest((*writer.front, *base.encode(opening)), writer.prompt, seed)
@@ -93,9 +93,9 @@ def nll_behind_stories(
     stories: Sequence[Tokens],
     distances: Sequence[int],
 ) -> list[float]:
-    """Nats a token over the windows, behind the first tokens of what the writer wrote: of each story its share of the windows.
+    """Nats a token over the windows, after the first tokens of what the writer wrote: of each story its share of the windows.
 
-    Behind 0 tokens stands what is in front of a story; further on, the opening and a line break too.
+    After 0 tokens stands what is in front of a story; further on, the opening and a line break too.
     """
     base, totals = writer.base, [0.0] * len(distances)
     behind = [with_leading_ids(window, base.encode(BREAK)) for window in windows]
@@ -110,7 +110,7 @@ def nll_behind_stories(
 
 
 def mean_nll(writer: Writer, windows: Sequence[Example]) -> float:
-    """Nats a token right behind what stands in front of a story."""
+    """Nats a token right after what stands in front of a story."""
     nll_W = nll_of_windows(writer.base, [writer.condition()], windows, pass_tokens=_PASS_TOKENS)
     return float(nll_W.sum()) / _targets(windows)
 

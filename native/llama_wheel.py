@@ -1,11 +1,11 @@
-"""llama-cpp-python, built once on a machine: its wheel is kept in the user's cache and installed from there.
+"""llama.cpp, built once on a machine: its wheel is kept in the user's cache and installed from there.
 
-    python native/llama_wheel.py build     build the wheel into the cache, if it is not there
-    python native/llama_wheel.py install   the same, and install it from there into this Python
+    python native/llama_wheel.py install   build the wheel into the cache, if it is not there, and install it into this Python
     python native/llama_wheel.py key       print what the wheel depends on, to find out why it is built again
 
-A wheel belongs to one version, Python, compiler, set of flags and processor: llama.cpp is built for the processor that builds it.
-An entry that is broken is built again.
+The source is that of the prebuilt library, xllamacpp's; the package is `sordino_llama`, which Sordino takes first. A wheel belongs
+to one version, Python, compiler, set of flags and processor: it is built for the processor that builds it. An entry that is broken
+is built again. CMAKE_ARGS=... adds to the flags, as -DGGML_CUDA=ON.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -30,9 +31,9 @@ from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 CONSTRAINTS = HERE.parent / "constraints.txt"
-PACKAGE = "llama_cpp_python"
-# Only the library itself: image support and llama.cpp's own programs are more than half of the build.
-CMAKE_ARGS = ("-DLLAVA_BUILD=OFF", f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={HERE / 'llama.cmake'}")
+PACKAGE = "xllamacpp"
+# Where llama.cpp is in its source.
+SOURCE = "thirdparty/llama.cpp"
 # llama.cpp's AMX kernels, as GCC compiles them, crash the process (github.com/ggml-org/llama.cpp/pull/26954).
 NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 # The variables that change what CMake and the compiler build.
@@ -48,7 +49,7 @@ def cmake_args() -> str:
     """The user's, then ours, with AMX off if the compiler has it."""
     amx = subprocess.run([compiler(), *NO_AMX.split(), "-E", "-x", "c++", os.devnull], capture_output=True, check=False)
     flags = [f"-DCMAKE_C_FLAGS={NO_AMX}", f"-DCMAKE_CXX_FLAGS={NO_AMX}"] if amx.returncode == 0 else []
-    return " ".join(filter(None, [os.environ.get("CMAKE_ARGS", ""), *map(shlex.quote, [*CMAKE_ARGS, *flags])]))
+    return " ".join(filter(None, [os.environ.get("CMAKE_ARGS", ""), *map(shlex.quote, flags)]))
 
 
 def compiler() -> str:
@@ -63,8 +64,8 @@ def key_of(requirement: str, args: str) -> dict[str, str]:
         "python": f"{sys.implementation.cache_tag} {sysconfig.get_platform()}",
         "system": " ".join(platform.libc_ver()) or platform.release(),
         "compiler": (version.splitlines() or ["none"])[0],
-        # The same source in another folder gives the same wheel.
-        "flags": args.replace(str(HERE), ".") + (HERE / "llama.cmake").read_text(encoding="utf-8"),
+        "flags": args
+        + "".join((HERE / name).read_text(encoding="utf-8") for name in ("CMakeLists.txt", "pyproject.toml")),
         "environment": " ".join(f"{name}={os.environ.get(name, '')}" for name in BUILD_VARIABLES[1:]),
         "processor": processor(),
     }
@@ -118,6 +119,19 @@ def built(entry: Path, key: Mapping[str, str], command: list[str], args: str) ->
         return wheel
 
 
+def build(folder: str, pinned: str, pip: Sequence[str]) -> None:
+    """Build the wheel into a folder."""
+    with tempfile.TemporaryDirectory() as made:
+        subprocess.run([*pip, "download", "--no-deps", "--no-binary", PACKAGE, "--dest", made, pinned], check=True)
+        (packed,) = Path(made).glob("*.tar.gz")
+        with tarfile.open(packed) as archive:
+            archive.extractall(made, filter="data")
+        (source,) = Path(made).glob(f"*/{SOURCE}")
+        # pip's own cache does not distinguish flags and processors.
+        command = [*pip, "wheel", "--no-cache-dir", "--no-deps", str(HERE), "--wheel-dir", folder]
+        subprocess.run([*command, f"--config-settings=cmake.define.LLAMA_CPP_SOURCE={source}"], check=True)
+
+
 def discard(entry: Path) -> None:
     if entry.is_dir():
         shutil.rmtree(entry)
@@ -126,14 +140,14 @@ def discard(entry: Path) -> None:
 
 
 def installed(wheel: Path, pip: list[str]) -> bool:
-    """Install the wheel; whether it can be imported."""
+    """Install the wheel; whether Sordino can use it."""
     subprocess.run([*pip, "install", "--force-reinstall", "--no-deps", str(wheel)], check=True)
     subprocess.run([*pip, "install", "-c", str(CONSTRAINTS), str(wheel)], check=True)
-    found = subprocess.run([sys.executable, "-c", "import llama_cpp"], check=False)
-    return found.returncode == 0
+    check = "from sordino.engine.runners.llama_library import library; library()"
+    return subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
-def main(what: str) -> None:
+def main(what: str, folder: str = "") -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", *shlex.split(os.environ.get("PIP_FLAGS", ""))]
     pinned, args = requirement(CONSTRAINTS.read_text(encoding="utf-8")), cmake_args()
     key = key_of(pinned, args)
@@ -141,16 +155,18 @@ def main(what: str) -> None:
     if what == "key":
         print(json.dumps({**key, "entry": str(entry)}, indent=1))
         return
-    # pip's own cache does not distinguish flags and processors.
-    build = [*pip, "wheel", "--no-cache-dir", "--no-deps", pinned, "--wheel-dir"]
-    wheel = built(entry, key, build, args)
-    if what == "install" and not installed(wheel, pip):
+    if what == "into":
+        build(folder, pinned, pip)
+        return
+    command = [sys.executable, __file__, "into"]
+    wheel = built(entry, key, command, args)
+    if not installed(wheel, pip):
         # The system has changed since the build in a way that the key does not cover.
         discard(entry)
-        if not installed(built(entry, key, build, args), pip):
-            raise SystemExit("error: llama-cpp-python was built and cannot be imported")
-    print(f"{what}: {wheel}")
+        if not installed(built(entry, key, command, args), pip):
+            raise SystemExit("error: llama.cpp was built and cannot be used")
+    print(f"installed: {wheel}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -14,6 +14,7 @@ import pytest
 from benchmarks import why
 from benchmarks.table import PAGE, headlines, page
 from sordino.cli import COMMANDS, main
+from sordino.server.addresses import Access
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
@@ -30,6 +31,8 @@ _FILE = re.compile(r"(?<![\w./*-])[\w.-]+(?:/[\w.-]+)*\.(?:py|js|css|md|cmake|j2
 _FOLDER = re.compile(r"(?<![\w./-])(?:\.ci|src|sordino|tests|benchmarks|examples|native)/[\w./-]*")
 _MODULE = re.compile(r"(?<![\w./-])(?:sordino|benchmarks)(?:\.[A-Za-z_]\w*)+")
 _RUN_AS_MODULE = re.compile(r"python -m ((?:sordino|benchmarks)(?:\.\w+)+)")
+# Where a page says that our server is: its address, or the port that a notebook shows.
+_PORT = re.compile(r"(?:127\.0\.0\.1:|localhost:|_port_as_iframe\()(\d+)")
 # The log tells of code as it was.
 NAMING = [page for page in PAGES if page.name != "LOG.md"]
 # Names with a dot that are no module: a file beside PEFT's, and "any of them".
@@ -130,15 +133,24 @@ def test_links_to_headings_lead_to_one(page: Path) -> None:
 def test_commands_exist(page: Path) -> None:
     for command, rest in _COMMAND.findall(page.read_text(encoding="utf-8")):
         assert command in COMMANDS, f"sordino {command}"
-        # Behind two spaces or more in a block comes an explanation.
+        # After two spaces or more in a block comes an explanation.
         shown = set(_OPTION.findall(re.split(r" {3,}", rest)[0]))
         assert shown <= options_of(command, rest), f"sordino {command}{rest}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_our_server_is_shown_where_it_listens(page: Path) -> None:
+    assert set(_PORT.findall(page.read_text(encoding="utf-8"))) <= {str(Access().port)}
 
 
 def test_the_patterns_find_what_they_are_for() -> None:
     text = "`sordino list --json` and\n\n    sordino train A --out b.zip -m X    into the --library\n[a](docs/x.md#y) [b](https://z)"
     assert _COMMAND.findall(text)[0] == ("list", " --json")
     assert _OPTION.findall(_COMMAND.findall(text)[1][1]) == ["--out", "-m", "--library"]
+    assert _PORT.findall("http://127.0.0.1:5100/v1 output.serve_kernel_port_as_iframe(5000, height=900)") == [
+        "5100",
+        "5000",
+    ]
     assert _LINK.findall(text) == ["docs/x.md", "https://z"]
 
 

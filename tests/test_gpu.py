@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 
-from sordino.engine.engine import Limits
+from sordino.engine.config import Limits
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling

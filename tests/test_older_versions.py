@@ -187,7 +187,7 @@ def _queue(page: httpx.Client) -> None:
     assert "nowhere.zip" in jobs["failed"]["error"]
     assert jobs["stopped"]["state"] == "stopped"
     assert jobs["stopped"]["checkpoint"]
-    # The one that ran when the power failed is over; what waited behind it is begun.
+    # The one that ran when the power failed is over; what waited after it is begun.
     _until(page, ids["running"], "failed")
     _until(page, ids["waiting"], "done")
     steps = len(answer(page.get(f"/ui/jobs/{ids['stopped']}"))["events"])

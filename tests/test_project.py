@@ -6,8 +6,11 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterable
@@ -23,23 +26,28 @@ SOURCE = REPOSITORY / "src" / "sordino"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Not imported here: transformers wants accelerate to read a .gguf file, fastapi python-multipart to read an upload, uvicorn
-# websockets for what is live on the page. The page is part of the server, whose extra `ui` brings along.
+# websockets for what is live on the page; pip runs as a program, and of xllamacpp only the library is loaded. The page is part of
+# the server, whose extra `ui` brings along.
 USED_BY_OTHERS = {
-    "core": {"accelerate"},
+    "core": {"accelerate", "pip", "xllamacpp"},
     "serve": {"python_multipart"},
     "ui": {"websockets", "sordino"},
-    "gguf": set(),
+    "schema": set(),
     "texts": set(),
-    # The benchmarks run llama.cpp's server, and a classifier.
-    "bench": {"scikit_learn", "xllamacpp"},
+    "ray": set(),
+    # The benchmarks run a classifier.
+    "bench": {"scikit_learn"},
+    "vllm": set(),
 }
 # The files that may import what an extra brings; everything else works without it.
 FILES_OF_EXTRAS = {
     "serve": ("server/**/*.py", "texts/cards.py"),
     "ui": (),
-    "gguf": ("engine/runners/llama_batch.py", "engine/runners/llama_context.py"),
+    "schema": ("engine/grammar.py",),
     "texts": ("texts/web_pages.py",),
+    "ray": ("training/sweep/on_ray.py",),
     "bench": ("evaluation/adapters.py",),
+    "vllm": ("engine/vllm/*.py",),
 }
 
 JUNIT = """<testsuites><testsuite>
@@ -50,7 +58,7 @@ JUNIT = """<testsuites><testsuite>
 """
 
 
-IMPORTED_AS = {"llama_cpp_python": "llama_cpp", "pillow": "PIL"}
+IMPORTED_AS = {"pillow": "PIL"}
 
 
 def package_names(requirements: list[str]) -> set[str]:
@@ -89,7 +97,8 @@ def test_every_dependency_is_pinned() -> None:
     wanted = package_names(
         PROJECT["dependencies"] + [line for group in PROJECT["optional-dependencies"].values() for line in group]
     )
-    assert wanted - set(pins) == {"sordino"}  # its own extras, under `dev`
+    # Its own extras, under `dev`; and what has an environment of its own.
+    assert wanted - set(pins) == {"sordino", "vllm"}
     assert [name for name, version in pins.items() if "+" in version or "@" in version] == []
     assert pins["torch"] == "2.13.0"
 
@@ -137,25 +146,68 @@ def test_the_wheel_holds_the_package_with_its_data_and_nothing_else(wheel: Path)
 
 
 @pytest.mark.slow
+def test_builds_are_the_same_bytes_and_the_sdist_builds_the_same_wheel(tmp_path: Path) -> None:
+    def built(source: Path, name: str) -> dict[str, bytes]:
+        """The bytes of sdist and wheel, by their suffix."""
+        command = [sys.executable, "-m", "hatchling", "build", "-d", tmp_path / name]
+        _run(*command, cwd=source, SOURCE_DATE_EPOCH="1700000000")
+        return {path.suffix: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    first = built(REPOSITORY, "first")
+    assert set(first) == {".whl", ".gz"}
+    (sdist,) = (tmp_path / "first").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
+    # The dates of the files on the disk do not matter.
+    assert built(unpacked, "second") == first
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_the_project_without_what_runs_leave_behind(tmp_path: Path) -> None:
+    _run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=REPOSITORY)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert [name for name in held if re.search(r"__pycache__|\.py[co]$|_cache/|^(build|dist|runs|\.venv)/", name)] == []
+    documents = {path.relative_to(REPOSITORY).as_posix() for path in REPOSITORY.glob("*.md")}
+    assert {
+        *documents,
+        "LICENSE",
+        "pyproject.toml",
+        "Makefile",
+        "mkdocs.yml",
+        ".ci/run",
+        "tests/test_project.py",
+    } <= held
+    assert {path.relative_to(REPOSITORY).as_posix() for path in SOURCE.rglob("*.py")} <= held
+
+
+@pytest.mark.slow
 def test_the_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
-    """What a user without a clone does: an empty environment, pip install, `sordino demo`. Needs the network.
+    """What a user without a clone does: `uvx sordino demo`, from this wheel and those of its dependencies. Needs the network.
 
     Nothing of this checkout is in reach: another folder, another cache, so the model is fetched and converted too.
     """
-    _run(sys.executable, "-m", "venv", tmp_path / "env")
-    programs = tmp_path / "env" / ("Scripts" if sys.platform == "win32" else "bin")
-    pip = [programs / "python", "-m", "pip", "install", "-q", "-c", REPOSITORY / "constraints.txt"]
-    _run(*pip, "torch")
-    _run(*pip, wheel)
-    outside = {"cwd": tmp_path, "SORDINO_CACHE": str(tmp_path / "cache"), "SORDINO_LIBRARY": str(tmp_path / "library")}
+    house = tmp_path / "house"
+    _run(sys.executable, "-m", "pip", "wheel", "-q", "-c", REPOSITORY / "constraints.txt", "-w", house, wheel)
+    uv = shutil.which("uv", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
+    uvx = [uv, "tool", "run", "--quiet", "--offline", "--no-index", "--find-links", house, "--from", wheel, "sordino"]
+    outside = {
+        "cwd": tmp_path,
+        "UV_CACHE_DIR": str(tmp_path / "uv"),
+        "UV_PYTHON": sys.executable,
+        "SORDINO_CACHE": str(tmp_path / "cache"),
+        "SORDINO_LIBRARY": str(tmp_path / "library"),
+    }
 
-    assert __version__ in _run(programs / "sordino", "--version", **outside)
-    report = json.loads(_run(programs / "sordino", "doctor", "--json", **outside))
+    assert __version__ in _run(*uvx, "--version", **outside)
+    report = json.loads(_run(*uvx, "doctor", "--json", **outside))
     assert {finding["what"] for finding in report if finding["state"] == "bad"} == set()
-    said = _run(programs / "sordino", "demo", "--minutes", "0.5", **outside)
+    said = _run(*uvx, "demo", "--minutes", "0.5", **outside)
     (made,) = tmp_path.glob("sordino-demo/*.zip")
     assert made.name in said
-    shown = json.loads(_run(programs / "sordino", "show", made, "--json", **outside))
+    shown = json.loads(_run(*uvx, "show", made, "--json", **outside))
     assert shown
 
 
@@ -175,3 +227,24 @@ def _run(*command: object, cwd: Path | None = None, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def test_no_error_names_what_is_wrong_twice() -> None:
+    """As in "--strength: strength is out of range": an error begins with its place."""
+    twice = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            where = next((one.value for one in call.keywords if one.arg == "where"), None)
+            said = (call.args[0].body, call.args[0].orelse) if isinstance(call.args[0], ast.IfExp) else (call.args[0],)
+            if not isinstance(where, ast.Constant) or not isinstance(where.value, str):
+                continue
+            name = where.value.lower().removeprefix("--").replace("-", " ").replace("_", " ")
+            named = re.compile(rf"(an? |the |unknown |not an? |no |too few )?{re.escape(name)}s?\b", re.IGNORECASE)
+            twice += [
+                f"{path.relative_to(SOURCE)}: {where.value}: {one.value}"
+                for one in said
+                if isinstance(one, ast.Constant) and isinstance(one.value, str) and named.match(one.value)
+            ]
+    assert twice == []

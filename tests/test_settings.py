@@ -71,7 +71,7 @@ def test_json_with_an_unknown_key_is_refused() -> None:
 
 def test_a_form_has_what_a_page_needs() -> None:
     assert form_of(Oven)[0] == {
-        "name": "heat", "kind": "float", "label": "Heat", "help": "Degrees.", "default": 180.0,
+        "name": "heat", "kind": "float", "label": "Heat", "help": "Degrees.", "default": 180.0, "shown": "",
         "choices": [], "low": 30, "high": 300, "above": None,
     }  # fmt: skip
 

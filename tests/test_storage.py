@@ -122,6 +122,12 @@ def test_modes_are_the_users_and_links_are_followed(tmp_path: Path) -> None:
         (tmp_path / "new").chmod(0o440)
         (tmp_path / "link").symlink_to("new")
         write_bytes(tmp_path / "link", b"2")
+        with atomic_folder(tmp_path / "model") as folder:
+            # As the library safetensors writes a file.
+            (folder / "weights").touch(0o600)
+            (folder / "program").touch(0o755)
+        modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "model").iterdir()}
+        assert modes == {"weights": 0o644, "program": 0o755}
     finally:
         os.umask(old_mask)
     assert (tmp_path / "link").is_symlink()

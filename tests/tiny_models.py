@@ -15,6 +15,8 @@ import gguf
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -25,13 +27,28 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
 )
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaRMSNorm
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
@@ -85,6 +102,69 @@ _CONFIGS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[st
 }
 FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
 
+_T5: dict[str, Any] = {
+    **_SHARED,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 20,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.1,
+    # T5's own factor, which its initialisation multiplies by roots of its sizes.
+    "initializer_factor": 1.5,
+}
+_GATED: dict[str, Any] = {**_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_BART: dict[str, Any] = {
+    **_SHARED,
+    "init_std": 0.15,
+    "d_model": 32,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": CONTEXT,
+    "decoder_start_token_id": 1,
+    "forced_eos_token_id": None,
+}
+_PART: dict[str, Any] = {
+    **_WIDE,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    # With it, transformers computes attention in float32.
+    "attn_logit_softcapping": None,
+}
+# By the names that tests use: "t5" is the first T5, "t5-1.1" the gated one.
+_ENCODER_DECODERS: dict[str, tuple[type[PreTrainedConfig], type[PreTrainedModel], dict[str, Any]]] = {
+    "t5": (T5Config, T5ForConditionalGeneration, _T5),
+    "t5-1.1": (T5Config, T5ForConditionalGeneration, _GATED),
+    "mt5": (MT5Config, MT5ForConditionalGeneration, _GATED),
+    "umt5": (UMT5Config, UMT5ForConditionalGeneration, _GATED),
+    "t5gemma": (
+        T5GemmaConfig,
+        T5GemmaForConditionalGeneration,
+        {
+            "encoder": _PART,
+            "decoder": {**_PART, "num_hidden_layers": 2, "layer_types": _PART["layer_types"][:2]},
+            **_SHARED,
+        },
+    ),
+    "bart": (BartConfig, BartForConditionalGeneration, {**_BART, "forced_bos_token_id": 2}),
+    "mbart": (MBartConfig, MBartForConditionalGeneration, _BART),
+    "pegasus": (PegasusConfig, PegasusForConditionalGeneration, {**_BART, "decoder_start_token_id": 0}),
+    "marian": (MarianConfig, MarianMTModel, {**_BART, "decoder_start_token_id": 0}),
+}
+_CONFIGS |= _ENCODER_DECODERS
+ENCODER_DECODERS: tuple[str, ...] = tuple(_ENCODER_DECODERS)
+
 
 def tiny(
     family: str, *, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu", **overrides: Any
@@ -96,21 +176,25 @@ def tiny(
         network = network_class._from_config(config_class(**{**fields, **overrides}), dtype=torch.float32)
         with torch.no_grad():
             for parameter in network.parameters():
-                # Biases and norm weights begin as zeros and ones, behind which a wrong formula can hide.
+                # Biases and norm weights begin as zeros and ones, after which a wrong formula can hide.
                 if parameter.dim() == 1:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
     network = network.to(device, dtype).eval().requires_grad_(False)
     if dtype == torch.float64:
         _keep_norms_exact(network)
+        if family == "t5gemma":
+            # Its own attention takes the softmax in float32, whatever the model's dtype.
+            for part in (network.config.encoder, network.config.decoder):
+                part._attn_implementation = "sdpa"
     return network
 
 
 def _keep_norms_exact(network: PreTrainedModel) -> None:
     """RMS norms in float64: transformers' own round their input to float32, whatever the model's dtype."""
     for module in network.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            offset = 1.0 if isinstance(module, Gemma3RMSNorm) else 0.0
-            eps = module.eps if isinstance(module, Gemma3RMSNorm) else module.variance_epsilon
+        if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
+            is_gemma = isinstance(module, Gemma3RMSNorm | T5GemmaRMSNorm)
+            offset, eps = (1.0, module.eps) if is_gemma else (0.0, module.variance_epsilon)
             module.forward = partial(_exact_norm, module.weight + offset, eps)
 
 
@@ -118,8 +202,10 @@ def _exact_norm(weight: torch.Tensor, eps: float, x: torch.Tensor) -> torch.Tens
     return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
 
 
-def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 256 bytes and a few words; any text round-trips. With `bos`, it writes <bos> in front."""
+def tiny_tokenizer(*, bos: bool = False, ends: bool = False, sentinels: int = 0) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 256 bytes and a few words; any text round-trips. With `bos`, it writes <bos> in front, with
+    `ends` <eos> after. sentinels: T5's <extra_id_0> and on, as far as the vocabulary has room.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*SPECIALS, *alphabet]
     merges: list[tuple[str, str]] = []
@@ -136,14 +222,31 @@ def tiny_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    if bos:
+    if bos or ends:
+        one = " ".join([*(["<bos>"] if bos else []), "$A", *(["<eos>"] if ends else [])])
         tokenizer.post_processor = processors.TemplateProcessing(
-            single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", SPECIALS.index("<bos>"))]
+            single=one,
+            pair=one + " $B",
+            special_tokens=[(token, SPECIALS.index(token)) for token in ("<bos>", "<eos>")],
         )
+    if sentinels:
+        names = [f"<extra_id_{number}>" for number in range(sentinels)]
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     fast.chat_template = CHATML
     fast.model_max_length = CONTEXT
     return fast
+
+
+def tokenizer_for(family: str, *, bos: bool | None = None) -> PreTrainedTokenizerFast:
+    """As the family's own write BOS and the end of an input; without templates for encoder-decoders."""
+    writes_bos = family in ("gemma3", "t5gemma", "bart") if bos is None else bos
+    if family not in ENCODER_DECODERS:
+        return tiny_tokenizer(bos=writes_bos)
+    sentinels = 8 if family in ("t5", "t5-1.1", "mt5", "umt5") else 0
+    tokenizer = tiny_tokenizer(bos=writes_bos, ends=family != "t5gemma", sentinels=sentinels)
+    tokenizer.chat_template = None
+    return tokenizer
 
 
 def tiny_base(
@@ -159,7 +262,7 @@ def tiny_base(
     from sordino.models import base_model
 
     network = tiny(family, dtype=dtype, seed=seed, device=device, **overrides)
-    tokenizer = tiny_tokenizer(bos=family == "gemma3" if bos is None else bos)
+    tokenizer = tokenizer_for(family, bos=bos)
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())

@@ -13,7 +13,7 @@ from tests.tiny_models import tiny
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
 
-# first: the mark at a text's beginning only. legacy: also behind every special token, as older tokenizer.json files have it.
+# first: the mark at a text's beginning only. legacy: also after every special token, as older tokenizer.json files have it.
 Kind = Literal["first", "legacy"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 MARK = "\u2581"
@@ -24,7 +24,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + eos_token + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-# Phi-3's: its marker of a turn's end takes the line break behind it.
+# Phi-3's: its marker of a turn's end takes the line break after it.
 GREEDY_TEMPLATE = TEMPLATE.replace("eos_token", f"'{TURN_END}'")
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Model",
     "PromptAttention",
     "Report",
+    "RunView",
     "Sample",
     "Sampling",
     "SoftPrompt",
@@ -45,19 +46,25 @@ __all__ = [
     "load",
     "load_model",
     "peek",
+    "push",
     "resume",
+    "suited_models",
     "train",
+    "unfinished",
 ]
 
 if TYPE_CHECKING:
     from sordino.api.evaluation import evaluate as evaluate
     from sordino.api.files import load as load
     from sordino.api.files import peek as peek
+    from sordino.api.files import push as push
     from sordino.api.model import Model as Model
     from sordino.api.model import load_model as load_model
+    from sordino.api.model import suited_models as suited_models
     from sordino.api.training import distil as distil
     from sordino.api.training import resume as resume
     from sordino.api.training import train as train
+    from sordino.api.training import unfinished as unfinished
     from sordino.engine.attach import AttachedPrompt as AttachedPrompt
     from sordino.engine.attach import attach as attach
     from sordino.engine.config import Sampling as Sampling
@@ -75,6 +82,7 @@ if TYPE_CHECKING:
     from sordino.training.events import Step as Step
     from sordino.training.events import Validation as Validation
     from sordino.training.result import TrainResult as TrainResult
+    from sordino.training.run_view import RunView as RunView
 else:
     _MODULES = {
         "AttachedPrompt": "engine.attach",
@@ -86,6 +94,7 @@ else:
         "Model": "api.model",
         "PromptAttention": "prompts.attention",
         "Report": "evaluation.report",
+        "RunView": "training.run_view",
         "Sample": "training.events",
         "Sampling": "engine.config",
         "SoftPrompt": "prompts.soft_prompt",
@@ -100,8 +109,11 @@ else:
         "load": "api.files",
         "load_model": "api.model",
         "peek": "api.files",
+        "push": "api.files",
         "resume": "api.training",
+        "suited_models": "api.model",
         "train": "api.training",
+        "unfinished": "api.training",
     }
 
     # For everything else, the rooms themselves among it, Python goes on to look for a module.

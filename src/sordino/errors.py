@@ -9,6 +9,8 @@ Every error says, in one line: what went wrong, where, what was expected and wha
      │   ├─ NotInLibrary          a name that no file in the library has (near misses are in the message)
      │   ├─ DataError             training or held-out texts that cannot be used
      │   ├─ ConfigError           settings that contradict each other or do not exist
+     │   ├─ GalleryError          a gallery, or a file of it, that cannot be had or is not what was listed
+     │   ├─ HubError              a repository of the Hugging Face Hub that cannot be reached, read or written
      │   ├─ ModelError            a base model that is missing, broken or of a kind that cannot be used
      │   └─ DoesNotFit            a soft prompt that was not made for this base model
      ├─ MissingExtra              an optional dependency is not installed; the message names the pip command
@@ -16,7 +18,8 @@ Every error says, in one line: what went wrong, where, what was expected and wha
      ├─ OutOfMemory               memory ran out; the message names the flag to lower
      ├─ EngineBusy                more requests wait than the queue holds
      └─ TrainingError             training cannot go on
-         └─ Diverged              the loss is not a number; the last good matrix was kept
+         ├─ Diverged              the loss is not a number; the last good matrix was kept
+         └─ ProcessLost           another process of the run ended; the run can go on from its checkpoint
 """
 
 from __future__ import annotations
@@ -38,7 +41,13 @@ class SordinoError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: object = "", expected: object = "", got: object = "", do: str = "") -> None:
-        self.what, self.where, self.expected, self.got, self.do = what, str(where), str(expected), str(got), do
+        self.what, self.where, self.expected, self.got, self.do = (
+            what,
+            str(where),
+            readable(expected),
+            readable(got),
+            do,
+        )
         super().__init__(self.message)
 
     @property
@@ -60,6 +69,14 @@ class SordinoError(Exception):
             named = (one if "sordino " in one else _FLAG.sub(_argument, one) for one in clauses)
             setattr(self, part, "; ".join(named))
         self.args = (self.message,)
+
+
+def readable(value: object) -> str:
+    """A value for people: bytes as the text that they are, or in hexadecimal."""
+    if not isinstance(value, bytes):
+        return str(value)
+    text = value.decode("latin-1")
+    return f'"{text}"' if text.isascii() and text.isprintable() else value.hex(" ")
 
 
 def _argument(flag: re.Match[str]) -> str:
@@ -93,6 +110,14 @@ class ConfigError(BadInput):
     """Settings that contradict each other or do not exist."""
 
 
+class GalleryError(BadInput):
+    """A gallery, or a file of it, that cannot be had or is not what was listed."""
+
+
+class HubError(BadInput):
+    """A repository of the Hugging Face Hub that cannot be reached, read or written."""
+
+
 class ModelError(BadInput):
     """A base model that is missing, broken or of a kind that cannot be used."""
 
@@ -123,3 +148,10 @@ class TrainingError(SordinoError):
 
 class Diverged(TrainingError):
     """The loss is not a number."""
+
+
+class ProcessLost(TrainingError):
+    """Another of the processes that train together ended."""
+
+    # "Temporary failure": what is started again goes on.
+    exit_code = 75

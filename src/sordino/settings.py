@@ -79,8 +79,8 @@ def setting(default: Value, help: str, **about: Any) -> Value:
     return field(default=default, metadata={_KEY: About(help, **about)})
 
 
-def seed_setting(default: int = 0) -> int:
-    return setting(default, SEED_HELP, low=0, high=LARGEST_SEED, unit="N")
+def seed_setting(**about: Any) -> int:
+    return setting(0, SEED_HELP, low=0, high=LARGEST_SEED, **about)
 
 
 @cache
@@ -127,7 +127,7 @@ def check_settings(config: object) -> None:
                 )
             if not each.about.allows(value):
                 expected = range_text(each.about)
-                raise ConfigError("a setting is out of range", where=each.flag, expected=expected, got=value)
+                raise ConfigError("out of range", where=each.flag, expected=expected, got=value)
             if each.choices and value not in each.choices:
                 expected = ", ".join(filter(None, each.choices))
                 raise ConfigError("unknown value", where=each.flag, expected=expected, got=value)
@@ -167,7 +167,7 @@ def offered_of(cls: type) -> dict[str, Setting]:
 
 
 def form_of(cls: type) -> list[dict[str, Any]]:
-    """What a form needs of each setting, as JSON: name, kind, label, help, default, choices, low, high."""
+    """What a form needs of each setting, as JSON: name, kind, label, help, default, shown, choices, low, high."""
     return [
         {
             "name": each.name,
@@ -175,6 +175,7 @@ def form_of(cls: type) -> list[dict[str, Any]]:
             "label": each.about.label or each.name.replace("_", " "),
             "help": each.about.help,
             "default": each.default,
+            "shown": each.about.shown,
             "choices": list(each.choices),
             "low": each.about.low,
             "high": each.about.high,

@@ -35,11 +35,10 @@ _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; when the body ends well, it becomes `path`.
 
-    The temporary file exists and is empty. If the body raises, it is removed and `path` is as it was. A symbolic link
-    is followed, and the mode of an existing file is kept. replace: what has the name by then; else BadInput says that it is
-    taken, however late somebody took it. Raises BadInput where `path` cannot be a file (a folder, or
-    in a folder that is not there), StorageError where the disk refuses (full, read-only, no permission, held open on
-    Windows). What the body raises for other reasons stays what it is.
+    The temporary file is there, empty. If the body raises, it is removed and `path` is as it was. A symbolic link is followed,
+    and the mode of an existing file is kept. replace: what has the name by then; else BadInput says that it is taken. Raises
+    BadInput where `path` cannot be a file (a folder, or in a folder that is not there), StorageError where the disk refuses
+    (full, read-only, no permission, held open on Windows). What the body raises else stays what it is.
     """
     target = _target(path)
     if target.is_dir():
@@ -54,7 +53,7 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
             _keep_mode(target, temporary)
             if replace:
                 os.replace(temporary, target)
-            elif not _took_free_name(temporary, target):
+            elif not took_free_name(temporary, target):
                 raise BadInput(
                     "there is a file of this name", where=path, do="replace it with --force, or choose another name"
                 )
@@ -77,10 +76,9 @@ def make_folder(path: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside `path` to fill; when the body ends well, it becomes `path`.
 
-    An existing folder is replaced, but only if it holds nothing that the new one does not write again: a slip of the
-    keyboard must not delete somebody's documents (BadInput). It is first renamed to `NAME.old-*` beside `path`: a process that
-    is killed before the new one has the name leaves the old folder there, whole, and the next write to `path` puts it back.
-    Otherwise raises as `atomic_file` does.
+    An existing folder is replaced, but only if it holds nothing that the new one does not write again: a slip must not delete
+    documents (BadInput). It is first renamed to `NAME.old-*` beside `path`: a process that is killed before the new one has the
+    name leaves the old folder there, and the next write to `path` puts it back. Otherwise raises as `atomic_file` does.
     """
     target = _target(path)
     if target.exists() and not target.is_dir():
@@ -91,8 +89,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             yield temporary
         _refuse_losses(path, target, temporary)
         with storage_errors(path):
-            for file in _files_in(temporary):
-                _flush_file(temporary / file)
+            # Some libraries write with 0600, which hides a file from the other users of a shared folder.
+            readable = temporary.stat().st_mode & 0o666
+            for file in map(temporary.joinpath, _files_in(temporary)):
+                _flush_file(file)
+                file.chmod(file.stat().st_mode | readable)
             _flush_folder(temporary)
             _take_place(temporary, target)
     _flush_folder(target.parent)
@@ -213,20 +214,20 @@ def _keep_mode(target: Path, temporary: Path) -> None:
         shutil.copymode(target, temporary)
 
 
-def _took_free_name(temporary: Path, target: Path) -> bool:
-    """Call the file `target` in one step, unless something is called so."""
+def took_free_name(file: Path, target: Path) -> bool:
+    """Call a file `target` in one step, unless something is called so: False. It may have its old name too. Raises OSError."""
     try:
         if sys.platform == "win32":
-            os.rename(temporary, target)
+            os.rename(file, target)
         else:
-            os.link(temporary, target)
+            os.link(file, target)
     except FileExistsError:
         return False
     except OSError:
         # Drives without links: two steps.
         if os.path.lexists(target):
             return False
-        os.replace(temporary, target)
+        os.replace(file, target)
     return True
 
 

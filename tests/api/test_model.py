@@ -1,4 +1,4 @@
-"""A model writes texts, one or many, behind what soft prompts it is given."""
+"""A model writes texts, one or many, after what soft prompts it is given."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_a_name_is_no_soft_prompt(model, given: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"seed": "one"}, "seed: not a seed"),
+        ({"seed": "one"}, "seed: out of range"),
         ({"temperature": "hot"}, "temperature: a setting is of the wrong type; expected a number, got 'hot'"),
         ({"max_token": 3}, r"unknown setting; got max_token; did you mean max_tokens\?"),
-        ({"strength": "2"}, "strength is out of range; expected a number from 0.25 to 4, got '2'"),
+        ({"strength": "2"}, "strength: out of range; expected a number from 0.25 to 4, got '2'"),
     ],
 )
 def test_settings_of_another_type_are_refused_by_name(model, settings: dict[str, object], words: str) -> None:

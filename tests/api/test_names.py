@@ -22,6 +22,7 @@ NAMES = [
     "Model",
     "PromptAttention",
     "Report",
+    "RunView",
     "Sample",
     "Sampling",
     "SoftPrompt",
@@ -36,8 +37,11 @@ NAMES = [
     "load",
     "load_model",
     "peek",
+    "push",
     "resume",
+    "suited_models",
     "train",
+    "unfinished",
 ]
 
 

@@ -44,11 +44,28 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(model, tmp_path: Pa
         sordino.train(model, folder, out=tmp_path / "part.zip", on_event=interrupt, **SMALL)
     with pytest.raises(BadInput, match="was stopped and can go on"):
         sordino.train(model, folder, out=tmp_path / "part.zip", **SMALL)
+    assert sordino.unfinished(tmp_path / "part.zip") == tmp_path / "part.run"
     resumed = sordino.resume(model, tmp_path / "part.run")
+    assert sordino.unfinished(tmp_path / "part.zip") is None
     assert resumed.file == tmp_path / "part.zip"
     assert resumed.prompt.content_hash == whole.prompt.content_hash
     with pytest.raises(BadInput, match="there is a file of this name"):
         sordino.resume(model, tmp_path / "part.run")
+
+
+def test_a_run_that_was_interrupted_in_measuring_is_unfinished(model, tmp_path: Path) -> None:
+    def interrupt(event: object) -> None:
+        if type(event).__name__ == "Disclosed":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "voice.zip"
+    assert sordino.unfinished(out) is None
+    with pytest.raises(KeyboardInterrupt):
+        sordino.train(model, texts(tmp_path / "texts"), out=out, on_event=interrupt, **SMALL)
+    assert out.exists()
+    folder = sordino.unfinished(str(out))
+    assert folder == tmp_path / "voice.run"
+    assert (sordino.resume(model, folder).folder / "report.html").exists()
 
 
 def test_a_run_goes_on_with_its_own_model_only(model, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The parts of benchmarks/holding.py: instructions and their checks, LoRA and control vectors, losses behind stories."""
+"""The parts of benchmarks/holding.py: instructions and their checks, LoRA and control vectors, losses after stories."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_relations(tmp_path: Path, monkeypatch, capsys) -> None:
     said = capsys.readouterr().out
     for part in (
         "4 candidates, 2 of them of several tokens",
-        "templates left out: 1 (words behind [Y]",
+        "templates left out: 1 (words after [Y]",
         "objects left out: 1 (its tokens begin with another object's)",
         "test: 1 of 8 facts left out",
         "test, 7 facts",

@@ -93,7 +93,7 @@ def test_a_model_larger_than_the_machine_is_refused_before_it_is_built(
     memory = __import__("psutil").virtual_memory()
     monkeypatch.setattr("psutil.virtual_memory", lambda: memory._replace(total=100_000))
     monkeypatch.setattr(base_model, "read_network", lambda *_, **__: pytest.fail("was built"))
-    with pytest.raises(OutOfMemory, match=r"held in float32.*too large.*--dtype bfloat16"):
+    with pytest.raises(OutOfMemory, match=r"held in memory \(float32\).*too large.*--dtype bfloat16"):
         base_model.load(str(folder), device="cpu", dtype="float32")
 
 
@@ -353,8 +353,8 @@ def test_a_disk_that_fills_while_the_hub_is_asked_is_not_called_an_unreachable_h
             "No space left on device",
         ),
         (RuntimeError("Data processing error: (os error 28)"), StorageError, "No space left on device"),
-        (ConnectionResetError(104, "Connection reset by peer"), ModelError, "the hub cannot be reached"),
-        (RuntimeError("the loader gave up"), ModelError, "the hub cannot be reached"),
+        (ConnectionResetError(104, "Connection reset by peer"), ModelError, "the Hugging Face Hub cannot be reached"),
+        (RuntimeError("the loader gave up"), ModelError, "the Hugging Face Hub cannot be reached"),
     ):
 
         def fail(*_: object, error: Exception = error, **__: object) -> None:

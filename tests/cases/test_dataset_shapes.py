@@ -84,6 +84,43 @@ def test_what_an_instruction_is_about_its_system_and_its_history(tmp_path: Path)
     assert turns(reading(tmp_path / "a.jsonl", sharegpt)) == [("system", "Brief."), *HI_LO]
 
 
+HI, LO, NO = ({"role": "user", "content": "Hi"}, *({"role": "assistant", "content": text} for text in ("Lo", "No")))
+
+
+@pytest.mark.parametrize(
+    ("record", "understood"),
+    [
+        ({"prompt": "Hi", "chosen": "Lo", "rejected": "No"}, "`prompt` and `chosen` read as chats"),
+        ({"question": "Hi", "chosen": "Lo", "rejected": "No"}, "`question` and `chosen` read as chats"),
+        ({"prompt": "Hi", "chosen": [LO], "rejected": [NO]}, "messages as `prompt` and `chosen` (TRL) read as chats"),
+        ({"prompt": [HI], "chosen": [LO], "rejected": [NO]}, "messages as `prompt` and `chosen` (TRL) read as chats"),
+        (
+            {"prompt": "Hi", "chosen": [HI, LO], "rejected": [HI, NO]},
+            "messages as `prompt` and `chosen` (TRL) read as chats",
+        ),
+        ({"chosen": [HI, LO], "rejected": [HI, NO]}, "messages as `chosen` (TRL) read as chats"),
+    ],
+)
+def test_of_preferences_the_chosen_answer_is_learned(tmp_path: Path, record: Any, understood: str) -> None:
+    result = reading(tmp_path / "a.jsonl", record)
+    assert turns(result) == HI_LO
+    assert understood in result.notes[0]
+    assert result.notes[1] == "keys of the records that are not used: rejected"
+
+
+@pytest.mark.parametrize("key", ["data", "train", "conversations of a month"])
+def test_records_in_an_object(tmp_path: Path, key: str) -> None:
+    records = [{"prompt": "Q", "completion": "one, two"}, {"prompt": "R", "completion": "three"}]
+    result = reading(tmp_path / "a.json", {"version": "1.0", key: records, "license": {}})
+    assert pairs(result) == TABLE
+    assert result.notes == (
+        f"JSON objects whose `{key}` is read as the records: 1",
+        "keys of the records that are not used: license, version",
+    )
+    with pytest.raises(DataError, match="unknown shape"):
+        reading(tmp_path / "a.json", {"train": records, "test": records})
+
+
 def test_of_a_conversational_prompt_nothing_is_learned(tmp_path: Path) -> None:
     greeting = [{"role": "assistant", "content": "Welcome."}, {"role": "user", "content": "Hi"}]
     result = reading(tmp_path / "a.jsonl", {"prompt": greeting, "completion": [{"role": "assistant", "content": "Lo"}]})

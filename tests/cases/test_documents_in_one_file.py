@@ -115,6 +115,22 @@ def test_completions_and_turns_end_at_their_marker(tmp_path: Path) -> None:
         ),
         ("Zephyr or Phi", "<|system|>\nBrief.</s>\n<|user|>\nHi</s>\n<|assistant|>\nLo</s>"),
         ("Zephyr or Phi", "<|system|>Brief.<|end|><|user|>Hi<|end|><|assistant|>Lo<|end|>"),
+        (
+            "Llama 4",
+            "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBrief.<|eot|><|header_start|>user<|header_end|>\n\n"
+            "Hi<|eot|><|header_start|>assistant<|header_end|>\n\nLo<|eot|>",
+        ),
+        ("Gemma 4", "<bos><|turn>system\nBrief.<turn|>\n<|turn>user\nHi<turn|>\n<|turn>model\nLo<turn|>\n"),
+        (
+            "Command R",
+            "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|SYSTEM_TOKEN|>Brief.<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|USER_TOKEN|>"
+            "Hi<|END_OF_TURN_TOKEN|><|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Lo<|END_OF_TURN_TOKEN|>",
+        ),
+        ("EXAONE", "[|system|]Brief.[|endofturn|]\n[|user|]Hi[|endofturn|]\n[|assistant|]Lo[|endofturn|]"),
+        (
+            "KoboldAI Lite",
+            "{{[SYSTEM]}}Brief.{{[SYSTEM_END]}}{{[INPUT]}}Hi{{[INPUT_END]}}{{[OUTPUT]}}Lo{{[OUTPUT_END]}}",
+        ),
         ("Llama 2 or Mistral", "<s>[INST] <<SYS>>\nBrief.\n<</SYS>>\n\nHi [/INST] Lo </s>"),
     ],
 )
@@ -136,6 +152,27 @@ def test_a_system_message_opens_another_chat(tmp_path: Path) -> None:
 def test_a_text_about_chat_templates_is_a_text(tmp_path: Path) -> None:
     text = "A turn opens with [INST] and [/INST] closes it.\n"
     assert learned(reading(tmp_path / "a.txt", text)) == [("a.txt", text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<|start_of_role|>user<|end_of_role|>Hi\n", "<|end_of_role|>, <|start_of_role|>"),
+        ("<｜User｜>Hi<｜Assistant｜>Lo\n", "<｜Assistant｜>, <｜User｜>"),
+        ("A title\n<|im_start|>user\nHi\n", "<|im_start|>"),
+        ("Story {{[OUTPUT]}} told.\n", "{{[OUTPUT]}}"),
+        ("[gMASK] and <|observation|>\n", "<|observation|>"),
+    ],
+)
+def test_markers_that_are_learned_as_letters_are_reported(tmp_path: Path, text: str, left: str) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]}
+    completion = {"prompt": "Q:", "completion": text}
+    for name, content in (("a.txt", text), ("b.jsonl", json.dumps(completion)), ("c.jsonl", json.dumps(chat))):
+        result = reading(tmp_path / name, content)
+        assert [note for note in result.notes if "letters" in note] == [
+            f"markers of other programs and models, which are learned as letters: {left}"
+        ]
+    assert reading(tmp_path / "a.txt", "if (a <| b |> c) || <|> x").notes == ()
 
 
 def test_no_letter_of_a_marker_is_labelled(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a person had: a story of KoboldAI Lite with `{{[OUTPUT_END]}}` behind each answer, which was learned in 40 of 40."""
+"""What a person had: a story of KoboldAI Lite with `{{[OUTPUT_END]}}` after each answer, which was learned in 40 of 40."""
 
 from __future__ import annotations
 

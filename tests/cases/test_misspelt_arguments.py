@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import library_with_keeper, run
+from tests.cli.commands import library_with_keeper, refused, run
 
 TEXT = "The lamp was trimmed and the log was written. " * 60
 # Faults that are found without PyTorch, whose import takes seconds; and what the error names.
@@ -42,6 +42,22 @@ QUICK = [
     ("serve", "--port", "0", "-m", "smollm2", "--soft-prompt", "nope"),
     ("ui", "--port", "0", "-m", "./nope"),
 ]  # fmt: skip
+# And a soft prompt of another width than smollm2, which is 576 wide: it was refused after the loading of the model.
+WIDE = [
+    ("generate", "x", "-p", "keeper"),
+    ("compare", "x", "-p", "keeper"),
+    ("evaluate", "keeper", "--heldout", "text.txt"),
+    ("answers", "keeper", "--heldout", "rows.jsonl"),
+    ("inspect", "keeper", "--quick"),
+    ("prune", "keeper", "--data", "text.txt"),
+    ("blend", "keeper", "keeper2", "--heldout", "text.txt"),
+    ("bake", "keeper", "--out", "x.gguf"),
+    ("mixture", "fit", "--components", "keeper", "--data", "text.txt", "--out", "x.mix.zip"),
+    ("convert", "keeper", "x.json", "-m", "smollm2"),
+    ("serve", "--port", "0", "-m", "smollm2", "--soft-prompt", "keeper"),
+    ("train", "text.txt", "--out", "x.zip", "--init", "file:keeper"),
+    ("sweep", "text.txt", "--out-dir", "made", "--init", "file:keeper"),
+]
 # And those that need it, but no model.
 SLOWER = [
     ("answers", "keeper", "--heldout", "nope.jsonl"),
@@ -77,6 +93,18 @@ def test_without_pytorch_they_are_found(here: Path) -> None:
     for arguments, line in zip(QUICK, ended.stdout.splitlines(), strict=True):
         exit_code, said = json.loads(line)
         assert (exit_code, "nope" in said) == (2, True), f"{' '.join(arguments)}: {said}"
+
+
+@pytest.mark.parametrize("arguments", WIDE, ids=" ".join)
+def test_a_soft_prompt_of_other_sizes_is_found_before_a_model_is_loaded(
+    here: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    Path("rows.jsonl").write_text('{"prompt": "a", "completion": " b"}\n' * 4, encoding="utf-8")
+    for module in ("loading", "train", "sweep"):
+        monkeypatch.setattr(f"sordino.cli.{module}.loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("sordino.models.description.describe", lambda *_, **__: pytest.fail("a model was read"))
+    assert "it is 8 wide" in refused(*arguments)
+    assert not Path("made").exists()
 
 
 @pytest.mark.parametrize("arguments", SLOWER, ids=" ".join)

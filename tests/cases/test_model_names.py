@@ -13,7 +13,7 @@ import pytest
 
 from sordino.models.files import absolute_name, resolve
 from sordino.prompts.soft_prompt import Metadata
-from sordino.server.page.models import Recent
+from sordino.server.page.loading import Recent
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.job import Job, job_from, store
 from sordino.training.sweep.execute import Sweep, store_sweep, stored_sweep

@@ -54,7 +54,7 @@ SCALED: dict[str, dict[str, Any]] = {
 
 # In float64 to the end, where the norms are; the others round to float32 in places of their own.
 EXACT = frozenset({"granite", "hyperclovax", "minicpm3", "olmo2"})
-# Mixtures of experts have no float64, nor has eager attention behind padding.
+# Mixtures of experts have no float64, nor has eager attention after padding.
 SINGLE = frozenset({"granitemoe", "gemma2"})
 
 

@@ -110,7 +110,7 @@ def test_a_bos_that_the_template_writes_is_left_out_and_nothing_else(kind: Kind)
     ids, said = learned(base, TALK)
     assert [1, *ids] == whole(base, rendered, markup=True)
     assert said == "no t h i n g </s> w a s \u2581cold </s>"
-    # Behind another text there is none.
+    # After another text there is none.
     (behind,) = make_examples([TALK], base, max_tokens=200, behind="The lamp:\n").examples
     assert list(behind.ids) == whole(base, "The lamp:\n" + rendered.removeprefix("<s>"), markup=True)
     assert behind.labelled.count(True) == len(said.split())

@@ -46,6 +46,13 @@ def test_one_without_weights_is_refused(tmp_path: Path) -> None:
     both_refuse(zipped(tmp_path / "w.zip", {"a/README.md": b""}), "no tensor.npy and no adapter_config.json")
 
 
+def test_a_refusal_says_what_to_do(tmp_path: Path) -> None:
+    two = zipped(tmp_path / "two.zip", {f"{name}/adapter_config.json": CONFIG for name in "ab"})
+    both_refuse(two, "several: unpack it and read one of its folders")
+    np.savez(tmp_path / "prompt.npz", prompt=matrix())
+    both_refuse(tmp_path / "prompt.npz", "save the matrix alone: numpy.save")
+
+
 def test_a_server_takes_it_by_upload(tmp_path: Path) -> None:
     """A form has one file, and an adapter is a folder: there was no way to upload one with its configuration."""
     with running(tmp_path) as live:

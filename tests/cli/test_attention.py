@@ -67,11 +67,11 @@ def test_components_keep_their_own_or_get_one_each(library: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--hold", "on"), "--hold: not a hold"),
-        (("--hold", "1.5"), "--hold: not a hold"),
-        (("--hold", "2000000"), "--hold: hold is out of range"),
-        (("--strength", "much"), "--strength: not a strength"),
-        (("--strength", "9"), "--strength: strength is out of range"),
+        (("--hold", "on"), "--hold: not understood"),
+        (("--hold", "1.5"), "--hold: not understood"),
+        (("--hold", "2000000"), "--hold: out of range"),
+        (("--strength", "much"), "--strength: not understood"),
+        (("--strength", "9"), "--strength: out of range"),
         (("--hold", "1,2"), "--hold: a list is for a mixture's components"),
     ],
 )

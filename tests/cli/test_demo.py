@@ -50,7 +50,7 @@ def test_it_tells_the_whole_story_in_order(finished: tuple[Path, Result]) -> Non
     assert result.exit_code == 0, result.output
     story = [
         "In three parts: about 0.01 minutes of training",
-        "fetched (93 MB)",
+        "downloaded (93 MB)",
         "lighthouse keeper",
         "stays as it is",
         "18 pieces to train on",
@@ -82,7 +82,7 @@ def test_it_tells_the_whole_story_in_order(finished: tuple[Path, Result]) -> Non
     at = 0
     for part in story:
         found = result.stdout.find(part, at)
-        assert found >= 0, f"{part!r} is missing behind {result.stdout[at - 60 : at]!r} in\n{result.stdout}"
+        assert found >= 0, f"{part!r} is missing after {result.stdout[at - 60 : at]!r} in\n{result.stdout}"
         at = found
 
 

@@ -70,7 +70,7 @@ def test_what_is_wrong_is_said_first() -> None:
     ("arguments", "words"),
     [
         (("short.txt",), "no longer than the soft prompt"),
-        (("keeper.txt", "--openings", "few.txt"), "too few openings"),
+        (("keeper.txt", "--openings", "few.txt"), "--openings: too few;"),
         (("keeper.txt", "--length", 4096), "does not fit the model's context"),
     ],
 )

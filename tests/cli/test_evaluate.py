@@ -67,7 +67,7 @@ def test_continuations_are_a_table_of_their_own(library: Path, tmp_path: Path, m
     monkeypatch.setattr("sordino.cli.distance.ContinuationConfig", short)
     command = ("evaluate", "fog", "--hold", 16, "--heldout", tmp_path / "heldout", "--continuations", 6, *FAST)
     text = ok(*command)
-    for part in ("What the model writes behind other text", "distinct-2", "fog, held from 16", "fog, not held"):
+    for part in ("What the model writes after other text", "distinct-2", "fog, held from 16", "fog, not held"):
         assert part in text, part
     said = json.loads(run(*command, "--json").stdout)["continuations"]
     assert [(line["label"], line["hold"]) for line in said["lines"]] == [("fog", 16), ("fog", None), (None, None)]
@@ -101,7 +101,7 @@ def test_distance_has_a_table_a_picture_and_json(library: Path, tmp_path: Path) 
     picture = tmp_path / "far.png"
     text = ok(*command, "--distance", "64,16", "--foreign", other, "--picture", picture)
     for part in (
-        "Gain behind other text",
+        "Gain after other text",
         "other texts",
         "the same voice",
         "the model's own writing with fog",

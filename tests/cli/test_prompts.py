@@ -120,7 +120,7 @@ def test_install_ends_with_a_command_that_can_work(folder: Path) -> None:
     assert 'Use it: sordino generate "Some text" --soft-prompt "small"' in said["small"]
     assert '"Some text" --model gemma3-270m --soft-prompt "gemma"' in said["gemma"]
     assert "EleutherAI/gpt-j-6B (4096 wide)" in ok("show", "old")
-    assert "a model 640 wide, which its file does not name" in ok("show", "gemma")
+    assert "a model 640 wide (the file does not name it)" in ok("show", "gemma")
     assert "EleutherAI/gpt-j-6B (4096 wide)" in ok("list")
 
 

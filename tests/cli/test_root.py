@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from sordino import cli
 from sordino.cli import console
-from sordino.cli.console import one_line, printable
+from sordino.cli.console import one_line, print_json, printable
 from sordino.errors import BadInput, StorageError
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -169,7 +170,7 @@ def test_an_error_cannot_send_escape_sequences_to_the_terminal(failing) -> None:
     [
         ("error: a.txt: no text, error: twice", "error:"),
         ("internal error: ValueError: x", "internal error:"),
-        ("Usage: sordino ...\n\nError: No such option", "Error:"),
+        ("Usage: sordino ...\n\nerror: No such option", "error:"),
     ],
 )
 def test_the_first_word_of_an_error_is_red_on_a_terminal(monkeypatch: pytest.MonkeyPatch, text: str, red: str) -> None:
@@ -236,3 +237,12 @@ def test_printable_keeps_text_and_drops_what_steers_a_terminal() -> None:
     assert printable("déjà 🎻\n\tvu") == "déjà 🎻\n\tvu"
     assert printable("\x1b[2Jx\x9by\u202ez\x00\x7f") == "\ufffd[2Jx\ufffdy\ufffdz\ufffd\ufffd"
     assert one_line("a\r\nb \t c") == "a b c"
+
+
+def test_json_on_a_terminal_steers_it_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"name": "\x1b[2Jx\x9b31my\u202ez\x7f\ud800 déjà 🎻"}
+    print_json(value)
+    shown = capsys.readouterr().out
+    assert printable(shown) == shown
+    assert "déjà 🎻" in shown
+    assert json.loads(shown) == value

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
 from sordino import formats
 from sordino.errors import ConfigError
+from sordino.prompts.attention import PromptAttention
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.addresses import Access
 from tests.cli.commands import run
 from tests.server.process import Process, started
@@ -57,6 +60,23 @@ def test_a_port_in_use_is_said_before_a_model_is_loaded(monkeypatch: pytest.Monk
     assert "--port" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("strength", "said"), [(1, ""), (3, ""), (0.5, "llama.cpp does not support the strength of voice")]
+)
+def test_a_default_soft_prompt_that_llama_cpp_cannot_run_is_for_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strength: float, said: str
+) -> None:
+    metadata = Metadata(name="voice", attention=PromptAttention(strength=strength))
+    formats.write(SoftPrompt(np.ones((4, 576), np.float32), metadata), tmp_path / "voice.zip", force=True)
+
+    def running(*_: object, only_torch: str, **more: object) -> None:
+        raise ConfigError(f"told <{only_torch}>")
+
+    monkeypatch.setattr("sordino.engine.runners.build.running", running)
+    flags = ("--model", "smollm2", "--port", "0", "--library", tmp_path, "--soft-prompt", "voice")
+    assert f"told <{said}>" in run("serve", *flags).stderr
+
+
 def test_ui_takes_the_next_free_port_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """macOS's AirPlay has port 5000, and a second page was an error."""
     reached: list[int] = []
@@ -91,6 +111,8 @@ def test_what_is_wrong_is_said_before_pytorch_is_there(tmp_path: Path, fault: st
 
 def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    # Another test may have imported it.
+    monkeypatch.delitem(sys.modules, "sordino.server.run", raising=False)
     result = run("serve", "--port", "0")
     assert result.exit_code == 1
     assert "pip install 'sordino[serve]'" in result.stderr
@@ -216,3 +238,10 @@ def test_two_ctrl_c_wait_for_nobody(server: tuple[Process, str]) -> None:
         assert process.ended() == 0
         assert time.monotonic() - began < 10
     assert "Traceback" not in "".join(process.lines)
+
+
+def test_a_runner_that_is_not_installed_is_refused_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sordino.engine.vllm.start.find_spec", lambda name: None)
+    refused = run("serve", "--runner", "vllm", "--port", "0")
+    assert refused.exit_code == 1
+    assert "--runner vllm: vLLM is not installed; pip install 'sordino[vllm]'" in refused.stderr

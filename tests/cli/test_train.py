@@ -14,6 +14,7 @@ from filelock import FileLock
 from sordino import formats
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.models.base_model import BaseModel
+from sordino.models.sizes import ModelSizes
 from sordino.training import execute, loop
 from sordino.training.checkpoint import FILE, read_header
 from sordino.training.failure import Failure
@@ -29,6 +30,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of texts, in a folder to work in; whatever model is asked for is tiny."""
     base = tiny_base("llama", dtype=torch.float32)
     monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: base)
+    monkeypatch.setattr("sordino.models.sizes.sizes_of", lambda name: ModelSizes(name, base.ref))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SORDINO_LIBRARY", str(tmp_path / "library"))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
@@ -46,7 +48,7 @@ def trained(*arguments: object) -> str:
 
 
 def stopped_run(texts: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Path:
-    """A run that was asked to stop behind its third step, as Ctrl-C does."""
+    """A run that was asked to stop after its third step, as Ctrl-C does."""
     steps = 0
 
     def ask() -> bool:
@@ -201,8 +203,8 @@ def test_texts_in_another_order_are_noticed(texts: Path, monkeypatch: pytest.Mon
         (("--lr", 0.1, "--find-lr"), "both --lr and --find-lr"),
         (("--init", "data:mine"), "unknown initialisation"),
         (("--init", "random:7"), "unknown initialisation"),
-        (("--minutes", "nan"), "no time to train"),
-        (("--minutes", "inf"), "no time to train"),
+        (("--minutes", "nan"), "out of range"),
+        (("--minutes", "inf"), "out of range"),
         (("--sample-text", "the keeper " * 400), "the text of the samples does not fit"),
     ],
 )

@@ -37,7 +37,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
-    """Both, asked to stop behind the third step."""
+    """Both, asked to stop after the third step."""
     steps = 0
 
     def ask() -> bool:

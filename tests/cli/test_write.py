@@ -15,6 +15,7 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from tests.cli.commands import refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
+from tests.tiny_models import tiny_gguf
 
 SHORT = ("--max-tokens", 6)
 
@@ -136,12 +137,12 @@ def test_a_batch_of_plain_lines(library: Path, tmp_path: Path) -> None:
     [
         ('{"text": "x", "sed": 1}', ":3: unknown key; expected text, soft_prompt, seed, got sed"),
         ('{"txt": "x"}', ":3: unknown key"),
-        ("{}", ":3: `text` is not a text"),
-        ('{"text": 5}', ":3: `text` is not a text"),
-        ('{"text": "x", "seed": true}', ":3: `seed` is not a seed"),
-        ('{"text": "x", "seed": -1}', ":3: `seed` is not a seed"),
-        ('{"text": "x", "seed": null}', ":3: `seed` is not a seed"),
-        ('{"text": "x", "soft_prompt": 1}', ":3: `soft_prompt` is not a name"),
+        ("{}", ":3: `text` is of another type"),
+        ('{"text": 5}', ":3: `text` is of another type"),
+        ('{"text": "x", "seed": true}', ":3: `seed` is out of range"),
+        ('{"text": "x", "seed": -1}', ":3: `seed` is out of range"),
+        ('{"text": "x", "seed": null}', ":3: `seed` is out of range"),
+        ('{"text": "x", "soft_prompt": 1}', ":3: `soft_prompt` is of another type"),
         ('{"text": "x"', ":3: this line is not JSON"),
         ("[1]", ":3: this line is not a JSON object"),
         ('{"text": ""}', ":3: there is nothing to continue"),
@@ -164,6 +165,43 @@ def test_batches_that_cannot_be_read(library: Path, tmp_path: Path) -> None:
     assert "no text in it" in refused("generate", "--batch", tmp_path / "empty")
     assert "not UTF-8" in refused("generate", "--batch", tmp_path / "latin")
     assert "cannot be read" in refused("generate", "--batch", tmp_path / "missing")
+
+
+# --runner
+
+
+def test_llama_cpp_and_pytorch_continue_a_gguf_file_alike(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("SORDINO_CACHE", str(library / "cache"))
+    model = tiny_gguf(library / "tiny.gguf")
+    fog, batch = library / "fog.zip", library / "lines.txt"
+    batch.write_text("the sea\nof the keeper\nthe lamp\n")
+    for command in (
+        ("generate", "the sea", "-p", fog),
+        ("generate", "-p", fog),
+        ("generate", "the sea", "-p", fog, "--hold", 2),
+        ("generate", "--batch", batch, "--batch-size", 2, "-p", fog),
+        ("compare", "the sea", "-p", fog, "--json"),
+    ):
+        asked = (*command, "--model", model, "-t", 0, *SHORT)
+        taken, other = run(*asked), run(*asked, "--runner", "torch")
+        assert taken.exit_code == 0, taken.output
+        assert "llama.cpp runs" in taken.stderr
+        assert "PyTorch runs" in other.stderr
+        assert taken.stdout == other.stdout
+
+
+def test_what_llama_cpp_cannot_do_is_for_pytorch_or_refused(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("SORDINO_CACHE", str(library / "cache"))
+    asked = ("generate", "the sea", "-m", tiny_gguf(library / "tiny.gguf"), "-p", library / "fog.zip", *SHORT)
+    for flags, reason in (
+        (("--strength", 1.5), "does not support strength that is no whole number"),
+        (("--dtype", "float32"), "are for PyTorch"),
+    ):
+        line = next(line for line in run(*asked, *flags).stderr.splitlines() if "PyTorch runs" in line)
+        assert reason in line
+        assert reason in refused(*asked, *flags, "--runner", "gguf")
 
 
 # compare

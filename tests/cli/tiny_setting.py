@@ -9,6 +9,7 @@ import pytest
 
 from sordino import formats
 from sordino.models.base_model import BaseModel
+from sordino.models.sizes import ModelSizes
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 from tests.tiny_models import tiny_base
@@ -37,4 +38,7 @@ def tiny_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(here)
     monkeypatch.setenv("SORDINO_LIBRARY", str(library))
     monkeypatch.setattr("sordino.models.base_model.load", lambda name, **_: tiny_llama())
+    monkeypatch.setattr("sordino.models.sizes.sizes_of", lambda name: ModelSizes(name, tiny_llama().ref))
+    # It has no file for llama.cpp.
+    monkeypatch.setattr("sordino.engine.choice.why_not", lambda: "the model is tiny")
     return library

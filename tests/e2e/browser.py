@@ -70,8 +70,15 @@ def _fonts(folder: Path) -> Path:
     return path
 
 
+# A text that is still fading in has too little contrast. What never ends, as a spinner, is shown like that all the time.
+_SETTLED = """() => Promise.allSettled(
+    document.getAnimations().filter((one) => one.effect?.getComputedTiming().endTime !== Infinity).map((one) => one.finished)
+)"""
+
+
 def faults(page: Page) -> list[Any]:
-    """What axe-core finds serious or critical on the page as it is shown now."""
+    """What axe-core finds serious or critical on the page, once what is moving has arrived."""
+    page.evaluate(_SETTLED)
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("() => axe.run()")
     return [

@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from sordino.models.cache import cache_folder
 from tests.e2e.browser import AXE, CHROMIUM, faults
@@ -24,6 +28,32 @@ NEEDED = [
     pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: make e2e"),
 ]
 
+PROMPTS = resources.files("sordino").joinpath("data", "prompts")
+
+# Puts a text into the story as a paste does, with the caret at its end.
+PASTE = """text => {
+    const field = document.querySelector("#story");
+    field.value = text;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.focus();
+    field.setSelectionRange(field.value.length, field.value.length);
+}"""
+# window.took: milliseconds from each key to the end of the frame that shows it.
+WATCH_KEYS = """() => {
+    window.took = [];
+    const begun = [], channel = new MessageChannel();
+    channel.port1.onmessage = () => window.took.push(performance.now() - begun.shift());
+    document.addEventListener("keydown", (event) => requestAnimationFrame(() => {
+        begun.push(event.timeStamp);
+        channel.port2.postMessage(0);
+    }), true);
+}"""
+
+# window.sent: what the page asks the engine for, as it leaves the browser.
+_WATCH_SENT = (
+    "window.sent = []; const send = WebSocket.prototype.send;"
+    "WebSocket.prototype.send = function (said) { window.sent.push(JSON.parse(said)); return send.call(this, said); };"
+)
 
 # Milliseconds for what the model writes, or a training run does. They take a second or two where nobody else wants the machine;
 # beside other work, and a run gives way to all of it, minutes. A wait ends as soon as what it is for is there, so a long one
@@ -68,11 +98,27 @@ class Server:
 
     def close(self) -> None:
         self._stack.__exit__(None, None, None)
-        # Runs outlive their server; one that a failed test left would take the machine from the tests behind it.
+        # Runs outlive their server; one that a failed test left would take the machine from the tests after it.
         for path in self.training.glob("*/job.json"):
             if pid := json.loads(path.read_bytes()).get("pid"):
                 with suppress(psutil.Error):
                     psutil.Process(pid).kill()
+
+    def add(self, *names: str) -> None:
+        """Put packaged soft prompts into the library."""
+        for name in names:
+            (self.library / f"{name}.zip").write_bytes(PROMPTS.joinpath(f"{name}.zip").read_bytes())
+
+
+def watch_sent(page: Page) -> None:
+    page.add_init_script(_WATCH_SENT)
+    page.reload()
+
+
+def sent(page: Page) -> dict[str, Any]:
+    """The last text that the page asked for: see `watch_sent`."""
+    last: dict[str, Any] = page.evaluate("() => window.sent.filter((one) => one.do === 'write').at(-1)")
+    return last
 
 
 def shot(page: Page, name: str) -> None:
@@ -95,6 +141,52 @@ def fitting(page: Page) -> None:
     assert faults(page) == []
 
 
+def choose(page: Page, name: str) -> None:
+    """Choose a soft prompt in the lamp's panel: one of the library, "/none", or "/default", the server's."""
+    page.locator("#lamp-open").click()
+    page.locator(f'#choices input[value="{name}"]').check()
+    page.locator("#lamp-open").click()
+    expect(page.locator("#lamp-panel")).to_be_hidden()
+
+
+@contextmanager
+def settings(page: Page) -> Iterator[Locator]:
+    """The drawer of Write, open meanwhile."""
+    page.locator("#settings-open").click()
+    yield page.locator("#settings")
+    page.locator("#settings .fold").click()
+
+
+def new_tokens(page: Page, count: int) -> None:
+    with settings(page) as drawer:
+        drawer.get_by_label("New tokens").fill(str(count))
+        drawer.get_by_label("New tokens").press("Tab")
+
+
 def likeliest(page: Page) -> None:
     """No chance in what is written: what is drawn at random ends after a few words now and then."""
-    page.get_by_label("Style").select_option("Always the likeliest")
+    with settings(page) as drawer:
+        drawer.get_by_label("Style").select_option("Always the likeliest")
+
+
+def open_story(page: Page, title: str) -> None:
+    page.locator("#stories").get_by_role("button", name=re.compile(f"^{re.escape(title)}")).click()
+
+
+def story_action(page: Page, title: str, action: str) -> None:
+    """What is in the menu of a story."""
+    row = page.locator("#stories li", has_text=title)
+    row.get_by_role("button", name="Actions").click()
+    row.get_by_role("button", name=action).click()
+
+
+def prompt_row(page: Page, file: str) -> Locator:
+    """The row of this file on the page Prompts."""
+    return page.locator(f'#rows > li[data-file="{file}"]')
+
+
+def prompt_action(page: Page, file: str, action: str) -> None:
+    """What is in the menu of a soft prompt."""
+    row = prompt_row(page, file)
+    row.get_by_role("button", name="More about").click()
+    row.locator(".menu").get_by_text(action, exact=True).click()

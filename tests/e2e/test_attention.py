@@ -14,7 +14,7 @@ from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from tests.e2e.browser import browser, faults
-from tests.e2e.steps import NEEDED, likeliest
+from tests.e2e.steps import NEEDED, choose, likeliest
 from tests.server.running import Running, running, voice
 
 pytestmark = NEEDED
@@ -35,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def asked(page: Page) -> tuple[object, object]:
     """strength and hold of the next message that asks to write."""
     page.evaluate("() => { window.sent = []; }")
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Continue").click()
     page.wait_for_function("() => window.sent.some((one) => one.includes('\"write\"'))")
     message = json.loads(page.evaluate("() => window.sent.find((one) => one.includes('\"write\"'))"))
@@ -53,37 +54,52 @@ def test_strength_and_hold_go_with_what_is_written_next(server: Running) -> None
         expect(page.locator("#attention")).to_be_hidden()
         strength, hold = page.get_by_role("slider", name="Strength"), page.get_by_role("checkbox", name="Hold")
         # A file without a hold is offered one.
-        page.locator("#choice").select_option("keeper")
+        choose(page, "keeper")
+        page.locator("#lamp-open").click()
         expect(strength).to_have_attribute("aria-valuetext", "1")
         expect(hold).not_to_be_checked()
         expect(page.locator("#hold-tokens")).to_have_text("from 128 tokens on")
+        page.keyboard.press("Escape")
         likeliest(page)
         page.locator("#story").fill("The keeper")
         assert asked(page) == (None, None)
+        page.locator("#lamp-open").click()
         strength.focus()
         page.keyboard.press("End")
         hold.check()
         expect(strength).to_have_attribute("aria-valuetext", "4")
         assert asked(page) == (4, True)
+        page.locator("#lamp-open").click()
         assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
         assert faults(page) == []
         # Kept, and given back to the file.
         page.reload()
+        page.locator("#lamp-open").click()
         expect(strength).to_have_attribute("aria-valuetext", "4")
+        expect(page.locator("#lamp-strength")).to_have_text("strength 4")
         expect(hold).to_be_checked()
         strength.dblclick()
-        hold.uncheck()
+        expect(page.locator("#lamp-strength")).to_be_hidden()
         expect(strength).to_have_attribute("aria-valuetext", "1")
+        strength.fill("1")
+        page.get_by_role("button", name="Reset").press("Enter")
+        expect(strength).to_have_attribute("aria-valuetext", "1")
+        expect(hold).not_to_be_checked()
+        expect(strength).to_be_focused()
         assert asked(page) == (None, None)
         # A file that says how it is held.
-        page.locator("#choice").select_option("held")
+        choose(page, "held")
+        page.locator("#lamp-open").click()
         expect(strength).to_have_attribute("aria-valuetext", "2")
         expect(hold).to_be_checked()
         expect(page.locator("#hold-tokens")).to_have_text("from 64 tokens on")
         hold.uncheck()
         assert asked(page) == (None, False)
+        page.locator("#lamp-open").click()
         hold.check()
-        page.locator("#choice").select_option("both")
+        page.keyboard.press("Escape")
+        choose(page, "both")
+        page.locator("#lamp-open").click()
         expect(strength).to_have_attribute("aria-valuetext", "each its own")
         expect(page.locator("#hold-tokens")).to_have_text("from 64, 128 tokens on")
         assert faults(page) == []

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
 from sordino import formats
 from sordino.prompts.soft_prompt import SoftPrompt
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
+from tests.e2e.steps import (
+    NEEDED,
+    PROMPTS,
+    WAIT,
+    Server,
+    choose,
+    fitting,
+    lamp,
+    likeliest,
+    prompt_row,
+    sent,
+    shot,
+    watch_sent,
+)
 
 pytestmark = NEEDED
 
-PROMPTS = resources.files("sordino").joinpath("data", "prompts")
-
 
 def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
-    page.add_init_script(
-        "window.sent = []; const send = WebSocket.prototype.send;"
-        "WebSocket.prototype.send = function (said) { window.sent.push(JSON.parse(said)); return send.call(this, said); };"
-    )
-    page.reload()
+    watch_sent(page)
     lamp(page, "blue")
     story, go = page.locator("#story"), page.get_by_role("button", name="Continue")
 
@@ -35,24 +40,18 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
         expect(go).to_be_enabled(timeout=WAIT)
         return story.input_value()
 
-    def sent() -> dict[str, float]:
-        asked: list[dict[str, float]] = page.evaluate(
-            "() => window.sent.filter((one) => one.do === 'write').map((one) => one.settings)"
-        )
-        return asked[-1]
-
-    page.get_by_text("More settings").click()
-    labels = ("New tokens", "Temperature", "Top-p", "Top-k (0: off)")
+    page.locator("#settings-open").click()
+    labels = ("New tokens", "Temperature", "Top-p", "Top-k")
     fields = {label: page.get_by_label(label, exact=True) for label in labels}
     fields["New tokens"].fill("12")
     fields["New tokens"].press("Tab")
     page.get_by_label("Style").select_option("Careful")
     expect(fields["Temperature"]).to_have_value("0.5")
-    expect(fields["Top-k (0: off)"]).to_have_value("40")
+    expect(fields["Top-k"]).to_have_value("40")
     # A preset is how tokens are drawn, and not how many.
     expect(fields["New tokens"]).to_have_value("12")
     written()
-    assert sent() == {
+    assert sent(page)["settings"] == {
         "max_tokens": 12, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0, "typical": 1,
         "repetition_penalty": 1.05, "repetition_range": 0,
         "dry_multiplier": 0, "xtc_probability": 0, "xtc_threshold": 0.1, "dynatemp_range": 0, "smoothing_factor": 0,
@@ -61,21 +60,21 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
     fields["Temperature"].fill("99")
     fields["Temperature"].press("Tab")
     expect(fields["Temperature"]).to_have_value("3")
-    expect(page.locator("#preset option:checked")).to_have_text("your own")
+    expect(page.locator("#preset option:checked")).to_have_text("Your own")
     page.reload()
     lamp(page, "blue")
-    page.get_by_text("More settings").click()
     expect(fields["Temperature"]).to_have_value("3")
     # The likeliest tokens are the same each time.
     page.get_by_label("Style").select_option("Always the likeliest")
     assert written() == written()
-    assert (sent()["temperature"], sent()["max_tokens"]) == (0, 12)
+    settings = sent(page)["settings"]
+    assert (settings["temperature"], settings["max_tokens"]) == (0, 12)
 
 
 def test_what_is_copied(server: Server, page: Page) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     clipboard = "() => navigator.clipboard.readText()"
-    page.get_by_role("link", name="Soft prompts", exact=True).click()
+    page.get_by_role("link", name="Prompts", exact=True).click()
     # The folder: shown in short, and copied so that any program finds it.
     expect(page.locator("#folder code")).to_have_text("~/.local/share/sordino/soft_prompts")
     copy = page.locator("#folder").get_by_role("button")
@@ -83,10 +82,10 @@ def test_what_is_copied(server: Server, page: Page) -> None:
     expect(copy).to_have_text("Copied")
     assert page.evaluate(clipboard) == str(server.library.resolve())
     expect(copy).to_have_text("Copy")
-    page.get_by_role("link", name="Other programs", exact=True).click()
-    addresses = page.locator("#connect p:has(> button)")
-    expect(addresses).to_have_count(3)
-    for line, address in zip(addresses.all(), ("/v1", "/api", ""), strict=True):
+    page.get_by_role("link", name="Connect", exact=True).click()
+    addresses = page.locator("#addresses > div:has(button)")
+    expect(addresses).to_have_count(4)
+    for line, address in zip(addresses.all()[:3], ("/v1", "/api", ""), strict=True):
         line.get_by_role("button").click()
         expect(line.get_by_role("button")).to_have_text("Copied")
         assert page.evaluate(clipboard) == server.url + address
@@ -108,44 +107,47 @@ def test_what_a_file_says_about_itself_is_text(server: Server, page: Page) -> No
     formats.write(SoftPrompt(known.matrix, said), server.library / "hostile.zip")
     (server.library / "damaged.zip").write_bytes(b"PK nothing")
     lamp(page, "blue")
-    page.get_by_role("link", name="Soft prompts", exact=True).click()
-    row = page.get_by_role("row", name=re.compile("hostile.zip"))
+    page.get_by_role("link", name="Prompts", exact=True).click()
+    row = prompt_row(page, "hostile.zip")
     expect(row).to_contain_text(hostile)
     # Filters.
     page.locator("#filter").select_option("broken")
     expect(row).to_be_hidden()
-    expect(page.get_by_role("row", name=re.compile("damaged.zip"))).to_be_visible()
+    expect(prompt_row(page, "damaged.zip")).to_be_visible()
     page.locator("#filter").select_option("fits")
-    expect(page.get_by_role("row", name=re.compile("damaged.zip"))).to_be_hidden()
+    expect(prompt_row(page, "damaged.zip")).to_be_hidden()
     row.get_by_role("button", name=re.compile("^Load")).click()
     lamp(page, "green")
     expect(page.locator("#lamp-text")).to_contain_text(hostile)
-    row.get_by_role("button", name=re.compile("^Details")).click()
-    expect(page.locator("#details h2")).to_have_text(hostile)
-    expect(page.locator("#details .sample").first).to_contain_text(hostile)
+    row.get_by_role("link", name=hostile).click()
+    expect(page.locator("#prompt h2")).to_have_text(hostile)
+    expect(page.locator("#prompt .sample").first).to_contain_text(hostile)
     expect(page.locator(".words span").nth(7)).to_be_visible(timeout=WAIT)
-    page.locator("#details").get_by_role("button", name="Close").click()
+    page.go_back()
     row.get_by_role("button", name=re.compile("^Unload")).click()
     lamp(page, "blue")
     # Another tab of the window sets the server's default; this one follows it from now on.
-    page.locator("#choice").select_option("/default")
     other = page.context.new_page()
     other.goto(f"{server.url}/#connect")
     other.locator("#connect-choice").select_option("hostile")
-    lamp(page, "green", 1.5)
+    expect(page.locator("#choices input").first).to_have_value("/default")
+    choose(page, "/default")
+    lamp(page, "green")
+    # A tab begins with what was chosen last.
+    other.reload()
     lamp(other, "green")
     expect(other.locator("#graphs svg")).to_have_count(4)
     page.get_by_role("link", name="Write", exact=True).click()
-    page.locator("#compare > summary").click()
+    page.locator("#compare-open").click()
     expect(page.locator("#columns-choice")).to_contain_text(hostile)
     for tab in (page, other):
         assert tab.evaluate("() => window.hit") is None
 
 
 def test_by_the_keyboard_alone(server: Server, page: Page) -> None:
-    shutil.copy(str(PROMPTS.joinpath("keeper.zip")), server.library / "keeper.zip")
+    server.add("keeper")
     lamp(page, "blue")
-    expect(page.locator("#choice option[value=keeper]")).to_have_count(1)
+    expect(page.locator("#choices input[value=keeper]")).to_have_count(1)
     # Each thing that can be used is reached by Tab, in turn, and shows that it has the focus.
     usable = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
         .filter((one) => !one.disabled && one.checkVisibility() && !one.closest("dialog"))"""
@@ -186,17 +188,16 @@ def test_by_the_keyboard_alone(server: Server, page: Page) -> None:
 
 
 def test_a_look_inside_a_soft_prompt(server: Server, page: Page) -> None:
-    for name in ("keeper", "village-gazette"):
-        shutil.copy(str(PROMPTS.joinpath(f"{name}.zip")), server.library / f"{name}.zip")
-    page.get_by_role("link", name="Soft prompts", exact=True).click()
-    page.get_by_role("button", name="Details of Keeper's log").click()
+    server.add("keeper", "village-gazette")
+    page.get_by_role("link", name="Prompts", exact=True).click()
+    page.get_by_role("link", name="Keeper's log").click()
     norms = page.get_by_role("img", name=re.compile("^Norms of 20 virtual tokens"))
     expect(norms).to_be_visible(timeout=30_000)
     expect(norms.locator("rect.bar-above")).to_have_count(20)
-    expect(page.locator("#details")).to_contain_text("Most similar in the library: village-gazette")
+    expect(page.locator("#prompt")).to_contain_text("Most similar in the library: village-gazette")
     page.get_by_role("button", name="Measure importance and attention").click()
     expect(page.get_by_role("img", name=re.compile("^Text positions give the prompt"))).to_be_visible(timeout=WAIT)
-    expect(page.locator("#details .bars")).to_have_count(3)
+    expect(page.locator("#prompt .bars")).to_have_count(3)
     fitting(page)
     page.get_by_text("Importance and attention of each virtual token, in numbers").click()
     expect(page.get_by_role("columnheader", name="loss if left out")).to_be_visible()

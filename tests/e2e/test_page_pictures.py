@@ -1,11 +1,11 @@
-"""The page as it looks: six states against golden pictures in tests/golden/page.
+"""The page as it looks: the top line, Write and Train against golden pictures in tests/golden/page.
 
-The lamp grey, blue and green; Write; Train before and after a run. Nothing in them was written by the model or measured by the
-machine: the story is typed, the run is laid into the folder of runs. Compared are means over squares of 8 x 8 pixels, each colour
-by itself: edges of letters may be drawn otherwise, but of the squares at most one in 500 may differ by more than 24 of 255. The
-fonts are not the machine's: on Linux the tests' browser is given those that come with matplotlib (DejaVu), so the pictures are
-compared on every machine that has a Chromium, also a fresh one without a single font. Elsewhere browsers take no such
-configuration, and the pictures are not compared.
+The lamp grey, blue and green; Write; the form of Train and a run that is done. Nothing in them was written by the model or
+measured by the machine: the story is typed, the run is laid into the folder of runs. Compared are means over squares of 8 x 8
+pixels, each colour by itself: edges of letters may be drawn otherwise, but of the squares at most one in 500 may differ by more
+than 24 of 255. The fonts are not the machine's: on Linux the tests' browser is given those that come with matplotlib (DejaVu), so
+the pictures are compared on every machine that has a Chromium, also a fresh one without a single font. Elsewhere browsers take
+no such configuration, and the pictures are not compared.
 
     SORDINO_GOLDEN=write pytest -m e2e tests/e2e/test_page_pictures.py        draws them anew: look at them before you commit
 """
@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.e2e.steps import NEEDED, Server, lamp
+from tests.e2e.steps import NEEDED, Server, choose, lamp
 
 pytestmark = [*NEEDED, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fonts are given on Linux only")]
 
@@ -56,33 +56,34 @@ def bare(tmp_path: Path) -> Iterator[Server]:
     server.close()
 
 
-def test_six_states_look_as_they_did(bare: Server, chromium: Browser, tmp_path: Path) -> None:
-    page = chromium.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
+def test_its_places_look_as_they_did(bare: Server, chromium: Browser, tmp_path: Path) -> None:
+    page = chromium.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
     page.goto(bare.url)
     _with_the_same_fonts(page)
     lamp(page, "grey")
-    _as_it_was(page.locator("header").first, "lamp-grey", tmp_path)
+    _as_it_was(page.locator("#top"), "lamp-grey", tmp_path)
     httpx.post(f"{bare.url}/ui/models", json={"name": "smollm2"}).raise_for_status()
     lamp(page, "blue", 60)
-    _as_it_was(page.locator("header").first, "lamp-blue", tmp_path)
+    # The message that it is loaded would lie over what is drawn next.
+    page.locator("#toasts").get_by_role("button", name="Close").click()
+    _as_it_was(page.locator("#top"), "lamp-blue", tmp_path)
     shutil.copy(str(KEEPER), bare.library / "keeper.zip")
-    page.locator("#choice").select_option("keeper")
+    expect(page.locator("#choices input")).to_have_count(2)
+    choose(page, "keeper")
     lamp(page, "green")
-    _as_it_was(page.locator("header").first, "lamp-green", tmp_path)
+    _as_it_was(page.locator("#top"), "lamp-green", tmp_path)
     page.locator("#title").fill("The east window")
     page.locator("#story").fill(STORY)
     expect(page.locator("#saved")).to_have_text("saved")
-    expect(page.locator("#meter")).to_contain_text("+ 20 soft + 80 new of 8192 tokens")
-    expect(page.locator("#stories option")).to_have_count(2)
-    _as_it_was(page.locator("#write"), "write", tmp_path)
+    expect(page.locator("#meter")).to_contain_text("+ 20 of the soft prompt + 80 to write, of 8192")
+    # Of the list of stories, which says how long ago they were changed.
+    _as_it_was(page.locator("#desk"), "write", tmp_path)
     page.get_by_role("link", name="Train", exact=True).click()
-    run = page.locator(".run")
-    expect(run.locator("polyline.second")).to_be_visible()
-    _as_it_was(run, "train-done", tmp_path)
-    run.get_by_role("button", name="Delete").click()
-    run.get_by_role("button", name="Really delete?").click()
-    expect(page.locator("#runs")).to_have_text("None yet.")
-    _as_it_was(page.locator("#train"), "train", tmp_path)
+    page.locator("#runs a").click()
+    expect(page.locator("#run polyline.second").first).to_be_visible()
+    _as_it_was(page.locator("#run .columns"), "train-done", tmp_path)
+    page.get_by_role("link", name="New soft prompt").click()
+    _as_it_was(page.locator("#train-form"), "train", tmp_path)
     page.close()
 
 

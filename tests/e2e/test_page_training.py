@@ -16,7 +16,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, prompt_action, prompt_row, shot
 from tests.tiny_models import tiny, tiny_tokenizer
 
 pytestmark = NEEDED
@@ -26,7 +26,7 @@ SMALL = {"steps": "20", "batch": "1", "row_tokens": "32", "evaluate_every": "5",
 
 # What a run that memory ended says, in the names of the page's fields.
 _LOWER = (
-    'lower "Most positions in one pass" (same result, less memory), then "Examples a step", "Longest example, tokens" '
+    'lower "Most positions in one pass" (same result, less memory), then "Examples per step", "Longest example, tokens" '
     'or "Virtual tokens"'
 )
 
@@ -57,20 +57,32 @@ def log(number: int, lines: int = 30) -> tuple[str, bytes]:
 
 def fill(page: Page, **more: str) -> None:
     """Settings of a run that takes seconds."""
-    page.locator("#train-form summary", has_text="More").evaluate("one => { one.parentElement.open = true; }")
+    page.locator("#train-form summary", has_text="More settings").evaluate("one => { one.parentElement.open = true; }")
     for name, value in {**SMALL, **more}.items():
         page.locator(f"[name=train-{name}]").fill(value)
         page.locator(f"[name=train-{name}]").press("Tab")
 
 
 def begin(page: Page, name: str, texts: Sequence[tuple[str, bytes]], **more: str) -> Locator:
-    """Drop texts, wait until the page knows what they cost, and train: the run as it is shown."""
+    """Drop texts and train, before it is known what they cost: the run's page."""
     drop(page.locator("#texts-drop"), texts)
+    expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
     fill(page, **more)
     page.locator("#train-name").fill(name)
-    expect(page.locator("#train-cost")).to_contain_text("steps of about", timeout=WAIT)
     page.get_by_role("button", name="Train", exact=True).click()
     return page.get_by_role("article", name=f"Run {name}", exact=True)
+
+
+def opened(page: Page, name: str) -> Locator:
+    """A run of the list, opened."""
+    page.locator("#runs").get_by_role("link", name=name).click()
+    return page.get_by_role("article", name=f"Run {name}", exact=True)
+
+
+def action(run: Locator, name: str) -> None:
+    """What is in a run's menu."""
+    run.get_by_role("button", name="Actions").click()
+    run.get_by_role("button", name=name).click()
 
 
 def test_training(server: Server, page: Page, tmp_path: Path) -> None:
@@ -82,38 +94,51 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     page.locator("#texts-drop input[multiple]").first.set_input_files([tmp_path / f"log-{n}.txt" for n in range(3)])
     # A reload keeps the texts.
-    expect(page.locator("#texts-status")).to_contain_text("log-2.txt")
+    expect(page.locator("#texts-list")).to_contain_text("log-2.txt")
     page.reload()
-    expect(page.locator("#texts-status")).to_contain_text("log-2.txt")
+    expect(page.locator("#texts-list")).to_contain_text("log-2.txt")
     page.locator("#train-name").fill("A <i>keeper</i>")
     fill(page)
     expect(page.locator("#texts-are")).to_contain_text("pieces to train on", timeout=WAIT)
     expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
     shot(page, "train")
     page.get_by_role("button", name="Train", exact=True).click()
-    run = page.locator(".run").first
+    # The view moves to the run, which has an address of its own.
+    run = page.get_by_role("article", name="Run A <i>keeper</i>")
+    expect(run).to_be_visible()
+    expect(page.locator("#train-new")).to_be_hidden()
+    assert re.search(r"#train/[0-9a-f]+$", page.url)
     # The curve moves, a sample appears; in the middle the page is loaded anew.
     expect(run.locator("polyline.first")).to_be_visible(timeout=WAIT)
     page.reload()
     expect(run.locator(".sample").first).to_be_visible(timeout=WAIT)
     expect(run.locator(".state")).to_contain_text(
-        re.compile(r"step \d+ of 20; \d+ tokens/s; (about .+ left|measuring)"), timeout=WAIT
+        re.compile(r"step \d+ of 20 · \d+ tokens/s · (about .+ left|evaluating)|Measuring: .+ · \d+%"), timeout=WAIT
     )
-    run.scroll_into_view_if_needed()
     shot(page, "training")
     fitting(page)
+    # It has axes with a unit and a legend.
+    for said in ("nats per token", "training, smoothed", "validation", "step"):
+        expect(run.locator(".curve")).to_contain_text(said)
     expect(run.get_by_role("button", name="Try it")).to_be_visible(timeout=WAIT)
-    assert run.locator("h3").first.inner_text() == "A <i>keeper</i>"
-    run.scroll_into_view_if_needed()
+    assert run.locator("h2").inner_text() == "A <i>keeper</i>"
+    # The verdict of the report, in the same words.
+    first = run.locator(".first-verdict")
+    expect(first).to_contain_text("vectors")
+    verdict = first.inner_text()
+    fitting(page)
     shot(page, "trained")
     # Another run may begin from it, as thorough as is asked for.
-    run.get_by_role("button", name="Continue with more data").click()
+    address = page.url
+    action(run, "Continue with more data")
     expect(page.locator("#train-from option:checked")).to_have_text("A <i>keeper</i>, trained here")
-    page.get_by_label("How thorough").select_option("Best: everything the texts give")
+    page.get_by_label("Effort").select_option("Best: all that the texts give")
     expect(page.locator("[name=train-steps]")).to_have_value("400")
+    page.goto(address)
     with page.expect_popup() as report:
         run.get_by_role("link", name="Report").click()
     expect(report.value.locator("body")).to_contain_text("A <i>keeper</i>")
+    expect(report.value.locator("body")).to_contain_text(verdict)
     report.value.close()
     with page.expect_download() as download:
         run.get_by_role("link", name="Download").click()
@@ -129,56 +154,60 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
 
 
 def test_files_are_dropped(page: Page) -> None:
-    """Soft prompts on their page, several and a broken one; texts on theirs."""
+    """Soft prompts, several and a broken one."""
     lamp(page, "blue")
-    page.get_by_role("link", name="Soft prompts", exact=True).click()
+    page.get_by_role("link", name="Prompts", exact=True).click()
     keeper, other = (
         resources.files("sordino").joinpath("data", "prompts", f"{name}.zip").read_bytes()
         for name in ("keeper", "village-gazette")
     )
-    drop(page.locator("#drop"), [("keeper.zip", keeper), ("<b>bad</b>.zip", b"PK nothing")])
-    expect(page.locator("#prompts-status")).to_contain_text("keeper.zip: in the library as keeper")
-    expect(page.locator("#prompts-status")).to_contain_text("<b>bad</b>.zip: ")
+    drop(page.locator("#prompts"), [("keeper.zip", keeper), ("<b>bad</b>.zip", b"PK nothing")])
+    expect(page.locator("#toasts")).to_contain_text("1 added, it fits smollm2; 1 failed")
+    expect(page.locator("#upload-failed")).to_contain_text("<b>bad</b>.zip: ")
     # Another of its name is refused in the page's own words, not in those of a field that it does not have.
-    drop(page.locator("#drop"), [("keeper.zip", other)])
-    expect(page.locator("#prompts-status")).to_have_text(
-        "keeper.zip: another soft prompt has this name: delete that one first, or rename the file"
-    )
-    keeper_row = page.get_by_role("row", name="keeper.zip")
+    drop(page.locator("#prompts"), [("keeper.zip", other)])
+    expect(page.locator("#upload-failed li")).to_contain_text("keeper.zip: another soft prompt has this name.")
+    keeper_row = prompt_row(page, "keeper.zip")
     # What it says about itself is changed, and deleting takes two clicks.
-    keeper_row.get_by_role("button", name="Details of").click()
-    page.locator("summary", has_text="Change its metadata").click()
-    page.locator("#details").get_by_label("Author", exact=True).fill("<i>me</i>")
-    page.locator("#details").get_by_role("button", name="Save").click()
-    expect(page.locator("#details-status")).to_have_text("Written into the file.")
-    page.locator("#details").get_by_role("button", name="Close").click()
+    prompt_action(page, "keeper.zip", "Edit")
+    page.locator("#prompt").get_by_label("Author", exact=True).fill("<i>me</i>")
+    page.locator("#prompt").get_by_role("button", name="Save").click()
+    expect(page.locator("#toasts")).to_contain_text("Saved to keeper.zip")
+    page.get_by_role("link", name="Prompts", exact=True).click()
     expect(keeper_row).to_contain_text("<i>me</i>")
-    keeper_row.get_by_role("button", name="Delete").click()
+    prompt_action(page, "keeper.zip", "Delete")
     # Something else changes the table meanwhile: the question stands.
-    drop(page.locator("#drop"), [("empty.zip", b"")])
-    expect(page.locator("#prompts-status")).to_contain_text("empty.zip: ")
+    drop(page.locator("#prompts"), [("empty.zip", b"")])
+    expect(page.locator("#upload-failed")).to_contain_text("empty.zip: ")
     keeper_row.get_by_role("button", name="Really delete?").click()
-    expect(page.locator("#prompts-status")).to_have_text("keeper.zip is in the library's trash")
+    expect(page.locator("#toasts")).to_contain_text("keeper.zip moved to the library's trash")
     expect(page.get_by_text("The library is empty.")).to_be_visible()
+    # It is put back, and goes again.
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(keeper_row).to_contain_text("<i>me</i>")
+
+
+def test_texts_are_dropped_and_pasted(page: Page) -> None:
+    lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
     drop(page.locator("#texts-drop"), [log(0), log(1)])
-    expect(page.locator("#texts-status")).to_contain_text("log-0.txt, log-1.txt")
-    page.get_by_text("Paste text instead").click()
+    expect(page.locator("#texts-list li")).to_have_text(["log-0.txt", "log-1.txt"])
+    page.get_by_text("Paste text").click()
     page.locator("#paste").fill(TEXT)
-    page.get_by_role("button", name="Add it").click()
-    expect(page.locator("#texts-status")).to_contain_text("pasted-1.txt")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator("#texts-list")).to_contain_text("pasted-1.txt")
     drop(page.locator("#texts-drop"), [("latin.txt", b"na\xefve " * 999)])
     expect(page.locator("#train-cost")).to_contain_text("latin.txt, byte 2 (0xef): the text is not UTF-8", timeout=WAIT)
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
     # The one bad text is taken out again, and the others can be trained on.
     fill(page)
     page.get_by_role("button", name="Remove latin.txt").click()
-    expect(page.locator("#texts-status")).to_have_text("Texts: log-0.txt, log-1.txt, pasted-1.txt")
+    expect(page.locator("#texts-list li")).to_have_text(["log-0.txt", "log-1.txt", "pasted-1.txt"])
     expect(page.locator("#train-cost")).to_contain_text("steps of about", timeout=WAIT)
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
     for name in ("log-0.txt", "log-1.txt", "pasted-1.txt"):
         page.get_by_role("button", name=f"Remove {name}").click()
-    expect(page.locator("#texts-out")).to_be_hidden()
+    expect(page.locator("#texts-are")).to_be_hidden()
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
 
 
@@ -192,50 +221,58 @@ def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
         name, content = log(number)
         (place / name).write_bytes(content)
     page.locator("#texts-drop input[webkitdirectory]").set_input_files(inner.parent)
-    told = page.locator("#texts-status")
-    expect(told).to_contain_text("letters/1890/log-2.txt")
-    expect(told).to_contain_text("letters/log-0.txt")
+    told = page.locator("#texts-list li")
+    expect(told).to_have_text(["letters/1890/log-2.txt", "letters/log-0.txt", "letters/log-1.txt"])
     expect(page.locator("#train-name")).to_have_value("letters")
     fill(page)
     expect(page.locator("#train-cost")).to_contain_text("20 steps of about", timeout=WAIT)
     expect(page.locator("#texts-are")).to_contain_text("pieces to train on")
-    page.get_by_text("Remove a text").click()
     fitting(page)
     page.get_by_role("button", name="Remove letters/1890/log-2.txt").click()
-    expect(told).to_have_text("Texts: letters/log-0.txt, letters/log-1.txt")
+    expect(told).to_have_text(["letters/log-0.txt", "letters/log-1.txt"])
 
 
 def test_a_second_run_waits_for_the_first(page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
     first = begin(page, "first", [log(0), log(1), log(2)], steps="4000", patience="0")
-    expect(first.locator(".state")).to_contain_text("training; step", timeout=WAIT)
+    expect(first.locator(".state")).to_contain_text("Training · step", timeout=WAIT)
+    page.get_by_role("link", name="New soft prompt").click()
     # Texts that are dropped while the server is still asked to train are another run's.
     held: list[Route] = []
     page.route("**/ui/jobs/*/train", lambda route: held.append(route))
-    second = begin(page, "second", [log(3), log(4), log(5)], steps="5")
+    begin(page, "second", [log(3), log(4), log(5)], steps="5")
     drop(page.locator("#texts-drop"), [log(6)])
-    expect(page.locator("#texts-status")).to_have_text("Texts: log-6.txt")
+    expect(page.locator("#texts-list li")).to_have_text(["log-6.txt"])
     held[0].continue_()
     page.unroute("**/ui/jobs/*/train")
-    expect(second.locator(".state")).to_be_visible()
+    # They stay in view: where the other run is, is said.
+    expect(page.locator("#toasts")).to_contain_text("second is in the queue.")
     third = begin(page, "third", [log(7), log(8)], steps="5")
-    expect(second.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
-    expect(third.locator(".state")).to_have_text("waits for its turn", timeout=WAIT)
+    expect(third.locator(".state")).to_have_text("Queued", timeout=WAIT)
+    states = page.locator("#runs small")
+    expect(states).to_have_text(["Queued", "Queued", "Training"])
     shot(page, "queue")
-    # One is taken out; the other's turn comes when the first is stopped, which can go on behind it.
-    third.get_by_role("button", name="Take it out of the queue").click()
-    expect(third.locator(".state")).to_contain_text("stopped")
-    expect(second.locator(".state")).to_have_text("waits for its turn")
-    first.get_by_role("button", name="Stop", exact=True).click()
-    expect(first.locator(".state")).to_contain_text("stopped; step", timeout=WAIT)
-    expect(second.locator(".state")).to_contain_text("training", timeout=WAIT)
+    # One is taken out; the other's turn comes when the first is stopped, which can go on after it.
+    third.get_by_role("button", name="Remove from the queue").click()
+    expect(states).to_have_text(["Stopped", "Queued", "Training"])
+    opened(page, "first").get_by_role("button", name="Stop", exact=True).click()
+    expect(first.locator(".state")).to_contain_text("Stopped · step", timeout=WAIT)
+    expect(states.nth(1)).not_to_have_text("Queued", timeout=WAIT)
     first.get_by_role("button", name="Resume").click()
-    expect(first.locator(".state")).to_contain_text("waits for its turn")
+    expect(first.locator(".state")).to_contain_text("Queued")
+    second = opened(page, "second")
     expect(second.get_by_role("button", name="Try it")).to_be_visible(timeout=WAIT)
-    expect(first.locator(".state")).to_contain_text("training", timeout=WAIT)
+    opened(page, "first")
+    expect(first.locator(".state")).to_contain_text("Training · step", timeout=WAIT)
     first.get_by_role("button", name="Stop", exact=True).click()
-    expect(first.locator(".state")).to_contain_text("stopped", timeout=WAIT)
+    expect(first.locator(".state")).to_contain_text("Stopped", timeout=WAIT)
+    # One that is gone says so, at its address too.
+    action(first, "Delete")
+    first.get_by_role("button", name="Really delete?").click()
+    expect(page.locator("#train-new")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#run")).to_contain_text("This run is gone")
 
 
 # Enough to serve the tiny model and to train on it, but not with all texts in one pass: those take more than this.
@@ -260,14 +297,14 @@ def test_a_run_that_memory_ends_says_what_to_lower(
         page.get_by_role("link", name="Train", exact=True).click()
         texts = [log(number, lines=4000) for number in range(4)]
         run = begin(page, "taken", texts, steps="100000", evaluate_every="100000", patience="0", tokens="4")
-        expect(run.locator(".state")).to_contain_text("training", timeout=WAIT)
+        expect(run.locator(".state")).to_contain_text("Training", timeout=WAIT)
         [job] = server.training.glob("*/job.json")
         os.kill(json.loads(job.read_text())["pid"], signal.SIGKILL)
-        expect(run.locator(".state")).to_contain_text("failed", timeout=WAIT)
+        expect(run.locator(".state")).to_contain_text("Failed", timeout=WAIT)
         expect(run).to_contain_text("killed from outside, most likely because the machine's memory ran out: lower")
         expect(run).to_contain_text(_LOWER)
         # The same texts again, with far more in one pass than fits. Train is pressed before that is measured.
-        run.get_by_role("button", name="Train again with other settings").click()
+        action(run, "Train again with other settings")
         expect(page.locator("#train-name")).to_have_value("taken")
         expect(page.locator("[name=train-steps]")).to_have_value("100000")
         expect(page.locator("#train-cost")).to_contain_text("100000 steps of about", timeout=WAIT)
@@ -275,17 +312,16 @@ def test_a_run_that_memory_ends_says_what_to_lower(
         fill(page, batch="20000", row_tokens="128", pass_tokens="10000000", tokens="4")
         page.get_by_role("button", name="Train", exact=True).click()
         run = page.get_by_role("article", name="Run large", exact=True)
-        expect(run.locator(".state")).to_contain_text("failed", timeout=WAIT)
+        expect(run.locator(".state")).to_contain_text("Failed", timeout=WAIT)
         expect(run).to_contain_text("memory ran out in")
         expect(run).to_contain_text(_LOWER)
-        run.scroll_into_view_if_needed()
         fitting(page)
         shot(page, "out-of-memory")
         # Each of these is a setting that the page has, by this very name.
-        for label in ("Most positions in one pass", "Examples a step", "Longest example, tokens", "Virtual tokens"):
+        for label in ("Most positions in one pass", "Examples per step", "Longest example, tokens", "Virtual tokens"):
             expect(page.locator("#train-form label", has_text=label)).to_have_count(1)
         # Measured in peace, it is said before anything is begun; and what was said helps.
-        run.get_by_role("button", name="Train again with other settings").click()
+        action(run, "Train again with other settings")
         expect(page.locator("#train-cost")).to_contain_text("memory ran out in", timeout=WAIT)
         expect(page.locator("#train-cost")).to_contain_text(_LOWER)
         expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()

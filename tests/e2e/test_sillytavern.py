@@ -6,87 +6,19 @@ It has no controls for soft prompts, so they are chosen as its users would: by t
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.process import started
+from tests.e2e.sillytavern import NEEDED, wait
 
-INSTALLED = Path(os.environ.get("SORDINO_E2E", Path(__file__).parents[2] / ".e2e")) / "node_modules" / "sillytavern"
-NODE = shutil.which("node")
-
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
-]
+pytestmark = NEEDED
 
 TRANSCRIPTS = Path(__file__).parents[1] / "server" / "transcripts"
 TEXT = "The keeper wrote in the log that"
 MESSAGES = [{"role": "user", "content": "Write one line about the weather."}]
-
-
-def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def sordino(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `sordino serve` with the packaged soft prompts."""
-    folder = tmp_path_factory.mktemp("sordino")
-    with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as prompts:
-        shutil.copytree(prompts, folder / "library")
-    env = {"XDG_CONFIG_HOME": str(folder / "config")}
-    flags = ("--model", "smollm2", "--runner", "torch", "--port", "0", "--library", str(folder / "library"))
-    with started(*flags, env=env) as process:
-        yield process.url()
-
-
-@pytest.fixture(scope="module")
-def tavern(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of SillyTavern's own routes."""
-    folder = tmp_path_factory.mktemp("sillytavern")
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    assert NODE is not None
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [
-                *(NODE, "server.js", "--port", str(port), "--disableCsrf", "--browserLaunchEnabled", "false"),
-                *("--dataRoot", str(folder / "data"), "--configPath", str(folder / "config.yaml")),
-            ],
-            cwd=INSTALLED,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-
-                def answers() -> bool:
-                    assert process.poll() is None, (folder / "log").read_text()[-3000:]
-                    try:
-                        return client.get("/").status_code == 200
-                    except httpx.TransportError:
-                        return False
-
-                wait(answers, 180, "SillyTavern did not start")
-                yield client
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def test_its_openai_connection_lists_soft_prompts_and_writes_behind_them(tavern: httpx.Client, sordino: str) -> None:
@@ -185,12 +117,14 @@ def test_its_other_connections_write_behind_the_servers_default(tavern: httpx.Cl
         assert "choices" in answer, answer
         return str(answer["choices"][0]["text"])
 
-    def chosen(file: str) -> str:
+    def choose(file: str) -> None:
         assert httpx.put(f"{sordino}/api/v1/config/soft_prompt", json={"value": file}).status_code == 200
-        return written()
 
     direct = {"model": "smollm2:keeper", "prompt": TEXT, "max_tokens": 16, "temperature": 0}
-    bare, behind = chosen(""), chosen("keeper.zip")
+    choose("")
+    bare = written()
+    choose("keeper.zip")
+    behind = written()
     assert behind == httpx.post(f"{sordino}/v1/completions", json=direct, timeout=60).json()["choices"][0]["text"]
     assert behind != bare
     body = as_its_page_sends(kind, sordino, stream=True)
@@ -198,7 +132,7 @@ def test_its_other_connections_write_behind_the_servers_default(tavern: httpx.Cl
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == behind
-    chosen("")
+    choose("")
 
 
 def test_its_koboldai_connection_writes_streams_and_aborts_behind_the_servers_default(

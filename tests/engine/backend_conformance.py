@@ -12,15 +12,23 @@ from typing import Any
 import pytest
 
 from sordino.engine.backend import Backend
-from sordino.engine.requests import Chunk, End, Event, Request
+from sordino.engine.requests import Chunk, End, Event, Request, Scoring
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy
-from sordino.prompts.attention import PromptAttention
+from sordino.prompts.attention import PromptAttention, can_give
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
 
 GREEDY = Sampling(max_tokens=6, temperature=0)
 DRAWN = Sampling(max_tokens=6, temperature=1.0, top_p=1.0)
+
+
+async def completed(backend: Backend, request: Request) -> tuple[str, list[Chunk], End]:
+    """The whole text, its chunks, and how it ended."""
+    async with aclosing(backend.stream([request])) as stream:
+        *chunks, end = [event async for _, event in stream]
+    assert isinstance(end, End)
+    return "".join(chunk.text for chunk in chunks), chunks, end
 
 
 def events_of(backend: Backend, requests: Sequence[Request], **how: Any) -> list[tuple[int, Event]]:
@@ -32,7 +40,7 @@ def events_of(backend: Backend, requests: Sequence[Request], **how: Any) -> list
 
 
 def texts_of(events: Sequence[tuple[int, Event]], count: int) -> list[str]:
-    """Each request's text. Fails where one does not end exactly once, or says anything behind its end."""
+    """Each request's text. Fails where one does not end exactly once, or says anything after its end."""
     texts, ended = [""] * count, [False] * count
     for index, event in events:
         assert not ended[index]
@@ -68,7 +76,7 @@ def depends_on_the_request_alone(backend: Backend, prompt: SoftPrompt) -> None:
     requests = [Request((5, 6, 7), soft, DRAWN, seed) for seed, soft in enumerate((None, prompt, None))]
     together = texts_of(events_of(backend, requests), len(requests))
     assert together == [texts_of(events_of(backend, [request]), 1)[0] for request in requests]
-    assert together[0] == asyncio.run(backend.complete(requests[0]))[0]
+    assert together[0] == asyncio.run(completed(backend, requests[0]))[0]
 
 
 def gives_out_no_stop_string(backend: Backend, prompt: SoftPrompt) -> None:
@@ -86,15 +94,18 @@ def refuses_what_it_cannot_do(backend: Backend, prompt: SoftPrompt) -> None:
     """By name, and in `stream` as in `check`."""
     mixture = Mixture((prompt, prompt.with_metadata(name="other")), [0.5, 0.5])  # type: ignore[arg-type]
     can = backend.capabilities
-    held, strong = (
-        prompt.with_metadata(attention=each) for each in (PromptAttention(hold=4), PromptAttention(None, 2))
+    held, strong, between = (
+        prompt.with_metadata(attention=each)
+        for each in (PromptAttention(hold=4), PromptAttention(None, 2), PromptAttention(None, 1.5))
     )
     for request, possible, named in (
         (Request((5,), prompt, GREEDY), "embedding prompt" in can.kinds, "embedding prompts"),
         (Request((5,), mixture, GREEDY), "mixture" in can.kinds, "mixtures"),
         (Request((5,), held, GREEDY), can.hold, "hold"),
-        (Request((5,), strong, GREEDY), can.strength, "strength"),
+        (Request((5,), strong, GREEDY), can_give(can.strengths, 2), "strength"),
+        (Request((5,), between, GREEDY), can_give(can.strengths, 1.5), "strength"),
         (Request((5,), None, replace(GREEDY, logprobs=1)), can.log_probabilities, "log probabilities"),
+        (Request((5, 6), None, GREEDY, scoring=Scoring(1)), can.scoring, "log probabilities"),
     ):
         if possible:
             backend.check([request])
@@ -106,6 +117,21 @@ def refuses_what_it_cannot_do(backend: Backend, prompt: SoftPrompt) -> None:
     for ask in (backend.check, lambda requests: events_of(backend, requests)):
         with pytest.raises(ConfigError, match="context"):
             ask([Request((5,) * backend.context_length, None, GREEDY)])
+    settled(backend)
+
+
+def scores_a_text(backend: Backend, prompt: SoftPrompt) -> None:
+    """In one chunk ahead of all others, and the text goes on as if it were not scored."""
+    if not backend.capabilities.scoring:
+        return
+    plain = Request((5, 6, 7), prompt, replace(GREEDY, logprobs=0))
+    for only in (False, True):
+        events = events_of(backend, [replace(plain, scoring=Scoring(2, only=only))])
+        chunks = [event for _, event in events if isinstance(event, Chunk)]
+        assert [one.token for one in chunks[0].scored or ()] == [6, 7]
+        assert all(len(one.top) == 2 and (one.logprob or 0) <= 0 for one in chunks[0].scored or ())
+        assert texts_of(events, 1) == ([""] if only else texts_of(events_of(backend, [plain]), 1))
+        assert not any(one.scored for one in chunks[1:])
     settled(backend)
 
 
@@ -140,6 +166,7 @@ CHECKS: tuple[Callable[[Backend, SoftPrompt], None], ...] = (
     depends_on_the_request_alone,
     gives_out_no_stop_string,
     refuses_what_it_cannot_do,
+    scores_a_text,
     forgets_who_leaves,
     takes_nothing_once_stopped,
 )

@@ -18,6 +18,7 @@ from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward.combining import responsible, sampling_logits
+from sordino.prompts.attention import Strengths
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
@@ -45,7 +46,8 @@ class Model:
     """A runner that checks the engine's manners: rows are opened once, run in order without gaps, and closed once."""
 
     name = "plain"
-    hold = strength = True
+    hold = True
+    strengths: Strengths = "any"
     kinds = frozenset((SoftPrompt.kind,))
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
@@ -72,7 +74,7 @@ class Model:
     def prepare(self, prompts: Sequence[SoftPrompt | None]) -> None:
         pass
 
-    def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int], written: int = 0) -> int | None:
         assert number not in self.rows
         if soft is not None and soft.d_model != 3:
             raise DoesNotFit("another width")
@@ -102,8 +104,7 @@ class Model:
                 raise OutOfMemory("memory ran out")
             ids += span.ids
             assert self.prefix_length(soft) + len(ids) <= room
-            if span.wanted:
-                logits.append(logits_of(soft, ids))
+            logits += [logits_of(soft, ids[:end]) for end in range(len(ids) - span.wanted + 1, len(ids) + 1)]
         return torch.stack(logits) if logits else torch.zeros(0, V)
 
     def close(self, number: int, ids: Sequence[int]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -11,25 +12,45 @@ import pytest
 
 from sordino.engine.backend import Backend
 from sordino.engine.config import EngineOptions
-from sordino.engine.runners.build import embedded, torch_runner
+from sordino.engine.runners.build import embedded, gguf_runner, torch_runner
+from sordino.models import files
+from sordino.models.description import describe
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.backend_conformance import CHECKS, fails_alone_with_a_prompt_of_another_width
 from tests.engine.toy_backend import ToyBackend
 from tests.server.running import running
-from tests.tiny_models import tiny_base
+from tests.tiny_models import tiny_base, tiny_gguf
+
+OPTIONS = EngineOptions(rows=4, kv_memory=64, prefix_memory=1)
 
 
-def of_the_engine() -> Backend:
+@contextmanager
+def of_the_engine(folder: Path) -> Iterator[Backend]:
     base = tiny_base("llama")
-    options = EngineOptions(rows=4, kv_memory=64, prefix_memory=1)
-    return embedded(base, torch_runner(base, options), options)
+    yield embedded(base, torch_runner(base, OPTIONS), OPTIONS)
 
 
-def toy() -> Backend:
-    return ToyBackend(tiny_base("llama"))
+@contextmanager
+def of_llama_cpp(folder: Path) -> Iterator[Backend]:
+    path = tiny_gguf(folder / "tiny.gguf")
+    model = describe(files.resolve(str(path)), path)
+    with gguf_runner(model, path, OPTIONS) as runner:
+        yield embedded(model, runner, OPTIONS)
 
 
-MAKERS: tuple[Callable[[], Backend], ...] = (of_the_engine, toy)
+@contextmanager
+def of_an_encoder_decoder(folder: Path) -> Iterator[Backend]:
+    base = tiny_base("t5")
+    yield embedded(base, torch_runner(base, OPTIONS), OPTIONS)
+
+
+@contextmanager
+def toy(folder: Path) -> Iterator[Backend]:
+    yield ToyBackend(tiny_base("llama"))
+
+
+Maker = Callable[[Path], AbstractContextManager[Backend]]
+MAKERS: tuple[Maker, ...] = (of_the_engine, of_llama_cpp, of_an_encoder_decoder, toy)
 
 
 def prompt(*, wider: int = 0) -> SoftPrompt:
@@ -40,23 +61,23 @@ def prompt(*, wider: int = 0) -> SoftPrompt:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_backend_does_what_it_owes(make: Callable[[], Backend], check: Callable[[Backend, SoftPrompt], None]) -> None:
-    backend = make()
-    backend.start()
-    try:
-        check(backend, prompt())
-    finally:
-        backend.stop(finish=False, seconds=10)
+def test_a_backend_does_what_it_owes(make: Maker, check: Callable[[Backend, SoftPrompt], None], tmp_path: Path) -> None:
+    with make(tmp_path) as backend:
+        backend.start()
+        try:
+            check(backend, prompt())
+        finally:
+            backend.stop(finish=False, seconds=10)
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_a_prompt_of_another_width_fails_alone(make: Callable[[], Backend]) -> None:
-    backend = make()
-    backend.start()
-    try:
-        fails_alone_with_a_prompt_of_another_width(backend, prompt(wider=1))
-    finally:
-        backend.stop(finish=False, seconds=10)
+def test_a_prompt_of_another_width_fails_alone(make: Maker, tmp_path: Path) -> None:
+    with make(tmp_path) as backend:
+        backend.start()
+        try:
+            fails_alone_with_a_prompt_of_another_width(backend, prompt(wider=1))
+        finally:
+            backend.stop(finish=False, seconds=10)
 
 
 def test_the_server_and_the_page_run_on_any_backend(tmp_path: Path) -> None:

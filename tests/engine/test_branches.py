@@ -1,4 +1,4 @@
-"""Requests behind mixtures: branches that are opened, run and closed together, and what they say together."""
+"""Requests after mixtures: branches that are opened, run and closed together, and what they say together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sordino.engine.engine import Engine, Limits
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling
@@ -173,7 +174,7 @@ def test_what_can_never_run_is_refused_at_once() -> None:
 
 def test_one_lane_that_cannot_be_opened_ends_the_request_and_leaves_nothing() -> None:
     class Choosy(Model):
-        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int], written: int = 0) -> int | None:
             if soft is PAIR.components[1]:
                 raise DoesNotFit("not this one")
             return super().open(number, soft, ids)
@@ -209,7 +210,7 @@ def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
     class Counting(Model):
         opened = 0
 
-        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int]) -> int | None:
+        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int], written: int = 0) -> int | None:
             self.opened += 1
             return super().open(number, soft, ids)
 
@@ -239,7 +240,7 @@ def test_aborting_closes_every_lane() -> None:
 
 
 def test_branches_may_do_without_the_first_ids() -> None:
-    """As where one component stands behind BOS, which the other has in its own text."""
+    """As where one component stands after BOS, which the other has in its own text."""
     front = SoftPrompt(prompt(4.0).matrix, Metadata(placement="after_bos"))
     request = Request((9, 1, 2), Mixture((prompt(1.0), front), np.ones(2)), TAME, skips=(0, 1))
     bare = Request((9,), Mixture((prompt(1.0), front), np.ones(2)), Sampling(max_tokens=3), skips=(0, 1))

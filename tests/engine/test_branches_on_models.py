@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.engine.engine import Limits
+from sordino.engine.config import Limits
 from sordino.engine.requests import Request
 from sordino.engine.sampling import Sampling
 from sordino.forward.combining import combine, responsible

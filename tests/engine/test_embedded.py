@@ -11,10 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from sordino.engine.config import Limits
 from sordino.engine.embedded import EmbeddedEngine
-from sordino.engine.engine import Engine, Limits
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Request
 from sordino.errors import ConfigError, EngineBusy
+from tests.engine.backend_conformance import completed
 from tests.engine.plain_model import INFO, STOP, TAME, Model, alone, prompt
 
 ENDLESS = replace(TAME, max_tokens=90, logit_bias=((STOP, -1e9),))
@@ -53,7 +55,7 @@ def test_many_at_once_get_what_each_would_get_alone(backend: EmbeddedEngine, mod
     requests = [Request((1 + n, 2), prompt(float(n % 3)), TAME, seed=n) for n in range(20)]
 
     async def all_of_them() -> list[tuple[str, str]]:
-        done = await asyncio.gather(*(backend.complete(request) for request in requests))
+        done = await asyncio.gather(*(completed(backend, request) for request in requests))
         return [(text, end.reason) for text, _, end in done]
 
     assert asyncio.run(all_of_them()) == [alone(request) for request in requests]
@@ -68,7 +70,7 @@ def test_only_who_had_company_waits_for_company(
 
     def seconds(count: int) -> float:
         async def asked() -> None:
-            await asyncio.gather(*(backend.complete(Request((1,), None, TAME, seed=n)) for n in range(count)))
+            await asyncio.gather(*(completed(backend, Request((1,), None, TAME, seed=n)) for n in range(count)))
 
         began = time.monotonic()
         asyncio.run(asked())
@@ -93,7 +95,7 @@ def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -
     backend.start()
 
     async def stopped() -> bool:
-        task = asyncio.create_task(backend.complete(Request((1,), None, replace(ENDLESS, max_tokens=20))))
+        task = asyncio.create_task(completed(backend, Request((1,), None, replace(ENDLESS, max_tokens=20))))
         await asyncio.sleep(0.05)
         ended = asyncio.create_task(asyncio.to_thread(backend.stop, finish=True, seconds=5))
         _, _, end = await task
@@ -107,7 +109,7 @@ def test_callers_on_several_loops(backend: EmbeddedEngine) -> None:
     found: list[str] = []
 
     def caller(number: int) -> None:
-        found.append(asyncio.run(backend.complete(Request((number,), None, TAME, seed=number)))[0])
+        found.append(asyncio.run(completed(backend, Request((number,), None, TAME, seed=number)))[0])
 
     threads = [threading.Thread(target=caller, args=(number,)) for number in range(1, 5)]
     for thread in threads:
@@ -130,9 +132,10 @@ def test_a_caller_who_leaves_frees_its_row(backend: EmbeddedEngine, model: Model
 
 def test_a_cancelled_caller_frees_its_row_and_its_place_in_the_queue(backend: EmbeddedEngine, model: Model) -> None:
     async def cancel_all() -> None:
-        tasks = [asyncio.create_task(backend.complete(Request((1,), None, ENDLESS))) for _ in range(9)]
-        await asyncio.sleep(0.1)
-        assert backend.counts() == (3, 6)
+        tasks = [asyncio.create_task(completed(backend, Request((1,), None, ENDLESS))) for _ in range(9)]
+        async with asyncio.timeout(60):
+            while backend.counts() != (3, 6):
+                await asyncio.sleep(0.01)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,14 +147,14 @@ def test_a_cancelled_caller_frees_its_row_and_its_place_in_the_queue(backend: Em
 
 def test_what_is_not_taken_is_said(backend: EmbeddedEngine) -> None:
     with pytest.raises(ConfigError, match="context"):
-        asyncio.run(backend.complete(Request((1,) * 99, None, TAME)))
+        asyncio.run(completed(backend, Request((1,) * 99, None, TAME)))
 
 
 def test_a_graceful_stop_lets_running_requests_finish(backend: EmbeddedEngine) -> None:
     request = Request((1,), None, replace(ENDLESS, max_tokens=20))
 
     async def stop_meanwhile() -> str:
-        task = asyncio.create_task(backend.complete(request))
+        task = asyncio.create_task(completed(backend, request))
         await asyncio.sleep(0.05)
         stopping = asyncio.to_thread(backend.stop, finish=True)
         (text, _, end), stopped = await asyncio.gather(task, stopping)
@@ -160,12 +163,12 @@ def test_a_graceful_stop_lets_running_requests_finish(backend: EmbeddedEngine) -
 
     assert asyncio.run(stop_meanwhile()) == alone(request)[0]
     with pytest.raises(EngineBusy, match="stopping"):
-        asyncio.run(backend.complete(request))
+        asyncio.run(completed(backend, request))
 
 
 def test_a_hard_stop_gives_everybody_an_end(backend: EmbeddedEngine, model: Model) -> None:
     async def stop_meanwhile() -> list[str]:
-        tasks = [asyncio.create_task(backend.complete(Request((1,), None, ENDLESS))) for _ in range(5)]
+        tasks = [asyncio.create_task(completed(backend, Request((1,), None, ENDLESS))) for _ in range(5)]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(backend.stop, finish=False)
         return [end.reason for _, _, end in await asyncio.gather(*tasks)]
@@ -184,7 +187,7 @@ def test_a_bug_in_a_step_leaves_nobody_waiting() -> None:
     backend.start()
 
     async def ask() -> End:
-        return (await backend.complete(Request((1,), None, TAME)))[2]
+        return (await completed(backend, Request((1,), None, TAME)))[2]
 
     end = asyncio.run(ask())
     assert end.reason == "failed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sordino.engine.engine import Engine, Limits
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine
 from sordino.engine.requests import End, Request
 from sordino.engine.runners.runner import Span
-from sordino.engine.samplers import Words
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
@@ -146,7 +147,7 @@ def test_usage_counts_what_was_read_and_said() -> None:
 
 
 class Spoiled(Model):
-    """A model whose answer behind one soft prompt is no number."""
+    """A model whose answer after one soft prompt is no number."""
 
     def run(self, spans: Sequence[Span]) -> Tensor:
         logits = super().run(spans)
@@ -171,10 +172,10 @@ def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
 def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from sordino.engine import engine as module
 
-    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> Drawn:
+    def failing(logits: Tensor, seen: SeenTokens, sampling: Sampling, *rest: Any) -> Drawn:
         if sampling.top_k == 7:
             raise ZeroDivisionError
-        return sample(logits, seen, sampling, random, words)
+        return sample(logits, seen, sampling, *rest)
 
     monkeypatch.setattr(module, "sample", failing)
     engine = Engine(Model(), INFO, Limits(rows=3, queue=9))

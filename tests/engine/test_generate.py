@@ -154,7 +154,7 @@ def scripted(base: BaseModel, monkeypatch: pytest.MonkeyPatch, *scripts: Sequenc
     """Make the sampler say the scripts, one a row, told apart by their texts' first ids 0, 1, 2 ..."""
     said: dict[int, Iterator[int]] = {seed: iter(script) for seed, script in enumerate(scripts)}
 
-    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator, _words: object) -> Drawn:
+    def say(_logits: object, _seen: object, _sampling: object, random: torch.Generator, *_rest: object) -> Drawn:
         return Drawn(next(said[random.initial_seed()]))
 
     monkeypatch.setattr("sordino.engine.engine.sample", say)

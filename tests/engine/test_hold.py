@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sordino.engine.engine import Engine, Limits
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
@@ -151,6 +152,6 @@ def test_an_architecture_that_is_in_no_parity_test_is_refused(monkeypatch: pytes
     base = tiny_base("qwen3")
     runner = TorchRunner(base)
     assert not runner.hold
-    assert not runner.strength
+    assert runner.strengths == "one"
     with pytest.raises(ConfigError, match="hold and strength"):
         runner.open(0, held_prompts(base)[0], (5,))

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sordino.engine import installation
+from sordino.engine.runners import llama_library
 
 
 def test_a_torch_that_cannot_be_loaded_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,12 +43,10 @@ def test_little_memory_or_disk_is_noted(free: int, monkeypatch: pytest.MonkeyPat
     assert any(finding.what == "disk" for finding in installation.cache()) == (free < 2**31)
 
 
-def test_llama_cpp_that_was_built_with_amx_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first product would kill the process: weights are not laid out for it then."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
-    said = llama_cpp.llama_print_system_info().replace(b"AMX_INT8 = 1 | ", b"")
-    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said)
+def test_llama_cpp_that_cannot_be_used_is_a_note_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert installation.llama().state == "ok"
-    monkeypatch.setattr(llama_cpp, "llama_print_system_info", lambda: said + b"AMX_INT8 = 1 | ")
-    assert installation.llama().state == "note"
-    assert "docs/serving.md" in installation.llama().do
+    monkeypatch.setattr(llama_library, "why_not", lambda: "llama.cpp is not installed; pip install it")
+    assert (installation.llama().state, installation.llama().found) == (
+        "note",
+        "llama.cpp is not installed; pip install it",
+    )

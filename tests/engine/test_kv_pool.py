@@ -48,7 +48,7 @@ def test_a_pool_without_rows_is_freed() -> None:
 
 
 def test_what_is_masked_is_finite() -> None:
-    """A row that was there before must not leave NaN behind its successor's length."""
+    """A row that was there before must not leave NaN after its successor's length."""
     store = KeyValues(SHAPE, 1 << 30)
     store.open(1, None, 5)
     assert finite(store, 1)

@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from sordino import formats
-from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine, TokenizerInfo
 from sordino.engine.requests import Chunk, Request
+from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_cpp_runner import GgufRunner
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.runners.torch_runner import TorchRunner
-from sordino.engine.samplers import Words
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, ModelError, OutOfMemory
@@ -33,11 +35,6 @@ from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.test_torch_runner import run
 from tests.prompts.kv_of import kv_of
-
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
-
-from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.llama_cpp_runner import GgufRunner
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +100,7 @@ def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
 
 
 def logits_of(runner: Runner, prompt: Prompt | None, ids: Sequence[int]) -> np.ndarray:
-    """Behind every token of a text, [T, V], one step a token as rows are written."""
+    """After every token of a text, [T, V], one step a token as rows are written."""
     assert runner.open(0, prompt, ids) == 0
     found = []
     for one in ids:
@@ -130,6 +127,24 @@ def test_as_near_to_torch_with_a_soft_prompt_as_without(
         assert sum(behind) / len(behind) <= 1.25 * bare, far
         # A soft prompt that was lost on the way would show.
         assert divergence(logits_of(plain, prompts[0], ids), logits_of(runner, None, ids)) > 20 * bare
+
+
+def test_logits_of_all_positions_are_those_of_one_step_each(
+    model: DescribedModel, path: Path, prompts: list[SoftPrompt], row_cells: int | None
+) -> None:
+    """In parts of any size, and where a held prompt needs more cells on the way."""
+    ids = model.encode(PASSAGE)
+    held = prompts[0].with_metadata(attention=PromptAttention(hold=24))
+    with runner_of(model, path, row_cells=row_cells) as runner:
+        for soft in (None, prompts[0], held):
+            alone = logits_of(runner, soft, ids)
+            assert runner.open(0, soft, ids) == 0
+            assert runner.open(1, None, ids) == 0
+            first, second = Span(0, ids[:40], 40), Span(1, ids[:7], 2)
+            found = [runner.run([first, second])[:40], runner.run([Span(1, ids[7:8], 0), Span(0, ids[40:], 99)])]
+            assert divergence(alone, np.concatenate(found).astype(np.float64)) < NOISE
+            runner.close(0, ())
+            runner.close(1, ())
 
 
 def test_a_kv_prompt_is_as_near_to_torch_as_an_embedding_prompt(
@@ -218,7 +233,7 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
     ids = model.encode(PASSAGE)
     with runner_of(model, path, row_cells=row_cells) as runner:
         fresh = logits_of(runner, prompts[0], ids)
-        # A row that runs behind the same soft prompt: its cells are shared.
+        # A row that runs after the same soft prompt: its cells are shared.
         assert runner.open(1, prompts[0], ids[:5]) == 0
         runner.run([Span(1, ids[:5], False)])
         shared = logits_of(runner, prompts[0], ids)
@@ -250,7 +265,7 @@ def test_a_kept_text_and_a_shared_prefix_change_nothing(
 def test_a_held_prompt_is_as_near_to_torch_as_one_that_is_not(
     model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt], row_cells: int | None
 ) -> None:
-    """Behind each token of a text of four times T: one at a time, in a chunk, after a cached text, and beside others."""
+    """After each token of a text of four times T: one at a time, in a chunk, after a cached text, and beside others."""
     ids = model.encode(PASSAGE)
     plain = prompts[0]
     held = plain.with_metadata(attention=PromptAttention(hold=len(ids) // 4))
@@ -281,6 +296,26 @@ def test_a_held_prompt_is_as_near_to_torch_as_one_that_is_not(
         begun = len(ids) // 2
         assert runner.open(2, held, ids[:begun]) == begun - 1
         assert last(2, begun) < 3 * NOISE
+
+
+def test_a_stronger_prompt_is_as_near_to_torch_as_one_that_is_not(
+    model: DescribedModel, path: Path, smollm2: BaseModel, prompts: list[SoftPrompt]
+) -> None:
+    """Held or not; and after a cached text."""
+    ids = model.encode(PASSAGE)
+    for attention in (PromptAttention(strength=3), PromptAttention(hold=len(ids) // 2, strength=2)):
+        strong = prompts[0].with_metadata(attention=attention)
+        truth, plain = (logits_of(TorchRunner(smollm2), prompt, ids) for prompt in (strong, prompts[0]))
+        with runner_of(model, path) as runner:
+            found = logits_of(runner, strong, ids)
+            assert divergence(truth, found) < NOISE
+            assert divergence(plain, found) > 3 * divergence(truth, found)
+            assert runner.open(1, strong, ids) == 0
+            runner.run([Span(1, ids[:-1], False)])
+            runner.close(1, ids[:-1])
+            assert runner.open(2, strong, ids) == len(ids) - 1
+            last = runner.run([Span(2, ids[-1:], True)]).astype(np.float64)
+            assert divergence(truth[-1:], last) < 3 * NOISE
 
 
 def test_a_row_without_text_begins_behind_its_prefix(
@@ -431,7 +466,7 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut(row_cells: int | None) -
         assert runner.open(3, prompt, [*long, 5]) == len(long)
         runner.close(3, ())
 
-        # A row beyond the window has given cells of its prefix away: the next behind the same prompt must not take them from it.
+        # A row beyond the window has given cells of its prefix away: the next after the same prompt must not take them from it.
         short = ids[:15]
         alone = read(runner, 4, prompt, short)
         runner.close(4, ())
@@ -444,7 +479,7 @@ def test_a_model_with_a_window_goes_on_where_it_was_cut(row_cells: int | None) -
 
 
 def read(runner: Runner, number: int, prompt: SoftPrompt | None, ids: Sequence[int]) -> np.ndarray:
-    """The logits [1, V] behind a text of a row that stays open."""
+    """The logits [1, V] after a text of a row that stays open."""
     shared = runner.open(number, prompt, ids)
     assert shared is not None
     return torch.as_tensor(runner.run([Span(number, ids[shared:], True)])).double().numpy()
@@ -468,9 +503,9 @@ def test_a_mixture_is_its_components_combined(
     mixture = Mixture(tuple(prompts[:2]), np.array([0.3, 0.7]))
     heard: dict[int, list[torch.Tensor]] = {}
 
-    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> Drawn:
+    def listening(logits_V: Any, seen: SeenTokens, sampling: Sampling, *rest: Any) -> Drawn:
         heard.setdefault(sampling.max_tokens, []).append(torch.as_tensor(logits_V).clone())
-        return sample(logits_V, seen, sampling, random, words)
+        return sample(logits_V, seen, sampling, *rest)
 
     monkeypatch.setattr("sordino.engine.engine.sample", listening)
     ids = tuple(model.encode(OPENING))

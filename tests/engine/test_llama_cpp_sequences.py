@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sordino.errors import ModelError, OutOfMemory, SordinoError
-
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
-
 from sordino.engine.prefix_cache import WORTH_KEEPING
 from sordino.engine.runners.llama_cpp_runner import GgufRunner
 from sordino.engine.runners.runner import Span
+from sordino.errors import ModelError, OutOfMemory, SordinoError
 
 IDS = tuple(range(2, 2 + WORTH_KEEPING + 1))
 

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from sordino.engine.config import Limits
 from sordino.engine.embedded import EmbeddedEngine
-from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.engine import Engine, TokenizerInfo
 from sordino.engine.requests import Chunk, Request
+from sordino.engine.runners.llama_context import LlamaContext
+from sordino.engine.runners.llama_cpp_runner import GgufRunner
+from sordino.engine.runners.llama_keys_values import with_keys_values
+from sordino.engine.runners.llama_state import SavedState
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
@@ -27,13 +32,6 @@ from sordino.prompts.prompt import KeysValues, Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny, tiny_gguf, tiny_tokenizer
-
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: make gguf")
-
-from sordino.engine.runners.llama_context import LlamaContext
-from sordino.engine.runners.llama_cpp_runner import GgufRunner
-from sordino.engine.runners.llama_keys_values import with_keys_values
-from sordino.engine.runners.llama_state import SavedState
 
 TEXT = "the keeper wrote of the sea"
 
@@ -111,7 +109,7 @@ def test_a_text_is_needed_and_another_shape_is_refused(path: Path, base: BaseMod
 
 
 def written(engine: Engine, prompts: Sequence[Prompt | Mixture], ids: Sequence[int]) -> list[list[int]]:
-    """The greedy tokens behind each prompt, all in one batch."""
+    """The greedy tokens after each prompt, all in one batch."""
     numbers = [engine.submit(Request(tuple(ids), prompt, Sampling(max_tokens=10, temperature=0))) for prompt in prompts]
     found: dict[int, list[int]] = {number: [] for number in numbers}
     while engine.busy:
@@ -141,12 +139,14 @@ def test_in_a_batch_and_in_a_mixture_it_writes_what_it_was_taken_from(
 # Bytes -------------------------------------------------------------------------------------------------------------
 
 
-def cache(positions: list[int], layers: int, *, transposed: bool, width: int = 4, kind: int = 1) -> bytes:
+def cache(
+    positions: list[int], layers: int, *, transposed: bool, width: int = 4, kind: int = 1, rotated: int = 0
+) -> bytes:
     """A cache of zeros with a stream without cells in front, written from its description."""
     size = 2 if kind == 1 else 4
     parts = [struct.pack("<3I", 2, 0, len(positions))]
     parts += [struct.pack("<iIi", position, 1, 0) for position in positions]
-    parts.append(struct.pack("<2I", int(transposed), layers))
+    parts.append(struct.pack("<4I", int(transposed), layers, rotated, 0))
     parts += [struct.pack("<iQ", kind, width * size) + bytes(len(positions) * width * size)] * layers
     head = struct.pack("<iII", kind, size, width) if transposed else struct.pack("<iQ", kind, width * size)
     parts += [head + bytes(len(positions) * width * size)] * layers
@@ -170,7 +170,7 @@ def test_numbers_go_to_the_cells_of_their_positions(transposed: bool, kind: int)
         state_of(cache([2, 0, 1], 2, transposed=transposed, kind=kind)), given(), "gpt2", first=1, windowed=None
     )
     dtype = np.dtype("<f2" if kind == 1 else "<f4")
-    at = 8 + 12 + 3 * 12 + 8
+    at = 8 + 12 + 3 * 12 + 16
     for layer in range(2):
         rows = made[at + 12 : at + 12 + 12 * dtype.itemsize].view(dtype).reshape(3, 4)
         expected = given().keys_LHPC[layer]
@@ -189,7 +189,7 @@ def test_layers_with_a_window_are_a_second_cache() -> None:
     """It may lack cells that no text sees any more."""
     state = state_of(cache([0, 1], 1, transposed=False), cache([1], 2, transposed=False))
     made = with_keys_values(state, given(3), "gpt2", first=0, windowed=(True, False, True))
-    numbers = made[8 + 12 + 24 + 8 + 12 :][:16].view("<f2").reshape(2, 4)
+    numbers = made[8 + 12 + 24 + 16 + 12 :][:16].view("<f2").reshape(2, 4)
     np.testing.assert_array_equal(numbers[0], given(3).keys_LHPC[1][:, 0].ravel())
 
 
@@ -197,7 +197,7 @@ def test_channels_of_llama_are_neighbours() -> None:
     keys = np.arange(8, dtype=np.float32).reshape(1, 1, 8)
     state = state_of(cache([0], 1, transposed=False, width=8, kind=0))
     made = with_keys_values(state, KeysValues([keys], [keys], keys[0, 0]), "llama", first=0, windowed=None)
-    assert made[8 + 12 + 12 + 8 + 12 :][:32].view("<f4").tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert made[8 + 12 + 12 + 16 + 12 :][:32].view("<f4").tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
     assert made[-32:].view("<f4").tolist() == list(range(8))
 
 
@@ -208,6 +208,7 @@ def test_channels_of_llama_are_neighbours() -> None:
         state_of(cache([0, 1], 2, transposed=False)[:-1]),
         state_of(cache([0, 1], 2, transposed=False), b"more"),
         state_of(cache([0, 1], 3, transposed=False)),
+        state_of(cache([0, 1], 2, transposed=False, rotated=64)),
         state_of(cache([0, 2], 2, transposed=False)),
         state_of(cache([0, 1], 2, transposed=False, width=8)),
         state_of(

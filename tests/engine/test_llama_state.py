@@ -20,7 +20,7 @@ def cache(positions: list[int], *, transposed: bool, streams: int = 1, sequence:
             continue
         parts.append(np.uint32(len(positions)).tobytes())
         parts += [np.array([at, 1, sequence], np.int32).tobytes() for at in positions]
-        parts.append(np.array([transposed, LAYERS], np.uint32).tobytes())
+        parts.append(np.array([transposed, LAYERS, 0, 0], np.uint32).tobytes())
         for plane in range(2 * LAYERS):
             values = [[100 * plane + at] * ROW for at in positions]
             if plane >= LAYERS and transposed:

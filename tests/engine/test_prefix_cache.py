@@ -122,7 +122,7 @@ def test_a_text_that_cannot_be_used_leaves_the_next_best() -> None:
 
 
 def lines_of_a_step(entries: int) -> int:
-    """The lines of Python that run for one request, with so many prefixes, and texts behind one of them."""
+    """The lines of Python that run for one request, with so many prefixes, and texts after one of them."""
     cache: PrefixCache[str] = PrefixCache(100 * entries)
     for number in range(entries):
         cache.release(cache.keep_prompt(("model", str(number), "start"), "prefix", 10))
@@ -136,7 +136,7 @@ def lines_of_a_step(entries: int) -> int:
         return trace
 
     before = sys.gettrace()
-    # A collection would count the finalizers of whatever earlier tests left behind.
+    # A collection would count the finalizers of whatever earlier tests left after.
     gc.disable()
     sys.settrace(trace)
     try:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sordino.engine.generate import TextRequest, draw
-from sordino.engine.samplers import Words, dry_penalties, heated, without_top_choices
+from sordino.engine.samplers import TokenInfo, dry_penalties, heated, without_top_choices
 from sordino.engine.sampling import TEMPERATURE, Sampling, distribution, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError
@@ -21,7 +21,7 @@ from tests.tiny_models import tiny_base
 
 OFF = Sampling(temperature=1.0, top_p=1.0)
 # Token 0 is a line end, 1 a colon, 9 ends a text.
-WORDS = Words(frozenset({9}), lambda token: {0: "\n", 1: " said:"}.get(token, f"w{token}"))
+WORDS = TokenInfo(frozenset({9}), lambda token: {0: "\n", 1: " said:"}.get(token, f"w{token}"))
 
 
 def plain_dry(ids: list[int], multiplier: float, base: float, allowed: int, extent: int) -> dict[int, float]:

@@ -118,7 +118,7 @@ def plain_top_a(probs: list[float], a: float) -> list[bool]:
 
 
 def plain_tail_free(probs: list[float], z: float) -> list[bool]:
-    """Second differences of the sorted probabilities, normalised and cumulated; words behind z are the tail."""
+    """Second differences of the sorted probabilities, normalised and cumulated; words after z are the tail."""
     first = [b - a for a, b in itertools.pairwise(probs)]
     second = [abs(b - a) for a, b in itertools.pairwise(first)]
     keep, sum_so_far = [True], 0.0
@@ -146,7 +146,7 @@ def test_top_a_and_tail_free(
 
 
 def test_the_order_is_the_users() -> None:
-    """Temperature behind top_p leaves it the words that it had at 1."""
+    """Temperature after top_p leaves it the words that it had at 1."""
     logits = random_logits(0)
     hot = replace(OFF, temperature=3.0, top_p=0.7)
     last = (REPETITION, TOP_K, TOP_A, TFS, TYPICAL, TOP_P, TEMPERATURE)

@@ -60,6 +60,33 @@ class LaneRoom(Room):
         return True
 
 
+def check_comes_to_its_end(scheduler: Scheduler, room: Room, goal: dict[ScheduledRequest, int]) -> None:
+    """All requests reach the lengths of `goal`, and no step is larger than it may be."""
+    for _ in range(5000):
+        step = scheduler.schedule(room.admit, room.grow, room.preempt)
+        if not step:
+            break
+        assert sum(item.count * item.entry.branches for item in step) <= scheduler.tokens
+        assert sum(item.count * item.entry.branches for item in step if item.entry.scored) <= scheduler.scored
+        assert all(item.count <= scheduler.chunk for item in step)
+        assert scheduler.taken == sum(entry.branches for entry in scheduler.running) <= scheduler.rows
+        assert len({item.entry for item in step}) == len(step)
+        assert room.free() >= 0
+        for item in step:
+            entry = item.entry
+            assert entry in scheduler.running
+            entry.done += item.count
+            if entry.done == entry.length:
+                entry.length += 1
+                if entry.length > goal[entry]:
+                    del goal[entry]
+                    scheduler.running.remove(entry)
+                    room.preempt(entry)
+    assert goal == {}
+    assert not len(scheduler.waiting)
+    assert not room.taken
+
+
 def queue_of(*entries: ScheduledRequest) -> Queue:
     queue = Queue()
     for entry in entries:
@@ -76,7 +103,7 @@ def drained(queue: Queue) -> list[int]:
 
 
 def test_clients_take_turns() -> None:
-    """A client who asks for a hundred at once does not keep another waiting behind all of them."""
+    """A client who asks for a hundred at once does not keep another waiting after all of them."""
     greedy = [ScheduledRequest(number, "greedy", 1) for number in range(4)]
     queue = queue_of(*greedy, ScheduledRequest(9, "late", 1))
     assert [entry.number for entry in queue.ahead(3)] == [0, 9, 1]
@@ -135,46 +162,27 @@ def test_the_row_that_came_last_goes_back_when_memory_runs_out() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     sizes=st.lists(
-        st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(1, 4), st.booleans()), min_size=1, max_size=25
+        st.tuples(st.integers(0, 30), st.integers(1, 12), st.integers(1, 4), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=25,
     ),
     rows=st.integers(4, 7),
     chunk=st.integers(1, 9),
     more=st.integers(0, 20),
     memory=st.integers(42 * 4, 300),
+    most_scored=st.integers(4, 12),
 )
 def test_works_of_several_branches_come_to_their_end_within_the_budgets(
-    sizes: list[tuple[int, int, int, bool]], rows: int, chunk: int, more: int, memory: int
+    sizes: list[tuple[int, int, int, bool, bool]], rows: int, chunk: int, more: int, memory: int, most_scored: int
 ) -> None:
     """A branch costs as much as a row, of the step, of the rows and of the memory; and nobody is overtaken for ever."""
-    tokens = rows + more
-    scheduler, room = Scheduler(rows, tokens, chunk), LaneRoom(memory)
-    goal = {}
-    for number, (length, new, branches, one) in enumerate(sizes):
-        entry = ScheduledRequest(number, "ab"[one], length, branches=branches)
+    scheduler, room = Scheduler(rows, rows + more, chunk, most_scored), LaneRoom(memory)
+    goal: dict[ScheduledRequest, int] = {}
+    for number, (length, new, branches, one, scored) in enumerate(sizes):
+        entry = ScheduledRequest(number, "ab"[one], length, branches=branches, scored=scored)
         goal[entry] = length + new
         scheduler.waiting.add(entry)
-    for _ in range(5000):
-        step = scheduler.schedule(room.admit, room.grow, room.preempt)
-        if not step:
-            break
-        assert sum(item.count * item.entry.branches for item in step) <= tokens
-        assert all(item.count <= chunk for item in step)
-        assert scheduler.taken == sum(entry.branches for entry in scheduler.running) <= rows
-        assert len({item.entry for item in step}) == len(step)
-        assert room.free() >= 0
-        for item in step:
-            entry = item.entry
-            assert entry in scheduler.running
-            entry.done += item.count
-            if entry.done == entry.length:
-                entry.length += 1
-                if entry.length > goal[entry]:
-                    del goal[entry]
-                    scheduler.running.remove(entry)
-                    room.preempt(entry)
-    assert goal == {}
-    assert not len(scheduler.waiting)
-    assert not room.taken
+    check_comes_to_its_end(scheduler, room, goal)
 
 
 def test_a_mixture_waits_for_its_rows_and_is_not_overtaken() -> None:
@@ -203,32 +211,10 @@ def test_every_row_comes_to_its_end_within_the_budgets(
     sizes: list[tuple[int, int, str]], rows: int, chunk: int, more: int, memory: int
 ) -> None:
     """Whatever comes, in whatever memory that holds the largest alone: all end, and no step is larger than it may be."""
-    tokens = rows + more
-    scheduler, room = Scheduler(rows, tokens, chunk), Room(memory)
-    goal = {}
+    scheduler, room = Scheduler(rows, rows + more, chunk), Room(memory)
+    goal: dict[ScheduledRequest, int] = {}
     for number, (length, new, client) in enumerate(sizes):
         entry = ScheduledRequest(number, client, length)
         goal[entry] = length + new
         scheduler.waiting.add(entry)
-    for _ in range(5000):
-        step = scheduler.schedule(room.admit, room.grow, room.preempt)
-        if not step:
-            break
-        assert sum(item.count for item in step) <= tokens
-        assert all(item.count <= chunk for item in step)
-        assert len(scheduler.running) <= rows
-        assert len({item.entry for item in step}) == len(step)
-        assert room.free() >= 0
-        for item in step:
-            entry = item.entry
-            assert entry in scheduler.running
-            entry.done += item.count
-            if entry.done == entry.length:
-                entry.length += 1
-                if entry.length > goal[entry]:
-                    del goal[entry]
-                    scheduler.running.remove(entry)
-                    room.preempt(entry)
-    assert goal == {}
-    assert not len(scheduler.waiting)
-    assert not room.taken
+    check_comes_to_its_end(scheduler, room, goal)

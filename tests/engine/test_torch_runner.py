@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.config import Limits
+from sordino.engine.engine import Engine, TokenizerInfo
 from sordino.engine.requests import Chunk, End, Request
+from sordino.engine.runners import torch_runner
 from sordino.engine.runners.kv_pool import KeyValues, Shape
 from sordino.engine.runners.runner import Span
 from sordino.engine.runners.torch_runner import TorchRunner
@@ -20,6 +22,8 @@ from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward import small_matmul
 from sordino.forward.placement import leading_ids, prompt_embeds
 from sordino.models.base_model import BaseModel
+from sordino.models.quantised import QuantisedLinear, quantise
+from sordino.models.weight_formats import FORMATS, Format
 from sordino.prompts.attention import PLAIN, PromptAttention
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.tiny_models import FAMILIES, tiny_base
@@ -45,7 +49,7 @@ def prompt(base: BaseModel, tokens: int, seed: int, placement: PlacementName) ->
 
 
 def requests_of(base: BaseModel, sampling: Sampling) -> list[Request]:
-    """Without a prompt, behind a short one, behind one longer than Gemma's window in tests, and behind one before BOS."""
+    """Without a prompt, after a short one, after one longer than Gemma's window in tests, and after one before BOS."""
     prompts = [
         None,
         prompt(base, 3, 0, base.placement),
@@ -141,6 +145,53 @@ def test_a_crowded_batch_equals_transformers_one_by_one(family: str, dtype: torc
     assert engine.runner.cache_use().misses == 4  # type: ignore[attr-defined]
 
 
+def quantised(family: str, kind: Format, dtype: torch.dtype) -> BaseModel:
+    base = tiny_base(family, dtype=torch.float32)
+    network = quantise(base.network, kind, dtype, torch.device("cpu"))
+    return replace(base, network=network, dtype=dtype, quantise=kind)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+def test_a_crowded_batch_on_packed_weights_equals_transformers_one_by_one(family: str, kind: Format) -> None:
+    """In float32, where every product is with the dequantised weights."""
+    base = quantised(family, kind, torch.float32)
+    requests = [one for one in requests_of(base, Sampling(max_tokens=NEW, temperature=0)) if one.ids or one.prompt]
+    engine = engine_of(base, Limits(rows=4, queue=20, tokens=16, chunk=7))
+    assert isinstance(engine.runner, TorchRunner)
+    # int4 takes no layers as narrow as this model's keys.
+    assert (engine.runner._llama is not None) == (family == "llama" and kind != "int4")
+    said = run(engine, requests)
+    assert sum(not agreed(row.ids, *by_transformers(base, of)) for row, of in zip(said, requests, strict=True)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_kernels_of_few_rows_change_logits_no_more_than_bfloat16_does(
+    kind: Format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against transformers' modules over the dequantised weights in float32."""
+    base = quantised("llama", kind, torch.bfloat16)
+    exact = quantised("llama", kind, torch.float32)
+    for ours, theirs in zip(base.network.modules(), exact.network.modules(), strict=True):
+        if isinstance(theirs, QuantisedLinear):
+            theirs.packed = ours.packed  # type: ignore[union-attr]
+    soft, ids = prompt(base, 5, 1, base.placement), tuple(base.encode("the sea"))
+    logits = []
+    for model, fused, kernels in ((exact, False, False), (base, False, False), (base, True, True)):
+        monkeypatch.setattr(torch_runner, "_has_fused_steps", lambda _, fused=fused: fused)
+        if not kernels:
+            monkeypatch.setattr(base.network.model.layers[0].mlp.up_proj.packed.__class__, "times_few", lambda *_: None)
+        runner = TorchRunner(model, kv_bytes=1 << 26, prefix_bytes=1 << 24)
+        for number in range(5):
+            runner.open(number, soft if number % 2 else None, ids)
+        runner.run([Span(number, ids, True) for number in range(5)])
+        assert all(runner.grow(number, 1) for number in range(5))
+        logits.append(runner.run([Span(number, (number + 7,), True) for number in range(5)]))
+        monkeypatch.undo()
+    plain, ours = ((one - logits[0]).norm() / logits[0].norm() for one in logits[1:])
+    assert ours < 1.3 * plain < 0.05
+
+
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_a_row_does_not_depend_on_its_batch_mates(family: str) -> None:
     """Drawn at random, too: a row's stream is its seed's."""
@@ -185,7 +236,7 @@ def test_a_text_that_was_there_is_not_read_again(family: str) -> None:
     assert engine.runner.cache_use().text_hits == 1
     fresh = engine_of(base, Limits(rows=2, queue=9, tokens=64, chunk=64))
     assert again.ids == run(fresh, [longer])[0].ids
-    # The same text behind another soft prompt is another text.
+    # The same text after another soft prompt is another text.
     run(engine, [Request(history, other, greedy)])
     assert engine.runner.cache_use().text_hits == 1
     # The very same text: its last token is run again, for its logits.

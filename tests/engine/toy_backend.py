@@ -26,7 +26,15 @@ from tests.engine.plain_model import logits_of
 
 class ToyBackend:
     name = "toy"
-    capabilities = Capabilities(frozenset(("embedding prompt",)), False, False, False, 1)
+    capabilities = Capabilities(
+        frozenset(("embedding prompt",)),
+        log_probabilities=False,
+        scoring=False,
+        strengths="one",
+        hold=False,
+        branches=1,
+        grammars=False,
+    )
     network: BaseModel | None = None
     dead: BaseException | None = None
 
@@ -75,12 +83,6 @@ class ToyBackend:
                 self._running, left = self._running - 1, left - 1
         finally:
             self._running -= left
-
-    async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
-        events = [event async for _, event in self.stream([request])]
-        chunks, end = [event for event in events if isinstance(event, Chunk)], events[-1]
-        assert isinstance(end, End)
-        return "".join(chunk.text for chunk in chunks), chunks, end
 
     def counts(self) -> tuple[int, int]:
         return self._running, 0

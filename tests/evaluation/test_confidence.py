@@ -132,7 +132,7 @@ def test_blocks_are_shorter_where_there_is_little_text() -> None:
         (4.4, (4.4, 4.3, 4.25, 4.2, 4.1), 20),
         (4.41, (4.4, 4.3, 4.25, 4.2, 4.1), 0.0),
         (4.05, (4.4, 4.3, 4.25, 4.2, 4.1), math.inf),
-        # The first crossing counts, whatever noise does behind it.
+        # The first crossing counts, whatever noise does after it.
         (4.3, (4.4, 4.2, 4.35, 4.1, 4.5), math.sqrt(20 * 64)),
         (4.3, (4.4, 4.45, 4.35, 4.25, 4.5), math.sqrt(128 * 256)),
     ],

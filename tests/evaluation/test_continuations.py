@@ -1,4 +1,4 @@
-"""Continuations behind other text: what is written with what, and what is made of it."""
+"""Continuations after other text: what is written with what, and what is made of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sordino.engine.generate import TextRequest, draw
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
-from sordino.evaluation.between import BREAK, foreign_texts
+from sordino.evaluation.between import foreign_texts
 from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
 from sordino.evaluation.continuation_report import ContinuationReport, rows, to_json
 from sordino.evaluation.continuations import distinct_share, measure_continuations, repeated_share
@@ -20,6 +20,7 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.texts.neutral import BREAK
 from sordino.texts.pieces import Piece
 from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny_base

@@ -1,4 +1,4 @@
-"""Gains behind other text: what is measured behind what, what does not fit, and what is made of the numbers."""
+"""Gains after other text: what is measured after what, what does not fit, and what is made of the numbers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from sordino.evaluation.distance_report import (
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.scoring import windows_of
+from sordino.evaluation.verdict import verdict
 from sordino.models.base_model import BaseModel
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -54,7 +55,7 @@ def measured(
     return evaluate(base, prompts, HELDOUT, replace(QUICK, distance=settings), baselines=Baselines(**texts))
 
 
-# What is measured behind what -------------------------------------------------------------------------------------------
+# What is measured after what -------------------------------------------------------------------------------------------
 
 
 def test_every_kind_of_text_and_every_condition() -> None:
@@ -93,8 +94,8 @@ def test_what_has_no_room_is_left_out_by_name() -> None:
     assert found.distance is not None
     assert found.distance.distances == (0, 8, 190, 230)
     assert [tuple(line.gains) for line in found.distance.lines[:2]] == [(0, 8, 190), (0, 8, 190, 230)]
-    assert "nothing is measured behind 999 tokens: no room in the model's context of 256 positions" in found.notes
-    assert "long is not measured behind 230 tokens: no room in the model's context of 256 positions" in found.notes
+    assert "nothing is measured after 999 tokens: no room in the model's context of 256 positions" in found.notes
+    assert "long is not measured after 230 tokens: no room in the model's context of 256 positions" in found.notes
 
 
 def test_distances_that_none_fits_are_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +244,7 @@ REPORT = DistanceReport(
 
 def test_the_sentence_says_how_much_is_kept() -> None:
     assert reach(REPORT, "keeper") == (
-        "Behind other texts it keeps this share of its gain: 50% at 256 tokens and 25% at 768 [15%, 35%]. "
+        "After other texts it keeps this share of its gain: 50% at 256 tokens and 25% at 768 [15%, 35%]. "
         "Held from 128 tokens: 70% at 256 tokens and 60% at 768 [50%, 70%]."
     )
     assert reach(REPORT, "another") == ""
@@ -277,13 +278,13 @@ def test_no_share_is_kept_of_a_gain_that_is_not_certain() -> None:
     assert found.distance is not None
     assert found.distance.lines[0].gains[0].value < 0
     assert found.distance.lines[0].kept == {}
-    assert "keeps" not in report.verdict(found, "a")
+    assert "keeps" not in verdict(found, "a")
 
 
 def test_the_verdict_and_the_file_s_summary_have_the_share_kept() -> None:
     base = tiny_base("llama")
     found = replace(measured(base, {"keeper": voice(base)}, replace(SETTINGS, between=("foreign",))), distance=REPORT)
-    assert report.verdict(found, "keeper").endswith(reach(REPORT, "keeper"))
+    assert verdict(found, "keeper").endswith(reach(REPORT, "keeper"))
     assert report.summary(found, "keeper")["gain_kept"] == {"256": 0.5, "768": 0.25}
     assert report.to_json(found)["distance"] == to_json(REPORT)
     assert plain_table(columns(REPORT), rows(REPORT))[1] in str(found)

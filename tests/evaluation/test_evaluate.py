@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,9 @@ from sordino.evaluation.conditions import Baselines, default_instructions, excer
 from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.measuring import WindowLosses, evaluate, summarise, worth
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import Report, damage, summary, to_json, verdict
+from sordino.evaluation.report import Report, summary, to_json
 from sordino.evaluation.scoring import nll_of_windows, target_bytes, windows_of
+from sordino.evaluation.verdict import damage, verdict
 from sordino.forward import token_losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -86,7 +88,7 @@ def test_a_first_token_counts_only_where_everybody_can_predict_it() -> None:
     without = windows_of(base, HELDOUT[:2], row_tokens=16, limit=0, first=False)
     assert all(all(window.labelled) for window in all_of_them)
     assert [w.labelled for w in without] == [(False, *w.labelled[1:]) for w in all_of_them]
-    # Behind a BOS, nothing is lost: no prompt is a prefix of one position.
+    # After a BOS, nothing is lost: no prompt is a prefix of one position.
     assert no_prompt(tiny_base("llama", bos=True)).length == 1
     assert no_prompt(base).length == 0
 
@@ -247,6 +249,8 @@ def test_json_is_json(report: Report) -> None:
     assert read["heldout"]["bootstrap"]["units"] == report.heldout.units
     kept = json.loads(json.dumps(summary(report, "b"), allow_nan=False))
     assert set(kept["nll"]) == {"soft_prompt", "no_prompt", "best_instruction", "best_excerpt"}
+    low, high = kept["gain_interval"]
+    assert low <= kept["nll"]["no_prompt"] - kept["nll"]["soft_prompt"] <= high
 
 
 def test_without_training_text_excerpts_are_left_out_and_it_is_said() -> None:
@@ -297,11 +301,14 @@ def test_settings_out_of_range(field: str, value: object) -> None:
 # Verdicts ---------------------------------------------------------------------------------------------------------------
 
 
-def verdict_for(soft: float, none: float, curve: list[float], *, noise: float = 0.0, tokens: int = 20) -> str:
-    """The verdict on losses per token; `noise` makes the gain differ from piece to piece."""
+def verdict_for(
+    soft: float, none: float, curve: list[float], *, noise: float = 0.0, tokens: int = 20, told: Sequence[float] = ()
+) -> str:
+    """The verdict on losses per token; `noise` makes the gain differ from piece to piece. told: after instructions."""
     heads = [Head("soft prompt", "a", tokens), Head("no prompt", "no prompt", 0)]
     heads += [Head("excerpt", str(n), n) for n in (20, 64, 128)[: len(curve)]]
-    per_token = np.array([soft, none, *curve])
+    heads += [Head("instruction", str(loss), 5) for loss in told]
+    per_token = np.array([soft, none, *curve, *told])
     wobble = np.random.default_rng(0).normal(size=(8, 1)) * noise
     nll = np.repeat(per_token[None], 8, axis=0)
     nll[:, :1] += wobble - wobble.mean()
@@ -323,6 +330,17 @@ def test_verdicts() -> None:
     assert "did not help" in verdict_for(4.6, 4.5, curve)
     assert "than so little text can show" in verdict_for(4.45, 4.5, curve, noise=1.0)
     assert "from 4.500 to 4.100 nats per token" in verdict_for(4.1, 4.5, [])
+
+
+def test_the_verdict_compares_with_the_best_instruction() -> None:
+    better = "They are 0.28 nats per token better than the best instruction that was tried."
+    assert verdict_for(4.1, 4.5, [], told=(4.45, 4.38)).endswith(better)
+    assert verdict_for(4.1, 4.5, [], tokens=1, told=(4.0,)).endswith(
+        "It is 0.10 nats per token worse than the best instruction that was tried."
+    )
+    assert verdict_for(4.1, 4.5, [], told=(4.1,)).endswith("about as good as the best instruction that was tried.")
+    assert "instruction" not in verdict_for(4.1, 4.5, [])
+    assert "instruction" not in verdict_for(4.6, 4.5, [], told=(4.7,)), "it did not help: nothing to compare"
 
 
 # The text in another voice ------------------------------------------------------------------------------------------------

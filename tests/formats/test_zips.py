@@ -48,7 +48,7 @@ def test_reads_streamed_members_comments_and_zip64(tmp_path: Path) -> None:
     stream = io.BytesIO()
 
     class Pipe:
-        """A file that cannot seek: zipfile writes sizes behind the members."""
+        """A file that cannot seek: zipfile writes sizes after the members."""
 
         write, flush = stream.write, stream.flush
 
@@ -119,7 +119,7 @@ def test_a_zip_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> None:
 def test_a_large_lzma_dictionary_is_refused_before_it_is_allocated(tmp_path: Path) -> None:
     path = kobold(tmp_path / "v.zip", method=14)
     data = path.read_bytes()
-    # Behind the member's header: version 9.4 and 5 bytes of properties, then lc/lp/pb and the dictionary's size.
+    # After the member's header: version 9.4 and 5 bytes of properties, then lc/lp/pb and the dictionary's size.
     at = data.index(b"\x09\x04\x05\x00") + 5
     for size, good in ((16 << 20, True), ((16 << 20) + 1, False), (0xFFFFFFFF, False)):
         path.write_bytes(data[:at] + struct.pack("<I", size) + data[at + 4 :])

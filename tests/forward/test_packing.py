@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sordino.forward.packing import best_packing, labelled_rows, one_by_one, pack, passes, with_leading_ids
+from sordino.forward.packing import (
+    best_packing,
+    input_passes,
+    labelled_rows,
+    one_by_one,
+    pack,
+    passes,
+    with_leading_ids,
+)
 from sordino.texts.example_store import Example, SoftTargets
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -73,3 +81,26 @@ def test_soft_targets_follow_their_examples_into_rows():
     assert led.soft is examples[0].soft
     with pytest.raises(ValueError, match="soft targets"):
         labelled_rows([examples[0], Example((1, 2), (True, True), "p")], [[0], [1]], [0, 0])
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(2, 20)), min_size=1, max_size=20),
+    limit=st.integers(20, 400),
+    own=st.integers(0, 200),
+)
+def test_inputs_are_cut_into_passes_of_like_lengths(sizes, limit, own):
+    examples = [Example((1,) * (read + out), (False,) * read + (True,) * out, "p", input=read) for read, out in sizes]
+    ahead = [at % 5 for at in range(len(sizes))]
+    cut = input_passes(examples, ahead, limit, own_pass=own)
+    assert sorted(i for part in cut for i in part) == list(range(len(sizes)))
+
+    def positions(part):
+        read = max(ahead[i] + sizes[i][0] for i in part)
+        return len(part) * (read + max(sizes[i][1] for i in part))
+
+    assert all(part == sorted(part) and (len(part) == 1 or positions(part) <= limit) for part in cut)
+    # No dearer than one row a pass, nor than all rows in one where they fit.
+    cost = sum(map(positions, cut)) + own * len(cut)
+    assert cost <= sum(positions([i]) + own for i in range(len(sizes)))
+    if positions(range(len(sizes))) <= limit:
+        assert cost <= positions(range(len(sizes))) + own

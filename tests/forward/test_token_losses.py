@@ -1,4 +1,4 @@
-"""Every example behind every component: each number is that of plain concatenation."""
+"""Every example after every component: each number is that of plain concatenation."""
 
 from __future__ import annotations
 

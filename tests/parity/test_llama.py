@@ -83,7 +83,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_modules(monkeypatch, head
 
 @pytest.mark.parametrize("together", [False, True])
 def test_gradients_reach_what_is_asked_of_prefixes_too(monkeypatch, together):
-    """Some rows run beside the prompts, and others later behind the same prefixes."""
+    """Some rows run beside the prompts, and others later after the same prefixes."""
     network = tiny("llama", dtype=torch.float64)
     found = []
     for fused in (True, False):

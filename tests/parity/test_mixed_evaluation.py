@@ -1,4 +1,4 @@
-"""The loss of windows behind a mixture is what plain concatenations give, combined by hand."""
+"""The loss of windows after a mixture is what plain concatenations give, combined by hand."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def _peft_behind(model, base: BaseModel, text: str) -> torch.Tensor:
 @pytest.mark.parametrize("to", ["peft", "cartridge"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma3"])
 def test_an_exported_kv_prompt_gives_the_same_logits_in_peft(tmp_path, family, to, bos):
-    """BOS, where there is one, belongs to the text, and the text goes on at the position behind the prompt."""
+    """BOS, where there is one, belongs to the text, and the text goes on at the position after the prompt."""
     from peft import PeftModel
 
     base = tiny_base(family, dtype=torch.float32, bos=bos)

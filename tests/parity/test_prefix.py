@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sordino.forward.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
 from sordino.forward.one_row import one_row_pays
-from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, encode_prefixes, forward_rows
+from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, back_propagate, encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
@@ -105,7 +105,7 @@ def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
     prompts, texts = _prompts(network, [3, 11, 0]), _texts(network, [4, 12, 7, 3, 9, 5])
     labels = _labels(texts)
     packing, prompt_of_row = [[0, 1], [2, 3], [4], [5]], [1, 0, 1, 2]
-    # Behind nothing nothing predicts the first token.
+    # After nothing nothing predicts the first token.
     labels[5][0] = False
     rows = rows_from_examples([[texts[i] for i in row] for row in packing], prompt_of_row)
     labelled = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
@@ -136,7 +136,7 @@ def test_a_gpu_runs_a_prompt_again_where_that_is_little(monkeypatch):
     monkeypatch.setattr(type(network), "device", property(lambda self: torch.device("cuda")))
     assert pays(20, 128, 8)
     assert not pays(0, 128, 8)
-    # Short texts behind a long prompt: their memory would be the prompt's.
+    # Short texts after a long prompt: their memory would be the prompt's.
     assert pays(100, 32, 16)
     assert not pays(100, 32, 40)
     # A large model is busy with arithmetic.
@@ -149,7 +149,7 @@ def test_packed_rows_equal_one_by_one(family):
     network = tiny(family)
     prompts, texts = _prompts(network, [3, 11]), _texts(network, [4, 12, 7, 1, 9, 3])
     labels = _labels(texts)
-    # Row 0: two examples behind prompt 0; row 1: three behind prompt 1, shorter in all, so padded; row 2: one behind prompt 0.
+    # Row 0: two examples after prompt 0; row 1: three after prompt 1, shorter in all, so padded; row 2: one after prompt 0.
     packing, prompt_of_row = [[0, 1], [2, 3, 5], [4]], [0, 1, 0]
     packed = _fast(
         network,
@@ -197,7 +197,7 @@ def test_leaves_gather_the_gradient_of_several_passes(family):
     for k, ids in zip(PROMPT_OF_ROW, texts, strict=True):
         rows = rows_from_examples([[ids]], [k])
         nll_of_rows(network, leaves, rows, torch.ones_like(rows.ids_BT, dtype=torch.bool)).sum().backward()
-    prefixes.backward(leaves)
+    back_propagate(prefixes.tensors(), leaves.tensors())
     got = [prompt.grad for prompt in prompts]
     assert _relative(list(got), list(expected)) <= 10 * exact(family)
 

@@ -52,10 +52,10 @@ def test_a_mixture_takes_one_for_all_or_one_for_each() -> None:
 @pytest.mark.parametrize(
     ("hold", "strength", "words"),
     [
-        (-1, None, "hold: hold is out of range"),
+        (-1, None, "hold: out of range"),
         ("on", None, "hold"),
         (True, None, "hold"),
-        (None, 5, "strength: strength is out of range"),
+        (None, 5, "strength: out of range"),
         (None, 0, "strength"),
         (None, "2", "strength"),
         (None, True, "strength"),

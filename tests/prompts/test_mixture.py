@@ -32,7 +32,7 @@ def test_what_is_no_numbers_at_all() -> None:
 
 def test_a_mixture_is_no_component() -> None:
     mixed = Mixture((prompt(1), prompt(2)), uniform(2))
-    with pytest.raises(BadInput, match="a mixture cannot be a component"):
+    with pytest.raises(BadInput, match="mixture: it cannot be a component"):
         Mixture((prompt(1), mixed), uniform(2))  # type: ignore[arg-type]
 
 

@@ -10,19 +10,23 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 # Seconds for a start, PyTorch's included: on a machine with other work it takes a minute. A wait is no claim about speed.
 WAIT = 240.0
 
 
 class Process:
-    """A running command, its lines read as they come. memory: bytes of address space that it, and what it starts, may have."""
+    """A running command, its lines read as they come. memory: bytes of address space that it, and what it starts, may have.
+    python: of an environment that has our package."""
 
-    def __init__(self, *flags: str, env: Mapping[str, str], memory: int | None = None) -> None:
+    def __init__(
+        self, *flags: str, env: Mapping[str, str], memory: int | None = None, python: str | Path = sys.executable
+    ) -> None:
         # What it starts inherits the limit: each process of its own may have so much.
         limit = [] if memory is None else ["sh", "-c", f'ulimit -v {memory >> 10} && exec "$@"', "sh"]
         self.process = subprocess.Popen(
-            [*limit, sys.executable, "-m", "sordino", "serve", *flags],
+            [*limit, python, "-m", "sordino", "serve", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -63,8 +67,10 @@ class Process:
 
 
 @contextmanager
-def started(*flags: str, env: Mapping[str, str], memory: int | None = None) -> Iterator[Process]:
-    process = Process(*flags, env=env, memory=memory)
+def started(
+    *flags: str, env: Mapping[str, str], memory: int | None = None, python: str | Path = sys.executable
+) -> Iterator[Process]:
+    process = Process(*flags, env=env, memory=memory, python=python)
     try:
         yield process
     finally:

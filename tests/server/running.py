@@ -21,6 +21,7 @@ from sordino.library.library import Library
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.app import create_app
+from sordino.server.connections import http_protocol
 from sordino.server.metrics import ServerMetrics
 from sordino.server.page.app import Page
 from sordino.server.prompts import ServedPrompts
@@ -105,6 +106,7 @@ def running(
         state = nothing if idle else serving
         config = uvicorn.Config(
             create_app(state, models=models, **app),
+            http=http_protocol(limits or ServerLimits()),  # type: ignore[arg-type]
             port=0,
             log_level="warning",
             lifespan="off",

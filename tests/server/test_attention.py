@@ -158,6 +158,22 @@ def test_a_backend_without_them_refuses_what_the_file_holds(tmp_path: Any) -> No
         assert ask(hold="off", strength=1).status_code == 200
 
 
+def test_a_default_that_a_backend_does_not_support_is_refused_when_it_is_set(tmp_path: Any) -> None:
+    """Clients that do not choose would be refused at every request."""
+    with running(tmp_path, backend=ToyBackend) as toy:
+        strong = voice(toy.base, 2, attention=PromptAttention(strength=2.0))
+        formats.write(strong, toy.folder / "strong.zip")
+        formats.write(voice(toy.base, 2, attention=HELD), toy.folder / "held.zip")
+        mixed = Mixture((voice(toy.base, 1), strong), np.ones(2), metadata=Metadata(base=toy.base.ref))
+        formats.write_mixture(mixed, toy.folder / "both.mix.zip")
+        assert post(toy, "/v1/soft_prompt/load", soft_prompt_name="keeper").json() == {"default": "keeper"}
+        for name, said in (("strong", "strength"), ("held", "hold"), ("both", "mixtures")):
+            answer = post(toy, "/v1/soft_prompt/load", soft_prompt_name=name)
+            assert answer.status_code == 400
+            assert f"toy does not support {said}" in answer.json()["error"]["message"]
+            assert toy.serving.prompts.default == "keeper"
+
+
 @pytest.mark.parametrize("value", ["128", "on", 1.5, True, {"a": 1}, ["x"], [None], [1] * 17])
 def test_what_is_no_hold_has_one_message(live: Running, value: Any) -> None:
     answer = post(live, "/v1/completions", model="tiny-llama:held", prompt=TEXT, hold=value)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from sordino.server import guard
 from sordino.server.serving import ServerLimits
 from tests.server.running import Running, running
 
@@ -23,7 +27,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         api_key="sesame",
         allowed_hosts=["writer.lan"],
         origins=["https://page.example"],
-        limits=ServerLimits(body=5000, upload=20_000),
+        limits=ServerLimits(body=5000, upload=20_000, wrong_key_seconds=0.001),
     ) as made:
         yield made
 
@@ -201,3 +205,40 @@ def test_a_key_beyond_ascii(tmp_path: Path) -> None:
     with running(tmp_path, api_key="sésame") as live:
         for said, status in (("Bearer sésame".encode(), 200), (b"Bearer s?same", 401), (b"Bearer s\xe9same", 401)):
             assert httpx.get(f"{live.url}/v1/models", headers={"Authorization": said}).status_code == status
+
+
+def test_wrong_keys_of_an_address_are_answered_ever_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "_FIRST_SECONDS", 0.2)
+    with running(tmp_path, api_key="sesame", with_page=True) as live:
+
+        def seconds(status: int, **headers: str) -> float:
+            began = time.monotonic()
+            assert httpx.get(f"{live.url}/v1/models", headers=headers, timeout=30).status_code == status
+            return time.monotonic() - began
+
+        # No key is no wrong key: a page that is opened sends none.
+        for _ in range(5):
+            seconds(401)
+        assert seconds(401, Authorization="Bearer wrong") >= 0.2
+        assert seconds(401, **{"X-API-Key": "wrong"}) >= 0.4
+        assert seconds(401, Cookie="sordino=wrong") >= 0.8
+        began = time.monotonic()
+        assert httpx.post(f"{live.url}/ui/login", json={"key": "wrong"}, timeout=30).status_code == 401
+        assert time.monotonic() - began >= 1.6
+        assert httpx.post(f"{live.url}/ui/login", json={"key": "sesame"}, timeout=30).status_code == 200
+        seconds(200, Authorization="Bearer sesame")
+
+
+def test_many_connections_find_no_key_faster_than_one(tmp_path: Path) -> None:
+    """While wrong ones wait for their answers, no other key of the address is looked at."""
+    with running(tmp_path, api_key="sesame", limits=ServerLimits(wrong_key_seconds=5)) as live, ExitStack() as stack:
+        port = int(live.url.rpartition(":")[2])
+        request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %d\r\n\r\n"
+        many = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 60)) for _ in range(60)]
+        for number, one in enumerate(many):
+            one.sendall(request % number)
+        found = Counter(one.recv(12)[-3:] for one in many)
+        # Each that was looked at doubled the wait, so most were not.
+        assert set(found) == {b"401", b"429"}
+        assert found[b"429"] > 30
+        assert httpx.get(f"{live.url}/health").status_code == 200

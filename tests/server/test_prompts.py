@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from sordino import formats
+from sordino.errors import ConfigError
 from sordino.library.entry import Entry
 from sordino.library.library import Library
 from sordino.prompts.mixture import Mixture
@@ -170,7 +172,7 @@ def test_a_line_is_logged_for_each_request_and_no_text(live: Running, caplog: py
     httpx.get(f"{live.url}/secret")
     deadline = time.monotonic() + 5
     lines: list[dict[str, object]] = []
-    # The line comes behind the answer.
+    # The line comes after the answer.
     while len(lines) < 3 and time.monotonic() < deadline:
         lines = [json.loads(record.message) for record in caplog.records if record.name == "sordino.requests"]
     assert [(line["method"], line["route"], line["status"]) for line in lines] == [
@@ -383,3 +385,42 @@ def test_what_is_the_servers_trouble_is_no_fields_fault(tmp_path: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (503, None)
         answer = httpx.put(f"{live.url}/api/v1/config/soft_prompt", json={"value": "keeper.zip"})
         assert (answer.status_code, answer.json()["detail"]["type"]) == (503, "service_unavailable")
+
+
+def test_a_default_that_the_backend_does_not_support_is_told_once(tmp_path: Path) -> None:
+    """Under another runner it may work: it stays remembered."""
+    with running(tmp_path) as live:
+        httpx.post(f"{live.url}/v1/soft_prompt/load", json={"soft_prompt_name": "keeper"})
+        library, remembered = live.serving.prompts.library, tmp_path / "defaults.json"
+
+        def refuse(prompt: object) -> None:
+            raise ConfigError("not supported by this runner", where="hold")
+
+        prompts = ServedPrompts(live.base, library, remembered, check=refuse)
+        prompts.check_default()
+        assert prompts.default is None
+        assert prompts.left_out == "the default soft prompt keeper is not used here: hold: not supported by this runner"
+        again = ServedPrompts(live.base, library, remembered)
+        again.check_default()
+        assert (again.default, again.left_out) == ("keeper", "")
+
+
+def test_collections_leave_out_what_was_there_before() -> None:
+    """A full collection looks through every object, and holds up all requests meanwhile."""
+    code = (
+        "import gc, json\n"
+        "from sordino.server.memory import leave_out_of_collections\n"
+        "held = [[number] for number in range(300_000)]\n"
+        "cycle = []; cycle.append(cycle); del cycle\n"
+        "leave_out_of_collections()\n"
+        "frozen = gc.get_freeze_count()\n"
+        "assert frozen > 300_000 and len(gc.get_objects()) < 1_000\n"
+        "full = []\n"
+        "gc.callbacks.append(lambda phase, about: about['generation'] == 2 and full.append(phase))\n"
+        "json.loads('[' + '{},' * 400_000 + '{}]')\n"
+        "assert not full, full\n"
+        "del held\n"
+        "leave_out_of_collections()\n"
+        "assert gc.get_freeze_count() < frozen - 290_000\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

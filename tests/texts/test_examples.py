@@ -32,6 +32,7 @@ class FakeBase:
         self.strict = strict
         self.bos_ids: tuple[int, ...] = (0,) if strict else ()
         self.tokenizer: Any = SimpleNamespace(eos_token_id=eos)
+        self.encoder_decoder: object | None = None
 
     def encode(self, text: str) -> list[int]:
         return self.encode_spans(text)[0]
@@ -147,6 +148,7 @@ def test_every_label_is_in_exactly_one_example_and_behind_its_own_context(
             ids += length
     base = SimpleNamespace(
         tokenizer=SimpleNamespace(eos_token_id=None),
+        encoder_decoder=None,
         bos_ids=(),
         encode_spans=lambda text, *, markup: (
             [int(word) for word in text.split()],

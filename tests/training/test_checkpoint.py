@@ -1,4 +1,4 @@
-"""Checkpoints that version 0.1.0 wrote are read and resumed: of a single run behind its step 5, and of a group behind step 9."""
+"""Checkpoints that version 0.1.0 wrote are read and resumed: of a single run after its step 5, and of a group after step 9."""
 
 from __future__ import annotations
 

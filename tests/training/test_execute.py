@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from sordino.errors import DataError
 from sordino.prompts.soft_prompt import Metadata
-from sordino.training.config import Calibration, TextPaths, TrainConfig
+from sordino.training.calibration import Calibration
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import RunEvent, Step
 from sordino.training.execute import dry_run, execute
 from sordino.training.group import Group, execute_group
@@ -69,6 +71,12 @@ def test_a_stopped_run_goes_on_to_the_same_prompt(texts: Path, base: Any) -> Non
     assert whole is not None
     assert cut is not None
     assert cut.prompt.content_hash == whole.prompt.content_hash
+
+
+def test_an_embedding_prompt_and_a_kv_prompt_of_one_name_have_a_folder_each(texts: Path) -> None:
+    job = job_of(texts, "voice")
+    both = (job, replace(job, out=job.out.with_name("voice.kv.zip")))
+    assert [one.folder.name for one in both] == ["voice.run", "voice.kv.run"]
 
 
 def test_a_dry_run_writes_nothing(texts: Path, base: Any) -> None:

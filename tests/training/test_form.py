@@ -60,7 +60,7 @@ def test_a_kv_prompt_says_the_position_that_its_keys_are_rotated_for(bos: bool, 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pass_tokens", [4096, 20])
 def test_gradients_are_those_of_the_loss(family: str, placement: str, kind: str, pass_tokens: int) -> None:
-    """Against differences of the loss, in float64: behind text and hold, in one pass and in several."""
+    """Against differences of the loss, in float64: after text and hold, in one pass and in several."""
     base = tiny_base(family, dtype=torch.float64, bos=True)
     form = form_of(base, replace(KV, kind=kind, placement=placement))
     matrix_PW = form.matrix_of_embeds(base, start_of(base)).double().requires_grad_()

@@ -104,7 +104,7 @@ def test_a_pass_holds_whole_runs_of_like_length():
 
 
 def test_long_prompts_are_not_crowded_into_one_pass():
-    """Their positions, too, take memory: twenty prompts of thirty behind little text are not one pass of forty."""
+    """Their positions, too, take memory: twenty prompts of thirty after little text are not one pass of forty."""
     base = tiny_base("llama")
     batches = [Batch(PrefixSource(torch.zeros(30, base.d_model), "start"), _examples(base, (2,), 0)) for _ in range(20)]
     assert max(map(len, shared_passes(base, batches, pass_tokens=64))) == 2

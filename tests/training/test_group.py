@@ -81,7 +81,10 @@ def test_the_base_model_is_left_alone(tmp_path):
 
 def test_early_stopping_is_each_runs_own(tmp_path):
     base = small_base()
-    runs = [replace(run, config=replace(CONFIG, patience=2, steps=12)) for run in several_runs(base, tmp_path)[:2]]
+    runs = [
+        replace(run, config=replace(CONFIG, patience=2, steps=12, context=0.0))
+        for run in several_runs(base, tmp_path)[:2]
+    ]
     losses = iter([[5.0, 5.0], [4.0, 4.0], [4.5, 3.0], [4.6, 2.0], [1.0]])
     found = _together(base, tmp_path, runs, loss=Loss(losses_and_gradients, lambda *a: next(losses)))
     first, second = (events[-1] for events in found.values())
@@ -162,7 +165,7 @@ def test_runs_killed_at_any_step_and_resumed_give_the_same_bits(tmp_path):
     folder = tmp_path / "killed"
     kills = 0
     flags: list[str] = []
-    # Run "a" is over behind step 7, its eleventh line.
+    # Run "a" is over after step 7, its eleventh line.
     for lines in (3, 13, 22):
         run = process(folder, *flags)
         metrics = folder / "d" / "metrics.jsonl"

@@ -50,7 +50,7 @@ def test_of_a_longer_one_the_rows_next_to_the_text_are_kept_and_that_is_said() -
 def test_a_shorter_one_gets_an_excerpt_in_front_and_that_is_said() -> None:
     base, start = small_base(), start_from(other(3), 8)
     assert np.array_equal(start.matrix_PD[-3:].numpy(), other(3).matrix)
-    assert "(3 vectors) behind 5 tokens of an excerpt" in start.how
+    assert "(3 vectors) after 5 tokens of an excerpt" in start.how
     # The rows in front are words, and consecutive ones of the training text.
     words = base.network.get_input_embeddings().weight
     ids = [int((words - row).norm(dim=1).argmin()) for row in start.matrix_PD[:5]]

@@ -119,6 +119,16 @@ def test_a_run_that_the_disk_ends_before_its_first_save_goes_on_exactly(tmp_path
     assert kinds[0] == kinds[1]
 
 
+def test_a_run_whose_folder_is_gone_does_not_advise_to_make_room(tmp_path):
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    (tmp_path / "metrics.jsonl").unlink()
+    tmp_path.rmdir()
+    with pytest.raises(
+        StorageError, match=r"No such file or directory\); put the folder back, then --resume; or start again"
+    ):
+        metrics.add(Validation(1, 2.0, True))
+
+
 def test_events_come_in_order_and_are_written_down(tmp_path):
     base = small_base()
     events = _run(base, tmp_path)
@@ -226,10 +236,10 @@ def test_early_stopping_keeps_the_best_matrix(tmp_path):
     base = small_base()
     losses = iter([5.0, 4.0, 4.5, 4.6, 4.7, 1.0])
     loss = Loss(losses_and_gradients, lambda *a: [next(losses)])
-    events = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3), loss=loss)
+    events = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3, context=0.0), loss=loss)
     assert events[-1].why == "early"
     assert events[-1].progress.best_step == 3
-    again = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3), resume=True)
+    again = _run(base, tmp_path, replace(CONFIG, steps=30, patience=3, context=0.0), resume=True)
     assert torch.equal(again[-1].matrix_PD, events[-1].matrix_PD)
 
 

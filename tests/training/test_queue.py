@@ -86,9 +86,9 @@ def test_a_run_that_was_begun_keeps_its_model(opened: Callable[[], Jobs]) -> Non
     draft = queue.new("", [("a.txt", b"text")])
     queue.train(draft, **MODEL, name="v", flags=(), settings={})
     # Another tab still shows the draft.
-    with pytest.raises(BadInput, match="begun already"):
+    with pytest.raises(BadInput, match="started already"):
         queue.measure(draft, (), model="another")
-    with pytest.raises(BadInput, match="begun already"):
+    with pytest.raises(BadInput, match="started already"):
         queue.train(draft, model="another", name="w", flags=(), settings={})
     assert (queue.get(draft.id).model, queue.get(draft.id).name) == ("smollm2", "v")
 

@@ -181,8 +181,9 @@ def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: st
 def test_measuring_that_is_killed_is_told(server: Running, model: str) -> None:
     run = texts(server, "one.txt", "two.txt", "three.txt")
     assert post(server, f"{run['id']}/look", {"model": model, "settings": QUICK})["busy"]
-    # The measuring is the only child of the server, which is this process.
-    (child,) = [one for one in psutil.Process().children() if "--dry-run" in one.cmdline()]
+    # The server is this process. Other tests may have left children that ended and were not waited for.
+    alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
+    (child,) = [one for one in alive if "--dry-run" in one.cmdline()]
     child.kill()
     told = seen(server, run["id"])
     assert "the measuring was killed from outside" in told["error"]
@@ -246,6 +247,15 @@ def test_texts_stay_in_their_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput):
         jobs.files.add_texts(QueuedJob("abc", "", "m", 0.0), [("x.txt", b"x"), (name, b"x")])
     assert not list(tmp_path.rglob("x*"))
+
+
+def test_two_texts_of_one_name_are_both_kept(tmp_path: Path) -> None:
+    jobs, job = Jobs(tmp_path / "training"), QueuedJob("abc", "", "m", 0.0)
+    jobs.files.add_texts(job, [("a/x.txt", b"one"), ("x.txt", b"one"), ("x.txt", b"two")])
+    jobs.files.add_texts(job, [("x.txt", b"one"), ("x.txt", b"three"), ("x.txt", b"two")])
+    texts = jobs.files.texts(job)
+    kept = {path.relative_to(texts).as_posix(): path.read_bytes() for path in texts.rglob("*.txt")}
+    assert kept == {"a/x.txt": b"one", "x.txt": b"one", "x (2).txt": b"two", "x (3).txt": b"three"}
 
 
 def test_texts_that_nobody_trained_on_are_let_go(tmp_path: Path) -> None:

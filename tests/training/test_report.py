@@ -18,7 +18,7 @@ from sordino.evaluation.distance_report import DistanceLine, DistanceReport
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.training import report as report_module
 from sordino.training.events import METRICS, Sample, Step, Validation
-from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
+from sordino.training.report import RESULTS, HeldoutLine, InspectionTable, RunReport, read_events, write_report
 
 EVIL = '"><script src="//evil.example/x.js"></script>\u202e $\\frac{1}{0}$ {{ 7 * 7 }}'
 PROMPT = SoftPrompt(
@@ -82,6 +82,16 @@ def written(folder: Path, report: RunReport) -> Page:
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
+def test_programs_get_the_same_results(tmp_path: Path) -> None:
+    write_report(tmp_path, FULL)
+    results = json.loads((tmp_path / RESULTS).read_bytes())
+    assert results["verdicts"] == FULL.verdicts
+    assert [(line["kind"], line["nll"]) for line in results["heldout"]] == [
+        (line.kind, line.nll) for line in FULL.heldout
+    ]
+    assert (results["distance"], results["samples"], results["notes"]) == (None, FULL.samples, ["split by file"])
+
+
 def test_it_shows_everything(tmp_path: Path) -> None:
     page = written(tmp_path, FULL)
     for said in (
@@ -117,7 +127,7 @@ def test_gains_behind_other_text_have_a_table_and_a_picture(tmp_path: Path) -> N
     report = replace(FULL, distance=DistanceReport((0, 256), 768, 2, "piece", 9, (line,), ()))
     page = written(tmp_path, report)
     for said in (
-        "Behind other text",
+        "After other text",
         "soft prompt <b>, held from 128",
         "+0.452",
         "+0.309",
@@ -126,7 +136,7 @@ def test_gains_behind_other_text_have_a_table_and_a_picture(tmp_path: Path) -> N
         "768 held-out tokens",
     ):
         assert said in page.shown, said
-    assert "Behind other text" not in written(tmp_path, FULL).shown
+    assert "After other text" not in written(tmp_path, FULL).shown
 
 
 def test_the_page_is_whole_and_fetches_nothing(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ QUICK = replace(
     config=replace(USUAL.config, row_tokens=32, limit=128, excerpt_tokens=(8, 16), resamples=100),
     parts=USUAL.parts - {"off_domain"},
 )
-# And behind eight tokens of other text.
+# And after eight tokens of other text.
 REACHING = replace(
     QUICK,
     config=replace(QUICK.config, distance=DistanceConfig((0, 8), ("foreign",), row_tokens=16, limit=64, parts=1)),
@@ -103,7 +103,7 @@ def test_the_report_says_what_is_left_behind_other_text(tmp_path: Path, base: An
     assert {tuple(line.gains) for line in made.report.distance.lines} == {(0, 8)}
     assert [line.hold for line in made.report.distance.lines if line.kind == "soft prompt"] == [128, None]
     page = (job.folder / HTML).read_text(encoding="utf-8")
-    assert "Behind other text" in page
+    assert "After other text" in page
     assert "held from 128" in page
 
 
@@ -289,7 +289,7 @@ def test_the_measuring_has_one_bar_that_never_goes_back(tmp_path: Path, base: An
     bar = [event for event in events if isinstance(event, Working) and event.what.startswith("Measuring: ")]
     names = list(dict.fromkeys(event.what.removeprefix("Measuring: ") for event in bar))
     assert names == [
-        "samples", "held-out texts", "a text in another voice", "behind other text", "each virtual token"
+        "samples", "held-out texts", "a text in another voice", "after other text", "each virtual token"
     ]  # fmt: skip
     assert len({event.total for event in bar}) == 1
     done = [event.done for event in bar]

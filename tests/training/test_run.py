@@ -13,21 +13,14 @@ import torch
 from sordino.errors import ConfigError
 from sordino.prompts.soft_prompt import Metadata
 from sordino.training import run
-from sordino.training.config import (
-    EPOCHS,
-    FEWEST_STEPS,
-    MINUTES,
-    Calibration,
-    ReadingConfig,
-    TextPaths,
-    TrainConfig,
-    calibration_of,
-)
+from sordino.training.calibration import EPOCHS, FEWEST_STEPS, MINUTES, Calibration, calibration_of
+from sordino.training.config import ReadingConfig, TextPaths, TrainConfig
 from sordino.training.events import Cost, RunEvent, Started
 from sordino.training.execute import execute
 from sordino.training.job import SETTINGS, Job, job_from, store, stored_job
 from sordino.training.judging import SHARE
-from sordino.training.run import estimate_group, read_texts
+from sordino.training.reading import read_sample
+from sordino.training.run import estimate_group
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 from tests.tiny_models import tiny_base
 
@@ -51,7 +44,7 @@ def job(tmp_path: Path) -> Job:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Every step takes 2 s and every evaluation 10 s."""
-    monkeypatch.setattr(run, "_measured_seconds", lambda runs: (2.0, 10.0))
+    monkeypatch.setattr(run, "_measured_seconds", lambda runs, strategy: (2.0, 10.0))
 
 
 def test_minutes_count_the_evaluations_that_were_asked_for() -> None:
@@ -68,13 +61,13 @@ def test_of_more_text_a_sample_is_read_and_the_same_when_the_run_goes_on(job: Jo
         for number in range(4000):
             file.write(json.dumps({"text": f"Entry {number}. " + LOG * 4}) + "\n")
     job = replace(job, texts=replace(job.texts, most_text=1))
-    read = read_texts(job.texts, job.texts.data, (), 0)
+    read = read_sample(job.texts, job.texts.data, (), 0)
     assert "a sample by the seed" in read.notes[-1]
     assert 1_000_000 <= sum(piece.size for piece in read.pieces) < 1_010_000
     job.folder.mkdir()
     store(job, "")
     again = job_from(job.folder, overwrite=False).texts
-    assert read_texts(again, again.data, (), 0) == read
+    assert read_sample(again, again.data, (), 0) == read
 
 
 def test_a_run_from_before_samples_reads_all_of_its_texts(job: Job) -> None:

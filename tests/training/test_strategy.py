@@ -1,11 +1,7 @@
-"""The strategies conform: one process, replicas on threads, and processes that reduce over gloo."""
+"""The strategies conform: one process, and replicas on threads. Processes: test_distributed.py."""
 
 from __future__ import annotations
 
-import os
-import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +15,11 @@ from torch import Tensor
 
 from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
-from sordino.texts.examples import Example
 from sordino.training.config import TrainConfig
 from sordino.training.gradient import Batch
 from sordino.training.mixture.components import MatrixPart, component_form
 from sordino.training.mixture.joint import MixtureLoss
-from sordino.training.strategy import SINGLE_PROCESS, Strategy
+from sordino.training.strategy import SINGLE_PROCESS, Item, Strategy, share_of_runs
 from tests.training import strategy_conformance
 from tests.training.runs import off, small_base, small_set, start_of
 from tests.training.strategy_conformance import TOLERANCE, Launch
@@ -51,14 +46,22 @@ class Replica:
     rank: int
 
     @property
+    def processes(self) -> int:
+        return self.world.size
+
+    @property
+    def together(self) -> bool:
+        return False
+
+    @property
     def saves(self) -> bool:
         return self.rank == 0
 
     def place(self, base: BaseModel) -> BaseModel:
         return base
 
-    def share(self, examples: Sequence[Example]) -> Sequence[Example]:
-        return examples[self.rank :: self.world.size]
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        return items[self.rank :: self.world.size]
 
     def reduce(self, tensors: Sequence[Tensor]) -> None:
         self.world.given[self.rank] = [tensor.clone() for tensor in tensors]
@@ -68,10 +71,10 @@ class Replica:
         self.world.barrier.wait()
 
 
-def replicas(count: int) -> Launch:
+def replicas(count: int, model: BaseModel | None = None) -> Launch:
     def launch(function: Callable[[Strategy, BaseModel], Any]) -> list[Any]:
         # Made ahead: random weights come from a stream that all threads share.
-        world, base = _World(count), small_base()
+        world, base = _World(count), model or small_base()
 
         def one(rank: int) -> Any:
             try:
@@ -116,18 +119,11 @@ def test_a_mixtures_loss_and_weights_are_one_processs(count: int) -> None:
         assert ours[2] == pytest.approx(losses, abs=TOLERANCE)
 
 
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
-    """Real processes, which reduce over gloo."""
-    from tests.training import two_processes
-
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.two_processes", str(tmp_path)]
-    running = [subprocess.Popen([*command, str(rank)], env=environment, cwd=root) for rank in range(2)]
-    assert [one.wait(120) for one in running] == [0, 0]
-    first, second = (pickle.loads((tmp_path / f"{rank}.pickle").read_bytes()) for rank in range(2))
-    assert torch.equal(first, second)
-    (tmp_path / "one").mkdir()
-    alone = two_processes.trained(SINGLE_PROCESS, tmp_path / "one")
-    assert off(first, alone) <= 100 * TOLERANCE
+def test_whole_runs_are_shared_while_each_process_gets_as_many() -> None:
+    """Of five runs of three examples, three processes take one each; the rows of the other two are shared."""
+    runs = [[f"{run}{row}" for row in range(3)] for run in range(5)]
+    world = _World(3)
+    shares = [share_of_runs(Replica(world, rank), runs) for rank in range(3)]
+    assert [[len(part) for part in own] for own in shares] == [[3, 0, 0, 1, 1], [0, 3, 0, 1, 1], [0, 0, 3, 1, 1]]
+    assert sorted(row for own in shares for part in own for row in part) == sorted(row for run in runs for row in run)
+    assert share_of_runs(SINGLE_PROCESS, runs) == runs

@@ -31,7 +31,7 @@ def evaluate(
     The same tokens are predicted after each prompt, without one, after instructions and, where `training` names the training
     texts, after excerpts of them. prompts: one, or several by label. instructions: by default made from the prompts'
     descriptions. settings: the fields of `EvaluateConfig`, for instance limit=2048; distance=[0, 256, 768] measures
-    what is left of the gains behind so many tokens of other text, continuations=64 whether so many continuations repeat
+    what is left of the gains after so many tokens of other text, continuations=64 whether so many continuations repeat
     themselves.
     Raises DataError, ConfigError, DoesNotFit, OutOfMemory.
     """

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 @naming_arguments
 def load(path: str | Path, *, index: int | None = None) -> StoredPrompt:
-    """A soft prompt or a mixture from a file or folder of any known format, or from your library by its name.
+    """A soft prompt or a mixture from a file or folder of any known format, from your library by its name, or from the Hugging
+    Face Hub: `hf:USER/NAME[@REVISION]`.
 
-    index: which one, of a file that holds several. Loads no PyTorch. Raises SoftPromptFileError, NotInLibrary.
+    index: which one, of a file that holds several. Loads no PyTorch. Raises SoftPromptFileError, NotInLibrary, HubError.
     """
     from sordino import formats
 
@@ -35,9 +36,38 @@ def peek(path: str | Path) -> Peek:
     return formats.peek(_resolved(path))
 
 
+@naming_arguments
+def push(
+    path: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    licence: str | None = None,
+    language: str = "",
+    overwrite: bool = False,
+) -> str:
+    """Publish a soft prompt, a file or a name in your library, on the Hugging Face Hub as USER/NAME. Returns its address.
+
+    Nothing is asked: `sordino push` shows first what will be disclosed. private: of a new repository. licence: in place of the
+    file's. language: ISO 639 code of its texts. overwrite: replace a card that somebody edited, and other soft prompts there.
+    Raises BadInput, HubError.
+    """
+    from sordino.library.hub_push import PushSettings, prepared
+    from sordino.library.hub_push import push as send
+
+    settings = PushSettings(private=private, licence=licence, language=language, overwrite=overwrite)
+    with prepared(_resolved(path), repository, settings) as ready:
+        return send(ready).address
+
+
 def _resolved(path: str | Path) -> Path:
     if os.path.isfile(path):
         return Path(path)
+    if str(path).startswith("hf:"):
+        from sordino.library.hub import describe, fetch
+        from sordino.library.hub_names import parse_reference
+
+        return fetch(describe(parse_reference(str(path))))
     # Opening the default library makes it.
     from sordino.library.library import open_library
 

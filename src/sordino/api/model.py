@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sordino.engine.generate import TextDelta, TextRequest
     from sordino.models.base_model import BaseModel
     from sordino.models.files import Notify
+    from sordino.models.suited import SuitedModel
     from sordino.prompts.fit import Fit
 
 Prompts = StoredPrompt | Sequence[StoredPrompt | None] | None
@@ -130,7 +131,7 @@ class Model:
                 got=f"{len(texts)} texts, {len(prompts)} prompts, {len(seeds)} seeds",
             )
         if not all(type(each) is int for each in seeds):
-            raise ConfigError("not a seed", where="seed", expected="a whole number", got=repr(seed))
+            raise ConfigError("out of range", where="seed", expected="a whole number", got=repr(seed))
         rows = next(iter(lengths), 1)
         for each in prompts:
             if each is not None:
@@ -145,17 +146,38 @@ class Model:
 
 @naming_arguments
 def load_model(
-    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify | None = None
+    name: str = "smollm2",
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantise: str | None = None,
+    offload: bool = False,
+    notify: Notify | None = None,
 ) -> Model:
     """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
 
     dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. device: "cpu", "cuda",
-    "cuda:N" or "mps"; by default a GPU where there is one. notify: called with a line before each slow step.
-    Raises ModelError, ConfigError, StorageError, OutOfMemory.
+    "cuda:N" or "mps"; by default a GPU where there is one. quantise: "int8", "nf4" or "int4", for linear layers in 8 or 4 bits.
+    offload: leave them on the disk. notify: called with a line before each slow step.
+    Raises ModelError, ConfigError, MissingExtra, StorageError, OutOfMemory.
     """
     from sordino.models import base_model, files
 
-    return Model(base_model.load(name, dtype=dtype, device=device, notify=notify or files.silent))
+    if offload and quantise:
+        raise ConfigError("layers that are packed are in memory", where="offload", got=f"quantise={quantise!r} too")
+    quantise = "offload" if offload else quantise
+    return Model(base_model.load(name, dtype=dtype, device=device, quantise=quantise, notify=notify or files.silent))
+
+
+def suited_models() -> list[SuitedModel]:
+    """The base models that can be trained on in this machine's memory: the bundled ones, then the smallest first. None is loaded.
+
+    Each has `name` and `quantise` for `load_model`: on a GPU, what is too large as it is comes in 4 bits. `print` shows what it
+    needs. The memory is estimated; `load_model` measures the weights. Other models of the Hub can be loaded by their id.
+    """
+    from sordino.models import suited
+
+    return suited.suited_models()
 
 
 def _sampling_and_attention(how: Mapping[str, Any]) -> tuple[Sampling, tuple[Any, Any]]:

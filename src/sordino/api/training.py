@@ -12,10 +12,9 @@ from sordino.settings import check_names
 
 if TYPE_CHECKING:
     from sordino.api.model import Model
-    from sordino.library.outputs import Outputs
-    from sordino.training.config import Calibration, Description
+    from sordino.training.calibration import Calibration
     from sordino.training.events import OnEvent
-    from sordino.training.job import Job
+    from sordino.training.job import Job, RunOptions
     from sordino.training.result import TrainResult
 
 
@@ -36,29 +35,25 @@ def train(
     default the texts' name in the working directory. Checkpoints and report.html go to NAME.run beside it, which
     `resume` takes. overwrite: replace the file, and what an earlier run left there. on_event: called with each event as it happens.
 
-    settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; minutes=5 instead of steps; find_lr=True instead of
+    settings: the fields of `TrainConfig`, for instance tokens=20, steps=100; recipe="lester" for those of the paper, where they are
+    not given; minutes=5 instead of steps; find_lr=True instead of
     lr; what the file says: name, author, description, licence, tags ("sea, letters"), rating, samples=False for a file without
     samples; speaker: whose turns of chat logs to learn; most_text: million characters that are read, of more a sample. With
     neither steps nor minutes, the number of steps is chosen: as many as the texts want and about 5 minutes allow on this machine,
     300 at most. It is in the event `Cost` and in the file's recipe.
     Raises DataError, ConfigError, BadInput, OutOfMemory, StorageError, TrainingError.
     """
-    from sordino.training.config import (
-        Calibration,
-        Description,
-        ReadingConfig,
-        TextPaths,
-        TrainConfig,
-        calibration_of,
-    )
+    from sordino.training.calibration import Calibration, calibration_of
+    from sordino.training.config import Description, ReadingConfig, TextPaths, TrainConfig
     from sordino.training.job import check_job, train_job
+    from sordino.training.recipes import RecipeChoice
 
-    given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, _Rest)
+    given = _by_class(settings, TrainConfig, Calibration, Description, ReadingConfig, RecipeChoice, _Rest)
     calibration = calibration_of(given[TrainConfig], given[Calibration])
+    config = TrainConfig(**RecipeChoice(**given[RecipeChoice]).applied(given[TrainConfig]))
     reading = ReadingConfig(**given[ReadingConfig])
     paths = TextPaths(tuple(as_paths(texts)), tuple(as_paths(heldout)), reading.speaker, reading.most_text)
-    outputs, about = _outputs(out, given, overwrite=overwrite)
-    job = train_job(paths, TrainConfig(**given[TrainConfig]), outputs, about, *_machine(model))
+    job = train_job(paths, config, _run_options(model, out, given, overwrite=overwrite))
     check_job(job)
     return _executed(job, model, on_event, calibration, resume=False)
 
@@ -80,7 +75,8 @@ def distil(
     of the text's effect is kept. settings: the fields of `DistilConfig`, for instance tokens=16, continuations=256, steps=80;
     what the file says, as in `train`. Raises as `train`.
     """
-    from sordino.training.config import Calibration, Description
+    from sordino.training.calibration import Calibration
+    from sordino.training.config import Description
     from sordino.training.distil.config import DistilConfig
     from sordino.training.distil.source import files_and_words
     from sordino.training.job import check_job, distil_job
@@ -88,8 +84,7 @@ def distil(
     given = _by_class(settings, DistilConfig, Description, _Rest)
     files, words = files_and_words([str(text) for text in ([texts] if isinstance(texts, str | Path) else texts)])
     config = DistilConfig(**{"text": words, **given[DistilConfig]})
-    outputs, about = _outputs(out, given, overwrite=overwrite)
-    job = distil_job(files, config, outputs, about, *_machine(model))
+    job = distil_job(files, config, _run_options(model, out, given, overwrite=overwrite))
     check_job(job)
     return _executed(job, model, on_event, Calibration(), resume=False)
 
@@ -102,10 +97,18 @@ def resume(
 
     model: the one that the run began with. overwrite: replace the file, should there be one. Raises as `train`.
     """
-    from sordino.training.config import Calibration
+    from sordino.training.calibration import Calibration
     from sordino.training.job import stored_job
 
     return _executed(stored_job(Path(folder), overwrite=overwrite), model, on_event, Calibration(), resume=True)
+
+
+@naming_arguments
+def unfinished(out: str | Path) -> Path | None:
+    """The folder of the run to this file, where it was stopped or killed and can go on: for `resume`. Else None."""
+    from sordino.training import job
+
+    return job.unfinished(Path(out))
 
 
 def _executed(
@@ -119,20 +122,19 @@ def _executed(
     return result
 
 
-def _machine(model: Model) -> tuple[str, str, str]:
-    """What a run's folder says of the model: its name, device and number type."""
-    return model.base.name, str(model.base.device), str(model.base.dtype).removeprefix("torch.")
-
-
-def _outputs(
-    out: str | Path | None, given: Mapping[type, Mapping[str, Any]], *, overwrite: bool
-) -> tuple[Outputs, Description]:
+def _run_options(
+    model: Model, out: str | Path | None, given: Mapping[type, Mapping[str, Any]], *, overwrite: bool
+) -> RunOptions:
     from sordino.library.outputs import Outputs
     from sordino.training.config import Description
+    from sordino.training.job import RunOptions
 
-    about, rest = Description(**given[Description]), _Rest(**given[_Rest])
+    about, rest, base = Description(**given[Description]), _Rest(**given[_Rest]), model.base
     outputs = Outputs(None if out is None else Path(out), name=rest.name, overwrite=overwrite)
-    return outputs, replace(about, no_samples=about.no_samples or not rest.samples)
+    about = replace(about, no_samples=about.no_samples or not rest.samples)
+    return RunOptions(
+        outputs, about, base.name, str(base.device), str(base.dtype).removeprefix("torch."), base.quantise
+    )
 
 
 @dataclass(frozen=True)

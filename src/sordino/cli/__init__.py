@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from importlib import import_module
 from typing import Any
@@ -18,7 +19,8 @@ import click
 
 from sordino import __version__
 from sordino.engine.waiting import watch_the_machine
-from sordino.errors import SordinoError
+from sordino.errors import ConfigError, ProcessLost, SordinoError
+from sordino.training.launch import is_launched, is_silent, started_in_several
 
 # name -> (module in this folder, attribute, one line for `sordino --help`).
 Table = dict[str, tuple[str, str, str]]
@@ -46,10 +48,18 @@ GROUPS: dict[str, Table] = {
         "help": ("help", "help_", "Show the help of a command."),
     },
     "Share": {
-        "install": ("prompts", "install", "Copy a soft prompt into the library."),
+        "search": ("hub", "search", "Search the Hugging Face Hub for soft prompts."),
+        "install": (
+            "prompts",
+            "install",
+            "Copy a soft prompt into the library, from a file, a gallery or the Hugging Face Hub.",
+        ),
+        "push": ("hub", "push", "Publish a soft prompt on the Hugging Face Hub."),
         "remove": ("prompts", "remove", "Take a soft prompt out of the library."),
         "edit": ("prompts", "edit", "Change a soft prompt's name, description or other metadata."),
         "convert": ("prompts", "convert", "Rewrite a soft prompt in another format."),
+        "gallery": ("gallery", "gallery", "Soft prompts of web pages: make such a page, add one, list what it offers."),
+        "bake": ("bake", "bake", "Write a copy of a base model with soft prompts as tokens, for any program."),
     },
     "Look inside": {
         "evaluate": ("evaluate", "evaluate", "Measure soft prompts on held-out texts."),
@@ -66,6 +76,8 @@ GROUPS: dict[str, Table] = {
         ),
     },
 }
+# Those that several processes can share.
+SEVERAL = ("train", "sweep")
 COMMANDS: Table = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 _INTERRUPTED = 130
@@ -96,6 +108,8 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         # click suggests among the commands registered on the group, and lazy ones are not.
+        if started_in_several() and args[0] not in SEVERAL:
+            raise ConfigError("this command runs in one process", where=args[0], do="start it without torchrun")
         if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
@@ -114,11 +128,12 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            if not is_silent():
+                click.echo("interrupted", err=True)
             ctx.exit(_INTERRUPTED)
         except click.ClickException as error:
             ctx.exit(_show_usage(error))
-        # click's own, which are RuntimeErrors.
+        # click's own exceptions, which are RuntimeErrors.
         except (click.exceptions.Exit, click.Abort):
             raise
         # The last resort: whatever it is, the user gets one line and a script an exit code.
@@ -133,20 +148,37 @@ def _report(error: Exception) -> int:
     """
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         raise error
-    from sordino.cli.console import one_line, show_error
-
     message, exit_code = _line_and_code(error)
-    show_error(one_line(message))
+    if _is_to_say(error):
+        from sordino.cli.console import err, one_line, show_error
+
+        err.quiet = False
+        show_error(one_line(message))
     return exit_code
+
+
+def _is_to_say(error: Exception) -> bool:
+    """Whether this process shows what ended it: of several that were started together, the first one does."""
+    if not started_in_several():
+        return True
+    if isinstance(error, ProcessLost) and is_launched():
+        return False
+    from sordino.training.distributed import is_first_to_fail
+
+    return is_first_to_fail()
 
 
 def _show_usage(error: click.ClickException) -> int:
     """Show an error of click's, and return the exit code."""
-    from sordino.cli.console import printable, show_error
+    if not _is_to_say(error):
+        return error.exit_code
+    from sordino.cli.console import err, printable, show_error
 
+    err.quiet = False
     text = io.StringIO()
     error.show(text)
-    show_error(printable(text.getvalue().rstrip("\n")))
+    # As ours begin.
+    show_error(printable(re.sub("^Error:", "error:", text.getvalue(), count=1, flags=re.MULTILINE).rstrip("\n")))
     return error.exit_code
 
 
@@ -187,6 +219,10 @@ def main(context: click.Context) -> None:
     The model itself stays as it is.
     """
     _survive_narrow_encodings()
+    if is_silent():
+        from sordino.cli.console import err, out
+
+        out.quiet = err.quiet = True
     if context.invoked_subcommand is not None:
         return
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')

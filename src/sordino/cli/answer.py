@@ -47,9 +47,7 @@ class AnswerKind:
         required=True,
     ),
     paths_option(
-        "--examples",
-        "training",
-        "Training rows: examples are drawn from them, and how often each label occurs.",
+        "--examples", "training", "Training rows: examples are drawn from them, and how often each label occurs."
     ),
 )
 @setting_options(AnswerKind, given_as="answered")
@@ -77,14 +75,13 @@ def answers(
     alone = {label: prompt for label, prompt in loaded.items() if not isinstance(prompt, Mixture)}
     if answered.free and len(alone) < len(loaded):
         raise ConfigError(
-            "free answers of mixtures are not measured", where="--free", do="give soft prompts, or labels"
+            "mixtures are not measured by what they write", where="--free", do="give soft prompts, or labels"
         )
     held = rows.read(apart=True)
     from sordino.evaluation.tasks import check_task
 
     check_task(held.sets, held.training)
-    base = model.load()
-    prompts.check(base, loaded)
+    base = prompts.load_model(model, loaded)
     from sordino.evaluation.answers import classify
     from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.free_answers import answer_freely

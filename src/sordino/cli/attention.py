@@ -44,7 +44,7 @@ def _each(kind: Callable[[str], object], expected: str) -> Callable[..., Any]:
             found = [kind(part.strip()) for part in text.split(",")]
         except ValueError:
             where = parameter.opts[0]
-            raise ConfigError(f"not a {parameter.name}", where=where, expected=expected, got=text) from None
+            raise ConfigError("not understood", where=where, expected=expected, got=text) from None
         return found[0] if len(found) == 1 else found
 
     return read

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sordino.evaluation.analysis.path import BlendPath
 
 _OF_HELDOUT = ("--points", "--picture", "--speaker", "--limit", "--row-tokens", "--pass-tokens", "--force", "--model",
-               "--device", "--dtype")  # fmt: skip
+               "--device", "--dtype", "--quantise", "--offload")  # fmt: skip
 
 
 @click.command()
@@ -63,8 +63,7 @@ def blend(
     report: dict[str, Any] = {"notes": list(made.notes)}
     if texts.heldout:
         sets = texts.read(apart=True).sets
-        base = model.load()
-        prompts.check(base, loaded)
+        base = prompts.load_model(model, loaded)
         also = None if outputs.target is None else weights[1] / sum(weights) if weights else 0.5
         from sordino.evaluation.analysis.path import path_between
 

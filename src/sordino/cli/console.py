@@ -10,7 +10,6 @@ import json
 import os
 import re
 import sys
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
 # Piped output is read by grep and spreadsheets, which want a row on one line.
 _PIPED_WIDTH = 200
-# Of ours in the first line, of click's below the usage.
-_ERROR = re.compile(r"\A(internal )?error:|^Error:", re.MULTILINE)
+# Ours is on the first line, click's below the usage.
+_ERROR = re.compile(r"\A(internal )?error:|^error:", re.MULTILINE)
 # 128 and SIGPIPE's number.
 _BROKEN_PIPE = 141
 
@@ -83,19 +82,15 @@ def is_interactive() -> bool:
 
 
 def printable(text: str) -> str:
-    """`text` from outside, safe to show: other control characters than line breaks and tabs are replaced.
+    """`text` from outside, safe to show: control characters, except line breaks and tabs, and direction overrides are replaced.
 
-    So are direction overrides. An escape sequence in a file's description could retitle the terminal or hide a line.
+    An escape sequence in a file's description could retitle the terminal or hide a line.
     """
-    return "".join(char if _is_safe(char) else "\ufffd" for char in text.replace("\r\n", "\n"))
+    return _UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
-def _is_safe(char: str) -> bool:
-    return char in "\n\t" or (unicodedata.category(char) not in ("Cc", "Cs") and char not in _DIRECTIONS)
-
-
-# Bidirectional overrides and isolates: they make a line show in another order than it is written.
-_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Control characters, surrogates, and bidirectional overrides and isolates, which show a line in another order than it is written.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 
 
 def one_line(text: str) -> str:
@@ -136,6 +131,11 @@ def warn(message: str) -> None:
     err.print(f"warning: {one_line(message)}", style="yellow")
 
 
+def note(line: str) -> None:
+    """A line about the run, from outside or not, on stderr."""
+    err.print(one_line(line))
+
+
 def show_error(text: str) -> None:
     """An error on stderr, its first word, "error:", in red."""
     shown = Text(text)
@@ -144,8 +144,10 @@ def show_error(text: str) -> None:
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
-    """JSON on standard output, on one line without `indent`; escaped where the output's encoding lacks a character."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    """JSON on standard output, on one line without `indent`. Escaped: what `printable` replaces, and where the output's encoding
+    lacks a character, all that is not ASCII.
+    """
+    text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False, indent=indent))
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

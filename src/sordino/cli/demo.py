@@ -52,17 +52,15 @@ DEFAULT_FOLDER = Path("sordino-demo")
 )
 @click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
 @click.option(
-    "--ui", "shows_page", is_flag=True, help="Open the page on the soft prompt then, or at once if it is there."
+    "--ui",
+    "shows_page",
+    is_flag=True,
+    help="Then open the page with the soft prompt; at once if an earlier demo made it.",
 )
 @setting_options(loading.ModelChoice, "device", given_as="choice")
 @click.pass_context
 def demo(
-    context: click.Context,
-    folder: Path,
-    minutes: float,
-    overwrite: bool,
-    shows_page: bool,
-    choice: loading.ModelChoice,
+    context: click.Context, folder: Path, minutes: float, overwrite: bool, shows_page: bool, choice: loading.ModelChoice
 ) -> None:
     """Train a soft prompt on a lighthouse keeper's log and see the bundled model take on his voice.
 
@@ -79,7 +77,7 @@ def demo(
         job = demo_job(folder, choice.device, overwrite=overwrite)
         out.print(
             f"In three parts: about {minutes:g} minutes of training, then measuring and three continuations, about one more. "
-            f"First the model is loaded, the first time fetched ({BUNDLED[MODEL].megabytes} MB)."
+            f"First the model is loaded; the first time, it is downloaded ({BUNDLED[MODEL].megabytes} MB)."
         )
         if run(job, loading.loaded_model(MODEL, None, choice.device), minutes) is None:
             return
@@ -88,14 +86,14 @@ def demo(
 
 
 def _wants_page() -> bool:
-    """Asked where there is somebody to answer and a page to show."""
+    """Ask, where there is somebody to answer and a page to show."""
     if not (is_interactive() and out.is_terminal and find_spec("websockets")):
         return False
     return click.confirm("\nOpen the page and write with it now?", default=True)
 
 
 def _open_page(context: click.Context, file: Path, model: str) -> None:
-    """With the user's library, and the demo's folder behind it."""
+    """With the user's library, followed by the demo's folder."""
     from sordino.library.library import Library, open_library
 
     library = Library([*open_library().folders, file.parent])
@@ -139,7 +137,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
 
 
 def _show_unchanged(base: BaseModel) -> float:
-    """What the model writes by itself, so that the first sample has something to differ from. How long it took, seconds."""
+    """Show what the model writes by itself, to compare the first sample with. Returns how long it took, in seconds."""
     from sordino.engine.generate import TextRequest, complete
     from sordino.training.demo import OPENINGS, SAMPLE_TOKENS
 
@@ -165,16 +163,14 @@ def _show_what_next(job: Job) -> None:
     from sordino.training.demo import NAME
     from sordino.training.report import HTML
 
-    program, file = quote(str(_program())), quote(str(job.out))
+    program, file, folder = quote(str(_program())), quote(str(job.out)), job.out.parent
+    there = "" if folder == DEFAULT_FOLDER else f" --out {quote(str(folder))}"
     out.print("\nYour soft prompt and its report:", style="bold")
     out.print(f"  {job.out.resolve()} ({job.out.stat().st_size / 1024:.0f} KiB)")
     out.print(f"  {job.folder.resolve() / HTML}")
     out.print("\nWhat next:", style="bold")
     for what, how in (
-        (
-            "in the browser",
-            f"{program} demo --ui{_out_flag(job.out.parent)}   (pip install 'sordino[ui]' adds the page)",
-        ),
+        ("in the browser", f"{program} demo --ui{there}   (pip install 'sordino[ui]' adds the page)"),
         ("write with it", f'{program} generate "The lamp" --soft-prompt {file}'),
         ("compare", f'{program} compare "It rained all day" --soft-prompt {file}'),
         ("keep it", f"{program} install {file}   (from then on it is called {NAME})"),
@@ -184,12 +180,8 @@ def _show_what_next(job: Job) -> None:
         out.print(f"  {what:<16}{how}")
 
 
-def _out_flag(folder: Path) -> str:
-    return "" if folder == DEFAULT_FOLDER else f" --out {quote(str(folder))}"
-
-
 def _program() -> Path:
-    """What to type: `sordino`, or where it lies if it cannot be called by its name, as in a clone's .venv."""
+    """What to type: `sordino`, or its path where it is not on PATH, as in a clone's .venv."""
     called = Path(sys.argv[0])
     if shutil.which("sordino") or called.stem != "sordino" or not called.exists():
         return Path("sordino")

@@ -1,4 +1,4 @@
-"""Gains behind other text: the options that ask for them, and what is shown."""
+"""Gains after other text: the options that ask for them, and what is shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULT = ",".join(map(str, DISTANCES))
 
 @dataclass(frozen=True)
 class DistanceChoice:
-    """As typed. distances: None where gains behind other text were not asked for. foreign: empty for packaged texts."""
+    """As typed. distances: None where gains after other text were not asked for. foreign: empty for packaged texts."""
 
     distances: str | None
     distance_tokens: int | None
@@ -101,14 +101,14 @@ def distance_options() -> Decorator:
             "--continuations",
             type=int,
             metavar="N",
-            help="Also write N continuations behind 256 tokens of other text, held and not: do they repeat themselves? 64 say "
+            help="Also write N continuations after 256 tokens of other text, held and not: do they repeat themselves? 64 are "
             "enough, and take minutes.",
         ),
     )
 
 
 def _lengths(text: str) -> tuple[int, ...]:
-    """Of "64,256"; with 0, which every gain is compared with."""
+    """The numbers in "64,256", and 0, at which the gain is that others are compared with."""
     try:
         lengths = {int(part) for part in text.split(",")}
     except ValueError:
@@ -120,7 +120,7 @@ def show_distance(report: DistanceReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.distance_report import columns, explanation, rows
 
-    show_table(columns(report), rows(report), title="Gain behind other text")
+    show_table(columns(report), rows(report), title="Gain after other text")
     for line in explanation(report):
         out.print(line)
     out.print()
@@ -130,7 +130,7 @@ def show_continuations(report: ContinuationReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
 
-    show_table(COLUMNS, rows(report), title="What the model writes behind other text")
+    show_table(COLUMNS, rows(report), title="What the model writes after other text")
     for line in explanation(report):
         out.print(line)
     out.print()

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 @json_option()
 @base_model_options()
 @click.option("--error-file", type=PATH, hidden=True)
+@click.option("--progress-file", type=PATH, hidden=True)
 def distil(error_file: Path | None, **options: Any) -> None:
     """Turn TEXT into a soft prompt: an instruction, examples, a character card, a lorebook, notes on style.
 
-    TEXT is a file (text; a card or a lorebook as PNG or JSON) or words in quotes; several are one text. The model writes
-    continuations with TEXT in front, and the virtual tokens learn to have the same effect. They keep how it writes, not facts:
-    docs/distil.md.
+    TEXT is a file (text; a card or a lorebook as PNG or JSON) or words in quotes; several are joined into one. The model
+    writes continuations with TEXT in front, and the virtual tokens learn to have the same effect. They keep how it writes, not
+    facts: docs/distil.md.
 
     Once the steps begin, Ctrl-C saves the run and prints how to resume it.
     """
@@ -57,12 +58,15 @@ def _distil(options: Mapping[str, Any]) -> None:
     from sordino.cli.training_display import RunDisplay, show_stopped
     from sordino.evaluation.report import to_json
     from sordino.training.execute import execute
+    from sordino.training.progress_file import noting
 
     job, as_json = _job(options, *given), options["as_json"]
-    base = loaded_model(job.model, job.dtype, job.device, ask=not as_json)
+    base = loaded_model(
+        job.model, job.dtype, job.device, quantise=job.quantise, ask=not as_json, only_decoders="distillation"
+    )
     with RunDisplay() as display:
         resume = options["resume"] is not None
-        on_event = display.show_status if as_json else display.show
+        on_event = noting(options["progress_file"], display.show_status if as_json else display.show)
         made = execute(job, base, resume=resume, on_event=on_event, should_stop=display.should_stop)
     if made is None:
         show_stopped(job.folder, f"{display.reached} of {display.steps}; saved.")
@@ -84,10 +88,10 @@ def _given(texts: Sequence[str]) -> tuple[tuple[Path, ...], str]:
 
 def _job(options: Mapping[str, Any], files: tuple[Path, ...], words: str) -> Job:
     """The run that is asked for, or that is resumed, checked. Raises SordinoError."""
-    from sordino.training.job import check_job, distil_job, stored_job
+    from sordino.training.job import RunOptions, check_job, distil_job, stored_job
 
     if options["resume"] is not None:
-        refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file"))
+        refuse_with_resume("a run", besides=("resume", "overwrite", "as_json", "error_file", "progress_file"))
         check_exist(options["resume"])
         return stored_job(options["resume"], overwrite=options["overwrite"])
     if options["out"] is None and words and not files:
@@ -95,6 +99,7 @@ def _job(options: Mapping[str, Any], files: tuple[Path, ...], words: str) -> Job
     model: ModelChoice = options["model"]
     outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
     config = replace(options["config"], text=words)
-    job = distil_job(files, config, outputs, options["about"], model.model, model.device, model.dtype)
+    run = RunOptions(outputs, options["about"], model.model, model.device, model.dtype, model.layers)
+    job = distil_job(files, config, run)
     check_job(job)
     return job

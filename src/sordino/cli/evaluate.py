@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 @text_options(
     heldout_option("Texts that were not trained on; may be repeated.", required=True),
     paths_option("--excerpts", "training", "The training texts, to compare with real excerpts of them."),
-    paths_option(
-        "--off-domain",
-        "off_domain",
-        "Texts in another voice, to see the damage.  [default: a packaged one]",
-    ),
+    paths_option("--off-domain", "off_domain", "Texts in another voice, to see the damage.  [default: a packaged one]"),
     instruction_option("made from the description, where there is one"),
 )
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
@@ -64,8 +60,9 @@ def evaluate(
     other = packaged_text(alone, held.pieces) if not texts.off_domain else (
         ", ".join(path.name for path in texts.off_domain), read_pieces(list(texts.off_domain)).pieces
     )  # fmt: skip
-    base = model.load()
-    prompts.check(base, loaded)
+    base = prompts.load_model(
+        model, loaded, only_decoders="the effect at a distance" if config.distance is not None else None
+    )
     from sordino.evaluation.conditions import Baselines
     from sordino.evaluation.measuring import evaluate as measure
     from sordino.evaluation.report import to_json
@@ -92,8 +89,8 @@ def evaluate(
 
 def show_report(report: Report, row_tokens: int) -> None:
     """The table, what its columns mean, and a verdict for each soft prompt."""
-    from sordino.evaluation.report import damage, explanation, verdict
     from sordino.evaluation.tables import heldout_table
+    from sordino.evaluation.verdict import damage, explanation, verdict
 
     first = next(iter(report.n_tokens))
     show_measured(heldout_table(report.heldout, first))

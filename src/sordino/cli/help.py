@@ -11,13 +11,13 @@ import click
 def help_(context: click.Context, names: tuple[str, ...]) -> None:
     """Show the help of a command.
 
-    Of a command of a group, too: sordino help mixture fit. Without COMMAND, the list of all commands.
+    For a command of a group: sordino help mixture fit. Without COMMAND, list all commands.
     """
-    asked = context.find_root()
+    found = context.find_root()
     for name in names:
-        if not isinstance(asked.command, click.Group):
-            raise click.UsageError(f"{asked.command_path} has no commands of its own", ctx=asked)
-        _, command, _ = asked.command.resolve_command(asked, [name])
+        if not isinstance(found.command, click.Group):
+            raise click.UsageError(f"{found.command_path} has no commands of its own", ctx=found)
+        _, command, _ = found.command.resolve_command(found, [name])
         assert command is not None
-        asked = click.Context(command, info_name=name, parent=asked)
-    click.echo(asked.get_help())
+        found = click.Context(command, info_name=name, parent=found)
+    click.echo(found.get_help())

@@ -58,8 +58,7 @@ def inspect(
         raise ConfigError("a KV prompt has no words to draw", where="--picture", do="leave the KV prompts out")
     outputs.check()
     read = texts.read(apart=True)
-    base = model.load()
-    prompts.check(base, loaded)
+    base = prompts.load_model(model, loaded)
     from sordino.evaluation.analysis.inspection import inspected
     from sordino.evaluation.analysis.kv_inspection import inspected_kv
     from sordino.evaluation.analysis.tables import (
@@ -78,8 +77,8 @@ def inspect(
             found.append(inspected(base, label, prompt, text, config, progress=progress))
         if not config.quick and found[-1].depth is None:
             warn(
-                f"{label}: importance and attention were not measured: of {prompt.n_tokens} virtual tokens it takes minutes; "
-                "--limit 128 measures them all the same"
+                f"{label}: importance and attention were not measured, which takes minutes for {prompt.n_tokens} virtual "
+                "tokens; --limit 128 measures them all the same"
             )
     alike = _similarity(found)
     if outputs.picture is not None:

@@ -12,8 +12,8 @@ from sordino.cli.console import err, out
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C stops the run after its step; the second is an ordinary one. So do a request to terminate, a closed terminal
-    and a closed output. On Windows Ctrl-Break does too: the page can send no other signal to a process group of its own.
+    """The first Ctrl-C stops the run after its step, the second stops the program at once. SIGTERM, a closed terminal and a closed
+    output stop the run like the first. So does Ctrl-Break on Windows, the only signal that the page can send there.
     """
     stopping = False
     known = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP", "SIGBREAK")]

@@ -67,21 +67,21 @@ def list_(model: ModelChoice, library: Library, as_json: bool) -> None:
 
 
 def _show_entries(entries: Sequence[Entry]) -> None:
-    """The table: of a narrow terminal's lines the descriptions get what the other columns leave."""
+    """The table. On a narrow terminal, descriptions get the width that the other columns leave."""
     narrow = out.width < _WIDE
     rows = [_cells(entry, narrow=narrow) for entry in entries]
     taken = sum(max(map(cell_len, column)) for column in list(zip(_HEADINGS, *rows, strict=True))[:-1])
     room = min(_LONGEST_DESCRIPTION, max(_SHORTEST_DESCRIPTION, out.width - taken - _BETWEEN_COLUMNS))
     shown = table(*_HEADINGS)
-    for entry, (*cells, said) in zip(entries, rows, strict=True):
-        # A reason is read to its end.
-        last = said if entry.error else shortened(said, room)
+    for entry, (*cells, text) in zip(entries, rows, strict=True):
+        # Reasons are shown whole.
+        last = text if entry.error else shortened(text, room)
         shown.add_row(*cells, last, style="red" if entry.error else None)
     out.print(shown)
 
 
 def _cells(entry: Entry, *, narrow: bool) -> tuple[str, str, str, str]:
-    """name, tokens, made for, description. narrow: of a model that is named only its name, without its owner."""
+    """name, tokens, made for, description. narrow: leave out the owner of a model's name."""
     name, known = one_line(entry.name), entry.metadata
     if entry.error:
         return name, "", "", f"cannot be read: {one_line(entry.error)}"

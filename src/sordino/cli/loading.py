@@ -11,7 +11,7 @@ import click
 
 from sordino import formats
 from sordino.cli.attention import attention_options, naming_flags
-from sordino.cli.console import err, is_interactive, one_line, warn
+from sordino.cli.console import err, is_interactive, note, one_line, warn
 from sordino.cli.options import (
     Decorator,
     force_option,
@@ -25,6 +25,7 @@ from sordino.cli.options import (
 from sordino.errors import ConfigError
 from sordino.library.names import kind_of_name, without_ending
 from sordino.prompts.attention import Hold
+from sordino.prompts.encoder_decoders import OnlyDecoders
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -33,6 +34,7 @@ from sordino.settings import setting
 if TYPE_CHECKING:
     from sordino.library.library import Library
     from sordino.models.base_model import BaseModel
+    from sordino.models.description import DescribedModel
     from sordino.models.names import ModelSource
     from sordino.texts.heldout import HeldoutTexts
 
@@ -57,9 +59,54 @@ class ModelChoice:
         "Number type of the base model; soft prompts are always float32.",
         shown="bfloat16 on an NVIDIA GPU that has it, and in train and sweep on a CPU that has it; else float32",
     )
+    quantise: Literal["int8", "nf4", "int4"] | None = setting(
+        None,
+        "Hold the linear layers of the base model in 8 or 4 bits: less memory, and faster writing on a CPU. nf4 needs "
+        "pip install 'sordino[quantise]'.",
+        shown="not quantised",
+    )
+    offload: bool = setting(
+        False,
+        "Leave the linear layers of the base model on the disk and read each when it is needed: for models that do not "
+        "fit into memory. Slow.",
+    )
 
-    def load(self, *, ask: bool = True) -> BaseModel:
-        return loaded_model(self.model, self.dtype, self.device, ask=ask)
+    @property
+    def layers(self) -> str | None:
+        """What is done with the linear layers: --quantise, or "offload". Raises ConfigError for both."""
+        if self.offload and self.quantise:
+            raise ConfigError(
+                "layers that are packed are in memory",
+                where="--offload",
+                got="--quantise too",
+                do="leave one of them out",
+            )
+        return "offload" if self.offload else self.quantise
+
+    def load(self, *, ask: bool = True, only_decoders: OnlyDecoders | None = None) -> BaseModel:
+        return loaded_model(
+            self.model, self.dtype, self.device, quantise=self.layers, ask=ask, only_decoders=only_decoders
+        )
+
+    @property
+    def only_torch(self) -> str:
+        """What of this llama.cpp cannot do, "" where nothing."""
+        given = [self.device, self.dtype, self.layers]
+        return "--device, --dtype, --quantise and --offload are for PyTorch" if any(given) else ""
+
+    def describe(self, runner: str, only_torch: str) -> tuple[DescribedModel, Path | None]:
+        """The model, and its file where llama.cpp is to run it; else it is loaded for PyTorch. As `build.llama_cpp_file`."""
+        from sordino.models import files
+
+        source = files.resolve(self.model)
+        with err.status(f"Loading {one_line(self.model)} ..."):
+            from sordino.engine.runners.build import llama_cpp_file
+            from sordino.models.description import describe
+
+            path = llama_cpp_file(self.model, runner, only_torch=self.only_torch or only_torch, notify=note)
+            if path is not None:
+                return describe(source, path, notify=note), path
+        return self.load(), None
 
 
 def base_model_options(default: str = "smollm2") -> Decorator:
@@ -119,10 +166,28 @@ class PromptChoice:
             labels = [f"{label} ({number})" for number, label in enumerate(labels, start=1)]
         return {label: self.library.resolve(name) for label, name in zip(labels, self.names, strict=True)}
 
-    def check(self, base: BaseModel, prompts: Mapping[str, StoredPrompt]) -> None:
-        """Refuse soft prompts that were not made for this model. Raises DoesNotFit."""
+    def load_model(
+        self,
+        model: ModelChoice,
+        prompts: Mapping[str, StoredPrompt],
+        *,
+        ask: bool = True,
+        only_decoders: OnlyDecoders | None = None,
+    ) -> BaseModel:
+        """The base model that these are for. Raises DoesNotFit: for other sizes than the model's before it is loaded."""
+        from sordino.models.sizes import check_sizes
+
+        check_sizes(model.model, prompts.values())
+        base = model.load(ask=ask, only_decoders=only_decoders)
+        self.check(base, prompts)
+        return base
+
+    def check(self, base: DescribedModel, prompts: Mapping[str, StoredPrompt]) -> None:
+        """Warn of soft prompts, and mixtures with one, that may not be for this model. Raises DoesNotFit for those that are not."""
         for label, prompt in prompts.items():
-            check_fits(base, label, prompt, force=self.force)
+            fits = [base.check_fit(part, force=self.force) for part in components_of(prompt) if part is not None]
+            for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
+                warn(f"{label}: {reason}")
 
 
 def prompt_options(names: Decorator | None = None) -> Decorator:
@@ -160,8 +225,8 @@ class TextChoice:
         from sordino.texts.heldout import read_heldout
 
         texts = read_heldout(self.heldout, self.training, speaker=self.speaker, apart=apart)
-        for note in texts.notes:
-            err.print(one_line(note))
+        for line in texts.notes:
+            note(line)
         for line in texts.overlaps:
             warn(line)
         return texts
@@ -180,8 +245,17 @@ def heldout_option(help: str, *, flag: str = "--heldout", required: bool = False
     return paths_option(flag, "heldout", help, required=required)
 
 
-def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool = True) -> BaseModel:
+def loaded_model(
+    model: str,
+    dtype: str | None,
+    device: str | None,
+    *,
+    quantise: str | None = None,
+    ask: bool = True,
+    only_decoders: OnlyDecoders | None = None,
+) -> BaseModel:
     """The base model, loaded under a status line. ask: confirm the conversion of a .gguf file first, on a terminal.
+    only_decoders: what it is for, where encoder-decoders cannot do it.
 
     Its name is looked up before anything is imported that takes seconds.
     """
@@ -194,11 +268,13 @@ def loaded_model(model: str, dtype: str | None, device: str | None, *, ask: bool
         # Importing it, too, takes seconds.
         from sordino.models import base_model
 
-        base = base_model.load(model, dtype=dtype, device=device, notify=lambda line: err.print(one_line(line)))
+        base = base_model.load(
+            model, dtype=dtype, device=device, quantise=quantise, only_decoders=only_decoders, notify=note
+        )
     from sordino.forward.nll import head_of
     from sordino.forward.prefix import packable
 
-    if not packable(base.network):
+    if not packable(base.network) and base.encoder_decoder is None:
         # Tries it.
         head_of(base.network)
         warn(
@@ -214,19 +290,8 @@ def _ask_to_convert(source: ModelSource) -> None:
     if needed is None:
         return
     err.print(
-        f"{one_line(source.name)} is quantised, and PyTorch runs it as float32: {_gigabytes(needed.disk)} of the disk once and "
-        f"of memory at every run, {_gigabytes(needed.memory)} of memory while it is converted."
+        f"{one_line(source.name)} is quantised, and PyTorch runs it as float32: {needed.disk / 1e9:.1f} GB of the disk once and "
+        f"of memory at every run, {needed.memory / 1e9:.1f} GB of memory while it is converted."
     )
     if is_interactive():
         click.confirm("Convert it?", default=True, abort=True, err=True)
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
-
-
-def check_fits(base: BaseModel, label: str, prompt: StoredPrompt, *, force: bool) -> None:
-    """Refuse a soft prompt, or a mixture with one, that was not made for this model (DoesNotFit); warn where that is unknown."""
-    fits = [base.check_fit(part, force=force) for part in components_of(prompt) if part is not None]
-    for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
-        warn(f"{label}: {reason}")

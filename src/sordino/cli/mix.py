@@ -113,8 +113,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
     prompts = PromptChoice(tuple(names), options["library"], options["force"])
     given = prompts.load_single()
-    base = options["model"].load(ask=not options["as_json"])
-    prompts.check(base, given)
+    base = prompts.load_model(options["model"], given, ask=not options["as_json"])
     from sordino.cli.mix_display import MixtureDisplay, show_fitted
     from sordino.training.mixture.execute import MixtureJob, execute_mixture
     from sordino.training.mixture.report import to_json

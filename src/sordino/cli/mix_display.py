@@ -7,10 +7,10 @@ from shlex import quote
 
 from rich.progress import TaskID
 
-from sordino.cli.console import err, one_line, out, table, warn
+from sordino.cli.console import err, note, one_line, out, table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
-from sordino.evaluation.tables import brackets
+from sordino.evaluation.confidence import brackets, cells
 from sordino.training.events import Validation
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
@@ -37,7 +37,7 @@ class MixtureDisplay(Display):
                 sets = f"{event.train} examples to fit, {event.validation} to validate, {event.heldout} held out."
                 err.print(f"Texts: {sets}")
                 for line in (event.how, *event.notes):
-                    err.print(one_line(line))
+                    note(line)
                 for line in event.duplicates:
                     warn(line)
             case JointStarted():
@@ -67,8 +67,8 @@ def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     out.print()
     for line in verdicts(report):
         out.print(one_line(line), style="bold")
-    for note in fitted.notes:
-        out.print(f"Note: {one_line(note)}.")
+    for line in fitted.notes:
+        out.print(f"Note: {one_line(line)}.")
     if fitted.weights.short_by > 1e-6:
         out.print(f"Note: EM stopped within {fitted.weights.short_by:.1e} nats an example of the best weights.")
     gated = "with a gate" if fitted.mixture.gate is not None else "with fixed weights"
@@ -81,13 +81,11 @@ def _table(report: MixtureReport) -> object:
     shown = table("what predicts", "#weight", "#loss", "", "#over mixture", "")
     for line in report.lines:
         title = one_line(line.label) if line.kind == "component" else TITLES[line.kind]
-        own = line.kind == "mixture"
         shown.add_row(
             title,
             "" if line.weight is None else f"{line.weight:.3f}",
             f"{line.nll.value:.4f}",
             brackets(line.nll.interval, "{:.3f}"),
-            "" if own else f"{line.less_mixture.value:+.4f}",
-            "" if own else brackets(line.less_mixture.interval, "{:+.4f}"),
+            *cells(None if line.kind == "mixture" else line.less_mixture, "{:+.4f}"),
         )
     return shown

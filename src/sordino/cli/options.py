@@ -43,7 +43,7 @@ def library_option() -> Decorator:
         multiple=True,
         envvar="SORDINO_LIBRARY",
         show_envvar=True,
-        # One that cannot be read is for the command to report.
+        # The command reports one that cannot be read.
         type=click.Path(path_type=Path, readable=False),
         metavar="FOLDER",
         callback=_library,
@@ -51,16 +51,14 @@ def library_option() -> Decorator:
     )
 
 
-def seed_option(default: int = 0) -> Decorator:
+def seed_option() -> Decorator:
     """`seed: int`."""
-    return click.option(
-        "--seed", type=int, default=default, show_default=True, metavar="N", callback=_seed, help=SEED_HELP
-    )
+    return click.option("--seed", type=int, default=0, show_default=True, metavar="N", callback=_seed, help=SEED_HELP)
 
 
 def _seed(context: click.Context, parameter: click.Parameter, seed: int) -> int:
     if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError("a seed is out of range", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
+        raise ConfigError("out of range", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
     return seed
 
 
@@ -98,7 +96,7 @@ def instruction_option(default: str) -> Decorator:
 
 def _instructions(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
     if any(not text.strip() for text in texts):
-        raise BadInput("an instruction is empty", where="--instruction")
+        raise BadInput("the text is empty", where="--instruction")
     return texts
 
 
@@ -184,10 +182,11 @@ def setting_options(cls: type, *names: str, given_as: str, only_given: bool = Fa
     more. Flag, type, choices, default and help come from the fields; one that holds several values may be repeated. defaults: a
     command's own. Raises ConfigError, from the class's own checks.
     """
-    settings = {
-        name: _with_default(each, defaults[name]) if name in defaults else each
-        for name, each in offered_of(cls).items()
-    }
+    settings = offered_of(cls)
+    for name, value in defaults.items():
+        # A command's own default, which the help then shows.
+        each = settings[name]
+        settings[name] = replace(each, default=value, about=replace(each.about, shown=""))
     chosen = [settings[name] for name in names or settings]
 
     def make(**values: Any) -> Any:
@@ -216,11 +215,6 @@ def _setting_option(each: Setting) -> Decorator:
     kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
     kind = _NumberOrWord(each.about.zero) if each.about.zero else kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
-
-
-def _with_default(each: Setting, value: object) -> Setting:
-    """With a command's own default, which the help shows in place of what the field says of its own."""
-    return replace(each, default=value, about=replace(each.about, shown=""))
 
 
 class _NumberOrWord(click.types.IntParamType):

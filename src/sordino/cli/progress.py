@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from sordino.cli.console import err
 
@@ -23,11 +30,19 @@ def share_bar() -> Progress:
 
 
 @contextmanager
-def measuring_bar(what: str = "Measuring") -> Iterator[Callable[[int, int], None]]:
+def measuring_bar() -> Iterator[Callable[[int, int], None]]:
     """`share_bar` for something that reports (done, total)."""
     with share_bar() as bar:
-        task = bar.add_task(what)
+        task = bar.add_task("Measuring")
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def download_bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes that have arrived, for something that reports (done, total). It is there from the first report on."""
+    with Progress(BarColumn(30), DownloadColumn(), TimeRemainingColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("", visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None, visible=True)
 
 
 def step_bar(state: str, *, named: bool = False) -> Progress:

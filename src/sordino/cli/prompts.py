@@ -10,20 +10,16 @@ import click
 
 from sordino import formats
 from sordino.cli.attention import attention_options, naming_flags
-from sordino.cli.console import (
-    err,
-    is_interactive,
-    one_line,
-    out,
-    print_json,
-    printable,
-    show_table,
-    warn,
-)
-from sordino.cli.loading import ModelChoice, PromptChoice, check_fits, named_model_option
+from sordino.cli.console import is_interactive, note, one_line, out, print_json, printable, show_table, warn
+from sordino.cli.gallery import located
+from sordino.cli.loading import ModelChoice, PromptChoice, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
-from sordino.library.names import checked_name, default_name, without_ending
+from sordino.library.hub_names import PREFIX
+from sordino.library.installing import Wanted
+from sordino.library.installing import install as install_file
+from sordino.library.names import without_ending
+from sordino.library.origins import origin_of
 from sordino.library.outputs import format_to_write
 from sordino.prompts.description import facts, made_for, shape, sizes
 from sordino.prompts.fit import made_for as filled_in
@@ -32,11 +28,10 @@ from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import RATINGS, SoftPrompt
 
 if TYPE_CHECKING:
-    from sordino.library.entry import Entry
     from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
-# Of `sordino generate`.
+# The default of `sordino generate`.
 _DEFAULT_MODEL = "smollm2"
 _HOLD, _STRENGTH = attention_options()
 
@@ -66,6 +61,8 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
     out.print(one_line(loaded.metadata.name) or one_line(without_ending(path.name)), style="bold")
     for label, value in facts(path, kind, loaded):
         out.print(f"  {label:<12} {printable(value).replace(chr(10), chr(10) + ' ' * 15)}")
+    if origin := origin_of(library.folders[0], loaded.content_hash):
+        out.print(f"  {'from':<12} {one_line(str(origin))}")
     if fit:
         out.print(f"  {'fit':<12} {fit['model']}: {fit['kind']} ({fit['reason']})")
     for sample in loaded.metadata.samples[:_SHOWN_SAMPLES]:
@@ -78,39 +75,50 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
 
 
 @click.command()
-@click.argument("source", metavar="NAME_OR_PATH")
+@click.argument("source", metavar="SOURCE")
 @click.option("--name", metavar="NAME", help="Its name in the library.  [default: the file's]")
 @index_option()
 @click.option("--replace", "replacing", is_flag=True, help="Replace another soft prompt of that name.")
 @library_option()
 def install(source: str, name: str | None, index: int | None, replacing: bool, library: Library) -> None:
-    """Copy a soft prompt into the library.
+    """Copy a soft prompt into the library, from a file, a gallery or the Hugging Face Hub.
 
-    Files of any format become a .zip there, KV prompts a .kv.zip, mixtures a .mix.zip.
+    SOURCE is a file or folder, a name; NAME@GALLERY (`sordino gallery`); https://.../voice.zip, which may end in #sha256=HASH; or
+    hf:USER/NAME[@REVISION], a repository of the Hugging Face Hub, of which `sordino search` lists some. Files of any format become
+    a .zip there, KV prompts a .kv.zip, mixtures a .mix.zip.
     """
-    path = library.resolve(source)
-    loaded = formats.read_any(path, index=index, warn=warn)
-    wanted = checked_name(default_name(path) if name is None else name)
-    twin = library.twin(loaded)
-    if twin and (name is None or twin.name == wanted) and _same_file(twin, loaded):
-        out.print(f"Already in the library: {one_line(twin.name)} ({twin.path})")
+    wanted = Wanted(name, index, replacing)
+    if source.startswith(PREFIX):
+        from sordino.cli.hub import install_shown
+
+        found = install_shown(library, source, wanted)
+    else:
+        path, origin = located(source, library)
+        found = install_file(library, path, wanted, warn=warn, origin=origin)
+    entry, loaded = found.entry, found.prompt
+    if not found.new:
+        out.print(f"Already in the library: {one_line(entry.name)} ({entry.path})")
         return
-    entry = library.add(loaded, name=wanted, replace=replacing)
     out.print(f"Installed {one_line(entry.name)}: {shape(loaded)} ({entry.path})")
-    if twin and twin.path != entry.path:
+    if found.twin:
         what = "matrix" if isinstance(loaded, SoftPrompt) else loaded.kind
-        out.print(f"{one_line(twin.name)} in the library is the same {what}.")
+        out.print(f"{one_line(found.twin.name)} in the library is the same {what}.")
     _show_use(one_line(entry.name), loaded)
 
 
 def _show_use(name: str, prompt: StoredPrompt) -> None:
     """A command that works here, or which model is missing."""
-    from sordino.models.sizes import fitting_here
+    from sordino.models.catalogue import fitting_here, sizes_here, suggestion
 
-    fitting, others = fitting_here([stated_by(part) for part in components_of(prompt) if part is not None])
+    parts = [stated_by(part) for part in components_of(prompt) if part is not None]
+    here = sizes_here()
+    fitting = fitting_here(parts, here)
     if not fitting:
         out.print(f"Made for {one_line(made_for(prompt.metadata, prompt.d_model))}.")
-        out.print(f"None of the models here fits it ({', '.join(map(one_line, others))}): use it with that one.")
+        known = suggestion(parts, here)
+        size = f" ({known.download / 1e9:.0f} GB)" if known and known.download else ""
+        fetched = f", which --model {one_line(known.name)} fetches{size}" if known and known.download != 0 else ""
+        out.print(f"None of the models here fits it ({', '.join(map(one_line, here))}): use it with that one{fetched}.")
         return
     model = "" if _DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
     out.print(f'Use it: sordino generate "Some text"{model} --soft-prompt "{name}"')
@@ -156,11 +164,9 @@ def edit(prompt: str, library: Library, **given: Any) -> None:
     """
     from sordino.library.editing import edit as edit_file
 
-    changes = {
-        key: _list_of(value) if key in ("tags", "supported") else value
-        for key, value in given.items()
-        if value is not None
-    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    for key in changes.keys() & {"tags", "supported"}:
+        changes[key] = tuple(filter(None, map(str.strip, changes[key].split(","))))
     if not changes:
         raise ConfigError("nothing to change", where="edit", do="give one of " + ", ".join(f"--{key}" for key in given))
     path = library.resolve(prompt)
@@ -206,8 +212,8 @@ def convert(
         )
     loaded = formats.read_single(path, index=index, warn=warn)
     if model.model:
-        base = replace(model, device="cpu").load()
-        check_fits(base, loaded.metadata.name, loaded, force=force)
+        given = PromptChoice((source,), library, force)
+        base = given.load_model(replace(model, device="cpu"), {loaded.metadata.name: loaded})
         loaded = filled_in(loaded, base.ref, force=force)
     for warning in formats.write(loaded, target, to=kind, force=force):
         warn(warning)
@@ -231,7 +237,7 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
     own = formats.read(library.resolve(target))
     found, notes = (PromptChoice(prompts, library).load(), []) if prompts else library.comparable_to(own)
     for line in notes:
-        err.print(one_line(line))
+        note(line)
     if not found:
         raise BadInput("the library has no other soft prompt of this base model", where=target)
     ranked = ranked_sources(own, found)
@@ -251,12 +257,3 @@ def _fit(model: ModelChoice, prompt: StoredPrompt) -> dict[str, str]:
     base = replace(model, device="cpu").load()
     fit = base.fit(prompt)
     return {"model": base.name, "kind": fit.kind, "reason": fit.reason}
-
-
-def _same_file(twin: Entry, prompt: StoredPrompt) -> bool:
-    """Whether nothing would be gained by another copy: the metadata agrees, but for a name that `prompt` may lack."""
-    return replace(prompt.metadata, name=prompt.metadata.name or twin.metadata.name) == twin.metadata
-
-
-def _list_of(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

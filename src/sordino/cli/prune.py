@@ -46,8 +46,7 @@ def prune(
     read = texts.read()
     if not texts.heldout:
         warn("the loss is measured on the texts that the tokens were chosen by: --heldout gives an unbiased one")
-    base = model.load()
-    prompts.check(base, loaded)
+    base = prompts.load_model(model, loaded)
     from sordino.evaluation.analysis.losses import passage_of
     from sordino.evaluation.analysis.pruning import chosen_stage, pruned, stages_of, to_json, verdict
     from sordino.evaluation.analysis.tables import pruning_table

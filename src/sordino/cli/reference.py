@@ -1,6 +1,6 @@
-"""docs/cli.md, made from the commands' own help, and docs/python.md, made from docstrings.
+"""docs/cli.md, made from the commands' own help, docs/python.md, from docstrings, and docs/http.md, from the OpenAPI document.
 
-`python -m sordino.cli.reference [--check] docs/cli.md docs/python.md`
+`python -m sordino.cli.reference [--check] docs/cli.md docs/python.md docs/http.md`
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import click
 
 from sordino.api.reference import python_reference
 from sordino.cli import COMMANDS, main
+from sordino.server.reference import http_reference
 
 _WIDTH = 100
 
@@ -68,14 +69,14 @@ def _page(context: click.Context, command: click.Command) -> str:
     return f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": reference, "python.md": python_reference}
+PAGES: dict[str, Callable[[], str]] = {"cli.md": reference, "python.md": python_reference, "http.md": http_reference}
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; fail where a page is out of date.")
 @click.argument("pages", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 def write_reference(pages: tuple[Path, ...], *, check: bool) -> None:
-    """Write the reference pages cli.md and python.md."""
+    """Write the reference pages cli.md, python.md and http.md."""
     for page in pages:
         if page.name not in PAGES:
             raise click.ClickException(f"{page}: expected {' or '.join(PAGES)}")

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, one_line, out, warn
-from sordino.cli.loading import ModelChoice, base_model_options, named_model_option
+from sordino import formats
+from sordino.cli.console import err, note, one_line, out, warn
+from sordino.cli.loading import ModelChoice, base_model_options
 from sordino.cli.options import library_option, setting_options
 from sordino.engine.config import EngineOptions
-from sordino.errors import MissingExtra, SordinoError
+from sordino.engine.runners.llama_library import STRENGTHS
+from sordino.errors import MissingExtra, SoftPromptFileError, SordinoError
+from sordino.prompts.attention import can_give
+from sordino.prompts.mixture import components_of
+from sordino.prompts.prompt import attention_of
 from sordino.server.addresses import Access, address_of, near
 from sordino.server.options import PageOptions, ServedOptions
 
@@ -50,15 +55,22 @@ def serve(
     model's name chooses the soft prompt, as in smollm2:voice. Ctrl-C lets running requests finish, a second one stops
     at once.
     """
+    if engine.runner == "vllm":
+        from sordino.engine.vllm.start import check_installed
+
+        # Without --model nothing else asks for it before the page does.
+        check_installed()
     for line in library.absences():
         warn(line)
     from sordino.models import files
 
     for name in filter(None, [model.model, *served.others]):
         files.resolve(name)
-    if served.soft_prompt is not None:
-        library.entry(served.soft_prompt)
-    # Before PyTorch too, which takes seconds to come.
+    only_torch = model.only_torch
+    # vLLM says itself what it does not support.
+    if not only_torch and served.soft_prompt is not None and engine.runner != "vllm":
+        only_torch = _only_torch(library, served.soft_prompt, model.model)
+    # Before PyTorch is imported, which takes seconds.
     with access.listen() as listening:
         try:
             from sordino.engine.runners.build import running
@@ -70,20 +82,19 @@ def serve(
             ) from None
         if logged:
             log_requests()
-        # Both flags are PyTorch's.
-        for_torch, confirms = model.device is not None or model.dtype is not None, True
+        confirms = True
 
         def run(name: str) -> AbstractContextManager[tuple[DescribedModel, Backend]]:
             return running(
                 name,
                 engine,
                 lambda: replace(model, model=name).load(ask=confirms),
-                for_torch=for_torch,
+                only_torch=only_torch,
                 status=lambda: err.status(f"Loading {one_line(name)} ..."),
-                notify=lambda line: err.print(one_line(line)),
+                notify=note,
             )
 
-        opener = Opener(run, library, "torch" if for_torch else engine.runner)
+        opener = Opener(run, library, "torch" if only_torch and engine.runner != "vllm" else engine.runner)
         with_page = not page.no_ui and _page_is_installed()
         with service(opener, model.model, served, access.api_key, with_page=with_page, on_lost=_show_lost) as begun:
             # What a client wants is not confirmed at the terminal.
@@ -91,6 +102,22 @@ def serve(
             _show_ready(begun.first, address_of(listening), with_page=with_page)
             begun.run(listening, access, show_page=page.opens, on_stop=_show_stopping)
     err.print("Stopped.")
+
+
+def _only_torch(library: Library, name: str, model: str) -> str:
+    """What llama.cpp cannot do of a default soft prompt, "" where nothing. Raises NotInLibrary, and DoesNotFit for other sizes than
+    the model's, where one is named."""
+    from sordino.models.sizes import check_sizes
+
+    try:
+        prompt = formats.read_any(library.entry(name).path)
+    except SoftPromptFileError:
+        # For the page to show.
+        return ""
+    if model:
+        check_sizes(model, [prompt])
+    given = all(can_give(STRENGTHS, attention_of(part).strength) for part in components_of(prompt))
+    return "" if given else f"llama.cpp does not support the strength of {one_line(name)}"
 
 
 def _page_is_installed() -> bool:
@@ -116,6 +143,8 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
         out.print(f"Ready: at {address}, without a model")
         out.print(f"Next:  open {here} in a browser and choose a model, or start with --model smollm2; Ctrl-C stops")
         return
+    if serving.prompts.left_out:
+        warn(serving.prompts.left_out)
     default, count = serving.prompts.default, len(serving.prompts.usable())
     out.print(
         f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {count} soft prompts of the library"
@@ -128,17 +157,17 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
 
 
 @click.command()
-@named_model_option()
+@setting_options(ModelChoice, "model", "quantise", "offload", given_as="model")
 @library_option()
 @setting_options(Access, "port", "api_key", given_as="access")
 @click.pass_context
 def ui(context: click.Context, model: ModelChoice, library: Library, access: Access) -> None:
     """Open the page: load a soft prompt, watch the lamp turn green, write, train.
 
-    The same as `sordino serve --open`, which has more options, but at the next free port where another program has this one.
+    The same as `sordino serve --open`, which has more options; but where another program has the port, at the next free one.
     """
     check_page()
-    open_page(context, access, model=model.model, library=library)
+    open_page(context, access, **vars(model), library=library)
 
 
 def check_page() -> None:

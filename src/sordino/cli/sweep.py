@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,7 @@ from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_opt
 from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
 from sordino.training.config import RATES, TrainConfig
+from sordino.training.launch import Processes, launch
 from sordino.training.sweep.grid import FACTORS, Spec
 
 if TYPE_CHECKING:
@@ -54,7 +57,13 @@ def _rates_option() -> Decorator:
 @click.option("--overwrite", is_flag=True, help="Start over where OUT_DIR already holds a sweep.")
 @resume_option("Resume a sweep that was stopped or killed.", metavar="OUT_DIR")
 @dry_run_option("sweep")
-@setting_options(ModelChoice, "device", "dtype", given_as="machine")
+@setting_options(Processes, "processes", given_as="several")
+@click.option(
+    "--on",
+    metavar="CLUSTER",
+    help="Train on a Ray cluster: ray, that of this machine, or ray://HOST:PORT. All its machines need the same files.",
+)
+@setting_options(ModelChoice, "device", "dtype", "quantise", "offload", given_as="machine")
 def sweep(**options: Any) -> None:
     """Try every combination of the values given on DATA, trained together on one base model at a time.
 
@@ -67,7 +76,7 @@ def sweep(**options: Any) -> None:
     Ctrl-C saves the sweep and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
     if options["resume"] is not None:
-        refuse_with_resume("a sweep", besides=("resume",))
+        refuse_with_resume("a sweep", besides=("resume", "processes", "on"))
     elif not options["texts"].data:
         raise BadInput("there is nothing to train on", where="DATA", expected="text files or folders")
     elif options["out_dir"] is None:
@@ -83,18 +92,32 @@ def _run(spec: Spec, options: Mapping[str, Any]) -> None:
     from sordino.cli.sweep_display import SweepDisplay, show_result
     from sordino.cli.training_display import show_stopped
     from sordino.training.sweep.execute import dry_run_sweep, execute_sweep
+    from sordino.training.sweep.on_ray import check_ray, sweep_on_ray
 
+    on, several = options["on"], options["several"]
+    if on:
+        if several.processes > 1 or options["dry_run"]:
+            raise ConfigError("this is for one machine", where="--processes, --dry-run", do="leave it out with --on")
+        check_ray(on)
     run = _sweep(spec, options)
+    if several.to_launch:
+        go_on = f"sordino sweep --resume {quote(str(run.folder))} --processes {several.processes}"
+        raise click.exceptions.Exit(launch(several.processes, sys.argv[1:], go_on))
+    from sordino.training.distributed import joined
 
     def load(model: str) -> BaseModel:
-        return loaded_model(model, run.dtype, run.device)
+        return loaded_model(model, run.dtype, run.device, quantise=run.quantise)
 
-    with SweepDisplay(run.spec) as display:
+    with joined() as strategy, SweepDisplay(run.spec) as display:
         if options["dry_run"]:
-            dry_run_sweep(run, load, display.show)
+            dry_run_sweep(run, load, display.show, strategy)
             return
-        resume = options["resume"] is not None
-        result = execute_sweep(run, load, resume=resume, on_event=display.show, should_stop=display.should_stop)
+        how: Any = {
+            "on_event": display.show,
+            "should_stop": display.should_stop,
+            "resume": options["resume"] is not None,
+        }
+        result = sweep_on_ray(run, on, **how) if on else execute_sweep(run, load, strategy=strategy, **how)
     if result is not None:
         show_result(result, run.folder)
     else:
@@ -109,7 +132,7 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
         return stored_sweep(options["resume"])
     machine: ModelChoice = options["machine"]
     dtype = training_dtype(machine.dtype, machine.device)
-    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, dtype)
+    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, dtype, machine.layers)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 

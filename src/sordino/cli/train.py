@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,22 @@ from sordino.cli.training_options import check_exist, check_texts, dry_run_optio
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import Outputs, check_folder
-from sordino.training.config import Calibration, Description, TrainConfig, calibration_of
+from sordino.training.calibration import Calibration, calibration_of
+from sordino.training.config import Description, TrainConfig
+from sordino.training.launch import Processes, launch, started_in_several
+from sordino.training.recipes import RecipeChoice
 
 if TYPE_CHECKING:
     from sordino.cli.training_display import RunDisplay
+    from sordino.models.base_model import BaseModel
     from sordino.training.group import Group
     from sordino.training.job import Job
     from sordino.training.result import TrainResult
+    from sordino.training.strategy import Strategy
 
 
 class _Train(click.Command):
-    """What is wrong with a flag is a run's failure too, for the page that gave it."""
+    """A wrong flag is recorded as the run's failure too, for the page that gave it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -35,13 +42,13 @@ class _Train(click.Command):
             from sordino.training.failure import recorded
 
             flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
-            # What was not given is a mark of click's own until all is parsed.
+            # Until all is parsed, what was not given is a sentinel of click's.
             given = ctx.params.get("error_file")
             try:
                 with recorded(given if isinstance(given, Path) else None):
                     raise ConfigError(error.message, where=flag)
             except ConfigError:
-                # It leaves as click's own, with the usage.
+                # click shows it, with the usage.
                 raise error from None
 
 
@@ -59,6 +66,7 @@ class _Train(click.Command):
 @click.option("--out-dir", type=PATH, help="With --prompt: the folder that gets the files.")
 @setting_options(Calibration, given_as="measured", only_given=True)
 @setting_options(TrainConfig, given_as="settings", only_given=True)
+@setting_options(RecipeChoice, given_as="recipe")
 @click.option("--name", help="The soft prompt's name.  [default: the file's]")
 @setting_options(Description, given_as="about")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
@@ -68,8 +76,10 @@ class _Train(click.Command):
 )
 @dry_run_option("run")
 @json_option()
+@setting_options(Processes, given_as="several")
 @base_model_options()
 @click.option("--error-file", type=PATH, hidden=True, is_eager=True)
+@click.option("--progress-file", type=PATH, hidden=True)
 def train(error_file: Path | None, **options: Any) -> None:
     """Make a soft prompt from DATA: text files, folders of them, JSONL or CSV, chat logs, KoboldAI stories.
 
@@ -93,19 +103,38 @@ def _train(options: Mapping[str, Any]) -> None:
     if options["as_json"] and not options["dry_run"]:
         raise ConfigError("a run's figures are in its .run folder", where="--json", do="give it with --dry-run")
     if resume is not None:
-        refuse_with_resume("a run", besides=("resume", "overwrite", "data", "error_file"))
+        refuse_with_resume(
+            "a run", besides=("resume", "overwrite", "processes", "shard", "data", "error_file", "progress_file")
+        )
         if texts.data:
             raise BadInput("a run that is resumed reads the texts it began with", where="DATA", do="leave DATA out")
-    calibration, config = calibration_of(settings, options["measured"]), TrainConfig(**settings)
+    calibration = calibration_of(settings, options["measured"])
+    config = TrainConfig(**options["recipe"].applied(settings))
     named = _named_texts(options) if options["prompts"] or options["out_dir"] is not None else {}
     check_texts(*texts.data, *texts.heldout)
     check_exist(*filter(None, [resume]))
     from sordino.training.group import is_group
 
+    several: Processes = options["several"]
     if named or (resume is not None and is_group(resume)):
-        _train_group(_group(options, named, config), calibration, options)
+        group = _group(options, named, config)
+        folder, work = group.folder, partial(_train_group, group, calibration, options)
+        if several.shard:
+            raise ConfigError("this is for one soft prompt", where="--shard", do="train one after another")
     else:
-        _train_one(_one(options, config), calibration, options)
+        job = _one(options, config)
+        folder, work = job.folder, partial(_train_one, job, calibration, options)
+        if several.shard:
+            _check_shard(job)
+    if several.to_launch:
+        go_on = (
+            f"sordino train --resume {quote(str(folder))} --processes {several.processes}{' --shard' * several.shard}"
+        )
+        raise click.exceptions.Exit(launch(several.processes, sys.argv[1:], go_on))
+    from sordino.training.distributed import joined
+
+    with joined(shard=several.shard) as strategy:
+        work(strategy)
 
 
 # Parsing --------------------------------------------------------------------------------------------------------------
@@ -166,12 +195,13 @@ def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
 
 def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
     from sordino.models.base_model import training_dtype
-    from sordino.training.job import train_job
+    from sordino.training.job import RunOptions, train_job
 
     model: ModelChoice = options["model"]
     outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
     dtype = training_dtype(model.dtype, model.device)
-    return train_job(options["texts"], config, outputs, options["about"], model.model, model.device, dtype)
+    run = RunOptions(outputs, options["about"], model.model, model.device, dtype, model.layers)
+    return train_job(options["texts"], config, run)
 
 
 def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainConfig) -> Group:
@@ -186,20 +216,45 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
     return group
 
 
+def _check_shard(job: Job) -> None:
+    """Raises ConfigError for what cannot be sharded."""
+    if job.quantise is not None:
+        raise ConfigError("packed weights cannot be sharded", where="--shard", got=f"--quantise {job.quantise}")
+    if job.device is not None:
+        raise ConfigError("each process takes its own GPU", where="--device", do="leave it out with --shard")
+
+
 # Running --------------------------------------------------------------------------------------------------------------
 
 
-def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -> None:
+def _base_of(job: Job, options: Mapping[str, Any], strategy: Strategy) -> BaseModel:
+    base = loaded_model(
+        job.model,
+        job.dtype,
+        # Where all of a model need not fit on a GPU.
+        "cpu" if strategy.together else job.device,
+        quantise=job.quantise,
+        ask=not options["as_json"] and not started_in_several(),
+        only_decoders="sharding" if strategy.together else job.config.only_decoders,
+    )
+    return strategy.place(base)
+
+
+def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any], strategy: Strategy) -> None:
     from sordino.cli.training_display import RunDisplay, print_event, show_stopped
     from sordino.training.execute import dry_run, execute
+    from sordino.training.progress_file import noting
 
-    base = loaded_model(job.model, job.dtype, job.device, ask=not options["as_json"])
+    base = _base_of(job, options, strategy)
     with RunDisplay() as display:
         if options["dry_run"]:
-            dry_run(job, base, calibration, on_event=print_event if options["as_json"] else display.show)
+            on_event = print_event if options["as_json"] and strategy.saves else display.show
+            dry_run(job, base, calibration, on_event=on_event, strategy=strategy)
             return
-        resume = options["resume"] is not None
-        made = execute(job, base, calibration, resume=resume, on_event=display.show, should_stop=display.should_stop)
+        made = execute(
+            job, base, calibration, resume=options["resume"] is not None, should_stop=display.should_stop, strategy=strategy,
+            on_event=noting(options["progress_file"] if strategy.saves else None, display.show),
+        )  # fmt: skip
     if made is None:
         show_stopped(job.folder, f"{display.reached} of {display.steps}; saved.")
         return
@@ -207,20 +262,20 @@ def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any]) -
     out.print(f"Keep it: sordino install {quote(str(job.out))}")
 
 
-def _train_group(group: Group, calibration: Calibration, options: Mapping[str, Any]) -> None:
+def _train_group(group: Group, calibration: Calibration, options: Mapping[str, Any], strategy: Strategy) -> None:
     from sordino.cli.training_display import GroupJson, RunDisplay, show_stopped
     from sordino.training.group import dry_run_group, execute_group
 
-    base = loaded_model(group.first.model, group.first.dtype, group.first.device, ask=not options["as_json"])
+    base = _base_of(group.first, options, strategy)
     with RunDisplay(tuple(group.jobs)) as display:
         if options["dry_run"]:
-            on_event = GroupJson().add if options["as_json"] else display.show_named
-            dry_run_group(group, base, calibration, on_event=on_event)
+            on_event = GroupJson().add if options["as_json"] and strategy.saves else display.show_named
+            dry_run_group(group, base, calibration, on_event=on_event, strategy=strategy)
             return
-        resume = options["resume"] is not None
         made = execute_group(
-            group, base, calibration, resume=resume, on_event=display.show_named, should_stop=display.should_stop
-        )
+            group, base, calibration, resume=options["resume"] is not None, should_stop=display.should_stop, strategy=strategy,
+            on_event=display.show_named,
+        )  # fmt: skip
     if made is None:
         show_stopped(group.folder, f"{display.reached}; all soft prompts are saved.")
         return

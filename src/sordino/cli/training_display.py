@@ -18,7 +18,7 @@ from sordino.cli.console import err, one_line, out, print_json, printable, warn
 from sordino.cli.evaluate import show_report
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.progress import share_bar, step_bar
-from sordino.training.config import FEWEST_STEPS, MINUTES
+from sordino.training.calibration import FEWEST_STEPS, MINUTES
 from sordino.training.events import (
     Cost,
     Disclosed,
@@ -182,7 +182,7 @@ class RunDisplay(Display):
                 text = f"{printable(event.prompt)}|{printable(event.text)}"
                 self._bar.console.print(f"{named}step {event.step}, a sample: {text}")
             case Evaluated() if not self._several:
-                # Of several the figures are in their reports, and in one table at the end.
+                # With several runs, the figures are in their reports and in one table at the end.
                 show_report(event.report, event.row_tokens)
 
     def _show_cost(self, cost: Cost) -> None:
@@ -198,7 +198,7 @@ class RunDisplay(Display):
         if cost.wanted_steps > cost.steps:
             out.print(
                 f"That is what fits into about {MINUTES:.0f} minutes ({FEWEST_STEPS} steps at least). The texts are worth "
-                f"{cost.wanted_steps}: --steps {cost.wanted_steps} learns a little more and takes {clock(cost.wanted_seconds)}."
+                f"{cost.wanted_steps} steps: --steps {cost.wanted_steps} learns a little more, in {clock(cost.wanted_seconds)}."
             )
 
     def _start(self, name: str, event: Started) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,16 @@ import click
 from sordino.cli.console import err, one_line, out, print_json, printable
 from sordino.cli.ensemble import MixtureOptions, mixture_options
 from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
-from sordino.cli.options import PATH, Decorator, option_group, refuse_alone, seed_option, setting_options, stacked
-from sordino.engine.config import Sampling
+from sordino.cli.options import PATH, option_group, refuse_alone, seed_option, setting_options, stacked
+from sordino.engine.config import EngineOptions, Sampling
 from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
 
 if TYPE_CHECKING:
     from sordino.engine.generate import TextRequest
+    from sordino.engine.runners.runner import Runner
     from sordino.models.base_model import BaseModel
+    from sordino.models.description import DescribedModel
     from sordino.prompts.mixture import StoredPrompt
 
 # Narrower columns break a sentence into a ladder of words.
@@ -29,13 +32,23 @@ WITHOUT = "no soft prompt"
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")
 
 
-def _writing_options(help: str, *, several: bool) -> Decorator:
-    """`prompts: PromptChoice, model: ModelChoice, as_json: bool, sampling: Sampling, mixing: MixtureOptions, seed: int`."""
+def _writing_options(help: str, *, several: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`prompts: PromptChoice, writer: Writer, as_json: bool, sampling: Sampling, mixing: MixtureOptions, seed: int`."""
     names = click.option(
         "--soft-prompt", "-p", "names", multiple=several, required=several, metavar="NAME_OR_PATH", help=help
     )
+    runner = setting_options(EngineOptions, "runner", given_as="engine")
     rest = (setting_options(Sampling, *_SAMPLING, given_as="sampling"), mixture_options, seed_option())
-    return stacked(measured_options(names), *rest)
+    options = stacked(measured_options(names), runner, *rest)
+
+    def with_writer(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def called(*, model: ModelChoice, engine: EngineOptions, **given: object) -> None:
+            command(writer=Writer(model, engine.runner), **given)
+
+        return options(called)
+
+    return with_writer
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,38 @@ class TextsToContinue:
         if self.text is not None:
             raise ConfigError("both TEXT and --batch were given", do="give one of them")
         return read_batch(self.batch)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The base model, and the runner that was asked for."""
+
+    model: ModelChoice
+    runner: str
+
+    def described(
+        self,
+        prompts: PromptChoice,
+        loaded: Mapping[str, StoredPrompt],
+        given: Sequence[tuple[str, StoredPrompt | None]],
+        at_once: int,
+    ) -> tuple[DescribedModel, Path | None]:
+        """The model, and its file where llama.cpp continues these texts, so many at once.
+
+        Raises as `build.llama_cpp_file`, and DoesNotFit: for other sizes than the model's before it is loaded.
+        """
+        from sordino.models import files
+        from sordino.models.sizes import check_sizes
+
+        files.resolve(self.model.model)
+        check_sizes(self.model.model, loaded.values())
+        # PyTorch takes seconds to come.
+        with err.status(f"Loading {one_line(self.model.model)} ..."):
+            from sordino.engine.runners.build import only_torch_writes
+
+        base, path = self.model.describe(self.runner, only_torch_writes(given, at_once))
+        prompts.check(base, loaded)
+        return base, path
 
 
 @click.command()
@@ -84,7 +129,7 @@ def generate(
     sampling: Sampling,
     mixing: MixtureOptions,
     seed: int,
-    model: ModelChoice,
+    writer: Writer,
     as_json: bool,
 ) -> None:
     """Continue TEXT, with or without a soft prompt. "-" reads TEXT from standard input.
@@ -96,28 +141,35 @@ def generate(
     names = [line.name(default) for line in lines]
     given = replace(prompts, names=tuple(dict.fromkeys(filter(None, names))))
     loaded = mixing.applied(dict(zip(given.names, given.load_any().values(), strict=True)))
-    base = model.load()
-    given.check(base, loaded)
+    chosen = [loaded.get(name) for name in names]
+    at_once = texts.batch_size if texts.batch is not None else 1
+    each = [(line.text, prompt) for line, prompt in zip(lines, chosen, strict=True)]
+    base, path = writer.described(given, loaded, each, at_once)
+    requests = _requests(base, lines, chosen, seed, sampling)
+    from sordino.engine.runners.build import writing
+
+    with writing(base, path, requests, sampling, at_once) as on:
+        if texts.batch is not None:
+            for start in range(0, len(lines), at_once):
+                part = slice(start, start + at_once)
+                answers = _answers(on, requests[part], sampling)
+                for line, name, answer in zip(lines[part], names[part], answers, strict=True):
+                    print_json({"text": line.text, "soft_prompt": name or None, **answer}, indent=None)
+        elif as_json:
+            (answer,) = _answers(on, requests, sampling)
+            print_json({"text": lines[0].text, "soft_prompt": names[0] or None, **answer, "model": base.name})
+        else:
+            _print_as_it_comes(on, requests[0], sampling, show_text=out.is_terminal and texts.text != "-")
+
+
+def _print_as_it_comes(on: BaseModel | Runner, request: TextRequest, sampling: Sampling, *, show_text: bool) -> None:
     from sordino.engine.generate import generate
 
-    requests = _requests(base, lines, [loaded.get(name) for name in names], seed, sampling)
-    if texts.batch is not None:
-        size = texts.batch_size
-        for start in range(0, len(lines), size):
-            part = slice(start, start + size)
-            for line, name, answer in zip(
-                lines[part], names[part], _answers(base, requests[part], sampling), strict=True
-            ):
-                print_json({"text": line.text, "soft_prompt": name or None, **answer}, indent=None)
-    elif as_json:
-        (answer,) = _answers(base, requests, sampling)
-        print_json({"text": lines[0].text, "soft_prompt": names[0] or None, **answer, "model": base.name})
-    else:
-        if out.is_terminal and texts.text != "-":
-            out.print(printable(lines[0].text), end="", style="dim")
-        for piece in generate(base, requests, sampling):
-            click.echo(printable(piece.text) if out.is_terminal else piece.text, nl=False)
-        click.echo()
+    if show_text:
+        out.print(printable(str(request.text)), end="", style="dim")
+    for piece in generate(on, [request], sampling):
+        click.echo(printable(piece.text) if out.is_terminal else piece.text, nl=False)
+    click.echo()
 
 
 @click.command()
@@ -129,21 +181,22 @@ def compare(
     sampling: Sampling,
     mixing: MixtureOptions,
     seed: int,
-    model: ModelChoice,
+    writer: Writer,
     as_json: bool,
 ) -> None:
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text = _text_of(text)
     loaded = mixing.applied(prompts.load_any())
-    base = model.load()
-    prompts.check(base, loaded)
+    given = [(text, prompt) for prompt in (None, *loaded.values())]
+    base, path = writer.described(prompts, loaded, given, len(given))
     from sordino.engine.generate import TextRequest, check_request, complete
+    from sordino.engine.runners.build import writing
 
-    requests = [TextRequest(text, prompt, seed) for prompt in (None, *loaded.values())]
+    requests = [TextRequest(text, prompt, seed) for text, prompt in given]
     for request in requests:
         check_request(base, request, sampling)
-    with err.status("Writing ..."):
-        continued = complete(base, requests, sampling)
+    with err.status("Writing ..."), writing(base, path, requests, sampling, len(requests)) as on:
+        continued = complete(on, requests, sampling)
     if as_json:
         results = [
             {"soft_prompt": label, "continuation": each} for label, each in zip([None, *loaded], continued, strict=True)
@@ -156,16 +209,12 @@ def compare(
 def show_side_by_side(text: str, headings: Sequence[str], texts: Sequence[str]) -> None:
     """Columns where the terminal has room for them, else one after another."""
     out.print(printable(text), style="dim")
-    if out.is_terminal and has_room(out.width, len(headings)):
+    if out.is_terminal and out.width // len(headings) >= MIN_COLUMN:
         _print_columns(headings, texts)
         return
     for heading, each in zip(headings, texts, strict=True):
         out.print(f"\n{one_line(heading)}", style="bold")
         out.print(printable(each.strip("\n")))
-
-
-def has_room(width: int, columns: int) -> bool:
-    return width // columns >= MIN_COLUMN
 
 
 def _print_columns(headings: Sequence[str], texts: Sequence[str]) -> None:
@@ -181,23 +230,27 @@ def _print_columns(headings: Sequence[str], texts: Sequence[str]) -> None:
 
 
 def _requests(
-    base: BaseModel, lines: Sequence[BatchLine], prompts: Sequence[StoredPrompt | None], seed: int, sampling: Sampling
+    base: DescribedModel,
+    lines: Sequence[BatchLine],
+    prompts: Sequence[StoredPrompt | None],
+    seed: int,
+    sampling: Sampling,
 ) -> list[TextRequest]:
     """The requests of all lines, checked before the first token is drawn: a batch fails whole or not at all."""
     from sordino.engine.generate import TextRequest, check_request
 
-    asked = zip(lines, prompts, strict=True)
-    requests = [TextRequest(line.text, prompt, seed if line.seed is None else line.seed) for line, prompt in asked]
+    pairs = zip(lines, prompts, strict=True)
+    requests = [TextRequest(line.text, prompt, seed if line.seed is None else line.seed) for line, prompt in pairs]
     for line, request in zip(lines, requests, strict=True):
         check_request(base, request, sampling, where=line.where)
     return requests
 
 
-def _answers(base: BaseModel, requests: Sequence[TextRequest], sampling: Sampling) -> list[dict[str, Any]]:
+def _answers(on: BaseModel | Runner, requests: Sequence[TextRequest], sampling: Sampling) -> list[dict[str, Any]]:
     from sordino.engine.generate import generate
 
     answers: list[dict[str, Any]] = [{"continuation": "", "seed": request.seed, "finish": ""} for request in requests]
-    for piece in generate(base, requests, sampling):
+    for piece in generate(on, requests, sampling):
         answers[piece.request]["continuation"] += piece.text
         answers[piece.request]["finish"] = piece.finish or ""
     return answers

@@ -72,7 +72,7 @@ class AttachedPrompt:
         return ids[: next((at for at, token in enumerate(ids) if token in self.base.stop_ids), len(ids))]
 
     def _embeds(self, text: Text) -> Tensor:
-        """[T, D] in float32, as the soft prompt; a BOS that belongs behind it included."""
+        """[T, D] in float32, as the soft prompt; a BOS that belongs after it included."""
         ids = self.base.encode(text) if isinstance(text, str) else self.base.without_bos(text)
         ids = [*leading_ids(self.base, self.prompt.metadata.placement), *ids]
         with torch.no_grad():

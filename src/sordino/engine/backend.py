@@ -6,25 +6,31 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
+from sordino.engine.requests import CacheUse, Event, Request
 from sordino.errors import ConfigError
 from sordino.models.base_model import BaseModel
-from sordino.prompts.mixture import check_branches, components_of
+from sordino.prompts.attention import UNSUPPORTED_STRENGTHS, Strengths, can_give
+from sordino.prompts.mixture import Mixture, check_branches, components_of
+from sordino.prompts.prompt import Prompt
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a backend supports.
 
-    kinds: of prompts (`Prompt.kind`), and "mixture". log_probabilities: of drawn tokens, and of the likeliest. strength, hold:
-    giving a prompt more or less attention, and keeping it as the text grows. branches: most components of a mixture.
+    kinds: of prompts (`Prompt.kind`), and "mixture". log_probabilities: of drawn tokens, and of the likeliest. scoring: those of a
+    request's own text.
+    strengths: that it can give a prompt. hold: keeping a prompt's attention as the text grows. branches: most of a mixture.
+    grammars: of texts that match a schema.
     """
 
     kinds: frozenset[str]
     log_probabilities: bool
-    strength: bool
+    scoring: bool
+    strengths: Strengths
     hold: bool
     branches: int
+    grammars: bool
 
 
 class Backend(Protocol):
@@ -86,9 +92,6 @@ class Backend(Protocol):
         whole: each request's events together once it has ended. first: called with the seconds until the first event.
         """
 
-    async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
-        """The whole text, its chunks, and how it ended."""
-
     def counts(self) -> tuple[int, int]:
         """(rows that run, requests that wait), as of now or a moment ago."""
 
@@ -99,20 +102,30 @@ class Backend(Protocol):
 def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Request]) -> None:
     """Raise ConfigError that names what a backend does not support."""
     for request in requests:
-        for prompt in (request.prompt, *components_of(request.prompt)):
-            if prompt is None:
-                continue
-            if prompt.kind not in capabilities.kinds:
-                raise _refusal(name, f"{prompt.kind}s", "soft_prompt")
-            attention = prompt.metadata.attention
-            # A file may have it, too, so that a request of no such field is refused with what to do.
-            if attention.hold is not None and not capabilities.hold:
-                raise _refusal(name, "hold", "hold", got=attention.hold, do="turn hold off (0)")
-            if attention.strength != 1 and not capabilities.strength:
-                raise _refusal(name, "strength", "strength", got=attention.strength, do="ask for strength 1")
-        check_branches(request.prompt, capabilities.branches)
+        check_prompt(name, capabilities, request.prompt)
         if request.sampling.logprobs is not None and not capabilities.log_probabilities:
             raise _refusal(name, "log probabilities", "logprobs")
+        if request.scoring is not None and not capabilities.scoring:
+            raise _refusal(name, "log probabilities of a text that is read", "echo", do="leave echo out")
+        if request.grammar is not None and not capabilities.grammars:
+            raise _refusal(name, "JSON schemas", "response_format")
+
+
+def check_prompt(name: str, capabilities: Capabilities, prompt: Prompt | Mixture | None) -> None:
+    """As `check_supported`, of a soft prompt alone."""
+    for part in (prompt, *components_of(prompt)):
+        if part is None:
+            continue
+        if part.kind not in capabilities.kinds:
+            raise _refusal(name, f"{part.kind}s", "soft_prompt")
+        attention = part.metadata.attention
+        # A file may have it, too, so that a request of no such field is refused with what to do.
+        if attention.hold is not None and not capabilities.hold:
+            raise _refusal(name, "hold", "hold", got=attention.hold, do="turn hold off (0)")
+        if not can_give(capabilities.strengths, attention.strength):
+            what, do = UNSUPPORTED_STRENGTHS[capabilities.strengths]
+            raise _refusal(name, what, "strength", got=attention.strength, do=do)
+    check_branches(prompt, capabilities.branches)
 
 
 def _refusal(name: str, what: str, where: str, *, got: object = None, do: str = "") -> ConfigError:

@@ -67,8 +67,9 @@ class Branches:
         """The request's: its first branch's."""
         return self.members[0].number
 
-    def open(self, runner: Runner, ids: Sequence[int]) -> int | None:
-        """Open all branches, or none: how many of `ids` need not run in any; None where there is no room.
+    def open(self, runner: Runner, ids: Sequence[int], written: int = 0) -> int | None:
+        """Open all branches, or none: how many of `ids` need not run in any; None where there is no room. written: as in
+        `Runner.open`.
 
         A gate reads the text first, once. Raises what `Runner.open` and `Runner.hidden_of` do.
         """
@@ -77,7 +78,7 @@ class Branches:
         opened: list[Branch] = []
         try:
             for branch in self.members:
-                done = runner.open(branch.number, branch.prompt, ids[branch.skip :])
+                done = runner.open(branch.number, branch.prompt, ids[branch.skip :], written)
                 if done is None:
                     break
                 opened.append(branch)
@@ -98,8 +99,8 @@ class Branches:
         """Make room for the first `end` ids in every branch. False: there is none."""
         return all(runner.grow(one.number, end - one.done) for one in self.members if end > one.done)
 
-    def spans(self, ids: Sequence[int], end: int, *, wanted: bool) -> list[Span]:
-        """What each branch has to run up to `end`: one whose text was cached further is ahead of the others."""
+    def spans(self, ids: Sequence[int], end: int, wanted: int) -> list[Span]:
+        """What each branch has to run up to `end`: one whose text was cached further is ahead of the others. wanted: of `Span`."""
         return [Span(one.number, ids[one.done : end], wanted) for one in self.members if wanted or one.done < end]
 
     def ran(self, end: int) -> None:

@@ -11,7 +11,7 @@ from sordino.settings import check_settings, setting
 # KoboldAI's numbers for the steps of `order`.
 TOP_K, TOP_A, TOP_P, TFS, TYPICAL, TEMPERATURE, REPETITION = range(7)
 # Looked at for every token of every row.
-MOST_STOPS, MOST_BIASES = 256, 1024
+MOST_STOPS, MOST_BIASES, MOST_LIKELIEST = 256, 1024, 20
 # What floats hold exactly.
 _MOST = 2**53
 
@@ -29,12 +29,21 @@ class EngineOptions:
         None, "Memory for running requests.", above=0, shown="a quarter of what is free", unit="MIB"
     )
     prefix_memory: float = setting(200, "Memory for prefixes and texts that may be used again.", low=0, unit="MIB")
-    runner: Literal["auto", "torch", "gguf"] = setting(
-        "auto", "What runs the model; auto: llama.cpp for a .gguf file where it is installed, else PyTorch."
+    runner: Literal["auto", "torch", "gguf", "vllm"] = setting(
+        "auto",
+        "What runs the model; auto: llama.cpp for a .gguf file on a CPU, PyTorch for what it cannot do and elsewhere; a line says "
+        "which. vllm: serve alone (pip install 'sordino[vllm]').",
+    )
+    vllm: tuple[str, ...] = setting(
+        (), "A flag of vLLM's own, as in tensor-parallel-size=4; may be repeated.", unit="FLAG[=VALUE]"
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.vllm and self.runner != "vllm":
+            raise ConfigError(
+                "this does nothing on its own", where="--vllm", do="give --runner vllm too, or leave it out"
+            )
 
     @property
     def kv_bytes(self) -> int | None:
@@ -51,6 +60,21 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """rows: most that run at once. queue: most that wait. tokens: most positions in a step. chunk: most of them for one row."""
+
+    rows: int = 16
+    queue: int = 256
+    tokens: int = 512
+    chunk: int = 256
+
+    @property
+    def branches(self) -> int:
+        """Most branches of a request: all run in one step."""
+        return min(self.rows, self.tokens)
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn. temperature 0 is greedy; what is at its default of 0 or 1 is off.
 
@@ -64,8 +88,8 @@ class Sampling:
     dry_*: DRY (text-generation-webui #5677); dry_range: last tokens that it looks at (0: all); dry_breakers: a token with one of
     these texts ends a repetition. xtc_*: XTC (#6335), after all steps of `order`. dynatemp_*: dynamic temperature, the temperature
     +- the range by entropy; smoothing_*: quadratic sampling; both belong to the temperature's step, and to no greedy row.
-    end: what an end-of-text token does: "stop" the text; "ignore": it goes on behind it; "forbid": it cannot come, as before
-    min_tokens new tokens. banned: token sequences that cannot come: behind all but the last token, the last one is left out.
+    end: what an end-of-text token does: "stop" the text; "ignore": it goes on after it; "forbid": it cannot come, as before
+    min_tokens new tokens. banned: token sequences that cannot come: after all but the last token, the last one is left out.
     """
 
     max_tokens: int = setting(120, "Most new tokens.", low=1, unit="N", short="-n")
@@ -110,7 +134,7 @@ class Sampling:
     banned: tuple[tuple[int, ...], ...] = ()
     order: tuple[int, ...] = (REPETITION, TEMPERATURE, TOP_K, TOP_A, TFS, TYPICAL, TOP_P)
     logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: int | None = setting(None, "How many of the likeliest tokens to report.", low=0, high=20)
+    logprobs: int | None = setting(None, "How many of the likeliest tokens to report.", low=0, high=MOST_LIKELIEST)
     stop: tuple[str, ...] = setting(
         (), "Stop before this text; may be repeated. In bash, $'\\n' is a line end.", unit="TEXT"
     )
@@ -133,4 +157,4 @@ class Sampling:
 
 def _check(holds: bool, flag: str, expected: str, got: object) -> None:
     if not holds:
-        raise ConfigError("a setting is out of range", where=flag, expected=expected, got=got)
+        raise ConfigError("out of range", where=flag, expected=expected, got=got)

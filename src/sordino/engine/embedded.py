@@ -10,12 +10,12 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sordino.engine.backend import Capabilities, check_supported
 from sordino.engine.engine import Engine
-from sordino.engine.requests import CacheUse, Chunk, End, Event, Request
+from sordino.engine.requests import CacheUse, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture
@@ -67,9 +67,12 @@ class EmbeddedEngine:
         self.capabilities = Capabilities(
             engine.runner.kinds | {Mixture.kind},
             log_probabilities=True,
-            strength=engine.runner.strength,
+            # An encoder predicts nothing of what it reads.
+            scoring=engine.info.sides is None,
+            strengths=engine.runner.strengths,
             hold=engine.runner.hold,
             branches=engine.limits.branches,
+            grammars=True,
         )
         self._inbox: queue.SimpleQueue[_Listener | None] = queue.SimpleQueue()
         self._listeners: dict[int, _Listener] = {}
@@ -130,16 +133,6 @@ class EmbeddedEngine:
             for listener in listeners:
                 listener.closed = True
             self._inbox.put(None)
-
-    async def complete(self, request: Request) -> tuple[str, list[Chunk], End]:
-        """The whole text, its chunks, and how it ended."""
-        chunks: list[Chunk] = []
-        async with aclosing(self.stream([request], whole=True)) as events:
-            async for _, event in events:
-                if isinstance(event, End):
-                    return "".join(chunk.text for chunk in chunks), chunks, event
-                chunks.append(event)
-        raise AssertionError("a request ends with its End")
 
     def counts(self) -> tuple[int, int]:
         """(rows that run, requests that wait), as of now or a moment ago."""

@@ -12,82 +12,63 @@ import itertools
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sordino.engine.active_request import ActiveRequest
 from sordino.engine.branches import Branches
+from sordino.engine.config import Limits
 from sordino.engine.detokenizer import Detokenizer
-from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, widths
+from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, check_words, widths
 from sordino.engine.runners.runner import Runner, Span
-from sordino.engine.samplers import Words
+from sordino.engine.samplers import TokenInfo
 from sordino.engine.sampling import Drawn, sample
 from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Scheduler
 from sordino.engine.seen_tokens import SeenTokens
-from sordino.errors import ConfigError, EngineBusy, ModelError, OutOfMemory, SordinoError
+from sordino.engine.text_scores import TextScores, check_scored
+from sordino.errors import EngineBusy, ModelError, OutOfMemory, SordinoError
+from sordino.models.description import DescribedModel
+from sordino.models.model_facts import EncoderDecoder
 from sordino.prompts.mixture import check_branches, components_of
 
+# The logits of texts that are scored, in a step.
+_SCORED_BYTES = 64 << 20
 _log = logging.getLogger("sordino.engine")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """rows: most that run at once. queue: most that wait. tokens: most positions in a step. chunk: most of them for one row."""
-
-    rows: int = 16
-    queue: int = 256
-    tokens: int = 512
-    chunk: int = 256
-
-    @property
-    def branches(self) -> int:
-        """Most branches of a request: all run in one step."""
-        return min(self.rows, self.tokens)
-
-
-@dataclass(frozen=True)
 class TokenizerInfo:
-    """What the engine needs to know of a tokenizer and a model: ids to text, where a text ends, positions, vocabulary."""
+    """What the engine needs to know of a tokenizer and a model: ids to text, where a text ends, positions, vocabulary. sides: of
+    an encoder-decoder, which writes a text of its own.
+    """
 
     decode: Callable[[Sequence[int]], str]
     stop_ids: frozenset[int]
     context_length: int
     vocab_size: int
+    sides: EncoderDecoder | None = None
 
-
-@dataclass(eq=False)
-class _ActiveRequest:
-    """A request that waits or runs. width: positions ahead of its ids. seen: its own ids and the drawn ones."""
-
-    request: Request
-    entry: ScheduledRequest
-    width: int
-    branches: Branches
-    random: torch.Generator
-    text: Detokenizer
-    seen: SeenTokens
-
-    @property
-    def ids(self) -> list[int]:
-        return self.seen.ids
-
-    @property
-    def n_new(self) -> int:
-        return len(self.ids) - len(self.request.ids)
+    @staticmethod
+    def of(model: DescribedModel) -> TokenizerInfo:
+        return TokenizerInfo(
+            model.decode, model.stop_ids, model.context_length, model.vocab_size, model.encoder_decoder
+        )
 
 
 class Engine:
     """Requests to one base model in one batch. Not thread-safe: one thread submits, aborts and steps."""
 
-    def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits = Limits()) -> None:
-        self.runner, self.info, self.limits = runner, info, limits
-        self._words = Words(info.stop_ids, lru_cache(1 << 16)(lambda token: info.decode([token])))
+    def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits | None = None) -> None:
+        self.runner, self.info, self.limits = runner, info, limits or Limits()
+        self._vocabulary = TokenInfo(info.stop_ids, lru_cache(1 << 16)(lambda token: info.decode([token])))
         self._numbers = itertools.count()
-        self._active: dict[int, _ActiveRequest] = {}
-        self._scheduler = Scheduler(limits.rows, limits.tokens, limits.chunk)
+        self._active: dict[int, ActiveRequest] = {}
+        scored = max(self.limits.branches, _SCORED_BYTES // (4 * info.vocab_size))
+        self._scheduler = Scheduler(self.limits.rows, self.limits.tokens, self.limits.chunk, scored)
         # Events that came between steps.
         self._ended: list[tuple[int, End]] = []
         # Branches to close, each with its ids: caching their texts can wait until their ends are published.
@@ -106,12 +87,18 @@ class Engine:
             raise EngineBusy("the engine was closed")
         width = self.check([request])
         branches = Branches.of(request, self._numbers)
-        entry = ScheduledRequest(branches.number, request.client, len(request.ids), branches=len(branches))
+        scored = request.scoring is not None
+        entry = ScheduledRequest(
+            branches.number, request.client, len(request.ids), branches=len(branches), scored=scored
+        )
         random = torch.Generator().manual_seed(request.seed)
-        text = Detokenizer(self.info.decode, request.ids, request.sampling.stop)
-        # For a mixture, what its first component reads counts.
-        seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=(*request.skips, 0)[0])
-        self._active[entry.number] = _ActiveRequest(request, entry, width, branches, random, text, seen)
+        text = Detokenizer(self.info.decode, () if self.info.sides else request.ids, request.sampling.stop)
+        # For a mixture, what its first component reads counts; of an encoder-decoder, what it writes.
+        skip = len(request.ids) if self.info.sides else (*request.skips, 0)[0]
+        seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=skip)
+        scores = TextScores(request, request.scoring, branches) if request.scoring else None
+        grammar = request.grammar.begin() if request.grammar else None
+        self._active[entry.number] = ActiveRequest(request, entry, width, branches, random, text, seen, scores, grammar)
         self._scheduler.waiting.add(entry)
         return entry.number
 
@@ -171,28 +158,42 @@ class Engine:
         first = 0
         for item in batch:
             active = self._active[item.entry.number]
+            wanted = active.wanted(item.count)
             item.entry.done += item.count
             active.branches.ran(item.entry.done)
-            if item.entry.done < item.entry.length:
+            if not wanted:
                 continue
             assert logits_NV is not None
-            logits_KV = logits_NV[first : first + len(active.branches)]
-            first += len(active.branches)
-            events += [(item.entry.number, event) for event in self._next_token(active, logits_KV)]
+            end = first + wanted * len(active.branches)
+            logits_KTV = logits_NV[first:end].reshape(len(active.branches), wanted, -1)
+            first = end
+            events += [(item.entry.number, event) for event in self._read(active, logits_KTV)]
         return events
 
-    def _next_token(self, active: _ActiveRequest, logits_KV: NDArray[np.float32]) -> list[Event]:
-        """Draw a request's next token. An error here ends this request and no other."""
+    def _read(self, active: ActiveRequest, logits_KTV: NDArray[np.float32]) -> list[Event]:
+        """Score a request's text, and draw its next token where that is at its end. An error ends this request and no other."""
         try:
-            logits_V, logp_KV = active.branches.combined(logits_KV)
-            drawn = sample(logits_V, active.seen, active.request.sampling, active.random, self._words)
+            scored: list[Event] = []
+            if active.scores is not None:
+                found, only = active.scores.read(logits_KTV), active.scores.scoring.only
+                if found is None:
+                    return []
+                scored = [Chunk("", (), found)]
+                if only:
+                    return [*scored, self._end(active, "length")]
+                active.scores, active.entry.scored = None, False
+            logits_V, logp_KV = active.branches.combined(logits_KTV[:, -1])
+            allowed_V = active.grammar.allowed() if active.grammar else None
+            drawn = sample(logits_V, active.seen, active.request.sampling, active.random, self._vocabulary, allowed_V)
+            if active.grammar:
+                active.grammar.push(drawn.token)
         except ModelError as error:
             return [self._end(active, "failed", error)]
         except Exception as error:
             _log.exception("drawing a token failed")
             return [self._end(active, "failed", SordinoError("drawing a token failed", got=type(error).__name__))]
         active.branches.observe(drawn.token, logp_KV)
-        return self._advance(active, drawn)
+        return [*scored, *self._advance(active, drawn)]
 
     def _prepare(self) -> None:
         """Encode the soft prompts of the requests that come next in one batch."""
@@ -212,12 +213,16 @@ class Engine:
             return False
         active = self._active[entry.number]
         try:
-            done = active.branches.open(self.runner, active.ids)
+            done = (
+                active.scores.open(self.runner)
+                if active.scores
+                else active.branches.open(self.runner, active.ids, active.n_new)
+            )
         except SordinoError as error:
             self._ended.append((entry.number, self._end(active, "failed", error)))
             return False
         if done is None:
-            self._no_room = (entry.number, self._closings) if entry.branches > 1 else self._no_room
+            self._no_room = (entry.number, self._closings) if entry.branches > 1 or active.scores else self._no_room
             return False
         entry.done = done
         return True
@@ -233,23 +238,26 @@ class Engine:
 
     def _spans(self, item: ScheduledTokens) -> list[Span]:
         active, end = self._active[item.entry.number], item.entry.done + item.count
-        return active.branches.spans(active.ids, end, wanted=end >= item.entry.length)
+        return active.branches.spans(active.ids, end, active.wanted(item.count))
 
-    def _advance(self, active: _ActiveRequest, drawn: Drawn) -> list[Event]:
+    def _advance(self, active: ActiveRequest, drawn: Drawn) -> list[Event]:
         """Append the drawn token: its chunk, and the end where it is the last."""
         if drawn.token in self.info.stop_ids and active.request.sampling.end != "ignore":
             rest = active.text.finish()
-            return [*([Chunk(rest, ())] if rest else []), self._end(active, "stop")]
+            end = replace(self._end(active, "stop"), ended_by=drawn)
+            return [*([Chunk(rest, ())] if rest else []), end]
         active.seen.push(drawn.token)
         active.entry.length += 1
         text = active.text.push(drawn.token)
         if active.text.stopped:
             return [Chunk(text, (drawn,)), self._end(active, "stop")]
+        if active.grammar is not None and active.grammar.over:
+            return [Chunk(text + active.text.finish(), (drawn,)), self._end(active, "stop")]
         if active.n_new >= active.request.sampling.max_tokens:
             return [Chunk(text + active.text.finish(), (drawn,)), self._end(active, "length")]
         return [Chunk(text, (drawn,))]
 
-    def _end(self, active: _ActiveRequest, reason: Reason, error: SordinoError | None = None) -> End:
+    def _end(self, active: ActiveRequest, reason: Reason, error: SordinoError | None = None) -> End:
         """Remove a request, whether it waits or runs."""
         del self._active[active.entry.number]
         if active.entry in self._scheduler.running:
@@ -268,9 +276,10 @@ class Engine:
     def _check(self, request: Request) -> int:
         """The positions ahead of a request's text; for a mixture those of its longest component."""
         check_branches(request.prompt, self.limits.branches)
+        check_scored(request)
         in_front = widths(request, self.runner.prefix_length)
-        check_room(request, in_front, self.info.context_length)
-        lengths = [width + len(request.ids) + request.sampling.max_tokens for width in in_front]
+        check_room(request, in_front, self.info.context_length, sides=self.info.sides)
+        lengths = [width + len(request.ids) + request.most_new for width in in_front]
         if not self.runner.holds(list(zip(components_of(request.prompt), lengths, strict=True))):
             raise OutOfMemory(
                 "the request does not fit into the memory for running rows",
@@ -278,9 +287,5 @@ class Engine:
                 got=lengths[0] if len(lengths) == 1 else f"{len(lengths)} rows of {max(lengths)}, one a component",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
-        sampling, last = request.sampling, self.info.vocab_size - 1
-        biased = [("logit_bias", word) for word, _ in sampling.logit_bias]
-        for where, word in (*biased, *(("banned", word) for one in sampling.banned for word in one)):
-            if not 0 <= word <= last:
-                raise ConfigError("no such word", where=where, expected=f"0 to {last}", got=word)
+        check_words(request.sampling, self.info.vocab_size)
         return max(in_front)

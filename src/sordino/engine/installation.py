@@ -41,8 +41,7 @@ def examine(library: Library) -> Iterable[Finding]:
     yield from cache()
     yield from library_folders(library)
     yield from extras(metadata.requires("sordino") or [] if _installed("sordino") else [])
-    if _installed("llama-cpp-python"):
-        yield llama()
+    yield llama()
 
 
 def python_version() -> Finding:
@@ -162,21 +161,15 @@ def extras(requirements: Iterable[str]) -> Iterable[Finding]:
 
 
 def llama() -> Finding:
-    """Whether llama.cpp is there as it should be built."""
+    """Whether llama.cpp can be used."""
     try:
-        from sordino.engine.runners.llama_context import may_rearrange_weights
-
-        whole = may_rearrange_weights()
+        from sordino.engine.runners.llama_library import VERSION, library_file, why_not
+    # PyTorch, see above.
     except (ImportError, OSError, RuntimeError) as error:
-        return Finding("llama.cpp", "bad", f"cannot be used: {error}", "build it again, or serve with --runner torch")
-    if whole:
-        return Finding("llama.cpp", "ok", "can be used")
-    return Finding(
-        "llama.cpp",
-        "note",
-        "built with AMX, whose kernels are faulty: it runs without them, slower",
-        "build it again without AMX, as docs/serving.md says",
-    )
+        return Finding("llama.cpp", "note", f"cannot be used: {error}")
+    if why := why_not():
+        return Finding("llama.cpp", "note", why, "until then PyTorch runs .gguf files, slower")
+    return Finding("llama.cpp", "ok", f"{VERSION[0]}, {library_file()}")
 
 
 def _installed(package: str) -> bool:

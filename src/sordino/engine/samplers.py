@@ -24,32 +24,32 @@ _COLDEST = 1e-3
 
 
 @dataclass(frozen=True)
-class Words:
+class TokenInfo:
     """What sampling needs to know of a vocabulary. ends: the ids that end a text. text: of a token."""
 
     ends: frozenset[int] = frozenset()
     text: Callable[[int], str] = lambda token: ""
 
 
-NO_WORDS = Words()
+NO_VOCABULARY = TokenInfo()
 
 
-def forbidden(seen: SeenTokens, sampling: Sampling, words: Words) -> list[int]:
-    """The tokens that cannot come next: the last of a banned sequence behind its others, and ends of the text."""
+def forbidden(seen: SeenTokens, sampling: Sampling, vocabulary: TokenInfo) -> list[int]:
+    """The tokens that cannot come next: the last of a banned sequence after its others, and ends of the text."""
     found = {one[-1] for one in sampling.banned if seen.ids[len(seen.ids) - len(one) + 1 :] == list(one[:-1])}
     if sampling.end == "forbid" or seen.new.total() < sampling.min_tokens:
-        found |= words.ends
+        found |= vocabulary.ends
     return list(found)
 
 
-def dry_penalties(ids: Sequence[int], sampling: Sampling, words: Words) -> tuple[Ids, Floats]:
+def dry_penalties(ids: Sequence[int], sampling: Sampling, vocabulary: TokenInfo) -> tuple[Ids, Floats]:
     """DRY (Don't Repeat Yourself, p-e-w, text-generation-webui #5677): the tokens that would continue a repetition, and what is
     subtracted from the logit of each: multiplier * base ** (length of the repetition - allowed length).
 
     A repetition does not reach across a token whose text contains one of the sequence breakers; no such token is penalised.
     """
     row = np.asarray(ids[-sampling.dry_range :], dtype=np.int64)
-    if len(row) < 2 or _breaks(int(row[-1]), sampling, words):
+    if len(row) < 2 or _breaks(int(row[-1]), sampling, vocabulary):
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     ends_M = np.flatnonzero(row[:-1] == row[-1])
     lengths_M = np.ones(len(ends_M), dtype=np.int64)
@@ -57,23 +57,23 @@ def dry_penalties(ids: Sequence[int], sampling: Sampling, words: Words) -> tuple
     for length in range(1, min(_LONGEST_MATCH, len(row) - 1)):
         going_M = going_M[ends_M[going_M] >= length]
         going_M = going_M[row[ends_M[going_M] - length] == row[-1 - length]]
-        if not len(going_M) or _breaks(int(row[-1 - length]), sampling, words):
+        if not len(going_M) or _breaks(int(row[-1 - length]), sampling, vocabulary):
             break
         lengths_M[going_M] = length + 1
     longest: dict[int, int] = {}
     for word, length in zip(row[ends_M + 1].tolist(), lengths_M.tolist(), strict=True):
-        if length >= sampling.dry_allowed_length and not _breaks(word, sampling, words):
+        if length >= sampling.dry_allowed_length and not _breaks(word, sampling, vocabulary):
             longest[word] = max(length, longest.get(word, 0))
     beyond = np.array(list(longest.values()), dtype=np.float64) - sampling.dry_allowed_length
     return np.array(list(longest), dtype=np.int64), sampling.dry_multiplier * sampling.dry_base**beyond
 
 
-def _breaks(token: int, sampling: Sampling, words: Words) -> bool:
-    text = words.text(token)
+def _breaks(token: int, sampling: Sampling, vocabulary: TokenInfo) -> bool:
+    text = vocabulary.text(token)
     return any(breaker in text for breaker in sampling.dry_breakers)
 
 
-def without_top_choices(ids_C: Ids, probs_C: Floats, sampling: Sampling, words: Words) -> Mask:
+def without_top_choices(ids_C: Ids, probs_C: Floats, sampling: Sampling, vocabulary: TokenInfo) -> Mask:
     """XTC (Exclude Top Choices, p-e-w, text-generation-webui #6335), where it acts: the tokens that stay.
 
     Of the tokens of at least the threshold's probability only the least likely stays. All stay where an end of the text or of a
@@ -82,7 +82,7 @@ def without_top_choices(ids_C: Ids, probs_C: Floats, sampling: Sampling, words: 
     keep_C = np.ones(len(ids_C), dtype=bool)
     keep_C[:-1] = probs_C[1:] < sampling.xtc_threshold
     left_out = ids_C[~keep_C].tolist()
-    if any(word in words.ends or "\n" in words.text(word) for word in left_out):
+    if any(word in vocabulary.ends or "\n" in vocabulary.text(word) for word in left_out):
         keep_C[:] = True
     return keep_C
 

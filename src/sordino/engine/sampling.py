@@ -6,7 +6,7 @@ Shape key: V vocabulary, C candidates (words that are still possible, likeliest 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,17 @@ from torch import Tensor
 
 from sordino.engine.config import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL
 from sordino.engine.config import Sampling as Sampling
-from sordino.engine.samplers import NO_WORDS, Words, dry_penalties, forbidden, heated, without_top_choices
+from sordino.engine.filters import FILTERS, keep_top_p
+from sordino.engine.samplers import (
+    NO_VOCABULARY,
+    Floats,
+    Mask,
+    TokenInfo,
+    dry_penalties,
+    forbidden,
+    heated,
+    without_top_choices,
+)
 from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ModelError
 
@@ -24,8 +34,6 @@ _FIRST_CANDIDATES = 512
 # Added to the logit of a word that cannot come. Finite: one is left where all are forbidden.
 _FORBIDDEN = -1e9
 Logits = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,10 @@ def sample(
     seen: SeenTokens,
     sampling: Sampling,
     random: torch.Generator,
-    words: Words = NO_WORDS,
+    vocabulary: TokenInfo = NO_VOCABULARY,
+    allowed_V: Mask | None = None,
 ) -> Drawn:
-    """Draw one token from float32 logits [V] after the tokens of `seen`.
+    """Draw one token from float32 logits [V] after the tokens of `seen`. allowed_V: the words that may come.
 
     The generator advances once per drawn token, twice with XTC, and not at all for greedy sampling. Raises ModelError where a logit
     is NaN or plus infinity; minus infinity marks words that cannot come.
@@ -54,15 +63,22 @@ def sample(
     likeliest = int(raw_V.argmax())
     if not raw_V[likeliest] < math.inf:
         raise non_finite_logits()
+    possible_V = raw_V
+    if allowed_V is not None:
+        possible_V = np.where(allowed_V, raw_V, np.float32(-np.inf))
+        likeliest = int(possible_V.argmax())
     if _is_plain(sampling):
-        return Drawn(_biased_likeliest(raw_V, likeliest, sampling.logit_bias) if sampling.logit_bias else likeliest)
-    exact_V: Floats = raw_V.astype(np.float64)
-    token = _draw(exact_V, seen, sampling, random, words)
-    if sampling.logprobs is None:
-        return Drawn(token)
+        biased = bool(sampling.logit_bias)
+        return Drawn(_biased_likeliest(possible_V, likeliest, sampling.logit_bias) if biased else likeliest)
+    token = _draw(possible_V.astype(np.float64), seen, sampling, random, vocabulary)
+    return Drawn(token) if sampling.logprobs is None else reported(raw_V.astype(np.float64), token, sampling.logprobs)
+
+
+def reported(exact_V: Floats, token: int, count: int) -> Drawn:
+    """A token with its log probability and those of the `count` likeliest."""
     peak = exact_V.max()
     total = float(peak + np.log(np.exp(exact_V - peak).sum()))
-    top = _likeliest(exact_V, sampling.logprobs)
+    top = _likeliest(exact_V, count)
     return Drawn(token, float(exact_V[token]) - total, tuple((int(i), float(exact_V[i]) - total) for i in top))
 
 
@@ -104,13 +120,13 @@ def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[i
     return min(word, likeliest) if best == rest else word if best > rest else likeliest
 
 
-def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator, words: Words) -> int:
-    logits_V = _biased(raw_V, seen, sampling, words)
+def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator, vocabulary: TokenInfo) -> int:
+    logits_V = _biased(raw_V, seen, sampling, vocabulary)
     if sampling.temperature == 0:
         return int(np.argmax(_penalised(logits_V, _penalties(seen, sampling))))
     ids_C, probs_C = distribution(logits_V, seen, sampling)
     if sampling.xtc_probability and _uniform(random) < sampling.xtc_probability:
-        keep_C = without_top_choices(ids_C, probs_C, sampling, words)
+        keep_C = without_top_choices(ids_C, probs_C, sampling, vocabulary)
         ids_C, probs_C = ids_C[keep_C], probs_C[keep_C]
     # One number a token, whatever was filtered.
     sums_C = np.cumsum(probs_C)
@@ -131,6 +147,10 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
         step = steps.pop(0)
         logits_V = _penalised(logits_V, penalties) if step == REPETITION else heated(logits_V, sampling)
     ids_C, logits_C, steps = _candidates(logits_V, steps, sampling)
+    if logits_C[-1] == -math.inf:
+        # Words that cannot come are none of the tail.
+        possible_C = logits_C > -math.inf
+        ids_C, logits_C = ids_C[possible_C], logits_C[possible_C]
     for step in steps:
         if step in (TEMPERATURE, REPETITION):
             heat = step == TEMPERATURE
@@ -139,14 +159,14 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
             order_C = np.lexsort((ids_C, -logits_C))
             ids_C, logits_C = ids_C[order_C], logits_C[order_C]
         else:
-            keep_C = _FILTERS[step](_softmax(logits_C), sampling)
+            keep_C = FILTERS[step](_softmax(logits_C), sampling)
             # The likeliest word always stays.
             keep_C[0] |= not keep_C.any()
             ids_C, logits_C = ids_C[keep_C], logits_C[keep_C]
     return ids_C, _softmax(logits_C)
 
 
-def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, words: Words) -> Floats:
+def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, vocabulary: TokenInfo) -> Floats:
     if not (sampling.logit_bias or _moves(sampling)):
         return raw_V
     logits_V = raw_V.copy()
@@ -156,9 +176,9 @@ def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, words: Words) -
         for word, count in seen.new.items():
             logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
     if sampling.dry_multiplier:
-        ids, penalties = dry_penalties(seen.ids, sampling, words)
+        ids, penalties = dry_penalties(seen.ids, sampling, vocabulary)
         logits_V[ids] -= penalties
-    logits_V[forbidden(seen, sampling, words)] += _FORBIDDEN
+    logits_V[forbidden(seen, sampling, vocabulary)] += _FORBIDDEN
     return logits_V
 
 
@@ -188,7 +208,7 @@ def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple
             if count >= len(logits_V) or probs_C.sum() >= sampling.top_p:
                 break
             count *= 8
-        keep_C = _keep_top_p(probs_C, sampling)
+        keep_C = keep_top_p(probs_C, sampling)
         keep_C[0] = True
         return ids_C[keep_C], logits_V[ids_C[keep_C]], steps[1:]
     ids_C = _likeliest(logits_V, len(logits_V))
@@ -210,51 +230,6 @@ def _softmax(logits_C: Floats) -> Floats:
     weight_C = np.exp(logits_C - logits_C.max())
     probs_C: Floats = weight_C / weight_C.sum()
     return probs_C
-
-
-def _keep_top_k(probs_C: Floats, sampling: Sampling) -> Mask:
-    return np.arange(len(probs_C)) < sampling.top_k
-
-
-def _keep_top_p(probs_C: Floats, sampling: Sampling) -> Mask:
-    before_C = np.cumsum(probs_C) - probs_C
-    keep_C: Mask = (before_C < sampling.top_p) & (probs_C >= sampling.min_p * probs_C[0])
-    return keep_C
-
-
-def _keep_top_a(probs_C: Floats, sampling: Sampling) -> Mask:
-    keep_C: Mask = probs_C >= sampling.top_a * probs_C[0] ** 2
-    return keep_C
-
-
-def _keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
-    """The words before the tail, where the curve of sorted probabilities flattens."""
-    bends = np.abs(np.diff(probs_C, n=2))
-    if not bends.sum():
-        return np.ones(len(probs_C), dtype=bool)
-    straight = np.cumsum(bends / bends.sum()) > sampling.tfs
-    return ~np.concatenate([[False], straight, [True]])
-
-
-def _keep_typical(probs_C: Floats, sampling: Sampling) -> Mask:
-    """The words whose surprise is nearest to the expected one, up to a mass of `typical`."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        surprise_C = -np.log(probs_C)
-        expected = np.nansum(probs_C * surprise_C)
-    order_C = np.argsort(np.abs(surprise_C - expected), kind="stable")
-    before_C = np.cumsum(probs_C[order_C]) - probs_C[order_C]
-    keep_C = np.zeros(len(probs_C), dtype=bool)
-    keep_C[order_C[before_C < sampling.typical]] = True
-    return keep_C
-
-
-_FILTERS: dict[int, Callable[[Floats, Sampling], Mask]] = {
-    TOP_K: _keep_top_k,
-    TOP_A: _keep_top_a,
-    TOP_P: _keep_top_p,
-    TFS: _keep_tail_free,
-    TYPICAL: _keep_typical,
-}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ a long text never blocks the others. What remains admits waiting requests, the c
 that came last goes back to the front of the queue and runs its text again later.
 
 A request with several branches takes as many rows, and each of its positions counts once for every branch. No other request
-overtakes one that waits for its rows.
+overtakes one that waits for its rows. A text that is scored needs the logits of all its positions, which take memory: a step holds
+only `scored` of them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from itertools import chain, islice, zip_longest
 
 @dataclass(eq=False)
 class ScheduledRequest:
-    """A request as the scheduler sees it. length: positions of its text; done: how many have run in all of its branches."""
+    """A request as the scheduler sees it. length: positions of its text; done: how many have run in all of its branches.
+    scored: whether the logits of all positions are wanted, not of the last one alone.
+    """
 
     number: int
     client: str
     length: int
     done: int = 0
     branches: int = 1
+    scored: bool = False
 
     @property
     def prefills(self) -> bool:
@@ -92,11 +96,14 @@ class Queue:
 
 @dataclass
 class Scheduler:
-    """rows: most that run at once. tokens: most positions in a step. chunk: most positions of one request in a step."""
+    """rows: most that run at once. tokens: most positions in a step. chunk: most positions of one request in a step. scored: most
+    positions in a step of requests that are scored; at least the branches of any.
+    """
 
     rows: int
     tokens: int
     chunk: int
+    scored: int = 1 << 30
     running: list[ScheduledRequest] = field(default_factory=list)
     waiting: Queue = field(default_factory=Queue)
 
@@ -112,7 +119,7 @@ class Scheduler:
         positions; False without room. preempt: closes a request that goes back to the queue and sets `done`.
         """
         scheduled: dict[ScheduledRequest, int] = {}
-        left = self.tokens
+        left = _Room(self.tokens, self.scored)
         # Requests that decode come first: they need one position each, and people watch them.
         for entry in sorted(self.running, key=lambda entry: entry.prefills):
             count = self._count(entry, left)
@@ -120,15 +127,20 @@ class Scheduler:
                 last = self.running.pop()
                 preempt(last)
                 self.waiting.put_back(last)
-                left += scheduled.pop(last, 0) * last.branches
+                left.take(last, -scheduled.pop(last, 0))
             if entry in self.running and count:
                 scheduled[entry] = count
-                left -= count * entry.branches
-        while (first := self.waiting.first()) and first.branches <= min(left, self.rows - self.taken) and admit(first):
+                left.take(entry, count)
+        while (
+            (first := self.waiting.first())
+            and left.of(first)
+            and first.branches <= self.rows - self.taken
+            and admit(first)
+        ):
             entry = self.waiting.take()
             self.running.append(entry)
             scheduled[entry] = self._count(entry, left)
-            left -= scheduled[entry] * entry.branches
+            left.take(entry, scheduled[entry])
         return [ScheduledTokens(entry, count) for entry, count in scheduled.items()]
 
     @property
@@ -136,6 +148,22 @@ class Scheduler:
         """Running rows: the branches of all running requests."""
         return sum(entry.branches for entry in self.running)
 
-    def _count(self, entry: ScheduledRequest, left: int) -> int:
-        """How many positions a request runs next, in a step with room for `left` more."""
-        return min(entry.length - entry.done, max(1, self.chunk // entry.branches), left // entry.branches)
+    def _count(self, entry: ScheduledRequest, left: _Room) -> int:
+        """How many positions a request runs next, in a step with this room."""
+        return min(entry.length - entry.done, max(1, self.chunk // entry.branches), left.of(entry))
+
+
+@dataclass
+class _Room:
+    """Of a step, as in `Scheduler`."""
+
+    tokens: int
+    scored: int
+
+    def of(self, entry: ScheduledRequest) -> int:
+        """For how many positions of a request."""
+        return (min(self.tokens, self.scored) if entry.scored else self.tokens) // entry.branches
+
+    def take(self, entry: ScheduledRequest, count: int) -> None:
+        self.tokens -= count * entry.branches
+        self.scored -= count * entry.branches if entry.scored else 0

@@ -21,9 +21,12 @@ from typing import Any
 
 NAME = "machine watch"
 LOOK_SECONDS = 0.5
-# Cores that others may use beside our threads before these are in their way: what the system counts is some hundredths off. And
-# looks until they count as gone.
+# Cores that others may use beside our threads before these are in their way: what the system counts is some hundredths off.
+# And looks until they count as gone.
 SLACK_CORES, CALM_LOOKS = 0.5, 4
+# Threads of ours that have no core, on average, before they sleep: whoever computes while we do not is in nobody's way. 0.4 was
+# seen beside a client (LOG.md). Threads that sleep hardly wait for a core, so this alone does not tell when others are gone.
+WITHOUT_CORE = 0.5
 # What /proc/stat counts as work.
 KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
 # Whoever sets one of these has chosen.
@@ -48,9 +51,9 @@ class Judge:
     crowded: bool = False
     _calm: int = 0
 
-    def look(self, others: float) -> bool:
-        """others: cores that other processes used since the last look."""
-        if others + self.threads > self.cores + SLACK_CORES:
+    def look(self, others: float, without_core: float) -> bool:
+        """Since the last look: the cores that other processes used, and our threads that wanted a core and had none, on average."""
+        if others + self.threads > self.cores + SLACK_CORES and (self.crowded or without_core > WITHOUT_CORE):
             self.crowded, self._calm = True, 0
         else:
             self._calm += 1
@@ -99,16 +102,29 @@ def _watch(given: int | None) -> None:
     threads = given or psutil.cpu_count(logical=False) or len(allowed)
     judge, stand_ins = Judge(len(allowed), min(threads, len(allowed))), StandIns(len(allowed))
     own = psutil.Process()
-    before = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times())
+    before, waited_before = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times()), seconds_without_core()
     while True:
         time.sleep(LOOK_SECONDS)
-        now = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times())
+        now, waited_now = _seconds(psutil.cpu_times(percpu=True), allowed, own.cpu_times()), seconds_without_core()
         clock, busy, ours = (after - earlier for after, earlier in zip(now, before, strict=True))
-        before = now
-        if judge.look(max(0.0, busy - ours) / clock):
+        waited = sum(max(0.0, one - waited_before.get(thread, 0.0)) for thread, one in waited_now.items())
+        before, waited_before = now, waited_now
+        if judge.look(max(0.0, busy - ours) / clock, waited / clock):
             stand_ins.stand()
         else:
             stand_ins.leave()
+
+
+def seconds_without_core() -> dict[str, float]:
+    """How long each thread of this process has waited for a core. Where the kernel does not count that, one that always waits."""
+    if not os.path.exists("/proc/self/schedstat"):
+        return {"": time.monotonic()}
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        # A thread may end meanwhile.
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{thread}/schedstat", "rb") as file:
+            found[thread] = int(file.read().split()[1]) / 1e9
+    return found
 
 
 def _seconds(cores: Sequence[Any], allowed: Sequence[int], own: Any) -> tuple[float, float, float]:

@@ -1,10 +1,10 @@
 """Does a soft prompt work? Its loss on held-out texts and its answers to tasks, compared with baselines.
 
-config: settings                                  conditions: prefixes that a text is measured behind
+config: settings                                  conditions: prefixes that a text is measured after
 scoring: losses of the same tokens                mixed: the same with mixtures
 confidence: intervals                             off_domain: a packaged text in another voice
 measuring: held-out losses, with intervals        report: their numbers and sentences
-distance, distance_plan: gains behind other text  between: that text
+distance, distance_plan: gains after other text  between: that text
 distance_report, distance_picture: what is shown  adapters: LoRA, to compare with
 continuations: whether text stays healthy
 

@@ -101,7 +101,9 @@ def classify(
     known = labels_of(base, [*every, *examples], labels)
     mixtures = {label: prompt for label, prompt in prompts.items() if isinstance(prompt, Mixture)}
     alone = {label: prompt for label, prompt in prompts.items() if not isinstance(prompt, Mixture)}
-    instructions = baselines.instructions or [default_instruction(known)]
+    instructions = baselines.instructions or [
+        f"Each of these is answered with one of: {', '.join(text.strip() for text in known.texts)}."
+    ]
     plain = task_conditions(base, alone, config, replace(baselines, instructions=instructions))
     # Components of mixtures have no lines of their own.
     parts = [mixture(base, label, mixed).components for label, mixed in mixtures.items()]
@@ -158,12 +160,8 @@ def task_conditions(
 
 
 def check_task_room(base: BaseModel, condition: Condition, tokens: int) -> None:
-    """Raise ConfigError unless a row and its answer, `tokens` together, fit behind the condition."""
+    """Raise ConfigError unless a row and its answer, `tokens` together, fit after the condition."""
     check_room(base, condition, tokens, do=_LOWER)
-
-
-def default_instruction(labels: Labels) -> str:
-    return f"Each of these is answered with one of: {', '.join(text.strip() for text in labels.texts)}."
 
 
 def score_rows(
@@ -176,7 +174,7 @@ def score_rows(
 
 @dataclass(frozen=True)
 class _RowGroup:
-    """Conditions, the same rows behind each of them, and the label tree of each row."""
+    """Conditions, the same rows after each of them, and the label tree of each row."""
 
     conditions: tuple[Condition, ...]
     rows: TaskRows
@@ -184,13 +182,9 @@ class _RowGroup:
 
 
 def _groups(
-    base: BaseModel,
-    lists: Sequence[Sequence[Condition]],
-    pieces: Sequence[Piece],
-    labels: Labels,
-    config: TaskConfig,
+    base: BaseModel, lists: Sequence[Sequence[Condition]], pieces: Sequence[Piece], labels: Labels, config: TaskConfig
 ) -> list[list[_RowGroup]]:
-    """Each list cut into runs of conditions behind which a row has the same tokens.
+    """Each list cut into runs of conditions after which a row has the same tokens.
 
     Raises ConfigError where a row does not fit the model's context.
     """

@@ -17,10 +17,9 @@ from sordino.evaluation.config import Between
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
+from sordino.texts.neutral import BREAK
 from sordino.texts.pieces import Piece
 
-# Stands between two texts.
-BREAK = "\n\n"
 # The model writes several texts of about this many tokens side by side: one long one would take minutes.
 _WRITTEN = 384
 
@@ -62,7 +61,7 @@ def parts_of(pieces: Sequence[Piece], count: int) -> list[tuple[Piece, ...]]:
 
 
 def _cut(piece: Piece, at: int) -> tuple[Piece, Piece] | None:
-    """A plain text in two, behind the first line break after `at` characters; None where one of them would be all white space."""
+    """A plain text in two, after the first line break after `at` characters; None where one of them would be all white space."""
     if piece.kind != "text":
         return None
     end = piece.text.find("\n", at) + 1 or piece.text.find(" ", at) + 1
@@ -94,7 +93,7 @@ def own_texts(
 def written_texts(
     base: BaseModel, label: str, prompt: Prompt | Mixture, tokens: int, parts: int, *, seed: int
 ) -> BetweenTexts:
-    """For each part, what the model writes behind nothing but the soft prompt: texts of about _WRITTEN tokens, one after another.
+    """For each part, what the model writes after nothing but the soft prompt: texts of about _WRITTEN tokens, one after another.
 
     It does not end a text by itself.
     """

@@ -1,4 +1,4 @@
-"""The conditions under which the loss of a text is measured: behind a soft prompt, nothing, an instruction or real text.
+"""The conditions under which the loss of a text is measured: after a soft prompt, nothing, an instruction or real text.
 
 All of them are prefixes that run through the model once, a text as a soft prompt does, so two conditions differ in nothing else.
 
@@ -57,13 +57,13 @@ class Condition:
         return self if tokens == len(self.ids) else replace(self, ids=self.ids[:tokens], tokens=tokens)
 
     def behind(self, ids: Sequence[int], prefix: Prefixes | None = None) -> Condition:
-        """The condition with more text behind it. prefix: of all that."""
+        """The condition with more text after it. prefix: of all that."""
         return replace(self, ids=(*self.ids, *self.leading, *ids), leading=(), prefix=prefix)
 
 
 @dataclass(frozen=True)
 class MixedCondition:
-    """A mixture in front of a text. tokens: of the longest component. ids: of the text behind it, in each component's `ids` too."""
+    """A mixture in front of a text. tokens: of the longest component. ids: of the text after it, in each component's `ids` too."""
 
     label: str
     mixture: Mixture
@@ -77,7 +77,7 @@ class MixedCondition:
 
     @property
     def length(self) -> int:
-        """Positions before a text's first token, behind the longest component."""
+        """Positions before a text's first token, after the longest component."""
         return max(condition.length for condition in self.components)
 
 
@@ -134,7 +134,7 @@ def no_prompt(base: BaseModel) -> Condition:
 
 
 def instruction(base: BaseModel, text: str) -> Condition:
-    """The text as a heading: with a blank line behind it, unless it ends in white space."""
+    """The text as a heading: with a blank line after it, unless it ends in white space."""
     return _of_text(base, "instruction", text, _heading(text))
 
 

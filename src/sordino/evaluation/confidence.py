@@ -136,6 +136,18 @@ def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> Interval:
     return float(ordered[math.floor(tail * last)]), float(ordered[math.ceil((1 - tail) * last)])
 
 
+def brackets(interval: Interval | None, form: str, *, times: float = 1) -> str:
+    """An interval for people, `[1.2, 3.4]`, its ends in the given form; "" for none."""
+    return "" if interval is None else f"[{', '.join(form.format(times * end) for end in interval)}]"
+
+
+def cells(estimate: Estimate | None, form: str, *, times: float = 1) -> tuple[str, str]:
+    """Of a table, for an estimate, or for none: its value in the given form, and its interval as `brackets`."""
+    if estimate is None:
+        return "", ""
+    return form.format(times * estimate.value), brackets(estimate.interval, form, times=times)
+
+
 def expanded_tail(tail: float, units: int) -> float:
     """The share to cut off at each end of a bootstrap distribution for `tail` of Student's t with `units` - 1 degrees of freedom.
 

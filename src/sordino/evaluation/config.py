@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from sordino.errors import ConfigError
 from sordino.prompts.attention import MOST_HOLD
 from sordino.settings import check_settings, seed_setting, setting
+from sordino.texts.pairs import Objective
 from sordino.texts.pieces import Piece
 
 EXCERPT_TOKENS = (20, 64, 128, 256, 512)
@@ -36,9 +37,9 @@ def resamples_setting() -> int:
 
 @dataclass(frozen=True)
 class DistanceConfig:
-    """How far a soft prompt reaches: how much it helps behind other text, by the tokens of that text.
+    """How far a soft prompt reaches: how much it helps after other text, by the tokens of that text.
 
-    distances: tokens, ascending from 0. between: kinds of other text. parts: of the held-out texts, each behind other texts of its
+    distances: tokens, ascending from 0. between: kinds of other text. parts: of the held-out texts, each after other texts of its
     own. foreign: texts in other voices; empty for the packaged ones. adapters: PEFT LoRA adapters to compare with.
     """
 
@@ -48,8 +49,8 @@ class DistanceConfig:
         None, "With --distance: measure every soft prompt with this hold too.", low=1, high=MOST_HOLD, unit="T"
     )
     limit: int = limit_setting(768)
-    row_tokens: int = setting(96, "Length of the windows that are measured behind other text.", low=2, unit="N")
-    parts: int = setting(2, "Parts of the held-out texts, each behind texts of its own.", low=1, high=64, unit="N")
+    row_tokens: int = setting(96, "Length of the windows that are measured after other text.", low=2, unit="N")
+    parts: int = setting(2, "Parts of the held-out texts, each after texts of its own.", low=1, high=64, unit="N")
     foreign: tuple[Piece, ...] = ()
     adapters: tuple[Path, ...] = ()
 
@@ -64,13 +65,13 @@ class DistanceConfig:
             raise ConfigError("unknown kind of text", where="between", expected=", ".join(BETWEEN), got=self.between)
 
     def positions(self, conditions: int, heldout: int) -> int:
-        """How many positions so many conditions read behind texts of one kind. heldout: tokens of the held-out texts."""
+        """How many positions so many conditions read after texts of one kind. heldout: tokens of the held-out texts."""
         return conditions * (len(self.distances) * min(self.limit, heldout) + self.parts * self.distances[-1])
 
 
 @dataclass(frozen=True)
 class ContinuationConfig:
-    """Whether text stays healthy: `count` continuations of at most `tokens` tokens behind `behind` tokens of other text."""
+    """Whether text stays healthy: `count` continuations of at most `tokens` tokens after `behind` tokens of other text."""
 
     count: int = setting(64, "Continuations of each soft prompt, held and not held.", low=1, flag="--continuations")
     tokens: int = setting(90, "Longest continuation, in tokens.", low=4)
@@ -82,15 +83,18 @@ class ContinuationConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """excerpt_tokens: lengths of real text to compare with, ascending. distance: None not to measure behind other text.
+    """excerpt_tokens: lengths of real text to compare with, ascending. distance: None not to measure after other text.
     continuations: None to write none.
     """
 
     limit: int = limit_setting(8192)
     row_tokens: int = row_tokens_setting()
     excerpt_draws: int = setting(3, "Excerpts of each length, averaged.", low=1, unit="N")
+    objective: Objective = setting(
+        "prefix-lm", "How an encoder-decoder is measured on plain texts: on the rest of them, or on spans to fill in."
+    )
     pass_tokens: int = pass_tokens_setting()
-    seed: int = seed_setting()
+    seed: int = seed_setting(unit="N")
     resamples: int = resamples_setting()
     excerpt_tokens: tuple[int, ...] = EXCERPT_TOKENS
     distance: DistanceConfig | None = None
@@ -116,7 +120,7 @@ class TaskConfig:
 
     row_tokens: int = setting(256, "Longest prompt; of a longer one its beginning is left out.", low=1, unit="N")
     pass_tokens: int = pass_tokens_setting()
-    seed: int = seed_setting()
+    seed: int = seed_setting(unit="N")
     resamples: int = resamples_setting()
     shots: tuple[int, ...] = setting(
         (), "Compare with instructions followed by N examples too; may be repeated.", low=1, unit="N"
@@ -174,11 +178,7 @@ class InspectConfig:
     quick: bool = setting(False, "Words, norms and similarity only: nothing that needs a text.")
     words: int = setting(3, "Nearest words.", low=1, high=20, unit="N")
     limit: int | None = setting(
-        None,
-        "Most tokens measured of a text.",
-        low=0,
-        shown="64 to 512; none where a soft prompt is long",
-        unit="N",
+        None, "Most tokens measured of a text.", low=0, shown="64 to 512; none where a soft prompt is long", unit="N"
     )
     row_tokens: int = row_tokens_setting()
     pass_tokens: int = pass_tokens_setting()

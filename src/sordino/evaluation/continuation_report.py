@@ -1,4 +1,4 @@
-"""What continuations behind other text are like: the numbers, and a table."""
+"""What continuations after other text are like: the numbers, and a table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sordino.evaluation.conditions import NO_PROMPT
-from sordino.evaluation.confidence import Estimate
+from sordino.evaluation.confidence import Estimate, cells
 from sordino.evaluation.distance_report import prompt_heading
 
 
@@ -31,7 +31,7 @@ class ContinuationLine:
 
 @dataclass(frozen=True)
 class ContinuationReport:
-    """count: continuations of each line, of at most `tokens` tokens, behind `behind` tokens of other text. The last line has no
+    """count: continuations of each line, of at most `tokens` tokens, after `behind` tokens of other text. The last line has no
     soft prompt.
     """
 
@@ -50,10 +50,8 @@ def rows(report: ContinuationReport) -> list[list[str]]:
         [
             line.heading,
             f"{line.distinct:.3f}",
-            f"{line.repeated.value:.1%}",
-            _between(line.repeated, "{:.1%}"),
-            f"{line.more.value:+.1%}" if line.label else "",
-            _between(line.more, "{:+.1%}") if line.label else "",
+            *cells(line.repeated, "{:.1%}"),
+            *cells(line.more if line.label else None, "{:+.1%}"),
             f"{line.tokens.value:.1f}",
         ]
         for line in report.lines
@@ -63,7 +61,7 @@ def rows(report: ContinuationReport) -> list[list[str]]:
 def explanation(report: ContinuationReport) -> list[str]:
     """What the table shows."""
     return [
-        f"{report.count} continuations of at most {report.tokens} tokens, behind {report.behind} tokens of other text; the same "
+        f"{report.count} continuations of at most {report.tokens} tokens, after {report.behind} tokens of other text; the same "
         "texts and seeds on every line.",
         "Distinct-2: how many of their pairs of neighbouring tokens differ. Repeated: which share of four tokens in a row was "
         "there before in the same continuation.",
@@ -89,7 +87,3 @@ def to_json(report: ContinuationReport) -> dict[str, Any]:
             for line in report.lines
         ],
     }
-
-
-def _between(of: Estimate, form: str) -> str:
-    return "" if of.interval is None else "[" + ", ".join(form.format(end) for end in of.interval) + "]"

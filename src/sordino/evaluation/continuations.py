@@ -1,4 +1,4 @@
-"""Whether text stays healthy: what the model writes behind other text with a soft prompt, held and not held, and without one.
+"""Whether text stays healthy: what the model writes after other text with a soft prompt, held and not held, and without one.
 
 Of the continuations: how many of their pairs of neighbouring tokens differ (distinct-2; Li et al. 2016, arXiv 1510.03055), which
 share of four tokens in a row was there before in the same continuation (rep-4; Welleck et al. 2020, arXiv 1908.04319), and their
@@ -15,7 +15,7 @@ import numpy as np
 
 from sordino.engine.generate import TextRequest, draw
 from sordino.engine.sampling import Sampling
-from sordino.evaluation.between import BREAK, foreign_texts
+from sordino.evaluation.between import foreign_texts
 from sordino.evaluation.conditions import check_room, prompt_condition
 from sordino.evaluation.confidence import Units, mean_estimates
 from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
@@ -24,7 +24,7 @@ from sordino.evaluation.distance_plan import held_and_not
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import StoredPrompt
-from sordino.texts.neutral import evaluation_texts
+from sordino.texts.neutral import BREAK, evaluation_texts
 
 # Different texts that are continued, as far as there are so many continuations.
 _OPENINGS = 8

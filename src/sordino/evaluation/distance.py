@@ -1,12 +1,12 @@
-"""How far a soft prompt reaches: what is left of its gain behind so many tokens of other text.
+"""How far a soft prompt reaches: what is left of its gain after so many tokens of other text.
 
-The gain behind d tokens is the loss without anything in front of them less the loss with the soft prompt there, nats a token, over
+The gain after d tokens is the loss without anything in front of them less the loss with the soft prompt there, nats a token, over
 the same tokens of the held-out texts. Instructions, excerpts and adapters are measured in the soft prompt's place.
 
-A soft prompt and the text behind it are one longer prefix. The text for one distance begins with the text for the shorter ones, so
+A soft prompt and the text after it are one longer prefix. The text for one distance begins with the text for the shorter ones, so
 each prefix extends the one before, and every token runs once.
 
-What it costs: a soft prompt and the base model alone run behind texts of every kind, other conditions behind those of the first
+What it costs: a soft prompt and the base model alone run after texts of every kind, other conditions after those of the first
 kind only. With the defaults, four conditions and SmolLM2, that is 53,000 positions and 3,000 written tokens.
 
 Shape key: W windows, S distances, L columns (a condition, a kind of text, a distance).
@@ -23,16 +23,14 @@ import torch
 
 from sordino.evaluation.adapters import adapted
 from sordino.evaluation.between import BetweenTexts, foreign_texts, own_texts, written_texts
-from sordino.evaluation.conditions import (
-    AnyCondition,
-    Condition,
-)
+from sordino.evaluation.conditions import AnyCondition, Condition
 from sordino.evaluation.confidence import Estimate, Floats, LineEstimates, interval, mean_estimates, units_of
 from sordino.evaluation.config import DistanceConfig, EvaluateConfig
 from sordino.evaluation.distance_plan import DistancePlan, JudgedCondition
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.scoring import Progress
+from sordino.forward.encoder_decoder import InputPrefixes
 from sordino.forward.longer import extend_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.token_losses import encode_contexts
@@ -102,7 +100,7 @@ def _texts(
 
 
 def _meets(one: JudgedCondition, texts: BetweenTexts, first: BetweenTexts) -> bool:
-    """Whether a condition is measured behind these texts. first: those that all are measured behind."""
+    """Whether a condition is measured after these texts. first: those that all are measured after."""
     kind = one.condition.kind
     everywhere = one.adapter is None and not one.changed and kind in ("no prompt", "soft prompt")
     own = kind != "soft prompt" or texts.writer in ("", one.condition.label)
@@ -117,7 +115,7 @@ def _behind(
     distances: Sequence[int],
     pass_tokens: int,
 ) -> Floats:
-    """[W, S]: the windows behind the condition and so many tokens of their part's text."""
+    """[W, S]: the windows after the condition and so many tokens of their part's text."""
     found = []
     for part, ids in zip(plan.windows, texts.texts, strict=True):
         windows = [
@@ -144,10 +142,13 @@ def _extended(base: BaseModel, condition: AnyCondition, ids: tuple[int, ...]) ->
 
 @torch.inference_mode()
 def run_text(base: BaseModel, condition: Condition, ids: Sequence[int]) -> Condition:
-    """The condition with more text behind it, as a prefix that has run."""
+    """The condition with more text after it, as a prefix that has run."""
     longer = condition.behind(ids)
     rows = rows_from_examples([[longer.ids[len(condition.ids) :]]], [0]).to(base.device)
-    return replace(longer, prefix=extend_prefixes(base.network, encode_contexts(base, [condition]), rows))
+    prefixes = encode_contexts(base, [condition])
+    if isinstance(prefixes, InputPrefixes):
+        return longer
+    return replace(longer, prefix=extend_prefixes(base.network, prefixes, rows))
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

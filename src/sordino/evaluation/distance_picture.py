@@ -1,4 +1,4 @@
-"""The gains behind other text as a picture: one part for each kind of text, a line for each condition."""
+"""The gains after other text as a picture: one part for each kind of text, a line for each condition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.evaluation.pictures import ACCENT, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
 
-# What is asked about first, in the accent.
+# The first condition is drawn in the accent colour.
 _COLOURS = (ACCENT, PLAIN, *(colour for colour in COLOURS if colour not in (ACCENT, PLAIN)))
 
 
@@ -28,7 +28,7 @@ def distance_figure(report: DistanceReport) -> Figure:
         axes.axhline(0, color=FAINT, linewidth=1)
         axes.set_xticks(range(len(report.distances)), [f"{distance:,}" for distance in report.distances])
         axes.set_xlabel("tokens of text between")
-        axes.set_title(drawable(f"behind {named(between, writer)}", 48), loc="left", fontsize=10)
+        axes.set_title(drawable(f"after {named(between, writer)}", 48), loc="left", fontsize=10)
         plain_axes(axes)
         axes.tick_params(labelsize=8)
     all_axes[0].set_ylabel("gain, nats per token")

@@ -1,4 +1,4 @@
-"""What is measured behind other text: conditions, the parts of the held-out texts, and the distances that there is room for. All
+"""What is measured after other text: conditions, the parts of the held-out texts, and the distances that there is room for. All
 of it is checked before anything runs.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sordino.evaluation.between import BREAK, BetweenTexts, parts_of
+from sordino.evaluation.between import BetweenTexts, parts_of
 from sordino.evaluation.conditions import (
     AnyCondition,
     Baselines,
@@ -27,6 +27,7 @@ from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.prompts.mixture import StoredPrompt, components_of, with_attention
 from sordino.texts.examples import Example
+from sordino.texts.neutral import BREAK
 from sordino.texts.pieces import Piece
 
 _EXCERPT = 256
@@ -34,7 +35,7 @@ _EXCERPT = 256
 
 @dataclass(frozen=True, eq=False)
 class JudgedCondition:
-    """A condition that is measured behind other text. hold: of its soft prompt; changed: another one than in the file. adapter: in
+    """A condition that is measured after other text. hold: of its soft prompt; changed: another one than in the file. adapter: in
     the network while it is measured.
     """
 
@@ -91,11 +92,7 @@ def plan_distance(
     windows = tuple(
         tuple(
             windows_of(
-                base,
-                part,
-                row_tokens=config.row_tokens,
-                limit=-(-config.limit // len(parts)),
-                first=bool(base.bos_ids),
+                base, part, row_tokens=config.row_tokens, limit=-(-config.limit // len(parts)), first=bool(base.bos_ids)
             )
         )
         for part in parts
@@ -107,7 +104,7 @@ def plan_distance(
         check_context(
             {"in front": min(one.condition.length for one in own), "text": plan.text_positions(config.distances[1])},
             base.context_length,
-            what="a soft prompt with the text behind it",
+            what="a soft prompt with the text after it",
             where="--distance",
             do="give shorter distances",
         )
@@ -142,7 +139,7 @@ def _notes_on_room(base: BaseModel, plan: DistancePlan, distances: Sequence[int]
     """plan: with the distances that some soft prompt has room for. distances: all."""
     room = f"no room in the model's context of {base.context_length:,} positions"
     if gone := [f"{d:,}" for d in distances if d not in plan.distances]:
-        yield f"nothing is measured behind {', '.join(gone)} tokens: {room}"
+        yield f"nothing is measured after {', '.join(gone)} tokens: {room}"
     for one in plan.judged:
         if missing := [f"{d:,}" for d in plan.distances if not plan.room(base, one, d)]:
-            yield f"{one.condition.label[:40]} is not measured behind {', '.join(missing)} tokens: {room}"
+            yield f"{one.condition.label[:40]} is not measured after {', '.join(missing)} tokens: {room}"

@@ -1,4 +1,4 @@
-"""What is left of a soft prompt's gain behind other text: the numbers, a table, and a sentence."""
+"""What is left of a soft prompt's gain after other text: the numbers, a table, and a sentence."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sordino.evaluation.conditions import Kind
-from sordino.evaluation.confidence import Estimate
+from sordino.evaluation.confidence import Estimate, brackets, cells
 from sordino.evaluation.config import Between
 
-NAMES: Mapping[Between, str] = {
-    "foreign": "other texts",
-    "own": "the same voice",
-    "written": "the model's own writing",
-}
+NAMES: Mapping[Between, str] = {"foreign": "other texts", "own": "the same voice", "written": "the model's own writing"}
 
 
 def named(between: Between, writer: str) -> str:
@@ -29,7 +25,7 @@ def prompt_heading(label: str, hold: int | None) -> str:
 
 @dataclass(frozen=True)
 class DistanceLine:
-    """One condition behind texts of one kind.
+    """One condition after texts of one kind.
 
     writer: the soft prompt that the model wrote them with, or "". hold: of the condition's soft prompt; changed: another than in
     its file. positions: what stands in front takes of the context. gains: nats a token, by distance. kept: the gain over that at 0,
@@ -69,7 +65,7 @@ class DistanceReport:
     notes: tuple[str, ...]
 
     def lines_of(self, label: str) -> list[DistanceLine]:
-        """The lines of a soft prompt behind the first kind of text: as its file is, then with another hold or none."""
+        """The lines of a soft prompt after the first kind of text: as its file is, then with another hold or none."""
         own = [line for line in self.lines if line.kind == "soft prompt" and line.label == label]
         return sorted((line for line in own if line.between == own[0].between), key=lambda line: line.changed)
 
@@ -85,23 +81,21 @@ def rows(report: DistanceReport) -> list[list[str]]:
     found = []
     for line in report.lines:
         gains = [line.gains.get(distance) for distance in report.distances]
-        kept = line.kept.get(report.distances[-1])
         found.append(
             [
                 named(line.between, line.writer),
                 line.heading,
                 str(line.positions),
                 *("" if gain is None else f"{gain.value:+.3f}" for gain in gains),
-                "" if kept is None else f"{kept.value:.0%}",
-                _between(kept),
+                *cells(line.kept.get(report.distances[-1]), "{:.0%}"),
             ]
         )
     return found
 
 
-def plain_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+def plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines of text. heads: as of `columns`."""
-    table = [[head.removeprefix("#") for head in heads], *cells]
+    table = [[head.removeprefix("#") for head in heads], *lines]
     widths = [max(map(len, of)) for of in zip(*table, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -117,7 +111,7 @@ def explanation(report: DistanceReport) -> list[str]:
     """What the table shows."""
     lines = [
         "Gain, in nats a token: the loss without anything in front minus the loss with it, when so many tokens of other text stand "
-        f"in between. Measured on {report.tokens:,} held-out tokens in {report.parts} parts, each behind text of its own.",
+        f"in between. Measured on {report.tokens:,} held-out tokens in {report.parts} parts, each after text of its own.",
         "Kept: the share of the gain at 0 that is left at that distance. Positions: how much of the context is taken in front.",
     ]
     if any(line.kept and all(share.interval is None for share in line.kept.values()) for line in report.lines):
@@ -132,9 +126,9 @@ def reach(report: DistanceReport, label: str) -> str:
         if line.kept:
             shares = [f"{share.value:.0%} at {distance:,}" for distance, share in line.kept.items()]
             shares[0] += " tokens"
-            shares[-1] = f"{shares[-1]} {_between(line.kept[max(line.kept)])}".rstrip()
+            shares[-1] = f"{shares[-1]} {brackets(line.kept[max(line.kept)].interval, '{:.0%}')}".rstrip()
             held = f"Held from {line.hold} tokens" if line.hold else "Not held"
-            first = f"Behind {NAMES[line.between]} it keeps this share of its gain"
+            first = f"After {NAMES[line.between]} it keeps this share of its gain"
             sentences.append(f"{held if line.changed else first}: {_listed(shares)}.")
     return " ".join(sentences)
 
@@ -175,10 +169,6 @@ def to_json(report: DistanceReport) -> dict[str, Any]:
             for line in report.lines
         ],
     }
-
-
-def _between(share: Estimate | None) -> str:
-    return "" if share is None or share.interval is None else "[{:.0%}, {:.0%}]".format(*share.interval)
 
 
 def _listed(parts: Sequence[str]) -> str:

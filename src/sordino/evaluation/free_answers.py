@@ -1,8 +1,8 @@
-"""Short answers in free words: what a model writes behind each row, compared with the right answer.
+"""Short answers in free words: what a model writes after each row, compared with the right answer.
 
 Decoding is greedy, up to the first line break. Exact match and token F1 are those of SQuAD (Rajpurkar et al. 2016, arXiv
 1606.05250): case, punctuation, articles and runs of white space do not count, and F1 is over the words of both answers with their
-counts. The NLL is that of the right answer and the end of text behind it, nats a token.
+counts. The NLL is that of the right answer and the end of text after it, nats a token.
 
 Shape key: N rows, C conditions.
 """
@@ -116,7 +116,7 @@ def answer_freely(
         # A text is given to the engine as vectors, as a soft prompt is.
         if condition.tokens > MAX_TOKENS:
             raise ConfigError(
-                "the instruction and its examples are too long to write behind",
+                "the instruction and its examples are too long to write after",
                 where=f"{condition.kind} {condition.label[:40]!r}",
                 expected=f"at most {MAX_TOKENS} tokens", got=condition.tokens, do="give fewer --shots",
             )  # fmt: skip
@@ -143,7 +143,7 @@ def answer_freely(
 def _losses(
     base: BaseModel, conditions: Sequence[Condition], rows: Sequence[Piece], config: TaskConfig
 ) -> tuple[Floats, Floats]:
-    """NLL [N, C] of the right answers in nats, and their tokens [N] behind the first condition."""
+    """NLL [N, C] of the right answers in nats, and their tokens [N] after the first condition."""
     end = () if base.tokenizer.eos_token_id is None else (int(base.tokenizer.eos_token_id),)
     nll_CN, tokens_CN = [], []
     for condition in conditions:
@@ -151,14 +151,15 @@ def _losses(
         windows = []
         for ids, (answer,), piece in zip(behind.ids, behind.answers, rows, strict=True):
             right = (*answer, *end)
-            windows.append(Example((*ids, *right), (False,) * len(ids) + (True,) * len(right), piece.name))
+            window = Example((*ids, *right), (False,) * len(ids) + (True,) * len(right), piece.name)
+            windows.append(window if base.encoder_decoder is None else replace(window, input=len(ids)))
         nll_CN.append(nll_of_windows(base, [behind.condition], windows, pass_tokens=config.pass_tokens)[:, 0])
         tokens_CN.append([sum(window.labelled) for window in windows])
     return np.stack(nll_CN, axis=1), np.array(tokens_CN[0], dtype=float)
 
 
 def _written(base: BaseModel, rows: TaskRows, max_tokens: int) -> tuple[str, ...]:
-    """The answer written behind each row."""
+    """The answer written after each row."""
     sampling = Sampling(max_tokens=max_tokens, temperature=0.0, stop=("\n",))
     prompt = as_soft_prompt(base, rows.condition)
     answers: list[str] = []

@@ -1,13 +1,13 @@
-"""The log-probability of every label of a closed set behind every text, all labels together.
+"""The log-probability of every label of a closed set after every text, all labels together.
 
-A text runs once behind its prefix, whatever the number of labels. A label's first token is predicted from the text's last state.
+A text runs once after its prefix, whatever the number of labels. A label's first token is predicted from the text's last state.
 Labels of several tokens continue from the text's keys and values, and beginnings that labels share run once where the family
 allows packed rows. For a text of T tokens, N parameters without the embeddings, and S tokens in the labels' distinct beginnings
 (0 where every label is one token), that is 2N (T + S) FLOPs and 2VD (1 + S) for the head. One by one, L labels of M tokens in all
 would take 2N (L T + M) and 2VD M.
 
-Shape key: J texts behind conditions, L labels, C conditions, S states (beginnings of labels, the empty one first), E edges of the
-label tree (a token behind a beginning), D model width, V vocabulary.
+Shape key: J texts after conditions, L labels, C conditions, S states (beginnings of labels, the empty one first), E edges of the
+label tree (a token after a beginning), D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sordino.errors import DataError
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress
+from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes, decode, encode
 from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import pack
@@ -73,7 +74,7 @@ class LabelTree:
         return totals_LJ.T
 
     def state_places(self) -> list[tuple[int, int]]:
-        """(path, token of the path) of the state behind each beginning but the empty one."""
+        """(path, token of the path) of the state after each beginning but the empty one."""
         return [
             next((at, len(begun) - 1) for at, path in enumerate(self.paths) if path[: len(begun)] == begun)
             for begun in self.beginnings[1:]
@@ -130,7 +131,7 @@ def edge_logps(
 ) -> Floats:
     """log p(token_E | condition, text, beginning_E) in nats [J, E]; `tree.sums` makes labels of them.
 
-    Behind a condition of length 0, an empty text is not allowed: nothing could predict the label.
+    After a condition of length 0, an empty text is not allowed: nothing could predict the label.
     """
     logp_JE = np.zeros((len(texts), len(tree.token_E)))
     head, done = head_of(base.network), 0
@@ -140,7 +141,7 @@ def edge_logps(
             leading = conditions[group[0]].leading
             mine = [at for at, text in enumerate(texts) if text.condition in group]
             led = [(group.index(texts[at].condition), (*leading, *texts[at].ids)) for at in mine]
-            for places, states_JSD in _states(base, prefixes, led, tree, pass_tokens):
+            for places, states_JSD in _states_of(base, prefixes, led, tree, pass_tokens):
                 logp_JE[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
                 done += len(places)
                 progress(done, len(texts))
@@ -151,10 +152,42 @@ def edge_logps(
 _Texts = Sequence[tuple[int, tuple[int, ...]]]
 
 
+def _states_of(
+    base: BaseModel, prefixes: AnyPrefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    if isinstance(prefixes, InputPrefixes):
+        return _decoder_states(base, prefixes, texts, tree, pass_tokens)
+    return _states(base, prefixes, texts, tree, pass_tokens)
+
+
+def _decoder_states(
+    base: BaseModel, prefixes: InputPrefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
+) -> Iterator[tuple[list[int], Tensor]]:
+    """As `_states`, of an encoder-decoder: the encoder reads a text once, and the decoder each of the labels' beginnings."""
+    sides = base.encoder_decoder
+    assert sides is not None
+    paths, start = tree.paths or ((),), len(sides.start_ids)
+    width = start + max(map(len, paths))
+    written_LT = torch.zeros(len(paths), width, dtype=torch.long, device=base.device)
+    for label, path in enumerate(paths):
+        written_LT[label, : start + len(path)] = torch.tensor([*sides.start_ids, *path])
+    states = [start - 1, *(path * width + start + token for path, token in tree.state_places())]
+    read = {at: prefixes.lengths[k] + len(ids) + len(sides.end_ids) for at, (k, ids) in enumerate(texts)}
+    order = sorted(read, key=lambda at: (-read[at], at))
+    while order:
+        count = max(1, pass_tokens // (read[order[0]] + len(paths) * width))
+        places, order = order[:count], order[count:]
+        inputs = [torch.tensor([*texts[at][1], *sides.end_ids], dtype=torch.long) for at in places]
+        encoded = encode(base.network, prefixes, [texts[at][0] for at in places], inputs)
+        each = encoded.select([row for row in range(len(places)) for _ in paths])
+        hidden = decode(base.network, each, written_LT.repeat(len(places), 1))
+        yield places, hidden.unflatten(0, (len(places), -1)).flatten(1, 2)[:, states]
+
+
 def _states(
     base: BaseModel, prefixes: Prefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Indices of texts, and the states [j, S, D] behind them, one forward pass at a time."""
+    """Indices of texts, and the states [j, S, D] after them, one forward pass at a time."""
     run: Callable[..., tuple[list[int], Tensor]] = _branched if tree.paths else _last_states
     longest = max((len(ids) for _, ids in texts), default=0)
     if tree.paths or not packable(base.network):
@@ -184,7 +217,7 @@ def _last_states(
         for at in group:
             end += len(texts[at][1])
             places.append(at)
-            # Behind an empty text, the prefix's last state predicts the label.
+            # After an empty text, the prefix's last state predicts the label.
             ends.append(b * width + end - 1 if texts[at][1] else len(groups) * width + prompts[b])
     states = torch.cat([hidden_BTD.flatten(0, 1), prefixes.last_KD])
     return places, states[torch.tensor(ends, device=base.device)][:, None]
@@ -193,7 +226,7 @@ def _last_states(
 def _branched(
     base: BaseModel, prefixes: Prefixes, texts: _Texts, groups: Sequence[Sequence[int]], tree: LabelTree
 ) -> tuple[list[int], Tensor]:
-    """The states [j, S, D] at the texts' last tokens and behind each beginning of the labels."""
+    """The states [j, S, D] at the texts' last tokens and after each beginning of the labels."""
     places = [group[0] for group in groups]
     rows = rows_from_examples([[texts[at][1]] for at in places], [texts[at][0] for at in places]).to(base.device)
     read = extend_prefixes(base.network, prefixes, rows)
@@ -212,7 +245,7 @@ def _branched(
 
 
 def _logps(head: Head, states_JSD: Tensor, tree: LabelTree) -> Floats:
-    """[J, E] from the states behind each beginning."""
+    """[J, E] from the states after each beginning."""
     device = states_JSD.device
     beginning_E, token_E = (torch.tensor(of, device=device) for of in (tree.beginning_E, tree.token_E))
     at_once = max(1, _LOGITS_AT_ONCE // (head.width * states_JSD.shape[1]))

@@ -82,6 +82,7 @@ def evaluate(
         check_room(base, condition, config.row_tokens)
     plan = None
     if config.distance is not None:
+        base.check_decoder("the effect at a distance")
         plan = plan_distance(base, prompts, heldout, config.distance, baselines, seed=config.seed)
     if config.continuations is not None:
         check_continuations(base, prompts, config.continuations)
@@ -122,7 +123,7 @@ def measure(
     first = all(condition.length > 0 for condition in conditions)
     texts = list(dict.fromkeys(one.text for one in conditions if isinstance(one, Condition) and one.text))
     windows, *behind = windows_behind(
-        base, pieces, texts, row_tokens=config.row_tokens, limit=config.limit, first=first
+        base, pieces, texts, row_tokens=config.row_tokens, limit=config.limit, first=first, objective=config.objective
     )
     losses = WindowLosses(
         _nll(base, conditions, windows, dict(zip(texts, behind, strict=True)), config, progress),
@@ -141,7 +142,7 @@ def _nll(
     config: EvaluateConfig,
     progress: Progress,
 ) -> Floats:
-    """[W, C]. behind: the windows behind a condition's text, its tokens included."""
+    """[W, C]. behind: the windows after a condition's text, its tokens included."""
     pairs = [
         behind_text(one, behind[one.text]) if isinstance(one, Condition) and one.text else (one, windows)
         for one in conditions

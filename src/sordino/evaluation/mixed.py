@@ -1,4 +1,4 @@
-"""The loss of windows behind conditions, mixtures among them. A mixture is one condition, of several prefixes.
+"""The loss of windows after conditions, mixtures among them. A mixture is one condition, of several prefixes.
 
 Under the rule "sequence" a window is one text: -log sum_k w_k p_k(window). Under the others the components predict every token
 together.
@@ -19,9 +19,9 @@ from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress, nll_of_windows
 from sordino.forward.combining import combine, nll_of_texts
 from sordino.forward.gate_input import hidden_of_texts
-from sordino.forward.nll import Head, head_of
-from sordino.forward.packing import labelled_rows, one_by_one, pack
-from sordino.forward.prefix import forward_rows, packable
+from sordino.forward.nll import Head, head_of, states_before
+from sordino.forward.packing import labelled_rows, one_by_one, pack, row_example
+from sordino.forward.prefix import packable
 from sordino.forward.token_losses import encode_contexts
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
@@ -95,6 +95,8 @@ def _nll_by_token(
     parts = condition.components
     # Leading ids are part of the prefix here, so that all components' rows are the same windows.
     prefixes = encode_contexts(base, [part.behind(()) if part.leading else part for part in parts])
+    # What ends an encoder-decoder's input belongs to its rows.
+    windows = [row_example(base, window, ()) for window in windows]
     lengths = [len(window.ids) for window in windows]
     rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
     rows_a_pass = max(1, pass_tokens // (len(parts) * (prefixes.width + max(lengths))))
@@ -104,8 +106,8 @@ def _nll_by_token(
         groups = rows[at : at + rows_a_pass]
         packed = labelled_rows(windows, groups * len(parts), [k for k in range(len(parts)) for _ in groups])
         labelled_BT, batch = packed.labelled_BT.to(base.device), packed.rows.to(base.device)
-        states = torch.cat([forward_rows(base.network, prefixes, batch).flatten(0, 1), prefixes.last_KD])
-        hidden_NKD = states[batch.predictors()[labelled_BT]].unflatten(0, (len(parts), -1)).transpose(0, 1)
+        states_ND = states_before(base.network, prefixes, batch, packed.labelled_BT)
+        hidden_NKD = states_ND.unflatten(0, (len(parts), -1)).transpose(0, 1)
         count = len(hidden_NKD)
         window_N, targets_N = packed.example_N[:count], batch.ids_BT[labelled_BT][:count]
         weights_NK = log_weights_WK[window_N].to(torch.promote_types(base.dtype, torch.float32)).to(base.device)

@@ -1,4 +1,4 @@
-"""The report of an evaluation: its numbers, and sentences on what they mean."""
+"""The report of an evaluation: its numbers. What they mean is in `verdict`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from sordino.evaluation import continuation_report, distance_report
 from sordino.evaluation.conditions import Kind
-from sordino.evaluation.confidence import Estimate, length_in_words
+from sordino.evaluation.confidence import Estimate, cells, length_in_words
 from sordino.evaluation.continuation_report import ContinuationReport
 from sordino.evaluation.distance_report import DistanceReport, plain_table
+from sordino.evaluation.verdict import damage, interval_ends, verdict
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Worth:
 @dataclass(frozen=True)
 class Distilled:
     """How much of a long text's effect its soft prompt keeps. kept: the share of the text's gain, in nats, on what the model wrote
-    behind the text; None where the text gains nothing. text_tokens: its length. agreement: how often the model's likeliest word
-    is the same as behind the text, with the soft prompt. agreement_without: the same with neither.
+    after the text; None where the text gains nothing. text_tokens: its length. agreement: how often the model's likeliest word
+    is the same as after the text, with the soft prompt. agreement_without: the same with neither.
     """
 
     kept: Estimate | None
@@ -77,7 +78,7 @@ class Distilled:
 class Report:
     """n_tokens, worth: by the soft prompts' labels. n_tokens of a mixture: of all its components. worth: empty without training
     texts. off_domain: a text in another voice, without a soft prompt and with each. distilled: of a soft prompt that replaces a
-    long text. distance: gains behind other text, continuations: what the model writes behind it, if measured.
+    long text. distance: gains after other text, continuations: what the model writes after it, if measured.
     """
 
     n_tokens: Mapping[str, int]
@@ -94,8 +95,7 @@ class Report:
         rows = []
         for line in self.heldout.lines:
             heading = line.kind if line.label in ("", line.kind) else f"{line.kind} {line.label}"
-            spread = "" if line.nll.interval is None else "{:.3f} to {:.3f}".format(*line.nll.interval)
-            rows.append((heading[:60], str(line.tokens), f"{line.nll.value:.3f}", spread))
+            rows.append((heading[:60], str(line.tokens), *cells(line.nll, "{:.3f}")))
         table = plain_table(("in front of the text", "#tokens", "#loss", "95 % interval"), rows)
         if self.distance is not None:
             table += ["", *plain_table(distance_report.columns(self.distance), distance_report.rows(self.distance))]
@@ -108,87 +108,6 @@ class Report:
         return "\n".join([*table, "", *verdicts, *(f"Note: {note}." for note in self.notes)])
 
 
-def verdict(report: Report, label: str) -> str:
-    """What a soft prompt does for the held-out texts, and how far it reaches."""
-    reach = distance_report.reach(report.distance, label) if report.distance is not None else ""
-    return f"{_effect(report, label)} {reach}".rstrip()
-
-
-def _effect(report: Report, label: str) -> str:
-    vectors = f"These {report.n_tokens[label]} vectors" if report.n_tokens[label] > 1 else "This vector"
-    if report.distilled is not None:
-        return _verdict_on_distilled(report.distilled, vectors, report.n_tokens[label])
-    gain = report.heldout.line("no prompt").differences[label]
-    if gain.value <= 0:
-        return f"{vectors} did not help: the model predicts the held-out texts at least as well without."
-    if gain.interval is not None and not gain.excludes_zero:
-        return f"{vectors} may have helped, but by less ({gain.value:.3f} nats per token) than so little text can show."
-    worth = report.worth.get(label)
-    if worth is None:
-        own = report.heldout.line("soft prompt", label)
-        none = own.nll.value + gain.value
-        return (
-            f"{vectors} brought the loss on the held-out texts from {none:.3f} to {own.nll.value:.3f} nats per token."
-        )
-    tokens = worth.tokens.value
-    if tokens == 0.0:
-        return f"{vectors} helped, but less than {worth.lengths[0]} tokens of real text in front would."
-    between = f" (95 % interval {' to '.join(ends)})" if (ends := _ends(worth)) else ""
-    verb = "are" if report.n_tokens[label] > 1 else "is"
-    if math.isinf(tokens):
-        return (
-            f"{vectors} {verb} worth more than {worth.lengths[-1]} tokens of real text: with them the model predicts the "
-            "held-out texts better than behind the longest excerpt that was tried."
-        )
-    return (
-        f"{vectors} {verb} worth {tokens:.0f} tokens of real text{between}: an excerpt of that length in front "
-        "would help the model as much."
-    )
-
-
-def _verdict_on_distilled(distilled: Distilled, vectors: str, n_tokens: int) -> str:
-    kept = distilled.kept
-    if kept is None:
-        return "The text does not help the model to predict what it wrote behind it, so there is nothing to keep."
-    ends = kept.interval
-    between = f" (95 % interval {ends[0]:.0%} to {ends[1]:.0%})" if ends is not None else ""
-    verb = "keep" if n_tokens > 1 else "keeps"
-    return (
-        f"{vectors} {verb} {kept.value:.0%}{between} of what the text does for the model, in {n_tokens} positions instead of "
-        f"{distilled.text_tokens}. The likeliest word is the same as behind the text in {distilled.agreement:.0%} of places; "
-        f"with neither, in {distilled.agreement_without:.0%}."
-    )
-
-
-def damage(report: Report, label: str) -> str:
-    """What a soft prompt does to a text in another voice, or "" if none was measured."""
-    if report.off_domain is None:
-        return ""
-    own, none = report.off_domain.line("soft prompt", label), report.off_domain.line("no prompt")
-    change = -none.differences[label].value
-    return (
-        f"On {report.off_domain.text}, a text that is not in this voice, the loss goes from {none.nll.value:.3f} to "
-        f"{own.nll.value:.3f} ({change:+.3f}): {'what the voice costs elsewhere' if change > 0 else 'no damage'}."
-    )
-
-
-def explanation(measured: Measurement, first: str, row_tokens: int) -> list[str]:
-    """What was measured and how to read it. first: the soft prompt that the other lines are compared with."""
-    lines = [
-        f"Measured on {_number(measured.tokens, 'token')} of {_number(measured.pieces, 'held-out text')}, "
-        f"in windows of {row_tokens}; every line predicts the same tokens.",
-        "Loss: how much each next token surprises the model, in nats; lower is better.",
-        f"Over soft prompt: the loss on this line less the loss behind {first}; above 0, the soft prompt is better.",
-    ]
-    if measured.lines[0].nll.interval is None:
-        return [*lines, "There is too little held-out text for intervals."]
-    return [
-        *lines,
-        f"In brackets: 95 % intervals, drawn by {measured.unit} ({_number(measured.units, 'unit')}); "
-        "a difference whose interval leaves out 0 is not chance.",
-    ]
-
-
 def summary(report: Report, label: str) -> dict[str, Any]:
     """The numbers for a soft prompt's file, as plain JSON."""
     heldout = report.heldout
@@ -198,6 +117,9 @@ def summary(report: Report, label: str) -> dict[str, Any]:
         "nll": {"soft_prompt": round(own.nll.value, 4), "no_prompt": round(heldout.line("no prompt").nll.value, 4)},
         "bits_per_byte": round(own.bits_per_byte, 4),
     }
+    gain = heldout.line("no prompt").differences[label]
+    if gain.interval is not None:
+        found["gain_interval"] = [round(end, 4) for end in gain.interval]
     for kind, key in (("instruction", "best_instruction"), ("excerpt", "best_excerpt")):
         losses = [line.nll.value for line in heldout.lines if line.kind == kind]
         if losses:
@@ -286,16 +208,6 @@ def _worth_json(worth: Worth | None) -> dict[str, Any] | None:
     return {
         "text": in_words(worth),
         "tokens": tokens if 0 < tokens < math.inf else None,
-        "interval": _ends(worth),
+        "interval": interval_ends(worth),
         "excerpt_tokens": list(worth.lengths),
     }
-
-
-def _ends(worth: Worth) -> list[str] | None:
-    """The interval's ends, for people."""
-    spread = worth.tokens.interval
-    return None if spread is None else [length_in_words(end, worth.lengths) for end in spread]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

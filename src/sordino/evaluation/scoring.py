@@ -19,9 +19,10 @@ from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.joined import shared_beginning
+from sordino.texts.pairs import Objective
 from sordino.texts.pieces import Piece
 
-# Of the held-out texts are tokenized, for each target that is measured: about 60 tokens.
+# Of held-out texts so many characters are tokenized for each target that is measured: about 60 tokens.
 _CHARACTERS_A_TARGET = 256
 
 
@@ -39,14 +40,25 @@ def windows_of(base: BaseModel, pieces: Sequence[Piece], *, row_tokens: int, lim
 
 
 def windows_behind(
-    base: BaseModel, pieces: Sequence[Piece], texts: Sequence[str], *, row_tokens: int, limit: int, first: bool
+    base: BaseModel,
+    pieces: Sequence[Piece],
+    texts: Sequence[str],
+    *,
+    row_tokens: int,
+    limit: int,
+    first: bool,
+    objective: Objective = "prefix-lm",
 ) -> list[list[Example]]:
-    """The windows of `windows_of`, then the same windows with each of `texts` in front, tokenized as one."""
+    """The windows of `windows_of`, then the same windows with each of `texts` in front, tokenized as one. objective: as in
+    `make_examples`.
+    """
     pieces = _enough(pieces, limit)
     made = [
-        make_examples(pieces, base, max_tokens=row_tokens, behind=text).examples for text in dict.fromkeys(("", *texts))
+        make_examples(pieces, base, max_tokens=row_tokens, behind=text, objective=objective).examples
+        for text in dict.fromkeys(("", *texts))
     ]
-    if not first:
+    # A decoder's first token of an answer follows its start, which is always there.
+    if not first and base.encoder_decoder is None:
         opened = [example.labelled[0] for example in made[0]]
         made = [tuple(map(_without_first, of, opened)) for of in made]
     usable = [at for at, example in enumerate(made[0]) if any(example.labelled)]
@@ -74,8 +86,15 @@ def _without_first(example: Example, opened: bool) -> Example:
 def behind_text(condition: Condition, windows: Sequence[Example]) -> tuple[Condition, list[Example]]:
     """From windows that begin with the condition's text: the prefix that all share, and the rest of each window."""
     same = shared_beginning([condition.ids, *(window.ids for window in windows)])
+    same = min([same, *(window.input for window in windows if window.input is not None)])
     return condition.opening(same), [
-        replace(window, ids=window.ids[same:], labelled=window.labelled[same:]) for window in windows
+        replace(
+            window,
+            ids=window.ids[same:],
+            labelled=window.labelled[same:],
+            input=None if window.input is None else window.input - same,
+        )
+        for window in windows
     ]
 
 
@@ -97,6 +116,6 @@ def nll_of_windows(
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """The summed NLL in nats [W, C] of each window's targets behind each condition's prefix."""
+    """The summed NLL in nats [W, C] of each window's targets after each condition's prefix."""
     nll_WC: Floats = losses(base, conditions, windows, pass_tokens=pass_tokens, progress=progress).of_examples().numpy()
     return nll_WC

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sordino.evaluation.answers import TaskReport
 from sordino.evaluation.classification import TaskLine
-from sordino.evaluation.confidence import MIN_UNITS, Interval
+from sordino.evaluation.confidence import MIN_UNITS, brackets, cells
 from sordino.evaluation.free_answers import FreeLine, FreeReport
 from sordino.evaluation.report import Measurement
 
@@ -25,11 +25,6 @@ class Table:
     title: str = ""
 
 
-def brackets(interval: Interval | None, form: str, *, times: float = 1) -> str:
-    """An interval as `[1.2, 3.4]`, its ends in the given form; "" for none."""
-    return "" if interval is None else f"[{', '.join(form.format(times * end) for end in interval)}]"
-
-
 def heading(kind: str, label: str) -> str:
     """What a line is about. kind: of `evaluation.conditions`, or of several soft prompts together."""
     label = " ".join(label.split())
@@ -44,20 +39,16 @@ def heading(kind: str, label: str) -> str:
 
 def heldout_table(measured: Measurement, first: str) -> Table:
     """first: the soft prompt that the other lines are compared with."""
-    rows = []
-    for line in measured.lines:
-        less = line.differences.get(first)
-        rows.append(
-            [
-                heading(line.kind, line.label),
-                str(line.tokens),
-                f"{line.nll.value:.3f}",
-                brackets(line.nll.interval, "{:.3f}"),
-                f"{line.bits_per_byte:.3f}",
-                f"{less.value:+.3f}" if less else "",
-                brackets(less.interval, "{:+.3f}") if less else "",
-            ]
-        )
+    rows = [
+        [
+            heading(line.kind, line.label),
+            str(line.tokens),
+            *cells(line.nll, "{:.3f}"),
+            f"{line.bits_per_byte:.3f}",
+            *cells(line.differences.get(first), "{:+.3f}"),
+        ]
+        for line in measured.lines
+    ]
     return Table(["in front of the text", "#tokens", "#loss", "", "#bits per byte", "#over soft prompt", ""], rows)
 
 
@@ -72,20 +63,17 @@ def task_table(report: TaskReport | FreeReport, first: str) -> Table:
         if isinstance(report, TaskReport)
         else ("#exact match", "", "#F1", "#NLL")
     )
-    rows = []
-    for held in report.sets:
-        for line in held.lines:
-            less = line.differences.get(first)
-            rows.append(
-                [
-                    *([held.name] if several else []),
-                    heading(line.kind, line.label),
-                    str(line.tokens),
-                    *_measures(line),
-                    f"{100 * less.value:+.1f}" if less else "",
-                    brackets(less.interval, "{:+.1f}", times=100) if less else "",
-                ]
-            )
+    rows = [
+        [
+            *([held.name] if several else []),
+            heading(line.kind, line.label),
+            str(line.tokens),
+            *_measures(line),
+            *cells(line.differences.get(first), "{:+.1f}", times=100),
+        ]
+        for held in report.sets
+        for line in held.lines
+    ]
     heads = ["in front of the row", "#tokens", *own, "#soft prompt over", ""]
     return Table([*(["held-out"] if several else []), *heads], rows)
 

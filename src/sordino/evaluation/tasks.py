@@ -16,7 +16,7 @@ from sordino.evaluation.classification import Ints
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.label_scores import LabelTree, label_tree
 from sordino.texts.examples import Tokeniser
-from sordino.texts.joined import Joined, join, shared_beginning
+from sordino.texts.joined import Joined, join_answer, shared_beginning
 from sordino.texts.pieces import Piece
 
 # More different answers than this are a closed set only if the user names them.
@@ -49,7 +49,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Rows behind a condition, tokenized together with its text.
+    """Rows after a condition, tokenized together with its text.
 
     condition: without the last tokens of its text where some row's beginning changes them. ids: each row's tokens from there to
     its answers, as far as all its answers have them in common, without BOS. answers: the rest of each answer. note: about
@@ -107,10 +107,7 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
         )
     if len(texts) < 2:
         raise DataError(
-            "there is only one label",
-            where="--labels",
-            expected="at least two",
-            got=", ".join(texts) or "none",
+            "there is only one label", where="--labels", expected="at least two", got=", ".join(texts) or "none"
         )
     if not named and len(texts) > MAX_FOUND_LABELS:
         raise DataError(
@@ -120,7 +117,7 @@ def labels_of(base: Tokeniser, pieces: Sequence[Piece], named: Sequence[str] = (
             do="name the labels with --labels, or measure written answers with --free",
         )
     if pieces:
-        whole = [join(base, (pieces[0].prompt, text)) for text in texts]
+        whole = [join_answer(base, (pieces[0].prompt,), text) for text in texts]
         label_trees([_answers(whole, 1)[1]], texts)
     return Labels(tuple(texts))
 
@@ -135,21 +132,21 @@ def _by_words(texts: Sequence[str]) -> dict[str, list[str]]:
 def rows_behind(
     base: Tokeniser, condition: Condition, pieces: Sequence[Piece], answers: Sequence[Sequence[str]], max_tokens: int
 ) -> TaskRows:
-    """Every row behind `condition` with each of its answers. answers: each row's.
+    """Every row after `condition` with each of its answers. answers: each row's.
 
     A prompt of more than `max_tokens` tokens loses its beginning: the question is likelier at its end. Raises DataError for a row
     that its answer cannot be predicted from.
     """
     heads, prompts, behind, cut = [], [], [], 0
     for piece, texts in zip(pieces, answers, strict=True):
-        whole = [join(base, (condition.text, piece.prompt, text)) for text in texts]
+        whole = [join_answer(base, (condition.text, piece.prompt), text) for text in texts]
         begin = whole[0].begin(1)
         ids, rest = _answers(whole, 2)
         head, prompt = ids[:begin], ids[begin:]
         if len(prompt) > max_tokens:
             cut += 1
             head, prompt = condition.ids, prompt[-max_tokens:]
-        if not (prompt or condition.length):
+        if not (prompt or condition.length or base.encoder_decoder):
             raise DataError("the answer begins in the prompt's only token", where=piece.name, do="give longer prompts")
         heads.append(head)
         prompts.append(prompt)

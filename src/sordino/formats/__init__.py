@@ -3,7 +3,7 @@
 Nothing here imports torch, and nothing in a file is ever executed.
 """
 
-from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, read, read_any, read_single
+from sordino.formats.reading import FORMATS, Peek, detect, other_members, peek, peek_zip, read, read_any, read_single
 from sordino.formats.writing import KV_WRITABLE, WRITABLE, file_disclosure, write, write_any, write_mixture
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "file_disclosure",
     "other_members",
     "peek",
+    "peek_zip",
     "read",
     "read_any",
     "read_single",

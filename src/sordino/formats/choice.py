@@ -35,7 +35,7 @@ def choose(tensors: Sequence[Named], index: int | None, where: str) -> Opened:
     if PEFT_KEY in names and any(name in (_COLUMNS, _ROWS) or name.startswith("base_model.") for name in names):
         return of_adapter(tensors, index, where)
     candidates = _candidates(tensors, where)
-    numbers = [_prompts_in(tensor) for _, tensor in candidates]
+    numbers = [max(1, tensor.shape[0]) if len(tensor.shape) == 3 else 1 for _, tensor in candidates]
     if index is None and _are_deep(tensors, candidates):
         raise SoftPromptFileError(
             "deep prompts, which act on every layer; a soft prompt acts only on the input of the first",
@@ -66,7 +66,7 @@ def of_adapter(tensors: Sequence[Named], index: int | None, where: str) -> Opene
             "the adapter holds more than a soft prompt" if prompt else "the adapter holds no soft prompt",
             where=where,
             expected=PEFT_KEY,
-            got=", ".join(name[-60:] for name in list(beside)[:4]),
+            got=", ".join([name[-60:] for name, _ in tensors if name != PEFT_KEY][:4]),
         )
     warning = (
         f"{where}: saved after the vocabulary of its base model was resized. The soft prompt is whole and is read; the base "
@@ -137,7 +137,7 @@ def _are_deep(tensors: Sequence[Named], candidates: Sequence[Named]) -> bool:
     if any(_DEEP in name for name, _ in tensors):
         return True
     shapes = [tensor.shape for _, tensor in candidates]
-    # As Petals' two embeddings are pickled, without names: [P, D], and all later layers' [P, L * D].
+    # Petals pickles its two embeddings without names: [P, D], and [P, L * D] for all later layers.
     return (
         len(shapes) == 2
         and all(len(shape) == 2 for shape in shapes)
@@ -164,10 +164,6 @@ def _candidates(tensors: Sequence[Named], where: str) -> list[Named]:
             "no tensor in it is a soft prompt", where=where, expected="floats [n_tokens, d_model]", got=shapes
         )
     return floating
-
-
-def _prompts_in(tensor: TensorView) -> int:
-    return tensor.shape[0] if len(tensor.shape) == 3 and tensor.shape[0] > 1 else 1
 
 
 def _listed(candidates: Sequence[Named], numbers: Sequence[int]) -> str:

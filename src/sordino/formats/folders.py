@@ -79,8 +79,16 @@ def _is_marked(folder: Path) -> bool:
 
 
 def _refusal(holder: str, where: object, names: Iterable[str]) -> SoftPromptFileError:
+    names = list(names)
+    several = sum(name.rpartition("/")[2] in _MARKS for name in names) > 1
+    arrays = names and all(name.endswith(".npy") for name in names)
     return SoftPromptFileError(
         f"not a soft prompt: the {holder} has no {TENSOR} and no {CONFIG}",
         where=where,
         got=", ".join([name[:40] for name in names][:5]) or "nothing",
+        do="it holds several: unpack it and read one of its folders"
+        if several
+        else "save the matrix alone: numpy.save('prompt.npy', matrix)"
+        if arrays
+        else "",
     )

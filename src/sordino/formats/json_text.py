@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from sys import intern
 from typing import Any, NoReturn
 
 from sordino.errors import BadInput, SoftPromptFileError
@@ -23,8 +25,9 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     """The JSON object in `data`. Raises SoftPromptFileError."""
     try:
         value = _DECODER.decode(data.decode("utf-8-sig"))
-        # \ud800 is half a character and 1e999 is infinity: neither could be written again.
-        _ENCODER.encode(value).encode("utf-8")
+        if b"\\u" in data:
+            # \ud800 is half a character, which could not be written again.
+            _ENCODER.encode(value).encode("utf-8")
     except UnicodeError as error:
         raise SoftPromptFileError("not JSON in UTF-8", where=where, got=error) from error
     except RecursionError as error:
@@ -71,10 +74,24 @@ def _integer(text: str) -> int:
     return int(text)
 
 
+def _float(text: str) -> float:
+    # 1e999 is infinity, which could not be written again.
+    if math.isinf(number := float(text)):
+        raise ValueError("a number that is too large")
+    return number
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Each file has the same keys: a library of thousands holds each once.
+    return {intern(key): value for key, value in pairs}
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which JSON does not have")
 
 
 # Made once: a scan of a library parses a thousand files.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_DECODER = json.JSONDecoder(
+    parse_constant=_no_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_object
+)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)

@@ -182,15 +182,25 @@ def _check_version(version: Any, where: str, newest: int) -> None:
         )
 
 
-def checked(obj: Mapping[str, Any], keys: Keys, where: str, required: Iterable[str] = ()) -> dict[str, Any]:
-    """`obj`, if it has only these keys, the required ones among them, and valid values. Raises SoftPromptFileError."""
+def checked(
+    obj: Mapping[str, Any],
+    keys: Keys,
+    where: str,
+    required: Iterable[str] = (),
+    *,
+    do: str = "put your own keys beside `sordino`, not into it",
+) -> dict[str, Any]:
+    """`obj`, if it has only these keys, the required ones among them, and valid values. do: about an unknown key.
+
+    Raises SoftPromptFileError.
+    """
     for key, value in obj.items():
         if key not in keys:
             raise SoftPromptFileError(
                 f"an unknown key {key[:40]!r}",
                 where=where,
                 expected=", ".join(keys),
-                do="put your own keys beside `sordino`, not into it",
+                do=do,
             )
         wanted, is_good = keys[key]
         if not is_good(value):

@@ -201,12 +201,8 @@ def _placed(known: Metadata, components: Sequence[Opened | OpenedKV]) -> Metadat
     return known if first is None else replace(known, placement=first.placement)
 
 
-def _is_weight(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 1
-
-
-def _is_float32(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= _LARGEST
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
 
 
 def _is_list(value: Any, is_good: Check) -> bool:
@@ -223,10 +219,13 @@ _KEYS: Keys = {
 }
 _COMPONENT_KEYS: Keys = {
     "file": ("the name of a component, as components/0.zip", lambda value: isinstance(value, str)),
-    "weight": ("a number from 0 to 1", _is_weight),
+    "weight": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
     "tensor_sha256": ("64 hexadecimal digits", is_hash),
 }
 _GATE_KEYS: Keys = {
     "file": ("a text", lambda value: isinstance(value, str)),
-    "bias": ("a list of numbers", lambda value: _is_list(value, _is_float32)),
+    "bias": (
+        "a list of numbers",
+        lambda value: _is_list(value, lambda item: _is_number(item) and abs(item) <= _LARGEST),
+    ),
 }

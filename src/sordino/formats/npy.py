@@ -11,6 +11,7 @@ import struct
 import tokenize
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,10 +59,7 @@ def pieces_of(matrix: NDArray[np.float32]) -> list[bytes]:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
     # Magic, version, length and header fill 128 bytes, as NumPy would.
     header = text.ljust(128 - 10 - 1).encode("ascii") + b"\n"
-    return [
-        MAGIC + b"\x01\x00" + struct.pack("<H", len(header)) + header,
-        matrix.astype("<f4", copy=False).tobytes(),
-    ]
+    return [MAGIC + b"\x01\x00" + struct.pack("<H", len(header)) + header, matrix.astype("<f4", copy=False).tobytes()]
 
 
 def _header(source: Readable) -> tuple[int, _Header]:
@@ -84,7 +82,7 @@ def _header(source: Readable) -> tuple[int, _Header]:
         with warnings.catch_warnings():
             # About headers of Python 2, which are read correctly.
             warnings.simplefilter("ignore")
-            header = _READERS[version](io.BytesIO(head[8:begin] + text))
+            header = _parsed(version, head[8:begin] + text)
     except (
         ValueError,
         TypeError,
@@ -101,7 +99,13 @@ def _header(source: Readable) -> tuple[int, _Header]:
     return begin + length, header
 
 
+@lru_cache(maxsize=256)
+def _parsed(version: int, header: bytes) -> _Header:
+    """Most files of a library have one of a few headers, and parsing one takes longer than reading the rest of the file."""
+    return _READERS[version](io.BytesIO(header))
+
+
 def _broken(header: bytes, where: str) -> SoftPromptFileError:
     return SoftPromptFileError(
-        "the .npy header is broken or not that of an array of floats", where=where, got=repr(header.strip()[:100])
+        "the .npy header is broken or not that of an array of floats", where=where, got=header.strip()[:100]
     )

@@ -21,12 +21,15 @@ from sordino.formats.kv_prompts import FLAT, LAST, OpenedKV
 from sordino.formats.meta_keys import KV_PROMPT, SOFT_PROMPT
 from sordino.formats.model_card import CARD, card
 from sordino.formats.sources import Readable
-from sordino.formats.tensors import Opened, shape_of
+from sordino.formats.tensors import Opened, TensorView, shape_of
+from sordino.prompts.encoder_decoders import ENCODER_DECODERS
 from sordino.prompts.kv_prompt import MAX_KV_WIDTH, KVPrompt, KVShape
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 # For these PEFT saves the final vectors; for multitask prompts, the factors that they are made of.
 _KINDS = ("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING")
+# Of an encoder-decoder, these stand ahead of the encoder's input and nowhere else.
+_ENCODER_KINDS = ("PROMPT_TUNING", "P_TUNING")
 # For these it saves keys and values, [n_tokens, layers * 2 * heads * channels]; with a projection, what that gives.
 _KV_KINDS = ("PREFIX_TUNING", "CARTRIDGE")
 
@@ -56,6 +59,8 @@ def read(
         last = safetensors.read(members[OUR_TENSORS]())[0] if OUR_TENSORS in members else []
         return _open_kv([*tensors, *last], config, described, where)
     opened = of_adapter(tensors, index, where)
+    if config.get("num_transformer_submodules") == 2:
+        opened = replace(opened, tensor=_ahead_of_encoder(opened.tensor, place))
     _check_sizes(config, shape_of(opened.tensor), place)
     return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
 
@@ -75,7 +80,7 @@ def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
         CONFIG: [_config(prompt, own)],
         WEIGHTS: safetensors.pieces({PEFT_KEY: prompt.matrix}, {"format": "pt"}),
         OURS: [meta.to_bytes(prompt)],
-        CARD: [card(prompt.metadata, prompt.kind, prompt.n_tokens)],
+        CARD: [card(prompt)],
     }
 
 
@@ -105,7 +110,7 @@ def kv_files(prompt: KVPrompt, *, cartridge: bool) -> dict[str, list[bytes]]:
         CONFIG: [_config(prompt, kind | sizes)],
         WEIGHTS: safetensors.pieces({PEFT_KEY: tensors[FLAT]}, {"format": "pt"}),
         OURS: [kv_prompts.to_bytes(prompt)],
-        CARD: [card(prompt.metadata, prompt.kind, prompt.n_tokens)],
+        CARD: [card(prompt)],
         **last,
     }
 
@@ -118,7 +123,7 @@ def _config(prompt: SoftPrompt | KVPrompt, own: dict[str, Any]) -> bytes:
         "num_transformer_submodules": 1,
         "num_virtual_tokens": prompt.n_tokens,
         "revision": None,
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if prompt.metadata.base.family in ENCODER_DECODERS else "CAUSAL_LM",
     }
     return json.dumps(shared | own, indent=2, sort_keys=True).encode("ascii") + b"\n"
 
@@ -175,13 +180,25 @@ def _check_kind(config: dict[str, Any], where: str) -> None:
             expected=f"peft_type {', '.join(_KINDS + _KV_KINDS)}",
             got=str(kind)[:40],
         )
-    if task not in (None, "CAUSAL_LM") or config.get("num_transformer_submodules") not in (None, 1):
+    allowed: tuple[int | None, ...] = (None, 1)
+    if task == "SEQ_2_SEQ_LM" and kind in _ENCODER_KINDS:
+        task, allowed = None, (None, 1, 2)
+    if task not in (None, "CAUSAL_LM") or config.get("num_transformer_submodules") not in allowed:
         raise SoftPromptFileError(
-            "this soft prompt was not trained for a causal language model",
+            "this soft prompt was not trained for a causal language model, nor to stand ahead of an encoder",
             where=where,
-            expected="task_type CAUSAL_LM, num_transformer_submodules 1",
+            expected="task_type CAUSAL_LM and num_transformer_submodules 1; SEQ_2_SEQ_LM for "
+            + ", ".join(_ENCODER_KINDS),
             got=f"{str(task)[:40]}, {str(config.get('num_transformer_submodules'))[:20]}",
         )
+
+
+def _ahead_of_encoder(tensor: TensorView, where: str) -> TensorView:
+    """The first half of the rows: for two submodules PEFT saves as many again for the decoder, and never uses them."""
+    rows, width = tensor.shape
+    if rows % 2:
+        raise SoftPromptFileError("the tensor has no halves", where=where, expected="an even number of rows", got=rows)
+    return replace(tensor, shape=(rows // 2, width))
 
 
 def _check_sizes(config: dict[str, Any], shape: tuple[int, int], where: str) -> None:

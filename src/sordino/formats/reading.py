@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from sordino.errors import SoftPromptFileError
+from sordino.errors import SoftPromptFileError, readable
 from sordino.formats import (
     folders,
     kobold,
@@ -85,21 +85,29 @@ def peek(path: Path) -> Peek:
     """
     path = Path(path)
     with Files() as files:
-        found = _identify(path, files)
-        if found.mixture is not None:
-            mixture = mixtures.open_mixture(found.mixture)
-            metadata = meta.of_width(mixture.described.metadata, path, mixture.shape[1])
-            parts = tuple(_stated(one, one.metadata or Metadata()) for one in mixture.components)
-            sizes = (*mixture.shape, metadata, files.size, files.mtime)
-            return Peek(found.format, Mixture.kind, *sizes, parts, len(parts))
-        opened = found.open(None)
-        if isinstance(opened, OpenedKV):
-            kind, n_tokens, stated = KVPrompt.kind, opened.n_tokens, _stated(opened, opened.metadata)
-        else:
-            n_tokens, d_model = shape_of(opened.tensor)
-            kind, stated = SoftPrompt.kind, _stated(opened, _metadata(opened, path, d_model))
-        sizes = (n_tokens, stated.d_model, stated.metadata, files.size, files.mtime)
-        return Peek(found.format, kind, *sizes, (stated,))
+        return _peeked(_identify(path, files), path, files)
+
+
+def peek_zip(source: Readable, files: Files, path: Path) -> Peek:
+    """As `peek`, of a zip that is no file of this machine. path: what it is called. files: with its size."""
+    return _peeked(_identify_zip(Archive(source, files), path, partial(_read_torch, files)), path, files)
+
+
+def _peeked(found: _Found, path: Path, files: Files) -> Peek:
+    if found.mixture is not None:
+        mixture = mixtures.open_mixture(found.mixture)
+        metadata = meta.of_width(mixture.described.metadata, path, mixture.shape[1])
+        parts = tuple(_stated(one, one.metadata or Metadata()) for one in mixture.components)
+        sizes = (*mixture.shape, metadata, files.size, files.mtime)
+        return Peek(found.format, Mixture.kind, *sizes, parts, len(parts))
+    opened = found.open(None)
+    if isinstance(opened, OpenedKV):
+        kind, n_tokens, stated = KVPrompt.kind, opened.n_tokens, _stated(opened, opened.metadata)
+    else:
+        n_tokens, d_model = shape_of(opened.tensor)
+        kind, stated = SoftPrompt.kind, _stated(opened, _metadata(opened, path, d_model))
+    sizes = (n_tokens, stated.d_model, stated.metadata, files.size, files.mtime)
+    return Peek(found.format, kind, *sizes, (stated,))
 
 
 def _stated(opened: Opened | OpenedKV, metadata: Metadata) -> Stated:
@@ -199,7 +207,7 @@ def _identify(path: Path, files: Files) -> _Found:
         "not a soft prompt file",
         where=path,
         expected="a KoboldAI zip, a PEFT folder, mkultra's JSON, .npy, .safetensors, .nemo or a file of torch.save",
-        got="an empty file" if not source.size else f"bytes that begin with {head[:8]!r}",
+        got="an empty file" if not source.size else f"a file that begins with {readable(head[:8])}",
     )
 
 

@@ -57,10 +57,7 @@ def _parts(source: Readable) -> tuple[dict[str, Any], dict[str, str], Slice]:
     length = int.from_bytes(source.read_at(0, 8), "little")
     if length > MAX_JSON:
         raise SoftPromptFileError(
-            "the safetensors header is too long",
-            where=source.where,
-            expected=f"at most {MAX_JSON} bytes",
-            got=length,
+            "the safetensors header is too long", where=source.where, expected=f"at most {MAX_JSON} bytes", got=length
         )
     header = parse(source.read_at(8, length), f"{source.where}: header")
     metadata = header.pop("__metadata__", {})

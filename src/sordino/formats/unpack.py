@@ -117,7 +117,7 @@ class Unpacked:
         return self._start_lzma()
 
     def _start_lzma(self) -> _Decompressor:
-        """A decoder for the raw stream behind zip's own header: version, length of the properties, properties."""
+        """A decoder for the raw stream after zip's own header: version, length of the properties, properties."""
         _, length, mode, dictionary = struct.unpack("<2HBL", self._packed.read_at(0, 9))
         if length != 5 or mode >= 9 * 5 * 5:
             raise SoftPromptFileError(

@@ -28,6 +28,17 @@ WRITABLE: dict[str, str] = {
 # Likewise of KV prompts. Both of PEFT's kinds hold the same; programs that train them further freeze a cartridge's first position.
 KV_WRITABLE: dict[str, str] = {"kv": ".kv.zip", "peft": "", "cartridge": ""}
 _AFTER_BOS = "this soft prompt was trained to stand after BOS"
+_ONLY_OURS = "only Sordino reads that from the file"
+_IN_PEFT = ("PEFT will put it before BOS, where it works less well", "PEFT ignores that")
+# What becomes of a place after BOS, and of hold and strength, in files of each format.
+_WHAT_BECOMES_OF = {
+    "kobold": ("KoboldAI will put it before BOS, where it works less well", "KoboldAI ignores that"),
+    "peft": _IN_PEFT,
+    "cartridge": _IN_PEFT,
+    "mkultra": ("mkultra does not read that from the file", "mkultra files cannot say so"),
+    "npy": ("an .npy file cannot say so",) * 2,
+    "safetensors": (_ONLY_OURS, _ONLY_OURS),
+}
 
 
 def write(prompt: SinglePrompt, path: Path, *, to: str | None = None, force: bool = False) -> list[str]:
@@ -54,7 +65,9 @@ def write(prompt: SinglePrompt, path: Path, *, to: str | None = None, force: boo
     elif to == "kobold":
         _write_members(path, kobold.members_of(prompt), force=force)
     else:
-        _write_file(path, _pieces(prompt, to), force=force)
+        pieces = _pieces(prompt, to)
+        with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
+            file.writelines(pieces)
     return _warnings(prompt.metadata, to)
 
 
@@ -160,11 +173,6 @@ def _write_members(path: Path, members: Sequence[tuple[str, Sequence[bytes]]], *
         write_zip(file, members)
 
 
-def _write_file(path: Path, pieces: Sequence[bytes], *, force: bool) -> None:
-    with atomic_file(path, replace=force) as temporary, open(temporary, "wb") as file:
-        file.writelines(pieces)
-
-
 def _write_folder(path: Path, files: dict[str, list[bytes]]) -> None:
     readme = path / CARD
     if readme.is_file() and is_edited(readme.read_bytes()):
@@ -192,23 +200,8 @@ def _warnings(known: Metadata, to: str) -> list[str]:
         if lost:
             warnings.append(f"an .npy file holds the matrix only: {', '.join(lost)} will be lost")
     if known.placement == "after_bos" and to != "kv":
-        theirs = {
-            "kobold": "KoboldAI will put it before BOS, where it works less well",
-            "peft": "PEFT will put it before BOS, where it works less well",
-            "cartridge": "PEFT will put it before BOS, where it works less well",
-            "mkultra": "mkultra does not read that from the file",
-            "npy": "an .npy file cannot say so",
-            "safetensors": "only Sordino reads that from the file",
-        }
-        warnings.append(f"{_AFTER_BOS}: {theirs[to]}")
+        warnings.append(f"{_AFTER_BOS}: {_WHAT_BECOMES_OF[to][0]}")
     if not known.attention.plain and to != "kv":
-        theirs = {
-            "kobold": "KoboldAI ignores that",
-            "peft": "PEFT ignores that",
-            "cartridge": "PEFT ignores that",
-            "mkultra": "mkultra files cannot say so",
-            "npy": "an .npy file cannot say so",
-            "safetensors": "only Sordino reads that from the file",
-        }
-        warnings.append(f"this soft prompt has {known.attention}: {theirs[to]}, and its effect fades in a long text")
+        becomes = _WHAT_BECOMES_OF[to][1]
+        warnings.append(f"this soft prompt has {known.attention}: {becomes}, and its effect fades in a long text")
     return warnings

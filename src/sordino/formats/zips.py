@@ -174,10 +174,7 @@ def _checked_end(source: Readable) -> tuple[int, int]:
         raise _broken(source, "an archive in several parts", f"part {disk}")
     if size > _MAX_DIRECTORY:
         raise SoftPromptFileError(
-            "the zip's directory is too large",
-            where=source.where,
-            expected=f"at most {_MAX_DIRECTORY} bytes",
-            got=size,
+            "the zip's directory is too large", where=source.where, expected=f"at most {_MAX_DIRECTORY} bytes", got=size
         )
     if offset + size > position:
         raise too_short(source, offset, size)

@@ -1,1 +1,1 @@
-"""The one idea: rows of text behind soft prompts through a frozen base model, their losses and gradients."""
+"""The one idea: rows of text after soft prompts through a frozen base model, their losses and gradients."""

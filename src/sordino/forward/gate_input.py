@@ -31,6 +31,7 @@ def hidden_of_texts(base: BaseModel, texts: Sequence[Sequence[int]], *, pass_tok
 
     Only the last GATE_TOKENS of a text are read, after a BOS where the tokenizer writes one.
     """
+    base.check_decoder("a mixture's gate")
     exact = torch.promote_types(base.dtype, torch.float32)
     hidden_ND = torch.zeros(len(texts), base.d_model, dtype=exact)
     read = {index: list(ids[-GATE_TOKENS:]) for index, ids in enumerate(texts) if len(ids)}

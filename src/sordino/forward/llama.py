@@ -25,16 +25,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sordino.forward.llama_layers import (
-    Layer,
-    Rotation,
-    attend,
-    attend_backward,
-    gated,
-    layers_of,
-    merged,
-    weights_of,
-)
+from sordino.forward.llama_layers import Layer, Rotation, attend, attend_backward, gated, layers_of, merged, weights_of
 from sordino.forward.masks import AttentionMasks
 
 
@@ -129,7 +120,7 @@ class _DecoderLayer(torch.autograd.Function):
         x_ND: Tensor,
         prefix_keys: Tensor | None,
         prefix_values: Tensor | None,
-        layer: Layer,
+        layer: Layer[Tensor],
         blocks: list[_Placed],
         prompt_B: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,7 +185,7 @@ class _DecoderLayer(torch.autograd.Function):
 
 
 def _feed_forward_backward(
-    grad_ND: Tensor, layer: Layer, h_ND: Tensor, length_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
+    grad_ND: Tensor, layer: Layer[Tensor], h_ND: Tensor, length_N1: Tensor, gate_FN: Tensor, up_FN: Tensor
 ) -> Tensor:
     """The gradient that reaches h through norm, gate, up and down."""
     grad_FN = layer.down.t() @ grad_ND.t()
@@ -253,10 +244,7 @@ def _attention(queries: Tensor, parts: list[_Part], scale: float) -> tuple[Tenso
         attend(queries, *_for_queries(part, queries), is_causal=part.causal, attn_mask=part.mask, scale=scale)
         for part in parts
     ]
-    if len(found) == 1:
-        mixed, lse = found[0]
-        return mixed, lse
-    return merged(*found)
+    return found[0] if len(found) == 1 else merged(*found)
 
 
 def _attention_backward(

@@ -12,15 +12,22 @@ Shape key: N positions, T positions of a row, D model width, H heads, C channels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers import PreTrainedModel
 
+from sordino.models.quantised import QuantisedLinear
+from sordino.models.weight_formats import PackedWeight
+
 attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+# Of a linear layer, [out, in].
+Weight = Tensor | PackedWeight
+W = TypeVar("W", bound=Weight)
 _LINEARS = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -61,32 +68,35 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Generic[W]):
     """One layer's weights [out, in], the width of a head, and the scale of attention."""
 
     norm1: Norm
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
+    q: W
+    k: W
+    v: W
+    o: W
     norm2: Norm
-    gate: Tensor
-    up: Tensor
-    down: Tensor
+    gate: W
+    up: W
+    down: W
     head_width: int
     scale: float
 
 
-def runs(network: PreTrainedModel) -> bool:
-    """Whether these parts compute what `network` computes."""
+def runs(network: PreTrainedModel, kind: type[nn.Module] = nn.Linear) -> bool:
+    """Whether these parts compute what `network` computes, whose linear layers are of this kind."""
     config: Any = network.config
     if config.model_type != "llama" or config.hidden_act != "silu" or (config.attention_dropout and network.training):
         return False
     if network.device.type != "cpu" or network.dtype not in (torch.bfloat16, torch.float32, torch.float64):
         return False
     linears = [layer.get_submodule(name) for layer in layers_of(network) for name in _LINEARS]
-    # An adapter would have replaced them by another class.
-    return all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
+    # An adapter would have replaced them by another class. Sharded weights are of another class, too.
+    return all(
+        type(linear) is kind and linear.bias is None and type(linear.weight) in (nn.Parameter, NoneType)
+        for linear in linears
+    )
 
 
 def layers_of(network: PreTrainedModel) -> Any:
@@ -94,8 +104,10 @@ def layers_of(network: PreTrainedModel) -> Any:
     return model.layers
 
 
-def weights_of(layer: Any) -> Layer:
-    q, k, v, o, gate, up, down = (layer.get_submodule(name).weight for name in _LINEARS)
+def weights_of(layer: Any) -> Layer[Any]:
+    """Of a layer that `runs` says yes to: tensors, or packed weights."""
+    linears = (layer.get_submodule(name) for name in _LINEARS)
+    q, k, v, o, gate, up, down = (of.packed if isinstance(of, QuantisedLinear) else of.weight for of in linears)
     norm1, norm2 = (
         Norm.of(norm.weight, norm.variance_epsilon) for norm in (layer.input_layernorm, layer.post_attention_layernorm)
     )

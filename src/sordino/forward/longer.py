@@ -1,4 +1,4 @@
-"""Prefixes made longer by the text behind them, for texts that several continuations share.
+"""Prefixes made longer by the text after them, for texts that several continuations share.
 
 Shape key: B rows, T text positions, S cached positions, P prefix positions, D model width, H key-value heads, C channels of a head.
 """

@@ -72,11 +72,11 @@ def fused_masks(lengths: Sequence[int], spans: Spans, rows: Rows, dtype: torch.d
     if min(lengths) < width:
         pad_B = (width - torch.tensor(lengths, device=device))[rows.prompt_B]
         seen_BP = torch.arange(width, device=device)[None, :] >= pad_B[:, None]
-        hidden = _additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
+        hidden = additive(seen_BP[:, None, :].expand(-1, text, -1), dtype)
         prefix = hidden if prefix is None else prefix + hidden
     if int(rows.example_BT.max()) > 0:
         own_BTT = rows.example_BT[:, :, None] == rows.example_BT[:, None, :]
-        own = _additive(own_BTT.tril(), dtype)
+        own = additive(own_BTT.tril(), dtype)
     return AttentionMasks(prefix, own)
 
 
@@ -95,14 +95,14 @@ def layer_masks(network: PreTrainedModel, allowed: Tensor, distance: Tensor, bia
     """
     config: Any = network.config
     kinds = set(getattr(config, "layer_types", None) or ())
-    full = _additive(allowed, network.dtype, bias)
+    full = additive(allowed, network.dtype, bias)
     if "sliding_attention" not in kinds:
         return full
     near = distance < int(config.sliding_window)
-    return {"full_attention": full, "sliding_attention": _additive(allowed & near, network.dtype, bias)}
+    return {"full_attention": full, "sliding_attention": additive(allowed & near, network.dtype, bias)}
 
 
-def _additive(allowed_BQS: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
+def additive(allowed_BQS: Tensor, dtype: torch.dtype, bias: Tensor | None = None) -> Tensor:
     # The most negative finite number, not -inf: a padded query that sees nothing must not become NaN.
     mask = torch.zeros(allowed_BQS.shape, dtype=dtype, device=allowed_BQS.device)
     if bias is not None:

@@ -24,11 +24,12 @@ from torch.nn.functional import embedding_bag
 from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
+from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes, decode, encode, states_before_targets
 from sordino.forward.one_row import forward_as_one_row, one_row_pays
-from sordino.forward.output_head import Finish, finish_of
-from sordino.forward.prefix import Prefixes, encode_and_forward, encode_prefixes, forward_rows, packable
+from sordino.forward.output_head import Finish, added_bias, finish_of
+from sordino.forward.output_head import Head as Head
+from sordino.forward.prefix import encode_and_forward, encode_prefixes, forward_rows, packable
 from sordino.forward.rows import Rows, rows_from_examples
-from sordino.forward.small_matmul import times, widened
 from sordino.forward.weighting import Spans
 from sordino.models.loading import reading
 from sordino.texts.example_store import SoftTargets
@@ -38,48 +39,6 @@ from sordino.texts.example_store import SoftTargets
 ROWS, WORDS, WORDS_ON_GPU = 1024, 2048, 32768
 # Networks of unproven families that passed the check. They are frozen, so once is enough.
 _tried: WeakSet[PreTrainedModel] = WeakSet()
-
-
-@dataclass(frozen=True)
-class Head:
-    """A frozen output head: logits = cap * tanh(scale * (h @ W.T + b) / cap), the cap only where the model has one."""
-
-    weight_VD: Tensor
-    bias_V: Tensor | None
-    softcap: float | None
-    scale: float = 1.0
-
-    @property
-    def width(self) -> int:
-        """V, the size of the vocabulary."""
-        return int(self.weight_VD.shape[0])
-
-    def tile(self, start: int, end: int) -> Head:
-        """The head for words `start` to `end` only."""
-        bias_V = None if self.bias_V is None else self.bias_V[start:end]
-        return Head(self.weight_VD[start:end], bias_V, self.softcap, self.scale)
-
-    def slope(self, logits: Tensor) -> Tensor | None:
-        """d logit / d uncapped scaled logit, from capped logits of any shape; None without a cap, where it is 1."""
-        return None if self.softcap is None else 1 - (logits / self.softcap).square_()
-
-    def logits_of_few(self, hidden_ND: Tensor) -> Tensor:
-        """Logits [N, V] of a few rows in the model's dtype; not always contiguous."""
-        return self._finished(times(widened(hidden_ND), self.weight_VD)[: len(hidden_ND)])
-
-    def logits(self, hidden_ND: Tensor, *, out: Tensor | None = None) -> Tensor:
-        """Logits [N, V] in the model's dtype, written into `out` where one is given."""
-        return self._finished(torch.mm(hidden_ND, self.weight_VD.t(), out=out))
-
-    def _finished(self, logits_NV: Tensor) -> Tensor:
-        """Bias, scale and cap, in place."""
-        if self.bias_V is not None:
-            logits_NV += self.bias_V
-        if self.scale != 1:
-            logits_NV *= self.scale
-        if self.softcap is not None:
-            logits_NV.div_(self.softcap).tanh_().mul_(self.softcap)
-        return logits_NV
 
 
 def head_of(network: PreTrainedModel) -> Head:
@@ -95,7 +54,8 @@ def _head(network: PreTrainedModel) -> Head:
     # The parity tests cover what proven families do.
     proven = packable(network)
     finish = Finish(softcap=getattr(network.config, "final_logit_softcapping", None)) if proven else finish_of(network)
-    return Head(linear.weight, getattr(linear, "bias", None), finish.softcap, finish.scale)
+    own_V, added_V = getattr(linear, "bias", None), added_bias(network)
+    return Head(linear.weight, own_V if added_V is None else added_V, finish.softcap, finish.scale)
 
 
 def check_unproven(network: PreTrainedModel) -> None:
@@ -105,7 +65,7 @@ def check_unproven(network: PreTrainedModel) -> None:
     that only their own forward pass knows.
     """
     with reading("soft prompts do not work on this architecture yet", network.config.model_type):
-        off = _distance_to_own_logits(network)
+        off = (_distance_of_decoder if network.config.is_encoder_decoder else _distance_to_own_logits)(network)
     if not off < (1e-3 if network.dtype == torch.float32 else 0.05):
         raise ModelError(
             "soft prompts do not work on this architecture yet",
@@ -135,16 +95,31 @@ def _distance_to_own_logits(network: PreTrainedModel) -> float:
         hidden_TD = torch.cat([prefixes.last_KD, forward_rows(network, prefixes, rows)[0]])
         logits_TV = _head(network).logits(hidden_TD).float()
         off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
+    return _largest(off)
+
+
+@torch.inference_mode()
+def _distance_of_decoder(network: PreTrainedModel) -> float:
+    """As `_distance_to_own_logits`, of a decoder behind an encoder that reads words, and vectors that belong to no word."""
+    ids_T = torch.arange(1, 10, device=network.device)
+    words_TD = network.get_input_embeddings()(ids_T)
+    off = []
+    for prompt_PD in (words_TD[:3], (words_TD[:3] - words_TD[3:6]) / 2**0.5):
+        read = torch.cat([prompt_PD, words_TD[3:6]])[None]
+        wanted_TV = network(inputs_embeds=read, decoder_input_ids=ids_T[None]).logits[0].float()
+        encoded = encode(network, InputPrefixes((prompt_PD,)), [0], [ids_T[3:6]])
+        logits_TV = _head(network).logits(decode(network, encoded, ids_T[None])[0]).float()
+        off.append(float((logits_TV - wanted_TV).norm() / wanted_TV.norm()))
+    return _largest(off)
+
+
+def _largest(off: Sequence[float]) -> float:
     # NaN counts as infinitely far.
     return max(off, key=lambda share: share if share == share else math.inf)
 
 
 def nll_of_rows(
-    network: PreTrainedModel,
-    prefixes: Prefixes,
-    rows: Rows,
-    labelled_BT: Tensor,
-    soft: SoftTargets | None = None,
+    network: PreTrainedModel, prefixes: AnyPrefixes, rows: Rows, labelled_BT: Tensor, soft: SoftTargets | None = None
 ) -> Tensor:
     """Float32 NLL in nats [N] of the labelled tokens, in row order. Differentiable towards `prefixes`.
 
@@ -152,8 +127,14 @@ def nll_of_rows(
     first token of an example after an empty prefix has nothing to be predicted from and must not be labelled.
     """
     rows = rows.to(network.device)
-    hidden_BTD = forward_rows(network, prefixes, rows)
-    return _loss_of(network, predicting(prefixes.last_KD, hidden_BTD, rows, labelled_BT), rows, labelled_BT, soft)
+    return _loss_of(network, states_before(network, prefixes, rows, labelled_BT), rows, labelled_BT, soft)
+
+
+def states_before(network: PreTrainedModel, prefixes: AnyPrefixes, rows: Rows, labelled_BT: Tensor) -> Tensor:
+    """The hidden states [N, D] that predict the labelled tokens, in row order. Differentiable towards `prefixes`."""
+    if isinstance(prefixes, InputPrefixes):
+        return states_before_targets(network, prefixes, rows, labelled_BT)
+    return predicting(prefixes.last_KD, forward_rows(network, prefixes, rows), rows, labelled_BT)
 
 
 def nll_of_prompts_and_rows(
@@ -198,7 +179,8 @@ def nll(head: Head, hidden_ND: Tensor, targets: Tensor, weights_Nk: Tensor | Non
     """
     # torch ships no types for apply.
     apply: Any = _FrozenHeadNLL.apply
-    result: Tensor = apply(hidden_ND, targets.view(len(targets), -1), weights_Nk, head)
+    targets_Nk = targets[:, None] if targets.dim() == 1 else targets
+    result: Tensor = apply(hidden_ND, targets_Nk, weights_Nk, head)
     return result
 
 

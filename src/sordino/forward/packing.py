@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sordino.forward.rows import Rows, rows_from_examples
+from sordino.models.description import DescribedModel
 from sordino.texts.example_store import Example, SoftTargets
 
 # The cost of one masked query-key pair relative to one token in the linear layers, measured on SmolLM2-135M, two CPU cores: 2,304
@@ -109,7 +110,23 @@ def with_leading_ids(example: Example, ids: Sequence[int]) -> Example:
     """The example after ids that are context, not targets."""
     if not ids:
         return example
-    return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled))
+    own = None if example.input is None else len(ids) + example.input
+    return replace(example, ids=(*ids, *example.ids), labelled=(False,) * len(ids) + tuple(example.labelled), input=own)
+
+
+def row_example(base: DescribedModel, example: Example, leading: Sequence[int]) -> Example:
+    """An example as its row holds it: after the ids that a row's own text begins with; an encoder-decoder's with what ends the
+    input and begins the decoder's text.
+    """
+    sides = base.encoder_decoder
+    if sides is None:
+        return with_leading_ids(example, leading)
+    if example.input is None:
+        raise ValueError("an example for a decoder, in front of an encoder-decoder")
+    at, between = example.input, (*sides.end_ids, *sides.start_ids)
+    ids = (*leading, *example.ids[:at], *between, *example.ids[at:])
+    labelled = (*([False] * (len(leading) + at + len(between))), *example.labelled[at:])
+    return replace(example, ids=ids, labelled=labelled, input=len(leading) + at + len(sides.end_ids))
 
 
 def labelled_rows(examples: Sequence[Example], groups: Sequence[Sequence[int]], prompts: Sequence[int]) -> LabelledRows:
@@ -128,7 +145,46 @@ def labelled_rows(examples: Sequence[Example], groups: Sequence[Sequence[int]], 
     given = [soft for soft in own if soft is not None]
     if given and len(given) < len(own):
         raise ValueError("some examples have soft targets and others have none")
+    inputs = [examples[group[0]].input for group in groups]
+    if inputs and inputs[0] is not None:
+        rows = replace(rows, input_B=torch.tensor(inputs))
     return LabelledRows(rows, labelled_BT, source_BT[labelled_BT], SoftTargets.joined(given) if given else None)
+
+
+def input_passes(
+    examples: Sequence[Example], ahead: Sequence[int], max_tokens: int, *, own_pass: int
+) -> list[list[int]]:
+    """Indices of an encoder-decoder's examples, one a row, cut into passes of like lengths: the cheapest cut of their order by
+    length, padding counted, where a pass costs `own_pass` positions more. At most `max_tokens` positions a pass, or one row.
+
+    ahead: positions of each row's prompt. In a pass the indices are in their order, so rows of one prompt stay together.
+    """
+    sizes = [
+        (front + (one.input or 0), len(one.ids) - (one.input or 0)) for one, front in zip(examples, ahead, strict=True)
+    ]
+    order = sorted(range(len(sizes)), key=lambda i: (*sizes[i], i))
+    # cheapest[n]: of the first n rows, with where their last pass begins.
+    cheapest: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(order) + 1):
+        found: tuple[int, int] | None = None
+        read = written = 0
+        for begin in range(end - 1, -1, -1):
+            read, written = max(read, sizes[order[begin]][0]), max(written, sizes[order[begin]][1])
+            positions = (end - begin) * (read + written)
+            if found is not None and positions > max_tokens:
+                break
+            cost = cheapest[begin][0] + positions + own_pass
+            if found is None or cost < found[0]:
+                found = cost, begin
+        assert found is not None
+        cheapest.append(found)
+    cut: list[list[int]] = []
+    end = len(order)
+    while end:
+        begin = cheapest[end][1]
+        cut.insert(0, sorted(order[begin:end]))
+        end = begin
+    return cut
 
 
 def passes(groups: list[list[int]], lengths: Sequence[int], max_tokens: int) -> list[list[list[int]]]:

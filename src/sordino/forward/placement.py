@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sordino.errors import ConfigError, DoesNotFit
+from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes
 from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, join_prefixes
 from sordino.forward.weighting import PromptSpan, span_of
 from sordino.models.base_model import BaseModel
@@ -37,8 +38,8 @@ class Placement(Protocol):
     - `leading_ids`: what the text of every row begins with; context, never a target.
     - `prefix_length`: P' for P virtual tokens, without a tensor. It depends on nothing but the model and P.
 
-    A prefix does not depend on the rows after it: that is what makes sharing it exact. A decoder's prefix is the beginning of its
-    text. For an encoder-decoder it is the input of the encoder, with the prompt ahead of it, and its rows are the decoder's texts.
+    These vectors do not depend on the rows after them. A decoder's prefix is the beginning of its text, which makes sharing what it
+    runs to exact; an encoder-decoder's is the beginning of its encoder's input, and runs with each row (`InputPrefixes`).
     tests/forward/placement_conformance.py checks an implementation.
     """
 
@@ -50,8 +51,8 @@ class Placement(Protocol):
 
 
 @dataclass(frozen=True)
-class DecoderPlacement:
-    """In a decoder's text: after BOS, or at the start with BOS after it."""
+class TextPlacement:
+    """In the text that reads the prompt, a decoder's or an encoder's input: after BOS, or at the start with BOS after it."""
 
     after_bos: bool
 
@@ -67,7 +68,7 @@ class DecoderPlacement:
 
 
 # By the names that prompt files use.
-PLACEMENTS: Mapping[str, Placement] = {"start": DecoderPlacement(False), "after_bos": DecoderPlacement(True)}
+PLACEMENTS: Mapping[str, Placement] = {"start": TextPlacement(False), "after_bos": TextPlacement(True)}
 
 
 def prefix_embeds(base: BaseModel, matrix_PD: Tensor | None, placement: PlacementName) -> Tensor:
@@ -105,11 +106,19 @@ def most_positions(base: DescribedModel, n_tokens: int) -> int:
     return len(base.bos_ids) + n_tokens
 
 
-def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixes:
-    """K prompts of any kind, or none, as K prefixes. Those of vectors run through the model side by side, once.
+def encode_prompts(base: BaseModel, prompts: Sequence[Prompt | None]) -> AnyPrefixes:
+    """K prompts of any kind, or none, as K prefixes. Those of vectors run through a decoder side by side, once.
 
     Raises DoesNotFit, and ConfigError where the model's family takes no hold or strength.
     """
+    if base.encoder_decoder is not None:
+        check_spans(base.network, [span_in(base, prompt) for prompt in prompts])
+        return InputPrefixes(tuple(prompt_embeds(base, prompt) for prompt in prompts))
+    return encode_for_decoder(base, prompts)
+
+
+def encode_for_decoder(base: BaseModel, prompts: Sequence[Prompt | None]) -> Prefixes:
+    """As `encode_prompts`."""
     content = [None if prompt is None else prompt.prefix(base.ref) for prompt in prompts]
     given = {
         k: _given_prefix(base, prompt, values)
@@ -140,7 +149,7 @@ def behind_bos(
     placement: PlacementName,
     attention: PromptAttention,
 ) -> Prefixes:
-    """A prompt's keys and values of each layer [1, H, P, C] as a prefix, behind BOS where `placement` says so. last_KD: [1, D].
+    """A prompt's keys and values of each layer [1, H, P, C] as a prefix, after BOS where `placement` says so. last_KD: [1, D].
 
     Differentiable. Raises ConfigError, see `check_spans`.
     """

@@ -75,15 +75,6 @@ class Prefixes:
         """In another dtype; gradients flow back through the change."""
         return self._each(lambda t: t.to(dtype))
 
-    def backward(self, leaves: Prefixes) -> None:
-        """Back-propagate the gradients at the leaves (`as_leaves`) through these prefixes to what they were computed from."""
-        pairs = [
-            (tensor, leaf.grad.to(tensor.dtype))
-            for tensor, leaf in zip(self.tensors(), leaves.tensors(), strict=True)
-            if leaf.grad is not None and tensor.requires_grad
-        ]
-        torch.autograd.backward([tensor for tensor, _ in pairs], [grad for _, grad in pairs])
-
     def select(self, indices: Sequence[int]) -> Prefixes:
         """These prefixes, in this order."""
         lengths = tuple(self.lengths[k] for k in indices)
@@ -96,6 +87,13 @@ class Prefixes:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prefixes:
         keys, values = (tuple(map(change, side)) for side in (self.keys_KHPC, self.values_KHPC))
         return replace(self, keys_KHPC=keys, values_KHPC=values, last_KD=change(self.last_KD))
+
+
+def back_propagate(tensors: Sequence[Tensor], leaves: Sequence[Tensor]) -> None:
+    """Back-propagate the gradients at leaves (`as_leaves`) to what the prefixes' own tensors were computed from."""
+    both = zip(tensors, leaves, strict=True)
+    pairs = [(own, leaf.grad.to(own.dtype)) for own, leaf in both if leaf.grad is not None and own.requires_grad]
+    torch.autograd.backward([own for own, _ in pairs], [grad for _, grad in pairs])
 
 
 def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor], spans: Spans = ()) -> Prefixes:

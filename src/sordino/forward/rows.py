@@ -17,17 +17,23 @@ class Rows:
     """B rows of text, each with the index of its prefix. A row may hold several examples one after another (packed).
 
     ids_BT: token ids, 0 where padded. example_BT: which example of its row a token belongs to, -1 where padded (padding is on
-    the right). offset_BT: the token's place in its example. prompt_B: the row's prefix.
+    the right). offset_BT: the token's place in its example. prompt_B: the row's prefix. input_B: how many of
+    a row's first tokens an encoder reads; None for a decoder's rows.
     """
 
     ids_BT: Tensor
     example_BT: Tensor
     offset_BT: Tensor
     prompt_B: Tensor
+    input_B: Tensor | None = None
 
     def to(self, device: torch.device) -> Rows:
         return Rows(
-            self.ids_BT.to(device), self.example_BT.to(device), self.offset_BT.to(device), self.prompt_B.to(device)
+            self.ids_BT.to(device),
+            self.example_BT.to(device),
+            self.offset_BT.to(device),
+            self.prompt_B.to(device),
+            None if self.input_B is None else self.input_B.to(device),
         )
 
     def predictors(self) -> Tensor:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes
 from sordino.forward.longer import extend_prefixes
 from sordino.forward.placement import behind_bos, leading_ids, positions, prefix_embeds
-from sordino.forward.prefix import Prefixes, encode_prefixes, join_prefixes
+from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, join_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.weighting import Spans, span_of
 from sordino.models.base_model import BaseModel
@@ -89,7 +90,7 @@ class PrefixSource:
         return replace(self, matrix_PW=matrix_PW)
 
     def leading_ids(self, base: BaseModel) -> tuple[int, ...]:
-        """What the text behind the prompt begins with: the context where there is one, else each row's own text."""
+        """What the text after the prompt begins with: the context where there is one, else each row's own text."""
         return leading_ids(base, self.placement)
 
     def positions(self, base: BaseModel) -> int:
@@ -98,7 +99,7 @@ class PrefixSource:
         return positions(base, self.n_tokens, self.placement) + text
 
     def text(self, base: BaseModel) -> tuple[int, ...]:
-        """The ids of the prefix behind the prompt."""
+        """The ids of the prefix after the prompt."""
         return (*self.leading_ids(base), *self.context) if self.context else ()
 
     def embeds(self, base: BaseModel) -> Tensor:
@@ -114,8 +115,11 @@ def spans_of(base: BaseModel, sources: Sequence[PrefixSource]) -> Spans:
     return [span_of(positions(base, s.n_tokens, s.placement), s.attention) for s in sources]
 
 
-def encode_sources(base: BaseModel, sources: Sequence[PrefixSource]) -> Prefixes:
+def encode_sources(base: BaseModel, sources: Sequence[PrefixSource]) -> AnyPrefixes:
     """K sources of any kind as K prefixes, differentiable towards their matrices. Raises ConfigError, see `check_spans`."""
+    if base.encoder_decoder is not None:
+        check_spans(base.network, spans_of(base, sources))
+        return InputPrefixes(tuple(source.embeds(base) for source in sources))
     vectors = [k for k, source in enumerate(sources) if source.kv is None]
     given = [k for k, source in enumerate(sources) if source.kv is not None]
     parts = []

@@ -12,9 +12,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes
 from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import nll_of_rows
-from sordino.forward.packing import labelled_rows, one_by_one, pack, with_leading_ids
+from sordino.forward.packing import labelled_rows, one_by_one, pack, row_example
 from sordino.forward.placement import encode_prompts
 from sordino.forward.prefix import Prefixes, join_prefixes, packable
 from sordino.forward.rows import rows_from_examples
@@ -32,7 +33,7 @@ Progress = Callable[[int, int], None]
 class Context(Protocol):
     """What precedes a text: a soft prompt of any kind or none, then text of its own.
 
-    positions: of the prompt, with the BOS ahead of it. ids: of the text behind it, with the BOS that stands between the two.
+    positions: of the prompt, with the BOS ahead of it. ids: of the text after it, with the BOS that stands between the two.
     leading: ids that the measured text itself begins with (a BOS after a prompt that stands before it). prefix: prompt and `ids` as
     one prefix that has run already; None: they have not.
     """
@@ -106,7 +107,7 @@ def _passes(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
     """For each forward pass: the tokens that it scored, their contexts, their NLL, and how many examples it held."""
     prefixes = encode_contexts(base, contexts)
-    led = [with_leading_ids(example, contexts[0].leading) for example in examples]
+    led = [row_example(base, example, contexts[0].leading) for example in examples]
     lengths = [len(example.ids) for example in led]
     rows = pack(lengths, max(lengths)) if packable(base.network) else one_by_one(lengths)
     jobs = [(k, row) for k in range(len(contexts)) for row in rows]
@@ -121,8 +122,8 @@ def _passes(
         yield place_n, prompt_n, nll_n, sum(len(row) for _, row in part)
 
 
-def encode_contexts(base: BaseModel, contexts: Sequence[Context]) -> Prefixes:
-    """K contexts as K prefixes. Each prompt runs once, side by side with the others, and then the texts behind them.
+def encode_contexts(base: BaseModel, contexts: Sequence[Context]) -> AnyPrefixes:
+    """K contexts as K prefixes. In a decoder each prompt runs once, side by side with the others, and then the texts after them.
 
     Raises DoesNotFit and ConfigError as `encode_prompts`.
     """
@@ -134,6 +135,9 @@ def encode_contexts(base: BaseModel, contexts: Sequence[Context]) -> Prefixes:
     prompts = list({id(context.prompt): context.prompt for context in contexts}.values())
     at = [next(k for k, prompt in enumerate(prompts) if prompt is context.prompt) for context in contexts]
     prefixes = encode_prompts(base, prompts)
+    if isinstance(prefixes, InputPrefixes):
+        texts = [base.embed(torch.tensor(one.ids, dtype=torch.long, device=base.device)) for one in contexts]
+        return prefixes.select(at).behind(texts)
     if any(context.ids for context in contexts):
         rows = rows_from_examples([[context.ids] for context in contexts], at)
         return extend_prefixes(base.network, prefixes, rows.to(base.device))

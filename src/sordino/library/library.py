@@ -8,11 +8,11 @@ unique: see `names`.
 from __future__ import annotations
 
 import os
-import secrets
 import time
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
@@ -27,8 +27,9 @@ from sordino.errors import (
     SordinoError,
     StorageError,
 )
+from sordino.library import trash
 from sordino.library.entry import Entry, entry_of, may_pass, reason
-from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder, move_file
+from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder
 from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
@@ -37,7 +38,6 @@ from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
 
 _OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
-_TRASH = ".trash"
 # A broken file that was changed less than this before it was read may be half-copied, and is read again.
 _SETTLED_SECONDS = 2.0
 
@@ -50,40 +50,42 @@ class Library:
 
     def __init__(self, folders: Sequence[Path], sources: Sequence[Source] = ()) -> None:
         if not folders:
-            raise BadInput("a library needs a folder", where="--library")
+            raise BadInput("no folder is named", where="--library")
         # Each once: the same folder twice would list everything twice.
         self.folders = tuple(dict.fromkeys(Path(os.path.expanduser(folder)).absolute() for folder in folders))
         self.sources: tuple[Source, ...] = (*map(FolderSource, self.folders), *sources)
-        self._headers: dict[tuple[Path, Hashable], formats.Peek | str] = {}
+        self._known: dict[Path, Entry] = {}
 
     def scan(self) -> list[Entry]:
-        """All entries, by source and name. Reads the headers of files that are new or changed, never a tensor.
+        """All entries, by source and name; those that did not change are the same objects as before. Reads the headers of files
+        that are new or changed, never a tensor.
 
         Never raises because of a file: a broken or half-copied one is an entry with an error, and is read again when it has
         changed; one that vanishes meanwhile is left out.
         """
         found = [(source, item) for source in self.sources for item in source.list()]
         names = unique_names([(source, item.label) for source, item in found])
-        headers: dict[tuple[Path, Hashable], formats.Peek | str] = {}
+        known: dict[Path, Entry] = {}
         entries: list[Entry] = []
         for name, (source, item) in zip(names, found, strict=True):
-            key = (item.path, item.revision)
-            header = self._headers.get(key)
-            if header is None:
+            entry = self._known.get(item.path)
+            if entry is None or entry.revision != item.revision:
                 began = time.time()
                 try:
-                    header = source.describe(item)
+                    entry = entry_of(name, source, item, source.describe(item))
                 except (SordinoError, OSError) as error:
                     if isinstance(source, FolderSource) and not os.path.lexists(item.path):
                         continue
-                    header = reason(error, item.path)
+                    entry = entry_of(name, source, item, reason(error, item.path))
                     if may_pass(error) or abs(began - item.changed) < _SETTLED_SECONDS:
-                        entries.append(entry_of(name, source, item, header))
+                        entries.append(entry)
                         continue
-            headers[key] = header
-            entries.append(entry_of(name, source, item, header))
-        # Replaced whole: a scan in another thread sees the old headers or the new, and vanished files are forgotten.
-        self._headers = headers
+            elif entry.name != name or entry.source is not source:
+                entry = replace(entry, name=name, source=source)
+            known[entry.path] = entry
+            entries.append(entry)
+        # Replaced whole: a scan in another thread sees the old entries or the new, and vanished files are forgotten.
+        self._known = known
         return entries
 
     def open(self, entry: Entry) -> Path:
@@ -178,7 +180,8 @@ class Library:
         others = [place for place in places.values() if place.exists()]
         if target.exists():
             there = _read_if_good(target)
-            if there is not None and _same(there, prompt):
+            # One that was killed after its write left the others.
+            if there is not None and _same(there, prompt) and not (replace and others):
                 return self._entry_at(target)
             if target.is_dir():
                 raise BadInput(
@@ -228,23 +231,16 @@ class Library:
                 "this soft prompt is in no folder of the library", where=entry.name, do="remove it at its source"
             )
         # A folder in a folder is one entry: move the outer one.
-        top = folder / entry.path.relative_to(folder).parts[0]
-        trash = folder / _TRASH
-        make_folder(trash)
-        stem = without_ending(top.name)
-        place = trash / top.name
-        try:
-            while not move_file(top, place):
-                place = trash / f"{stem}-{secrets.token_hex(4)}{top.name.removeprefix(stem)}"
-        except OSError as error:
-            if not os.path.lexists(top):
-                raise NotInLibrary("the file is gone: another program removed it", where=entry.name) from error
-            raise StorageError(
-                f"could not be removed ({error.strerror})",
-                where=top,
-                do="it is still there; close programs that hold it open",
-            ) from error
-        return place
+        return trash.discard(folder / entry.path.relative_to(folder).parts[0])
+
+    def restore(self, trashed: str) -> Entry:
+        """Put back what the trash has under this name, as `trash.shown_name`.
+
+        Raises NotInLibrary, NameTaken where another file has its name by now, StorageError.
+        """
+        target = trash.put_back(self.folders, trashed)
+        inside = (one for one in self.scan() if target in (one.path, *one.path.parents))
+        return next(inside, self._entry_at(target))
 
     def _place_for(self, wanted: str) -> Path:
         """The path of a file of this name: an existing one's if only the case differs, as some drives see no case."""

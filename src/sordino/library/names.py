@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+from heapq import nlargest
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
 _MAX_BYTES = 200
+_MOST_COMPARED = 200
 # Of the files of each kind of prompt; a name that ends in several is of the first.
 ENDINGS: Mapping[str, str] = {Mixture.kind: ".mix.zip", KVPrompt.kind: ".kv.zip", SoftPrompt.kind: ".zip"}
 _MARKS = {kind: ending.removesuffix(".zip") for kind, ending in ENDINGS.items() if ending != ".zip"}
@@ -121,5 +123,14 @@ def unique_names(files: Sequence[tuple[Place, str]]) -> list[str]:
 
 def near_misses(name: str, names: Sequence[str]) -> list[str]:
     """Up to three of `names` that are closest to `name`, the best first."""
-    by_folded = {known.casefold(): known for known in names}
-    return [by_folded[near] for near in get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.5)]
+    by_folded, wanted = {known.casefold(): known for known in names}, name.casefold()
+    likely: Collection[str] = by_folded
+    if len(by_folded) > _MOST_COMPARED:
+        # Comparing thousands takes a second.
+        pairs = _pairs(wanted)
+        likely = nlargest(_MOST_COMPARED, by_folded, key=lambda known: len(pairs & _pairs(known)))
+    return [by_folded[near] for near in get_close_matches(wanted, likely, n=3, cutoff=0.5)]
+
+
+def _pairs(text: str) -> set[str]:
+    return {text[at : at + 2] for at in range(len(text) - 1)}

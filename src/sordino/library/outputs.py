@@ -14,6 +14,8 @@ from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
 
 PICTURES = (".png", ".svg")
+# In the folder of the run that wrote a soft prompt.
+REPORT = "report.html"
 _PICKLES = (".pt", ".bin", ".pth")
 _ONE = {SoftPrompt.kind: "one soft prompt", KVPrompt.kind: "a KV prompt"}
 _FORMATS = formats.WRITABLE | formats.KV_WRITABLE
@@ -50,6 +52,12 @@ class Outputs:
         assert self.target is not None
         check_new(self.target, overwrite=self.overwrite)
         return formats.write(prompt, self.target, force=True)
+
+
+def run_folder(out: Path, *, together: bool = False) -> Path:
+    """Of the run that writes this file: its own for voice.zip and voice.kv.zip; runs that are trained together are of one kind."""
+    name = without_ending(out.name) if together else out.stem
+    return out.with_name(f"{name}.run")
 
 
 def check_new(path: Path | None, *, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""The seam for places that hold prompt files: folders today, the Hub or a list on a web page later."""
+"""The seam for places that hold prompt files: folders, repositories of the Hub, a list on a web page."""
 
 from __future__ import annotations
 

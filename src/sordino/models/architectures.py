@@ -1,7 +1,7 @@
 """Which base models can carry a soft prompt, decided from a configuration, before any weights are read.
 
-A soft prompt becomes keys and values in every layer, so the model must be a decoder whose layers all attend through a KV cache.
-Recurrent and convolutional layers have states that would have to be shared too.
+In a decoder a soft prompt becomes keys and values in every layer, so all of them must attend through a KV cache. Recurrent and
+convolutional layers have states that would have to be shared too. In an encoder-decoder it stands ahead of the encoder's input.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sordino.errors import ModelError
+from sordino.prompts.encoder_decoders import ENCODER_DECODERS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -22,8 +23,9 @@ _NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values")
 
 _RECURRENT = "some of its layers are recurrent or convolutional, without the keys and values that a soft prompt becomes"
 _ENCODER = "it is an encoder only: it fills gaps in a text and cannot continue one"
-_ENCODER_DECODER = (
-    "it is an encoder-decoder, whose soft prompt would belong before the encoder; Sordino does not do that yet"
+_ENCODER_DECODER = f"of encoder-decoders, these are in the tests: {', '.join(sorted(ENCODER_DECODERS))}"
+_ENCODER_DECODER_GGUF = (
+    "it is an encoder-decoder, which llama.cpp gives no vectors to; its folder or hub id runs under PyTorch"
 )
 _ADVICE = "choose a decoder such as Llama, Mistral, Qwen3, Gemma 3, GPT-2, GPT-J or GPT-NeoX, or the bundled smollm2"
 
@@ -36,7 +38,7 @@ _GGUF_REASONS = {
         ("granitehybrid", "nemotron_h", "plamo2", "lfm2", "lfm2moe", "kimi-linear", "qwen3next"), _RECURRENT
     ),
     **dict.fromkeys(("bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "neo-bert", "modern-bert"), _ENCODER),
-    **dict.fromkeys(("t5", "t5encoder"), _ENCODER_DECODER),
+    **dict.fromkeys(("t5", "t5encoder"), _ENCODER_DECODER_GGUF),
 }
 
 
@@ -79,7 +81,7 @@ def _reason_against(config: PreTrainedConfig) -> str:
     )
 
     if config.is_encoder_decoder:
-        return _ENCODER_DECODER
+        return "" if config.model_type in ENCODER_DECODERS else _ENCODER_DECODER
     text = config.get_text_config()
     if not _ATTENTION.issuperset(_kinds_of_layers(text)):
         return _RECURRENT

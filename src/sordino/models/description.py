@@ -14,33 +14,31 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from transformers import PreTrainedConfig
-
-from sordino.errors import BadInput, DoesNotFit, ModelError
+from sordino.errors import BadInput, ModelError
 from sordino.models import chat_template, files
 from sordino.models.files import ModelSource, Notify, silent
-from sordino.models.loading import check_readable, read_config, read_tokenizer, reading
-from sordino.prompts.fit import Fit, Stated, fit, stated_by, weakest
+from sordino.models.loading import check_readable, read_config, read_generation_config, read_tokenizer, reading
+from sordino.models.model_facts import (
+    EncoderDecoder,
+    bos_ids_of,
+    context_length_of,
+    encoder_decoder_of,
+    input_config,
+    kv_shape_of,
+    rope_switch_of,
+    stop_ids_of,
+    windowed_of,
+)
+from sordino.models.weight_formats import Format
+from sordino.prompts.encoder_decoders import OnlyDecoders, refused
+from sordino.prompts.fit import Fit, Stated, checked, fit, stated_by, weakest
 from sordino.prompts.kv_prompt import KVShape
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import BaseRef, PlacementName
 
-# Markers of the end of a text or a turn, where the tokenizer has them as special tokens.
-_END_MARKERS = (
-    "<|im_end|>",
-    "<end_of_turn>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "</s>",
-)
 # A space in a byte-level tokenizer's tokens.
 _SPACE = "\u0120"
-# For models without a limit (ALiBi): what they are commonly trained on.
-_UNLIMITED_CONTEXT = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +48,7 @@ class DescribedModel:
     name: the user's. id: public, never a path. family: transformers' model type. d_model: width of inputs_embeds. bos_ids: what
     the tokenizer writes before a text, or (). stop_ids: ids that end a text or an assistant's turn. kv_shape: of its keys and
     values, None where the configuration does not say it. windowed: for each layer whether it sees a sliding window only.
+    encoder_decoder: None for a decoder.
     """
 
     name: str
@@ -65,12 +64,20 @@ class DescribedModel:
     stop_ids: frozenset[int]
     kv_shape: KVShape | None
     windowed: tuple[bool, ...]
+    encoder_decoder: EncoderDecoder | None = field(default=None, kw_only=True)
+    # The format of its linear layers, where they are packed, or "offload".
+    quantise: Format | None = field(default=None, kw_only=True)
     _one_at_a_time: Lock = field(init=False, repr=False, default_factory=Lock)
 
     @property
     def placement(self) -> PlacementName:
-        """Where a soft prompt belongs: after BOS, which models use as an attention sink, if there is one."""
-        return "after_bos" if self.bos_ids else "start"
+        """Where a soft prompt belongs: after BOS, which decoders use as an attention sink, if there is one."""
+        return "after_bos" if self.bos_ids and self.encoder_decoder is None else "start"
+
+    def check_decoder(self, what: OnlyDecoders) -> None:
+        """Raise ConfigError where this is an encoder-decoder, with which `what` is not possible."""
+        if self.encoder_decoder is not None:
+            raise refused(what, self.name)
 
     @property
     def ref(self) -> BaseRef:
@@ -124,8 +131,15 @@ class DescribedModel:
     def token_text(self, token: int) -> str:
         """The text of a token within a text, its space included; "" for a special token."""
         # By itself it would begin a text, where some tokenizers drop the space of the first word.
-        ids, text = self._word
-        return self.decode([*ids, token])[len(text) :]
+        found = self._token_texts.get(token)
+        if found is None:
+            ids, text = self._word
+            found = self._token_texts[token] = self.decode([*ids, token])[len(text) :]
+        return found
+
+    @cached_property
+    def _token_texts(self) -> dict[int, str]:
+        return {}
 
     @cached_property
     def _word(self) -> tuple[list[int], str]:
@@ -172,16 +186,8 @@ class DescribedModel:
         return weakest([fit(self.ref, part, kv=self.kv_shape, names=(self.name,)) for part in parts])
 
     def check_fit(self, prompt: Prompt | Mixture, *, force: bool) -> Fit:
-        """The fit, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is given."""
-        fit = self.fit(prompt)
-        if fit.kind == "no" and not (fit.forcible and force):
-            raise DoesNotFit(
-                "the soft prompt does not fit the base model",
-                where=prompt.metadata.name,
-                got=fit.reason,
-                do="give --force to try it all the same" if fit.forcible else "choose a model of its sizes",
-            )
-        return fit
+        """As `fit.checked`."""
+        return checked(self.fit(prompt), prompt.metadata.name, force=force)
 
     def _tokenised(self, text: str, *, markers_are_text: bool) -> list[int]:
         # The flag changes the tokenizer itself, so only one thread may use it.
@@ -257,53 +263,38 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
     )
 
 
-def windowed_of(config: PreTrainedConfig) -> tuple[bool, ...]:
-    """For each layer whether it sees a sliding window only."""
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * int(config.num_hidden_layers)
-    return tuple(kind == "sliding_attention" for kind in kinds)
+def describe_folder(source: ModelSource, *, notify: Notify = silent) -> tuple[DescribedModel, Path]:
+    """A model without its weights, and its folder for programs that read transformers' folders: of safetensors, made first where
+    the source is something else. Raises as `files.prepare`."""
+    from sordino.models.network_size import empty_network
+
+    prepared = files.prepare(source, notify=notify)
+    config = read_config(prepared.folder)
+    check_readable(config, where=source.name)
+    network = empty_network(config, where=source.name)
+    tokenizer = read_tokenizer(prepared.folder)
+    facts = facts_of(network, read_generation_config(prepared.folder), tokenizer)
+    model = DescribedModel(source.name, source.id, tokenizer=tokenizer, fingerprint=prepared.fingerprint, **facts)
+    return model, prepared.folder
 
 
-def kv_shape_of(config: PreTrainedConfig) -> KVShape | None:
-    """The shape of the keys and values, the same in every layer; None where configurations of that kind do not say it."""
-    # One head for all queries; compressed keys and values; layers of several widths; layers that share theirs.
-    unusual = ("multi_query", "kv_lora_rank", "global_head_dim", "per_layer_config", "num_kv_shared_layers")
-    heads = getattr(config, "num_attention_heads", None)
-    # As a dictionary: the attribute `per_layer_config` is there in any case.
-    stated = config.to_dict()
-    if not isinstance(heads, int) or any(stated.get(name) for name in unusual):
-        return None
-    channels = getattr(config, "head_dim", None) or config.hidden_size // heads
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    if not isinstance(channels, int) or not isinstance(shared, int):
-        return None
-    return KVShape(int(config.num_hidden_layers), shared, channels)
-
-
-def context_length_of(config: PreTrainedConfig) -> int:
-    """Positions that the model was trained on, by the names that configurations use."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return _UNLIMITED_CONTEXT
-
-
-def bos_ids_of(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer writes before every text: found by running it, because settings and behaviour disagree."""
-    plain = [int(i) for i in tokenizer("a", add_special_tokens=False)["input_ids"]]
-    full = [int(i) for i in tokenizer("a")["input_ids"]]
-    for at in range(len(full) - len(plain) + 1):
-        if full[at : at + len(plain)] == plain:
-            return tuple(full[:at])
-    return ()
-
-
-def stop_ids_of(tokenizer: Any, vocab_size: int, *configured: Any) -> frozenset[int]:
-    """The tokenizer's end of text, its markers of a turn's end, and those of configurations: an id, a list or None each."""
-    ids: set[int] = set()
-    for ends in (tokenizer.eos_token_id, *configured):
-        ids.update(ends if isinstance(ends, (list, tuple)) else [] if ends is None else [ends])
-    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ids.update(special[marker] for marker in _END_MARKERS if marker in special)
-    # Some tokenizers have special tokens without an embedding, which no network can produce.
-    return frozenset(int(i) for i in ids if 0 <= i < vocab_size)
+def facts_of(network: Any, generation: Any, tokenizer: Any) -> dict[str, Any]:
+    """What a network of transformers says of itself, with weights or without, as arguments of DescribedModel. generation: its
+    generation settings, or None."""
+    config = input_config(network.config)
+    vocab_size, d_model = map(int, network.get_input_embeddings().weight.shape)
+    two_sided = network.config.is_encoder_decoder
+    return {
+        "family": str(network.config.model_type),
+        "d_model": d_model,
+        "n_layers": int(config.num_hidden_layers),
+        "vocab_size": vocab_size,
+        "context_length": int(min(context_length_of(config), rope_switch_of(config))),
+        "bos_ids": bos_ids_of(tokenizer),
+        "stop_ids": stop_ids_of(
+            tokenizer, vocab_size, network.config.eos_token_id, getattr(generation, "eos_token_id", None)
+        ),
+        "kv_shape": None if two_sided else kv_shape_of(config),
+        "windowed": () if two_sided else windowed_of(config),
+        "encoder_decoder": encoder_decoder_of(network.config, generation, tokenizer),
+    }

@@ -3,21 +3,23 @@
     name -> resolve -> ModelSource (nothing is downloaded or written) -> prepare -> PreparedModel (a transformers folder)
 
 The cache (SORDINO_CACHE, else the user's cache folder) holds `models/` (files of bundled models), `converted/` (a folder for each
-GGUF file), `described/` (the same for files that are run directly), `fingerprints/`, `packages/` (where users may put a bundled
-model's packages) and `locks/`. It can be deleted at any time. Without torch until something is converted.
+GGUF file and each model of pickled weights), `described/` (the same for files that are run directly), `fingerprints/`, `packages/`
+(where users may put a bundled model's packages) and `locks/`. It can be deleted at any time. Without torch until something is
+converted.
 
-    python -m sordino.models.files [--as-it-is] [NAME...]     fetch and convert models before their first use
+    python -m sordino.models.files [--as-it-is] [--json] [NAME...]     fetch and convert models before their first use
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from sordino.errors import ModelError, SordinoError
+from sordino.errors import ConfigError, ModelError, SordinoError
 from sordino.models import architectures, bundled, fingerprint, hub
 from sordino.models.bundled import BUNDLED as BUNDLED
 from sordino.models.bundled import BundledModel
@@ -33,6 +35,7 @@ from sordino.models.cache import (
 )
 from sordino.models.cache import cache_folder as cache_folder
 from sordino.models.gguf_header import EMBEDDINGS, GgufHeader, read_gguf_header
+from sordino.models.hub_answers import Progress
 from sordino.models.names import ModelSource as ModelSource
 from sordino.models.names import absolute_name as absolute_name
 from sordino.models.names import bundled_names as bundled_names
@@ -40,6 +43,7 @@ from sordino.models.names import did_you_mean
 from sordino.models.names import resolve as resolve
 from sordino.storage import make_folder
 
+_FLAGS = {"--as-it-is", "--json"}
 # Gets a line before each slow step.
 Notify = Callable[[str], None]
 
@@ -76,25 +80,27 @@ def silent(line: str) -> None:
     pass
 
 
-def prepare(source: ModelSource, *, notify: Notify = silent) -> PreparedModel:
-    """Download and convert `source` if necessary. Several processes may do so at once.
+def prepare(source: ModelSource, *, notify: Notify = silent, progress: Progress | None = None) -> PreparedModel:
+    """Download and convert `source` if necessary. Several processes may do so at once. progress: of the download.
 
     Raises ModelError (unavailable, broken, or of a kind that cannot be used), StorageError and OutOfMemory (no room for a
     conversion).
     """
     if source.kind == "bundled":
-        return _prepare_gguf(source, _fetched(BUNDLED[source.name], notify), notify)
+        return _prepare_gguf(source, _fetched(BUNDLED[source.name], notify, progress), notify)
     if source.kind == "gguf" and source.path is not None:
         return _prepare_gguf(source, source.path, notify)
     if source.path is not None:
-        return _prepare_folder(source.path)
-    return _prepare_folder(hub.snapshot(source.id, notify=notify, near_misses=did_you_mean(source.id)))
+        return _prepare_folder(source.path, source.name, notify)
+    near_misses = did_you_mean(source.id)
+    folder = hub.snapshot(source.id, notify=notify, near_misses=near_misses, progress=progress)
+    return _prepare_folder(folder, source.name, notify)
 
 
-def gguf_file(source: ModelSource, *, notify: Notify = silent) -> Path | None:
+def gguf_file(source: ModelSource, *, notify: Notify = silent, progress: Progress | None = None) -> Path | None:
     """The .gguf file of a source, downloaded if it is bundled; None for other formats."""
     if source.kind == "bundled":
-        return _fetched(BUNDLED[source.name], notify)
+        return _fetched(BUNDLED[source.name], notify, progress)
     return source.path if source.kind == "gguf" else None
 
 
@@ -148,27 +154,42 @@ def conversion_of(source: ModelSource) -> Conversion | None:
 
 
 def main(names: list[str]) -> int:
-    """Prepare models and return the exit code. --as-it-is: for llama.cpp, .gguf files are not converted."""
-    as_it_is = names[:1] == ["--as-it-is"]
+    """Prepare models and return the exit code. --as-it-is: for llama.cpp, .gguf files are not converted. --json: for programs, each
+    step is an object on a line of its own: {"line"}, {"done", "total"} in bytes, {"error"}.
+    """
+    flags = {name for name in names if name.startswith("-")}
+    as_it_is, as_json = "--as-it-is" in flags, "--json" in flags
+
+    def show(text: str, /, **payload: object) -> None:
+        print(json.dumps(payload) if as_json else text, flush=True)  # noqa: T201 - its output is the terminal's
 
     def notify(line: str) -> None:
-        print(line, flush=True)  # noqa: T201 - make runs this, its output is the terminal's
+        show(line, line=line)
 
+    def progress(done: int, total: int) -> None:
+        show("", done=done, total=total)
+
+    report = progress if as_json else None
     try:
-        for name in names[as_it_is:] or ["smollm2"]:
+        if unknown := sorted(flags - _FLAGS):
+            raise ConfigError("no such option", where=", ".join(unknown), expected=" or ".join(sorted(_FLAGS)))
+        for name in [name for name in names if name not in flags] or ["smollm2"]:
             source = resolve(name)
-            path = gguf_file(source, notify=notify) if as_it_is else None
+            path = gguf_file(source, notify=notify, progress=report) if as_it_is else None
             if path is None:
-                prepare(source, notify=notify)
+                prepare(source, notify=notify, progress=report)
             else:
                 describe(source, path, notify=notify)
     except SordinoError as error:
-        print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - as above
+        if as_json:
+            show("", error=error.message)
+        else:
+            print(f"error: {error.message}", file=sys.stderr)  # noqa: T201 - as above
         return error.exit_code
     return 0
 
 
-def _fetched(model: BundledModel, notify: Notify) -> Path:
+def _fetched(model: BundledModel, notify: Notify, progress: Progress | None) -> Path:
     target = cache_folder() / "models" / model.file
     if target.is_file():
         return target
@@ -176,7 +197,7 @@ def _fetched(model: BundledModel, notify: Notify) -> Path:
         if not target.is_file():
             make_folder(target.parent)
             check_disk(2 * model.megabytes * 1_000_000)
-            bundled.fetch(model, target, by_hand=cache_folder() / "packages", notify=notify)
+            bundled.fetch(model, target, by_hand=cache_folder() / "packages", notify=notify, progress=progress)
     return target
 
 
@@ -214,16 +235,20 @@ def _convert(source: ModelSource, header: GgufHeader, folder: Path, notify: Noti
     return header.n_parameters
 
 
-def _prepare_folder(folder: Path) -> PreparedModel:
+def _prepare_folder(folder: Path, name: str, notify: Notify) -> PreparedModel:
+    from sordino.models import pickled_weights
     from sordino.models.loading import check_readable, read_config
     from sordino.models.network_size import check_agreement
 
     config = read_config(folder)
-    check_readable(config, where=folder.name)
+    check_readable(config, where=name)
     weights = fingerprint.weight_files(folder)
+    if pickled_weights.are_pickled(weights):
+        folder = pickled_weights.converted(folder, weights, config, name=name, notify=notify)
+        weights = fingerprint.weight_files(folder)
     tensors = [tensor for path in weights for tensor in fingerprint.safetensors_tensors(path)]
-    size = check_agreement(config, stored=fingerprint.n_parameters(tensors), tensors=len(tensors), where=folder.name)
-    check_memory(size.buffer_bytes, folder.name, purpose="a model keeps tables of its positions")
+    size = check_agreement(config, stored=fingerprint.n_parameters(tensors), tensors=len(tensors), where=name)
+    check_memory(size.buffer_bytes, name, purpose="a model keeps tables of its positions")
     tokenizer = [path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".model") and path.is_file()]
     identity = fingerprint.cached([*weights, *tokenizer], lambda: fingerprint.of_folder(folder))
     return PreparedModel(folder, identity, size.parameters)

@@ -25,6 +25,8 @@ from sordino.storage import write_bytes
 
 _CHUNK_BYTES = 1 << 22
 _MAX_SAFETENSORS_HEADER = 100_000_000
+# Of two kinds the first is taken.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "added_tokens.json")
 
 
@@ -65,37 +67,39 @@ def cached(paths: Iterable[Path], compute: Callable[[], str]) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files with the weights of a transformers folder. Raises ModelError where one is missing."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except OSError as error:
-            raise unreadable(index, error) from error
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
-        missing = [name for name in names if not _inside(folder, name)]
-        if missing:
-            raise ModelError(
-                "weights are missing",
-                where=folder,
-                got=f"no {missing[0]} ({len(missing)} of {len(names)} files)",
-                do="fetch the model again",
-            )
-        return [folder / name for name in names]
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise ModelError(
-            "its weights are pickles, which can run code when they are read, so Sordino does not",
-            where=folder,
-            expected="model.safetensors",
-            do="if you trust the file, load it with transformers' AutoModelForCausalLM.from_pretrained and save it with "
-            "save_pretrained",
-        )
+    """The files with the weights of a transformers folder: safetensors, else pickles. Raises ModelError where one is missing."""
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        if (folder / f"{name}.index.json").is_file():
+            return _listed(folder, folder / f"{name}.index.json")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".h5", ".msgpack"))
     raise ModelError(
-        "no weights here", where=folder, expected="model.safetensors", do="give a whole model folder or a .gguf file"
+        "no weights here",
+        where=folder,
+        expected=" or ".join(_WEIGHTS),
+        got=", ".join(others[:3]),
+        do="give a whole model folder or a .gguf file",
     )
+
+
+def _listed(folder: Path, index: Path) -> list[Path]:
+    """The files of an index, all of them there."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except OSError as error:
+        raise unreadable(index, error) from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ModelError("the list of weight files is broken", where=index, do="fetch the model again") from error
+    missing = [name for name in names if not _inside(folder, name)]
+    if missing or not names:
+        raise ModelError(
+            "weights are missing",
+            where=folder,
+            got=f"no {missing[0]} ({len(missing)} of {len(names)} files)" if missing else "an empty list of files",
+            do="fetch the model again",
+        )
+    return [folder / name for name in names]
 
 
 def _inside(folder: Path, name: object) -> bool:

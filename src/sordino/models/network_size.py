@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from sordino.errors import ModelError
-from sordino.models.loading import quietly, reading
+from sordino.models.loading import network_class, quietly, reading
 
 # For parameters that a family assembles from several stored tensors, or does not store.
 _SPARE_PARAMETERS = 1_000
@@ -38,23 +38,21 @@ def check_agreement(config: PreTrainedConfig, *, stored: int, tensors: int, wher
 
     Raises ModelError where it is larger than what is stored.
     """
-    size = _laid_out(config, limit=2 * tensors + _SPARE_PARAMETERS, where=where)
+    with _at_most(2 * tensors + _SPARE_PARAMETERS, where):
+        network = empty_network(config, where=where)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    size = NetworkSize(parameters, sum(buffer.numel() * buffer.element_size() for buffer in network.buffers()))
     if size.parameters > stored * _SPARE_SHARE + _SPARE_NUMBERS:
         raise _disagreement(where, f"{stored:,} numbers in the weights", f"a configuration for {size.parameters:,}")
     return size
 
 
-def _laid_out(config: PreTrainedConfig, *, limit: int, where: object) -> NetworkSize:
-    make: Any = AutoModelForCausalLM.from_config
-    with (
-        reading("the model's configuration gives no network", where),
-        quietly(),
-        torch.device("meta"),
-        _at_most(limit, where),
-    ):
-        network = make(config)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkSize(parameters, sum(buffer.numel() * buffer.element_size() for buffer in network.buffers()))
+def empty_network(config: PreTrainedConfig, *, where: object) -> PreTrainedModel:
+    """The network that `config` describes, on torch's meta device. Raises ModelError."""
+    make: Any = network_class(config).from_config
+    with reading("the model's configuration gives no network", where), quietly(), torch.device("meta"):
+        network: PreTrainedModel = make(config)
+    return network
 
 
 @contextmanager

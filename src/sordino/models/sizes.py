@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sordino.errors import ModelError
-from sordino.models import hub
+from sordino.models import fingerprint, hub
 from sordino.models.bundled import BUNDLED
 from sordino.models.gguf_header import EMBEDDINGS, read_gguf_header
 from sordino.models.names import bundled_names, resolve
-from sordino.prompts.fit import Fit, Stated, fit, weakest
+from sordino.prompts.fit import Fit, Stated, checked, fit, stated_by, weakest
+from sordino.prompts.mixture import Mixture, components_of
+from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import BaseRef
 
 # By the names that configurations use. OPT's embeddings may be narrower than its layers.
@@ -51,14 +52,26 @@ def sizes_of(name: str) -> ModelSizes:
     return ModelSizes(name, _of_folder(source.id, folder))
 
 
-def fitting_here(parts: Sequence[Stated]) -> tuple[list[str], list[str]]:
-    """The names of the models on this machine, or bundled, that a soft prompt, or a mixture, may fit; and those of all of them."""
-    known: dict[str, ModelSizes] = {}
-    for name in [*BUNDLED, *hub.downloaded()]:
-        # What is there in part, or is no language model, is not for use.
-        with suppress(ModelError):
-            known[name] = sizes_of(name)
-    return [name for name, sizes in known.items() if sizes.fit(parts).kind != "no"], list(known)
+def check_sizes(name: str, prompts: Iterable[Prompt | Mixture]) -> None:
+    """Refuse soft prompts of other sizes than a model has, as far as they are known before it is loaded. Raises DoesNotFit."""
+    try:
+        sizes = sizes_of(name)
+    except ModelError:
+        # Loading it says what is wrong, or gets it first.
+        return
+    for prompt in prompts:
+        found = sizes.fit([stated_by(part) for part in components_of(prompt) if part is not None])
+        checked(found, prompt.metadata.name, force=found.forcible)
+
+
+def parameters_in(folder: Path) -> int:
+    """How many numbers the weights of a transformers folder hold; of pickles estimated by their size. Raises ModelError."""
+    weights = fingerprint.weight_files(folder)
+    if weights[0].suffix == ".safetensors":
+        return sum(fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights)
+    config = _config_of(folder)
+    dtype = str(config.get("dtype") or config.get("torch_dtype"))
+    return sum(path.stat().st_size for path in weights) // (2 if dtype.endswith("16") else 4)
 
 
 def _of_gguf(model_id: str, path: Path) -> BaseRef:
@@ -71,12 +84,21 @@ def _of_gguf(model_id: str, path: Path) -> BaseRef:
 
 def _of_folder(model_id: str, folder: Path) -> BaseRef:
     """Without the vocabulary: weights may have more rows than the configuration says."""
+    config = _config_of(folder)
+    text = config.get("text_config") or config.get("encoder") or config
+    if not isinstance(text, dict):
+        raise ModelError("its configuration cannot be read", where=folder, got="text_config", do="fetch it again")
+    return BaseRef(model_id, str(config.get("model_type", "")), _first(text, _WIDTHS), _first(text, _LAYERS))
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        text = config.get("text_config") or config
-        return BaseRef(model_id, str(config.get("model_type", "")), _first(text, _WIDTHS), _first(text, _LAYERS))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError("its configuration cannot be read", where=folder, got=error, do="fetch it again") from None
+    if not isinstance(config, dict):
+        raise ModelError("its configuration cannot be read", where=folder, got="no JSON object", do="fetch it again")
+    return config
 
 
 def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:

@@ -22,6 +22,18 @@ MOST_HOLD = 1_000_000
 OFFERED_HOLD = 128
 # In tokens; "off" or 0: not held.
 Hold = int | Literal["off"]
+# The strengths that a program can give a prompt: 1 alone, whole numbers, or any.
+Strengths = Literal["one", "whole", "any"]
+# What a program that gives only these does not support, and what to do.
+UNSUPPORTED_STRENGTHS: dict[Strengths, tuple[str, str]] = {
+    "one": ("strength", "ask for strength 1"),
+    "whole": ("strength that is no whole number", "ask for strength 1, 2, 3 or 4"),
+}
+
+
+def can_give(strengths: Strengths, strength: float) -> bool:
+    """Whether a program that gives these strengths can give this one."""
+    return strengths == "any" or strength == 1 or (strengths == "whole" and strength == int(strength))
 
 
 @dataclass(frozen=True)
@@ -34,14 +46,14 @@ class PromptAttention:
     def __post_init__(self) -> None:
         if self.hold is not None and not (type(self.hold) is int and 1 <= self.hold <= MOST_HOLD):
             raise ConfigError(
-                "hold is out of range",
+                "out of range",
                 where="hold",
                 expected=f"a whole number of tokens from 1 to {MOST_HOLD}, or none",
                 got=repr(self.hold),
             )
         if type(self.strength) not in (int, float) or not LEAST_STRENGTH <= self.strength <= MOST_STRENGTH:
             raise ConfigError(
-                "strength is out of range",
+                "out of range",
                 where="strength",
                 expected=f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
                 got=repr(self.strength),

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,7 @@ from sordino.errors import BadInput
 from sordino.prompts.fit import check_one_base, common_base
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import checked_weights
-from sordino.prompts.soft_prompt import MAX_TOKENS, RATINGS, Metadata, Rating, SoftPrompt
+from sordino.prompts.soft_prompt import MAX_TOKENS, RATINGS, Metadata, Rating, SoftPrompt, today
 
 How = Literal["linear", "spherical", "concatenate"]
 Matrix = NDArray[np.float32]
@@ -53,7 +52,7 @@ def blend(prompts: Sequence[SinglePrompt], weights: Sequence[float], how: How, *
     """
     shares = tuple(map(float, checked_weights(weights, len(prompts), where="blend")))
     notes = check_blendable(prompts, how)
-    metadata, more = _metadata(prompts, shares, how, created or datetime.now(UTC).strftime("%Y-%m-%d"))
+    metadata, more = _metadata(prompts, shares, how, created or today())
     return Blend(_blended(prompts, shares, how, metadata), (*notes, *more))
 
 
@@ -109,7 +108,7 @@ def concatenated(matrices: Sequence[Matrix]) -> Matrix:
 def check_blendable(prompts: Sequence[SinglePrompt], how: How) -> list[str]:
     """Check that these can be blended. Returns what is uncertain, a line each. Raises DoesNotFit, BadInput."""
     if len(prompts) < 2:
-        raise BadInput("a blend needs two soft prompts or more", where="blend", got=len(prompts))
+        raise BadInput("two soft prompts or more are needed", where="blend", got=len(prompts))
     kinds = sorted({prompt.kind for prompt in prompts})
     if len(kinds) > 1:
         raise BadInput(

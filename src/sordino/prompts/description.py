@@ -87,7 +87,7 @@ def made_for(known: Metadata, d_model: int) -> str:
     name = known.base.id or ", ".join(known.supported) or known.base.family
     if not d_model:
         return name
-    return f"{name} ({d_model} wide)" if name else f"a model {d_model} wide, which its file does not name"
+    return f"{name} ({d_model} wide)" if name else f"a model {d_model} wide (the file does not name it)"
 
 
 def attended(known: Metadata) -> str:

@@ -74,6 +74,18 @@ def fit(model: BaseRef, prompt: Stated, *, kv: KVShape | None = None, names: Seq
     return Fit("unknown", _hint(metadata, title, (model.id, *names)))
 
 
+def checked(found: Fit, name: str, *, force: bool) -> Fit:
+    """The fit of the soft prompt `name`, for warnings. Raises DoesNotFit where it is `no`, unless the width agrees and `force` is
+    given."""
+    if found.kind == "no" and not (found.forcible and force):
+        raise DoesNotFit(
+            f"the soft prompt does not fit the base model: {found.reason}",
+            where=name,
+            do="give --force to try it all the same" if found.forcible else "choose a model of its sizes",
+        )
+    return found
+
+
 def weakest(fits: Sequence[Fit]) -> Fit:
     """The fit of a prompt that needs all of these: the first of the worst."""
     order: tuple[FitKind, ...] = ("no", "unknown", "same family", "exact")
@@ -181,18 +193,19 @@ def _hint(metadata: Metadata, title: str, names: Sequence[str]) -> str:
     if not named:
         return "its width agrees, and its file does not say which model it was made for"
     listed = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
-    ours = {plain for plain in map(_plain, names) if plain}
-    if any(_alike(_plain(name), plain) for name in named for plain in ours):
+    ours = {plain for plain in map(plain_name, names) if plain}
+    if any(are_alike(plain_name(name), plain) for name in named for plain in ours):
         return f"its width agrees and its file names {listed}, as this model is called"
     return f"its width agrees, but its file names {listed}, not {title}"
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A model's name without its owner, case and punctuation: "EleutherAI/gpt-j-6B" -> "gptj6b"."""
     return re.sub(r"[^a-z0-9]", "", name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower())
 
 
-def _alike(first: str, second: str) -> bool:
+def are_alike(first: str, second: str) -> bool:
+    """Whether two models, by their plain names, may be called after one another."""
     shorter, longer = sorted((first, second), key=len)
     # Short names ("opt", "gpt") are part of too many others.
     return first == second or (len(shorter) > 3 and shorter in longer)

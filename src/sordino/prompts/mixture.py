@@ -56,13 +56,13 @@ class Gate:
         slope_KD, bias_K = np.array(self.slope_KD, dtype=np.float32), np.array(self.bias_K, dtype=np.float32)
         if slope_KD.ndim != 2 or bias_K.shape != slope_KD.shape[:1]:
             raise BadInput(
-                "the gate's arrays do not match",
+                "its arrays do not match",
                 where="gate",
                 expected="slope [components, d_model] and bias [components]",
                 got=f"{list(slope_KD.shape)} and {list(bias_K.shape)}",
             )
         if not (np.isfinite(slope_KD).all() and np.isfinite(bias_K).all()):
-            raise BadInput("the gate holds values that are not finite", where="gate")
+            raise BadInput("it holds values that are not finite", where="gate")
         for name, array in (("slope_KD", slope_KD), ("bias_K", bias_K)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -107,7 +107,7 @@ class Mixture:
                 got=count,
             )
         if any(isinstance(part, Mixture) for part in self.components):
-            raise BadInput("a mixture cannot be a component of another", where="mixture", do="give its components")
+            raise BadInput("it cannot be a component of another", where="mixture", do="give its components")
         # A KV prompt need not say it.
         widths = sorted({prompt.d_model for prompt in self.components} - {0})
         if len(widths) > 1:
@@ -116,7 +116,7 @@ class Mixture:
             raise BadInput("unknown rule", where="mixture", expected=", ".join(RULES), got=self.rule)
         if self.gate is not None and self.gate.slope_KD.shape != (count, self.d_model):
             raise BadInput(
-                "the gate was made for other components",
+                "it was made for other components",
                 where="gate",
                 expected=[count, self.d_model],
                 got=list(self.gate.slope_KD.shape),

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -45,6 +46,11 @@ def model_name(text: str) -> str:
     # What is left of "/" and ".." is nothing.
     parts = [part for part in re.split(r"[/\\]", text) if part.strip() not in ("", ".", "..", "~")]
     return parts[-1] if parts else ""
+
+
+def today() -> str:
+    """The date, as in `Metadata.created`."""
+    return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,11 @@ class Metadata:
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:
-            raise BadInput("unknown placement", where="placement", expected=" or ".join(PLACEMENTS), got=self.placement)
+            raise BadInput("unknown", where="placement", expected=" or ".join(PLACEMENTS), got=self.placement)
         if self.rating and self.rating not in RATINGS:
-            raise BadInput("unknown rating", where="rating", expected=", ".join(RATINGS), got=self.rating)
+            raise BadInput("unknown", where="rating", expected=", ".join(RATINGS), got=self.rating)
         if not isinstance(self.attention, PromptAttention):
-            raise BadInput(
-                "not an attention", where="attention", expected="a PromptAttention", got=repr(self.attention)
-            )
+            raise BadInput("of another type", where="attention", expected="a PromptAttention", got=repr(self.attention))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
@@ -23,7 +22,7 @@ from sordino import __version__
 from sordino.errors import SordinoError
 from sordino.server import kobold, koboldcpp, openai, prompts_api, tokens
 from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
-from sordino.server.guard import Guard
+from sordino.server.guard import Guard, WrongKeys
 from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
 
@@ -45,21 +44,7 @@ def create_app(
     models: changes the model. page: adds the web page's routes. origins: web pages of other addresses that may call the server
     (CORS); none by default.
     """
-    # Without FastAPI's page of the API, which loads its scripts from another server.
-    app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
-    app.state.serving, app.state.models = serving, models
-    app.state.kobold = kobold.new_state(serving)
-    # Texts are scored one request at a time: beside the engine, on its network.
-    app.state.scoring = asyncio.Semaphore(1)
-    app.include_router(openai.router)
-    app.include_router(prompts_api.router)
-    app.include_router(kobold.router, prefix="/api/v1")
-    app.include_router(kobold.router, prefix="/api/latest", include_in_schema=False)
-    app.include_router(kobold.extra)
-    app.include_router(koboldcpp.router)
-    app.include_router(tokens.router)
-    app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
-    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
+    app = api(serving, models)
     if page is not None:
         page(app)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -82,8 +67,29 @@ def create_app(
         limits.body,
         limits.upload,
         limits.body_seconds,
+        WrongKeys(limits.wrong_key_seconds),
     )
+    # The page's login looks at keys, too.
+    app.state.wrong_keys = guard.wrong_keys
     return RequestLog(guard)
+
+
+def api(serving: Serving | Idle, models: Models | None = None) -> FastAPI:
+    """The routes for programs, with nothing around them."""
+    # Without FastAPI's page of the API, which loads its scripts from another server.
+    app = FastAPI(title="Sordino", version=__version__, docs_url=None, redoc_url=None)
+    app.state.serving, app.state.models = serving, models
+    app.state.kobold = kobold.new_state(serving)
+    app.include_router(openai.router)
+    app.include_router(prompts_api.router)
+    app.include_router(kobold.router, prefix="/api/v1")
+    app.include_router(kobold.router, prefix="/api/latest", include_in_schema=False)
+    app.include_router(kobold.extra)
+    app.include_router(koboldcpp.router)
+    app.include_router(tokens.router)
+    app.add_api_route("/health", health, methods=["GET"], tags=["operation"])
+    app.add_api_route("/metrics", metrics, methods=["GET"], tags=["operation"])
+    return app
 
 
 async def health(request: Request, response: Response) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from sordino.models.description import DescribedModel
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused
 from sordino.server.generation import chat_ids
 from sordino.server.openai_fields import Items, Options
@@ -27,16 +28,14 @@ _RESERVED = frozenset(
 ) | frozenset(("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "tokenizer_kwargs"))
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class TextPart(StrictBody):
     type: Literal["text"]
     text: StrictStr
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(StrictBody):
     """name is read and not used: chat templates have no place for it, and SillyTavern sends it with example dialogues."""
 
-    model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: StrictStr | Items[TextPart] | None = None
     name: StrictStr | None = None

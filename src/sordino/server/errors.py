@@ -17,6 +17,7 @@ from sordino.errors import (
     ConfigError,
     DoesNotFit,
     EngineBusy,
+    MissingExtra,
     NameTaken,
     NotInLibrary,
     OutOfMemory,
@@ -53,6 +54,8 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
         status, field = 503, ""
     elif isinstance(error, OutOfMemory | StorageError):
         status, field = 507, ""
+    elif isinstance(error, MissingExtra):
+        status = 501
     elif isinstance(error, NameTaken):
         status, code = 400, "name_taken"
     elif isinstance(error, BadInput):

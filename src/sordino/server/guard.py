@@ -6,8 +6,8 @@ Plain ASGI, so that no route can forget it.
   rebinding). IP addresses, localhost and allowed names are answered; other names are refused.
 - Origin: a page of another address can send a form to any address without permission. Requests that change something are refused
   unless the page is this server's own, or listed.
-- Key: where one is set every request needs it, except `/health` and the page's own files. It is compared in constant time. The page
-  gets a cookie in exchange for the key, since browsers send cookies with WebSockets and downloads too.
+- Key: where one is set every request needs it, except `/health` and the page's own files. It is compared in constant time; wrong
+  keys are answered ever later. The page gets a cookie in exchange for the key: browsers send it with WebSockets and downloads too.
 - Size and time: a body above the limit is refused before it is read, and one that arrives too slowly is given up.
 """
 
@@ -17,8 +17,10 @@ import asyncio
 import hmac
 import ipaddress
 import json
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -30,6 +32,9 @@ from sordino.server.errors import body_of
 COOKIE = "sordino"
 _UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards", "/ui/stories")
 OPEN_PATHS = frozenset({"/health"})
+# The seconds before the first wrong key of an address is answered; twice as many for each that follows.
+_FIRST_SECONDS = 0.05
+_MOST_WAITING, _MOST_ADDRESSES, _FORGOTTEN_SECONDS = 8, 4096, 900.0
 # The page's files hold no user data; its login checks the key itself.
 _PAGE_PATHS = frozenset({"/", "/ui/login"})
 _PAGE_FILES = "/ui/static/"
@@ -51,6 +56,7 @@ class Guard:
     max_bytes: int = 4 << 20
     max_upload_bytes: int = 64 << 20
     body_seconds: float = 60.0
+    wrong_keys: WrongKeys = field(default_factory=lambda: WrongKeys(10.0))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -58,6 +64,8 @@ class Guard:
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
+        if refusal is not None and refusal[0] == 401 and _sends_key(headers):
+            await self.wrong_keys.wait(scope)
         if refusal is not None:
             origin = headers.get("origin", "")
             # A listed page may read why it was refused, such as a wrong key.
@@ -81,6 +89,8 @@ class Guard:
         # A browser's CORS preflight carries no key; its answer holds no data.
         is_preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
         needs_key = self.api_key is not None and not _is_open(scope["path"]) and not is_preflight
+        if needs_key and _sends_key(headers) and self.wrong_keys.many_wait(scope):
+            return 429, "too many wrong keys from this address: try again in a moment"
         if needs_key and not self._is_key(headers):
             return 401, "this server needs its key: send the header Authorization: Bearer KEY"
         size = headers.get("content-length", "0")
@@ -128,6 +138,46 @@ class Guard:
             return True
         cookie = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return hmac.compare_digest(cookie.encode("utf-8"), cookie_of(api_key).encode())
+
+
+class WrongKeys:
+    """How many wrong keys each address has sent lately. Each is answered later than the one before; while several answers of an
+    address wait, no key of it is looked at: so many connections find no more than one. most_seconds: the longest delay.
+    """
+
+    def __init__(self, most_seconds: float) -> None:
+        self._most_seconds = most_seconds
+        self._sent: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._waiting: Counter[str] = Counter()
+
+    def many_wait(self, scope: Scope) -> bool:
+        return self._waiting[_address(scope)] >= _MOST_WAITING
+
+    async def wait(self, scope: Scope) -> None:
+        """After a wrong key, before it is answered."""
+        address, now = _address(scope), time.monotonic()
+        count, last = self._sent.pop(address, (0, now))
+        count = 1 + (count if now - last < _FORGOTTEN_SECONDS else 0)
+        self._sent[address] = count, now
+        if len(self._sent) > _MOST_ADDRESSES:
+            self._sent.popitem(last=False)
+        self._waiting[address] += 1
+        try:
+            await asyncio.sleep(min(self._most_seconds, _FIRST_SECONDS * 2 ** min(count - 1, 16)))
+        finally:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
+
+
+def _sends_key(headers: dict[str, str]) -> bool:
+    cookies = headers.get("cookie", "")
+    return "authorization" in headers or "x-api-key" in headers or COOKIE in cookie_parser(cookies)
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _is_open(path: str) -> bool:

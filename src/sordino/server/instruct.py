@@ -21,7 +21,7 @@ _SYSTEM, _INPUT, _OUTPUT, _NEXT = "qsystemq", "qinputq", "qoutputq", "qnextq"
 
 @dataclass(frozen=True)
 class Turns:
-    """What stands before and behind the text of a turn, by role. markup: whether markers in it are special tokens."""
+    """What stands before and after the text of a turn, by role. markup: whether markers in it are special tokens."""
 
     begin: dict[str, str]
     end: dict[str, str]

@@ -16,6 +16,7 @@ from pydantic import StrictStr, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from sordino.errors import BadInput
+from sordino.server.bodies import STREAM_HEADERS, long_answer
 from sordino.server.errors import Refused, refusing
 from sordino.server.generation import unless_disconnected
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted, sampling_of
@@ -48,6 +49,7 @@ def new_state(state: Serving | Idle) -> KoboldState:
 
 @router.get("/info/version")
 async def version() -> dict[str, str]:
+    """KoboldAI's version whose API this is."""
     return {"result": VERSION}
 
 
@@ -73,6 +75,7 @@ async def change_model(request: Request, model: _Text) -> dict[str, Any]:
 
 @router.get("/config/soft_prompt")
 def soft_prompt(request: Request) -> dict[str, str]:
+    """The default soft prompt, as a file name; empty where there is none."""
     prompts = state_of(request).prompts
     name = prompts.default
     return {"value": "" if name is None else prompts.named(name).file}
@@ -80,6 +83,7 @@ def soft_prompt(request: Request) -> dict[str, str]:
 
 @router.put("/config/soft_prompt")
 def set_soft_prompt(request: Request, value: _Text) -> dict[str, Any]:
+    """Set the default soft prompt by its file name; an empty one clears it."""
     with refusing("value"):
         try:
             state_of(request).prompts.set_default(value.strip() or None)
@@ -88,14 +92,15 @@ def set_soft_prompt(request: Request, value: _Text) -> dict[str, Any]:
     return {}
 
 
-@router.get("/config/soft_prompts_list")
-def soft_prompts_list(request: Request) -> dict[str, Any]:
+@router.get("/config/soft_prompts_list", response_model=dict[str, Any])
+def soft_prompts_list(request: Request) -> Any:
     """Every file that can be loaded into this model."""
-    return {"values": [{"value": one.file} for one in state_of(request).prompts.usable()]}
+    return long_answer("values", ({"value": one.file} for one in state_of(request).prompts.usable()))
 
 
 @router.get("/config/{name}")
 async def setting(request: Request, name: str) -> dict[str, Any]:
+    """The default of requests that leave this field out."""
     return {"value": getattr(kobold_state_of(request).settings, _setting_name(name))}
 
 
@@ -156,7 +161,7 @@ async def generate_stream(request: Request, body: dict[str, Any]) -> StreamingRe
                 running.abort()
             kobold_state_of(request).end(running)
 
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(events(), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 @extra.post("/abort")
@@ -178,16 +183,19 @@ async def check(request: Request, body: dict[str, Any] | None = None) -> dict[st
 
 @extra.get("/true_max_context_length")
 async def true_max_context_length(request: Request) -> dict[str, int]:
+    """The model's context in tokens."""
     return {"value": serving_of(request).context_length}
 
 
 @extra.get("/version")
 async def cpp_version() -> dict[str, str]:
+    """KoboldCpp's version whose API this is."""
     return {"result": "KoboldCpp", "version": CPP_VERSION}
 
 
 @extra.get("/perf")
 async def perf(request: Request) -> dict[str, Any]:
+    """What runs, what waits, and how long the last generation took."""
     serving, state = serving_of(request), kobold_state_of(request)
     running, waiting = serving.backend.counts()
     last = state.last

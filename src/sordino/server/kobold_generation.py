@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from sordino.engine.requests import Chunk, request_for
+from sordino.engine.requests import Chunk, request_for, room_for_text
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import BadInput, SordinoError
 from sordino.models.description import DescribedModel
@@ -173,7 +173,7 @@ def _prompt_of(serving: Serving, fields: GenerateRequest) -> StoredPrompt | None
 def _room(serving: Serving, prompt: StoredPrompt | None, fields: GenerateRequest) -> int:
     """Positions for the text beside the soft prompt and the new tokens: a longer text loses its beginning."""
     context = min(fields.max_context_length, serving.context_length)
-    room = context - fields.max_length - leading_positions(serving.base, prompt)
+    room = room_for_text(serving.base, context, leading_positions(serving.base, prompt), fields.max_length)
     if room < 1:
         raise Refused(422, f"Leaves no room for the text in {context} positions.", field="max_length")
     return room

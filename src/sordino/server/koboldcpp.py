@@ -74,11 +74,13 @@ def _logprobs(base: DescribedModel, drawn: tuple[Drawn, ...]) -> dict[str, Any]:
 
 @router.get("/api/extra/preloadstory")
 async def preloadstory() -> dict[str, Any]:
+    """Empty: the server keeps no story."""
     return {}
 
 
 @router.get("/sdapi/v1/options")
 async def picture_options() -> dict[str, Any]:
+    """Empty: nothing here makes pictures."""
     return {}
 
 
@@ -86,4 +88,5 @@ async def picture_options() -> dict[str, Any]:
 @router.get("/sdapi/v1/samplers")
 @router.get("/sdapi/v1/upscalers")
 async def picture_models() -> list[Any]:
+    """Empty: nothing here makes pictures."""
     return []

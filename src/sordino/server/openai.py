@@ -8,27 +8,30 @@ at the value that changes nothing and refused by name at any other. Unknown fiel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from sordino.engine.requests import End, request_for
+from sordino.engine.requests import request_for, room_for_new
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.library.names import near_misses
 from sordino.prompts.mixture import StoredPrompt
+from sordino.server.bodies import STREAM_HEADERS, long_answer
 from sordino.server.chat_fields import ChatRequest, conversation_ids
-from sordino.server.echo import echoed_texts, with_echo
+from sordino.server.echo import EchoedText
 from sordino.server.errors import Refused, refused, refusing
-from sordino.server.generation import Completion, Generation, client_of, continuations, leading_positions, seed_of
+from sordino.server.generation import Generation, client_of, continuations, leading_positions, seed_of
 from sordino.server.openai_answers import Answer, ChatFormat, TextFormat
 from sordino.server.openai_fields import (
     CompletionRequest,
     Options,
     StreamOptions,
     as_asked,
+    grammar_of,
     refuse_unsupported,
     sampling_of,
     several,
@@ -39,18 +42,23 @@ from sordino.server.serving import Idle, Serving, serving_of, state_of
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
-@router.get("/models")
-def models(request: Request) -> dict[str, Any]:
+@router.get("/models", response_model=dict[str, Any])
+def models(request: Request) -> Any:
     """The base model, and every soft prompt that fits it as a model of its own."""
     serving = state_of(request)
     if isinstance(serving, Idle):
         return {"object": "list", "data": []}
-    names = (None, *(one.entry.name for one in serving.prompts.usable()))
-    return {"object": "list", "data": [_model(serving, name) for name in names]}
+    return long_answer("data", model_list(serving), object="list")
+
+
+def model_list(serving: Serving) -> list[dict[str, Any]]:
+    """The base model first."""
+    return [_model(serving, name) for name in (None, *(one.entry.name for one in serving.prompts.usable()))]
 
 
 @router.get("/models/{name:path}")
 def model(request: Request, name: str) -> dict[str, Any]:
+    """The base model or one of its soft prompts, by its id."""
     serving = serving_of(request)
     prompt = _prompt_named_by(serving, name)
     return _model(serving, None if prompt is None else serving.prompts.named(prompt).entry.name)
@@ -58,32 +66,28 @@ def model(request: Request, name: str) -> dict[str, Any]:
 
 @router.post("/completions")
 async def completions(request: Request, options: CompletionRequest) -> Any:
+    """Continue texts or token ids, with or without a soft prompt."""
     serving = serving_of(request)
     prompt = await run_in_threadpool(_prompt_of, serving, options)
     max_tokens = 16 if options.max_tokens is None else options.max_tokens
-    nothing_new = bool(options.echo) and max_tokens == 0
-    at_least = max(max_tokens, int(nothing_new))
+    only_echo = bool(options.echo) and max_tokens == 0
+    at_least = max(max_tokens, int(only_echo))
     sampling = await run_in_threadpool(sampling_of, serving, options, max_tokens=at_least, logprobs=options.logprobs)
     given = several(options.prompt)
     # Before any of them is tokenized: there may be very many.
     n = _n_of(serving, options, given)
     texts = await run_in_threadpool(texts_of, serving.base, given)
-    form = TextFormat(serving.base, options.logprobs)
     if not options.echo:
-        return await _answer(request, options, texts, prompt, sampling, form)
-    if options.stream:
-        raise Refused(400, "echo is for answers that are not streamed", field="echo")
-    async with request.app.state.scoring:
-        echoes = await run_in_threadpool(echoed_texts, serving, given, prompt, options.logprobs)
-    if nothing_new:
-        front = leading_positions(serving.base, prompt)
-        ends = [Completion("", (), End("length", front + len(ids), 0)) for ids in texts for _ in range(n)]
-        return with_echo(Answer(form, options.model or _model_name(serving, options), n).whole(ends), echoes, n)
-    return with_echo(await _answer(request, options, texts, prompt, sampling, form), echoes, n)
+        return await _answer(request, options, texts, prompt, sampling, TextFormat(serving.base, options.logprobs))
+    echoes = await run_in_threadpool(lambda: [EchoedText.of(serving.base, one) for one in given])
+    each = [echo for echo in echoes for _ in range(n)]
+    form = TextFormat(serving.base, options.logprobs, each, only_echo=only_echo)
+    return await _answer(request, options, texts, prompt, sampling, form)
 
 
 @router.post("/chat/completions")
 async def chat_completions(request: Request, options: ChatRequest) -> Any:
+    """Continue a chat in the model's own template, with or without a soft prompt."""
     serving = serving_of(request)
     prompt = await run_in_threadpool(_prompt_of, serving, options)
     if options.max_tokens is not None and options.max_completion_tokens is not None:
@@ -95,7 +99,8 @@ async def chat_completions(request: Request, options: ChatRequest) -> Any:
     max_tokens = options.max_completion_tokens if options.max_tokens is None else options.max_tokens
     if max_tokens is None:
         # Until the model ends its turn: as far as the context and the server allow.
-        room = serving.context_length - leading_positions(serving.base, prompt) - len(ids)
+        ahead = leading_positions(serving.base, prompt) + len(ids)
+        room = room_for_new(serving.base, serving.context_length, ahead)
         max_tokens = min(serving.limits.max_tokens, max(1, room))
     names = {"logprobs": "top_logprobs"}
     if options.max_tokens is None:
@@ -120,17 +125,21 @@ async def _answer(
     serving = serving_of(request)
     n = _n_of(serving, options, texts)
     client, fixed_weights = client_of(request), bool(options.token_mixture)
-    requests = [
-        request_for(
+    grammar = await run_in_threadpool(grammar_of, serving, options.response_format)
+    rows = []
+    for index, ids in enumerate(texts):
+        row = request_for(
             serving.base, ids, prompt, sampling, seed_of(options.seed), client=client, token_mixture=fixed_weights
         )
-        for ids in texts
-    ]
-    generation = Generation(serving, "openai", [row for one in requests for row in continuations(one, n)])
+        scoring = form.scoring(index * n, behind_bos=len(row.ids) > len(ids))
+        rows += continuations(replace(row, scoring=scoring, grammar=grammar), n)
+    generation = Generation(serving, "openai", rows)
     answer = Answer(form, options.model or _model_name(serving, options), n)
     try:
         if not options.stream:
-            return answer.whole(await generation.complete(request))
+            completions = await generation.complete(request)
+            # Thousands of tokens with their likeliest words take seconds to write out.
+            return await run_in_threadpool(lambda: JSONResponse(answer.whole(completions)))
         generation.check()
     except SordinoError as error:
         # The engine calls the text "prompt"; what is about something else names its own field.
@@ -139,7 +148,7 @@ async def _answer(
     chunks = answer.chunks(
         generation, with_usage=bool(wanted.include_usage), continuous=bool(wanted.continuous_usage_stats)
     )
-    return StreamingResponse(chunks, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+    return StreamingResponse(chunks, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 def _n_of(serving: Serving, options: Options, texts: Sequence[object]) -> int:

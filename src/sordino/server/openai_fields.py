@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 from pydantic_core import PydanticCustomError
 
 from sordino.engine.config import MOST_BIASES
+from sordino.engine.grammar import Grammar
 from sordino.engine.sampling import Sampling
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import MAX_COMPONENTS, Mixture, StoredPrompt, with_attention
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused, field_of, refused, refusing
 from sordino.server.foreign import check_fields, order_of, translate
 from sordino.server.sampler_fields import NAMES, Number, SamplerFields, sampler_settings
@@ -61,15 +63,29 @@ def _few_biases(value: Any) -> Any:
 LogitBias = Annotated[dict[str, Number] | None, BeforeValidator(_few_biases)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(StrictBody):
     """continuous_usage_stats: with include_usage, every chunk has the counts so far, as in vLLM. include_obfuscation: padding of
     random length, which is not implemented.
     """
 
-    model_config = ConfigDict(extra="forbid")
     include_usage: StrictBool | None = None
     continuous_usage_stats: StrictBool | None = None
     include_obfuscation: Literal[False] | None = None
+
+
+class SchemaFormat(StrictBody):
+    """name, description, strict are for OpenAI's models: the schema is kept to in any case."""
+
+    model_config = ConfigDict(populate_by_name=True)
+    json_schema: Annotated[dict[str, Any] | StrictBool, Field(alias="schema")]
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    strict: StrictBool | None = None
+
+
+class ResponseFormat(StrictBody):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
 
 
 class Options(SamplerFields):
@@ -112,6 +128,7 @@ class Options(SamplerFields):
     n: StrictInt | None = None
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
 
 class CompletionRequest(Options):
@@ -145,6 +162,18 @@ def as_asked(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | No
     # The error names its field.
     with refusing(""):
         return with_attention(prompt, options.hold, options.strength)
+
+
+def grammar_of(serving: Serving, wanted: ResponseFormat | None) -> Grammar | None:
+    """What the answer has to match. Raises Refused."""
+    if wanted is None or wanted.type == "text":
+        return None
+    given = wanted.json_schema
+    if (given is None) != (wanted.type == "json_object"):
+        needs = "needs json_schema" if given is None else "takes no json_schema"
+        raise Refused(400, f"response_format: the type {wanted.type} {needs}", field="response_format")
+    with refusing("response_format"):
+        return serving.grammars.of_schema({"type": "object"} if given is None else given.json_schema)
 
 
 def sampling_of(

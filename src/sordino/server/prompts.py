@@ -7,7 +7,6 @@ server's default, which is remembered for each model by the model's fingerprint.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -22,13 +21,15 @@ from sordino.errors import BadInput, DoesNotFit, EngineBusy, NotInLibrary, Sordi
 from sordino.library.entry import Entry
 from sordino.library.library import Library
 from sordino.library.names import near_misses
+from sordino.library.trash import shown_name
 from sordino.models.description import DescribedModel
 from sordino.prompts.fit import Fit
-from sordino.prompts.mixture import StoredPrompt, check_branches
+from sordino.prompts.mixture import StoredPrompt
 from sordino.storage import write_bytes
 
-# A dropped file appears within this time; a busy server does not scan for every request.
-_SCAN_SECONDS = 0.5
+# A dropped file appears within this time, or where a scan takes long, within so many times as long: a busy server does not scan
+# for every request.
+_SCAN_SECONDS, _SCAN_TIMES = 0.5, 20
 _MOST_CACHED = 64
 _LOCK_SECONDS = 5.0
 
@@ -46,15 +47,15 @@ class ServedPrompt:
 
     @property
     def file(self) -> str:
-        """The file's name, for answers: bytes that are not UTF-8, from old archives, are escaped."""
-        return os.fsencode(self.entry.path.name).decode("utf-8", "backslashreplace")
+        """The file's name, for answers."""
+        return shown_name(self.entry.path)
 
 
 class ServedPrompts:
     """The library as the server's routes see it. May be called from any thread.
 
-    base: None while no model is loaded. defaults: the file with each model's default soft prompt. rows: most components that a
-    mixture may have; None for any number.
+    base: None while no model is loaded. defaults: the file with each model's default soft prompt. check: raises ConfigError for a
+    soft prompt that the backend does not support. left_out: why the remembered default is not used, or "".
     """
 
     def __init__(
@@ -64,28 +65,43 @@ class ServedPrompts:
         defaults: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         *,
-        rows: int | None = None,
+        check: Callable[[StoredPrompt], None] = lambda prompt: None,
     ) -> None:
         self.base, self.library = base, library
-        self._defaults, self._clock, self._rows = defaults, clock, rows
+        self._defaults, self._clock, self._check = defaults, clock, check
         self._lock = threading.Lock()
-        self._scanned_at = float("-inf")
-        self._prompts: list[ServedPrompt] = []
+        self._scanned_at = self._scan_due = float("-inf")
+        self._prompts: tuple[ServedPrompt, ...] = ()
+        self._by_name: dict[str, ServedPrompt] = {}
         self._cache: OrderedDict[tuple[Path, int, int, int], StoredPrompt] = OrderedDict()
-        self._default = self._load_default()
+        self._default, self.left_out = self._load_default(), ""
 
-    def all(self) -> list[ServedPrompt]:
-        """Every entry, including broken ones and those that do not fit."""
+    def all(self, *, since: float = float("-inf")) -> tuple[ServedPrompt, ...]:
+        """Every entry, including broken ones and those that do not fit; the same object until one of them changes.
+
+        since: as they were at this time of the clock, or later.
+        """
         with self._lock:
-            if self._clock() - self._scanned_at > _SCAN_SECONDS:
-                self._prompts = [self.served(entry) for entry in self.library.scan()]
-                self._scanned_at = self._clock()
-            return list(self._prompts)
+            if self._clock() > self._scan_due or self._scanned_at < since:
+                self._scan()
+            return self._prompts
+
+    def _scan(self) -> None:
+        self._scanned_at = self._clock()
+        known = {id(one.entry): one for one in self._prompts}
+        prompts = tuple(known.get(id(entry)) or self.served(entry) for entry in self.library.scan())
+        if prompts != self._prompts:
+            self._prompts, self._by_name = prompts, {}
+            for one in prompts:
+                for name in (one.entry.name, one.file):
+                    self._by_name.setdefault(name, one)
+        now = self._clock()
+        self._scan_due = now + max(_SCAN_SECONDS, _SCAN_TIMES * (now - self._scanned_at))
 
     def refresh(self) -> None:
         """Scan the library at the next call: a file was just written."""
         with self._lock:
-            self._scanned_at = float("-inf")
+            self._scan_due = float("-inf")
 
     def served(self, entry: Entry) -> ServedPrompt:
         """The entry, with its fit."""
@@ -103,9 +119,8 @@ class ServedPrompts:
         """The entry with this name or file name. Raises NotInLibrary with near misses."""
         found = self._find(name)
         if found is None:
-            # It may have been added a moment ago.
-            self.refresh()
-            found = self._find(name)
+            # It may have been added a moment ago. Many that ask at once wait for one scan.
+            found = self._find(name, since=self._clock())
         if found is not None:
             return found
         close = near_misses(name, [one.entry.name for one in self.usable()])
@@ -113,8 +128,9 @@ class ServedPrompts:
             "no soft prompt has this name", where=name, do=f"did you mean {' or '.join(close)}?" if close else ""
         )
 
-    def _find(self, name: str) -> ServedPrompt | None:
-        return next((one for one in self.all() if name in (one.entry.name, one.file)), None)
+    def _find(self, name: str, since: float = float("-inf")) -> ServedPrompt | None:
+        self.all(since=since)
+        return self._by_name.get(name)
 
     def prompt(self, name: str) -> StoredPrompt:
         """The soft prompt, or the mixture, as its file is now.
@@ -156,20 +172,33 @@ class ServedPrompts:
             return None
 
     def set_default(self, name: str | None) -> None:
-        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, ConfigError (more components than rows), StorageError,
+        """Raises NotInLibrary, SoftPromptFileError, DoesNotFit, ConfigError (not supported by the backend), StorageError,
         EngineBusy (no model); the old default stays then.
         """
         if self.base is None:
             raise EngineBusy("no model is loaded")
         if name is not None:
-            prompt = self.prompt(name)
             # Refused here: clients that do not choose would be refused at every request.
-            if self._rows is not None:
-                check_branches(prompt, self._rows)
+            self._check(self.prompt(name))
             name = self._unique_name(self.named(name))
         with self._lock:
             self._save_default(self.base, name)
-            self._default = name
+            self._default, self.left_out = name, ""
+
+    def check_default(self) -> None:
+        """Leave out a remembered default that does not fit or that the backend does not support, until there is another: each
+        request that leaves the choice open would be refused. `left_out` says why. One whose file is gone may come back.
+        """
+        name = self.default
+        if name is None:
+            return
+        try:
+            self._check(self.prompt(name))
+        except NotInLibrary:
+            return
+        except SordinoError as error:
+            self.left_out = f"the default soft prompt {name} is not used here: {error.message}"
+            self._default = None
 
     def _unique_name(self, prompt: ServedPrompt) -> str:
         """The file's name where no other file has it: the entry's own may pass to another once a file is gone."""

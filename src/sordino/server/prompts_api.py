@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 from fastapi import APIRouter, Depends, Form, Request, UploadFile
-from pydantic import BaseModel, ConfigDict, StrictStr
+from pydantic import StrictStr
 
 from sordino import formats
 from sordino.errors import SoftPromptFileError, SordinoError
 from sordino.library.names import checked_name, readable_name, without_ending
+from sordino.prompts.description import made_for
+from sordino.server.bodies import StrictBody, long_answer
 from sordino.server.errors import Refused, refused, refusing, upload_not_stored
 from sordino.server.prompts import ServedPrompt
 from sordino.server.serving import state_of
@@ -34,30 +36,26 @@ _FIELDS_OF = {
 }
 
 
-class DefaultChoice(BaseModel):
+class DefaultChoice(StrictBody):
     """soft_prompt_name: of the library."""
-
-    model_config = ConfigDict(extra="forbid")
 
     soft_prompt_name: StrictStr
 
 
-class UploadForm(BaseModel):
+class UploadForm(StrictBody):
     """file: of any format and kind. name: in the library, by default the file's. replace: an entry of this name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     file: UploadFile
     name: str | None = None
     replace: bool = False
 
 
-@router.get("/soft_prompts")
-def soft_prompts(request: Request) -> dict[str, Any]:
+@router.get("/soft_prompts", response_model=dict[str, Any])
+def soft_prompts(request: Request) -> Any:
     """Every file of the library: what it is and how well it fits; a broken one with the reason."""
     prompts = state_of(request).prompts
     default = prompts.default
-    return {"object": "list", "data": [_card(one, default) for one in prompts.all()]}
+    return long_answer("data", (card(one, default) for one in prompts.all()), object="list")
 
 
 async def _no_repeated_fields(request: Request) -> None:
@@ -97,7 +95,7 @@ def upload(request: Request, form: Annotated[UploadForm, Form(media_type="multip
         raise refused(_with_form_fields(error), field=field) from error
     prompts.refresh()
     # As it was written: somebody else may have removed it again.
-    return _card(prompts.served(entry), prompts.default)
+    return card(prompts.served(entry), prompts.default)
 
 
 @contextmanager
@@ -148,12 +146,13 @@ def _with_form_fields(error: SordinoError) -> SordinoError:
     return public
 
 
-def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
+def card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
+    """What a list of soft prompts says of one: what it is and how well it fits; of a broken one, why."""
     entry, metadata = prompt.entry, prompt.entry.metadata
-    card: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": prompt.file}
+    known: dict[str, Any] = {"id": entry.name, "object": "soft_prompt", "file": prompt.file}
     if entry.error:
-        return card | {"error": entry.error}
-    return card | {
+        return known | {"error": entry.error}
+    return known | {
         "n_tokens": entry.n_tokens,
         "kind": entry.kind,
         "components": entry.components,
@@ -163,6 +162,7 @@ def _card(prompt: ServedPrompt, default: str | None) -> dict[str, Any]:
         "tags": list(metadata.tags),
         "rating": metadata.rating,
         "base_model": metadata.base.id,
+        "made_for": made_for(metadata, entry.d_model),
         "placement": metadata.placement,
         # Of each component of a mixture, or of the one prompt.
         "attention": [asdict(part.metadata.attention) for part in entry.parts],

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 from sordino.errors import ConfigError, SordinoError
 from sordino.server.addresses import Access, address_of, near
 from sordino.server.app import create_app
+from sordino.server.connections import http_protocol
+from sordino.server.memory import leave_out_of_collections
 from sordino.server.options import ServedOptions
 from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
@@ -78,6 +80,9 @@ def service(
     name = model or ("smollm2" if page is None else remembered)
     if name is None and served.soft_prompt is not None:
         raise ConfigError("a default soft prompt needs a model", where="--soft-prompt", do="add --model")
+    # Headers are read while a model loads.
+    scanning = threading.Thread(target=opener.library.scan, daemon=True)
+    scanning.start()
     with closing(models), closing(page) if page else nullcontext():
         first: Serving | Idle = idle
         try:
@@ -86,6 +91,7 @@ def service(
             if remembered is None:
                 raise
             on_lost(error)
+        scanning.join()
         if served.soft_prompt is not None:
             first.prompts.set_default(served.soft_prompt)
         yield Service(models, first, name, page)
@@ -100,6 +106,8 @@ def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page:
 def _run(app: ASGIApp, listening: socket.socket, models: Models, on_stop: Callable[[], None]) -> None:
     config = uvicorn.Config(
         app,
+        # uvicorn takes any callable that makes a protocol.
+        http=http_protocol(ServerLimits()),  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
         lifespan="off",
@@ -108,6 +116,7 @@ def _run(app: ASGIApp, listening: socket.socket, models: Models, on_stop: Callab
     )
     server = uvicorn.Server(config)
     _end_in_two(server, models, on_stop)
+    leave_out_of_collections()
     server.run(sockets=[listening])
 
 

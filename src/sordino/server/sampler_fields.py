@@ -28,7 +28,7 @@ NAMES = {"dry_range": "dry_penalty_last_n", "dry_breakers": "dry_sequence_breake
 
 class SamplerFields(BaseModel):
     """dry_sequence_breakers: also as JSON in a text. banned_strings: texts that are not written. custom_token_bans: ids of tokens,
-    also with commas between. ban_eos_token: the text cannot end by itself. ignore_eos: it goes on behind its end.
+    also with commas between. ban_eos_token: the text cannot end by itself. ignore_eos: it goes on after its end.
     """
 
     dry_multiplier: Number | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import HTTPConnection
 
 from sordino.engine.backend import Backend
+from sordino.engine.grammar import Grammars
 from sordino.models.description import DescribedModel
 from sordino.server.errors import Refused
 from sordino.server.metrics import ServerMetrics
@@ -16,7 +17,9 @@ from sordino.server.prompts import ServedPrompts
 @dataclass(frozen=True)
 class ServerLimits:
     """max_tokens: most new tokens of a request. n: most continuations of a request. body, upload: bytes.
-    seconds: a request's time to wait and run. body_seconds: the time for its body to arrive.
+    seconds: a request's time to wait and run. header_seconds, body_seconds: the time for its headers, and its body, to arrive.
+    read_seconds: how long an answer may wait until its client reads. connections: most of one address.
+    wrong_key_seconds: the longest time before a wrong key is answered.
     """
 
     max_tokens: int = 2048
@@ -24,7 +27,11 @@ class ServerLimits:
     body: int = 4 << 20
     upload: int = 64 << 20
     seconds: float = 1800.0
+    header_seconds: float = 20.0
     body_seconds: float = 60.0
+    read_seconds: float = 60.0
+    connections: int = 512
+    wrong_key_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Serving:
     metrics: ServerMetrics
     limits: ServerLimits
     started: int
+    grammars: Grammars
 
     @property
     def runner(self) -> str:

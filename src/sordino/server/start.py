@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import platformdirs
 
-from sordino.engine.backend import Backend
+from sordino.engine.backend import Backend, check_prompt
+from sordino.engine.grammar import Grammars
 from sordino.library.library import Library
 from sordino.models.bundled import BUNDLED
 from sordino.models.description import DescribedModel
+from sordino.server.memory import leave_out_of_collections
 from sordino.server.metrics import ServerMetrics
 from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import ServerLimits, Serving
@@ -34,16 +37,19 @@ def opened(
     metrics = metrics or ServerMetrics()
     metrics.watch(backend.counts, backend.cache_use)
     defaults = defaults or platformdirs.user_config_path("sordino") / "defaults.json"
+    prompts = ServedPrompts(model, library, defaults, check=partial(check_prompt, backend.name, backend.capabilities))
     backend.start()
     try:
+        prompts.check_default()
         yield Serving(
             model.name if model.name in BUNDLED else model.id,
             model,
             backend,
-            ServedPrompts(model, library, defaults, rows=backend.capabilities.branches),
+            prompts,
             metrics,
             limits or ServerLimits(),
             int(time.time()),
+            Grammars(model),
         )
     finally:
         # Its memory is freed after this, so the backend must have ended, however long its last step takes.
@@ -128,6 +134,7 @@ class Models:
         old.backend.stop(finish=True)
         self._draining.remove(old)
         stack.close()
+        leave_out_of_collections()
 
     def stop_now(self) -> None:
         """End all requests, also those of a model that drains. May be called from a signal handler."""

@@ -83,11 +83,13 @@ def _json_line(line: str, where: str) -> BatchLine:
         raise BadInput("unknown key", where=where, expected=", ".join(_KEYS), got=", ".join(unknown))
     text, prompt, seed = record.get("text"), record.get("soft_prompt"), record.get("seed")
     if not isinstance(text, str):
-        raise BadInput("`text` is not a text", where=where, expected="a string", got=_kind_of(text))
+        raise BadInput("`text` is of another type", where=where, expected="a string", got=_kind_of(text))
     if "soft_prompt" in record and not isinstance(prompt, str | None):
-        raise BadInput("`soft_prompt` is not a name", where=where, expected="a string or null", got=_kind_of(prompt))
+        raise BadInput(
+            "`soft_prompt` is of another type", where=where, expected="a string or null", got=_kind_of(prompt)
+        )
     if "seed" in record and (type(seed) is not int or not 0 <= seed <= LARGEST_SEED):
-        raise BadInput("`seed` is not a seed", where=where, expected="a whole number, 0 or more", got=seed)
+        raise BadInput("`seed` is out of range", where=where, expected="a whole number, 0 or more", got=seed)
     return BatchLine(text, (prompt or "") if "soft_prompt" in record else None, seed, where)
 
 

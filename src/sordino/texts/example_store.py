@@ -36,13 +36,14 @@ class SoftTargets:
 @dataclass(frozen=True)
 class Example:
     """ids: without BOS. labelled[i]: token i is a target. piece: the name of the piece it comes from. soft: what is predicted in
-    place of its labelled tokens, None for these themselves.
+    place of its labelled tokens, None for these themselves. input: how many of the first ids an encoder reads; None for a decoder.
     """
 
     ids: tuple[int, ...]
     labelled: tuple[bool, ...]
     piece: str
     soft: SoftTargets | None = field(default=None, compare=False)
+    input: int | None = None
 
 
 class ExampleStore(Sequence[Example]):
@@ -56,8 +57,13 @@ class ExampleStore(Sequence[Example]):
         self._run_ends = array("Q")
         self._pieces: list[str] = []
         self._piece_of = array("I")
+        # Of encoder-decoders only.
+        self._inputs = array("I")
 
-    def add(self, ids: Sequence[int], labelled: Sequence[bool], piece: str) -> None:
+    def add(self, ids: Sequence[int], labelled: Sequence[bool], piece: str, *, input: int | None = None) -> None:
+        """All examples have an input, or none has."""
+        if input is not None:
+            self._inputs.append(input)
         if self._ids.typecode == "H" and max(ids, default=0) > _SMALL:
             self._ids = array("I", self._ids)
         self._ids.extend(ids)
@@ -104,7 +110,8 @@ class ExampleStore(Sequence[Example]):
         labelled: list[bool] = []
         for number, length in enumerate(self._runs[first_run : self._run_ends[at]]):
             labelled += [number % 2 == 1] * length
-        return Example(tuple(self._ids[first : self._ends[at]]), tuple(labelled), self._pieces[self._piece_of[at]])
+        ids, piece = tuple(self._ids[first : self._ends[at]]), self._pieces[self._piece_of[at]]
+        return Example(ids, tuple(labelled), piece, input=self._inputs[at] if self._inputs else None)
 
 
 def tokens_of(examples: Sequence[Example]) -> int:

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sordino.errors import ConfigError, DataError, ModelError
 from sordino.texts.example_store import Example as Example
 from sordino.texts.example_store import ExampleStore
-from sordino.texts.joined import Span, join, shared_beginning
+from sordino.texts.joined import join, shared_beginning
+from sordino.texts.pairs import Objective, Pair, PairTokeniser, answered_pair, text_pair
 from sordino.texts.pieces import Message, Piece, exchanges
 
 if TYPE_CHECKING:
@@ -28,18 +29,11 @@ if TYPE_CHECKING:
 MIN_TAIL = 8  # tokens; a shorter last window takes tokens from the one before
 
 
-class Tokeniser(Protocol):
+class Tokeniser(PairTokeniser, Protocol):
     """What a base model must provide."""
 
     @property
-    def tokenizer(self) -> Any: ...
-
-    @property
     def bos_ids(self) -> tuple[int, ...]: ...
-
-    def encode(self, text: str, /) -> list[int]: ...
-
-    def encode_spans(self, text: str, /, *, markup: bool) -> tuple[list[int], list[Span] | None]: ...
 
     def chat_segments(self, messages: list[dict[str, str]], /) -> list[tuple[str, bool]]: ...
 
@@ -54,11 +48,12 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A text's tokens, and which of them are targets. behind: the same text after a heading."""
+    """A text's tokens, and which of them are targets. behind: the same text after a heading. input: as in `Example`."""
 
     ids: list[int]
     labelled: list[bool]
     behind: _Behind | None = None
+    input: int | None = None
 
     def part(self, first: int, end: int, labels_from: int) -> _Tokens:
         """The tokens first..end, after the heading if there is one."""
@@ -97,6 +92,7 @@ def make_examples(
     *,
     max_tokens: int,
     behind: str = "",
+    objective: Objective = "prefix-lm",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Examples:
     """Examples of at most `max_tokens` tokens, BOS and soft prompt not counted. Every label is in exactly one example.
@@ -104,22 +100,28 @@ def make_examples(
     A text becomes consecutive windows. A completion or chat that is too long keeps its labels and loses context: a chat is split
     before user turns, and if that is not enough the beginning of the prompt is dropped.
 
-    behind: a heading of every example, unlabelled and not counted. Examples are cut as without it. progress: called with the
-    characters done and their total.
-
-    Raises DataError if nothing is labelled, ModelError for a chat and a model without a chat template.
+    behind: a heading of every example, unlabelled and not counted. Examples are cut as without it. objective: how an
+    encoder-decoder learns a text (`texts.pairs`). progress: called with the characters done and their total.
+    Raises DataError if nothing is labelled, ModelError for a chat and a model without a chat template, ConfigError.
     """
     if max_tokens < 2:
         raise ConfigError(
             "examples are too short to learn from", where="--row-tokens", expected="at least 2", got=max_tokens
         )
+    if objective != "prefix-lm" and base.encoder_decoder is None:
+        raise ConfigError("this is for encoder-decoders", where=f"--objective {objective}", do="leave it out")
     counts: Counter[str] = Counter()
     examples = ExampleStore()
     total, done, shown = sum(piece.size for piece in pieces), 0, 0
     for piece in pieces:
-        for tokens in _examples_of(piece, base, max_tokens, counts, behind):
+        made = (
+            _examples_of(piece, base, max_tokens, counts, behind)
+            if base.encoder_decoder is None
+            else _pairs_of(piece, base, max_tokens, counts, behind, objective)
+        )
+        for tokens in made:
             if any(tokens.labelled):
-                examples.add(tokens.ids, tokens.labelled, piece.name)
+                examples.add(tokens.ids, tokens.labelled, piece.name, input=tokens.input)
         done += piece.size
         if done >= shown + total // 200:
             shown = done
@@ -129,6 +131,7 @@ def make_examples(
     kinds = (
         ("split", "chats of more than {1} tokens, split before user turns: {0}"),
         ("cut", "prompts or chats of more than {1} tokens that lost the beginning of their context: {0}"),
+        ("shortened", "outputs that lost their end, as input and output have {1} tokens together: {0}"),
         (
             "opened",
             "chats that open with the assistant, after an empty user turn as this model's template requires: {0}",
@@ -152,6 +155,22 @@ def _examples_of(
     else:
         for turns in _fitting_turns(piece.messages, base, max_tokens, counts):
             yield from _cut(_chat_tokens(turns, base, counts, behind), max_tokens, counts)
+
+
+def _pairs_of(
+    piece: Piece, base: Tokeniser, max_tokens: int, counts: Counter[str], behind: str, objective: Objective
+) -> Iterator[_Tokens]:
+    """For an encoder-decoder."""
+    if piece.kind == "text":
+        ids = base.encode(piece.text)
+        pairs: Iterator[Pair] = (
+            text_pair(base, ids[first:end], f"{piece.name} {first}", objective, behind)
+            for first, end in window_borders(len(ids), max_tokens)
+        )
+    else:
+        pairs = answered_pair(piece, base, max_tokens, counts, behind)
+    for read, written in pairs:
+        yield _Tokens([*read, *written], [False] * len(read) + [True] * len(written), input=len(read))
 
 
 def window_borders(n: int, size: int) -> list[tuple[int, int]]:

@@ -23,6 +23,11 @@ Span = tuple[int, int]
 class Encoder(Protocol):
     """What is needed of a base model."""
 
+    @property
+    def encoder_decoder(self) -> object | None: ...
+
+    def encode(self, text: str, /) -> list[int]: ...
+
     def encode_spans(self, text: str, /, *, markup: bool) -> tuple[list[int], list[Span] | None]: ...
 
 
@@ -58,6 +63,19 @@ def join(base: Encoder, parts: Sequence[str], *, markup: bool = False) -> Joined
         return bisect_right(ends, min(character, last))
 
     return Joined(tuple(ids), tuple((part_of(start), part_of(max(start, end - 1)) + 1) for start, end in spans))
+
+
+def join_answer(base: Encoder, before: Sequence[str], answer: str) -> Joined:
+    """Encode texts and the answer to them as one text; an encoder-decoder writes the answer as a text of its own."""
+    if base.encoder_decoder is None:
+        return join(base, (*before, answer))
+    read, written = join(base, before), output_ids(base, answer)
+    return Joined((*read.ids, *written), (*read.parts, *[(len(before), len(before) + 1)] * len(written)))
+
+
+def output_ids(base: Encoder, text: str) -> list[int]:
+    """What an encoder-decoder writes. A space in front, which joins a completion to its prompt, joins nothing here."""
+    return base.encode(text.lstrip(" "))
 
 
 def shared_beginning(several: Sequence[Sequence[int]]) -> int:

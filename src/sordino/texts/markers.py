@@ -21,7 +21,7 @@ _DOCUMENT = (
 # In a text that is not a chat, the end of a turn ends a document too.
 _TURN = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>", "<|END_OF_TURN_TOKEN|>", "<end_of_turn>", "<turn|>",
-    "[|endofturn|]",
+    "<|end_of_turn|>", "<|eot|>", "[|endofturn|]",
 )  # fmt: skip
 # `<s>` also strikes out words in HTML and Markdown, so these count only at the beginning and end of lines.
 _LINE_END = ("</s>", "<eos>", "[EOS]", "<EOS_TOKEN>")
@@ -52,13 +52,33 @@ _TEMPLATES = {
     "Llama 3": _template(
         r"<\|start_header_id\|>(system|user|assistant)<\|end_header_id\|>", r"<\|eot_id\|>|<\|eom_id\|>"
     ),
+    "Llama 4": _template(r"<\|header_start\|>(system|user|assistant)<\|header_end\|>", r"<\|eot\|>|<\|eom\|>"),
     "Gemma": _template(r"<start_of_turn>(system|user|model)\b[ \t]*\n?", r"<end_of_turn>", model="assistant"),
+    "Gemma 4": _template(r"<\|turn>(system|user|model)\b[ \t]*\n?", r"<turn\|>", model="assistant"),
+    "Command R": _template(
+        r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>",
+        r"<\|END_OF_TURN_TOKEN\|>",
+        SYSTEM="system",
+        USER="user",
+        CHATBOT="assistant",
+    ),
+    "EXAONE": _template(r"\[\|(system|user|assistant)\|\]", r"\[\|endofturn\|\]"),
+    "KoboldAI Lite": KOBOLD,
     "Zephyr or Phi": _template(r"<\|(system|user|assistant)\|>", r"</s>|<\|end\|>"),
     "Llama 2 or Mistral": TurnMarks(
         re.compile(r"(\[/?INST\])"), re.compile(r"</?s>"), {"[INST]": "user", "[/INST]": "assistant"}
     ),
 }
 _LLAMA_2_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
+
+
+# What no prose has: <|im_start|>, <｜User｜>, [|user|], {{[OUTPUT]}}.
+_LIKE_A_MARKER = re.compile(r"<\|\w{1,40}\|?>|<｜[\w▁]{1,40}｜>|\[\|\w{1,40}\|\]|\{\{\[\w{1,40}\]\}\}")
+
+
+def markers_left(text: str) -> set[str]:
+    """What looks like a marker of some program or model in a text that is learned."""
+    return set(_LIKE_A_MARKER.findall(text)) if any(mark in text for mark in ("|", "｜", "{{[")) else set()
 
 
 def marked_turns(text: str, marks: TurnMarks) -> list[Message]:
@@ -137,7 +157,7 @@ def begins_as_chat(text: str) -> bool:
 
 
 def _begun(text: str) -> str:
-    return re.sub(r"\A\s*(?:<s>|<bos>)?\s*", "", text)
+    return re.sub(r"\A\s*(?:<s>|<bos>|<BOS_TOKEN>)?\s*", "", text)
 
 
 def _template_chats(text: str, tally: Tally) -> list[list[Message]]:

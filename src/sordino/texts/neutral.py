@@ -1,6 +1,6 @@
 """The packaged neutral texts: other text to stand between a soft prompt and the text that it is for, in many registers.
 
-Every third one is kept for measuring: no prompt is trained behind it.
+Every third one is kept for measuring: no prompt is trained after it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from functools import cache
 from importlib import resources
 
 from sordino.texts.pieces import Piece
+
+# Stands between one of these texts, or any other, and the text after it.
+BREAK = "\n\n"
 
 
 def training_texts() -> tuple[Piece, ...]:

@@ -35,13 +35,13 @@ from sordino.texts.files import (
     read_text,
     without_gutenberg,
 )
-from sordino.texts.markers import begins_as_chat, documents
+from sordino.texts.markers import begins_as_chat, documents, markers_left
 from sordino.texts.pieces import Piece, chat
-from sordino.texts.records import SHAPES, Record, is_record, record_piece
+from sordino.texts.records import SHAPES, Record, is_record, key_of_records, record_piece
 from sordino.texts.sampling import SampledPieces, SampleSize
 from sordino.texts.stories import is_story, story_piece
 from sordino.texts.tables import table_rows
-from sordino.texts.tally import Tally, some
+from sordino.texts.tally import Tally, shortened, some
 from sordino.texts.web_pages import is_web_page, page_text
 
 _FIRST_OF_LINES = re.compile(r"\s*+(\{[^\r\n]*+)[\r\n]\s*+\S")
@@ -174,6 +174,10 @@ def _from_json(file: TextFile, speaker: str | None, tally: Tally) -> Iterator[tu
         yield str(file.path), webui_piece(document, file.name, file.path, tally)
     elif is_record(document):
         yield from _from_records(file, iter([(1, document)]), speaker, tally)
+    elif key := key_of_records(document):
+        tally.understood[f"JSON objects whose `{shortened(key)}` is read as the records"] += 1
+        tally.unused_keys |= document.keys() - {key}
+        yield from _from_records(file, enumerate(document[key], start=1), speaker, tally)
     else:
         raise DataError(
             "this JSON file has an unknown shape",
@@ -244,6 +248,7 @@ def _clean_piece(raw: Piece, where: str, tally: Tally) -> Piece | None:
         tally.counts["unlabelled" if piece.words.strip() else "empty"] += 1
         return None
     tally.counts["repaired"] += repaired
+    tally.markers |= markers_left(piece.text)
     return _trimmed(piece, tally)
 
 
@@ -271,6 +276,4 @@ def _check_speaker(speaker: str | None, tally: Tally) -> None:
         )
     if speaker.casefold() not in {name.casefold() for name in tally.names}:
         known = some(name for name in tally.names if name)
-        raise DataError(
-            "no speaker in the chats has this name", where="--speaker", expected=f"one of {known}", got=speaker
-        )
+        raise DataError("nobody in the chats has this name", where="--speaker", expected=f"one of {known}", got=speaker)

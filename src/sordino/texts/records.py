@@ -1,7 +1,8 @@
 """Records of datasets to pieces, by their keys.
 
 Sordino's own shapes are `text`, `prompt` with `completion`, and `messages`. Other common ones become chats: ShareGPT's
-`conversations`, TRL's lists of messages under `prompt` and `completion`, Alpaca's instructions, and questions with answers.
+`conversations`, TRL's lists of messages under `prompt` and `completion` or `chosen`, Alpaca's instructions, and questions with
+answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SHAPES = (
     "`text`, or `prompt` and `completion`, or `messages`, or `conversations`, or `instruction` and `output`, "
     "or `prompt` and `response`, or `question` and `answer`"
 )
-_ANSWERS = ("output", "response", "completion", "answer")
+_ANSWERS = ("output", "response", "completion", "answer", "chosen")
 _QUESTIONS = ("prompt", "question", "query", "input")
 
 
@@ -29,13 +30,20 @@ def is_record(value: object) -> bool:
     return isinstance(value, Mapping) and _shape(value) != ""
 
 
+def key_of_records(document: object) -> str:
+    """The key of an object, such as `data`, whose value alone is a list of records; "" for none, or where several are."""
+    lists = document.items() if isinstance(document, Mapping) else ()
+    found = [key for key, value in lists if is_message_list(value) and is_record(value[0])]
+    return found[0] if len(found) == 1 else ""
+
+
 def record_piece(record: Record, name: str, where: str, tally: Tally) -> Piece:
     """A record as the most specific shape that fits it; other keys (id, label ...) are reported, not used."""
     shape = _shape(record)
     if shape == "chat":
         used, piece = _chat(record, name, where, tally)
-    elif shape == "completion":
-        used, piece = _completion(record, name, where, tally)
+    elif shape in ("completion", "chosen"):
+        used, piece = _completion(record, shape, name, where, tally)
     elif shape == "instruction":
         used, piece = _instruction(record, "instruction", name, where, tally)
     elif shape == "text":
@@ -51,11 +59,13 @@ def record_piece(record: Record, name: str, where: str, tally: Tally) -> Piece:
 
 
 def _shape(record: Record) -> str:
-    """ "chat", "completion", "instruction", "text", the key of a question, or "" for none."""
+    """ "chat", "completion", "chosen", "instruction", "text", the key of a question, or "" for none."""
     if _chat_key(record):
         return "chat"
     if "prompt" in record and "completion" in record:
         return "completion"
+    if is_message_list(record.get("chosen")):
+        return "chosen"
     answered = any(key in record for key in _ANSWERS)
     if "instruction" in record and answered:
         return "instruction"
@@ -83,18 +93,24 @@ def _system(record: Record, where: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def _completion(record: Record, name: str, where: str, tally: Tally) -> tuple[set[str], Piece]:
-    used = {"prompt", "completion"}
-    if not is_message_list(record["prompt"]):
-        completion, prompt = _string(record, "completion", where), _string(record, "prompt", where)
-        return used, Piece(name, "completion", completion, prompt)
-    tally.understood[
-        "records with messages as `prompt` and `completion` (TRL) read as chats, the completion learned"
-    ] += 1
-    context = [_context(turn) for turn in turns_of(record["prompt"], "prompt", where, tally)]
-    if isinstance(record["completion"], str):
-        return used, chat(name, [*context, {"role": "assistant", "content": record["completion"]}])
-    return used, chat(name, [*context, *turns_of(record["completion"], "completion", where, tally)])
+def _completion(record: Record, answer: str, name: str, where: str, tally: Tally) -> tuple[set[str], Piece]:
+    """A prompt and its completion, or as messages a chat. answer: the key of the completion; of preferences it is `chosen`."""
+    used = {"prompt", answer}
+    prompt, completion = record.get("prompt"), record[answer]
+    if not is_message_list(prompt) and not is_message_list(completion):
+        return used, Piece(name, "completion", _string(record, answer, where), _string(record, "prompt", where))
+    keys = f"`prompt` and `{answer}`" if "prompt" in record else f"`{answer}`"
+    tally.understood[f"records with messages as {keys} (TRL) read as chats, of which `{answer}` is learned"] += 1
+    if isinstance(completion, str):
+        completion = [{"role": "assistant", "content": completion}]
+    learned = turns_of(completion, answer, where, tally)
+    if learned[0]["role"] != "assistant":
+        # The whole chat, as many preferences have it: the prompt is its beginning.
+        return used, chat(name, learned)
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    context = turns_of(prompt, "prompt", where, tally)
+    return used, chat(name, [*map(_context, context), *learned])
 
 
 def _context(turn: Message) -> Message:
@@ -126,10 +142,10 @@ def pair_turns(pairs: object, key: str, where: object) -> list[Message]:
     """Turns of a list of [question, answer]; empty ones are left out. Raises DataError."""
     turns: list[Message] = []
     for pair in pairs if isinstance(pairs, list) else [None]:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(said, str) for said in pair):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise DataError(f"`{key}` is not a list of pairs", where=where, expected="[question, answer] as two texts")
         turns += [
-            {"role": role, "content": said} for role, said in zip(("user", "assistant"), pair, strict=True) if said
+            {"role": role, "content": text} for role, text in zip(("user", "assistant"), pair, strict=True) if text
         ]
     return turns
 

@@ -32,14 +32,15 @@ _COUNTED = (
 
 @dataclass
 class Tally:
-    """counts: by the keys of the notes. understood: shapes of other programs, with how they were read. names: of the speakers in
-    chat logs.
+    """counts: by the keys of the notes. understood: shapes of other programs, with how they were read. markers: that were left in
+    the texts. names: of the speakers in chat logs.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     understood: Counter[str] = field(default_factory=Counter)
     unused_keys: set[str] = field(default_factory=set)
     unused_message_keys: set[str] = field(default_factory=set)
+    markers: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     chat_logs: int = 0
 
@@ -51,6 +52,8 @@ class Tally:
             notes.append(f"keys of the records that are not used: {some(self.unused_keys)}")
         if self.unused_message_keys:
             notes.append(f"keys of the messages that are not used: {some(self.unused_message_keys)}")
+        if self.markers:
+            notes.append(f"markers of other programs and models, which are learned as letters: {some(self.markers)}")
         return notes
 
 

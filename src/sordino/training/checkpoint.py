@@ -98,7 +98,7 @@ def _serialised(run: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"adam.{index}.{key}": value for key, value in moment.items()}
     # json writes infinity as a bare word, which other readers refuse.
     progress = {k: (None if v == float("inf") else v) for k, v in asdict(state.progress).items()}
-    header = {"version": VERSION, "progress": progress, "config": run.config.to_json(), "identity": dict(run.identity)}
+    header = {"version": VERSION, "progress": progress, "config": asdict(run.config), "identity": dict(run.identity)}
     return {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, header
 
 
@@ -169,7 +169,7 @@ def _fill(run: Snapshot, header: Mapping[str, Any], tensors: Mapping[str, Tensor
     state, config = run.state, run.config
     began = stored_settings(header["config"])
     # How the result will be measured changes no step.
-    settings = {key: value for key, value in config.to_json().items() if key != "measure"}
+    settings = {key: value for key, value in asdict(config).items() if key != "measure"}
     changed = [key for key, value in settings.items() if began.get(key) != value]
     if changed:
         raise TrainingError(

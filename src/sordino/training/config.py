@@ -3,76 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from sordino.errors import ConfigError
 from sordino.models.context import check_context
 from sordino.prompts.attention import MOST_HOLD
+from sordino.prompts.encoder_decoders import OnlyDecoders
 from sordino.prompts.soft_prompt import MAX_TOKENS, Metadata, PlacementName
-from sordino.settings import LARGEST_SEED, check_settings, from_json, setting
+from sordino.settings import check_settings, from_json, seed_setting, setting
+from sordino.texts.pairs import Objective
 
 Method = Literal["plain", "residual"]
 Kind = Literal["embedding", "kv"]
+Measure = Literal["quick", "full", "none"]
 # The default learning rate of each kind.
 RATES: Mapping[Kind, float] = {"embedding": 0.25, "kv": 0.1}
+ADAFACTOR_RATE = 0.3
 # The values of runs that were stored before these settings existed.
-_BEFORE = {"kind": "embedding", "hold": 0, "context": 0.0, "context_tokens": 512}
+_BEFORE = {
+    "kind": "embedding",
+    "hold": 0,
+    "context": 0.0,
+    "context_tokens": 1024,
+    "objective": "prefix-lm",
+    "optimiser": "adam",
+}
 
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """A run's settings as stored, whichever version stored them."""
     return _BEFORE | dict(values)
-
-
-Measure = Literal["quick", "full", "none"]
-# Where neither steps nor minutes are given: about how long a run takes, measuring included; how often it reads the texts at most;
-# the fewest steps that teach anything.
-MINUTES = 5.0
-EPOCHS = 20
-FEWEST_STEPS = 40
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What is measured before a run to settle its steps and its learning rate."""
-
-    minutes: float | None = setting(
-        None, "Train for about this long: takes as many steps as fit.", label="Minutes, instead of steps"
-    )
-    find_lr: bool = setting(
-        False,
-        "Try several learning rates for a few steps first and take the best.",
-        label="Find the learning rate first",
-    )
-
-    choose_steps: bool = setting(
-        False, "Take as many of the steps as the texts want and about 5 minutes allow.", offered=False
-    )
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.minutes is not None and not 0 < self.minutes < math.inf:
-            raise ConfigError("there is no time to train", where="--minutes", expected="more than 0", got=self.minutes)
-
-
-# Nothing is measured: the settings are final.
-CALIBRATION = Calibration()
-
-
-def calibration_of(settings: Collection[str], measured: Mapping[str, Any]) -> Calibration:
-    """What is measured for a run, from the names of the settings that were given and what was asked to be measured.
-
-    Without steps and minutes the number of steps is chosen. Raises ConfigError where a setting is given and is to be measured
-    too.
-    """
-    for one, other in (("steps", "minutes"), ("lr", "find_lr")):
-        if one in settings and other in measured:
-            flags = f"--{one} and --{other.replace('_', '-')}"
-            raise ConfigError(f"both {flags} were given", do="give one of them")
-    return Calibration(**{"choose_steps": "steps" not in settings and "minutes" not in measured, **measured})
 
 
 @dataclass(frozen=True)
@@ -121,7 +84,6 @@ class Description:
     licence: str = setting("", "Its licence, for instance CC-BY-4.0.", label="Licence")
     tags: str = setting("", "Words to find it by, with commas.", label="Tags, with commas")
     rating: Literal["", "general", "mature", "explicit"] = setting("", "Who it is for.", label="Rating")
-
     no_samples: bool = setting(False, "Keep sample texts out of the file.", label="Keep samples out of the file")
 
     def __post_init__(self) -> None:
@@ -157,7 +119,7 @@ class TrainConfig:
         shown="as many as the texts want and about 5 minutes allow, 300 at most",
         label="Steps",
     )
-    batch: int = setting(4, "Examples a step.", low=1, high=100_000, label="Examples a step")
+    batch: int = setting(4, "Examples per step.", low=1, high=100_000, label="Examples per step")
     row_tokens: int = setting(
         128,
         "Longest example, in tokens; longer texts are cut into several.",
@@ -172,7 +134,7 @@ class TrainConfig:
         "Learning rate, in units of the model's embedding RMS; of a KV prompt, of the RMS of each layer's keys and values.",
         low=1e-6,
         high=100,
-        shown="0.25; 0.1 for a KV prompt",
+        shown="0.25; 0.1 for a KV prompt; 0.3 with Adafactor",
         label="Learning rate (embedding RMS)",
     )
     hold: int = setting(
@@ -190,7 +152,9 @@ class TrainConfig:
         high=1,
         label="Share of the steps with other text between",
     )
-    context_tokens: int = setting(512, "Longest text between prompt and rows, in tokens.", low=1, offered=False)
+    context_tokens: int = setting(
+        1024, "Longest text between prompt and rows, in tokens, at the end of the run.", low=1, offered=False
+    )
     warmup: float = setting(
         0.05, "Share of the steps with a rising learning rate.", low=0, high=1, label="Warm-up, share of the steps"
     )
@@ -240,6 +204,16 @@ class TrainConfig:
         "Where the prompt sits; `start` for KoboldAI and PEFT.",
         label="Placement (start: for KoboldAI and PEFT)",
     )
+    objective: Objective = setting(
+        "prefix-lm",
+        "How an encoder-decoder learns plain texts: read the beginning and write the rest, or fill in spans as T5 was trained.",
+        label="Plain texts, with an encoder-decoder",
+    )
+    optimiser: Literal["adam", "adafactor"] = setting(
+        "adam",
+        "Adam, or Adafactor as T5's prompts were published, whose learning rate is a number by itself.",
+        label="Optimiser",
+    )
     pass_tokens: int = setting(
         1024,
         "Most positions in one forward pass; lower it if memory runs out. Only roundings change.",
@@ -260,14 +234,12 @@ class TrainConfig:
         "How the result is measured: within a quarter of the training's time, in full, or not at all.",
         label="Measuring of the result",
     )
-    seed: int = setting(
-        0, "The same seed gives the same result on the same machine.", low=0, high=LARGEST_SEED, shown="0", label="Seed"
-    )
+    seed: int = seed_setting(label="Seed")
 
     def __post_init__(self) -> None:
         check_settings(self)
         if self.lr is None:
-            object.__setattr__(self, "lr", RATES[self.kind])
+            object.__setattr__(self, "lr", ADAFACTOR_RATE if self.optimiser == "adafactor" else RATES[self.kind])
         if self.kind == "kv" and self.method == "residual":
             raise ConfigError(
                 "a KV prompt has no residual network", where="--method", expected="plain", got=self.method
@@ -281,9 +253,13 @@ class TrainConfig:
             )
 
     @property
+    def only_decoders(self) -> OnlyDecoders | None:
+        """What it asks for that encoder-decoders cannot do."""
+        return "a KV prompt" if self.kind == "kv" else None
+
+    @property
     def evaluation_interval(self) -> int:
-        # A tenth of the run; in a short one less often, so that evaluating takes a sixth of the time at most: a forward pass costs
-        # half a step.
+        # In a short run less often: a forward pass costs half a step, and evaluating takes a sixth of the time at most.
         in_steps = self.validation_tokens / (2 * self.batch * self.row_tokens)
         return self.evaluate_every or max(1, self.steps // 10, math.ceil(5 * in_steps))
 
@@ -291,12 +267,9 @@ class TrainConfig:
     def sample_interval(self) -> int:
         return self.sample_every or max(1, self.steps // 5)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> TrainConfig:
-        """Raises ConfigError for a key that no setting has."""
+        """From a run's settings as stored. Raises ConfigError for a key that no setting has."""
         return from_json(TrainConfig, stored_settings(values))
 
     def check_room(self, context_length: int) -> None:
@@ -304,7 +277,7 @@ class TrainConfig:
         check_context(
             {"BOS": 1, "soft": self.tokens, "text": self.row_tokens},
             context_length,
-            what="a row behind the soft prompt",
+            what="a row after the soft prompt",
             where="--tokens and --row-tokens",
             do="lower --tokens or --row-tokens",
         )

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from sordino.errors import StorageError
 from sordino.evaluation.report import Report
+from sordino.library.outputs import REPORT
 from sordino.training.state import Progress
 
 METRICS = "metrics.jsonl"
 # Beside it, once the run has been measured and its soft prompt written.
-HTML = "report.html"
+HTML = REPORT
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def nobody(event: RunEvent) -> None:
 
 
 class MetricsFile:
-    """metrics.jsonl: a line an event. What a killed run wrote behind its last checkpoint is cut off, as it will be done again."""
+    """metrics.jsonl: a line an event. What a killed run wrote after its last checkpoint is cut off, as it will be done again."""
 
     def __init__(self, path: Path, keep: int) -> None:
         self._path = path
@@ -201,10 +202,11 @@ class MetricsFile:
             with self._path.open("ab") as file:
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
             raise StorageError(
                 f"the run's metrics could not be written ({error.strerror})",
                 where=self._path,
-                do="make room, then --resume",
+                do="put the folder back, then --resume; or start again" if gone else "make room, then --resume",
             ) from error
         return event
 

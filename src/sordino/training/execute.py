@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sordino.errors import BadInput, Diverged, StorageError
 from sordino.models.base_model import BaseModel
+from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.config import CALIBRATION, Calibration
 from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.measuring import LessonKept
 from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson, with_continuations
-from sordino.training.events import HTML, Finished, OnEvent, Started, TextsRead, Working, nobody
+from sordino.training.events import HTML, Event, Finished, OnEvent, Started, TextsRead, Working, nobody
 from sordino.training.finder import find_learning_rate
 from sordino.training.job import Job, read_prompt, store
 from sordino.training.judging import Judging
 from sordino.training.loop import Run, train
-from sordino.training.result import TrainResult, write_result
+from sordino.training.result import TrainResult, take_part, write_result
 from sordino.training.run import PreparedRun, estimate_group, prepare
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 LOCK = "lock"
 ShouldStop = Callable[[], bool]
@@ -40,8 +42,10 @@ def execute(
     resume: bool = False,
     on_event: OnEvent = nobody,
     should_stop: ShouldStop = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> TrainResult | None:
-    """Read, calibrate, train, measure, write. None where the run was asked to stop: its folder holds a checkpoint.
+    """Read, calibrate, train, measure, write. None where the run was asked to stop: its folder holds a checkpoint; and in a process
+    that does not save.
 
     calibration: what of the job's settings is measured first. resume: go on from the checkpoint in the job's folder, with
     `stored_job`. on_event: called with each `RunEvent` as it happens. should_stop: called after every step.
@@ -50,8 +54,8 @@ def execute(
     lesson = None if job.distil is None else taught(job, base, job.distil, on_event)
     prepared = read_texts(job, base, on_event) if lesson is None else lesson_read(job, base, lesson, on_event)
     if not resume:
-        job = calibrated(job, prepared, calibration, on_event)
-    return follow(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
+        job = calibrated(job, prepared, calibration, on_event, strategy)
+    return follow(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop, strategy=strategy)
 
 
 def taught(job: Job, base: BaseModel, config: DistilConfig, on_event: OnEvent = nobody) -> Lesson:
@@ -71,9 +75,16 @@ def lesson_read(job: Job, base: BaseModel, lesson: Lesson, on_event: OnEvent = n
     return prepared
 
 
-def dry_run(job: Job, base: BaseModel, calibration: Calibration = CALIBRATION, *, on_event: OnEvent = nobody) -> None:
+def dry_run(
+    job: Job,
+    base: BaseModel,
+    calibration: Calibration = CALIBRATION,
+    *,
+    on_event: OnEvent = nobody,
+    strategy: Strategy = SINGLE_PROCESS,
+) -> None:
     """What the texts are and what training on them would cost, as the events `TextsRead` and `Cost`. Raises SordinoError."""
-    calibrated(job, read_texts(job, base, on_event), replace(calibration, find_lr=False), on_event)
+    calibrated(job, read_texts(job, base, on_event), replace(calibration, find_lr=False), on_event, strategy)
 
 
 def read_texts(job: Job, base: BaseModel, on_event: OnEvent = nobody) -> PreparedRun:
@@ -99,19 +110,26 @@ def texts_read(prepared: PreparedRun) -> TextsRead:
     )
 
 
-def calibrated(job: Job, prepared: PreparedRun, calibration: Calibration, on_event: OnEvent = nobody) -> Job:
+def calibrated(
+    job: Job,
+    prepared: PreparedRun,
+    calibration: Calibration,
+    on_event: OnEvent = nobody,
+    strategy: Strategy = SINGLE_PROCESS,
+) -> Job:
     """The job with the steps and the learning rate that measurements choose. Raises ConfigError, OutOfMemory."""
     on_event(Working("Measuring this machine"))
-    cost = estimate_group([prepared], calibration)
+    cost = estimate_group([prepared], calibration, strategy)
     on_event(cost)
     config = replace(prepared.config, steps=cost.steps)
     if calibration.find_lr:
-        config = replace(config, lr=found_rate(replace(prepared, config=config), on_event))
+        rate = found_rate(replace(prepared, config=config), on_event)
+        config = replace(config, lr=agreed_number(strategy, rate))
     return replace(job, config=config)
 
 
 def found_rate(prepared: PreparedRun, on_event: OnEvent) -> float:
-    on_event(Working("Looking for a learning rate"))
+    on_event(Working("Trying learning rates"))
     rates = find_learning_rate(prepared)
     on_event(rates)
     return rates.best
@@ -125,28 +143,36 @@ def follow(
     judging: Judging | None = None,
     on_event: OnEvent = nobody,
     should_stop: ShouldStop = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> TrainResult | None:
-    """Train as the job says, then measure, write, report. None where the run was asked to stop. Raises SordinoError."""
+    """Train as the job says, then measure, write, report. None as from `execute`. Raises SordinoError."""
     prepared = replace(prepared, config=job.config)
-    with alone_in(job.folder):
-        if not resume:
+    with alone_in(job.folder) if strategy.saves else nullcontext():
+        if strategy.saves and not resume:
             # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
             for earlier in (CHECKPOINT, HTML):
                 (job.folder / earlier).unlink(missing_ok=True)
             store(job, prepared.start.how)
         on_event(Started(prepared.start.how, job.config.steps))
-        finished = _train(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop)
+        loop = partial(train, resume=resume, should_stop=should_stop, strategy=strategy)
+        finished = _train(job, prepared, loop, on_event)
         if finished.why == "stopped":
             return None
         judging = judging or prepared.judging(finished.progress.step)
+        if not strategy.saves:
+            if strategy.together:
+                take_part(job, prepared, finished, judging)
+            return None
         return write_result(job, prepared, finished, judging, on_event)
 
 
-def _train(job: Job, prepared: PreparedRun, *, resume: bool, on_event: OnEvent, should_stop: ShouldStop) -> Finished:
+def _train(
+    job: Job, prepared: PreparedRun, loop: Callable[[BaseModel, Run], Iterator[Event]], on_event: OnEvent
+) -> Finished:
     run = Run("", prepared.data, job.config, job.folder, prepared.start.matrix_PD)
     try:
         with deterministic(prepared.base):
-            for event in train(prepared.base, run, resume=resume, should_stop=should_stop):
+            for event in loop(prepared.base, run):
                 on_event(event)
                 if isinstance(event, Finished):
                     return event
@@ -154,7 +180,7 @@ def _train(job: Job, prepared: PreparedRun, *, resume: bool, on_event: OnEvent, 
         raise Diverged(
             f"{error.what} (the last good state is in {job.folder})", where=error.where, got=error.got, do=error.do
         ) from None
-    raise AssertionError("training ended without saying so")
+    raise AssertionError("training ended without `Finished`")
 
 
 @contextmanager

@@ -72,13 +72,20 @@ def placement_of(base: BaseModel, config: TrainConfig) -> PlacementName:
 
 def notes_on_hold(base: BaseModel, config: TrainConfig) -> tuple[str, ...]:
     """For the user, where `form_of` leaves hold out."""
+    if base.encoder_decoder is not None:
+        return ("hold and text between prompt and rows are off: an encoder reads its whole input at once",)
     if not config.hold or packable(base.network):
         return ()
     return (f"hold is off: it is not tested on {base.family} models (docs/models.md)",)
 
 
 def form_of(base: BaseModel, config: TrainConfig) -> Form:
-    """What a run with these settings trains. Hold is off on families whose masks are not proven (docs/models.md)."""
+    """What a run with these settings trains. Hold is off on families whose masks are not proven (docs/models.md).
+
+    Raises ConfigError for a KV prompt of an encoder-decoder.
+    """
+    if config.kind == "kv":
+        base.check_decoder("a KV prompt")
     held = config.hold and packable(base.network)
     placement, attention = placement_of(base, config), PromptAttention(config.hold) if held else PLAIN
     if config.kind == "embedding":

@@ -1,4 +1,4 @@
-"""Losses and gradients of a step, and validation losses: rows of any number of runs in one pass, each behind its own run's prompt.
+"""Losses and gradients of a step, and validation losses: rows of any number of runs in one pass, each after its own run's prompt.
 
 What is back-propagated is the sum of the runs' losses. No row sees another run's prompt, so each matrix gets the gradient of its
 own run's loss and of nothing else: the gradient that the run has alone, but for rounding.
@@ -7,7 +7,7 @@ A prompt is run once a step, beside the text where the step is one pass. Where i
 values are leaves that every pass adds its gradient to, and are back-propagated once at the end. Counted in FLOPs a step costs
 4N a token (2N forward, 2N for the gradient of the activations; the weights are frozen), so twice a forward pass is the floor.
 
-Shape key: K runs or components, P virtual tokens, W numbers of one, N labelled tokens of a pass, n of them behind one prompt.
+Shape key: K runs or components, P virtual tokens, W numbers of one, N labelled tokens of a pass, n of them after one prompt.
 """
 
 from __future__ import annotations
@@ -19,19 +19,29 @@ import torch
 from torch import Tensor
 
 from sordino.forward.nll import nll_of_prompts_and_rows, nll_of_rows
-from sordino.forward.packing import LabelledRows, best_packings, labelled_rows, one_by_one, passes, with_leading_ids
-from sordino.forward.prefix import packable
+from sordino.forward.packing import (
+    LabelledRows,
+    best_packings,
+    input_passes,
+    labelled_rows,
+    one_by_one,
+    passes,
+    row_example,
+)
+from sordino.forward.prefix import back_propagate, packable
 from sordino.forward.sources import PrefixSource, encode_sources, spans_of
 from sordino.models.base_model import BaseModel
 from sordino.texts.examples import Example
-from sordino.training.strategy import SINGLE_PROCESS, Strategy
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, most, share_of_runs
 
 MAX_POSITIONS = 65_536
+# What a pass of its own costs an encoder-decoder beside its positions, as positions: on a CPU, on a GPU.
+_OWN_PASS = (64, 8192)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One run's part of a step: its prefix, the examples to predict behind it, and the steps done so far."""
+    """One run's part of a step: its prefix, the examples to predict after it, and the steps done so far."""
 
     source: PrefixSource
     examples: Sequence[Example]
@@ -46,9 +56,9 @@ class Batch:
         return replace(self, source=self.source.of(matrix_PW), examples=examples)
 
     def rows(self, base: BaseModel) -> list[Example]:
-        """The examples behind the ids that a row's own text begins with."""
+        """The examples after the ids that a row's own text begins with."""
         ids = () if self.source.context else self.source.leading_ids(base)
-        return [with_leading_ids(example, ids) for example in self.examples]
+        return [row_example(base, example, ids) for example in self.examples]
 
 
 # (base, batches, pass_tokens, strategy) -> a loss for each batch, in nats a token.
@@ -71,8 +81,9 @@ def losses_and_gradients(
     """Each batch's mean NLL in nats over its labelled tokens; its gradient is added to what its matrix was computed from."""
     leaves = [batch.source.matrix_PW.detach().requires_grad_() for batch in batches]
     losses_K = torch.zeros(len(batches), dtype=torch.float64)
-    own = [batch.of(leaf, strategy.share(batch.examples)) for batch, leaf in zip(batches, leaves, strict=True)]
-    for chosen in shared_passes(base, own, pass_tokens):
+    shares = share_of_runs(strategy, [batch.examples for batch in batches])
+    own = [batch.of(leaf, share) for batch, leaf, share in zip(batches, leaves, shares, strict=True)]
+    for chosen in [[k] for k in range(len(own))] if strategy.together else shared_passes(base, own, pass_tokens):
         together = [own[index] for index in chosen]
         counts = [batches[index].labelled for index in chosen]
 
@@ -82,6 +93,7 @@ def losses_and_gradients(
 
         sources = [batch.source for batch in together]
         parts = packed_passes(base, together, max(source.positions(base) for source in sources), pass_tokens)
+        parts = with_idle_passes(base, batches[chosen[0]], parts, strategy)
         losses_K[chosen] = accumulate(base, sources, parts, means)
     hand_back(batches, leaves, losses_K, strategy)
     return losses_K.tolist()
@@ -93,14 +105,14 @@ def accumulate(
     parts: Sequence[LabelledRows],
     losses_of: Callable[[Tensor, LabelledRows], Tensor],
 ) -> Tensor:
-    """Back-propagate packed passes behind K prefixes; the sum over passes of `losses_of`, float64 [losses].
+    """Back-propagate packed passes after K prefixes; the sum over passes of `losses_of`, float64 [losses].
 
     losses_of: from the float32 NLL [N] of a pass's labelled tokens, in row order, to its share of the losses.
     """
     network = base.network
     if len(parts) == 1:
         (part,) = parts
-        if any(source.kv for source in sources):
+        if base.encoder_decoder is not None or any(source.kv for source in sources):
             nll_N = nll_of_rows(network, encode_sources(base, sources), part.rows, part.labelled_BT, part.soft)
         else:
             embeds, spans = [source.embeds(base) for source in sources], spans_of(base, sources)
@@ -116,7 +128,7 @@ def accumulate(
         losses = losses_of(nll_N, part)
         losses.sum().backward()
         total = total + losses.detach().cpu().double()
-    prefixes.backward(leaves)
+    back_propagate(prefixes.tensors(), leaves.tensors())
     return total
 
 
@@ -133,13 +145,17 @@ def mean_nlls(
 ) -> list[float]:
     """Each batch's mean NLL in nats over its labelled tokens."""
     total_K = torch.zeros(len(batches), dtype=torch.float64)
-    own = [replace(batch, examples=strategy.share(batch.examples)) for batch in batches]
+    shares = share_of_runs(strategy, [batch.examples for batch in batches])
+    own = [replace(batch, examples=share) for batch, share in zip(batches, shares, strict=True)]
     lengths = [batch.source.positions(base) for batch in own]
     order = sorted((i for i, batch in enumerate(own) if batch.examples), key=lambda i: (lengths[i], i))
-    for chosen in _grouped(order, lambda group: len(group) * max(lengths[i] for i in group) <= pass_tokens):
+    groups = _grouped(order, lambda group: len(group) * max(lengths[i] for i in group) <= pass_tokens)
+    for chosen in [[k] for k in range(len(own))] if strategy.together else groups:
         together = [own[index] for index in chosen]
         prefixes = encode_sources(base, [batch.source for batch in together])
-        for part in packed_passes(base, together, prefixes.width, pass_tokens):
+        parts = packed_passes(base, together, prefixes.width, pass_tokens)
+        parts = with_idle_passes(base, batches[chosen[0]], parts, strategy)
+        for part in parts:
             nll_N = nll_of_rows(base.network, prefixes, part.rows, part.labelled_BT, part.soft)
             # Moved first: Apple's GPUs have no float64.
             split = _by_prompt(nll_N.cpu().double(), part, len(chosen))
@@ -189,8 +205,16 @@ def packed_passes(
     """All batches' rows, one batch after another, in passes of at most `pass_tokens` positions; batch k's rows have prefix k."""
     sets = [batch.rows(base) for batch in batches]
     examples = [example for rows in sets for example in rows]
+    if not examples:
+        return []
     lengths = [len(example.ids) for example in examples]
     owner = [k for k, rows in enumerate(sets) for _ in rows]
+    if base.encoder_decoder is not None:
+        ahead = [batch.source.positions(base) for batch in batches]
+        cut = input_passes(
+            examples, [ahead[k] for k in owner], pass_tokens, own_pass=_OWN_PASS[base.device.type == "cuda"]
+        )
+        return [labelled_rows(examples, [[i] for i in part], [owner[i] for i in part]) for part in cut]
     groups: list[list[int]] = []
     first = 0
     for bins in packings(base, [[len(example.ids) for example in rows] for rows in sets], prefix_length):
@@ -200,6 +224,18 @@ def packed_passes(
         labelled_rows(examples, part, [owner[group[0]] for group in part])
         for part in passes(groups, lengths, pass_tokens)
     ]
+
+
+def with_idle_passes(
+    base: BaseModel, batch: Batch, parts: Sequence[LabelledRows], strategy: Strategy
+) -> list[LabelledRows]:
+    """This process's passes and, where each needs all processes, passes without a label until all have as many."""
+    if not strategy.together:
+        return list(parts)
+    missing = most(strategy, len(parts)) - len(parts)
+    filler = labelled_rows(batch.rows(base)[:1], [[0]], [0])
+    idle = replace(filler, labelled_BT=torch.zeros_like(filler.labelled_BT), soft=None)
+    return [*parts, *[idle] * missing]
 
 
 def _by_prompt(nll_N: Tensor, part: LabelledRows, count: int) -> Sequence[Tensor]:

@@ -15,9 +15,9 @@ from sordino.formats import read_single
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
+from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import is_unfinished, read_group
-from sordino.training.config import CALIBRATION, Calibration
 from sordino.training.events import HTML, Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, found_rate, read_texts
 from sordino.training.gradient import group_pass_tokens
@@ -26,6 +26,7 @@ from sordino.training.judging import judging_of
 from sordino.training.loop import Run, RunGroup, train_group
 from sordino.training.result import TrainResult, is_file_of, write_result
 from sordino.training.run import PreparedRun, estimate_group, finish
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 # In the folder that the runs go on from: their names, in order.
 GROUP = "group.json"
@@ -109,48 +110,59 @@ def execute_group(
     resume: bool = False,
     on_event: OnGroupEvent = lambda name, event: None,
     should_stop: ShouldStop = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> dict[str, TrainResult] | None:
     """As `execute`, for all jobs in one loop; the results by name. Raises SordinoError."""
-    prepared = _read(group, base, on_event)
+    prepared = _read(group, base, on_event, strategy)
     with ExitStack() as locks:
-        for folder in _folders(group):
+        for folder in _folders(group) if strategy.saves else ():
             locks.enter_context(alone_in(folder))
         if resume:
             jobs = dict(group.jobs)
         else:
-            jobs = _calibrated(group, prepared, calibration, on_event)
-            _begin(replace(group, jobs=jobs), prepared)
+            jobs = _calibrated(group, prepared, calibration, on_event, strategy)
+            if strategy.saves:
+                _begin(replace(group, jobs=jobs), prepared)
         prepared = {name: replace(one, config=jobs[name].config) for name, one in prepared.items()}
         for name, one in prepared.items():
             on_event(name, Started(one.start.how, one.config.steps))
         runs = [Run(name, p.data, p.config, jobs[name].folder, p.start.matrix_PD) for name, p in prepared.items()]
         finished = {}
+        steps = train_group(
+            base, RunGroup(runs, group.folder), resume=resume, should_stop=should_stop, strategy=strategy
+        )
         with deterministic(base):
-            for name, event in train_group(base, RunGroup(runs, group.folder), resume=resume, should_stop=should_stop):
+            for name, event in steps:
                 on_event(name, event)
                 if isinstance(event, Finished):
                     finished[name] = event
-        if any(one.why == "stopped" for one in finished.values()):
+        if any(one.why == "stopped" for one in finished.values()) or not strategy.saves:
             return None
         return {name: _result(name, job, prepared[name], finished[name], on_event) for name, job in jobs.items()}
 
 
 def dry_run_group(
-    group: Group, base: BaseModel, calibration: Calibration = CALIBRATION, *, on_event: OnGroupEvent
+    group: Group,
+    base: BaseModel,
+    calibration: Calibration = CALIBRATION,
+    *,
+    on_event: OnGroupEvent,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> None:
     """What the texts are and what training on them would cost, as the events `TextsRead` and `Cost`. Raises SordinoError."""
-    _calibrated(group, _read(group, base, on_event), replace(calibration, find_lr=False), on_event)
+    prepared = _read(group, base, on_event, strategy)
+    _calibrated(group, prepared, replace(calibration, find_lr=False), on_event, strategy)
 
 
 def _folders(group: Group) -> Collection[Path]:
     return [group.folder, *(job.folder for job in group.jobs.values())]
 
 
-def _read(group: Group, base: BaseModel, on_event: OnGroupEvent) -> dict[str, PreparedRun]:
+def _read(group: Group, base: BaseModel, on_event: OnGroupEvent, strategy: Strategy) -> dict[str, PreparedRun]:
     prepared = {}
     for name, job in group.jobs.items():
         if group.fill_passes:
-            room = group_pass_tokens(base, job.config.pass_tokens)
+            room = int(agreed_number(strategy, group_pass_tokens(base, job.config.pass_tokens)))
             job = replace(job, config=replace(job.config, pass_tokens=room))
         try:
             prepared[name] = read_texts(job, base, partial(on_event, name))
@@ -161,17 +173,22 @@ def _read(group: Group, base: BaseModel, on_event: OnGroupEvent) -> dict[str, Pr
 
 
 def _calibrated(
-    group: Group, prepared: Mapping[str, PreparedRun], calibration: Calibration, on_event: OnGroupEvent
+    group: Group,
+    prepared: Mapping[str, PreparedRun],
+    calibration: Calibration,
+    on_event: OnGroupEvent,
+    strategy: Strategy,
 ) -> dict[str, Job]:
     on_event("", Working("Measuring this machine"))
-    cost = estimate_group(list(prepared.values()), calibration)
+    cost = estimate_group(list(prepared.values()), calibration, strategy)
     on_event("", cost)
     jobs = {}
     for name, job in group.jobs.items():
         config = replace(prepared[name].config, steps=cost.steps)
         if calibration.find_lr:
             own = replace(prepared[name], config=config)
-            config = replace(config, lr=found_rate(own, partial(on_event, name)))
+            rate = found_rate(own, partial(on_event, name))
+            config = replace(config, lr=agreed_number(strategy, rate))
         jobs[name] = replace(job, config=config)
     return jobs
 

@@ -103,7 +103,7 @@ def _best_excerpt(
 def score(
     base: BaseModel, matrices: Sequence[Tensor], placement: PlacementName, examples: Sequence[Example], pass_tokens: int
 ) -> list[float]:
-    """Mean NLL behind each of K matrices on the first examples."""
+    """Mean NLL after each of K matrices on the first examples."""
     chosen: list[Example] = []
     for example in examples:
         if sum(len(e.ids) for e in chosen) >= SCORING_TOKENS:
@@ -160,7 +160,7 @@ def _from_prompt(
         )
     if missing > 0:
         excerpt_PD = _embeds(base, excerpt(train, missing, random))
-        how = f"{named} ({prompt.n_tokens} vectors) behind {missing} tokens of an excerpt of the training texts"
+        how = f"{named} ({prompt.n_tokens} vectors) after {missing} tokens of an excerpt of the training texts"
         return Start(torch.cat([excerpt_PD, matrix_PD]), how)
     return Start(matrix_PD, named)
 

@@ -12,8 +12,9 @@ from sordino.errors import BadInput, TrainingError
 from sordino.formats import read_single
 from sordino.library.library import open_library
 from sordino.library.names import ENDINGS, kind_of_name, without_ending
-from sordino.library.outputs import Outputs, check_new
+from sordino.library.outputs import Outputs, check_new, run_folder
 from sordino.models.files import absolute_name
+from sordino.models.sizes import check_sizes
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
@@ -22,7 +23,7 @@ from sordino.training.checkpoint import is_unfinished, read_header
 from sordino.training.config import Description, Kind, TextPaths, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
-from sordino.training.run import stored_texts
+from sordino.training.reading import stored_texts
 
 SETTINGS = "settings.json"
 
@@ -47,45 +48,43 @@ class Job:
     together: Path | None = None
     # Of a run that learns what a long text does: `texts` are then that text.
     distil: DistilConfig | None = None
+    # The format of the base model's linear layers.
+    quantise: str | None = None
 
     @property
     def folder(self) -> Path:
-        return self.run or self.out.with_name(without_ending(self.out.name) + ".run")
+        return self.run or run_folder(self.out, together=self.together is not None)
 
 
-def train_job(
-    texts: TextPaths,
-    config: TrainConfig,
-    outputs: Outputs,
-    about: Description,
-    model: str,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Job:
+@dataclass(frozen=True)
+class RunOptions:
+    """What runs of every kind have: where the file goes and what it says, the model and where it runs."""
+
+    outputs: Outputs
+    about: Description
+    model: str
+    device: str | None = None
+    dtype: str | None = None
+    quantise: str | None = None
+
+
+def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
     """A run on texts, to a file that is by default called as they are, in the working directory.
 
     `check_job` tells whether it can begin.
     """
-    nothing = Path(f"none{ending_of(config.kind)}")
+    nothing, outputs, about = Path(f"none{ending_of(config.kind)}"), run.outputs, run.about
     out = outputs.target or (default_out(texts.data[0], config.kind) if texts.data else nothing)
-    metadata, samples = about.metadata(outputs.name or without_ending(out.name)), not about.no_samples
-    return Job(texts, out, model, metadata, config, device, dtype, samples=samples, overwrite=outputs.overwrite)
+    metadata, rest = about.metadata(outputs.name or without_ending(out.name)), (config, run.device, run.dtype)
+    job = Job(texts, out, run.model, metadata, *rest, samples=not about.no_samples, overwrite=outputs.overwrite)
+    return replace(job, quantise=run.quantise)
 
 
-def distil_job(
-    files: Sequence[Path],
-    config: DistilConfig,
-    outputs: Outputs,
-    about: Description,
-    model: str,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Job:
+def distil_job(files: Sequence[Path], config: DistilConfig, run: RunOptions) -> Job:
     """A run that learns what a long text does: of files, and of `config.text`."""
     if config.openings:
         config = replace(config, openings=str(Path(config.openings).resolve()))
-    job = train_job(TextPaths(tuple(files)), config.for_loop(), outputs, about, model, device, dtype)
-    return replace(job, distil=config)
+    return replace(train_job(TextPaths(tuple(files)), config.for_loop(), run), distil=config)
 
 
 def default_out(data: Path, kind: Kind) -> Path:
@@ -104,10 +103,10 @@ def read_prompt(name: str) -> SinglePrompt:
     return read_single(open_library(()).resolve(name))
 
 
-def check_start(init: str) -> None:
-    """Read the soft prompt that a run starts from, if it starts from one. Raises as `read_prompt`."""
+def check_start(init: str, model: str) -> None:
+    """Read the soft prompt that a run starts from, if it starts from one. Raises as `read_prompt` and `check_sizes`."""
     if init.startswith("file:"):
-        read_prompt(init.removeprefix("file:"))
+        check_sizes(model, [read_prompt(init.removeprefix("file:"))])
 
 
 def check_job(job: Job) -> None:
@@ -121,12 +120,7 @@ def check_job(job: Job) -> None:
         )
     ending = ending_of(job.config.kind)
     if (named := kind_of_name(job.out.name)) and ENDINGS[named] != ending:
-        raise BadInput(
-            f"this is a name of {named}s' files",
-            where="--out",
-            expected=f"NAME{ending}",
-            got=job.out,
-        )
+        raise BadInput(f"this is a name of {named}s' files", where="--out", expected=f"NAME{ending}", got=job.out)
     if job.out.suffix.lower() != ".zip":
         raise BadInput(
             "a soft prompt is written as a .zip",
@@ -140,7 +134,7 @@ def check_job(job: Job) -> None:
     # A group's folder is made by its run.
     if job.together is None or job.out.parent.is_dir():
         check_new(job.out, overwrite=job.overwrite)
-    check_start(job.config.init)
+    check_start(job.config.init, job.model)
     for name in ("name", "author", "description", "licence"):
         _check_unicode(f"--{name}", getattr(job.metadata, name))
     _check_unicode("--tags", ",".join(job.metadata.tags))
@@ -150,6 +144,12 @@ def check_job(job: Job) -> None:
             where=job.folder,
             do=f"sordino train --resume {quote(str(job.folder))}; or choose another --out; or begin again with --overwrite",
         )
+
+
+def unfinished(out: Path) -> Path | None:
+    """The folder of the run to this file, where it can go on: it was stopped or killed, perhaps in measuring. Else None."""
+    folder = run_folder(out)
+    return folder if is_unfinished(folder) or _is_unreported(folder) else None
 
 
 def is_unwritten(folder: Path, out: Path) -> bool:
@@ -175,6 +175,7 @@ def store(job: Job, started: str) -> None:
         "model": absolute_name(job.model),
         "device": job.device,
         "dtype": job.dtype,
+        "quantise": job.quantise,
         "speaker": job.texts.speaker,
         "most_text": job.texts.most_text,
         "samples": job.samples,
@@ -188,7 +189,7 @@ def store(job: Job, started: str) -> None:
             "tags": list(job.metadata.tags),
             "rating": job.metadata.rating,
         },
-        "config": job.config.to_json(),
+        "config": asdict(job.config),
         "distil": None if job.distil is None else asdict(job.distil),
     }
     # ASCII: a path need not be Unicode, and escapes bring every one back.
@@ -223,6 +224,7 @@ def job_from(folder: Path, *, overwrite: bool) -> Job:
             stored["started"],
             # Older versions do not write it.
             distil=from_json(DistilConfig, stored["distil"]) if stored.get("distil") else None,
+            quantise=stored.get("quantise"),
         )
         if not all(isinstance(known, str) for known in (job.model, job.started)):
             raise TypeError("model and started are not both texts")

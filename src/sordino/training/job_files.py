@@ -4,7 +4,7 @@
     texts/       what was dropped or pasted
     look.jsonl   what `sordino train --dry-run --json` printed of texts and cost; look-error.json: what ended it
     voice.run/   the run's folder (metrics, checkpoint, report), voice.zip the result, log.txt what the process printed
-    error.json   what ended the run
+    error.json   what ended the run; now.json: what it does now, besides its steps
 
 Polled by every tab: a file is read again only when it is another file.
 """
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -29,6 +30,7 @@ from sordino.storage import make_folder, write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.failure import FILE as ERROR
 from sordino.training.failure import Failure
+from sordino.training.progress_file import FILE as PROGRESS
 
 # Folders in one another that a text may lie in, and names of texts that are listed.
 _DEEPEST = 32
@@ -99,7 +101,7 @@ class JobFiles:
         return self.place(job.id) / "texts"
 
     def run_folder(self, job: QueuedJob) -> Path:
-        return self.place(job.id) / "voice.run"
+        return self.result(job).with_suffix(".run")
 
     def result(self, job: QueuedJob) -> Path:
         # As `sordino train` demands of --kind.
@@ -107,6 +109,9 @@ class JobFiles:
 
     def error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / ERROR
+
+    def progress(self, job: QueuedJob) -> Path:
+        return self.place(job.id) / PROGRESS
 
     def look_error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "look-error.json"
@@ -168,7 +173,10 @@ class JobFiles:
             raise StorageError("the texts cannot be copied", where=job.id, got=str(error)[:200]) from error
 
     def add_texts(self, job: QueuedJob, files: Sequence[tuple[str, bytes]]) -> None:
-        """Files by their names, which may say folders. Raises BadInput, StorageError."""
+        """Files by their names, which may say folders. Of two texts of one name the second gets a number; equal ones are kept once.
+
+        Raises BadInput, StorageError.
+        """
         texts = self.texts(job)
         # All names first: nothing of what is refused is kept.
         for path, (name, content) in zip([texts.joinpath(*_parts(name)) for name, _ in files], files, strict=True):
@@ -177,7 +185,8 @@ class JobFiles:
             except OSError as error:
                 # A file of that name is there already, or the disk refuses.
                 raise StorageError("the text cannot be kept", where=name, got=error.strerror) from error
-            write_bytes(path, content)
+            numbered = (path.with_stem(f"{path.stem} ({number})") for number in count(2))
+            write_bytes(next(one for one in chain([path], numbered) if not _is_another(one, content)), content)
 
     def remove_text(self, job: QueuedJob, name: str) -> None:
         """And the folders that it leaves empty. Raises BadInput."""
@@ -190,6 +199,10 @@ class JobFiles:
         with suppress(OSError):
             for folder in path.relative_to(texts).parents:
                 (texts / folder).rmdir()
+
+
+def _is_another(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() != content
 
 
 class _Read(Generic[T]):
@@ -250,5 +263,5 @@ def _parts(name: str) -> list[str]:
     if not 0 < len(parts) <= _DEEPEST or any(
         part in (".", "..") or "\0" in part or ":" in part or len(part) > 200 for part in parts
     ):
-        raise BadInput("a file name was expected", where="file", got=name[:100])
+        raise BadInput("a name was expected", where="file", got=name[:100])
     return parts

@@ -29,7 +29,7 @@ INSPECTION_POSITIONS = 4_800
 LIMIT = 2048
 # The most instructions that are made from metadata.
 MOST_INSTRUCTIONS = 3
-# A share of the gain that is kept behind other text needs at least so many held-out tokens.
+# A share of the gain that is kept after other text needs at least so many held-out tokens.
 LEAST_HELDOUT = 256
 # Positions beside prompt, other text and row: BOS, and the break between two texts.
 _BETWEEN = 6
@@ -40,7 +40,7 @@ _NAMES: Mapping[Part, str] = {
     "samples": "samples",
     "heldout": "held-out texts",
     "off_domain": "a text in another voice",
-    "distance": "behind other text",
+    "distance": "after other text",
     "inspection": "each virtual token",
 }
 
@@ -91,7 +91,9 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
     It needs no more memory than the training. `sordino evaluate` is for a thorough one.
     """
     rows = min(config.row_tokens, EvaluateConfig().row_tokens)
-    settings = EvaluateConfig(limit=LIMIT, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens)
+    settings = EvaluateConfig(
+        limit=LIMIT, excerpt_draws=1, row_tokens=rows, pass_tokens=config.pass_tokens, objective=config.objective
+    )
     whole = Judging(settings, measure=measure)
     full = _behind_text(whole, config, size, DistanceConfig((0, 256, 768), ("foreign",)))
     if config.measure == "none":
@@ -119,7 +121,7 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
 
 
 def _behind_text(judging: Judging, config: TrainConfig, size: RunSize, distance: DistanceConfig) -> Judging:
-    """With what is left of the gain behind other text, at the distances that the model's context has room for."""
+    """With what is left of the gain after other text, at the distances that the model's context has room for."""
     rows = min(config.row_tokens, distance.row_tokens)
     room = size.context - config.tokens - rows - _BETWEEN
     fits = tuple(far for far in distance.distances if far <= room)

@@ -12,6 +12,7 @@ Shape key: P virtual tokens, D model width.
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from sordino.training.members import Run as Run
 from sordino.training.members import TrainSet as TrainSet
 from sordino.training.schedule import learning_rate
 from sordino.training.state import set_rate, update_average
-from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed, any_process, check_alike
 
 CHECKPOINT_SECONDS = 15.0
 LOWER = "lower --pass-tokens (same result, less memory), then --batch, --row-tokens or --tokens"
@@ -102,8 +103,12 @@ def train_group(
     """
     base = strategy.place(base)
     neutral = neutral_ids(base) if any(run.config.context for run in group.runs) else ()
-    members = {run.name: GroupMember(base, run, neutral) for run in group.runs}
+    members = {
+        run.name: GroupMember(base, replace(run, start_PD=agreed(strategy, run.start_PD)), neutral)
+        for run in group.runs
+    }
     snapshots = {name: member.snapshot for name, member in members.items()}
+    check_alike(strategy, [(one.config, sorted(one.identity.items())) for one in snapshots.values()])
 
     def store(over: Collection[GroupMember]) -> None:
         for member in over if group.folder is not None else members.values():
@@ -131,9 +136,12 @@ def train_group(
         store(over)
 
     def validate(due: Sequence[GroupMember]) -> list[float]:
-        batches = [Batch(m.form.source(m.state.average_PD), m.validation, m.progress.step) for m in due]
+        if not due:
+            return []
+        parts = [member.judged() for member in due]
         with memory_errors("training", LOWER):
-            return group.loss.mean(base, batches, pass_tokens, strategy) if due else []
+            losses = iter(group.loss.mean(base, [one for part in parts for one in part], pass_tokens, strategy))
+        return [_mean(part, [next(losses) for _ in part]) for part in parts]
 
     for name, member in members.items():
         if member.progress.finished:
@@ -203,3 +211,9 @@ def train_group(
             for member in going:
                 yield member.name, member.finished("stopped")
             return
+
+
+def _mean(batches: Sequence[Batch], losses: Sequence[float]) -> float:
+    """The mean loss over all labelled tokens."""
+    counts = [batch.labelled for batch in batches]
+    return losses[0] if len(losses) == 1 else sum(map(operator.mul, losses, counts)) / sum(counts)

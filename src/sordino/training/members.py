@@ -80,6 +80,18 @@ class GroupMember:
         source = self.form.source(fold(self.state.parameters), self.contexts.at(step))
         return Batch(source, batch_at(self.run.data.train, step, self.config), step)
 
+    def judged(self) -> list[Batch]:
+        """The validation rows after the weight average. In a run with contexts every second one stands after other text: a prompt
+        that works from a distance may be a little worse right in front.
+        """
+        context, rows = self.contexts.of_validation(), self.validation
+        sets = [(rows[::2], ()), (rows[1::2], context)] if context else [(rows, ())]
+        return [
+            Batch(self.form.source(self.state.average_PD, behind), part, self.progress.step)
+            for part, behind in sets
+            if part
+        ]
+
     def open_metrics(self) -> None:
         """Called once the state is loaded: what was written after that state is cut off."""
         self.metrics = MetricsFile(self.run.folder / METRICS, self.progress.metrics_bytes)
@@ -116,9 +128,7 @@ def samples_of(base: BaseModel, due: Sequence[GroupMember], step: int) -> Iterat
         alike = [member for member in due if member.config.sample_tokens == tokens]
         requests = [
             TextRequest(
-                member.config.sample_text,
-                member.form.prompt(member.state.average_PD, Metadata()),
-                member.config.seed,
+                member.config.sample_text, member.form.prompt(member.state.average_PD, Metadata()), member.config.seed
             )
             for member in alike
         ]

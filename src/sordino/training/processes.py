@@ -16,9 +16,9 @@ from sordino.errors import SordinoError
 from sordino.training.failure import Failure
 from sordino.training.loop import LOWER
 
-# Of 19: a tenth of a core where others want it.
+# Of at most 19: it leaves a run a tenth of a core that others want.
 _NICE = 10
-# A process that the system ends for want of memory says nothing itself. Windows has no such end: it refuses memory instead.
+# A process that the system kills when memory runs out cannot say so. Windows refuses memory instead.
 _KILLED = -9
 
 

@@ -148,7 +148,7 @@ class Jobs:
         """Its current state on disk. Raises BadInput where it is no longer a draft."""
         job = self.get(job.id)
         if self.state(job) != "draft":
-            raise BadInput("this run was begun already", where=job.id)
+            raise BadInput("this run has started already", where=job.id)
         return job
 
     def go_on(self, job: QueuedJob) -> QueuedJob:
@@ -156,7 +156,7 @@ class Jobs:
         with self.files.alone():
             job = self.get(job.id)
             if self.state(job) not in ("stopped", "failed"):
-                raise BadInput("only a run that was stopped can go on", where=job.id)
+                raise BadInput("only a run that was stopped can be resumed", where=job.id)
             job = replace(job, asked="train", since=time.time(), error="", pid=0)
             self.files.write(job)
             return job
@@ -177,7 +177,7 @@ class Jobs:
         """Everything of it. Raises BadInput while it runs."""
         with self.files.alone():
             if self._alive(self.get(job.id)):
-                raise BadInput("this run is going on", where=job.id, do="stop it first")
+                raise BadInput("this run is in progress", where=job.id, do="stop it first")
             self.measuring.end(job)
             shutil.rmtree(self.files.place(job.id), ignore_errors=True)
             self.files.forget(job)
@@ -246,7 +246,9 @@ class Jobs:
         self._trouble = {}
         try:
             errors.unlink(missing_ok=True)
-            command = command_of(f"--error-file={errors}", *arguments, command=job.command)
+            self.files.progress(job).unlink(missing_ok=True)
+            notes = (f"--error-file={errors}", f"--progress-file={self.files.progress(job)}")
+            command = command_of(*notes, *arguments, command=job.command)
             child = start_process(command, place / "log.txt", None, cwd=place)
         except (OSError, ValueError) as error:
             reason = f"the run cannot be started ({getattr(error, 'strerror', None) or error})"

@@ -1,4 +1,5 @@
-"""The report of a run: report.html, one page that opens anywhere and fetches nothing, and report.png, its picture.
+"""The report of a run: report.html, one page that opens anywhere and fetches nothing, report.png, its picture, and report.json,
+its results for programs.
 
 What the page shows comes from texts, file metadata and vocabularies, so all of it is escaped. The picture holds none of it:
 matplotlib would read dollar signs as formulas, and its fonts lack most alphabets.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sordino.errors import TrainingError
 from sordino.evaluation.distance_picture import distance_figure
-from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows
+from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows, to_json
 from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.storage import write_bytes
@@ -29,6 +30,7 @@ from sordino.training.events import HTML as HTML
 from sordino.training.events import METRICS, Sample, Step, Validation
 
 PICTURE = "report.png"
+RESULTS = "report.json"
 
 _EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
     "step": Step,
@@ -74,7 +76,7 @@ class RunReport:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
-    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table. distance: gains behind
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table. distance: gains after
     other text. verdicts: sentences on what they mean. samples: {"prompt", "with", "without"} objects. disclosure: what the soft
     prompt's file says to whoever gets it. notes: how the texts were split, and the like.
     """
@@ -92,10 +94,11 @@ class RunReport:
 
 
 def write_report(folder: Path, report: RunReport) -> None:
-    """Write report.html and report.png into `folder`, each whole or not at all. Raises StorageError."""
+    """Write report.html, report.png and report.json into `folder`, each whole or not at all. Raises StorageError."""
     picture = rendered(_figure(report))
     page = _page(report, picture)
     write_bytes(folder / PICTURE, picture)
+    write_bytes(folder / RESULTS, json.dumps(_results(report)).encode())
     write_bytes(folder / HTML, page)
 
 
@@ -107,6 +110,16 @@ def read_events(folder: Path) -> list[Step | Validation | Sample]:
         return [_EVENTS[line.pop("kind")](**line) for line in lines]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError("the run's metrics cannot be read", where=path, got=error) from None
+
+
+def _results(report: RunReport) -> dict[str, Any]:
+    return {
+        "verdicts": list(report.verdicts),
+        "heldout": [asdict(line) for line in report.heldout],
+        "distance": to_json(report.distance) if report.distance else None,
+        "samples": [dict(sample) for sample in report.samples],
+        "notes": list(report.notes),
+    }
 
 
 # The page -------------------------------------------------------------------------------------------------------------
@@ -164,11 +177,23 @@ def _figure(report: RunReport) -> Figure:
     loss = figure.add_subplot(grid[0, 0])
     rate = figure.add_subplot(grid[1, 0], sharex=loss)
     _draw_losses(loss, report.events)
+    loss.tick_params(labelbottom=False)
     _draw_rates(rate, report.events)
     if report.heldout:
         _draw_heldout(figure.add_subplot(grid[:, 1]), report.heldout)
     for axes in figure.axes:
         plain_axes(axes)
+    return figure
+
+
+def loss_figure(events: Sequence[Step | Validation | Sample]) -> Figure:
+    """The losses so far, by themselves."""
+    figure = new_figure(7, 3)
+    axes = figure.add_subplot()
+    _draw_losses(axes, events)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plain_axes(axes)
     return figure
 
 
@@ -192,7 +217,6 @@ def _draw_losses(axes: Axes, events: Sequence[Step | Validation | Sample]) -> No
         axes.plot([best.step], [best.loss], "*", color=ACCENT, markersize=13, label=f"kept: step {best.step}")
     axes.set_title("Loss while training", loc="left")
     axes.set_ylabel("nats per token")
-    axes.tick_params(labelbottom=False)
     if at or measured:
         axes.legend(frameon=False, fontsize=9)
 

@@ -19,7 +19,8 @@ from sordino.evaluation.conditions import Baselines, default_instructions
 from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.off_domain import packaged_text
-from sordino.evaluation.report import Report, damage, explanation, summary, verdict
+from sordino.evaluation.report import Report, summary
+from sordino.evaluation.verdict import damage, explanation, verdict
 from sordino.formats import file_disclosure, read_single, write
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -35,6 +36,7 @@ from sordino.training.events import (
     PromptWritten,
     ReportWritten,
     Warned,
+    nobody,
 )
 from sordino.training.job import Job
 from sordino.training.judging import Judging, MeasuringBar, positions
@@ -107,6 +109,11 @@ def write_result(
     write_report(job.folder, report)
     on_event(ReportWritten(job.folder / HTML, tuple(words[0][0].strip() or "_" for words in nearest)))
     return TrainResult(prompt, found.report, job.out, job.folder)
+
+
+def take_part(job: Job, prepared: PreparedRun, finished: Finished, judging: Judging) -> None:
+    """Run what `write_result` measures in another process, where each pass through the base model needs all. Writes nothing."""
+    _measured(prepared, finish(prepared, finished, job.metadata, [], {}), judging, nobody)
 
 
 def is_file_of(path: Path, prompt: Prompt) -> bool:

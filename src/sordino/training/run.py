@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,15 +23,13 @@ from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from sordino.settings import settings_of
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt, today
 from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
-from sordino.texts.reading import Reading, read_pieces
-from sordino.texts.sampling import SampleSize
-from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import CALIBRATION, Calibration, ReadingConfig, TextPaths, TrainConfig
+from sordino.texts.splits import Splits
+from sordino.training.calibration import CALIBRATION, Calibration
+from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.contexts import Contexts, neutral_ids
 from sordino.training.events import Cost, Finished, OnEvent, Working, nobody
 from sordino.training.form import form_of, notes_on_hold
@@ -42,33 +38,13 @@ from sordino.training.initialise import ReadPrompt, Start, initialise
 from sordino.training.judging import Judging, MeasureResult, RunSize, judging_of, work
 from sordino.training.loop import LOWER, TrainSet
 from sordino.training.parameters import fold, new_parameters
+from sordino.training.reading import read_split
 from sordino.training.schedule import batch_at
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 # A sample is drawn from this many words of the validation text unless a text is given.
 SAMPLE_WORDS = 8
-
-
-def read_texts(
-    texts: TextPaths, paths: Sequence[Path], ends: Collection[str], seed: int, on_event: OnEvent = nobody
-) -> Reading:
-    """All of `paths`, or a sample by the seed. ends: the base model's end markers. Raises as `read_pieces`."""
-    return read_pieces(
-        paths,
-        speaker=texts.speaker,
-        ends=ends,
-        sample=SampleSize(texts.most_text * 1_000_000, seed),
-        progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
-    )
-
-
-def stored_texts(stored: Mapping[str, Any]) -> TextPaths:
-    """From what a run's folder says. Raises KeyError, TypeError."""
-    # Older versions read everything, and do not say so.
-    most = stored.get("most_text", settings_of(ReadingConfig)["most_text"].about.high)
-    return TextPaths(
-        tuple(map(Path, stored["data"])), tuple(map(Path, stored["heldout"])), stored["speaker"], int(most)
-    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +70,9 @@ class PreparedRun:
         characters, held = (sum(piece.size for piece in own) for own in (self.splits.train, self.splits.heldout))
         rows = min(self.config.batch, count) * tokens / count
         heldout = math.ceil(held * tokens / max(characters, 1))
-        return RunSize(self.config.steps, rows + self.config.tokens, heldout, self.base.context_length)
+        # After other text an encoder-decoder's prompt is not measured.
+        context = self.base.context_length if self.base.encoder_decoder is None else 0
+        return RunSize(self.config.steps, rows + self.config.tokens, heldout, context)
 
     def judging(self, steps: int) -> Judging:
         """How its result is measured after so many steps."""
@@ -117,22 +95,24 @@ def prepare(
     split_seed: decides which texts are held out, by default the run's seed. Raises DataError, ConfigError, OutOfMemory.
     """
     config.check_room(base.context_length)
+    if config.only_decoders is not None:
+        base.check_decoder(config.only_decoders)
     seed = config.seed if split_seed is None else split_seed
-    reading = read_texts(texts, texts.data, base.end_markers, seed, on_event)
-    held = read_texts(texts, texts.heldout, base.end_markers, seed, on_event) if texts.heldout else None
-    on_event(Working("Splitting the texts"))
-    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=seed)
+    splits, read = read_split(texts, base.end_markers, seed, on_event)
     train = make_examples(
         splits.train,
         base,
         max_tokens=config.row_tokens,
+        objective=config.objective,
         progress=lambda done, total: on_event(Working("Tokenizing the texts", done, total)),
     )
-    validation = make_examples(splits.validation, base, max_tokens=config.row_tokens) if splits.validation else None
+    validation = None
+    if splits.validation:
+        validation = make_examples(splits.validation, base, max_tokens=config.row_tokens, objective=config.objective)
     data = TrainSet(
         train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
     )
-    notes = (*reading.notes, *(held.notes if held else ()), *train.notes, *notes_on_hold(base, config))
+    notes = (*read, *train.notes, *notes_on_hold(base, config))
     return _started(base, config, splits, data, notes, read_prompt, started)
 
 
@@ -143,9 +123,7 @@ def with_settings(
     config.check_room(prepared.base.context_length)
     if config.row_tokens != prepared.config.row_tokens:
         raise ValueError("the texts were cut to other rows")
-    return _started(
-        prepared.base, config, prepared.splits, prepared.data, prepared.notes, read_prompt, started
-    )  # fmt: skip
+    return _started(prepared.base, config, prepared.splits, prepared.data, prepared.notes, read_prompt, started)
 
 
 def _started(
@@ -187,10 +165,14 @@ def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
     return estimate_group([prepared], Calibration(minutes=minutes))
 
 
-def estimate_group(runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION) -> Cost:
-    """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all."""
+def estimate_group(
+    runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION, strategy: Strategy = SINGLE_PROCESS
+) -> Cost:
+    """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all. The times are
+    of the process that saves.
+    """
     base, config = runs[0].base, runs[0].config
-    step_seconds, evaluation_seconds = _measured_seconds(runs)
+    step_seconds, evaluation_seconds = (agreed_number(strategy, each) for each in _measured_seconds(runs, strategy))
 
     def measuring(steps: int) -> float:
         read = sum(work(run.judging(steps), run.config, run.size) for run in runs)
@@ -212,7 +194,7 @@ def estimate_group(runs: Sequence[PreparedRun], calibration: Calibration = CALIB
     )  # fmt: skip
 
 
-def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
+def _measured_seconds(runs: Sequence[PreparedRun], strategy: Strategy) -> tuple[float, float]:
     """Of a step and of an evaluation of all runs."""
     base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
@@ -228,16 +210,18 @@ def _measured_seconds(runs: Sequence[PreparedRun]) -> tuple[float, float]:
             Batch(form.source(fold(own), between.at(number)), batch_at(run.data.train, number, run.config))
             for own, form, between, run in zip(parameters, forms, contexts, runs, strict=True)
         ]
-        losses_and_gradients(base, parts, pass_tokens)
+        losses_and_gradients(base, parts, pass_tokens, strategy)
         return time.monotonic() - began
 
     with memory_errors("training", LOWER):
-        # The first step pays for memory and thread pools. Of the others, some have text between prompt and rows.
+        # The first step pays for memory and thread pools. Of the others, some have text between prompt and rows, which is of
+        # average length in the middle of a run.
         step(0)
-        step_seconds = sum(min(step(number), step(number + 2)) for number in (1, 2)) / 2
+        middle = runs[0].config.steps // 4 * 2
+        step_seconds = sum(min(step(middle + number), step(middle + number + 2)) for number in (1, 2)) / 2
         began = time.monotonic()
         parts = [Batch(form.source(r.start.matrix_PD), own) for r, form, own in zip(runs, forms, samples, strict=True)]
-        mean_nlls(base, parts, pass_tokens)
+        mean_nlls(base, parts, pass_tokens, strategy)
     tokens = sum(len(example.ids) for sample in samples for example in sample)
     evaluated = sum(min(run.config.validation_tokens, tokens_of(run.data.validation)) for run in runs)
     return step_seconds, (time.monotonic() - began) * evaluated / max(tokens, 1)
@@ -261,7 +245,7 @@ def finish(
     base, config = prepared.base, prepared.config
     recipe = {
         key: value
-        for key, value in config.to_json().items()
+        for key, value in asdict(config).items()
         if key not in ("sample_text", "sample_tokens", "sample_every", "pass_tokens", "init", "measure")
     }
     recipe |= {
@@ -279,7 +263,7 @@ def finish(
             metadata,
             base=base.ref,
             supported=metadata.supported or (base.id,),
-            created=datetime.now(UTC).strftime("%Y-%m-%d"),
+            created=today(),
             training=recipe,
             heldout=heldout,
             samples=tuple(samples),

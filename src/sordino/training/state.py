@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sordino.training.adafactor import Adafactor
 from sordino.training.config import TrainConfig
 from sordino.training.parameters import Parameters, fold, new_parameters
 
@@ -35,27 +36,29 @@ class RunState:
     """Parameters and optimiser, the weight average, the average that validated best, and the counters."""
 
     parameters: Parameters
-    optimiser: torch.optim.Adam
+    optimiser: torch.optim.Optimizer
     average_PD: Tensor
     best_PD: Tensor
     progress: Progress
 
 
 def new_state(start_PD: Tensor, config: TrainConfig, unit: float) -> RunState:
-    """unit: what the learning rate of the matrix is a multiple of."""
+    """unit: what the learning rate of the matrix is a multiple of with Adam; Adafactor's is none."""
     parameters = new_parameters(start_PD, config)
     groups = [
         # The shared network of the residual method has weights of order 1/sqrt(D); its unit is its own.
-        {"params": [tensor], "unit": unit if name == "embeds_PD" else 0.02}
+        {"params": [tensor], "unit": 1.0 if config.optimiser == "adafactor" else unit if name == "embeds_PD" else 0.02}
         for name, tensor in parameters.items()
     ]
-    optimiser = torch.optim.Adam(
-        groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, foreach=False
+    optimiser: torch.optim.Optimizer = (
+        Adafactor(groups, lr=config.lr, weight_decay=config.weight_decay)
+        if config.optimiser == "adafactor"
+        else torch.optim.Adam(groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, foreach=False)
     )
     return RunState(parameters, optimiser, start_PD.clone(), start_PD.clone(), Progress())
 
 
-def set_rate(optimiser: torch.optim.Adam, rate: float) -> None:
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """rate: in the units that `new_state` was given."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["unit"]

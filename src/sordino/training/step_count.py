@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 
 from sordino.errors import ConfigError
-from sordino.training.config import EPOCHS, FEWEST_STEPS, MINUTES, TrainConfig
+from sordino.training.calibration import EPOCHS, FEWEST_STEPS, MINUTES
+from sordino.training.config import TrainConfig
 from sordino.training.judging import PASSES_A_STEP, POSITIONS_A_GENERATED_TOKEN
 
 

@@ -34,7 +34,7 @@ def test_leaving_out_in_one_batch_is_leaving_out_one_by_one(family: str, bos: bo
             soft_PD = torch.from_numpy(np.array(matrix)).double()
             ids, labelled = list(window.ids), list(window.labelled)
             bos_PD = base.embed(torch.tensor(base.bos_ids, dtype=torch.long)).float().double()
-            # Without virtual tokens there is nothing for BOS to stand behind.
+            # Without virtual tokens there is nothing for BOS to stand after.
             if placement == "after_bos" or not len(matrix):
                 soft_PD = torch.cat([bos_PD, soft_PD])
             else:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 from websockets.exceptions import InvalidStatus
@@ -22,7 +24,7 @@ from sordino.prompts.fit import Fit
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata
 from sordino.server.errors import Refused
-from sordino.server.page.live import _table_row
+from sordino.server.page.state import _table_row
 from sordino.server.page.stories import Stories, StoryUpdate
 from sordino.server.page.training_settings import RunSettings, flags_of
 from sordino.server.prompts import ServedPrompt
@@ -80,8 +82,12 @@ def test_the_page_and_its_files_come_with_a_policy(server: Running) -> None:
 
 def test_nothing_in_the_page_comes_from_elsewhere(server: Running) -> None:
     static = Path(__file__).resolve().parents[3] / "src/sordino/server/page/static"
+    # The name of a format, and an address in instructions that people read.
+    known = ("http://www.w3.org/2000/svg", "--cors-origin https://lite.koboldai.net")
     for path in static.iterdir():
-        text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        text = path.read_text(encoding="utf-8")
+        for one in known:
+            text = text.replace(one, "")
         assert "http://" not in text, path.name
         assert "https://" not in text, path.name
         assert "innerHTML" not in text, path.name
@@ -336,7 +342,7 @@ def test_inside_importance_and_attention_are_measured_when_asked_for(server: Run
     said = httpx.post(url, timeout=60).json()
     assert len(said["importance"]["left_out"]) == 4
     assert [len(row) for row in said["attention"]["by_layer_and_token"]] == [4] * 3
-    assert "lighthouse keeper" in said["told"][0]
+    assert "lighthouse keeper" in said["findings"][0]
     assert httpx.post(url, timeout=60).json() == said
 
 
@@ -350,6 +356,39 @@ def test_metadata_is_changed_in_the_file(server: Running) -> None:
     assert httpx.patch(url, json={"name": "two\nlines"}).status_code == 400
     assert httpx.patch(f"{server.url}/ui/prompts/broken", json={"name": "x"}).status_code == 400
     httpx.patch(url, json={"name": "The clerk"})
+
+
+def test_a_row_has_a_sample_and_what_was_measured(server: Running) -> None:
+    told = httpx.get(f"{server.url}/ui/prompts").json()
+    assert told["folders"] == [str(server.folder.resolve())]
+    rows = {row["id"]: row for row in told["prompts"]}
+    assert (rows["keeper"]["fit"], rows["keeper"]["sample"], rows["keeper"]["heldout"]) == ("exact", {}, {})
+    assert "unfit" not in rows["keeper"]
+    name = server.serving.model
+    assert rows["wide"]["unfit"] == f"Made for a model 33 wide (the file does not name it); {name} is 32 wide."
+    assert rows["wide"]["model"] is None
+    assert "error" in rows["broken"]
+
+
+def test_what_is_removed_can_be_put_back(server: Running) -> None:
+    url = f"{server.url}/ui/prompts"
+    trashed = httpx.delete(f"{url}/clerk").json()["trash"]
+    assert httpx.get(f"{url}/clerk").status_code == 404
+    assert httpx.post(f"{url}/restore", json={"trash": trashed}).json() == {"id": "clerk"}
+    assert httpx.get(f"{url}/clerk").status_code == 200
+    gone = httpx.post(f"{url}/restore", json={"trash": trashed})
+    assert (gone.status_code, "the trash has no file" in gone.json()["error"]["message"]) == (404, True)
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK nothing", b"%PDF-1.7", b"\x89PNG\r\n\x1a\n", b"\x93NUMPX", b"\xff\xfe", b"\x00" * 9, b""]
+)
+def test_why_an_upload_is_refused_is_in_words_and_not_in_pythons(server: Running, content: bytes) -> None:
+    answer = httpx.post(f"{server.url}/v1/soft_prompts", files={"file": ("x.zip", content)})
+    assert answer.status_code == 400
+    message = answer.json()["error"]["message"]
+    assert "b'" not in message, message
+    assert 'b"' not in message, message
 
 
 # The model -----------------------------------------------------------------------------------------------------------------
@@ -469,6 +508,7 @@ def test_with_a_key_nothing_answers_without_it(tmp_path: Path) -> None:
         for path in (
             "/ui/state",
             "/ui/stories",
+            "/ui/starters",
             "/ui/prompts",
             "/ui/models",
             "/ui/jobs",
@@ -521,7 +561,7 @@ def test_a_mixture_is_shown_and_written_with_the_tabs_weights(server: Running) -
                 columns[one["column"]] += one["text"]
         assert columns[0] == columns[1] == columns[2]
         (error,) = ask(server, write(soft_prompts=["keeper"], weights={"keeper": [1]}))
-        assert "weights are for mixtures" in error["message"]
+        assert "weights: these are for mixtures" in error["message"]
         (error,) = ask(server, write(soft_prompts=["both"], weights={"both": [1]}))
         assert "these are not weights" in error["message"]
         edited = httpx.patch(f"{server.url}/ui/prompts/both", json={"author": "A"}).json()
@@ -561,9 +601,9 @@ def test_an_error_that_nobody_expected_is_logged_with_where_it_happened(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("sordino.server.page.models._Attempt.prepare", broken)
+    monkeypatch.setattr("sordino.server.page.loading._Attempt.prepare", broken)
     assert httpx.post(f"{server.url}/ui/models", json={"name": "smollm2"}).status_code == 200
-    assert "ZeroDivisionError" in settled(server)["error"]
+    assert settled(server)["error"].endswith("because of an error in the server: see its log")
     assert ["ZeroDivisionError" in str(one.exc_text or one.exc_info) for one in caplog.records] == [True]
 
 
@@ -579,6 +619,47 @@ def test_a_setting_of_nought_reaches_the_run(server: Running) -> None:
     settings = RunSettings(patience=0, warmup=0.0, seed=0, find_lr=False, lr=None)
     flags = flags_of(request, Jobs(server.folder), settings)
     assert flags == ["--name=voice", "--warmup=0.0", "--patience=0", "--seed=0"]
+
+
+def test_models_to_choose_from_come_with_what_decides(server: Running) -> None:
+    told = httpx.get(f"{server.url}/ui/models").json()
+    choices = {choice["name"]: choice for choice in told["choices"]}
+    assert list(choices)[:2] == ["smollm2", "gemma3-270m"]
+    large, small = choices["mistralai/Mistral-7B-Instruct-v0.3"], choices["HuggingFaceTB/SmolLM2-360M-Instruct"]
+    assert (small["kind"], small["title"], small["licence"]) == ("hub", "SmolLM2 360M", "Apache-2.0")
+    assert small["needed"] < large["needed"]
+    assert large["fits"] == (large["needed"] <= told["memory"]["total"])
+    assert large["download"] > 14e9
+    assert large["arrived"] == 0
+
+
+def test_what_a_download_does_is_said_in_bytes(
+    server: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """And a cancelled one ends the processes that it began, which would go on downloading."""
+    child = tmp_path / "child"
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo \'{"line": "fetching it"}\'\n'
+        "echo noise of a library\n"
+        'echo \'{"done": 31000000, "total": 93000000}\'\n'
+        f"sleep 60 & echo $! > {child}\nwait\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("sordino.server.page.loading.sys.executable", str(program))
+    httpx.post(f"{server.url}/ui/models", json={"name": "smollm2"}).raise_for_status()
+    deadline = time.monotonic() + 20
+    while (loading := httpx.get(f"{server.url}/ui/models").json()["loading"])["total"] is None:
+        assert time.monotonic() < deadline, loading
+        time.sleep(0.05)
+    assert loading == {"name": "smollm2", "line": "downloading, 33% of 93 MB", "done": 31_000_000, "total": 93_000_000}
+    while not child.is_file() or not child.read_text().strip():
+        time.sleep(0.05)
+    httpx.post(f"{server.url}/ui/models/cancel", json={})
+    assert settled(server)["error"] == ""
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(child.read_text())).wait(10)
 
 
 def test_memory_needed_is_said_beside_what_is_free(server: Running) -> None:

@@ -42,7 +42,7 @@ def test_what_cannot_be_distilled_says_why(tmp_path: Path) -> None:
     empty.write_text("\n")
     with pytest.raises(BadInput, match=r"several character cards; got Ada, Bea"):
         read_source([card, other])
-    with pytest.raises(DataError, match="the file holds no character"):
+    with pytest.raises(DataError, match="the file contains no character"):
         read_source([list_])
     with pytest.raises(DataError, match="no text to distil"):
         read_source([empty])

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from sordino.engine.sampling import Drawn
 from sordino.errors import DataError
-from sordino.training.distil.config import TOP_K
 from sordino.training.distil.openings import make_openings
 from sordino.training.distil.source import LongText
-from sordino.training.distil.teacher import FILE, TextPrompt, continuations, soft_targets
+from sordino.training.distil.teacher import FILE, TextPrompt, continuations
 from tests.prompts import prompt_conformance
 from tests.training.distil.lessons import WORDS, small_base, small_config
 
@@ -70,27 +66,14 @@ def test_they_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         continuations(base, other, config, tmp_path)
 
 
-def test_targets_hold_the_likeliest_words_and_a_rare_one_that_was_drawn() -> None:
-    common = Drawn(4, math.log(0.5), ((4, math.log(0.5)), (9, math.log(0.25))))
-    rare = Drawn(7, math.log(0.01), ((4, math.log(0.5)), (9, math.log(0.25))))
-    end = Drawn(2)
-    soft = soft_targets([common, rare, end])
-    assert soft.ids_Nk.shape == soft.weights_Nk.shape == (3, TOP_K + 1)
-    np.testing.assert_allclose(soft.weights_Nk.sum(1), [0.75, 1.75, 1.0], rtol=1e-6)
-    assert dict(zip(soft.ids_Nk[1].tolist(), soft.weights_Nk[1].tolist(), strict=True))[7] == 1.0
-    assert (soft.ids_Nk[2, -1], soft.weights_Nk[2, -1]) == (2, 1.0)
-
-
 def test_an_end_is_learned_where_the_teacher_ended(tmp_path: Path) -> None:
     base, config = small_base(), small_config(tmp_path)
     openings = make_openings(base, LongText(WORDS), config)
     (one, *_) = continuations(base, openings, config, tmp_path)
     for ended in (False, True):
-        example = type(one)(one.opening, one.drawn, ended).example("x", 1)
+        example = type(one)(one.opening, one.drawn, ended).alone(1)
         assert sum(example.labelled) == len(one.drawn) + ended
         assert (example.ids[-1] == 1) >= ended
-        assert example.soft is not None
-        assert len(example.soft.ids_Nk) == sum(example.labelled)
 
 
 def test_the_file_is_lines_of_json(tmp_path: Path) -> None:

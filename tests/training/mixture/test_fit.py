@@ -17,13 +17,14 @@ from sordino.forward.token_losses import TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
+from sordino.training.config import TextPaths
 from sordino.training.mixture.config import FitConfig
-from sordino.training.mixture.em import mean_nll
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare, with_context, x_of
 from sordino.training.mixture.picture import report_figure
 from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
 from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny_base
+from tests.training.mixture.plain import mean_nll
 
 CONFIG = FitConfig(row_tokens=32, context_tokens=8, resamples=300)
 
@@ -41,7 +42,7 @@ def records(folder: Path, count: int = 60) -> Path:
 
 
 def prepared(base: BaseModel, folder: Path, config: FitConfig = CONFIG) -> MixtureTexts:
-    return prepare(base, [records(folder)], None, config)
+    return prepare(base, TextPaths((records(folder),)), config)
 
 
 def fitted(base: BaseModel, folder: Path, config: FitConfig = CONFIG, voices: int = 3) -> FittedMixture:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.training.mixture.em import fit_weights, mean_nll
+from sordino.training.mixture.em import fit_weights
 from sordino.training.mixture.gate import STRENGTHS, FittedGate, Scored, fit_gate, gate_weights
+from tests.training.mixture.plain import mean_nll
 
 
 def data(seed: int, count: int = 200, width: int = 12, *, telling: float = 3.0) -> Scored:

@@ -45,7 +45,7 @@ SEA, OIL = "the keeper wrote of the sea and the ship ", "xxq zzk vvj qqx kkz jjv
 
 
 def examples_of(base: BaseModel, voices: tuple[str, ...] = (SEA, OIL), count: int = 8) -> list[Example]:
-    """Of each voice `count` examples behind the same prompt, one after another."""
+    """Of each voice `count` examples after the same prompt, one after another."""
     pieces = [
         Piece(f"{v}:{n}", "completion", (voice * 3)[n : n + 40], prompt="Say:\n")
         for n in range(count)
@@ -240,7 +240,7 @@ def test_the_result_is_float32_and_finite() -> None:
 
 
 def behind_keys_and_values(base: BaseModel, form: Form, matrix_RW: Tensor, example: Example) -> Tensor:
-    """NLL in nats of an example's labelled tokens behind a KV prompt, by transformers' own cache; the first has no label."""
+    """NLL in nats of an example's labelled tokens after a KV prompt, by transformers' own cache; the first has no label."""
     assert form.kv is not None
     flat_PW, _ = form.kv.split(matrix_RW)
     shape = form.kv.shape

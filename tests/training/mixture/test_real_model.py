@@ -11,6 +11,7 @@ import torch
 from sordino.forward.gate_input import hidden_of_texts
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.training.config import TextPaths
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.fit import fit, prepare
 
@@ -43,7 +44,7 @@ def test_the_gate_knows_sums_from_tales(smollm2: BaseModel, tmp_path: Path) -> N
         matrix = smollm2.embed(torch.tensor(smollm2.encode(text))).float().numpy()
         prompts.append((name, SoftPrompt(matrix, Metadata(name=name, placement=smollm2.placement))))
     config = FitConfig()
-    fitted = fit(smollm2, prompts, prepare(smollm2, [tmp_path / "data.jsonl"], None, config), config)
+    fitted = fit(smollm2, prompts, prepare(smollm2, TextPaths((tmp_path / "data.jsonl",)), config), config)
     assert 0.2 < fitted.weights.weights_K[0] < 0.8
     assert fitted.report.line("best").less_mixture.value > 0.05
     assert fitted.report.gate_won

@@ -1,30 +1,37 @@
-"""The backends that this package brings: the engine on a thread, over PyTorch or llama.cpp."""
+"""The backends that this package brings: the engine on a thread, over PyTorch or llama.cpp; and vLLM."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from sordino.engine.config import EngineOptions
+from sordino.engine.backend import Backend
+from sordino.engine.choice import why_torch
+from sordino.engine.config import EngineOptions, Limits, Sampling
 from sordino.engine.embedded import EmbeddedEngine
-from sordino.engine.engine import Engine, Limits, TokenizerInfo
+from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.generate import ADVICE, TextRequest, longest_row, rows_of
+from sordino.engine.runners.encoder_decoder_runner import EncoderDecoderRunner
+from sordino.engine.runners.llama_context import CELLS_STEP, MAX_SEQUENCES, LlamaContext
+from sordino.engine.runners.llama_cpp_runner import GgufRunner
+from sordino.engine.runners.llama_library import STRENGTHS, library
 from sordino.engine.runners.runner import Runner
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.threads import in_thread_of_its_own
-from sordino.errors import ConfigError, MissingExtra, OutOfMemory
+from sordino.engine.vllm.start import running as vllm_running
+from sordino.errors import ConfigError, OutOfMemory
 from sordino.models import files
 from sordino.models.base_model import BaseModel
 from sordino.models.description import DescribedModel, describe
-
-if TYPE_CHECKING:
-    from sordino.engine.runners.llama_cpp_runner import GgufRunner
+from sordino.prompts.attention import UNSUPPORTED_STRENGTHS, can_give
+from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.mixture import StoredPrompt, components_of
+from sordino.prompts.prompt import attention_of
 
 # Positions that a row of a conversation takes, roughly.
 _SHORT_ROW = 1024
@@ -32,10 +39,14 @@ _SHORT_ROW = 1024
 log = logging.getLogger("sordino.server")
 
 
-def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
+def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner | EncoderDecoderRunner:
     """transformers' network under the engine. Raises OutOfMemory."""
     kv_bytes = _free_bytes(base.device) // 4 if options.kv_bytes is None else options.kv_bytes
-    runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
+    runner: TorchRunner | EncoderDecoderRunner
+    if base.encoder_decoder is not None:
+        runner = EncoderDecoderRunner(base, kv_bytes=kv_bytes)
+    else:
+        runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=options.prefix_bytes)
     if runner.most_positions == 0:
         raise OutOfMemory(
             "there is no room for a row", got=f"{kv_bytes >> 20} MiB for rows that run", do="give more --kv-memory"
@@ -44,24 +55,23 @@ def torch_runner(base: BaseModel, options: EngineOptions) -> TorchRunner:
 
 
 @contextmanager
-def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> Iterator[GgufRunner]:
-    """llama.cpp under the engine. Raises MissingExtra, ModelError, OutOfMemory."""
-    try:
-        from sordino.engine.runners.llama_context import LlamaContext
-        from sordino.engine.runners.llama_cpp_runner import GgufRunner
-    except ImportError as error:
-        raise MissingExtra("llama.cpp is not installed", got=error.name, do="pip install 'sordino[gguf]'") from None
-    whole = options.rows * model.context_length
+def gguf_runner(
+    model: DescribedModel, path: Path, options: EngineOptions, *, row_cells: int | None = None
+) -> Iterator[GgufRunner]:
+    """llama.cpp under the engine. row_cells: that the longest row needs, where that is known. Raises MissingExtra, ModelError,
+    OutOfMemory."""
     # llama.cpp allocates everything at once: a full context for every row where memory holds that, which is fastest. Else the rows
     # share a pool: what --kv-memory holds, or by default one long row or many short ones.
-    most = max(model.context_length, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
+    longest = -(-row_cells // CELLS_STEP) * CELLS_STEP if row_cells else model.context_length
+    whole = options.rows * longest
+    most = max(longest, options.rows * _SHORT_ROW) if options.kv_bytes is None else whole
     kv_bytes = psutil.virtual_memory().available // 4 if options.kv_bytes is None else options.kv_bytes
     context = LlamaContext(
         path,
         kv_bytes=kv_bytes,
         max_cells=min(most, whole),
         # A quarter more: a prompt that is held has its cells several times.
-        row_cells=model.context_length * 5 // 4,
+        row_cells=row_cells or model.context_length * 5 // 4,
         sequences=options.rows,
         batch=options.step_tokens,
         threads=torch.get_num_threads(),
@@ -73,21 +83,46 @@ def gguf_runner(model: DescribedModel, path: Path, options: EngineOptions) -> It
 
 
 @contextmanager
+def writing(
+    model: DescribedModel, path: Path | None, requests: Sequence[TextRequest], sampling: Sampling, at_once: int
+) -> Iterator[BaseModel | Runner]:
+    """What `generate.generate` continues these with, so many at once: llama.cpp from the file, or the loaded base model."""
+    if path is None:
+        assert isinstance(model, BaseModel)
+        yield model
+        return
+    rows = max(rows_of(requests[at : at + at_once]) for at in range(0, len(requests), at_once))
+    cells = longest_row(model, requests, sampling)
+    try:
+        with gguf_runner(model, path, EngineOptions(rows=rows), row_cells=cells) as runner:
+            yield runner
+    except OutOfMemory as error:
+        # Its own advice is for a server.
+        raise OutOfMemory(error.what, where=error.where, expected=error.expected, got=error.got, do=ADVICE) from error
+
+
+@contextmanager
 def running(
     name: str,
     options: EngineOptions,
     load: Callable[[], BaseModel],
     *,
-    for_torch: bool = False,
+    only_torch: str = "",
     status: Callable[[], AbstractContextManager[object]] = nullcontext,
     notify: Callable[[str], None] = lambda line: None,
-) -> Iterator[tuple[DescribedModel, EmbeddedEngine]]:
+) -> Iterator[tuple[DescribedModel, Backend]]:
     """A model and what runs it.
 
-    load: the model for PyTorch. for_torch: whether settings that only PyTorch knows were given. status: is entered while a file for
-    llama.cpp is read. Raises as `llama_cpp_file`, `torch_runner` and `gguf_runner`.
+    load: the model for PyTorch. only_torch: as in `llama_cpp_file`. status: is entered while a file for llama.cpp is read, or vLLM
+    starts. Raises as `llama_cpp_file`, `torch_runner`, `gguf_runner` and `vllm.start.running`.
     """
-    path = llama_cpp_file(name, options.runner, for_torch=for_torch, notify=notify)
+    if options.runner == "vllm":
+        if only_torch:
+            raise ConfigError(only_torch, where="--runner vllm", do="say --vllm dtype=float32 and the like")
+        with vllm_running(name, options, status=status, notify=notify) as running_it:
+            yield running_it
+        return
+    path = llama_cpp_file(name, options.runner, only_torch=only_torch, notify=notify)
     if path is None:
         base, rows = in_thread_of_its_own(lambda: _loaded(load(), options))
         yield base, embedded(base, rows, options)
@@ -99,32 +134,49 @@ def running(
         yield model, embedded(model, runner, options)
 
 
-def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, TorchRunner]:
+def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, Runner]:
     return base, torch_runner(base, options)
 
 
-def llama_cpp_file(name: str, runner: str, *, for_torch: bool, notify: Callable[[str], None]) -> Path | None:
-    """The file for llama.cpp; None where PyTorch is to run the model. Raises ConfigError, MissingExtra."""
-    if runner == "torch":
+def llama_cpp_file(name: str, runner: str, *, only_torch: str, notify: Callable[[str], None]) -> Path | None:
+    """The file for llama.cpp; None where PyTorch is to run the model. What is taken is said in a line.
+
+    only_torch: what of the things asked for llama.cpp cannot do, "" where nothing. Raises ConfigError, MissingExtra, ModelError.
+    """
+    source = files.resolve(name)
+    if runner == "vllm":
+        raise ConfigError("vLLM is for sordino serve", where="--runner vllm", got=name, do="leave it out")
+    why = why_torch(source, runner, only_torch)
+    if why and runner == "gguf":
+        raise ConfigError(why, where="--runner gguf", got=name, do="leave one of them out")
+    if why:
+        notify(f"PyTorch runs {source.name} ({why})")
         return None
-    installed = find_spec("llama_cpp") is not None
-    if runner == "auto" and (not installed or for_torch):
-        return None
-    path = files.gguf_file(files.resolve(name), notify=notify)
-    if runner == "gguf":
-        if path is None:
-            raise ConfigError("llama.cpp reads .gguf files only", where="--runner gguf", got=name)
-        if for_torch:
-            raise ConfigError("--device and --dtype are for PyTorch", where="--runner gguf", do="leave them out")
-        if not installed:
-            raise MissingExtra("llama.cpp is not installed", where="--runner gguf", do="pip install 'sordino[gguf]'")
+    library()
+    path = files.gguf_file(source, notify=notify)
+    assert path is not None, "of this kind"
+    notify(f"llama.cpp runs {source.name}")
     return path
+
+
+def only_torch_writes(given: Sequence[tuple[str, StoredPrompt | None]], at_once: int) -> str:
+    """What llama.cpp cannot do of continuing these texts with these soft prompts, so many at once; "" where nothing."""
+    parts = [components_of(prompt) for _, prompt in given]
+    if any(sum(map(len, parts[at : at + at_once])) > MAX_SEQUENCES for at in range(0, len(parts), at_once)):
+        return f"llama.cpp runs at most {MAX_SEQUENCES} texts at once"
+    if not all(can_give(STRENGTHS, attention_of(part).strength) for components in parts for part in components):
+        return f"llama.cpp does not support {UNSUPPORTED_STRENGTHS[STRENGTHS][0]}"
+    behind_nothing = [components for (text, _), components in zip(given, parts, strict=True) if not text]
+    if any(isinstance(part, KVPrompt) for components in behind_nothing for part in components):
+        return "llama.cpp needs a text after a KV prompt"
+    return ""
 
 
 def embedded(model: DescribedModel, runner: Runner, options: EngineOptions) -> EmbeddedEngine:
     """The engine over a runner, on a thread of its own."""
-    info = TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size)
-    engine = Engine(runner, info, Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens))
+    engine = Engine(
+        runner, TokenizerInfo.of(model), Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens)
+    )
     return EmbeddedEngine(engine, network=model if isinstance(model, BaseModel) else None, crashed=_report)
 
 

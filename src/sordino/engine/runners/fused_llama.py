@@ -21,7 +21,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sordino.engine.runners.kv_pool import Pool, Slot, SlotSpan
-from sordino.forward.llama_layers import Layer, Norm, Rotation, attend, gated, layers_of, merged, weights_of
+from sordino.forward.llama_layers import (
+    Layer,
+    Norm,
+    Rotation,
+    Weight,
+    attend,
+    gated,
+    layers_of,
+    merged,
+    weights_of,
+)
 from sordino.forward.small_matmul import times, widened
 from sordino.forward.weighting import position_bias
 from sordino.models.base_model import BaseModel
@@ -58,7 +68,7 @@ class DecodeRows:
             lowest = torch.finfo(pool.shape.dtype).min
             mask_RS = torch.zeros(hidden_RS.shape, dtype=pool.shape.dtype).masked_fill_(hidden_RS, lowest)
             if bias_MS is not None:
-                # Where a row attends to nothing, no prompt is: its positions are behind the row's end.
+                # Where a row attends to nothing, no prompt is: its positions are after the row's end.
                 mask_RS[index_M] += bias_MS
             mask_R1GS = mask_RS[:, None, None, :].expand(-1, 1, groups, -1)
         at = slice(start, start + len(slots))
@@ -94,7 +104,7 @@ class Llama:
     """The network's parts, looked up once. groups: G, query heads for each key-value head."""
 
     network: PreTrainedModel
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer[Weight], ...]
     last_norm: Norm
     groups: int
 
@@ -119,14 +129,14 @@ class Llama:
 
 
 def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
-    """The hidden state [D] at each span's last position, after the final norm. Keys and values are written into the slots."""
+    """The hidden states [T, D] at each span's positions, after the final norm. Keys and values are written into the slots."""
     # First the rows that decode, by pool and slot, then those that prefill.
     order = sorted(range(len(spans)), key=lambda i: (*_kind(spans[i]), spans[i].slot.index))
     ids = [token for i in order for token in spans[i].ids]
     positions = [position for i in order for position in spans[i].positions]
     decoding: list[DecodeRows] = []
     prefilling: list[PrefillRow] = []
-    ends: dict[int, int] = {}
+    places: dict[int, slice] = {}
     start = 0
     for (prefills, _), group in groupby(order, key=lambda i: _kind(spans[i])):
         members = list(group)
@@ -135,10 +145,10 @@ def run(llama: Llama, base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor
         for i in members:
             if prefills:
                 prefilling.append(PrefillRow.of(start, spans[i], llama.groups))
-            start += len(spans[i].ids)
-            ends[i] = start - 1
+            places[i] = slice(start, start + len(spans[i].ids))
+            start = places[i].stop
     hidden_ND = _layers(llama, base.embed(torch.tensor(ids)), torch.tensor(positions), decoding, prefilling)
-    return [hidden_ND[ends[i]] for i in range(len(spans))]
+    return [hidden_ND[places[i]] for i in range(len(spans))]
 
 
 def _kind(span: SlotSpan) -> tuple[bool, int]:
@@ -155,7 +165,8 @@ def _layers(
 ) -> Tensor:
     """Hidden states after the final norm [N, D]."""
     count = len(positions_N)
-    hidden_ND = widened(embeds_ND)
+    # Kernels of packed weights take time by the row.
+    hidden_ND = widened(embeds_ND) if isinstance(llama.layers[0].q, Tensor) else embeds_ND
     spare = len(hidden_ND) - count
     positions_N = torch.cat([positions_N, positions_N[-1:].expand(spare)]) if spare else positions_N
     rotation = Rotation.of(llama.network, hidden_ND[None], positions_N[None], heads_at=2).first()
@@ -166,7 +177,7 @@ def _layers(
 
 def _layer(
     index: int,
-    weights: Layer,
+    weights: Layer[Weight],
     x_ND: Tensor,
     rotation: Rotation,
     decoding: Sequence[DecodeRows],

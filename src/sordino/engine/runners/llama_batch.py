@@ -9,9 +9,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp as c
 import numpy as np
 from numpy.typing import NDArray
+
+from sordino.engine.runners.llama_library import TokenBatch
 
 
 class BatchBuffers:
@@ -24,7 +25,7 @@ class BatchBuffers:
         # One sequence a position: a list of pointers to single numbers.
         addresses = self._sequences.ctypes.data + np.arange(size, dtype=np.uintp) * self._sequences.itemsize
         self._lists = addresses.astype(np.uintp)
-        self._batch: Any = c.llama_batch()
+        self._batch: Any = TokenBatch()
         self._batch.pos = pointer(self._positions, ctypes.c_int32)
         self._batch.n_seq_id = pointer(self._counts, ctypes.c_int32)
         self._batch.seq_id = ctypes.cast(self._lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32)))

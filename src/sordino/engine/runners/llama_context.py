@@ -1,6 +1,6 @@
 """llama.cpp behind checks: a .gguf file, a cache of cells, sequences in it. Everything that calls C is here.
 
-A bad argument kills the process (GGML_ASSERT), so each one is checked before its call. Low-level API of llama-cpp-python.
+A bad argument kills the process (GGML_ASSERT), so each one is checked before its call.
 
 Shape key: N positions of a call, D model width, V vocabulary, W positions whose logits are wanted.
 """
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-import llama_cpp as c
 import numpy as np
 from numpy.typing import NDArray
 
 from sordino.engine.runners.llama_batch import BatchBuffers, pointer
+from sordino.engine.runners.llama_library import POOLING_NONE, LogCallback, library
 from sordino.errors import ModelError, OutOfMemory
 
 MAX_SEQUENCES = 256
@@ -29,30 +30,21 @@ _READ_BATCH = 32
 _log = logging.getLogger("sordino.llama")
 # ggml_log_level of ggml.h; 1 is debugging, 5 goes on with the line before.
 _INFO, _WARNING, _ERROR = 2, 3, 4
-# The exception of the failed call carries an error, so it need not be on the terminal twice.
-_LEVELS = {_INFO: logging.INFO, _WARNING: logging.WARNING, _ERROR: logging.INFO}
 _last_messages: list[str] = []
 
 
 def _log_message(level: int, text: bytes, user_data: object) -> None:
+    """None of it is for the terminal: what it warns of is meant, as a context longer than the model's, and an exception carries the
+    messages of a call that failed."""
     line = text.decode("utf-8", "replace").strip()
-    if level in _LEVELS and line:
+    if level in (_INFO, _WARNING, _ERROR) and line:
         if level >= _WARNING:
             _last_messages[:] = [*_last_messages[-4:], line]
-        _log.log(_LEVELS[level], line)
+        _log.info(line)
 
 
 # Not collected: C calls it as long as the process lives.
-_log_callback = c.llama_log_callback(_log_message)
-
-
-def may_rearrange_weights() -> bool:
-    """Whether llama.cpp may lay weights out for kernels of this processor.
-
-    Not where it was built with AMX: there its first product kills the process, since compilers drop the configuration of the tiles
-    (github.com/ggml-org/llama.cpp/pull/26954; seen with GCC 12). `make gguf` builds without AMX.
-    """
-    return b"AMX_INT8 = 1" not in c.llama_print_system_info()
+_log_callback = LogCallback(_log_message)
 
 
 class LlamaContext:
@@ -76,12 +68,11 @@ class LlamaContext:
     ) -> None:
         if not 0 < sequences <= MAX_SEQUENCES or batch < 1 or not path.is_file():
             raise ValueError((sequences, batch, path))
+        c = self._c = library()
         c.llama_log_set(_log_callback, None)
         c.llama_backend_init()
         _last_messages.clear()
-        params = c.llama_model_default_params()
-        params.use_extra_bufts = may_rearrange_weights()
-        self._model: Any = c.llama_model_load_from_file(str(path).encode(), params)
+        self._model: Any = c.llama_model_load_from_file(os.fsencode(path), c.llama_model_default_params())
         if not self._model:
             raise ModelError("llama.cpp cannot read this file", where=path.name, got="; ".join(_last_messages))
         self._finalizer: Any = finalize(self, c.llama_model_free, self._model)
@@ -99,7 +90,7 @@ class LlamaContext:
         self._name, self._threads = path.name, threads
         self._contexts: list[Any] = []
         self._finalizer.detach()
-        self._finalizer = finalize(self, _free, self._contexts, self._model)
+        self._finalizer = finalize(self, _free, c, self._contexts, self._model)
         self._context = self._opened(self._context_params(), "the running rows")
         self._memory = c.llama_get_memory(self._context)
         self._buffers = BatchBuffers(self.batch)
@@ -136,17 +127,17 @@ class LlamaContext:
             raise ValueError(f"{len(id_N)} ids")
         batch = min(_READ_BATCH, self.batch)
         if self._reader is None:
-            params = c.llama_context_default_params()
+            params = self._c.llama_context_default_params()
             params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = cells, batch, batch, 1
-            params.embeddings, params.pooling_type = True, c.LLAMA_POOLING_TYPE_NONE
+            params.embeddings, params.pooling_type = True, POOLING_NONE
             self._reader = self._opened(params, "reading hidden states")
-        c.llama_memory_clear(c.llama_get_memory(self._reader), False)
+        self._c.llama_memory_clear(self._c.llama_get_memory(self._reader), False)
         found = np.empty((len(id_N), self.d_model), np.float32)
         for start in range(0, len(id_N), batch):
             ids = id_N[start : start + batch]
             count, places = len(ids), range(start, start + len(ids))
             self._decode(self._buffers.filled(ids, None, places, [0] * count, [True] * count), self._reader)
-            pointer = c.llama_get_embeddings(self._reader)
+            pointer = self._c.llama_get_embeddings(self._reader)
             found[start : start + count] = np.ctypeslib.as_array(pointer, (count, self.d_model))
         return found
 
@@ -155,31 +146,34 @@ class LlamaContext:
         self._check_sequences([source, target])
         if self.split:
             raise ValueError("sequences with cells of their own share none")
-        c.llama_memory_seq_cp(self._memory, source, target, 0, length)
+        self._c.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def cut(self, sequence: int, length: int) -> None:
         """Drop what a sequence holds from position `length` on."""
         self._check_sequences([sequence])
-        if not c.llama_memory_seq_rm(self._memory, sequence, length, -1):
+        if not self._c.llama_memory_seq_rm(self._memory, sequence, length, -1):
             raise ModelError("llama.cpp cannot shorten a sequence of this model", got=length)
 
     def saved_bytes(self, sequence: int) -> int:
         """The size of what `saved` returns."""
         self._check_sequences([sequence])
-        return int(c.llama_state_seq_get_size(self._context, sequence))
+        return int(self._c.llama_state_seq_get_size(self._context, sequence))
 
     def saved(self, sequence: int) -> NDArray[np.uint8]:
         """What a sequence holds, as bytes for `restore`."""
         size = self.saved_bytes(sequence)
         state = np.empty(size, np.uint8)
-        if size == 0 or c.llama_state_seq_get_data(self._context, pointer(state, ctypes.c_uint8), size, sequence) == 0:
+        if (
+            size == 0
+            or self._c.llama_state_seq_get_data(self._context, pointer(state, ctypes.c_uint8), size, sequence) == 0
+        ):
             raise ModelError("llama.cpp could not save a sequence", got=size)
         return state
 
     def restore(self, sequence: int, state: NDArray[np.uint8]) -> None:
         """Replace what a sequence holds by a state that `saved` returned."""
         self._check_sequences([sequence])
-        if c.llama_state_seq_set_data(self._context, pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
+        if self._c.llama_state_seq_set_data(self._context, pointer(state, ctypes.c_uint8), state.size, sequence) == 0:
             raise OutOfMemory(
                 "llama.cpp could not restore a sequence",
                 got="; ".join(_last_messages),
@@ -214,13 +208,13 @@ class LlamaContext:
             self._decode(batch, self._context)
             if count := sum(wanted_N[part]):
                 # In the batch's order. Copied, since the next call overwrites them.
-                pointer = c.llama_get_logits(self._context)
+                pointer = self._c.llama_get_logits(self._context)
                 found[at : at + count] = np.ctypeslib.as_array(pointer, (count, self.vocab_size))
                 at += count
         return found
 
     def _decode(self, batch: Any, context: Any) -> None:
-        code = c.llama_decode(context, batch)
+        code = self._c.llama_decode(context, batch)
         if code == 1:
             raise OutOfMemory("llama.cpp has no cells left", got=f"{self.cells} cells", do="give more --kv-memory")
         if code != 0:
@@ -230,7 +224,7 @@ class LlamaContext:
         """A context of the model, freed with the model."""
         if self._threads is not None:
             params.n_threads = params.n_threads_batch = self._threads
-        context = c.llama_init_from_model(self._model, params)
+        context = self._c.llama_init_from_model(self._model, params)
         if not context:
             raise OutOfMemory(
                 f"llama.cpp could not make room for {purpose}",
@@ -242,7 +236,7 @@ class LlamaContext:
         return context
 
     def _context_params(self) -> Any:
-        params = c.llama_context_default_params()
+        params = self._c.llama_context_default_params()
         params.n_ctx = self.cells * (self.sequences if self.split else 1)
         params.n_batch = params.n_ubatch = self.batch
         params.n_seq_max = self.sequences
@@ -254,9 +248,9 @@ class LlamaContext:
 
     def _cell_bytes(self) -> int:
         """The size of one position."""
-        layers, heads = int(c.llama_model_n_layer(self._model)), int(c.llama_model_n_head(self._model))
-        shared = int(c.llama_model_n_head_kv(self._model))
-        width = self._number("attention.key_length", int(c.llama_model_n_embd(self._model)) // max(1, heads))
+        layers, heads = int(self._c.llama_model_n_layer(self._model)), int(self._c.llama_model_n_head(self._model))
+        shared = int(self._c.llama_model_n_head_kv(self._model))
+        width = self._number("attention.key_length", int(self._c.llama_model_n_embd(self._model)) // max(1, heads))
         values = self._number("attention.value_length", width)
         # Half precision: llama.cpp's default.
         return max(1, layers * shared * (width + values) * 2)
@@ -267,15 +261,15 @@ class LlamaContext:
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)
-        length = c.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
+        length = self._c.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
         return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
 
     def _check_kind(self, path: Path) -> None:
-        if c.llama_model_is_recurrent(self._model) or c.llama_model_is_hybrid(self._model):
+        if self._c.llama_model_is_recurrent(self._model) or self._c.llama_model_is_hybrid(self._model):
             raise ModelError("models with recurrent layers are not served", where=path.name)
-        if int(c.llama_model_n_embd_out(self._model)) != self.d_model:
+        if int(self._c.llama_model_n_embd_out(self._model)) != self.d_model:
             raise ModelError("models whose input and output vectors differ in width are not served", where=path.name)
-        if c.llama_model_has_encoder(self._model) or not c.llama_model_has_decoder(self._model):
+        if self._c.llama_model_has_encoder(self._model) or not self._c.llama_model_has_decoder(self._model):
             raise ModelError("models with an encoder are not served", where=path.name)
 
     def _check_sequences(self, sequences: Sequence[int]) -> None:
@@ -294,7 +288,7 @@ def _whole_steps(cells: int) -> int:
     return cells // CELLS_STEP * CELLS_STEP
 
 
-def _free(contexts: Sequence[Any], model: Any) -> None:
+def _free(c: Any, contexts: Sequence[Any], model: Any) -> None:
     for context in contexts:
         c.llama_free(context)
     c.llama_model_free(model)

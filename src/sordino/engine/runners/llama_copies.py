@@ -25,14 +25,15 @@ def cells_of(prompt: Prompt | None, width: int, length: int) -> int:
 
 
 def by_copies(span: Span, prompt: Prompt | None, first: int) -> list[tuple[int, Span]]:
-    """A span in pieces, each with the copies that its tokens need; only the last may be wanted. first: its first token's number."""
+    """A span in pieces, each with the copies that its tokens need; first: its first token's number."""
     attention = attention_of(prompt)
-    needed = [copies_for(attention, first + at) for at in range(len(span.ids))] if attention.hold else []
+    needed = [copies_for(attention, first + at) for at in range(len(span.ids))] if not attention.plain else []
     starts = [at for at in range(len(needed)) if at == 0 or needed[at] != needed[at - 1]]
     if len(starts) < 2:
         return [(needed[0] if needed else 1, span)]
     ends = [*starts[1:], len(span.ids)]
+    wanted = len(span.ids) - span.wanted
     return [
-        (needed[start], Span(span.number, span.ids[start:end], span.wanted and end == ends[-1]))
+        (needed[start], Span(span.number, span.ids[start:end], max(0, end - max(start, wanted))))
         for start, end in zip(starts, ends, strict=True)
     ]

@@ -24,10 +24,11 @@ from sordino.engine.prefix_cache import WORTH_KEEPING, CachedPrefix, PrefixCache
 from sordino.engine.requests import CacheUse
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_copies import by_copies, cells_of
-from sordino.engine.runners.llama_prompts import LlamaPrompts
+from sordino.engine.runners.llama_library import STRENGTHS
+from sordino.engine.runners.llama_prompts import LlamaPrompts, no_first_token
 from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
 from sordino.engine.runners.runner import Span, text_alone
-from sordino.errors import ConfigError, ModelError, OutOfMemory
+from sordino.errors import ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.forward.weighting import SINK
 from sordino.models.description import DescribedModel
@@ -56,8 +57,7 @@ class GgufRunner:
     """prefix_bytes: for cached prefixes and texts. It runs as many rows as the context has sequences."""
 
     name = "llama.cpp"
-    # Copies of cells are whole, and never fewer than one.
-    hold, strength = True, False
+    hold, strengths = True, STRENGTHS
     kinds = frozenset((SoftPrompt.kind, KVPrompt.kind))
 
     def __init__(self, model: DescribedModel, context: LlamaContext, *, prefix_bytes: int) -> None:
@@ -100,15 +100,11 @@ class GgufRunner:
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """Nothing: encoding several soft prompts together is no faster here."""
 
-    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int], written: int = 0) -> int | None:
         if prompt is not None:
             self.model.check_fit(prompt, force=True)
             if not ids and isinstance(prompt, KVPrompt):
-                raise ConfigError(
-                    "llama.cpp gives no first token after a KV prompt alone",
-                    where="prompt",
-                    do="give a text to continue, or serve the model with --runner torch",
-                )
+                raise no_first_token()
         width = self.prefix_length(prompt)
         room = cells_of(prompt, width, width + len(ids))
         if not self._free or not self._has_room(0, room):
@@ -136,16 +132,23 @@ class GgufRunner:
 
     def run(self, spans: Sequence[Span]) -> NDArray[np.float32]:
         self._fill_gaps()
-        last = []
+        last: list[Span] = []
+        before: list[tuple[int, NDArray[np.float32]]] = []
         for span in spans:
             row = self._rows[span.number]
             *early, (copies, end) = by_copies(span, row.prompt, row.length - row.width + 1)
             for fewer, piece in early:
                 self._weigh(row, fewer)
-                self._run([piece])
+                logits_WV = self._run([piece])
+                before += [(len(last), logits_WV)] if piece.wanted else []
             self._weigh(row, copies)
             last.append(end)
-        return self._run(last)
+        logits_WV = self._run(last)
+        if not before:
+            return logits_WV
+        ends = np.cumsum([span.wanted for span in last])
+        parts = [*before, *enumerate(np.split(logits_WV, ends[:-1]))]
+        return np.concatenate([part_WV for _, part_WV in sorted(parts, key=lambda part: part[0])])
 
     def _weigh(self, row: _LlamaRow, copies: int) -> None:
         if row.copies == copies or row.width <= SINK:
@@ -160,16 +163,18 @@ class GgufRunner:
         ids = [span.ids[at] for _, span, at in placed]
         positions = [row.length + at for row, _, at in placed]
         sequences = [row.sequence for row, _, _ in placed]
-        wanted = [span.wanted and at + 1 == len(span.ids) for _, span, at in placed]
+        wanted = [at >= len(span.ids) - span.wanted for _, span, at in placed]
         logits_WV = self.context.run_ids(ids, positions, sequences, wanted)
         for span in filled:
             self._rows[span.number].length += len(span.ids)
-        ran = [span.number for span in filled if span.wanted]
+        ran, counts = [span.number for span in filled if span.wanted], [span.wanted for span in filled if span.wanted]
         if ran == [span.number for span in spans if span.wanted]:
             return logits_WV
-        found = dict(zip(ran, logits_WV, strict=True))
-        return np.stack(
-            [found[span.number] if span.ids else self._first(self._rows[span.number]) for span in spans if span.wanted]
+        ends = [sum(counts[: at + 1]) for at in range(len(counts))]
+        parts = [logits_WV[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        found = dict(zip(ran, parts, strict=True))
+        return np.concatenate(
+            [found[one.number] if one.ids else self._first(self._rows[one.number])[None] for one in spans if one.wanted]
         )
 
     def close(self, number: int, ids: Sequence[int]) -> None:

@@ -50,6 +50,8 @@ def _replace(stream: CellStream, numbers: Sequence[NDArray[np.float32]], positio
     planes = [*stream.keys, *stream.values]
     if len(planes) != len(numbers):
         raise unknown_layout(f"{len(stream.keys)} layers")
+    if any(stream.counts.view("<u4")[2:]):
+        raise unknown_layout("channels that are rotated")
     position_S = stream.cells_S3[:, 0]
     own_S = (position_S >= positions.start) & (position_S < positions.stop)
     place_S = position_S[own_S] - positions.start

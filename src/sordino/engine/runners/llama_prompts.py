@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_keys_values import with_keys_values
 from sordino.engine.runners.runner import overflowing
+from sordino.errors import ConfigError
 from sordino.forward.placement import prefix_length
 from sordino.models.description import DescribedModel
 from sordino.prompts.prompt import KeysValues, Prompt, Vectors
@@ -69,13 +70,22 @@ class LlamaPrompts:
             logits_1V = self.context.run_ids([self._leading(None)[-1]], [last], [sequence], [True])
         else:
             vectors = prompt.prefix(self.model.ref)
-            assert not isinstance(vectors, KeysValues), "refused when the row was opened"
+            if isinstance(vectors, KeysValues):
+                raise no_first_token()
             logits_1V = self.context.run_embeds(vectors[-1:], [last], sequence, wanted=True)
         return logits_1V.reshape(-1)
 
     def _leading(self, prompt: Prompt | None) -> tuple[int, ...]:
         """The ids ahead of the vectors."""
         return self.model.bos_ids[: prefix_length(self.model, prompt) - (prompt.n_tokens if prompt else 0)]
+
+
+def no_first_token() -> ConfigError:
+    return ConfigError(
+        "llama.cpp gives no first token after a KV prompt alone",
+        where="prompt",
+        do="give a text to continue, or serve the model with --runner torch",
+    )
 
 
 def _largest(content: Vectors | KeysValues | None) -> float:

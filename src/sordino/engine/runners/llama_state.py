@@ -2,14 +2,14 @@
 
 Nothing in llama.cpp's interface writes keys and values, or adds to the scores of a position. Its saved states hold both: the
 numbers, and the cells, of which w with one position get w times the attention of one, which is log w added to its scores. The
-layout is that of `state_write` in llama-kv-cache.cpp and llama-kv-cache-iswa.cpp of llama-cpp-python 0.3.36, which no header
+layout is that of `state_write` in llama-kv-cache.cpp and llama-kv-cache-iswa.cpp of `llama_library.VERSION`, which no header
 promises: a state of any other layout is refused, never misread.
 
     8 bytes. Then for each cache (where some layers have a sliding window two, first of the layers without):
       streams: uint32; for each of them
         cells: uint32, and nothing more where it is 0
         cells x (position: int32, 1: uint32, sequence: int32)
-        transposed, layers: uint32
+        transposed, layers, channels of keys that are rotated, and of values: uint32
         layers x (type: int32, bytes of a row: uint64, cells x row): the keys
         layers x (the same): the values; transposed ones are (type: int32, bytes of a number: uint32, rows: uint32,
           rows x cells x number)
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sordino.engine.runners.llama_library import PACKAGE
 from sordino.errors import ModelError
 
 # A sequence's state, as llama.cpp saves it.
@@ -61,7 +62,8 @@ class Plane:
 
 @dataclass(frozen=True, eq=False)
 class CellStream:
-    """cells_S3: positions, 1, sequences. counts: whether values are transposed, and the number of layers, as saved."""
+    """cells_S3: positions, 1, sequences. counts, as saved: whether values are transposed, the number of layers, and the
+    channels that are rotated before they are stored, of keys and of values: 0 where numbers are stored as they are."""
 
     cells_S3: NDArray[np.int32]
     counts: SavedState
@@ -103,7 +105,7 @@ def unknown_layout(got: str) -> ModelError:
         "this version of llama.cpp saves its state in another way",
         got=got,
         do="turn hold off (0), run KV prompts with another runner, or install the version that "
-        '`pip install "sordino[gguf]"` takes',
+        f"`pip install {PACKAGE}` takes",
     )
 
 
@@ -125,8 +127,8 @@ def _stream(cursor: _StateCursor) -> CellStream | None:
     cells_S3 = cursor.taken(12 * count).view("<i4").reshape(count, 3)
     if not (cells_S3[:, 1] == 1).all():
         raise unknown_layout("cells of several sequences")
-    counts = cursor.taken(8)
-    transposed, layers = (int(number) for number in counts.view("<u4"))
+    counts = cursor.taken(16)
+    transposed, layers = (int(number) for number in counts.view("<u4")[:2])
     if transposed > 1:
         raise unknown_layout(f"{transposed} for whether values are transposed")
     keys = [_plane(cursor, count, transposed=False) for _ in range(layers)]

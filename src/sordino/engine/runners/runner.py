@@ -12,17 +12,22 @@ from torch import Tensor
 
 from sordino.engine.requests import CacheUse
 from sordino.errors import DoesNotFit, ModelError, SordinoError
+from sordino.models.description import DescribedModel
+from sordino.prompts.attention import Strengths
 from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import SoftPrompt
 
 
 @dataclass(frozen=True)
 class Span:
-    """The next `ids` of a row: none without text, where the first token comes from the prefix. wanted: return the last logits."""
+    """The next `ids` of a row: none without text, where the first token comes from the prefix.
+
+    wanted: of how many of the last positions the logits are returned; without text 1 or 0.
+    """
 
     number: int
     ids: Sequence[int]
-    wanted: bool
+    wanted: int
 
 
 def overflowing(prompt: Prompt | None) -> SordinoError:
@@ -46,6 +51,9 @@ class Runner(Protocol):
     """A model, and the keys and values of the rows that run on it. The engine gives each row its number."""
 
     @property
+    def model(self) -> DescribedModel: ...
+
+    @property
     def name(self) -> str:
         """The program that computes, as people know it."""
 
@@ -54,8 +62,8 @@ class Runner(Protocol):
         """Whether it keeps a prompt's attention as the text grows."""
 
     @property
-    def strength(self) -> bool:
-        """Whether it gives a prompt more or less attention."""
+    def strengths(self) -> Strengths:
+        """Those that it can give a prompt."""
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -78,8 +86,9 @@ class Runner(Protocol):
         """Announce the prompts that `open` gets next: those that are not cached may be encoded now, in one batch. They stay until
         `open` takes them, or until a call leaves them out. Prompts that do not fit are skipped."""
 
-    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
-        """Open a row with a soft prompt: how many of `ids` are cached and need not run. None: no room now.
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int], written: int = 0) -> int | None:
+        """Open a row with a soft prompt: how many of `ids` are cached and need not run. None: no room now. written: how many of
+        the last ids the model wrote, before the row lost its room.
 
         Raises DoesNotFit for a soft prompt of another width, or one whose keys and values are not finite; OutOfMemory.
         """
@@ -88,7 +97,8 @@ class Runner(Protocol):
         """Make room for `count` more positions. False: there is none."""
 
     def run(self, spans: Sequence[Span]) -> Tensor | NDArray[np.float32]:
-        """Logits [wanted spans, V], float32, on the CPU. An array where PyTorch is not involved (see `Engine.step`)."""
+        """Logits [wanted positions, V], in the order of the spans, float32, on the CPU. An array where PyTorch is not involved (see
+        `Engine.step`)."""
 
     def close(self, number: int, ids: Sequence[int]) -> None:
         """Close a row. ids: its text, which may be cached as far as it has run; none where the row failed."""

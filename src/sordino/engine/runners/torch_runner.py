@@ -26,13 +26,15 @@ from sordino.engine.runners.kv_pool import KeyValues, Shape, SlotSpan, State
 from sordino.engine.runners.runner import Span, overflowing, text_alone
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
+from sordino.forward.llama_layers import runs
 from sordino.forward.nll import head_of
-from sordino.forward.placement import encode_prompts, prefix_length, span_in
+from sordino.forward.placement import encode_for_decoder, prefix_length, span_in
 from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, has_fused_layers, packable
 from sordino.forward.weighting import PromptSpan
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
-from sordino.prompts.attention import PLAIN
+from sordino.models.quantised import QuantisedLinear
+from sordino.prompts.attention import PLAIN, Strengths
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.prompt import Prompt, attention_of
 from sordino.prompts.soft_prompt import SoftPrompt
@@ -76,9 +78,7 @@ class TorchRunner:
     ) -> None:
         self.base, self._advice = base, advice
         self._head = head_of(base.network)
-        # The products of a few rows are written for numbers of 4 bytes or more.
-        fused = has_fused_layers(base.network) and base.dtype.itemsize >= 4
-        self._llama = Llama.of(base.network) if fused else None
+        self._llama = Llama.of(base.network) if _has_fused_steps(base) else None
         self._rows: dict[int, _TorchRow] = {}
         self._cache: PrefixCache[_PrefixState] = PrefixCache(prefix_bytes)
         # Encoded ahead of the rows that will want them.
@@ -88,12 +88,16 @@ class TorchRunner:
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
 
     @property
+    def model(self) -> BaseModel:
+        return self.base
+
+    @property
     def hold(self) -> bool:
         return packable(self.base.network)
 
     @property
-    def strength(self) -> bool:
-        return self.hold
+    def strengths(self) -> Strengths:
+        return "any" if self.hold else "one"
 
     def prefix_length(self, prompt: Prompt | None) -> int:
         return prefix_length(self.base, prompt)
@@ -124,7 +128,7 @@ class TorchRunner:
             self._ahead |= {cached.key: cached for cached in self._encoded(batch)}
 
     @torch.inference_mode()
-    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int]) -> int | None:
+    def open(self, number: int, prompt: Prompt | None, ids: Sequence[int], written: int = 0) -> int | None:
         width = self.prefix_length(prompt)
         # First: a request that waits for room comes here at every step.
         if not self._key_values.fits(width + len(ids)):
@@ -160,11 +164,11 @@ class TorchRunner:
             for span in spans:
                 # Without text the first token is predicted from the prefix.
                 if not span.ids and (last_D := self._rows[span.number].prefix.state.last_D) is not None:
-                    hidden[span.number] = last_D
-            wanted = [hidden[span.number] for span in spans if span.wanted]
+                    hidden[span.number] = last_D[None]
+            wanted = [hidden[span.number][-span.wanted :] for span in spans if span.wanted]
             if not wanted:
                 return torch.zeros(0, self._head.width)
-            return self._head.logits_of_few(torch.stack(wanted)).float().cpu().contiguous()
+            return self._head.logits_of_few(torch.cat(wanted)).float().cpu().contiguous()
 
     @torch.inference_mode()
     def close(self, number: int, ids: Sequence[int]) -> None:
@@ -205,7 +209,7 @@ class TorchRunner:
     def _encoded(self, prompts: Sequence[Prompt | None]) -> list[CachedPrefix[_PrefixState]]:
         """Encode soft prompts in one batch and cache them, one user each; those that overflow are left out. Raises OutOfMemory."""
         with memory_errors("running a soft prompt", self._advice):
-            prefixes = encode_prompts(self.base, prompts)
+            prefixes = encode_for_decoder(self.base, prompts)
             states = [self._state_of(prefixes, index) for index in range(len(prompts))]
         cached = []
         for prompt, state in zip(prompts, states, strict=True):
@@ -225,7 +229,7 @@ class TorchRunner:
         return _PrefixState(self._key_values.shape.state(planes), prefixes.last_KD[index].clone())
 
     def _hidden(self, spans: Sequence[Span]) -> dict[int, Tensor]:
-        """Run the next ids of some rows: the hidden state [D] at each row's last position."""
+        """Run the next ids of some rows: the hidden states [T, D] at these positions."""
         if not spans:
             return {}
         steps = [
@@ -237,12 +241,19 @@ class TorchRunner:
             states = transformers_layers.run(self.base, steps)
         for step in steps:
             step.slot.length += len(step.ids)
-        return {span.number: state_D for span, state_D in zip(spans, states, strict=True)}
+        return {span.number: states_TD for span, states_TD in zip(spans, states, strict=True)}
 
 
 def _planes_of(prefixes: Prefixes) -> list[Tensor]:
     """Keys and values [K, H, P, C], layer by layer."""
     return [plane for layer in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True) for plane in layer]
+
+
+def _has_fused_steps(base: BaseModel) -> bool:
+    """Whether `fused_llama` runs this model: packed weights, or numbers of 4 bytes or more, for which `times` is written."""
+    if base.quantise:
+        return packable(base.network) and runs(base.network, QuantisedLinear)
+    return has_fused_layers(base.network) and base.dtype.itemsize >= 4
 
 
 @torch.inference_mode()

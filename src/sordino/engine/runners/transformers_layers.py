@@ -66,7 +66,7 @@ class SlotCache(DynamicCache):
 
 
 def run(base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
-    """The hidden state [D] at each span's last position. Keys and values are written into the slots."""
+    """The hidden states [T, D] at each span's positions. Keys and values are written into the slots."""
     hidden: dict[int, Tensor] = {}
     decoding: dict[int, list[int]] = {}
     for i, span in enumerate(spans):
@@ -92,11 +92,11 @@ def _decode(base: BaseModel, spans: Sequence[SlotSpan]) -> list[Tensor]:
     bias_BS = position_bias([prompts.get(row) for row in range(len(ids_B))], position_B, len(key_S), base.dtype)
     masks = layer_masks(base.network, distance_B1S >= 0, distance_B1S, None if bias_BS is None else bias_BS[:, None])
     hidden_B1D = _forward(base, SlotCache(slots, alone=False), ids_B[:, None], position_B[:, None], masks)
-    return [hidden_B1D[slot.index, 0] for slot in slots]
+    return [hidden_B1D[slot.index] for slot in slots]
 
 
 def _prefill(base: BaseModel, span: SlotSpan) -> Tensor:
-    """The hidden state at the last of some positions of one row."""
+    """The hidden states [T, D] at some positions of one row."""
     device, end = base.device, span.positions.stop
     ids_1T = torch.tensor([list(span.ids)], device=device)
     positions_1T = torch.arange(span.slot.length, end, device=device)[None]
@@ -107,7 +107,7 @@ def _prefill(base: BaseModel, span: SlotSpan) -> Tensor:
     else:
         # The model's own masks are made from this one: nothing is padding.
         masks = torch.ones(1, end, dtype=torch.long, device=device)
-    return _forward(base, SlotCache([span.slot], alone=True), ids_1T, positions_1T, masks)[0, -1]
+    return _forward(base, SlotCache([span.slot], alone=True), ids_1T, positions_1T, masks)[0]
 
 
 def _forward(base: BaseModel, cache: SlotCache, ids_BT: Tensor, positions_BT: Tensor, masks: Any) -> Tensor:

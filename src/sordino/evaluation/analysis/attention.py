@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ModelError
 from sordino.forward.masks import held_masks
+from sordino.forward.packing import row_example
 from sordino.forward.placement import leading_ids, prompt_embeds, span_in
 from sordino.forward.prefix import check_spans
 from sordino.forward.weighting import PromptSpan
@@ -61,8 +63,13 @@ class Attention:
 
 
 def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -> Attention:
-    """The attention of the windows on the prompt. Raises ModelError where the network returns no attention, OutOfMemory."""
+    """The attention of the windows on the prompt; of an encoder-decoder, of their inputs in the encoder.
+
+    Raises ModelError where the network returns no attention, OutOfMemory.
+    """
     network = eager_twin(base.network)
+    if base.encoder_decoder is not None:
+        return _of_encoder(base, network, prompt, windows)
     front_PD = prompt_embeds(base, prompt).to(device=base.device, dtype=base.dtype)
     span = span_in(base, prompt)
     check_spans(base.network, [span])
@@ -82,6 +89,27 @@ def attention(base: BaseModel, prompt: SoftPrompt, windows: Sequence[Example]) -
     shares_LS = (total_LS / positions).numpy()
     others = [*range(before), *range(before + prompt.n_tokens, start)]
     return Attention(shares_LS[:, before : before + prompt.n_tokens], shares_LS[:, others].sum(axis=1), positions)
+
+
+@torch.inference_mode()
+def _of_encoder(base: BaseModel, network: Any, prompt: SoftPrompt, windows: Sequence[Example]) -> Attention:
+    front_PD = prompt_embeds(base, prompt).to(device=base.device, dtype=base.dtype)
+    leading = leading_ids(base, prompt.metadata.placement)
+    before, width = len(front_PD) - prompt.n_tokens, len(front_PD)
+    total_LS, positions = torch.zeros(base.n_layers, width + len(leading), dtype=torch.float64), 0
+    for window in windows:
+        row = row_example(base, window, leading)
+        assert row.input is not None
+        read_TD = base.embed(torch.tensor(row.ids[: row.input], dtype=torch.long, device=base.device))
+        found = network.get_encoder()(inputs_embeds=torch.cat([front_PD, read_TD])[None], output_attentions=True)
+        if not found.attentions or any(weights is None for weights in found.attentions):
+            raise ModelError("this architecture does not return its attention", where=base.family)
+        weights_LSS = torch.stack([weights_1HSS[0].mean(0) for weights_1HSS in found.attentions]).double().cpu()
+        total_LS += weights_LSS[:, width + len(leading) :, : width + len(leading)].sum(1)
+        positions += row.input - len(leading)
+    shares_LS = (total_LS / max(positions, 1)).numpy()
+    others = [*range(before), *range(width, width + len(leading))]
+    return Attention(shares_LS[:, before:width], shares_LS[:, others].sum(axis=1), positions)
 
 
 def eager_twin(network: PreTrainedModel) -> PreTrainedModel:

@@ -29,7 +29,7 @@ from sordino.texts.pieces import Piece
 ATTENTION_WINDOWS = 16
 # Fewer targets cannot tell virtual tokens apart; more add little.
 TARGETS = (64, 512)
-# Without a limit, the positions that importance may run: all shortened prompts and the text behind them.
+# Without a limit, the positions that importance may run: all shortened prompts and the text after them.
 BUDGET = 24_000
 # A virtual token that costs less than this is not needed, as far as so little text can show.
 NEGLIGIBLE = 0.001
@@ -201,7 +201,7 @@ def depth_json(depth: Depth) -> dict[str, Any]:
             "by_layer_and_token": shares.shares_LP.tolist(),
         },
         # A key of `inspect --json` since 0.1.0.
-        "told": findings(depth),
+        "findings": findings(depth),
     }
 
 

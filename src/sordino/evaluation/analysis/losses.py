@@ -53,7 +53,7 @@ def losses_of(
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """Nats per token [K] behind each of K matrices [P_k, D]; with P_k = 0, behind BOS alone. known: their placement and attention.
+    """Nats per token [K] after each of K matrices [P_k, D]; with P_k = 0, after BOS alone. known: their placement and attention.
 
     Raises ConfigError (no room in the context), OutOfMemory.
     """
@@ -71,7 +71,7 @@ def losses_behind(
     pass_tokens: int,
     progress: Progress = lambda done, total: None,
 ) -> Floats:
-    """Nats per token [K] behind each of K conditions. Raises as `losses_of`."""
+    """Nats per token [K] after each of K conditions. Raises as `losses_of`."""
     check_room(
         base,
         max(candidates, key=lambda candidate: candidate.length),

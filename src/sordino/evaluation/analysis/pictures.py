@@ -124,14 +124,11 @@ def _name_tokens(axes: Axes, inside: Inspection) -> None:
     count = inside.prompt.n_tokens
     step = max(1, -(-count // _NAMED))
     shown = range(1, count + 1, step)
-    words = [_sign(inside.surface.by_cosine[at - 1][0][0]) for at in shown]
+    words = [inside.surface.by_cosine[at - 1][0][0] for at in shown]
+    # A sign for white space.
+    words = [drawable(word, 14) or ("⏎" if "\n" in word or "\r" in word else "␣") for word in words]
     axes.set_yticks(list(shown), [f"{word}  {at}" for word, at in zip(words, shown, strict=True)], fontsize=7)
     axes.set_ylim(count + 0.7, 0.3)
-
-
-def _sign(word: str) -> str:
-    """A word, or a sign for white space."""
-    return drawable(word, 14) or ("⏎" if "\n" in word or "\r" in word else "␣")
 
 
 # Paths and lengths ----------------------------------------------------------------------------------------------------

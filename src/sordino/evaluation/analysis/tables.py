@@ -15,10 +15,7 @@ from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.tables import Table
 
-_ALIKE = {
-    "pooled": "How alike: cosine of the mean vectors",
-    "per token": "Mean cosine over pairs of virtual tokens",
-}
+_ALIKE = {"pooled": "How alike: cosine of the mean vectors", "per token": "Mean cosine over pairs of virtual tokens"}
 
 
 def inspection_table(inside: Inspection) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import threading
 import time
@@ -16,15 +15,30 @@ from typing import Any
 import platformdirs
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict, StrictStr
+from pydantic import StrictStr
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sordino.errors import SordinoError
+from sordino.library.gallery.added import Galleries
 from sordino.models import files
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused
 from sordino.server.guard import COOKIE, cookie_of
-from sordino.server.page import cards, inspection, live, models, prompts, stories, training
+from sordino.server.page import (
+    cards,
+    find,
+    inspection,
+    installs,
+    live,
+    loading,
+    models,
+    prompts,
+    starters,
+    stories,
+    training,
+)
+from sordino.server.page.state import StatePublisher
 from sordino.server.serving import Idle, Serving
 from sordino.server.start import Models
 from sordino.training import queue
@@ -35,7 +49,6 @@ POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; base-uri 'self'; object-src 'none'; "
     "form-action 'self'; frame-ancestors 'self' https://*.googleusercontent.com https://colab.research.google.com"
 )
-_WRONG_KEY_SECONDS = 0.5
 
 router = APIRouter(include_in_schema=False)
 
@@ -46,9 +59,7 @@ async def index() -> FileResponse:
     return FileResponse(STATIC / "index.html", headers=headers)
 
 
-class LoginForm(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class LoginForm(StrictBody):
     key: StrictStr
 
 
@@ -58,8 +69,10 @@ async def login(request: Request, form: LoginForm, response: Response) -> dict[s
     api_key: str | None = request.app.state.api_key
     if api_key is None:
         return {}
+    if request.app.state.wrong_keys.many_wait(request.scope):
+        raise Refused(429, "too many wrong keys from this address: try again in a moment", field="key")
     if not hmac.compare_digest(form.key.strip().encode("utf-8", "replace"), api_key.encode()):
-        await asyncio.sleep(_WRONG_KEY_SECONDS)
+        await request.app.state.wrong_keys.wait(request.scope)
         raise Refused(401, "this is not the key that the server was started with", field="key")
     response.set_cookie(
         COOKIE,
@@ -123,14 +136,16 @@ class ClientLog:
 
 @router.get("/ui/clients")
 async def clients(request: Request) -> dict[str, Any]:
-    """tabs: of this page. clients: programs that called the API in the last ten minutes, the latest first."""
+    """tabs: of this page. key: whether programs need one. clients: those that called the API in the last ten minutes, the latest
+    first.
+    """
     state, now = request.app.state, time.monotonic()
     recent = [
         {"host": host, "agent": agent, "api": api, "requests": use.requests, "ago": now - use.last}
         for (host, agent, api), use in reversed(state.clients.items())
         if now - use.last < _RECENT_SECONDS
     ]
-    return {"tabs": state.publisher.tabs, "clients": recent}
+    return {"tabs": state.publisher.tabs, "key": state.api_key is not None, "clients": recent}
 
 
 # The application ---------------------------------------------------------------------------------------------------------
@@ -149,8 +164,9 @@ class Page:
     ) -> None:
         place = platformdirs.user_data_path("sordino", appauthor=False) if folder is None else folder
         self._server, self._idle, self._runner, self._api_key = server, idle, runner, api_key
-        self._recent = models.Recent(place / "models.json")
+        self._recent = loading.Recent(place / "models.json")
         self._stories, self._jobs = stories.Stories(place / "stories"), queue.Jobs(place / "training")
+        self._galleries = Galleries(place / "galleries")
 
     def remembered(self) -> str | None:
         """The model that was served last, if it still exists."""
@@ -168,14 +184,15 @@ class Page:
         def announce(serving: Serving | Idle) -> None:
             app.state.serving = serving
 
-        app.state.loader = models.Loader(self._server, self._idle, announce, self._recent, self._runner)
+        app.state.loader = loading.Loader(self._server, self._idle, announce, self._recent, self._runner)
         app.state.api_key = self._api_key
-        app.state.publisher = live.StatePublisher()
+        app.state.publisher = StatePublisher()
         app.state.inspections, app.state.clients = OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs
+        app.state.galleries, app.state.installs = self._galleries, installs.Installs()
         app.add_middleware(ClientLog, clients=app.state.clients)
         app.include_router(router)
-        for module in (live, stories, models, prompts, inspection, cards, training):
+        for module in (live, stories, starters, models, prompts, find, inspection, cards, training):
             app.include_router(module.router)
         app.mount("/ui/static", _Files(directory=STATIC), name="static")
 

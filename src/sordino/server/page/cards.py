@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File
 
@@ -13,7 +14,8 @@ router = APIRouter(prefix="/ui/cards", include_in_schema=False)
 
 
 @router.post("")
-def read(file: Annotated[bytes, File()]) -> dict[str, str]:
-    """What a chat needs of a card: see `card_of`."""
+def read(file: Annotated[bytes, File()]) -> dict[str, Any]:
+    """What a chat needs of a card, with placeholders for the two speakers: see `texts.cards.Card`."""
     with refusing("file"):
-        return card_of(file)
+        card = card_of(file)
+    return {"name": card.name, "text": card.text, "greetings": card.greetings, "lore": asdict(card.lore)}

@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import ConfigDict, Field, StrictBool
 
-from sordino.engine.requests import Request, request_for
+from sordino.engine.requests import Request, request_for, room_for_text
 from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.models.description import DescribedModel
 from sordino.prompts.attention import LEAST_STRENGTH, MOST_STRENGTH, OFFERED_HOLD, Hold
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of, with_attention
+from sordino.server.bodies import StrictBody
 from sordino.server.generation import chat_ids, leading_positions
 from sordino.server.openai_fields import Items
 from sordino.server.serving import Serving
@@ -29,8 +30,8 @@ MOST_COLUMNS = 8
 NOTE_DEPTH = 3
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+class _Strict(StrictBody):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class SamplingFields(_Strict):
@@ -77,7 +78,7 @@ class Write(_Strict):
     id: int
     text: PageText
     soft_prompts: list[str] = Field(min_length=1, max_length=MOST_COLUMNS)
-    weights: dict[str, Items[float]] = {}
+    weights: dict[str, Items[float]] = Field(default_factory=dict)
     strength: Annotated[float, Field(strict=True, ge=LEAST_STRENGTH, le=MOST_STRENGTH)] | None = None
     hold: StrictBool | None = None
     settings: SamplingFields = SamplingFields()
@@ -164,7 +165,7 @@ def _weighted(prompt: StoredPrompt, weights: list[float] | None) -> StoredPrompt
     if weights is None:
         return prompt
     if not isinstance(prompt, Mixture):
-        raise ConfigError("weights are for mixtures, and this soft prompt is none", where="weights")
+        raise ConfigError("these are for mixtures, and this soft prompt is none", where="weights")
     return prompt.with_weights(weights)
 
 
@@ -178,7 +179,7 @@ def _attended(prompt: StoredPrompt, message: Write) -> StoredPrompt:
 
 def _fit(serving: Serving, text: PageText, prompt: StoredPrompt | None, max_tokens: int) -> FittedText:
     model = serving.base
-    room = serving.context_length - leading_positions(model, prompt) - max_tokens
+    room = room_for_text(model, serving.context_length, leading_positions(model, prompt), max_tokens)
     if room < 1:
         raise ConfigError("the context has no room for the text", expected="fewer new tokens", got=max_tokens)
     if text.chat is not None:

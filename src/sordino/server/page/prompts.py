@@ -1,4 +1,4 @@
-"""Details of a soft prompt: its metadata, which can be changed, its nearest words, and export to other formats."""
+"""The library on the page: what a row and the page of a soft prompt show, changed metadata, the trash, export to other formats."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.background import BackgroundTask
 
 from sordino import formats
@@ -22,14 +22,22 @@ from sordino.errors import SordinoError
 from sordino.library.editing import edit
 from sordino.library.library import add_packaged
 from sordino.library.names import ENDINGS, checked_name
+from sordino.library.trash import shown_name
 from sordino.models import files
+from sordino.models.bundled import BUNDLED
+from sordino.models.catalogue import sizes_here, suggestion
+from sordino.models.description import DescribedModel
 from sordino.models.gguf_vocabulary import GgufVocabulary
+from sordino.models.sizes import ModelSizes
+from sordino.prompts.description import made_for
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.nearest import Vocabulary, nearest_words
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.server.bodies import StrictBody, long_answer
 from sordino.server.errors import Refused, refused, refusing
-from sordino.server.prompts import model_key
+from sordino.server.prompts import ServedPrompt, ServedPrompts, model_key
+from sordino.server.prompts_api import card
 from sordino.server.serving import Serving, state_of
 
 router = APIRouter(prefix="/ui/prompts", include_in_schema=False)
@@ -41,13 +49,13 @@ _FORMATS: Mapping[str, Mapping[str, str]] = {
 }
 # Results for pairs of a model and a soft prompt.
 _MOST_CACHED = 128
+# Of a sample's text in a row of the list.
+SAMPLE_CHARS = 400
 _Line = Annotated[str, Field(max_length=300, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class MetadataChanges(BaseModel):
+class MetadataChanges(StrictBody):
     """New values of a soft prompt's metadata; None leaves the old one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: _Line | None = None
     author: _Line | None = None
@@ -57,11 +65,62 @@ class MetadataChanges(BaseModel):
     rating: Literal["", "general", "mature", "explicit"] | None = None
 
 
+class Trashed(StrictBody):
+    """trash: what the answer to a removal says."""
+
+    trash: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
 @router.get("")
-def library_folders(request: Request) -> dict[str, Any]:
-    """Where the library is. shown: the same, short, relative to the user's home."""
-    folders = [folder.resolve() for folder in state_of(request).prompts.library.folders]
-    return {"folders": [str(folder) for folder in folders], "shown": [_relative_to_home(folder) for folder in folders]}
+def library(request: Request) -> Response:
+    """Where the library is, and a row for each of its files. shown: the folders, short, relative to the user's home."""
+    prompts = state_of(request).prompts
+    folders = [folder.resolve() for folder in prompts.library.folders]
+    # Looked up once, and only where a file does not fit.
+    here: list[Mapping[str, ModelSizes]] = []
+
+    def row(one: ServedPrompt) -> dict[str, Any]:
+        if one.entry.error or one.usable:
+            return _row(one, prompts, {})
+        if not here:
+            here.append(sizes_here())
+        return _row(one, prompts, here[0])
+
+    return long_answer(
+        "prompts",
+        map(row, prompts.all()),
+        folders=[str(folder) for folder in folders],
+        shown=[_relative_to_home(folder) for folder in folders],
+    )
+
+
+def _row(one: ServedPrompt, prompts: ServedPrompts, here: Mapping[str, ModelSizes]) -> dict[str, Any]:
+    """What the API says of it, a sample, what was measured, and of one that does not fit why, and a model that it fits."""
+    found, known = card(one, prompts.default), one.entry.metadata
+    if one.entry.error:
+        return found
+    sample = known.samples[0] if known.samples else {}
+    return found | {
+        "sample": {key: str(sample[key])[:SAMPLE_CHARS] for key in ("prompt", "with") if key in sample},
+        "heldout": known.heldout,
+        **unfit_of(one, prompts.base, here),
+    }
+
+
+def unfit_of(one: ServedPrompt, base: DescribedModel | None, here: Mapping[str, ModelSizes]) -> dict[str, Any]:
+    """unfit: why it does not fit, in a sentence. model: what it was made for, if that is known."""
+    if one.usable:
+        return {}
+    entry = one.entry
+    wide = base is not None and entry.d_model not in (0, base.d_model)
+    # Never a path.
+    title = base and (base.name if base.name in BUNDLED else base.id)
+    why = f"{title} is {base.d_model} wide" if base and wide else one.fit.reason if one.fit else ""
+    suggested = suggestion(entry.parts, here)
+    return {
+        "unfit": f"Made for {made_for(entry.metadata, entry.d_model)}" + (f"; {why}." if why else "."),
+        "model": asdict(suggested) if suggested else None,
+    }
 
 
 def _relative_to_home(folder: Path) -> str:
@@ -78,13 +137,38 @@ def examples(request: Request) -> dict[str, Any]:
     return {"added": added}
 
 
+@router.delete("/{name}")
+def remove(request: Request, name: str) -> dict[str, Any]:
+    """Move a file to the library's trash, from where it can be put back. Running requests are not affected."""
+    prompts = state_of(request).prompts
+    with refusing("name"):
+        place = prompts.library.remove(prompts.named(name).entry)
+    prompts.refresh()
+    return {"trash": shown_name(place)}
+
+
+@router.post("/restore")
+def restore(request: Request, body: Trashed) -> dict[str, Any]:
+    """Put back what was removed."""
+    prompts = state_of(request).prompts
+    with refusing("trash"):
+        entry = prompts.library.restore(body.trash)
+    prompts.refresh()
+    return {"id": entry.name}
+
+
 @router.get("/{name}")
 def details(request: Request, name: str) -> dict[str, Any]:
-    """All that the file holds."""
+    """All that the file holds, and how well it fits."""
     path, prompt = _read(request, name)
+    prompts = state_of(request).prompts
+    one = prompts.named(name)
     return {
         "id": name,
-        "file": state_of(request).prompts.named(name).file,
+        "file": one.file,
+        "made_for": made_for(prompt.metadata, prompt.d_model),
+        "fit": one.fit.kind if one.fit else None,
+        **unfit_of(one, prompts.base, {} if one.usable else sizes_here()),
         "format": formats.detect(path),
         "kind": prompt.kind,
         "kv": asdict(prompt.shape) if isinstance(prompt, KVPrompt) else None,
@@ -113,7 +197,7 @@ def words(request: Request, name: str) -> dict[str, Any]:
     """For each virtual token the vocabulary's nearest words, by cosine."""
     state = state_of(request)
     if not isinstance(state, Serving):
-        raise Refused(503, "no model is loaded: nearest words are words of a model")
+        raise Refused(503, "no model is loaded: the nearest words are looked up in a model's vocabulary")
     prompt = read_for(request, state, name)
     key = f"nearest {prompt.content_hash}"
     with vocabulary_errors():
@@ -153,7 +237,7 @@ def export(
     _, prompt = _read(request, name)
     if to not in _FORMATS[prompt.kind]:
         known = ", ".join(_FORMATS[prompt.kind])
-        raise Refused(400, f"one of this kind, {prompt.kind}, is exported as {known}, and as nothing else", field="to")
+        raise Refused(400, f"of the kind {prompt.kind}, a soft prompt is exported only as {known}", field="to")
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix="sordino-"))
@@ -180,7 +264,7 @@ def read_for(request: Request, serving: Serving, name: str) -> SoftPrompt:
     if isinstance(prompt, KVPrompt):
         raise Refused(400, "a KV prompt has no matrix, and so no nearest words")
     if prompt.d_model != serving.base.d_model:
-        raise Refused(400, "the soft prompt has another width than this model's embeddings")
+        raise Refused(400, "the soft prompt's width is not that of this model's embeddings")
     return prompt
 
 

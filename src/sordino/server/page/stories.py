@@ -14,31 +14,36 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi import Path as InPath
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sordino.errors import BadInput, StorageError
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused
 from sordino.server.openai_fields import Items
 from sordino.storage import make_folder, write_bytes
 
 router = APIRouter(prefix="/ui/stories", include_in_schema=False)
 
+# Of a story in the list.
+_BEGINNING_CHARS = 100
+
 Id = Annotated[str, InPath(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
-class Story(BaseModel):
-    """revision: the one that this was made from, 0 for a new one. chat: a conversation in place of a text. writer: the id of the
-    page that saved it.
+class Story(StrictBody):
+    """revision: the one that this was made from, 0 for a new one. generated: ranges of the text, [from, to) in UTF-16 code units,
+    that the model wrote and nobody has edited. output: what an encoder-decoder wrote for the text. chat: a conversation in place of
+    a text. writer: the id of the page that saved it.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str = ""
     title: str = Field(default="", max_length=300)
     text: str = ""
     memory: str = ""
     note: str = ""
-    chat: Items[dict[str, str]] | None = None
+    output: str = ""
+    generated: Items[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
+    chat: Items[dict[str, str | list[str]]] | None = None
     character: dict[str, Any] | None = None
     revision: Annotated[int, Field(ge=0)] = 0
     changed: float = 0.0
@@ -117,11 +122,17 @@ def _content(story: Story) -> bytes:
 
 @router.get("")
 def stories(request: Request) -> list[dict[str, Any]]:
-    """Titles, without texts."""
+    """Titles, without texts. begins: the first words of the story, or of what the user says first in a chat."""
     summary = {"id", "title", "changed", "revision"}
     return [
-        {**story.model_dump(include=summary), "is_chat": story.chat is not None} for story in _stories(request).all()
+        {**story.model_dump(include=summary), "begins": _beginning(story), "is_chat": story.chat is not None}
+        for story in _stories(request).all()
     ]
+
+
+def _beginning(story: Story) -> str:
+    first = next((turn for turn in story.chat or () if turn.get("role") == "user"), {})
+    return str(first.get("content", story.text))[:_BEGINNING_CHARS]
 
 
 @router.get("/{name}")

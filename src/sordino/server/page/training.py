@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sordino import formats
 from sordino.errors import SordinoError
 from sordino.library.names import safe_name
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused, refusing
 from sordino.server.page.training_settings import Argument, RunRequest, flags_of, form, model_of
 from sordino.server.serving import state_of
 from sordino.training.events import METRICS
 from sordino.training.failure import Failure
 from sordino.training.job_files import QueuedJob
+from sordino.training.progress_file import Activity
 from sordino.training.queue import Jobs
-from sordino.training.report import HTML
+from sordino.training.report import HTML, RESULTS
 
 router = APIRouter(prefix="/ui", include_in_schema=False)
 
@@ -58,7 +61,7 @@ def texts(jobs: JobsOf, files: Annotated[list[UploadFile], File()], run: Annotat
         return _run(jobs, jobs.new("", contents))
     job = jobs.get(run)
     if jobs.state(job) != "draft":
-        raise Refused(409, "this run was begun already")
+        raise Refused(409, "this run has started already")
     jobs.files.add_texts(job, contents)
     return _run(jobs, job)
 
@@ -99,10 +102,8 @@ def train(request: Request, jobs: JobsOf, job: JobOf, body: RunRequest) -> dict[
     return _run(jobs, jobs.train(job, model=model, name=body.settings.name, flags=flags, settings=settings))
 
 
-class LongTextRequest(BaseModel):
+class LongTextRequest(StrictBody):
     """What stands in front of a chat, and the character's name."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[Argument, Field(max_length=300)] = ""
     text: Annotated[Argument, Field(max_length=1_000_000)]
@@ -110,7 +111,7 @@ class LongTextRequest(BaseModel):
 
 @router.post("/distil")
 def distil(request: Request, jobs: JobsOf, body: LongTextRequest) -> dict[str, Any]:
-    """Queue a run that makes a text a soft prompt for the model that is served."""
+    """Queue a run that turns a text into a soft prompt for the model that is served."""
     name = body.name.strip() or "card"
     job = jobs.new("", [("text.txt", body.text.encode())])
     return _run(jobs, jobs.train(job, model=model_of(request), name=name, flags=(f"--name={name}",), command="distil"))
@@ -124,14 +125,15 @@ def all_runs(jobs: JobsOf) -> list[dict[str, Any]]:
 
 @router.get("/jobs/{name}")
 def one_run(jobs: JobsOf, job: JobOf, after: int = 0) -> dict[str, Any]:
-    """A run, with the events of its metrics.jsonl from number `after` on."""
+    """A run, with the events of its metrics.jsonl from number `after` on, and its results once it has some."""
     try:
         lines = (jobs.files.run_folder(job) / METRICS).read_text(encoding="utf-8").split("\n")[:-1]
     except OSError:
         lines = []
     # A run that resumes from its checkpoint has fewer events than before: the page starts again from the first.
     after = after if 0 <= after <= len(lines) else 0
-    return {**_run(jobs, job), "after": after, "events": [json.loads(line) for line in lines[after:]]}
+    events = [json.loads(line) for line in lines[after:]]
+    return {**_run(jobs, job), "after": after, "events": events, "results": _results(jobs, job)}
 
 
 @router.post("/jobs/{name}/stop")
@@ -150,10 +152,8 @@ def remove(jobs: JobsOf, job: JobOf) -> dict[str, Any]:
     return {}
 
 
-class LibraryName(BaseModel):
+class LibraryName(StrictBody):
     """name: in the library; by default one made from the run's."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Annotated[Argument, Field(max_length=200)] = ""
 
@@ -200,20 +200,32 @@ def log(jobs: JobsOf, job: JobOf) -> Response:
 
 
 def _run(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:
+    """now: what it does besides its steps."""
+    state = jobs.state(job)
     return {
         "id": job.id,
         "name": job.name,
         "model": job.model,
         "created": job.created,
-        "state": jobs.state(job),
+        "state": state,
         **_failure(jobs.failure(job)),
         "steps": jobs.files.steps(job),
+        "now": asdict(now) if state == "running" and (now := Activity.read(jobs.files.progress(job))) else None,
         "settings": job.settings,
         "command": job.command,
         "checkpoint": jobs.can_go_on(job),
         "report": (jobs.files.run_folder(job) / HTML).is_file(),
         "texts": jobs.files.text_names(job),
     }
+
+
+def _results(jobs: Jobs, job: QueuedJob) -> dict[str, Any] | None:
+    """Of a run that is done and measured: see `training.report`."""
+    try:
+        results: dict[str, Any] = json.loads((jobs.files.run_folder(job) / RESULTS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return results
 
 
 def _measured(jobs: Jobs, job: QueuedJob) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, ConfigDict, Field, create_model
 
 from sordino.errors import SordinoError
 from sordino.models.files import absolute_name
+from sordino.models.weight_formats import OFFLOAD
+from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused, refusing
 from sordino.server.serving import Serving, state_of
 from sordino.settings import Setting, form_of, offered_of
-from sordino.training.config import Calibration, Description, ReadingConfig, TrainConfig
+from sordino.training.calibration import Calibration
+from sordino.training.config import Description, ReadingConfig, TrainConfig
 from sordino.training.queue import Jobs
 
 
@@ -41,10 +44,11 @@ def _field_of(each: Setting) -> tuple[Any, Any]:
 
 
 if TYPE_CHECKING:
-    _FromSettings = BaseModel
+    _FromSettings = StrictBody
 else:
     _FromSettings = create_model(
         "_FromSettings",
+        __base__=StrictBody,
         **{name: _field_of(each) for cls in (*RUN, *ABOUT) for name, each in offered_of(cls).items()},
     )
 
@@ -54,16 +58,14 @@ class RunSettings(_FromSettings):
     the result of a run ("run:ID").
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: _Short = ""
     start_from: Argument = ""
 
 
-class RunRequest(BaseModel):
+class RunRequest(StrictBody):
     """model: the base model, by default the one that is served."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Annotated[Argument, Field(max_length=4096)] = ""
     settings: RunSettings = RunSettings()
@@ -84,6 +86,10 @@ def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
         if entry.components:
             raise Refused(400, "a run starts from one soft prompt, and this is a mixture", field="start_from")
         values["init"] = f"file:{entry.path}"
+    state = state_of(request)
+    if isinstance(state, Serving) and (layers := state.base.quantise):
+        # A run has the room that the server has.
+        values |= {"offload": True} if layers == OFFLOAD else {"quantise": layers}
     flags = []
     for key, value in values.items():
         flag = f"--{key.replace('_', '-')}"

@@ -9,9 +9,6 @@ from sordino.prompts.soft_prompt import MAX_TOKENS
 from sordino.settings import check_settings, seed_setting, setting
 from sordino.training.config import Kind, Measure, TrainConfig
 
-# What the engine reports with each token it draws.
-TOP_K = 20
-
 
 @dataclass(frozen=True)
 class DistilConfig:
@@ -51,7 +48,7 @@ class DistilConfig:
         "quick", "How the result is measured: within a quarter of the training's time, in full, or not at all."
     )
     pass_tokens: int = setting(1024, "Most positions in one forward pass.", low=1, high=10_000_000, offered=False)
-    seed: int = seed_setting()
+    seed: int = seed_setting(unit="N")
     heldout: float = setting(0.15, "Share of the openings that are held out.", low=0.01, high=0.5, offered=False)
     text: str = ""
 

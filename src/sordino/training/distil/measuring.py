@@ -45,7 +45,7 @@ class LessonKept:
         """Raises DataError, OutOfMemory."""
         base, held, config = self.base, self.lesson.of("heldout"), judging.config
         # Ends are left out: the teacher's log probability of them is not known.
-        windows = [replace(one.example(one.opening.text, None), soft=None) for one in held]
+        windows = [one.alone(None) for one in held]
         own, none = soft_prompt(base, label, prompt), no_prompt(base)
         nll_W2 = nll_of_windows(base, [own, none], windows, pass_tokens=config.pass_tokens, progress=progress)
         teacher_W = np.array([one.nll for one in held])
@@ -56,7 +56,7 @@ class LessonKept:
             target_bytes(base, windows),
         )
         conditions: list[AnyCondition] = [own, none, self._text_itself()]
-        measured, means = summarise(conditions, losses, config, text="held-out openings, continued behind the text")
+        measured, means = summarise(conditions, losses, config, text="held-out openings, continued after the text")
         agreement = (_agreement(base, prompt, held, windows), _agreement(base, None, held, windows))
         distilled = Distilled(_kept(means), len(self.lesson.ids), *agreement)
         damage = None

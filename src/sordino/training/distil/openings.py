@@ -29,7 +29,7 @@ _VALIDATION = 0.1
 
 @dataclass(frozen=True)
 class Opening:
-    """text: as plain text. alone: its ids for the student. behind: its ids behind `Openings.prefix`, for the teacher."""
+    """text: as plain text. alone: its ids for the student. behind: its ids after `Openings.prefix`, for the teacher."""
 
     text: str
     part: Part
@@ -58,7 +58,7 @@ def make_openings(base: BaseModel, source: LongText, config: DistilConfig) -> Op
     made = _chats(base, source, own) if chat else _plain(base, source, own)
     if len(made) < FEWEST:
         raise DataError(
-            "too few openings", where="--openings", expected=f"at least {FEWEST} lines", got=f"{len(made)} that differ"
+            "too few", where="--openings", expected=f"at least {FEWEST} lines", got=f"{len(made)} that differ"
         )
     Random(config.seed).shuffle(made)
     # A row needs a token of its own.
@@ -82,7 +82,7 @@ def has_template(base: BaseModel) -> bool:
 
 
 def _end_of_turn(base: BaseModel) -> int | None:
-    """The end marker that the template writes behind an answer."""
+    """The end marker that the template writes after an answer."""
     turns = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello."}]
     answer = next(text for text, written in base.chat_segments(turns) if written)
     last = base.encode_markup(answer)[-1]

@@ -16,6 +16,7 @@ from sordino.texts.splits import Splits
 from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.openings import Openings, Part, make_openings
 from sordino.training.distil.source import LongText, read_source
+from sordino.training.distil.targets import examples
 from sordino.training.distil.teacher import FILE, Continuation, continuations
 from sordino.training.events import OnEvent, Working
 from sordino.training.initialise import ReadPrompt
@@ -24,6 +25,7 @@ from sordino.training.loop import TrainSet
 from sordino.training.run import PreparedRun, first_matrix
 
 _WRITING = "Writing with the text in front"
+_TRAINED: tuple[Part, ...] = ("train", "validation")
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,15 @@ class Lesson:
         """Those of a set that hold a token, in order."""
         return [one for one in self.written if one.opening.part == part and one.drawn]
 
-    def examples(self, part: Part) -> list[Example]:
-        return [one.example(one.opening.text, self.openings.end_id) for one in self.of(part)]
-
 
 def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig) -> Lesson:
     """Read the text and choose the openings; nothing is written yet. Raises DataError, BadInput, ConfigError, ModelError."""
+    base.check_decoder("distillation")
     source = read_source(job.texts.data, config.text)
     ids = tuple(base.encode(source.text))
     if len(ids) <= config.tokens:
         raise DataError(
-            "the text is no longer than the soft prompt", where="TEXT", expected=f"more than {config.tokens} tokens",
+            "no longer than the soft prompt", where="TEXT", expected=f"more than {config.tokens} tokens",
             got=len(ids), do="lower --tokens, or use the text as it is",
         )  # fmt: skip
     openings = make_openings(base, source, config)
@@ -84,9 +84,9 @@ def prepare_distillation(
     base: BaseModel, job: Job, lesson: Lesson, read_prompt: ReadPrompt, *, started: str | None = None
 ) -> PreparedRun:
     """A run on the lesson's examples, which starts from an excerpt of the long text. started: as in `run.prepare`."""
-    train, validation = lesson.examples("train"), lesson.examples("validation")
+    train, validation = (examples(base, lesson.openings, lesson.of(part)) for part in _TRAINED)
     if not train or not validation:
-        raise DataError("the model wrote nothing behind the text", where="TEXT", do="give other --openings")
+        raise DataError("the model wrote nothing after the text", where="TEXT", do="give other --openings")
     config = replace(
         job.config,
         row_tokens=max(2, *(len(example.ids) for example in (*train, *validation))),

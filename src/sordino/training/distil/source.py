@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sordino.errors import BadInput, DataError
-from sordino.texts.cards import SIGNATURE, card_of, document_of, lore_of
+from sordino.texts.cards import SIGNATURE, card_of, document_of, filled, lore_of
 from sordino.texts.files import cleaned, read_text
 
 _MOST_BYTES = 64 << 20
@@ -61,11 +61,11 @@ def _character(path: Path) -> LongText:
         raise BadInput("too large")
     content = path.read_bytes()
     document = document_of(content)
-    if isinstance(document, dict) and "entries" in document and (lore := lore_of(document)):
-        return LongText(lore)
+    if isinstance(document, dict) and "entries" in document and (lore := lore_of(document).text):
+        return LongText(filled(lore, ""))
     card = card_of(content)
-    text = "\n\n".join(filter(None, (card["text"], card["lore"])))
-    return LongText(text, card["name"], card["first_message"])
+    text = "\n\n".join(filter(None, (card.text, card.lore.text)))
+    return LongText(filled(text, card.name), card.name, filled(card.greetings[0], card.name) if card.greetings else "")
 
 
 def files_and_words(given: Sequence[str]) -> tuple[tuple[Path, ...], str]:

@@ -1,24 +1,21 @@
 """The teacher: the base model with the long text in front. It writes the continuations that a student learns.
 
-They are drawn at temperature 1 from the model's whole distribution, and the engine reports the likeliest words of each step with
-their log probabilities. Both together give an unbiased estimate of the cross entropy to the whole distribution: the likeliest words
-weigh what the teacher gives them, and a word that was drawn from outside of them weighs 1.
+They are drawn at temperature 1 from the model's whole distribution, and the engine reports the likeliest word of each step. What
+the student predicts is in `targets`.
 
-Shape key: P positions of the text, D model width, N tokens of a continuation, k targets of a token.
+Shape key: P positions of the text, D model width.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from sordino.engine.generate import DrawnText, TextRequest, draw
@@ -30,7 +27,7 @@ from sordino.prompts.soft_prompt import BaseRef, Metadata, check_width
 from sordino.settings import LARGEST_SEED
 from sordino.storage import write_bytes
 from sordino.texts.example_store import Example, SoftTargets
-from sordino.training.distil.config import TOP_K, DistilConfig
+from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.openings import Opening, Openings
 
 FILE = "teacher.jsonl"
@@ -42,7 +39,7 @@ _MOST_ROWS = 32
 
 @dataclass(frozen=True, eq=False)
 class TextPrompt:
-    """Words as a prompt: their own token embeddings, which run once for all rows behind them, as a soft prompt does."""
+    """Words as a prompt: their own token embeddings, which run once for all rows after them, as a soft prompt does."""
 
     vectors_PD: Vectors
     metadata: Metadata
@@ -79,28 +76,23 @@ class Continuation:
     drawn: tuple[Drawn, ...]
     ended: bool
 
-    def example(self, name: str, end_id: int | None) -> Example:
-        """For the student, with the teacher's probabilities as targets. end_id: the token of an end, None to leave it out."""
-        drawn = [*self.drawn, *([Drawn(end_id)] if self.ended and end_id is not None else [])]
-        ids = (*self.opening.alone, *(one.token for one in drawn))
-        labelled = (False,) * len(self.opening.alone) + (True,) * len(drawn)
-        return Example(ids, labelled, name, soft_targets(drawn))
+    def alone(self, end_id: int | None, soft: SoftTargets | None = None) -> Example:
+        """For the student. end_id: the token of an end, None to leave it out. soft: the teacher's distributions."""
+        return self._example(self.opening.alone, end_id, soft)
+
+    def behind(self, end_id: int | None) -> Example:
+        """For the teacher, after `Openings.prefix`."""
+        return self._example(self.opening.behind, end_id, None)
+
+    def _example(self, opening: Sequence[int], end_id: int | None, soft: SoftTargets | None) -> Example:
+        written = (*(one.token for one in self.drawn), *([end_id] if self.ended and end_id is not None else []))
+        labelled = (False,) * len(opening) + (True,) * len(written)
+        return Example((*opening, *written), labelled, self.opening.text, soft)
 
     @property
     def nll(self) -> float:
         """The teacher's own, in nats."""
         return -sum(one.logprob or 0.0 for one in self.drawn)
-
-
-def soft_targets(drawn: Sequence[Drawn]) -> SoftTargets:
-    """The likeliest words with their probabilities, and the drawn one with 1 if it is none of them."""
-    ids_Nk = np.zeros((len(drawn), TOP_K + 1), np.int64)
-    weights_Nk = np.zeros((len(drawn), TOP_K + 1), np.float32)
-    for at, one in enumerate(drawn):
-        for place, (token, logprob) in enumerate(one.top):
-            ids_Nk[at, place], weights_Nk[at, place] = token, math.exp(logprob)
-        ids_Nk[at, -1], weights_Nk[at, -1] = one.token, one.token not in {token for token, _ in one.top}
-    return SoftTargets(ids_Nk, weights_Nk)
 
 
 def continuations(
@@ -122,7 +114,7 @@ def continuations(
     text = TextPrompt.of(base, openings.prefix)
     longest = len(openings.prefix) + max(len(one.behind) for one in rows) + config.length
     requests = [TextRequest(one.behind, text, (config.seed + at) % LARGEST_SEED) for at, one in enumerate(rows)]
-    sampling = Sampling(max_tokens=config.length, temperature=1.0, top_p=1.0, logprobs=TOP_K)
+    sampling = Sampling(max_tokens=config.length, temperature=1.0, top_p=1.0, logprobs=1)
     at_once = max(1, min(_MOST_ROWS, _POSITIONS // longest))
     written = draw(base, requests, sampling, rows=at_once, progress=progress)
     lines = [{"version": _VERSION, "key": key}, *map(_line, rows, written)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 from sordino.errors import ConfigError
-from sordino.settings import LARGEST_SEED, check_settings, setting
+from sordino.evaluation.config import pass_tokens_setting
+from sordino.settings import check_settings, seed_setting, setting
 from sordino.training.config import RATES, Kind, TrainConfig
 
 GateChoice = Literal["auto", "never", "always"]
@@ -34,15 +35,8 @@ class FitConfig:
         "Weights that depend on the text: kept where they are better on held-out texts, not tried, or kept in any case.",
     )
     resamples: int = 10_000
-    pass_tokens: int = setting(
-        4096,
-        "Most positions in one forward pass; lower it if memory runs out. The result is the same.",
-        low=1,
-        unit="N",
-    )
-    seed: int = setting(
-        0, "The same seed gives the same result on the same machine.", low=0, high=LARGEST_SEED, shown="0", unit="N"
-    )
+    pass_tokens: int = pass_tokens_setting()
+    seed: int = seed_setting(unit="N")
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -70,7 +64,7 @@ class JointConfig:
         20, "Virtual tokens of each soft prompt that --joint starts from an excerpt.", low=1, high=2047, unit="N"
     )
     steps: int = setting(150, "Optimiser steps of --joint.", low=1, high=9_999_999, unit="N")
-    batch: int = setting(4, "Examples a step of --joint, each after every component.", low=1, high=100_000, unit="N")
+    batch: int = setting(4, "Examples per step of --joint, each after every component.", low=1, high=100_000, unit="N")
     lr: float | None = setting(
         None,
         "Learning rate of --joint, in units of the model's embedding RMS; of a KV prompt, of its layers' keys and values.",
@@ -92,9 +86,6 @@ class JointConfig:
     def __post_init__(self) -> None:
         check_settings(self)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def rate(self, kind: Kind) -> float:
         """The learning rate of components of a kind."""
         return RATES[kind] if self.lr is None else self.lr
@@ -112,7 +103,7 @@ class JointConfig:
             # No component is a soft prompt of its own yet, so there is nothing to sample from.
             sample_every=self.steps + 1,
             patience=0,
-            # Components are told apart by their own rows: what stands between would blur that.
+            # Components differ in the rows that they suit: text between would blur that.
             hold=0,
             context=0.0,
         )

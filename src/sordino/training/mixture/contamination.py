@@ -17,7 +17,7 @@ from sordino.texts.overlap import overlap_lines
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.splits import split_pieces
 from sordino.training.config import TextPaths
-from sordino.training.run import read_texts
+from sordino.training.reading import read_sample
 
 
 def contaminated_components(
@@ -34,7 +34,7 @@ def contaminated_components(
 
     @cache
     def pieces_of(part: Sequence[Path], seed: int) -> Sequence[Piece]:
-        return read_texts(texts, part, ends, seed).pieces
+        return read_sample(texts, part, ends, seed).pieces
 
     judged = set(map(digest, heldout))
     lines = []

@@ -67,13 +67,6 @@ def fit_weights(
     return Weights(weights_K, nll, short_by, step, likely_NK * weights_K / total_N[:, None])
 
 
-def mean_nll(nll_NK: Floats, weights_NK: Floats) -> float:
-    """Mean NLL in nats an example of the mixture. weights_NK: [N, K], or [K] for all alike."""
-    least_N1 = nll_NK.min(axis=1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        return float((least_N1[:, 0] - np.log((np.exp(least_N1 - nll_NK) * weights_NK).sum(axis=1))).mean())
-
-
 def effective_number(weights_K: Floats) -> float:
     """How many components carry weight: exp of the weights' entropy, 1 to K."""
     some = weights_K[weights_K > 0]

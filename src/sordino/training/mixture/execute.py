@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sordino.evaluation.pictures import write_picture
 from sordino.formats import file_disclosure, write_mixture
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import SinglePrompt
-from sordino.prompts.soft_prompt import Metadata, PlacementName
+from sordino.prompts.soft_prompt import Metadata, PlacementName, today
 from sordino.training.config import TextPaths
 from sordino.training.events import Disclosed, Validation, Warned, Working
 from sordino.training.loop import TrainSet
@@ -74,9 +73,7 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
     config = job.config
     on_event(Working("Reading the texts"))
     texts = job.texts
-    prepared = prepare(
-        base, texts.data, texts.heldout or None, config, speaker=texts.speaker, most_text=texts.most_text
-    )
+    prepared = prepare(base, texts, config)
     splits = prepared.splits
     on_event(
         ExamplesRead(
@@ -88,13 +85,7 @@ def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent =
             tuple(splits.duplicates),
         )
     )
-    for line in contaminated_components(
-        job.components,
-        texts,
-        splits.heldout,
-        config.seed,
-        ends=base.end_markers,
-    ):
+    for line in contaminated_components(job.components, texts, splits.heldout, config.seed, ends=base.end_markers):
         on_event(Warned(line))
     recipe: dict[str, Any] = {"method": "em"}
     components = job.components
@@ -140,7 +131,7 @@ def _trained(
     assert isinstance(event, JointResult)
     recipe = {
         "method": "joint",
-        **{key: value for key, value in config.to_json().items() if key not in ("pass_tokens", "seed", "kind")},
+        **{key: value for key, value in asdict(config).items() if key not in ("pass_tokens", "seed", "kind")},
         "tokens": [component.tokens for component in event.components],
         "init": init,
         "best_step": event.best_step,
@@ -150,7 +141,7 @@ def _trained(
         base=base.ref,
         supported=(base.id,),
         placement=placement,
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        created=today(),
         training={"method": "joint", "init": init, "data_hash": prepared.data_hash, "seed": config.seed},
     )
     labels = [label for label, _ in job.components] or [f"{job.metadata.name} {k + 1}" for k in range(job.count)]

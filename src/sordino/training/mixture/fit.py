@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +22,16 @@ from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture
-from sordino.prompts.soft_prompt import Metadata
+from sordino.prompts.soft_prompt import Metadata, today
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
-from sordino.texts.splits import Splits, split_pieces
-from sordino.training.config import ReadingConfig, TextPaths
+from sordino.texts.splits import Splits
+from sordino.training.config import TextPaths
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.em import Weights, fit_weights
 from sordino.training.mixture.gate import FittedGate, Scored, fit_gate, gate_weights
 from sordino.training.mixture.report import Candidates, MixtureReport, measure, summary
-from sordino.training.run import read_texts
+from sordino.training.reading import read_split
 
 
 @dataclass(frozen=True)
@@ -62,21 +60,10 @@ class FittedMixture:
     notes: tuple[str, ...]
 
 
-def prepare(
-    base: BaseModel,
-    paths: Sequence[Path],
-    heldout: Sequence[Path] | None,
-    config: FitConfig,
-    *,
-    speaker: str | None = None,
-    most_text: int = ReadingConfig.most_text,
-) -> MixtureTexts:
-    """Read the texts, split them, cut them into examples. speaker, most_text: as in `ReadingConfig`. Raises DataError."""
-    texts = TextPaths(tuple(paths), tuple(heldout or ()), speaker, most_text)
-    reading = read_texts(texts, texts.data, base.end_markers, config.seed)
-    held = read_texts(texts, texts.heldout, base.end_markers, config.seed) if heldout else None
-    splits = split_pieces(reading.pieces, heldout=held.pieces if held else None, seed=config.seed)
-    notes = [*reading.notes, *(held.notes if held else ())]
+def prepare(base: BaseModel, texts: TextPaths, config: FitConfig) -> MixtureTexts:
+    """Read the texts, split them, cut them into examples. Raises DataError."""
+    splits, read = read_split(texts, base.end_markers, config.seed)
+    notes = list(read)
 
     def examples(pieces: Sequence[Piece]) -> tuple[Example, ...]:
         if not pieces:
@@ -103,6 +90,8 @@ def fit(
 
     metadata: what the user says of it. recipe: how the components came about, for the file. Raises ConfigError, OutOfMemory.
     """
+    if config.gate == "always":
+        base.check_decoder("a mixture's gate")
     components = [soft_prompt(base, label, prompt) for label, prompt in prompts]
     sets = [_thinned(examples, config.limit) for examples in (prepared.train, prepared.validation, prepared.heldout)]
     longest = max(len(example.ids) for examples in sets for example in examples)
@@ -122,7 +111,9 @@ def fit(
     gate: FittedGate | None = None
     given_NK: Floats | None = None
     average_K = weights.weights_K
-    if config.gate != "never" and len(prompts) > 1:
+    if config.gate == "auto" and base.encoder_decoder is not None:
+        notes.append("no gate: it reads the hidden states of decoders only")
+    elif config.gate != "never" and len(prompts) > 1:
         with memory_errors("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
         # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
@@ -149,7 +140,7 @@ def fit(
     described = replace(
         metadata or Metadata(),
         base=base.ref,
-        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        created=today(),
         training={**(recipe or {"method": "em"}), **_recipe(prepared, config, len(sets[0]), weights, gate)},
         heldout=summary(report),
     )

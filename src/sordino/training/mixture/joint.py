@@ -9,7 +9,7 @@ the component whose first excerpt happens to be best gets everything. So they ar
 from one over an example's length to one during the first part of the run (deterministic annealing; Ueda & Nakano 1998): all
 components learn from everything at first, and take sides as they come apart.
 
-The loop is `train.loop`: a mixture is one run whose matrix holds the virtual tokens of all components, one behind another, and
+The loop is `train.loop`: a mixture is one run whose matrix holds the virtual tokens of all components, one after another, and
 whose loss splits it (`components`). It is not resumed: the weights are in no checkpoint. The same seed gives the same bits.
 
 Shape key: K components, P rows of all components, W numbers of a row, N examples of a step, n of a pass, t labelled tokens of a
@@ -127,7 +127,7 @@ class MixtureLoss:
         self.beta = temper(0)
 
     def backward(self, base: BaseModel, batches: Sequence[Batch], pass_tokens: int, strategy: Strategy) -> list[float]:
-        """See `Loss`. There is one batch, whose matrix holds the components one behind another."""
+        """See `Loss`. There is one batch, whose matrix holds the components one after another."""
         (batch,) = batches
         self.beta = self._temper(batch.step)
         leaf_PD = batch.source.matrix_PW.detach().requires_grad_()
@@ -145,7 +145,7 @@ class MixtureLoss:
     def accumulate(self, base: BaseModel, batch: Batch, tokens: int, pass_tokens: int) -> tuple[Tensor, Tensor]:
         """(loss [1], responsibilities float64 [N, K]); the loss's gradient is added to what the batch's matrix was made from.
 
-        tokens: labelled tokens of the step. A pass holds whole examples behind all components, so each is complete in itself.
+        tokens: labelled tokens of the step. A pass holds whole examples after all components, so each is complete in itself.
         """
         sources = [slot.source(rows) for slot, rows in self._parts(batch)]
         log_weights_K = self.weights_K.log()
@@ -204,7 +204,7 @@ def excerpts_apart(
 
 
 def _crossed(base: BaseModel, batch: Batch, sources: Sequence[PrefixSource], pass_tokens: int) -> list[LabelledRows]:
-    """Passes of at most `pass_tokens` positions, or of one row behind all components; every row is there once a component."""
+    """Passes of at most `pass_tokens` positions, or of one row after all components; every row is there once a component."""
     rows, count = batch.rows(base), len(sources)
     lengths = [len(example.ids) for example in rows]
     (groups,) = packings(base, [lengths], max(source.positions(base) for source in sources))
@@ -215,7 +215,7 @@ def _crossed(base: BaseModel, batch: Batch, sources: Sequence[PrefixSource], pas
 
 
 def _of_examples(nll_t: Tensor, part: LabelledRows, count: int) -> tuple[Tensor, Tensor]:
-    """(the examples of a pass, each one's NLL [n, K] behind every component), differentiable."""
+    """(the examples of a pass, each one's NLL [n, K] after every component), differentiable."""
     own_n, place_t = part.example_N.unique(return_inverse=True)
     prompt_t = part.rows.prompt_B[part.labelled_BT.nonzero()[:, 0]]
     flat = nll_t.new_zeros(len(own_n) * count)

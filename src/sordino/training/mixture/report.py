@@ -88,12 +88,7 @@ class Candidates:
 
 
 def measure(
-    scored: TokenLosses,
-    pieces: Sequence[str],
-    candidates: Candidates,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    scored: TokenLosses, pieces: Sequence[str], candidates: Candidates, *, resamples: int = 10_000, seed: int = 0
 ) -> MixtureReport:
     """scored: held-out losses of the components. pieces: the piece that each example is of."""
     labels, best, weights_K = candidates.labels, candidates.best, candidates.weights_K

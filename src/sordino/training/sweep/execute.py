@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +29,10 @@ from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
 from sordino.training.job import Job, check_start, ending_of
 from sordino.training.judging import judging_of
+from sordino.training.reading import stored_texts
 from sordino.training.result import write_result
-from sordino.training.run import estimate_group, stored_texts
+from sordino.training.run import estimate_group
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
 from sordino.training.sweep.results import Claim, ModelOutcome, Outcome, claims, cost, winner
@@ -47,6 +50,7 @@ class Sweep:
     folder: Path
     device: str | None = None
     dtype: str | None = None
+    quantise: str | None = None
 
     def folder_of(self, model: str) -> Path:
         """A model's own, whatever its name is; the same for a sweep that goes on and knows the model by its whole path."""
@@ -114,11 +118,11 @@ def check_sweep(sweep: Sweep, *, overwrite: bool) -> None:
     for taken in (folder / RESULTS, *_files(folder, WINNER)):
         if taken.exists() and not overwrite:
             raise BadInput("there is a file of this name", where=taken, do="choose another --out-dir, or --overwrite")
-    for init in sweep.spec.init:
-        check_start(init)
     # The second model's name would else be looked up after the first one's runs.
     for model in sweep.spec.model:
         resolve(model)
+        for init in sweep.spec.init:
+            check_start(init, model)
 
 
 def _files(folder: Path, name: str) -> list[Path]:
@@ -146,6 +150,7 @@ def store_sweep(sweep: Sweep) -> None:
         "most_text": sweep.texts.most_text,
         "device": sweep.device,
         "dtype": sweep.dtype,
+        "quantise": sweep.quantise,
     }
     write_bytes(sweep.folder / SETTINGS, json.dumps(stored, indent=1).encode())
 
@@ -154,7 +159,8 @@ def stored_sweep(folder: Path) -> Sweep:
     """The sweep that is to go on. Raises TrainingError."""
     try:
         stored = json.loads((folder / SETTINGS).read_bytes())
-        return Sweep(Spec.from_json(stored["spec"]), stored_texts(stored), folder, stored["device"], stored["dtype"])
+        spec, texts = Spec.from_json(stored["spec"]), stored_texts(stored)
+        return Sweep(spec, texts, folder, stored["device"], stored["dtype"], stored.get("quantise"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError(
             "there is no sweep to resume here", where=folder / SETTINGS, got=error, do="start again without --resume"
@@ -168,41 +174,47 @@ def execute_sweep(
     resume: bool = False,
     on_event: OnSweepEvent = lambda name, event: None,
     should_stop: ShouldStop = lambda: False,
+    strategy: Strategy = SINGLE_PROCESS,
 ) -> SweepResult | None:
-    """Train, measure, compare, write. None where the sweep was asked to stop: its folder holds what it needs to go on.
+    """Train, measure, compare, write. None where the sweep was asked to stop: its folder holds what it needs to go on; and in a
+    process that does not save.
 
     load: from a model's name to the base model; one is held at a time. Raises SordinoError.
     """
-    with alone_in(sweep.folder):
-        if not resume:
+    with alone_in(sweep.folder) if strategy.saves else nullcontext():
+        if strategy.saves and not resume:
             store_sweep(sweep)
+        # No process reads what an earlier sweep left.
+        any_process(strategy, False)
         outcomes = []
         for model in sweep.spec.model:
             if model not in sweep.spec.models():
                 on_event("", ModelStarted(model, 0))
         for model in sweep.spec.models():
-            outcome = _finished_earlier(sweep.folder_of(model)) or _run_model(sweep, model, load, on_event, should_stop)
-            if outcome is None:
+            outcome = _finished_earlier(sweep.folder_of(model))
+            if any_process(strategy, outcome is None):
+                outcome = _run_model(sweep, model, load, on_event, should_stop, strategy)
+            if any_process(strategy, strategy.saves and outcome is None):
                 return None
-            outcomes.append(outcome)
-        return _compare(sweep, outcomes)
+            outcomes += [outcome] if outcome else []
+        return _compare(sweep, outcomes) if strategy.saves else None
 
 
-def dry_run_sweep(sweep: Sweep, load: LoadModel, on_event: OnSweepEvent) -> None:
+def dry_run_sweep(sweep: Sweep, load: LoadModel, on_event: OnSweepEvent, strategy: Strategy = SINGLE_PROCESS) -> None:
     """For each model what the texts are and what its runs would cost, as events. Raises SordinoError."""
     for model in sweep.spec.models():
         base = load(model)
-        _estimate(members_of(base, sweep.spec, model, sweep.texts, None), model, on_event)
+        _estimate(members_of(base, sweep.spec, model, sweep.texts, None, strategy), model, on_event, strategy)
 
 
-def _estimate(members: Sequence[Member], model: str, on_event: OnSweepEvent) -> None:
+def _estimate(members: Sequence[Member], model: str, on_event: OnSweepEvent, strategy: Strategy) -> None:
     on_event("", ModelStarted(model, len(members)))
     on_event("", texts_read(members[0].prepared))
     on_event("", Working("Measuring this machine"))
     # Of all runs the best alone becomes a file, which is measured.
     first, *others = (member.prepared for member in members)
     unmeasured = [replace(one, config=replace(one.config, measure="none")) for one in others]
-    on_event("", estimate_group([first, *unmeasured]))
+    on_event("", estimate_group([first, *unmeasured], strategy=strategy))
 
 
 def _finished_earlier(folder: Path) -> ModelOutcome | None:
@@ -216,17 +228,22 @@ def _finished_earlier(folder: Path) -> ModelOutcome | None:
 
 
 def _run_model(
-    sweep: Sweep, model: str, load: LoadModel, on_event: OnSweepEvent, should_stop: ShouldStop
+    sweep: Sweep,
+    model: str,
+    load: LoadModel,
+    on_event: OnSweepEvent,
+    should_stop: ShouldStop,
+    strategy: Strategy,
 ) -> ModelOutcome | None:
     base, folder = load(model), sweep.folder_of(model)
     on_event("", Working("Reading the texts and choosing first matrices"))
-    members = members_of(base, sweep.spec, model, sweep.texts, folder)
-    _estimate(members, model, on_event)
+    members = members_of(base, sweep.spec, model, sweep.texts, folder, strategy)
+    _estimate(members, model, on_event, strategy)
     folder.mkdir(parents=True, exist_ok=True)
     on_event("", Started("", sweep.spec.rest.steps))
     with deterministic(base):
-        finished = train_members(base, sweep.spec, members, folder, on_event=on_event, should_stop=should_stop)
-    if finished is None:
+        finished = train_members(base, sweep.spec, members, folder, strategy, on_event, should_stop)
+    if finished is None or not strategy.saves:
         return None
     on_event("", Working("Measuring on the held-out texts"))
     outcome = measure_members(base, sweep.spec, model, members, finished, folder)

@@ -71,10 +71,10 @@ class Spec:
             if len(set(values)) < len(values):
                 raise ConfigError("a value was given twice", where=f"--{factor}", got=", ".join(map(str, values)))
         if unknown := [kind for kind in self.kind if kind not in RATES]:
-            raise ConfigError("unknown kind", where="--kind", expected=" or ".join(RATES), got=", ".join(unknown))
+            raise ConfigError("unknown", where="--kind", expected=" or ".join(RATES), got=", ".join(unknown))
         if self.rest.steps < EVALUATIONS:
             raise ConfigError(
-                "too few steps to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
+                "too few to compare", where="--steps", expected=f"at least {EVALUATIONS}", got=self.rest.steps
             )
         for choice in self.choices():
             # Every setting is checked before anything is loaded.
@@ -118,7 +118,7 @@ class Spec:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "rest": self.rest.to_json()}
+        return asdict(self)
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> Spec:

@@ -31,6 +31,7 @@ from sordino.training.job import read_prompt
 from sordino.training.loop import Prune, Run, RunGroup, train_group
 from sordino.training.report import read_events
 from sordino.training.run import PreparedRun, prepare, with_settings
+from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 from sordino.training.sweep.grid import Choice, Spec
 from sordino.training.sweep.halving import halving
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
@@ -55,17 +56,24 @@ class Member:
     prepared: PreparedRun
 
 
-def members_of(base: BaseModel, spec: Spec, model: str, texts: TextPaths, folder: Path | None) -> list[Member]:
+def members_of(
+    base: BaseModel,
+    spec: Spec,
+    model: str,
+    texts: TextPaths,
+    folder: Path | None,
+    strategy: Strategy = SINGLE_PROCESS,
+) -> list[Member]:
     """The runs of one base model, all on the same three sets.
 
-    folder: where they go on from, if there is something to go on from; None is for looking at costs, without a first matrix.
+    folder: where they go on from, if there is something to go on from; None to estimate costs, without a first matrix.
     Raises DataError, ConfigError, OutOfMemory, TrainingError.
     """
     choices = [choice for choice in spec.choices() if choice.model == model]
     began = _began(folder) if folder is not None else _Began(starts=("",) * len(choices))
     room = spec.rest.pass_tokens
     if spec.fill_passes:
-        room = began.pass_tokens or group_pass_tokens(base, room)
+        room = began.pass_tokens or int(agreed_number(strategy, group_pass_tokens(base, room)))
     shared: PreparedRun | None = None
     # Runs that differ in learning rate or method alone begin with the same matrix, which is dear to choose.
     starts: dict[tuple[object, ...], PreparedRun] = {}
@@ -92,13 +100,13 @@ def train_members(
     spec: Spec,
     members: Sequence[Member],
     folder: Path,
-    *,
+    strategy: Strategy,
     on_event: OnGroupEvent,
-    should_stop: ShouldStop = lambda: False,
+    should_stop: ShouldStop,
 ) -> dict[str, Finished] | None:
     """Train what `members_of` made, from the beginning or from where `folder` is. None where they were asked to stop."""
     resume = _began(folder).starts is not None
-    if not resume:
+    if strategy.saves and not resume:
         (folder / CHECKPOINT).unlink(missing_ok=True)
         for member in members:
             (folder / member.name).mkdir(parents=True, exist_ok=True)
@@ -113,7 +121,7 @@ def train_members(
     prune: Prune = (lambda step, losses: ()) if spec.full else halving(spec.rest.steps)
     finished = {}
     group = RunGroup(runs, folder, prune)
-    for name, event in train_group(base, group, resume=resume, should_stop=should_stop):
+    for name, event in train_group(base, group, resume=resume, should_stop=should_stop, strategy=strategy):
         if isinstance(event, Finished):
             finished[name] = event
         on_event(name, event)
@@ -121,12 +129,7 @@ def train_members(
 
 
 def measure_members(
-    base: BaseModel,
-    spec: Spec,
-    model: str,
-    members: Sequence[Member],
-    finished: Mapping[str, Finished],
-    folder: Path,
+    base: BaseModel, spec: Spec, model: str, members: Sequence[Member], finished: Mapping[str, Finished], folder: Path
 ) -> ModelOutcome:
     """What came of the runs: those that went to their end are measured on the held-out texts. Raises DataError, OutOfMemory."""
     done = {name: one for name, one in finished.items() if one.why == "steps"}
@@ -162,7 +165,7 @@ def measure_members(
 def _losses(
     base: BaseModel, prompts: Mapping[str, Prompt], pieces: Sequence[Piece], spec: Spec, pass_tokens: int
 ) -> tuple[Measured, dict[str, Measured]]:
-    """The same tokens behind no prompt, and behind each."""
+    """The same tokens after no prompt, and after each."""
     conditions = [no_prompt(base), *(soft_prompt(base, name, prompt) for name, prompt in prompts.items())]
     first = all(condition.length > 0 for condition in conditions)
     windows = windows_of(base, pieces, row_tokens=spec.rest.row_tokens, limit=spec.heldout_tokens, first=first)

@@ -1,25 +1,35 @@
 // A conversation, for models that have a chat template; with a character from a card, or without.
 
-import { $, call, debounce, el, local, setStatus, shown } from "./dom.js";
-import { choice } from "./status.js";
+import { aboutLore, characterOf, chatOf, filled, messagesOf, NOBODY, prose, USER } from "./character.js";
+import { answerTokens, startComposer } from "./composer.js";
+import { $, call, debounce, el, fill, local, setStatus, shown } from "./dom.js";
+import { folding, NARROW } from "./drawer.js";
+import { dropZone } from "./drop.js";
+import { clearMeter, measureContext, write } from "./generation.js";
 import { live } from "./live.js";
-import { measureContext, write } from "./generation.js";
+import { isPair } from "./output.js";
+import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
+import { toast } from "./toast.js";
+import { answersOf, picture, turnElement } from "./turns.js";
+import { waiting } from "./waiting.js";
 
 let store;
+// Shows the list of chats, or folds it away.
+let fold = () => {};
 // The running answer: {stop}.
 let running = null;
+// Applies the edit that is open.
+let applyEdit = null;
 
 const turns = () => store.story.chat;
-const character = () => store.story.character ?? { name: "", system: "" };
+const character = () => store.story.character ?? NOBODY;
 
 export async function startChat() {
   store = new StoryStore(
     {
       fresh: "chat-new",
       list: "chats",
-      file: "chat-save",
-      remove: "chat-forget",
       saved: "chat-saved",
       conflict: "chat-conflict",
       theirs: "chat-take-theirs",
@@ -27,34 +37,34 @@ export async function startChat() {
     },
     { isChat: true, show, leave },
   );
-  $("card").addEventListener("change", ({ target }) => {
-    loadCard(target.files[0]);
-    target.value = "";
-  });
-  for (const id of ["who-name", "who-system"]) {
-    $(id).addEventListener("input", () => {
-      store.change({ character: { name: $("who-name").value, system: $("who-system").value } });
-      draw();
-      buttons();
+  fold = folding($("chats-side"), $("chats-open"), { name: "chats", open: true });
+  folding($("who"), $("who-open"), { name: "who" });
+  for (const id of ["card", "card-too"])
+    $(id).addEventListener("change", ({ target }) => {
+      loadCard(target.files[0]);
+      target.value = "";
     });
-  }
-  $("who-distil").addEventListener("click", distil);
-  $("say").addEventListener("submit", (event) => {
-    event.preventDefault();
-    send();
-  });
-  $("say-text").addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-    event.preventDefault();
-    send();
-  });
-  $("chat-stop").addEventListener("click", () => running?.stop());
-  $("chat-retry").addEventListener("click", retry);
-  document.addEventListener("page", () => {
-    if (shown("chat")) {
-      restoreChoice();
+  dropZone($("chat"), ([file]) => loadCard(file));
+  for (const id of ["who-name", "who-system"])
+    $(id).addEventListener("input", () => {
+      applyEdit?.();
+      store.change({ character: { ...character(), name: $("who-name").value, system: $("who-system").value } });
+      draw();
       measure();
-    }
+    });
+  $("who-user").placeholder = USER;
+  $("who-user").value = local.get("user-name", "");
+  $("who-user").addEventListener("input", ({ target }) => {
+    applyEdit?.();
+    local.set("user-name", target.value.trim());
+    draw();
+  });
+  $("who-distil").addEventListener("click", distil);
+  startComposer({ send, stop: () => running?.stop(), changed: measure });
+  document.addEventListener("page", () => {
+    if (!shown("chat")) return;
+    restoreChoice();
+    measure();
   });
   choice.addEventListener("change", () => {
     buttons();
@@ -70,139 +80,135 @@ export async function startChat() {
 /** Choose the soft prompt that was last used with this character. */
 function restoreChoice() {
   const chosen = character().name && local.get(`character:${character().name}`);
-  if (chosen && chosen !== choice.chosen) choice.choose(chosen);
-}
-
-/** A chat that "Save to a file" wrote: title, character and turns. null for other files. */
-async function savedChat(file) {
-  const saved = file.name.endsWith(".json")
-    ? await file
-        .text()
-        .then(JSON.parse)
-        .catch(() => null)
-    : null;
-  if (!Array.isArray(saved?.chat)) return null;
-  const turns = saved.chat.filter(
-    (one) => ["user", "assistant"].includes(one?.role) && typeof one.content === "string",
-  );
-  const { name = "", system = "" } = saved.character ?? {};
-  return {
-    title: String(saved.title ?? "").slice(0, 300),
-    character: { name: String(name), system: String(system) },
-    chat: turns.map(({ role, content }) => ({ role, content })),
-  };
+  if (chosen && chosen !== choice.chosen && (chosen.startsWith("/") || choice.prompt(chosen))) choice.choose(chosen);
 }
 
 async function loadCard(file) {
   if (!file) return;
-  const form = new FormData();
-  form.append("file", file);
   try {
-    const saved = await savedChat(file);
-    if (saved) {
-      if (!(await store.fresh())) return;
-      store.change(saved);
-      show(store.story);
-      return;
-    }
-    const card = await call("ui/cards", { method: "POST", form });
+    const opened = await chatOf(file);
     if (!(await store.fresh())) return;
-    store.change({
-      title: card.name,
-      character: { name: card.name, system: card.text },
-      chat: card.first_message ? [{ role: "assistant", content: card.first_message }] : [],
-    });
+    store.change(opened);
     show(store.story);
   } catch (error) {
-    setStatus($("chat-saved"), `${file.name}: ${error.message}`, "bad");
+    toast(`${file.name}: ${error.message}`, "bad");
   }
 }
 
-/** Queue a run that makes the instructions a soft prompt; the page Train shows it. */
+/** Queue a run that turns the instructions into a soft prompt; Train shows it. */
 async function distil() {
+  const { name, system } = character();
   try {
-    await call("ui/distil", { method: "POST", json: { name: character().name, text: character().system } });
-    setStatus($("who-status"), "Its run is on the page Train. Afterwards leave the instructions empty.", "good");
+    const run = await waiting($("who-distil"), "Queueing ...", () =>
+      call("ui/distil", { method: "POST", json: { name, text: filled(system, character()) } }),
+    );
+    const text = "The run is under Train. Once it is done, load its result and clear the instructions.";
+    setStatus($("who-status"), text, "good");
+    toast(`${name || "The instructions"}: the run is under Train.`, "good", {
+      label: "Show",
+      run: () => (location.hash = `#train/${run.id}`),
+    });
   } catch (error) {
     setStatus($("who-status"), error.message, "bad");
   }
 }
 
-/** Stop answering: the answer belongs to the chat that is closed. An empty answer is removed. */
+/** Stop answering: the answer belongs to the chat that is closed. */
 function leave() {
   applyEdit?.();
-  if (running && !turns().at(-1).content) store.change({ chat: turns().slice(0, -1) });
+  if (running) settle();
   running?.stop();
   running = null;
   buttons();
+}
+
+/** The last turn is answered: with what came, else as it was before, else not at all. */
+function settle() {
+  const reply = turns().at(-1);
+  const swipes = [...new Set([...(reply.swipes ?? []), reply.content])].filter(Boolean);
+  reply.content ||= swipes.at(-1) ?? "";
+  if (swipes.length > 1) reply.swipes = swipes;
+  else delete reply.swipes;
+  store.change(reply.content ? {} : { chat: turns().slice(0, -1) });
 }
 
 function show(story) {
   running?.stop();
   running = null;
   story.chat ??= [];
+  if (story.character) story.character = characterOf(story.character);
   $("who-name").value = character().name;
   $("who-system").value = character().system;
+  setStatus($("who-status"), "");
   if (shown("chat")) restoreChoice();
+  if (NARROW.matches) fold(false);
+  clearMeter($("chat-meter"));
   draw();
-  buttons();
   measure();
 }
 
 function draw() {
   applyEdit = null;
-  $("who-summary").textContent = character().name ? `Who answers: ${character().name}` : "Who answers";
-  $("turns").replaceChildren(...turns().map(turn));
-  $("turns").scrollTop = $("turns").scrollHeight;
-}
-
-function turn(one, at) {
-  const body = el("p", {}, one.content);
-  const edit = el("button", { type: "button", onclick: () => editTurn(at) }, "Edit");
-  const cut = el(
-    "button",
-    {
-      type: "button",
-      onclick: () => {
-        if (!running) {
-          applyEdit?.();
-          store.change({ chat: turns().slice(0, at) });
-          draw();
-          buttons();
-        }
-      },
-    },
-    "Delete from here",
-  );
-  return el(
-    "article",
-    { class: "turn", dataset: { role: one.role } },
-    el(
-      "header",
-      {},
-      el("b", {}, one.role === "user" ? "You" : character().name || "Model"),
-      el("span", {}, edit, " ", cut),
+  const { name, avatar } = character();
+  fill($("chat-with"), picture(avatar, name || "Model"), el("b", {}, name || "Model"));
+  fill($("who-picture"), picture(avatar, name || "Model"));
+  $("who-lore").textContent = aboutLore(character(), turns());
+  fill(
+    $("turns"),
+    ...turns().map((one, at) =>
+      turnElement(one, at, {
+        character: character(),
+        doing: { edit, cut, retry, swipe },
+        isLast: at === turns().length - 1,
+        isBusy: Boolean(running),
+      }),
     ),
-    body,
   );
+  $("turns").scrollTop = $("turns").scrollHeight;
+  buttons();
 }
 
-// Applies the edit that is open.
-let applyEdit = null;
-
-function editTurn(at) {
+function cut(at) {
   if (running) return;
   applyEdit?.();
-  const field = el("textarea", { rows: 4, value: turns()[at].content, ariaLabel: "This turn" });
+  store.change({ chat: turns().slice(0, at) });
+  draw();
+  measure();
+}
+
+function edit(at) {
+  if (running) return;
+  applyEdit?.();
+  const one = turns()[at];
+  const field = el("textarea", { rows: 4, value: one.content, ariaLabel: "This turn" });
   applyEdit = () => {
-    turns()[at].content = field.value;
+    one.swipes = one.swipes?.map((text) => (text === one.content ? field.value : text));
+    one.content = field.value;
     store.change({});
     draw();
   };
-  const done = el("button", { type: "button", class: "main", onclick: () => applyEdit() }, "Done");
-  $("turns").children[at].replaceChildren(field, done);
-  field.style.width = "100%";
+  const ended = (end) => () => {
+    end();
+    $("turns").children[at]?.querySelector("header button").focus();
+  };
+  const done = el("button", { type: "button", class: "main", onclick: ended(() => applyEdit()) }, "Done");
+  const cancel = el("button", { type: "button", onclick: ended(draw) }, "Cancel");
+  fill($("turns").children[at], el("div", {}, field, el("div", { class: "bar" }, done, cancel)));
   field.focus();
+}
+
+/** Another of the answers, or greetings, of the last turn. */
+function swipe(step) {
+  const one = turns().at(-1),
+    answers = answersOf(one);
+  one.content = answers[answers.indexOf(one.content) + step] ?? one.content;
+  store.change({});
+  draw();
+  measure();
+  // The pressed button is drawn anew; at the last answer it is disabled.
+  const [previous, next] = $("turns").lastElementChild.querySelectorAll(".swipes button");
+  const [same, other] = step < 0 ? [previous, next] : [next, previous];
+  (same.disabled ? other : same).focus();
 }
 
 function send() {
@@ -211,68 +217,83 @@ function send() {
   if (running || !ready() || (!text && turns().at(-1)?.role !== "user")) return;
   if (text) store.change({ chat: [...turns(), { role: "user", content: text }] });
   $("say-text").value = "";
-  answer();
+  answer([]);
 }
 
+/** Another answer, beside those that are there. */
 function retry() {
   applyEdit?.();
-  if (running || turns().at(-1)?.role !== "assistant") return;
+  const last = turns().at(-1);
+  if (running || last?.role !== "assistant" || turns().length < 2) return;
   store.change({ chat: turns().slice(0, -1) });
-  answer();
+  answer(last.swipes ?? [last.content]);
+  $("chat-stop").focus();
 }
 
-const messages = () => [...(character().system ? [{ role: "system", content: character().system }] : []), ...turns()];
-
-function answer() {
+/** before: the answers that were there. */
+function answer(before) {
   setStatus($("chat-status"), "");
-  const chat = messages();
-  const reply = { role: "assistant", content: "" };
+  const chat = messagesOf(character(), turns());
+  const reply = { role: "assistant", content: "", swipes: before };
+  const mine = (running = {});
   store.change({ chat: [...turns(), reply] });
   draw();
-  const body = $("turns").lastElementChild.querySelector("p");
+  // Looked up each time: a new name redraws the turns.
+  const body = () => $("turns").lastElementChild.querySelector("p");
   const ended = (text = "", kind = "") => {
+    const hadFocus = document.activeElement === $("chat-stop");
     running = null;
-    if (!reply.content) store.change({ chat: turns().slice(0, -1) });
+    settle();
     setStatus($("chat-status"), text, kind);
     draw();
-    buttons();
     measure();
+    // Stop is gone: Retry is where it was pressed.
+    if (hadFocus) $("turns").querySelector(".swipes > button:last-child")?.focus();
   };
   const handlers = {
     text: ({ text }) => {
       const log = $("turns"),
         tail = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
       reply.content += text;
-      body.append(text);
+      body().replaceChildren(...prose(reply.content));
       store.change({});
       if (tail) log.scrollTop = log.scrollHeight;
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while it wrote. Its text so far is here; Retry when it is back.", "bad"),
+    lost: () => ended("The server stopped while writing. The text so far is kept. Retry when it is back.", "bad"),
   };
-  const mine = (running = {});
-  mine.stop = write({ chat }, (message) => running === mine && handlers[message.is]?.(message));
-  buttons();
+  const onMessage = (message) => running === mine && handlers[message.is]?.(message);
+  mine.stop = write({ chat }, onMessage, { max_tokens: answerTokens() });
 }
 
 const ready = () => live.connected && Boolean(live.state?.model?.chat);
 
+const NO_TEMPLATE = "This model has no chat template. Use it under Write.";
+
 function buttons() {
   $("chat-go").disabled = Boolean(running) || !ready();
-  $("chat-stop").disabled = !running;
-  $("who-distil").disabled = !character().system.trim();
-  $("chat-retry").disabled = Boolean(running) || turns().at(-1)?.role !== "assistant";
-  if (live.state?.model && !live.state.model.chat)
-    setStatus($("chat-status"), "This model has no chat template: write with it on the page Write.", "bad");
+  $("chat-go").hidden = Boolean(running);
+  $("chat-stop").hidden = !running;
+  // No distillation with an encoder-decoder.
+  $("who-distil").hidden = isPair() || !character().system.trim();
+  const cannot = Boolean(live.state?.model && !live.state.model.chat),
+    isEmpty = !turns().length;
+  $("chat-empty").hidden = cannot || !isEmpty;
+  $("chat-cannot").hidden = !cannot || !isEmpty;
+  $("chat-pair").hidden = !isPair();
+  $("say").hidden = $("say-foot").hidden = cannot;
+  if (cannot && !isEmpty) setStatus($("chat-status"), NO_TEMPLATE, "bad");
+  else if ($("chat-status").textContent === NO_TEMPLATE) setStatus($("chat-status"), "");
 }
 
 const measure = debounce(() => {
-  if (!ready() || !shown("chat") || !turns().length) return;
-  measureContext({ chat: messages() }, $("chat-meter"), (dropped) =>
+  if (!ready() || !shown("chat")) return;
+  if (!turns().length) return clearMeter($("chat-meter"));
+  const shade = (dropped) =>
     [...$("turns").children].forEach((one, at) => {
       if (at < dropped) one.dataset.dropped = "yes";
       else delete one.dataset.dropped;
-    }),
-  );
+    });
+  measureContext({ chat: messagesOf(character(), turns()) }, $("chat-meter"), shade, answerTokens());
 }, 250);

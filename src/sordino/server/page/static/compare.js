@@ -1,97 +1,129 @@
-// Continuations without and with soft prompts, side by side.
+// Continuations without and with soft prompts, side by side, from one batch and one seed.
 
-import { $, el } from "./dom.js";
+import { $, el, setStatus } from "./dom.js";
 import { choice, label } from "./status.js";
 import { live } from "./live.js";
 import { write } from "./generation.js";
+import { waitingIn } from "./waiting.js";
 
-// The page Write: text(), what the model may see; begun(), label at the start; use(), adds a text to the story.
+// The page Write: text(), what the model may see; reading(), what is said meanwhile; begun(), called at the start;
+// use(), adds a text to the story, or makes it the output; open(), shows the drawer.
 let host;
+
+// The server's limit.
+const MOST_COLUMNS = 8;
+// Soft prompts to tick, besides those that are: a library may hold thousands.
+const MOST_CHOICES = 50;
+
+// What the user ticked; null until then, which means no soft prompt and the active one.
+let ticked = null;
+// Stops the comparison that runs.
+let comparing = null;
 
 export function startCompare(page) {
   host = page;
   $("compare-go").addEventListener("click", compare);
 }
 
-// The server's limit.
-const MOST_COLUMNS = 8;
-
-// What the user ticked; null until then, which means no soft prompt and the active one.
-let ticked = null;
-
-export function fillColumns() {
-  const boxes = [...document.querySelectorAll("#columns-choice input")];
-  const prompts = [
-    { name: "", title: "no soft prompt" },
-    ...(live.state?.prompts ?? []).map((one) => ({ name: one.name, title: label(one) })),
-  ];
-  const checked = (name) => (ticked ?? ["", choice.name || prompts[1]?.name]).includes(name);
-  // Redrawn only when the list changes, so that a focused box keeps the focus.
-  if (JSON.stringify(boxes.map((one) => one.value)) === JSON.stringify(prompts.map((one) => one.name))) {
-    for (const box of boxes) box.checked = checked(box.value);
-    return;
-  }
-  const tick = () => {
-    ticked = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
-  };
-  $("columns-choice").replaceChildren(
-    ...prompts.map((one) =>
-      el(
-        "label",
-        {},
-        el("input", { type: "checkbox", value: one.name, checked: checked(one.name), onchange: tick }),
-        ` ${one.title}`,
-      ),
-    ),
-  );
+/** Open the drawer with the columns without and with these soft prompts. */
+export function compareWith(names) {
+  ticked = ["", ...names];
+  fillColumns();
+  host.open();
 }
 
-let comparing = null;
+/** Another story is open: a comparison belongs to the one that is closed. */
+export function resetCompare() {
+  comparing?.();
+  drawColumns();
+  setStatus($("compare-status"), "");
+}
+
+const titleOf = (name) => (choice.prompt(name) ? label(choice.prompt(name)) : "No soft prompt");
+const boxes = () => [...document.querySelectorAll("#columns-choice input")];
+const chosen = () =>
+  boxes()
+    .filter((box) => box.checked)
+    .map((box) => box.value);
+
+export function fillColumns() {
+  const prompts = live.state?.prompts ?? [];
+  const wanted = ticked ?? ["", choice.name || prompts[0]?.name];
+  const offered = prompts.filter(({ name }, at) => at < MOST_CHOICES || wanted.includes(name));
+  const names = ["", ...offered.map((one) => one.name)];
+  // Redrawn only when the list changes, so that a focused box keeps the focus.
+  if (JSON.stringify(boxes().map((one) => one.value)) !== JSON.stringify(names)) {
+    const tick = () => {
+      ticked = chosen();
+      if (!comparing) drawColumns();
+    };
+    $("columns-choice").replaceChildren(
+      ...names.map((name) =>
+        el("label", {}, el("input", { type: "checkbox", value: name, onchange: tick }), ` ${titleOf(name)}`),
+      ),
+    );
+  }
+  for (const box of boxes()) box.checked = wanted.includes(box.value);
+  // Results stay until there are others.
+  if (!comparing && !$("columns").querySelector("article span:not(:empty)")) drawColumns();
+}
+
+/** A column for each that is chosen, where its text will be. */
+function drawColumns() {
+  const columns = chosen().map((name) => {
+    const body = el("span", {}),
+      use = el("button", {
+        type: "button",
+        disabled: true,
+        ariaLabel: `Use this one: ${titleOf(name)}`,
+        textContent: "Use this one",
+        onclick: () => host.use(one.written),
+      });
+    const made = el("article", {}, el("h3", {}, titleOf(name)), el("p", { class: "text" }, body), el("p", {}, use));
+    const one = { name, body, use, made, written: "" };
+    return one;
+  });
+  $("columns").replaceChildren(...columns.map((one) => one.made));
+  return columns;
+}
 
 function compare() {
   if (comparing) {
     comparing();
     return;
   }
-  const names = [...document.querySelectorAll("#columns-choice input:checked")].map((one) => one.value);
-  if (!names.length || names.length > MOST_COLUMNS) {
-    $("columns").replaceChildren(
-      el("p", { role: "alert", dataset: { kind: "bad" } }, `Choose one to ${MOST_COLUMNS} to compare.`),
-    );
+  const count = chosen().length;
+  if (!count || count > MOST_COLUMNS) {
+    setStatus($("compare-status"), `Choose 1 to ${MOST_COLUMNS} to compare.`, "bad");
     return;
   }
   host.begun();
-  const bodies = names.map(() => el("span"));
-  const titles = names.map((name) => (choice.prompt(name) ? label(choice.prompt(name)) : "no soft prompt"));
-  const useButtons = bodies.map((body, at) =>
-    el(
-      "button",
-      {
-        type: "button",
-        hidden: true,
-        ariaLabel: `Use this one: ${titles[at]}`,
-        onclick: () => host.use(body.textContent),
-      },
-      "Use this one",
-    ),
-  );
-  $("columns").replaceChildren(
-    ...titles.map((title, at) => el("article", {}, el("h3", {}, title), bodies[at], el("p", {}, useButtons[at]))),
-  );
+  const columns = drawColumns();
+  setStatus($("compare-status"), "");
+  const begun = waitingIn($("compare-status"), host.reading());
   const ended = (text = "") => {
+    begun();
     comparing = null;
-    useButtons.forEach((one, at) => {
-      one.hidden = !bodies[at].textContent;
-    });
+    for (const { body, use } of columns) use.disabled = !body.textContent;
     $("compare-go").textContent = "Compare";
-    if (text) $("columns").prepend(el("p", { role: "alert", dataset: { kind: "bad" } }, text));
+    setStatus($("compare-status"), text, text ? "bad" : "");
   };
   const handlers = {
-    text: ({ column, text: more }) => bodies[column].append(more),
+    text: ({ column, text }) => {
+      begun();
+      const one = columns[column];
+      one.written += text;
+      // A continuation begins with a space, which belongs to the story and not to a column.
+      one.body.append(one.body.textContent ? text : text.trimStart());
+    },
     done: () => ended(),
     error: ({ message }) => ended(message),
-    lost: () => ended("The server stopped while it wrote."),
+    lost: () => ended("The server stopped while writing."),
   };
-  comparing = write(host.text(), (message) => handlers[message.is]?.(message), names);
+  comparing = write(
+    host.text(),
+    (message) => handlers[message.is]?.(message),
+    { prompts: columns.map((one) => one.name) },
+  );
   $("compare-go").textContent = "Stop";
 }

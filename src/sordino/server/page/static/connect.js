@@ -1,54 +1,51 @@
-// Addresses for other programs, the programs that called, and the engine's load.
+// Connect: how other programs connect, which do, and the engine's load.
 
-import { $, bytes, call, chart, el, scrolling, shown, table } from "./dom.js";
+import { chart } from "./charts.js";
+import { copier } from "./copy.js";
+import { $, bytes, call, el, fill, offer, scrolling, shown, table } from "./dom.js";
 import { live } from "./live.js";
-import { copier } from "./prompts.js";
+import { programs } from "./programs.js";
+import { toast } from "./toast.js";
 
 const EVERY = 2000;
-const MOST_POINTS = 150;
+// Seconds that the load is shown of.
+const SHOWN = 300;
 const GRAPHS = {
-  tokens: "Tokens per second",
-  rows: "Running rows",
-  waiting: "Waiting requests",
-  hits: "Prefix cache hits, share of requests",
+  tokens: { title: "Tokens written", unit: "tokens per second", digits: 1 },
+  rows: { title: "Running", unit: "requests", whole: true },
+  waiting: { title: "Waiting", unit: "requests", whole: true },
+  hits: { title: "Prefix cache hits", unit: "% of requests", most: 100 },
 };
-const DIGITS = { tokens: 1, rows: 0, waiting: 0, hits: 2 };
 
 const points = Object.fromEntries(Object.keys(GRAPHS).map((name) => [name, []]));
 let last = null;
+// What the cards say now, so that they are not drawn anew under the pointer.
+let drawn = "";
+let isLocked = false;
 
 export function startConnect() {
-  const here = new URL(".", document.baseURI).href.replace(/\/$/, "");
-  const field = (name, value) => el("p", {}, `${name}: `, el("code", {}, value), " ", copier(value));
   $("connect").append(
-    el("h2", {}, "Addresses"),
-    el("p", {}, "They use the same model and library as this page, and write beside it."),
-    field("OpenAI's clients, SillyTavern's Chat Completion or Text Completion (custom)", `${here}/v1`),
-    field("KoboldAI's clients, SillyTavern's KoboldAI Classic", `${here}/api`),
-    field("KoboldAI Lite, SillyTavern's KoboldCpp", here),
-    el(
-      "p",
-      {},
-      "OpenAI's clients choose a soft prompt by the model's name: ",
-      el("code", { id: "connect-models" }),
-      ". KoboldAI's clients use the server's default, which is now: ",
-      el("b", { id: "connect-default" }),
-      ".",
-    ),
+    el("h2", {}, "Connect other programs"),
+    el("p", { class: "soft" }, "Other programs can use the same model and library as this page, at the same time."),
+    el("dl", { id: "addresses" }),
     el(
       "p",
       { class: "bar" },
       el(
         "label",
         {},
-        "Server's default ",
+        "Server's default soft prompt ",
         el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }),
       ),
+      el("small", { class: "soft" }, "For programs that cannot name one."),
     ),
-    el("h2", {}, "Connected programs"),
+    el("h2", {}, "Connected"),
     el("div", { id: "clients" }),
-    el("h2", {}, "What the engine does"),
-    el("div", { id: "graphs", class: "grid" }),
+    el("h2", {}, "Steps for each program"),
+    el("div", { id: "programs" }),
+    el("p", { id: "programs-left", class: "soft", hidden: true }),
+    el("h2", {}, "Load"),
+    el("div", { id: "graphs" }),
     el("p", { id: "cache", class: "soft" }),
   );
   live.addEventListener("state", show);
@@ -58,35 +55,82 @@ export function startConnect() {
 
 async function setDefault(name) {
   const path = name ? "v1/soft_prompt/load" : "v1/soft_prompt/unload";
-  await call(path, { method: "POST", json: name ? { soft_prompt_name: name } : undefined }).catch(() => {});
+  const json = name ? { soft_prompt_name: name } : undefined;
+  await call(path, { method: "POST", json }).catch((error) => toast(error.message, "bad"));
 }
 
 function show() {
   const { model, prompts, default: chosen } = live.state;
-  $("connect-models").textContent = model ? `${model.name}:${prompts[0]?.name ?? "NAME"}` : "MODEL:NAME";
-  $("connect-default").textContent = chosen ?? "none";
   const select = $("connect-choice");
-  select.replaceChildren(
-    el("option", { value: "" }, "none"),
-    ...prompts.map((one) => el("option", { value: one.name }, one.title)),
-  );
-  select.value = chosen ?? "";
+  offer(select, [["", "none"], ...prompts.map((one) => [one.name, one.title])], chosen ?? "");
   select.disabled = !model;
+  const here = new URL(".", document.baseURI).href.replace(/\/$/, "");
+  const base = model?.name ?? "MODEL",
+    prompt = chosen ?? prompts[0]?.name;
+  const values = { here, model: base, name: prompt ? `${base}:${prompt}` : base, key: isLocked ? "YOUR-KEY" : "none" };
+  const chats = !model || model.chat,
+    now = JSON.stringify([values, chats]);
+  if (now === drawn) return;
+  drawn = now;
+  const pair = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, el("code", {}, value), copier(value)));
+  fill(
+    $("addresses"),
+    pair("OpenAI's API", `${here}/v1`),
+    pair("KoboldAI's API", `${here}/api`),
+    pair("KoboldCpp's API", here),
+    model
+      ? pair(prompt ? "Model with a soft prompt" : "Model", values.name)
+      : el("div", {}, el("dt", {}, "Model"), el("dd", {}, "none is loaded; below, MODEL stands for its name")),
+    el(
+      "div",
+      {},
+      el("dt", {}, "Key"),
+      el("dd", {}, isLocked ? "the one that the server was started with" : "not needed; any text works"),
+    ),
+  );
+  const all = programs(values),
+    left = all.filter((one) => one.chats && !chats);
+  $("programs-left").hidden = !left.length;
+  $("programs-left").textContent =
+    `Left out, because ${base} has no chat template: ${left.map(({ title }) => title).join("; ")}.`;
+  fill($("programs"), ...all.filter((one) => !left.includes(one)).map(card));
 }
+
+const card = ({ title, steps, code, after = [] }) =>
+  el(
+    "article",
+    { class: "card", ariaLabel: title },
+    el("h3", {}, title),
+    stepList(steps),
+    code && el("div", { class: "code" }, el("pre", { tabIndex: 0 }, code), copier(code, `the code for ${title}`)),
+    after.map((step) => el("p", {}, ...stepOf(step))),
+  );
+
+/** steps: sentences, or [what, the value to copy]. */
+const stepList = (steps) =>
+  steps.length > 0 && el("ol", {}, ...steps.map((step) => el("li", {}, ...stepOf(step))));
+
+const stepOf = (step) =>
+  Array.isArray(step) ? [`${step[0]}: `, el("code", {}, step[1]), " ", copier(step[1])] : [step];
 
 async function look() {
   if (!shown("connect")) return;
   try {
-    const [text, { tabs, clients }] = await Promise.all([
+    const [text, { tabs, clients, key }] = await Promise.all([
       fetch("metrics").then((answer) => answer.text()),
       call("ui/clients"),
     ]);
+    if (key !== isLocked) {
+      isLocked = key;
+      show();
+    }
     draw(text);
-    $("clients").replaceChildren(
-      el("p", {}, `${tabs} ${tabs === 1 ? "tab" : "tabs"} of this page.`),
+    fill(
+      $("clients"),
       clients.length
-        ? scrolling("Programs", table([], clients.map(clientCells)))
+        ? scrolling("Programs", table(["Program", "API", "From", "Requests", "Last"], clients.map(clientCells)))
         : el("p", { class: "soft" }, "No other program in the last ten minutes."),
+      el("p", { class: "soft" }, `${tabs} ${tabs === 1 ? "tab" : "tabs"} of this page open.`),
     );
   } catch {
     // The lamp shows that the server does not answer.
@@ -97,8 +141,16 @@ const clientCells = ({ agent, api, host, requests, ago }) => [
   agent || "unknown program",
   api,
   host,
-  `${requests} ${requests === 1 ? "request" : "requests"}, the last ${Math.round(ago)} s ago`,
+  String(requests),
+  howLongAgo(ago),
 ];
+
+function howLongAgo(seconds) {
+  if (seconds < 5) return "now";
+  if (seconds < 60) return "less than a minute ago";
+  const minutes = Math.round(seconds / 60);
+  return minutes === 1 ? "a minute ago" : `${minutes} minutes ago`;
+}
 
 function draw(text) {
   const values = Object.fromEntries(
@@ -112,25 +164,30 @@ function draw(text) {
   };
   const add = (name, value) => {
     points[name].push([now.at, value]);
-    points[name].splice(0, points[name].length - MOST_POINTS);
+    while (points[name][0][0] < now.at - SHOWN) points[name].shift();
   };
   if (last && now.at > last.at) add("tokens", Math.max(0, now.written - last.written) / (now.at - last.at));
   add("rows", values.sordino_running ?? 0);
   add("waiting", values.sordino_waiting ?? 0);
-  add("hits", now.hits + now.misses ? now.hits / (now.hits + now.misses) : 0);
+  add("hits", now.hits + now.misses ? (100 * now.hits) / (now.hits + now.misses) : 0);
   last = now;
-  $("graphs").replaceChildren(
-    ...Object.entries(GRAPHS).map(([name, label]) =>
-      el(
-        "figure",
-        {},
-        el("figcaption", {}, `${label}: ${points[name].at(-1)?.[1].toFixed(DIGITS[name]) ?? "-"}`),
-        chart([{ class: "second", points: points[name] }], { label, least: 0 }),
-      ),
-    ),
-  );
+  fill($("graphs"), ...Object.entries(GRAPHS).map(([name, graph]) => drawGraph(points[name], graph, now.at)));
   const evicted = [values.sordino_prefix_cache_evictions ?? 0, values.sordino_text_cache_evictions ?? 0];
   $("cache").textContent =
     `Prefixes and texts cached: ${bytes(values.sordino_prefix_cache_bytes ?? 0)}; ` +
     `evicted: ${evicted[0]} prefixes, ${evicted[1]} texts.`;
+}
+
+function drawGraph(all, { title, unit, digits = 0, whole = false, most = 1 }, now) {
+  const minutes = (seconds) => (seconds === 0 ? "now" : `${-seconds / 60} min ago`);
+  return el(
+    "figure",
+    {},
+    el("figcaption", {}, el("b", {}, title), ` ${all.at(-1)?.[1].toFixed(digits) ?? "-"} ${unit}`),
+    chart([{ kind: "second", points: all.map(([at, value]) => [at - now, value]) }], {
+      label: `${title}, ${unit}, in the last 5 minutes`,
+      x: { least: -SHOWN, most: 0, at: [-SHOWN, -150, 0], format: minutes },
+      y: { least: 0, most, whole },
+    }),
+  );
 }

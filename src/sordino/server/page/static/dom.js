@@ -14,11 +14,61 @@ export function el(tag, props = {}, ...children) {
   return made;
 }
 
-/** Replace an element's children; what is null or false is left out. */
+/** Replace an element's children, which may be in lists; what is null or false is left out. */
 export const fill = (where, ...children) =>
   where.replaceChildren(
-    ...children.flat().filter((child) => child !== null && child !== undefined && child !== false),
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
   );
+
+// What a select offers, and what it is to offer once its list is closed.
+const offered = new WeakMap();
+
+/** Give a select these options, [value, text] each. chosen: one's value; by default what is chosen stays, also where it
+ * is offered no more. A select that has the focus, whose list may be open, changes when it loses it. */
+export function offer(select, options, chosen = null) {
+  if (!offered.has(select)) select.addEventListener("blur", () => offer(select, ...offered.get(select).next));
+  const before = offered.get(select)?.now;
+  const now = JSON.stringify(options);
+  const isOpen = document.activeElement === select;
+  offered.set(select, { next: [options, chosen], now: isOpen ? before : now });
+  if (isOpen) return;
+  if (before !== now) {
+    const kept = select.selectedOptions[0];
+    const isGone = chosen === null && kept?.value && !options.some(([value]) => value === kept.value);
+    const value = select.value;
+    fill(select, options.map(([value, text]) => el("option", { value }, text)), isGone && kept);
+    select.value = value;
+    if (select.selectedIndex < 0) select.selectedIndex = 0;
+  }
+  if (chosen !== null) select.value = chosen;
+}
+
+// What each element was filled from.
+const drawn = new WeakMap();
+
+/** Fill an element, and return true, where what it shows has changed: else what the focus is on stays. */
+export function redraw(where, key, make) {
+  const now = JSON.stringify(key);
+  if (drawn.get(where) === now) return false;
+  drawn.set(where, now);
+  fill(where, make());
+  return true;
+}
+
+/** Make these the children of a list. One that stays is never taken out: a menu in it would close. */
+export function arrange(list, wanted) {
+  for (const one of [...list.children]) if (!wanted.includes(one)) one.remove();
+  wanted.forEach((one, at) => {
+    if (list.children[at] !== one) list.insertBefore(one, list.children[at] ?? null);
+  });
+}
+
+/** Disable a control, or enable it. other: gets the focus that a disabled one loses. */
+export function disable(control, isDisabled, other = null) {
+  const had = document.activeElement === control;
+  control.disabled = isDisabled;
+  if (had && isDisabled) other?.focus();
+}
 
 /** A wide element that scrolls by itself. */
 export const scrolling = (label, child) =>
@@ -56,24 +106,20 @@ export function onKeyRequired(doing) {
 /** `fetch` for JSON: the answer, or an Error with the server's message. */
 export async function call(path, { method = "GET", json, form, keepalive = false } = {}) {
   const headers = json === undefined ? {} : { "Content-Type": "application/json" };
+  const body = json === undefined ? form : JSON.stringify(json);
   let answer;
   try {
-    answer = await fetch(path, {
-      method,
-      headers,
-      body: json === undefined ? form : JSON.stringify(json),
-      keepalive: keepalive && JSON.stringify(json).length < 60_000,
-    });
+    answer = await fetch(path, { method, headers, body, keepalive: keepalive && body.length < 60_000 });
   } catch {
     throw new Error("the server does not answer");
   }
-  const body = await answer.json().catch(() => ({}));
-  if (answer.ok) return body;
+  const said = await answer.json().catch(() => ({}));
+  if (answer.ok) return said;
   if (answer.status === 401) requireKey();
-  const error = new Error(body.error?.message ?? `the server answered ${answer.status}`);
+  const error = new Error(said.error?.message ?? `the server answered ${answer.status}`);
   error.status = answer.status;
   // For programs: one status may have several reasons.
-  error.code = body.error?.code ?? null;
+  error.code = said.error?.code ?? null;
   throw error;
 }
 
@@ -118,6 +164,9 @@ export function confirming(button, what, doing) {
   return button;
 }
 
+/** A share for people. */
+export const percent = (share) => `${Math.round(100 * share)}%`;
+
 /** Bytes for people. */
 export const bytes = (count) => (count >= 1e9 ? `${(count / 1e9).toFixed(1)} GB` : `${Math.round(count / 1e6)} MB`);
 
@@ -141,45 +190,9 @@ export function svg(tag, props, ...children) {
   return made;
 }
 
-/** An SVG of lines over x. lines: {class, points: [[x, y], ...]} each. */
-export function chart(lines, { label, className = "chart", least = null } = {}) {
-  const all = lines.flatMap((line) => line.points);
-  const [width, height, left, bottom] = [600, 180, 44, 18];
-  const picture = svg("svg", {
-    class: className,
-    viewBox: `0 0 ${width} ${height}`,
-    role: "img",
-    "aria-label": label,
-  });
-  if (!all.length) return picture;
-  const xs = all.map(([x]) => x),
-    ys = all.map(([, y]) => y);
-  const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
-  const [low, high] = [least ?? Math.min(...ys), Math.max(...ys)];
-  const [y0, y1] = high > low ? [low, high] : [low - (least === null ? 0.5 : 0), low + 0.5];
-  const right = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - 6);
-  const down = (y) => 6 + (1 - (y - y0) / (y1 - y0)) * (height - bottom - 12);
-  const place = ([x, y]) => `${right(x).toFixed(1)},${down(y).toFixed(1)}`;
-  picture.append(
-    svg("line", { class: "axis", x1: left, y1: height - bottom, x2: width, y2: height - bottom }),
-    svg("line", { class: "axis", x1: left, y1: 0, x2: left, y2: height - bottom }),
-  );
-  const format = (value) => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(2));
-  picture.append(
-    svg("text", { x: 2, y: 4, "dominant-baseline": "hanging" }, format(y1)),
-    svg("text", { x: 2, y: height - bottom - 4 }, format(y0)),
-  );
-  for (const { class: kind, points } of lines) {
-    picture.append(
-      svg("polyline", { class: kind, points: points.map(place).join(" "), "vector-effect": "non-scaling-stroke" }),
-    );
-  }
-  return picture;
-}
-
-/** Save a text as a file of the user's. */
-export function download(name, text, type = "application/json") {
-  const url = URL.createObjectURL(new Blob([text], { type }));
+/** Save a Blob as a file of the user's. */
+export function download(name, content) {
+  const url = URL.createObjectURL(content);
   el("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

@@ -1,18 +1,18 @@
-// Inside a soft prompt: norms at once, importance and attention on request. Every picture has its numbers in a table.
+// Inside a soft prompt: nearest words and norms at once, importance and attention on request. Every picture of numbers
+// has them in a table.
 
-import { call, el, fill, scrolling, svg, table } from "./dom.js";
-
-const percent = (share) => `${Math.round(100 * share)} %`;
+import { call, el, fill, percent, scrolling, svg, table } from "./dom.js";
 
 /** An element that fills itself. path: of the soft prompt's routes. */
 export function inside(path) {
-  const above = el("div", {}, el("p", { class: "soft" }, "Measuring ..."));
+  const words = el("div", {}, el("p", { class: "soft" }, "Finding the nearest words ..."));
+  const above = el("div", {}, el("p", { class: "soft" }, "Measuring the norms ..."));
   const below = el("div", {});
   const button = el("button", { type: "button", onclick: measure }, "Measure importance and attention");
   const status = el(
     "p",
     { class: "soft", role: "status" },
-    "Leaves out each virtual token in turn, on a packaged text: some seconds.",
+    "Leaves out each virtual token in turn, on a sample text. Takes a few seconds.",
   );
 
   async function measure() {
@@ -28,10 +28,41 @@ export function inside(path) {
     }
   }
 
+  call(`${path}/words`)
+    .then((answer) => words.replaceChildren(wordPicture(answer.words)))
+    .catch((error) => fill(words, el("p", { class: "soft" }, error.message)));
   call(`${path}/inside`)
     .then((answer) => fill(above, ...normsOf(answer)))
     .catch((error) => fill(above, el("p", { class: "soft" }, error.message)));
-  return el("div", {}, above, el("p", { class: "bar" }, button, status), below);
+  return el(
+    "div",
+    {},
+    el("p", { class: "soft" }, "Nearest words of each virtual token; the nearer, the stronger the colour."),
+    words,
+    above,
+    el("p", { class: "bar" }, button, status),
+    below,
+  );
+}
+
+/** The nearer a word, the stronger its colour. */
+function wordPicture(rows) {
+  const cells = rows.flatMap((row, at) => [
+    el("span", { class: "soft" }, String(at + 1)),
+    ...Array.from({ length: 5 }, (_, place) => {
+      const [word, cosine] = row[place] ?? ["", 0];
+      const strength = Math.round(Math.max(0, Math.min(0.45, cosine)) * 100);
+      return el(
+        "span",
+        {
+          title: `${word} (${cosine.toFixed(2)})`,
+          style: `background: color-mix(in srgb, var(--main) ${strength}%, transparent)`,
+        },
+        word.trim() || JSON.stringify(word),
+      );
+    }),
+  ]);
+  return scrolling("Nearest words", el("div", { class: "words" }, ...cells));
 }
 
 function normsOf({ norms, percentiles, vocabulary, similar }) {
@@ -40,9 +71,9 @@ function normsOf({ norms, percentiles, vocabulary, similar }) {
   );
   const label =
     `Norms of ${norms.length} virtual tokens, from ${least} to ${most}; ` +
-    `90 % of the vocabulary's words lie between ${low} and ${high}`;
+    `90% of the vocabulary's words lie between ${low} and ${high}`;
   return [
-    el("p", { class: "soft" }, "Norm of each virtual token; the band holds 90 % of the vocabulary's words."),
+    el("p", { class: "soft" }, "Norm of each virtual token; the band holds 90% of the vocabulary's words."),
     bars(norms, { label, band: [vocabulary.p5, vocabulary.p95] }),
     numbers(
       "Norms",
@@ -61,18 +92,18 @@ function normsOf({ norms, percentiles, vocabulary, similar }) {
   ];
 }
 
-function depth({ importance, attention, told }) {
+function depth({ importance, attention, findings }) {
   const costs = importance.left_out,
     layers = attention.by_layer;
   const share = costs.map(
     (_, at) => attention.by_layer_and_token.reduce((sum, row) => sum + row[at], 0) / layers.length,
   );
   return [
-    ...told.map((line) => el("p", {}, line)),
+    ...findings.map((line) => el("p", {}, line)),
     el("p", { class: "soft" }, "How the loss changes when a virtual token is left out; above the line, it helps."),
-    bars(costs, { label: told[1] }),
-    el("p", { class: "soft" }, "Share of a text's attention on the soft prompt, by layer."),
-    bars(layers, { label: told.at(-1), most: 1 }),
+    bars(costs, { label: findings[1] }),
+    el("p", { class: "soft" }, "Share of the text's attention that the soft prompt gets, by layer."),
+    bars(layers, { label: findings.at(-1), most: 1 }),
     numbers(
       "Importance and attention of each virtual token",
       ["token", "loss if left out", "attention"],

@@ -1,14 +1,14 @@
 // The weights of the mixture that is loaded: sliders, of this tab alone. The next generation uses them.
 
-import { $, call, el, fill, tab } from "./dom.js";
+import { $, call, el, fill, percent, tab } from "./dom.js";
 import { choice } from "./status.js";
 import { live } from "./live.js";
 
 export const RULES = {
-  sequence: "Whole texts are weighed: whoever expected what was written so far counts for more",
-  probabilities: "Every word by the mean of their probabilities",
-  logits: "Every word by the mean of their logits",
-  vote: "Every word by vote",
+  sequence: "By whole texts: the better a soft prompt predicted the text so far, the more it counts",
+  probabilities: "Each token by the mean of their probabilities",
+  logits: "Each token by the mean of their logits",
+  vote: "Each token by vote",
 };
 
 // By mixture: the weights that the user gave it. What is not here has its own.
@@ -77,7 +77,7 @@ function draw(title) {
       total = all.reduce((sum, value) => sum + value, 0);
     all.forEach((value, at) => {
       inputs[at].value = value;
-      const share = `${Math.round((100 * value) / total)} %`;
+      const share = percent(value / total);
       outputs[at].textContent = share;
       inputs[at].setAttribute("aria-valuetext", share);
     });
@@ -113,7 +113,7 @@ function draw(title) {
         { class: "soft" },
         mixture.gated
           ? "The text decides the weights until you move one."
-          : "For this tab; the file stays as it is.",
+          : "For this tab only. The file does not change.",
       ),
     ),
   );

@@ -1,228 +1,158 @@
-// The library as a table: load, upload, details, delete.
+// Prompts: the library as rows, fitting files first; each file has a page of its own.
 
-import { open } from "./details.js";
+import { copier } from "./copy.js";
+import { $, arrange, call, debounce, el, setStatus } from "./dom.js";
 import { dropZone } from "./drop.js";
-import { $, call, confirming, debounce, el, scrolling, setStatus } from "./dom.js";
-import { choice, NONE } from "./status.js";
+import { byFit } from "./fit.js";
+import { gainOf } from "./heldout.js";
 import { live } from "./live.js";
+import { showPrompt } from "./prompt.js";
+import { row, scale } from "./prompt_row.js";
+import { route } from "./route.js";
+import { choice } from "./status.js";
+import { toast } from "./toast.js";
+import { upload } from "./uploads.js";
 
-const FITS = {
-  exact: "made for this very model",
-  "same family": "made for a model of this family",
-  unknown: "may fit: the file does not say",
-  no: "does not fit",
-};
+// Rows that are drawn, until more are asked for: thousands would hold up the page.
+const MOST_ROWS = 200;
 
-let cards = [];
+// null before the library was read.
+let cards = null;
+let most = MOST_ROWS;
+// What of a card is searched.
+const words = new WeakMap();
 let library = null;
+// What the rows were drawn from, and the rows: {element, light} by what each was drawn from.
+let drawn = "";
+let rows = new Map();
 
 export function startPrompts() {
-  for (const id of ["search", "filter"]) $(id).addEventListener("input", draw);
+  for (const id of ["search", "filter"])
+    $(id).addEventListener("input", () => {
+      most = MOST_ROWS;
+      draw();
+    });
+  $("rows-more").addEventListener("click", () => {
+    const last = $("rows").lastElementChild;
+    most += MOST_ROWS;
+    draw();
+    last?.nextElementSibling?.querySelector("a, button")?.focus();
+  });
   $("upload").addEventListener("change", ({ target }) => {
-    upload([...target.files]);
+    upload([...target.files], read);
     target.value = "";
   });
-  dropZone($("drop"), upload);
+  dropZone($("prompts"), (files) => upload(files, read));
+  $("rows").addEventListener("keydown", step);
   live.addEventListener("state", () => {
-    if (live.state.library !== library) {
-      library = live.state.library;
-      read();
-    }
+    const now = JSON.stringify([live.state.library, live.state.model?.key]);
+    if (now === library) return;
+    library = now;
+    read();
   });
   choice.addEventListener("change", draw);
+  document.addEventListener("page", turn);
   $("try-examples").addEventListener("click", examples);
-  call("ui/prompts")
-    .then(({ folders, shown }) =>
-      $("folder").replaceChildren("Folder: ", el("code", {}, shown[0]), " ", copier(folders[0])),
-    )
-    .catch(() => {});
 }
 
-export function copier(value) {
-  const button = el(
-    "button",
-    {
-      type: "button",
-      ariaLabel: `Copy ${value}`,
-      onclick: async () => {
-        try {
-          await navigator.clipboard.writeText(value);
-          button.textContent = "Copied";
-        } catch {
-          button.textContent = "Select it and copy";
-        }
-        setTimeout(() => {
-          button.textContent = "Copy";
-        }, 1500);
-      },
-    },
-    "Copy",
-  );
-  return button;
+/** The list, or the page of the soft prompt that the address names. opened: by the user, at the part that it names. */
+function turn(opened = null) {
+  const { page, rest } = route();
+  const [name, part] = rest.split("/");
+  const one = page === "prompts" && name !== "";
+  $("library").hidden = one;
+  $("prompt").hidden = !one;
+  if (one) showPrompt(name, opened && part, read);
 }
 
 const read = debounce(async () => {
   try {
-    cards = (await call("v1/soft_prompts")).data;
+    const { prompts, folders, shown } = await call("ui/prompts");
+    cards = prompts.sort(byFit);
+    $("folder").replaceChildren("Folder: ", el("code", {}, shown[0]), " ", copier(folders[0]));
+    setStatus($("prompts-status"), "");
   } catch (error) {
     setStatus($("prompts-status"), error.message, "bad");
   }
   draw();
+  turn();
 }, 30);
 
 async function examples() {
   try {
     const { added } = await call("ui/prompts/examples", { method: "POST", json: {} });
     location.hash = "#prompts";
-    setStatus($("prompts-status"), `In the library: ${added.join(", ")}. Load one, and write.`, "good");
+    toast(added.length ? `Added to the library: ${added.join(", ")}` : "They are in the library already", "good");
   } catch (error) {
-    setStatus($("prompts-status"), error.message, "bad");
+    toast(error.message, "bad");
   }
-}
-
-/** Remembers the focused button; the function that is returned focuses it again after a redraw. */
-function focused() {
-  const held = document.activeElement?.closest?.("#table tr");
-  if (!held) return () => {};
-  const place = [...held.querySelectorAll("button")].indexOf(document.activeElement);
-  return () =>
-    [...document.querySelectorAll("#table tr")]
-      .find((one) => one.dataset.file === held.dataset.file)
-      ?.querySelectorAll("button")
-      [place]?.focus();
 }
 
 function draw() {
-  const refocus = focused();
-  const words = $("search").value.toLowerCase(),
+  if (!cards) return;
+  const wanted = $("search").value.toLowerCase(),
     kind = $("filter").value;
-  const shown = cards.filter(
+  const found = cards.filter(
     (card) =>
-      JSON.stringify(Object.values(card)).toLowerCase().includes(words) &&
+      wordsOf(card).includes(wanted) &&
       (kind !== "fits" || (!card.error && card.fit !== "no")) &&
       (kind !== "broken" || card.error),
   );
-  if (!cards.length) {
-    $("table").replaceChildren(el("p", {}, "The library is empty."));
+  const shown = found.slice(0, most);
+  $("rows-more").hidden = found.length <= most;
+  $("rows-more").textContent = `Show more (${(found.length - most).toLocaleString()} left)`;
+  const now = JSON.stringify([shown, live.state?.model?.name, cards.length]);
+  if (now === drawn) {
+    light();
     return;
   }
-  const head = el(
-    "tr",
-    {},
-    ...["Name", "Author", "Tokens", "Made for", "Fits", "Tags", "Do"].map((title) =>
-      el("th", { scope: "col" }, title),
-    ),
-  );
-  $("table").replaceChildren(
-    scrolling(
-      "Soft prompts of the library",
-      el("table", { role: "table" }, el("thead", {}, head), el("tbody", { role: "rowgroup" }, ...shown.map(row))),
-    ),
-  );
-  if (!shown.length) $("table").append(el("p", {}, "No soft prompt matches."));
+  drawn = now;
+  // A menu that is open, and a question that is asked in it, stay: only rows that changed are drawn anew.
+  const gain = scale(cards);
+  const keyOf = (card) => JSON.stringify([card, live.state?.model?.name, gain]);
+  rows = new Map(shown.map((card) => [keyOf(card), rows.get(keyOf(card)) ?? row(card, gain, read)]));
+  light();
+  const refocus = focused();
+  arrange($("rows"), [...rows.values()].map((one) => one.element));
   refocus();
+  $("rows-legend").hidden = !shown.some((card) => gainOf(card.heldout) !== null);
+  $("rows-none").hidden = !cards.length || shown.length > 0;
+  $("rows-empty").hidden = cards.length > 0;
 }
 
-// On a narrow screen a row is a card, and its cells say what they are.
-const cell = (label, text) => el("td", { role: "cell", dataset: { label } }, text || null);
-
-function row(card) {
-  if (card.error) {
-    return el(
-      "tr",
-      { role: "row", dataset: { file: card.file } },
-      el("th", { scope: "row", role: "rowheader" }, card.file),
-      el("td", { role: "cell", colSpan: 5, dataset: { kind: "bad" } }, `broken: ${card.error}`),
-      el("td", { role: "cell" }, remover(card)),
-    );
-  }
-  const active = choice.name === card.id;
-  const load = active
-    ? el("button", { type: "button", onclick: () => choice.choose(NONE) }, "Unload")
-    : el(
-        "button",
-        {
-          type: "button",
-          class: "main",
-          disabled: !card.fit || card.fit === "no",
-          onclick: () => choice.choose(card.id),
-        },
-        "Load",
-      );
-  load.ariaLabel = `${load.textContent} ${card.name || card.id}`;
-  return el(
-    "tr",
-    { role: "row", dataset: { file: card.file }, ariaCurrent: active ? "true" : null },
-    el(
-      "th",
-      { scope: "row", role: "rowheader" },
-      card.name || card.id,
-      el("br"),
-      el("small", {}, card.file),
-      card.description ? el("p", {}, card.description) : null,
-    ),
-    cell("Author", card.author ?? ""),
-    cell("Tokens", tokens(card)),
-    cell("Made for", card.base_model ?? ""),
-    el(
-      "td",
-      { role: "cell", title: card.fit_reason, dataset: { kind: card.fit === "no" ? "bad" : "" } },
-      FITS[card.fit] ?? card.fit_reason,
-    ),
-    cell("Tags", [card.rating, ...card.tags].filter(Boolean).join(", ")),
-    el(
-      "td",
-      { role: "cell" },
-      el(
-        "div",
-        { class: "bar" },
-        load,
-        el(
-          "button",
-          { type: "button", ariaLabel: `Details of ${card.name || card.id}`, onclick: () => open(card.id) },
-          "Details",
-        ),
-        remover(card),
-      ),
-    ),
-  );
+function wordsOf(card) {
+  if (!words.has(card)) words.set(card, JSON.stringify(Object.values(card)).toLowerCase());
+  return words.get(card);
 }
 
-function remover(card) {
-  return confirming(el("button", { type: "button" }, "Delete"), card.file, async () => {
-    try {
-      await call(`v1/soft_prompts/${encodeURIComponent(card.id)}`, { method: "DELETE" });
-      setStatus($("prompts-status"), `${card.file} is in the library's trash`);
-    } catch (error) {
-      setStatus($("prompts-status"), error.message, "bad");
-    }
-    read();
-  });
+/** Show which one is active. */
+function light() {
+  for (const one of rows.values()) one.light();
 }
 
-async function upload(files) {
-  const results = [];
-  let bad = false;
-  for (const file of files) {
-    const form = new FormData();
-    form.append("file", file);
-    try {
-      const card = await call("v1/soft_prompts", { method: "POST", form });
-      results.push(`${file.name}: in the library as ${card.id}`);
-    } catch (error) {
-      bad = true;
-      const taken = error.code === "name_taken";
-      const why = taken
-        ? "another soft prompt has this name: delete that one first, or rename the file"
-        : error.message;
-      results.push(why.startsWith(`${file.name}: `) ? why : `${file.name}: ${why}`);
-    }
-  }
-  setStatus($("prompts-status"), results.join("; "), bad ? "bad" : "good");
-  read();
+/** Remembers the focused control of a row; the function that is returned focuses it again after a redraw. */
+function focused() {
+  const held = document.activeElement?.closest?.("#rows > li");
+  if (!held) return () => {};
+  const active = document.activeElement;
+  const place = [...held.querySelectorAll("a, button")].indexOf(active);
+  return () => {
+    if (active.isConnected) active.focus();
+    else
+      [...$("rows").children]
+        .find((one) => one.dataset.file === held.dataset.file)
+        ?.querySelectorAll("a, button")
+        [place]?.focus();
+  };
 }
 
-const tokens = (card) =>
-  card.components
-    ? `${card.n_tokens}, mixture of ${card.components}`
-    : `${card.n_tokens}${card.kind === "KV prompt" ? ", KV prompt" : ""}`;
+/** Up and down go from row to row. */
+function step(event) {
+  const way = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  if (!way || event.target.closest(".menu")) return;
+  const links = [...$("rows").querySelectorAll("a.name")];
+  const at = links.indexOf(event.target.closest("li")?.querySelector("a.name"));
+  if (at < 0 || !links[at + way]) return;
+  event.preventDefault();
+  links[at + way].focus();
+}

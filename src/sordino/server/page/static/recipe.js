@@ -3,11 +3,19 @@
 import { $, call, el } from "./dom.js";
 
 export const PRESETS = {
-  "Usual: what the texts want, about 5 minutes": { steps: "", batch: 4, row_tokens: 128, tokens: 20 },
-  "Quick: see whether it catches the voice": { steps: 30, batch: 4, row_tokens: 128, tokens: 20 },
-  "Good: a file to keep": { steps: 150, batch: 4, row_tokens: 128, tokens: 20 },
-  "Best: everything the texts give": { steps: 400, batch: 4, row_tokens: 128, tokens: 20 },
+  "Standard: about 5 minutes": "",
+  "Quick: to see whether it catches the voice": 30,
+  "Good: a file to keep": 150,
+  "Best: all that the texts give": 400,
 };
+
+// Beside the name, in the page's own words; the others are behind "More settings".
+const KINDS = {
+  embedding: "Embedding: for any program",
+  kv: "KV: stronger, fewer programs",
+};
+// A default that fits into its field.
+const SHORT = 18;
 
 /** The fields of a run and of its file's metadata, as the server derives them from its settings. */
 export const form = { run: [], about: [] };
@@ -19,28 +27,47 @@ export const loadForm = async () => Object.assign(form, await call("ui/training-
 export const onPage = ({ error, named }) =>
   named.reduce((text, name) => {
     const field = [...form.run, ...form.about].find((one) => one.name === name);
-    const label = field?.label.split(/[(:]/)[0].trim();
-    return field ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${label}"`) : text;
+    return field ? text.replaceAll(`--${name.replaceAll("_", "-")}`, `"${field.label.split(/[(:]/)[0].trim()}"`) : text;
   }, error);
 
 /** The fields by the settings' names. */
 export const inputs = {};
 
 /** Labels with their fields, which become `inputs`. changed: called when a value changes. */
-export const fields = (table, changed) => el("div", { class: "grid" }, ...table.map((one) => labelled(one, changed)));
+export const fields = (table, changed) =>
+  el("div", { class: "grid" }, ...table.filter(({ name }) => name !== "kind").map((one) => labelled(one, changed)));
 
-function labelled({ name, label, help, kind, choices }, changed) {
-  const given = { name: `train-${name}`, title: help, onchange: () => changed() };
+/** The field of the kind of soft prompt. */
+export function kindField(changed) {
+  const { choices } = form.run.find(({ name }) => name === "kind");
+  inputs.kind = el(
+    "select",
+    { name: "train-kind", onchange: () => changed() },
+    ...choices.map((one) => el("option", { value: one }, KINDS[one] ?? one)),
+  );
+  return el("label", {}, "Kind", inputs.kind);
+}
+
+function labelled({ name, label, help, kind, choices, default: standard, shown }, changed) {
+  const says = shown || (standard === null || standard === "" ? "" : String(standard));
+  const placeholder = says.length > SHORT ? "automatic" : says;
+  const given = { name: `train-${name}`, onchange: () => changed(), placeholder };
   const number = { type: "number", step: kind === "int" ? 1 : "any" };
   if (choices.length)
     inputs[name] = el(
       "select",
       given,
-      ...["", ...choices.filter(Boolean)].map((one) => el("option", { value: one }, one || "as usual")),
+      ...["", ...choices.filter(Boolean)].map((one) =>
+        el("option", { value: one }, one || (says ? `default: ${says}` : "not set")),
+      ),
     );
   else if (kind === "bool") inputs[name] = el("input", { type: "checkbox", ...given });
   else inputs[name] = el("input", kind === "str" ? given : { ...number, ...given });
-  return kind === "bool" ? el("label", {}, inputs[name], ` ${label}`) : el("label", {}, label, inputs[name]);
+  const said = [help === `${label}.` ? "" : help, says.length > SHORT ? `Default: ${says}.` : ""];
+  const about = el("small", {}, said.filter(Boolean).join(" "));
+  return kind === "bool"
+    ? el("label", {}, inputs[name], ` ${label}`, about)
+    : el("label", {}, label, inputs[name], about);
 }
 
 /** The request for a run with the values of the fields. */
@@ -55,5 +82,13 @@ export function runRequest() {
   }
   if (settings.minutes !== undefined) delete settings.steps;
   if (settings.start_from) delete settings.init;
-  return { settings };
+  return { model: $("train-model").value, settings };
+}
+
+/** Fill the fields with a run's settings. */
+export function fillFields(settings) {
+  for (const [name, input] of Object.entries(inputs)) {
+    if (input.type === "checkbox") input.checked = Boolean(settings[name]);
+    else input.value = settings[name] ?? (name === "kind" ? "embedding" : "");
+  }
 }

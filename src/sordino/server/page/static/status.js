@@ -1,17 +1,22 @@
 // The status lamp, and which soft prompt this tab's next generation uses.
 
-import { $, el, local, setStatus } from "./dom.js";
+import { $, local, setStatus } from "./dom.js";
 import { live } from "./live.js";
+import { toast } from "./toast.js";
 
 // Values of the choice besides names: no file can have these.
-const DEFAULT = "/default";
+export const DEFAULT = "/default";
 export const NONE = "/none";
 
-/** A soft prompt in a list: its title, which may not be unique, and its name where that differs. */
-export const label = ({ title, name }) => (title === name ? name : `${title} (${name})`);
+/** A soft prompt in a list: its title, and its name where another has that title too. */
+export const label = ({ title, name }) =>
+  live.state.prompts.some((one) => one.title === title && one.name !== name) ? `${title} (${name})` : title;
 
 // What the lamp calls an active one.
 const KINDS = { "embedding prompt": "soft prompt", "KV prompt": "KV prompt" };
+
+// Tokens a second of the last text, while its model is in use.
+let speed = "";
 
 class Choice extends EventTarget {
   #chosen = DEFAULT;
@@ -45,36 +50,22 @@ class Choice extends EventTarget {
     const state = live.state;
     if (state?.model && state.model.key !== this.#model) {
       this.#model = state.model.key;
+      speed = "";
       this.#chosen = local.get(`choice:${this.#model}`, DEFAULT);
     }
-    this.#fill(state);
     this.#light(state);
     this.dispatchEvent(new Event("change"));
   }
 
-  #fill(state) {
-    const standard = state?.default
-      ? `server's default (${this.prompt(state.default)?.title ?? state.default})`
-      : "server's default (none)";
-    $("choice").replaceChildren(
-      el("option", { value: DEFAULT }, standard),
-      el("option", { value: NONE }, "none"),
-      ...(state?.prompts ?? []).map((one) => el("option", { value: one.name }, label(one))),
-      ...(this.#isGone() ? [el("option", { value: this.#chosen }, `${this.#chosen} (gone)`)] : []),
-    );
-    $("choice").value = this.#chosen;
-    $("choice").disabled = !state?.model;
-  }
-
   /** Chosen, and deleted or broken since. */
-  #isGone() {
+  get isGone() {
     return ![DEFAULT, NONE].includes(this.#chosen) && !this.prompt(this.#chosen);
   }
 
   #light(state) {
     const prompt = this.prompt(this.name);
     const [kind, text] = !live.connected
-      ? ["grey", $("login").open ? "The server asks for its key" : "The server does not answer"]
+      ? ["grey", $("login").open ? "The server needs its key" : "The server does not answer"]
       : !state?.model
         ? ["grey", state?.loading ? `Loading ${state.loading.name}: ${state.loading.line}` : "No model is loaded"]
         : prompt
@@ -87,24 +78,41 @@ class Choice extends EventTarget {
           : [
               "blue",
               `Model ready: ${state.model.name}. ` +
-                (this.#isGone()
+                (this.isGone
                   ? `The soft prompt ${this.#chosen} is gone: choose another`
                   : "No soft prompt is active"),
             ];
     $("lamp").dataset.kind = kind;
-    $("lamp").title = text;
+    $("lamp-open").title = text;
     setStatus($("lamp-text"), text);
     $("no-model").hidden = !live.connected || Boolean(state?.model) || Boolean(state?.loading);
-    $("no-prompts").hidden = !live.connected || !state || state.count > 0;
-    $("model-open").textContent = state?.model ? `Model: ${state.model.name}` : "Model";
+    const without = kind === "blue" ? "No soft prompt" : "Not ready";
+    $("lamp-name").textContent = !live.connected && state ? "No connection" : (prompt?.title ?? without);
+    $("lamp-open").disabled = !state?.model;
+    const none = state?.loading ? `Loading ${state.loading.name}` : "Choose a model";
+    $("model-name").textContent = state?.model?.name ?? none;
+    $("model-facts").textContent = `${state?.model?.runner ?? ""}${speed}`;
   }
 }
 
 export const choice = new Choice();
 
+// Why the server left its default out, as last told.
+let leftOut = "";
+
+function tellLeftOut() {
+  const now = live.state.left_out ?? "";
+  if (now && now !== leftOut) toast(now, "bad");
+  leftOut = now;
+}
+
 export function startLamp() {
-  $("choice").addEventListener("change", ({ target }) => choice.choose(target.value));
   live.addEventListener("state", () => choice.show());
+  live.addEventListener("state", tellLeftOut);
   live.addEventListener("connection", () => choice.show());
+  live.addEventListener("rate", ({ detail }) => {
+    speed = ` · ${detail.toFixed(0)} tokens/s`;
+    choice.show();
+  });
   choice.show();
 }

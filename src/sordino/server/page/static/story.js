@@ -1,37 +1,33 @@
 // A story or a chat: what is open, and where it is stored.
 
-import { $, call, confirming, download, el, local, setStatus, tab } from "./dom.js";
+import { $, call, download, local, setStatus, tab } from "./dom.js";
+import { blank, nameOf, newId } from "./story_fields.js";
+import { StoryList } from "./story_list.js";
 
-// A change is saved on the server after half a second. Until then this browser has it as a draft.
-const SAVE_AFTER = 500;
-const DRAFT_AFTER = 200;
+// A change is saved on the server after half a second. Until then this browser has it as a draft. Writing a long story
+// takes a moment, in which no key is answered: it is done less often.
+const SAVE_AFTER = 500,
+  DRAFT_AFTER = 200,
+  PER_CHARACTER = 1 / 200,
+  AT_MOST = 10_000;
 
 // An id for each load of this page, and the id of the tab's last load: after a reload its drafts are continued.
-const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
-
 const PAGE_ID = newId(),
   PREVIOUS_PAGE_ID = tab.get("life");
 tab.set("life", PAGE_ID);
 
-const blank = (isChat) => ({
-  id: newId(),
-  title: "",
-  text: "",
-  memory: "",
-  note: "",
-  chat: isChat ? [] : null,
-  character: null,
-  revision: 0,
-  after: "",
-});
+const pathOf = (id) => `ui/stories/${encodeURIComponent(id)}`;
 
-/** What is open on a page, with its buttons (`ids`). show: called with the open story; leave: before another opens. */
+/** What is open on a page, with its controls (`ids`). show: called with the open story; leave: before another opens;
+ * read: a story from a file. */
 export class StoryStore {
   #timer = null;
   #drafting = null;
   #saving = null;
   #dirty = false;
-  #listed = "";
+  // What the server and this browser have, as listed last.
+  #stored = [];
+  #rows;
 
   constructor(ids, { isChat, show, leave, read }) {
     this.ids = ids;
@@ -41,21 +37,22 @@ export class StoryStore {
     this.name = isChat ? "chat" : "story";
     this.story = blank(isChat);
     $(ids.fresh).addEventListener("click", () => this.fresh());
-    $(ids.list).addEventListener("change", () => this.#choose());
-    $(ids.file).addEventListener("click", () =>
-      download(`${this.story.title || this.name}.json`, JSON.stringify(this.story, null, 1)),
-    );
-    confirming($(ids.remove), ids.remove, () => this.#remove());
+    const doing = {
+      open: (id) => this.#choose(id),
+      rename: (id, title) => this.#rename(id, title),
+      save: (id) => this.#export(id),
+      remove: (id) => this.#remove(id),
+    };
+    this.#rows = new StoryList($(ids.list), doing, isChat ? "New chat" : "Untitled");
     $(ids.theirs).addEventListener("click", () => this.#openTheirs());
     $(ids.mine).addEventListener("click", () => {
       $(ids.conflict).hidden = true;
       this.save({ overwrite: true });
     });
-    if (ids.load)
-      $(ids.load).addEventListener("change", ({ target }) => {
-        this.#load(target.files[0], read);
-        target.value = "";
-      });
+    $(ids.load)?.addEventListener("change", ({ target }) => {
+      this.#load(target.files[0], read);
+      target.value = "";
+    });
     addEventListener("pagehide", () => {
       this.#draft();
       this.save();
@@ -70,8 +67,12 @@ export class StoryStore {
     try {
       await this.#openById(id);
     } catch (error) {
-      if (error.status !== 404) setStatus($(this.ids.saved), error.message, "bad");
       this.open(this.story);
+      if (error.status !== 404) {
+        // It may be there at the next load.
+        tab.set(this.name, id);
+        setStatus($(this.ids.saved), error.message, "bad");
+      }
     }
     this.list();
   }
@@ -90,11 +91,13 @@ export class StoryStore {
     await this.save();
     // A draft stays listed until the server has it.
     if (!this.#dirty || this.#draft()) return true;
-    setStatus($(this.ids.saved), "not stored: save it to a file first", "bad");
+    setStatus($(this.ids.saved), "not saved: export it to a file first", "bad");
     return false;
   }
 
   open(story) {
+    // What was typed while this one was fetched.
+    this.#draft();
     this.story = story;
     this.#dirty = false;
     $(this.ids.conflict).hidden = true;
@@ -102,25 +105,32 @@ export class StoryStore {
     local.set(this.name, story.id);
     setStatus($(this.ids.saved), "");
     this.show(story);
+    this.#draw();
   }
 
   /** Open a story by its id: its draft, else the server's copy. */
   async #openById(id) {
     if (!id) return this.open(blank(this.isChat));
-    const mine = [this.#draftOf(id), this.#draftOf(id, PREVIOUS_PAGE_ID)].find((name) => local.get(name));
-    const name = mine ?? (await this.#draftElsewhere(id));
-    const draft = name && { ...local.get(name), ...(mine ? {} : { after: "" }) };
-    this.open({ ...blank(this.isChat), ...(draft || (await call(this.#path(id)))) });
-    if (!draft) return;
+    const { story, name } = await this.#read(id);
+    this.open(story);
+    if (!name) return;
     // A draft of the server's revision is saved; for one of an older revision the server reports a conflict.
     this.change({});
     if (this.#draft() && name !== this.#draftOf(id)) local.remove(name);
   }
 
+  /** A story by its id: its draft, with its name, else the server's copy. */
+  async #read(id) {
+    const mine = [this.#draftOf(id), this.#draftOf(id, PREVIOUS_PAGE_ID)].find((name) => local.get(name));
+    const name = mine ?? (await this.#draftElsewhere(id));
+    const draft = name && { ...local.get(name), ...(mine ? {} : { after: "" }) };
+    return { story: { ...blank(this.isChat), ...(draft || (await call(pathOf(id)))) }, name };
+  }
+
   /** The draft of another tab, which may be closed; null where the server has the same or a newer revision. */
   async #draftElsewhere(id) {
     const [name] = this.#drafts(id);
-    const stored = name && (await call(this.#path(id)).catch(() => null));
+    const stored = name && (await call(pathOf(id)).catch(() => null));
     return !name || (stored && stored.revision !== local.get(name).revision) ? null : name;
   }
 
@@ -134,11 +144,14 @@ export class StoryStore {
   }
 
   change(values) {
+    const named = nameOf(this.story);
     Object.assign(this.story, values);
     this.#dirty = true;
-    this.#drafting ??= setTimeout(() => this.#draft(), DRAFT_AFTER);
-    setStatus($(this.ids.saved), "");
-    this.#timer ??= setTimeout(() => this.save(), SAVE_AFTER);
+    const more = Math.min(AT_MOST, PER_CHARACTER * this.story.text.length);
+    this.#drafting ??= setTimeout(() => this.#draft(), DRAFT_AFTER + more);
+    this.#timer ??= setTimeout(() => this.save(), SAVE_AFTER + more);
+    if ($(this.ids.saved).textContent) setStatus($(this.ids.saved), "");
+    if (nameOf(this.story) !== named) this.#draw();
   }
 
   /** Save changes. Of two writers the server keeps the first; the second gets a conflict. */
@@ -152,15 +165,19 @@ export class StoryStore {
     const json = { ...story, overwrite, writer: PAGE_ID };
     // From now on the server may have this, whether or not its answer arrives.
     story.after = PAGE_ID;
-    this.#saving = call(this.#path(story.id), { method: "PUT", json, keepalive: true })
+    this.#saving = call(pathOf(story.id), { method: "PUT", json, keepalive: true })
       .then((stored) => {
         const isNew = story.revision === 0;
         story.revision = stored.revision;
+        // What was changed meanwhile is saved next.
         if (!this.#dirty) local.remove(this.#draftOf(story.id));
         if (story !== this.story) return;
-        setStatus($(this.ids.saved), "saved");
+        if (!this.#dirty) setStatus($(this.ids.saved), "saved");
         // Listing reads all stories on the server: not at every save.
-        if (isNew || this.#listed !== story.id + story.title) this.list();
+        const listed = this.#stored.find((one) => one.id === story.id);
+        if (isNew || !listed) return this.list();
+        Object.assign(listed, { title: story.title, changed: stored.changed });
+        this.#draw();
       })
       .catch((error) => {
         this.#dirty = true;
@@ -171,7 +188,7 @@ export class StoryStore {
         }
         setStatus(
           $(this.ids.saved),
-          `${drafted ? "stored in this browser only" : "not stored, save it to a file"}: ${error.message}`,
+          `${drafted ? "saved in this browser only" : "not saved, export it to a file"}: ${error.message}`,
           "bad",
         );
         this.#timer ??= setTimeout(() => this.save(), 2000);
@@ -183,24 +200,24 @@ export class StoryStore {
   }
 
   async list() {
-    this.#listed = this.story.id + this.story.title;
-    const stored = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
-    const stories = [...stored, ...this.#unsent(new Set(stored.map((one) => one.id)))];
-    const dated = (one) => (one.changed ? `untitled, ${new Date(one.changed * 1000).toLocaleString()}` : "untitled");
-    const named = (one) => (one.title || dated(one)) + (stored.includes(one) ? "" : " (in this browser only)");
-    $(this.ids.list).replaceChildren(
-      el("option", { value: "" }, stories.length ? "open ..." : "none yet"),
-      ...stories.map((one) =>
-        el("option", { value: one.id }, one.id === this.story.id ? `${named(one)} (open)` : named(one)),
-      ),
-    );
+    this.#stored = (await call("ui/stories").catch(() => [])).filter((one) => one.is_chat === this.isChat);
+    this.#draw();
+  }
+
+  #draw() {
+    const { id, title, text, chat } = this.story,
+      ids = new Set(this.#stored.map((one) => one.id));
+    const unsent = this.#unsent(ids).map((one) => ({ ...one, isUnsent: true }));
+    // The open one is listed from its first word on.
+    const fresh = ids.has(id) ? [] : [{ id }];
+    const open = { title, text, chat, begins: null, isOpen: true };
+    this.#rows.draw([...fresh, ...this.#stored, ...unsent].map((one) => (one.id === id ? { ...one, ...open } : one)));
   }
 
   /** Drafts that the server never got: once opened they are saved there. */
   #unsent(stored) {
-    const drafts = this.#drafts()
-      .map((name) => local.get(name))
-      .filter((one) => one && !stored.has(one.id) && one.id !== this.story.id);
+    const names = this.#drafts().filter((name) => !stored.has(name.split(":")[1]) && !name.includes(this.story.id));
+    const drafts = names.map((name) => local.get(name)).filter(Boolean);
     return [...new Map(drafts.map((one) => [one.id, one])).values()];
   }
 
@@ -210,21 +227,31 @@ export class StoryStore {
     return this.#dirty && local.set(this.#draftOf(this.story.id), this.story);
   }
 
-  #path(id) {
-    return `ui/stories/${encodeURIComponent(id)}`;
-  }
-
-  async #choose() {
-    const list = $(this.ids.list),
-      id = list.value;
-    list.value = "";
-    if (!id || !(await this.#leave())) return;
+  async #choose(id) {
+    if (id === this.story.id || !(await this.#leave())) return;
     try {
       await this.#openById(id);
     } catch (error) {
       setStatus($(this.ids.saved), error.message, "bad");
     }
     this.list();
+  }
+
+  async #rename(id, title) {
+    await this.#choose(id);
+    if (this.story.id !== id) return;
+    this.open({ ...this.story, title });
+    this.change({});
+  }
+
+  async #export(id) {
+    try {
+      const story = id === this.story.id ? this.story : (await this.#read(id)).story;
+      const content = new Blob([JSON.stringify(story, null, 1)], { type: "application/json" });
+      download(`${nameOf(story) || this.name}.json`, content);
+    } catch (error) {
+      setStatus($(this.ids.saved), error.message, "bad");
+    }
   }
 
   async #load(file, read) {
@@ -239,8 +266,9 @@ export class StoryStore {
 
   async #openTheirs() {
     this.leave();
+    this.#settle();
     try {
-      const theirs = await call(this.#path(this.story.id));
+      const theirs = await call(pathOf(this.story.id));
       local.remove(this.#draftOf(this.story.id));
       this.open(theirs);
     } catch (error) {
@@ -248,19 +276,25 @@ export class StoryStore {
     }
   }
 
-  async #remove() {
-    this.leave();
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#dirty = false;
-    // A save that ends later would bring it back.
-    await this.#saving;
-    this.#dirty = false;
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#drafts(this.story.id).forEach(local.remove);
-    await call(this.#path(this.story.id), { method: "DELETE" }).catch(() => {});
-    this.open(blank(this.isChat));
+  async #remove(id) {
+    const isOpen = id === this.story.id;
+    if (isOpen) {
+      this.leave();
+      this.#settle();
+      // A save that ends later would bring it back.
+      await this.#saving;
+      this.#settle();
+    }
+    this.#drafts(id).forEach(local.remove);
+    await call(pathOf(id), { method: "DELETE" }).catch(() => {});
+    if (isOpen) this.open(blank(this.isChat));
     this.list();
+  }
+
+  /** Nothing of it is to be saved any more. */
+  #settle() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#dirty = false;
   }
 }

@@ -1,303 +1,233 @@
-// Train: texts, what training on them costs, and the runs.
+// Train: the form of a new run, the runs, and the page of the run that is open.
 
-import { $, call, clock, debounce, el, fill, setStatus, tab } from "./dom.js";
+import * as drafts from "./draft.js";
+import { $, call, el, offer, shown } from "./dom.js";
+import { folding, NARROW } from "./drawer.js";
 import { dropZone, picker } from "./drop.js";
+import { icon } from "./icons.js";
 import { live } from "./live.js";
-import { fields, form, inputs, onPage, PRESETS, runRequest } from "./recipe.js";
-import { finished, notify, poll, startRuns } from "./runs.js";
+import { isPair } from "./output.js";
+import { fields, fillFields, form, inputs, kindField, onPage, PRESETS, runRequest } from "./recipe.js";
+import { route } from "./route.js";
+import { runPage } from "./run.js";
+import { finished, isKnown, poll, runs, startRuns } from "./runs.js";
+import { toast } from "./toast.js";
 
-// Files of one request: servers limit a form's parts.
-const AT_ONCE = 100;
-
-let draft = null;
+let open = null;
+// The names of the models that are on the server's machine.
+let here = [];
 
 export function startTrain() {
   if (!form.run.length) return;
-  $("train").append(
-    el("h2", {}, "A new soft prompt", el("span", { id: "train-for" })),
-    el(
-      "div",
-      { id: "texts-drop", class: "drop" },
-      "Drop text files here, or ",
-      picker("files", {}, add),
-      " or ",
-      picker("a folder", { webkitdirectory: true }, add),
-      el(
-        "p",
-        { class: "soft" },
-        "Texts, JSONL or CSV, chat logs, stories. Some tens of pages in one voice are enough.",
-      ),
-    ),
-    el(
-      "details",
-      {},
-      el("summary", {}, "Paste text instead"),
-      el("label", {}, "Text", el("textarea", { id: "paste", rows: 6 })),
-      el("button", { type: "button", onclick: paste }, "Add it"),
-    ),
-    el("p", { id: "texts-status", role: "status" }),
-    el(
-      "details",
-      { id: "texts-out", hidden: true },
-      el("summary", {}, "Remove a text"),
-      el("ul", { class: "checks" }),
-    ),
-    el("div", { id: "texts-are" }),
+  const side = el(
+    "aside",
+    { id: "runs-side", class: "side", ariaLabel: "Runs" },
+    el("h2", {}, "Runs"),
+    el("a", { class: "button", href: "#train" }, "New soft prompt"),
+    el("ul", { id: "runs" }),
+    el("p", { id: "runs-none", class: "soft" }, "None yet. A run continues when you close this page."),
+    el("p", { id: "runs-status", role: "alert" }),
+  );
+  const toggle = el("button", { type: "button", class: "quiet", id: "runs-open" }, icon("list"), " Runs");
+  open = runPage({ again, goOn });
+  $("train").append(side, el("div", { class: "pane" }, toggle, newRun(), open.element));
+  const fold = folding(side, toggle, { name: "runs", open: true });
+  side.addEventListener("click", ({ target }) => NARROW.matches && target.closest("a") && fold(false));
+  dropZone($("texts-drop"), drafts.add);
+  live.addEventListener("state", () => {
+    origins();
+    offerModels();
+  });
+  drafts.restore();
+  startRuns(() => {
+    origins();
+    turn();
+  });
+  document.addEventListener("page", () => {
+    turn();
+    if (shown("train")) models();
+  });
+}
+
+function newRun() {
+  return el(
+    "div",
+    { id: "train-new" },
+    el("h2", {}, "New soft prompt"),
+    texts(),
     el(
       "form",
       { id: "train-form", onsubmit: begin },
+      el("h3", {}, "The soft prompt"),
       el(
-        "label",
-        { class: "field" },
-        "Name",
-        el("input", { id: "train-name", maxLength: 100, required: true, placeholder: "The keeper's log" }),
+        "div",
+        { class: "grid basics" },
+        el(
+          "label",
+          {},
+          "Name",
+          el("input", { id: "train-name", maxLength: 100, required: true, oninput: drafts.keepName }),
+        ),
+        el("label", {}, "Model", select("train-model", [""], useModel)),
+        kindField(drafts.measure),
+        el("label", {}, "Effort", select("preset-train", Object.keys(PRESETS), usePreset)),
+        el("label", {}, "Start from", el("select", { id: "train-from", onchange: drafts.measure })),
       ),
-      el(
-        "p",
-        { class: "bar" },
-        el("label", {}, "How thorough ", select("preset-train", Object.keys(PRESETS), usePreset)),
-        el("label", {}, "Begin from ", el("select", { id: "train-from", onchange: () => measure() })),
-      ),
-      el("details", {}, el("summary", {}, "More"), fields(form.run, measure)),
       el(
         "details",
         {},
-        el("summary", {}, "What the file says about itself"),
-        fields(form.about, measure),
-        el("p", { class: "soft" }, "The file discloses these, how it was trained, and samples of its writing."),
+        el("summary", {}, "More settings"),
+        fields(form.run, drafts.measure),
       ),
-      el("p", { id: "train-cost", role: "status" }),
       el(
-        "p",
-        { class: "bar" },
+        "details",
+        {},
+        el("summary", {}, "Metadata"),
+        el("p", { class: "soft" }, "The file will contain these, how it was trained, and samples of its writing."),
+        fields(form.about, drafts.measure),
+      ),
+      el(
+        "div",
+        { class: "bar go" },
         el("button", { id: "train-go", class: "main", disabled: true }, "Train"),
-        el("button", { id: "train-clear", type: "button", onclick: clear }, "Start over"),
+        el("button", { id: "train-clear", type: "button", class: "quiet", onclick: drafts.clear }, "Start over"),
+        el("span", { id: "train-cost", class: "soft", role: "status" }),
       ),
       el("p", { id: "train-status", role: "alert" }),
     ),
-    el("h2", {}, "Runs"),
-    el("div", { id: "runs" }, el("p", { class: "soft" }, "None yet.")),
   );
-  dropZone($("texts-drop"), add);
-  usePreset();
-  live.addEventListener("state", () => {
-    origins();
-    $("train-for").textContent = live.state.model ? ` for ${live.state.model.name}` : "";
-  });
-  restoreDraft();
-  startRuns({ again, goOn, changed: origins });
+}
+
+function texts() {
+  return el(
+    "div",
+    { id: "texts" },
+    el(
+      "div",
+      { id: "texts-drop", class: "drop" },
+      el("p", {}),
+      el(
+        "p",
+        { class: "bar" },
+        picker("files", {}, drafts.add),
+        picker("a folder", { webkitdirectory: true }, drafts.add),
+      ),
+      el("small", {}, "Plain text, JSONL, CSV, chat logs, stories, web pages"),
+    ),
+    el(
+      "details",
+      {},
+      el("summary", {}, "Paste text"),
+      el("label", {}, "Text", el("textarea", { id: "paste", rows: 6 })),
+      el("button", { type: "button", onclick: drafts.addPasted }, "Add"),
+    ),
+    el("p", { id: "texts-status", role: "status" }),
+    el("div", { id: "texts-are", hidden: true }, el("ul", { id: "texts-list" }), el("div", { id: "texts-facts" })),
+  );
 }
 
 const select = (id, options, onchange) =>
-  el("select", { id, onchange }, ...options.map((one) => el("option", {}, one)));
+  el("select", { id, onchange }, ...options.map((one) => el("option", { value: one }, one)));
 
 function usePreset() {
-  for (const [name, value] of Object.entries(PRESETS[$("preset-train").value])) inputs[name].value = value;
+  inputs.steps.value = PRESETS[$("preset-train").value];
   inputs.minutes.value = "";
-  measure();
+  drafts.measure();
+}
+
+function useModel() {
+  kinds();
+  drafts.measure();
+}
+
+/** Read which models are on the server's machine. */
+async function models() {
+  const { choices } = await call("ui/models").catch(() => ({ choices: [] }));
+  here = choices.filter(({ download }) => download === 0).map(({ name }) => name);
+  offerModels();
+}
+
+/** What an encoder-decoder learns from, and that a KV prompt is not possible with one. Of other models than the one in use
+ * only the server knows. */
+function kinds() {
+  const pair = isPair() && $("train-model").value === "";
+  inputs.kind.querySelector("[value=kv]").disabled = pair;
+  $("texts-drop").querySelector("p").textContent = pair
+    ? "Drop rows with a prompt and a completion here, or texts in one voice."
+    : "Drop texts in one voice here. A few dozen pages are enough.";
+}
+
+/** chosen: as in `offer`. */
+function offerModels(chosen = null) {
+  const inUse = live.state?.model?.name;
+  const others = here.filter((name) => name !== inUse).map((name) => [name, name]);
+  offer($("train-model"), [["", inUse ? `${inUse}, in use` : "smollm2"], ...others], chosen);
+  kinds();
+}
+
+/** Choose the model of a run, which may be on this machine no more. */
+function chooseModel(name) {
+  if (name !== live.state?.model?.name && !here.includes(name)) here.push(name);
+  offerModels(name === live.state?.model?.name ? "" : name);
 }
 
 function origins() {
-  const before = $("train-from").value;
-  $("train-from").replaceChildren(
-    el("option", { value: "" }, "the texts themselves"),
-    ...(live.state?.prompts ?? [])
-      .filter((one) => !one.components)
-      .map((one) => el("option", { value: one.name }, `${one.title}, of the library`)),
-    ...finished().map((job) => el("option", { value: `run:${job.id}` }, `${job.name}, trained here`)),
-  );
-  $("train-from").value = before;
-  if ($("train-from").selectedIndex < 0) $("train-from").value = "";
+  const prompts = (live.state?.prompts ?? []).filter((one) => !one.components);
+  offer($("train-from"), [
+    ["", "the texts themselves"],
+    ...prompts.map((one) => [one.name, `${one.title}, from the library`]),
+    ...finished().map((job) => [`run:${job.id}`, `${job.name}, trained here`]),
+  ]);
 }
 
-// Texts -------------------------------------------------------------------------------------------
-
-async function add(files) {
-  if (!files.length) return;
-  setStatus($("texts-status"), `Taking ${files.length} ${files.length === 1 ? "file" : "files"} ...`);
-  try {
-    for (let at = 0; at < files.length; at += AT_ONCE) {
-      const form = new FormData();
-      for (const file of files.slice(at, at + AT_ONCE))
-        form.append("files", file, file.webkitRelativePath || file.name);
-      if (draft) form.append("run", draft.id);
-      draft = await call("ui/texts", { method: "POST", form });
-    }
-    const [first] = files;
-    if (!$("train-name").value)
-      $("train-name").value = (first.webkitRelativePath?.split("/")[0] || first.name.replace(/\.[^.]*$/, "")).slice(
-        0,
-        100,
-      );
-    tab.set("draft", draft.id);
-    tab.set("draft-name", $("train-name").value);
-    showDraft();
-  } catch (error) {
-    setStatus($("texts-status"), error.message, "bad");
-  }
+/** Show what the address names: the form, or a run. */
+function turn() {
+  const { page, rest } = route();
+  if (page !== "train") return;
+  $("train-new").hidden = Boolean(rest);
+  open.show(rest, rest ? runs.get(rest) : null, { isKnown: isKnown() });
 }
 
-/** Show the draft's texts. */
-function showDraft() {
-  setStatus($("texts-status"), `Texts: ${draft.texts.join(", ")}`);
-  $("texts-out").hidden = false;
-  fill(
-    $("texts-out").querySelector("ul"),
-    ...draft.texts.map((name) =>
-      el("li", {}, el("button", { type: "button", onclick: () => removeText(name) }, `Remove ${name}`)),
-    ),
-  );
-  measure();
-}
-
-async function removeText(name) {
-  try {
-    draft = await call(`ui/jobs/${draft.id}/texts?file=${encodeURIComponent(name)}`, { method: "DELETE" });
-  } catch (error) {
-    setStatus($("texts-status"), error.message, "bad");
-    return;
-  }
-  if (draft.texts.length) showDraft();
-  else clear();
-  // The focused button is gone.
-  (draft ? $("texts-out").querySelector("summary") : $("texts-drop").querySelector("input")).focus();
-}
-
-/** The draft that this tab had before a reload. */
-async function restoreDraft() {
-  const job = tab.get("draft") && (await call(`ui/jobs/${tab.get("draft")}`).catch(() => null));
-  if (job?.state !== "draft" || draft) return;
-  draft = job;
-  $("train-name").value ||= tab.get("draft-name", "");
-  showDraft();
-}
-
-/** A draft with the texts and settings of a run. */
+/** A draft with the texts and settings of a run. Raises an Error. */
 async function again(job) {
-  if (draft) {
-    notify(job, "There are texts above already: train on them or start over first.", "bad");
-    return;
-  }
-  try {
-    draft = await call(`ui/jobs/${job.id}/again`, { method: "POST", json: {} });
-  } catch (error) {
-    notify(job, error.message, "bad");
-    return;
-  }
-  tab.set("draft", draft.id);
-  tab.set("draft-name", draft.name);
+  if (drafts.current())
+    throw new Error("New soft prompt already has texts. Train on them, or start over, first.");
+  const draft = await call(`ui/jobs/${job.id}/again`, { method: "POST", json: {} });
   $("train-name").value = draft.name;
   $("train-from").value = draft.settings.start_from ?? "";
-  for (const [name, input] of Object.entries(inputs)) {
-    if (input.type === "checkbox") input.checked = Boolean(draft.settings[name]);
-    else input.value = draft.settings[name] ?? "";
-  }
-  showDraft();
-  $("texts-drop").scrollIntoView({ block: "center" });
+  chooseModel(job.model);
+  fillFields(draft.settings);
+  location.hash = "#train";
+  drafts.take(draft);
 }
 
-/** A new run that begins from the result of this one. */
+/** A new run that starts from the result of this one. */
 function goOn(job) {
+  location.hash = "#train";
   $("train-from").value = `run:${job.id}`;
-  $("texts-drop").scrollIntoView({ block: "center" });
-  setStatus($("texts-status"), `Add texts: the new run begins from ${job.name}.`);
-}
-
-async function paste() {
-  const text = $("paste").value;
-  if (!text.trim()) return;
-  const count = (draft?.texts ?? []).filter((name) => name.startsWith("pasted")).length;
-  await add([new File([text], `pasted-${count + 1}.txt`, { type: "text/plain" })]);
-  $("paste").value = "";
-}
-
-function clear() {
-  if (draft) call(`ui/jobs/${draft.id}`, { method: "DELETE" }).catch(() => {});
-  draft = null;
-  tab.remove("draft");
-  measuring = null;
-  for (const id of ["texts-status", "train-cost", "train-status"]) setStatus($(id), "");
-  $("texts-are").replaceChildren();
-  $("texts-out").hidden = true;
-  $("texts-out").open = false;
-  $("train-name").value = "";
-  $("train-go").disabled = true;
-}
-
-let measuring = null;
-
-/** Let the server measure the texts and what training on them costs with these settings. */
-const measure = debounce(async () => {
-  if (!draft) return;
-  const mine = (measuring = Symbol("look"));
-  setStatus($("train-cost"), "Reading the texts ...");
-  try {
-    let measured = await call(`ui/jobs/${draft.id}/look`, { method: "POST", json: runRequest() });
-    for (;;) {
-      if (measuring !== mine) return;
-      if (measured.texts) showTexts(measured.texts);
-      if (!measured.busy) break;
-      if (measured.texts) setStatus($("train-cost"), "Measuring three steps on this machine ...");
-      await new Promise((done) => setTimeout(done, 500));
-      measured = await call(`ui/jobs/${draft.id}/look`);
-    }
-    $("train-go").disabled = Boolean(measured.error);
-    if (measured.error) {
-      setStatus($("train-cost"), onPage(measured), "bad");
-      // A text is at fault: show its button.
-      if (draft.texts.some((name) => measured.where === name || measured.where.startsWith(`${name},`)))
-        $("texts-out").open = true;
-    } else {
-      const { steps, seconds, step_seconds, measuring_seconds, memory_bytes, free_bytes } = measured.cost;
-      const { wanted_steps, wanted_seconds } = measured.cost;
-      const gib = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-      setStatus(
-        $("train-cost"),
-        `${steps} steps of about ${step_seconds.toFixed(1)} s: ${clock(seconds)}, ` +
-          `${clock(measuring_seconds)} of it to measure the result. ` +
-          (wanted_steps > steps ? `The texts are worth ${wanted_steps} steps: ${clock(wanted_seconds)}. ` : "") +
-          `Memory: about ${gib(memory_bytes)}; ${gib(free_bytes)} are free.`,
-        memory_bytes > free_bytes ? "bad" : "",
-      );
-    }
-  } catch (error) {
-    if (measuring !== mine) return;
-    setStatus($("train-cost"), error.message, "bad");
-    $("train-go").disabled = true;
-  }
-}, 400);
-
-function showTexts(texts) {
-  $("texts-are").replaceChildren(
-    el(
-      "p",
-      {},
-      `${texts.train} pieces to train on (${texts.examples} examples, ${texts.tokens} tokens), ` +
-        `${texts.validation} to validate, ${texts.heldout} held out for the report. ${texts.how}`,
-    ),
-    ...[...texts.notes, ...texts.duplicates].map((line) => el("p", { class: "soft" }, line)),
-  );
+  chooseModel(job.model);
+  $("texts-status").textContent = `Add texts: the new run starts from ${job.name}.`;
 }
 
 async function begin(event) {
   event.preventDefault();
-  if (!draft) return;
-  const mine = draft,
-    json = runRequest();
-  // At once: files that are dropped while the request runs belong to another run.
-  draft = null;
-  clear();
-  tab.set("draft", mine.id);
+  if (!drafts.current()) return;
+  const json = runRequest(),
+    mine = drafts.release();
   try {
     await call(`ui/jobs/${mine.id}/train`, { method: "POST", json });
-    if (tab.get("draft") === mine.id) tab.remove("draft");
-    if (!draft) setStatus($("texts-status"), "It is in the queue below, and goes on if you close this page.", "good");
-    poll();
+    await poll();
+    // Texts that were dropped meanwhile are another run's, and stay in view.
+    if (drafts.current())
+      toast(`${json.settings.name} is in the queue.`, "good", {
+        label: "Show",
+        run: () => (location.hash = `#train/${mine.id}`),
+      });
+    else location.hash = `#train/${mine.id}`;
   } catch (error) {
-    setStatus($("train-status"), error.message, "bad");
-    if (draft) return;
-    draft = mine;
+    $("train-status").textContent = onPage({ error: error.message, named: [] });
+    if (drafts.current()) return;
     $("train-name").value = json.settings.name;
-    showDraft();
+    drafts.take(mine);
   }
 }

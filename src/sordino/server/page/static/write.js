@@ -1,26 +1,35 @@
-// The page of text that the model continues.
+// The page of text that the model continues; with an encoder-decoder, of an input and its output.
 
-import { fillColumns, startCompare } from "./compare.js";
-import { $, debounce, el, setStatus, shown } from "./dom.js";
-import { choice } from "./status.js";
+import { fillColumns, resetCompare, startCompare } from "./compare.js";
+import { $, debounce, disable, setStatus, shown } from "./dom.js";
+import { folding, NARROW } from "./drawer.js";
+import { Editor } from "./editor.js";
+import { startFirst } from "./first.js";
+import { clearMeter, measureContext, write } from "./generation.js";
+import { History } from "./history.js";
+import { startKeys } from "./keys.js";
 import { live } from "./live.js";
-import { measureContext, write } from "./generation.js";
+import { isPair, Output, startForm, words } from "./output.js";
 import { startSettings } from "./settings.js";
+import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
+import { readStory } from "./story_file.js";
+import { waitingIn } from "./waiting.js";
 
-let store;
-// The text before each continuation, the latest last; what Undo took away, likewise; the last continuation.
-let before = [];
-let undone = [];
-let written = "";
-// The column of a comparison that was added to the story: another one replaces it.
-let used = "";
-// The running continuation: {stop}.
+let store, editor, output, foldStories;
+const history = new History();
+// The last continuation; the column of a comparison that was added to the story: another one replaces it.
+let written = "",
+  used = "";
+// The running continuation: {stop, begun}, begun: ends what is shown while the model reads.
 let running = null;
 
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
 const SENT = [100_000, 1_000_000],
   A_TOKEN = 24;
+
+// Less wide than this, in pixels, the window has no room for the stories beside a comparison.
+const ROOM = 1400;
 
 /** Where the part of the story that is sent begins. */
 function cutOf(story) {
@@ -34,49 +43,46 @@ function cutOf(story) {
 
 /** cut: as cutOf. text: what the model may see. */
 function visible() {
-  const story = $("story").value,
+  const story = editor.text,
     cut = cutOf(story);
-  return { cut, text: { story: story.slice(cut), memory: $("memory").value, note: $("note").value } };
+  return { cut, text: { story: story.slice(cut), memory: $("memory").value, note: isPair() ? "" : $("note").value } };
 }
 
 export async function startWrite() {
   startSettings(() => measure());
+  const parts = { sheet: "sheet", earlier: "earlier", backdrop: "shade", field: "story", later: "later" };
+  editor = new Editor(Object.fromEntries(Object.entries(parts).map(([name, id]) => [name, $(id)])), changed);
+  output = new Output();
+  foldStories = folding($("stories-side"), $("stories-open"), { name: "stories", open: true });
   store = new StoryStore(
     {
       fresh: "new",
       list: "stories",
-      file: "save",
       load: "load",
-      remove: "forget",
       saved: "saved",
       conflict: "conflict",
       theirs: "take-theirs",
       mine: "keep-mine",
     },
-    { isChat: false, show, leave, read },
+    { isChat: false, show, leave, read: readStory },
   );
-  for (const id of ["story", "memory", "note", "title"]) $(id).addEventListener("input", changed);
-  $("story").addEventListener("scroll", () => {
-    $("shade").scrollTop = $("story").scrollTop;
+  for (const id of ["memory", "note", "title"]) $(id).addEventListener("input", changed);
+  const actions = { go, stop: () => running?.stop(), undo: () => step("undo"), redo: () => step("redo"), retry };
+  for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
+  startKeys(actions, () => editor.text);
+  startDrawers();
+  startForm(() => {
+    history.clear();
+    written = used = "";
+    buttons();
+    measure();
   });
-  $("go").addEventListener("click", () => go());
-  $("stop").addEventListener("click", () => running?.stop());
-  $("undo").addEventListener("click", () => step(before, undone));
-  $("redo").addEventListener("click", () => step(undone, before));
-  $("retry").addEventListener("click", retry);
-  startCompare({
-    text: () => visible().text,
-    begun: () => {
-      used = "";
-    },
-    use,
-  });
-  document.addEventListener("keydown", (event) => {
+  const first = startFirst({ isEmpty: () => editor.text === "", begin });
+  document.addEventListener("page", () => {
     if (!shown("write")) return;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) go();
-    if (event.key === "Escape") running?.stop();
+    editor.follow();
+    measure();
   });
-  document.addEventListener("page", () => shown("write") && measure());
   choice.addEventListener("change", () => {
     measure();
     fillColumns();
@@ -86,66 +92,105 @@ export async function startWrite() {
     buttons();
     measure();
   });
+  live.addEventListener("rate", ({ detail }) => {
+    $("rate").textContent = `${detail.toFixed(1)} tokens/s`;
+  });
   await store.resume();
+  first();
+}
+
+/** Compare and Settings have one place: one of them is open. */
+function startDrawers() {
+  const fold = {};
+  for (const [name, other] of [
+    ["compare", "settings"],
+    ["settings", "compare"],
+  ]) {
+    const button = $(`${name}-open`);
+    fold[name] = folding($(name), button, { name });
+    button.addEventListener("click", () => {
+      if ($(name).hidden) return;
+      fold[other](false);
+      if (name !== "compare") return;
+      if (innerWidth < ROOM) foldStories(false, { remember: false });
+      $("compare-go").focus();
+    });
+  }
+  startCompare({
+    text: () => visible().text,
+    reading: () => words().reading,
+    begun: () => {
+      used = "";
+    },
+    use,
+    open: () => {
+      fold.settings(false);
+      fold.compare(true, { focus: true });
+    },
+  });
 }
 
 /** Stop writing: the text belongs to the story that is closed. */
 function leave() {
   running?.stop();
+  running?.begun();
   running = null;
   buttons();
 }
 
 function show(story) {
   leave();
-  $("story").value = story.text;
+  editor.open(story.text, story.generated);
+  output.open(story.output);
   for (const id of ["memory", "note", "title"]) $(id).value = story[id];
-  before = [];
-  undone = [];
+  history.clear();
+  clearMeter($("meter"));
+  resetCompare();
   written = used = "";
+  if (NARROW.matches) foldStories(false);
   buttons();
   measure();
 }
 
 function changed() {
-  store.change({ text: $("story").value, memory: $("memory").value, note: $("note").value, title: $("title").value });
+  const [memory, note, title] = ["memory", "note", "title"].map((id) => $(id).value);
+  store.change({ text: editor.text, generated: editor.written, output: output.text, memory, note, title });
   $("retry").disabled = !canRetry();
   measure();
 }
 
-/** A story from a file: one of this page's, or any text. */
-async function read(file) {
-  const content = await file.text();
-  if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "").slice(0, 300) };
-  let story;
-  try {
-    story = JSON.parse(content);
-  } catch {
-    throw new Error("it is not JSON");
-  }
-  if (typeof story?.text !== "string") throw new Error("it holds no story");
-  const fields = Object.fromEntries(["title", "text", "memory", "note"].map((key) => [key, String(story[key] ?? "")]));
-  return { ...fields, title: fields.title.slice(0, 300) };
-}
-
 // Writing -----------------------------------------------------------------------------------------
+
+/** Where what is written goes. */
+const target = () => (isPair() ? output : editor);
 
 function go() {
   if (running || !ready()) return;
-  before.push($("story").value);
-  generate();
+  history.begin(target().snapshot());
+  generate(target().text);
 }
 
-function generate() {
-  const story = $("story");
+/** Begin the story with `opening`, unless it has begun, and continue it. */
+function begin(opening) {
+  if (!editor.text) {
+    editor.open(opening, []);
+    changed();
+  }
+  go();
+}
+
+/** before: what Undo brings back. */
+function generate(before) {
   written = "";
-  undone = [];
   setStatus($("write-status"), "");
-  const { cut, text } = visible();
-  let tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
+  editor.toEnd();
+  const { cut, text } = visible(),
+    into = target(),
+    begun = waitingIn($("rate"), words().reading);
   const ended = (text = "", kind = "") => {
+    begun();
     running = null;
-    if (story.value === before.at(-1)) before.pop();
+    if (into.text === before) history.cancel();
     setStatus($("write-status"), text, kind);
     buttons();
     changed();
@@ -153,50 +198,56 @@ function generate() {
   const handlers = {
     begun: ({ dropped }) => shade(cut, dropped),
     text: ({ text: more }) => {
-      // Always at the end, while the user may edit elsewhere; caret and selection stay.
+      begun();
+      // The last output stays until the next one begins.
+      if (!written && into === output) output.open("");
+      // Always at the end, while the user may edit elsewhere.
       written += more;
-      story.setRangeText(more, story.value.length, story.value.length, "preserve");
-      store.change({ text: story.value });
-      if (tail) story.scrollTop = story.scrollHeight;
-      tail = story.scrollHeight - story.scrollTop - story.clientHeight < 40;
+      into.append(more);
+      store.change({ text: editor.text, generated: editor.written, output: output.text });
     },
     done: () => ended(),
     error: ({ message }) => ended(message, "bad"),
-    lost: () => ended("The server stopped while it wrote. Its text so far is here; Continue when it is back.", "bad"),
+    lost: () => ended("The server stopped while writing. The text so far is kept. Continue when it is back.", "bad"),
   };
-  const mine = (running = {});
+  const mine = (running = { begun });
   mine.stop = write(text, (message) => running === mine && handlers[message.is]?.(message));
   buttons();
 }
 
 /** Undo and Redo. Text typed since goes to the other stack, so nothing is lost. */
-function step(from, to) {
-  if (running || !from.length) return;
-  to.push($("story").value);
-  $("story").value = from.pop();
+function step(which) {
+  const snapshot = running ? null : history[which](target().snapshot());
+  if (snapshot === null) return;
+  target().restore(snapshot);
   buttons();
   changed();
 }
 
-const canRetry = () => !running && ready() && written !== "" && $("story").value.endsWith(written);
+const canRetry = () =>
+  !running && ready() && (isPair() ? output.text !== "" : written !== "" && editor.endsWith(written));
 
 /** Replace the last continuation by another one; Undo brings it back. */
 function retry() {
   if (!canRetry()) return;
-  const story = $("story");
-  before.push(story.value);
-  story.value = story.value.slice(0, -written.length);
-  generate();
+  if (isPair()) return go();
+  const before = editor.text;
+  history.begin(editor.snapshot());
+  editor.drop(written.length);
+  generate(before);
 }
 
 const ready = () => live.connected && Boolean(live.state?.model);
 
 function buttons() {
-  $("go").disabled = Boolean(running) || !ready();
-  $("stop").disabled = !running;
-  $("undo").disabled = Boolean(running) || !before.length;
-  $("redo").disabled = Boolean(running) || !undone.length;
-  $("retry").disabled = !canRetry();
+  const busy = Boolean(running);
+  // Those that may take the focus of another are enabled before that is disabled.
+  if (busy) $("stop").disabled = false;
+  disable($("go"), busy || !ready(), $("stop"));
+  disable($("retry"), !canRetry(), busy ? $("stop") : $("go"));
+  disable($("stop"), !busy, $("go"));
+  disable($("undo"), busy || !history.canUndo, $("go"));
+  disable($("redo"), busy || !history.canRedo, $("go"));
   $("compare-go").disabled = !ready();
 }
 
@@ -210,32 +261,39 @@ const measure = debounce(() => {
 
 /** cut: code units of the story that were not sent. dropped: characters after those that do not fit the context. */
 function shade(cut, dropped) {
-  const value = $("story").value;
+  const { text } = editor;
   let hidden = cut;
   // The server counts characters; some are two of the browser's units.
-  for (let left = dropped; left > 0 && hidden < value.length; left -= 1)
-    hidden += value.codePointAt(hidden) > 0xffff ? 2 : 1;
-  $("shade").replaceChildren(el("mark", {}, value.slice(0, hidden)), value.slice(hidden) + "\n");
-  $("shade").scrollTop = $("story").scrollTop;
-  $("story").title = hidden ? "The model does not see the shaded beginning any more" : "";
+  for (let left = dropped; left > 0 && hidden < text.length; left -= 1)
+    hidden += text.codePointAt(hidden) > 0xffff ? 2 : 1;
+  editor.shade(hidden);
+  $("unseen").hidden = !hidden;
 }
 
 // Compare -----------------------------------------------------------------------------------------
 
-/** Add a continuation of the comparison to the story; Undo removes it. */
+/** Add a continuation of the comparison to the story, or make it the output; Undo takes it back. */
 function use(text) {
-  const story = $("story");
   if (running) {
     setStatus($("write-status"), "The model is writing: stop it first.", "bad");
     return;
   }
-  before.push(story.value);
-  undone = [];
-  const base = used && story.value.endsWith(used) ? story.value.slice(0, -used.length) : story.value;
-  story.value = base + text;
+  history.begin(target().snapshot());
+  if (isPair()) output.open(text);
+  else addToStory(text);
   written = used = text;
-  story.scrollTop = story.scrollHeight;
-  setStatus($("write-status"), "It is at the end of the story. Undo removes it.");
+  setStatus(
+    $("write-status"),
+    isPair()
+      ? "This is the output now. Undo brings the other one back."
+      : "Added at the end of the story. Undo removes it.",
+  );
   buttons();
   changed();
+}
+
+function addToStory(text) {
+  if (used && editor.endsWith(used)) editor.drop(used.length);
+  editor.append(text);
+  editor.toEnd();
 }

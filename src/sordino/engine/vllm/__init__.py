@@ -1,0 +1,1 @@
+"""vLLM behind the seam of backends. Imports vLLM only when it runs."""

@@ -1,0 +1,42 @@
+// Short messages at the corner of the window, for what happened elsewhere than where the user looks.
+
+import { $, el } from "./dom.js";
+import { icon } from "./icons.js";
+
+const SHOWN_MS = 6000,
+  MOST = 4;
+
+/** Show a message. kind: "", "good" or "bad"; a bad one stays until it is closed. action: {label, run}, a button. */
+export function toast(text, kind = "", action = null) {
+  const close = () => made.remove();
+  const made = el(
+    "div",
+    { class: "toast", role: kind === "bad" ? "alert" : "status", dataset: { kind } },
+    el("p", {}, text),
+    action &&
+      el("button", {
+        type: "button",
+        textContent: action.label,
+        onclick: () => {
+          close();
+          action.run();
+        },
+      }),
+    el("button", { type: "button", class: "quiet", ariaLabel: "Close", onclick: close }, icon("close")),
+  );
+  if (kind !== "bad") closeLater(made, close);
+  $("toasts").append(made);
+  while ($("toasts").children.length > MOST) $("toasts").firstElementChild.remove();
+}
+
+/** Close a message after a while, in which neither the pointer nor the focus was on it. */
+function closeLater(made, close) {
+  let timer;
+  const start = () => {
+    clearTimeout(timer);
+    if (!made.matches(":hover, :focus-within")) timer = setTimeout(close, SHOWN_MS);
+  };
+  for (const event of ["pointerenter", "focusin"]) made.addEventListener(event, () => clearTimeout(timer));
+  for (const event of ["pointerleave", "focusout"]) made.addEventListener(event, () => setTimeout(start));
+  start();
+}

@@ -1,0 +1,27 @@
+"""Soft prompts in a server that vLLM runs; with vLLM itself in tests/programs."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import pytest
+
+from sordino.cli.vllm_plugin import _key_of
+from sordino.errors import ConfigError
+
+
+def test_a_public_server_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("VLLM_API_KEY", "SORDINO_INSECURE"):
+        monkeypatch.delenv(variable, raising=False)
+    for host in (None, "0.0.0.0"):
+        with pytest.raises(ConfigError, match="no key is required"):
+            _key_of(Namespace(host=host, api_key=None))
+    assert _key_of(Namespace(host="127.0.0.1", api_key=None)) is None
+    assert _key_of(Namespace(host=None, api_key=["k"])) == "k"
+    with pytest.raises(ConfigError, match="one key"):
+        _key_of(Namespace(host=None, api_key=["k", "l"]))
+    monkeypatch.setenv("VLLM_API_KEY", "m")
+    assert _key_of(Namespace(host=None, api_key=None)) == "m"
+    monkeypatch.delenv("VLLM_API_KEY")
+    monkeypatch.setenv("SORDINO_INSECURE", "1")
+    assert _key_of(Namespace(host=None, api_key=None)) is None

@@ -1,0 +1,78 @@
+"""SillyTavern's own server, unchanged, and ours for it to talk to. `make e2e` installs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from importlib import resources
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.server.process import started
+
+INSTALLED = Path(os.environ.get("SORDINO_E2E", Path(__file__).parents[2] / ".e2e")) / "node_modules" / "sillytavern"
+NODE = shutil.which("node")
+
+NEEDED = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
+]
+
+
+def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@contextmanager
+def sordino_at(folder: Path) -> Iterator[str]:
+    """The address of `sordino serve` with the packaged soft prompts."""
+    with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as prompts:
+        shutil.copytree(prompts, folder / "library")
+    env = {"XDG_CONFIG_HOME": str(folder / "config")}
+    flags = ("--model", "smollm2", "--port", "0", "--library", str(folder / "library"))
+    with started(*flags, env=env) as process:
+        yield process.url()
+
+
+@contextmanager
+def tavern_at(folder: Path) -> Iterator[httpx.Client]:
+    """A client of SillyTavern's own routes."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert NODE is not None
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                *(NODE, "server.js", "--port", str(port), "--disableCsrf", "--browserLaunchEnabled", "false"),
+                *("--dataRoot", str(folder / "data"), "--configPath", str(folder / "config.yaml")),
+            ],
+            cwd=INSTALLED,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+
+                def answers() -> bool:
+                    assert process.poll() is None, (folder / "log").read_text()[-3000:]
+                    try:
+                        return client.get("/").status_code == 200
+                    except httpx.TransportError:
+                        return False
+
+                wait(answers, 180, "SillyTavern did not start")
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)

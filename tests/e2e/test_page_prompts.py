@@ -1,0 +1,161 @@
+"""Prompts in a real browser: old files and what is said of them, the page of one, files for another model, the list of models."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, Route, expect
+
+from sordino import formats
+from sordino.models import fingerprint
+from sordino.models.cache import locked
+from sordino.models.gguf_header import read_gguf_header
+from tests.cases.test_old_zips import SPELLINGS, old_zip
+from tests.e2e.steps import NEEDED, PROMPTS, WAIT, Server, fitting, lamp, prompt_action, prompt_row
+from tests.tiny_models import tiny_gguf
+
+pytestmark = NEEDED
+
+WIDTHS = (1280, 768, 375)
+
+
+def test_a_folder_of_old_files(server: Server, page: Page, tmp_path: Path) -> None:
+    """Somebody who has zips from 2022: all are taken in, and each says what it was made for and what to do."""
+    lamp(page, "blue")
+    page.goto(f"{server.url}/#prompts")
+    files = [old_zip(tmp_path / f"old-{number}.zip", said) for number, said in enumerate(SPELLINGS)]
+    page.locator("#upload").set_input_files(files)
+    expect(page.locator("#toasts")).to_contain_text(f"{len(files)} added, none fits smollm2", timeout=20_000)
+    expect(page.locator("#upload-failed")).to_be_hidden()
+    row = prompt_row(page, "old-0.zip")
+    expect(row).to_contain_text("Made for EleutherAI/gpt-j-6B (4096 wide); smollm2 is 576 wide.")
+    expect(row.get_by_role("link", name="Train one for smollm2")).to_be_visible()
+    # Nothing to write with: the way to a green lamp is offered again.
+    page.locator("#rail a[href='#write']").click()
+    expect(page.locator("#first")).to_contain_text(f"None of the {len(files)} files in the library fits smollm2.")
+    expect(page.locator("#first").get_by_role("button", name="Try a starter prompt")).to_be_visible()
+    page.locator("#rail a[href='#prompts']").click()
+    # Those that fit come first.
+    shutil.copy(str(PROMPTS.joinpath("village-gazette.zip")), server.library / "zz.zip")
+    expect(page.locator("#rows > li").first).to_have_attribute("data-file", "zz.zip", timeout=5000)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        fitting(page)
+    # The way on begins to load that model: nothing is fetched in this test.
+    asked: list[object] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.post_data_json)
+        route.fulfill(
+            status=400, json={"error": {"message": "EleutherAI/gpt-j-6b: the Hugging Face Hub cannot be reached"}}
+        )
+
+    page.route("**/ui/models", lambda route: refuse(route) if route.request.method == "POST" else route.fallback())
+    row.get_by_role("button", name="Load GPT-J 6B (about 24 GB)").click()
+    expect(page.locator("#models-error")).to_have_text("EleutherAI/gpt-j-6b: the Hugging Face Hub cannot be reached")
+    assert asked == [{"name": "EleutherAI/gpt-j-6b"}]
+
+
+def test_the_page_of_a_soft_prompt(server: Server, page: Page) -> None:
+    server.add("keeper")
+    prompt = formats.read_any(Path(str(PROMPTS.joinpath("keeper.zip"))))
+    kept = {"256": 0.93, "1536": 0.78}
+    losses = {"no_prompt": 4.15, "soft_prompt": 3.72, "best_instruction": 4.09, "best_excerpt": 3.84}
+    known = prompt.with_metadata(name="Held", heldout={**prompt.metadata.heldout, "nll": losses, "gain_kept": kept})
+    formats.write_any(known, server.library / "held one.zip")
+    lamp(page, "blue")
+    page.goto(f"{server.url}/#prompts")
+    row = prompt_row(page, "held one.zip")
+    expect(row.get_by_role("img", name="gain: 0.43 nats per token")).to_be_visible()
+    expect(row.get_by_role("img", name="kept: 78% after 1536 tokens of other text")).to_be_visible()
+    # By the keyboard: down to the next row, Enter, and back.
+    page.locator("#rows a.name").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"#prompts/(held%20one|keeper)$"))
+    page.go_back()
+    expect(page.locator("#library")).to_be_visible()
+    # A link to it works in a fresh tab.
+    page.goto(f"{server.url}/#prompts/held%20one")
+    page.reload()
+    one = page.locator("#prompt")
+    expect(one.get_by_role("heading", name="Held", exact=True)).to_be_visible()
+    expect(one).to_contain_text("It predicts held-out texts 0.43 nats per token better than the model alone")
+    expect(one).to_contain_text("That is 0.37 better than the best instruction and 0.12 better than the best excerpt.")
+    expect(one).to_contain_text("After 1,536 tokens of other text it keeps 78% of its gain.")
+    expect(
+        one.get_by_role("img", name=re.compile("^Share of the gain kept after other text: 100% at 0"))
+    ).to_be_visible()
+    expect(one.locator(".gains tbody tr")).to_have_count(3)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        fitting(page)
+    page.set_viewport_size({"width": 1100, "height": 900})
+    one.get_by_role("button", name="Load Held").click()
+    lamp(page, "green")
+    one.get_by_role("button", name="Unload Held").click()
+    lamp(page, "blue")
+    one.get_by_role("button", name="Compare").click()
+    expect(page.locator("#compare-go")).to_be_visible()
+    lamp(page, "green")
+    page.go_back()
+    one.get_by_role("button", name="Try it").click()
+    expect(page.locator("#story")).to_be_visible()
+    # A file that is not there is said, with the way back.
+    page.goto(f"{server.url}/#prompts/nobody")
+    expect(one.get_by_role("alert")).to_contain_text("no soft prompt has this name")
+    one.get_by_role("link", name="Prompts").click()
+    expect(page.locator("#library")).to_be_visible()
+    # Gone from the list, and back.
+    prompt_action(page, "held one.zip", "Delete")
+    prompt_row(page, "held one.zip").get_by_role("button", name="Really delete?").click()
+    expect(prompt_row(page, "held one.zip")).to_have_count(0)
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(prompt_row(page, "held one.zip")).to_be_visible()
+
+
+def test_the_list_of_models_and_a_download(chromium: Browser, tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    try:
+        page = chromium.new_page(viewport={"width": 1100, "height": 900})
+        page.goto(f"{server.url}/#prompts")
+        lamp(page, "grey")
+        page.locator("#model-open").click()
+        models = page.locator("#models")
+        expect(models.get_by_role("button", name="Load smollm2")).to_be_visible()
+        row = models.locator("li", has_text="Mistral 7B")
+        expect(row).to_contain_text("mistralai/Mistral-7B-Instruct-v0.3 · Apache-2.0")
+        expect(row).to_contain_text("14.5 GB to download")
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            fitting(page)
+        # A name that is nowhere, and a hub that is not reached, are sentences beside the list.
+        page.locator("#models-name").fill("/nowhere/at/all")
+        models.get_by_role("button", name="Load", exact=True).click()
+        expect(page.locator("#models-error")).to_contain_text("no such base model")
+        page.locator("#models-name").fill("someone/not-there")
+        models.get_by_role("button", name="Load", exact=True).click()
+        expect(page.locator("#models-loading")).to_be_visible()
+        expect(page.locator("#models-error")).to_contain_text("someone/not-there", timeout=WAIT)
+        assert not re.search(r"Error\b", page.locator("#models-error").inner_text())
+        # Cancelled while another process converts the same file, which would take as long as that does.
+        file = tiny_gguf(tmp_path / "tiny.gguf")
+        identity = fingerprint.of_gguf(read_gguf_header(file))
+        with locked(f"converted-{identity[:32]}"):
+            page.locator("#models-name").fill(str(file))
+            models.get_by_role("button", name="Load", exact=True).click()
+            expect(page.locator("#models-progress")).to_be_visible()
+            models.get_by_role("button", name="Cancel").click()
+            expect(page.locator("#models-loading")).to_be_hidden(timeout=WAIT)
+        expect(models).to_be_visible()
+        # Loaded: the dialog closes itself.
+        models.get_by_role("button", name="Load smollm2").click()
+        expect(models).to_be_hidden(timeout=WAIT)
+        expect(page.locator("#toasts")).to_contain_text("smollm2 is loaded")
+        lamp(page, "blue")
+        page.close()
+    finally:
+        server.close()

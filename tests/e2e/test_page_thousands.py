@@ -1,0 +1,57 @@
+"""A library of ten thousand soft prompts in a real browser: what is drawn is counted, not timed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.steps import NEEDED, WAIT
+from tests.server.running import Running, running
+
+pytestmark = NEEDED
+
+FILES = 10_000
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(tmp_path_factory.mktemp("tiny"), with_page=True) as one:
+        for number in range(FILES):
+            # As many files, of one content.
+            os.link(one.folder / "keeper.zip", one.folder / f"p{number:04}.zip")
+        # `sordino serve` reads them before it is ready.
+        assert len(httpx.get(f"{one.url}/v1/soft_prompts", timeout=WAIT / 1000).json()["data"]) == FILES + 4
+        yield one
+
+
+def test_all_of_them_can_be_found_and_few_are_drawn(tiny: Running, tab: Page) -> None:
+    tab.goto(f"{tiny.url}/#prompts")
+    rows, more = tab.locator("#rows > li"), tab.get_by_role("button", name="Show more")
+    expect(rows).to_have_count(200, timeout=WAIT)
+    expect(more).to_have_text("Show more (9,804 left)")
+    more.click()
+    expect(rows).to_have_count(400)
+    tab.locator("#search").fill("p9876")
+    expect(rows).to_have_count(1)
+    expect(more).to_be_hidden()
+
+    tab.locator("#lamp-open").click()
+    options = tab.locator("#choices > label")
+    assert options.count() < 210
+    expect(tab.locator("#choices-note")).to_contain_text("10002 fit: a search finds those that are not listed.")
+    tab.locator("#choice-search").fill("p5432")
+    tab.locator("#choices input[value=p5432]").check()
+    expect(tab.locator("#lamp")).to_have_attribute("data-kind", "green")
+    # It stays listed without the search.
+    tab.locator("#choice-search").fill("")
+    expect(tab.locator("#choices input[value=p5432]")).to_be_checked()
+    tab.keyboard.press("Escape")
+
+    tab.goto(f"{tiny.url}/#write")
+    expect(tab.locator("#columns-choice input[value=p5432]")).to_be_checked()
+    assert tab.locator("#columns-choice input").count() <= 52
+    assert tab.evaluate("() => document.querySelectorAll('*:not(option)').length") < 15_000

@@ -1,0 +1,123 @@
+"""A sweep on a real Ray cluster of two workers, one of which is killed: the results are one machine's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from tests.programs.environment import environment
+from tests.tiny_models import tiny, tiny_tokenizer
+
+pytestmark = pytest.mark.slow
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+cluster.add_node(**small)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+STEPS = 800
+SWEEP = (
+    "--tokens=2,4",
+    "--lr=0.1,0.5",
+    "--init=vocab",
+    "--batch=2",
+    "--row-tokens=16",
+    "--dtype=float32",
+    "texts",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model and texts."""
+    made = tmp_path_factory.mktemp("ray")
+    tiny("llama", dtype=torch.float32).save_pretrained(made / "model")
+    tiny_tokenizer().save_pretrained(made / "model")
+    (made / "texts").mkdir()
+    for number in range(12):
+        text = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. " * (number % 3 + 3)
+        (made / "texts" / f"{number:02}.txt").write_text(f"Day {number}. {text}")
+    return made
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("environment") / "ray", "ray==2.60.0")
+
+
+@pytest.fixture
+def cluster(python: Path) -> Iterator[dict[str, str]]:
+    """The environment of programs that find it."""
+    env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    started = subprocess.Popen(
+        [python, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=env,
+    )
+    assert started.stdout is not None
+    yield {**env, "RAY_ADDRESS": started.stdout.readline().strip()}
+    started.communicate(timeout=600)
+
+
+def workers() -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if "ray::take_share" in " ".join(one.info["cmdline"] or ())]
+
+
+def most_steps(folder: Path) -> int:
+    """That any of its runs has taken."""
+    return max((file.read_text().count('"kind": "step"') for file in folder.glob("*/metrics.jsonl")), default=0)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_results_are_one_machines_though_a_worker_is_killed(
+    folder: Path, python: Path, cluster: dict[str, str]
+) -> None:
+    command = [python, "-m", "sordino", "sweep", *SWEEP, f"--model={folder / 'model'}"]
+    alone = subprocess.run([*command, "--out-dir=alone"], cwd=folder, capture_output=True, text=True, env=cluster)
+    assert alone.returncode == 0, alone.stderr
+    going = subprocess.Popen(
+        [*command, "--out-dir=spread", "--on=ray"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster,
+    )  # fmt: skip
+    # The first half ends at an eighth of the steps: from there on there is a checkpoint to go on from.
+    deadline = time.monotonic() + 600
+    while most_steps(folder / "spread" / "1-model") < STEPS // 8 + 5:
+        assert time.monotonic() < deadline
+        assert going.poll() is None, going.communicate()[0]
+        time.sleep(0.05)
+    first = workers()
+    assert len(first) == 2
+    began = (folder / "spread" / "1-model" / "began.json").stat().st_mtime_ns
+    first[-1].send_signal(signal.SIGKILL)
+    said = going.communicate(timeout=600)[0]
+    assert going.returncode == 0, said
+    assert "a worker was lost: all go on from the checkpoint" in said
+    assert (folder / "spread" / "1-model" / "began.json").stat().st_mtime_ns == began
+
+    one, other = results(folder / "alone"), results(folder / "spread")
+    assert other["winner"] == one["winner"]
+    for ours, own in zip(other["models"][0]["runs"], one["models"][0]["runs"], strict=True):
+        assert (ours["name"], ours["why"], ours["steps"]) == (own["name"], own["why"], own["steps"])
+        assert ours["validation"] == pytest.approx(own["validation"], abs=0.02)
+    assert "Winner:" in said

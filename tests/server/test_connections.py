@@ -1,0 +1,164 @@
+"""Clients that hold connections: headers that never end, silence, answers that nobody reads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from sordino.server.page import live as page_live
+from sordino.server.serving import ServerLimits
+from tests.server.running import Running, running
+
+HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    limits = ServerLimits(header_seconds=0.6, read_seconds=0.6, connections=20)
+    with running(tmp_path_factory.mktemp("connections"), limits=limits, with_page=True) as made:
+        yield made
+
+
+def opened(live: Running, stack: ExitStack, *, buffer: int | None = None) -> socket.socket:
+    one = socket.socket()
+    if buffer is not None:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    one.connect(("127.0.0.1", int(live.url.rpartition(":")[2])))
+    one.settimeout(20)
+    return stack.enter_context(closing(one))
+
+
+def is_closed(one: socket.socket) -> bool:
+    """Waits for it."""
+    try:
+        while one.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def seconds_of_dripping(one: socket.socket) -> float:
+    """Until a byte now and then is no longer taken."""
+    began = time.monotonic()
+    with suppress(OSError):
+        while time.monotonic() - began < 20:
+            one.sendall(b"a")
+            time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def test_what_sends_no_whole_request_is_closed_however_slowly_it_goes_on(live: Running) -> None:
+    with ExitStack() as stack:
+        silent, half, later = (opened(live, stack) for _ in range(3))
+        half.sendall(HALF)
+        later.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" + HALF)
+        assert seconds_of_dripping(half) < 10
+        assert is_closed(silent)
+        assert is_closed(later)
+
+
+def test_a_request_that_is_answered_slowly_is_not_closed(live: Running) -> None:
+    body = {"model": "tiny-llama", "prompt": "a", "max_tokens": 200, "temperature": 0, "ignore_eos": True, "n": 4}
+    answer = httpx.post(f"{live.url}/v1/completions", json=body, timeout=120)
+    assert [one["finish_reason"] for one in answer.json()["choices"]] == ["length"] * 4
+
+
+def test_beyond_the_most_of_an_address_the_oldest_without_a_request_is_closed(live: Running) -> None:
+    with ExitStack() as stack:
+        many = [opened(live, stack) for _ in range(20)]
+        for one in many:
+            one.sendall(HALF)
+        newest = opened(live, stack)
+        newest.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert newest.recv(15) == b"HTTP/1.1 200 OK"
+        assert is_closed(many[0])
+
+
+def test_an_answer_that_nobody_reads_is_given_up(live: Running) -> None:
+    def rows() -> int:
+        return int(httpx.get(f"{live.url}/health").json()["running"])
+
+    body = json.dumps(
+        {"prompt": "a", "max_tokens": 240, "stream": True, "logprobs": 20, "n": 16, "ignore_eos": True}
+    ).encode()
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with ExitStack() as stack:
+        one = opened(live, stack, buffer=2048)
+        one.sendall(head % len(body) + body)
+        deadline = time.monotonic() + 60
+        while not rows():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        while rows():
+            assert time.monotonic() < deadline, "its rows still run"
+            time.sleep(0.05)
+        time.sleep(1)
+        assert is_closed(one)
+
+
+def test_a_tab_that_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_live, "_MOST_UNREAD", 8)
+    # The system buffers some megabytes, which short messages would fill slowly.
+    monkeypatch.setattr(page_live, "_LONGEST_ERROR", 50_000)
+    sizes: list[int] = []
+    original = page_live._Tab.send
+
+    def counted(tab: Any, payload: Any) -> None:
+        original(tab, payload)
+        sizes.append(tab.outbox.qsize())
+
+    monkeypatch.setattr(page_live._Tab, "send", counted)
+    with running(tmp_path, with_page=True) as live:
+        url = f"{live.url.replace('http', 'ws')}/ui/live"
+        # A client that takes one message from the network, and then no more.
+        # Packed, its answers would not fill the system's buffers; and its own pings would end it after 40 s.
+        silent = connect(url, max_queue=1, close_timeout=1, compression=None, ping_interval=None)
+        # One client: each new one reads the system's certificates.
+        with httpx.Client() as client, suppress(ConnectionClosed), silent as tab:
+            message = json.dumps({"do": "y" * 50_000, "id": 1})
+            deadline = time.monotonic() + 60
+            while client.get(f"{live.url}/ui/clients").json()["tabs"]:
+                assert time.monotonic() < deadline, "the tab is still there"
+                tab.send(message)
+        assert max(sizes) == 8
+        assert httpx.get(f"{live.url}/health").status_code == 200
+
+
+def test_web_sockets_count_among_an_addresses_connections(live: Running) -> None:
+    """The oldest goes where there are too many, as its page connects again; what waits for no answer goes before it."""
+    url = f"{live.url.replace('http', 'ws')}/ui/live"
+    with ExitStack() as stack:
+        tabs = [stack.enter_context(connect(url, close_timeout=1)) for _ in range(18)]
+        idle = opened(live, stack)
+        newest = [stack.enter_context(connect(url, close_timeout=1)) for _ in range(2)]
+        assert is_closed(idle)
+        tabs[0].ping().wait(5)
+        assert httpx.get(f"{live.url}/health").status_code == 200
+        # What was sent to it before may be read, and then it ends.
+        deadline = time.monotonic() + 20
+        with suppress(ConnectionClosed):
+            while time.monotonic() < deadline:
+                tabs[0].recv(timeout=10)
+        assert time.monotonic() < deadline
+        newest[-1].ping().wait(5)
+        for tab in tabs[1:]:
+            tab.close()
+        deadline = time.monotonic() + 20
+        while httpx.get(f"{live.url}/ui/clients").json()["tabs"] > 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        more = [opened(live, stack) for _ in range(17)]
+        assert httpx.get(f"{live.url}/health").status_code == 200
+        more[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert more[0].recv(15) == b"HTTP/1.1 200 OK", "a WebSocket that was closed no longer counts"
