@@ -44,6 +44,24 @@ def _no_network() -> Iterator[None]:
     patch.undo()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of base models that holds what the user's does, and from which nothing gets there: what a test converts would make
+    another test, or the next run, find it converted.
+    """
+    from sordino.models.cache import cache_folder
+
+    users, own = cache_folder(), tmp_path_factory.mktemp("cache")
+    for folder in ("models", "converted"):
+        (own / folder).mkdir()
+        for path in (users / folder).glob("*"):
+            (own / folder / path.name).symlink_to(path)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SORDINO_CACHE", str(own))
+    yield
+    patch.undo()
+
+
 @pytest.fixture(autouse=True)
 def _own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands under test find an empty library, never the user's."""

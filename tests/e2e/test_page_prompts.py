@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
 from playwright.sync_api import Browser, Page, Route, expect
 
 from sordino import formats
@@ -14,7 +15,7 @@ from sordino.models.cache import locked
 from sordino.models.gguf_header import read_gguf_header
 from tests.cases.test_old_zips import SPELLINGS, old_zip
 from tests.e2e.steps import NEEDED, PROMPTS, WAIT, Server, fitting, lamp, prompt_action, prompt_row
-from tests.tiny_models import tiny_gguf
+from tests.tiny_models import tiny, tiny_gguf
 
 pytestmark = NEEDED
 
@@ -142,7 +143,8 @@ def test_the_list_of_models_and_a_download(chromium: Browser, tmp_path: Path) ->
         expect(page.locator("#models-error")).to_contain_text("someone/not-there", timeout=WAIT)
         assert not re.search(r"Error\b", page.locator("#models-error").inner_text())
         # Cancelled while another process converts the same file, which would take as long as that does.
-        file = tiny_gguf(tmp_path / "tiny.gguf")
+        # The seed is this test's own: no other has converted the file.
+        file = tiny_gguf(tmp_path / "tiny.gguf", network=tiny("llama", dtype=torch.float32, seed=1812))
         identity = fingerprint.of_gguf(read_gguf_header(file))
         with locked(f"converted-{identity[:32]}"):
             page.locator("#models-name").fill(str(file))
