@@ -96,11 +96,16 @@ def test_inputs_are_cut_into_passes_of_like_lengths(sizes, limit, own):
 
     def positions(part):
         read = max(ahead[i] + sizes[i][0] for i in part)
-        return len(part) * (read + max(sizes[i][1] for i in part))
+        return len(part) * (read + max(sizes[i][1] for i in part) - 1)
 
-    assert all(part == sorted(part) and (len(part) == 1 or positions(part) <= limit) for part in cut)
+    def fits(part):
+        prompt, write = max(ahead[i] for i in part), max(sizes[i][1] for i in part) - 1
+        read = max(ahead[i] + sizes[i][0] for i in part)
+        return len(part) == 1 or len(part) * max(prompt, read - prompt, write) <= limit
+
+    assert all(part == sorted(part) and fits(part) for part in cut)
     # No dearer than one row a pass, nor than all rows in one where they fit.
     cost = sum(map(positions, cut)) + own * len(cut)
     assert cost <= sum(positions([i]) + own for i in range(len(sizes)))
-    if positions(range(len(sizes))) <= limit:
+    if fits(range(len(sizes))):
         assert cost <= positions(range(len(sizes))) + own

@@ -155,25 +155,26 @@ def input_passes(
     examples: Sequence[Example], ahead: Sequence[int], max_tokens: int, *, own_pass: int
 ) -> list[list[int]]:
     """Indices of an encoder-decoder's examples, one a row, cut into passes of like lengths: the cheapest cut of their order by
-    length, padding counted, where a pass costs `own_pass` positions more. At most `max_tokens` positions a pass, or one row.
+    length, padding counted, where a pass costs `own_pass` positions more. A pass holds `max_tokens` positions of prompts at
+    most, as many of inputs and as many of outputs, or one row.
 
     ahead: positions of each row's prompt. In a pass the indices are in their order, so rows of one prompt stay together.
     """
-    sizes = [
-        (front + (one.input or 0), len(one.ids) - (one.input or 0)) for one, front in zip(examples, ahead, strict=True)
-    ]
-    order = sorted(range(len(sizes)), key=lambda i: (*sizes[i], i))
+    # What an encoder reads, and what its decoder writes: its last token is only predicted.
+    reads = [front + (one.input or 0) for one, front in zip(examples, ahead, strict=True)]
+    writes = [len(one.ids) - (one.input or 0) - 1 for one in examples]
+    order = sorted(range(len(examples)), key=lambda i: (reads[i], writes[i], i))
     # cheapest[n]: of the first n rows, with where their last pass begins.
     cheapest: list[tuple[int, int]] = [(0, 0)]
     for end in range(1, len(order) + 1):
         found: tuple[int, int] | None = None
-        read = written = 0
+        read = write = prompt = 0
         for begin in range(end - 1, -1, -1):
-            read, written = max(read, sizes[order[begin]][0]), max(written, sizes[order[begin]][1])
-            positions = (end - begin) * (read + written)
-            if found is not None and positions > max_tokens:
+            row, rows = order[begin], end - begin
+            read, write, prompt = max(read, reads[row]), max(write, writes[row]), max(prompt, ahead[row])
+            if found is not None and rows * max(prompt, read - prompt, write) > max_tokens:
                 break
-            cost = cheapest[begin][0] + positions + own_pass
+            cost = cheapest[begin][0] + rows * (read + write) + own_pass
             if found is None or cost < found[0]:
                 found = cost, begin
         assert found is not None

@@ -202,7 +202,7 @@ def packings(base: BaseModel, sets: Sequence[Sequence[int]], prefix_length: int)
 def packed_passes(
     base: BaseModel, batches: Sequence[Batch], prefix_length: int, pass_tokens: int
 ) -> list[LabelledRows]:
-    """All batches' rows, one batch after another, in passes of at most `pass_tokens` positions; batch k's rows have prefix k."""
+    """The rows of all batches in turn, in passes of at most `pass_tokens` positions of text; batch k's rows have prefix k."""
     sets = [batch.rows(base) for batch in batches]
     examples = [example for rows in sets for example in rows]
     if not examples:
