@@ -1,6 +1,7 @@
 """Tuning on reviews for benchmarks.t5: here, with PEFT, and all of the model; and the ablations of Lester et al. (2021).
 
-Every claim is judged on the same held-out rows, pair by pair: it held, or did not, where a 95 % interval says so.
+Every claim is judged by the NLL of the right label among the labels, on the same held-out rows, pair by pair: it held, or did not,
+where a 95 % interval says so. Accuracy alone cannot tell two prompts apart that both give the commoner label.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sordino.training.initialise import initialise
 from sordino.training.loop import Run, TrainSet, train
 from sordino.training.recipes import RecipeChoice
 
-Hits = NDArray[np.bool_]
+Values = NDArray[np.float64]
 BATCH, TOKENS, MEMBERS = 32, 20, 5
 
 
@@ -65,14 +66,38 @@ class Task:
         network = AutoModelForSeq2SeqLM.from_pretrained(self.base.name, dtype=self.base.dtype)
         return network.to(self.base.device).eval().requires_grad_(False)
 
-    def hits(self, prompts: Mapping[str, SoftPrompt], base: BaseModel | None = None) -> dict[str, Hits]:
-        """Which held-out reviews each prompt gets right, and the model without one."""
+    def logps(self, prompts: Mapping[str, SoftPrompt], base: BaseModel | None = None) -> dict[str, Scores]:
+        """How each prompt labels the held-out reviews, and the model without one."""
         base = base or self.base
         labels = labels_of(base, self.heldout)
         conditions = [no_prompt(base), *(soft_prompt(base, name, prompt) for name, prompt in prompts.items())]
-        logp_NCL = score_rows(base, conditions, self.heldout, labels, TaskConfig(row_tokens=ROW))
-        right_NC = logp_NCL.argmax(2) == labels.indices(self.heldout)[:, None]
-        return dict(zip(("no prompt", *prompts), right_NC.T, strict=True))
+        logp_NCL = torch.as_tensor(score_rows(base, conditions, self.heldout, labels, TaskConfig(row_tokens=ROW)))
+        right_N = labels.indices(self.heldout)
+        scored = (Scores(logp_NL.numpy(), right_N) for logp_NL in logp_NCL.log_softmax(-1).unbind(1))
+        return dict(zip(("no prompt", *prompts), scored, strict=True))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """logp_NL: of each label, one of which is right, for each held-out review."""
+
+    logp_NL: Values
+    right_N: NDArray[Any]
+
+    @property
+    def hits_N(self) -> Values:
+        return (self.logp_NL.argmax(1) == self.right_N).astype(float)
+
+    @property
+    def nll_N(self) -> Values:
+        return -np.take_along_axis(self.logp_NL, self.right_N[:, None], 1)[:, 0]
+
+    def line(self) -> dict[str, Any]:
+        return {
+            "accuracy": round(float(self.hits_N.mean()), 4),
+            "interval": spread(self.hits_N),
+            "nll": round(float(self.nll_N.mean()), 4),
+        }
 
 
 def spread(values_N: NDArray[Any]) -> tuple[float, float]:
@@ -81,10 +106,6 @@ def spread(values_N: NDArray[Any]) -> tuple[float, float]:
     means = [values_N[random.integers(len(values_N), size=len(values_N))].mean() for _ in range(2000)]
     low, high = np.quantile(means, (0.025, 0.975))
     return round(float(low), 4), round(float(high), 4)
-
-
-def accuracy(hits_N: Hits) -> dict[str, Any]:
-    return {"accuracy": round(float(hits_N.mean()), 4), "interval": spread(hits_N)}
 
 
 # Tuning ------------------------------------------------------------------------------------------------------------------
@@ -155,7 +176,7 @@ def peft_model(task: Task, matrix: torch.Tensor) -> tuple[Any, torch.Tensor]:
 
 def quality(task: Task, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Equal steps, batches of 32."""
-    hits, lines = task.hits({}), []
+    scores, lines = task.logps({}), []
     ways = {
         "ours": lambda: ours(task, options.steps),
         "lester": lambda: ours(task, options.steps, recipe="lester", tokens=TOKENS),
@@ -167,13 +188,16 @@ def quality(task: Task, options: argparse.Namespace) -> list[dict[str, Any]]:
         made = way()
         seconds = round(time.monotonic() - began, 1)
         if isinstance(made, SoftPrompt):
-            hits[name] = task.hits({name: made})[name]
+            scores[name] = task.logps({name: made})[name]
         else:
-            hits[name] = task.hits({}, made)["no prompt"]
-        lines.append({"way": name, "steps": options.steps, **accuracy(hits[name]), "train_s": seconds})
+            scores[name] = task.logps({}, made)["no prompt"]
+        lines.append({"way": name, "steps": options.steps, **scores[name].line(), "train_s": seconds})
         print(lines[-1], flush=True)
-    lines.append({"way": "no prompt", **accuracy(hits["no prompt"])})
-    return lines + [claim(f"ours is better than {other}", hits["ours"], hits[other]) for other in ("peft", "full")]
+    lines.append({"way": "no prompt", **scores["no prompt"].line()})
+    others = ("no prompt", "lester", "peft", "full")
+    return lines + [
+        claim(f"ours is better than {other}", scores["ours"].nll_N, scores[other].nll_N) for other in others
+    ]
 
 
 def ablations(task: Task, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -184,39 +208,40 @@ def ablations(task: Task, options: argparse.Namespace) -> list[dict[str, Any]]:
         **{f"seed {seed}": {"seed": seed} for seed in range(1, MEMBERS)},
     }
     made: dict[str, SoftPrompt] = {}
-    hits, lines = task.hits({}), []
+    scores, lines = task.logps({}), []
     for name, how in wanted.items():
         # 20 tokens from the labels are a run of both tables.
         made[name] = made["20 virtual tokens"] if name == "start: labels" else ours(task, options.steps, **how)
-        hits[name] = task.hits({name: made[name]})[name]
-        lines.append({"run": name, "steps": options.steps, **accuracy(hits[name])})
+        scores[name] = task.logps({name: made[name]})[name]
+        lines.append({"run": name, "steps": options.steps, **scores[name].line()})
         print(lines[-1], flush=True)
-    members = [hits[name] for name in ("20 virtual tokens", *(f"seed {seed}" for seed in range(1, MEMBERS)))]
+    members = [scores[name] for name in ("20 virtual tokens", *(f"seed {seed}" for seed in range(1, MEMBERS)))]
     # With two labels the majority is right where most members are.
-    vote = np.mean(members, axis=0) > 0.5
-    lines.append({"run": f"vote of {MEMBERS} seeds", **accuracy(vote)})
-    said = [
-        claim("20 tokens are better than 1", hits["20 virtual tokens"], hits["1 virtual tokens"]),
-        claim("100 tokens are better than 20", hits["100 virtual tokens"], hits["20 virtual tokens"]),
-        claim("class labels are a better start than random numbers", hits["start: labels"], hits["start: random"]),
-        claim("words are a better start than random numbers", hits["start: vocab"], hits["start: random"]),
-        claim("a vote is better than its members are on average", vote, np.mean(members, axis=0)),
-    ]
+    vote_N = (np.mean([one.hits_N for one in members], axis=0) > 0.5).astype(float)
+    lines.append(
+        {"run": f"vote of {MEMBERS} seeds", "accuracy": round(float(vote_N.mean()), 4), "interval": spread(vote_N)}
+    )
+    pairs = {
+        "20 tokens are better than 1": ("20 virtual tokens", "1 virtual tokens"),
+        "100 tokens are better than 20": ("100 virtual tokens", "20 virtual tokens"),
+        "class labels are a better start than random numbers": ("start: labels", "start: random"),
+        "words are a better start than random numbers": ("start: vocab", "start: random"),
+    }
+    said = [claim(text, scores[one].nll_N, scores[other].nll_N) for text, (one, other) in pairs.items()]
+    # A vote has no probabilities: by its errors.
+    wrong_N = np.mean([1 - one.hits_N for one in members], axis=0)
+    said.append(claim("a vote is better than its members are on average", 1 - vote_N, wrong_N))
     if options.before:
         earlier = replace(task, base=load(options.before, device=options.device, dtype=options.dtype))
-        hits["before"] = earlier.hits({"before": ours(earlier, options.steps)})["before"]
-        lines.append({"run": "before the model learnt prefixes", **accuracy(hits["before"])})
-        said.append(claim("a model that learnt prefixes is better", hits["20 virtual tokens"], hits["before"]))
+        before = earlier.logps({"before": ours(earlier, options.steps)})["before"]
+        lines.append({"run": "before the model learnt prefixes", **before.line()})
+        said.append(claim("a model that learnt prefixes is better", scores["20 virtual tokens"].nll_N, before.nll_N))
     return lines + said
 
 
-def claim(text: str, one_N: NDArray[Any], other_N: NDArray[Any]) -> dict[str, Any]:
-    difference_N = one_N.astype(float) - other_N
-    low, high = spread(difference_N)
+def claim(text: str, one_N: Values, other_N: Values) -> dict[str, Any]:
+    """Whether the first loses less than the other."""
+    less_N = other_N - one_N
+    low, high = spread(less_N)
     verdict = "held" if low > 0 else "did not hold" if high < 0 else "cannot be said"
-    return {
-        "claim": text,
-        "verdict": verdict,
-        "difference": round(float(difference_N.mean()), 4),
-        "interval": (low, high),
-    }
+    return {"claim": text, "verdict": verdict, "less": round(float(less_N.mean()), 4), "interval": (low, high)}

@@ -35,13 +35,17 @@ GREEDY = Sampling(max_tokens=NEW, temperature=0, end="forbid")
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 16])
+    parser.add_argument("--vllm", nargs="*", default=[], help="settings of vLLM, as of `sordino serve`: block-size=32")
     options = parser.parse_args()
-    flags = ("enforce-eager", f"dtype={options.dtype or 'float32'}")
+    flags = ("enforce-eager", f"dtype={options.dtype or 'float32'}", *options.vllm)
     engine = EngineOptions(runner="vllm", rows=max(options.streams), kv_memory=1024, vllm=flags)
     with running(options.model, engine) as (_, backend):
         backend.start()
         prompts = [prompt(backend, seed) for seed in range(4)]
-        rows = [measured(backend, prompts, streams, options.rounds) for streams in options.streams]
+        rows = [
+            {**measured(backend, prompts, streams, options.rounds), "vllm": " ".join(options.vllm)}
+            for streams in options.streams
+        ]
         backend.stop(finish=True)
     save("vllm", torch.device("cpu"), rows)
 
