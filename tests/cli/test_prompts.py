@@ -151,7 +151,7 @@ def test_install_refuses_and_replaces(folder: Path) -> None:
 def test_remove_asks_unless_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--yes" in refused("remove", "keeper")
     assert (folder / "keeper.zip").is_file()
-    monkeypatch.setattr("sordino.cli.prompts.is_interactive", lambda: True)
+    monkeypatch.setattr("sordino.cli.console.is_interactive", lambda: True)
     assert run("remove", "keeper", input="n\n").exit_code == 1
     assert (folder / "keeper.zip").is_file()
     assert run("remove", "keeper", input="y\n").exit_code == 0

@@ -13,7 +13,7 @@ from sordino import formats
 from sordino.cli import write
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
-from tests.cli.commands import refused, run
+from tests.cli.commands import done, refused, run
 from tests.cli.tiny_setting import tiny_llama, tiny_setting
 from tests.tiny_models import tiny_gguf
 
@@ -97,8 +97,7 @@ def test_a_prompt_of_unknown_origin_is_used_with_a_warning(library: Path) -> Non
 
 
 def lines_of(*args: object, **more: object) -> list[dict[str, object]]:
-    result = run(*args, *SHORT, **more)
-    assert result.exit_code == 0, result.stderr
+    result = done(*args, *SHORT, **more)
     # Not splitlines(): a text may hold U+2028.
     return [json.loads(line) for line in result.stdout.removesuffix("\n").split("\n")]
 
