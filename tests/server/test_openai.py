@@ -76,6 +76,7 @@ def test_the_field_chooses_too_and_an_empty_one_is_none(live: Running, client: O
     assert said("tiny-llama:keeper", {"soft_prompt": "keeper"}) == plainly(live, "keeper")
     answer = post(live, "completions", model="tiny-llama:keeper", prompt=TEXT, soft_prompt="clerk")
     assert fault(answer)[:2] == (400, "soft_prompt")
+    assert fault(post(live, "completions", prompt=TEXT, soft_prompt="nobody"))[:2] == (404, "soft_prompt")
 
 
 def test_the_servers_default_is_not_for_openai(live: Running, client: OpenAI) -> None:
