@@ -15,15 +15,10 @@ from sordino.engine.sampling import Sampling
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import BaseRef
 from tests.cli.commands import done, ok, refused
-from tests.cli.tiny_setting import drop_voice, tiny_llama, tiny_setting
+from tests.cli.tiny_setting import drop_voice, tiny_llama
 from tests.prompt_files import matrix
 
 SHORT = ("--max-tokens", 6)
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return tiny_setting(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from sordino.formats.model_card import card
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
-from tests.cli.commands import done, library_with_keeper, ok, refused, run
+from tests.cli.commands import done, ok, refused, run
 from tests.hub_repositories import adapter_of, keeper, npy
 from tests.hub_server import TOKEN, StandIn, stand_in, use
 from tests.prompt_files import matrix
@@ -20,11 +20,6 @@ from tests.prompt_files import matrix
 # The Hub's client itself sends large files in a way that its HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PUSH = ("push", "keeper", "ines/keeper")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return library_with_keeper(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -11,14 +11,8 @@ import pytest
 from sordino import formats
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.cli.commands import KNOWN, contents, library_with_keeper, ok, refused, run
+from tests.cli.commands import KNOWN, contents, ok, refused, run
 from tests.prompt_files import matrix
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return library_with_keeper(tmp_path, monkeypatch)
-
 
 # list
 

@@ -14,15 +14,10 @@ from sordino.cli import write
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from tests.cli.commands import done, refused, run
-from tests.cli.tiny_setting import tiny_llama, tiny_setting
+from tests.cli.tiny_setting import tiny_llama
 from tests.tiny_models import tiny_gguf
 
 SHORT = ("--max-tokens", 6)
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return tiny_setting(tmp_path, monkeypatch)
 
 
 def expected(text: str, prompt: Path | None = None, seed: int = 0, **settings: object) -> str:
