@@ -67,7 +67,7 @@ readme: install models
 	$(BIN)/python -m benchmarks.why
 
 docs: install
-	$(BIN)/python -m sordino.cli.reference docs/cli.md docs/python.md docs/http.md
+	$(BIN)/python -m website.reference docs/cli.md docs/python.md docs/http.md
 
 # The documents as a web site in build/site: a copy of the folder works without a server and without a network.
 site: install
@@ -99,7 +99,7 @@ lint: install
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m sordino.cli.reference --check docs/cli.md docs/python.md docs/http.md
+	$(BIN)/python -m website.reference --check docs/cli.md docs/python.md docs/http.md
 
 # The tests and the demo run without a network, so the bundled model is fetched here.
 models: install

@@ -32,6 +32,7 @@ from sordino.engine.runners.build import embedded, torch_runner
 from sordino.engine.threads import in_thread_of_its_own
 from sordino.library.library import Library
 from sordino.models.base_model import load
+from sordino.server.addresses import Access
 from sordino.server.app import create_app
 from sordino.server.metrics import ServerMetrics
 from sordino.server.page.app import Page
@@ -103,7 +104,7 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
         serving = models.first(name)
         page.start()
         config = uvicorn.Config(
-            create_app(serving, models=models, page=page.add), port=0, log_level="warning", lifespan="off"
+            create_app(serving, Access(), models=models, page=page.add), port=0, log_level="warning", lifespan="off"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)

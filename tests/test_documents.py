@@ -96,7 +96,7 @@ def test_files_and_modules_exist(page: Path) -> None:
     [
         ("`training/loop.py`, `loop.py`, `sordino/texts`, `tests/parity/` and `src/sordino/training/loop.py`", []),
         ("`sordino.training.loop.train_group`, `sordino.errors` and `sordino.json`", []),
-        ("`python -m benchmarks.table`; `bash .ci/run`; `python sordino/cli/reference.py --check`", []),
+        ("`python -m benchmarks.table`; `bash .ci/run`; `python website/reference.py --check`", []),
         (
             "no/such.py without quotes, `voice.zip`, `voice.run/report.html`, `sordino[texts]`, `~/.cache/sordino-build`",
             [],

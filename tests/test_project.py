@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from sordino import __version__
-from sordino.cli.reference import PAGES
+from website.reference import PAGES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "src" / "sordino"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from sordino.errors import ConfigError
-from sordino.settings import check_settings, form_of, from_json, setting, settings_of
+from sordino.settings import check_settings, form_of, from_json, seed_setting, setting, settings_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ def test_a_bound_may_be_left_out_of_the_range() -> None:
     for value in (0.0, 1.1, math.nan):
         with pytest.raises(ConfigError, match="above 0, at most 1"):
             Draw(value)
+
+
+def test_large_ranges_are_said_exactly_and_paths_are_a_kind() -> None:
+    @dataclass(frozen=True)
+    class Cellar:
+        seed: int = seed_setting()
+        plan: Path | None = setting(None, "Where it is drawn.")
+
+        def __post_init__(self) -> None:
+            check_settings(self)
+
+    assert Cellar(2**63 - 1, Path("plan.png")).plan == Path("plan.png")
+    with pytest.raises(ConfigError, match="expected 0 to 9223372036854775807, got 9223372036854775808"):
+        Cellar(2**63)
+    with pytest.raises(ConfigError, match="--plan: a setting is of the wrong type; expected a path"):
+        Cellar(plan="plan.png")  # type: ignore[arg-type]
 
 
 def test_json_with_an_unknown_key_is_refused() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -19,7 +20,15 @@ Value = TypeVar("Value")
 _KEY = "setting"
 # What every random generator takes.
 LARGEST_SEED = 2**63 - 1
-_TYPES: Mapping[type, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+_TYPES: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    Path: "a path",
+}
+# Not by isinstance: True is an int, too.
+_ACCEPTED: Mapping[type, tuple[type, ...]] = {float: (int, float), Path: (type(Path()),)}
 SEED_HELP = "The same seed gives the same result on the same machine."
 
 
@@ -57,7 +66,7 @@ class About:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a settings class. kind: int, float, bool or str. choices: the values of a Literal, else none. several: a
+    """One field of a settings class. kind: int, float, bool, str or Path. choices: the values of a Literal, else none. several: a
     tuple of such values.
     """
 
@@ -105,7 +114,7 @@ def _kind_of(hint: Any) -> tuple[type, tuple[str, ...]]:
     if get_origin(hint) in (Union, UnionType):
         parts = [_kind_of(part) for part in get_args(hint) if part is not type(None)]
         return parts[0][0], tuple(choice for _, choices in parts for choice in choices)
-    assert hint in (int, float, bool, str), hint
+    assert hint in (int, float, bool, str, Path), hint
     return hint, ()
 
 
@@ -121,7 +130,7 @@ def check_settings(config: object) -> None:
         for value in given if each.several else (given,):
             if value is None:
                 continue
-            if type(value) not in ((int, float) if each.kind is float else (each.kind,)):
+            if type(value) not in _ACCEPTED.get(each.kind, (each.kind,)):
                 raise ConfigError(
                     "a setting is of the wrong type", where=each.flag, expected=_TYPES[each.kind], got=repr(value)
                 )
@@ -136,7 +145,7 @@ def check_settings(config: object) -> None:
 def range_text(about: About) -> str:
     """`1 to 10`, `1 or more`, `at most 10`, `above 0`, `above 0, at most 1`."""
     low, high, above = (
-        None if bound is None else f"{bound:g}" if bound < 1e6 else f"{bound:.0f}"
+        None if bound is None else f"{bound:g}" if bound < 1e6 else f"{int(bound)}"
         for bound in (about.low, about.high, about.above)
     )
     if low is not None:

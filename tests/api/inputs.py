@@ -8,8 +8,7 @@ import numpy as np
 
 import sordino
 from sordino.models.base_model import BaseModel
-
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
+from tests.log_texts import LOG
 
 
 def prompt(base: BaseModel, tokens: int = 4, *, seed: int = 0, width: int | None = None) -> sordino.SoftPrompt:

@@ -19,7 +19,7 @@ from sordino.forward.placement import encode_prompts
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
 from sordino.texts.pieces import Piece
-from tests.cli.commands import run
+from tests.cli.commands import done
 from tests.parity.plain_pairs import plain_inputs, plain_pair_nll
 from tests.tiny_models import tiny_base
 
@@ -82,8 +82,7 @@ def test_exelents_files_hold_several_prompts(tmp_path: Path) -> None:
     torch.save({"s_wte.learned_embedding": torch.from_numpy(several)}, path)
     with pytest.raises(SoftPromptFileError, match=r"0-2: s_wte\.learned_embedding \[3, 7, 48\]"):
         formats.read(path)
-    result = run("convert", path, tmp_path / "second.zip", "--index", 1)
-    assert result.exit_code == 0, result.output
+    done("convert", path, tmp_path / "second.zip", "--index", 1)
     prompt = formats.read_single(tmp_path / "second.zip")
     assert np.array_equal(prompt.matrix, several[1])
     works(t5(48), prompt)

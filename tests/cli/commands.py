@@ -39,10 +39,15 @@ def run(*args: object, **more: object) -> Result:
     return CliRunner().invoke(main, [str(arg) for arg in args], **more)  # type: ignore[arg-type]
 
 
-def ok(*args: object) -> str:
-    result = run(*args)
+def done(*args: object, **more: object) -> Result:
+    """What a command that succeeds prints."""
+    result = run(*args, **more)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result
+
+
+def ok(*args: object) -> str:
+    return done(*args).output
 
 
 def refused(*args: object) -> str:

@@ -14,14 +14,9 @@ from sordino.engine.sampling import Sampling
 from sordino.prompts.attention import PromptAttention
 from sordino.prompts.mixture import Mixture, with_attention
 from tests.cli.commands import ok, refused, run
-from tests.cli.tiny_setting import tiny_llama, tiny_setting
+from tests.cli.tiny_setting import tiny_llama
 
 TEXT = "The sea and the keeper of the lamp wrote of the ship that was in the fog"
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return tiny_setting(tmp_path, monkeypatch)
 
 
 def written(library: Path, *options: object, name: object = "fog") -> str:

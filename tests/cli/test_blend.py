@@ -12,7 +12,7 @@ from sordino import formats
 from sordino.cli.blend import parted
 from sordino.errors import BadInput
 from sordino.prompts.soft_prompt import BaseRef
-from tests.cli.commands import contents, ok, refused, run
+from tests.cli.commands import contents, done, ok, refused
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
 FAST = ("--limit", 100, "--row-tokens", 32)
@@ -35,8 +35,7 @@ def held(tmp_path: Path) -> tuple[object, ...]:
 
 
 def test_a_blend_is_written_and_says_what_it_is_of(library: Path) -> None:
-    said = run("blend", "fog", "0.7", "tar", "0.3", "--out", "c.zip")
-    assert said.exit_code == 0, said.output
+    said = done("blend", "fog", "0.7", "tar", "0.3", "--out", "c.zip")
     assert "Written: c.zip (5 virtual tokens)" in said.stderr
     made, fog, tar = (formats.read(path) for path in (Path("c.zip"), library / "fog.zip", library / "tar.zip"))
     np.testing.assert_allclose(made.matrix, 0.7 * fog.matrix + 0.3 * tar.matrix, atol=1e-6)
@@ -57,8 +56,7 @@ def test_all_the_weight_on_one_is_that_one(library: Path) -> None:
 
 
 def test_the_way_between_two(library: Path, tmp_path: Path) -> None:
-    said = run("blend", "fog", 0.7, "tar", 0.3, "--out", "c.zip", "--points", 3, *held(tmp_path))
-    assert said.exit_code == 0, said.output
+    said = done("blend", "fog", 0.7, "tar", 0.3, "--out", "c.zip", "--points", 3, *held(tmp_path))
     assert "loss on keeper/heldout" in said.stdout
     rows = [line.split() for line in said.stdout.splitlines()]
     assert [row[:2] for row in rows if row and row[0] in ("1.00", "0.70", "0.50", "0.00")] == [
@@ -70,8 +68,7 @@ def test_the_way_between_two(library: Path, tmp_path: Path) -> None:
 
 
 def test_the_way_alone_as_json(library: Path, tmp_path: Path) -> None:
-    said = run("blend", "fog", "tar", "--points", 2, "--json", *held(tmp_path))
-    assert said.exit_code == 0, said.output
+    said = done("blend", "fog", "tar", "--points", 2, "--json", *held(tmp_path))
     path = json.loads(said.stdout)["path"]
     assert path["shares_of_second"] == [0, 1]
     assert [text["text"] for text in path["texts"]] == ["keeper/heldout", "noir/heldout"]

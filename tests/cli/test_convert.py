@@ -14,13 +14,8 @@ import pytest
 from sordino import formats
 from sordino.errors import DoesNotFit
 from sordino.prompts.soft_prompt import BaseRef, SoftPrompt
-from tests.cli.commands import KNOWN, contents, library_with_keeper, ok, refused
+from tests.cli.commands import KNOWN, contents, ok, refused
 from tests.prompt_files import matrix
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return library_with_keeper(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("out", ["v.npy", "v.safetensors", "v.json", "v.zip", "folder"])

@@ -10,7 +10,8 @@ import torch
 
 from sordino import formats
 from sordino.training import execute, loop
-from tests.cli.commands import refused, run
+from tests.cli.commands import done, refused, run
+from tests.log_texts import stopping
 from tests.tiny_models import tiny_base
 from tests.training.distil.lessons import OPENINGS, WORDS
 
@@ -29,8 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_becomes_a_soft_prompt(here: Path) -> None:
-    result = run("distil", "keeper.txt", *QUICK, "--licence", "CC0-1.0")
-    assert result.exit_code == 0, result.output
+    result = done("distil", "keeper.txt", *QUICK, "--licence", "CC0-1.0")
     assert "of what the text does" in result.output
     made = formats.read(here / "keeper.zip")
     assert (made.n_tokens, made.metadata.name, made.metadata.licence) == (3, "keeper", "CC0-1.0")
@@ -38,8 +38,7 @@ def test_a_file_becomes_a_soft_prompt(here: Path) -> None:
 
 
 def test_words_become_one_and_json_is_alone_on_standard_output(here: Path) -> None:
-    result = run("distil", WORDS, *QUICK, "--out", "words.zip", "--json")
-    assert result.exit_code == 0, result.output
+    result = done("distil", WORDS, *QUICK, "--out", "words.zip", "--json")
     found = json.loads(result.stdout)
     assert set(found["distilled"]) == {"kept", "interval", "text_tokens", "agreement", "agreement_without"}
     assert Path(found["file"]).is_file()
@@ -48,13 +47,11 @@ def test_words_become_one_and_json_is_alone_on_standard_output(here: Path) -> No
 @pytest.mark.parametrize("command", ["distil", "train"])
 def test_a_stopped_run_goes_on(command: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        real = loop.train
-        patch.setattr(execute, "train", lambda *a, **k: real(*a, **{**k, "should_stop": lambda: True}))
+        patch.setattr(execute, "train", stopping(loop.train, after=1))
         result = run("distil", "keeper.txt", *QUICK)
     assert "Go on with: sordino train --resume" in result.output
     assert not (here / "keeper.zip").exists()
-    result = run(command, "--resume", "keeper.run")
-    assert result.exit_code == 0, result.output
+    result = done(command, "--resume", "keeper.run")
     assert (here / "keeper.zip").is_file()
 
 

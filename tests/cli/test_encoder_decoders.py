@@ -12,7 +12,7 @@ import torch
 
 from sordino import formats
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.cli.commands import refused, run
+from tests.cli.commands import done, ok, refused
 from tests.cli.tiny_setting import drop_voice
 from tests.tiny_models import tiny, tokenizer_for
 
@@ -43,26 +43,20 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def done(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout if "--json" in arguments else result.output
-
-
 def test_from_rows_to_a_prompt_and_what_is_done_with_it(model: Path, rows: Path, tmp_path: Path) -> None:
-    said = done("train", rows, "--out", "one.zip", "-m", model, *QUICK)
+    said = ok("train", rows, "--out", "one.zip", "-m", model, *QUICK)
     assert "hold and text between prompt and rows are off" in " ".join(said.split())
     assert "not among the tested ones" not in said
     done("train", rows, "--out", "two.zip", "-m", model, *QUICK, "--init", "labels", "--recipe", "lester")
     known = formats.read(tmp_path / "two.zip").metadata
     assert (known.training["optimiser"], known.training["batch"], known.training["tokens"]) == ("adafactor", 4, 4)
-    assert json.loads(done("generate", "the ship", "--soft-prompt", "one.zip", "-m", model, "-n", 5, "--json"))
+    assert json.loads(done("generate", "the ship", "--soft-prompt", "one.zip", "-m", model, "-n", 5, "--json").stdout)
     done("compare", "the ship", "-p", "one.zip", "-p", "two.zip", "-m", model, "-n", 5)
-    report = json.loads(done("evaluate", "one.zip", "two.zip", "--heldout", rows, "-m", model, "--json"))
+    report = json.loads(done("evaluate", "one.zip", "two.zip", "--heldout", rows, "-m", model, "--json").stdout)
     assert report["model"] == str(model)
-    answers = json.loads(done("answers", "one.zip", "two.zip", "--heldout", rows, "-m", model, "--json"))
+    answers = json.loads(done("answers", "one.zip", "two.zip", "--heldout", rows, "-m", model, "--json").stdout)
     assert answers["labels"] == ["lamp", "seashell"]
-    inside = json.loads(done("inspect", "one.zip", "--text", rows, "-m", model, "--limit", 64, "--json"))
+    inside = json.loads(done("inspect", "one.zip", "--text", rows, "-m", model, "--limit", 64, "--json").stdout)
     assert inside
     done("prune", "one.zip", "--tokens", 2, "--data", rows, "-m", model, "--out", "short.zip")
     assert formats.read(tmp_path / "short.zip").n_tokens == 2

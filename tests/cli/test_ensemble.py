@@ -14,16 +14,11 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import BaseRef
-from tests.cli.commands import ok, refused, run
-from tests.cli.tiny_setting import drop_voice, tiny_llama, tiny_setting
+from tests.cli.commands import done, ok, refused
+from tests.cli.tiny_setting import drop_voice, tiny_llama
 from tests.prompt_files import matrix
 
 SHORT = ("--max-tokens", 6)
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return tiny_setting(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -33,13 +28,6 @@ def both(library: Path) -> Mixture:
     made = Mixture(parts, np.array([0.7, 0.3])).with_metadata(name="Both", description="Fog and oil.")
     formats.write_mixture(made, library / "both.mix.zip")
     return made
-
-
-def out_of(*arguments: object) -> str:
-    """What a command that succeeds prints to standard output."""
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def written(mixture: Mixture, seed: int = 0) -> str:
@@ -108,8 +96,7 @@ def test_different_base_models_are_refused_and_equal_ones_kept(library: Path) ->
 
 def test_the_same_matrix_twice_is_said(library: Path) -> None:
     drop_voice(library / "mist.zip", seed=1)
-    result = run("ensemble", "build", "fog", "mist", "--out", "e.mix.zip")
-    assert result.exit_code == 0
+    result = done("ensemble", "build", "fog", "mist", "--out", "e.mix.zip")
     assert "mist is the same matrix as fog" in result.stderr
 
 
@@ -140,13 +127,13 @@ def test_the_fit_is_the_weakest_components(both: Mixture, library: Path) -> None
     exact = both.components[0].with_metadata(base=tiny_llama().ref)
     unknown = replace(both, components=(exact, both.components[1]))
     formats.write_mixture(unknown, library / "half.mix.zip")
-    assert json.loads(out_of("show", "half", "--json", "--model", "tiny"))["fit"]["kind"] == "unknown"
+    assert json.loads(done("show", "half", "--json", "--model", "tiny").stdout)["fit"]["kind"] == "unknown"
     other = both.components[1].with_metadata(base=BaseRef("org/o", "gptj", 32, 9, 9))
     formats.write_mixture(replace(both, components=(exact, other)), library / "half.mix.zip", force=True)
     assert "made for another model" in refused("generate", "The sea", "-p", "half", *SHORT)
     whole = replace(both, components=(exact, exact))
     formats.write_mixture(whole, library / "half.mix.zip", force=True)
-    assert json.loads(out_of("show", "half", "--json", "--model", "tiny"))["fit"]["kind"] == "exact"
+    assert json.loads(done("show", "half", "--json", "--model", "tiny").stdout)["fit"]["kind"] == "exact"
 
 
 def test_no_other_format_holds_a_mixture(both: Mixture) -> None:
@@ -158,22 +145,22 @@ def test_no_other_format_holds_a_mixture(both: Mixture) -> None:
 
 
 def test_a_mixture_writes(both: Mixture, library: Path) -> None:
-    assert out_of("generate", "The sea", "-p", "both", *SHORT) == written(both) + "\n"
-    assert out_of("generate", "The sea", "-p", library / "both.mix.zip", *SHORT) == written(both) + "\n"
-    results = json.loads(out_of("compare", "The sea", "-p", "fog", "-p", "both", "--json", *SHORT))["results"]
+    assert done("generate", "The sea", "-p", "both", *SHORT).stdout == written(both) + "\n"
+    assert done("generate", "The sea", "-p", library / "both.mix.zip", *SHORT).stdout == written(both) + "\n"
+    results = json.loads(done("compare", "The sea", "-p", "fog", "-p", "both", "--json", *SHORT).stdout)["results"]
     assert [result["soft_prompt"] for result in results] == [None, "fog", "both"]
     assert results[2]["continuation"] == written(both)
 
 
 def test_weights_and_token_mixture(both: Mixture, library: Path) -> None:
-    said = out_of("generate", "The sea", "-p", "both", "--weights", "1,9", *SHORT)
+    said = done("generate", "The sea", "-p", "both", "--weights", "1,9", *SHORT).stdout
     assert said == written(both.with_weights([0.1, 0.9])) + "\n"
-    said = out_of("generate", "The sea", "-p", "both", "--token-mixture", *SHORT)
+    said = done("generate", "The sea", "-p", "both", "--token-mixture", *SHORT).stdout
     assert said == written(replace(both, rule="probabilities")) + "\n"
     gated = replace(both, gate=Gate(matrix(3, 2, 32), np.zeros(2, np.float32)))
     formats.write_mixture(gated, library / "gated.mix.zip")
-    assert out_of("generate", "The sea", "-p", "gated", *SHORT) == written(gated) + "\n"
-    said = out_of("generate", "The sea", "-p", "gated", "--weights", "7,3", *SHORT)
+    assert done("generate", "The sea", "-p", "gated", *SHORT).stdout == written(gated) + "\n"
+    said = done("generate", "The sea", "-p", "gated", "--weights", "7,3", *SHORT).stdout
     assert said == written(both) + "\n"
 
 
@@ -190,10 +177,10 @@ def test_options_of_mixtures_need_one(both: Mixture, option: tuple[str, ...]) ->
 def test_a_mixture_is_one_condition_and_its_components_are_shown_when_asked(both: Mixture, tmp_path: Path) -> None:
     held = tmp_path / "held.txt"
     held.write_text("The keeper wrote of the lamp and the sea. " * 12)
-    report = json.loads(out_of("evaluate", "both", "--heldout", held, "--json", "--row-tokens", 32))
+    report = json.loads(done("evaluate", "both", "--heldout", held, "--json", "--row-tokens", 32).stdout)
     lines = [line["label"] for line in report["heldout"]["conditions"] if line["kind"] == "soft prompt"]
     assert lines == ["both"]
-    asked = json.loads(out_of("evaluate", "both", "--components", "--heldout", held, "--json", "--row-tokens", 32))
+    asked = json.loads(done("evaluate", "both", "--components", "--heldout", held, "--json", "--row-tokens", 32).stdout)
     lines = [line for line in asked["heldout"]["conditions"] if line["kind"] == "soft prompt"]
     assert [line["label"] for line in lines] == ["both", "both/0 fog", "both/1 oil"]
     # A mixture of whole texts cannot be worse than its best component by more than that one's weight says.

@@ -10,7 +10,7 @@ import pytest
 
 from sordino.evaluation.config import ContinuationConfig
 from sordino.prompts.soft_prompt import BaseRef
-from tests.cli.commands import ok, refused, run
+from tests.cli.commands import done, ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
 FAST = ("--limit", 200, "--row-tokens", 32)
@@ -74,8 +74,7 @@ def test_continuations_are_a_table_of_their_own(library: Path, tmp_path: Path, m
 
 
 def test_held_out_texts_that_were_trained_on_are_told(library: Path, tmp_path: Path) -> None:
-    result = run("evaluate", "fog", "--heldout", tmp_path / "train", "--excerpts", tmp_path / "train", *FAST)
-    assert result.exit_code == 0
+    result = done("evaluate", "fog", "--heldout", tmp_path / "train", "--excerpts", tmp_path / "train", *FAST)
     assert "warning" in result.stderr
     assert "held-out" in result.stderr
 
@@ -134,6 +133,5 @@ def test_a_prompt_of_another_model_needs_force(library: Path, tmp_path: Path) ->
     drop_voice(library / "gptj.zip", seed=5, base=BaseRef(id="x/gptj", family="gptj", d_model=32))
     command = ("evaluate", "gptj", "--heldout", tmp_path / "heldout", *FAST)
     assert "--force" in refused(*command)
-    forced = run(*command, "--force")
-    assert forced.exit_code == 0
+    forced = done(*command, "--force")
     assert "warning: gptj" in forced.stderr

@@ -12,7 +12,7 @@ import pytest
 from sordino import formats
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.cli.commands import KNOWN, library_with_keeper, ok, refused, run
+from tests.cli.commands import KNOWN, done, library_with_keeper, ok, refused
 from tests.library.gallery.serving import FileHost, file_host
 from tests.prompt_files import matrix
 
@@ -39,8 +39,7 @@ def host(library: Path, tmp_path: Path) -> Iterator[FileHost]:
 
 def test_build_says_what_it_left_out(library: Path, tmp_path: Path) -> None:
     (tmp_path / "library" / "bad.zip").write_bytes(b"nothing")
-    result = run("gallery", "build", tmp_path / "library", "--out", tmp_path / "site", "--json")
-    assert result.exit_code == 0
+    result = done("gallery", "build", tmp_path / "library", "--out", tmp_path / "site", "--json")
     assert "left out: bad.zip" in result.stderr
     assert "--url" in result.stderr
     assert json.loads(result.stdout)["names"] == ["keeper"]
@@ -96,8 +95,7 @@ def test_an_address_with_its_hash(host: FileHost, library: Path) -> None:
     assert "nothing is known" in refused("install", f"{url}#md5=1")
     assert "not the file" in refused("install", f"{url}#sha256={'0' * 64}")
     assert "the address of a folder" in refused("install", host.url + "/")
-    result = run("install", f"{url}#sha256={entry['sha256']}")
-    assert result.exit_code == 0
+    result = done("install", f"{url}#sha256={entry['sha256']}")
     assert f"sha256 {entry['sha256']}" in result.stderr
     assert "Installed keeper" in result.stdout
     assert "Installed other" in ok("install", url, "--name", "other")
@@ -106,8 +104,7 @@ def test_an_address_with_its_hash(host: FileHost, library: Path) -> None:
 def test_a_list_in_a_text(host: FileHost, library: Path, tmp_path: Path) -> None:
     text = tmp_path / "message.txt"
     text.write_text(f"My voices:\n- {host.url}/files/keeper.zip (the keeper)\n- <{host.url}/files/none.zip>\n")
-    result = run("gallery", "add", text)
-    assert result.exit_code == 0
+    result = done("gallery", "add", text)
     assert "HTTP 404" in result.stderr
     assert "states no hashes" in result.stderr
     assert "Installed keeper" in ok("install", "keeper@message")

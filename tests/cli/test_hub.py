@@ -12,7 +12,7 @@ import pytest
 from sordino.formats.model_card import card
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
-from tests.cli.commands import library_with_keeper, ok, refused, run
+from tests.cli.commands import done, ok, refused, run
 from tests.hub_repositories import adapter_of, keeper, npy
 from tests.hub_server import TOKEN, StandIn, stand_in, use
 from tests.prompt_files import matrix
@@ -20,11 +20,6 @@ from tests.prompt_files import matrix
 # The Hub's client itself sends large files in a way that its HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 PUSH = ("push", "keeper", "ines/keeper")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return library_with_keeper(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -38,8 +33,7 @@ def test_push_shows_what_it_will_disclose_and_then_sends(server: StandIn, folder
     report = folder / "keeper.run" / "report.html"
     report.parent.mkdir()
     report.write_text("<h1>Results</h1>")
-    result = run(*PUSH, "--yes", "--language", "en")
-    assert result.exit_code == 0, result.output
+    result = done(*PUSH, "--yes", "--language", "en")
     assert f"Pushed: {server.address}/ines/keeper at commit " in result.stdout
     assert "sordino install hf:ines/keeper" in result.stdout
     shown = result.stderr
@@ -61,7 +55,7 @@ def test_push_without_the_report(server: StandIn, folder: Path) -> None:
 def test_push_asks_first(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no terminal to confirm this at; add --yes" in refused(*PUSH)
     assert server.log == []
-    monkeypatch.setattr("sordino.cli.hub.is_interactive", lambda: True)
+    monkeypatch.setattr("sordino.cli.console.is_interactive", lambda: True)
     result = run(*PUSH, "--private", input="n\n")
     assert result.exit_code == 1
     assert "(private), as ines" in result.output
@@ -77,8 +71,7 @@ def test_what_was_pushed_is_found_and_installed_elsewhere(server: StandIn, tmp_p
     assert (row["reference"], row["base_model"], row["licence"]) == ("hf:ines/keeper", "org/small", "mit")
     assert "hf:ines/keeper" in ok("search", "Fog")
     (tmp_path / "elsewhere").mkdir()
-    result = run("install", "hf:ines/keeper", "--library", tmp_path / "elsewhere")
-    assert result.exit_code == 0, result.output
+    result = done("install", "hf:ines/keeper", "--library", tmp_path / "elsewhere")
     assert "Installed keeper: 4 tokens x 8" in result.stdout
     assert f"ines/keeper at commit {commit}: keeper.zip" in result.stderr
     assert "sha256 " in result.stderr
@@ -118,8 +111,7 @@ def test_a_base_model_that_only_the_card_names_is_offered(server: StandIn) -> No
 def test_a_card_that_lies_is_told_beside_the_file(server: StandIn, tmp_path: Path) -> None:
     files = adapter_of(keeper(), tmp_path / "1") | {"README.md": card(keeper(rating="general", licence="\x1b[31mMIT"))}
     server.add("max/x", files)
-    result = run("install", "hf:max/x")
-    assert result.exit_code == 0
+    result = done("install", "hf:max/x")
     assert "warning: the card in the repository is wrong about its licence" in result.stderr
     assert "\x1b" not in result.output
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sordino.prompts.soft_prompt import BaseRef
-from tests.cli.commands import contents, ok, refused, run
+from tests.cli.commands import contents, done, ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
 
@@ -77,15 +77,13 @@ def test_those_of_different_models_are_shown_without_their_similarity(library: P
     drop_voice(library / "gptj.zip", seed=5, base=BaseRef(id="x/gptj", family="gptj", d_model=32))
     drop_voice(library / "llama.zip", seed=6, base=BaseRef(id="x/llama", family="llama", d_model=32))
     assert "--force" in refused("inspect", "gptj", "llama", "--quick")
-    forced = run("inspect", "gptj", "llama", "--quick", "--force")
-    assert forced.exit_code == 0, forced.output
+    forced = done("inspect", "gptj", "llama", "--quick", "--force")
     assert "cannot be compared" in forced.stderr
 
 
 def test_a_soft_prompt_too_long_to_measure_in_seconds_is_looked_at_without_a_text(library: Path, monkeypatch) -> None:
     monkeypatch.setattr("sordino.evaluation.analysis.inspection.BUDGET", 100)
-    said = run("inspect", "fog")
-    assert said.exit_code == 0
+    said = done("inspect", "fog")
     assert "left out" not in said.stdout
     assert "percentile" in said.stdout
     assert "--limit 128" in said.stderr

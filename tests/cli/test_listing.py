@@ -31,7 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def shown(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
     written = io.StringIO()
     stream = console.Stream(file=written, markup=False, highlight=False, soft_wrap=True, width=width)
-    monkeypatch.setattr(listing, "out", stream)
+    for module in (console, listing):
+        monkeypatch.setattr(module, "out", stream)
     ok("list")
     return written.getvalue().splitlines()
 

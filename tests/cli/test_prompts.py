@@ -11,14 +11,8 @@ import pytest
 from sordino import formats
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
-from tests.cli.commands import KNOWN, contents, library_with_keeper, ok, refused, run
+from tests.cli.commands import KNOWN, contents, ok, refused, run
 from tests.prompt_files import matrix
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return library_with_keeper(tmp_path, monkeypatch)
-
 
 # list
 
@@ -151,7 +145,7 @@ def test_install_refuses_and_replaces(folder: Path) -> None:
 def test_remove_asks_unless_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--yes" in refused("remove", "keeper")
     assert (folder / "keeper.zip").is_file()
-    monkeypatch.setattr("sordino.cli.prompts.is_interactive", lambda: True)
+    monkeypatch.setattr("sordino.cli.console.is_interactive", lambda: True)
     assert run("remove", "keeper", input="n\n").exit_code == 1
     assert (folder / "keeper.zip").is_file()
     assert run("remove", "keeper", input="y\n").exit_code == 0

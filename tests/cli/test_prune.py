@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sordino import formats
-from tests.cli.commands import contents, ok, refused, run
+from tests.cli.commands import contents, done, ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 
 FAST = ("--limit", 100, "--row-tokens", 32)
@@ -30,8 +30,7 @@ def texts(tmp_path: Path) -> tuple[object, ...]:
 
 
 def test_to_a_length(library: Path, tmp_path: Path) -> None:
-    said = run("prune", "fog", "--tokens", 2, "--out", "p.zip", *texts(tmp_path))
-    assert said.exit_code == 0, said.output
+    said = done("prune", "fog", "--tokens", 2, "--out", "p.zip", *texts(tmp_path))
     assert "2 of 5 virtual tokens: the loss on" in said.stdout
     assert "held-out loss" in said.stdout
     short, whole = formats.read(Path("p.zip")), formats.read(library / "fog.zip")
@@ -59,8 +58,7 @@ def test_blocks(library: Path, tmp_path: Path) -> None:
 
 
 def test_without_held_out_texts_it_says_what_the_numbers_are(library: Path, tmp_path: Path) -> None:
-    said = run("prune", "oil", "--tokens", 2, "--data", tmp_path / "data", *FAST)
-    assert said.exit_code == 0
+    said = done("prune", "oil", "--tokens", 2, "--data", tmp_path / "data", *FAST)
     assert "the texts that the tokens were chosen by" in said.stderr
     assert "tokens of the text that they were chosen by goes" in said.stdout
     overlapping = run("prune", "oil", "--tokens", 2, "--data", tmp_path / "data", "--heldout", tmp_path / "data", *FAST)
@@ -69,8 +67,7 @@ def test_without_held_out_texts_it_says_what_the_numbers_are(library: Path, tmp_
 
 def test_what_cannot_be_dropped_is_not_written(library: Path, tmp_path: Path) -> None:
     drop_voice(library / "one.zip", seed=4, tokens=1)
-    said = run("prune", "one", "--out", "p.zip", *texts(tmp_path))
-    assert said.exit_code == 0
+    said = done("prune", "one", "--out", "p.zip", *texts(tmp_path))
     assert "no file was written" in said.stderr
     assert not Path("p.zip").exists()
 

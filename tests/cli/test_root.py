@@ -55,8 +55,8 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         def command() -> None:
             raise error
 
-        monkeypatch.setattr(sys.modules[__name__], "fail_command", command, raising=False)
-        monkeypatch.setitem(cli.COMMANDS, "fail", (__name__, "fail_command", "Fail."))
+        monkeypatch.setattr(sys.modules[__name__], "fail", command, raising=False)
+        monkeypatch.setitem(cli.COMMANDS, "fail", (__name__, "Fail."))
         monkeypatch.setattr(cli, "import_module", lambda name: sys.modules[name.removeprefix("sordino.cli.")])
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -83,7 +83,7 @@ def test_every_command_it_names_exists() -> None:
 def test_help_lists_every_command_with_its_own_first_line() -> None:
     stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
     context = click.Context(cli.main)
-    for name, (_, _, summary) in cli.COMMANDS.items():
+    for name, (_, summary) in cli.COMMANDS.items():
         command = cli.main.get_command(context, name)
         assert command is not None
         assert command.name == name

@@ -22,7 +22,7 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.server.addresses import Access
 from tests.cli.commands import run
 from tests.server.process import Process, started
-from tests.server.running import voice
+from tests.server.running import eventually, send_half, voice
 from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
 
 
@@ -155,10 +155,7 @@ def test_the_page_is_shown_in_a_browser_and_left_out(tmp_path: Path) -> None:
     with started(*flags, "--open", env=env) as process:
         url = process.url()
         assert "<title>Sordino</title>" in httpx.get(url).text
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "opened").exists() or not (tmp_path / "opened").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: (tmp_path / "opened").exists() and (tmp_path / "opened").read_text())
         assert (tmp_path / "opened").read_text().strip().rstrip("/") == url
     with started(*flags, "--no-ui", env=env) as process:
         url = process.url()
@@ -221,15 +218,7 @@ def test_without_a_model_it_says_how_to_get_one(tmp_path: Path) -> None:
 def test_two_ctrl_c_wait_for_nobody(server: tuple[Process, str]) -> None:
     """Not for a request whose body never comes."""
     process, url = server
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as half:
-        head = [
-            "POST /v1/completions HTTP/1.1",
-            "Host: localhost",
-            "Content-Type: application/json",
-            "Content-Length: 50",
-        ]
-        half.sendall("\r\n".join([*head, "", "{"]).encode())
+    with send_half(url):
         assert httpx.get(f"{url}/health").status_code == 200
         began = time.monotonic()
         for _ in range(2):

@@ -9,7 +9,7 @@ import pytest
 
 from sordino import formats
 from sordino.prompts.soft_prompt import SoftPrompt
-from tests.cli.commands import ok, refused, run
+from tests.cli.commands import done, ok, refused, run
 from tests.cli.tiny_setting import drop_voice, tiny_setting
 from tests.prompt_files import matrix
 
@@ -50,7 +50,6 @@ def test_bad_input_is_refused(library: Path) -> None:
 def test_a_broken_file_is_told_and_passed_over(library: Path) -> None:
     (library / "broken.zip").write_bytes(b"PK no zip")
     drop_voice(library / "tar.zip", seed=9)
-    result = run("sources", "fog")
-    assert result.exit_code == 0
+    result = done("sources", "fog")
     assert "tar" in result.stdout
     assert "broken.zip" in result.stderr

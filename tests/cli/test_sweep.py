@@ -13,10 +13,10 @@ from sordino.training import loop
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.sweep import execute, running
 from sordino.training.sweep.grid import Spec
-from tests.cli.commands import contents, ok, refused
+from tests.cli.commands import contents, ok, refused, run
+from tests.log_texts import stopping, write_log
 from tests.tiny_models import tiny_base
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 QUICK = ("--steps", 16, "--batch", 2, "--row-tokens", 16, "--out-dir", "out")
 GRID = ("--tokens", "2,4", "--lr", "0.1,0.5", "--init", "vocab,random")
 
@@ -27,9 +27,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sordino.cli.sweep.loaded_model", lambda name, *_, **__: bases[name])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    (tmp_path / "log").mkdir()
-    for number in range(12):
-        (tmp_path / "log" / f"{number:02}.txt").write_text(f"Day {number}. " + LOG * (number % 3 + 3))
+    write_log(tmp_path / "log")
 
 
 def results(folder: str = "out") -> dict:
@@ -157,16 +155,8 @@ def test_a_stopped_sweep_goes_on_to_the_same_results(monkeypatch: pytest.MonkeyP
     grid = (*GRID, "--kind", kinds)
     ok("sweep", "log", *grid, *QUICK)
     Path("out").rename("whole")
-    steps = 0
-
-    def ask() -> bool:
-        nonlocal steps
-        steps += 1
-        return steps == 5
-
     with monkeypatch.context() as patch:
-        real = running.train_group
-        patch.setattr(running, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        patch.setattr(running, "train_group", stopping(running.train_group, after=5))
         said = ok("sweep", "log", *grid, *QUICK)
     assert "Go on with: sordino sweep --resume out" in said
     before = contents(Path("out"))
@@ -235,8 +225,6 @@ def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(monkeypatch, flags, said) -> None:
     monkeypatch.setattr("sordino.cli.sweep.loaded_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    from tests.cli.commands import run
-
     result = run("sweep", *flags)
     assert result.exit_code in (1, 2)
     assert said in result.stderr

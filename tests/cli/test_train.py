@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,10 @@ from sordino.models.sizes import ModelSizes
 from sordino.training import execute, loop
 from sordino.training.checkpoint import FILE, read_header
 from sordino.training.failure import Failure
-from tests.cli.commands import refused, run
+from tests.cli.commands import ok, refused, run
+from tests.log_texts import LOG, stopping, write_log
 from tests.tiny_models import tiny_base
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 QUICK = ("--steps", 6, "--tokens", 4, "--batch", 2, "--row-tokens", 16, "--init", "vocab")
 
 
@@ -34,31 +35,16 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SORDINO_LIBRARY", str(tmp_path / "library"))
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    folder = tmp_path / "log"
-    folder.mkdir()
-    for number in range(12):
-        (folder / f"{number:02}.txt").write_text(f"Day {number}. " + LOG * (number % 3 + 3))
-    return folder
+    return write_log(tmp_path / "log")
 
 
-def trained(*arguments: object) -> str:
-    result = run("train", *arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
+trained = partial(ok, "train")
 
 
 def stopped_run(texts: Path, monkeypatch: pytest.MonkeyPatch, *flags: object) -> Path:
     """A run that was asked to stop after its third step, as Ctrl-C does."""
-    steps = 0
-
-    def ask() -> bool:
-        nonlocal steps
-        steps += 1
-        return steps == 3
-
     with monkeypatch.context() as patch:
-        real = loop.train
-        patch.setattr(execute, "train", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        patch.setattr(execute, "train", stopping(loop.train, after=3))
         said = trained(texts, "--out", "v.zip", *QUICK, *flags)
     assert "Go on with: sordino train --resume" in said
     assert not Path("v.zip").exists()

@@ -15,9 +15,9 @@ from sordino import formats
 from sordino.training import execute, group, loop
 from sordino.training.checkpoint import FILE
 from tests.cli.commands import contents, ok, refused, run
+from tests.log_texts import LOG, stopping, write_log
 from tests.tiny_models import tiny_base
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 TALE = "Alice wrote to the queen, and the rabbit was late, and the tea was cold as the sea. "
 QUICK = ("--steps", 6, "--tokens", 4, "--batch", 2, "--row-tokens", 16, "--init", "vocab", "--evaluate-every", 2)
 BOTH = ("--prompt", "log=log", "--prompt", "tale=tale", "--out-dir", "voices")
@@ -31,23 +31,13 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
     for folder, text in (("log", LOG), ("tale", TALE)):
-        (tmp_path / folder).mkdir()
-        for number in range(12):
-            (tmp_path / folder / f"{number:02}.txt").write_text(f"Day {number}. " + text * (number % 3 + 3))
+        write_log(tmp_path / folder, text)
 
 
 def stopped(monkeypatch: pytest.MonkeyPatch, *flags: object) -> str:
     """Both, asked to stop after the third step."""
-    steps = 0
-
-    def ask() -> bool:
-        nonlocal steps
-        steps += 1
-        return steps == 3
-
     with monkeypatch.context() as patch:
-        real = loop.train_group
-        patch.setattr(group, "train_group", lambda *a, **k: real(*a, **{**k, "should_stop": ask}))
+        patch.setattr(group, "train_group", stopping(loop.train_group, after=3))
         return ok("train", *BOTH, *QUICK, *flags)
 
 

@@ -13,16 +13,11 @@ from sordino import formats
 from sordino.cli import write
 from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
-from tests.cli.commands import refused, run
-from tests.cli.tiny_setting import tiny_llama, tiny_setting
+from tests.cli.commands import done, refused, run
+from tests.cli.tiny_setting import tiny_llama
 from tests.tiny_models import tiny_gguf
 
 SHORT = ("--max-tokens", 6)
-
-
-@pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return tiny_setting(tmp_path, monkeypatch)
 
 
 def expected(text: str, prompt: Path | None = None, seed: int = 0, **settings: object) -> str:
@@ -97,8 +92,7 @@ def test_a_prompt_of_unknown_origin_is_used_with_a_warning(library: Path) -> Non
 
 
 def lines_of(*args: object, **more: object) -> list[dict[str, object]]:
-    result = run(*args, *SHORT, **more)
-    assert result.exit_code == 0, result.stderr
+    result = done(*args, *SHORT, **more)
     # Not splitlines(): a text may hold U+2028.
     return [json.loads(line) for line in result.stdout.removesuffix("\n").split("\n")]
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import torch
 import uvicorn
 
 from sordino import formats
 from sordino.engine.backend import Backend
-from sordino.engine.config import EngineOptions
+from sordino.engine.config import EngineOptions, Sampling
+from sordino.engine.generate import TextRequest, complete
 from sordino.engine.runners.build import embedded, torch_runner
 from sordino.library.library import Library
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from sordino.server.addresses import Access
 from sordino.server.app import create_app
 from sordino.server.connections import http_protocol
 from sordino.server.metrics import ServerMetrics
@@ -29,6 +33,8 @@ from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.tiny_models import tiny_base
 
+Found = TypeVar("Found")
+TEXT = "The keeper wrote"
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.
 NO_JSON = (b"\xff", b"[" * 100_000, b'{"prompt": "a", "max_length": ' + b"9" * 5_000 + b"}")
 
@@ -44,6 +50,42 @@ class Running:
     def base(self) -> BaseModel:
         assert isinstance(self.serving.base, BaseModel)
         return self.serving.base
+
+
+def post(live: Running, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{live.url}{path}", json=body, timeout=30)
+
+
+def plainly(
+    live: Running, name: str | None, text: str | tuple[int, ...] = TEXT, max_tokens: int = 12, **more: Any
+) -> str:
+    """What our own generation writes, greedy unless `more` of `Sampling` says otherwise. name: of a soft prompt in the library."""
+    prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
+    how = Sampling(**{"max_tokens": max_tokens, "temperature": 0, **more})
+    return complete(live.base, [TextRequest(text, prompt, 1)], how)[0]
+
+
+def eventually(look: Callable[[], Found], seconds: float = 20) -> Found:
+    """What `look` gives, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+    return found
+
+
+def settle(live: Running, seconds: float) -> None:
+    """Until no row runs and no request waits."""
+    eventually(lambda: live.serving.backend.counts() == (0, 0), seconds)
+
+
+def send_half(url: str, *headers: str) -> socket.socket:
+    """A connection with a request whose body never comes."""
+    host, port = url.removeprefix("http://").split(":")
+    half = socket.create_connection((host, int(port)), timeout=10)
+    head = ("POST /v1/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 50")
+    half.sendall("\r\n".join([*head, *headers, "", "{"]).encode())
+    return half
 
 
 def voice(base: BaseModel, seed: int, *, tokens: int = 4, **metadata: Any) -> SoftPrompt:
@@ -75,7 +117,7 @@ def running(
     with_page: bool = False,
     idle: bool = False,
     backend: Callable[[BaseModel], Backend] | None = None,
-    **app: Any,
+    **access: Any,
 ) -> Iterator[Running]:
     """with_page: the web page too, its files in `folder`/data. idle: no model is loaded, though `serving` is there.
     backend: runs the requests in place of the engine."""
@@ -99,13 +141,13 @@ def running(
     with closing(Models(serving_of, others or {})) as models, ExitStack() as stack:
         serving = models.first(base.name)
         nothing = Idle(ServedPrompts(None, library), metrics, limits or ServerLimits())
+        page = None
         if with_page:
-            page = stack.enter_context(closing(Page(models, nothing, "torch", app.get("api_key"), folder / "data")))
+            page = stack.enter_context(closing(Page(models, nothing, "torch", folder / "data")))
             page.start()
-            app["page"] = page.add
         state = nothing if idle else serving
         config = uvicorn.Config(
-            create_app(state, models=models, **app),
+            create_app(state, Access(**access), models=models, page=page.add if page else None),
             http=http_protocol(limits or ServerLimits()),  # type: ignore[arg-type]
             port=0,
             log_level="warning",
@@ -115,10 +157,7 @@ def running(
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.01)
+        eventually(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
             yield Running(f"http://127.0.0.1:{port}", serving, folder / "library", server)

@@ -22,7 +22,7 @@ from sordino.server.openai_fields import CompletionRequest
 from sordino.server.page.messages import Write
 from sordino.server.page.stories import StoryUpdate
 from tests.engine.toy_backend import ToyBackend
-from tests.server.running import Running, running, voice
+from tests.server.running import Running, post, running, voice
 
 TEXT = "The keeper wrote of the sea and the ship and the lamp"
 HELD = PromptAttention(hold=3, strength=2.0)
@@ -37,10 +37,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         mixed = Mixture(parts, np.ones(2), metadata=Metadata(base=made.base.ref))
         formats.write_mixture(mixed, made.folder / "both.mix.zip")
         yield made
-
-
-def post(live: Running, route: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}{route}", json=body, timeout=30)
 
 
 def completed(live: Running, soft: str, **more: Any) -> str:

@@ -10,16 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from sordino import formats
-from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from sordino.server.chat_fields import ChatRequest
 from sordino.server.foreign import ALIASES, IGNORED, LABELS, NEUTRAL, UNUSED, order_of, texts_in
 from sordino.server.openai_fields import CompletionRequest
 from sordino.server.serving import ServerLimits
-from tests.server.running import Running, running
+from tests.server.running import TEXT, Running, plainly, post, running
 
-TEXT = "The keeper wrote"
 TRANSCRIPTS = Path(__file__).parent / "transcripts"
 SILLYTAVERN = json.loads((TRANSCRIPTS / "sillytavern_1.19.json").read_text())
 LITE = json.loads((TRANSCRIPTS / "kobold_lite.json").read_text())["instruct"]
@@ -39,10 +36,6 @@ def default(live: Running) -> Iterator[None]:
     live.serving.prompts.set_default(None)
 
 
-def post(live: Running, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}{path}", json=body, timeout=30)
-
-
 def said(live: Running, **body: Any) -> str:
     answer = post(live, "/v1/completions", **{"prompt": TEXT, "max_tokens": 12, **body})
     assert answer.status_code == 200, answer.text
@@ -53,12 +46,6 @@ def written(live: Running, **body: Any) -> str:
     answer = post(live, "/api/v1/generate", **{"prompt": TEXT, **GREEDY, **body})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["results"][0]["text"])
-
-
-def plainly(live: Running, name: str | None, text: str | tuple[int, ...] = TEXT, **sampling: Any) -> str:
-    prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
-    how = Sampling(**{"max_tokens": 12, "temperature": 0, **sampling})
-    return complete(live.base, [TextRequest(text, prompt, 1)], how)[0]
 
 
 # SillyTavern -------------------------------------------------------------------------------------------------------------

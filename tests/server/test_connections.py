@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from sordino.server.page import live as page_live
 from sordino.server.serving import ServerLimits
-from tests.server.running import Running, running
+from tests.server.running import Running, eventually, running
 
 HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 
@@ -96,13 +96,8 @@ def test_an_answer_that_nobody_reads_is_given_up(live: Running) -> None:
     with ExitStack() as stack:
         one = opened(live, stack, buffer=2048)
         one.sendall(head % len(body) + body)
-        deadline = time.monotonic() + 60
-        while not rows():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        while rows():
-            assert time.monotonic() < deadline, "its rows still run"
-            time.sleep(0.05)
+        eventually(rows, 60)
+        eventually(lambda: not rows(), 60)
         time.sleep(1)
         assert is_closed(one)
 
@@ -154,10 +149,7 @@ def test_web_sockets_count_among_an_addresses_connections(live: Running) -> None
         newest[-1].ping().wait(5)
         for tab in tabs[1:]:
             tab.close()
-        deadline = time.monotonic() + 20
-        while httpx.get(f"{live.url}/ui/clients").json()["tabs"] > 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: httpx.get(f"{live.url}/ui/clients").json()["tabs"] <= 2)
         more = [opened(live, stack) for _ in range(17)]
         assert httpx.get(f"{live.url}/health").status_code == 200
         more[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")

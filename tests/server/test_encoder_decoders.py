@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from sordino import formats
-from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
-from tests.server.running import Running, running
+from tests.server.running import Running, plainly, post, running, settle
 from tests.tiny_models import tiny_base
 
 TEXT = "the keeper wrote of the sea"
@@ -26,15 +22,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield made
 
 
-def plainly(live: Running, name: str, tokens: int) -> str:
-    prompt = formats.read(live.folder / f"{name}.zip")
-    return complete(live.base, [TextRequest(TEXT, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
-
-
-def post(live: Running, path: str, **fields: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}{path}", json=fields, timeout=30)
-
-
 def completion(live: Running, **fields: Any) -> httpx.Response:
     given = {"model": "tiny-t5-1.1:keeper", "prompt": TEXT, "temperature": 0, "max_tokens": 8, **fields}
     return post(live, "/v1/completions", **given)
@@ -44,7 +31,7 @@ def test_a_completion_is_the_output(live: Running) -> None:
     answer = completion(live, logprobs=2)
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]
-    assert choice["text"] == plainly(live, "keeper", 8)
+    assert choice["text"] == plainly(live, "keeper", TEXT, 8)
     assert choice["logprobs"] is not None
     assert all(value <= 0 for value in choice["logprobs"]["token_logprobs"])
 
@@ -53,7 +40,7 @@ def test_several_prompts_and_several_outputs(live: Running) -> None:
     one, other = (
         completion(live, model=f"tiny-t5-1.1:{name}").json()["choices"][0]["text"] for name in ("keeper", "clerk")
     )
-    assert (one, other) == (plainly(live, "keeper", 8), plainly(live, "clerk", 8))
+    assert (one, other) == (plainly(live, "keeper", TEXT, 8), plainly(live, "clerk", TEXT, 8))
     several = completion(live, n=3, temperature=1, seed=5).json()["choices"]
     assert len(several) == 3
     assert completion(live, n=3, temperature=1, seed=5).json()["choices"] == several
@@ -64,17 +51,14 @@ def test_a_stream_is_the_same_text(live: Running) -> None:
     with httpx.stream("POST", f"{live.url}/v1/completions", json=given, timeout=30) as answer:
         lines = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert lines[-1] == "[DONE]"
-    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == plainly(live, "keeper", 8)
+    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == plainly(live, "keeper", TEXT, 8)
 
 
 def test_a_client_that_leaves_frees_its_row(live: Running) -> None:
     given = {"model": "tiny-t5-1.1:keeper", "prompt": TEXT, "max_tokens": 1000, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{live.url}/v1/completions", json=given, timeout=30) as answer:
         next(answer.iter_lines())
-    deadline = time.monotonic() + 10
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    settle(live, 10)
 
 
 def test_koboldai(live: Running) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from sordino.server import guard
 from sordino.server.serving import ServerLimits
-from tests.server.running import Running, running
+from tests.server.running import Running, running, send_half
 
 ASK = {"model": "tiny-llama", "prompt": "a", "max_tokens": 1}
 
@@ -128,15 +128,7 @@ def test_without_origins_no_page_is_let_in(tmp_path: Path) -> None:
 
 
 def test_a_client_that_says_half_a_request_harms_nobody(live: Running) -> None:
-    host, port = live.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as half:
-        lines = (
-            "POST /v1/completions HTTP/1.1",
-            "Host: localhost",
-            "Authorization: Bearer sesame",
-            "Content-Length: 50",
-        )
-        half.sendall("\r\n".join([*lines, "", "{"]).encode())
+    with send_half(live.url, "Authorization: Bearer sesame"):
         assert ask(live).status_code == 200
     assert ask(live).status_code == 200
 
@@ -173,15 +165,7 @@ def test_its_own_pages_and_those_that_are_listed_do(live: Running) -> None:
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
     with running(tmp_path, limits=ServerLimits(body_seconds=0.3)) as live:
-        host, port = live.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as half:
-            head = [
-                "POST /v1/completions HTTP/1.1",
-                "Host: localhost",
-                "Content-Type: application/json",
-                "Content-Length: 50",
-            ]
-            half.sendall("\r\n".join([*head, "", "{"]).encode())
+        with send_half(live.url) as half:
             assert b" 408 " in half.recv(1000).split(b"\r\n")[0]
         # A long answer is no long body.
         ask = {"model": "tiny-llama", "prompt": "a", "max_tokens": 200}

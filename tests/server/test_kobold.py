@@ -21,10 +21,9 @@ from sordino.models.base_model import BaseModel
 from sordino.server.foreign import IGNORED, IGNORED_IN_STREAMS
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
-from tests.server.running import NO_JSON, Running, running, voice
+from tests.server.running import NO_JSON, TEXT, Running, eventually, plainly, post, running, settle, voice
 from tests.tiny_models import tiny_base
 
-TEXT = "The keeper wrote"
 JSON = {"Content-Type": "application/json"}
 GREEDY = {"temperature": 0, "rep_pen": 1, "max_length": 10}
 
@@ -45,21 +44,12 @@ def put(live: Running, path: str, **body: Any) -> httpx.Response:
     return httpx.put(f"{live.url}{path}", json=body)
 
 
-def post(live: Running, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{live.url}{path}", json=body, timeout=30)
-
-
 def written(live: Running, **body: Any) -> str:
     answer = post(live, "/api/v1/generate", **{"prompt": TEXT, **GREEDY, **body})
     assert answer.status_code == 200, answer.text
     (result,) = answer.json()["results"]
     assert set(result) == {"text"}
     return str(result["text"])
-
-
-def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 10) -> str:
-    prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
-    return complete(live.base, [TextRequest(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
 
 
 def exchanges(transcript: str) -> Iterator[tuple[str, str, str, int, Any]]:
@@ -75,7 +65,7 @@ def exchanges(transcript: str) -> Iterator[tuple[str, str, str, int, Any]]:
 def test_the_written_sequence_of_a_2023_client(live: Running) -> None:
     """A replay: such a client itself is not to be had any more."""
     transcript = (Path(__file__).parent / "transcripts" / "kobold_2023.txt").read_text()
-    said = {f"TEXT({name or ''})": plainly(live, name) for name in (None, "keeper", "clerk")}
+    said = {f"TEXT({name or ''})": plainly(live, name, max_tokens=10) for name in (None, "keeper", "clerk")}
     assert len(set(said.values())) == 3
     for method, path, body, status, answer in exchanges(transcript):
         if "results" in answer:
@@ -86,10 +76,10 @@ def test_the_written_sequence_of_a_2023_client(live: Running) -> None:
 
 def test_a_request_says_its_own_soft_prompt_or_none(live: Running) -> None:
     put(live, "/api/v1/config/soft_prompt", value="keeper.zip")
-    assert written(live, soft_prompt="clerk.zip") == plainly(live, "clerk")
-    assert written(live, soft_prompt="") == plainly(live, None)
-    assert written(live, soft_prompt=" ") == plainly(live, None)
-    assert written(live) == plainly(live, "keeper")
+    assert written(live, soft_prompt="clerk.zip") == plainly(live, "clerk", max_tokens=10)
+    assert written(live, soft_prompt="") == plainly(live, None, max_tokens=10)
+    assert written(live, soft_prompt=" ") == plainly(live, None, max_tokens=10)
+    assert written(live) == plainly(live, "keeper", max_tokens=10)
 
 
 @pytest.mark.parametrize("name", ["nobody.zip", "wide.zip", "broken.zip", "../keeper.zip", "a\\b.zip"])
@@ -108,7 +98,9 @@ def test_a_text_that_is_too_long_loses_its_oldest_part(live: Running) -> None:
     ids = live.base.encode(text)
     kept = live.base.decode(ids[-(100 - 10 - 4) :])
     assert live.base.encode(kept) == ids[-86:]
-    assert written(live, prompt=text, max_context_length=100, soft_prompt="clerk.zip") == plainly(live, "clerk", kept)
+    assert written(live, prompt=text, max_context_length=100, soft_prompt="clerk.zip") == plainly(
+        live, "clerk", kept, max_tokens=10
+    )
     # More than the model has is as much as it has.
     assert len(written(live, prompt=text, max_context_length=100_000)) > 0
 
@@ -120,7 +112,7 @@ def test_settings_are_kept_for_requests_that_say_nothing(live: Running) -> None:
     assert put(live, "/api/v1/config/rep_pen", value=1).json() == {}
     assert get(live, "/api/latest/config/max_length") == {"value": 3}
     answer = post(live, "/api/v1/generate", prompt=TEXT, max_length=None)
-    assert answer.json()["results"] == [{"text": plainly(live, None, tokens=3)}]
+    assert answer.json()["results"] == [{"text": plainly(live, None, max_tokens=3)}]
     wrong = put(live, "/api/v1/config/max_length", value="many")
     assert wrong.status_code == 422
     assert list(wrong.json()["detail"]) == ["value"]
@@ -172,7 +164,7 @@ def test_half_a_character_to_count_names_the_field(live: Running) -> None:
 
 
 def test_unknown_and_meaningless_fields_are_ignored(live: Running) -> None:
-    assert written(live, nonsense=[1, 2], **dict.fromkeys(IGNORED, True)) == plainly(live, None)
+    assert written(live, nonsense=[1, 2], **dict.fromkeys(IGNORED, True)) == plainly(live, None, max_tokens=10)
     assert set(IGNORED_IN_STREAMS) < set(GenerateRequest.model_fields)
     assert not set(IGNORED) & set(GenerateRequest.model_fields)
 
@@ -197,7 +189,7 @@ def test_extremes_keep_one_word(live: Running) -> None:
 
 
 def test_stop_sequences_and_single_lines(live: Running) -> None:
-    whole = plainly(live, None, tokens=40)
+    whole = plainly(live, None, max_tokens=40)
     stop = whole[4:6]
     assert written(live, max_length=40, stop_sequence=[stop]) == whole[: whole.index(stop)]
     assert "\n" not in written(live, max_length=40, singleline=True)
@@ -223,12 +215,11 @@ def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> No
     other = tiny_base("gpt2", dtype=torch.float32)
     limits = ServerLimits(max_tokens=120)
     with running(tmp_path, others={other.name: other}, limits=limits) as live:
-        old = plainly(live, None, tokens=100)
+        old = plainly(live, None, max_tokens=100)
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(written(live, max_length=100)))
         thread.start()
-        while get(live, "/health")["running"] == 0:
-            time.sleep(0.002)
+        eventually(lambda: get(live, "/health")["running"])
         assert put(live, "/api/v1/model", model=other.name).json() == {}
         thread.join(30)
         assert answers == [old]
@@ -289,7 +280,7 @@ def test_numbers_beyond_arithmetic_are_refused_by_name(live: Running, field: str
     assert (answer.status_code, list(answer.json()["detail"])) == (422, [field])
     if field != "stop_sequence":
         assert put(live, f"/api/v1/config/{field}", value=value).status_code == 422
-    assert written(live) == plainly(live, None)
+    assert written(live) == plainly(live, None, max_tokens=10)
 
 
 def test_a_penalty_over_more_than_there_is_costs_nothing(live: Running) -> None:
@@ -354,7 +345,7 @@ def test_a_stream_is_the_text_in_parts(live: Running) -> None:
     with httpx.stream("POST", f"{live.url}/api/extra/generate/stream", json=body) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         found = list(events(answer.iter_lines()))
-    assert "".join(one["token"] for one in found) == plainly(live, None)
+    assert "".join(one["token"] for one in found) == plainly(live, None, max_tokens=10)
     assert [one["finish_reason"] for one in found[:-1]] == [None] * (len(found) - 1)
     assert found[-1]["finish_reason"] in ("length", "stop")
 
@@ -369,10 +360,7 @@ def test_check_and_abort_while_it_writes(live: Running, monkeypatch: pytest.Monk
     def so_far() -> str:
         return str(post(live, "/api/extra/generate/check", genkey="mine").json()["results"][0]["text"])
 
-    deadline = time.monotonic() + 10
-    while len(so_far()) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: len(so_far()) >= 3, 10)
     part = so_far()
     assert post(live, "/api/extra/abort", genkey="another").json() == {"success": False}
     assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": True}
@@ -382,7 +370,7 @@ def test_check_and_abort_while_it_writes(live: Running, monkeypatch: pytest.Monk
     assert answer.json()["results"][0]["text"].startswith(part)
     assert so_far() == ""
     assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": False}
-    _settled(live)
+    settle(live, 3)
 
 
 def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +382,7 @@ def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch)
             if count == 2:
                 assert httpx.post(f"{live.url}/api/extra/abort").json() == {"success": True}
     assert found[-1]["finish_reason"] == "stop"
-    _settled(live)
+    settle(live, 3)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/generate", "/api/extra/generate/stream"])
@@ -409,14 +397,7 @@ def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.M
 
     with pytest.raises(httpx.ReadTimeout):
         leave()
-    _settled(live)
-
-
-def _settled(live: Running) -> None:
-    deadline = time.monotonic() + 3
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline, "rows are left"
-        time.sleep(0.01)
+    settle(live, 3)
 
 
 def test_what_clients_ask_first(live: Running) -> None:

@@ -17,9 +17,7 @@ from sordino import formats
 from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import Mixture
 from tests.prompts.kv_of import kv_of
-from tests.server.running import Running, running, voice
-
-TEXT = "The keeper wrote"
+from tests.server.running import TEXT, Running, running, voice
 
 
 def deep(live: Running, seed: int = 1, **said: Any) -> KVPrompt:

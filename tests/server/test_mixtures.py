@@ -14,9 +14,7 @@ import pytest
 from sordino import formats
 from sordino.prompts.mixture import Mixture, Rule
 from sordino.prompts.soft_prompt import Metadata
-from tests.server.running import Running, running, voice
-
-TEXT = "The keeper wrote"
+from tests.server.running import TEXT, Running, running, voice
 
 
 def mixture(live: Running, weights: list[float], rule: Rule = "sequence") -> Mixture:

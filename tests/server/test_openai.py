@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,10 @@ import pytest
 from openai import OpenAI
 
 from sordino import formats
-from sordino.engine.generate import TextRequest, complete
-from sordino.engine.sampling import Sampling
 from sordino.server.foreign import NEUTRAL
 from sordino.server.serving import ServerLimits
-from tests.server.running import NO_JSON, Running, running, voice
+from tests.server.running import NO_JSON, TEXT, Running, plainly, running, settle, voice
 from tests.tiny_models import tiny_base
-
-TEXT = "The keeper wrote"
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +29,6 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def client(live: Running) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as made:
         yield made
-
-
-def plainly(live: Running, name: str | None, text: str = TEXT, tokens: int = 12) -> str:
-    """What our own generation writes, greedy."""
-    prompt = None if name is None else formats.read(live.folder / f"{name}.zip")
-    return complete(live.base, [TextRequest(text, prompt)], Sampling(max_tokens=tokens, temperature=0))[0]
 
 
 def post(live: Running, route: str, **fields: Any) -> httpx.Response:
@@ -87,6 +76,7 @@ def test_the_field_chooses_too_and_an_empty_one_is_none(live: Running, client: O
     assert said("tiny-llama:keeper", {"soft_prompt": "keeper"}) == plainly(live, "keeper")
     answer = post(live, "completions", model="tiny-llama:keeper", prompt=TEXT, soft_prompt="clerk")
     assert fault(answer)[:2] == (400, "soft_prompt")
+    assert fault(post(live, "completions", prompt=TEXT, soft_prompt="nobody"))[:2] == (404, "soft_prompt")
 
 
 def test_the_servers_default_is_not_for_openai(live: Running, client: OpenAI) -> None:
@@ -173,7 +163,7 @@ def test_several_texts_and_ids(live: Running, client: OpenAI) -> None:
 
 
 def test_stop_strings(live: Running, client: OpenAI) -> None:
-    whole = plainly(live, None, tokens=30)
+    whole = plainly(live, None, max_tokens=30)
     stop = whole[3:5]
     done = client.completions.create(model="tiny-llama", prompt=TEXT, max_tokens=30, temperature=0, stop=[stop])
     assert done.choices[0].text == whole[: whole.index(stop)]
@@ -338,10 +328,7 @@ def test_a_client_that_leaves_frees_its_rows(live: Running, client: OpenAI) -> N
             json={"model": "tiny-llama", "prompt": [TEXT] * 8, "max_tokens": 100, "logit_bias": bias},
             timeout=httpx.Timeout(5, read=0.05),
         )
-    deadline = time.monotonic() + 5
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    settle(live, 5)
 
 
 def test_a_file_that_is_replaced_takes_effect_on_the_next_request(tmp_path: Path) -> None:

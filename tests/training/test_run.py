@@ -98,8 +98,18 @@ def test_minutes_count_the_measuring(job: Job, base: Any, clock: None) -> None:
 
 
 def test_too_little_time_for_one_step_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"at least 0\.2"):
+    with pytest.raises(ConfigError, match=r"at least 0\.17"):
         steps_within(0.1, lambda steps: 10.0 * steps, 10.0)
+
+
+@pytest.mark.parametrize("second", [0.1, 2.0, 9.0])
+def test_the_time_that_is_advised_suffices(second: float) -> None:
+    def seconds(steps: int) -> float:
+        return second * steps
+
+    with pytest.raises(ConfigError) as caught:
+        steps_within(1e-6, seconds, second)
+    assert steps_within(float(caught.value.expected.split()[-1]), seconds, second) >= 1
 
 
 def test_the_texts_say_how_many_steps_they_are_worth() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sordino.api import Paths, as_paths, checked_prompt, naming_arguments
-from sordino.prompts.mixture import StoredPrompt, components_of
+from sordino.prompts.mixture import StoredPrompt
 from sordino.settings import from_json
 
 if TYPE_CHECKING:
@@ -52,13 +52,12 @@ def evaluate(
     if isinstance(count := settings.get("continuations"), int):
         settings["continuations"] = ContinuationConfig(count)
     texts = read_heldout(as_paths(heldout), as_paths(training))
-    alone = [part for prompt in labelled.values() for part in components_of(prompt) if part is not None]
     report = measuring.evaluate(
         model.base,
         labelled,
         texts.pieces,
         from_json(EvaluateConfig, settings),
         baselines=Baselines(instructions, texts.training),
-        off_domain=packaged_text(alone, texts.pieces),
+        off_domain=packaged_text(labelled.values(), texts.pieces),
     )
     return replace(report, notes=(*report.notes, *texts.notes, *texts.overlaps))

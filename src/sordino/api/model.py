@@ -87,8 +87,7 @@ class Model:
         """
         from sordino.engine.generate import complete
 
-        sampling, attention = _sampling_and_attention(how)
-        continued = complete(self.base, self._requests(text, prompt, seed, attention, force=force), sampling)
+        continued = complete(self.base, *self._requests(text, prompt, seed, how, force=force))
         return continued if _is_batch(text, prompt, seed) else continued[0]
 
     @naming_arguments
@@ -107,20 +106,27 @@ class Model:
         """
         from sordino.engine.generate import generate
 
-        sampling, attention = _sampling_and_attention(how)
-        return generate(self.base, self._requests(text, prompt, seed, attention, force=force), sampling)
+        return generate(self.base, *self._requests(text, prompt, seed, how, force=force))
 
     def _requests(
         self,
         text: str | Sequence[str],
         prompt: Prompts,
         seed: int | Sequence[int],
-        attention: tuple[Any, Any],
+        how: Mapping[str, Any],
         *,
         force: bool,
-    ) -> list[TextRequest]:
+    ) -> tuple[list[TextRequest], Sampling]:
+        """Raises as `generate`."""
+        from sordino.engine.config import Sampling
         from sordino.engine.generate import TextRequest
 
+        attention = how.get("hold"), how.get("strength")
+        fields = {name: value for name, value in how.items() if name not in ("hold", "strength")}
+        if "stop" in fields:
+            # One text is a sequence too, of its characters.
+            fields["stop"] = tuple(_as_list(fields["stop"]))
+        sampling = from_json(Sampling, fields)
         texts, prompts, seeds = _as_list(text), _as_list(prompt), _as_list(seed)
         lengths = {len(values) for values in (texts, prompts, seeds)} - {1}
         if len(lengths) > 1:
@@ -141,7 +147,7 @@ class Model:
             with_attention(None, *attention)
         prompts = [each and with_attention(each, *attention) for each in prompts]
         texts, prompts, seeds = (values * rows if len(values) == 1 else values for values in (texts, prompts, seeds))
-        return [TextRequest(*row) for row in zip(texts, prompts, seeds, strict=True)]
+        return [TextRequest(*row) for row in zip(texts, prompts, seeds, strict=True)], sampling
 
 
 @naming_arguments
@@ -178,17 +184,6 @@ def suited_models() -> list[SuitedModel]:
     from sordino.models import suited
 
     return suited.suited_models()
-
-
-def _sampling_and_attention(how: Mapping[str, Any]) -> tuple[Sampling, tuple[Any, Any]]:
-    """The second is (hold, strength), None where not given. Raises ConfigError for a name that is no field."""
-    from sordino.engine.config import Sampling
-
-    fields = {name: value for name, value in how.items() if name not in ("hold", "strength")}
-    if "stop" in fields:
-        # One text is a sequence too, of its characters.
-        fields["stop"] = tuple(_as_list(fields["stop"]))
-    return from_json(Sampling, fields), (how.get("hold"), how.get("strength"))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -22,58 +22,46 @@ from sordino.engine.waiting import watch_the_machine
 from sordino.errors import ConfigError, ProcessLost, SordinoError
 from sordino.training.launch import is_launched, is_silent, started_in_several
 
-# name -> (module in this folder, attribute, one line for `sordino --help`).
-Table = dict[str, tuple[str, str, str]]
+# name -> (module in this folder, one line for `sordino --help`). Its function there has its name, or `list_`, `help_`.
+Table = dict[str, tuple[str, str]]
 GROUPS: dict[str, Table] = {
     "Make": {
-        "demo": ("demo", "demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
-        "train": ("train", "train", "Make a soft prompt from texts."),
-        "distil": ("distil", "distil", "Turn a long instruction or a character card into a soft prompt."),
-        "sweep": ("sweep", "sweep", "Try many settings together and keep the best."),
-        "mixture": ("mix", "mixture", "Weigh several soft prompts by examples, so that they write as one."),
-        "ensemble": ("ensemble", "ensemble", "Soft prompts that write as one."),
-        "blend": ("blend", "blend", "Blend soft prompts into one, and measure the losses between two."),
-        "prune": ("prune", "prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
+        "demo": ("demo", "Train a soft prompt and see a model's voice change, in a few minutes."),
+        "train": ("train", "Make a soft prompt from texts."),
+        "distil": ("distil", "Turn a long instruction or a character card into a soft prompt."),
+        "sweep": ("sweep", "Try many settings together and keep the best."),
+        "mixture": ("mix", "Weigh several soft prompts by examples, so that they write as one."),
+        "ensemble": ("ensemble", "Soft prompts that write as one."),
+        "blend": ("blend", "Blend soft prompts into one, and measure the losses between two."),
+        "prune": ("prune", "Make a soft prompt shorter: drop the virtual tokens that matter least."),
     },
     "Use": {
-        "generate": ("write", "generate", "Continue TEXT, with or without a soft prompt."),
-        "compare": (
-            "write",
-            "compare",
-            "Continue TEXT without and with each soft prompt, from the same seed, side by side.",
-        ),
-        "list": ("listing", "list_", "List the soft prompts in the library."),
-        "show": ("prompts", "show", "Show what a soft prompt says about itself."),
-        "doctor": ("doctor", "doctor", "Check models, folders, extras and hardware."),
-        "help": ("help", "help_", "Show the help of a command."),
+        "generate": ("write", "Continue TEXT, with or without a soft prompt."),
+        "compare": ("write", "Continue TEXT without and with each soft prompt, from the same seed, side by side."),
+        "list": ("listing", "List the soft prompts in the library."),
+        "show": ("prompts", "Show what a soft prompt says about itself."),
+        "doctor": ("doctor", "Check models, folders, extras and hardware."),
+        "help": ("help", "Show the help of a command."),
     },
     "Share": {
-        "search": ("hub", "search", "Search the Hugging Face Hub for soft prompts."),
-        "install": (
-            "prompts",
-            "install",
-            "Copy a soft prompt into the library, from a file, a gallery or the Hugging Face Hub.",
-        ),
-        "push": ("hub", "push", "Publish a soft prompt on the Hugging Face Hub."),
-        "remove": ("prompts", "remove", "Take a soft prompt out of the library."),
-        "edit": ("prompts", "edit", "Change a soft prompt's name, description or other metadata."),
-        "convert": ("prompts", "convert", "Rewrite a soft prompt in another format."),
-        "gallery": ("gallery", "gallery", "Soft prompts of web pages: make such a page, add one, list what it offers."),
-        "bake": ("bake", "bake", "Write a copy of a base model with soft prompts as tokens, for any program."),
+        "search": ("hub", "Search the Hugging Face Hub for soft prompts."),
+        "install": ("prompts", "Copy a soft prompt into the library, from a file, a gallery or the Hugging Face Hub."),
+        "push": ("hub", "Publish a soft prompt on the Hugging Face Hub."),
+        "remove": ("prompts", "Take a soft prompt out of the library."),
+        "edit": ("prompts", "Change a soft prompt's name, description or other metadata."),
+        "convert": ("prompts", "Rewrite a soft prompt in another format."),
+        "gallery": ("gallery", "Soft prompts of web pages: make such a page, add one, list what it offers."),
+        "bake": ("bake", "Write a copy of a base model with soft prompts as tokens, for any program."),
     },
     "Look inside": {
-        "evaluate": ("evaluate", "evaluate", "Measure soft prompts on held-out texts."),
-        "answers": ("answer", "answers", "Measure soft prompts on a task: how many answers are right."),
-        "inspect": ("inspect", "inspect", "Look inside soft prompts: words, norms, importance, attention."),
-        "sources": ("prompts", "sources", "Rank soft prompts as starting points for another."),
+        "evaluate": ("evaluate", "Measure soft prompts on held-out texts."),
+        "answers": ("answer", "Measure soft prompts on a task: how many answers are right."),
+        "inspect": ("inspect", "Look inside soft prompts: words, norms, importance, attention."),
+        "sources": ("prompts", "Rank soft prompts as starting points for another."),
     },
     "Serve": {
-        "ui": ("serve", "ui", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
-        "serve": (
-            "serve",
-            "serve",
-            "Serve a model and every soft prompt that fits it over HTTP, and the page to use them.",
-        ),
+        "ui": ("serve", "Open the page: load a soft prompt, watch the lamp turn green, write, train."),
+        "serve": ("serve", "Serve a model and every soft prompt that fits it over HTTP, and the page to use them."),
     },
 }
 # Those that several processes can share.
@@ -94,15 +82,15 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         watch_the_machine()
-        module, attribute, _ = COMMANDS[cmd_name]
-        command = getattr(import_module(f"{__name__}.{module}"), attribute)
+        found = vars(import_module(f"{__name__}.{COMMANDS[cmd_name][0]}"))
+        command = found.get(cmd_name) or found[f"{cmd_name}_"]
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, group in GROUPS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, summary) for name, (_, _, summary) in group.items()])
+                formatter.write_dl([(name, summary) for name, (_, summary) in group.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -204,12 +192,6 @@ def _survive_narrow_encodings() -> None:
             reconfigure(errors="replace")
 
 
-def _library_folders() -> str:
-    from sordino.library.library import default_folders
-
-    return os.pathsep.join(map(str, default_folders()))
-
-
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="sordino")
 @click.pass_context
@@ -225,7 +207,10 @@ def main(context: click.Context) -> None:
         out.quiet = err.quiet = True
     if context.invoked_subcommand is not None:
         return
+    from sordino.library.library import default_folders
+
+    folders = os.pathsep.join(map(str, default_folders()))
     click.echo('Use    sordino list, then sordino generate "Some text" --soft-prompt NAME')
     click.echo("Make   sordino train FOLDER_OF_TEXTS --out voice.zip; sordino demo shows the whole way")
     click.echo("Serve  sordino serve, for OpenAI's clients; in KoboldAI as the file is, in PEFT after sordino convert")
-    click.echo(f"Your library of soft prompts: {_library_folders()}   (sordino --help lists all commands)")
+    click.echo(f"Your library of soft prompts: {folders}   (sordino --help lists all commands)")

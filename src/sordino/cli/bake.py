@@ -54,8 +54,7 @@ def bake(prompts: PromptChoice, target: Path, model: ModelChoice, always: bool, 
         overwrite=overwrite,
         notify=note,
     )
-    for line in made.notes:
-        warn(line)
+    warn(*made.notes)
     if as_json:
         print_json({"path": str(made.path), "texts": dict(made.texts)})
         return

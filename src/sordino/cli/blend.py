@@ -58,8 +58,7 @@ def blend(
     if texts.heldout:
         outputs = outputs.with_picture()
     outputs.check(result.kind)
-    for note in made.notes:
-        warn(note)
+    warn(*made.notes)
     report: dict[str, Any] = {"notes": list(made.notes)}
     if texts.heldout:
         sets = texts.read(apart=True).sets

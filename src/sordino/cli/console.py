@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from sordino.errors import ConfigError
 
 if TYPE_CHECKING:
     from sordino.evaluation.tables import Table as MeasuredTable
@@ -81,6 +84,12 @@ def is_interactive() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
+def check_confirmable(command: str) -> None:
+    """Raises ConfigError where there is nobody to confirm what a command does."""
+    if not is_interactive():
+        raise ConfigError("there is no terminal to confirm this at", where=command, do="add --yes")
+
+
 def printable(text: str) -> str:
     """`text` from outside, safe to show: control characters, except line breaks and tabs, and direction overrides are replaced.
 
@@ -98,27 +107,32 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def table(*columns: str) -> Table:
-    """An empty table in the one style of all commands. "#name" is a right-aligned column "name"."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        number = column.startswith("#")
-        made.add_column(_cell(column.removeprefix("#")), justify="right" if number else "left", overflow="fold")
-    return made
-
-
-def show_table(columns: Iterable[str], rows: Iterable[Iterable[str]], *, title: str = "") -> None:
-    """Print a table of text cells, under its title."""
+def show_table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    title: str = "",
+    styles: Iterable[str | None] = (),
+    explanation: Iterable[str] = (),
+) -> None:
+    """Print a table of text cells. "#name" is a right-aligned column "name". title: above it. styles: of the rows. explanation:
+    lines below it, and an empty one.
+    """
     if title:
         out.print(one_line(title), style="bold")
-    shown = table(*columns)
-    for row in rows:
-        shown.add_row(*map(_cell, row))
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        number = column.startswith("#")
+        shown.add_column(_cell(column.removeprefix("#")), justify="right" if number else "left", overflow="fold")
+    for row, style in zip_longest(rows, styles):
+        shown.add_row(*map(_cell, row), style=style)
     out.print(shown)
+    if lines := list(explanation):
+        out.print("\n".join(lines), end="\n\n")
 
 
-def show_measured(found: MeasuredTable) -> None:
-    show_table(found.columns, found.rows, title=found.title)
+def show_measured(found: MeasuredTable, explanation: Iterable[str] = ()) -> None:
+    show_table(found.columns, found.rows, title=found.title, explanation=explanation)
 
 
 def _cell(text: str) -> str:
@@ -126,14 +140,16 @@ def _cell(text: str) -> str:
     return re.sub(r"[^\S ]+", " ", printable(text))
 
 
-def warn(message: str) -> None:
-    """One `warning:` line on stderr."""
-    err.print(f"warning: {one_line(message)}", style="yellow")
+def warn(*messages: str) -> None:
+    """A `warning:` line each on stderr."""
+    for message in messages:
+        err.print(f"warning: {one_line(message)}", style="yellow")
 
 
-def note(line: str) -> None:
-    """A line about the run, from outside or not, on stderr."""
-    err.print(one_line(line))
+def note(*lines: str) -> None:
+    """Lines about the run, from outside or not, on stderr."""
+    for line in lines:
+        err.print(one_line(line))
 
 
 def show_error(text: str) -> None:

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from sordino.cli.console import out, show_table
-from sordino.cli.options import PATH, Decorator, option_group, paths_option, refuse_alone
+from sordino.cli.console import show_table
+from sordino.cli.options import refuse_alone, setting_options
 from sordino.errors import ConfigError
 from sordino.evaluation.config import DISTANCES, ContinuationConfig, DistanceConfig
 from sordino.library.outputs import Outputs
+from sordino.settings import setting
 
 if TYPE_CHECKING:
     from sordino.evaluation.continuation_report import ContinuationReport
@@ -25,13 +24,30 @@ _DEFAULT = ",".join(map(str, DISTANCES))
 class DistanceChoice:
     """As typed. distances: None where gains after other text were not asked for. foreign: empty for packaged texts."""
 
-    distances: str | None
-    distance_tokens: int | None
-    foreign: tuple[Path, ...]
-    lora: tuple[Path, ...]
-    picture: Path | None
-    overwrite: bool
-    continuations: int | None
+    distances: str | None = setting(
+        None,
+        "Also measure how much of the gains is left when so many tokens of other text stand in between: other texts, "
+        f"the same voice, the model's own writing. {_DEFAULT} takes two minutes on two cores.",
+        unit="N,N,...",
+        flag="--distance",
+    )
+    distance_tokens: int | None = setting(
+        None, "With --distance: tokens measured at each.", shown=f"{DistanceConfig.limit}", unit="N"
+    )
+    foreign: tuple[Path, ...] = setting((), "With --distance: other texts.", shown="packaged ones", unit="PATH")
+    lora: tuple[Path, ...] = setting(
+        (),
+        "With --distance: a LoRA adapter of PEFT to compare with; may be repeated. Needs sordino[bench].",
+        unit="FOLDER",
+    )
+    picture: Path | None = setting(None, "With --distance: the gains as a picture, .png or .svg.", unit="FILE")
+    overwrite: bool = setting(False, "Replace the picture if it exists.")
+    continuations: int | None = setting(
+        None,
+        "Also write N continuations after 256 tokens of other text, held and not: do they repeat themselves? 64 are "
+        "enough, and take minutes.",
+        unit="N",
+    )
 
     def check(self) -> None:
         """Refuse options without --distance, files that cannot be written and adapters that cannot be read.
@@ -70,41 +86,7 @@ class DistanceChoice:
         return None if self.continuations is None else ContinuationConfig(self.continuations)
 
 
-def distance_options() -> Decorator:
-    """`distance: DistanceChoice`."""
-    return option_group(
-        "distance",
-        DistanceChoice,
-        click.option(
-            "--distance",
-            "distances",
-            metavar="N,N,...",
-            help="Also measure how much of the gains is left when so many tokens of other text stand in between: other texts, "
-            f"the same voice, the model's own writing. {_DEFAULT} takes two minutes on two cores.",
-        ),
-        click.option(
-            "--distance-tokens", type=int, metavar="N", help="With --distance: tokens measured at each.  [default: 768]"
-        ),
-        paths_option("--foreign", "foreign", "With --distance: other texts.  [default: packaged ones]"),
-        click.option(
-            "--lora",
-            multiple=True,
-            type=PATH,
-            metavar="FOLDER",
-            help="With --distance: a LoRA adapter of PEFT to compare with; may be repeated. Needs sordino[bench].",
-        ),
-        click.option(
-            "--picture", type=PATH, metavar="FILE", help="With --distance: the gains as a picture, .png or .svg."
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace the picture if it exists."),
-        click.option(
-            "--continuations",
-            type=int,
-            metavar="N",
-            help="Also write N continuations after 256 tokens of other text, held and not: do they repeat themselves? 64 are "
-            "enough, and take minutes.",
-        ),
-    )
+distance_options = setting_options(DistanceChoice, given_as="distance")
 
 
 def _lengths(text: str) -> tuple[int, ...]:
@@ -120,17 +102,11 @@ def show_distance(report: DistanceReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.distance_report import columns, explanation, rows
 
-    show_table(columns(report), rows(report), title="Gain after other text")
-    for line in explanation(report):
-        out.print(line)
-    out.print()
+    show_table(columns(report), rows(report), title="Gain after other text", explanation=explanation(report))
 
 
 def show_continuations(report: ContinuationReport) -> None:
     """The table, and what it shows."""
     from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
 
-    show_table(COLUMNS, rows(report), title="What the model writes after other text")
-    for line in explanation(report):
-        out.print(line)
-    out.print()
+    show_table(COLUMNS, rows(report), title="What the model writes after other text", explanation=explanation(report))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from sordino.cli.console import one_line, out, print_json, table
+from sordino.cli.console import one_line, out, print_json, show_table
 from sordino.cli.options import json_option, library_option
 from sordino.engine.installation import Finding, examine
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
+
+_STYLES = {"ok": "green", "note": "yellow", "bad": "red"}
 
 
 @click.command()
@@ -33,13 +35,10 @@ def doctor(context: click.Context, library: Library, as_json: bool) -> None:
     context.exit(int(any(finding.state == "bad" for finding in findings)))
 
 
-def show(findings: Iterable[Finding]) -> None:
+def show(findings: Sequence[Finding]) -> None:
     """A table, then what to do."""
-    styles = {"ok": "green", "note": "yellow", "bad": "red"}
-    shown, advice = table("", "what", "found"), []
+    cells = ((finding.state, finding.what, one_line(finding.found)) for finding in findings)
+    show_table(("", "what", "found"), cells, styles=(_STYLES[finding.state] for finding in findings))
     for finding in findings:
-        shown.add_row(finding.state, finding.what, one_line(finding.found), style=styles[finding.state])
-        advice += [f"{finding.what}: {finding.do}"] if finding.do else []
-    out.print(shown)
-    for line in advice:
-        out.print(f"- {line}")
+        if finding.do:
+            out.print(f"- {finding.what}: {finding.do}")

@@ -17,14 +17,14 @@ from sordino.errors import ConfigError
 from sordino.library.outputs import Outputs, mixture_name
 from sordino.prompts.ensemble import ensemble_of
 from sordino.prompts.mixture import Mixture, StoredPrompt, checked_weights
-from sordino.settings import setting
+from sordino.settings import check_settings, seed_setting, setting
 
 _TOKEN_RULES = ("probabilities", "logits", "vote")
 
 
 @dataclass(frozen=True)
-class MixtureOptions:
-    """How the mixtures among soft prompts write. weights: as typed."""
+class WritingOptions:
+    """How soft prompts write, the mixtures among them above all. weights: as typed."""
 
     weights: str | None = setting(
         None, "Weights for a mixture's components, instead of its own or its gate's.", unit="W,W,..."
@@ -33,6 +33,10 @@ class MixtureOptions:
         False,
         "Keep a mixture's weights as they are while it writes, where its own rule would update them by what is written.",
     )
+    seed: int = seed_setting(unit="N")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def applied(self, prompts: Mapping[str, StoredPrompt]) -> dict[str, StoredPrompt]:
         """The mixtures among them as the options say; the soft prompts as they are.
@@ -56,7 +60,7 @@ class MixtureOptions:
         return mixture
 
 
-mixture_options = setting_options(MixtureOptions, given_as="mixing")
+writing_options = setting_options(WritingOptions, given_as="how")
 
 
 def parsed_weights(text: str, count: int) -> list[float]:
@@ -95,8 +99,7 @@ def build(prompts: PromptChoice, rule: Any, weights: str | None, outputs: Output
     loaded = prompts.load_any()
     given = parsed_weights(weights, len(loaded)) if weights is not None else None
     mixture, warnings = ensemble_of(loaded, given, rule, outputs.name or name, force=prompts.force)
-    for line in warnings:
-        warn(line)
+    warn(*warnings)
     formats.write_mixture(mixture, target, force=outputs.overwrite)
     for label, weight in zip(loaded, mixture.weights_K, strict=True):
         out.print(f"  {weight:.3f}  {one_line(label)}")

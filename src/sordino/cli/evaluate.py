@@ -14,7 +14,7 @@ from sordino.cli.options import instruction_option, paths_option, refuse_alone, 
 from sordino.cli.outputs import show_picture
 from sordino.cli.progress import measuring_bar
 from sordino.evaluation.config import EvaluateConfig
-from sordino.prompts.mixture import components_of, with_components
+from sordino.prompts.mixture import with_components
 
 if TYPE_CHECKING:
     from sordino.evaluation.report import Report
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     instruction_option("made from the description, where there is one"),
 )
 @setting_options(EvaluateConfig, "limit", "row_tokens", "excerpt_draws", "pass_tokens", "seed", given_as="config")
-@distance_options()
+@distance_options
 @click.option("--components", is_flag=True, help="Measure each component of a mixture too.")
 @measured_options()
 def evaluate(
@@ -56,10 +56,10 @@ def evaluate(
     from sordino.evaluation.off_domain import packaged_text
     from sordino.texts.reading import read_pieces
 
-    alone = [part for prompt in loaded.values() for part in components_of(prompt) if part is not None]
-    other = packaged_text(alone, held.pieces) if not texts.off_domain else (
-        ", ".join(path.name for path in texts.off_domain), read_pieces(list(texts.off_domain)).pieces
-    )  # fmt: skip
+    if not texts.off_domain:
+        other = packaged_text(loaded.values(), held.pieces)
+    else:
+        other = ", ".join(path.name for path in texts.off_domain), read_pieces(list(texts.off_domain)).pieces
     base = prompts.load_model(
         model, loaded, only_decoders="the effect at a distance" if config.distance is not None else None
     )
@@ -93,10 +93,7 @@ def show_report(report: Report, row_tokens: int) -> None:
     from sordino.evaluation.verdict import damage, explanation, verdict
 
     first = next(iter(report.n_tokens))
-    show_measured(heldout_table(report.heldout, first))
-    for line in explanation(report.heldout, one_line(first), row_tokens):
-        out.print(line)
-    out.print()
+    show_measured(heldout_table(report.heldout, first), explanation(report.heldout, one_line(first), row_tokens))
     if report.distance is not None:
         show_distance(report.distance)
     if report.continuations is not None:

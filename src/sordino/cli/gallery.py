@@ -13,7 +13,7 @@ import click
 from sordino.cli.console import note, one_line, out, print_json, shortened, show_table, warn
 from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import PATH, json_option
-from sordino.cli.progress import download_bar, share_bar
+from sordino.cli.progress import download_bar, measuring_bar
 from sordino.errors import NotInLibrary
 
 if TYPE_CHECKING:
@@ -47,10 +47,8 @@ def build(folder: Path, site: Path, title: str, url: str, as_json: bool) -> None
     from sordino.library.gallery.build import build_site
 
     built = build_site(folder, site, title=title, url=url)
-    for line in built.left_out:
-        warn(f"left out: {line}")
-    for line in built.notes:
-        note(line)
+    warn(*(f"left out: {line}" for line in built.left_out))
+    note(*built.notes)
     if as_json:
         names = [entry.name for entry in built.index.entries]
         print_json({"path": str(site), "names": names, "left_out": built.left_out})
@@ -71,17 +69,10 @@ def add(address: str, name: str, as_json: bool) -> None:
     from sordino.library.gallery.added import Galleries, found_at
     from sordino.library.gallery.web import Reach, Web
 
-    with Web() as web, share_bar() as bar:
-        task = bar.add_task("Looking at links", visible=False)
-        found = found_at(
-            web,
-            address,
-            most=Reach.MACHINE,
-            progress=lambda done, total: bar.update(task, completed=done, total=total, visible=True),
-        )
+    with Web() as web, measuring_bar("Looking at links", at_once=False) as progress:
+        found = found_at(web, address, most=Reach.MACHINE, progress=progress)
     kept, lines = Galleries().keep(found, name)
-    for line in kept.notes:
-        warn(line)
+    warn(*kept.notes)
     if as_json:
         print_json(_as_json(kept) | {"changes": lines})
         return
@@ -151,15 +142,19 @@ def _counted(entries: Sequence[GalleryEntry]) -> str:
 
 
 def _show_entries(found: list[AddedGallery], model: ModelChoice) -> None:
-    fit = _fit_column(model)
-    heads = ["name", "#tokens", "made for", "#size", *(["fit"] if fit else []), "rating", "description"]
+    base = None
+    if model.model:
+        from sordino.models.sizes import sizes_of
+
+        base = sizes_of(model.model)
+    heads = ["name", "#tokens", "made for", "#size", *(["fit"] if base else []), "rating", "description"]
     rows = [
         [
             f"{entry.name}@{one.name}",
             str(entry.n_tokens),
             entry.base.id or (f"{entry.d_model} wide" if entry.d_model else ""),
             f"{entry.bytes / 1e3:,.0f} kB",
-            *([fit(entry)] if fit else []),
+            *([base.fit((entry.stated,)).kind] if base else []),
             entry.rating,
             shortened(entry.description or entry.title, _LONGEST),
         ]
@@ -167,15 +162,6 @@ def _show_entries(found: list[AddedGallery], model: ModelChoice) -> None:
         for entry in one.entries
     ]
     show_table(heads, rows)
-
-
-def _fit_column(model: ModelChoice) -> Any:
-    if not model.model:
-        return None
-    from sordino.models.sizes import sizes_of
-
-    base = sizes_of(model.model)
-    return lambda entry: base.fit((entry.stated,)).kind
 
 
 def _as_json(one: AddedGallery) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import err, is_interactive, note, one_line, out, print_json, show_table, warn
+from sordino.cli.console import check_confirmable, err, note, one_line, out, print_json, show_table, warn
 from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import PATH, json_option, library_option
-from sordino.cli.progress import share_bar
+from sordino.cli.progress import measuring_bar
 from sordino.errors import ConfigError
 from sordino.library.hub_names import parse_reference
 from sordino.library.installing import Installed, Wanted
@@ -59,7 +59,13 @@ def search(words: tuple[str, ...], model: ModelChoice, limit: int, as_json: bool
 def _cells(one: HubListing, fit: str) -> list[str]:
     claims, marks = one.claims, ["gated"] if one.gated else []
     numbers = [str(claims.n_tokens or ""), str(one.downloads)]
-    return [str(one.reference), claims.base_model or "not said", fit, *numbers, ", ".join([*marks, *_own_tags(one)])]
+    return [
+        str(one.reference),
+        claims.base_model or "not said",
+        fit,
+        *numbers,
+        ", ".join([*marks, *map(one_line, one.own_tags)]),
+    ]
 
 
 def install_shown(library: Library, source: str, wanted: Wanted) -> Installed:
@@ -70,26 +76,14 @@ def install_shown(library: Library, source: str, wanted: Wanted) -> Installed:
     reference = listing.reference
     names = ", ".join(file.name for file in listing.files)
     note(f"{reference.repository} at commit {reference.revision}: {names}, {listing.size:,} bytes")
-    with share_bar() as bar:
-        task = bar.add_task("Downloading", total=listing.size)
-        found = hub.install_from_hub(
-            library,
-            listing,
-            wanted,
-            warn=warn,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with measuring_bar("Downloading") as progress:
+        found = hub.install_from_hub(library, listing, wanted, warn=warn, progress=progress)
     note(f"sha256 {found.origin.sha256 if found.origin else ''}, content hash {found.prompt.content_hash}")
-    for line in hub.contradictions(listing.claims, found.prompt):
-        warn(line)
+    warn(*hub.contradictions(listing.claims, found.prompt))
     named = one_line(listing.claims.base_model)
     if named and not found.prompt.metadata.base.id:
         out.print(f"The repository's card names the base model {named}, which --model {named} fetches.")
     return found
-
-
-def _own_tags(listing: HubListing) -> list[str]:
-    return [one_line(tag) for tag in listing.tags if tag not in ("soft-prompt", "sordino", "peft", "safetensors")]
 
 
 def _row(listing: HubListing) -> dict[str, object]:
@@ -139,8 +133,8 @@ def push(prompt: str, repository: str, library: Library, yes: bool, bare: bool, 
         raise ConfigError("these contradict each other", where="--report, --no-report", do="give one of them")
     report = None if bare else given.pop("report") or _report_of(path)
     settings = hub_push.PushSettings(**given | {"report": report})
-    if not yes and not is_interactive():
-        raise ConfigError("there is no terminal to confirm this at", where="push", do="add --yes")
+    if not yes:
+        check_confirmable("push")
     with hub_push.prepared(path, repository, settings) as ready:
         seen = "private" if ready.private else "public: everybody can read it"
         err.print(f"To {ready.repository} ({seen}), as {one_line(ready.account)}:")
@@ -151,8 +145,7 @@ def push(prompt: str, repository: str, library: Library, yes: bool, bare: bool, 
         err.print("This will disclose:")
         for line in ready.disclosure:
             err.print(f"  {one_line(line)}")
-        for line in ready.warnings:
-            warn(line)
+        warn(*ready.warnings)
         if not yes:
             click.confirm("Send it?", abort=True, err=True)
         pushed = hub_push.push(ready)

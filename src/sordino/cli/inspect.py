@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sordino.cli.console import one_line, out, print_json, show_measured, warn
+from sordino.cli.console import one_line, print_json, show_measured, warn
 from sordino.cli.loading import ModelChoice, PromptChoice, TextChoice, heldout_option, measured_options, text_options
 from sordino.cli.options import output_options, refuse_alone, setting_options, was_given
 from sordino.cli.outputs import show_picture
@@ -59,15 +59,9 @@ def inspect(
     outputs.check()
     read = texts.read(apart=True)
     base = prompts.load_model(model, loaded)
+    from sordino.evaluation.analysis import tables
     from sordino.evaluation.analysis.inspection import inspected
     from sordino.evaluation.analysis.kv_inspection import inspected_kv
-    from sordino.evaluation.analysis.tables import (
-        inspection_sentences,
-        inspection_table,
-        kv_table,
-        similarity_tables,
-        to_json,
-    )
 
     text = (", ".join(read.sets), read.pieces) if read.sets else None
     found = []
@@ -86,18 +80,17 @@ def inspect(
 
         show_picture(inside_figure(found, alike.get("pooled")), outputs.picture)
     if as_json:
-        print_json({"model": base.name, **to_json(found, kvs, alike)})
+        print_json({"model": base.name, **tables.to_json(found, kvs, alike)})
         return
     for inside in found:
-        show_measured(inspection_table(inside))
-        out.print("\n".join(map(one_line, inspection_sentences(inside))), end="\n\n")
+        show_measured(tables.inspection_table(inside), map(one_line, tables.inspection_sentences(inside)))
     for one in kvs:
-        show_measured(kv_table(one))
-        out.print(
+        says = (
             f"KV prompt: {shape(one.prompt)}. Mean norms over positions and heads, without the first position, beside the "
-            "model's own keys and values of a packaged text. It has no matrix, and so no nearest words.\n"
+            "model's own keys and values of a packaged text. It has no matrix, and so no nearest words."
         )
-    for alike_table in similarity_tables([inside.label for inside in found], alike):
+        show_measured(tables.kv_table(one), [says])
+    for alike_table in tables.similarity_tables([inside.label for inside in found], alike):
         show_measured(alike_table)
 
 

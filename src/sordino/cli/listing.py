@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.cells import cell_len
 
-from sordino.cli.console import err, one_line, out, print_json, shortened, table, warn
+from sordino.cli.console import err, one_line, out, print_json, shortened, show_table, warn
 from sordino.cli.loading import ModelChoice, named_model_option
 from sordino.cli.options import json_option, library_option
 from sordino.prompts.description import attended, made_for
@@ -46,8 +46,7 @@ def list_(model: ModelChoice, library: Library, as_json: bool) -> None:
     if as_json:
         print_json([entry.to_json() for entry in entries])
         return
-    for line in library.absences():
-        warn(line)
+    warn(*library.absences())
     if len(library.absences()) == len(library.folders):
         return
     if not entries and others:
@@ -72,12 +71,15 @@ def _show_entries(entries: Sequence[Entry]) -> None:
     rows = [_cells(entry, narrow=narrow) for entry in entries]
     taken = sum(max(map(cell_len, column)) for column in list(zip(_HEADINGS, *rows, strict=True))[:-1])
     room = min(_LONGEST_DESCRIPTION, max(_SHORTEST_DESCRIPTION, out.width - taken - _BETWEEN_COLUMNS))
-    shown = table(*_HEADINGS)
-    for entry, (*cells, text) in zip(entries, rows, strict=True):
+    show_table(
+        _HEADINGS,
         # Reasons are shown whole.
-        last = text if entry.error else shortened(text, room)
-        shown.add_row(*cells, last, style="red" if entry.error else None)
-    out.print(shown)
+        (
+            (*cells, text if entry.error else shortened(text, room))
+            for entry, (*cells, text) in zip(entries, rows, strict=True)
+        ),
+        styles=("red" if entry.error else None for entry in entries),
+    )
 
 
 def _cells(entry: Entry, *, narrow: bool) -> tuple[str, str, str, str]:

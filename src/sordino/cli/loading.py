@@ -185,7 +185,7 @@ class PromptChoice:
     def check(self, base: DescribedModel, prompts: Mapping[str, StoredPrompt]) -> None:
         """Warn of soft prompts, and mixtures with one, that may not be for this model. Raises DoesNotFit for those that are not."""
         for label, prompt in prompts.items():
-            fits = [base.check_fit(part, force=self.force) for part in components_of(prompt) if part is not None]
+            fits = [base.check_fit(part, force=self.force) for part in components_of(prompt)]
             for reason in dict.fromkeys(fit.reason for fit in fits if fit.kind in ("unknown", "no")):
                 warn(f"{label}: {reason}")
 
@@ -225,10 +225,8 @@ class TextChoice:
         from sordino.texts.heldout import read_heldout
 
         texts = read_heldout(self.heldout, self.training, speaker=self.speaker, apart=apart)
-        for line in texts.notes:
-            note(line)
-        for line in texts.overlaps:
-            warn(line)
+        note(*texts.notes)
+        warn(*texts.overlaps)
         return texts
 
 

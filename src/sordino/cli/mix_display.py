@@ -7,7 +7,7 @@ from shlex import quote
 
 from rich.progress import TaskID
 
-from sordino.cli.console import err, note, one_line, out, table, warn
+from sordino.cli.console import err, note, one_line, out, show_table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
 from sordino.evaluation.confidence import brackets, cells
@@ -16,7 +16,9 @@ from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.execute import ExamplesRead, JointStarted, MixtureEvent
 from sordino.training.mixture.fit import FittedMixture
 from sordino.training.mixture.joint import JointResult, WeightedStep
-from sordino.training.mixture.report import TITLES, MixtureReport, explanation, verdicts
+from sordino.training.mixture.report import TITLES, MixtureLine, explanation, verdicts
+
+_COLUMNS = ("what predicts", "#weight", "#loss", "", "#over mixture", "")
 
 
 class MixtureDisplay(Display):
@@ -36,10 +38,8 @@ class MixtureDisplay(Display):
             case ExamplesRead():
                 sets = f"{event.train} examples to fit, {event.validation} to validate, {event.heldout} held out."
                 err.print(f"Texts: {sets}")
-                for line in (event.how, *event.notes):
-                    note(line)
-                for line in event.duplicates:
-                    warn(line)
+                note(event.how, *event.notes)
+                warn(*event.duplicates)
             case JointStarted():
                 err.print(
                     f"Training {event.components} soft prompts together, from {one_line(event.how)}. "
@@ -61,10 +61,7 @@ class MixtureDisplay(Display):
 def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     """The table, what its columns mean, and what came out."""
     report = fitted.report
-    out.print(_table(report))
-    for line in explanation(report, config.row_tokens):
-        out.print(line)
-    out.print()
+    show_table(_COLUMNS, map(_cells, report.lines), explanation=explanation(report, config.row_tokens))
     for line in verdicts(report):
         out.print(one_line(line), style="bold")
     for line in fitted.notes:
@@ -77,15 +74,11 @@ def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(path))}')
 
 
-def _table(report: MixtureReport) -> object:
-    shown = table("what predicts", "#weight", "#loss", "", "#over mixture", "")
-    for line in report.lines:
-        title = one_line(line.label) if line.kind == "component" else TITLES[line.kind]
-        shown.add_row(
-            title,
-            "" if line.weight is None else f"{line.weight:.3f}",
-            f"{line.nll.value:.4f}",
-            brackets(line.nll.interval, "{:.3f}"),
-            *cells(None if line.kind == "mixture" else line.less_mixture, "{:+.4f}"),
-        )
-    return shown
+def _cells(line: MixtureLine) -> list[str]:
+    return [
+        one_line(line.label) if line.kind == "component" else TITLES[line.kind],
+        "" if line.weight is None else f"{line.weight:.3f}",
+        f"{line.nll.value:.4f}",
+        brackets(line.nll.interval, "{:.3f}"),
+        *cells(None if line.kind == "mixture" else line.less_mixture, "{:+.4f}"),
+    ]

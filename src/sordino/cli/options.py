@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from sordino.errors import BadInput, ConfigError
 from sordino.library.outputs import Outputs
-from sordino.settings import LARGEST_SEED, SEED_HELP, Setting, offered_of, range_text, settings_of
+from sordino.settings import LARGEST_SEED, Setting, offered_of, range_text, settings_of
 
 if TYPE_CHECKING:
     from sordino.library.library import Library
@@ -49,17 +49,6 @@ def library_option() -> Decorator:
         callback=_library,
         help="A folder of soft prompt files; may be repeated: new files go to the first.",
     )
-
-
-def seed_option() -> Decorator:
-    """`seed: int`."""
-    return click.option("--seed", type=int, default=0, show_default=True, metavar="N", callback=_seed, help=SEED_HELP)
-
-
-def _seed(context: click.Context, parameter: click.Parameter, seed: int) -> int:
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError("out of range", where="--seed", expected=f"0 to {LARGEST_SEED}", got=seed)
-    return seed
 
 
 def json_option() -> Decorator:
@@ -209,10 +198,11 @@ def _setting_option(each: Setting) -> Decorator:
     if each.kind is bool:
         return click.option(*flags, is_flag=True, help=help)
     environment: dict[str, Any] = {"envvar": each.about.envvar, "show_envvar": True} if each.about.envvar else {}
+    kind: Any = PATH if each.kind is Path else each.kind
     if each.several:
-        return click.option(*flags, type=each.kind, multiple=True, metavar=each.about.unit or None, help=help)
+        return click.option(*flags, type=kind, multiple=True, metavar=each.about.unit or None, help=help)
     # The class checks the range, for every caller alike; None means that the user gave no value.
-    kind: Any = click.Choice([choice for choice in each.choices if choice]) if each.choices else each.kind
+    kind = click.Choice([choice for choice in each.choices if choice]) if each.choices else kind
     kind = _NumberOrWord(each.about.zero) if each.about.zero else kind
     return click.option(*flags, type=kind, default=None, metavar=each.about.unit or None, help=help, **environment)
 

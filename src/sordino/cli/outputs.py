@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def write_prompt(outputs: Outputs, prompt: SinglePrompt) -> dict[str, Any]:
     """Write a soft prompt. Returns what it is, for JSON. Raises BadInput for a file that appeared meanwhile, StorageError."""
-    for line in outputs.write(prompt):
-        warn(line)
+    warn(*outputs.write(prompt))
     err.print(f"Written: {outputs.target} ({prompt.n_tokens} virtual tokens)")
     return {"path": str(outputs.target), "content_hash": prompt.content_hash, "n_tokens": prompt.n_tokens}
 

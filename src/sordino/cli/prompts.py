@@ -10,7 +10,7 @@ import click
 
 from sordino import formats
 from sordino.cli.attention import attention_options, naming_flags
-from sordino.cli.console import is_interactive, note, one_line, out, print_json, printable, show_table, warn
+from sordino.cli.console import check_confirmable, note, one_line, out, print_json, printable, show_table, warn
 from sordino.cli.gallery import located
 from sordino.cli.loading import ModelChoice, PromptChoice, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
@@ -110,7 +110,7 @@ def _show_use(name: str, prompt: StoredPrompt) -> None:
     """A command that works here, or which model is missing."""
     from sordino.models.catalogue import fitting_here, sizes_here, suggestion
 
-    parts = [stated_by(part) for part in components_of(prompt) if part is not None]
+    parts = [stated_by(part) for part in components_of(prompt)]
     here = sizes_here()
     fitting = fitting_here(parts, here)
     if not fitting:
@@ -135,8 +135,7 @@ def remove(names: tuple[str, ...], yes: bool, library: Library) -> None:
     """
     entries = {entry.path: entry for entry in map(library.entry, names)}
     if not yes:
-        if not is_interactive():
-            raise ConfigError("there is no terminal to confirm this at", where="remove", do="add --yes")
+        check_confirmable("remove")
         listed = ", ".join(one_line(entry.name) for entry in entries.values())
         click.confirm(f"Remove {listed} from the library?", abort=True)
     for entry in entries.values():
@@ -173,7 +172,7 @@ def edit(prompt: str, library: Library, **given: Any) -> None:
     with naming_flags():
         edited = edit_file(path, changes)
     if changes.keys() & {"hold", "strength"}:
-        parts = [str(part.metadata.attention) for part in components_of(edited) if part]
+        parts = [str(part.metadata.attention) for part in components_of(edited)]
         out.print(f"attention: {'; '.join(parts)}")
     for key in [key for key in changes if key not in ("hold", "strength")]:
         value = edited.metadata.base.id if key == "base" else getattr(edited.metadata, key)
@@ -215,8 +214,7 @@ def convert(
         given = PromptChoice((source,), library, force)
         base = given.load_model(replace(model, device="cpu"), {loaded.metadata.name: loaded})
         loaded = filled_in(loaded, base.ref, force=force)
-    for warning in formats.write(loaded, target, to=kind, force=force):
-        warn(warning)
+    warn(*formats.write(loaded, target, to=kind, force=force))
     out.print(f"Wrote {target}: {kind}, {shape(loaded)}")
 
 
@@ -236,8 +234,7 @@ def sources(target: str, prompts: tuple[str, ...], library: Library, as_json: bo
 
     own = formats.read(library.resolve(target))
     found, notes = (PromptChoice(prompts, library).load(), []) if prompts else library.comparable_to(own)
-    for line in notes:
-        note(line)
+    note(*notes)
     if not found:
         raise BadInput("the library has no other soft prompt of this base model", where=target)
     ranked = ranked_sources(own, found)

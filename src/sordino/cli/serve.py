@@ -14,7 +14,7 @@ from sordino.cli.loading import ModelChoice, base_model_options
 from sordino.cli.options import library_option, setting_options
 from sordino.engine.config import EngineOptions
 from sordino.engine.runners.llama_library import STRENGTHS
-from sordino.errors import MissingExtra, SoftPromptFileError, SordinoError
+from sordino.errors import MissingExtra, SoftPromptFileError
 from sordino.prompts.attention import can_give
 from sordino.prompts.mixture import components_of
 from sordino.prompts.prompt import attention_of
@@ -60,8 +60,7 @@ def serve(
 
         # Without --model nothing else asks for it before the page does.
         check_installed()
-    for line in library.absences():
-        warn(line)
+    warn(*library.absences())
     from sordino.models import files
 
     for name in filter(None, [model.model, *served.others]):
@@ -96,11 +95,12 @@ def serve(
 
         opener = Opener(run, library, "torch" if only_torch and engine.runner != "vllm" else engine.runner)
         with_page = not page.no_ui and _page_is_installed()
-        with service(opener, model.model, served, access.api_key, with_page=with_page, on_lost=_show_lost) as begun:
+        with service(opener, model.model, served, with_page=with_page, warn=warn) as begun:
             # What a client wants is not confirmed at the terminal.
             confirms = False
             _show_ready(begun.first, address_of(listening), with_page=with_page)
-            begun.run(listening, access, show_page=page.opens, on_stop=_show_stopping)
+            stopping = "Finishing the running requests before stopping; Ctrl-C again stops at once."
+            begun.run(listening, access, show_page=page.opens, on_stop=lambda: err.print(stopping))
     err.print("Stopped.")
 
 
@@ -125,14 +125,6 @@ def _page_is_installed() -> bool:
         return True
     warn("no page at /: pip install 'sordino[ui]' adds it")
     return False
-
-
-def _show_lost(error: SordinoError) -> None:
-    warn(f"the model that was served last cannot be loaded: {error.message}")
-
-
-def _show_stopping() -> None:
-    err.print("Finishing the running requests before stopping; Ctrl-C again stops at once.")
 
 
 def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.progress import TaskID
 
-from sordino.cli.console import one_line, out, table, warn
+from sordino.cli.console import one_line, out, show_table, warn
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display, clock, memory, show_texts
 from sordino.training.events import Cost, Disclosed, Finished, Lost, RunEvent, Started, Step, TextsRead
@@ -83,7 +83,7 @@ class SweepDisplay(Display):
 def show_result(result: SweepResult, folder: Path) -> None:
     best = result.best[1] if result.best is not None else None
     out.print()
-    out.print(_table(result.models, best))
+    show_table(_COLUMNS, _rows(result.models, best))
     share = f"{result.rows / result.rows_in_full:.0%}"
     out.print(f"Trained on {result.rows:,} rows; all runs to their end would be {result.rows_in_full:,} ({share}).")
     out.print("What that says about arXiv 2104.08691:", style="bold")
@@ -101,19 +101,17 @@ def show_result(result: SweepResult, folder: Path) -> None:
     out.print(f"Results: {(folder / RESULTS).resolve()}")
 
 
-def _table(models: tuple[ModelOutcome, ...], best: Outcome | None) -> Any:
+def _rows(models: tuple[ModelOutcome, ...], best: Outcome | None) -> Iterator[tuple[str, ...]]:
     """Best first, by validation loss; those that went to their end before those that ended early."""
-    shown = table(*_COLUMNS)
     for outcome in models:
         for run in sorted(outcome.runs, key=lambda run: (not run.complete, -run.steps, run.validation)):
             choice, mark = run.choice, " *" if run is best else ""
-            shown.add_row(
+            yield (
                 one_line(outcome.model), run.name + mark, choice.kind, str(choice.tokens), f"{choice.lr:g}", one_line(choice.init),
                 choice.method, str(choice.seed), str(run.steps), run.why,
                 f"{run.validation:.4f}" if math.isfinite(run.validation) else "", *_figures(run.heldout),
             )  # fmt: skip
-        shown.add_row(one_line(outcome.model), "none", "", "0", *[""] * 7, *_figures(outcome.none))
-    return shown
+        yield one_line(outcome.model), "none", "", "0", *[""] * 7, *_figures(outcome.none)
 
 
 def _figures(measured: Measured | None) -> tuple[str, str]:

@@ -18,25 +18,8 @@ from sordino.cli.console import err, one_line, out, print_json, printable, warn
 from sordino.cli.evaluate import show_report
 from sordino.cli.interrupts import stop_on_interrupt
 from sordino.cli.progress import share_bar, step_bar
+from sordino.training import events
 from sordino.training.calibration import FEWEST_STEPS, MINUTES
-from sordino.training.events import (
-    Cost,
-    Disclosed,
-    Evaluated,
-    Finished,
-    LearningRates,
-    Lost,
-    PromptWritten,
-    ReportWritten,
-    RunEvent,
-    Sample,
-    Started,
-    Step,
-    TextsRead,
-    Validation,
-    Warned,
-    Working,
-)
 
 
 class Display:
@@ -66,26 +49,26 @@ class Display:
 
     def show_shared(self, event: object) -> bool:
         """Show an event that looks the same whatever is trained; False for another, which ends the status line."""
-        if isinstance(event, Working):
+        if isinstance(event, events.Working):
             self._work(event)
             return True
         self.end_status()
         match event:
-            case Warned():
+            case events.Warned():
                 warn(event.message)
-            case Disclosed():
+            case events.Disclosed():
                 self.console.print("The file will disclose:")
                 for line in event.lines:
                     self.console.print(f"  {printable(line)}")
-            case PromptWritten():
+            case events.PromptWritten():
                 self.console.print(f"Written: {event.path.resolve()} ({event.tokens} virtual tokens)")
-            case ReportWritten():
+            case events.ReportWritten():
                 self.console.print(f"Report:  {event.path.resolve()}")
             case _:
                 return False
         return True
 
-    def _work(self, event: Working) -> None:
+    def _work(self, event: events.Working) -> None:
         """A spinner, or a bar where it is known how much there is to do."""
         if self._status is not None and isinstance(self._status, Progress) != bool(event.total):
             self.end_status()
@@ -126,66 +109,66 @@ class RunDisplay(Display):
         self._count, self.steps = len(names), 0
         self._tasks: dict[str, TaskID] = {}
         self._bar = step_bar("  {task.fields[loss]}{task.fields[val]}{task.fields[speed]}", named=self._several)
-        self.finished: dict[str, Finished] = {}
+        self.finished: dict[str, events.Finished] = {}
 
     @property
     def reached(self) -> str:
         """The step at which a run was stopped."""
         return f" after step {max(end.progress.step for end in self.finished.values())}"
 
-    def show(self, event: RunEvent) -> None:
+    def show(self, event: events.RunEvent) -> None:
         """An event of a single run."""
         self.show_named("", event)
 
-    def show_status(self, event: RunEvent) -> None:
+    def show_status(self, event: events.RunEvent) -> None:
         """As `show`, without lines on standard output: the spinner, the bar, and warnings."""
-        if isinstance(event, Working | Started | Step | Finished | Warned):
+        if isinstance(event, events.Working | events.Started | events.Step | events.Finished | events.Warned):
             with out.capture():
                 self.show(event)
 
-    def show_named(self, name: str, event: RunEvent) -> None:
+    def show_named(self, name: str, event: events.RunEvent) -> None:
         """An event of the run called `name`; "" for all of them."""
         named = f"{one_line(name)}: " if name else ""
-        if isinstance(event, Warned):
-            event = Warned(named + event.message)
-        if (self._several and isinstance(event, Disclosed)) or self.show_shared(event):
-            if isinstance(event, ReportWritten) and not self._several and event.nearest_words:
+        if isinstance(event, events.Warned):
+            event = events.Warned(named + event.message)
+        if (self._several and isinstance(event, events.Disclosed)) or self.show_shared(event):
+            if isinstance(event, events.ReportWritten) and not self._several and event.nearest_words:
                 out.print(f"Nearest words: {' '.join(event.nearest_words)}")
             return
         match event:
-            case TextsRead():
+            case events.TextsRead():
                 show_texts(event, name)
-            case Cost():
+            case events.Cost():
                 self._show_cost(event)
-            case LearningRates():
+            case events.LearningRates():
                 tried = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in event.tried)
                 out.print(f"{named}learning rate {event.best:g} (losses: {tried})")
-            case Started():
+            case events.Started():
                 self._start(name, event)
-            case Finished():
+            case events.Finished():
                 self._finish(name, named, event)
-            case Lost():
+            case events.Lost():
                 if self._several:
                     warn(
                         f"{name} diverged at step {event.step}; its file will hold the best matrix before that: lower --lr"
                     )
-            case Step():
+            case events.Step():
                 speed = f"  {event.tokens / event.seconds:.0f} tokens/s"
                 self._bar.update(self._tasks[name], completed=event.step, loss=f"loss {event.loss:.3f}", speed=speed)
-            case Validation():
+            case events.Validation():
                 self._bar.update(self._tasks[name], val=f"  validation {event.loss:.3f}")
                 best = " (best)" if event.best else ""
                 self._bar.console.print(
                     f"{named}step {event.step}/{self.steps}: validation loss {event.loss:.4f}{best}"
                 )
-            case Sample():
+            case events.Sample():
                 text = f"{printable(event.prompt)}|{printable(event.text)}"
                 self._bar.console.print(f"{named}step {event.step}, a sample: {text}")
-            case Evaluated() if not self._several:
+            case events.Evaluated() if not self._several:
                 # With several runs, the figures are in their reports and in one table at the end.
                 show_report(event.report, event.row_tokens)
 
-    def _show_cost(self, cost: Cost) -> None:
+    def _show_cost(self, cost: events.Cost) -> None:
         steps = f"{cost.steps} step{'s' if cost.steps > 1 else ''}"
         rest = f"of about {cost.step_seconds:.1f} s"
         if self._several:
@@ -201,7 +184,7 @@ class RunDisplay(Display):
                 f"{cost.wanted_steps} steps: --steps {cost.wanted_steps} learns a little more, in {clock(cost.wanted_seconds)}."
             )
 
-    def _start(self, name: str, event: Started) -> None:
+    def _start(self, name: str, event: events.Started) -> None:
         self.steps = event.steps
         how = printable(event.how)
         if self._several:
@@ -214,7 +197,7 @@ class RunDisplay(Display):
             )
             self.begin_steps(self._bar)
 
-    def _finish(self, name: str, named: str, event: Finished) -> None:
+    def _finish(self, name: str, named: str, event: events.Finished) -> None:
         self.finished[name] = event
         self._running.discard(name)
         if not self._running:
@@ -227,7 +210,7 @@ class RunDisplay(Display):
             out.print(f"{named}validation was best before the first step, so the file is what the run started from.")
 
 
-def show_texts(texts: TextsRead, name: str = "") -> None:
+def show_texts(texts: events.TextsRead, name: str = "") -> None:
     if name:
         out.print(f"{one_line(name)}:", style="bold")
     out.print(
@@ -236,8 +219,7 @@ def show_texts(texts: TextsRead, name: str = "") -> None:
     )
     for line in (texts.how, *texts.notes):
         out.print(printable(line))
-    for line in texts.duplicates:
-        warn(line)
+    warn(*texts.duplicates)
 
 
 def show_stopped(folder: Path, how: str, *, command: str = "train") -> None:
@@ -246,7 +228,7 @@ def show_stopped(folder: Path, how: str, *, command: str = "train") -> None:
     console.print(f"Go on with: sordino {command} --resume {quote(str(folder))}")
 
 
-def memory(cost: Cost) -> str:
+def memory(cost: events.Cost) -> str:
     return f"memory about {cost.memory_bytes / 2**30:.1f} GiB, {cost.free_bytes / 2**30:.1f} GiB more are free."
 
 
@@ -258,9 +240,9 @@ def clock(seconds: float) -> str:
 # A dry run as JSON: what the texts are and what they cost, a line each, as soon as each is known. ---------------------------
 
 
-def print_event(event: RunEvent) -> None:
-    if isinstance(event, TextsRead | Cost):
-        print_json({"texts" if isinstance(event, TextsRead) else "cost": asdict(event)}, indent=None)
+def print_event(event: events.RunEvent) -> None:
+    if isinstance(event, events.TextsRead | events.Cost):
+        print_json({"texts" if isinstance(event, events.TextsRead) else "cost": asdict(event)}, indent=None)
         sys.stdout.flush()
 
 
@@ -270,9 +252,9 @@ class GroupJson:
     def __init__(self) -> None:
         self._texts: dict[str, Any] = {}
 
-    def add(self, name: str, event: RunEvent) -> None:
-        if isinstance(event, TextsRead):
+    def add(self, name: str, event: events.RunEvent) -> None:
+        if isinstance(event, events.TextsRead):
             self._texts[name] = asdict(event)
-        elif isinstance(event, Cost):
+        elif isinstance(event, events.Cost):
             print_json({"texts": self._texts}, indent=None)
             print_event(event)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from sordino.engine.vllm.backend import Client
     from sordino.models.description import DescribedModel
+    from sordino.server.addresses import Access
     from sordino.server.door import Ours
 
 # Most requests that wait.
@@ -49,7 +50,6 @@ class SoftPrompts:
         from sordino.engine.vllm.backend import VllmBackend
         from sordino.library.library import open_library
         from sordino.server import openai
-        from sordino.server.addresses import checked_hosts
         from sordino.server.app import create_app
         from sordino.server.start import opened
 
@@ -57,8 +57,7 @@ class SoftPrompts:
             raise ConfigError(
                 "vLLM was started without prompts of vectors", where="vllm serve", do="add --enable-prompt-embeds"
             )
-        key = _key_of(args)
-        hosts = checked_hosts(tuple(filter(None, os.environ.get("SORDINO_ALLOWED_HOSTS", "").split(","))))
+        access = _access_of(args)
         model = await asyncio.to_thread(_described, args.model)
         backend = VllmBackend(model, _client(engine_client))
         serving = self._open.enter_context(opened(model, backend, open_library()))
@@ -74,7 +73,7 @@ class SoftPrompts:
 
         self.ours.names = tuple(dict.fromkeys((*names, model.id)))
         self.ours.models = models
-        self.ours.app = create_app(serving, api_key=key, allowed_hosts=hosts)
+        self.ours.app = create_app(serving, access)
 
 
 def _described(name: str) -> DescribedModel:
@@ -95,16 +94,19 @@ def _client(engine: Any) -> Client:
     return Client(engine, asyncio.get_running_loop(), rows, _QUEUE, samples)
 
 
-def _key_of(args: Namespace) -> str | None:
-    """The one key of vLLM's server, which guards our routes too. Raises ConfigError where other machines can reach them without."""
-    from sordino.server.addresses import checked_key, refuse_open_doors
+def _access_of(args: Namespace) -> Access:
+    """The one key of vLLM's server guards our routes too. Raises ConfigError where other machines can reach them without."""
+    from sordino.server.addresses import Access
 
     keys = [key for key in (args.api_key or [os.environ.get("VLLM_API_KEY")]) if key]
     if len(keys) > 1:
         raise ConfigError(
             "soft prompts are guarded by one key", where="--api-key", got=f"{len(keys)} keys", do="give one"
         )
-    key = checked_key(keys[0]) if keys else None
-    # vLLM listens everywhere unless it is told otherwise. --insecure is a variable here.
-    refuse_open_doors(args.host or "0.0.0.0", key, insecure=os.environ.get("SORDINO_INSECURE") == "1")
-    return key
+    return Access(
+        # vLLM listens everywhere unless it is told otherwise. What has no flag there is a variable here.
+        host=args.host or "0.0.0.0",
+        api_key=keys[0] if keys else None,
+        insecure=os.environ.get("SORDINO_INSECURE") == "1",
+        allowed_hosts=tuple(filter(None, os.environ.get("SORDINO_ALLOWED_HOSTS", "").split(","))),
+    )

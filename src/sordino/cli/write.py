@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sordino.cli.console import err, one_line, out, print_json, printable
-from sordino.cli.ensemble import MixtureOptions, mixture_options
+from sordino.cli.ensemble import WritingOptions, writing_options
 from sordino.cli.loading import ModelChoice, PromptChoice, measured_options
-from sordino.cli.options import PATH, option_group, refuse_alone, seed_option, setting_options, stacked
+from sordino.cli.options import PATH, Decorator, option_group, refuse_alone, setting_options, stacked
 from sordino.engine.config import EngineOptions, Sampling
 from sordino.errors import ConfigError
 from sordino.texts.batches import BatchLine, read_batch, read_text
@@ -32,23 +31,14 @@ WITHOUT = "no soft prompt"
 _SAMPLING = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "stop")
 
 
-def _writing_options(help: str, *, several: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`prompts: PromptChoice, writer: Writer, as_json: bool, sampling: Sampling, mixing: MixtureOptions, seed: int`."""
+def _writing_options(help: str, *, several: bool) -> Decorator:
+    """What `generate` and `compare` share: prompts, model, as_json, engine, sampling, how."""
     names = click.option(
         "--soft-prompt", "-p", "names", multiple=several, required=several, metavar="NAME_OR_PATH", help=help
     )
     runner = setting_options(EngineOptions, "runner", given_as="engine")
-    rest = (setting_options(Sampling, *_SAMPLING, given_as="sampling"), mixture_options, seed_option())
-    options = stacked(measured_options(names), runner, *rest)
-
-    def with_writer(command: Callable[..., None]) -> Callable[..., None]:
-        @wraps(command)
-        def called(*, model: ModelChoice, engine: EngineOptions, **given: object) -> None:
-            command(writer=Writer(model, engine.runner), **given)
-
-        return options(called)
-
-    return with_writer
+    sampling = setting_options(Sampling, *_SAMPLING, given_as="sampling")
+    return stacked(measured_options(names), runner, sampling, writing_options)
 
 
 @dataclass(frozen=True)
@@ -69,36 +59,30 @@ class TextsToContinue:
         return read_batch(self.batch)
 
 
-@dataclass(frozen=True)
-class Writer:
-    """The base model, and the runner that was asked for."""
+def _described(
+    model: ModelChoice,
+    runner: str,
+    prompts: PromptChoice,
+    loaded: Mapping[str, StoredPrompt],
+    given: Sequence[tuple[str, StoredPrompt | None]],
+    at_once: int,
+) -> tuple[DescribedModel, Path | None]:
+    """The model, and its file where llama.cpp continues these texts, so many at once.
 
-    model: ModelChoice
-    runner: str
+    Raises as `build.llama_cpp_file`, and DoesNotFit: for other sizes than the model's before it is loaded.
+    """
+    from sordino.models import files
+    from sordino.models.sizes import check_sizes
 
-    def described(
-        self,
-        prompts: PromptChoice,
-        loaded: Mapping[str, StoredPrompt],
-        given: Sequence[tuple[str, StoredPrompt | None]],
-        at_once: int,
-    ) -> tuple[DescribedModel, Path | None]:
-        """The model, and its file where llama.cpp continues these texts, so many at once.
+    files.resolve(model.model)
+    check_sizes(model.model, loaded.values())
+    # PyTorch takes seconds to come.
+    with err.status(f"Loading {one_line(model.model)} ..."):
+        from sordino.engine.runners.build import only_torch_writes
 
-        Raises as `build.llama_cpp_file`, and DoesNotFit: for other sizes than the model's before it is loaded.
-        """
-        from sordino.models import files
-        from sordino.models.sizes import check_sizes
-
-        files.resolve(self.model.model)
-        check_sizes(self.model.model, loaded.values())
-        # PyTorch takes seconds to come.
-        with err.status(f"Loading {one_line(self.model.model)} ..."):
-            from sordino.engine.runners.build import only_torch_writes
-
-        base, path = self.model.describe(self.runner, only_torch_writes(given, at_once))
-        prompts.check(base, loaded)
-        return base, path
+    base, path = model.describe(runner, only_torch_writes(given, at_once))
+    prompts.check(base, loaded)
+    return base, path
 
 
 @click.command()
@@ -127,9 +111,9 @@ def generate(
     texts: TextsToContinue,
     prompts: PromptChoice,
     sampling: Sampling,
-    mixing: MixtureOptions,
-    seed: int,
-    writer: Writer,
+    how: WritingOptions,
+    model: ModelChoice,
+    engine: EngineOptions,
     as_json: bool,
 ) -> None:
     """Continue TEXT, with or without a soft prompt. "-" reads TEXT from standard input.
@@ -137,15 +121,15 @@ def generate(
     Without TEXT the soft prompt begins by itself. Only the continuation is printed, as it comes.
     """
     default = prompts.names[0] if prompts.names else ""
-    lines = texts.lines(seed)
+    lines = texts.lines(how.seed)
     names = [line.name(default) for line in lines]
     given = replace(prompts, names=tuple(dict.fromkeys(filter(None, names))))
-    loaded = mixing.applied(dict(zip(given.names, given.load_any().values(), strict=True)))
+    loaded = how.applied(dict(zip(given.names, given.load_any().values(), strict=True)))
     chosen = [loaded.get(name) for name in names]
     at_once = texts.batch_size if texts.batch is not None else 1
     each = [(line.text, prompt) for line, prompt in zip(lines, chosen, strict=True)]
-    base, path = writer.described(given, loaded, each, at_once)
-    requests = _requests(base, lines, chosen, seed, sampling)
+    base, path = _described(model, engine.runner, given, loaded, each, at_once)
+    requests = _requests(base, lines, chosen, how.seed, sampling)
     from sordino.engine.runners.build import writing
 
     with writing(base, path, requests, sampling, at_once) as on:
@@ -179,20 +163,20 @@ def compare(
     text: str,
     prompts: PromptChoice,
     sampling: Sampling,
-    mixing: MixtureOptions,
-    seed: int,
-    writer: Writer,
+    how: WritingOptions,
+    model: ModelChoice,
+    engine: EngineOptions,
     as_json: bool,
 ) -> None:
     """Continue TEXT without and with each soft prompt, from the same seed, side by side. "-" reads standard input."""
     text = _text_of(text)
-    loaded = mixing.applied(prompts.load_any())
+    loaded = how.applied(prompts.load_any())
     given = [(text, prompt) for prompt in (None, *loaded.values())]
-    base, path = writer.described(prompts, loaded, given, len(given))
+    base, path = _described(model, engine.runner, prompts, loaded, given, len(given))
     from sordino.engine.generate import TextRequest, check_request, complete
     from sordino.engine.runners.build import writing
 
-    requests = [TextRequest(text, prompt, seed) for text, prompt in given]
+    requests = [TextRequest(text, prompt, how.seed) for text, prompt in given]
     for request in requests:
         check_request(base, request, sampling)
     with err.status("Writing ..."), writing(base, path, requests, sampling, len(requests)) as on:
@@ -201,7 +185,7 @@ def compare(
         results = [
             {"soft_prompt": label, "continuation": each} for label, each in zip([None, *loaded], continued, strict=True)
         ]
-        print_json({"text": text, "seed": seed, "model": base.name, "results": results})
+        print_json({"text": text, "seed": how.seed, "model": base.name, "results": results})
     else:
         show_side_by_side(text, [WITHOUT, *loaded], continued)
 

@@ -96,7 +96,7 @@ def evaluate(
     if off_domain is not None:
         text, pieces = off_domain
         damage, _ = measure(base, [*own, no_prompt(base)], pieces, config, text=text, progress=progress)
-    sizes = {label: sum(one.n_tokens for one in components_of(prompt) if one) for label, prompt in prompts.items()}
+    sizes = {label: sum(one.n_tokens for one in components_of(prompt)) for label, prompt in prompts.items()}
     distance = None
     if plan is not None:
         distance = measure_distance(base, plan, prompts, config, training=baselines.texts, progress=progress)

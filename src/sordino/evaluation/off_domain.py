@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
+from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.prompts.prompt import Prompt
 from sordino.texts.pieces import Piece, data_hash, digest
 from sordino.texts.reading import read_pieces
@@ -20,14 +21,14 @@ CORPORA = (
 _NAMED = {"gazette": "gazette", "keeper": "keeper", "noir": "port dolor"}
 
 
-def packaged_text(prompts: Iterable[Prompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]] | None:
+def packaged_text(prompts: Iterable[StoredPrompt], heldout: Sequence[Piece]) -> tuple[str, tuple[Piece, ...]] | None:
     """A description and the pieces of the first packaged corpus that no soft prompt was trained on and that is not `heldout`.
 
     None if there is no such corpus.
     """
-    prompts = list(prompts)
+    parts = [part for prompt in prompts for part in components_of(prompt)]
     for name, description in CORPORA:
-        if not _is_corpus(name, prompts, heldout):
+        if not _is_corpus(name, parts, heldout):
             return description, read_pieces([_folder(name) / "heldout"]).pieces
     return None
 

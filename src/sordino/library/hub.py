@@ -60,6 +60,11 @@ class HubListing:
         return total_size(self.files)
 
     @property
+    def own_tags(self) -> list[str]:
+        """Without those that every soft prompt of the Hub has."""
+        return [tag for tag in self.tags if tag not in (HUB_TAG, "sordino", "peft", "safetensors")]
+
+    @property
     def label(self) -> str:
         """What its file or folder is called there, without the ending."""
         if len(self.files) == 1:

@@ -60,7 +60,7 @@ def check_sizes(name: str, prompts: Iterable[Prompt | Mixture]) -> None:
         # Loading it says what is wrong, or gets it first.
         return
     for prompt in prompts:
-        found = sizes.fit([stated_by(part) for part in components_of(prompt) if part is not None])
+        found = sizes.fit([stated_by(part) for part in components_of(prompt)])
         checked(found, prompt.metadata.name, force=found.forcible)
 
 

@@ -180,6 +180,14 @@ def _named(attention: PromptAttention) -> str:
 StoredPrompt = SinglePrompt | Mixture
 
 
+@overload
+def components_of(prompt: Prompt | Mixture) -> tuple[Prompt, ...]: ...
+
+
+@overload
+def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]: ...
+
+
 def components_of(prompt: Prompt | Mixture | None) -> tuple[Prompt | None, ...]:
     """The prompts that a text is run after: a mixture's components, or the one, or none."""
     return prompt.components if isinstance(prompt, Mixture) else (prompt,)

@@ -41,9 +41,21 @@ class Access:
     def __post_init__(self) -> None:
         check_settings(self)
         object.__setattr__(self, "api_key", checked_key(self.api_key))
-        refuse_open_doors(self.host, self.api_key, insecure=self.insecure)
-        object.__setattr__(self, "allowed_hosts", checked_hosts(self.allowed_hosts))
+        self._refuse_open_doors()
+        hosts = tuple(name.lower() for name in checked_hosts(self.allowed_hosts))
+        object.__setattr__(self, "allowed_hosts", hosts)
         object.__setattr__(self, "origins", checked_origins(self.origins))
+
+    def _refuse_open_doors(self) -> None:
+        """Anyone who can reach a public address can use this machine."""
+        if self.insecure or self.api_key is not None or _is_loopback(self.host):
+            return
+        raise ConfigError(
+            "other machines can reach this address, and no key is required",
+            where="--host",
+            got=self.host,
+            do="give --api-key KEY, or --insecure if everybody may use it",
+        )
 
     def listen(self) -> socket.socket:
         """Before anything is loaded: a port in use should not cost half a minute. Raises ConfigError."""
@@ -127,18 +139,6 @@ def _is_origin(one: str) -> bool:
         return bool(page.hostname) and one == f"{page.scheme}://{page.netloc}" and "@" not in page.netloc
     except ValueError:
         return False
-
-
-def refuse_open_doors(host: str, api_key: str | None, *, insecure: bool) -> None:
-    """Anyone who can reach a public address can use this machine. Raises ConfigError."""
-    if insecure or api_key is not None or _is_loopback(host):
-        return
-    raise ConfigError(
-        "other machines can reach this address, and no key is required",
-        where="--host",
-        got=host,
-        do="give --api-key KEY, or --insecure if everybody may use it",
-    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sordino import __version__
 from sordino.errors import SordinoError
 from sordino.server import kobold, koboldcpp, openai, prompts_api, tokens
+from sordino.server.addresses import Access
 from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
 from sordino.server.guard import Guard, WrongKeys
 from sordino.server.serving import Idle, Serving, state_of
@@ -32,18 +33,12 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 def create_app(
     serving: Serving | Idle,
+    access: Access,
     *,
     models: Models | None = None,
     page: Callable[[FastAPI], None] | None = None,
-    api_key: str | None = None,
-    allowed_hosts: Collection[str] = (),
-    origins: Collection[str] = (),
 ) -> ASGIApp:
-    """The server's ASGI application.
-
-    models: changes the model. page: adds the web page's routes. origins: web pages of other addresses that may call the server
-    (CORS); none by default.
-    """
+    """The server's ASGI application. models: changes the model. page: adds the web page's routes."""
     app = api(serving, models)
     if page is not None:
         page(app)
@@ -53,25 +48,15 @@ def create_app(
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _bug)
     outer: ASGIApp = app
+    origins = list(access.origins)
     if origins:
         # The pages listed are on the internet: browsers ask first whether they may call into a private network.
         outer = CORSMiddleware(
-            outer, allow_origins=list(origins), allow_methods=["*"], allow_headers=["*"], allow_private_network=True
+            outer, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], allow_private_network=True
         )
-    limits = serving.limits
-    guard = Guard(
-        outer,
-        api_key,
-        frozenset(name.lower() for name in allowed_hosts),
-        frozenset(origins),
-        limits.body,
-        limits.upload,
-        limits.body_seconds,
-        WrongKeys(limits.wrong_key_seconds),
-    )
     # The page's login looks at keys, too.
-    app.state.wrong_keys = guard.wrong_keys
-    return RequestLog(guard)
+    app.state.api_key, app.state.wrong_keys = access.api_key, WrongKeys(serving.limits.wrong_key_seconds)
+    return RequestLog(Guard(outer, access, serving.limits, app.state.wrong_keys))
 
 
 def api(serving: Serving | Idle, models: Models | None = None) -> FastAPI:

@@ -7,7 +7,7 @@ KoboldAI  {"detail": {FIELD: [MESSAGE]}} for a field (422), {"detail": {"msg", "
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,16 @@ def refused(error: SordinoError, *, field: str = "") -> Refused:
 
 
 @contextmanager
-def refusing(field: str) -> Iterator[None]:
-    """A SordinoError in this block is the refusal of this field of the request."""
+def refusing(field: str = "", *, names: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A SordinoError in this block is the refusal of this field of the request, or with `names` of the one that the error names.
+
+    names: the request's fields for settings that it calls otherwise.
+    """
     try:
         yield
     except SordinoError as error:
-        raise refused(error, field=field) from error
+        own = field if names is None else names.get(field_of(error), field_of(error))
+        raise refused(error, field=own) from error
 
 
 def field_of(error: SordinoError) -> str:

@@ -19,25 +19,24 @@ import ipaddress
 import json
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sordino.server.addresses import Access
 from sordino.server.errors import body_of
+from sordino.server.serving import ServerLimits
 
 COOKIE = "sordino"
 _UPLOADS = ("/v1/soft_prompts", "/ui/texts", "/ui/cards", "/ui/stories")
-OPEN_PATHS = frozenset({"/health"})
 # The seconds before the first wrong key of an address is answered; twice as many for each that follows.
 _FIRST_SECONDS = 0.05
 _MOST_WAITING, _MOST_ADDRESSES, _FORGOTTEN_SECONDS = 8, 4096, 900.0
 # The page's files hold no user data; its login checks the key itself.
-_PAGE_PATHS = frozenset({"/", "/ui/login"})
-_PAGE_FILES = "/ui/static/"
+_OPEN_PATHS, _PAGE_FILES = frozenset({"/health", "/", "/ui/login"}), "/ui/static/"
 
 
 def cookie_of(api_key: str) -> str:
@@ -47,16 +46,12 @@ def cookie_of(api_key: str) -> str:
 
 @dataclass(frozen=True)
 class Guard:
-    """An ASGI application around another. origins: pages that may call it. max_bytes: of a request's body, within body_seconds."""
+    """An ASGI application around another."""
 
     app: ASGIApp
-    api_key: str | None = None
-    allowed_hosts: Collection[str] = ()
-    origins: Collection[str] = ()
-    max_bytes: int = 4 << 20
-    max_upload_bytes: int = 64 << 20
-    body_seconds: float = 60.0
-    wrong_keys: WrongKeys = field(default_factory=lambda: WrongKeys(10.0))
+    access: Access
+    limits: ServerLimits
+    wrong_keys: WrongKeys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -69,11 +64,11 @@ class Guard:
         if refusal is not None:
             origin = headers.get("origin", "")
             # A listed page may read why it was refused, such as a wrong key.
-            page = origin if origin in self.origins or (origin and "*" in self.origins) else ""
+            page = origin if origin in self.access.origins or (origin and "*" in self.access.origins) else ""
             await _answer(scope, send, *refusal, page=page)
             return
         if scope["type"] == "http":
-            receive = _limited(receive, self._limit(scope), self.body_seconds)
+            receive = _limited(receive, self._limit(scope), self.limits.body_seconds)
         await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
@@ -88,7 +83,7 @@ class Guard:
             )
         # A browser's CORS preflight carries no key; its answer holds no data.
         is_preflight = scope.get("method") == "OPTIONS" and "access-control-request-method" in headers
-        needs_key = self.api_key is not None and not _is_open(scope["path"]) and not is_preflight
+        needs_key = self.access.api_key is not None and not _is_open(scope["path"]) and not is_preflight
         if needs_key and _sends_key(headers) and self.wrong_keys.many_wait(scope):
             return 429, "too many wrong keys from this address: try again in a moment"
         if needs_key and not self._is_key(headers):
@@ -100,7 +95,7 @@ class Guard:
         return None
 
     def _limit(self, scope: Scope) -> int:
-        return self.max_upload_bytes if scope["path"].startswith(_UPLOADS) else self.max_bytes
+        return self.limits.upload if scope["path"].startswith(_UPLOADS) else self.limits.body
 
     def _is_own_host(self, host: str) -> bool:
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() and not host.endswith("]") else host
@@ -115,13 +110,13 @@ class Guard:
 
     def _is_allowed(self, name: str) -> bool:
         """Listed itself, or below a listed `.example.org`."""
-        return name in self.allowed_hosts or any(
-            allowed.startswith(".") and name.endswith(allowed) for allowed in self.allowed_hosts
+        return name in self.access.allowed_hosts or any(
+            allowed.startswith(".") and name.endswith(allowed) for allowed in self.access.allowed_hosts
         )
 
     def _may_change(self, origin: str, host: str) -> bool:
         """Whether a page may change something. Behind a tunnel its address is an allowed host, and the Host header may differ."""
-        if origin in self.origins or "*" in self.origins:
+        if origin in self.access.origins or "*" in self.access.origins:
             return True
         try:
             page = urlsplit(origin)
@@ -130,7 +125,7 @@ class Guard:
             return False
 
     def _is_key(self, headers: dict[str, str]) -> bool:
-        api_key = self.api_key or ""
+        api_key = self.access.api_key or ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # The bytes as they were sent: clients encode a key beyond ASCII in UTF-8.
@@ -181,7 +176,7 @@ def _address(scope: Scope) -> str:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path in _PAGE_PATHS or path.startswith(_PAGE_FILES)
+    return path in _OPEN_PATHS or path.startswith(_PAGE_FILES)
 
 
 def _too_large(limit: int) -> str:

@@ -7,7 +7,6 @@ asks for them, so the beginning of a turn also ends the one before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sordino.errors import ModelError
@@ -112,14 +111,9 @@ def _tagged(base: DescribedModel, turns: Turns, text: str, role: str) -> tuple[l
             markers, role = turns.end[match[1]], ""
         else:
             markers, role = closing + turns.begin[match[1]], match[1]
-        ids += _marked(base, turns, markers)
+        if markers:
+            ids += base.encode_markup(markers) if turns.markup else base.encode(markers)
     return ids, role
-
-
-def _marked(base: DescribedModel, turns: Turns, markers: str) -> Sequence[int]:
-    if not markers:
-        return ()
-    return base.encode_markup(markers) if turns.markup else base.encode(markers)
 
 
 def _after(text: str, word: str) -> str:

@@ -17,7 +17,7 @@ from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import BadInput, SordinoError
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import StoredPrompt, with_attention
-from sordino.server.errors import Refused, field_of, refused, refusing
+from sordino.server.errors import Refused, refused, refusing
 from sordino.server.generation import Generation, client_of, continuations, leading_positions, seed_of
 from sordino.server.instruct import stop_texts, text_ids
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, sampling_of, with_defaults
@@ -130,7 +130,7 @@ async def begun(request: Request, body: dict[str, Any]) -> KoboldGeneration:
     with refusing("prompt"):
         prompt = await run_in_threadpool(_prompt_of, serving, fields)
     # The error names its field.
-    with refusing(""):
+    with refusing():
         prompt = with_attention(prompt, fields.hold, fields.strength)
     sampling = await run_in_threadpool(_sampling_of, serving.base, fields)
     seed, room = seed_of(fields.sampler_seed), _room(serving, prompt, fields)
@@ -150,11 +150,8 @@ async def begun(request: Request, body: dict[str, Any]) -> KoboldGeneration:
 
 
 def _sampling_of(base: DescribedModel, fields: GenerateRequest) -> Sampling:
-    try:
+    with refusing(names=_FIELDS):
         return sampling_of(fields, stop_texts(base, fields), sampler_settings(base, fields))
-    except SordinoError as error:
-        name = field_of(error)
-        raise refused(error, field=_FIELDS.get(name, name)) from error
 
 
 def _prompt_of(serving: Serving, fields: GenerateRequest) -> StoredPrompt | None:

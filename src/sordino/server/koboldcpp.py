@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Request
@@ -10,9 +11,11 @@ from starlette.concurrency import run_in_threadpool
 
 from sordino.engine.sampling import Drawn
 from sordino.models.description import DescribedModel
-from sordino.server.errors import Refused, refusing
+from sordino.server.echo import chat_logprobs, text_logprobs
+from sordino.server.errors import Refused
 from sordino.server.kobold_generation import kobold_state_of
 from sordino.server.serving import serving_of
+from sordino.server.tokens import token_ids
 
 router = APIRouter(tags=["KoboldCpp"])
 
@@ -24,8 +27,7 @@ _Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20)]
 @router.post("/api/extra/tokenize")
 async def tokenize(request: Request, prompt: _Text) -> dict[str, Any]:
     """The tokens of a text."""
-    with refusing("prompt"):
-        ids = await run_in_threadpool(serving_of(request).base.encode, prompt)
+    ids = await token_ids(request, prompt, "prompt")
     return {"value": len(ids), "ids": list(ids)}
 
 
@@ -49,24 +51,8 @@ async def last_logprobs(request: Request, body: dict[str, Any] | None = None) ->
     return {"logprobs": await run_in_threadpool(_logprobs, base, tuple(last.drawn))}
 
 
-def _logprobs(base: DescribedModel, drawn: tuple[Drawn, ...]) -> dict[str, Any]:
-    def entry(token: int, value: float | None) -> dict[str, Any]:
-        text = base.token_text(token)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
-
-    content = [
-        {**entry(one.token, one.logprob), "top_logprobs": [entry(*likely) for likely in one.top]} for one in drawn
-    ]
-    offsets = [0]
-    for one in content:
-        offsets.append(offsets[-1] + len(one["token"]))
-    return {
-        "content": content,
-        "tokens": [one["token"] for one in content],
-        "token_logprobs": [one["logprob"] for one in content],
-        "top_logprobs": [{top["token"]: top["logprob"] for top in reversed(one["top_logprobs"])} for one in content],
-        "text_offset": offsets[:-1],
-    }
+def _logprobs(base: DescribedModel, drawn: Sequence[Drawn]) -> dict[str, Any]:
+    return {"content": chat_logprobs(base, drawn), **text_logprobs(base, [one.token for one in drawn], drawn)}
 
 
 # Clients ask for these and count on an answer: there is no story of the server's own, and nothing makes pictures.

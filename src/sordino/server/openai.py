@@ -165,16 +165,15 @@ def _n_of(serving: Serving, options: Options, texts: Sequence[object]) -> int:
 def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:
     """The soft prompt that the request chooses, by its model or by its field. Raises Refused."""
     refuse_unsupported(options)
-    by_model = name = _prompt_named_by(serving, options.model) if options.model else serving.prompts.default
-    if options.soft_prompt is not None and not options.model:
-        by_model = name = options.soft_prompt or None
-    elif options.soft_prompt is not None:
-        name = options.soft_prompt or None
-        if by_model is not None and name != by_model:
-            raise Refused(400, f"`model` names {by_model!r}, and `soft_prompt` another one", field="soft_prompt")
+    by_model = _prompt_named_by(serving, options.model) if options.model else None
+    if by_model is not None and options.soft_prompt not in (None, by_model):
+        raise Refused(400, f"`model` names {by_model!r}, and `soft_prompt` another one", field="soft_prompt")
+    default = None if options.model else serving.prompts.default
+    own = default if options.soft_prompt is None else options.soft_prompt or None
+    name = own if by_model is None else by_model
     if name is None:
         return as_asked(options, None)
-    with refusing("model" if by_model else "soft_prompt"):
+    with refusing("soft_prompt" if by_model is None else "model"):
         found = serving.prompts.prompt(name)
     prompt = as_asked(options, found)
     serving.metrics.prompts.labels(serving.prompts.named(name).entry.name).inc()

@@ -13,7 +13,7 @@ from sordino.engine.requests import Chunk, End, Scoring
 from sordino.engine.sampling import Drawn
 from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.server.echo import EchoedText, top_of
+from sordino.server.echo import EchoedText, chat_logprobs, top_of
 from sordino.server.errors import body_of, refused
 from sordino.server.generation import Completion, Generation
 
@@ -119,16 +119,7 @@ class ChatFormat:
     def _logprobs_of(self, tokens: Sequence[Drawn]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-
-        def entry(token: int, value: float | None) -> dict[str, Any]:
-            text = self._base.token_text(token)
-            return {"token": text, "logprob": value, "bytes": list(text.encode())}
-
-        content = [
-            {**entry(one.token, one.logprob), "top_logprobs": [entry(token, value) for token, value in one.top]}
-            for one in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": chat_logprobs(self._base, tokens), "refusal": None}
 
 
 class Answer:

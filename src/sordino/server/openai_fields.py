@@ -11,11 +11,10 @@ from pydantic_core import PydanticCustomError
 from sordino.engine.config import MOST_BIASES
 from sordino.engine.grammar import Grammar
 from sordino.engine.sampling import Sampling
-from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import MAX_COMPONENTS, Mixture, StoredPrompt, with_attention
 from sordino.server.bodies import StrictBody
-from sordino.server.errors import Refused, field_of, refused, refusing
+from sordino.server.errors import Refused, refusing
 from sordino.server.foreign import check_fields, order_of, translate
 from sordino.server.sampler_fields import NAMES, Number, SamplerFields, sampler_settings
 from sordino.server.serving import Serving
@@ -160,7 +159,7 @@ def as_asked(options: Options, prompt: StoredPrompt | None) -> StoredPrompt | No
         with refusing("mixture_weights"):
             prompt = prompt.with_weights(options.mixture_weights)
     # The error names its field.
-    with refusing(""):
+    with refusing():
         return with_attention(prompt, options.hold, options.strength)
 
 
@@ -204,7 +203,7 @@ def sampling_of(
         given["order"] = order_of(options.sampler_order, options.sampler_priority, temperature_last=last)
     except ValueError as error:
         raise Refused(400, f"sampler_order: {error}", field="sampler_order") from error
-    try:
+    with refusing(names=names):
         return Sampling(
             max_tokens=max_tokens,
             stop=stops,
@@ -213,9 +212,6 @@ def sampling_of(
             # OpenAI's defaults, not those of Sampling.
             **{"temperature": 1.0, "top_p": 1.0, **given},
         )
-    except SordinoError as error:
-        field = field_of(error)
-        raise refused(error, field=names.get(field, field)) from error
 
 
 def logit_bias(given: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from sordino.errors import ConfigError, SordinoError
 from sordino.server.addresses import Access, address_of, near
@@ -47,15 +46,21 @@ class Service:
         if self.page is not None:
             served = None if isinstance(self.first, Idle) else self.name
             self.page.start(near(address_of(listening)) if show_page else None, served=served)
-        app = create_app(
-            self.first,
-            models=self.models,
-            page=self.page.add if self.page else None,
-            api_key=access.api_key,
-            allowed_hosts=access.allowed_hosts,
-            origins=access.origins,
+        app = create_app(self.first, access, models=self.models, page=self.page.add if self.page else None)
+        config = uvicorn.Config(
+            app,
+            # uvicorn takes any callable that makes a protocol.
+            http=http_protocol(ServerLimits()),  # type: ignore[arg-type]
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=None,
+            ws_max_size=ServerLimits().body,
         )
-        _run(app, listening, self.models, on_stop)
+        server = uvicorn.Server(config)
+        _end_in_two(server, self.models, on_stop)
+        leave_out_of_collections()
+        server.run(sockets=[listening])
 
 
 @contextmanager
@@ -63,19 +68,22 @@ def service(
     opener: Opener,
     model: str,
     served: ServedOptions,
-    api_key: str | None,
     *,
     with_page: bool,
-    on_lost: Callable[[SordinoError], None],
+    warn: Callable[[str], None],
 ) -> Iterator[Service]:
     """Open what is served. model: "" for the one that was served last, or without a page for the bundled one.
 
-    with_page: its packages must be installed. on_lost: called where the model that was served last can no longer be loaded, as
-    another can be chosen on the page. Raises SordinoError.
+    with_page: its packages must be installed. warn: called with a line where the model that was served last can no longer be
+    loaded, as another can be chosen on the page. Raises SordinoError.
     """
     models = Models(opener.open, served.others)
     idle = Idle(ServedPrompts(None, opener.library), opener.metrics, ServerLimits())
-    page = _page(models, idle, opener.runner, api_key) if with_page else None
+    page = None
+    if with_page:
+        from sordino.server.page.app import Page
+
+        page = Page(models, idle, opener.runner)
     remembered = page.remembered() if page is not None and not model else None
     name = model or ("smollm2" if page is None else remembered)
     if name is None and served.soft_prompt is not None:
@@ -90,34 +98,11 @@ def service(
         except SordinoError as error:
             if remembered is None:
                 raise
-            on_lost(error)
+            warn(f"the model that was served last cannot be loaded: {error.message}")
         scanning.join()
         if served.soft_prompt is not None:
             first.prompts.set_default(served.soft_prompt)
         yield Service(models, first, name, page)
-
-
-def _page(models: Models, idle: Idle, runner: str, api_key: str | None) -> Page:
-    from sordino.server.page.app import Page
-
-    return Page(models, idle, runner, api_key)
-
-
-def _run(app: ASGIApp, listening: socket.socket, models: Models, on_stop: Callable[[], None]) -> None:
-    config = uvicorn.Config(
-        app,
-        # uvicorn takes any callable that makes a protocol.
-        http=http_protocol(ServerLimits()),  # type: ignore[arg-type]
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=None,
-        ws_max_size=ServerLimits().body,
-    )
-    server = uvicorn.Server(config)
-    _end_in_two(server, models, on_stop)
-    leave_out_of_collections()
-    server.run(sockets=[listening])
 
 
 def log_requests() -> None:

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr
 
-from sordino.errors import SordinoError
 from sordino.models.description import DescribedModel
-from sordino.server.errors import Refused, refused
+from sordino.server.errors import Refused, refusing
 from sordino.server.foreign import texts_in
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -82,8 +81,6 @@ def _banned_ids(base: DescribedModel, given: Sequence[int] | str | None) -> list
 
 def _banned_texts(base: DescribedModel, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """Each text as tokens, as it begins a text and as a word within one."""
-    try:
+    with refusing("banned_strings"):
         found = [tuple(base.encode(spaced)) for text in texts if text for spaced in (text, f" {text}")]
-    except SordinoError as error:
-        raise refused(error, field="banned_strings") from error
     return list(dict.fromkeys(ids for ids in found if ids))

@@ -18,14 +18,14 @@ router = APIRouter(tags=["tokens"])
 @router.post("/v1/tokenize")
 async def tokenize(request: Request, prompt: Annotated[StrictStr, Body(embed=True)]) -> dict[str, Any]:
     """The tokens of a text, as vLLM and Aphrodite answer."""
-    ids = await _ids(request, prompt, "prompt")
+    ids = await token_ids(request, prompt, "prompt")
     return {"count": len(ids), "tokens": ids, "max_model_len": serving_of(request).context_length}
 
 
 @router.post("/v1/internal/encode")
 async def encode(request: Request, text: Annotated[StrictStr, Body(embed=True)]) -> dict[str, Any]:
     """The tokens of a text, as text-generation-webui answers."""
-    ids = await _ids(request, text, "text")
+    ids = await token_ids(request, text, "text")
     return {"length": len(ids), "tokens": ids}
 
 
@@ -35,6 +35,7 @@ async def model_info(request: Request) -> dict[str, Any]:
     return {"model_name": serving_of(request).model, "lora_names": []}
 
 
-async def _ids(request: Request, text: str, field: str) -> list[int]:
+async def token_ids(request: Request, text: str, field: str) -> list[int]:
+    """Raises Refused."""
     with refusing(field):
         return await run_in_threadpool(serving_of(request).base.encode, text)

@@ -45,7 +45,8 @@ def steps_within(minutes: float, seconds: Callable[[int], float], step_seconds: 
         raise ConfigError(
             "not one step fits into the time",
             where="--minutes",
-            expected=f"at least {seconds(1) / 60:.1f}",
+            # Rounded up: what is advised has to suffice.
+            expected=f"at least {math.ceil(seconds(1) / 0.6) / 100:g}",
             got=minutes,
             do="give more minutes, or lower --batch",
         )

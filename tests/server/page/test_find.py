@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tests.hub_repositories import files_of
 from tests.hub_server import stand_in, use
 from tests.library.gallery.serving import FileHost, file_host
 from tests.prompt_files import drop
-from tests.server.running import Running, running, voice
+from tests.server.running import Running, eventually, running, voice
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +73,8 @@ def state_of(server: Running, source: str) -> dict[str, Any]:
 
 
 def ended(server: Running, source: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while (one := state_of(server, source))["state"] in ("waiting", "running"):
-        assert time.monotonic() < deadline, one
-        time.sleep(0.02)
-    return one
+    eventually(lambda: state_of(server, source)["state"] not in ("waiting", "running"), 120)
+    return state_of(server, source)
 
 
 def test_rows_say_what_each_is_and_how_well_it_fits(server: Running, host: FileHost) -> None:
@@ -128,10 +124,8 @@ def test_progress_cancelling_and_going_on(server: Running, host: FileHost) -> No
     host.cuts[path] = [10]
     start(server, "lighthouse@voices")
     assert arrived.wait(60)
-    deadline = time.monotonic() + 60
-    while not (one := state_of(server, "lighthouse@voices"))["done"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: state_of(server, "lighthouse@voices")["done"], 60)
+    one = state_of(server, "lighthouse@voices")
     assert (one["state"], one["done"], one["total"]) == ("running", 500, len(host.content(path) or b""))
     # A second start changes nothing.
     start(server, "lighthouse@voices")

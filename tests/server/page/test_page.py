@@ -29,7 +29,7 @@ from sordino.server.page.stories import Stories, StoryUpdate
 from sordino.server.page.training_settings import RunSettings, flags_of
 from sordino.server.prompts import ServedPrompt
 from sordino.training.queue import Jobs
-from tests.server.running import Running, running
+from tests.server.running import Running, eventually, running
 from tests.server.running import voice as voice_of
 from tests.tiny_models import tiny_base
 
@@ -158,20 +158,14 @@ def test_stopping_ends_it(server: Running) -> None:
         said(socket, "text")
         socket.send(json.dumps({"do": "stop", "id": 7}))
         assert said(socket, "done")["id"] == 7
-    deadline = time.monotonic() + 5
-    while httpx.get(f"{server.url}/health").json()["running"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert httpx.get(f"{server.url}/health").json()["running"] == 0
+    eventually(lambda: httpx.get(f"{server.url}/health").json()["running"] == 0, 5)
 
 
 def test_a_tab_that_closes_frees_its_rows(server: Running) -> None:
     with live(server) as socket:
         socket.send(json.dumps(write(settings={"max_tokens": 200, "temperature": 0})))
         said(socket, "text")
-    deadline = time.monotonic() + 5
-    while httpx.get(f"{server.url}/health").json()["running"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert httpx.get(f"{server.url}/health").json()["running"] == 0
+    eventually(lambda: httpx.get(f"{server.url}/health").json()["running"] == 0, 5)
 
 
 @pytest.mark.parametrize(
@@ -444,13 +438,9 @@ def test_without_a_model_the_page_and_the_library_are_there(tmp_path: Path) -> N
 
 
 def settled(server: Running, seconds: float = 60) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while True:
-        told: dict[str, Any] = httpx.get(f"{server.url}/ui/models").json()
-        if told["loading"] is None:
-            return told
-        assert time.monotonic() < deadline, told
-        time.sleep(0.05)
+    eventually(lambda: httpx.get(f"{server.url}/ui/models").json()["loading"] is None, seconds)
+    told: dict[str, Any] = httpx.get(f"{server.url}/ui/models").json()
+    return told
 
 
 def test_unloading_and_loading_again(tmp_path: Path) -> None:
@@ -649,13 +639,10 @@ def test_what_a_download_does_is_said_in_bytes(
     program.chmod(0o755)
     monkeypatch.setattr("sordino.server.page.loading.sys.executable", str(program))
     httpx.post(f"{server.url}/ui/models", json={"name": "smollm2"}).raise_for_status()
-    deadline = time.monotonic() + 20
-    while (loading := httpx.get(f"{server.url}/ui/models").json()["loading"])["total"] is None:
-        assert time.monotonic() < deadline, loading
-        time.sleep(0.05)
+    eventually(lambda: httpx.get(f"{server.url}/ui/models").json()["loading"]["total"])
+    loading = httpx.get(f"{server.url}/ui/models").json()["loading"]
     assert loading == {"name": "smollm2", "line": "downloading, 33% of 93 MB", "done": 31_000_000, "total": 93_000_000}
-    while not child.is_file() or not child.read_text().strip():
-        time.sleep(0.05)
+    eventually(lambda: child.is_file() and child.read_text().strip())
     httpx.post(f"{server.url}/ui/models/cancel", json={})
     assert settled(server)["error"] == ""
     with suppress(psutil.NoSuchProcess):

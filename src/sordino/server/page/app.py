@@ -8,6 +8,7 @@ import time
 import webbrowser
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from sordino.server.page import (
     training,
 )
 from sordino.server.page.state import StatePublisher
-from sordino.server.serving import Idle, Serving
+from sordino.server.serving import Idle
 from sordino.server.start import Models
 from sordino.training import queue
 
@@ -154,38 +155,26 @@ async def clients(request: Request) -> dict[str, Any]:
 class Page:
     """The page of one server. folder: for stories and training runs; by default the user's data folder."""
 
-    def __init__(
-        self,
-        server: Models,
-        idle: Idle,
-        runner: str = "auto",
-        api_key: str | None = None,
-        folder: Path | None = None,
-    ) -> None:
+    def __init__(self, server: Models, idle: Idle, runner: str = "auto", folder: Path | None = None) -> None:
         place = platformdirs.user_data_path("sordino", appauthor=False) if folder is None else folder
-        self._server, self._idle, self._runner, self._api_key = server, idle, runner, api_key
+        self._server, self._idle, self._runner = server, idle, runner
         self._recent = loading.Recent(place / "models.json")
         self._stories, self._jobs = stories.Stories(place / "stories"), queue.Jobs(place / "training")
         self._galleries = Galleries(place / "galleries")
 
     def remembered(self) -> str | None:
         """The model that was served last, if it still exists."""
-        for name in self._recent.names()[:1]:
-            try:
-                files.resolve(name)
-            except SordinoError:
-                continue
-            return name
-        return None
+        try:
+            name = self._recent.names()[0]
+            files.resolve(name)
+        except (IndexError, SordinoError):
+            return None
+        return name
 
     def add(self, app: FastAPI) -> None:
         """Add the page's routes and their shared state to the application."""
-
-        def announce(serving: Serving | Idle) -> None:
-            app.state.serving = serving
-
+        announce = partial(setattr, app.state, "serving")
         app.state.loader = loading.Loader(self._server, self._idle, announce, self._recent, self._runner)
-        app.state.api_key = self._api_key
         app.state.publisher = StatePublisher()
         app.state.inspections, app.state.clients = OrderedDict(), OrderedDict()
         app.state.stories, app.state.jobs = self._stories, self._jobs

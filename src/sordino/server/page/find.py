@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import Field
 
-from sordino.formats.model_card import HUB_TAG
 from sordino.library import hub
 from sordino.library.entry import Entry
 from sordino.library.gallery.added import AddedGallery, Galleries, found_at
@@ -36,8 +35,8 @@ from sordino.server.serving import state_of
 router = APIRouter(prefix="/ui/find", include_in_schema=False)
 
 _MOST_OF_THE_HUB = 100
-# Tags that every soft prompt of the Hub has.
-_NO_NEWS = frozenset({HUB_TAG, "sordino", "peft", "safetensors"})
+# What galleries and cards state alike.
+_STATED = ("description", "licence", "rating", "kind", "n_tokens")
 _Text = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
@@ -151,15 +150,7 @@ class _Rows:
             "source": f"{entry.name}@{gallery.name}",
             "from": gallery.title or gallery.name,
             "name": entry.title or entry.name,
-            "author": entry.author,
-            "description": entry.description,
-            "licence": entry.licence,
-            "rating": entry.rating,
-            "tags": entry.tags,
-            "kind": entry.kind,
-            "n_tokens": entry.n_tokens,
-            "bytes": entry.bytes,
-            "gain": entry.gain,
+            **{name: getattr(entry, name) for name in (*_STATED, "author", "tags", "bytes", "gain")},
             "samples": [{key: text[:SAMPLE_CHARS] for key, text in sample.items()} for sample in entry.samples[:2]],
             "held": self._library.from_gallery(entry),
             **self._fit(entry.stated, entry.n_tokens),
@@ -172,13 +163,9 @@ class _Rows:
             "source": str(listing.reference),
             "from": "Hugging Face Hub",
             "name": claims.name or repository.rpartition("/")[2],
+            **{name: getattr(claims, name) for name in _STATED},
             "author": listing.author,
-            "description": claims.description,
-            "licence": claims.licence,
-            "rating": claims.rating,
-            "tags": [tag for tag in listing.tags if tag not in _NO_NEWS],
-            "kind": claims.kind,
-            "n_tokens": claims.n_tokens,
+            "tags": listing.own_tags,
             "bytes": None,
             "gain": None,
             "samples": [],

@@ -172,7 +172,7 @@ def _weighted(prompt: StoredPrompt, weights: list[float] | None) -> StoredPrompt
 def _attended(prompt: StoredPrompt, message: Write) -> StoredPrompt:
     holds: list[Hold] | None = None
     if message.hold is not None:
-        own = [part.metadata.attention.hold for part in components_of(prompt) if part is not None]
+        own = [part.metadata.attention.hold for part in components_of(prompt)]
         holds = [hold or OFFERED_HOLD if message.hold else "off" for hold in own]
     return with_attention(prompt, holds if holds is None or isinstance(prompt, Mixture) else holds[0], message.strength)
 

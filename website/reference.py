@@ -1,6 +1,6 @@
 """docs/cli.md, made from the commands' own help, docs/python.md, from docstrings, and docs/http.md, from the OpenAPI document.
 
-`python -m sordino.cli.reference [--check] docs/cli.md docs/python.md docs/http.md`
+`python -m website.reference [--check] docs/cli.md docs/python.md docs/http.md`
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from sordino.api.reference import python_reference
 from sordino.cli import COMMANDS, main
-from sordino.server.reference import http_reference
+from website.http_page import http_reference
+from website.python_page import python_reference
 
 _WIDTH = 100
 

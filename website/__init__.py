@@ -1,0 +1,1 @@
+"""What makes the web site and the reference pages of docs/."""
