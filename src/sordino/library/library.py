@@ -11,7 +11,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from sordino.errors import (
 )
 from sordino.library import trash
 from sordino.library.entry import Entry, entry_of, may_pass, reason
-from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder
+from sordino.library.files import FolderSource, changing, is_prompt_folder, listed, make_folder
 from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
@@ -139,13 +139,15 @@ class Library:
             for entry, spelling in zip(entries, spellings, strict=True):
                 if unicodedata.normalize("NFC", spelling[kind]) == wanted:
                     return entry
-        if missing := self.missing_folders():
-            advice = f"the library folder {missing[0]} does not exist: make it, mount its drive, or correct --library"
-        elif not entries:
-            advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        absent, close = self.absences(), near_misses(wanted, [entry.name for entry in entries])
+        if close:
+            advice = f"did you mean {' or '.join(close)}?"
+        elif entries or absent:
+            advice = "check the spelling; `sordino list` shows all names"
         else:
-            close = near_misses(wanted, [entry.name for entry in entries])
-            advice = f"did you mean {' or '.join(close)}?" if close else "`sordino list` shows all names"
+            advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        # Last: a misspelt name is likelier than a folder that is gone.
+        advice += f" ({'; '.join(absent)})" if absent else ""
         raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
 
     def resolve(self, name_or_path: str) -> Path:
@@ -196,7 +198,8 @@ class Library:
         make_folder(self.folders[0])
         try:
             # Its warnings are about other programs; a library reads all that the file holds.
-            formats.write_any(prompt, target, force=replace)
+            with changing(self.folders[0]) if replace else nullcontext():
+                formats.write_any(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
@@ -231,7 +234,8 @@ class Library:
                 "this soft prompt is in no folder of the library", where=entry.name, do="remove it at its source"
             )
         # A folder in a folder is one entry: move the outer one.
-        return trash.discard(folder / entry.path.relative_to(folder).parts[0])
+        with changing(folder):
+            return trash.discard(folder / entry.path.relative_to(folder).parts[0])
 
     def restore(self, trashed: str) -> Entry:
         """Put back what the trash has under this name, as `trash.shown_name`.
