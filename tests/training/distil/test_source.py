@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,13 @@ def test_what_cannot_be_distilled_says_why(tmp_path: Path) -> None:
         read_source([list_])
     with pytest.raises(DataError, match="no text to distil"):
         read_source([empty])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        read_source([tmp_path / "pipe"])
 
 
 def test_words_are_told_from_names_of_files(tmp_path: Path) -> None:

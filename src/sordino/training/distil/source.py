@@ -44,6 +44,9 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> LongText:
+    if not path.is_file():
+        # Opening a pipe waits for whoever writes to it.
+        raise DataError("is neither a file nor a folder", where=path)
     with path.open("rb") as file:
         is_picture = file.read(len(SIGNATURE)) == SIGNATURE
     if not is_picture and path.suffix.lower() != ".json":
