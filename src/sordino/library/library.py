@@ -148,7 +148,7 @@ class Library:
             advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
         # Last: a misspelt name is likelier than a folder that is gone.
         advice += f" ({'; '.join(absent)})" if absent else ""
-        raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
+        raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted or "''", do=advice)
 
     def resolve(self, name_or_path: str) -> Path:
         """The file or folder at that path, or the entry of that name, opened.
@@ -159,15 +159,16 @@ class Library:
         # os.path, not Path: these answer False to what no file can be called, where Path raises.
         text = os.path.expanduser(name_or_path)
         path = Path(text)
-        if os.path.isfile(text) or is_prompt_folder(path):
+        if os.path.isfile(text) or (text and is_prompt_folder(path)):
             return path
+        there = os.path.lexists(text)
         if path.name == name_or_path:
-            return self.open(self.entry(name_or_path))
+            with suppress(NotInLibrary) if there else nullcontext():
+                return self.open(self.entry(name_or_path))
         if os.path.isdir(text):
             return path
-        raise SoftPromptFileError(
-            "no such file", where=name_or_path, do="`sordino list` shows the names in the library"
-        )
+        what = "neither a file nor a folder" if there else "no such file"
+        raise SoftPromptFileError(what, where=name_or_path, do="`sordino list` shows the names in the library")
 
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write the native file of its kind, NAME and an ending of ENDINGS, into the first folder, atomically.

@@ -61,5 +61,6 @@ def test_words_are_told_from_names_of_files(tmp_path: Path) -> None:
     notes.write_text("x")
     assert files_and_words([str(notes), "Be brief.", "Be kind."]) == ((notes,), "Be brief.\n\nBe kind.")
     assert files_and_words(["word " * 2000])[0] == ()
-    with pytest.raises(BadInput, match="no such file"):
-        files_and_words(["nots.txt"])
+    for text in ("nots.txt", ""):
+        with pytest.raises(BadInput, match="no such file"):
+            files_and_words([text])

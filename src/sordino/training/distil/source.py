@@ -86,7 +86,8 @@ def files_and_words(given: Sequence[str]) -> tuple[tuple[Path, ...], str]:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).exists()
+        # "" would be the working directory.
+        return text != "" and Path(text).exists()
     except (OSError, ValueError):
         # Longer than a name can be.
         return False
