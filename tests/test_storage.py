@@ -53,7 +53,7 @@ def test_a_failing_body_leaves_the_old_file(tmp_path: Path, failure: type[BaseEx
     assert names(tmp_path) == ["a"]
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_a_refusing_disk_is_our_error_and_leaves_the_old_file(tmp_path: Path, code: int) -> None:
     write_bytes(tmp_path / "a", b"old")
     with pytest.raises(StorageError, match="the old one is intact") as caught:

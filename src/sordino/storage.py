@@ -26,7 +26,7 @@ from sordino.errors import BadInput, StorageError
 
 _TEMPORARY = re.compile(r"\.sordino-[0-9a-f]{16}\.tmp")
 _ABANDONED_AFTER_SECONDS = 24 * 3600
-_REFUSALS = frozenset({errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM})
+REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM})
 # Libraries in Rust (safetensors, tokenizers) tell the number in the text of an error of their own.
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -169,7 +169,7 @@ def storage_errors(path: Path, *, body: Path | None = None) -> Iterator[None]:
         elif isinstance(named, (str, bytes, os.PathLike)):
             ours = Path(os.fsdecode(named)).is_relative_to(body)
         else:
-            ours = number in _REFUSALS
+            ours = number in REFUSALS
         if not ours:
             raise
         state = "the old one is intact" if path.exists() else "nothing was written"

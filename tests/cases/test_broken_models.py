@@ -6,6 +6,7 @@ template that divides by zero, a tokenizer whose pattern never ends.
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from collections.abc import Callable
@@ -321,14 +322,20 @@ def test_a_template_that_fails_is_an_error_of_the_model(template: str) -> None:
 # A disk that is full
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # As safetensors and tokenizers say it, whose errors are no OSErrors.
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
 @pytest.mark.parametrize("method", ["save_pretrained", "tokenizer"])
 def test_a_disk_that_fills_while_a_conversion_is_saved_is_called_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: Exception
 ) -> None:
-    """As safetensors and tokenizers say it, whose errors are no OSErrors."""
-
     def full(*_: object, **__: object) -> None:
-        raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise error
 
     path = tiny_gguf(tmp_path / "x.gguf")
     target = (

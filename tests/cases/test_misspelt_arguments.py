@@ -35,6 +35,7 @@ QUICK = [
     ("mixture", "fit", "--components", "nope", "--data", "text.txt", "--out", "x.mix.zip"),
     ("mixture", "fit", "--components", "keeper", "--data", "text.txt", "--out", "x.mix.zip", "-m", "./nope"),
     ("distil", "nope.txt", "--out", "x.zip"),
+    ("distil", "Be brief.", "--out", "x.zip", "--openings", "nope.txt"),
     ("show", "keeper", "-m", "./nope"),
     ("convert", "nope", "x.json", "-m", "smollm2"),
     ("serve", "--port", "0", "-m", "./nope"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import click
@@ -12,6 +14,8 @@ from click.testing import CliRunner
 from sordino.cli.options import option_group, setting_options
 from sordino.errors import ConfigError
 from sordino.settings import check_settings, setting
+from tests.cli.commands import ok
+from tests.cli.commands import run as run_command
 
 
 @dataclass(frozen=True)
@@ -141,3 +145,34 @@ def test_a_commands_own_default_is_what_the_help_says() -> None:
     def bake(oven: Oven) -> None: ...
 
     assert "[default: 45]" in CliRunner().invoke(bake, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", ""),
+        ("train", "text.txt", "--heldout", ""),
+        ("train", "text.txt", "--out", ""),
+        ("sweep", "text.txt", "--out-dir", ""),
+        ("convert", "keeper", ""),
+        ("list", "--library", ""),
+        ("gallery", "build", "", "--out", "site"),
+        ("generate", "--batch", ""),
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_refused(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be the working directory, whose texts `train "$TEXTS"` learned where that variable was not set."""
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("The lamp was trimmed. " * 200)
+    result = run_command(*arguments)
+    assert result.exit_code == 2
+    assert "the path is empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_empty_parts_of_the_librarys_variable_are_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "library").mkdir()
+    monkeypatch.setenv("SORDINO_LIBRARY", os.pathsep.join(["", "library", ""]))
+    assert f"The library {tmp_path / 'library'} is empty" in ok("list")

@@ -187,10 +187,11 @@ def test_a_refusal_of_the_system_names_the_file(failing) -> None:
     assert (result.exit_code, result.stderr) == (1, "error: texts/a.txt: Permission denied\n")
 
 
-def test_a_full_disk_behind_the_output_is_no_bug(failing) -> None:
-    result = failing(OSError(errno.ENOSPC, "No space left on device"))
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_behind_the_output_is_no_bug(failing, code: int) -> None:
+    result = failing(OSError(code, os.strerror(code)))
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "No space left" in result.stderr
+    assert os.strerror(code) in result.stderr
 
 
 def test_a_bug_is_one_line_that_asks_for_a_report(failing) -> None:

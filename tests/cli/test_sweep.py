@@ -209,6 +209,11 @@ def test_begun_anew_nothing_of_the_old_one_is_taken() -> None:
     [
         ((), "nothing to train on"),
         (("log",), "--out-dir"),
+        # A wrong value is named before a missing one.
+        (("log", "--on", "slurm"), "--on"),
+        (("--on", "ray://host"), "--on"),
+        (("--tokens", "2,x"), "--tokens"),
+        (("--resume", "nowhere", "--on", "slurm"), "--on"),
         (("nowhere", *QUICK), "no such file"),
         (("log", "--tokens", "2,x", *QUICK), "--tokens"),
         (("log", "--tokens", "2,2", *QUICK), "twice"),

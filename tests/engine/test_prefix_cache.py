@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from types import FrameType
-
 from sordino.engine.prefix_cache import Key, PrefixCache
 from sordino.prompts.attention import PLAIN, PromptAttention
+from tests.engine.counting import CountedDict, steps_of
 
 A, B, C = (("model", name, "start") for name in "abc")
 
@@ -121,27 +118,21 @@ def test_a_text_that_cannot_be_used_leaves_the_next_best() -> None:
     assert (found[0].state, found[1]) == ("whole", 3)
 
 
-def lines_of_a_step(entries: int) -> int:
-    """The lines of Python that run for one request, with so many prefixes, and texts after one of them."""
+def cost_of_a_request(entries: int) -> int:
+    """Of a request, with so many prefixes, and texts after one of them."""
     cache: PrefixCache[str] = PrefixCache(100 * entries)
     for number in range(entries):
         cache.release(cache.keep_prompt(("model", str(number), "start"), "prefix", 10))
         cache.keep_text(A, [7, number, 1, 2], "text", 10)
     running = cache.keep_prompt(A, "a", 10)
-    count = 0
+    for name in ("_prompts", "_idle", "_texts"):
+        setattr(cache, name, CountedDict(getattr(cache, name)))
 
-    def trace(frame: FrameType, event: str, argument: object) -> object:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    # A collection would count the finalizers of whatever earlier tests left after.
-    gc.disable()
-    sys.settrace(trace)
-    try:
+    def step() -> None:
         cache.prompt(A)
         found = cache.longest(A, [7, entries // 2, 1, 3])
+        assert found is not None
+        assert found[1] == 3
         cache.longest(A, [7, -1])
         cache.longest(A, [7, entries // 2, 1, 3], lambda kept, shared: False)
         cache.keep_text(A, [7, entries // 2, 1, 3, 4], "text", 10)
@@ -149,13 +140,9 @@ def lines_of_a_step(entries: int) -> int:
         cache.release(running)
         cache.budget = cache.bytes - 5
         cache.keep_prompt(("model", "new", "start"), "prefix", 10)
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    assert found is not None
-    assert found[1] == 3
-    return count
+
+    return steps_of(step)
 
 
 def test_a_step_costs_the_same_whatever_is_cached() -> None:
-    assert lines_of_a_step(10_000) <= lines_of_a_step(100)
+    assert cost_of_a_request(10_000) <= cost_of_a_request(100)

@@ -90,9 +90,29 @@ def test_a_path_is_a_path_and_a_name_is_a_name(folder: Path, tmp_path: Path, mon
     assert lib.resolve("./other.zip") == Path("./other.zip")
     with pytest.raises(SoftPromptFileError, match="no such file"):
         lib.resolve("./nothing.zip")
-    for nonsense in ("", "a\0b", "..", "x" * 5000, "~nobody-of-that-name"):
+    for nonsense in ("", "a\0b", "x" * 5000, "~nobody-of-that-name"):
         with pytest.raises(NotInLibrary):
             lib.resolve(nonsense)
+
+
+def test_what_is_there_and_no_soft_prompt_is_not_called_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    lib = Library([folder])
+    # Whoever reads it says that it is none.
+    assert (lib.resolve("texts"), lib.resolve("..")) == (Path("texts"), Path(".."))
+    Path("loop").symlink_to("loop")
+    with pytest.raises(SoftPromptFileError, match="loop: neither a file nor a folder"):
+        lib.resolve("loop")
+
+
+def test_an_empty_name_is_not_the_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("adapter_config.json").write_text("{}")
+    with pytest.raises(NotInLibrary, match="''"):
+        Library([folder]).resolve("")
 
 
 @pytest.mark.parametrize("name", ["v", "Dark Tales 2", "Ночь", "v.2", "console", "v.zip"])

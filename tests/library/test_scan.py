@@ -190,8 +190,21 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     lib = Library([tmp_path / "unmounted"])
     assert lib.scan() == []
     assert lib.missing_folders() == [tmp_path / "unmounted"]
-    with pytest.raises(NotInLibrary, match="unmounted does not exist"):
+    with pytest.raises(
+        NotInLibrary, match=r"^v: .*; check the spelling.* \(the library folder .*unmounted does not exist\)$"
+    ):
         lib.entry("v")
+
+
+def test_a_misspelt_name_is_not_put_down_to_a_folder_that_is_not_there(folder: Path, tmp_path: Path) -> None:
+    drop(folder / "keeper.zip")
+    (tmp_path / "file").write_text("where the second folder should be")
+    for second, fault in (("unmounted", "does not exist"), ("file", "is a file, not a folder")):
+        lib = Library([folder, tmp_path / second])
+        with pytest.raises(
+            NotInLibrary, match=rf"^keper: .*; did you mean keeper\? \(the library folder .*{second} {fault}\)$"
+        ):
+            lib.entry("keper")
 
 
 def test_a_thousand_files_take_less_than_half_a_second(

@@ -20,6 +20,7 @@ import click
 from sordino import __version__
 from sordino.engine.waiting import watch_the_machine
 from sordino.errors import ConfigError, ProcessLost, SordinoError
+from sordino.storage import REFUSALS
 from sordino.training.launch import is_launched, is_silent, started_in_several
 
 # name -> (module in this folder, one line for `sordino --help`). Its function there has its name, or `list_`, `help_`.
@@ -175,7 +176,7 @@ def _line_and_code(error: Exception) -> tuple[str, int]:
         return f"error: {error.message}", error.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return f"error: {error.filename}: {error.strerror or type(error).__name__}", 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
+    if isinstance(error, OSError) and error.errno in REFUSALS:
         return f"error: the output cannot be written ({error.strerror})", 1
     return (
         f"internal error: {type(error).__name__}: {error}; this is a bug in Sordino: please report it, "

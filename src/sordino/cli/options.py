@@ -27,7 +27,19 @@ class Decorator(Protocol):
     def __call__(self, command: Decorated, /) -> Decorated: ...
 
 
-PATH = click.Path(path_type=Path)
+class _PathType(click.Path):
+    """A path. Refuses "": it would be the working directory, and is a variable of the shell that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [part for part in super().split_envvar_value(rv) if part]
+
+
+PATH = _PathType(path_type=Path)
 
 
 def _library(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> Library:
@@ -44,7 +56,7 @@ def library_option() -> Decorator:
         envvar="SORDINO_LIBRARY",
         show_envvar=True,
         # The command reports one that cannot be read.
-        type=click.Path(path_type=Path, readable=False),
+        type=_PathType(path_type=Path, readable=False),
         metavar="FOLDER",
         callback=_library,
         help="A folder of soft prompt files; may be repeated: new files go to the first.",

@@ -75,6 +75,9 @@ def sweep(**options: Any) -> None:
 
     Ctrl-C saves the sweep and prints how to resume it; so do SIGTERM, a closed terminal and a closed output.
     """
+    # What was given wrong comes before what was not given.
+    spec = _spec(options)
+    _check_cluster(options)
     if options["resume"] is not None:
         refuse_with_resume("a sweep", besides=("resume", "processes", "on"))
     elif not options["texts"].data:
@@ -83,22 +86,28 @@ def sweep(**options: Any) -> None:
         raise BadInput("there is no folder for the results", where="--out-dir", do="add --out-dir FOLDER")
     check_texts(*options["texts"].data, *options["texts"].heldout)
     check_exist(*filter(None, [options["resume"]]))
-    spec = _spec(options)
     with outlasting_readers():
         _run(spec, options)
+
+
+def _check_cluster(options: Mapping[str, Any]) -> None:
+    """Raises ConfigError, MissingExtra."""
+    if not options["on"]:
+        return
+    from sordino.training.sweep.on_ray import check_ray
+
+    if options["several"].processes > 1 or options["dry_run"]:
+        raise ConfigError("this is for one machine", where="--processes, --dry-run", do="leave it out with --on")
+    check_ray(options["on"])
 
 
 def _run(spec: Spec, options: Mapping[str, Any]) -> None:
     from sordino.cli.sweep_display import SweepDisplay, show_result
     from sordino.cli.training_display import show_stopped
     from sordino.training.sweep.execute import dry_run_sweep, execute_sweep
-    from sordino.training.sweep.on_ray import check_ray, sweep_on_ray
+    from sordino.training.sweep.on_ray import sweep_on_ray
 
     on, several = options["on"], options["several"]
-    if on:
-        if several.processes > 1 or options["dry_run"]:
-            raise ConfigError("this is for one machine", where="--processes, --dry-run", do="leave it out with --on")
-        check_ray(on)
     run = _sweep(spec, options)
     if several.to_launch:
         go_on = f"sordino sweep --resume {quote(str(run.folder))} --processes {several.processes}"

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 from sordino import formats
 from sordino.errors import NotInLibrary, StorageError
@@ -33,11 +38,13 @@ class FolderSource:
         for entry in sorted(listed(self.folder), key=lambda entry: (entry.name.casefold(), entry.name)):
             try:
                 if entry.name.lower().endswith(".zip") and entry.is_file():
-                    yield _item(without_ending(entry.name), Path(entry.path), (_stamp(entry),))
+                    yield _item(without_ending(entry.name), Path(entry.path), (_stamp(entry.name, entry.stat()),))
                 elif entry.is_dir():
                     inner = _prompt_folder(Path(entry.path))
                     if inner is not None:
-                        yield _item(entry.name, inner, tuple(sorted(_stamp(member) for member in listed(inner))))
+                        yield _item(
+                            entry.name, inner, tuple(sorted(_stamp(one.name, one.stat()) for one in listed(inner)))
+                        )
             except OSError:
                 # It vanished after it was listed.
                 continue
@@ -91,6 +98,31 @@ def move_file(source: Path, target: Path) -> bool:
     return True
 
 
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Replace, edit or remove a file of `folder` inside: other processes and threads that want the same wait.
+
+    Where the system or the drive has no such locks, nobody waits. Not to be entered twice: it would wait for itself.
+    """
+    descriptor = None
+    if sys.platform != "win32":
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def identity(path: Path) -> Stamp:
+    """What changes when a file is replaced or written to; empty where there is none."""
+    with suppress(OSError):
+        return (_stamp(path.name, path.stat()),)
+    return ()
+
+
 def make_folder(folder: Path, *, parents: bool = False) -> None:
     """Make a folder where there is none. Without `parents`, never below the place of an unmounted drive. Raises StorageError."""
     try:
@@ -113,8 +145,7 @@ def _item(label: str, path: Path, stamp: Stamp) -> Item:
     return Item(label, path, stamp, max((changed for *_, changed in stamp), default=0) / 1e9)
 
 
-def _stamp(entry: os.DirEntry[str]) -> tuple[str, int, int, int, int]:
+def _stamp(name: str, status: os.stat_result) -> tuple[str, int, int, int, int]:
     # The inode too: an edit within the clock's grain that keeps the size is another file. And the time of the change, which no
     # program sets: a copy may have its source's size and time before it has its content.
-    status = entry.stat()
-    return entry.name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
+    return name, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns

@@ -11,7 +11,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from sordino.errors import (
 )
 from sordino.library import trash
 from sordino.library.entry import Entry, entry_of, may_pass, reason
-from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder
+from sordino.library.files import FolderSource, changing, is_prompt_folder, listed, make_folder
 from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
@@ -139,14 +139,16 @@ class Library:
             for entry, spelling in zip(entries, spellings, strict=True):
                 if unicodedata.normalize("NFC", spelling[kind]) == wanted:
                     return entry
-        if missing := self.missing_folders():
-            advice = f"the library folder {missing[0]} does not exist: make it, mount its drive, or correct --library"
-        elif not entries:
-            advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        absent, close = self.absences(), near_misses(wanted, [entry.name for entry in entries])
+        if close:
+            advice = f"did you mean {' or '.join(close)}?"
+        elif entries or absent:
+            advice = "check the spelling; `sordino list` shows all names"
         else:
-            close = near_misses(wanted, [entry.name for entry in entries])
-            advice = f"did you mean {' or '.join(close)}?" if close else "`sordino list` shows all names"
-        raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
+            advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        # Last: a misspelt name is likelier than a folder that is gone.
+        advice += f" ({'; '.join(absent)})" if absent else ""
+        raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted or "''", do=advice)
 
     def resolve(self, name_or_path: str) -> Path:
         """The file or folder at that path, or the entry of that name, opened.
@@ -157,15 +159,16 @@ class Library:
         # os.path, not Path: these answer False to what no file can be called, where Path raises.
         text = os.path.expanduser(name_or_path)
         path = Path(text)
-        if os.path.isfile(text) or is_prompt_folder(path):
+        if os.path.isfile(text) or (text and is_prompt_folder(path)):
             return path
+        there = os.path.lexists(text)
         if path.name == name_or_path:
-            return self.open(self.entry(name_or_path))
+            with suppress(NotInLibrary) if there else nullcontext():
+                return self.open(self.entry(name_or_path))
         if os.path.isdir(text):
             return path
-        raise SoftPromptFileError(
-            "no such file", where=name_or_path, do="`sordino list` shows the names in the library"
-        )
+        what = "neither a file nor a folder" if there else "no such file"
+        raise SoftPromptFileError(what, where=name_or_path, do="`sordino list` shows the names in the library")
 
     def add(self, prompt: StoredPrompt, *, name: str, replace: bool = False) -> Entry:
         """Write the native file of its kind, NAME and an ending of ENDINGS, into the first folder, atomically.
@@ -196,7 +199,8 @@ class Library:
         make_folder(self.folders[0])
         try:
             # Its warnings are about other programs; a library reads all that the file holds.
-            formats.write_any(prompt, target, force=replace)
+            with changing(self.folders[0]) if replace else nullcontext():
+                formats.write_any(prompt, target, force=replace)
         except BadInput:
             if replace or not target.exists():
                 raise
@@ -231,7 +235,8 @@ class Library:
                 "this soft prompt is in no folder of the library", where=entry.name, do="remove it at its source"
             )
         # A folder in a folder is one entry: move the outer one.
-        return trash.discard(folder / entry.path.relative_to(folder).parts[0])
+        with changing(folder):
+            return trash.discard(folder / entry.path.relative_to(folder).parts[0])
 
     def restore(self, trashed: str) -> Entry:
         """Put back what the trash has under this name, as `trash.shown_name`.

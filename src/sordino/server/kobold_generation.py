@@ -163,7 +163,7 @@ def _prompt_of(serving: Serving, fields: GenerateRequest) -> StoredPrompt | None
         prompt = serving.prompts.prompt(name)
     except BadInput as error:
         raise Refused(422, NOT_VALID, field="soft_prompt") from error
-    serving.metrics.prompts.labels(serving.prompts.named(name).entry.name).inc()
+    serving.metrics.count_prompt(serving.prompts.named(name).entry.name)
     return prompt
 
 

@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from sordino.engine.requests import CacheUse, End
 
+# Each label is a line of every scrape for as long as the server lives: names beyond so many are counted as one.
+_MOST_NAMES, OTHERS = 1000, "(others)"
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -22,7 +24,8 @@ class ServerMetrics:
             "sordino_requests", "Requests by how they ended", ["api", "reason"], registry=self.registry
         )
         self.tokens = Counter("sordino_tokens", "Tokens read and written", ["kind"], registry=self.registry)
-        self.prompts = Counter(
+        self._prompt_names: set[str] = set()
+        self._prompts = Counter(
             "sordino_soft_prompt_requests", "Requests by soft prompt", ["soft_prompt"], registry=self.registry
         )
         self.first_token = Histogram(
@@ -37,6 +40,12 @@ class ServerMetrics:
         self.requests.labels(api, end.reason).inc()
         self.tokens.labels("read").inc(end.n_prompt)
         self.tokens.labels("written").inc(end.n_new)
+
+    def count_prompt(self, name: str) -> None:
+        """Count a request with the soft prompt of this name, or with OTHERS where too many names came before."""
+        if len(self._prompt_names) < _MOST_NAMES:
+            self._prompt_names.add(name)
+        self._prompts.labels(name if name in self._prompt_names else OTHERS).inc()
 
     def watch(self, counts: Callable[[], tuple[int, int]], cache: Callable[[], CacheUse]) -> None:
         """Gauges that are read with each scrape."""

@@ -176,7 +176,7 @@ def _prompt_of(serving: Serving, options: Options) -> StoredPrompt | None:
     with refusing("soft_prompt" if by_model is None else "model"):
         found = serving.prompts.prompt(name)
     prompt = as_asked(options, found)
-    serving.metrics.prompts.labels(serving.prompts.named(name).entry.name).inc()
+    serving.metrics.count_prompt(serving.prompts.named(name).entry.name)
     return prompt
 
 

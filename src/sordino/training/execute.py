@@ -198,7 +198,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise StorageError(
-            f"the run's folder cannot be used ({error.strerror})", where=folder, do="choose another --out"
+            f"the run's folder cannot be used ({error.strerror})", where=folder, do="choose another"
         ) from error
     try:
         yield

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from sordino.server.errors import Refused
+from sordino.server.page import stories
+from sordino.server.page.stories import Stories, StoryUpdate
 from tests.server.running import running
 
 
@@ -34,3 +40,30 @@ def test_a_list_says_how_each_begins(tmp_path: Path) -> None:
             httpx.put(f"{server.url}/ui/stories/{name}", json=story).raise_for_status()
         begins = {one["id"]: one["begins"] for one in httpx.get(f"{server.url}/ui/stories").json()}
         assert begins == {"one": ("It rained. " * 99)[:100], "two": "Who is there?", "three": ""}
+
+
+def test_of_two_servers_that_save_at_once_one_hears_of_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = Stories(tmp_path), Stories(tmp_path)
+    one.put("a", StoryUpdate(text="begun"))
+    looked, may_write, content = threading.Event(), threading.Event(), stories._content
+
+    def slow(story: Any) -> bytes:
+        if story.text == "mine":
+            looked.set()
+            # Without a lock the other one is through by now.
+            may_write.wait(0.3)
+        return content(story)
+
+    monkeypatch.setattr(stories, "_content", slow)
+    with ThreadPoolExecutor(1) as pool:
+        mine = pool.submit(one.put, "a", StoryUpdate(text="mine", revision=1))
+        assert looked.wait(20)
+        with pytest.raises(Refused, match="changed in another tab"):
+            other.put("a", StoryUpdate(text="theirs", revision=1))
+        may_write.set()
+    assert mine.result().revision == 2
+    stored = one.get("a")
+    assert stored is not None
+    assert stored.text == "mine"

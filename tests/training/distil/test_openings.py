@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -61,8 +62,11 @@ def test_no_opening_is_in_two_sets_and_the_seed_deals_them_out() -> None:
     assert make_openings(base, LongText(WORDS), DistilConfig()) == made
 
 
-def test_too_few_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "count"), [("one\n\ntwo\ntwo\n", 2), ("", 0), ("\n\n", 0)])
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_too_few_are_refused(tmp_path: Path, text: str, count: int, template: Literal["chat", "plain"]) -> None:
+    """None of them are too few, too: the packaged ones were not asked for."""
     few = tmp_path / "few.txt"
-    few.write_text("one\n\ntwo\ntwo\n")
-    with pytest.raises(DataError, match="at least 8 lines, got 2 that differ"):
-        make_openings(small_base(), LongText(WORDS), DistilConfig(openings=str(few)))
+    few.write_text(text)
+    with pytest.raises(DataError, match=f"at least 8 lines, got {count} that differ"):
+        make_openings(small_base(), LongText(WORDS), DistilConfig(openings=str(few), template=template))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,18 @@ def test_what_cannot_be_distilled_says_why(tmp_path: Path) -> None:
         read_source([empty])
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        read_source([tmp_path / "pipe"])
+
+
 def test_words_are_told_from_names_of_files(tmp_path: Path) -> None:
     notes = tmp_path / "my notes.txt"
     notes.write_text("x")
     assert files_and_words([str(notes), "Be brief.", "Be kind."]) == ((notes,), "Be brief.\n\nBe kind.")
     assert files_and_words(["word " * 2000])[0] == ()
-    with pytest.raises(BadInput, match="no such file"):
-        files_and_words(["nots.txt"])
+    for text in ("nots.txt", ""):
+        with pytest.raises(BadInput, match="no such file"):
+            files_and_words([text])

@@ -140,7 +140,7 @@ def prepare(serving: Serving, message: Write) -> PreparedWrite:
     sampling = Sampling(**{**settings.model_dump(), "stop": tuple(settings.stop)})
     fitted = [_fit(serving, message.text, prompt, settings.max_tokens) for prompt in prompts]
     for name in filter(None, message.soft_prompts):
-        serving.metrics.prompts.labels(name).inc()
+        serving.metrics.count_prompt(name)
     requests = tuple(
         request_for(serving.base, text.ids, prompt, sampling, seed)
         for prompt, text in zip(prompts, fitted, strict=True)

@@ -17,6 +17,7 @@ from fastapi import Path as InPath
 from pydantic import Field
 
 from sordino.errors import BadInput, StorageError
+from sordino.library.files import changing
 from sordino.server.bodies import StrictBody
 from sordino.server.errors import Refused
 from sordino.server.openai_fields import Items
@@ -58,7 +59,7 @@ class StoryUpdate(Story):
 
 
 class Stories:
-    """A folder of stories. May be used from any thread."""
+    """A folder of stories. May be used from any thread, and by several servers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -74,7 +75,8 @@ class Stories:
 
     def put(self, name: str, update: StoryUpdate) -> Story:
         """Raises Refused (409) where the stored story is newer, BadInput for what could not be read again, StorageError."""
-        with self._lock:
+        make_folder(self._folder)
+        with self._lock, changing(self._folder):
             stored = self.get(name)
             is_known = (
                 stored is None
@@ -87,7 +89,6 @@ class Stories:
             fields = update.model_dump(exclude={"overwrite", "after", "id", "revision", "changed"})
             story = Story(**fields, id=name, revision=revision, changed=time.time())
             content = _content(story)
-            make_folder(self._folder)
             write_bytes(self._path(name), content)
             return story
 

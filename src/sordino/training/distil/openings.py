@@ -97,7 +97,7 @@ def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Mad
     """User turns, every second one after the character's first message, where it has one."""
     system = {"role": "system", "content": source.text}
     made: _Made = []
-    for at, turn in enumerate(own or _packaged("turns")):
+    for at, turn in enumerate(_packaged("turns") if own is None else own):
         messages = [{"role": "user", "content": turn}]
         if source.first_message and at % 2:
             # Templates want a user's turn first.
@@ -115,8 +115,8 @@ def _chats(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Mad
 
 def _plain(base: BaseModel, source: LongText, own: Sequence[str] | None) -> _Made:
     """Beginnings of texts, then turns of a transcript, or questions to answer where the text is not a character's."""
-    texts = list(own or _packaged("texts"))
-    for at, turn in enumerate(() if own else _packaged("turns")):
+    texts = list(_packaged("texts") if own is None else own)
+    for at, turn in enumerate(_packaged("turns") if own is None else ()):
         first = f"{source.name}: {source.first_message}\n" if source.first_message and at % 2 else ""
         turns = f"{first}{USER}: {turn}\n{source.name}:" if source.name else f"Question: {turn}\nAnswer:"
         texts.append(turns)

@@ -44,6 +44,9 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> LongText:
+    if not path.is_file():
+        # Opening a pipe waits for whoever writes to it.
+        raise DataError("is neither a file nor a folder", where=path)
     with path.open("rb") as file:
         is_picture = file.read(len(SIGNATURE)) == SIGNATURE
     if not is_picture and path.suffix.lower() != ".json":
@@ -83,7 +86,8 @@ def files_and_words(given: Sequence[str]) -> tuple[tuple[Path, ...], str]:
 
 def _is_file(text: str) -> bool:
     try:
-        return Path(text).exists()
+        # "" would be the working directory.
+        return text != "" and Path(text).exists()
     except (OSError, ValueError):
         # Longer than a name can be.
         return False
