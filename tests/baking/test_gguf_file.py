@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -20,7 +22,7 @@ from sordino.baking.bake import Baked, bake
 from sordino.engine.config import EngineOptions
 from sordino.engine.runners.build import gguf_runner
 from sordino.engine.runners.runner import Runner, Span
-from sordino.errors import ModelError
+from sordino.errors import BadInput, ModelError
 from sordino.models import files
 from sordino.models.description import describe
 from sordino.prompts.attention import PLAIN
@@ -44,9 +46,26 @@ def tensors(path: Path) -> dict[str, Any]:
     return {tensor.name: tensor for tensor in GGUFReader(path).tensors}
 
 
+def copied_fields(source: Path, target: Path) -> GGUFWriter:
+    """A writer of another file with all that a .gguf file has but tensors."""
+    writer = GGUFWriter(target, "llama")
+    for name, field in GGUFReader(source).fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            within = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub_type=within)
+    return writer
+
+
+def written(writer: GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def test_tensors_are_copied_and_three_grow(tmp_path: Path) -> None:
     source = tiny_gguf(tmp_path / "base.gguf")
-    soft = prompt()
+    soft = prompt().with_metadata(licence="CC0-1.0")
     bake(str(source), {"voice": soft}, tmp_path / "baked.gguf")
     before, after = tensors(source), tensors(tmp_path / "baked.gguf")
     for name, tensor in before.items():
@@ -61,38 +80,48 @@ def test_tensors_are_copied_and_three_grow(tmp_path: Path) -> None:
     assert all(np.array_equal(row, rows[0]) for row in rows)
     assert any(np.array_equal(rows[0], row) for row in before["output.weight"].data)
     fields = GGUFReader(tmp_path / "baked.gguf").fields
+    base = describe(files.resolve(str(source)), source)
     assert fields["tokenizer.ggml.tokens"].contents()[VOCAB_SIZE:] == [f"<|voice:{place}|>" for place in range(4)]
     assert fields["tokenizer.ggml.token_type"].contents()[VOCAB_SIZE:] == [3] * 4
     assert fields["llama.vocab_size"].contents() == VOCAB_SIZE + 4
     assert "<|voice:3|>" in fields["tokenizer.chat_template"].contents()
     assert fields["general.name"].contents() == "tiny llama + voice"
+    assert "voice (4 virtual tokens, licence CC0-1.0)" in fields["general.description"].contents()
+    assert fields["general.base_model.0.name"].contents() == base.id
     described = describe(files.resolve(str(tmp_path / "baked.gguf")), tmp_path / "baked.gguf")
     assert described.encode_markup("<|voice:0|>the") == [VOCAB_SIZE, *described.encode("the")]
+    with pytest.raises(BadInput, match="soft prompts as tokens already"):
+        bake(str(tmp_path / "baked.gguf"), {"other": prompt()}, tmp_path / "twice.gguf")
+
+
+def test_each_of_several_chat_templates_writes_the_tokens(tmp_path: Path) -> None:
+    plain, source = tiny_gguf(tmp_path / "plain.gguf"), tmp_path / "base.gguf"
+    writer = copied_fields(plain, source)
+    writer.add_string("tokenizer.chat_template.tool_use", "Tools. {{ messages[0].content }}")
+    for tensor in GGUFReader(plain).tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    written(writer)
+    bake(str(source), {"voice": prompt()}, tmp_path / "baked.gguf")
+    fields = GGUFReader(tmp_path / "baked.gguf").fields
+    for name in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use"):
+        template = fields[name].contents()
+        assert template.startswith("{%- if soft_prompt is not defined -%}")
+        assert "{{ soft_tokens }}" in template
 
 
 def test_a_tied_head_and_coarse_embeddings(tmp_path: Path) -> None:
     """The head gets the coarse rows of its own; the embeddings become 16-bit floats."""
     plain = tiny_gguf(tmp_path / "plain.gguf", network=tiny("llama", dtype=torch.float32))
     source = tmp_path / "base.gguf"
-    reader = GGUFReader(plain)
-    writer = GGUFWriter(source, "llama")
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            kind = field.types[0]
-            writer.add_key_value(
-                name, field.contents(), kind, sub_type=field.types[-1] if len(field.types) > 1 else None
-            )
+    writer = copied_fields(plain, source)
     coarse = GGMLQuantizationType.Q4_0
-    for tensor in reader.tensors:
+    for tensor in GGUFReader(plain).tensors:
         if tensor.name == "token_embd.weight":
             table = quantize(np.array(tensor.data), coarse)
             writer.add_tensor(tensor.name, table, raw_dtype=coarse)
         elif tensor.name != "output.weight":
             writer.add_tensor(tensor.name, np.array(tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    written(writer)
     soft = prompt()
     bake(str(source), {"voice": soft}, tmp_path / "baked.gguf")
     after = tensors(tmp_path / "baked.gguf")
@@ -102,6 +131,49 @@ def test_a_tied_head_and_coarse_embeddings(tmp_path: Path) -> None:
     assert np.array_equal(head.data[:VOCAB_SIZE], table)
     assert np.array_equal(embeddings.data[:VOCAB_SIZE], dequantize(table, coarse).astype(np.float16))
     assert np.array_equal(embeddings.data[VOCAB_SIZE:], soft.matrix.astype(np.float16))
+
+
+# Prints the most memory of its own that baking a file takes, in bytes; pages of the files themselves are not among it.
+MEMORY = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from sordino.baking.bake import bake
+from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+
+def own():
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+def watch():
+    while not done.wait(0.002):
+        seen.append(own())
+
+small, large, target = map(Path, sys.argv[1:])
+for path, width in ((small, 32), (large, 1024)):
+    soft = SoftPrompt(np.full((4, width), 0.1, np.float32), Metadata())
+    before, seen, done = own(), [], threading.Event()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    # What is imported is of the first.
+    bake(str(path), {"voice": soft}, target / path.name)
+    done.set()
+    watcher.join()
+print(max(seen) - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_is_copied_from_the_disk_to_the_disk(tmp_path: Path) -> None:
+    small = tiny_gguf(tmp_path / "small.gguf")
+    network = tiny("llama", dtype=torch.float32, hidden_size=1024, intermediate_size=8192)
+    large = tiny_gguf(tmp_path / "large.gguf", network=network)
+    (tmp_path / "baked").mkdir()
+    command = [sys.executable, "-c", MEMORY, small, large, tmp_path / "baked"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert large.stat().st_size > 200e6
+    assert int(done.stdout) < large.stat().st_size / 4
 
 
 def test_a_tensor_that_no_token_can_be_added_to(tmp_path: Path) -> None:
@@ -117,41 +189,51 @@ def test_a_tensor_that_no_token_can_be_added_to(tmp_path: Path) -> None:
 
 
 class Case:
-    """A bundled model with a soft prompt baked in."""
+    """A bundled model with two soft prompts baked in, "voice" the first of them."""
 
-    def __init__(self, name: str, soft: SoftPrompt, folder: Path) -> None:
+    def __init__(self, name: str, prompts: Mapping[str, SoftPrompt], folder: Path) -> None:
         source = files.resolve(name)
         path = files.gguf_file(source)
         assert path is not None
         # A baked model holds nothing.
-        self.soft = soft.with_metadata(attention=PLAIN)
+        self.prompts = {name: soft.with_metadata(attention=PLAIN) for name, soft in prompts.items()}
         self.path, self.model = path, describe(source, path)
         self.target = folder / f"{name}.gguf"
-        self.baked: Baked = bake(name, {"voice": soft}, self.target)
+        self.baked: Baked = bake(name, prompts, self.target)
 
 
-def keeper() -> SoftPrompt:
-    with resources.as_file(resources.files("sordino").joinpath("data", "prompts", "keeper.zip")) as path:
+def packaged(name: str) -> SoftPrompt:
+    with resources.as_file(resources.files("sordino").joinpath("data", "prompts", f"{name}.zip")) as path:
         return formats.read(path)
 
 
 @pytest.fixture(scope="module")
 def smollm2_baked(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case("smollm2", keeper(), tmp_path_factory.mktemp("baked"))
+    prompts = {"voice": packaged("keeper"), "other": packaged("port-dolor")}
+    return Case("smollm2", prompts, tmp_path_factory.mktemp("baked"))
+
+
+WORDS = {
+    "voice": "Dear diary, the storm took the boat, and nobody in the house has spoken since Sunday evening.",
+    "other": "LOS ANGELES, CA: Shares of the largest maker of umbrellas fell by nine percent on Monday.",
+}
 
 
 @pytest.fixture(scope="module")
 def gemma_baked(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    """BOS, and embeddings that are scaled. The soft prompt is the embeddings of words: after it the model does not go astray."""
+    """BOS, and embeddings that are scaled. The soft prompts are embeddings of words: after them the model does not go astray."""
     source = files.resolve("gemma3-270m")
     path = files.gguf_file(source)
     assert path is not None
     model = describe(source, path)
     table = next(tensor for tensor in GGUFReader(path).tensors if tensor.name == "token_embd.weight")
-    ids = model.encode("Dear diary, the storm took the boat, and nobody in the house has spoken since Sunday evening.")
-    rows = dequantize(table.data[ids], table.tensor_type) * np.float32(model.d_model**0.5)
     metadata = Metadata(base=model.ref, placement="after_bos")
-    return Case("gemma3-270m", SoftPrompt(rows.astype(np.float32), metadata), tmp_path_factory.mktemp("baked"))
+    prompts = {}
+    for name, text in WORDS.items():
+        ids = model.encode(text)
+        rows = dequantize(table.data[ids], table.tensor_type) * np.float32(model.d_model**0.5)
+        prompts[name] = SoftPrompt(rows.astype(np.float32), metadata)
+    return Case("gemma3-270m", prompts, tmp_path_factory.mktemp("baked"))
 
 
 @pytest.fixture(params=["smollm2_baked", "gemma_baked"])
@@ -174,12 +256,14 @@ def test_llama_cpps_own_server_writes_as_we_do_with_the_soft_prompt(case: Case, 
     asked = {"n_predict": 24, "temperature": 0, "top_k": 1, "cache_prompt": False, "return_tokens": True}
     gaps: dict[str, list[float]] = {"with": [], "without": []}
     with gguf_runner(case.model, case.path, EngineOptions(rows=1), row_cells=256) as runner:
-        for text in OPENINGS:
-            body = {**asked, "prompt": case.baked.texts["voice"] + text}
+        for turn, text in enumerate(OPENINGS):
+            name = ("voice", "other")[turn % 2]
+            body = {**asked, "prompt": case.baked.texts[name] + text}
             answer = httpx.post(f"{url}/completion", json=body, timeout=120).json()
             read, written = case.model.encode(text), answer["tokens"]
-            assert answer["tokens_evaluated"] == len(case.model.bos_ids) + case.soft.n_tokens + len(read)
-            for kind, soft in (("with", case.soft), ("without", None)):
+            own = case.prompts[name]
+            assert answer["tokens_evaluated"] == len(case.model.bos_ids) + own.n_tokens + len(read)
+            for kind, soft in (("with", own), ("without", None)):
                 logits_TV = np.asarray(logits_of(runner, soft, [*read, *written], len(written) + 1))[:-1]
                 gaps[kind] += (logits_TV.max(axis=1) - logits_TV[np.arange(len(written)), written]).tolist()
     assert max(gaps["with"]) < 0.6
@@ -188,14 +272,22 @@ def test_llama_cpps_own_server_writes_as_we_do_with_the_soft_prompt(case: Case, 
 
 
 @pytest.mark.slow
-def test_its_chat_template_writes_the_tokens(smollm2_baked: Case) -> None:
+def test_its_chat_template_writes_the_tokens_of_the_chosen(smollm2_baked: Case) -> None:
     turns = {"messages": [{"role": "user", "content": "Hello"}]}
+    texts = smollm2_baked.baked.texts
     with llama_server(smollm2_baked.target, 2) as url:
-        written = httpx.post(f"{url}/apply-template", json=turns, timeout=60).json()["prompt"]
-        none = {**turns, "chat_template_kwargs": {"soft_prompt": ""}}
-        without = httpx.post(f"{url}/apply-template", json=none, timeout=60).json()["prompt"]
-    assert written == smollm2_baked.baked.texts["voice"] + without
-    assert "<|im_start|>user\nHello" in without
+
+        def shown(**variables: str) -> httpx.Response:
+            body = turns | ({"chat_template_kwargs": variables} if variables else {})
+            return httpx.post(f"{url}/apply-template", json=body, timeout=60)
+
+        none = shown(soft_prompt="").json()["prompt"]
+        assert "<|im_start|>user\nHello" in none
+        assert shown().json()["prompt"] == texts["voice"] + none
+        assert shown(soft_prompt="other").json()["prompt"] == texts["other"] + none
+        misspelt = shown(soft_prompt="othr")
+        assert misspelt.is_error
+        assert "soft_prompt is none of: voice, other" in misspelt.text
 
 
 @pytest.mark.slow
@@ -234,7 +326,7 @@ def test_the_gain_stays(smollm2_baked: Case) -> None:
     described = describe(files.resolve(str(case.target)), case.target)
     voice = described.encode_markup(case.baked.texts["voice"])
     with gguf_runner(case.model, case.path, EngineOptions(rows=1), row_cells=512) as runner:
-        none, soft = loss(runner, windows, None, []), loss(runner, windows, case.soft, [])
+        none, soft = loss(runner, windows, None, []), loss(runner, windows, case.prompts["voice"], [])
     with gguf_runner(described, case.target, EngineOptions(rows=1), row_cells=512) as runner:
         behind = loss(runner, windows, None, voice)
     assert none - soft > 0.2

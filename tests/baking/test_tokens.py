@@ -61,6 +61,17 @@ def test_attention_that_is_not_kept_is_said() -> None:
     assert line.startswith("held asks for hold 64")
 
 
+def test_a_name_that_is_none_of_them_is_an_error_and_no_silence() -> None:
+    """`soft_prompt: "keper"` would otherwise be answered without any."""
+
+    def refuse(reason: str) -> None:
+        raise ValueError(reason)
+
+    template = with_tokens(CHATML, baked("a", "b"), tiny_base("llama"))
+    with pytest.raises(ValueError, match="soft_prompt is none of: a, b"):
+        shown(template, soft_prompt="c", raise_exception=refuse)
+
+
 def test_the_template_writes_the_first_by_itself() -> None:
     template = with_tokens(CHATML, baked("a", "b"), tiny_base("llama"))
     assert shown(template) == "<|a:0|><|a:1|><|im_start|>user\nHello<|im_end|>\n"

@@ -8,8 +8,12 @@ import re
 
 import nbformat
 import pytest
+import torch
 
+import sordino
+from sordino.models import suited
 from sordino.models.catalogue import catalogue
+from sordino.models.suited import DeviceMemory
 from tests.notebooks.forms import NOTEBOOK, fields, filled, read
 
 
@@ -52,6 +56,26 @@ def test_drive_and_the_page_are_off_by_default() -> None:
 def test_the_models_are_those_of_the_catalogue() -> None:
     _, kind = fields(read())["base_model"]
     assert json.loads(kind.removesuffix(" {allow-input: true}")) == list(catalogue())
+
+
+@pytest.mark.parametrize("gigabytes", [0, 15])
+def test_the_gpu_is_named_or_said_to_be_missing(
+    gigabytes: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source,) = (cell.source for cell in read().cells if cell.id == "machine")
+    size = gigabytes * 10**9
+    memory = DeviceMemory("GPU memory", size, size, 4) if size else DeviceMemory("memory", 12 * 10**9, 12 * 10**9, 4)
+    monkeypatch.setattr(suited, "device_memory", lambda: memory)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: size > 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (size, size))
+    exec(source, {"sordino": sordino})
+    shown = capsys.readouterr().out
+    assert ("Tesla T4, 15 GB\n" in shown) == (size > 0)
+    # What to do is said with it.
+    assert ("No GPU was found. In Colab: Runtime, Change runtime type" in shown) == (size == 0)
+    assert "smollm2: about " in shown
+    assert ("mistralai/Mistral-7B-Instruct-v0.3, quantise='nf4'" in shown) == (size > 0)
 
 
 def test_forms_can_be_filled_in() -> None:

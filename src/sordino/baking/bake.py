@@ -16,13 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sordino.baking import folder, gguf_file, silence
-from sordino.baking.tokens import VARIABLE, BakedPrompt, check_placement, not_kept, to_bake
+from sordino.baking.tokens import VARIABLE, BakedPrompt, check_placement, check_unbaked, not_kept, to_bake
 from sordino.engine.config import EngineOptions
 from sordino.engine.runners.build import gguf_runner
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.errors import ConfigError
 from sordino.library.outputs import check_new
 from sordino.models import base_model, files
+from sordino.models.catalogue import catalogue
 from sordino.models.description import DescribedModel, describe
 from sordino.models.files import ModelSource, Notify, silent
 from sordino.models.gguf_conversion import read_gguf_config
@@ -140,6 +141,7 @@ def _to_gguf(
 
 def _check(model: DescribedModel, prompts: Sequence[BakedPrompt], *, force: bool) -> None:
     check_placement(model, prompts)
+    check_unbaked(model, prompts)
     for one in prompts:
         model.check_fit(one.prompt, force=force)
 
@@ -157,7 +159,9 @@ def _about(model: DescribedModel, prompts: Sequence[BakedPrompt]) -> str:
     for one in prompts:
         licence = one.prompt.metadata.licence
         listed.append(f"{one.name} ({one.prompt.n_tokens} virtual tokens{f', licence {licence}' if licence else ''})")
-    return f"{model.id} with soft prompts as tokens, baked by Sordino: {', '.join(listed)}"
+    known = next((one.licence for one in catalogue().values() if model.id in (one.name, one.sizes.id)), "")
+    base = f"{model.id} (licence {known})" if known else model.id
+    return f"{base} with soft prompts as tokens, baked by Sordino: {', '.join(listed)}"
 
 
 def _card(model: DescribedModel, prompts: Sequence[BakedPrompt]) -> str:

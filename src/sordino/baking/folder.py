@@ -45,8 +45,12 @@ def bake_folder(
         head.weight[ids] = head.weight[silent].clone()
         if getattr(head, "bias", None) is not None:
             head.bias[ids] = head.bias[silent].clone()
-    if tokenizer.chat_template:
-        tokenizer.chat_template = with_tokens(tokenizer.chat_template, prompts, base)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        # Some models have one more for tools.
+        tokenizer.chat_template = {name: with_tokens(text, prompts, base) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = with_tokens(template, prompts, base)
     if always:
         _write_always(tokenizer, base.bos_ids, prompts[0])
     generation: Any = network.generation_config

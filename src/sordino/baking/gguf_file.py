@@ -112,8 +112,10 @@ def _fields(
             changed[name] = [*fields[name].contents(), *[value] * len(tokens)]
     if f"{architecture}.vocab_size" in fields:
         changed[f"{architecture}.vocab_size"] = count
-    if _TEMPLATE in fields:
-        changed[_TEMPLATE] = with_tokens(fields[_TEMPLATE].contents(), prompts, model)
+    for name in fields:
+        # Some models have one more for tools.
+        if name == _TEMPLATE or name.startswith(f"{_TEMPLATE}."):
+            changed[name] = with_tokens(fields[name].contents(), prompts, model)
     name = fields["general.name"].contents() if "general.name" in fields else ""
     changed["general.name"] = " + ".join(filter(None, [name, *(one.name for one in prompts)]))
     changed["general.description"] = about

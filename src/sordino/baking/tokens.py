@@ -21,6 +21,8 @@ from sordino.prompts.soft_prompt import SoftPrompt
 
 # The chat template's variable that names the soft prompt; "" for none.
 VARIABLE = "soft_prompt"
+# The template's own variable: the text that it writes.
+_WRITTEN = "soft_tokens"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -73,6 +75,17 @@ def check_placement(model: DescribedModel, prompts: Sequence[BakedPrompt]) -> No
             )
 
 
+def check_unbaked(model: DescribedModel, prompts: Sequence[BakedPrompt]) -> None:
+    """Raise BadInput for a base model whose vocabulary or chat template has soft prompts already: both would be written."""
+    words = model.tokenizer.get_vocab()
+    if any(token in words for one in prompts for token in one.tokens) or model.template_reads(_WRITTEN):
+        raise BadInput(
+            "this base model has soft prompts as tokens already",
+            where=model.name,
+            do="bake all of them at once, into the model without any",
+        )
+
+
 def vectors(prompts: Sequence[BakedPrompt], scale: float) -> NDArray[np.float32]:
     """[N, D]: the rows of the new tokens, one after the other, for a model that multiplies its embeddings with `scale`."""
     return np.asarray(np.concatenate([one.prompt.matrix for one in prompts]) / scale, dtype=np.float32)
@@ -91,16 +104,18 @@ def not_kept(prompts: Sequence[BakedPrompt]) -> list[str]:
 def with_tokens(template: str, prompts: Sequence[BakedPrompt], model: DescribedModel) -> str:
     """A chat template that writes the tokens in front of the conversation: after BOS where it writes one, else first.
 
-    The variable `soft_prompt` chooses by name, "" none; without it the first is written.
+    The variable `soft_prompt` chooses by name, "" none; without it the first is written. Another name is an error.
     """
-    lines = [f"{{%- if {VARIABLE} is not defined -%}}{{%- set soft_tokens = '{prompts[0].text}' -%}}"]
-    lines += [f"{{%- elif {VARIABLE} == '{one.name}' -%}}{{%- set soft_tokens = '{one.text}' -%}}" for one in prompts]
-    head = "".join([*lines, "{%- else -%}{%- set soft_tokens = '' -%}{%- endif -%}"])
-    behind_bos = head + re.sub(r"\bbos_token\b", "(bos_token + soft_tokens)", template)
+    lines = [f"{{%- if {VARIABLE} is not defined -%}}{{%- set {_WRITTEN} = '{prompts[0].text}' -%}}"]
+    lines += [f"{{%- elif {VARIABLE} == '{one.name}' -%}}{{%- set {_WRITTEN} = '{one.text}' -%}}" for one in prompts]
+    known = ", ".join(one.name for one in prompts)
+    lines.append(f"{{%- elif {VARIABLE} -%}}{{{{- raise_exception('{VARIABLE} is none of: {known}') -}}}}")
+    head = "".join([*lines, f"{{%- else -%}}{{%- set {_WRITTEN} = '' -%}}{{%- endif -%}}"])
+    after_bos = head + re.sub(r"\bbos_token\b", f"(bos_token + {_WRITTEN})", template)
     # A template may mention BOS and not write it.
-    if model.bos_ids and _rendered(behind_bos, model).count(prompts[0].tokens[0]) == 1:
-        return behind_bos
-    return head + "{{ soft_tokens }}" + template
+    if model.bos_ids and _rendered(after_bos, model).count(prompts[0].tokens[0]) == 1:
+        return after_bos
+    return f"{head}{{{{ {_WRITTEN} }}}}{template}"
 
 
 def _rendered(template: str, model: DescribedModel) -> str:

@@ -32,7 +32,7 @@ def bake(prompts: PromptChoice, target: Path, model: ModelChoice, always: bool, 
 
     Programs that know no soft prompts run it: llama.cpp, KoboldCpp, Ollama, LM Studio, vLLM, transformers. In a chat the
     template writes the first soft prompt by itself; its variable soft_prompt chooses another by name, "" none. Elsewhere the text
-    that is printed goes in front. Hold and strength are not kept.
+    that is printed goes in front. Ollama needs a Modelfile (docs/bake.md). Hold and strength are not kept.
     """
     loaded = prompts.load_single()
     from sordino.models.sizes import check_sizes

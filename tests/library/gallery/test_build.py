@@ -102,9 +102,19 @@ def test_mature_ones_are_hidden_and_in_no_feed(folder: Path, tmp_path: Path) -> 
     build_site(folder, site, url="https://files.example/v")
     page, feed = ((site / name).read_text() for name in ("index.html", "feed.xml"))
     assert "data-mature hidden" in page
-    assert 'id="mature"' in page
+    assert '<option value="">Not mature</option><option value="all">All ratings</option>' in page
+    assert '<option value="explicit">Explicit</option></select>' in page
     assert "Dark" not in feed
     assert "https://files.example/v/files/keeper.zip" in feed
+
+
+def test_a_page_of_one_rating_has_no_filter_for_it(folder: Path, tmp_path: Path) -> None:
+    build_site(folder, tmp_path / "site")
+    assert 'id="rating"' not in (tmp_path / "site" / "index.html").read_text()
+    Library([folder]).add(SoftPrompt(matrix(5), Metadata(name="Unrated")), name="unrated")
+    build_site(folder, tmp_path / "site")
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert '<option value="">All ratings</option><option value="general">General</option></select>' in page
 
 
 def test_a_second_build_takes_away_what_is_gone_and_nothing_else(folder: Path, tmp_path: Path) -> None:

@@ -120,7 +120,12 @@ def test_a_connection_that_is_open_already_is_checked_too(host: FileHost) -> Non
 
 @pytest.mark.parametrize(
     ("headers", "what"),
-    [({"Content-Encoding": "gzip"}, "compressed"), ({"Content-Range": "lines 1-2/3"}, "without a statement")],
+    [
+        ({"Content-Encoding": "gzip"}, "compressed"),
+        ({"Content-Range": "lines 1-2/3"}, "without a statement"),
+        ({"Content-Range": f"bytes 1-2/{'9' * 5000}"}, "without a statement"),
+        ({"Content-Length": "9" * 5000}, "cannot be reached"),
+    ],
 )
 def test_answers_that_are_none(host: FileHost, headers: dict[str, str], what: str) -> None:
     host.headers["/x"] = headers

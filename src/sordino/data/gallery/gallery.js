@@ -7,16 +7,16 @@
   const show = () => {
     const words = $("words").value.toLowerCase().split(/\s+/).filter(Boolean),
       model = $("model").value,
-      mature = $("mature")?.checked ?? false;
-    let count = 0;
-    for (const { dataset } of cards) if (!("mature" in dataset) || mature) count += 1;
-    let shown = 0;
+      rating = $("rating")?.value ?? "";
+    let count = 0,
+      shown = 0;
     for (const card of cards) {
-      const { text, model: own, mature: isMature } = card.dataset;
-      const isShown =
-        (isMature === undefined || mature) && (!model || own === model) && words.every((word) => text.includes(word));
-      card.hidden = !isShown;
-      if (isShown) shown += 1;
+      const { text, model: own, rating: itsRating, mature } = card.dataset;
+      // Mature ones are hidden until somebody asks for them.
+      const isRated = rating === "all" || (rating ? itsRating === rating : mature === undefined);
+      card.hidden = !isRated || (model && own !== model) || !words.every((word) => text.includes(word));
+      if (isRated) count += 1;
+      if (!card.hidden) shown += 1;
     }
     $("count").textContent = shown === count ? `${shown} shown` : `${shown} of ${count}`;
     $("none").hidden = shown > 0;

@@ -28,6 +28,7 @@ from sordino.library.gallery.web import Reach, checked_url
 from sordino.library.library import Library
 from sordino.library.names import ENDINGS, safe_name
 from sordino.prompts.fit import plain_name
+from sordino.prompts.soft_prompt import RATINGS
 from sordino.storage import make_folder, scratch_folder, storage_errors, write_bytes
 
 PAGE, FEED, _FOLDER = "index.html", "feed.xml", "files"
@@ -137,7 +138,7 @@ def _pages(index: GalleryIndex, url: str) -> Iterator[tuple[str, str]]:
     # Those with something to read come first.
     views = sorted(map(_view, index.entries), key=lambda view: not view["samples"])
     models = {view["model_key"]: view["model"] for view in views}
-    known = {"title": index.title, "url": url, "views": views}
+    known = {"title": index.title, "url": url, "views": views, "known_ratings": RATINGS}
     page = environment.from_string(_data("index.html.j2")).render(
         **known, models=sorted(models.items(), key=lambda pair: pair[1].casefold())
     )

@@ -30,7 +30,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 10.0, 30.0
 _HEADERS = {"User-Agent": f"sordino/{__version__}", "Accept-Encoding": "identity"}
 # No proxy reaches this machine.
 _DIRECT = ("all://127.0.0.1", "all://localhost", "all://[::1]")
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+# As many digits as a size has: Python refuses to read thousands.
+_RANGE = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})")
 
 
 class Reach(IntEnum):
