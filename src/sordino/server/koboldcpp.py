@@ -17,7 +17,7 @@ from sordino.server.serving import serving_of
 router = APIRouter(tags=["KoboldCpp"])
 
 _Text = Annotated[StrictStr, Body(embed=True)]
-_Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20)]
+_Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20, fail_fast=True)]
 
 
 @router.post("/api/extra/tokencount")
