@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.console import Console
 from sordino import cli
 from sordino.cli import console
 from sordino.cli.console import one_line, print_json, printable
+from sordino.cli.train import train
 from sordino.errors import BadInput, StorageError
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -120,6 +122,18 @@ def test_help_groups_the_commands() -> None:
     stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
     headings = [line.rstrip(":") for line in stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Options", "Make", "Use", "Share", "Look inside", "Serve"]
+
+
+def test_the_help_of_train_has_sections_and_each_option_once() -> None:
+    stdout = CliRunner().invoke(cli.main, ["train", "--help"], prog_name="sordino").stdout
+    headings = [line.rstrip(":") for line in stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert headings[:3] == ["Files", "Soft prompt", "Length of the run"]
+    assert headings[-1] == "Other"
+    other = stdout.partition("\nOther:\n")[2].split()
+    assert [word for word in other if word.startswith("-")] == ["--json", "-h,", "--help"]
+    flags = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", stdout, re.MULTILINE)
+    known = [one.opts[0] for one in train.params if isinstance(one, click.Option) and not one.hidden]
+    assert sorted(flags) == sorted([one if one.startswith("--") else "--model" for one in known] + ["--help"])
 
 
 def test_help_and_import_load_no_torch() -> None:

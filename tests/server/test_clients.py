@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import APIStatusError, OpenAI
 
 from sordino.engine.sampling import Sampling
 from sordino.server.chat_fields import ChatRequest
@@ -105,6 +106,9 @@ def test_a_request_without_a_model_gets_the_default_and_an_empty_soft_prompt_non
         ({"ban_eos_token": True, "ignore_eos": True}, {"end": "forbid"}),
         ({"ignore_eos": True}, {"end": "ignore"}),
         ({"min_length": 12}, {"min_tokens": 12}),
+        # SillyTavern's preset Deterministic, and a group chat of many.
+        ({"top_p": 0, "typical": 0, "tfs": 0}, {"top_k": 1}),
+        ({"stop": [f"\nMember {one}:" for one in range(40)] + ["e"]}, {"stop": ("e",)}),
     ],
 )  # fmt: skip
 def test_what_others_call_otherwise_works(live: Running, fields: dict[str, Any], own: dict[str, Any]) -> None:
@@ -316,7 +320,14 @@ CHAT = {"model": "tiny-llama", "messages": [{"role": "user", "content": "Hello"}
 
 
 def chatted(live: Running, **fields: Any) -> httpx.Response:
-    return post(live, "/v1/chat/completions", **{**CHAT, **fields})
+    """By OpenAI's own client, which does not know every field."""
+    other = {name: fields.pop(name) for name in ("chat_template_kwargs",) if name in fields}
+    with OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+        try:
+            raw = client.chat.completions.with_raw_response
+            return raw.create(**{**CHAT, **fields}, extra_body=other).http_response
+        except APIStatusError as error:
+            return error.response
 
 
 def test_a_text_behind_its_end_has_exactly_the_tokens_asked_for(live: Running) -> None:

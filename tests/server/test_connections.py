@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from sordino.server import errors
 from sordino.server.page import live as page_live
 from sordino.server.serving import ServerLimits
 from tests.server.running import Running, eventually, running
@@ -105,7 +106,7 @@ def test_an_answer_that_nobody_reads_is_given_up(live: Running) -> None:
 def test_a_tab_that_does_not_read_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_live, "_MOST_UNREAD", 8)
     # The system buffers some megabytes, which short messages would fill slowly.
-    monkeypatch.setattr(page_live, "_LONGEST_ERROR", 50_000)
+    monkeypatch.setattr(errors, "LONGEST_MESSAGE", 70_000)
     sizes: list[int] = []
     original = page_live._Tab.send
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sordino.server.app import api
 from sordino.server.foreign import ALIASES, IGNORED, IGNORED_IN_STREAMS, NEUTRAL, UNUSED
 from tests.server.running import running
 
@@ -13,7 +14,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(e
 
 def test_every_endpoint_is_documented_and_every_documented_one_is_there(tmp_path: Path) -> None:
     with running(tmp_path) as live:
-        routes = live.server.config.app.app.app.openapi()["paths"]
+        routes = api(live.serving).openapi()["paths"]
     there = {
         (method.upper(), re.sub(r":\w+}", "}", path)) for path, operations in routes.items() for method in operations
     }

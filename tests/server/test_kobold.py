@@ -294,8 +294,10 @@ def test_a_stream_that_ended_by_itself_says_so(live: Running) -> None:
 
 
 def test_what_is_no_route_is_no_wrong_field(live: Running) -> None:
-    assert httpx.get(f"{live.url}/api/v1/nothing").status_code == 404
-    assert httpx.delete(f"{live.url}/api/v1/model").status_code == 405
+    nothing, method = httpx.get(f"{live.url}/api/v1/nothing"), httpx.delete(f"{live.url}/api/v1/model")
+    assert (nothing.status_code, method.status_code) == (404, 405)
+    assert "nothing at GET '/api/v1/nothing'" in nothing.json()["detail"]["msg"]
+    assert "use GET" in method.json()["detail"]["msg"]
 
 
 def test_a_default_that_cannot_be_remembered_is_none(tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ import click
 from sordino.cli.console import out, outlasting_readers, show_table
 from sordino.cli.loading import ModelChoice, base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
-from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
+from sordino.cli.training_options import (
+    TrainCommand,
+    check_exist,
+    check_texts,
+    dry_run_option,
+    resume_option,
+    training_text_options,
+)
 from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import Outputs, check_folder
@@ -32,27 +39,7 @@ if TYPE_CHECKING:
     from sordino.training.strategy import Strategy
 
 
-class _Train(click.Command):
-    """A wrong flag is recorded as the run's failure too, for the page that gave it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        try:
-            return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            from sordino.training.failure import recorded
-
-            flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
-            # Until all is parsed, what was not given is a sentinel of click's.
-            given = ctx.params.get("error_file")
-            try:
-                with recorded(given if isinstance(given, Path) else None):
-                    raise ConfigError(error.message, where=flag)
-            except ConfigError:
-                # click shows it, with the usage.
-                raise error from None
-
-
-@click.command(cls=_Train, short_help="Make a soft prompt from texts.")
+@click.command(cls=TrainCommand, short_help="Make a soft prompt from texts.")
 @training_text_options()
 @click.option("--out", type=PATH, help="The file to write.  [default: DATA's name with .zip, in the working directory]")
 @click.option(

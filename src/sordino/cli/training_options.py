@@ -9,9 +9,52 @@ import click
 
 from sordino.cli.loading import heldout_option
 from sordino.cli.options import PATH, Decorator, option_group, setting_option
-from sordino.errors import BadInput
+from sordino.errors import BadInput, ConfigError
 from sordino.settings import settings_of
 from sordino.training.config import ReadingConfig, TextPaths
+
+# The help of `train`: what most people need comes first.
+_SECTIONS = {
+    "Files": ("out", "overwrite", "heldout", "speaker", "most_text"),
+    "Soft prompt": ("kind", "tokens", "hold", "init", "method", "placement"),
+    "Length of the run": ("minutes", "steps", "patience", "resume", "dry_run"),
+    "Learning": (
+        *("recipe", "lr", "find_lr", "batch", "row_tokens", "context", "objective", "optimiser"),
+        *("warmup", "clip", "weight_decay", "average", "seed"),
+    ),
+    "Samples and measurement": ("evaluate_every", "sample_every", "sample_text", "measure"),
+    "About the soft prompt": ("name", "author", "description", "licence", "tags", "rating", "no_samples"),
+    "Base model and machine": ("model", "device", "dtype", "quantise", "offload", "pass_tokens", "processes", "shard"),
+    "Several soft prompts": ("prompts", "out_dir"),
+}
+
+
+class TrainCommand(click.Command):
+    """Its help has sections. A wrong flag is recorded as the run's failure too, for the page that gave it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        records = {one.name: record for one in options if (record := one.get_help_record(ctx))}
+        sections = {title: [records.pop(name) for name in names] for title, names in _SECTIONS.items()}
+        for title, lines in {**sections, "Other": [*records.values()]}.items():
+            with formatter.section(title):
+                formatter.write_dl(lines)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            from sordino.training.failure import recorded
+
+            flag = error.param.opts[0] if isinstance(error, click.BadParameter) and error.param is not None else ""
+            # Until all is parsed, what was not given is a sentinel of click's.
+            given = ctx.params.get("error_file")
+            try:
+                with recorded(given if isinstance(given, Path) else None):
+                    raise ConfigError(error.message, where=flag)
+            except ConfigError:
+                # click shows it, with the usage.
+                raise error from None
 
 
 def training_text_options(data: Decorator | None = None) -> Decorator:

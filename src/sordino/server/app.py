@@ -24,6 +24,7 @@ from sordino.server import kobold, koboldcpp, openai, prompts_api, tokens
 from sordino.server.addresses import Access
 from sordino.server.errors import Refused, body_of, refused, status_of, upload_not_stored
 from sordino.server.guard import Guard, WrongKeys
+from sordino.server.memory import TrimsMemory
 from sordino.server.serving import Idle, Serving, state_of
 from sordino.server.start import Models
 
@@ -56,7 +57,7 @@ def create_app(
         )
     # The page's login looks at keys, too.
     app.state.api_key, app.state.wrong_keys = access.api_key, WrongKeys(serving.limits.wrong_key_seconds)
-    return RequestLog(Guard(outer, access, serving.limits, app.state.wrong_keys))
+    return RequestLog(TrimsMemory(Guard(outer, access, serving.limits, app.state.wrong_keys)))
 
 
 def api(serving: Serving | Idle, models: Models | None = None) -> FastAPI:
@@ -149,8 +150,6 @@ def _request_id(scope: Scope) -> bytes:
 
 def _answer(request: Request, status: int, message: str, *, field: str = "", code: str | None = None) -> JSONResponse:
     path = request.url.path
-    # Messages repeat parts of the request, and a lone surrogate has no encoding.
-    message, field = (text.encode("utf-8", "backslashreplace").decode() for text in (message, field))
     return JSONResponse(body_of(path, status, message, field=field, code=code), status_of(path, status))
 
 
@@ -186,7 +185,13 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         return await _sordino_error(request, upload_not_stored(error.__cause__))
     # FastAPI's message for bytes that are not UTF-8, deep nesting, or a number of thousands of digits.
     is_no_json = error.status_code == 400 and error.detail == "There was an error parsing the body"
-    answer = _answer(request, error.status_code, "the body is not JSON" if is_no_json else str(error.detail))
+    message = "the body is not JSON" if is_no_json else str(error.detail)
+    place = f"{request.method} {request.url.path[:100]!r}"
+    if error.status_code == 404:
+        message = f"there is nothing at {place}: GET /openapi.json lists the routes"
+    elif error.status_code == 405:
+        message = f"no route is {place}: use {(error.headers or {}).get('Allow', 'GET')}"
+    answer = _answer(request, error.status_code, message)
     if not is_no_json:
         # No such route, or not with this method: the status is the same on KoboldAI's routes.
         answer.status_code = error.status_code

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 # More than any of them has.
 _MOST_FIELDS = 256
@@ -26,6 +27,17 @@ class StrictBody(BaseModel):
         if isinstance(given, dict) and len(given) > _MOST_FIELDS:
             raise ValueError(f"at most {_MOST_FIELDS} fields were expected")
         return given
+
+
+def few_entries(most: int, what: str) -> BeforeValidator:
+    """For an object of any keys: where there are more, none of its values is looked at, as each wrong one makes an error."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise PydanticCustomError("too_long", f"at most {most} {what} were expected")
+        return value
+
+    return BeforeValidator(checked)
 
 
 # Of answers that are sent while they are made. Without the second, nginx and others collect them first.

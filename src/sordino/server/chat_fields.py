@@ -39,7 +39,7 @@ class ChatMessage(StrictBody):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: StrictStr | Items[TextPart] | None = None
     name: StrictStr | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Items[dict[str, Any]] | None = None
     tool_call_id: StrictStr | None = None
 
     def for_template(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class ChatRequest(Options):
     max_completion_tokens: StrictInt | None = None
     logprobs: StrictBool | None = None
     top_logprobs: StrictInt | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Items[dict[str, Any]] | None = None
     tool_choice: Any = None
     chat_template_kwargs: Annotated[dict[str, Any], Field(max_length=64)] | None = None
     reasoning_effort: StrictStr | None = None

@@ -25,6 +25,7 @@ from sordino.errors import (
     StorageError,
 )
 
+LONGEST_MESSAGE = 1000
 _KOBOLD_TYPES = {501: "not_implemented", 503: "service_unavailable", 507: "out_of_memory"}
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -106,8 +107,16 @@ def _public_message(error: SordinoError, field: str) -> str:
     return SordinoError(error.what, where=where, expected=error.expected, got=error.got, do=error.do).message
 
 
+def shown(message: str) -> str:
+    """A message as it is sent. It repeats parts of the request: they may be long, and a lone surrogate has no encoding."""
+    if len(message) > LONGEST_MESSAGE:
+        message = f"{message[: LONGEST_MESSAGE // 2]} ... {message[-LONGEST_MESSAGE // 4 :]}"
+    return message.encode("utf-8", "backslashreplace").decode()
+
+
 def body_of(path: str, status: int, message: str, *, field: str = "", code: str | None = None) -> dict[str, Any]:
     """The body of an error, in the shape of the API that `path` belongs to."""
+    message, field = shown(message), shown(field)
     if path.startswith("/api/"):
         if field:
             return {"detail": {field: [message]}}

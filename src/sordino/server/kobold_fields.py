@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
 from sordino.engine.config import Sampling
 from sordino.server.foreign import ALIASES, order_of
 from sordino.server.openai_fields import HoldField, Items, LogitBias, StrengthField, logit_bias
-from sordino.server.sampler_fields import Number, SamplerFields
+from sordino.server.sampler_fields import ONE_TOKEN, Number, SamplerFields
 
 # Of KoboldCpp's last log probabilities.
 _LIKELIEST = 5
@@ -78,17 +78,15 @@ class GenerateRequest(KoboldSettings, SamplerFields):
 
 def sampling_of(fields: GenerateRequest, stop: Sequence[str], samplers: Mapping[str, Any]) -> Sampling:
     """samplers: as from `sampler_settings`. Raises ConfigError, Refused."""
-    # In KoboldAI 0 keeps one token, as does a value just above 0.
-    least = 1e-9
     return Sampling(
         max_tokens=fields.max_length,
         temperature=fields.temperature,
         top_k=fields.top_k,
-        top_p=max(fields.top_p, least),
+        top_p=fields.top_p or ONE_TOKEN,
         min_p=fields.min_p,
-        typical=max(fields.typical, least),
+        typical=fields.typical or ONE_TOKEN,
         top_a=fields.top_a,
-        tfs=max(fields.tfs, least),
+        tfs=fields.tfs or ONE_TOKEN,
         repetition_penalty=fields.rep_pen,
         repetition_range=fields.rep_pen_range,
         repetition_slope=fields.rep_pen_slope,

@@ -20,7 +20,7 @@ from sordino.server.tokens import token_ids
 router = APIRouter(tags=["KoboldCpp"])
 
 _Text = Annotated[StrictStr, Body(embed=True)]
-_Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20)]
+_Ids = Annotated[list[StrictInt], Body(embed=True), Field(max_length=1 << 20, fail_fast=True)]
 
 
 @router.post("/api/extra/tokencount")

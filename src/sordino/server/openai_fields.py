@@ -13,10 +13,10 @@ from sordino.engine.grammar import Grammar
 from sordino.engine.sampling import Sampling
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import MAX_COMPONENTS, Mixture, StoredPrompt, with_attention
-from sordino.server.bodies import StrictBody
+from sordino.server.bodies import StrictBody, few_entries
 from sordino.server.errors import Refused, refusing
 from sordino.server.foreign import check_fields, order_of, translate
-from sordino.server.sampler_fields import NAMES, Number, SamplerFields, sampler_settings
+from sordino.server.sampler_fields import NAMES, ONE_TOKEN, Number, SamplerFields, sampler_settings
 from sordino.server.serving import Serving
 
 # What the engine's `Sampling` takes by the same name; `typical` is `typical_p` here.
@@ -53,13 +53,7 @@ StrengthField = Annotated[
 ]
 
 
-def _few_biases(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > MOST_BIASES:
-        raise PydanticCustomError("too_long", f"at most {MOST_BIASES} biases were expected")
-    return value
-
-
-LogitBias = Annotated[dict[str, Number] | None, BeforeValidator(_few_biases)]
+LogitBias = Annotated[dict[str, Number] | None, few_entries(MOST_BIASES, "biases")]
 
 
 class StreamOptions(StrictBody):
@@ -187,11 +181,10 @@ def sampling_of(
             field=names.get("max_tokens", "max_tokens"),
         )
     stops = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop or ())
-    if len(stops) > 16:
-        raise Refused(400, "at most 16 stop strings", field="stop")
     given = {field: value for field in _SAMPLING if (value := getattr(options, names.get(field, field))) is not None}
     # vLLM's -1, like 0, means all.
     given |= {field: 0 for field in ("top_k", "repetition_range") if given.get(field) == -1}
+    given |= {field: ONE_TOKEN for field in ("top_p", "typical", "tfs") if given.get(field) == 0}
     if options.dynatemp_min is not None and options.dynatemp_max is not None:
         low, high = options.dynatemp_min, options.dynatemp_max
         given |= {"temperature": (low + high) / 2, "dynatemp_range": (high - low) / 2}

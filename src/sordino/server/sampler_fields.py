@@ -12,6 +12,8 @@ from sordino.server.errors import Refused, refusing
 from sordino.server.foreign import texts_in
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# For other programs top_p 0, typical 0 and tfs 0 keep one token, as does a value just above 0.
+ONE_TOKEN = 1e-9
 # A list that is looked at item by item only where it is not too long.
 _Texts = Annotated[list[StrictStr], Field(max_length=256)]
 # Each group does nothing while its first field is 0, so the others are not even checked then.

@@ -33,7 +33,7 @@ from starlette.requests import HTTPConnection
 from sordino.engine.requests import Chunk
 from sordino.errors import SordinoError
 from sordino.server.bodies import STREAM_HEADERS
-from sordino.server.errors import Refused, refused
+from sordino.server.errors import Refused, refused, shown
 from sordino.server.generation import Generation
 from sordino.server.page.messages import Measure, Stop, TabMessage, Write, measured, prepare
 from sordino.server.page.state import Payload, StatePublisher, page_state
@@ -45,7 +45,6 @@ log = logging.getLogger("sordino.server")
 
 # Requests of one tab at once; messages that wait for a tab to read them.
 _MOST_RUNNING, _MOST_UNREAD = 16, 1024
-_LONGEST_ERROR = 1000
 _tab_message: TypeAdapter[Write | Measure | Stop] = TypeAdapter(TabMessage)
 
 
@@ -188,6 +187,4 @@ def _number_of(message: Any) -> int | None:
 
 
 def _error(number: int | None, message: str) -> Payload:
-    # Messages repeat parts of the request, of any length, and a lone surrogate has no encoding.
-    shown = message[:_LONGEST_ERROR].encode("utf-8", "backslashreplace").decode()
-    return {"is": "error", "id": number, "message": shown}
+    return {"is": "error", "id": number, "message": shown(message)}

@@ -19,7 +19,7 @@ from sordino.errors import ConfigError
 from sordino.models.description import DescribedModel
 from sordino.prompts.attention import LEAST_STRENGTH, MOST_STRENGTH, OFFERED_HOLD, Hold
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of, with_attention
-from sordino.server.bodies import StrictBody
+from sordino.server.bodies import StrictBody, few_entries
 from sordino.server.generation import chat_ids, leading_positions
 from sordino.server.openai_fields import Items
 from sordino.server.serving import Serving
@@ -78,7 +78,7 @@ class Write(_Strict):
     id: int
     text: PageText
     soft_prompts: list[str] = Field(min_length=1, max_length=MOST_COLUMNS)
-    weights: dict[str, Items[float]] = Field(default_factory=dict)
+    weights: Annotated[dict[str, Items[float]], few_entries(256, "weights")] = Field(default_factory=dict)
     strength: Annotated[float, Field(strict=True, ge=LEAST_STRENGTH, le=MOST_STRENGTH)] | None = None
     hold: StrictBool | None = None
     settings: SamplingFields = SamplingFields()

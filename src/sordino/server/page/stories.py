@@ -18,7 +18,7 @@ from pydantic import Field
 
 from sordino.errors import BadInput, StorageError
 from sordino.library.files import changing
-from sordino.server.bodies import StrictBody
+from sordino.server.bodies import StrictBody, few_entries
 from sordino.server.errors import Refused
 from sordino.server.openai_fields import Items
 from sordino.storage import make_folder, write_bytes
@@ -27,6 +27,8 @@ router = APIRouter(prefix="/ui/stories", include_in_schema=False)
 
 # Of a story in the list.
 _BEGINNING_CHARS = 100
+# More than a message of a chat has.
+_MOST_PARTS = 64
 
 Id = Annotated[str, InPath(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
@@ -44,7 +46,7 @@ class Story(StrictBody):
     note: str = ""
     output: str = ""
     generated: Items[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]] = Field(default_factory=list)
-    chat: Items[dict[str, str | list[str]]] | None = None
+    chat: Items[Annotated[dict[str, str | Items[str]], few_entries(_MOST_PARTS, "parts of a message")]] | None = None
     character: dict[str, Any] | None = None
     revision: Annotated[int, Field(ge=0)] = 0
     changed: float = 0.0
