@@ -13,8 +13,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.browser import browser
 from tests.e2e.sillytavern import sordino_at, tavern_at
-from tests.e2e.steps import Server
+from tests.e2e.steps import PAGE, SOCKET, Server
 from tests.server.running import Running, running
+
+# Playwright's own limit is 5 s.
+expect.set_options(timeout=PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +59,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
     """A tab of a fresh browser over it. What breaks in it fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(PAGE)
+    context.add_init_script(SOCKET)
     broken: list[str] = []
     context.on("weberror", lambda error: broken.append(str(error.error)))
     page = context.new_page()
@@ -64,6 +69,14 @@ def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert not broken
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """For files whose tests leave nothing behind but soft prompts and stories."""
+    one = Server(tmp_path_factory.mktemp("shared"), "--model", "smollm2")
+    yield one
+    one.close()
 
 
 @pytest.fixture
@@ -77,6 +90,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def page(server: Server, chromium: Browser) -> Iterator[Page]:
     """A tab of a fresh browser. Whatever it asks of elsewhere, and what breaks in it, fails the test."""
     context = chromium.new_context(viewport={"width": 1100, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(PAGE)
+    context.add_init_script(SOCKET)
     tab = context.new_page()
     foreign: list[str] = []
     broken: list[str] = []

@@ -235,7 +235,7 @@ def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
 def test_a_second_run_waits_for_the_first(page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
-    first = begin(page, "first", [log(0), log(1), log(2)], steps="4000", patience="0")
+    first = begin(page, "first", [log(0), log(1), log(2)], steps="100000", patience="0")
     expect(first.locator(".state")).to_contain_text("Training · step", timeout=WAIT)
     page.get_by_role("link", name="New soft prompt").click()
     # Texts that are dropped while the server is still asked to train are another run's.

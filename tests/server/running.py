@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 import uvicorn
 
@@ -28,6 +28,7 @@ from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.tiny_models import tiny_base
+from tests.waiting import until
 
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.
 NO_JSON = (b"\xff", b"[" * 100_000, b'{"prompt": "a", "max_length": ' + b"9" * 5_000 + b"}")
@@ -44,6 +45,16 @@ class Running:
     def base(self) -> BaseModel:
         assert isinstance(self.serving.base, BaseModel)
         return self.serving.base
+
+    @property
+    def left(self) -> float:
+        """Texts that were not written to their end because whoever asked for them has left."""
+        return left_at(self.url)
+
+
+def left_at(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'reason="left"' in line and "_total{" in line)
 
 
 def voice(base: BaseModel, seed: int, *, tokens: int = 4, **metadata: Any) -> SoftPrompt:
@@ -115,10 +126,7 @@ def running(
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.01)
+        until(lambda: server.started, "the server does not start")
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
             yield Running(f"http://127.0.0.1:{port}", serving, folder / "library", server)

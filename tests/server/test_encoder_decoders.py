@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sordino.engine.generate import TextRequest, complete
 from sordino.engine.sampling import Sampling
 from tests.server.running import Running, running
 from tests.tiny_models import tiny_base
+from tests.waiting import until
 
 TEXT = "the keeper wrote of the sea"
 
@@ -68,13 +68,11 @@ def test_a_stream_is_the_same_text(live: Running) -> None:
 
 
 def test_a_client_that_leaves_frees_its_row(live: Running) -> None:
+    before = live.left
     given = {"model": "tiny-t5-1.1:keeper", "prompt": TEXT, "max_tokens": 1000, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{live.url}/v1/completions", json=given, timeout=30) as answer:
         next(answer.iter_lines())
-    deadline = time.monotonic() + 10
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: live.left == before + 1 and live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def test_koboldai(live: Running) -> None:

@@ -23,6 +23,7 @@ from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, format
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 TEXT = "The keeper wrote"
 JSON = {"Content-Type": "application/json"}
@@ -224,13 +225,24 @@ def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> No
     limits = ServerLimits(max_tokens=120)
     with running(tmp_path, others={other.name: other}, limits=limits) as live:
         old = plainly(live, None, tokens=100)
+        # It is still writing when the other model takes over.
+        begun, changed = threading.Event(), threading.Event()
+        runner = live.serving.backend._engine.runner
+        run = runner.run
+
+        def held(spans: Any) -> Any:
+            begun.set()
+            assert changed.wait(WAIT)
+            return run(spans)
+
+        runner.run = held
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(written(live, max_length=100)))
         thread.start()
-        while get(live, "/health")["running"] == 0:
-            time.sleep(0.002)
+        assert begun.wait(WAIT)
         assert put(live, "/api/v1/model", model=other.name).json() == {}
-        thread.join(30)
+        changed.set()
+        thread.join(WAIT)
         assert answers == [old]
         assert get(live, "/api/v1/model") == {"result": other.id}
         assert get(live, "/v1/models")["data"][0]["id"] == other.name
@@ -334,7 +346,7 @@ def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.runner.run
 
     def slow(spans: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return run(spans)
 
     monkeypatch.setattr(engine.runner, "run", slow)
@@ -369,14 +381,11 @@ def test_check_and_abort_while_it_writes(live: Running, monkeypatch: pytest.Monk
     def so_far() -> str:
         return str(post(live, "/api/extra/generate/check", genkey="mine").json()["results"][0]["text"])
 
-    deadline = time.monotonic() + 10
-    while len(so_far()) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(so_far()) >= 3)
     part = so_far()
     assert post(live, "/api/extra/abort", genkey="another").json() == {"success": False}
     assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": True}
-    thread.join(10)
+    thread.join(WAIT)
     (answer,) = answers
     assert answer.status_code == 200
     assert answer.json()["results"][0]["text"].startswith(part)
@@ -400,7 +409,7 @@ def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("path", ["/api/v1/generate", "/api/extra/generate/stream"])
 def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     endless(live, monkeypatch)
-    timeout = httpx.Timeout(5, read=0.3)
+    timeout, before = httpx.Timeout(WAIT, read=0.3), live.left
 
     def leave() -> None:
         with httpx.stream("POST", f"{live.url}{path}", json={"prompt": TEXT, **LONG}, timeout=timeout) as answer:
@@ -410,13 +419,11 @@ def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.M
     with pytest.raises(httpx.ReadTimeout):
         leave()
     _settled(live)
+    assert live.left == before + 1
 
 
 def _settled(live: Running) -> None:
-    deadline = time.monotonic() + 3
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline, "rows are left"
-        time.sleep(0.01)
+    until(lambda: live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def test_what_clients_ask_first(live: Running) -> None:
@@ -434,6 +441,9 @@ def test_what_clients_ask_first(live: Running) -> None:
 
 def test_a_new_file_is_in_the_list_at_once(live: Running) -> None:
     formats.write(voice(live.base, 7), live.folder / "new.zip")
-    time.sleep(0.6)
-    names = [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
-    assert names == ["clerk.zip", "keeper.zip", "new.zip"]
+
+    def names() -> list[str]:
+        return [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
+
+    until(lambda: "new.zip" in names())
+    assert names() == ["clerk.zip", "keeper.zip", "new.zip"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from sordino.server.foreign import NEUTRAL
 from sordino.server.serving import ServerLimits
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 TEXT = "The keeper wrote"
 
@@ -327,6 +327,7 @@ def test_a_context_overflow_has_the_numbers(live: Running, client: OpenAI) -> No
 
 def test_a_client_that_leaves_frees_its_rows(live: Running, client: OpenAI) -> None:
     bias = {str(word): -100 for word in live.base.stop_ids}
+    before = live.left
     stream = client.completions.create(
         model="tiny-llama", prompt=TEXT, max_tokens=100, stream=True, n=3, temperature=1, logit_bias=bias
     )
@@ -336,12 +337,9 @@ def test_a_client_that_leaves_frees_its_rows(live: Running, client: OpenAI) -> N
         httpx.post(
             f"{live.url}/v1/completions",
             json={"model": "tiny-llama", "prompt": [TEXT] * 8, "max_tokens": 100, "logit_bias": bias},
-            timeout=httpx.Timeout(5, read=0.05),
+            timeout=httpx.Timeout(WAIT, read=0.05),
         )
-    deadline = time.monotonic() + 5
-    while live.serving.backend.counts() != (0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: live.left == before + 3 + 8 and live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def test_a_file_that_is_replaced_takes_effect_on_the_next_request(tmp_path: Path) -> None:
