@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import pytest
@@ -73,17 +72,16 @@ def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """For files whose tests leave nothing behind but soft prompts and stories."""
-    one = Server(tmp_path_factory.mktemp("shared"), "--model", "smollm2")
+    one = Server(tmp_path_factory.mktemp("server"), "--model", "smollm2")
     yield one
     one.close()
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path, "--model", "smollm2")
-    yield one
-    one.close()
+def server(shared_server: Server) -> Server:
+    """As a new user has it. Tests that leave more behind than soft prompts and stories have one of their own."""
+    shared_server.clear()
+    return shared_server
 
 
 @pytest.fixture

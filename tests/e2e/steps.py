@@ -127,11 +127,13 @@ class Server:
 
     def clear(self) -> None:
         """As a new user has it: no soft prompts, no default, no stories."""
+        if self.process.process.poll() is not None:
+            self.again()
         httpx.put(f"{self.url}/api/v1/config/soft_prompt", json={"value": ""}).raise_for_status()
         for one in httpx.get(f"{self.url}/ui/stories").json():
             httpx.delete(f"{self.url}/ui/stories/{one['id']}").raise_for_status()
-        shutil.rmtree(self.library)
-        self.library.mkdir()
+        for path in self.library.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         until(lambda: not httpx.get(f"{self.url}/v1/soft_prompts").json()["data"])
 
     def add(self, *names: str) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
@@ -18,12 +17,6 @@ from playwright.sync_api import Page, expect
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, held_answers, lamp, sent, shot
 
 pytestmark = NEEDED
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    shared_server.clear()
-    return shared_server
 
 
 CARD = {

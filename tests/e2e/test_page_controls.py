@@ -6,7 +6,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import Page, expect
 
 from sordino import formats
@@ -27,12 +26,6 @@ from tests.e2e.steps import (
 )
 
 pytestmark = NEEDED
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    shared_server.clear()
-    return shared_server
 
 
 def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
