@@ -21,6 +21,7 @@ from sordino.models.base_model import BaseModel
 from sordino.server.foreign import IGNORED, IGNORED_IN_STREAMS
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
+from sordino.server.start import Models
 from tests.server.running import NO_JSON, Running, running, voice
 from tests.tiny_models import tiny_base
 from tests.waiting import WAIT, until
@@ -220,28 +221,35 @@ def test_changing_to_a_model_that_is_not_allowed_names_the_field(live: Running) 
     assert "--other-model" in answer.json()["detail"]["model"][0]
 
 
-def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> None:
+def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny_base("gpt2", dtype=torch.float32)
     limits = ServerLimits(max_tokens=120)
     with running(tmp_path, others={other.name: other}, limits=limits) as live:
         old = plainly(live, None, tokens=100)
         # It is still writing when the other model takes over.
-        begun, changed = threading.Event(), threading.Event()
+        begun, over = threading.Event(), threading.Event()
         runner = live.serving.backend._engine.runner
-        run = runner.run
+        run, change = runner.run, Models.change
 
         def held(spans: Any) -> Any:
             begun.set()
-            assert changed.wait(WAIT)
+            assert over.wait(WAIT)
             return run(spans)
 
-        runner.run = held
+        def changed(models: Models, name: str, announce: Any, **named: Any) -> None:
+            def announced(new: Any) -> None:
+                announce(new)
+                over.set()
+
+            change(models, name, announced, **named)
+
+        monkeypatch.setattr(runner, "run", held)
+        monkeypatch.setattr(Models, "change", changed)
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(written(live, max_length=100)))
         thread.start()
         assert begun.wait(WAIT)
         assert put(live, "/api/v1/model", model=other.name).json() == {}
-        changed.set()
         thread.join(WAIT)
         assert answers == [old]
         assert get(live, "/api/v1/model") == {"result": other.id}
