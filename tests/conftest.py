@@ -15,16 +15,30 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two workers with two threads each on two cores are slower than either alone.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import httpx
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+
+from tests.waiting import WAIT
 
 if TYPE_CHECKING:
     from sordino.models.base_model import BaseModel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-settings.register_profile("sordino", deadline=None, derandomize="CI" in os.environ, database=None)
+# No limit of time: a busy machine is no fault.
+settings.register_profile(
+    "sordino",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("sordino")
+
+# httpx's own limit is 5 s, in one value that all its functions share.
+_limit: httpx.Timeout = httpx.get.__kwdefaults__["timeout"]
+_limit.connect = _limit.read = _limit.write = _limit.pool = WAIT
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,7 +69,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for folder in ("models", "converted"):
         (own / folder).mkdir()
         for path in (users / folder).glob("*"):
-            (own / folder / path.name).symlink_to(path)
+            # Another process may be writing there.
+            if not path.name.startswith("."):
+                (own / folder / path.name).symlink_to(path)
     patch = pytest.MonkeyPatch()
     patch.setenv("SORDINO_CACHE", str(own))
     yield

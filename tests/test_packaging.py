@@ -17,6 +17,7 @@ import yaml
 from sordino import __version__
 from sordino.server.addresses import Access
 from tests.server.process import started
+from tests.waiting import WAIT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 IMAGES = ("Dockerfile", "Dockerfile.cuda")
@@ -92,8 +93,8 @@ def test_the_health_check_of_an_image_passes_on_a_server_and_fails_without_one(t
     with started("--no-ui", "--port", "0", env=env) as process:
         port = process.url().rpartition(":")[2]
         command = [sys.executable, *(one.replace(str(Access().port), port) for one in arguments)]
-        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode != 0
+        assert subprocess.run(command, capture_output=True, timeout=WAIT).returncode == 0
+    assert subprocess.run(command, capture_output=True, timeout=WAIT).returncode != 0
 
 
 def test_the_service_is_valid_and_closed() -> None:

@@ -31,7 +31,7 @@ def test_the_site_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        timeout=300,
+        timeout=900,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert faults(tmp_path / "site") == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import library_with_keeper, refused, run
+from tests.waiting import WAIT
 
 TEXT = "The lamp was trimmed and the log was written. " * 60
 # Faults that are found without PyTorch, whose import takes seconds; and what the error names.
@@ -90,7 +91,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_pytorch_they_are_found(here: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, json.dumps(QUICK)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=True)
     for arguments, line in zip(QUICK, ended.stdout.splitlines(), strict=True):
         exit_code, said = json.loads(line)
         assert (exit_code, "nope" in said) == (2, True), f"{' '.join(arguments)}: {said}"

@@ -21,6 +21,7 @@ from sordino.cli import console
 from sordino.cli.console import one_line, print_json, printable
 from sordino.cli.train import train
 from sordino.errors import BadInput, StorageError
+from tests.waiting import WAIT
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 
@@ -43,7 +44,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=WAIT,
         env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1", **environment},
     )
 
@@ -239,7 +240,7 @@ def test_a_reader_that_leaves_causes_no_traceback(arguments: list[str]) -> None:
             stdout=write_end,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=WAIT,
             env={**os.environ, "PYTHONPATH": str(SOURCE)},
         )
     finally:

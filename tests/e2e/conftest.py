@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 
 import httpx
 import pytest
@@ -13,8 +12,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.browser import browser
 from tests.e2e.sillytavern import sordino_at, tavern_at
-from tests.e2e.steps import Server
+from tests.e2e.steps import PAGE, SOCKET, Server
 from tests.server.running import Running, running
+
+# Playwright's own limit is 5 s.
+expect.set_options(timeout=PAGE)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
     """A tab of a fresh browser over it. What breaks in it fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, accept_downloads=True)
+    context.set_default_timeout(PAGE)
+    context.add_init_script(SOCKET)
     broken: list[str] = []
     context.on("weberror", lambda error: broken.append(str(error.error)))
     page = context.new_page()
@@ -66,17 +70,26 @@ def tab(tiny: Running, chromium: Browser) -> Iterator[Page]:
     assert not broken
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    one = Server(tmp_path, "--model", "smollm2")
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    one = Server(tmp_path_factory.mktemp("server"), "--model", "smollm2")
     yield one
     one.close()
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Server:
+    """As a new user has it. Tests that leave more behind than soft prompts and stories have one of their own."""
+    shared_server.clear()
+    return shared_server
 
 
 @pytest.fixture
 def page(server: Server, chromium: Browser) -> Iterator[Page]:
     """A tab of a fresh browser. Whatever it asks of elsewhere, and what breaks in it, fails the test."""
     context = chromium.new_context(viewport={"width": 1100, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(PAGE)
+    context.add_init_script(SOCKET)
     tab = context.new_page()
     foreign: list[str] = []
     broken: list[str] = []

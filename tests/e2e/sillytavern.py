@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import httpx
 import pytest
 
 from tests.server.process import started
+from tests.waiting import WAIT, free_port, until
 
 INSTALLED = Path(os.environ.get("SORDINO_E2E", Path(__file__).parents[2] / ".e2e")) / "node_modules" / "sillytavern"
 NODE = shutil.which("node")
@@ -24,13 +23,6 @@ NEEDED = [
     pytest.mark.e2e,
     pytest.mark.skipif(NODE is None or not INSTALLED.is_dir(), reason="SillyTavern is not installed: make e2e"),
 ]
-
-
-def wait(until: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -47,9 +39,7 @@ def sordino_at(folder: Path) -> Iterator[str]:
 @contextmanager
 def tavern_at(folder: Path) -> Iterator[httpx.Client]:
     """A client of SillyTavern's own routes."""
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     assert NODE is not None
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
@@ -62,7 +52,7 @@ def tavern_at(folder: Path) -> Iterator[httpx.Client]:
             stderr=subprocess.STDOUT,
         )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=WAIT) as client:
 
                 def answers() -> bool:
                     assert process.poll() is None, (folder / "log").read_text()[-3000:]
@@ -71,7 +61,7 @@ def tavern_at(folder: Path) -> Iterator[httpx.Client]:
                     except httpx.TransportError:
                         return False
 
-                wait(answers, 180, "SillyTavern did not start")
+                until(answers, "SillyTavern did not start")
                 yield client
         finally:
             process.terminate()

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
@@ -21,6 +23,7 @@ from playwright.sync_api import Locator, Page, expect
 from sordino.models.cache import cache_folder
 from tests.e2e.browser import AXE, CHROMIUM, faults
 from tests.server.process import Process, started
+from tests.waiting import until
 
 NEEDED = [
     pytest.mark.e2e,
@@ -49,16 +52,34 @@ WATCH_KEYS = """() => {
     }), true);
 }"""
 
-# window.sent: what the page asks the engine for, as it leaves the browser.
-_WATCH_SENT = (
-    "window.sent = []; const send = WebSocket.prototype.send;"
-    "WebSocket.prototype.send = function (said) { window.sent.push(JSON.parse(said)); return send.call(this, said); };"
-)
+# In each tab of `tab` and `page`. window.sent: what the page asks the engine for, as it leaves the browser; with a seed, so that
+# what is drawn at random is the same in each run. window.held: answers of the engine that the page has not received yet
+# (`held_answers`).
+SOCKET = """
+window.sent = [], window.held = null, window.drawn = 0;
+const { send } = WebSocket.prototype, { set } = Object.getOwnPropertyDescriptor(WebSocket.prototype, "onmessage");
+WebSocket.prototype.send = function (said) {
+    const message = JSON.parse(said);
+    if (message.do === "write") message.seed ??= ++window.drawn;
+    window.sent.push(message);
+    return send.call(this, JSON.stringify(message));
+};
+Object.defineProperty(WebSocket.prototype, "onmessage", {
+    set(receive) {
+        set.call(this, (event) => {
+            if (window.held && JSON.parse(event.data).is !== "state") window.held.push(() => receive(event));
+            else receive(event);
+        });
+    },
+});
+"""
 
 # Milliseconds for what the model writes, or a training run does. They take a second or two where nobody else wants the machine;
 # beside other work, and a run gives way to all of it, minutes. A wait ends as soon as what it is for is there, so a long one
 # lets nothing through that a short one would not: how quick the page is, others measure.
 WAIT = 240_000
+# And for what the page and the server do by themselves: expect waits as long, where no other time is given (conftest.py).
+PAGE = 120_000
 
 
 class Server:
@@ -104,19 +125,33 @@ class Server:
                 with suppress(psutil.Error):
                     psutil.Process(pid).kill()
 
+    def clear(self) -> None:
+        """As a new user has it: no soft prompts, no default, no stories."""
+        if self.process.process.poll() is not None:
+            self.again()
+        httpx.put(f"{self.url}/api/v1/config/soft_prompt", json={"value": ""}).raise_for_status()
+        for one in httpx.get(f"{self.url}/ui/stories").json():
+            httpx.delete(f"{self.url}/ui/stories/{one['id']}").raise_for_status()
+        for path in self.library.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        until(lambda: not httpx.get(f"{self.url}/v1/soft_prompts").json()["data"])
+
     def add(self, *names: str) -> None:
         """Put packaged soft prompts into the library."""
         for name in names:
             (self.library / f"{name}.zip").write_bytes(PROMPTS.joinpath(f"{name}.zip").read_bytes())
 
 
-def watch_sent(page: Page) -> None:
-    page.add_init_script(_WATCH_SENT)
-    page.reload()
+@contextmanager
+def held_answers(page: Page) -> Iterator[None]:
+    """What the engine answers reaches the page after this block: meanwhile the model writes, however fast it is."""
+    page.evaluate("() => { window.held = []; }")
+    yield
+    page.evaluate("() => { const { held } = window; window.held = null; for (const receive of held) receive(); }")
 
 
 def sent(page: Page) -> dict[str, Any]:
-    """The last text that the page asked for: see `watch_sent`."""
+    """The last text that the page asked for."""
     last: dict[str, Any] = page.evaluate("() => window.sent.filter((one) => one.do === 'write').at(-1)")
     return last
 
@@ -126,9 +161,9 @@ def shot(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def lamp(page: Page, kind: str, seconds: float = 10) -> None:
-    """The lamp is of this kind within so many seconds, and of this colour on the screen."""
-    expect(page.locator("#lamp")).to_have_attribute("data-kind", kind, timeout=1000 * seconds)
+def lamp(page: Page, kind: str) -> None:
+    """The lamp becomes of this kind, and is of this colour on the screen."""
+    expect(page.locator("#lamp")).to_have_attribute("data-kind", kind, timeout=WAIT)
     picture = Image.open(io.BytesIO(page.locator("#lamp").screenshot())).convert("RGB")
     red, green, blue = picture.getpixel((picture.width // 2, picture.height // 2))
     seen = "grey" if max(red, green, blue) - min(red, green, blue) < 20 else "green" if green > blue else "blue"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from pathlib import Path
 
 import httpx
@@ -18,10 +17,12 @@ from tests.e2e.steps import (
     NEEDED,
     PASTE,
     PROMPTS,
+    SOCKET,
     WAIT,
     Server,
     choose,
     fitting,
+    held_answers,
     lamp,
     likeliest,
     new_tokens,
@@ -31,20 +32,25 @@ from tests.e2e.steps import (
     shot,
     story_action,
 )  # fmt: skip
+from tests.waiting import until
 
 pytestmark = NEEDED
 
 # How many characters of the story are shaded.
 UNSEEN = "[...document.querySelectorAll('#sheet mark')].reduce((sum, one) => sum + one.textContent.length, 0)"
-# The lengths that the story had, a picture at a time.
+# The lengths that the story had, one after another.
 _WATCH = """() => {
     window.grew = [];
     const field = document.querySelector("#story");
-    const look = () => {
-        if (field.value.length !== window.grew.at(-1)) window.grew.push(field.value.length);
-        requestAnimationFrame(look);
-    };
-    look();
+    for (const name of ["value", "setRangeText"]) {
+        const kind = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, name);
+        const grow = (change) => function (...given) {
+            change.apply(this, given);
+            if (field.textLength !== window.grew.at(-1)) window.grew.push(field.textLength);
+        };
+        if (kind.set) Object.defineProperty(field, name, { ...kind, set: grow(kind.set) });
+        else field[name] = grow(kind.value);
+    }
 }"""
 
 
@@ -64,7 +70,7 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     # Drop one into the folder, and a broken one.
     server.add("village-gazette")
     (server.library / "damaged.zip").write_bytes(b"PK nothing")
-    expect(prompt_row(page, "village-gazette.zip")).to_be_visible(timeout=5000)
+    expect(prompt_row(page, "village-gazette.zip")).to_be_visible()
     expect(prompt_row(page, "damaged.zip")).to_contain_text("Broken: ")
     fitting(page)
     page.locator("#search").fill("no such words")
@@ -79,7 +85,7 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     )
     shot(page, "prompts")
     keeper.get_by_role("link", name="Keeper's log").click()
-    expect(page.locator(".words span").nth(7)).to_be_visible(timeout=30_000)
+    expect(page.locator(".words span").nth(7)).to_be_visible()
     fitting(page)
     shot(page, "details")
     with page.expect_download() as download:
@@ -108,12 +114,13 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     expect(page.locator("#meter")).to_contain_text("soft")
     expect(page.locator("#saved")).to_have_text("saved")
     # Undo gives back what a retry took, and then takes the continuation.
+    new_tokens(page, 1000)
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
     page.get_by_role("button", name="Stop", exact=True).click()
     expect(page.get_by_role("button", name="Continue")).to_be_enabled()
     page.get_by_role("button", name="Undo").click()
     expect(story).to_have_value(written)
+    new_tokens(page, 80)
     # What was typed after it comes back with it.
     story.press_sequentially(" Then he slept.")
     page.get_by_role("button", name="Undo").click()
@@ -158,11 +165,11 @@ def test_a_writers_story(server: Server, page: Page, tmp_path: Path) -> None:
     choose(page, "/default")
     lamp(page, "green")
     httpx.put(f"{server.url}/api/v1/config/soft_prompt", json={"value": ""})
-    lamp(page, "blue", 1.5)
+    lamp(page, "blue")
     httpx.put(f"{server.url}/api/v1/config/soft_prompt", json={"value": "village-gazette.zip"})
-    lamp(page, "green", 1.5)
+    lamp(page, "green")
     httpx.put(f"{server.url}/api/v1/config/soft_prompt", json={"value": ""})
-    lamp(page, "blue", 1.5)
+    lamp(page, "blue")
 
 
 def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page) -> None:
@@ -181,10 +188,10 @@ def test_the_server_dies_and_two_tabs_edit_one_story(server: Server, page: Page)
     had = story.input_value()
     assert len(had) > 40
     server.again()
-    lamp(page, "blue", 30)
+    lamp(page, "blue")
     expect(page.get_by_role("button", name="Continue")).to_be_enabled()
     assert story.input_value() == had
-    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#saved")).to_have_text("saved")
     # The same story in another tab, changed there first.
     other = page.context.new_page()
     other.goto(server.url)
@@ -215,7 +222,7 @@ def test_what_is_written_stays_with_its_story(server: Server, page: Page) -> Non
     expect(page.locator("#go")).to_be_enabled()
     page.wait_for_timeout(1500)
     expect(story).to_have_value("A letter came")
-    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#saved")).to_have_text("saved")
     stored = {one["title"]: one["id"] for one in httpx.get(f"{server.url}/ui/stories").json()}
     first = httpx.get(f"{server.url}/ui/stories/{stored['First']}").json()["text"]
     assert first.startswith("It began to rain")
@@ -226,28 +233,28 @@ def test_what_is_written_stays_with_its_story(server: Server, page: Page) -> Non
     page.reload()
     lamp(page, "blue")
     expect(story).to_have_value("A letter came, and another")
-    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#saved")).to_have_text("saved")
     page.locator("#go").click()
     page.wait_for_function("() => document.querySelector('#story').value.length > 60", timeout=WAIT)
     page.reload()
     lamp(page, "blue")
     story.press("End")
     story.press_sequentially(" And so on.")
-    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#saved")).to_have_text("saved")
     expect(page.locator("#conflict")).to_be_hidden()
     # What the server could not take is in the list until it can.
     page.route("**/ui/stories/*", lambda route: route.abort() if route.request.method == "PUT" else route.fallback())
     page.locator("#new").click()
     page.locator("#title").fill("Third")
     story.fill("Nobody has this yet")
-    expect(page.locator("#saved")).to_contain_text("saved in this browser only", timeout=10_000)
+    expect(page.locator("#saved")).to_contain_text("saved in this browser only")
     page.locator("#new").click()
     expect(story).to_have_value("")
     page.unroute("**/ui/stories/*")
     expect(page.locator("#stories li", has_text="Third")).to_contain_text("in this browser only")
     open_story(page, "Third")
     expect(story).to_have_value("Nobody has this yet")
-    expect(page.locator("#saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#saved")).to_have_text("saved")
     assert "Third" in [one["title"] for one in httpx.get(f"{server.url}/ui/stories").json()]
 
 
@@ -259,16 +266,17 @@ def test_what_is_said_stays_with_its_chat(server: Server, page: Page) -> None:
     say.press("Enter")
     expect(turns).to_have_count(2)
     expect(page.locator("#chat-go")).to_be_enabled(timeout=WAIT)
-    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#chat-saved")).to_have_text("saved")
     had = turns.last.inner_text()
     # Another chat is asked something long, and left before it answers; Stop is pressed in the first.
     page.locator("#chat-new").click()
     expect(turns).to_have_count(0)
     say.fill("The tide turned and the keeper wrote it down. " * 300)
-    say.press("Enter")
-    page.locator("#chats li").filter(has_not=page.locator("[aria-current]")).get_by_role("button").first.click()
-    expect(turns).to_have_count(2)
-    expect(page.locator("#chat-stop")).to_be_hidden()
+    with held_answers(page):
+        say.press("Enter")
+        page.locator("#chats li").filter(has_not=page.locator("[aria-current]")).get_by_role("button").first.click()
+        expect(turns).to_have_count(2)
+        expect(page.locator("#chat-stop")).to_be_hidden()
     page.wait_for_timeout(1000)
     assert turns.last.inner_text() == had
     # What is being edited is kept by sending.
@@ -281,7 +289,7 @@ def test_what_is_said_stays_with_its_chat(server: Server, page: Page) -> None:
     expect(turns.first).to_contain_text("Who were you?")
     expect(page.locator("#chat-go")).to_be_enabled(timeout=WAIT)
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
-    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#chat-saved")).to_have_text("saved")
     chats = [one for one in httpx.get(f"{server.url}/ui/stories").json() if one["is_chat"]]
     said = [httpx.get(f"{server.url}/ui/stories/{one['id']}").json()["chat"] for one in chats]
     assert sorted(len(chat) for chat in said) == [1, 4]
@@ -292,7 +300,7 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     story = page.locator("#story")
     # What has dropped out of the model's view is shaded, and said.
     story.fill("It rained all day and the keeper wrote. " * 1500)
-    expect(page.locator("#meter")).to_contain_text(", of 8192", timeout=20_000)
+    expect(page.locator("#meter")).to_contain_text(", of 8192")
     page.wait_for_function(f"() => {UNSEEN} > 1000")
     expect(page.get_by_text("The model no longer sees the shaded text.")).to_be_visible()
     # A story goes into a file and comes back from it, memory and note too.
@@ -324,15 +332,15 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     page.wait_for_function("() => document.querySelector('#story').value.startsWith('The wind')")
     assert story.input_value()[: len(had) - 20] == had[: len(had) - 20]
     # The stories are in the list: the first two were saved meanwhile.
-    expect(page.locator("#stories li")).to_have_count(3, timeout=10_000)
+    expect(page.locator("#stories li")).to_have_count(3)
 
 
 def test_a_novel_and_characters_of_two_units(server: Server, page: Page) -> None:
     lamp(page, "blue")
     # More than a message may have: the tab stays connected, and the story is kept.
     page.evaluate(PASTE, "It rained. " * 600_000)
-    page.wait_for_function(f"() => {UNSEEN} > 6_000_000", timeout=30_000)
-    expect(page.locator("#saved")).to_have_text("saved", timeout=30_000)
+    page.wait_for_function(f"() => {UNSEEN} > 6_000_000")
+    expect(page.locator("#saved")).to_have_text("saved")
     lamp(page, "blue")
     # Each of these is two of the browser's units and several tokens: the shade ends where the model's view begins.
     page.locator("#new").click()
@@ -391,6 +399,7 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
     server = Server(tmp_path)
     try:
         page = chromium.new_page(viewport={"width": 375, "height": 760})
+        page.add_init_script(SOCKET)
         page.goto(server.url)
         lamp(page, "grey")
         expect(page.locator("#lamp-text")).to_have_text("No model is loaded")
@@ -428,8 +437,7 @@ def test_no_model_then_one_and_a_chat(chromium: Browser, tmp_path: Path) -> None
         shot(page, "chat-phone")
         page.get_by_role("link", name="Connect", exact=True).click()
         httpx.get(f"{server.url}/v1/models", headers={"User-Agent": "a-client/1"})
-        expect(page.locator("#clients")).to_contain_text("a-client/1", timeout=10_000)
-        expect(page.locator("#clients")).to_contain_text("now")
+        expect(page.locator("#clients")).to_contain_text("a-client/1")
         fitting(page)
         shot(page, "connect-phone")
         # It is remembered: the next server starts with it.
@@ -473,24 +481,30 @@ def test_a_key_is_asked_for_once(chromium: Browser, tmp_path: Path) -> None:
         server.close()
 
 
-def test_ten_tabs_stay_live_and_the_first_view_is_quick(server: Server, chromium: Browser) -> None:
+def test_ten_tabs_stay_live_and_the_first_view_takes_little(server: Server, chromium: Browser) -> None:
+    """Counted: how quick it is, benchmarks/page.py measures."""
     context = chromium.new_context()
-    began = time.monotonic()
     first = context.new_page()
+    asked: list[str] = []
+    first.on("request", lambda request: asked.append(request.url))
     first.goto(server.url)
     lamp(first, "blue")
     expect(first.get_by_role("button", name="Continue")).to_be_enabled()
-    assert time.monotonic() - began < 4, "twice what is promised on a quiet machine"
+    files = [url for url in asked if "/static/" in url]
+    assert len(files) == len(set(files))
+    # Some routes are polled.
+    assert len(set(asked)) <= 75
     tabs = [first, *(context.new_page() for _ in range(9))]
     for tab in tabs[1:]:
         tab.goto(server.url)
-    for tab in tabs:
-        lamp(tab, "blue")
+    lamps = [tab.locator("#lamp") for tab in tabs]
+    for one in lamps:
+        expect(one).to_have_attribute("data-kind", "blue")
     server.add("keeper")
-    time.sleep(1)
+    until(lambda: "keeper.zip" in httpx.get(f"{server.url}/api/v1/config/soft_prompts_list").text)
     httpx.put(f"{server.url}/api/v1/config/soft_prompt", json={"value": "keeper.zip"})
-    for tab in tabs:
-        lamp(tab, "green", 3)
+    for one in lamps:
+        expect(one).to_have_attribute("data-kind", "green")
     context.close()
 
 
@@ -504,6 +518,7 @@ def test_where_no_socket_gets_through_the_page_posts_and_polls(server: Server, c
     lamp(page, "blue")
     page.locator("#story").fill("The keeper")
     likeliest(page)
+    new_tokens(page, 1000)
     page.get_by_role("button", name="Continue").click()
     page.wait_for_function("() => document.querySelector('#story').value.length > 30", timeout=WAIT)
     page.get_by_role("button", name="Stop", exact=True).click()

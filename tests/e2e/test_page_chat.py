@@ -14,9 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, sent, shot, watch_sent
+from tests.e2e.steps import NEEDED, WAIT, Server, fitting, held_answers, lamp, sent, shot
 
 pytestmark = NEEDED
+
 
 CARD = {
     "name": "Ada",
@@ -52,7 +53,6 @@ def stored(server: Server) -> list[dict[str, Any]]:
 
 def test_a_character_from_a_card(server: Server, page: Page, tmp_path: Path) -> None:
     """Their card said "You are wet, You", their picture was lost, and so were other greetings and the lorebook."""
-    watch_sent(page)
     lamp(page, "blue")
     page.get_by_role("link", name="Chat", exact=True).click()
     expect(page.locator("#chat-empty")).to_be_visible()
@@ -86,7 +86,7 @@ def test_a_character_from_a_card(server: Server, page: Page, tmp_path: Path) -> 
     assert system["content"].endswith("The lamp burns whale oil."), "and nothing about gulls"
     assert [one["content"] for one in others] == ["Who goes there, Bea?", "I saw the lamp, Ada."]
     # The picture is kept with the chat, small; a reload has all of it.
-    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#chat-saved")).to_have_text("saved")
     [chat] = stored(server)
     picture = Image.open(io.BytesIO(base64.b64decode(chat["character"]["avatar"].partition(",")[2])))
     assert picture.size == (171, 256)
@@ -106,12 +106,14 @@ def test_answers_to_choose_from(server: Server, page: Page) -> None:
     assert before is not None
     assert after is not None
     assert after["height"] > before["height"] + 20, "the composer grows with the text"
-    say.press("Enter")
-    expect(page.locator("#chat-stop")).to_be_visible()
+    with held_answers(page):
+        say.press("Enter")
+        expect(page.locator("#chat-stop")).to_be_visible()
     expect(page.locator("#chat-go")).to_be_visible(timeout=WAIT)
     first = turns.last.locator("p").inner_text()
-    turns.last.get_by_role("button", name="Retry").click()
-    expect(page.locator("#chat-stop")).to_be_visible()
+    with held_answers(page):
+        turns.last.get_by_role("button", name="Retry").click()
+        expect(page.locator("#chat-stop")).to_be_visible()
     expect(page.locator("#chat-go")).to_be_visible(timeout=WAIT)
     expect(turns).to_have_count(2)
     expect(turns.last).to_contain_text("2 / 2")
@@ -120,14 +122,15 @@ def test_answers_to_choose_from(server: Server, page: Page) -> None:
     turns.last.get_by_role("button", name="Previous answer").click()
     expect(turns.last.locator("p")).to_have_text(first)
     expect(turns.last.get_by_role("button", name="Previous answer")).to_be_disabled()
-    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#chat-saved")).to_have_text("saved")
     [chat] = stored(server)
     assert chat["chat"][-1]["content"] == chat["chat"][-1]["swipes"][0]
     assert len(chat["chat"][-1]["swipes"]) == 2
     # A retry that is stopped before a word keeps what was there; another chat is opened meanwhile.
-    turns.last.get_by_role("button", name="Retry").click()
-    page.locator("#chat-new").click()
-    expect(turns).to_have_count(0)
+    with held_answers(page):
+        turns.last.get_by_role("button", name="Retry").click()
+        page.locator("#chat-new").click()
+        expect(turns).to_have_count(0)
     page.locator("#chats li").filter(has_not=page.locator("[aria-current]")).get_by_role("button").first.click()
     expect(turns).to_have_count(2)
     expect(turns.last).to_contain_text(re.compile(r"\d / [23]"))
@@ -140,7 +143,6 @@ def test_answers_to_choose_from(server: Server, page: Page) -> None:
 
 
 def test_greetings_that_are_equal_and_chats_without_a_card(server: Server, page: Page, tmp_path: Path) -> None:
-    watch_sent(page)
     lamp(page, "blue")
     page.get_by_role("link", name="Chat", exact=True).click()
     twice = {**CARD, "first_mes": "Good evening.", "alternate_greetings": ["Good evening.", "Mind the step."]}
@@ -157,10 +159,11 @@ def test_greetings_that_are_equal_and_chats_without_a_card(server: Server, page:
     page.locator("#chat-new").click()
     expect(page.locator("#chat-meter")).to_have_text("")
     page.locator("#say-text").fill("Who lights\nthe lamp when the keeper is away from the lighthouse?")
-    page.locator("#say-text").press("Enter")
     named = page.locator("#chats").get_by_role("button", name="Who lights the lamp when the keeper is ...")
-    expect(named).to_have_attribute("aria-current", "true")
-    page.locator("#chat-stop").click()
+    with held_answers(page):
+        page.locator("#say-text").press("Enter")
+        expect(named).to_have_attribute("aria-current", "true")
+        page.locator("#chat-stop").click()
     assert sent(page)["settings"]["max_tokens"] == 240
     # Answers may be longer than continuations, or shorter.
     page.locator("#who-open").click()
@@ -171,7 +174,7 @@ def test_greetings_that_are_equal_and_chats_without_a_card(server: Server, page:
     expect(page.locator("#chat-go")).to_be_visible(timeout=WAIT)
     assert sent(page)["settings"]["max_tokens"] == 12
     expect(page.locator("#chat-meter")).to_contain_text("+ 12 to write")
-    expect(page.locator("#chat-saved")).to_have_text("saved", timeout=10_000)
+    expect(page.locator("#chat-saved")).to_have_text("saved")
     page.reload()
     page.locator("#chat-new").click()
     expect(named).to_be_visible()

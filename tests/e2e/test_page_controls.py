@@ -19,17 +19,16 @@ from tests.e2e.steps import (
     fitting,
     lamp,
     likeliest,
+    new_tokens,
     prompt_row,
     sent,
     shot,
-    watch_sent,
 )
 
 pytestmark = NEEDED
 
 
 def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
-    watch_sent(page)
     lamp(page, "blue")
     story, go = page.locator("#story"), page.get_by_role("button", name="Continue")
 
@@ -170,6 +169,7 @@ def test_by_the_keyboard_alone(server: Server, page: Page) -> None:
     # A text is begun, continued and stopped.
     page.goto(f"{server.url}/#write")
     likeliest(page)
+    new_tokens(page, 1000)
     page.locator("#story").focus()
     page.keyboard.type("The keeper")
     page.keyboard.press("Control+Enter")
@@ -192,7 +192,7 @@ def test_a_look_inside_a_soft_prompt(server: Server, page: Page) -> None:
     page.get_by_role("link", name="Prompts", exact=True).click()
     page.get_by_role("link", name="Keeper's log").click()
     norms = page.get_by_role("img", name=re.compile("^Norms of 20 virtual tokens"))
-    expect(norms).to_be_visible(timeout=30_000)
+    expect(norms).to_be_visible()
     expect(norms.locator("rect.bar-above")).to_have_count(20)
     expect(page.locator("#prompt")).to_contain_text("Most similar in the library: village-gazette")
     page.get_by_role("button", name="Measure importance and attention").click()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from playwright.sync_api import Page, expect
 
-from tests.e2e.steps import NEEDED, choose, fitting, likeliest, new_tokens, sent, settings, watch_sent
+from tests.e2e.steps import NEEDED, choose, fitting, likeliest, new_tokens, sent, settings
 from tests.server.running import Running, running
 from tests.tiny_models import tiny_base
 
@@ -75,7 +75,6 @@ def test_an_input_and_its_output(tiny: Running, tab: Page) -> None:
 
 
 def test_retry_writes_another_and_stop_keeps_what_is_there(tab: Page) -> None:
-    watch_sent(tab)
     new_tokens(tab, 8)
     tab.locator("#story").fill(TEXT)
     output = tab.locator("#output")

@@ -78,18 +78,16 @@ def test_from_an_address_to_the_library(tab: Page, host: FileHost) -> None:
     host.held[path] = (500, arrived, released)
     host.cuts[path] = [10]
     tab.get_by_role("button", name="Install Lighthouse").click()
-    expect(tab.get_by_role("progressbar", name="Installing Lighthouse")).to_have_attribute(
-        "value", "500", timeout=60_000
-    )
+    expect(tab.get_by_role("progressbar", name="Installing Lighthouse")).to_have_attribute("value", "500")
     fitting(tab)
     tab.get_by_role("button", name="Cancel Lighthouse").click()
     released.set()
-    expect(tab.get_by_role("button", name="Install Lighthouse")).to_be_visible(timeout=60_000)
+    expect(tab.get_by_role("button", name="Install Lighthouse")).to_be_visible()
     # The comparison stayed open while all that was drawn.
     expect(rows).to_contain_text("it rained.")
     del host.held[path]
     tab.get_by_role("button", name="Install Lighthouse").click()
-    expect(tab.locator("#toasts")).to_contain_text("Lighthouse is in the library", timeout=60_000)
+    expect(tab.locator("#toasts")).to_contain_text("Lighthouse is in the library")
     tab.locator("#found").get_by_role("link", name="Open Lighthouse").click()
     expect(tab.locator("#details-title")).to_have_text("Lighthouse")
 
@@ -100,9 +98,9 @@ def test_what_goes_wrong_is_a_sentence(tab: Page, host: FileHost, tiny: Running,
     tab.get_by_label("Add one:").fill(f"{host.url}/gallery.json")
     tab.get_by_role("button", name="Add", exact=True).click()
     tab.get_by_role("button", name="Install Another keeper").click()
-    expect(tab.get_by_text("Another soft prompt has this name.")).to_be_visible(timeout=60_000)
+    expect(tab.get_by_text("Another soft prompt has this name.")).to_be_visible()
     tab.get_by_role("button", name="Replace Another keeper").click()
-    expect(tab.get_by_role("link", name="Open Another keeper")).to_be_visible(timeout=60_000)
+    expect(tab.get_by_role("link", name="Open Another keeper")).to_be_visible()
 
     formats.write(voice(tiny.base, 8, name="New lighthouse"), tmp_path / "voices" / "new.zip")
     build_site(tmp_path / "voices", tmp_path / "site", title="Voices")
@@ -110,9 +108,7 @@ def test_what_goes_wrong_is_a_sentence(tab: Page, host: FileHost, tiny: Running,
     expect(tab.locator("#gallery-list")).to_contain_text("new: new")
     host.files["/files/new.zip"] = b"x" * len(host.content("/files/new.zip") or b"")
     tab.get_by_role("button", name="Install New lighthouse").click()
-    expect(tab.locator("#found > li", has_text="New lighthouse")).to_contain_text(
-        "not the file that was listed", timeout=60_000
-    )
+    expect(tab.locator("#found > li", has_text="New lighthouse")).to_contain_text("not the file that was listed")
     tab.set_viewport_size({"width": 375, "height": 800})
     fitting(tab)
     shot(tab, "find-375")

@@ -63,7 +63,7 @@ def test_its_places_look_as_they_did(bare: Server, chromium: Browser, tmp_path: 
     lamp(page, "grey")
     _as_it_was(page.locator("#top"), "lamp-grey", tmp_path)
     httpx.post(f"{bare.url}/ui/models", json={"name": "smollm2"}).raise_for_status()
-    lamp(page, "blue", 60)
+    lamp(page, "blue")
     # The message that it is loaded would lie over what is drawn next.
     page.locator("#toasts").get_by_role("button", name="Close").click()
     _as_it_was(page.locator("#top"), "lamp-blue", tmp_path)

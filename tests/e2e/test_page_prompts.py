@@ -28,7 +28,7 @@ def test_a_folder_of_old_files(server: Server, page: Page, tmp_path: Path) -> No
     page.goto(f"{server.url}/#prompts")
     files = [old_zip(tmp_path / f"old-{number}.zip", said) for number, said in enumerate(SPELLINGS)]
     page.locator("#upload").set_input_files(files)
-    expect(page.locator("#toasts")).to_contain_text(f"{len(files)} added, none fits smollm2", timeout=20_000)
+    expect(page.locator("#toasts")).to_contain_text(f"{len(files)} added, none fits smollm2")
     expect(page.locator("#upload-failed")).to_be_hidden()
     row = prompt_row(page, "old-0.zip")
     expect(row).to_contain_text("Made for EleutherAI/gpt-j-6B (4096 wide); smollm2 is 576 wide.")
@@ -40,7 +40,7 @@ def test_a_folder_of_old_files(server: Server, page: Page, tmp_path: Path) -> No
     page.locator("#rail a[href='#prompts']").click()
     # Those that fit come first.
     shutil.copy(str(PROMPTS.joinpath("village-gazette.zip")), server.library / "zz.zip")
-    expect(page.locator("#rows > li").first).to_have_attribute("data-file", "zz.zip", timeout=5000)
+    expect(page.locator("#rows > li").first).to_have_attribute("data-file", "zz.zip")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
         fitting(page)
@@ -139,7 +139,6 @@ def test_the_list_of_models_and_a_download(chromium: Browser, tmp_path: Path) ->
         expect(page.locator("#models-error")).to_contain_text("no such base model")
         page.locator("#models-name").fill("someone/not-there")
         models.get_by_role("button", name="Load", exact=True).click()
-        expect(page.locator("#models-loading")).to_be_visible()
         expect(page.locator("#models-error")).to_contain_text("someone/not-there", timeout=WAIT)
         assert not re.search(r"Error\b", page.locator("#models-error").inner_text())
         # Cancelled while another process converts the same file, which would take as long as that does.
@@ -149,6 +148,7 @@ def test_the_list_of_models_and_a_download(chromium: Browser, tmp_path: Path) ->
         with locked(f"converted-{identity[:32]}"):
             page.locator("#models-name").fill(str(file))
             models.get_by_role("button", name="Load", exact=True).click()
+            expect(page.locator("#models-loading")).to_be_visible()
             expect(page.locator("#models-progress")).to_be_visible()
             models.get_by_role("button", name="Cancel").click()
             expect(page.locator("#models-loading")).to_be_hidden(timeout=WAIT)

@@ -83,7 +83,8 @@ def test_a_run_is_gone_only_where_the_list_lacks_it(tiny: Running, tab: Page) ->
     tab.goto(f"{tiny.url}/#train")
     held: list[Route] = []
     tab.route("**/ui/jobs", lambda route: held.append(route))
-    tab.wait_for_timeout(1200)
+    while not held:
+        tab.wait_for_timeout(50)
     tab.goto(f"{tiny.url}/#train/0a1b")
     heading = tab.locator("#run h2")
     expect(heading).to_have_text("Reading the runs ...")

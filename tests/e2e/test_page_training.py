@@ -8,18 +8,30 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, prompt_action, prompt_row, shot
 from tests.tiny_models import tiny, tiny_tokenizer
+from tests.waiting import until
 
 pytestmark = NEEDED
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Its runs are its test's."""
+    one = Server(tmp_path, "--model", "smollm2")
+    yield one
+    one.close()
+
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. "
 SMALL = {"steps": "20", "batch": "1", "row_tokens": "32", "evaluate_every": "5", "sample_every": "5"}
@@ -79,6 +91,18 @@ def opened(page: Page, name: str) -> Locator:
     return page.get_by_role("article", name=f"Run {name}", exact=True)
 
 
+@contextmanager
+def suspended(server: Server, name: str) -> Iterator[None]:
+    """The process of this run stands still: what the page shows of it lasts."""
+    jobs = [json.loads(path.read_bytes()) for path in server.training.glob("*/job.json")]
+    (process,) = [psutil.Process(job["pid"]) for job in jobs if job.get("name") == name]
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 def action(run: Locator, name: str) -> None:
     """What is in a run's menu."""
     run.get_by_role("button", name="Actions").click()
@@ -109,14 +133,16 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     expect(page.locator("#train-new")).to_be_hidden()
     assert re.search(r"#train/[0-9a-f]+$", page.url)
     # The curve moves, a sample appears; in the middle the page is loaded anew.
-    expect(run.locator("polyline.first")).to_be_visible(timeout=WAIT)
-    page.reload()
-    expect(run.locator(".sample").first).to_be_visible(timeout=WAIT)
-    expect(run.locator(".state")).to_contain_text(
-        re.compile(r"step \d+ of 20 · \d+ tokens/s · (about .+ left|evaluating)|Measuring: .+ · \d+%"), timeout=WAIT
-    )
-    shot(page, "training")
-    fitting(page)
+    until(lambda: any('"sample"' in one.read_text() for one in server.training.glob("*/*.run/metrics.jsonl")))
+    with suspended(server, "A <i>keeper</i>"):
+        expect(run.locator("polyline.first")).to_be_visible()
+        page.reload()
+        expect(run.locator(".sample").first).to_be_visible()
+        expect(run.locator(".state")).to_contain_text(
+            re.compile(r"step \d+ of 20 · \d+ tokens/s · (about .+ left|evaluating)|Measuring: .+ · \d+%")
+        )
+        shot(page, "training")
+        fitting(page)
     # It has axes with a unit and a legend.
     for said in ("nats per token", "training, smoothed", "validation", "step"):
         expect(run.locator(".curve")).to_contain_text(said)
@@ -232,10 +258,10 @@ def test_a_folder_is_chosen(page: Page, tmp_path: Path) -> None:
     expect(told).to_have_text(["letters/log-0.txt", "letters/log-1.txt"])
 
 
-def test_a_second_run_waits_for_the_first(page: Page) -> None:
+def test_a_second_run_waits_for_the_first(server: Server, page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
-    first = begin(page, "first", [log(0), log(1), log(2)], steps="4000", patience="0")
+    first = begin(page, "first", [log(0), log(1), log(2)], steps="100000", patience="0")
     expect(first.locator(".state")).to_contain_text("Training · step", timeout=WAIT)
     page.get_by_role("link", name="New soft prompt").click()
     # Texts that are dropped while the server is still asked to train are another run's.
@@ -259,8 +285,9 @@ def test_a_second_run_waits_for_the_first(page: Page) -> None:
     opened(page, "first").get_by_role("button", name="Stop", exact=True).click()
     expect(first.locator(".state")).to_contain_text("Stopped · step", timeout=WAIT)
     expect(states.nth(1)).not_to_have_text("Queued", timeout=WAIT)
-    first.get_by_role("button", name="Resume").click()
-    expect(first.locator(".state")).to_contain_text("Queued")
+    with suspended(server, "second"):
+        first.get_by_role("button", name="Resume").click()
+        expect(first.locator(".state")).to_contain_text("Queued")
     second = opened(page, "second")
     expect(second.get_by_role("button", name="Try it")).to_be_visible(timeout=WAIT)
     opened(page, "first")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -18,6 +17,7 @@ from sordino.errors import ConfigError, DoesNotFit, EngineBusy
 from sordino.prompts.attention import PromptAttention, can_give
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
+from tests.waiting import WAIT, until
 
 GREEDY = Sampling(max_tokens=6, temperature=0)
 DRAWN = Sampling(max_tokens=6, temperature=1.0, top_p=1.0)
@@ -53,10 +53,7 @@ def texts_of(events: Sequence[tuple[int, Event]], count: int) -> list[str]:
 
 
 def settled(backend: Backend) -> None:
-    deadline = time.monotonic() + 5
-    while backend.counts() != (0, 0):
-        assert time.monotonic() < deadline, "requests are left"
-        time.sleep(0.005)
+    until(lambda: backend.counts() == (0, 0), "requests are left")
 
 
 def ends_exactly_once(backend: Backend, prompt: SoftPrompt) -> None:
@@ -154,7 +151,7 @@ def forgets_who_leaves(backend: Backend, prompt: SoftPrompt) -> None:
 
 
 def takes_nothing_once_stopped(backend: Backend, prompt: SoftPrompt) -> None:
-    assert backend.stop(finish=True, seconds=10)
+    assert backend.stop(finish=True, seconds=WAIT)
     for ask in (backend.check, lambda requests: events_of(backend, requests)):
         with pytest.raises(EngineBusy):
             ask([Request((5,), prompt, GREEDY)])

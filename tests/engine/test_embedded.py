@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -18,15 +19,18 @@ from sordino.engine.requests import Chunk, End, Request
 from sordino.errors import ConfigError, EngineBusy
 from tests.engine.backend_conformance import completed
 from tests.engine.plain_model import INFO, STOP, TAME, Model, alone, prompt
+from tests.waiting import WAIT, until
 
 ENDLESS = replace(TAME, max_tokens=90, logit_bias=((STOP, -1e9),))
 
 
 class Slow(Model):
-    """A step takes a hundredth of a second."""
+    """A step takes a hundredth of a second, or as long as is said."""
+
+    seconds = 0.01
 
     def run(self, spans):
-        time.sleep(0.01)
+        time.sleep(self.seconds)
         return super().run(spans)
 
 
@@ -43,12 +47,8 @@ def backend(model: Model) -> Iterator[EmbeddedEngine]:
     made.stop(finish=False, seconds=10)
 
 
-def settled(model: Model, seconds: float = 2.0) -> None:
-    """Until no row is left, or fail."""
-    deadline = time.monotonic() + seconds
-    while model.rows:
-        assert time.monotonic() < deadline, "rows are left"
-        time.sleep(0.005)
+def settled(model: Model) -> None:
+    until(lambda: not model.rows, "rows are left")
 
 
 def test_many_at_once_get_what_each_would_get_alone(backend: EmbeddedEngine, model: Model) -> None:
@@ -62,27 +62,43 @@ def test_many_at_once_get_what_each_would_get_alone(backend: EmbeddedEngine, mod
     settled(model)
 
 
-def test_only_who_had_company_waits_for_company(
-    backend: EmbeddedEngine, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sordino.engine.embedded._GATHER_SECONDS", 1.5)
-    monkeypatch.setattr("sordino.engine.embedded._GATHER_AT_MOST", 1.6)
+class Inbox(queue.SimpleQueue):
+    """Counts how often somebody waited in it for nobody."""
 
-    def seconds(count: int) -> float:
+    in_vain = 0
+
+    def get(self, block=True, timeout=None):
+        try:
+            return super().get(block, timeout)
+        except queue.Empty:
+            self.in_vain += timeout is not None
+            raise
+
+
+def test_only_who_had_company_waits_for_company(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, not timed."""
+    monkeypatch.setattr("sordino.engine.embedded._GATHER_SECONDS", 0.5)
+    monkeypatch.setattr("sordino.engine.embedded._GATHER_AT_MOST", WAIT)
+    backend = EmbeddedEngine(Engine(model, INFO, Limits(rows=3, queue=50, tokens=16, chunk=8)))
+    inbox = backend._inbox = Inbox()
+    backend.start()
+
+    def ask(count: int) -> None:
         async def asked() -> None:
             await asyncio.gather(*(completed(backend, Request((1,), None, TAME, seed=n)) for n in range(count)))
 
-        began = time.monotonic()
         asyncio.run(asked())
         settled(model)
-        return time.monotonic() - began
 
-    # A busy machine takes a part of the wait, never the whole of it.
-    assert seconds(1) < 1.4
-    assert seconds(3) < 1.4
+    ask(1)
+    assert inbox.in_vain == 0
+    ask(3)
     # Now there is company, and its callers' farewells do not end it.
-    assert seconds(1) > 1.5
-    assert seconds(1) < 1.4
+    ask(1)
+    assert inbox.in_vain == 1
+    ask(1)
+    assert inbox.in_vain == 1
+    assert backend.stop(finish=True, seconds=WAIT)
 
 
 def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -> None:
@@ -97,7 +113,7 @@ def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -
     async def stopped() -> bool:
         task = asyncio.create_task(completed(backend, Request((1,), None, replace(ENDLESS, max_tokens=20))))
         await asyncio.sleep(0.05)
-        ended = asyncio.create_task(asyncio.to_thread(backend.stop, finish=True, seconds=5))
+        ended = asyncio.create_task(asyncio.to_thread(backend.stop, finish=True, seconds=WAIT))
         _, _, end = await task
         assert end.reason == "length"
         return await ended
@@ -167,9 +183,13 @@ def test_a_graceful_stop_lets_running_requests_finish(backend: EmbeddedEngine) -
 
 
 def test_a_hard_stop_gives_everybody_an_end(backend: EmbeddedEngine, model: Model) -> None:
+    # No text ends by itself before it is stopped.
+    model.seconds = 0.3
+
     async def stop_meanwhile() -> list[str]:
         tasks = [asyncio.create_task(completed(backend, Request((1,), None, ENDLESS))) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        while backend.counts() != (3, 2):
+            await asyncio.sleep(0.01)
         await asyncio.to_thread(backend.stop, finish=False)
         return [end.reason for _, _, end in await asyncio.gather(*tasks)]
 

@@ -244,7 +244,7 @@ def hostile_kv_prompts(folder: Path) -> Iterator[Path]:
 
 def grown_by(files: list[Path]) -> dict[str, float]:
     result = subprocess.run(
-        [sys.executable, "-c", READER, *map(str, files)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", READER, *map(str, files)], capture_output=True, text=True, check=False, timeout=900
     )
     assert result.returncode == 0, result.stderr[-2000:]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in result.stdout.splitlines()}

@@ -19,6 +19,7 @@ from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.library.kill_me import OPERATIONS, TRASHED, fresh
 from tests.prompt_files import drop, matrix
+from tests.waiting import WAIT
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
@@ -33,7 +34,7 @@ def hashes(folder: Path) -> set[str]:
 
 def left_by_kills(operation: str, folder: Path) -> Iterator[Path]:
     command = [sys.executable, "-m", "tests.library.kill_me", operation, str(folder)]
-    subprocess.run(command, check=True, timeout=120, cwd=Path(__file__).parents[2])
+    subprocess.run(command, check=True, timeout=WAIT, cwd=Path(__file__).parents[2])
     places = sorted((place for place in folder.iterdir() if place.name.isdecimal()), key=lambda place: int(place.name))
     assert len(places) > 2, "it was killed on its way"
     yield from places

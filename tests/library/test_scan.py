@@ -17,6 +17,7 @@ from sordino.errors import NotInLibrary
 from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
+from tests.waiting import WAIT
 
 
 @pytest.fixture
@@ -92,14 +93,14 @@ def test_scans_go_on_while_files_come_and_go(folder: Path) -> None:
     dropping = threading.Thread(target=people)
     dropping.start()
     try:
-        until, scans = time.monotonic() + 0.5, []
-        while time.monotonic() < until:
+        deadline, scans = time.monotonic() + WAIT, []
+        while len(scans) < 50 or not any(entry.error for entries in scans for entry in entries):
+            assert time.monotonic() < deadline, "no file was met half-copied"
             scans.append(lib.scan())
     finally:
         stop.set()
         dropping.join()
     assert any(scans)
-    assert any(entry.error for entries in scans for entry in entries), "no file was met half-copied"
     for entry in lib.scan():
         assert (entry.n_tokens, entry.error) == (4, "")
 

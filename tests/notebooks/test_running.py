@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from nbclient.exceptions import DeadKernelError
 
 import sordino
 from tests.notebooks.forms import filled
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -59,12 +59,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         text = "".join(path.read_text(encoding="utf-8") for path in sorted((keeper / name).glob("*.txt")))
         (folder / f"{name}.txt").write_text(text[:12_000], encoding="utf-8")
     return {"texts": str(folder / "train.txt"), "heldout": str(folder / "heldout.txt")}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# Seconds for a start, PyTorch's included: on a machine with other work it takes a minute. A wait is no claim about speed.
-WAIT = 240.0
+from tests.waiting import WAIT
 
 
 class Process:
@@ -56,7 +55,7 @@ class Process:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def ended(self, seconds: float = 20) -> int:
+    def ended(self, seconds: float = WAIT) -> int:
         code = self.process.wait(seconds)
         self._reader.join(5)
         return code
@@ -75,5 +74,5 @@ def started(
         yield process
     finally:
         process.process.kill()
-        process.process.wait(10)
+        process.process.wait(WAIT)
         process.close()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import torch
@@ -32,8 +31,8 @@ from sordino.server.prompts import ServedPrompts
 from sordino.server.serving import Idle, ServerLimits, Serving
 from sordino.server.start import Models, opened
 from tests.tiny_models import tiny_base
+from tests.waiting import until
 
-Found = TypeVar("Found")
 TEXT = "The keeper wrote"
 # What its parser does not even read: bytes that are no UTF-8, a nest too deep, a number of thousands of digits.
 NO_JSON = (b"\xff", b"[" * 100_000, b'{"prompt": "a", "max_length": ' + b"9" * 5_000 + b"}")
@@ -51,6 +50,16 @@ class Running:
         assert isinstance(self.serving.base, BaseModel)
         return self.serving.base
 
+    @property
+    def left(self) -> float:
+        """Texts that were not written to their end because whoever asked for them has left."""
+        return left_at(self.url)
+
+
+def left_at(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if 'reason="left"' in line and "_total{" in line)
+
 
 def post(live: Running, path: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{live.url}{path}", json=body, timeout=30)
@@ -65,18 +74,9 @@ def plainly(
     return complete(live.base, [TextRequest(text, prompt, 1)], how)[0]
 
 
-def eventually(look: Callable[[], Found], seconds: float = 20) -> Found:
-    """What `look` gives, once that is true."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline, found
-        time.sleep(0.01)
-    return found
-
-
-def settle(live: Running, seconds: float) -> None:
+def settle(live: Running) -> None:
     """Until no row runs and no request waits."""
-    eventually(lambda: live.serving.backend.counts() == (0, 0), seconds)
+    until(lambda: live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def send_half(url: str, *headers: str) -> socket.socket:
@@ -157,7 +157,7 @@ def running(
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        eventually(lambda: server.started)
+        until(lambda: server.started, "the server does not start")
         port = server.servers[0].sockets[0].getsockname()[1]
         try:
             yield Running(f"http://127.0.0.1:{port}", serving, folder / "library", server)

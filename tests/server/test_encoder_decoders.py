@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.running import Running, plainly, post, running, settle
+from tests.server.running import Running, plainly, post, running
 from tests.tiny_models import tiny_base
+from tests.waiting import until
 
 TEXT = "the keeper wrote of the sea"
 
@@ -55,10 +56,11 @@ def test_a_stream_is_the_same_text(live: Running) -> None:
 
 
 def test_a_client_that_leaves_frees_its_row(live: Running) -> None:
+    before = live.left
     given = {"model": "tiny-t5-1.1:keeper", "prompt": TEXT, "max_tokens": 1000, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{live.url}/v1/completions", json=given, timeout=30) as answer:
         next(answer.iter_lines())
-    settle(live, 10)
+    until(lambda: live.left == before + 1 and live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def test_koboldai(live: Running) -> None:

@@ -21,8 +21,10 @@ from sordino.models.base_model import BaseModel
 from sordino.server.foreign import IGNORED, IGNORED_IN_STREAMS
 from sordino.server.kobold_fields import GenerateRequest, KoboldSettings, formatted
 from sordino.server.serving import ServerLimits
-from tests.server.running import NO_JSON, TEXT, Running, eventually, plainly, post, running, settle, voice
+from sordino.server.start import Models
+from tests.server.running import NO_JSON, TEXT, Running, plainly, post, running, settle, voice
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 JSON = {"Content-Type": "application/json"}
 GREEDY = {"temperature": 0, "rep_pen": 1, "max_length": 10}
@@ -211,17 +213,36 @@ def test_changing_to_a_model_that_is_not_allowed_names_the_field(live: Running) 
     assert "--other-model" in answer.json()["detail"]["model"][0]
 
 
-def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path) -> None:
+def test_another_model_takes_over_and_the_old_one_finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tiny_base("gpt2", dtype=torch.float32)
     limits = ServerLimits(max_tokens=120)
     with running(tmp_path, others={other.name: other}, limits=limits) as live:
         old = plainly(live, None, max_tokens=100)
+        # It is still writing when the other model takes over.
+        begun, over = threading.Event(), threading.Event()
+        runner = live.serving.backend._engine.runner
+        run, change = runner.run, Models.change
+
+        def held(spans: Any) -> Any:
+            begun.set()
+            assert over.wait(WAIT)
+            return run(spans)
+
+        def changed(models: Models, name: str, announce: Any, **named: Any) -> None:
+            def announced(new: Any) -> None:
+                announce(new)
+                over.set()
+
+            change(models, name, announced, **named)
+
+        monkeypatch.setattr(runner, "run", held)
+        monkeypatch.setattr(Models, "change", changed)
         answers: list[str] = []
         thread = threading.Thread(target=lambda: answers.append(written(live, max_length=100)))
         thread.start()
-        eventually(lambda: get(live, "/health")["running"])
+        assert begun.wait(WAIT)
         assert put(live, "/api/v1/model", model=other.name).json() == {}
-        thread.join(30)
+        thread.join(WAIT)
         assert answers == [old]
         assert get(live, "/api/v1/model") == {"result": other.id}
         assert get(live, "/v1/models")["data"][0]["id"] == other.name
@@ -327,7 +348,7 @@ def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.runner.run
 
     def slow(spans: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return run(spans)
 
     monkeypatch.setattr(engine.runner, "run", slow)
@@ -362,17 +383,17 @@ def test_check_and_abort_while_it_writes(live: Running, monkeypatch: pytest.Monk
     def so_far() -> str:
         return str(post(live, "/api/extra/generate/check", genkey="mine").json()["results"][0]["text"])
 
-    eventually(lambda: len(so_far()) >= 3, 10)
+    until(lambda: len(so_far()) >= 3)
     part = so_far()
     assert post(live, "/api/extra/abort", genkey="another").json() == {"success": False}
     assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": True}
-    thread.join(10)
+    thread.join(WAIT)
     (answer,) = answers
     assert answer.status_code == 200
     assert answer.json()["results"][0]["text"].startswith(part)
     assert so_far() == ""
     assert post(live, "/api/extra/abort", genkey="mine").json() == {"success": False}
-    settle(live, 3)
+    settle(live)
 
 
 def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,13 +405,13 @@ def test_a_stream_can_be_aborted(live: Running, monkeypatch: pytest.MonkeyPatch)
             if count == 2:
                 assert httpx.post(f"{live.url}/api/extra/abort").json() == {"success": True}
     assert found[-1]["finish_reason"] == "stop"
-    settle(live, 3)
+    settle(live)
 
 
 @pytest.mark.parametrize("path", ["/api/v1/generate", "/api/extra/generate/stream"])
 def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     endless(live, monkeypatch)
-    timeout = httpx.Timeout(5, read=0.3)
+    timeout, before = httpx.Timeout(WAIT, read=0.3), live.left
 
     def leave() -> None:
         with httpx.stream("POST", f"{live.url}{path}", json={"prompt": TEXT, **LONG}, timeout=timeout) as answer:
@@ -399,7 +420,8 @@ def test_a_client_that_leaves_frees_its_row(live: Running, monkeypatch: pytest.M
 
     with pytest.raises(httpx.ReadTimeout):
         leave()
-    settle(live, 3)
+    settle(live)
+    assert live.left == before + 1
 
 
 def test_what_clients_ask_first(live: Running) -> None:
@@ -417,6 +439,9 @@ def test_what_clients_ask_first(live: Running) -> None:
 
 def test_a_new_file_is_in_the_list_at_once(live: Running) -> None:
     formats.write(voice(live.base, 7), live.folder / "new.zip")
-    time.sleep(0.6)
-    names = [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
-    assert names == ["clerk.zip", "keeper.zip", "new.zip"]
+
+    def names() -> list[str]:
+        return [one["value"] for one in get(live, "/api/v1/config/soft_prompts_list")["values"]]
+
+    until(lambda: "new.zip" in names())
+    assert names() == ["clerk.zip", "keeper.zip", "new.zip"]

@@ -15,8 +15,9 @@ from openai import OpenAI
 from sordino import formats
 from sordino.server.foreign import NEUTRAL
 from sordino.server.serving import ServerLimits
-from tests.server.running import NO_JSON, TEXT, Running, plainly, running, settle, voice
+from tests.server.running import NO_JSON, TEXT, Running, plainly, running, voice
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +318,7 @@ def test_a_context_overflow_has_the_numbers(live: Running, client: OpenAI) -> No
 
 def test_a_client_that_leaves_frees_its_rows(live: Running, client: OpenAI) -> None:
     bias = {str(word): -100 for word in live.base.stop_ids}
+    before = live.left
     stream = client.completions.create(
         model="tiny-llama", prompt=TEXT, max_tokens=100, stream=True, n=3, temperature=1, logit_bias=bias
     )
@@ -326,9 +328,9 @@ def test_a_client_that_leaves_frees_its_rows(live: Running, client: OpenAI) -> N
         httpx.post(
             f"{live.url}/v1/completions",
             json={"model": "tiny-llama", "prompt": [TEXT] * 8, "max_tokens": 100, "logit_bias": bias},
-            timeout=httpx.Timeout(5, read=0.05),
+            timeout=httpx.Timeout(WAIT, read=0.05),
         )
-    settle(live, 5)
+    until(lambda: live.left == before + 3 + 8 and live.serving.backend.counts() == (0, 0), "rows are left")
 
 
 def test_a_file_that_is_replaced_takes_effect_on_the_next_request(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from sordino.server import prompts as prompts_module
 from sordino.server.prompts import ServedPrompts
 from tests.server.running import Running, running, voice
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 
 @pytest.fixture
@@ -170,11 +171,13 @@ def test_a_line_is_logged_for_each_request_and_no_text(live: Running, caplog: py
     httpx.post(f"{live.url}/v1/completions", json=ask)
     httpx.delete(f"{live.url}/v1/soft_prompts/clerk")
     httpx.get(f"{live.url}/secret")
-    deadline = time.monotonic() + 5
-    lines: list[dict[str, object]] = []
+
+    def lines_of() -> list[dict[str, object]]:
+        return [json.loads(record.message) for record in caplog.records if record.name == "sordino.requests"]
+
     # The line comes after the answer.
-    while len(lines) < 3 and time.monotonic() < deadline:
-        lines = [json.loads(record.message) for record in caplog.records if record.name == "sordino.requests"]
+    until(lambda: len(lines_of()) >= 3)
+    lines = lines_of()
     assert [(line["method"], line["route"], line["status"]) for line in lines] == [
         ("POST", "/v1/completions", 200),
         ("DELETE", "/v1/soft_prompts/{name}", 200),
@@ -292,7 +295,7 @@ def test_of_uploads_at_once_with_one_name_one_comes_in(live: Running, monkeypatc
     write = formats.write_any
 
     def together(*given: object, **named: object) -> object:
-        gate.wait(10)
+        gate.wait(WAIT)
         return write(*given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("sordino.library.library.formats.write_any", together)

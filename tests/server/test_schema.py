@@ -44,7 +44,7 @@ def test_no_answer_is_an_internal_error(tmp_path: Path, hooks: bool) -> None:
             | ({"SCHEMATHESIS_HOOKS": "schema_hooks"} if hooks else {}),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         assert live.serving.backend.dead is None
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]

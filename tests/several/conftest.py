@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,10 @@ import pytest
 import torch
 
 from sordino import formats
-from tests.server.process import WAIT, Process, started
+from tests.server.process import Process, started
 from tests.server.running import voice
 from tests.tiny_models import tiny, tiny_base, tiny_tokenizer
+from tests.waiting import WAIT, free_port, until
 
 SERVING = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -56,15 +55,13 @@ def nginx(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     if not Path(program).exists():
         pytest.skip("needs nginx (apt-get install nginx-light)")
     folder = tmp_path_factory.mktemp("nginx")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "nginx.conf").write_text(configuration(port, pair.urls, folder))
     command = [program, "-c", str(folder / "nginx.conf"), "-p", str(folder), "-e", str(folder / "error.log")]
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}"), lambda: (folder / "error.log").read_text())
+        until(lambda: answers(f"http://127.0.0.1:{port}"), lambda: (folder / "error.log").read_text())
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
@@ -93,13 +90,3 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=WAIT).status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_until(test: object, said: object = lambda: "") -> None:
-    """Asks again and again; how long things may take is not the test's matter."""
-    assert callable(test)
-    assert callable(said)
-    deadline = time.monotonic() + WAIT
-    while not test():
-        assert time.monotonic() < deadline, said()
-        time.sleep(0.05)

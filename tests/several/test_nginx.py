@@ -10,8 +10,9 @@ import httpx
 import pytest
 from websockets.sync.client import connect
 
-from tests.server.process import WAIT
-from tests.several.conftest import Pair, wait_until
+from tests.server.running import left_at
+from tests.several.conftest import Pair
+from tests.waiting import WAIT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 # Never ended by the model.
@@ -71,15 +72,13 @@ def test_a_client_that_leaves_ends_its_request(pair: Pair, nginx: str) -> None:
     ask = {"model": model_of(nginx), **LONG}
 
     def left() -> float:
-        pages = [httpx.get(f"{url}/metrics", timeout=WAIT).text for url in pair.urls]
-        lines = [line for page in pages for line in page.splitlines() if 'reason="left"' in line and "_total{" in line]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
+        return sum(map(left_at, pair.urls))
 
     before = left()
     with httpx.stream("POST", f"{nginx}/v1/completions", json=ask, timeout=WAIT) as answer:
         next(answer.iter_lines())
-    wait_until(lambda: running(pair) == 0)
-    wait_until(lambda: left() > before)
+    until(lambda: running(pair) == 0)
+    until(lambda: left() > before)
 
 
 def test_koboldais_clients_poll_and_end_their_own_generation(pair: Pair, nginx: str) -> None:
@@ -93,7 +92,7 @@ def test_koboldais_clients_poll_and_end_their_own_generation(pair: Pair, nginx: 
             text: str = answer.json()["results"][0]["text"]
             return text
 
-        wait_until(lambda: check() or generating.done())
+        until(lambda: check() or generating.done())
         aborted = httpx.post(f"{nginx}/api/extra/abort", json={"genkey": "mine"}, timeout=WAIT).json()
         text = generating.result().json()["results"][0]["text"]
         assert aborted["success"] or text
@@ -109,6 +108,8 @@ def test_all_requests_of_a_client_reach_one_server(pair: Pair, nginx: str) -> No
         lines = [[line for line in page.splitlines() if line.startswith("sordino_requests_total{")] for page in pages]
         return [sum(float(line.rpartition(" ")[2]) for line in some) for some in lines]
 
+    # What tests before this one began is counted when it has ended.
+    until(lambda: running(pair) == 0)
     before = answered()
     ask = {"model": model_of(nginx), "prompt": "a", "max_tokens": 1}
     for _ in range(6):

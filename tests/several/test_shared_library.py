@@ -12,10 +12,11 @@ import pytest
 
 from sordino import formats
 from sordino.prompts.soft_prompt import SoftPrompt
-from tests.server.process import WAIT, started
+from tests.server.process import started
 from tests.server.running import voice
-from tests.several.conftest import Pair, wait_until
+from tests.several.conftest import Pair
 from tests.tiny_models import tiny_base
+from tests.waiting import WAIT, until
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def listed(url: str) -> dict[str, dict[str, Any]]:
 def test_what_one_server_changes_is_there_for_both(pair: Pair, tmp_path: Path) -> None:
     one, other = pair.urls
     assert install(one, "new", content(tmp_path, 5, description="first")[1]).status_code == 200
-    wait_until(lambda: "new" in listed(other))
+    until(lambda: "new" in listed(other))
     model = httpx.get(f"{other}/v1/models", timeout=WAIT).json()["data"][0]["id"]
     ask = {"model": f"{model}:new", "prompt": "a", "max_tokens": 8, "temperature": 0}
     first = httpx.post(f"{other}/v1/completions", json=ask, timeout=WAIT).json()["choices"][0]["text"]
@@ -48,10 +49,10 @@ def test_what_one_server_changes_is_there_for_both(pair: Pair, tmp_path: Path) -
         httpx.post(f"{url}/v1/completions", json=ask, timeout=WAIT).json()["choices"][0]["text"] for url in pair.urls
     ]
     assert texts[0] == texts[1] != first
-    wait_until(lambda: listed(other)["new"]["description"] == "second")
+    until(lambda: listed(other)["new"]["description"] == "second")
 
     assert httpx.delete(f"{other}/v1/soft_prompts/new", timeout=WAIT).status_code == 200
-    wait_until(lambda: "new" not in listed(one))
+    until(lambda: "new" not in listed(one))
     assert httpx.post(f"{one}/v1/completions", json=ask, timeout=WAIT).status_code == 404
 
 
@@ -59,10 +60,10 @@ def test_what_is_done_by_hand_is_there_for_both(pair: Pair, tmp_path: Path) -> N
     path = pair.library / "by hand.zip"
     path.write_bytes(content(tmp_path, 7)[1])
     for url in pair.urls:
-        wait_until(lambda url=url: listed(url).get("by hand", {}).get("n_tokens") == 4)
+        until(lambda url=url: listed(url).get("by hand", {}).get("n_tokens") == 4)
     path.unlink()
     for url in pair.urls:
-        wait_until(lambda url=url: "by hand" not in listed(url))
+        until(lambda url=url: "by hand" not in listed(url))
 
 
 def test_one_of_many_installs_of_one_name_wins_and_the_others_hear_it(pair: Pair, tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_what_a_killed_server_said_was_installed_is_there(pair: Pair, tmp_path: 
                 one.result()
     assert len(said) >= 8
     for url in pair.urls:
-        wait_until(lambda url=url: set(said) <= set(listed(url)))
+        until(lambda url=url: set(said) <= set(listed(url)))
         assert [card for card in listed(url).values() if "error" in card] == []
     found = {name: formats.read(pair.library / f"{name}.zip").content_hash for name in said}
     assert found == said

@@ -24,6 +24,7 @@ from sordino.training.gradient import Batch, Loss, losses_and_gradients, mean_nl
 from sordino.training.loop import Run, RunGroup, TrainSet, train, train_group
 from tests.tiny_models import tiny_base
 from tests.training.runs import CONFIG, loss_alone, mean_alone, off, several_runs, small_base, small_set, start_of
+from tests.waiting import WAIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,30 +156,30 @@ def test_runs_killed_at_any_step_and_resumed_give_the_same_bits(tmp_path):
     """A real process and a real SIGKILL, several times over, at moments that the runs do not know."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
-    def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), "group", *flags]
+    def process(folder: Path, lines: int, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), "group", str(lines), *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    assert process(tmp_path / "whole").wait(120) == 0
+    assert process(tmp_path / "whole", 10**6).wait(WAIT) == 0
     folder = tmp_path / "killed"
     kills = 0
     flags: list[str] = []
     # Run "a" is over after step 7, its eleventh line.
     for lines in (3, 13, 22):
-        run = process(folder, *flags)
+        run = process(folder, lines + 4, *flags)
         metrics = folder / "d" / "metrics.jsonl"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT
         while run.poll() is None and time.monotonic() < deadline:
             if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
                 run.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.001)
-        kills += run.wait(60) == -signal.SIGKILL
+        kills += run.wait(WAIT) == -signal.SIGKILL
         flags = ["resume"] if (folder / FILE).exists() else []
     assert kills >= 2
-    assert process(folder, *flags).wait(120) == 0
+    assert process(folder, 10**6, *flags).wait(WAIT) == 0
     for name in "abcd":
         matrices = [(tmp_path / each / name / "matrix.bin").read_bytes() for each in ("whole", "killed")]
         assert matrices[0] == matrices[1]

@@ -26,6 +26,7 @@ from sordino.training.loop import Run, TrainSet, train
 from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at, learning_rate
 from tests.training.runs import CONFIG, first_matrix, small_base, small_set, start_of
+from tests.waiting import WAIT
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,29 +180,29 @@ def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, meth
     """A real process and a real SIGKILL, several times over, at moments that the run does not know."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
-    def process(folder: Path, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), method, *flags]
+    def process(folder: Path, lines: int, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), method, str(lines), *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    assert process(tmp_path / "whole").wait(120) == 0
+    assert process(tmp_path / "whole", 10**6).wait(WAIT) == 0
     folder = tmp_path / "killed"
     kills = 0
     flags: list[str] = []
     for lines in (4, 25, 60):
-        run = process(folder, *flags)
+        run = process(folder, lines + 4, *flags)
         metrics = folder / "metrics.jsonl"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + WAIT
         while run.poll() is None and time.monotonic() < deadline:
             if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
                 run.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.002)
-        kills += run.wait(60) == -signal.SIGKILL
+        kills += run.wait(WAIT) == -signal.SIGKILL
         flags = ["resume"] if (folder / "checkpoint.safetensors").exists() else []
-    assert kills >= 2
-    assert process(folder, *flags).wait(120) == 0
+    assert kills == 3
+    assert process(folder, 10**6, *flags).wait(WAIT) == 0
     assert (folder / "matrix.bin").read_bytes() == (tmp_path / "whole" / "matrix.bin").read_bytes()
 
 

@@ -16,6 +16,7 @@ from sordino.errors import BadInput, StorageError
 from sordino.training import job_files
 from sordino.training import queue as module
 from sordino.training.queue import Jobs
+from tests.waiting import WAIT
 
 MODEL = {"model": "smollm2"}
 
@@ -167,7 +168,7 @@ def test_the_watch_goes_on_whatever_happens(
 
     monkeypatch.setattr(queue, "_tick", tick)
     queue.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + WAIT
     while queue.state(queue.get(job.id)) != "running" and time.monotonic() < deadline:
         time.sleep(0.01)
     queue.close()

@@ -19,6 +19,8 @@ from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
 from tests.tiny_models import tiny, tiny_tokenizer
+from tests.waiting import WAIT
+from tests.waiting import until as until_true
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 30
 QUICK = {"tokens": 4, "steps": 3, "batch": 2, "row_tokens": 32, "sample_every": 1, "evaluate_every": 1}
@@ -56,7 +58,7 @@ def post(server: Running, path: str, json: Any = None) -> dict[str, Any]:
     return told
 
 
-def until(server: Running, name: str, *states: str, seconds: float = 90) -> dict[str, Any]:
+def until(server: Running, name: str, *states: str, seconds: float = WAIT) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while True:
         told: dict[str, Any] = httpx.get(f"{server.url}/ui/jobs/{name}").json()
@@ -115,15 +117,12 @@ def test_runs_wait_for_each_other_stop_and_go_on(server: Running, model: str) ->
     first, second = texts(server, "one.txt"), texts(server, "two.txt")
     long = {
         "model": model,
-        "settings": {**QUICK, "steps": 4000, "sample_every": 4000, "evaluate_every": 500, "patience": 0},
+        "settings": {**QUICK, "steps": 100_000, "sample_every": 100_000, "evaluate_every": 500, "patience": 0},
     }
     post(server, f"{first['id']}/train", long)
     post(server, f"{second['id']}/train", {"model": model, "settings": QUICK})
     until(server, first["id"], "running")
-    deadline = time.monotonic() + 60
-    while not httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_true(lambda: httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"])
     assert until(server, second["id"], "waiting")
     assert httpx.delete(f"{server.url}/ui/jobs/{first['id']}").status_code == 400
     post(server, f"{first['id']}/stop")
@@ -133,10 +132,7 @@ def test_runs_wait_for_each_other_stop_and_go_on(server: Running, model: str) ->
     steps = len(stopped["events"])
     post(server, f"{first['id']}/resume")
     until(server, first["id"], "running")
-    deadline = time.monotonic() + 60
-    while len(httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"]) <= steps:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until_true(lambda: len(httpx.get(f"{server.url}/ui/jobs/{first['id']}").json()["events"]) > steps)
     post(server, f"{first['id']}/stop")
     until(server, first["id"], "stopped")
 
@@ -151,7 +147,7 @@ def session_niceness(pid: str) -> int | None:
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is POSIX's")
 def test_a_run_outlives_its_server_and_a_kill_is_told(server: Running, model: str, tmp_path: Path) -> None:
     run = texts(server, "one.txt")
-    settings = {**QUICK, "steps": 4000, "sample_every": 4000, "evaluate_every": 500, "patience": 0}
+    settings = {**QUICK, "steps": 100_000, "sample_every": 100_000, "evaluate_every": 500, "patience": 0}
     post(server, f"{run['id']}/train", {"model": model, "settings": settings})
     until(server, run["id"], "running")
     # Another server over the same folder, which did not start it.

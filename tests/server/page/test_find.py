@@ -16,7 +16,8 @@ from tests.hub_repositories import files_of
 from tests.hub_server import stand_in, use
 from tests.library.gallery.serving import FileHost, file_host
 from tests.prompt_files import drop
-from tests.server.running import Running, eventually, running, voice
+from tests.server.running import Running, running, voice
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def state_of(server: Running, source: str) -> dict[str, Any]:
 
 
 def ended(server: Running, source: str) -> dict[str, Any]:
-    eventually(lambda: state_of(server, source)["state"] not in ("waiting", "running"), 120)
+    until(lambda: state_of(server, source)["state"] not in ("waiting", "running"))
     return state_of(server, source)
 
 
@@ -124,7 +125,7 @@ def test_progress_cancelling_and_going_on(server: Running, host: FileHost) -> No
     host.cuts[path] = [10]
     start(server, "lighthouse@voices")
     assert arrived.wait(60)
-    eventually(lambda: state_of(server, "lighthouse@voices")["done"], 60)
+    until(lambda: state_of(server, "lighthouse@voices")["done"])
     one = state_of(server, "lighthouse@voices")
     assert (one["state"], one["done"], one["total"]) == ("running", 500, len(host.content(path) or b""))
     # A second start changes nothing.
