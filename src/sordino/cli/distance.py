@@ -15,7 +15,7 @@ from sordino.evaluation.config import DISTANCES, ContinuationConfig, DistanceCon
 from sordino.library.outputs import Outputs
 
 if TYPE_CHECKING:
-    from sordino.evaluation.continuation_report import ContinuationReport
+    from sordino.evaluation.continuations import ContinuationReport
     from sordino.evaluation.distance_report import DistanceReport
 
 _DEFAULT = ",".join(map(str, DISTANCES))
@@ -128,7 +128,7 @@ def show_distance(report: DistanceReport) -> None:
 
 def show_continuations(report: ContinuationReport) -> None:
     """The table, and what it shows."""
-    from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
+    from sordino.evaluation.continuations import COLUMNS, explanation, rows
 
     show_table(COLUMNS, rows(report), title="What the model writes after other text")
     for line in explanation(report):
