@@ -49,7 +49,6 @@ from sordino.evaluation.scoring import windows_of
 from sordino.formats import read_single
 from sordino.models.base_model import BaseModel, load
 from sordino.prompts.mixture import with_attention
-from sordino.prompts.prompt import Prompt
 from sordino.texts.examples import Example
 from sordino.texts.neutral import BREAK, training_texts
 from sordino.texts.pieces import Piece
@@ -125,7 +124,7 @@ class Voice:
             kind=kind, steps=plan.steps, batch=plan.rows, validation_tokens=512, sample_every=10_000_000, measure="none"
         )
         paths = TextPaths((folder / "train",), (folder / "heldout",))
-        return prepare(self.base, config, paths, _no_prompt, started=started)
+        return prepare(self.base, config, paths, started=started)
 
     def windows(self, pieces: Sequence[Piece], tokens: int) -> list[Example]:
         return windows_of(self.base, pieces, row_tokens=ROW_TOKENS, limit=tokens, first=bool(self.base.bos_ids))
@@ -284,10 +283,6 @@ def parts(base: BaseModel, ids: Sequence[int]) -> list[str]:
 
 def _openings() -> tuple[str, ...]:
     return tuple((DATA / "openings" / "texts.txt").read_text(encoding="utf-8").splitlines())
-
-
-def _no_prompt(name: str) -> Prompt:
-    raise ValueError(name)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ from benchmarks.relations import (
     usable_templates,
     view_nlls,
 )
-from sordino import formats
 from sordino.errors import SordinoError
 from sordino.models import base_model
 from sordino.models.base_model import BaseModel
@@ -126,7 +125,7 @@ def trained(base: BaseModel, template: Template, facts: Sequence[Fact], dev: Seq
     )
     data = TrainSet(examples, validation, data_hash(learned + judged))
     placement = placement_of(base, config)
-    start = initialise(base, config, form_of(base, config), examples, validation, lambda name: formats.read(Path(name)))
+    start = initialise(base, config, form_of(base, config), examples, validation)
     with tempfile.TemporaryDirectory() as folder:
         *_, finished = train(base, Run("", data, config, Path(folder), start.matrix_PD))
     assert isinstance(finished, Finished)

@@ -69,7 +69,7 @@ def options_of() -> argparse.Namespace:
 
 def component(base: BaseModel, data: Path, voice: str, steps: int) -> SoftPrompt:
     learned, heldout = VOICES[voice]
-    prepared = prepare(base, TrainConfig(steps=steps), TextPaths((data / learned,), (data / heldout,)), _no_prompt)
+    prepared = prepare(base, TrainConfig(steps=steps), TextPaths((data / learned,), (data / heldout,)))
     return trained(prepared)[0]
 
 
@@ -128,10 +128,6 @@ def rows(fitted: FittedMixture) -> list[dict[str, Any]]:
         }
     )
     return found
-
-
-def _no_prompt(name: str) -> Any:
-    raise ValueError(name)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ from sordino.models.base_model import BaseModel, load
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.texts.examples import Example
 from sordino.texts.joined import join
+from sordino.training.calibration import Calibration
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.events import Finished
-from sordino.training.loop import Run, train
+from sordino.training.loop import train
 from sordino.training.run import PreparedRun, estimate, finish, prepare
 from sordino.training.schedule import batch_at
 
@@ -127,8 +128,8 @@ def best_instruction(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def prepared_run(base: BaseModel, folder: Path, heldout: Path, minutes: float) -> PreparedRun:
-    prepared = prepare(base, TrainConfig(measure="none"), TextPaths((folder,), (heldout,)), _no_prompt)
-    cost = estimate(prepared, minutes=minutes)
+    prepared = prepare(base, TrainConfig(measure="none"), TextPaths((folder,), (heldout,)))
+    cost = estimate([prepared], Calibration(minutes=minutes))
     return replace(prepared, config=replace(prepared.config, steps=cost.steps))
 
 
@@ -136,12 +137,11 @@ def trained(prepared: PreparedRun) -> tuple[SoftPrompt, float]:
     """The soft prompt, and the seconds that its training took, evaluations included."""
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        run = Run("", prepared.data, prepared.config, Path(folder), prepared.start.matrix_PD)
-        for event in train(prepared.base, run):
+        for event in train(prepared.base, prepared.run(Path(folder))):
             if isinstance(event, Finished):
                 seconds = time.monotonic() - began
                 print(f"{event.progress.step} steps in {seconds:.0f} s, best validation {event.progress.best_loss:.4f}")
-                return finish(prepared, event, Metadata(name="benchmark"), [], {}), seconds
+                return finish(prepared, event, Metadata(name="benchmark")), seconds
     raise AssertionError("training ended without saying so")
 
 
@@ -238,10 +238,6 @@ def facts(base: BaseModel, condition: Condition) -> dict[str, Any]:
         "of": len(FACTS),
         "mean_reciprocal_rank": round(sum(1 / rank for rank in ranks) / len(ranks), 3),
     }
-
-
-def _no_prompt(name: str) -> Any:
-    raise ValueError(name)
 
 
 if __name__ == "__main__":

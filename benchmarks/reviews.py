@@ -177,7 +177,7 @@ def trained(base: BaseModel, training: Sequence[Piece], recipe: dict[str, Any], 
     # Neither samples nor validation: the last average is taken, whatever it is.
     config = TrainConfig(**recipe, seed=seed, row_tokens=160, patience=0, sample_every=1_000_000, pass_tokens=2048)
     examples = make_examples(training, base, max_tokens=config.row_tokens).examples
-    start = initialise(base, config, form_of(base, config), examples, (), lambda name: formats.read(Path(name)))
+    start = initialise(base, config, form_of(base, config), examples, ())
     run = path.with_suffix(".run")
     run.mkdir(exist_ok=True)
     data = TrainSet(examples, (), data_hash(training))

@@ -117,7 +117,7 @@ def ours(task: Task, steps: int, *, recipe: str = "", **given: Any) -> SoftPromp
     fixed = {"row_tokens": ROW, "steps": steps, "patience": 0, "sample_every": 1_000_000}
     config = TrainConfig(**fixed | RecipeChoice(recipe).applied(settings))
     examples = task.examples
-    start = initialise(task.base, config, form_of(task.base, config), examples, (), refuse)
+    start = initialise(task.base, config, form_of(task.base, config), examples, ())
     with tempfile.TemporaryDirectory() as folder:
         run = Run("", TrainSet(examples, (), "reviews"), config, Path(folder), start.matrix_PD)
         *_, finished = train(task.base, run)
@@ -127,7 +127,7 @@ def ours(task: Task, steps: int, *, recipe: str = "", **given: Any) -> SoftPromp
 def by_peft(task: Task, steps: int) -> SoftPrompt:
     """From the same start, with the optimiser and the rate of PEFT's documentation."""
     config = TrainConfig(tokens=TOKENS, init="labels", row_tokens=ROW)
-    start = initialise(task.base, config, form_of(task.base, config), task.examples, (), refuse)
+    start = initialise(task.base, config, form_of(task.base, config), task.examples, ())
     model, weight = peft_model(task, start.matrix_PD)
     optimise(task, model, [weight], steps, rate=3e-2)
     return prompt_of(task.base, weight.float())
@@ -150,10 +150,6 @@ def optimise(task: Task, model: Any, parameters: Sequence[Any], steps: int, *, r
 def prompt_of(base: BaseModel, matrix_PD: torch.Tensor) -> SoftPrompt:
     matrix = matrix_PD.detach().cpu().numpy()
     return SoftPrompt(matrix, Metadata(name="prompt", placement="start", base=base.ref))
-
-
-def refuse(name: str) -> SoftPrompt:
-    raise SystemExit(f"no start from a prompt here, and {name} was asked for")
 
 
 def peft_model(task: Task, matrix: torch.Tensor) -> tuple[Any, torch.Tensor]:

@@ -155,7 +155,7 @@ def sordino_curve(
         batch=ROWS, steps=steps, evaluate_every=EVERY, sample_every=steps + 1, patience=0, validation_tokens=10**9
     )
     began = time.monotonic()
-    start = initialise(base, config, form_of(base, config), training[8:], training[:8], _no_prompt)
+    start = initialise(base, config, form_of(base, config), training[8:], training[:8])
     seconds = time.monotonic() - began
     curve = []
     with tempfile.TemporaryDirectory() as folder:
@@ -165,10 +165,6 @@ def sordino_curve(
                 curve.append((event.step, round(event.loss, 5)))
                 print(json.dumps({"sordino": config.lr, "step": event.step, "heldout": curve[-1][1]}), flush=True)
     return curve, seconds
-
-
-def _no_prompt(name: str) -> Any:
-    raise ValueError(name)
 
 
 if __name__ == "__main__":

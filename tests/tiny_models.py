@@ -249,6 +249,12 @@ def tokenizer_for(family: str, *, bos: bool | None = None) -> PreTrainedTokenize
     return tokenizer
 
 
+def save_tiny(folder: Path, family: str = "llama", **overrides: Any) -> None:
+    """`tiny` with its tokenizer as a folder of transformers', float32."""
+    tiny(family, dtype=torch.float32, **overrides).save_pretrained(folder)
+    tokenizer_for(family).save_pretrained(folder)
+
+
 def tiny_base(
     family: str,
     *,

@@ -111,7 +111,7 @@ def test_lora_learns_the_rows_and_is_merged_into_a_copy(base: BaseModel, tmp_pat
             f"page {number}: the keeper wrote of the lamp and the sea and the ship. " * 8
         )
     config = TrainConfig(tokens=2, steps=12, batch=2, row_tokens=32, context_tokens=48, measure="none")
-    prepared = prepare(base, config, TextPaths((texts,), (texts / "0.txt",)), lambda name: 1 / 0, started="nothing")
+    prepared = prepare(base, config, TextPaths((texts,), (texts / "0.txt",)), started="nothing")
     train_lora(base, prepared, tmp_path / "lora")
     merged = with_lora(base, tmp_path / "lora")
     assert torch.equal(logits(base), before)

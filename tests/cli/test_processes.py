@@ -24,8 +24,8 @@ from sordino.training.checkpoint import read_header
 from sordino.training.launch import LOOPBACK, environment_of, store_at
 from sordino.training.sweep import on_ray
 from tests.cli.commands import refused, run
-from tests.tiny_models import tiny, tiny_tokenizer
-from tests.training.runs import off
+from tests.tiny_models import save_tiny
+from tests.training.runs import off, write_texts
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 30
 SHORT = ("--tokens=4", "--batch=3", "--row-tokens=32", "--init=vocab", "--dtype=float32", "--model=model", "texts")
@@ -41,11 +41,8 @@ PATIENCE = 600.0
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model and texts."""
     made = tmp_path_factory.mktemp("processes")
-    tiny("llama", dtype=torch.float32).save_pretrained(made / "model")
-    tiny_tokenizer().save_pretrained(made / "model")
-    (made / "texts").mkdir()
-    for number in range(3):
-        (made / "texts" / f"{number}.txt").write_text(f"{number}. {TEXT}")
+    save_tiny(made / "model")
+    write_texts(made / "texts", (f"{number}. {TEXT}" for number in range(3)))
     return made
 
 

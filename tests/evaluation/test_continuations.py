@@ -12,8 +12,14 @@ from sordino.engine.sampling import Sampling
 from sordino.errors import ConfigError
 from sordino.evaluation.between import foreign_texts
 from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
-from sordino.evaluation.continuation_report import ContinuationReport, rows, to_json
-from sordino.evaluation.continuations import distinct_share, measure_continuations, repeated_share
+from sordino.evaluation.continuations import (
+    ContinuationReport,
+    distinct_share,
+    measure_continuations,
+    repeated_share,
+    rows,
+    to_json,
+)
 from sordino.evaluation.measuring import evaluate
 from sordino.evaluation.report import to_json as report_json
 from sordino.models.base_model import BaseModel

@@ -295,8 +295,7 @@ def test_the_verdict_and_the_file_s_summary_have_the_share_kept() -> None:
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])
 def test_the_picture_is_drawn(ending: str) -> None:
-    from sordino.evaluation.distance_picture import distance_figure
-    from sordino.evaluation.pictures import rendered
+    from sordino.evaluation.pictures import distance_figure, rendered
 
     strange = replace(
         REPORT.lines[0], label="$x^2$ \\ 語", between="written", writer="$x^2$", gains={0: Estimate(0.1, None)}

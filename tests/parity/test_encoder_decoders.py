@@ -22,6 +22,7 @@ from sordino.training.strategy import SINGLE_PROCESS, Strategy
 from tests.models.test_quantised import dequantised
 from tests.parity.plain_pairs import plain_inputs, plain_pair_logits, plain_pair_nll
 from tests.tiny_models import ENCODER_DECODERS, tiny, tiny_base, tokenizer_for
+from tests.training.runs import off
 from tests.training.test_strategy import replicas
 
 TOLERANCE = 1e-7
@@ -53,10 +54,6 @@ def matrices(base: BaseModel, *lengths: int) -> list[Tensor]:
 
 def parts(example: Example) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return example.ids[: example.input], example.ids[example.input :]
-
-
-def off(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).norm() / theirs.norm())
 
 
 def test_every_family_that_loads_is_tested(base: BaseModel) -> None:

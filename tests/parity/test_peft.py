@@ -11,22 +11,21 @@ import torch
 from sordino.errors import BadInput
 from sordino.formats import read, read_any, write
 from sordino.forward.nll import head_of
-from sordino.forward.placement import encode_prompts, leading_ids, prompt_embeds
-from sordino.forward.prefix import encode_prefixes, forward_rows
+from sordino.forward.placement import encode_prompts, leading_ids
+from sordino.forward.prefix import forward_rows
 from sordino.forward.rows import rows_from_examples
 from sordino.models.base_model import BaseModel
-from sordino.prompts.kv_prompt import KVPrompt
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.tiny_models import tiny_base
 
 TEXT = "the keeper wrote of the sea and the ship"
 
 
-def _our_logits(base: BaseModel, prompt: SoftPrompt, text: str) -> torch.Tensor:
+def _our_logits(base: BaseModel, prompt: SinglePrompt, text: str) -> torch.Tensor:
     ids = [*leading_ids(base, prompt.metadata.placement), *base.encode(text)]
     with torch.no_grad():
-        prefixes = encode_prefixes(base.network, [prompt_embeds(base, prompt)])
-        hidden = forward_rows(base.network, prefixes, rows_from_examples([[ids]], [0]))
+        hidden = forward_rows(base.network, encode_prompts(base, [prompt]), rows_from_examples([[ids]], [0]))
         return head_of(base.network).logits(hidden[0])
 
 
@@ -103,13 +102,6 @@ def _kv_prompt(base: BaseModel, tokens: int = 5) -> KVPrompt:
     return KVPrompt(flat_PW, shape, random.normal(size=base.d_model).astype(np.float32), Metadata(name="v"))
 
 
-def _logits_behind(base: BaseModel, prompt: KVPrompt, text: str) -> torch.Tensor:
-    ids = [*leading_ids(base, prompt.metadata.placement), *base.encode(text)]
-    with torch.no_grad():
-        hidden = forward_rows(base.network, encode_prompts(base, [prompt]), rows_from_examples([[ids]], [0]))
-        return head_of(base.network).logits(hidden[0])
-
-
 def _peft_behind(model, base: BaseModel, text: str) -> torch.Tensor:
     ids = torch.tensor([[*base.bos_ids, *base.encode(text)]])
     with torch.no_grad():
@@ -127,7 +119,7 @@ def test_an_exported_kv_prompt_gives_the_same_logits_in_peft(tmp_path, family, t
     prompt = _kv_prompt(base)
     write(prompt, tmp_path / "adapter", to=to)
     model = PeftModel.from_pretrained(copy.deepcopy(base.network), tmp_path / "adapter").eval()
-    ours, theirs = _logits_behind(base, prompt, TEXT), _peft_behind(model, base, TEXT)
+    ours, theirs = _our_logits(base, prompt, TEXT), _peft_behind(model, base, TEXT)
     assert float((ours - theirs).abs().max()) <= 1e-4
     back = read_any(tmp_path / "adapter")
     assert (back.content_hash, back.metadata) == (prompt.content_hash, prompt.metadata)
@@ -152,7 +144,7 @@ def test_a_kv_prompt_that_peft_saved_gives_the_same_logits_here(tmp_path, family
     assert (prompt.kind, prompt.shape, prompt.n_tokens) == ("KV prompt", base.kv_shape, 5)
     assert prompt.metadata.placement == "start"
     assert base.fit(prompt).kind == "unknown"
-    ours, theirs = _logits_behind(base, prompt, TEXT), _peft_behind(model, base, TEXT)
+    ours, theirs = _our_logits(base, prompt, TEXT), _peft_behind(model, base, TEXT)
     assert float((ours - theirs).abs().max()) <= 1e-4
 
 

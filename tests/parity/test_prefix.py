@@ -47,14 +47,29 @@ def _labels(texts: list[list[int]]) -> list[list[bool]]:
     return [[i % 3 != 1 for i in range(len(ids))] for ids in texts]
 
 
+def _plain(network, prompts, packing, texts, labels, prompt_of_row) -> Tensor:
+    """NLL of the rows' texts, one after another."""
+    return torch.cat(
+        [
+            plain_nll(network, prompts[k], texts[i], labels[i])
+            for row, k in zip(packing, prompt_of_row, strict=True)
+            for i in row
+        ]
+    )
+
+
 def _fast(network, prompts, groups, labels, prompt_of_row):
     prefixes = encode_prefixes(network, prompts)
     rows = rows_from_examples(groups, prompt_of_row)
+    return nll_of_rows(network, prefixes, rows, _labelled(rows, labels))
+
+
+def _labelled(rows, labels) -> Tensor:
     labelled = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
     for b, row in enumerate(labels):
         flat = [flag for example in row for flag in example]
         labelled[b, : len(flat)] = torch.tensor(flat)
-    return nll_of_rows(network, prefixes, rows, labelled)
+    return labelled
 
 
 def _relative(difference: list[Tensor], reference: list[Tensor]) -> float:
@@ -72,9 +87,7 @@ def test_loss_and_gradient_equal_plain_concatenation(family, dtype):
     prompts, texts = _prompts(network), _texts(network)
     labels = _labels(texts)
 
-    plain = torch.cat(
-        [plain_nll(network, prompts[k], ids, flags) for k, ids, flags in zip(PROMPT_OF_ROW, texts, labels, strict=True)]
-    )
+    plain = _plain(network, prompts, [[i] for i in range(len(texts))], texts, labels, PROMPT_OF_ROW)
     plain_gradient = torch.autograd.grad(plain.mean(), prompts)
     fast = _fast(network, prompts, [[ids] for ids in texts], [[flags] for flags in labels], PROMPT_OF_ROW)
     fast_gradient = torch.autograd.grad(fast.mean(), prompts)
@@ -108,18 +121,9 @@ def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
     # After nothing nothing predicts the first token.
     labels[5][0] = False
     rows = rows_from_examples([[texts[i] for i in row] for row in packing], prompt_of_row)
-    labelled = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
-    for b, row in enumerate(packing):
-        flat = [flag for i in row for flag in labels[i]]
-        labelled[b, : len(flat)] = torch.tensor(flat)
+    labelled = _labelled(rows, [[labels[i] for i in row] for row in packing])
     found = nll_of_prompts_and_rows(network, prompts, rows, labelled)
-    plain = torch.cat(
-        [
-            plain_nll(network, prompts[k], texts[i], labels[i])
-            for row, k in zip(packing, prompt_of_row, strict=True)
-            for i in row
-        ]
-    )
+    plain = _plain(network, prompts, packing, texts, labels, prompt_of_row)
     torch.testing.assert_close(found, plain, rtol=0, atol=exact(family))
     gradients = (torch.autograd.grad(of.mean(), prompts[:2]) for of in (found, plain))
     assert _relative(*map(list, gradients)) <= 10 * exact(family)
@@ -158,13 +162,7 @@ def test_packed_rows_equal_one_by_one(family):
         [[labels[i] for i in row] for row in packing],
         prompt_of_row,
     )
-    plain = torch.cat(
-        [
-            plain_nll(network, prompts[k], texts[i], labels[i])
-            for row, k in zip(packing, prompt_of_row, strict=True)
-            for i in row
-        ]
-    )
+    plain = _plain(network, prompts, packing, texts, labels, prompt_of_row)
     torch.testing.assert_close(packed, plain, rtol=0, atol=exact(family))
     assert _relative(
         list(torch.autograd.grad(packed.mean(), prompts)), list(torch.autograd.grad(plain.mean(), prompts))

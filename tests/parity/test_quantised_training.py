@@ -35,6 +35,12 @@ def loss(base: BaseModel, rows: list[list[int]], prompt: SoftPrompt | None) -> f
     return total / len(rows)
 
 
+def trained(model: sordino.Model, voice: Path, folder: Path, **settings: int) -> sordino.TrainResult:
+    """Nothing but the steps."""
+    unmeasured = {"context": 0.0, "measure": "none", "samples": False}
+    return sordino.train(model, voice / "train", out=folder / "voice.zip", **settings, **unmeasured)
+
+
 # Of NF4 it keeps 65 % on SmolLM2, which is another model in 4 bits (LOG.md).
 @pytest.mark.parametrize("kind", ["int8"])
 def test_a_prompt_keeps_its_gain_on_the_full_weights(
@@ -46,20 +52,7 @@ def test_a_prompt_keeps_its_gain_on_the_full_weights(
     rows = [row for row in rows if len(row) == ROW]
     assert len(rows) >= 4
     model = sordino.load_model("smollm2", device="cpu", quantise=kind)
-    result = sordino.train(
-        model,
-        voice / "train",
-        out=tmp_path / "voice.zip",
-        tokens=8,
-        steps=14,
-        batch=3,
-        row_tokens=96,
-        context=0.0,
-        validation_tokens=128,
-        measure="none",
-        samples=False,
-    )
-    prompt = result.prompt
+    prompt = trained(model, voice, tmp_path, tokens=8, steps=14, batch=3, row_tokens=96, validation_tokens=128).prompt
     assert isinstance(prompt, SoftPrompt)
     assert prompt.metadata.base.fingerprint == smollm2.fingerprint
     assert smollm2.fit(prompt).kind == "exact"
@@ -75,17 +68,6 @@ def test_a_run_goes_on_with_its_format(voice: Path, tmp_path: Path) -> None:
     from sordino.training.job import job_from
 
     model = sordino.load_model("smollm2", device="cpu", quantise="int8")
-    sordino.train(
-        model,
-        voice / "train",
-        out=tmp_path / "voice.zip",
-        tokens=2,
-        steps=1,
-        batch=1,
-        row_tokens=64,
-        context=0.0,
-        measure="none",
-        samples=False,
-    )
+    trained(model, voice, tmp_path, tokens=2, steps=1, batch=1, row_tokens=64)
     assert job_from(tmp_path / "voice.run", overwrite=True).quantise == "int8"
     assert base_model.choose_format("int8") == "int8"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from tests.programs.environment import environment
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import save_tiny
+from tests.training.runs import days, write_texts
 
 pytestmark = pytest.mark.slow
 
@@ -46,12 +46,8 @@ SWEEP = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model and texts."""
     made = tmp_path_factory.mktemp("ray")
-    tiny("llama", dtype=torch.float32).save_pretrained(made / "model")
-    tiny_tokenizer().save_pretrained(made / "model")
-    (made / "texts").mkdir()
-    for number in range(12):
-        text = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. " * (number % 3 + 3)
-        (made / "texts" / f"{number:02}.txt").write_text(f"Day {number}. {text}")
+    save_tiny(made / "model")
+    write_texts(made / "texts", days(12, 3))
     return made
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,21 @@ CONFIG = TrainConfig(
     sample_text="the",
     sample_tokens=6,
 )
+
+
+LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
+
+
+def days(count: int = 7, lengths: int = 7) -> list[str]:
+    """Pages of a log, of as many lengths."""
+    return [f"Day {day}. " + LOG * (day % lengths + 3) for day in range(count)]
+
+
+def write_texts(folder: Path, texts: Iterable[str]) -> Path:
+    folder.mkdir(parents=True)
+    for number, text in enumerate(texts):
+        (folder / f"{number:02}.txt").write_text(text)
+    return folder
 
 
 def small_base(family: str = "llama", **overrides: object) -> BaseModel:
@@ -78,6 +96,18 @@ def loss_alone(base: BaseModel, batch: Batch, pass_tokens: int = 10_000) -> floa
 def mean_alone(base: BaseModel, batch: Batch, pass_tokens: int = 10_000) -> float:
     (mean,) = mean_nlls(base, [batch], pass_tokens)
     return mean
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    """For `should_stop`: asks a run to stop after so many steps."""
+    done = count(1)
+    return lambda: next(done) == steps
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    """A run's events as written, without the time that they took."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
 def off(ours: torch.Tensor, theirs: torch.Tensor) -> float:

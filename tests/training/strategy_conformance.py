@@ -18,7 +18,7 @@ from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, train
 from sordino.training.report import read_events
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
-from tests.training.runs import CONFIG, off, small_base, small_set, start_of
+from tests.training.runs import CONFIG, off, small_base, small_set, start_of, stop_after
 
 # From a function of a strategy and the base model that it is given to its answers, one a process.
 Launch = Callable[[Callable[[Strategy, BaseModel], Any]], list[Any]]
@@ -116,22 +116,18 @@ def check_stopping(launch: Launch, folder: Path) -> None:
     """A stop asked for in one process, which does not save, ends all of them after the same step; the run resumes exactly."""
     (folder / "stopped").mkdir()
 
-    def trained(strategy: Strategy, base: BaseModel, *, stop_after: int, resume: bool) -> list[Any]:
-        steps = 0
-
-        def should_stop() -> bool:
-            nonlocal steps
-            steps += 1
-            return not strategy.saves and steps == stop_after
-
+    def trained(strategy: Strategy, base: BaseModel, *, steps: int = 0, resume: bool = False) -> list[Any]:
+        stop = stop_after(steps)
         run = Run("", small_set(base), replace(CONFIG, batch=5), folder / "stopped", start_of(base))
-        return list(train(base, run, strategy=strategy, should_stop=should_stop, resume=resume))
+        return list(
+            train(base, run, strategy=strategy, resume=resume, should_stop=lambda: stop() and not strategy.saves)
+        )
 
-    first = launch(lambda strategy, base: trained(strategy, base, stop_after=4, resume=False))
+    first = launch(lambda strategy, base: trained(strategy, base, steps=4))
     if len(first) > 1:
         assert [events[-1].why for events in first] == ["stopped"] * len(first)
         assert [events[-1].progress.step for events in first] == [4] * len(first)
-    rest = launch(lambda strategy, base: trained(strategy, base, stop_after=0, resume=True))
-    whole = launch(lambda strategy, base: trained(strategy, base, stop_after=0, resume=False))
+    rest = launch(lambda strategy, base: trained(strategy, base, resume=True))
+    whole = launch(lambda strategy, base: trained(strategy, base))
     for ours, own in zip(rest, whole, strict=True):
         assert torch.equal(ours[-1].matrix_PD, own[-1].matrix_PD)

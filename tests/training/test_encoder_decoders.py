@@ -27,6 +27,8 @@ from sordino.training.loop import Run, RunGroup, TrainSet, train, train_group
 from sordino.training.recipes import RECIPES, RecipeChoice
 from sordino.training.run import PreparedRun, prepare
 from tests.tiny_models import tiny_base
+from tests.training import runs
+from tests.training.runs import stop_after
 
 ROWS = [
     {"prompt": f"the {thing} was seen from the {place}, wrote the keeper", "completion": " sea" if n % 2 else " lamp"}
@@ -36,18 +38,7 @@ ROWS = [
         for b in ("ship", "fog", "shore", "hill of stones")
     )
 ]
-CONFIG = TrainConfig(
-    tokens=4,
-    steps=8,
-    batch=3,
-    row_tokens=48,
-    lr=0.5,
-    evaluate_every=4,
-    sample_every=5,
-    sample_tokens=4,
-    pass_tokens=200,
-    measure="none",
-)
+CONFIG = replace(runs.CONFIG, steps=8, row_tokens=48, evaluate_every=4, sample_text="", pass_tokens=200, measure="none")
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +54,12 @@ def rows(tmp_path: Path) -> Path:
 
 
 def prepared(base: BaseModel, path: Path, **changes: Any) -> PreparedRun:
-    config = replace(CONFIG, **changes)
-    return prepare(base, config, TextPaths((path,)), lambda name: read_single(Path(name)))
+    return prepare(base, replace(CONFIG, **changes), TextPaths((path,)))
 
 
 def run_of(made: PreparedRun, folder: Path, name: str = "") -> Run:
     folder.mkdir(parents=True, exist_ok=True)
-    return Run(name, made.data, made.config, folder, made.start.matrix_PD)
+    return made.run(folder, name)
 
 
 def trained(base: BaseModel, run: Run, **how: Any) -> torch.Tensor:
@@ -94,16 +84,16 @@ def test_class_labels_are_the_start(base: BaseModel, rows: Path) -> None:
 
 def test_several_runs_together_are_each_alone(base: BaseModel, rows: Path, tmp_path: Path) -> None:
     exact = tiny_base("t5")
-    runs = [
+    several = [
         run_of(prepared(exact, rows, **change), tmp_path / name, name)
         for name, change in (("a", {}), ("b", {"tokens": 7, "lr": 0.1}), ("c", {"seed": 3, "batch": 2, "steps": 5}))
     ]
     together = {}
     (tmp_path / "together").mkdir()
-    for name, event in train_group(exact, RunGroup(runs, tmp_path / "together")):
+    for name, event in train_group(exact, RunGroup(several, tmp_path / "together")):
         if isinstance(event, Finished):
             together[name] = event.matrix_PD
-    for run in runs:
+    for run in several:
         own = tmp_path / f"{run.name} alone"
         own.mkdir()
         alone = trained(exact, replace(run, folder=own, name=""))
@@ -115,8 +105,7 @@ def test_a_run_that_was_stopped_resumes_to_the_bit(base: BaseModel, rows: Path, 
     made = prepared(base, rows, optimiser=optimiser)
     whole = trained(base, run_of(made, tmp_path / "whole"))
     stopped = run_of(made, tmp_path / "stopped")
-    calls = iter(range(100))
-    list(train(base, stopped, should_stop=lambda: next(calls) == 2))
+    list(train(base, stopped, should_stop=stop_after(3)))
     assert torch.equal(trained(base, stopped, resume=True), whole)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sordino.errors import DataError
 from sordino.prompts.soft_prompt import Metadata
@@ -17,24 +16,14 @@ from sordino.training.events import RunEvent, Step
 from sordino.training.execute import dry_run, execute
 from sordino.training.group import Group, execute_group
 from sordino.training.job import Job, stored_job
-from tests.tiny_models import tiny_base
+from tests.training.runs import days, write_texts
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 CONFIG = TrainConfig(tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64)
-
-
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return tiny_base("llama", dtype=torch.float32)
 
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for number in range(7):
-        (folder / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
-    return folder
+    return write_texts(tmp_path / "texts", days())
 
 
 def job_of(texts: Path, name: str = "v") -> Job:

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,10 +16,18 @@ from sordino.training.events import Finished, Lost, Sample, Step, Validation
 from sordino.training.gradient import Batch, Loss, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, RunGroup, TrainSet, train, train_group
 from tests.tiny_models import tiny_base
-from tests.training.runs import CONFIG, loss_alone, mean_alone, off, several_runs, small_base, small_set, start_of
-from tests.waiting import WAIT
-
-ROOT = Path(__file__).parents[2]
+from tests.training.runs import (
+    CONFIG,
+    loss_alone,
+    mean_alone,
+    metrics_of,
+    off,
+    several_runs,
+    small_base,
+    small_set,
+    start_of,
+    stop_after,
+)
 
 
 def _together(base, folder, runs, **kwargs):
@@ -38,10 +39,13 @@ def _together(base, folder, runs, **kwargs):
     return found
 
 
-def test_each_run_is_what_it_is_alone(tmp_path):
+def test_each_run_is_what_it_is_alone_and_the_base_model_is_left_alone(tmp_path):
     base = tiny_base("llama")
+    before = {name: tensor.clone() for name, tensor in base.network.state_dict().items()}
     runs = several_runs(base, tmp_path / "group")
     found = _together(base, tmp_path / "group", runs)
+    assert all(torch.equal(before[name], tensor) for name, tensor in base.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in base.network.parameters())
     for run in runs:
         (tmp_path / run.name).mkdir()
         alone = list(train(base, replace(run, folder=tmp_path / run.name)))
@@ -70,14 +74,6 @@ def test_a_run_that_is_over_leaves_its_rows(tmp_path):
     lengths = sorted(sum(isinstance(e, Step) for e in events) for events in found.values())
     assert lengths == [7, 12, 12, 15]
     assert sizes == [4] * 7 + [3] * 5 + [1] * 3
-
-
-def test_the_base_model_is_left_alone(tmp_path):
-    base = small_base()
-    before = {name: tensor.clone() for name, tensor in base.network.state_dict().items()}
-    _together(base, tmp_path, several_runs(base, tmp_path))
-    assert all(torch.equal(before[name], tensor) for name, tensor in base.network.state_dict().items())
-    assert all(parameter.grad is None for parameter in base.network.parameters())
 
 
 def test_early_stopping_is_each_runs_own(tmp_path):
@@ -125,64 +121,22 @@ def test_runs_can_be_ended_by_how_the_others_do(tmp_path):
     assert sorted(events[-1].progress.step for events in found.values()) == [3, 3, 6, 12]
 
 
-@pytest.mark.parametrize("stop_after", [1, 8, 13])
-def test_stopped_runs_go_on_exactly(tmp_path, stop_after):
+@pytest.mark.parametrize("steps", [1, 8, 13])
+def test_stopped_runs_go_on_exactly(tmp_path, steps):
     """Before any is over, after one is, and when one is left."""
     base = small_base()
     whole = _together(base, tmp_path / "whole", several_runs(base, tmp_path / "whole"))
-    steps = 0
-
-    def should_stop():
-        nonlocal steps
-        steps += 1
-        return steps == stop_after
-
     folder = tmp_path / "cut"
     runs = several_runs(base, folder)
-    _together(base, folder, runs, should_stop=should_stop)
+    _together(base, folder, runs, should_stop=stop_after(steps))
     assert is_unfinished(folder)
     rest = _together(base, folder, runs, resume=True)
     assert not is_unfinished(folder)
     for run in runs:
         assert torch.equal(rest[run.name][-1].matrix_PD, whole[run.name][-1].matrix_PD)
-        written = [(tmp_path / n / run.name / "metrics.jsonl").read_text().splitlines() for n in ("whole", "cut")]
-        without_time = [[{**json.loads(line), "seconds": 0} for line in lines] for lines in written]
-        assert without_time[0] == without_time[1]
+        assert metrics_of(folder / run.name) == metrics_of(tmp_path / "whole" / run.name)
     again = _together(base, folder, runs, resume=True)
     assert all(torch.equal(again[run.name][-1].matrix_PD, rest[run.name][-1].matrix_PD) for run in runs)
-
-
-def test_runs_killed_at_any_step_and_resumed_give_the_same_bits(tmp_path):
-    """A real process and a real SIGKILL, several times over, at moments that the runs do not know."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
-
-    def process(folder: Path, lines: int, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), "group", str(lines), *flags]
-        return subprocess.Popen(command, env=environment, cwd=ROOT)
-
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    assert process(tmp_path / "whole", 10**6).wait(WAIT) == 0
-    folder = tmp_path / "killed"
-    kills = 0
-    flags: list[str] = []
-    # Run "a" is over after step 7, its eleventh line.
-    for lines in (3, 13, 22):
-        run = process(folder, lines + 4, *flags)
-        metrics = folder / "d" / "metrics.jsonl"
-        deadline = time.monotonic() + WAIT
-        while run.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
-                run.send_signal(signal.SIGKILL)
-                break
-            time.sleep(0.001)
-        kills += run.wait(WAIT) == -signal.SIGKILL
-        flags = ["resume"] if (folder / FILE).exists() else []
-    assert kills >= 2
-    assert process(folder, 10**6, *flags).wait(WAIT) == 0
-    for name in "abcd":
-        matrices = [(tmp_path / each / name / "matrix.bin").read_bytes() for each in ("whole", "killed")]
-        assert matrices[0] == matrices[1]
 
 
 def test_a_crash_between_the_checkpoints_goes_on_from_the_groups(tmp_path, monkeypatch):

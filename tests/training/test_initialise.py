@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sordino.errors import ConfigError, DoesNotFit
+from sordino.errors import ConfigError, DoesNotFit, SoftPromptFileError
+from sordino.formats import write_mixture
 from sordino.forward.sources import PrefixSource
-from sordino.prompts.kv_prompt import KVPrompt
+from sordino.models.base_model import BaseModel
+from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import PLACEMENTS, Metadata, SoftPrompt
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece
+from sordino.training import initialise as module
+from sordino.training.config import TrainConfig
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch
 from sordino.training.initialise import SCORING_TOKENS, Start, initialise, score
@@ -24,11 +29,15 @@ from tests.prompts.kv_of import kv_of
 from tests.training.runs import CONFIG, mean_alone, small_base, small_set
 
 
-def start_from(prompt: SoftPrompt, tokens: int, *, seed: int = 0) -> Start:
-    base = small_base()
+def begun(base: BaseModel, config: TrainConfig, prompt: SinglePrompt) -> Start:
     data = small_set(base)
-    config = replace(CONFIG, tokens=tokens, init="file:other.zip", seed=seed)
-    return initialise(base, config, form_of(base, config), data.train, data.validation, lambda name: prompt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "read_prompt", lambda name: prompt)
+        return initialise(base, config, form_of(base, config), data.train, data.validation)
+
+
+def start_from(prompt: SoftPrompt, tokens: int, *, seed: int = 0) -> Start:
+    return begun(small_base(), replace(CONFIG, tokens=tokens, init="file:other.zip", seed=seed), prompt)
 
 
 def other(tokens: int, width: int = 32) -> SoftPrompt:
@@ -66,8 +75,7 @@ def start_from_kv(prompt: KVPrompt, **changes: Any) -> Start:
     config = replace(
         CONFIG, **{"kind": "kv", "tokens": 4, "placement": "start", "init": "file:other.kv.zip", **changes}
     )
-    data, form = small_set(base), form_of(base, config)
-    return initialise(base, config, form, data.train, data.validation, lambda name: prompt)
+    return begun(base, config, prompt)
 
 
 def test_a_kv_prompt_goes_on_as_it_is() -> None:
@@ -86,10 +94,12 @@ def test_a_kv_prompt_of_another_length_or_place_is_refused_with_what_it_takes(ch
         start_from_kv(prompt, **changes)
 
 
-def test_a_mixture_is_no_start() -> None:
-    mixed = Mixture((other(4), other(4)), np.array([0.5, 0.5]), "probabilities")
-    with pytest.raises(ConfigError, match="a mixture is no start for one soft prompt"):
-        start_from_kv(mixed)
+def test_a_mixture_is_no_start(tmp_path: Path) -> None:
+    path = tmp_path / "both.mix.zip"
+    write_mixture(Mixture((other(4), other(4)), np.array([0.5, 0.5]), "probabilities"), path)
+    config = replace(CONFIG, init=f"file:{path}")
+    with pytest.raises(SoftPromptFileError, match="mixture"):
+        initialise(small_base(), config, form_of(small_base(), config), (), ())
 
 
 def test_a_prompt_of_another_width_is_refused() -> None:
@@ -103,7 +113,7 @@ def test_labels_are_the_answers_words_most_frequent_first() -> None:
     pieces = [Piece(f"{n}", "completion", answer, prompt="a film:") for n, answer in enumerate(answers)]
     examples = make_examples(pieces, base, max_tokens=32).examples
     config = replace(CONFIG, tokens=9, init="labels")
-    start = initialise(base, config, form_of(base, config), examples, (), lambda name: other(4))
+    start = initialise(base, config, form_of(base, config), examples, ())
     counts: dict[int, int] = {}
     for answer in answers:
         for token in base.encode(answer):

@@ -23,9 +23,9 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, MetricsFile, Sample, Step, Validation
 from sordino.training.gradient import Loss, losses_and_gradients, mean_nlls
 from sordino.training.loop import Run, TrainSet, train
-from sordino.training.parameters import fold, new_parameters
 from sordino.training.schedule import batch_at, learning_rate
-from tests.training.runs import CONFIG, first_matrix, small_base, small_set, start_of
+from sordino.training.state import fold, new_parameters
+from tests.training.runs import CONFIG, first_matrix, metrics_of, small_base, small_set, start_of, stop_after
 from tests.waiting import WAIT
 
 ROOT = Path(__file__).parents[2]
@@ -152,58 +152,57 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path):
 
 
 @pytest.mark.parametrize("change", KINDS)
-@pytest.mark.parametrize("stop_after", [1, 4, 11])
-def test_a_stopped_run_goes_on_exactly(tmp_path, change, stop_after):
+@pytest.mark.parametrize("steps", [1, 4, 11])
+def test_a_stopped_run_goes_on_exactly(tmp_path, change, steps):
     base = small_base()
     config = replace(CONFIG, **change)
     (tmp_path / "whole").mkdir()
     (tmp_path / "cut").mkdir()
     whole = _run(base, tmp_path / "whole", config)
-    steps = 0
-
-    def should_stop():
-        nonlocal steps
-        steps += 1
-        return steps == stop_after
-
-    first = _run(base, tmp_path / "cut", config, should_stop=should_stop)
+    first = _run(base, tmp_path / "cut", config, should_stop=stop_after(steps))
     assert first[-1].why == "stopped"
     rest = _run(base, tmp_path / "cut", config, resume=True)
     assert torch.equal(rest[-1].matrix_PD, whole[-1].matrix_PD)
-    metrics = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")]
-    without_time = [[{**json.loads(line), "seconds": 0} for line in lines] for lines in metrics]
-    assert without_time[0] == without_time[1]
+    assert metrics_of(tmp_path / "cut") == metrics_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("method", ["plain", pytest.param("residual", marks=pytest.mark.slow)])
-def test_a_run_killed_at_any_step_and_resumed_gives_the_same_bits(tmp_path, method):
-    """A real process and a real SIGKILL, several times over, at moments that the run does not know."""
+@pytest.mark.parametrize(
+    ("what", "metrics", "kills", "runs"),
+    [
+        ("plain", "metrics.jsonl", (4, 25, 60), ("",)),
+        pytest.param("residual", "metrics.jsonl", (4, 25, 60), ("",), marks=pytest.mark.slow),
+        # Run "a" of a group is over after step 7, the eleventh line of run "d".
+        ("group", "d/metrics.jsonl", (3, 13, 22), "abcd"),
+    ],
+)
+def test_runs_killed_at_any_step_and_resumed_give_the_same_bits(tmp_path, what, metrics, kills, runs):
+    """A real process and a real SIGKILL, several times over, at moments that the runs do not know."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
     def process(folder: Path, lines: int, *flags: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), method, str(lines), *flags]
+        command = [sys.executable, "-m", "tests.training.kill_me", str(folder), what, str(lines), *flags]
         return subprocess.Popen(command, env=environment, cwd=ROOT)
 
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    assert process(tmp_path / "whole", 10**6).wait(WAIT) == 0
-    folder = tmp_path / "killed"
-    kills = 0
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    assert process(whole, 10**6).wait(WAIT) == 0
+    killed = 0
     flags: list[str] = []
-    for lines in (4, 25, 60):
+    for lines in kills:
         run = process(folder, lines + 4, *flags)
-        metrics = folder / "metrics.jsonl"
         deadline = time.monotonic() + WAIT
         while run.poll() is None and time.monotonic() < deadline:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= lines:
+            if (folder / metrics).exists() and (folder / metrics).read_bytes().count(b"\n") >= lines:
                 run.send_signal(signal.SIGKILL)
                 break
-            time.sleep(0.002)
-        kills += run.wait(WAIT) == -signal.SIGKILL
+            time.sleep(0.001)
+        killed += run.wait(WAIT) == -signal.SIGKILL
         flags = ["resume"] if (folder / "checkpoint.safetensors").exists() else []
-    assert kills == 3
+    assert killed == len(kills)
     assert process(folder, 10**6, *flags).wait(WAIT) == 0
-    assert (folder / "matrix.bin").read_bytes() == (tmp_path / "whole" / "matrix.bin").read_bytes()
+    for name in runs:
+        assert (folder / name / "matrix.bin").read_bytes() == (whole / name / "matrix.bin").read_bytes()
 
 
 @given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 200), st.integers(0, 5))

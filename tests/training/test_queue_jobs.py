@@ -12,13 +12,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import torch
 
 from sordino.errors import BadInput, StorageError
 from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import save_tiny
 from tests.waiting import WAIT
 from tests.waiting import until as until_true
 
@@ -31,8 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny("llama", dtype=torch.float32).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    save_tiny(folder)
     return str(folder)
 
 
@@ -68,7 +66,7 @@ def until(server: Running, name: str, *states: str, seconds: float = WAIT) -> di
         time.sleep(0.1)
 
 
-def seen(server: Running, name: str, model: str = "", **settings: Any) -> dict[str, Any]:
+def seen(server: Running, name: str, model: str = "", settings: Any = None) -> dict[str, Any]:
     """What came of looking at a draft's texts; looked at anew, if there are settings."""
     told: dict[str, Any] = {"busy": True}
     if settings:
@@ -82,11 +80,8 @@ def seen(server: Running, name: str, model: str = "", **settings: Any) -> dict[s
 def test_texts_to_a_soft_prompt_in_the_library(server: Running, model: str) -> None:
     run = texts(server, "one.txt", "folder/two.txt", "three.md")
     assert sorted(run["texts"]) == ["folder/two.txt", "one.txt", "three.md"]
-    asked = {"model": model, "settings": {**QUICK, "name": "The <b>keeper</b>"}}
-    told = post(server, f"{run['id']}/look", asked)
-    while told["busy"]:
-        time.sleep(0.1)
-        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
+    asked: dict[str, Any] = {"model": model, "settings": {**QUICK, "name": "The <b>keeper</b>"}}
+    told = seen(server, run["id"], **asked)
     assert not told["error"]
     assert told["texts"]["tokens"] > 100
     assert told["cost"]["steps"] == 3
@@ -185,7 +180,7 @@ def test_measuring_that_is_killed_is_told(server: Running, model: str) -> None:
     assert "the measuring was killed from outside" in told["error"]
     assert "lower --pass-tokens" in told["error"]
     assert told["named"] == ["pass_tokens", "batch", "row_tokens", "tokens"]
-    assert not seen(server, run["id"], **QUICK, model=model)["error"]
+    assert not seen(server, run["id"], model, QUICK)["error"]
 
 
 def test_texts_are_taken_out_and_trained_on_again(server: Running, model: str) -> None:
@@ -214,23 +209,13 @@ def test_texts_are_taken_out_and_trained_on_again(server: Running, model: str) -
 def test_what_cannot_be_trained_on_is_said(server: Running, model: str) -> None:
     files = [("files", ("tiny.txt", b"too little"))]
     run = httpx.post(f"{server.url}/ui/texts", files=files).json()
-    told = post(server, f"{run['id']}/look", {"model": model, "settings": QUICK})
-    while told["busy"]:
-        time.sleep(0.1)
-        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
-    assert "too little text" in told["error"]
+    assert "too little text" in seen(server, run["id"], model, QUICK)["error"]
     latin = httpx.post(f"{server.url}/ui/texts", files=[("files", ("latin.txt", b"na\xefve " * 999))]).json()
-    told = post(server, f"{latin['id']}/look", {"model": model, "settings": QUICK})
-    while told["busy"]:
-        time.sleep(0.1)
-        told = httpx.get(f"{server.url}/ui/jobs/{latin['id']}/look").json()
+    told = seen(server, latin["id"], model, QUICK)
     # By the name that the user knows, and not by where the server keeps it.
     assert told["error"].startswith("latin.txt, byte 2 ")
     assert told["where"].startswith("latin.txt, ")
-    told = post(server, f"{run['id']}/look", {"model": model, "settings": {**QUICK, "seed": -1}})
-    while told["busy"]:
-        time.sleep(0.1)
-        told = httpx.get(f"{server.url}/ui/jobs/{run['id']}/look").json()
+    told = seen(server, run["id"], model, {**QUICK, "seed": -1})
     assert "--seed" in told["error"]
     assert (told["named"], told["where"]) == (["seed"], "--seed")
     post(server, f"{run['id']}/train", {"model": model, "settings": QUICK})

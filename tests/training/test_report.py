@@ -13,12 +13,14 @@ import pytest
 
 from sordino import storage
 from sordino.errors import StorageError, TrainingError
+from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate
 from sordino.evaluation.distance_report import DistanceLine, DistanceReport
+from sordino.evaluation.report import ConditionLine
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from sordino.training import report as report_module
 from sordino.training.events import METRICS, Sample, Step, Validation
-from sordino.training.report import RESULTS, HeldoutLine, InspectionTable, RunReport, read_events, write_report
+from sordino.training.report import RESULTS, InspectionTable, RunReport, read_events, write_report
 
 EVIL = '"><script src="//evil.example/x.js"></script>\u202e $\\frac{1}{0}$ {{ 7 * 7 }}'
 PROMPT = SoftPrompt(
@@ -38,15 +40,22 @@ EVENTS = (
     Sample(40, "At dusk", " Herself was lit."),
     Validation(40, 3.9, best=True),
 )
+EXCERPT = "64 tokens of the training text"
+
+
+def line(kind: Kind, label: str, tokens: int, nll: Estimate, bits: float, over: Estimate) -> ConditionLine:
+    return ConditionLine(kind, label, tokens, nll, bits, {"keeper": over})
+
+
 FULL = RunReport(
     PROMPT,
     EVENTS,
     nearest=[[(" lamp", 0.912), ("\n", 0.5)], [(" oil", 0.75)], [(" ", 0.25)]],
     heldout=[
-        HeldoutLine("soft prompt", "keeper", 3, 3.912, 1.201, (3.8, 4.0)),
-        HeldoutLine("no prompt", "no prompt", 0, 4.512, 1.401, (4.4, 4.6), 0.6, (0.5, 0.7)),
-        HeldoutLine("instruction", "Write as a keeper", 5, 4.4, 1.3, None, 0.488, None),
-        HeldoutLine("excerpt", "64 tokens of the training text", 64, 4.1, 1.25, (4.0, 4.2), 0.188, (0.1, 0.3)),
+        ConditionLine("soft prompt", "keeper", 3, Estimate(3.912, (3.8, 4.0)), 1.201, {}),
+        line("no prompt", "no prompt", 0, Estimate(4.512, (4.4, 4.6)), 1.401, Estimate(0.6, (0.5, 0.7))),
+        line("instruction", "Write as a keeper", 5, Estimate(4.4, None), 1.3, Estimate(0.488, None)),
+        line("excerpt", EXCERPT, 64, Estimate(4.1, (4.0, 4.2)), 1.25, Estimate(0.188, (0.1, 0.3))),
     ],
     verdicts=["These 3 vectors are worth 143 tokens of real text."],
     samples=[{"prompt": "The door", "with": " was Herself's.", "without": " was open."}],
@@ -86,9 +95,22 @@ def test_programs_get_the_same_results(tmp_path: Path) -> None:
     write_report(tmp_path, FULL)
     results = json.loads((tmp_path / RESULTS).read_bytes())
     assert results["verdicts"] == FULL.verdicts
-    assert [(line["kind"], line["nll"]) for line in results["heldout"]] == [
-        (line.kind, line.nll) for line in FULL.heldout
+    assert results["heldout"][0] == {
+        "kind": "soft prompt",
+        "label": "keeper",
+        "tokens": 3,
+        "nll": 3.912,
+        "bits_per_byte": 1.201,
+        "interval": [3.8, 4.0],
+        "difference": None,
+        "difference_interval": None,
+    }
+    assert [(one["kind"], one["nll"], one["difference"]) for one in results["heldout"][1:]] == [
+        ("no prompt", 4.512, 0.6),
+        ("instruction", 4.4, 0.488),
+        ("excerpt", 4.1, 0.188),
     ]
+    assert results["heldout"][1]["difference_interval"] == [0.5, 0.7]
     assert (results["distance"], results["samples"], results["notes"]) == (None, FULL.samples, ["split by file"])
 
 
@@ -104,7 +126,7 @@ def test_it_shows_everything(tmp_path: Path) -> None:
         "[+0.500, +0.700]",
         "1.401",
         "“Write as a keeper”",
-        "64 tokens of the training text",
+        EXCERPT,
         "worth 143 tokens",
         "The door was open.",
         "The door was Herself's.",
@@ -123,8 +145,8 @@ def test_it_shows_everything(tmp_path: Path) -> None:
 
 def test_gains_behind_other_text_have_a_table_and_a_picture(tmp_path: Path) -> None:
     gains = {0: Estimate(0.452, (0.4, 0.5)), 256: Estimate(0.309, (0.2, 0.4))}
-    line = DistanceLine("foreign", "", "soft prompt", "<b>", 128, False, 20, gains, {256: Estimate(0.684, (0.5, 0.8))})
-    report = replace(FULL, distance=DistanceReport((0, 256), 768, 2, "piece", 9, (line,), ()))
+    near = DistanceLine("foreign", "", "soft prompt", "<b>", 128, False, 20, gains, {256: Estimate(0.684, (0.5, 0.8))})
+    report = replace(FULL, distance=DistanceReport((0, 256), 768, 2, "piece", 9, (near,), ()))
     page = written(tmp_path, report)
     for said in (
         "After other text",
@@ -163,7 +185,7 @@ def test_the_picture_is_the_one_in_the_page(tmp_path: Path) -> None:
 def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
     """Read off the drawing itself: the curves' data, the dots, the intervals."""
     loss, rate, heldout = report_module._figure(FULL).axes
-    curves = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    curves = {curve.get_label(): curve.get_xydata().tolist() for curve in loss.lines}
     assert curves["validation"] == [[0, 4.5], [40, 3.9]]
     assert curves["kept: step 40"] == [[40, 3.9]]
     assert len(curves["training, running mean"]) == 40
@@ -174,7 +196,7 @@ def test_the_picture_shows_the_numbers(tmp_path: Path) -> None:
         "an instruction",
         "nothing in front",
     ]
-    assert [line.get_xdata().tolist() for line in heldout.lines[:2]] == [[3.8, 4.0], [3.912]]
+    assert [mark.get_xdata().tolist() for mark in heldout.lines[:2]] == [[3.8, 4.0], [3.912]]
 
 
 def test_what_files_say_stays_text(tmp_path: Path) -> None:

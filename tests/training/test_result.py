@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from sordino import formats
 from sordino.errors import BadInput, DataError, OutOfMemory
@@ -24,9 +23,8 @@ from sordino.training.execute import follow, read_texts
 from sordino.training.job import Job, stored_job
 from sordino.training.judging import INSPECTION_POSITIONS, Judging, RunSize, judging_of
 from sordino.training.result import TrainResult, measured_result, sample_pairs
-from tests.tiny_models import tiny_base
+from tests.training.runs import days, write_texts
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 CONFIG = TrainConfig(
     tokens=4, steps=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64, patience=0
 )
@@ -44,16 +42,9 @@ REACHING = replace(
 )
 
 
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return tiny_base("llama", dtype=torch.float32)
-
-
 def job_in(folder: Path, **changes: Any) -> Job:
-    (folder / "texts").mkdir()
-    for number in range(7):
-        (folder / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
-    return Job(TextPaths((folder / "texts",)), folder / "v.zip", "tiny", Metadata(name="v"), CONFIG, **changes)
+    texts = TextPaths((write_texts(folder / "texts", days()),))
+    return Job(texts, folder / "v.zip", "tiny", Metadata(name="v"), CONFIG, **changes)
 
 
 def executed(job: Job, base: Any, on_event: OnEvent = nobody, judging: Judging = QUICK) -> TrainResult:

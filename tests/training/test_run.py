@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sordino.errors import ConfigError
 from sordino.prompts.soft_prompt import Metadata
@@ -20,25 +19,17 @@ from sordino.training.execute import execute
 from sordino.training.job import SETTINGS, Job, job_from, store, stored_job
 from sordino.training.judging import SHARE
 from sordino.training.reading import read_sample
-from sordino.training.run import estimate_group
+from sordino.training.run import estimate
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
-from tests.tiny_models import tiny_base
+from tests.training.runs import LOG, days, write_texts
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 CONFIG = TrainConfig(tokens=4, batch=2, row_tokens=32, init="vocab", sample_tokens=4, validation_tokens=64)
-
-
-@pytest.fixture(scope="module")
-def base() -> Any:
-    return tiny_base("llama", dtype=torch.float32)
 
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    (tmp_path / "texts").mkdir()
-    for number in range(7):
-        (tmp_path / "texts" / f"{number}.txt").write_text(f"Day {number}. " + LOG * (number + 3))
-    return Job(TextPaths((tmp_path / "texts",)), tmp_path / "v.zip", "tiny", Metadata(name="v"), CONFIG)
+    texts = TextPaths((write_texts(tmp_path / "texts", days()),))
+    return Job(texts, tmp_path / "v.zip", "tiny", Metadata(name="v"), CONFIG)
 
 
 @pytest.fixture
@@ -87,12 +78,12 @@ def test_a_sample_has_a_size(most: int) -> None:
 
 
 def test_minutes_count_the_measuring(job: Job, base: Any, clock: None) -> None:
-    prepared = run.prepare(base, job.config, job.texts, lambda name: pytest.fail(name))
-    cost = estimate_group([prepared], Calibration(minutes=5))
+    prepared = run.prepare(base, job.config, job.texts)
+    cost = estimate([prepared], Calibration(minutes=5))
     assert 0.8 * 300 < cost.seconds <= 300
     assert 0 < cost.measuring_seconds <= SHARE * (cost.seconds - cost.measuring_seconds)
     unmeasured = replace(prepared, config=replace(prepared.config, measure="none"))
-    free = estimate_group([unmeasured], Calibration(minutes=5))
+    free = estimate([unmeasured], Calibration(minutes=5))
     assert free.measuring_seconds == 0
     assert free.steps > cost.steps
 

@@ -117,7 +117,7 @@ def run(job: Job, base: BaseModel, minutes: float) -> SinglePrompt | None:
     sample_seconds = _show_unchanged(base)
     with display:
         display.show(Working("Measuring this machine"))
-        cost = estimate(prepared)
+        cost = estimate([prepared])
     job, took = fitted_to_machine(replace(job, config=prepared.config), cost, sample_seconds, minutes)
     steps = job.config.steps
     judging = demo_judging(job.config, cost.step_seconds)

@@ -14,7 +14,7 @@ from sordino.library.outputs import Outputs
 from sordino.settings import setting
 
 if TYPE_CHECKING:
-    from sordino.evaluation.continuation_report import ContinuationReport
+    from sordino.evaluation.continuations import ContinuationReport
     from sordino.evaluation.distance_report import DistanceReport
 
 _DEFAULT = ",".join(map(str, DISTANCES))
@@ -107,6 +107,6 @@ def show_distance(report: DistanceReport) -> None:
 
 def show_continuations(report: ContinuationReport) -> None:
     """The table, and what it shows."""
-    from sordino.evaluation.continuation_report import COLUMNS, explanation, rows
+    from sordino.evaluation.continuations import COLUMNS, explanation, rows
 
     show_table(COLUMNS, rows(report), title="What the model writes after other text", explanation=explanation(report))

@@ -78,7 +78,7 @@ def evaluate(
             progress=progress,
         )
     if distance.picture is not None and report.distance is not None:
-        from sordino.evaluation.distance_picture import distance_figure
+        from sordino.evaluation.pictures import distance_figure
 
         show_picture(distance_figure(report.distance), distance.picture)
     if as_json:

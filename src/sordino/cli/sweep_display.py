@@ -14,8 +14,8 @@ from sordino.cli.training_display import Display, clock, memory, show_texts
 from sordino.training.events import Cost, Disclosed, Finished, Lost, RunEvent, Started, Step, TextsRead
 from sordino.training.sweep.execute import RESULTS, ModelStarted, SweepResult
 from sordino.training.sweep.grid import Spec
-from sordino.training.sweep.halving import share_of
 from sordino.training.sweep.results import Measured, ModelOutcome, Outcome
+from sordino.training.sweep.running import share_of
 
 _COLUMNS = (
     *("model", "run", "kind", "#tokens", "#lr", "init", "method", "#seed", "#steps", "ended"),

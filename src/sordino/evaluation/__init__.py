@@ -5,8 +5,8 @@ scoring: losses of the same tokens                mixed: the same with mixtures
 confidence: intervals                             off_domain: a packaged text in another voice
 measuring: held-out losses, with intervals        report: their numbers and sentences
 distance, distance_plan: gains after other text  between: that text
-distance_report, distance_picture: what is shown  adapters: LoRA, to compare with
-continuations: whether text stays healthy
+distance_report: what is shown                    adapters: LoRA, to compare with
+continuations: whether text stays healthy         pictures: drawn
 
 Tasks: which answers are right?
 

@@ -38,7 +38,7 @@ class BetweenTexts:
 
     @property
     def tokens(self) -> int:
-        """Of the shortest."""
+        """The length of the shortest text."""
         return min(map(len, self.texts))
 
 

@@ -128,9 +128,9 @@ def times_drawn(units: int, *, resamples: int, seed: int) -> Iterator[Floats]:
         yield random.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
 
 
-def interval(values_R: Floats, units: int, *, level: float = LEVEL) -> Interval:
-    """The middle `level` of values resampled from `units` units, expanded for their number. An end may be infinite."""
-    tail = expanded_tail((1 - level) / 2, units)
+def interval(values_R: Floats, units: int) -> Interval:
+    """The middle LEVEL of values resampled from `units` units, expanded for their number. An end may be infinite."""
+    tail = expanded_tail((1 - LEVEL) / 2, units)
     ordered = np.sort(values_R)
     last = len(ordered) - 1
     return float(ordered[math.floor(tail * last)]), float(ordered[math.ceil((1 - tail) * last)])
@@ -142,7 +142,7 @@ def brackets(interval: Interval | None, form: str, *, times: float = 1) -> str:
 
 
 def cells(estimate: Estimate | None, form: str, *, times: float = 1) -> tuple[str, str]:
-    """Of a table, for an estimate, or for none: its value in the given form, and its interval as `brackets`."""
+    """Two cells of a table: an estimate's value in the given form, and its interval as `brackets`; both empty for None."""
     if estimate is None:
         return "", ""
     return form.format(times * estimate.value), brackets(estimate.interval, form, times=times)

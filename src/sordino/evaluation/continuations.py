@@ -10,18 +10,20 @@ Shape key: N continuations, L lines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from sordino.engine.generate import TextRequest, draw
 from sordino.engine.sampling import Sampling
 from sordino.evaluation.between import foreign_texts
-from sordino.evaluation.conditions import check_room, prompt_condition
-from sordino.evaluation.confidence import Units, mean_estimates
+from sordino.evaluation.conditions import NO_PROMPT, check_room, prompt_condition
+from sordino.evaluation.confidence import Estimate, Units, cells, mean_estimates
 from sordino.evaluation.config import ContinuationConfig, DistanceConfig, EvaluateConfig
-from sordino.evaluation.continuation_report import ContinuationLine, ContinuationReport
 from sordino.evaluation.distance_plan import held_and_not
-from sordino.evaluation.scoring import Progress
+from sordino.evaluation.distance_report import prompt_heading
+from sordino.evaluation.scoring import Progress, shifted
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import StoredPrompt
 from sordino.texts.neutral import BREAK, evaluation_texts
@@ -32,6 +34,37 @@ _OPENINGS = 8
 _ROWS = 32
 
 Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ContinuationLine:
+    """What was written with one soft prompt, or without. label: "" without. hold: of the soft prompt; changed: another than in its
+    file. repeated: share of four tokens in a row that were there before; more: that less what repeats without a soft prompt.
+    """
+
+    label: str
+    hold: int | None
+    changed: bool
+    distinct: float
+    repeated: Estimate
+    more: Estimate
+    tokens: Estimate
+
+    @property
+    def heading(self) -> str:
+        return prompt_heading(self.label, self.hold) if self.label else NO_PROMPT
+
+
+@dataclass(frozen=True)
+class ContinuationReport:
+    """count: continuations of each line, of at most `tokens` tokens, after `behind` tokens of other text. The last line has no
+    soft prompt.
+    """
+
+    count: int
+    tokens: int
+    behind: int
+    lines: tuple[ContinuationLine, ...]
 
 
 def check_continuations(base: BaseModel, prompts: Mapping[str, StoredPrompt], config: ContinuationConfig) -> None:
@@ -47,7 +80,10 @@ def measure_continuations(
     settings: EvaluateConfig,
     progress: Progress = lambda done, total: None,
 ) -> ContinuationReport:
-    """With each soft prompt as its file is, with the hold of `settings.distance`, not held, and without one. Raises OutOfMemory."""
+    """Write with each soft prompt as in its file, with the hold of `settings.distance`, and not held; and without one.
+
+    Raises OutOfMemory.
+    """
     config, far, seed = settings.continuations, settings.distance or DistanceConfig(), settings.seed
     assert config is not None
     judged: list[tuple[str, StoredPrompt | None, int | None, bool]] = [
@@ -60,10 +96,8 @@ def measure_continuations(
     total, written = len(judged) * config.count, []
     for at, (_, prompt, _, _) in enumerate(judged):
         requests = [TextRequest((*openings[n % len(openings)], *ending), prompt, seed + n) for n in range(config.count)]
-        drawn = draw(
-            base, requests, sampling, rows=_ROWS,
-            progress=lambda done, _, before=at * config.count: progress(before + done, total),  # type: ignore[misc]
-        )  # fmt: skip
+        own = shifted(progress, at * config.count, total)
+        drawn = draw(base, requests, sampling, rows=_ROWS, progress=own)
         written.append([tuple(one.token for one in text.tokens) for text in drawn])
     repeated_NL, tokens_NL = (
         np.array([[of(ids) for ids in texts] for texts in written], dtype=float).T for of in (repeated_share, len)
@@ -84,12 +118,62 @@ def measure_continuations(
 
 
 def repeated_share(ids: Ids) -> float:
-    """Of a text's runs of four tokens, those that were there before; 0 where it has none."""
+    """The share of a text's runs of four tokens that occurred before in it; 0 for a text without such runs."""
     runs = [ids[at : at + 4] for at in range(len(ids) - 3)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def distinct_share(texts: Sequence[Ids]) -> float:
-    """Of all texts' pairs of neighbouring tokens, those that differ; 0 where they have none."""
+    """The share of distinct pairs among all pairs of neighbouring tokens; 0 if there are none."""
     pairs = [ids[at : at + 2] for ids in texts for at in range(len(ids) - 1)]
     return len(set(pairs)) / len(pairs) if pairs else 0.0
+
+
+# What is shown ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("continuations", "#distinct-2", "#repeated", "", "#more than without", "", "#tokens")
+
+
+def rows(report: ContinuationReport) -> list[list[str]]:
+    """The table's cells, see COLUMNS."""
+    return [
+        [
+            line.heading,
+            f"{line.distinct:.3f}",
+            *cells(line.repeated, "{:.1%}"),
+            *cells(line.more if line.label else None, "{:+.1%}"),
+            f"{line.tokens.value:.1f}",
+        ]
+        for line in report.lines
+    ]
+
+
+def explanation(report: ContinuationReport) -> list[str]:
+    """What the table shows."""
+    return [
+        f"{report.count} continuations of at most {report.tokens} tokens, after {report.behind} tokens of other text; the same "
+        "texts and seeds on every line.",
+        "Distinct-2: how many of their pairs of neighbouring tokens differ. Repeated: which share of four tokens in a row was "
+        "there before in the same continuation.",
+    ]
+
+
+def to_json(report: ContinuationReport) -> dict[str, Any]:
+    """As plain JSON."""
+    return {
+        "count": report.count,
+        "tokens": report.tokens,
+        "behind": report.behind,
+        "lines": [
+            {
+                "label": line.label or None,
+                "hold": line.hold,
+                "as_in_file": not line.changed,
+                "distinct_2": line.distinct,
+                "repeated": asdict(line.repeated),
+                "repeated_more_than_without": asdict(line.more),
+                "tokens": asdict(line.tokens),
+            }
+            for line in report.lines
+        ],
+    }

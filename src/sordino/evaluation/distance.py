@@ -54,7 +54,8 @@ def measure_distance(
     assert config.distance is not None
     texts = _texts(base, plan, prompts, config.distance, training, seed=config.seed)
     work = [
-        (one, [(of, plan.behind(base, one, of)) for of in texts if _meets(one, of, texts[0])]) for one in plan.judged
+        (one, [(of, plan.behind(base, one, of)) for of in texts if _is_measured_after(one, of, texts[0])])
+        for one in plan.judged
     ]
     count = sum(map(len, plan.windows))
     total, done = count * sum(1 + sum(len(far) for _, far in sets) for _, sets in work), 0
@@ -99,8 +100,8 @@ def _texts(
     return found
 
 
-def _meets(one: JudgedCondition, texts: BetweenTexts, first: BetweenTexts) -> bool:
-    """Whether a condition is measured after these texts. first: those that all are measured after."""
+def _is_measured_after(one: JudgedCondition, texts: BetweenTexts, first: BetweenTexts) -> bool:
+    """Whether a condition is measured after these texts. first: the texts that every condition is measured after."""
     kind = one.condition.kind
     everywhere = one.adapter is None and not one.changed and kind in ("no prompt", "soft prompt")
     own = kind != "soft prompt" or texts.writer in ("", one.condition.label)

@@ -24,7 +24,7 @@ from sordino.errors import DataError
 from sordino.evaluation.conditions import Condition
 from sordino.evaluation.confidence import Floats
 from sordino.evaluation.scoring import Progress
-from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes, decode, encode
+from sordino.forward.encoder_decoder import InputPrefixes, decode, encode
 from sordino.forward.longer import extend_prefixes
 from sordino.forward.nll import Head, head_of
 from sordino.forward.packing import pack
@@ -141,7 +141,11 @@ def edge_logps(
             leading = conditions[group[0]].leading
             mine = [at for at, text in enumerate(texts) if text.condition in group]
             led = [(group.index(texts[at].condition), (*leading, *texts[at].ids)) for at in mine]
-            for places, states_JSD in _states_of(base, prefixes, led, tree, pass_tokens):
+            if isinstance(prefixes, InputPrefixes):
+                passes = _decoder_states(base, prefixes, led, tree, pass_tokens)
+            else:
+                passes = _states(base, prefixes, led, tree, pass_tokens)
+            for places, states_JSD in passes:
                 logp_JE[[mine[place] for place in places]] = _logps(head, states_JSD, tree)
                 done += len(places)
                 progress(done, len(texts))
@@ -152,18 +156,10 @@ def edge_logps(
 _Texts = Sequence[tuple[int, tuple[int, ...]]]
 
 
-def _states_of(
-    base: BaseModel, prefixes: AnyPrefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
-) -> Iterator[tuple[list[int], Tensor]]:
-    if isinstance(prefixes, InputPrefixes):
-        return _decoder_states(base, prefixes, texts, tree, pass_tokens)
-    return _states(base, prefixes, texts, tree, pass_tokens)
-
-
 def _decoder_states(
     base: BaseModel, prefixes: InputPrefixes, texts: _Texts, tree: LabelTree, pass_tokens: int
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """As `_states`, of an encoder-decoder: the encoder reads a text once, and the decoder each of the labels' beginnings."""
+    """`_states` for an encoder-decoder: the encoder reads a text once, and the decoder each of the labels' beginnings."""
     sides = base.encoder_decoder
     assert sides is not None
     paths, start = tree.paths or ((),), len(sides.start_ids)

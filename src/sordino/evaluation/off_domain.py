@@ -42,7 +42,7 @@ def own_text(prompt: Prompt) -> tuple[str, tuple[Piece, ...]]:
 def _is_corpus(name: str, prompts: Sequence[Prompt], heldout: Sequence[Piece]) -> bool:
     pieces = read_pieces([_folder(name)]).pieces
     known = {digest(piece) for piece in pieces}
-    # With --heldout the data hash covers the whole training folder; without, only a part of it, and the name has to do.
+    # Trained with --heldout, the data hash covers the whole folder; without, only a part, and only the name can tell.
     trained = data_hash(read_pieces([_folder(name) / "train"]).pieces)
     return any(digest(piece) in known for piece in heldout) or any(
         prompt.metadata.training.get("data_hash") == trained or _NAMED[name] in prompt.metadata.name.lower()

@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sordino.evaluation.distance_report import DistanceLine, DistanceReport, named
 from sordino.storage import write_bytes
 
 PLAIN, ACCENT, FAINT, BAND = "#33658a", "#c8553d", "#9aa5b1", "#e3ebf2"
@@ -81,7 +82,7 @@ def drawable(text: str, longest: int = _LONGEST) -> str:
 
 
 def rendered(figure: Figure, ending: str = ".png") -> bytes:
-    """As ".png" or ".svg", without date and version. Of a PNG the bytes are the same each time."""
+    """The figure as ".png" or ".svg", without date and version. A PNG's bytes are the same each time."""
     target = io.BytesIO()
     if ending.lower() == ".svg":
         with matplotlib.rc_context({"svg.hashsalt": "sordino"}):
@@ -94,3 +95,43 @@ def rendered(figure: Figure, ending: str = ".png") -> bytes:
 def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure as the kind that the path's ending names. Raises StorageError."""
     write_bytes(path, rendered(figure, path.suffix))
+
+
+# Gains after other text ------------------------------------------------------------------------------------------------
+
+# The first condition is drawn in the accent colour.
+_OF_CONDITIONS = (ACCENT, PLAIN, *(colour for colour in COLOURS if colour not in (ACCENT, PLAIN)))
+
+
+def distance_figure(report: DistanceReport) -> Figure:
+    """Gains over the distance, with their intervals."""
+    kinds = list(dict.fromkeys((line.between, line.writer) for line in report.lines))
+    figure = new_figure(1.2 + 3.4 * len(kinds), 4)
+    all_axes: Sequence[Axes] = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    headings = list(dict.fromkeys(line.heading for line in report.lines))
+    for axes, (between, writer) in zip(all_axes, kinds, strict=True):
+        for line in report.lines:
+            if (line.between, line.writer) == (between, writer):
+                at = headings.index(line.heading)
+                _draw_gains(axes, line, report.distances, _OF_CONDITIONS[at % len(_OF_CONDITIONS)])
+        axes.axhline(0, color=FAINT, linewidth=1)
+        axes.set_xticks(range(len(report.distances)), [f"{distance:,}" for distance in report.distances])
+        axes.set_xlabel("tokens of text between")
+        axes.set_title(drawable(f"after {named(between, writer)}", 48), loc="left", fontsize=10)
+        plain_axes(axes)
+        axes.tick_params(labelsize=8)
+    all_axes[0].set_ylabel("gain, nats per token")
+    all_axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_gains(axes: Axes, line: DistanceLine, distances: Sequence[int], colour: str) -> None:
+    # Distances stand side by side: on a scale of tokens, the short ones would be one point.
+    places = [distances.index(distance) for distance in line.gains]
+    values = [gain.value for gain in line.gains.values()]
+    style = "-" if line.kind == "soft prompt" else "--"
+    axes.plot(places, values, style, color=colour, marker="o", markersize=4, label=drawable(line.heading, 36))
+    spreads = [gain.interval for gain in line.gains.values()]
+    if all(spread is not None for spread in spreads):
+        low, high = zip(*(spread for spread in spreads if spread is not None), strict=True)
+        axes.fill_between(places, low, high, color=colour, alpha=0.08, linewidth=0)

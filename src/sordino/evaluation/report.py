@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sordino.evaluation import continuation_report, distance_report
+from sordino.evaluation import continuations, distance_report
 from sordino.evaluation.conditions import Kind
 from sordino.evaluation.confidence import Estimate, cells, length_in_words
-from sordino.evaluation.continuation_report import ContinuationReport
+from sordino.evaluation.continuations import ContinuationReport
 from sordino.evaluation.distance_report import DistanceReport, plain_table
 from sordino.evaluation.verdict import damage, interval_ends, verdict
 
@@ -100,7 +100,7 @@ class Report:
         if self.distance is not None:
             table += ["", *plain_table(distance_report.columns(self.distance), distance_report.rows(self.distance))]
         if self.continuations is not None:
-            table += ["", *plain_table(continuation_report.COLUMNS, continuation_report.rows(self.continuations))]
+            table += ["", *plain_table(continuations.COLUMNS, continuations.rows(self.continuations))]
         verdicts = []
         for label in self.n_tokens:
             named = f"{label}: " if len(self.n_tokens) > 1 else ""
@@ -170,7 +170,7 @@ def to_json(report: Report) -> dict[str, Any]:
             for label in report.n_tokens
         ],
         "distance": distance_report.to_json(report.distance) if report.distance else None,
-        "continuations": continuation_report.to_json(report.continuations) if report.continuations else None,
+        "continuations": continuations.to_json(report.continuations) if report.continuations else None,
         "notes": list(report.notes),
         **({"distilled": distilled_json(report.distilled)} if report.distilled is not None else {}),
     }

@@ -17,12 +17,13 @@ from sordino.evaluation.confidence import Floats
 from sordino.forward.token_losses import Progress as Progress
 from sordino.forward.token_losses import losses
 from sordino.models.base_model import BaseModel
+from sordino.texts.example_store import evenly
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.joined import shared_beginning
 from sordino.texts.pairs import Objective
 from sordino.texts.pieces import Piece
 
-# Of held-out texts so many characters are tokenized for each target that is measured: about 60 tokens.
+# Characters of held-out text that are tokenized for each measured target: about 60 tokens.
 _CHARACTERS_A_TARGET = 256
 
 
@@ -68,13 +69,13 @@ def windows_behind(
         )
     total = sum(sum(made[0][at].labelled) for at in usable)
     kept = max(1, len(usable) * limit // total) if limit and total > limit else len(usable)
-    return [[of[usable[at * len(usable) // kept]] for at in range(kept)] for of in made]
+    return [[of[at] for at in evenly(usable, kept)] for of in made]
 
 
 def _enough(pieces: Sequence[Piece], limit: int) -> Sequence[Piece]:
     """Pieces spread evenly over texts that hold far more than the limit: no others are tokenized."""
     kept = max(limit, len(pieces) * _CHARACTERS_A_TARGET * limit // max(1, sum(piece.size for piece in pieces)))
-    return pieces if not limit or kept >= len(pieces) else [pieces[at * len(pieces) // kept] for at in range(kept)]
+    return pieces if not limit or kept >= len(pieces) else evenly(pieces, kept)
 
 
 def _without_first(example: Example, opened: bool) -> Example:

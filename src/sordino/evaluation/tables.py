@@ -115,7 +115,7 @@ def task_explanation(report: TaskReport | FreeReport, first: str) -> list[str]:
 
 
 def confusion_tables(report: TaskReport | FreeReport, first: str) -> Iterator[Table]:
-    """Of each held-out set: how often each label was answered with each. None of many labels, or of free answers."""
+    """For each held-out set, how often each label was answered with each; none for many labels or free answers."""
     if not isinstance(report, TaskReport) or len(report.labels) > _CONFUSION:
         return
     for held in report.sets:

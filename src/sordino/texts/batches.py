@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,18 +56,14 @@ def read_batch(path: Path) -> list[BatchLine]:
     Raises BadInput with the line's number: not JSON, a key that does not exist, a value of another type, nothing at all.
     """
     name = "standard input" if str(path) == "-" else str(path)
-    lines = [(number, line) for number, line in _numbered(read_text(path)) if line.strip()]
+    # Not splitlines(): a text in JSON may hold U+2028 and its like.
+    every = enumerate(read_text(path).split("\n"), start=1)
+    lines = [(number, line.removesuffix("\r")) for number, line in every if line.strip()]
     if not lines:
         raise BadInput("there is no text in it", where=name)
     if lines[0][1].lstrip().startswith("{"):
         return [_json_line(line, f"{name}:{number}") for number, line in lines]
     return [BatchLine(line, None, None, f"{name}:{number}") for number, line in lines]
-
-
-def _numbered(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines(): a text in JSON may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
-        yield number, line.removesuffix("\r")
 
 
 def _json_line(line: str, where: str) -> BatchLine:

@@ -19,10 +19,10 @@ from sordino.errors import BadInput, MissingExtra
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _EXPECTED = "a character card: a PNG or a JSON file of SillyTavern's kind"
-# The user, where nobody says a name.
+# The user's name, where none is given.
 USER = "You"
 _PLACEHOLDER = re.compile(r"\{\{(char|user)\}\}|<(bot|user)>", re.IGNORECASE)
-# Between the examples of a card, and what stands between them in a prompt, as in SillyTavern.
+# The separator of a card's examples, and the one that a prompt has in its place, as in SillyTavern.
 _START, _SEPARATOR = re.compile(r"<START>", re.IGNORECASE), "\n***\n"
 _MOST_NAME = 300
 # Characters of a text with its placeholders filled in: a name in place of each may make it far longer than its file.
@@ -75,7 +75,7 @@ class Card:
 
     @property
     def text(self) -> str:
-        """What stands in front of a chat with the character, but for its lorebook."""
+        """The text in front of a chat with the character, without its lorebook."""
         examples = _SEPARATOR.join(filter(None, (part.strip() for part in _START.split(self.examples))))
         parts = (
             "You are {{char}}.",
@@ -172,12 +172,8 @@ def _keys(value: object) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    return _encodable(value.strip()) if isinstance(value, str) else ""
-
-
-def _encodable(text: str) -> str:
-    """JSON may hold a lone surrogate, which has no encoding."""
-    return text.encode("utf-8", "replace").decode()
+    # JSON may hold a lone surrogate, which has no encoding.
+    return value.strip().encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _text_in_png(content: bytes) -> bytes:

@@ -9,13 +9,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import overload
+from typing import TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 # The largest id of the small array's type.
 _SMALL = 2**16 - 1
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +53,12 @@ class ExampleStore(Sequence[Example]):
     def __init__(self) -> None:
         self._ids = array("H")
         self._ends = array("Q")
-        # Of each example the lengths of its runs of labels, unlabelled first, and where they end.
+        # The lengths of each example's runs of equal labels, unlabelled first, and where they end.
         self._runs = array("I")
         self._run_ends = array("Q")
         self._pieces: list[str] = []
         self._piece_of = array("I")
-        # Of encoder-decoders only.
+        # Filled for encoder-decoders only.
         self._inputs = array("I")
 
     def add(self, ids: Sequence[int], labelled: Sequence[bool], piece: str, *, input: int | None = None) -> None:
@@ -78,7 +79,7 @@ class ExampleStore(Sequence[Example]):
 
     @property
     def tokens(self) -> int:
-        """Of all examples."""
+        """The number of tokens in all examples."""
         return len(self._ids)
 
     def __len__(self) -> int:
@@ -112,6 +113,11 @@ class ExampleStore(Sequence[Example]):
             labelled += [number % 2 == 1] * length
         ids, piece = tuple(self._ids[first : self._ends[at]]), self._pieces[self._piece_of[at]]
         return Example(ids, tuple(labelled), piece, input=self._inputs[at] if self._inputs else None)
+
+
+def evenly(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of them, spread evenly."""
+    return [items[at * len(items) // count] for at in range(count)]
 
 
 def tokens_of(examples: Sequence[Example]) -> int:

@@ -145,13 +145,15 @@ def _examples_of(
     piece: Piece, base: Tokeniser, max_tokens: int, counts: Counter[str], behind: str
 ) -> Iterator[_Tokens]:
     if piece.kind == "text":
-        # All of a text is a target: without a heading nobody asks for the characters of its tokens.
+        # All of a text is a target: without a heading, the characters of its tokens are not needed.
         whole = _joined_tokens(base, [(piece.text, True)], behind) if behind else None
         ids = base.encode(piece.text) if whole is None else whole.ids
         for first, end in window_borders(len(ids), max_tokens):
             yield _Tokens(ids[first:end], [True] * (end - first)) if whole is None else whole.part(first, end, first)
     elif piece.kind == "completion":
-        yield from _cut(_completion_tokens(piece, base, behind), max_tokens, counts)
+        eos = [] if base.tokenizer.eos_token_id is None else [int(base.tokenizer.eos_token_id)]
+        tokens = _joined_tokens(base, [(piece.prompt, False), (piece.text, True)], behind, end=eos)
+        yield from _cut(tokens, max_tokens, counts)
     else:
         for turns in _fitting_turns(piece.messages, base, max_tokens, counts):
             yield from _cut(_chat_tokens(turns, base, counts, behind), max_tokens, counts)
@@ -182,11 +184,6 @@ def window_borders(n: int, size: int) -> list[tuple[int, int]]:
     if len(starts) > 1 and n - starts[-1] < MIN_TAIL:
         starts[-1] = starts[-2] + (n - starts[-2] + 1) // 2
     return list(pairwise([*starts, n]))
-
-
-def _completion_tokens(piece: Piece, base: Tokeniser, behind: str) -> _Tokens:
-    end = [] if base.tokenizer.eos_token_id is None else [int(base.tokenizer.eos_token_id)]
-    return _joined_tokens(base, [(piece.prompt, False), (piece.text, True)], behind, end=end)
 
 
 def _chat_tokens(messages: Sequence[Message], base: Tokeniser, counts: Counter[str], behind: str) -> _Tokens:

@@ -25,7 +25,7 @@ from sordino.texts.pieces import Piece, is_learned
 Objective = Literal["prefix-lm", "span-corruption"]
 # T5's share of the tokens that are left out, and the mean length of a span.
 _NOISE, _SPAN = 0.15, 3
-# Of an input that is cut for a long output, the share that stays.
+# If an output is too long, at least this part of the tokens stays with the input: one in so many.
 _LEAST_INPUT = 4
 
 Pair = tuple[list[int], list[int]]
@@ -41,7 +41,7 @@ class PairTokeniser(Encoder, Protocol):
 def answered_pair(
     piece: Piece, base: PairTokeniser, max_tokens: int, counts: Counter[str], behind: str
 ) -> Iterator[Pair]:
-    """Of a completion or a chat: at most `max_tokens` tokens. An input that is too long loses its beginning, an output its end.
+    """The pair of a completion or a chat, at most `max_tokens` tokens. An input loses its beginning if too long, an output its end.
 
     behind: a heading of the input, not counted. Raises DataError for a chat of several exchanges.
     """
@@ -60,7 +60,7 @@ def answered_pair(
 
 
 def text_pair(base: PairTokeniser, ids: Sequence[int], name: str, objective: Objective, behind: str) -> Pair:
-    """Of a window of a text. name: of the window. behind: a heading of the input. Raises ConfigError."""
+    """The pair of one window of a text. name: of the window. behind: a heading of the input. Raises ConfigError."""
     draw = random.Random(name)
     heading = base.encode(behind) if behind else []
     if objective == "prefix-lm":
@@ -93,7 +93,7 @@ def _corrupted(ids: Sequence[int], sentinels: Sequence[int], draw: random.Random
     read: list[int] = []
     written: list[int] = []
     at = 0
-    # As in T5, a text begins with what is kept and ends with what is left out.
+    # As in T5, a text begins with tokens that stay and ends with tokens that are left out.
     for sentinel, kept, left in zip(
         sentinels, _parts(len(ids) - noise, spans, draw), _parts(noise, spans, draw), strict=False
     ):
@@ -112,7 +112,7 @@ def _parts(total: int, count: int, draw: random.Random) -> list[int]:
 
 
 def _exchange(piece: Piece) -> tuple[str, str]:
-    """What is asked, with what stands ahead of it, and the answer. Raises DataError."""
+    """The question with what comes before it, and the answer. Raises DataError."""
     learned = [at for at, message in enumerate(piece.messages) if is_learned(message)]
     roles = [message["role"] for message in piece.messages]
     if learned != [len(roles) - 1] or roles.count("user") > 1 or roles.count("assistant") > 1:

@@ -22,7 +22,9 @@ from sordino.texts.chats import (
     discord_rows,
     is_chat_log,
     is_discord,
+    is_story,
     is_webui_history,
+    story_piece,
     webui_piece,
 )  # fmt: skip
 from sordino.texts.files import (
@@ -39,7 +41,6 @@ from sordino.texts.markers import begins_as_chat, documents, markers_left
 from sordino.texts.pieces import Piece, chat
 from sordino.texts.records import SHAPES, Record, is_record, key_of_records, record_piece
 from sordino.texts.sampling import SampledPieces, SampleSize
-from sordino.texts.stories import is_story, story_piece
 from sordino.texts.tables import table_rows
 from sordino.texts.tally import Tally, shortened, some
 from sordino.texts.web_pages import is_web_page, page_text

@@ -126,16 +126,12 @@ def _instruction(record: Record, question: str, name: str, where: str, tally: Ta
     parts = [_string(record, question, where), _optional(record, about, where) if about else ""]
     turns: list[Message] = [
         *_system(record, where),
-        *_history(record, where),
+        # LLaMA-Factory's earlier turns of an Alpaca record.
+        *pair_turns(record.get("history") or [], "history", where),
         {"role": "user", "content": "\n\n".join(part for part in parts if part.strip())},
         {"role": "assistant", "content": _string(record, answer, where)},
     ]
     return {question, about, answer, "system", "history"}, chat(name, turns)
-
-
-def _history(record: Record, where: str) -> list[Message]:
-    """LLaMA-Factory's earlier turns of an Alpaca record."""
-    return pair_turns(record.get("history") or [], "history", where)
 
 
 def pair_turns(pairs: object, key: str, where: object) -> list[Message]:

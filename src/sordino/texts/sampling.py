@@ -15,7 +15,7 @@ from sordino.texts.pieces import Piece
 
 @dataclass(frozen=True)
 class SampleSize:
-    """characters: of the pieces that are kept, but for the last one drawn."""
+    """characters: the size of the sample, not counting the last piece that is drawn."""
 
     characters: int
     seed: int

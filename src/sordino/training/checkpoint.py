@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ from sordino.training.state import Progress, RunState
 
 FILE = "checkpoint.safetensors"
 VERSION = 2
+
+
+@contextmanager
+def reading_stored(what: str, path: Path, do: str = "") -> Iterator[None]:
+    """For what a run left: TrainingError where it is missing, damaged, or of another shape."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TrainingError(what, where=path, got=error, do=do) from None
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any])
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in a checkpoint: a run resumed from a damaged one would silently be another run."""
+    """A checksum over the whole checkpoint: a run resumed from a damaged one would silently be another run."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

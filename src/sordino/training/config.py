@@ -71,9 +71,6 @@ class TextPaths:
     speaker: str | None = None
     most_text: int = ReadingConfig.most_text
 
-    def __post_init__(self) -> None:
-        check_settings(self)
-
 
 @dataclass(frozen=True)
 class Description:

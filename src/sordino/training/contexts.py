@@ -41,7 +41,7 @@ class Contexts:
     def of(
         base: BaseModel, config: TrainConfig, train: Sequence[Example], neutral: Sequence[int] | None = None
     ) -> Contexts:
-        """As long as `config` says, and as the model's context has room for. neutral: `neutral_ids`, if they are known."""
+        """Contexts as long as `config` says, or as the model's context has room for. neutral: `neutral_ids`, if known."""
         ending = base.encode(BREAK)
         room = base.context_length - config.tokens - config.row_tokens - len(ending) - 2
         # An encoder reads its whole input at once: no text draws away from the prompt.
@@ -75,7 +75,7 @@ class Contexts:
         return (*self.neutral[start : start + length], *self.ending)
 
     def of_validation(self) -> tuple[int, ...]:
-        """The ids that a part of the validation rows stands after, the same at every step; none in a run without contexts."""
+        """The context of a part of the validation rows, the same at every step; empty in a run without contexts."""
         return (*self.neutral[: self.longest // 2], *self.ending) if self.longest else ()
 
     def _own_text(self, first: int, length: int) -> tuple[int, ...]:

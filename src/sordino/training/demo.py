@@ -25,7 +25,7 @@ OPENINGS = (
     "There was nothing for dinner but",
 )
 SAMPLE_TOKENS = 48
-# Of each continuation at the end.
+# The length of each continuation at the end.
 CONTINUATION_TOKENS = 70
 # They are written together: about so many times as long as one.
 _BATCH_OF_ALL = 2

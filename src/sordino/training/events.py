@@ -181,11 +181,18 @@ Before = TextsRead | Cost | LearningRates | Working | Started
 After = Warned | Evaluated | Disclosed | PromptWritten | ReportWritten
 RunEvent = Before | Event | Lost | After
 OnEvent = Callable[[RunEvent], None]
+# Called with the name of a run of a group, or with "" for what concerns all of them.
+OnGroupEvent = Callable[[str, RunEvent], None]
 E = TypeVar("E", Step, Validation, Sample)
 
 
 def nobody(event: RunEvent) -> None:
-    """For a run that nobody observes."""
+    """Ignore the event: for a run without an observer."""
+
+
+def working(what: str, on_event: Callable[[Working], None]) -> Callable[[int, int], None]:
+    """The progress (done, total) of a piece of work, as events."""
+    return lambda done, total: on_event(Working(what, done, total))
 
 
 class MetricsFile:

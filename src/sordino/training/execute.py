@@ -6,10 +6,9 @@ execute: all of it      follow: a prepared run, from its first step      dry_run
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,19 +17,31 @@ from sordino.errors import BadInput, Diverged, StorageError
 from sordino.models.base_model import BaseModel
 from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.measuring import LessonKept
-from sordino.training.distil.prepare import Lesson, prepare_distillation, prepare_lesson, with_continuations
-from sordino.training.events import HTML, Event, Finished, OnEvent, Started, TextsRead, Working, nobody
+from sordino.training.distil.prepare import prepare_distillation, prepare_lesson
+from sordino.training.distil.teacher import continuations
+from sordino.training.events import (
+    HTML,
+    Event,
+    Finished,
+    OnEvent,
+    OnGroupEvent,
+    Started,
+    TextsRead,
+    Working,
+    nobody,
+    working,
+)
 from sordino.training.finder import find_learning_rate
-from sordino.training.job import Job, read_prompt, store
+from sordino.training.job import Job, store
 from sordino.training.judging import Judging
-from sordino.training.loop import Run, train
+from sordino.training.loop import train
 from sordino.training.result import TrainResult, take_part, write_result
-from sordino.training.run import PreparedRun, estimate_group, prepare
+from sordino.training.run import PreparedRun, estimate, prepare
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 LOCK = "lock"
+_WRITING = "Writing with the text in front"
 ShouldStop = Callable[[], bool]
 
 
@@ -44,33 +55,33 @@ def execute(
     should_stop: ShouldStop = lambda: False,
     strategy: Strategy = SINGLE_PROCESS,
 ) -> TrainResult | None:
-    """Read, calibrate, train, measure, write. None where the run was asked to stop: its folder holds a checkpoint; and in a process
-    that does not save.
+    """Read, calibrate, train, measure, write. None if the run was asked to stop, and its folder then holds a checkpoint; None too
+    in a process that does not save.
 
     calibration: what of the job's settings is measured first. resume: go on from the checkpoint in the job's folder, with
     `stored_job`. on_event: called with each `RunEvent` as it happens. should_stop: called after every step.
     Raises SordinoError.
     """
-    lesson = None if job.distil is None else taught(job, base, job.distil, on_event)
-    prepared = read_texts(job, base, on_event) if lesson is None else lesson_read(job, base, lesson, on_event)
+    prepared = (read_texts if job.distil is None else read_lesson)(job, base, on_event)
     if not resume:
-        job = calibrated(job, prepared, calibration, on_event, strategy)
+        job = _calibrated(job, prepared, calibration, on_event, strategy)
     return follow(job, prepared, resume=resume, on_event=on_event, should_stop=should_stop, strategy=strategy)
 
 
-def taught(job: Job, base: BaseModel, config: DistilConfig, on_event: OnEvent = nobody) -> Lesson:
-    """What the teacher wrote, in the job's folder, or writes now. Raises as `prepare_lesson` and `with_continuations`."""
+def read_lesson(job: Job, base: BaseModel, on_event: OnEvent = nobody) -> PreparedRun:
+    """A run on what the teacher wrote, in the job's folder, or writes now.
+
+    Raises as `prepare_lesson`, `continuations` and `prepare_distillation`.
+    """
+    assert job.distil is not None
     on_event(Working("Reading the text"))
     # Before the folder is made: a text that is refused leaves nothing behind.
-    lesson = prepare_lesson(base, job, config)
+    lesson = prepare_lesson(base, job, job.distil)
+    on_event(Working(_WRITING))
     with alone_in(job.folder):
-        return with_continuations(base, job, lesson, config, on_event)
-
-
-def lesson_read(job: Job, base: BaseModel, lesson: Lesson, on_event: OnEvent = nobody) -> PreparedRun:
-    """A run on a lesson's examples. Raises as `prepare_distillation`."""
-    prepared = prepare_distillation(base, job, lesson, read_prompt, started=job.started)
-    prepared = replace(prepared, measure=LessonKept(base, lesson))
+        written = continuations(base, lesson.openings, job.distil, job.folder, working(_WRITING, on_event))
+    lesson = replace(lesson, written=tuple(written))
+    prepared = replace(prepare_distillation(base, job, lesson), measure=LessonKept(base, lesson))
     on_event(texts_read(prepared))
     return prepared
 
@@ -84,13 +95,13 @@ def dry_run(
     strategy: Strategy = SINGLE_PROCESS,
 ) -> None:
     """What the texts are and what training on them would cost, as the events `TextsRead` and `Cost`. Raises SordinoError."""
-    calibrated(job, read_texts(job, base, on_event), replace(calibration, find_lr=False), on_event, strategy)
+    _calibrated(job, read_texts(job, base, on_event), replace(calibration, find_lr=False), on_event, strategy)
 
 
 def read_texts(job: Job, base: BaseModel, on_event: OnEvent = nobody) -> PreparedRun:
     """Read, split and cut the texts, and choose the first matrix. Raises DataError, ConfigError, OutOfMemory."""
     on_event(Working("Reading the texts"))
-    prepared = prepare(base, job.config, job.texts, read_prompt, started=job.started, on_event=on_event)
+    prepared = prepare(base, job.config, job.texts, started=job.started, on_event=on_event)
     on_event(texts_read(prepared))
     return prepared
 
@@ -110,29 +121,41 @@ def texts_read(prepared: PreparedRun) -> TextsRead:
     )
 
 
-def calibrated(
-    job: Job,
-    prepared: PreparedRun,
-    calibration: Calibration,
-    on_event: OnEvent = nobody,
-    strategy: Strategy = SINGLE_PROCESS,
+def _calibrated(
+    job: Job, prepared: PreparedRun, calibration: Calibration, on_event: OnEvent, strategy: Strategy
 ) -> Job:
-    """The job with the steps and the learning rate that measurements choose. Raises ConfigError, OutOfMemory."""
-    on_event(Working("Measuring this machine"))
-    cost = estimate_group([prepared], calibration, strategy)
-    on_event(cost)
-    config = replace(prepared.config, steps=cost.steps)
-    if calibration.find_lr:
-        rate = found_rate(replace(prepared, config=config), on_event)
-        config = replace(config, lr=agreed_number(strategy, rate))
-    return replace(job, config=config)
+    return calibrated({"": job}, {"": prepared}, calibration, lambda _, event: on_event(event), strategy)[""]
 
 
-def found_rate(prepared: PreparedRun, on_event: OnEvent) -> float:
-    on_event(Working("Trying learning rates"))
-    rates = find_learning_rate(prepared)
-    on_event(rates)
-    return rates.best
+def calibrated(
+    jobs: Mapping[str, Job],
+    prepared: Mapping[str, PreparedRun],
+    calibration: Calibration,
+    on_event: OnGroupEvent,
+    strategy: Strategy,
+) -> dict[str, Job]:
+    """The jobs with the steps and the learning rates that measurements choose. Raises ConfigError, OutOfMemory."""
+    on_event("", Working("Measuring this machine"))
+    cost = estimate(list(prepared.values()), calibration, strategy)
+    on_event("", cost)
+    found = {}
+    for name, job in jobs.items():
+        config = replace(prepared[name].config, steps=cost.steps)
+        if calibration.find_lr:
+            on_event(name, Working("Trying learning rates"))
+            rates = find_learning_rate(replace(prepared[name], config=config))
+            on_event(name, rates)
+            config = replace(config, lr=agreed_number(strategy, rates.best))
+        found[name] = replace(job, config=config)
+    return found
+
+
+def begin(job: Job, prepared: PreparedRun) -> None:
+    """Write the job into its folder, as a run that has taken no step. Raises StorageError."""
+    # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
+    for earlier in (CHECKPOINT, HTML):
+        (job.folder / earlier).unlink(missing_ok=True)
+    store(job, prepared.start.how)
 
 
 def follow(
@@ -149,13 +172,11 @@ def follow(
     prepared = replace(prepared, config=job.config)
     with alone_in(job.folder) if strategy.saves else nullcontext():
         if strategy.saves and not resume:
-            # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
-            for earlier in (CHECKPOINT, HTML):
-                (job.folder / earlier).unlink(missing_ok=True)
-            store(job, prepared.start.how)
+            begin(job, prepared)
         on_event(Started(prepared.start.how, job.config.steps))
-        loop = partial(train, resume=resume, should_stop=should_stop, strategy=strategy)
-        finished = _train(job, prepared, loop, on_event)
+        run = prepared.run(job.folder)
+        steps = train(prepared.base, run, resume=resume, should_stop=should_stop, strategy=strategy)
+        finished = _train(steps, job, prepared.base, on_event)
         if finished.why == "stopped":
             return None
         judging = judging or prepared.judging(finished.progress.step)
@@ -166,13 +187,10 @@ def follow(
         return write_result(job, prepared, finished, judging, on_event)
 
 
-def _train(
-    job: Job, prepared: PreparedRun, loop: Callable[[BaseModel, Run], Iterator[Event]], on_event: OnEvent
-) -> Finished:
-    run = Run("", prepared.data, job.config, job.folder, prepared.start.matrix_PD)
+def _train(steps: Iterator[Event], job: Job, base: BaseModel, on_event: OnEvent) -> Finished:
     try:
-        with deterministic(prepared.base):
-            for event in loop(prepared.base, run):
+        with deterministic(base):
+            for event in steps:
                 on_event(event)
                 if isinstance(event, Finished):
                     return event

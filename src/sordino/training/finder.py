@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sordino.errors import ConfigError, Diverged
 from sordino.training.events import LearningRates, Validation
-from sordino.training.loop import Run, train
+from sordino.training.loop import train
 from sordino.training.run import PreparedRun
 
 # In units of the embedding RMS. On SmolLM2 0.25 to 1.0 end within 0.015 nats of each other, 0.25 lowest (LOG.md).
@@ -35,8 +35,7 @@ def _trial(prepared: PreparedRun, rate: float) -> float:
     loss = math.inf
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run = Run("", prepared.data, config, Path(folder), prepared.start.matrix_PD)
-            for event in train(prepared.base, run):
+            for event in train(prepared.base, replace(prepared, config=config).run(Path(folder))):
                 loss = event.loss if isinstance(event, Validation) else loss
         except Diverged:
             return math.inf

@@ -35,7 +35,7 @@ from sordino.texts.examples import Example
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, most, share_of_runs
 
 MAX_POSITIONS = 65_536
-# What a pass of its own costs an encoder-decoder beside its positions, as positions: on a CPU, on a GPU.
+# The fixed cost of one pass of an encoder-decoder, in positions: on a CPU, on a GPU.
 _OWN_PASS = (64, 8192)
 
 
@@ -270,8 +270,8 @@ def group_pass_tokens(base: BaseModel, usual: int) -> int:
 
 
 def _bytes_a_position(base: BaseModel) -> int:
-    """Of a layer's activations: two norms that keep float32 copies, queries, keys, values and their mixture, and three as wide as
-    the feed-forward part; frozen linear layers keep none of their inputs.
+    """What a position leaves in each layer: two norms that keep float32 copies, queries, keys, values and their mixture, and three
+    as wide as the feed-forward part; frozen linear layers keep none of their inputs.
     """
     config = base.network.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * base.d_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,23 +17,19 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.checkpoint import FILE as CHECKPOINT
-from sordino.training.checkpoint import is_unfinished, read_group
-from sordino.training.events import HTML, Finished, RunEvent, Started, Working
-from sordino.training.execute import ShouldStop, alone_in, deterministic, found_rate, read_texts
+from sordino.training.checkpoint import is_unfinished, read_group, reading_stored
+from sordino.training.events import HTML, Finished, OnGroupEvent, Started
+from sordino.training.execute import ShouldStop, alone_in, begin, calibrated, deterministic, read_texts
 from sordino.training.gradient import group_pass_tokens
-from sordino.training.job import Job, check_job, ending_of, is_unwritten, job_from, store
-from sordino.training.judging import judging_of
-from sordino.training.loop import Run, RunGroup, train_group
+from sordino.training.job import Job, check_job, ending_of, is_unwritten, job_from
+from sordino.training.loop import RunGroup, train_group
 from sordino.training.result import TrainResult, is_file_of, write_result
-from sordino.training.run import PreparedRun, estimate_group, finish
+from sordino.training.run import PreparedRun, finish
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
 # In the folder that the runs go on from: their names, in order.
 GROUP = "group.json"
 FOLDER = "together.run"
-
-# With the name of a run; with none of what concerns all of them.
-OnGroupEvent = Callable[[str, RunEvent], None]
 
 
 @dataclass(frozen=True)
@@ -89,10 +85,8 @@ def is_group(folder: Path) -> bool:
 def stored_group(folder: Path, *, overwrite: bool = False) -> Group:
     """The group that is to go on; its runs' folders are beside this one. Raises TrainingError."""
     names = list(read_group(folder))
-    try:
+    with reading_stored("the soft prompts' names cannot be read", folder / GROUP):
         stored = json.loads((folder / GROUP).read_bytes())["voices"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TrainingError("the soft prompts' names cannot be read", where=folder / GROUP, got=error) from None
     if stored != names:
         raise TrainingError(
             "the checkpoint is of other soft prompts", where=folder, expected=stored, got=", ".join(names)
@@ -115,18 +109,22 @@ def execute_group(
     """As `execute`, for all jobs in one loop; the results by name. Raises SordinoError."""
     prepared = _read(group, base, on_event, strategy)
     with ExitStack() as locks:
-        for folder in _folders(group) if strategy.saves else ():
+        folders = [group.folder, *(job.folder for job in group.jobs.values())]
+        for folder in folders if strategy.saves else ():
             locks.enter_context(alone_in(folder))
         if resume:
             jobs = dict(group.jobs)
         else:
-            jobs = _calibrated(group, prepared, calibration, on_event, strategy)
+            jobs = calibrated(group.jobs, prepared, calibration, on_event, strategy)
             if strategy.saves:
-                _begin(replace(group, jobs=jobs), prepared)
+                (group.folder / CHECKPOINT).unlink(missing_ok=True)
+                for name, job in jobs.items():
+                    begin(job, prepared[name])
+                write_bytes(group.folder / GROUP, json.dumps({"voices": list(jobs)}).encode())
         prepared = {name: replace(one, config=jobs[name].config) for name, one in prepared.items()}
         for name, one in prepared.items():
             on_event(name, Started(one.start.how, one.config.steps))
-        runs = [Run(name, p.data, p.config, jobs[name].folder, p.start.matrix_PD) for name, p in prepared.items()]
+        runs = [one.run(jobs[name].folder, name) for name, one in prepared.items()]
         finished = {}
         steps = train_group(
             base, RunGroup(runs, group.folder), resume=resume, should_stop=should_stop, strategy=strategy
@@ -151,11 +149,7 @@ def dry_run_group(
 ) -> None:
     """What the texts are and what training on them would cost, as the events `TextsRead` and `Cost`. Raises SordinoError."""
     prepared = _read(group, base, on_event, strategy)
-    _calibrated(group, prepared, replace(calibration, find_lr=False), on_event, strategy)
-
-
-def _folders(group: Group) -> Collection[Path]:
-    return [group.folder, *(job.folder for job in group.jobs.values())]
+    calibrated(group.jobs, prepared, replace(calibration, find_lr=False), on_event, strategy)
 
 
 def _read(group: Group, base: BaseModel, on_event: OnGroupEvent, strategy: Strategy) -> dict[str, PreparedRun]:
@@ -172,41 +166,9 @@ def _read(group: Group, base: BaseModel, on_event: OnGroupEvent, strategy: Strat
     return prepared
 
 
-def _calibrated(
-    group: Group,
-    prepared: Mapping[str, PreparedRun],
-    calibration: Calibration,
-    on_event: OnGroupEvent,
-    strategy: Strategy,
-) -> dict[str, Job]:
-    on_event("", Working("Measuring this machine"))
-    cost = estimate_group(list(prepared.values()), calibration, strategy)
-    on_event("", cost)
-    jobs = {}
-    for name, job in group.jobs.items():
-        config = replace(prepared[name].config, steps=cost.steps)
-        if calibration.find_lr:
-            own = replace(prepared[name], config=config)
-            rate = found_rate(own, partial(on_event, name))
-            config = replace(config, lr=agreed_number(strategy, rate))
-        jobs[name] = replace(job, config=config)
-    return jobs
-
-
-def _begin(group: Group, prepared: Mapping[str, PreparedRun]) -> None:
-    # What an earlier run left must not be taken for this one's, should this one be killed before its first checkpoint.
-    for folder in _folders(group):
-        for earlier in (CHECKPOINT, HTML):
-            (folder / earlier).unlink(missing_ok=True)
-    for name, job in group.jobs.items():
-        store(job, prepared[name].start.how)
-    write_bytes(group.folder / GROUP, json.dumps({"voices": list(group.jobs)}).encode())
-
-
 def _result(name: str, job: Job, prepared: PreparedRun, finished: Finished, on_event: OnGroupEvent) -> TrainResult:
     """The soft prompt, written; or as it is, where it was written before the group was interrupted."""
-    own = finish(prepared, finished, Metadata(), [], {})
+    own = finish(prepared, finished, Metadata())
     if (job.folder / HTML).is_file() and not job.overwrite and is_file_of(job.out, own):
         return TrainResult(read_single(job.out), None, job.out, job.folder)
-    size = replace(prepared.size, steps=finished.progress.step)
-    return write_result(job, prepared, finished, judging_of(job.config, size), partial(on_event, name))
+    return write_result(job, prepared, finished, prepared.judging(finished.progress.step), partial(on_event, name))

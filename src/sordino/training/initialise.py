@@ -5,7 +5,7 @@ Shape key: P virtual tokens, D model width, K candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,18 +15,15 @@ from sordino.errors import ConfigError, DataError
 from sordino.forward.sources import PrefixSource
 from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.mixture import Mixture
-from sordino.prompts.prompt import Prompt
 from sordino.prompts.soft_prompt import PlacementName, SoftPrompt
 from sordino.texts.examples import Example, excerpt
 from sordino.training.config import TrainConfig
 from sordino.training.form import Form
 from sordino.training.gradient import Batch, mean_nlls
+from sordino.training.job import read_prompt
 
 # Choosing among excerpts is a ranking, and few tokens rank them as well as many.
 SCORING_TOKENS = 256
-# From a name, of a library or a file, to its soft prompt.
-ReadPrompt = Callable[[str], Prompt | Mixture]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,6 @@ def initialise(
     form: Form,
     train: Sequence[Example],
     validation: Sequence[Example],
-    read_prompt: ReadPrompt,
 ) -> Start:
     """The matrix that training starts from, as `config.init` says. Raises ConfigError, DataError, DoesNotFit.
 
@@ -71,12 +67,14 @@ def _from_texts(
     if kind == "data":
         return _best_excerpt(base, config, placement, train, validation, random)
     if kind == "text":
-        return Start(_embeds(base, _fill(base.encode(rest), config.tokens, "--init text:")), f"the text {rest[:60]!r}")
+        return Start(
+            embeds_of(base, _fill(base.encode(rest), config.tokens, "--init text:")), f"the text {rest[:60]!r}"
+        )
     if kind == "labels":
-        return Start(_embeds(base, _label_ids(base, config, train)), "the completions' own words")
+        return Start(embeds_of(base, _label_ids(base, config, train)), "the completions' own words")
     if kind == "vocab":
         ids = torch.randint(base.vocab_size, (config.tokens,), generator=random)
-        return Start(_embeds(base, ids.tolist()), "random words of the vocabulary")
+        return Start(embeds_of(base, ids.tolist()), "random words of the vocabulary")
     noise = torch.randn(config.tokens, base.d_model, generator=random) * base.embedding_rms
     return Start(noise, "random numbers")
 
@@ -90,7 +88,7 @@ def _best_excerpt(
     random: torch.Generator,
 ) -> Start:
     candidates = [excerpt(train, config.tokens, random) for _ in range(config.init_candidates)]
-    matrices = [_embeds(base, ids) for ids in candidates]
+    matrices = [embeds_of(base, ids) for ids in candidates]
     if len(matrices) == 1:
         return Start(matrices[0], "an excerpt of the training texts")
     losses = score(base, matrices, placement, validation or train, config.pass_tokens)
@@ -137,20 +135,13 @@ def _from_kv_prompt(base: BaseModel, config: TrainConfig, form: Form, prompt: KV
 
 
 def _from_prompt(
-    base: BaseModel, config: TrainConfig, prompt: Prompt | Mixture, train: Sequence[Example], random: torch.Generator
+    base: BaseModel, config: TrainConfig, prompt: SoftPrompt, train: Sequence[Example], random: torch.Generator
 ) -> Start:
     """Another prompt's matrix (SPoT, Vu et al. 2022, arXiv 2110.07904), cut or filled up to the length that is asked for.
 
     Cut or not, what stood next to the text still does: of a longer prompt the last rows are kept, and a shorter one gets an
     excerpt of the training texts in front.
     """
-    if not isinstance(prompt, SoftPrompt):
-        raise ConfigError(
-            f"a {prompt.kind} is no start for one soft prompt",
-            where="--init file:",
-            expected="an embedding prompt or a KV prompt",
-            do="extract the component to start from",
-        )
     base.check_fit(prompt, force=False)
     matrix_PD, named = torch.from_numpy(prompt.matrix.copy()), f"the soft prompt {prompt.metadata.name!r}"
     missing = config.tokens - prompt.n_tokens
@@ -159,7 +150,7 @@ def _from_prompt(
             matrix_PD[-config.tokens :].clone(), f"the last {config.tokens} of {prompt.n_tokens} vectors of {named}"
         )
     if missing > 0:
-        excerpt_PD = _embeds(base, excerpt(train, missing, random))
+        excerpt_PD = embeds_of(base, excerpt(train, missing, random))
         how = f"{named} ({prompt.n_tokens} vectors) after {missing} tokens of an excerpt of the training texts"
         return Start(torch.cat([excerpt_PD, matrix_PD]), how)
     return Start(matrix_PD, named)
@@ -172,5 +163,6 @@ def _fill(ids: Sequence[int], tokens: int, where: str) -> list[int]:
     return [ids[i % len(ids)] for i in range(tokens)]
 
 
-def _embeds(base: BaseModel, ids: Sequence[int]) -> Tensor:
+def embeds_of(base: BaseModel, ids: Sequence[int]) -> Tensor:
+    """The words' own embeddings [P, D], float32 on the CPU."""
     return base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu()

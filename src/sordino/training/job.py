@@ -1,4 +1,4 @@
-"""One training run as it was asked for, and as its folder holds it for a run that goes on."""
+"""One training run: its settings, as given and as stored in its folder to resume from."""
 
 from __future__ import annotations
 
@@ -19,18 +19,22 @@ from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
 from sordino.storage import write_bytes
-from sordino.training.checkpoint import is_unfinished, read_header
+from sordino.training.checkpoint import is_unfinished, read_header, reading_stored
 from sordino.training.config import Description, Kind, TextPaths, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
-from sordino.training.reading import stored_texts
+from sordino.training.reading import stored_texts, texts_to_store
 
 SETTINGS = "settings.json"
+# Fields of a job that its folder holds under their own names.
+_AS_THEY_ARE = ("device", "dtype", "quantise", "samples", "overwrite")
+# The texts in the metadata that the user writes.
+_TEXTS = ("name", "author", "description", "licence")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run as the user asked for it: in the run's folder, so that --resume needs nothing else."""
+    """The settings of a run, as its folder holds them: --resume needs nothing else."""
 
     texts: TextPaths
     out: Path
@@ -41,12 +45,12 @@ class Job:
     dtype: str | None = None
     samples: bool = True
     overwrite: bool = False
-    # Of a run that goes on: its folder, which may have been moved, and where its first matrix came from.
+    # For a resumed run: its folder, which may have been moved, and where its first matrix came from.
     run: Path | None = None
     started: str | None = None
-    # Of a run that is trained with others: the folder that all of them go on from.
+    # For a run that is trained with others: the folder that all of them resume from.
     together: Path | None = None
-    # Of a run that learns what a long text does: `texts` are then that text.
+    # For a run that learns what a long text does; `texts` are then that text.
     distil: DistilConfig | None = None
     # The format of the base model's linear layers.
     quantise: str | None = None
@@ -73,11 +77,20 @@ def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
 
     `check_job` tells whether it can begin.
     """
-    nothing, outputs, about = Path(f"none{ending_of(config.kind)}"), run.outputs, run.about
-    out = outputs.target or (default_out(texts.data[0], config.kind) if texts.data else nothing)
-    metadata, rest = about.metadata(outputs.name or without_ending(out.name)), (config, run.device, run.dtype)
-    job = Job(texts, out, run.model, metadata, *rest, samples=not about.no_samples, overwrite=outputs.overwrite)
-    return replace(job, quantise=run.quantise)
+    first = texts.data[0] if texts.data else Path("none")
+    out = run.outputs.target or default_out(first, config.kind)
+    return Job(
+        texts,
+        out,
+        run.model,
+        run.about.metadata(run.outputs.name or without_ending(out.name)),
+        config,
+        run.device,
+        run.dtype,
+        samples=not run.about.no_samples,
+        overwrite=run.outputs.overwrite,
+        quantise=run.quantise,
+    )
 
 
 def distil_job(files: Sequence[Path], config: DistilConfig, run: RunOptions) -> Job:
@@ -94,7 +107,7 @@ def default_out(data: Path, kind: Kind) -> Path:
 
 
 def ending_of(kind: Kind) -> str:
-    """Of the file that a run of this kind writes."""
+    """The ending of the file that a run of this kind writes."""
     return ENDINGS[KVPrompt.kind if kind == "kv" else SoftPrompt.kind]
 
 
@@ -135,7 +148,7 @@ def check_job(job: Job) -> None:
     if job.together is None or job.out.parent.is_dir():
         check_new(job.out, overwrite=job.overwrite)
     check_start(job.config.init, job.model)
-    for name in ("name", "author", "description", "licence"):
+    for name in _TEXTS:
         _check_unicode(f"--{name}", getattr(job.metadata, name))
     _check_unicode("--tags", ",".join(job.metadata.tags))
     if not job.overwrite and (is_unfinished(job.folder) or is_unwritten(job.folder, job.out)):
@@ -169,28 +182,14 @@ def _is_unreported(folder: Path) -> bool:
 def store(job: Job, started: str) -> None:
     """Write the job into its run's folder, with absolute paths. Raises StorageError."""
     stored = {
-        "data": [str(path.resolve()) for path in job.texts.data],
-        "heldout": [str(path.resolve()) for path in job.texts.heldout],
+        **texts_to_store(job.texts),
+        **{name: getattr(job, name) for name in _AS_THEY_ARE},
         "out": str(job.out.resolve()),
         "model": absolute_name(job.model),
-        "device": job.device,
-        "dtype": job.dtype,
-        "quantise": job.quantise,
-        "speaker": job.texts.speaker,
-        "most_text": job.texts.most_text,
-        "samples": job.samples,
-        "overwrite": job.overwrite,
         "started": started,
-        "metadata": {
-            "name": job.metadata.name,
-            "author": job.metadata.author,
-            "description": job.metadata.description,
-            "licence": job.metadata.licence,
-            "tags": list(job.metadata.tags),
-            "rating": job.metadata.rating,
-        },
+        "metadata": {name: getattr(job.metadata, name) for name in (*_TEXTS, "tags", "rating")},
         "config": asdict(job.config),
-        "distil": None if job.distil is None else asdict(job.distil),
+        "distil": job.distil and asdict(job.distil),
     }
     # ASCII: a path need not be Unicode, and escapes bring every one back.
     write_bytes(job.folder / SETTINGS, json.dumps(stored, indent=1).encode())
@@ -208,31 +207,24 @@ def stored_job(folder: Path, *, overwrite: bool = False) -> Job:
 
 def job_from(folder: Path, *, overwrite: bool) -> Job:
     """The job that `store` wrote into a run's folder, wherever that is now. Raises TrainingError."""
-    try:
-        stored = json.loads((folder / SETTINGS).read_bytes())
+    path = folder / SETTINGS
+    with reading_stored("the run's settings cannot be read", path, do="start again without --resume"):
+        stored = json.loads(path.read_bytes())
         job = Job(
             stored_texts(stored),
             Path(stored["out"]),
             stored["model"],
             Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])}),
             TrainConfig.from_json(stored["config"]),
-            stored["device"],
-            stored["dtype"],
-            stored["samples"],
-            stored["overwrite"] or overwrite,
-            folder,
-            stored["started"],
-            # Older versions do not write it.
+            # Older versions write neither `quantise` nor `distil`.
+            **{name: stored[name] for name in _AS_THEY_ARE if name != "quantise" or name in stored},
+            run=folder,
+            started=stored["started"],
             distil=from_json(DistilConfig, stored["distil"]) if stored.get("distil") else None,
-            quantise=stored.get("quantise"),
         )
         if not all(isinstance(known, str) for known in (job.model, job.started)):
             raise TypeError("model and started are not both texts")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TrainingError(
-            "the run's settings cannot be read", where=folder / SETTINGS, got=error, do="start again without --resume"
-        ) from None
-    return job
+    return replace(job, overwrite=job.overwrite or overwrite)
 
 
 def _check_unicode(flag: str, text: str) -> None:

@@ -27,7 +27,6 @@ from filelock import FileLock
 
 from sordino.errors import BadInput, StorageError
 from sordino.storage import make_folder, write_bytes
-from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.failure import FILE as ERROR
 from sordino.training.failure import Failure
 from sordino.training.progress_file import FILE as PROGRESS
@@ -39,7 +38,7 @@ _MOST_LISTED = 200
 _LOCK_SECONDS = 10.0
 T = TypeVar("T")
 
-Wish = Literal["draft", "train", "stop"]
+Requested = Literal["draft", "train", "stop"]
 Command = Literal["train", "distil"]
 
 
@@ -54,7 +53,7 @@ class QueuedJob:
     model: str
     created: float
     flags: tuple[str, ...] = ()
-    asked: Wish = "draft"
+    asked: Requested = "draft"
     since: float = 0.0
     pid: int = 0
     born: float = 0.0
@@ -70,9 +69,9 @@ class JobFiles:
         self.folder = folder
         self._lock = threading.RLock()
         self._file_lock = FileLock(folder / ".lock")
-        self._read_jobs: _Read[QueuedJob] = _Read(_job_in)
-        self._read_steps: _Read[int] = _Read(_steps_in)
-        # Of runs that were begun: these do not change any more.
+        self._read_jobs: _ReadOnce[QueuedJob] = _ReadOnce(_job_in)
+        self._read_steps: _ReadOnce[int] = _ReadOnce(_steps_in)
+        # Cached once a run has begun: its texts do not change any more.
         self._texts: dict[str, list[str]] = {}
 
     def all(self) -> list[QueuedJob]:
@@ -104,7 +103,7 @@ class JobFiles:
         return self.result(job).with_suffix(".run")
 
     def result(self, job: QueuedJob) -> Path:
-        # As `sordino train` demands of --kind.
+        # `sordino train` insists on this ending for a KV prompt.
         return self.place(job.id) / ("voice.kv.zip" if "--kind=kv" in job.flags else "voice.zip")
 
     def error(self, job: QueuedJob) -> Path:
@@ -116,11 +115,8 @@ class JobFiles:
     def look_error(self, job: QueuedJob) -> Path:
         return self.place(job.id) / "look-error.json"
 
-    def has_checkpoint(self, job: QueuedJob) -> bool:
-        return (self.run_folder(job) / CHECKPOINT).exists()
-
     def steps(self, job: QueuedJob) -> int:
-        """Those of the run, or those that were asked for, while they are not known."""
+        """The number of steps: as the run has stored it, until then as requested."""
         steps = self._read_steps(self.run_folder(job) / "settings.json") or job.settings.get("steps")
         return steps if isinstance(steps, int) else 0
 
@@ -178,7 +174,7 @@ class JobFiles:
         Raises BadInput, StorageError.
         """
         texts = self.texts(job)
-        # All names first: nothing of what is refused is kept.
+        # All names are checked first: if one is refused, nothing is stored.
         for path, (name, content) in zip([texts.joinpath(*_parts(name)) for name, _ in files], files, strict=True):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +201,7 @@ def _is_another(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() != content
 
 
-class _Read(Generic[T]):
+class _ReadOnce(Generic[T]):
     """What files say, parsed once for each identity of a file; None for one that is not there, or says something else."""
 
     def __init__(self, parse: Callable[[Path, bytes], T]) -> None:
@@ -244,7 +240,7 @@ def _job_in(path: Path, content: bytes) -> QueuedJob:
         and all(math.isfinite(seconds) for seconds in (job.created, job.since, job.born))
         and isinstance(job.pid, int)
         and 0 <= job.pid < 2**31
-        and job.asked in get_args(Wish)
+        and job.asked in get_args(Requested)
         and job.command in get_args(Command)
         and isinstance(job.settings, dict)
     )

@@ -34,7 +34,7 @@ LEAST_HELDOUT = 256
 # Positions beside prompt, other text and row: BOS, and the break between two texts.
 _BETWEEN = 6
 
-# In the order in which they are done.
+# In the order in which they run.
 Part = Literal["samples", "heldout", "off_domain", "distance", "inspection"]
 _NAMES: Mapping[Part, str] = {
     "samples": "samples",
@@ -121,7 +121,7 @@ def judging_of(config: TrainConfig, size: RunSize, measure: MeasureResult | None
 
 
 def _behind_text(judging: Judging, config: TrainConfig, size: RunSize, distance: DistanceConfig) -> Judging:
-    """With what is left of the gain after other text, at the distances that the model's context has room for."""
+    """Also measure what is left of the gain after other text, at the distances that fit the model's context."""
     rows = min(config.row_tokens, distance.row_tokens)
     room = size.context - config.tokens - rows - _BETWEEN
     fits = tuple(far for far in distance.distances if far <= room)
@@ -165,7 +165,7 @@ def _heldout(judging: Judging, config: TrainConfig, size: RunSize) -> int:
 
 
 def _fitted(judging: Judging, config: TrainConfig, size: RunSize, room: float, fewest: int) -> Judging:
-    """With as many tokens, of `fewest` to LIMIT, as fit."""
+    """Measure on as many tokens as fit, between `fewest` and LIMIT."""
     for limit in range(LIMIT, fewest, -128):
         fitted = replace(judging, config=replace(judging.config, limit=limit))
         if work(fitted, config, size) <= room:

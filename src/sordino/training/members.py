@@ -23,9 +23,8 @@ from sordino.training.contexts import Contexts
 from sordino.training.events import METRICS, E, Finished, MetricsFile, Sample
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch
-from sordino.training.parameters import fold
 from sordino.training.schedule import batch_at, hash_of, spread_within
-from sordino.training.state import Progress, new_state
+from sordino.training.state import Progress, fold, new_state
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class GroupMember:
         return Batch(source, batch_at(self.run.data.train, step, self.config), step)
 
     def judged(self) -> list[Batch]:
-        """The validation rows after the weight average. In a run with contexts every second one stands after other text: a prompt
+        """The validation rows after the weight average. In a run with contexts, every second row comes after other text: a prompt
         that works from a distance may be a little worse right in front.
         """
         context, rows = self.contexts.of_validation(), self.validation

@@ -16,7 +16,7 @@ from sordino.errors import SordinoError
 from sordino.training.failure import Failure
 from sordino.training.loop import LOWER
 
-# Of at most 19: it leaves a run a tenth of a core that others want.
+# Of at most 19: on a busy core a run still gets about a tenth.
 _NICE = 10
 # A process that the system kills when memory runs out cannot say so. Windows refuses memory instead.
 _KILLED = -9
@@ -60,7 +60,7 @@ def is_alive(pid: int, born: float) -> bool:
 
 
 def interrupt(pid: int) -> None:
-    """As Ctrl-C does: a run saves after its step and ends."""
+    """Do what Ctrl-C does: the run saves after its current step and ends."""
     with suppress(OSError):
         if sys.platform == "win32":
             os.kill(pid, signal.CTRL_BREAK_EVENT)

@@ -22,7 +22,7 @@ _SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Activity:
-    """done, total: as of Working. left: seconds until all is done, as far as can be told from what it took until now; else 0."""
+    """done, total: as in `Working`. left: the estimated seconds until all is done, from the speed so far; 0 if unknown."""
 
     what: str
     done: int = 0
@@ -50,7 +50,7 @@ class _Noting:
         self._what = ""
 
     def __call__(self, event: RunEvent) -> None:
-        # On Windows a file that somebody reads can be neither replaced nor removed; and a run goes on without this file.
+        # On Windows an open file can be neither replaced nor removed, and the run does not need this one.
         with suppress(OSError, StorageError):
             if isinstance(event, Working):
                 self._note(event)

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import psutil
 
 from sordino.errors import BadInput, SordinoError
+from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.failure import Failure
 from sordino.training.job_files import JobFiles, QueuedJob
 from sordino.training.measuring import Measuring
@@ -30,9 +31,9 @@ from sordino.training.processes import command_of, end_of, interrupt, is_alive, 
 log = logging.getLogger("sordino.server")
 
 _LOOK_SECONDS = 0.5
-# A run that was asked to stop saves after its step; what is in no step yet has nothing to save.
+# A stopping run saves after its step; one that has not begun its steps has nothing to save.
 _STOP_SECONDS = 60.0
-# After this a draft that nobody started is deleted.
+# A draft that was never started is deleted after this time.
 _DRAFT_SECONDS = 7 * 86400.0
 _SWEEP_SECONDS = 3600.0
 # Between attempts to start a run that the disk refuses.
@@ -59,7 +60,7 @@ class Jobs:
         self._logged = ""
 
     def start(self) -> None:
-        """Watch the runs, and start those that wait; texts that nobody trained on for a week are deleted."""
+        """Watch the runs and start those that wait. Drafts that were not started within a week are deleted."""
         self._thread = threading.Thread(target=self._watch, daemon=True, name="training runs")
         self._thread.start()
 
@@ -93,12 +94,12 @@ class Jobs:
         """What ended it, or keeps it from starting; None where nothing does."""
         if job.error:
             known = self.files.failure(job, self.files.error(job))
-            # An older version, or a disk without room, kept the line alone.
+            # An older version, or a full disk, left only the one line.
             return known if known is not None and known.message == job.error else Failure(job.error)
         return Failure(self._trouble[job.id]) if job.id in self._trouble else None
 
     def can_go_on(self, job: QueuedJob) -> bool:
-        return self.files.has_checkpoint(job) and not self.files.result(job).exists()
+        return (self.files.run_folder(job) / CHECKPOINT).exists() and not self.files.result(job).exists()
 
     # What is done to them --------------------------------------------------------------------------------------------
 

@@ -11,7 +11,17 @@ from sordino.texts.reading import Reading, read_pieces
 from sordino.texts.sampling import SampleSize
 from sordino.texts.splits import Splits, split_pieces
 from sordino.training.config import ReadingConfig, TextPaths
-from sordino.training.events import OnEvent, Working, nobody
+from sordino.training.events import OnEvent, Working, nobody, working
+
+
+def texts_to_store(texts: TextPaths) -> dict[str, Any]:
+    """What a run's folder says of them, with absolute paths."""
+    return {
+        "data": [str(path.resolve()) for path in texts.data],
+        "heldout": [str(path.resolve()) for path in texts.heldout],
+        "speaker": texts.speaker,
+        "most_text": texts.most_text,
+    }
 
 
 def stored_texts(stored: Mapping[str, Any]) -> TextPaths:
@@ -32,7 +42,7 @@ def read_sample(
         speaker=texts.speaker,
         ends=ends,
         sample=SampleSize(texts.most_text * 1_000_000, seed),
-        progress=lambda done, total: on_event(Working("Reading the texts", done, total)),
+        progress=working("Reading the texts", on_event),
     )
 
 

@@ -10,22 +10,32 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sordino.errors import TrainingError
-from sordino.evaluation.distance_picture import distance_figure
 from sordino.evaluation.distance_report import DistanceReport, columns, explanation, rows, to_json
-from sordino.evaluation.pictures import ACCENT, FAINT, PLAIN, Dot, draw_dots, new_figure, plain_axes, rendered
+from sordino.evaluation.pictures import (
+    ACCENT,
+    FAINT,
+    PLAIN,
+    Dot,
+    distance_figure,
+    draw_dots,
+    new_figure,
+    plain_axes,
+    rendered,
+)
+from sordino.evaluation.report import ConditionLine
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.storage import write_bytes
+from sordino.training.checkpoint import reading_stored
 from sordino.training.events import HTML as HTML
 from sordino.training.events import METRICS, Sample, Step, Validation
 
@@ -39,24 +49,6 @@ _EVENTS: dict[str, type[Step] | type[Validation] | type[Sample]] = {
 }
 # Single batches differ in difficulty by more than a run learns in many steps, so the curve is a running mean.
 _SMOOTHED_SHARE = 12
-
-Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class HeldoutLine:
-    """One line of the held-out table. tokens: what stands in front of the text. nll: nats per token. difference: this
-    line's nll less the soft prompt's, so above 0 where the soft prompt is better. Intervals are 95 %, None where unknown.
-    """
-
-    kind: Literal["soft prompt", "no prompt", "instruction", "examples", "excerpt"]
-    label: str
-    tokens: int
-    nll: float
-    bits_per_byte: float
-    interval: Interval | None = None
-    difference: float | None = None
-    difference_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -76,16 +68,17 @@ class RunReport:
     """What a report shows.
 
     prompt: the result; its metadata give the title, the base model and the recipe. events: of the run, in order. nearest: for
-    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table. distance: gains after
-    other text. verdicts: sentences on what they mean. samples: {"prompt", "with", "without"} objects. disclosure: what the soft
-    prompt's file says to whoever gets it. notes: how the texts were split, and the like.
+    each virtual token (word, cosine) pairs, nearest first. inside: more about them. heldout: the table, with differences to the
+    soft prompt alone. distance: gains after other text. verdicts: sentences on what they mean. samples: {"prompt", "with",
+    "without"} objects. disclosure: what the soft prompt's file says to whoever gets it. notes: how the texts were split, and the
+    like.
     """
 
     prompt: SinglePrompt
     events: Sequence[Step | Validation | Sample]
     nearest: Sequence[Sequence[tuple[str, float]]]
     inside: InspectionTable | None = None
-    heldout: Sequence[HeldoutLine] = ()
+    heldout: Sequence[ConditionLine] = ()
     distance: DistanceReport | None = None
     verdicts: Sequence[str] = ()
     samples: Sequence[Mapping[str, str]] = ()
@@ -105,20 +98,32 @@ def write_report(folder: Path, report: RunReport) -> None:
 def read_events(folder: Path) -> list[Step | Validation | Sample]:
     """The events of a run's metrics.jsonl, in order. Raises TrainingError where it is missing or broken."""
     path = folder / METRICS
-    try:
+    with reading_stored("the run's metrics cannot be read", path):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [_EVENTS[line.pop("kind")](**line) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrainingError("the run's metrics cannot be read", where=path, got=error) from None
 
 
 def _results(report: RunReport) -> dict[str, Any]:
     return {
         "verdicts": list(report.verdicts),
-        "heldout": [asdict(line) for line in report.heldout],
+        "heldout": [_line_json(line) for line in report.heldout],
         "distance": to_json(report.distance) if report.distance else None,
         "samples": [dict(sample) for sample in report.samples],
         "notes": list(report.notes),
+    }
+
+
+def _line_json(line: ConditionLine) -> dict[str, Any]:
+    over = next(iter(line.differences.values()), None)
+    return {
+        "kind": line.kind,
+        "label": line.label,
+        "tokens": line.tokens,
+        "nll": line.nll.value,
+        "bits_per_byte": line.bits_per_byte,
+        "interval": line.nll.interval,
+        "difference": over and over.value,
+        "difference_interval": over and over.interval,
     }
 
 
@@ -230,16 +235,16 @@ def _draw_rates(axes: Axes, events: Sequence[Step | Validation | Sample]) -> Non
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_heldout(axes: Axes, heldout: Sequence[HeldoutLine]) -> None:
+def _draw_heldout(axes: Axes, heldout: Sequence[ConditionLine]) -> None:
     """A dot a condition with its interval, the lowest loss at the top."""
     dots = [
-        Dot(heading, condition.nll, condition.interval, accented=condition.kind == "soft prompt")
+        Dot(heading, condition.nll.value, condition.nll.interval, accented=condition.kind == "soft prompt")
         for heading, condition in zip(_headings(heldout), heldout, strict=True)
     ]
     draw_dots(axes, sorted(dots, key=lambda dot: dot.value), with_values=True)
 
 
-def _headings(heldout: Sequence[HeldoutLine]) -> list[str]:
+def _headings(heldout: Sequence[ConditionLine]) -> list[str]:
     """Our own words for the conditions, numbered where there are several of a kind."""
     headings = []
     counts: dict[str, int] = {}

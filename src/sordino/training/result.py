@@ -40,7 +40,7 @@ from sordino.training.events import (
 )
 from sordino.training.job import Job
 from sordino.training.judging import Judging, MeasuringBar, positions
-from sordino.training.report import HeldoutLine, InspectionTable, RunReport, read_events, write_report
+from sordino.training.report import InspectionTable, RunReport, read_events, write_report
 from sordino.training.run import PreparedRun, finish
 
 _TOO_LONG = "What each virtual token does for the loss was not measured: `sordino inspect` does it."
@@ -74,7 +74,7 @@ def write_result(
 
     Whatever interrupts the measuring, the file is there. Raises BadInput, StorageError.
     """
-    draft = finish(prepared, finished, job.metadata, [], {})
+    draft = finish(prepared, finished, job.metadata)
     if job.out.exists() and not job.overwrite and not is_file_of(job.out, draft):
         raise BadInput(
             "a file of this name appeared while training", where=job.out,
@@ -82,9 +82,10 @@ def write_result(
         )  # fmt: skip
     write(draft, job.out, force=True)
     found = _measured(prepared, draft, judging, on_event)
+    measured, label = found.report, label_of(draft)
     prompt = draft.with_metadata(
         samples=tuple(found.samples) if job.samples else (),
-        heldout=summary(found.report, label_of(draft)) if found.report is not None else {},
+        heldout=summary(measured, label) if measured else {},
     )
     warnings = write(prompt, job.out, force=True)
     disclosure = tuple(file_disclosure(prompt))
@@ -99,21 +100,21 @@ def write_result(
         read_events(job.folder),
         nearest,
         inside=found.inside,
-        heldout=_conditions(found.report, label_of(prompt)) if found.report is not None else (),
-        distance=found.report.distance if found.report is not None else None,
-        verdicts=_sentences(found.report, label_of(prompt), judging) if found.report is not None else (),
+        heldout=measured.heldout.lines if measured else (),
+        distance=measured.distance if measured else None,
+        verdicts=_sentences(measured, label, judging) if measured else (),
         samples=found.samples,
         disclosure=disclosure,
         notes=(prepared.splits.how, *prepared.notes, *prepared.splits.duplicates),
     )
     write_report(job.folder, report)
     on_event(ReportWritten(job.folder / HTML, tuple(words[0][0].strip() or "_" for words in nearest)))
-    return TrainResult(prompt, found.report, job.out, job.folder)
+    return TrainResult(prompt, measured, job.out, job.folder)
 
 
 def take_part(job: Job, prepared: PreparedRun, finished: Finished, judging: Judging) -> None:
     """Run what `write_result` measures in another process, where each pass through the base model needs all. Writes nothing."""
-    _measured(prepared, finish(prepared, finished, job.metadata, [], {}), judging, nobody)
+    _measured(prepared, finish(prepared, finished, job.metadata), judging, nobody)
 
 
 def is_file_of(path: Path, prompt: Prompt) -> bool:
@@ -260,22 +261,3 @@ def inside_of(inspection: Inspection, instead: Sequence[str] = ()) -> Inspection
         for row, cost, share in zip(cells, depth.importance.costs, depth.attention.by_token_P, strict=True):
             row += [f"{cost:+.4f}", f"{share:.1%}"]
     return InspectionTable(rendered(inside_figure([inspection])), findings(depth) if depth else instead, columns, cells)
-
-
-def _conditions(measured: Report, label: str) -> list[HeldoutLine]:
-    found = []
-    for line in measured.heldout.lines:
-        less = line.differences.get(label)
-        found.append(
-            HeldoutLine(
-                line.kind,
-                line.label,
-                line.tokens,
-                line.nll.value,
-                line.bits_per_byte,
-                line.nll.interval,
-                less.value if less else None,
-                less.interval if less else None,
-            )
-        )
-    return found

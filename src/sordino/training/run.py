@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import psutil
 import torch
@@ -22,8 +22,8 @@ from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
 from sordino.models.memory import memory_errors, peak_bytes
-from sordino.prompts.kv_prompt import KVPrompt
-from sordino.prompts.soft_prompt import Metadata, SoftPrompt, today
+from sordino.prompts.kv_prompt import SinglePrompt
+from sordino.prompts.soft_prompt import Metadata, today
 from sordino.texts.example_store import tokens_of
 from sordino.texts.examples import make_examples
 from sordino.texts.pieces import Piece, data_hash
@@ -31,15 +31,15 @@ from sordino.texts.splits import Splits
 from sordino.training.calibration import CALIBRATION, Calibration
 from sordino.training.config import TextPaths, TrainConfig
 from sordino.training.contexts import Contexts, neutral_ids
-from sordino.training.events import Cost, Finished, OnEvent, Working, nobody
+from sordino.training.events import Cost, Finished, OnEvent, nobody, working
 from sordino.training.form import form_of, notes_on_hold
 from sordino.training.gradient import Batch, losses_and_gradients, mean_nlls
-from sordino.training.initialise import ReadPrompt, Start, initialise
+from sordino.training.initialise import Start, initialise
 from sordino.training.judging import Judging, MeasureResult, RunSize, judging_of, work
-from sordino.training.loop import LOWER, TrainSet
-from sordino.training.parameters import fold, new_parameters
+from sordino.training.loop import LOWER, Run, TrainSet
 from sordino.training.reading import read_split
 from sordino.training.schedule import batch_at
+from sordino.training.state import fold, new_parameters
 from sordino.training.step_count import chosen_steps, run_seconds, steps_wanted, steps_within
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, agreed_number
 
@@ -78,12 +78,15 @@ class PreparedRun:
         """How its result is measured after so many steps."""
         return judging_of(self.config, replace(self.size, steps=steps), self.measure)
 
+    def run(self, folder: Path, name: str = "") -> Run:
+        """For the training loop."""
+        return Run(name, self.data, self.config, folder, self.start.matrix_PD)
+
 
 def prepare(
     base: BaseModel,
     config: TrainConfig,
     texts: TextPaths,
-    read_prompt: ReadPrompt,
     *,
     started: str | None = None,
     split_seed: int | None = None,
@@ -104,7 +107,7 @@ def prepare(
         base,
         max_tokens=config.row_tokens,
         objective=config.objective,
-        progress=lambda done, total: on_event(Working("Tokenizing the texts", done, total)),
+        progress=working("Tokenizing the texts", on_event),
     )
     validation = None
     if splits.validation:
@@ -113,17 +116,15 @@ def prepare(
         train.examples, validation.examples if validation else (), data_hash(splits.train + splits.validation)
     )
     notes = (*read, *train.notes, *notes_on_hold(base, config))
-    return _started(base, config, splits, data, notes, read_prompt, started)
+    return _started(base, config, splits, data, notes, started)
 
 
-def with_settings(
-    prepared: PreparedRun, config: TrainConfig, read_prompt: ReadPrompt, *, started: str | None = None
-) -> PreparedRun:
+def with_settings(prepared: PreparedRun, config: TrainConfig, *, started: str | None = None) -> PreparedRun:
     """Another run on the same three sets: other settings, and their first matrix. Raises as `prepare`."""
     config.check_room(prepared.base.context_length)
     if config.row_tokens != prepared.config.row_tokens:
         raise ValueError("the texts were cut to other rows")
-    return _started(prepared.base, config, prepared.splits, prepared.data, prepared.notes, read_prompt, started)
+    return _started(prepared.base, config, prepared.splits, prepared.data, prepared.notes, started)
 
 
 def _started(
@@ -132,7 +133,6 @@ def _started(
     splits: Splits,
     data: TrainSet,
     notes: tuple[str, ...],
-    read_prompt: ReadPrompt,
     started: str | None,
 ) -> PreparedRun:
     total = tokens_of(data.train)
@@ -142,34 +142,26 @@ def _started(
             do="add text or lower --tokens",
         )  # fmt: skip
     config = _with_sample_text(base, config, splits.validation or splits.train)
-    start = first_matrix(base, config, data, read_prompt, started)
+    start = first_matrix(base, config, data, started)
     return PreparedRun(base, config, splits, data, start, notes)
 
 
-def first_matrix(
-    base: BaseModel, config: TrainConfig, data: TrainSet, read_prompt: ReadPrompt, started: str | None
-) -> Start:
+def first_matrix(base: BaseModel, config: TrainConfig, data: TrainSet, started: str | None) -> Start:
     """Where a run on these texts starts. started: as for `prepare`. Raises ConfigError, DataError, OutOfMemory."""
     with memory_errors("choosing the first matrix", LOWER):
         form = form_of(base, config)
         if started is not None:
             return Start(form.empty(base, config.tokens), started)
-        return initialise(base, config, form, data.train, data.validation, read_prompt)
+        return initialise(base, config, form, data.train, data.validation)
 
 
-def estimate(prepared: PreparedRun, *, minutes: float | None = None) -> Cost:
-    """Measure four real steps and an evaluation, discard their results, and estimate the run from them.
-
-    minutes: if given, the number of steps that fit into them, the measuring of the result included.
-    """
-    return estimate_group([prepared], Calibration(minutes=minutes))
-
-
-def estimate_group(
+def estimate(
     runs: Sequence[PreparedRun], calibration: Calibration = CALIBRATION, strategy: Strategy = SINGLE_PROCESS
 ) -> Cost:
-    """`estimate` of several runs on one base model, as long as each other: a step and an evaluation are those of all. The times are
-    of the process that saves.
+    """Measure four real steps and an evaluation, discard their results, and estimate from them what the runs cost together.
+
+    runs: on one base model, as long as each other; a step and an evaluation are those of all. The times are of the process that
+    saves.
     """
     base, config = runs[0].base, runs[0].config
     step_seconds, evaluation_seconds = (agreed_number(strategy, each) for each in _measured_seconds(runs, strategy))
@@ -195,7 +187,7 @@ def estimate_group(
 
 
 def _measured_seconds(runs: Sequence[PreparedRun], strategy: Strategy) -> tuple[float, float]:
-    """Of a step and of an evaluation of all runs."""
+    """The seconds of one step and of one evaluation, of all runs together."""
     base = runs[0].base
     parameters = [new_parameters(run.start.matrix_PD, run.config) for run in runs]
     forms = [form_of(base, run.config) for run in runs]
@@ -228,19 +220,13 @@ def _measured_seconds(runs: Sequence[PreparedRun], strategy: Strategy) -> tuple[
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """(the most bytes used so far, and a tenth for what is to come; bytes that are free), of the GPU where there is one."""
+    """(peak bytes so far and a tenth more for the run, free bytes), of the GPU if there is one."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device) * 1.1), torch.cuda.mem_get_info(device)[0]
     return int(peak_bytes() * 1.1), psutil.virtual_memory().available
 
 
-def finish(
-    prepared: PreparedRun,
-    finished: Finished,
-    metadata: Metadata,
-    samples: Sequence[Mapping[str, str]],
-    heldout: Mapping[str, Any],
-) -> SoftPrompt | KVPrompt:
+def finish(prepared: PreparedRun, finished: Finished, metadata: Metadata) -> SinglePrompt:
     """The soft prompt with its provenance. metadata: what the user gave; no path, host or user name is added."""
     base, config = prepared.base, prepared.config
     recipe = {
@@ -265,8 +251,6 @@ def finish(
             supported=metadata.supported or (base.id,),
             created=today(),
             training=recipe,
-            heldout=heldout,
-            samples=tuple(samples),
         ),
     )
 

@@ -25,7 +25,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 
 def batch_at(examples: Sequence[Example], step: int, config: TrainConfig) -> list[Example]:
     """The examples of step `step`: epochs one after another, each in an order of its own that depends on seed and epoch alone."""
-    # Not more than there are: a step of few examples sees each of them once.
+    # With fewer examples than a batch holds, a step sees each of them once.
     count = min(config.batch, len(examples))
     chosen = []
     order: list[int] = []

@@ -105,7 +105,7 @@ def agreed(strategy: Strategy, tensor: Tensor) -> Tensor:
 
 
 def agreed_number(strategy: Strategy, number: float) -> float:
-    """As `agreed`. Processes measure times and memory of their own."""
+    """As `agreed`, for a number that each process has measured for itself, such as a time."""
     return float(agreed(strategy, torch.tensor([number], dtype=torch.float64)))
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.importance import without
-from sordino.evaluation.analysis.losses import losses_of, passage_of
+from sordino.evaluation.analysis.losses import losses_of, passage_of, without
 from sordino.evaluation.analysis.pruning import Stage, default_block, greedy, pruned, rounds_of, stages_of, within
 from sordino.evaluation.config import PruneConfig
 from sordino.prompts.soft_prompt import BaseRef, Metadata

@@ -14,12 +14,12 @@ from sordino.errors import BadInput, ConfigError, DataError
 from sordino.formats import read
 from sordino.texts.example_store import Example
 from sordino.training.events import Evaluated, RunEvent, Step, TextsRead, Validation
-from sordino.training.execute import execute, lesson_read, taught
+from sordino.training.execute import execute, read_lesson
 from sordino.training.form import form_of
 from sordino.training.gradient import Batch, losses_and_gradients
 from sordino.training.job import check_job, job_from, stored_job
 from sordino.training.judging import positions
-from sordino.training.loop import Run, train
+from sordino.training.loop import train
 from tests.training.distil.lessons import WORDS, small_base, small_job
 
 
@@ -71,19 +71,16 @@ def test_a_stopped_one_goes_on_to_the_same_prompt(tmp_path: Path) -> None:
 
 def test_a_kv_prompt_learns_too(tmp_path: Path) -> None:
     base, job = small_base(), small_job(tmp_path, kind="kv", steps=40, continuations=40)
-    assert job.distil is not None
     assert (job.config.kind, job.config.lr, job.config.context) == ("kv", 0.1, 0.0)
-    prepared = lesson_read(job, base, taught(job, base, job.distil))
-    run = Run("", prepared.data, prepared.config, tmp_path, prepared.start.matrix_PD)
-    losses = [event.loss for event in train(base, run) if isinstance(event, Validation)]
+    prepared = read_lesson(job, base)
+    losses = [event.loss for event in train(base, prepared.run(tmp_path)) if isinstance(event, Validation)]
     assert min(losses) < losses[0] - 0.02
 
 
 @pytest.mark.parametrize("kind", ["embedding", "kv"])
 def test_losses_and_gradients_of_soft_targets_do_not_depend_on_how_a_step_is_cut(kind: str, tmp_path: Path) -> None:
     base, job = small_base(dtype=torch.float64), small_job(tmp_path, kind=kind)
-    assert job.distil is not None
-    prepared = lesson_read(job, base, taught(job, base, job.distil))
+    prepared = read_lesson(job, base)
     form, examples = form_of(base, prepared.config), prepared.data.train[:4]
     soft = [example.soft for example in examples]
     assert None not in soft
@@ -103,8 +100,7 @@ def test_losses_and_gradients_of_soft_targets_do_not_depend_on_how_a_step_is_cut
 def test_measuring_is_counted_and_can_be_left_out(tmp_path: Path) -> None:
     events: list[RunEvent] = []
     base, job = small_base(), small_job(tmp_path)
-    assert job.distil is not None
-    prepared = lesson_read(job, base, taught(job, base, job.distil))
+    prepared = read_lesson(job, base)
     judging = prepared.judging(4)
     costs = positions(judging, prepared.config, prepared.size)
     assert judging.measure is not None
@@ -134,5 +130,3 @@ def test_what_cannot_be_done_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="context"):
         execute(small_job(tmp_path, text=WORDS * 20), small_base())
     assert not (tmp_path / "v.run" / "teacher.jsonl").exists()
-    job = small_job(tmp_path)
-    assert replace(job, distil=None).distil is None

@@ -20,8 +20,7 @@ from sordino.texts.examples import Example
 from sordino.training.config import TextPaths
 from sordino.training.mixture.config import FitConfig
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare, with_context, x_of
-from sordino.training.mixture.picture import report_figure
-from sordino.training.mixture.report import Candidates, measure, summary, to_json, verdicts
+from sordino.training.mixture.report import Candidates, measure, report_figure, summary, to_json, verdicts
 from tests.prompts.kv_of import kv_of
 from tests.tiny_models import tiny_base
 from tests.training.mixture.plain import mean_nll

@@ -19,11 +19,10 @@ from sordino.training.strategy import SINGLE_PROCESS, Strategy
 from sordino.training.sweep.execute import Sweep, execute_sweep
 from sordino.training.sweep.grid import Spec
 from tests.training.gloo_processes import gloo
-from tests.training.runs import off, small_base
+from tests.training.runs import days, off, small_base, write_texts
 
 pytestmark = pytest.mark.slow
 
-LOG = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. "
 CONFIG = TrainConfig(
     tokens=4, steps=16, batch=3, row_tokens=16, init="vocab", sample_tokens=4, validation_tokens=64, measure="none"
 )
@@ -31,11 +30,7 @@ CONFIG = TrainConfig(
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    folder = tmp_path / "texts"
-    folder.mkdir()
-    for number in range(12):
-        (folder / f"{number:02}.txt").write_text(f"Day {number}. " + LOG * (number % 3 + 3))
-    return folder
+    return write_texts(tmp_path / "texts", days(12, 3))
 
 
 def test_a_sweeps_results_and_winner_are_one_processs(texts: Path, tmp_path: Path) -> None:

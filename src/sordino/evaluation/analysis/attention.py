@@ -2,7 +2,7 @@
 
 The softmax weights of text positions on the prompt's positions, averaged over heads and text positions. They show where a layer
 attends, not what that does: a sink takes much attention and adds little (Xiao et al. 2023, arXiv 2309.17453). What a virtual token
-does for the loss is in `importance`.
+does for the loss is in `losses`.
 
 The pass is plain: prompt and text concatenated, the network's own masks unless the prompt is held, and transformers' eager
 attention, which is the only one that returns weights. It runs on a second network that shares the weights, so that the given one

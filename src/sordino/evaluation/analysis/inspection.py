@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sordino.evaluation.analysis.attention import Attention, attention
-from sordino.evaluation.analysis.importance import Importance, importance
-from sordino.evaluation.analysis.losses import Passage, passage_of
+from sordino.evaluation.analysis.losses import Importance, importance, passage_of
 from sordino.evaluation.config import InspectConfig
 from sordino.evaluation.off_domain import own_text
 from sordino.evaluation.scoring import Progress
 from sordino.models.base_model import BaseModel
 from sordino.prompts.nearest import Vocabulary, nearest_words, percentiles, word_norms
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.texts.example_store import evenly
 from sordino.texts.pieces import Piece
 
 # Attention comes out the same on a few windows as on many.
@@ -121,7 +121,7 @@ def depth_of(
     return Depth(
         description,
         importance(base, prompt, passage, pass_tokens=config.pass_tokens, progress=progress),
-        attention(base, prompt, _few(passage).windows),
+        attention(base, prompt, evenly(passage.windows, min(ATTENTION_WINDOWS, len(passage.windows)))),
     )
 
 
@@ -203,9 +203,3 @@ def depth_json(depth: Depth) -> dict[str, Any]:
         # A key of `inspect --json` since 0.1.0.
         "findings": findings(depth),
     }
-
-
-def _few(passage: Passage) -> Passage:
-    windows = passage.windows
-    count = min(ATTENTION_WINDOWS, len(windows))
-    return Passage(tuple(windows[at * len(windows) // count] for at in range(count)))

@@ -18,7 +18,7 @@ from sordino.evaluation.analysis.path import BlendPath
 from sordino.evaluation.analysis.pruning import Stage
 from sordino.evaluation.pictures import ACCENT, BAND, COLOURS, FAINT, PLAIN, drawable, new_figure, plain_axes
 
-# Of more virtual tokens than this, only some are labelled with their word.
+# With more virtual tokens than this, only some are labelled with their word.
 _NAMED = 40
 
 

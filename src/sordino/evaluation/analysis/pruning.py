@@ -121,7 +121,7 @@ def within(stages: Sequence[Stage], tolerance: float) -> Stage:
 
 
 def chosen_stage(stages: Sequence[Stage], config: PruneConfig) -> Stage:
-    """The length that was asked for, else the shortest whose loss rises by no more than the tolerance."""
+    """The requested length, else the shortest whose loss rises by no more than the tolerance."""
     if config.tokens is not None:
         return stages[-1]
     return within(stages, TOLERANCE if config.tolerance is None else config.tolerance)

@@ -53,7 +53,8 @@ class Openings:
 
 def make_openings(base: BaseModel, source: LongText, config: DistilConfig) -> Openings:
     """Openings dealt out to three sets. Raises BadInput, DataError, ModelError."""
-    chat = config.template == "chat" or (config.template == "auto" and has_template(base))
+    has_template = bool(getattr(base.tokenizer, "chat_template", None))
+    chat = config.template == "chat" or (config.template == "auto" and has_template)
     own = _lines(read_text(Path(config.openings))) if config.openings else None
     made = _chats(base, source, own) if chat else _plain(base, source, own)
     if len(made) < FEWEST:
@@ -75,10 +76,6 @@ def make_openings(base: BaseModel, source: LongText, config: DistilConfig) -> Op
         ),
         _end_of_turn(base) if chat else base.tokenizer.eos_token_id,
     )
-
-
-def has_template(base: BaseModel) -> bool:
-    return bool(getattr(base.tokenizer, "chat_template", None))
 
 
 def _end_of_turn(base: BaseModel) -> int | None:

@@ -17,14 +17,11 @@ from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.openings import Openings, Part, make_openings
 from sordino.training.distil.source import LongText, read_source
 from sordino.training.distil.targets import examples
-from sordino.training.distil.teacher import FILE, Continuation, continuations
-from sordino.training.events import OnEvent, Working
-from sordino.training.initialise import ReadPrompt
+from sordino.training.distil.teacher import FILE, Continuation
 from sordino.training.job import Job
 from sordino.training.loop import TrainSet
 from sordino.training.run import PreparedRun, first_matrix
 
-_WRITING = "Writing with the text in front"
 _TRAINED: tuple[Part, ...] = ("train", "validation")
 
 
@@ -38,7 +35,7 @@ class Lesson:
     written: tuple[Continuation, ...]
 
     def of(self, part: Part) -> list[Continuation]:
-        """Those of a set that hold a token, in order."""
+        """The continuations in one of the three sets, without empty ones, in order."""
         return [one for one in self.written if one.opening.part == part and one.drawn]
 
 
@@ -68,22 +65,8 @@ def prepare_lesson(base: BaseModel, job: Job, config: DistilConfig) -> Lesson:
     return Lesson(source, ids, openings, ())
 
 
-def with_continuations(base: BaseModel, job: Job, lesson: Lesson, config: DistilConfig, on_event: OnEvent) -> Lesson:
-    """Have the teacher write. The continuations are kept in the job's folder.
-
-    Raises DataError, ConfigError, OutOfMemory, StorageError.
-    """
-    on_event(Working(_WRITING))
-    written = continuations(
-        base, lesson.openings, config, job.folder, lambda done, total: on_event(Working(_WRITING, done, total))
-    )
-    return replace(lesson, written=tuple(written))
-
-
-def prepare_distillation(
-    base: BaseModel, job: Job, lesson: Lesson, read_prompt: ReadPrompt, *, started: str | None = None
-) -> PreparedRun:
-    """A run on the lesson's examples, which starts from an excerpt of the long text. started: as in `run.prepare`."""
+def prepare_distillation(base: BaseModel, job: Job, lesson: Lesson) -> PreparedRun:
+    """A run on the lesson's examples, which starts from an excerpt of the long text."""
     train, validation = (examples(base, lesson.openings, lesson.of(part)) for part in _TRAINED)
     if not train or not validation:
         raise DataError("the model wrote nothing after the text", where="TEXT", do="give other --openings")
@@ -96,14 +79,14 @@ def prepare_distillation(
     digest = hashlib.sha256((job.folder / FILE).read_bytes()).hexdigest()
     data = TrainSet(train, validation, digest)
     text = Example(lesson.ids, (True,) * len(lesson.ids), "the text")
-    start = first_matrix(base, config, replace(data, train=[text]), read_prompt, started)
+    start = first_matrix(base, config, replace(data, train=[text]), job.started)
     pieces = {part: _pieces(base, lesson.of(part)) for part in ("train", "validation", "heldout")}
     splits = Splits(pieces["train"], pieces["validation"], pieces["heldout"], _how(lesson), ())
     return PreparedRun(base, config, splits, data, start, ())
 
 
 def _pieces(base: BaseModel, written: Sequence[Continuation]) -> tuple[Piece, ...]:
-    """As texts, for people and for the inspection."""
+    """The continuations as texts, for the report and the inspection."""
     return tuple(
         Piece(f"continuation {at}", "text", f"{one.opening.text} {base.decode([drawn.token for drawn in one.drawn])}")
         for at, one in enumerate(written)

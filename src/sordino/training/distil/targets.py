@@ -24,7 +24,7 @@ from sordino.texts.example_store import Example, SoftTargets
 from sordino.training.distil.openings import Openings
 from sordino.training.distil.teacher import Continuation, TextPrompt
 
-# The likeliest words that are kept of each distribution.
+# How many of the likeliest words are stored for each distribution.
 TARGETS = 256
 # Rows that run side by side, and rows of logits that are held at once.
 _ROWS, _AT_ONCE = 8, 64
@@ -44,7 +44,7 @@ def examples(base: BaseModel, openings: Openings, written: Sequence[Continuation
 
 
 def _targets(base: BaseModel, prefixes: AnyPrefixes, rows: Sequence[Example]) -> Iterator[SoftTargets]:
-    """Of the labelled tokens of each row after the text."""
+    """The soft targets of each row's labelled tokens, predicted after the text."""
     leading = leading_ids(base, base.placement)
     part = labelled_rows(
         [with_leading_ids(row, leading) for row in rows], [[at] for at in range(len(rows))], [0] * len(rows)

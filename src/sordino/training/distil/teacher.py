@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from sordino.engine.generate import DrawnText, TextRequest, draw
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import DataError
@@ -29,6 +27,7 @@ from sordino.storage import write_bytes
 from sordino.texts.example_store import Example, SoftTargets
 from sordino.training.distil.config import DistilConfig
 from sordino.training.distil.openings import Opening, Openings
+from sordino.training.initialise import embeds_of
 
 FILE = "teacher.jsonl"
 _VERSION = 1
@@ -47,8 +46,7 @@ class TextPrompt:
 
     @staticmethod
     def of(base: BaseModel, ids: Sequence[int]) -> TextPrompt:
-        embeds_PD = base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu().numpy()
-        return TextPrompt(embeds_PD, Metadata(base=base.ref, placement=base.placement))
+        return TextPrompt(embeds_of(base, ids).numpy(), Metadata(base=base.ref, placement=base.placement))
 
     @property
     def n_tokens(self) -> int:

@@ -46,7 +46,7 @@ class Component:
 
 
 def component_form(base: BaseModel, kind: Kind, placement: PlacementName) -> Form:
-    """Of a component that begins here, not held."""
+    """The form of a new component, whose attention is not held."""
     return form_of(base, TrainConfig(kind=kind, placement=placement, hold=0))
 
 
@@ -85,7 +85,7 @@ def kind_of_run(components: Sequence[Component]) -> Kind:
 def stacked(components: Sequence[Component], config: JointConfig) -> tuple[Tensor, list[MatrixPart]]:
     """The run's matrix, and where in it each component is."""
     run = kind_of_run(components)
-    # Of embedding prompts alone the run's unit is theirs, and their numbers stay as they are.
+    # If all are embedding prompts, the run's unit is theirs, and no number is rescaled.
     unit = components[0].form.unit if run == "embedding" else 1.0
     widest = max(component.matrix_RW.shape[1] for component in components)
     parts, slots = [], []

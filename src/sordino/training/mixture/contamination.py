@@ -71,5 +71,5 @@ def _learned(pieces: Sequence[Piece], seed: int) -> Iterator[tuple[Piece, ...]]:
     except DataError:
         return
     yield splits.train + splits.validation
-    # With --heldout all of the texts are.
+    # With --heldout, all of the texts are trained or validated on.
     yield tuple(pieces)

@@ -27,34 +27,27 @@ MAX_STEPS = 50_000
 @dataclass(frozen=True)
 class Weights:
     """weights_K: sum to one. nll: mean in nats an example under them. short_by: no weights give a mean that is lower by more.
-    steps: of EM. responsible_NK: how likely each example is of each component.
+    steps: of EM.
     """
 
     weights_K: Floats
     nll: float
     short_by: float
     steps: int
-    responsible_NK: Floats
 
 
-def fit_weights(
-    nll_NK: Floats, start_K: Floats | None = None, *, tolerance: float = TOLERANCE, max_steps: int = MAX_STEPS
-) -> Weights:
+def fit_weights(nll_NK: Floats, *, tolerance: float = TOLERANCE, max_steps: int = MAX_STEPS) -> Weights:
     """The weights of the highest likelihood, from each example's NLL in nats under each component.
 
-    start_K: uniform by default; a component that starts at zero stays there. Raises ValueError for numbers that are not finite, and
-    where there is no example.
+    Raises ValueError for numbers that are not finite, and where there is no example.
     """
     if nll_NK.ndim != 2 or 0 in nll_NK.shape or not np.isfinite(nll_NK).all():
         raise ValueError("EM wants a finite loss of every example under every component, and at least one of each")
     count = nll_NK.shape[1]
-    weights_K = (
-        np.full(count, 1 / count) if start_K is None else np.asarray(start_K, dtype=np.float64) / np.sum(start_K)
-    )
-    # Each example relative to its likeliest component that has weight: of texts of hundreds of nats nothing else survives exp.
-    least_N1 = nll_NK[:, weights_K > 0].min(axis=1, keepdims=True)
-    likely_NK = np.exp(np.minimum(least_N1 - nll_NK, 700.0))
-    likely_NK[:, weights_K == 0] = 0
+    weights_K = np.full(count, 1 / count)
+    # Each example relative to its likeliest component: of texts of hundreds of nats nothing else survives exp.
+    least_N1 = nll_NK.min(axis=1, keepdims=True)
+    likely_NK = np.exp(least_N1 - nll_NK)
     for step in range(max_steps + 1):
         total_N = likely_NK @ weights_K
         gain_K = (likely_NK / total_N[:, None]).mean(axis=0)
@@ -64,7 +57,7 @@ def fit_weights(
         weights_K = weights_K * gain_K
         weights_K /= weights_K.sum()
     nll = float((least_N1[:, 0] - np.log(total_N)).mean())
-    return Weights(weights_K, nll, short_by, step, likely_NK * weights_K / total_N[:, None])
+    return Weights(weights_K, nll, short_by, step)
 
 
 def effective_number(weights_K: Floats) -> float:

@@ -14,21 +14,21 @@ from sordino.models.base_model import BaseModel
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.soft_prompt import Metadata, PlacementName, today
 from sordino.training.config import TextPaths
-from sordino.training.events import Disclosed, Validation, Warned, Working
+from sordino.training.events import Disclosed, Validation, Warned, Working, working
 from sordino.training.loop import TrainSet
 from sordino.training.mixture.components import component_form, component_of
 from sordino.training.mixture.config import FitConfig, JointConfig
 from sordino.training.mixture.contamination import contaminated_components
 from sordino.training.mixture.fit import FittedMixture, MixtureTexts, fit, prepare
 from sordino.training.mixture.joint import JointResult, WeightedStep, excerpts_apart, train_jointly
-from sordino.training.mixture.picture import report_figure
+from sordino.training.mixture.report import report_figure
 
 Labelled = Sequence[tuple[str, SinglePrompt]]
 
 
 @dataclass(frozen=True)
 class MixtureJob:
-    """A mixture as it was asked for. components: soft prompts by label, which fit the base model. joint: how to train `count`
+    """The settings of a mixture. components: soft prompts by label, which fit the base model. joint: how to train `count`
     components together first, from those that are given or from excerpts. picture: where to draw the report.
     """
 
@@ -70,33 +70,20 @@ OnMixtureEvent = Callable[[MixtureEvent], None]
 
 def execute_mixture(job: MixtureJob, base: BaseModel, on_event: OnMixtureEvent = lambda event: None) -> FittedMixture:
     """The mixture, measured and written to `job.out`. Raises SordinoError."""
-    config = job.config
+    config, texts = job.config, job.texts
     on_event(Working("Reading the texts"))
-    texts = job.texts
     prepared = prepare(base, texts, config)
     splits = prepared.splits
-    on_event(
-        ExamplesRead(
-            len(prepared.train),
-            len(prepared.validation),
-            len(prepared.heldout),
-            splits.how,
-            tuple(prepared.notes),
-            tuple(splits.duplicates),
-        )
-    )
+    train, validation, heldout = map(len, (prepared.train, prepared.validation, prepared.heldout))
+    on_event(ExamplesRead(train, validation, heldout, splits.how, prepared.notes, splits.duplicates))
     for line in contaminated_components(job.components, texts, splits.heldout, config.seed, ends=base.end_markers):
         on_event(Warned(line))
     recipe: dict[str, Any] = {"method": "em"}
     components = job.components
     if job.joint is not None:
         components, recipe = _trained(job, job.joint, base, prepared, on_event)
-
-    def measuring(done: int, total: int) -> None:
-        on_event(Working("Measuring", done, total))
-
-    metadata = replace(job.metadata, supported=(base.id,))
-    fitted = fit(base, components, prepared, config, metadata=metadata, recipe=recipe, progress=measuring)
+    metadata, progress = replace(job.metadata, supported=(base.id,)), working("Measuring", on_event)
+    fitted = fit(base, components, prepared, config, metadata=metadata, recipe=recipe, progress=progress)
     if job.out.exists() and not job.overwrite:
         raise BadInput(
             "a file of this name appeared while fitting", where=job.out, do="move it away, or add --overwrite"
@@ -117,12 +104,9 @@ def _trained(
         starts = [component_of(base, prompt) for _, prompt in job.components]
         init = "the soft prompts " + ", ".join(repr(label) for label, _ in job.components)
     else:
-
-        def choosing(done: int, total: int) -> None:
-            on_event(Working("Choosing excerpts", done, total))
-
         form = component_form(base, config.kind, placement)
-        starts = excerpts_apart(base, prepared.train, form, job.count, config, choosing)
+        progress = working("Choosing excerpts", on_event)
+        starts = excerpts_apart(base, prepared.train, form, job.count, config, progress)
         init = "excerpts of the training texts"
     on_event(JointStarted(job.count, config.steps, init))
     data = TrainSet(prepared.train, prepared.validation, prepared.data_hash)

@@ -16,13 +16,15 @@ import numpy as np
 
 from sordino.evaluation.conditions import check_room, soft_prompt
 from sordino.evaluation.confidence import Floats
+from sordino.evaluation.scoring import Progress, shifted
 from sordino.forward.gate_input import hidden_of_texts
-from sordino.forward.token_losses import Progress, TokenLosses, losses
+from sordino.forward.token_losses import TokenLosses, losses
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, today
+from sordino.texts.example_store import evenly
 from sordino.texts.examples import Example, make_examples
 from sordino.texts.pieces import Piece, data_hash
 from sordino.texts.splits import Splits
@@ -51,7 +53,7 @@ class MixtureTexts:
 
 @dataclass(frozen=True)
 class FittedMixture:
-    """gate: the one that was tried, if any; `mixture` has it only where it is kept."""
+    """gate: the one that was tried, if any; `mixture` holds it only if it was accepted."""
 
     mixture: Mixture
     weights: Weights
@@ -99,10 +101,8 @@ def fit(
     sizes = [len(examples) * len(components) for examples in sets]
 
     def scored(at: int) -> TokenLosses:
-        def report_progress(done: int, _: int) -> None:
-            progress(sum(sizes[:at]) + done, sum(sizes))
-
-        return losses(base, components, sets[at], pass_tokens=config.pass_tokens, progress=report_progress)
+        own = shifted(progress, sum(sizes[:at]), sum(sizes))
+        return losses(base, components, sets[at], pass_tokens=config.pass_tokens, progress=own)
 
     train = scored(0)
     nll_NK = train.of_examples().numpy()
@@ -116,7 +116,7 @@ def fit(
     elif config.gate != "never" and len(prompts) > 1:
         with memory_errors("reading the texts", "lower --pass-tokens"):
             hidden = [_hidden(base, examples, config.pass_tokens) for examples in sets]
-        # Of an empty text there is nothing to learn: its weights are those that the gate gives on average.
+        # An empty text has nothing to learn from: it gets the gate's average weights.
         read = [np.asarray(hidden_ND.any(axis=1)) for hidden_ND in hidden]
         learned = Scored(hidden[0][read[0]], nll_NK[read[0]])
         # Without validation there is nothing to choose the strength on but the training examples themselves.
@@ -163,7 +163,7 @@ def with_context(example: Example, tokens: int) -> Example:
 
 
 def x_of(example: Example) -> tuple[int, ...]:
-    """What stands before an example's first labelled token."""
+    """The tokens before an example's first labelled one."""
     return example.ids[: example.labelled.index(True)]
 
 
@@ -177,8 +177,7 @@ def _thinned(examples: Sequence[Example], limit: int) -> Sequence[Example]:
     total = sum(len(example.ids) for example in examples)
     if not limit or total <= limit:
         return examples
-    count = max(1, len(examples) * limit // total)
-    return [examples[at * len(examples) // count] for at in range(count)]
+    return evenly(examples, max(1, len(examples) * limit // total))
 
 
 def _recipe(

@@ -62,7 +62,7 @@ def fit_gate(train: Scored, validation: Scored, weights_K: Floats) -> FittedGate
         slope_KD, bias_K = _fitted(slope_KD, bias_K, seen_ND, nll_NK, strength)
         tried.append((strength, float(_nll(slope_KD, bias_K, other_ND, other_nll_NK))))
         found.append((slope_KD, bias_K))
-    # Of equals the strongest, which comes first.
+    # The first of equals is the strongest.
     best = min(range(len(tried)), key=lambda at: tried[at][1])
     slope, bias = (tensor.numpy() for tensor in found[best])
     plain_KD = slope / scale_D

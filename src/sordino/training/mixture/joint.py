@@ -41,6 +41,7 @@ from sordino.training.config import TrainConfig
 from sordino.training.events import Finished, Step, Validation
 from sordino.training.form import Form
 from sordino.training.gradient import Batch, Loss, accumulate, hand_back, packings
+from sordino.training.initialise import embeds_of
 from sordino.training.loop import Run, TrainSet, train
 from sordino.training.mixture.components import Component, MatrixPart, kind_of_run, stacked
 from sordino.training.mixture.config import JointConfig
@@ -188,7 +189,7 @@ def excerpts_apart(
     """
     random = torch.Generator().manual_seed(config.seed)
     ids_C = [excerpt(train, config.tokens, random) for _ in range(CANDIDATES * count)]
-    matrices = [base.embed(torch.tensor(ids, device=base.device)).detach().float().cpu() for ids in ids_C]
+    matrices = [embeds_of(base, ids) for ids in ids_C]
     judged = train[:: max(1, len(train) // TRIED_ON)][:TRIED_ON]
     known = Metadata(placement=form.placement)
     # A KV prompt begins as the keys and values of an excerpt, and predicts what that does.

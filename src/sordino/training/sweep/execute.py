@@ -16,7 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from sordino.errors import BadInput, TrainingError
+from sordino.errors import BadInput
 from sordino.library.names import safe_name
 from sordino.library.outputs import check_folder
 from sordino.models.base_model import BaseModel
@@ -24,14 +24,14 @@ from sordino.models.files import absolute_name, resolve
 from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
+from sordino.training.checkpoint import reading_stored
 from sordino.training.config import RATES, TextPaths
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
 from sordino.training.job import Job, check_start, ending_of
-from sordino.training.judging import judging_of
-from sordino.training.reading import stored_texts
+from sordino.training.reading import stored_texts, texts_to_store
 from sordino.training.result import write_result
-from sordino.training.run import estimate_group
+from sordino.training.run import estimate
 from sordino.training.strategy import SINGLE_PROCESS, Strategy, any_process
 from sordino.training.sweep.grid import Spec
 from sordino.training.sweep.pictures import pictures
@@ -43,7 +43,7 @@ SETTINGS, RESULTS, WINNER, BEST = "sweep.json", "results.json", "winner", "best"
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as it was asked for: in its folder, so that --resume needs nothing else."""
+    """The settings of a sweep, as its folder holds them: --resume needs nothing else."""
 
     spec: Spec
     texts: TextPaths
@@ -53,15 +53,15 @@ class Sweep:
     quantise: str | None = None
 
     def folder_of(self, model: str) -> Path:
-        """A model's own, whatever its name is; the same for a sweep that goes on and knows the model by its whole path."""
+        """The folder of one model. It is the same for a resumed sweep, which knows the model by its absolute path."""
         number = self.spec.model.index(model) + 1
         return self.folder / f"{number}-{safe_name(Path(absolute_name(model)).name)}"
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """best: the winner and its model, None where no run went to its end. rows: trained on; rows_in_full: of all runs to their
-    end.
+    """best: the winner and its model, None if no run reached its end. rows: how many were trained on. rows_in_full: how many it
+    would have been if every run had gone to its end.
     """
 
     models: tuple[ModelOutcome, ...]
@@ -95,7 +95,7 @@ class ModelStarted:
     runs: int
 
 
-# With the name of a run; with "" of what concerns all runs of a model.
+# Called with the name of a run, or with "" for what concerns all runs of a model.
 OnSweepEvent = Callable[[str, RunEvent | ModelStarted], None]
 LoadModel = Callable[[str], BaseModel]
 
@@ -131,8 +131,8 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def store_sweep(sweep: Sweep) -> None:
-    """Write the sweep into its folder, with absolute paths; what an earlier one left there is not this one's."""
-    # Of models that this sweep is not about, too.
+    """Write the sweep into its folder, with absolute paths, and remove what an earlier sweep left there."""
+    # Also of models that are not in this sweep.
     others = {path.parent for path in sweep.folder.glob(f"*/{BEGAN}")}
     for folder in others | {sweep.folder_of(model) for model in sweep.spec.model}:
         for left in (*(folder / name for name in (BEGAN, CHECKPOINT, RESULTS)), *_files(folder, BEST)):
@@ -144,10 +144,7 @@ def store_sweep(sweep: Sweep) -> None:
     models = [absolute_name(model) for model in sweep.spec.model]
     stored = {
         "spec": {**sweep.spec.to_json(), "model": models},
-        "data": [str(path.resolve()) for path in sweep.texts.data],
-        "heldout": [str(path.resolve()) for path in sweep.texts.heldout],
-        "speaker": sweep.texts.speaker,
-        "most_text": sweep.texts.most_text,
+        **texts_to_store(sweep.texts),
         "device": sweep.device,
         "dtype": sweep.dtype,
         "quantise": sweep.quantise,
@@ -157,14 +154,11 @@ def store_sweep(sweep: Sweep) -> None:
 
 def stored_sweep(folder: Path) -> Sweep:
     """The sweep that is to go on. Raises TrainingError."""
-    try:
-        stored = json.loads((folder / SETTINGS).read_bytes())
+    path = folder / SETTINGS
+    with reading_stored("there is no sweep to resume here", path, do="start again without --resume"):
+        stored = json.loads(path.read_bytes())
         spec, texts = Spec.from_json(stored["spec"]), stored_texts(stored)
         return Sweep(spec, texts, folder, stored["device"], stored["dtype"], stored.get("quantise"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TrainingError(
-            "there is no sweep to resume here", where=folder / SETTINGS, got=error, do="start again without --resume"
-        ) from None
 
 
 def execute_sweep(
@@ -176,8 +170,8 @@ def execute_sweep(
     should_stop: ShouldStop = lambda: False,
     strategy: Strategy = SINGLE_PROCESS,
 ) -> SweepResult | None:
-    """Train, measure, compare, write. None where the sweep was asked to stop: its folder holds what it needs to go on; and in a
-    process that does not save.
+    """Train, measure, compare, write. None if the sweep was asked to stop, and its folder then holds what it needs to go on; None
+    too in a process that does not save.
 
     load: from a model's name to the base model; one is held at a time. Raises SordinoError.
     """
@@ -211,20 +205,18 @@ def _estimate(members: Sequence[Member], model: str, on_event: OnSweepEvent, str
     on_event("", ModelStarted(model, len(members)))
     on_event("", texts_read(members[0].prepared))
     on_event("", Working("Measuring this machine"))
-    # Of all runs the best alone becomes a file, which is measured.
+    # Only the best run becomes a file, and only that file is measured.
     first, *others = (member.prepared for member in members)
     unmeasured = [replace(one, config=replace(one.config, measure="none")) for one in others]
-    on_event("", estimate_group([first, *unmeasured], strategy=strategy))
+    on_event("", estimate([first, *unmeasured], strategy=strategy))
 
 
 def _finished_earlier(folder: Path) -> ModelOutcome | None:
     path = folder / RESULTS
     if not path.is_file():
         return None
-    try:
+    with reading_stored("the model's results cannot be read", path, do="remove the file"):
         return ModelOutcome.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TrainingError("the model's results cannot be read", where=path, got=error, do="remove the file") from None
 
 
 def _run_model(
@@ -269,7 +261,7 @@ def _write_best(
         overwrite=True, run=folder / member.name,
     )  # fmt: skip
     done = finished[member.name]
-    judging = judging_of(config, replace(member.prepared.size, steps=done.progress.step))
+    judging = member.prepared.judging(done.progress.step)
     write_result(job, member.prepared, done, judging, partial(on_event, member.name))
 
 

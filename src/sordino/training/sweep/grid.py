@@ -92,7 +92,7 @@ class Spec:
         return [every[at] for at in sorted(places)]
 
     def models(self) -> list[str]:
-        """Those of `model` that have a combination to try: chance may have taken none with one of them."""
+        """The models that have a combination to try: --random may have drawn none for some of them."""
         taken = {choice.model for choice in self.choices()}
         return [model for model in self.model if model in taken]
 

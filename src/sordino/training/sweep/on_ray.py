@@ -32,7 +32,7 @@ from sordino.training.sweep.execute import (
 LOCAL, REMOTE = "ray", "ray://"
 # What is lost again and again is not lost by chance.
 _ATTEMPTS = 3
-# Seconds: for the cluster to have room; between two looks at the tasks; for those that lost another one to end.
+# Seconds: to wait for room in the cluster; between polls of the tasks; for tasks that lost another one to end.
 _ROOM, _LOOK, _GRACE = 600.0, 0.5, 60.0
 
 
@@ -67,7 +67,7 @@ def sweep_on_ray(
 
 
 class WorkerLost:
-    """What a process gives that has lost another one."""
+    """The result of a process that lost contact with another."""
 
 
 @contextmanager
@@ -114,7 +114,7 @@ class Meeting:
 
 
 def take_share(rank: int, count: int, meeting: Any, folder: Path) -> SweepResult | Failure | WorkerLost | None:
-    """A task: one process of the sweep in `folder`. The first one gives the result, None where it was asked to stop."""
+    """A task: one process of the sweep in `folder`. The first process returns the result, or None if it was asked to stop."""
     import ray
 
     from sordino.models.base_model import BaseModel, load
@@ -146,7 +146,7 @@ def take_share(rank: int, count: int, meeting: Any, folder: Path) -> SweepResult
 
 @dataclass(frozen=True)
 class _Places:
-    """One for each process: how many, and what each takes of the cluster."""
+    """Where the processes run: how many there are, and the CPUs and GPUs that each takes."""
 
     count: int
     cpus: int

@@ -73,26 +73,9 @@ class ModelOutcome:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> ModelOutcome:
-        runs = tuple(
-            Outcome(
-                run["name"],
-                Choice(**{"kind": "embedding", **run["choice"]}),
-                run["why"],
-                run["steps"],
-                run["rows"],
-                _number(run["validation"]),
-                tuple((step, _number(loss)) for step, loss in run["curve"]),
-                Measured(**run["heldout"]) if run["heldout"] else None,
-            )
-            for run in stored["runs"]
-        )
+        none, runs = Measured(**stored["none"]), tuple(map(_outcome, stored["runs"]))
         return ModelOutcome(
-            stored["model"],
-            stored["parameters"],
-            Measured(**stored["none"]),
-            runs,
-            _number(stored["validation_bits"]),
-            stored["seconds"],
+            **{**stored, "none": none, "runs": runs, "validation_bits": _number(stored["validation_bits"])}
         )
 
 
@@ -231,6 +214,16 @@ def _spread(level: Level) -> str:
 
 
 # JSON -----------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(stored: Mapping[str, Any]) -> Outcome:
+    parts = {
+        "choice": Choice(**{"kind": "embedding", **stored["choice"]}),
+        "validation": _number(stored["validation"]),
+        "curve": tuple((step, _number(loss)) for step, loss in stored["curve"]),
+        "heldout": Measured(**stored["heldout"]) if stored["heldout"] else None,
+    }
+    return Outcome(**{**stored, **parts})
 
 
 def _last(value: float) -> float:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from sordino.errors import ConfigError
-from sordino.evaluation.analysis.importance import importance, without
-from sordino.evaluation.analysis.losses import losses_of, passage_of
+from sordino.evaluation.analysis.losses import importance, losses_of, passage_of, without
 from sordino.evaluation.conditions import soft_prompt
 from sordino.evaluation.scoring import nll_of_windows
 from sordino.prompts.attention import PromptAttention
