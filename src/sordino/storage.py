@@ -66,10 +66,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def make_folder(path: Path) -> None:
-    """A folder, and those that it lies in, where they are not there. Raises StorageError."""
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+def make_folder(path: Path, *, parents: bool = True) -> None:
+    """A folder where there is none, and those that it lies in. Raises StorageError.
+
+    parents: without, it is never made below the place of an unmounted drive.
+    """
+    try:
+        path.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        do = "make room, mount its drive, or choose another folder"
+        raise StorageError(f"the folder could not be made ({error.strerror})", where=path, do=do) from error
 
 
 @contextmanager

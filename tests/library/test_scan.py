@@ -19,13 +19,6 @@ from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    return made
-
-
 def test_entries_say_what_the_header_says(folder: Path) -> None:
     drop(folder / "gothic.zip", author="A. N. Other", description="Fog.")
     (entry,) = Library([folder]).scan()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sordino import formats
-from sordino.errors import NotInLibrary, StorageError
+from sordino.errors import NotInLibrary
+from sordino.formats.folders import CONFIG, META, TENSOR
 from sordino.library.names import without_ending
 from sordino.library.source import Item
 
 # A folder with one of these is a soft prompt itself; any other folder is left alone.
-_FOLDER_MARKS = frozenset({"meta.json", "tensor.npy", "adapter_config.json"})
+_FOLDER_MARKS = frozenset((META, TENSOR, CONFIG))
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
@@ -89,14 +90,6 @@ def move_file(source: Path, target: Path) -> bool:
         target.unlink()
         raise
     return True
-
-
-def make_folder(folder: Path, *, parents: bool = False) -> None:
-    """Make a folder where there is none. Without `parents`, never below the place of an unmounted drive. Raises StorageError."""
-    try:
-        folder.mkdir(parents=parents, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
 
 
 def _prompt_folder(folder: Path) -> Path | None:

@@ -27,17 +27,19 @@ from sordino.errors import (
     SordinoError,
     StorageError,
 )
+from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library import trash
 from sordino.library.entry import Entry, entry_of, may_pass, reason
-from sordino.library.files import FolderSource, is_prompt_folder, listed, make_folder
-from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
+from sordino.library.files import FolderSource, is_prompt_folder, listed
+from sordino.library.names import ENDINGS, checked_name, did_you_mean, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
 from sordino.prompts.fit import check_one_base
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.storage import make_folder
 
-_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
+_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", *PICKLE_ENDINGS})
 # A broken file that was changed less than this before it was read may be half-copied, and is read again.
 _SETTLED_SECONDS = 2.0
 
@@ -144,8 +146,7 @@ class Library:
         elif not entries:
             advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
         else:
-            close = near_misses(wanted, [entry.name for entry in entries])
-            advice = f"did you mean {' or '.join(close)}?" if close else "`sordino list` shows all names"
+            advice = did_you_mean(wanted, [entry.name for entry in entries], "`sordino list` shows all names")
         raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted, do=advice)
 
     def resolve(self, name_or_path: str) -> Path:
@@ -193,7 +194,7 @@ class Library:
                 where=name,
                 do="--replace puts this one in its place, --name gives it another name",
             )
-        make_folder(self.folders[0])
+        make_folder(self.folders[0], parents=False)
         try:
             # Its warnings are about other programs; a library reads all that the file holds.
             formats.write_any(prompt, target, force=replace)
@@ -267,7 +268,7 @@ def open_library(folders: Sequence[Path] = ()) -> Library:
     if not folders and not os.environ.get("SORDINO_LIBRARY"):
         with suppress(StorageError):
             # With a read-only home, commands that read other files must still work.
-            make_folder(default_folders()[0], parents=True)
+            make_folder(default_folders()[0])
             seed(default_folders()[0])
     return Library(folders or default_folders())
 
