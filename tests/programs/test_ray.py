@@ -12,10 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from tests.programs.environment import environment
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import saved_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +45,7 @@ SWEEP = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model and texts."""
     made = tmp_path_factory.mktemp("ray")
-    tiny("llama", dtype=torch.float32).save_pretrained(made / "model")
-    tiny_tokenizer().save_pretrained(made / "model")
+    saved_tiny(made / "model")
     (made / "texts").mkdir()
     for number in range(12):
         text = "The keeper wrote of the lamp and the sea, and of the ships that went by in the fog. " * (number % 3 + 3)
