@@ -15,6 +15,7 @@ import functools
 import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 
 from benchmarks.measuring import alternate, arguments, paired_ratio, save
 from sordino.engine.config import Limits
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Request
 from sordino.engine.runners.torch_runner import TorchRunner
 from sordino.engine.sampling import Sampling
@@ -162,20 +163,20 @@ def openings(base: BaseModel, count: int, turn: int, read: int = READ) -> list[t
 
 
 def prompt(base: BaseModel, seed: int, tokens: int = TOKENS) -> SoftPrompt:
-    """TokenizerInfo of the vocabulary: as good as a trained one for the clock."""
+    """Tokens of the vocabulary: as good as a trained one for the clock."""
     ids = torch.randint(base.vocab_size, (tokens,), generator=torch.Generator().manual_seed(seed))
     matrix = base.embed(ids.to(base.device)).detach().float().cpu().numpy()
     return SoftPrompt(matrix, Metadata(placement=base.placement))
 
 
 def engine_of(base: BaseModel) -> Engine:
-    runner = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=1 << 28)
-    return Engine(runner, words_of(base), Limits(rows=STREAMS))
+    runner = TorchRunner(endless(base), kv_bytes=1 << 31, prefix_bytes=1 << 28)
+    return Engine(runner, Limits(rows=STREAMS))
 
 
-def words_of(base: BaseModel) -> TokenizerInfo:
+def endless(base: BaseModel) -> BaseModel:
     """No id ends a text here, as on transformers' side."""
-    return TokenizerInfo(base.decode, frozenset(), base.context_length, base.vocab_size)
+    return replace(base, stop_ids=frozenset())
 
 
 def write(

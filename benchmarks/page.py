@@ -97,7 +97,7 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, Serving]]:
 
     def open_(_: str) -> Any:
         runner = in_thread_of_its_own(lambda: torch_runner(base, options))
-        backend = embedded(base, runner, options)
+        backend = embedded(runner, options)
         return opened(base, backend, library, defaults=folder / "defaults.json", metrics=metrics)
 
     with closing(Models(open_)) as models, closing(Page(models, idle, "torch", folder=folder / "data")) as page:

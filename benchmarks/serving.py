@@ -17,7 +17,7 @@ import random
 import statistics
 from typing import Any
 
-from benchmarks.engine import NEW, STREAMS, Side, openings, prompt, words_of, write
+from benchmarks.engine import NEW, STREAMS, Side, endless, openings, prompt, write
 from benchmarks.gguf import OverHttp, library_of
 from benchmarks.measuring import RESULTS, alternate, arguments, paired_ratio, save
 from benchmarks.soak import server
@@ -91,8 +91,8 @@ class Crowd:
 
     def __init__(self, base: BaseModel, prompts: list[SoftPrompt]) -> None:
         self.base, self.prompts, self.called = base, prompts, 0
-        runner = TorchRunner(base, kv_bytes=1 << 31, prefix_bytes=BUDGET)
-        self.engine = Engine(runner, words_of(base), Limits(rows=STREAMS, queue=STREAMS * TURNS))
+        runner = TorchRunner(endless(base), kv_bytes=1 << 31, prefix_bytes=BUDGET)
+        self.engine = Engine(runner, Limits(rows=STREAMS, queue=STREAMS * TURNS))
         self.random = random.Random(0)
 
     def __call__(self) -> None:

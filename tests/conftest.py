@@ -85,6 +85,13 @@ def _own_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SORDINO_DEBUG", raising=False)
 
 
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of base models of this test's own, without any."""
+    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of real soft prompts and texts that lies beside some checkouts; the test is skipped elsewhere."""

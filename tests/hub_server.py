@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,6 +102,22 @@ def use(server: StandIn, home: Path, monkeypatch: pytest.MonkeyPatch, *, token: 
     monkeypatch.delenv("HF_TOKEN", raising=False)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
+
+
+@contextmanager
+def killed_halfway(server: StandIn, home: Path, *arguments: object) -> Iterator[None]:
+    """Within, a command of ours was killed when half of a file had been sent. After that it is run again, to its end."""
+    server.halfway = threading.Event()
+    command = [sys.executable, "-m", "sordino", *map(str, arguments)]
+    environment = server.environment(home)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        assert server.half_sent.wait(300)
+        child.kill()
+    yield
+    server.halfway.set()
+    server.halfway = None
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @contextmanager

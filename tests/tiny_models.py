@@ -55,6 +55,20 @@ if TYPE_CHECKING:
 
 VOCAB_SIZE = 320
 CONTEXT = 256
+# Of families that have no configuration of their own here.
+SMALL_FIELDS: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.15,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<|im_start|>", "<|im_end|>")
 WORDS = ("the", " the", " and", " of", " to", " keeper", " wrote", " lamp", " sea", " ship", "ing", "ed", " was")
 
@@ -189,6 +203,15 @@ def tiny(
     return network
 
 
+def saved_tiny(
+    folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, shards: str = "1GB", **overrides: Any
+) -> Path:
+    """A folder with a tiny model and its tokenizer, as transformers saves them. shards: most bytes of a file of weights."""
+    tiny(family, dtype=dtype, **overrides).save_pretrained(folder, max_shard_size=shards)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def _keep_norms_exact(network: PreTrainedModel) -> None:
     """RMS norms in float64: transformers' own round their input to float32, whatever the model's dtype."""
     for module in network.modules():
@@ -247,12 +270,6 @@ def tokenizer_for(family: str, *, bos: bool | None = None) -> PreTrainedTokenize
     tokenizer = tiny_tokenizer(bos=writes_bos, ends=family != "t5gemma", sentinels=sentinels)
     tokenizer.chat_template = None
     return tokenizer
-
-
-def save_tiny(folder: Path, family: str = "llama", **overrides: Any) -> None:
-    """`tiny` with its tokenizer as a folder of transformers', float32."""
-    tiny(family, dtype=torch.float32, **overrides).save_pretrained(folder)
-    tokenizer_for(family).save_pretrained(folder)
 
 
 def tiny_base(

@@ -41,10 +41,9 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
     (full, read-only, no permission, held open on Windows). What the body raises else stays what it is.
     """
     target = _target(path)
-    if target.is_dir():
-        raise BadInput("cannot write a file here", where=path, expected="a file name", got="a folder")
     if target.exists() and not target.is_file():
-        raise BadInput("cannot write a file here", where=path, expected="a file name", got="a device or a pipe")
+        got = "a folder" if target.is_dir() else "a device or a pipe"
+        raise BadInput("cannot write a file here", where=path, expected="a file name", got=got)
     with _temporary(path, target.parent, folder=False) as temporary:
         with storage_errors(path, body=temporary):
             yield temporary
@@ -54,9 +53,8 @@ def atomic_file(path: Path, *, replace: bool = True) -> Iterator[Path]:
             if replace:
                 os.replace(temporary, target)
             elif not took_free_name(temporary, target):
-                raise BadInput(
-                    "there is a file of this name", where=path, do="replace it with --force, or choose another name"
-                )
+                do = "replace it with --force, or choose another name"
+                raise BadInput("there is a file of this name", where=path, do=do)
     _flush_folder(target.parent)
 
 
@@ -66,10 +64,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def make_folder(path: Path) -> None:
-    """A folder, and those that it lies in, where they are not there. Raises StorageError."""
-    with storage_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
+def make_folder(path: Path, *, parents: bool = True) -> None:
+    """Make a folder. parents: and those above it; without, none is made where a drive is not mounted. Raises StorageError."""
+    try:
+        path.mkdir(parents=parents, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"the folder could not be made ({error.strerror})", where=path) from error
 
 
 @contextmanager

@@ -21,19 +21,14 @@ from safetensors.torch import load_file, save_file
 from sordino.errors import ModelError, OutOfMemory, StorageError
 from sordino.models import base_model, files, hub
 from sordino.models.gguf_header import read_gguf_header
-from tests.tiny_models import tiny, tiny_base, tiny_gguf, tiny_tokenizer
+from tests.tiny_models import saved_tiny, tiny_base, tiny_gguf
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
-    return tmp_path / "m"
+    return saved_tiny(tmp_path / "m")
 
 
 def edited(file: Path, **changes: Any) -> None:
@@ -81,8 +76,7 @@ def test_more_layers_than_any_model_has_are_refused_before_a_list_of_them_is_mad
 
 
 def test_tables_of_positions_count_as_memory(tmp_path: Path) -> None:
-    tiny("gptj", dtype=torch.float32).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved_tiny(tmp_path, "gptj")
     edited(tmp_path / "config.json", n_positions=10**12)
     with pytest.raises(OutOfMemory, match="keeps tables of its positions"):
         base_model.load(str(tmp_path), device="cpu")
@@ -115,9 +109,7 @@ def test_tensors_that_share_bytes_are_refused(folder: Path) -> None:
 
 def test_models_whose_weights_are_tied_or_more_than_they_need_are_read(tmp_path: Path) -> None:
     for family, tied in (("llama", True), ("gpt2", True), ("qwen3", False), ("gptj", False), ("gemma3", True)):
-        model = tmp_path / family
-        tiny(family, dtype=torch.float32, tie_word_embeddings=tied).save_pretrained(model)
-        tiny_tokenizer().save_pretrained(model)
+        model = saved_tiny(tmp_path / family, family, tie_word_embeddings=tied)
         weights = load_file(model / "model.safetensors")
         save_file({**weights, "a.tower.of.pictures": torch.zeros(1000)}, model / "model.safetensors", {"format": "pt"})
         assert base_model.load(str(model), device="cpu").d_model == 32
@@ -255,11 +247,10 @@ def test_a_tokenizer_that_makes_no_sense_is_refused_in_one_line(folder: Path, ch
 
 
 def test_a_tokenizer_of_more_words_than_the_model_has_is_an_error_of_the_model(tmp_path: Path) -> None:
-    tiny("llama", dtype=torch.float32, vocab_size=280).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved_tiny(tmp_path, vocab_size=280)
     base = base_model.load(str(tmp_path), device="cpu")
     assert max(base.encode("a b c")) < 280
-    with pytest.raises(ModelError, match=r"tokenizer and the weights do not belong together.*280 words"):
+    with pytest.raises(ModelError, match=r"tokenizer and the weights do not belong together.*280 tokens"):
         base.encode("the keeper wrote of the ship")
 
 

@@ -25,27 +25,20 @@ from safetensors.torch import load_file
 from sordino.errors import ModelError, OutOfMemory, StorageError
 from sordino.models import base_model, cache, files, fingerprint, hub, pickled_weights
 from sordino.models.sizes import parameters_in
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import saved_tiny
 
 SAID: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+def _cache(empty_cache: Path) -> None:
     SAID.clear()
 
 
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """A model with safetensors weights."""
-    return saved(tmp_path / "whole", "gptj")
-
-
-def saved(folder: Path, family: str, **settings: Any) -> Path:
-    tiny(family, dtype=torch.float32, **settings).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_tiny(tmp_path / "whole", "gptj")
 
 
 def pickled(folder: Path, whole: Path, state: object = None, **how: Any) -> Path:
@@ -102,7 +95,7 @@ def test_they_give_the_same_model_as_safetensors_do_and_are_converted_once(
 
 
 def test_weights_that_two_names_share_are_written_once(tmp_path: Path) -> None:
-    whole = saved(tmp_path / "whole", "gpt2", tie_word_embeddings=True)
+    whole = saved_tiny(tmp_path / "whole", "gpt2", tie_word_embeddings=True)
     state = OrderedDict(load_file(whole / "model.safetensors"))
     state["lm_head.weight"] = state["transformer.wte.weight"]
     # A view into what others hold, as old checkpoints have them, is written as numbers of its own.
@@ -361,8 +354,7 @@ def test_of_the_hub_pickles_are_fetched_where_nobody_proposed_safetensors(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "hub"
-    for name in ("constants", "_snapshot_download.constants"):
-        monkeypatch.setattr(f"huggingface_hub.{name}.HF_HUB_CACHE", str(store))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(store))
     snapshot = store / "models--someone--old" / "snapshots" / ("1" * 40)
     snapshot.parent.mkdir(parents=True)
     pickled(snapshot, whole)

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from sordino.training.checkpoint import FILE, read_header
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import saved_tiny
 from tests.waiting import WAIT, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="signals and pipes are POSIX's")]
@@ -25,8 +24,7 @@ LONG = ("--steps=60000", "--tokens=4", "--batch=2", "--row-tokens=32", "--init=v
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """`sordino train` of some minutes on a tiny model."""
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    saved_tiny(tmp_path / "model")
     (tmp_path / "texts").mkdir()
     for number in range(3):
         (tmp_path / "texts" / f"{number}.txt").write_text(f"{number}. {TEXT}")

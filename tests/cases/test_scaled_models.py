@@ -22,21 +22,8 @@ from sordino.forward.prefix import encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
 from sordino.models import base_model
 from tests.parity.plain import plain_logits, plain_nll
-from tests.tiny_models import CONTEXT, VOCAB_SIZE, _keep_norms_exact, tiny_tokenizer
+from tests.tiny_models import SMALL_FIELDS, VOCAB_SIZE, _keep_norms_exact, tiny_tokenizer
 
-WIDE = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": CONTEXT,
-    "initializer_range": 0.15,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-}
 MULTIPLIED = {"embedding_multiplier": 12.0, "residual_multiplier": 0.3, "attention_multiplier": 0.2}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 LOW_RANK = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
@@ -60,7 +47,7 @@ SINGLE = frozenset({"granitemoe", "gemma2"})
 
 def scaled(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**{**WIDE, **SCALED.get(family, {}), **changes})
+    config = CONFIG_MAPPING[family](**{**SMALL_FIELDS, **SCALED.get(family, {}), **changes})
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -18,16 +18,12 @@ from sordino.forward.encoder_decoder import InputPrefixes
 from sordino.forward.placement import encode_prompts
 from sordino.models.base_model import BaseModel
 from sordino.prompts.soft_prompt import SoftPrompt
-from sordino.texts.pieces import Piece
 from tests.cli.commands import done
+from tests.evaluation.test_encoder_decoders import ROWS
 from tests.parity.plain_pairs import plain_inputs, plain_pair_nll
 from tests.tiny_models import tiny_base
 
 TEXT, NEW = "the keeper wrote of the sea", 6
-ROWS = [
-    Piece(f"r:{n}", "completion", " lamp" if n % 2 else " seashell", prompt=f"the {word} was seen from")
-    for n, word in enumerate(("keeper", "ship", "sea", "fog of the night"))
-]
 
 
 def t5(width: int) -> BaseModel:

@@ -24,7 +24,7 @@ from sordino.training.checkpoint import read_header
 from sordino.training.launch import LOOPBACK, environment_of, store_at
 from sordino.training.sweep import on_ray
 from tests.cli.commands import refused, run
-from tests.tiny_models import save_tiny
+from tests.tiny_models import saved_tiny
 from tests.training.runs import off, write_texts
 
 TEXT = "The keeper wrote in the log that the lamp was clean, and that the wind had gone round to the west again. " * 30
@@ -41,7 +41,7 @@ PATIENCE = 600.0
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model and texts."""
     made = tmp_path_factory.mktemp("processes")
-    save_tiny(made / "model")
+    saved_tiny(made / "model")
     write_texts(made / "texts", (f"{number}. {TEXT}" for number in range(3)))
     return made
 

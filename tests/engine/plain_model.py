@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sordino.engine.engine import TokenizerInfo
 from sordino.engine.requests import CacheUse, Request
 from sordino.engine.runners.runner import Span
 from sordino.engine.sampling import Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import DoesNotFit, OutOfMemory
 from sordino.forward.combining import responsible, sampling_logits
+from sordino.forward.placement import prefix_length
 from sordino.prompts.attention import Strengths
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 
 STOP, V = 0, 30
-INFO = TokenizerInfo(lambda ids: "".join(chr(ord("a") + i) for i in ids), frozenset({STOP}), 100, V)
+# What the engine wants to know of a model.
+MODEL: Any = SimpleNamespace(
+    decode=lambda ids: "".join(chr(ord("a") + i) for i in ids),
+    stop_ids=frozenset({STOP}),
+    context_length=100,
+    vocab_size=V,
+    bos_ids=(1,),
+    encoder_decoder=None,
+)
 TAME = Sampling(max_tokens=8, temperature=1.0, top_p=1.0)
 
 
@@ -49,14 +58,12 @@ class Model:
     hold = True
     strengths: Strengths = "any"
     kinds = frozenset((SoftPrompt.kind,))
+    model = MODEL
 
     def __init__(self, room: int = 10**6, *, fails_on: int | None = None, remembers: bool = False) -> None:
         self.room, self.fails_on, self.remembers = room, fails_on, remembers
         self.rows: dict[int, tuple[SoftPrompt | None, list[int], int]] = {}
         self.texts: dict[str, list[int]] = {}
-
-    def prefix_length(self, soft: SoftPrompt | None) -> int:
-        return soft.n_tokens if soft else 1
 
     @property
     def most_positions(self) -> int:
@@ -78,7 +85,7 @@ class Model:
         assert number not in self.rows
         if soft is not None and soft.d_model != 3:
             raise DoesNotFit("another width")
-        need = self.prefix_length(soft) + len(ids)
+        need = prefix_length(self.model, soft) + len(ids)
         if need > self.free():
             return None
         known = self.texts.get(soft.content_hash if soft else "", []) if self.remembers else []
@@ -90,7 +97,7 @@ class Model:
 
     def grow(self, number: int, count: int) -> bool:
         soft, ids, room = self.rows[number]
-        more = max(0, self.prefix_length(soft) + len(ids) + count - room)
+        more = max(0, prefix_length(self.model, soft) + len(ids) + count - room)
         if more > self.free():
             return False
         self.rows[number] = (soft, ids, room + more)
@@ -103,7 +110,7 @@ class Model:
             if self.fails_on in span.ids:
                 raise OutOfMemory("memory ran out")
             ids += span.ids
-            assert self.prefix_length(soft) + len(ids) <= room
+            assert prefix_length(self.model, soft) + len(ids) <= room
             logits += [logits_of(soft, ids[:end]) for end in range(len(ids) - span.wanted + 1, len(ids) + 1)]
         return torch.stack(logits) if logits else torch.zeros(0, V)
 
@@ -115,7 +122,7 @@ class Model:
             self.texts[soft.content_hash if soft else ""] = run
 
     def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0, 0)
+        return CacheUse()
 
 
 def alone(request: Request) -> tuple[str, str]:
@@ -139,14 +146,14 @@ def alone(request: Request) -> tuple[str, str]:
         if weights is not None and mixture.rule == "sequence" and not request.token_mixture:  # type: ignore[union-attr]
             weights = responsible(weights, logp[:, token])
         if token == STOP:
-            return INFO.decode(new), "stop"
+            return MODEL.decode(new), "stop"
         new.append(token)
         seen.push(token)
-        text = INFO.decode(new)
+        text = MODEL.decode(new)
         for stop in request.sampling.stop:
             if stop in text:
                 return text[: text.index(stop)], "stop"
-    return INFO.decode(new), "length"
+    return MODEL.decode(new), "length"
 
 
 def first_weights(mixture: Mixture, ids: Sequence[int]) -> Tensor:

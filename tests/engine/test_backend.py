@@ -27,7 +27,7 @@ OPTIONS = EngineOptions(rows=4, kv_memory=64, prefix_memory=1)
 @contextmanager
 def of_the_engine(folder: Path) -> Iterator[Backend]:
     base = tiny_base("llama")
-    yield embedded(base, torch_runner(base, OPTIONS), OPTIONS)
+    yield embedded(torch_runner(base, OPTIONS), OPTIONS)
 
 
 @contextmanager
@@ -35,13 +35,13 @@ def of_llama_cpp(folder: Path) -> Iterator[Backend]:
     path = tiny_gguf(folder / "tiny.gguf")
     model = describe(files.resolve(str(path)), path)
     with gguf_runner(model, path, OPTIONS) as runner:
-        yield embedded(model, runner, OPTIONS)
+        yield embedded(runner, OPTIONS)
 
 
 @contextmanager
 def of_an_encoder_decoder(folder: Path) -> Iterator[Backend]:
     base = tiny_base("t5")
-    yield embedded(base, torch_runner(base, OPTIONS), OPTIONS)
+    yield embedded(torch_runner(base, OPTIONS), OPTIONS)
 
 
 @contextmanager

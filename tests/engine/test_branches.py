@@ -20,7 +20,7 @@ from sordino.errors import ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.driving import check_as_alone, check_ends_once, collected, finished
-from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, logits_of, prompt
+from tests.engine.plain_model import STOP, TAME, Model, V, alone, logits_of, prompt
 
 GATE = Gate(np.array([[1.0, 2.0, 3.0], [0.0, -2.0, 1.0]], np.float32), np.array([0.1, 0.0], np.float32))
 PAIR = Mixture((prompt(1.0), prompt(2.0, 5)), np.array([0.3, 0.7]))
@@ -58,7 +58,7 @@ def test_a_mixture_says_what_it_would_say_alone(
 ) -> None:
     """Whoever comes and goes meanwhile, whatever its branches found kept, however often it was put back: weights and all."""
     model = Model(room, remembers=remembers)
-    engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    engine = Engine(model, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
     check_as_alone(engine, requests, steps_between)
     assert model.rows == {}
 
@@ -70,7 +70,7 @@ def test_a_mixture_says_what_it_would_say_alone(
 )
 def test_every_mixture_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
     model = Model(140, fails_on=fails_on)
-    engine = Engine(model, INFO, Limits(rows=4, queue=20, tokens=9, chunk=4))
+    engine = Engine(model, Limits(rows=4, queue=20, tokens=9, chunk=4))
     check_ends_once(engine, plan)
     assert model.rows == {}
 
@@ -78,7 +78,7 @@ def test_every_mixture_ends_exactly_once(plan: list[tuple[Request, int, int]], f
 @pytest.mark.parametrize("rule", ["sequence", "probabilities", "logits", "vote"])
 def test_a_mixture_of_one_is_its_component(rule: str) -> None:
     one = Mixture((prompt(2.0, 5),), np.ones(1), rule)  # type: ignore[arg-type]
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     requests = [Request((1, 2), soft, TAME, seed) for seed in range(5) for soft in (one, one.components[0])]
     numbers = [engine.submit(request) for request in requests]
     ends = collected(finished(engine))
@@ -89,7 +89,7 @@ def test_components_that_agree_say_what_each_says_whatever_the_penalty() -> None
     """A repetition penalty goes by the sign of a logit."""
     punished = replace(TAME, temperature=0, repetition_penalty=1.8, max_tokens=20)
     twins = Mixture((prompt(1.0), prompt(1.0)), np.ones(2))
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     numbers = [engine.submit(Request((1, 2, 3), soft, punished)) for soft in (twins, prompt(1.0))]
     ends = collected(finished(engine))
     assert ends[numbers[0]] == ends[numbers[1]]
@@ -97,7 +97,7 @@ def test_components_that_agree_say_what_each_says_whatever_the_penalty() -> None
 
 def test_weights_move_as_it_writes_unless_they_are_held() -> None:
     """Greedy, with very different components: after the first token they are those of whoever expected it."""
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     told = replace(TAME, temperature=0, logprobs=3, max_tokens=4)
     for held in (False, True):
         engine.submit(Request((1, 2), PAIR, told, token_mixture=held))
@@ -126,7 +126,7 @@ def test_the_gate_reads_the_text_once() -> None:
             Counting.asked += 1
             return super().hidden_of(ids)
 
-    engine = Engine(Counting(), INFO)
+    engine = Engine(Counting())
     request = Request((1, 2), replace(PAIR, gate=GATE), TAME)
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
@@ -140,7 +140,7 @@ def test_a_gate_that_reads_no_numbers_ends_its_request_and_no_other() -> None:
         def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
             return np.array([np.inf, 0.0, 0.0])
 
-    engine = Engine(Overflowing(), INFO)
+    engine = Engine(Overflowing())
     gated = engine.submit(Request((1, 2), replace(PAIR, gate=GATE), replace(TAME, temperature=0)))
     other = Request((1, 2), PAIR, TAME)
     number = engine.submit(other)
@@ -156,14 +156,14 @@ def test_weights_of_the_request_need_no_gate() -> None:
         def hidden_of(self, ids: Sequence[int]):  # type: ignore[no-untyped-def]
             raise AssertionError("nobody asked the gate")
 
-    engine = Engine(Blind(), INFO)
+    engine = Engine(Blind())
     request = Request((1,), replace(PAIR, gate=GATE).with_weights([1, 3]), TAME)
     number = engine.submit(request)
     assert collected(finished(engine))[number] == alone(request)
 
 
 def test_what_can_never_run_is_refused_at_once() -> None:
-    engine = Engine(Model(room=100), INFO, Limits(rows=2, queue=9, tokens=9))
+    engine = Engine(Model(room=100), Limits(rows=2, queue=9, tokens=9))
     with pytest.raises(ConfigError, match=r"more components than the engine runs rows.*at most 2"):
         engine.submit(Request((1,), MIXTURES[2], TAME))
     with pytest.raises(OutOfMemory, match="2 rows of"):
@@ -172,15 +172,8 @@ def test_what_can_never_run_is_refused_at_once() -> None:
         engine.submit(Request((1,) * 10, PAIR, replace(TAME, max_tokens=90)))
 
 
-def test_one_lane_that_cannot_be_opened_ends_the_request_and_leaves_nothing() -> None:
-    class Choosy(Model):
-        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int], written: int = 0) -> int | None:
-            if soft is PAIR.components[1]:
-                raise DoesNotFit("not this one")
-            return super().open(number, soft, ids)
-
-    model = Choosy()
-    engine = Engine(model, INFO)
+def check_only_the_pair_fails(model: Model) -> None:
+    engine = Engine(model)
     bad, good = engine.submit(Request((1,), PAIR, TAME)), engine.submit(Request((1,), prompt(1.0), TAME))
     ends = collected(finished(engine))
     assert ends[bad] == ("", "failed")
@@ -188,7 +181,17 @@ def test_one_lane_that_cannot_be_opened_ends_the_request_and_leaves_nothing() ->
     assert model.rows == {}
 
 
-def test_one_lane_that_is_no_number_ends_its_request_and_no_other() -> None:
+def test_one_branch_that_cannot_be_opened_ends_the_request_and_leaves_nothing() -> None:
+    class Choosy(Model):
+        def open(self, number: int, soft: SoftPrompt | None, ids: Sequence[int], written: int = 0) -> int | None:
+            if soft is PAIR.components[1]:
+                raise DoesNotFit("not this one")
+            return super().open(number, soft, ids)
+
+    check_only_the_pair_fails(Choosy())
+
+
+def test_one_branch_that_is_no_number_ends_its_request_and_no_other() -> None:
     class Spoiled(Model):
         def run(self, spans: Sequence[Span]) -> torch.Tensor:
             logits = super().run(spans)
@@ -197,13 +200,7 @@ def test_one_lane_that_is_no_number_ends_its_request_and_no_other() -> None:
                     logits[at, 3] = float("nan")
             return logits
 
-    model = Spoiled()
-    engine = Engine(model, INFO)
-    bad, good = engine.submit(Request((1,), PAIR, TAME)), engine.submit(Request((1,), prompt(1.0), TAME))
-    ends = collected(finished(engine))
-    assert ends[bad] == ("", "failed")
-    assert ends[good] == alone(Request((1,), prompt(1.0), TAME))
-    assert model.rows == {}
+    check_only_the_pair_fails(Spoiled())
 
 
 def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
@@ -215,7 +212,7 @@ def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
             return super().open(number, soft, ids)
 
     model = Counting(room=130)
-    engine = Engine(model, INFO, Limits(rows=4, queue=9, tokens=99))
+    engine = Engine(model, Limits(rows=4, queue=9, tokens=99))
     engine.submit(Request((1,) * 20, prompt(1.0), replace(ENDLESS, max_tokens=10)))
     engine.submit(Request((1,) * 45, prompt(1.0), replace(ENDLESS, max_tokens=10)))
     engine.step()
@@ -228,9 +225,9 @@ def test_a_mixture_that_waits_for_memory_is_not_opened_at_every_step() -> None:
     assert model.rows == {}
 
 
-def test_aborting_closes_every_lane() -> None:
+def test_aborting_closes_every_branch() -> None:
     model = Model()
-    engine = Engine(model, INFO)
+    engine = Engine(model)
     number = engine.submit(Request((1, 2), PAIR, ENDLESS))
     engine.step()
     assert len(model.rows) == engine.counts[0] == 2
@@ -244,7 +241,7 @@ def test_branches_may_do_without_the_first_ids() -> None:
     front = SoftPrompt(prompt(4.0).matrix, Metadata(placement="after_bos"))
     request = Request((9, 1, 2), Mixture((prompt(1.0), front), np.ones(2)), TAME, skips=(0, 1))
     bare = Request((9,), Mixture((prompt(1.0), front), np.ones(2)), Sampling(max_tokens=3), skips=(0, 1))
-    engine = Engine(Model(), INFO, Limits(chunk=2))
+    engine = Engine(Model(), Limits(chunk=2))
     numbers = [engine.submit(one) for one in (request, bare)]
     ends = collected(finished(engine))
     assert [ends[number] for number in numbers] == [alone(request), alone(bare)]

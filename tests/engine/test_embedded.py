@@ -18,7 +18,7 @@ from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Request
 from sordino.errors import ConfigError, EngineBusy
 from tests.engine.backend_conformance import completed
-from tests.engine.plain_model import INFO, STOP, TAME, Model, alone, prompt
+from tests.engine.plain_model import STOP, TAME, Model, alone, prompt
 from tests.waiting import WAIT, until
 
 ENDLESS = replace(TAME, max_tokens=90, logit_bias=((STOP, -1e9),))
@@ -41,7 +41,7 @@ def model() -> Model:
 
 @pytest.fixture
 def backend(model: Model) -> Iterator[EmbeddedEngine]:
-    made = EmbeddedEngine(Engine(model, INFO, Limits(rows=3, queue=50, tokens=16, chunk=8)))
+    made = EmbeddedEngine(Engine(model, Limits(rows=3, queue=50, tokens=16, chunk=8)))
     made.start()
     yield made
     made.stop(finish=False, seconds=10)
@@ -79,7 +79,7 @@ def test_only_who_had_company_waits_for_company(model: Model, monkeypatch: pytes
     """Counted, not timed."""
     monkeypatch.setattr("sordino.engine.embedded._GATHER_SECONDS", 0.5)
     monkeypatch.setattr("sordino.engine.embedded._GATHER_AT_MOST", WAIT)
-    backend = EmbeddedEngine(Engine(model, INFO, Limits(rows=3, queue=50, tokens=16, chunk=8)))
+    backend = EmbeddedEngine(Engine(model, Limits(rows=3, queue=50, tokens=16, chunk=8)))
     inbox = backend._inbox = Inbox()
     backend.start()
 
@@ -107,7 +107,7 @@ def test_a_farewell_that_comes_while_a_text_is_kept_does_not_keep_the_thread() -
             time.sleep(0.2)
             super().close(number, ids)
 
-    backend = EmbeddedEngine(Engine(Keeping(), INFO))
+    backend = EmbeddedEngine(Engine(Keeping()))
     backend.start()
 
     async def stopped() -> bool:
@@ -203,7 +203,7 @@ def test_a_bug_in_a_step_leaves_nobody_waiting() -> None:
             raise ZeroDivisionError("a bug")
 
     crashes: list[BaseException] = []
-    backend = EmbeddedEngine(Engine(Broken(), INFO), crashed=crashes.append)
+    backend = EmbeddedEngine(Engine(Broken()), crashed=crashes.append)
     backend.start()
 
     async def ask() -> End:

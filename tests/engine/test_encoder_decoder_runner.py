@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sordino.engine.config import Limits
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.generate import TextRequest, complete, draw
 from sordino.engine.requests import Chunk, End, request_for
 from sordino.engine.runners import encoder_decoder_runner
@@ -99,7 +99,7 @@ def run(
 ) -> list[list[int]]:
     # Few positions a step: inputs come in chunks, and rows wait for their turn.
     limits = Limits(rows=3, queue=9, tokens=4, chunk=3)
-    engine = Engine(runner or EncoderDecoderRunner(base, advice=""), TokenizerInfo.of(base), limits)
+    engine = Engine(runner or EncoderDecoderRunner(base, advice=""), limits)
     waiting, numbers, found = list(requests), [], {}
     while waiting or engine.busy:
         if waiting:
@@ -182,7 +182,7 @@ def test_rows_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     tight = EncoderDecoderRunner(base, kv_bytes=(1 << 30) // free.most_positions * 60, advice="")
     found, most = [], []
     for runner in (free, tight):
-        engine = Engine(runner, TokenizerInfo.of(base), Limits(rows=4))
+        engine = Engine(runner, Limits(rows=4))
         numbers, texts, running = [engine.submit(request) for request in requests], {}, 0
         while engine.busy:
             for number, event in engine.step():
@@ -212,6 +212,6 @@ def test_rows_wait_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(base, requests, runner=cramped) == [tokens for one in requests for tokens in run(base, [one])]
     assert len(opened) > len(set(opened)), "no row lost its room"
     assert not cramped._rows
-    tiny_room = Engine(EncoderDecoderRunner(base, kv_bytes=1000, advice=""), TokenizerInfo.of(base), Limits())
+    tiny_room = Engine(EncoderDecoderRunner(base, kv_bytes=1000, advice=""), Limits())
     with pytest.raises(OutOfMemory):
         tiny_room.submit(requests[0])

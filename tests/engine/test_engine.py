@@ -21,7 +21,7 @@ from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit, EngineBusy, OutOfMemory
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.engine.driving import check_as_alone, check_ends_once, collected, finished
-from tests.engine.plain_model import INFO, STOP, TAME, Model, V, alone, prompt
+from tests.engine.plain_model import STOP, TAME, Model, V, alone, prompt
 
 REQUESTS = st.builds(
     Request,
@@ -49,7 +49,7 @@ def test_a_row_says_what_it_would_say_alone(
 ) -> None:
     """Whoever comes and goes meanwhile, in whatever parts it is read, however often it was put back."""
     model = Model(room, remembers=remembers)
-    engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    engine = Engine(model, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
     check_as_alone(engine, requests, steps_between)
     assert model.rows == {}
 
@@ -62,7 +62,7 @@ def test_a_row_says_what_it_would_say_alone(
 def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], fails_on: int | None) -> None:
     """Whether it finishes, fails, or is aborted: in the queue, while it is read, while it writes, or after its end."""
     model = Model(60, fails_on=fails_on)
-    engine = Engine(model, INFO, Limits(rows=3, queue=20, tokens=8, chunk=4))
+    engine = Engine(model, Limits(rows=3, queue=20, tokens=8, chunk=4))
     reasons = check_ends_once(engine, plan)
     assert reasons <= {"stop", "length", "aborted", "failed"}
     assert model.rows == {}
@@ -70,7 +70,7 @@ def test_every_request_ends_exactly_once(plan: list[tuple[Request, int, int]], f
 
 def test_an_aborted_row_is_gone_with_the_next_step() -> None:
     model = Model()
-    engine = Engine(model, INFO)
+    engine = Engine(model)
     number = engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=50, logit_bias=((STOP, -1e9),))))
     engine.step()
     engine.abort(number)
@@ -81,7 +81,7 @@ def test_an_aborted_row_is_gone_with_the_next_step() -> None:
 
 def test_an_end_is_told_before_its_text_is_kept() -> None:
     model = Model()
-    engine = Engine(model, INFO)
+    engine = Engine(model)
     engine.submit(Request((1, 2), sampling=replace(TAME, max_tokens=1)))
     events = engine.step()
     assert isinstance(events[-1][1], End)
@@ -94,7 +94,7 @@ def test_an_end_is_told_before_its_text_is_kept() -> None:
 
 def test_a_failing_step_ends_its_rows_and_no_others() -> None:
     model = Model(fails_on=7)
-    engine = Engine(model, INFO, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    engine = Engine(model, Limits(rows=1, queue=9, tokens=4, chunk=4))
     bad, good = engine.submit(Request((7,), sampling=TAME)), engine.submit(Request((1,), sampling=TAME))
     outcome = collected(finished(engine))
     assert outcome[bad] == ("", "failed")
@@ -102,7 +102,7 @@ def test_a_failing_step_ends_its_rows_and_no_others() -> None:
 
 
 def test_a_prompt_that_does_not_fit_fails_alone() -> None:
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     wide = SoftPrompt(torch.ones(2, 4).numpy(), Metadata(placement="start"))
     bad, good = engine.submit(Request((1,), wide, TAME)), engine.submit(Request((1,), sampling=TAME))
     events = finished(engine)
@@ -112,7 +112,7 @@ def test_a_prompt_that_does_not_fit_fails_alone() -> None:
 
 
 def test_what_can_never_run_is_refused_at_once() -> None:
-    engine = Engine(Model(room=50), INFO, Limits(rows=1, queue=1, tokens=4, chunk=4))
+    engine = Engine(Model(room=50), Limits(rows=1, queue=1, tokens=4, chunk=4))
     long = replace(TAME, max_tokens=90)
     with pytest.raises(ConfigError, match=r"context.*2 in front \+ 20 text \+ 90 new"):
         engine.submit(Request((1,) * 20, prompt(1.0), long))
@@ -130,7 +130,7 @@ def test_what_can_never_run_is_refused_at_once() -> None:
 
 def test_closing_ends_everything() -> None:
     model = Model()
-    engine = Engine(model, INFO, Limits(rows=1, queue=9, tokens=4, chunk=4))
+    engine = Engine(model, Limits(rows=1, queue=9, tokens=4, chunk=4))
     numbers = [engine.submit(Request((1,), sampling=TAME)) for _ in range(3)]
     engine.step()
     assert sorted(number for number, event in engine.close() if isinstance(event, End)) == numbers
@@ -140,7 +140,7 @@ def test_closing_ends_everything() -> None:
 
 
 def test_usage_counts_what_was_read_and_said() -> None:
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     request = Request((1, 2, 3), prompt(1.0, 4), replace(TAME, max_tokens=5, logit_bias=((STOP, -1e9),)))
     engine.submit(request)
     assert finished(engine)[-1][1] == End("length", 7, 5)
@@ -161,7 +161,7 @@ BAD = prompt(9.0)
 
 
 def test_what_is_no_number_ends_its_own_row_and_no_other() -> None:
-    engine = Engine(Spoiled(), INFO, Limits(rows=3, queue=9))
+    engine = Engine(Spoiled(), Limits(rows=3, queue=9))
     good = [Request((1, 2), prompt(1.0), TAME, seed) for seed in range(2)]
     numbers = [engine.submit(one) for one in (good[0], Request((1,), BAD, TAME), good[1])]
     ends = collected(finished(engine))
@@ -178,7 +178,7 @@ def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.Mo
         return sample(logits, seen, sampling, *rest)
 
     monkeypatch.setattr(module, "sample", failing)
-    engine = Engine(Model(), INFO, Limits(rows=3, queue=9))
+    engine = Engine(Model(), Limits(rows=3, queue=9))
     good = Request((1, 2), prompt(1.0), TAME)
     numbers = [engine.submit(one) for one in (good, Request((1,), None, replace(TAME, top_k=7)))]
     events = finished(engine)
@@ -189,7 +189,7 @@ def test_drawing_that_fails_ends_its_own_row_and_no_other(monkeypatch: pytest.Mo
 
 
 def test_an_idle_engine_takes_as_many_as_it_has_rows_without_a_queue() -> None:
-    engine = Engine(Model(), INFO, Limits(rows=2, queue=0))
+    engine = Engine(Model(), Limits(rows=2, queue=0))
     requests = [Request((1,), None, TAME, seed) for seed in range(3)]
     engine.check(requests[:2])
     with pytest.raises(EngineBusy):

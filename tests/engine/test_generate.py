@@ -10,14 +10,16 @@ import torch
 
 from sordino.engine.detokenizer import HALF, Detokenizer, held_back
 from sordino.engine.generate import TextRequest, check_request, complete, generate
+from sordino.engine.requests import Request
 from sordino.engine.sampling import Drawn, Sampling, sample
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.errors import ConfigError, DoesNotFit
-from sordino.forward.placement import leading_ids, prompt_embeds
+from sordino.forward.placement import leading_ids
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import RULES, Gate, Mixture
 from sordino.prompts.soft_prompt import Metadata, PlacementName, SoftPrompt
 from tests.engine.plain_generate import plain_complete
+from tests.engine.test_torch_runner import by_transformers
 from tests.tiny_models import CONTEXT, FAMILIES, tiny_base
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
@@ -41,20 +43,9 @@ def mixed_requests(base: BaseModel) -> list[TextRequest]:
 
 
 def ids_by_transformers(base: BaseModel, request: TextRequest, tokens: int) -> list[int]:
-    """Greedy tokens of transformers' generate, from prompt and text as one run of inputs_embeds."""
     placement = request.prompt.metadata.placement if request.prompt else None
-    ids = [*leading_ids(base, placement), *base.encode(request.text)]
-    text_TD = base.embed(torch.tensor(ids, dtype=torch.long))
-    both = torch.cat([prompt_embeds(base, request.prompt).to(text_TD.dtype), text_TD])[None]
-    new = base.network.generate(
-        inputs_embeds=both,
-        attention_mask=torch.ones(both.shape[:2], dtype=torch.long),
-        max_new_tokens=tokens,
-        do_sample=False,
-        eos_token_id=sorted(base.stop_ids),
-        pad_token_id=0,
-    )
-    return [token for token in new[0].tolist() if token not in base.stop_ids]
+    ids = (*leading_ids(base, placement), *base.encode(request.text))
+    return by_transformers(base, Request(ids, request.prompt, Sampling(max_tokens=tokens)))[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

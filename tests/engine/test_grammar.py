@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sordino.engine.config import EngineOptions
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.grammar import Grammars
 from sordino.engine.requests import End, Request
 from sordino.engine.runners.build import torch_runner
@@ -69,8 +69,7 @@ def base(request: pytest.FixtureRequest) -> BaseModel:
 
 
 def engine_of(base: BaseModel) -> Engine:
-    info = TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size)
-    return Engine(torch_runner(base, EngineOptions(rows=4, kv_memory=64)), info)
+    return Engine(torch_runner(base, EngineOptions(rows=4, kv_memory=64)))
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from sordino import formats
 from sordino.engine.config import Limits
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_cpp_runner import GgufRunner
@@ -93,10 +94,6 @@ def runner_of(
         yield GgufRunner(model, context, prefix_bytes=prefix_bytes)
     finally:
         context.close()
-
-
-def engine_of(model: DescribedModel, runner: Runner, limits: Limits) -> Engine:
-    return Engine(runner, TokenizerInfo(model.decode, model.stop_ids, model.context_length, model.vocab_size), limits)
 
 
 def logits_of(runner: Runner, prompt: Prompt | None, ids: Sequence[int]) -> np.ndarray:
@@ -217,7 +214,7 @@ def test_reading_in_stretches_changes_nothing(model: DescribedModel, path: Path,
     said = []
     for limits in (Limits(rows=1), Limits(rows=1, chunk=7), Limits(rows=1, chunk=1)):
         with runner_of(model, path, rows=1) as runner:
-            engine = engine_of(model, runner, limits)
+            engine = Engine(runner, limits)
             engine.submit(request)
             drawn = []
             while engine.busy:
@@ -339,10 +336,9 @@ def test_where_cells_run_out_rows_take_turns(model: DescribedModel, path: Path, 
         Request(tuple(model.encode(PASSAGE)[:40]), prompts[i % 3], Sampling(max_tokens=60, temperature=0))
         for i in range(6)
     ]
-    with runner_of(model, path, cells=256) as runner:
-        engine = engine_of(model, runner, Limits(rows=6, tokens=256))
-        # Without an end of text every row wants all its positions.
-        engine.info = TokenizerInfo(model.decode, frozenset(), model.context_length, model.vocab_size)
+    # Without an end of text every row wants all its positions.
+    with runner_of(replace(model, stop_ids=frozenset()), path, cells=256) as runner:
+        engine = Engine(runner, Limits(rows=6, tokens=256))
         ended = [said.end for said in run(engine, requests)]
         assert [end.n_new for end in ended if end] == [60] * 6
         with pytest.raises(OutOfMemory, match="--kv-memory"):
@@ -510,7 +506,7 @@ def test_a_mixture_is_its_components_combined(
     monkeypatch.setattr("sordino.engine.engine.sample", listening)
     ids = tuple(model.encode(OPENING))
     with runner_of(model, path, rows=6, row_cells=row_cells, prefix_bytes=0) as runner:
-        engine = engine_of(model, runner, Limits(rows=6, queue=20, tokens=64, chunk=16))
+        engine = Engine(runner, Limits(rows=6, queue=20, tokens=64, chunk=16))
         requests = [Request(ids, soft, Sampling(max_tokens=5, temperature=0)) for soft in (None, prompts[0])]
         (said, *_) = run(engine, [Request(ids, mixture, Sampling(max_tokens=9, temperature=0)), *requests])
         assert len(heard[9]) == len(said.ids) == 9
@@ -553,7 +549,7 @@ def test_a_gate_reads_of_llama_cpp_what_it_reads_of_torch(
         # Weights that say by the text which voice writes: its words are those of this voice alone.
         slope_KD = np.stack([expected_D, -expected_D]).astype(np.float32)
         gated = Mixture((prompts[0], prompts[1]), np.ones(2) / 2, "sequence", Gate(slope_KD, np.zeros(2, np.float32)))
-        engine = engine_of(model, runner, Limits(rows=2, queue=20, tokens=64, chunk=16))
+        engine = Engine(runner, Limits(rows=2, queue=20, tokens=64, chunk=16))
         calm = Sampling(max_tokens=8, temperature=0)
         mixed, alone = run(engine, [Request(tuple(ids), soft, calm) for soft in (gated, prompts[0])])
         assert mixed.ids == alone.ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from sordino.engine.config import Limits
 from sordino.engine.embedded import EmbeddedEngine
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.runners.llama_context import LlamaContext
 from sordino.engine.runners.llama_cpp_runner import GgufRunner
@@ -127,8 +128,8 @@ def test_in_a_batch_and_in_a_mixture_it_writes_what_it_was_taken_from(
 ) -> None:
     one, other = prompt_of(base, 0), prompt_of(base, 1, 3)
     with runner_of(path, row_cells) as runner:
-        model = runner.model
-        engine = Engine(runner, TokenizerInfo(model.decode, frozenset(), 256, model.vocab_size), Limits(rows=3))
+        runner.model = replace(runner.model, stop_ids=frozenset())
+        engine = Engine(runner, Limits(rows=3))
         assert KVPrompt.kind in EmbeddedEngine(engine).capabilities.kinds
         plain = written(engine, [one, Mixture((one, other), uniform(2))], base.encode(TEXT))
         taken = written(engine, [kv_of(base, one), Mixture((kv_of(base, one), other), uniform(2))], base.encode(TEXT))

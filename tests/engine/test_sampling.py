@@ -40,6 +40,8 @@ from sordino.errors import ConfigError, ModelError
 
 OFF = Sampling(temperature=1.0, top_p=1.0)
 V = 700
+# KoboldAI's clients send this one.
+KOBOLD_ORDER = (REPETITION, TOP_K, TOP_A, TFS, TYPICAL, TOP_P, TEMPERATURE)
 
 
 def seen_of(ids: Sequence[int], sampling: Sampling, *, n_new: int = 0) -> SeenTokens:
@@ -149,8 +151,7 @@ def test_the_order_is_the_users() -> None:
     """Temperature after top_p leaves it the words that it had at 1."""
     logits = random_logits(0)
     hot = replace(OFF, temperature=3.0, top_p=0.7)
-    last = (REPETITION, TOP_K, TOP_A, TFS, TYPICAL, TOP_P, TEMPERATURE)
-    few, many = ours(logits, replace(hot, order=last)), ours(logits, hot)
+    few, many = ours(logits, replace(hot, order=KOBOLD_ORDER)), ours(logits, hot)
     assert (few > 0).sum() == (ours(logits, replace(OFF, top_p=0.7)) > 0).sum() < (many > 0).sum()
     kept = few > 0
     sharp = torch.softmax(logits / 3.0, dim=0).numpy()[kept]

@@ -12,35 +12,10 @@ from sordino.engine.scheduler import Queue, ScheduledRequest, Scheduler
 
 @dataclass
 class Room:
-    """Memory for so many positions, as a runner has it; and what every row has of it."""
+    """Memory for so many positions, as a runner has it; and what each branch of a request has of it."""
 
     size: int
     taken: dict[ScheduledRequest, int] = field(default_factory=dict)
-
-    def free(self) -> int:
-        return self.size - sum(self.taken.values())
-
-    def admit(self, entry: ScheduledRequest) -> bool:
-        if entry.length > self.free():
-            return False
-        self.taken[entry] = entry.length
-        entry.done = 0
-        return True
-
-    def grow(self, entry: ScheduledRequest, count: int) -> bool:
-        more = entry.done + count - self.taken[entry]
-        if more > self.free():
-            return False
-        self.taken[entry] += max(0, more)
-        return True
-
-    def preempt(self, entry: ScheduledRequest) -> None:
-        del self.taken[entry]
-        entry.done = 0
-
-
-class LaneRoom(Room):
-    """Memory where each branch of a entry takes its own."""
 
     def free(self) -> int:
         return self.size - sum(room * entry.branches for entry, room in self.taken.items())
@@ -58,6 +33,10 @@ class LaneRoom(Room):
             return False
         self.taken[entry] += more
         return True
+
+    def preempt(self, entry: ScheduledRequest) -> None:
+        del self.taken[entry]
+        entry.done = 0
 
 
 def check_comes_to_its_end(scheduler: Scheduler, room: Room, goal: dict[ScheduledRequest, int]) -> None:
@@ -176,7 +155,7 @@ def test_works_of_several_branches_come_to_their_end_within_the_budgets(
     sizes: list[tuple[int, int, int, bool, bool]], rows: int, chunk: int, more: int, memory: int, most_scored: int
 ) -> None:
     """A branch costs as much as a row, of the step, of the rows and of the memory; and nobody is overtaken for ever."""
-    scheduler, room = Scheduler(rows, rows + more, chunk, most_scored), LaneRoom(memory)
+    scheduler, room = Scheduler(rows, rows + more, chunk, most_scored), Room(memory)
     goal: dict[ScheduledRequest, int] = {}
     for number, (length, new, branches, one, scored) in enumerate(sizes):
         entry = ScheduledRequest(number, "ab"[one], length, branches=branches, scored=scored)

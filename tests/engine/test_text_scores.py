@@ -21,7 +21,7 @@ from sordino.errors import ConfigError
 from sordino.forward.combining import nll_of_texts, responsible, sampling_logits
 from sordino.prompts.mixture import Gate, Mixture
 from tests.engine.driving import collected, finished
-from tests.engine.plain_model import INFO, TAME, Model, V, alone, logits_of, prompt
+from tests.engine.plain_model import TAME, Model, V, alone, logits_of, prompt
 
 PAIR = Mixture((prompt(1.0), prompt(2.0, 5)), np.array([0.3, 0.7]))
 REQUESTS = st.builds(
@@ -78,7 +78,7 @@ def test_a_text_is_scored_as_alone_and_continued_as_without(
 ) -> None:
     """In whatever parts it is read, however often it is put back, whatever is cached."""
     model = Model(room, remembers=remembers)
-    engine = Engine(model, INFO, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
+    engine = Engine(model, Limits(rows=rows, queue=20, tokens=rows + 5, chunk=chunk))
     events: list[tuple[int, Event]] = []
     asked: dict[int, Request] = {}
     for request, steps in zip(requests, steps_between, strict=False):
@@ -103,7 +103,7 @@ def test_a_text_is_scored_as_alone_and_continued_as_without(
 
 
 def test_under_the_rule_of_texts_the_scores_sum_to_the_mixtures_loss() -> None:
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     request = Request((3, 4, 5, 6, 7), PAIR, TAME, scoring=Scoring(0, only=True))
     engine.submit(request)
     (chunk,) = [event for _, event in finished(engine) if isinstance(event, Chunk)]
@@ -116,7 +116,7 @@ def test_under_the_rule_of_texts_the_scores_sum_to_the_mixtures_loss() -> None:
 
 
 def test_a_text_that_is_only_scored_needs_no_room_for_more() -> None:
-    engine = Engine(Model(), INFO)
+    engine = Engine(Model())
     ids = (1,) * 90
     engine.submit(Request(ids, prompt(1.0), replace(TAME, max_tokens=20), scoring=Scoring(0, only=True)))
     assert [type(event) for _, event in finished(engine)] == [Chunk, End]
@@ -127,7 +127,7 @@ def test_a_text_that_is_only_scored_needs_no_room_for_more() -> None:
 def test_what_cannot_be_scored_is_refused_by_name() -> None:
     gate = Gate(np.ones((2, 3), np.float32), np.zeros(2, np.float32))
     with pytest.raises(ConfigError, match="mixture_weights"):
-        Engine(Model(), INFO).submit(Request((1, 2), replace(PAIR, gate=gate), TAME, scoring=Scoring(0)))
+        Engine(Model()).submit(Request((1, 2), replace(PAIR, gate=gate), TAME, scoring=Scoring(0)))
     with pytest.raises(ConfigError, match="logprobs"):
         Scoring(21)
 
@@ -142,7 +142,7 @@ def test_the_logits_of_scored_texts_are_few_at_once(monkeypatch: pytest.MonkeyPa
             held.append(sum(span.wanted for span in spans))
             return super().run(spans)
 
-    engine = Engine(Watched(), INFO, Limits(rows=4, queue=20, tokens=40, chunk=20))
+    engine = Engine(Watched(), Limits(rows=4, queue=20, tokens=40, chunk=20))
     soft = [None, prompt(1.0), PAIR, PAIR, prompt(2.0)]
     ids = tuple(at % (V - 1) + 1 for at in range(20))
     for only, one in enumerate(soft):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sordino.engine.config import Limits
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Request
 from sordino.engine.runners import torch_runner
 from sordino.engine.runners.kv_pool import KeyValues, Shape
@@ -66,7 +66,7 @@ def requests_of(base: BaseModel, sampling: Sampling) -> list[Request]:
 
 def engine_of(base: BaseModel, limits: Limits, *, kv_bytes: int = 1 << 26, prefix_bytes: int = 1 << 24) -> Engine:
     runner = TorchRunner(base, kv_bytes=kv_bytes, prefix_bytes=prefix_bytes)
-    return Engine(runner, TokenizerInfo(base.decode, base.stop_ids, base.context_length, base.vocab_size), limits)
+    return Engine(runner, limits)
 
 
 @dataclass
@@ -205,7 +205,7 @@ def test_a_row_does_not_depend_on_its_batch_mates(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2"])
 def test_little_memory_changes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows outgrow their shelves, go back to the queue, and are read again."""
+    """Rows outgrow their slots, go back to the queue, and are read again."""
     monkeypatch.setattr("sordino.engine.runners.kv_pool.SMALLEST", 8)
     base = tiny_base(family)
     text = base.encode(TEXTS[2])
@@ -244,7 +244,7 @@ def test_a_text_that_was_there_is_not_read_again(family: str) -> None:
     assert engine.runner.cache_use().text_hits == 2
 
 
-def test_prefixes_are_preempt_when_they_are_too_many_and_run_again() -> None:
+def test_prefixes_are_evicted_when_there_are_too_many_and_run_again() -> None:
     base = tiny_base("llama")
     greedy = Sampling(max_tokens=3, temperature=0)
     ids = tuple(base.encode("the sea"))

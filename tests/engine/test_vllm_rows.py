@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from sordino.engine.config import REPETITION, TEMPERATURE, TFS, TOP_A, TOP_K, TOP_P, TYPICAL, Sampling
+from sordino.engine.config import Sampling
 from sordino.engine.requests import Chunk, Request
 from sordino.engine.vllm.rows import Output, Row, engine_input
 from sordino.engine.vllm.sampling import KEY, beyond, parameters, unpacked
 from sordino.errors import DoesNotFit
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
+from tests.engine.test_sampling import KOBOLD_ORDER
 from tests.tiny_models import tiny_base
 
 BASE = tiny_base("gemma3")
 GREEDY = Sampling(max_tokens=9, temperature=0)
 ENDS = frozenset((1, 4))
-# KoboldAI's clients send this one.
-KOBOLD = (REPETITION, TOP_K, TOP_A, TFS, TYPICAL, TOP_P, TEMPERATURE)
 
 
 def prompt(placement: Any = "after_bos", *, fill: float | None = None, tokens: int = 3, wider: int = 0) -> SoftPrompt:
@@ -122,7 +121,7 @@ def test_an_end_that_is_ignored_or_forbidden() -> None:
         ({"logit_bias": ((5, 1.0), (5, 1.0))}, "logit_bias"),
         ({"min_p": 0.05, "top_p": 0.9}, "min_p"),
         ({"min_tokens": 3, "end": "ignore"}, "min_tokens"),
-        ({"order": KOBOLD, "temperature": 0.7, "top_p": 0.9}, "order"),
+        ({"order": KOBOLD_ORDER, "temperature": 0.7, "top_p": 0.9}, "order"),
     ],
 )
 def test_what_vllm_lacks_is_drawn_by_our_sampler(changes: dict[str, Any], named: str) -> None:
@@ -136,9 +135,9 @@ def test_what_vllm_lacks_is_drawn_by_our_sampler(changes: dict[str, Any], named:
 
 
 def test_the_order_counts_where_it_changes_something() -> None:
-    assert beyond(Sampling(temperature=0.7, top_p=1.0, order=KOBOLD)) == ""
-    assert beyond(Sampling(temperature=1.0, top_p=0.9, order=KOBOLD)) == ""
-    assert beyond(Sampling(temperature=0.0, top_p=0.9, order=KOBOLD)) == ""
+    assert beyond(Sampling(temperature=0.7, top_p=1.0, order=KOBOLD_ORDER)) == ""
+    assert beyond(Sampling(temperature=1.0, top_p=0.9, order=KOBOLD_ORDER)) == ""
+    assert beyond(Sampling(temperature=0.0, top_p=0.9, order=KOBOLD_ORDER)) == ""
 
 
 def read(row: Row, *outputs: tuple[list[int], str | None]) -> tuple[str, list[int]]:

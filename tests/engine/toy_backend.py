@@ -58,7 +58,7 @@ class ToyBackend:
             raise EngineBusy("the queue is full")
         check_supported(self.name, self.capabilities, requests)
         for request in requests:
-            check_room(request, widths(request, self._width), self.context_length)
+            check_room(request, widths(request, self.model), self.context_length)
 
     async def stream(
         self,
@@ -88,15 +88,12 @@ class ToyBackend:
         return self._running, 0
 
     def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0, 0)
-
-    def _width(self, prompt: SoftPrompt | None) -> int:
-        return prefix_length(self.model, prompt)
+        return CacheUse()
 
     def _events(self, request: Request) -> Iterator[Event]:
         sampling, prompt = request.sampling, request.prompt
         assert prompt is None or isinstance(prompt, SoftPrompt)
-        n_prompt, n_new = self._width(prompt) + len(request.ids), 0
+        n_prompt, n_new = prefix_length(self.model, prompt) + len(request.ids), 0
         seen = SeenTokens(request.ids, sampling.repetition_range)
         text = Detokenizer(self.model.decode, request.ids, sampling.stop)
         random = torch.Generator().manual_seed(request.seed)

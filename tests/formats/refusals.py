@@ -13,7 +13,7 @@ from sordino.errors import SoftPromptFileError
 def refusal(path: Path, *, index: int | None = None) -> str:
     """The one-line error that reading gives."""
     with pytest.raises(SoftPromptFileError) as caught:
-        formats.read(path, index=index)
+        formats.read_any(path, index=index)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith(str(path))

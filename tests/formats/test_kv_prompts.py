@@ -20,7 +20,8 @@ from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.kv_makers import described, encoded, entry, good, kv_prompt, numbers, safetensors
 from tests.formats.makers import zipped
-from tests.formats.test_mixtures import both_refuse, component, members, refusal
+from tests.formats.refusals import both_refuse, refusal
+from tests.formats.test_mixtures import component, members
 from tests.prompt_files import matrix, npy
 
 MEMBERS = ["kv_prompt.safetensors", "meta.json"]

@@ -18,6 +18,7 @@ from sordino.errors import BadInput, SoftPromptFileError
 from sordino.prompts.mixture import Gate, Mixture
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import npy_bytes, zipped
+from tests.formats.refusals import both_refuse, refusal
 from tests.prompt_files import matrix, npy
 
 
@@ -44,23 +45,6 @@ def written(folder: Path) -> dict[str, bytes]:
     path = folder / "good.mix.zip"
     formats.write_mixture(mixture(), path, force=True)
     return members(path)
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(SoftPromptFileError) as caught:
-        formats.read_any(path)
-    line = str(caught.value)
-    assert "\n" not in line
-    assert line.startswith(str(path))
-    assert len(line) < 600
-    return line
-
-
-def both_refuse(path: Path, words: str) -> None:
-    """The headers alone show it."""
-    assert words in refusal(path)
-    with pytest.raises(SoftPromptFileError, match=words.replace("(", r"\(")):
-        formats.peek(path)
 
 
 def said(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:

@@ -19,6 +19,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
-    (tmp_path / "library").mkdir()
-    return Library([tmp_path / "library"])
+def folder(tmp_path: Path) -> Path:
+    """An empty one for a library."""
+    made = tmp_path / "library"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def library(folder: Path) -> Library:
+    return Library([folder])

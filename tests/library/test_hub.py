@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from sordino.library.library import Library
 from sordino.library.origins import origin_of, origins
 from sordino.library.source import Item
 from tests.hub_repositories import adapter_of, files_of, keeper, npy
-from tests.hub_server import StandIn
+from tests.hub_server import StandIn, killed_halfway
 from tests.library.source_conformance import check
 
 
@@ -176,17 +173,8 @@ def test_a_connection_that_is_cut_is_taken_up_again(server: StandIn, library: Li
 @pytest.mark.slow
 def test_a_killed_download_leaves_the_library_as_it_was(server: StandIn, library: Library, tmp_path: Path) -> None:
     server.add("ines/keeper", files_of(keeper(), tmp_path / "1"))
-    server.halfway = threading.Event()
-    command = [sys.executable, "-m", "sordino", "install", "hf:ines/keeper", "--library", str(library.folders[0])]
-    environment = server.environment(tmp_path / "home")
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        assert server.half_sent.wait(300)
-        child.kill()
-    assert [path.name for path in library.folders[0].rglob("*")] == []
-    server.halfway.set()
-    server.halfway = None
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    with killed_halfway(server, tmp_path / "home", "install", "hf:ines/keeper", "--library", library.folders[0]):
+        assert [path.name for path in library.folders[0].rglob("*")] == []
     assert library.entry("keeper").error == ""
 
 

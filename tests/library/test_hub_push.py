@@ -6,7 +6,6 @@ import io
 import os
 import subprocess
 import sys
-import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.hub_repositories import KNOWN, keeper
-from tests.hub_server import TOKEN, StandIn, use
+from tests.hub_server import TOKEN, StandIn, killed_halfway, use
 
 # The Hub's client itself sends large files in a way that its HTTP library calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -198,17 +197,8 @@ def test_a_killed_push_leaves_the_repository_as_it_was(server: StandIn, tmp_path
     first = sent(keeper(1), tmp_path)
     (tmp_path / "two").mkdir()
     formats.write(keeper(2), tmp_path / "two" / "keeper.zip")
-    server.halfway = threading.Event()
-    command = [sys.executable, "-m", "sordino", "push", str(tmp_path / "two" / "keeper.zip"), NAME, "--yes"]
-    environment = server.environment(tmp_path / "home")
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
-        assert server.half_sent.wait(300)
-        child.kill()
-    assert server.repositories[NAME].refs["main"] == first.commit
-    server.halfway.set()
-    server.halfway = None
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    with killed_halfway(server, tmp_path / "home", "push", tmp_path / "two" / "keeper.zip", NAME, "--yes"):
+        assert server.repositories[NAME].refs["main"] == first.commit
     assert formats.read(fetch(describe(HubReference(NAME)))).content_hash == keeper(2).content_hash
 
 

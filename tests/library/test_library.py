@@ -19,13 +19,6 @@ from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import drop, matrix, names
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    return made
-
-
 def test_install_reads_any_format_and_writes_a_native_zip(folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "voice.npy", matrix())
     entry = Library([folder]).add(formats.read_any(tmp_path / "voice.npy"), name="voice")

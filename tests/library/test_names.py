@@ -15,13 +15,6 @@ from sordino.prompts.soft_prompt import SoftPrompt
 from tests.prompt_files import drop, matrix, names
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    return made
-
-
 @pytest.mark.parametrize(
     ("label", "name"),
     [

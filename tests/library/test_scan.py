@@ -20,13 +20,6 @@ from tests.prompt_files import drop, matrix, names
 from tests.waiting import WAIT
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    return made
-
-
 def test_entries_say_what_the_header_says(folder: Path) -> None:
     drop(folder / "gothic.zip", author="A. N. Other", description="Fog.")
     (entry,) = Library([folder]).scan()

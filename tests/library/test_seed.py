@@ -14,13 +14,6 @@ from tests.prompt_files import drop, names
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
 def three_packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = tmp_path / "package" / "data" / "prompts"
     prompts.mkdir(parents=True)

@@ -58,11 +58,9 @@ def memory(tmp_path: Path) -> MemorySource:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "library"
-    made.mkdir()
-    drop(made / "gothic.zip", seed=9)
-    return made
+def folder(folder: Path) -> Path:
+    drop(folder / "gothic.zip", seed=9)
+    return folder
 
 
 def test_sources_conform(memory: MemorySource, folder: Path) -> None:

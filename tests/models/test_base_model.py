@@ -12,10 +12,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sordino.errors import BadInput, ConfigError, DoesNotFit, ModelError, OutOfMemory
 from sordino.models import base_model, chat_template, loading
-from sordino.models.base_model import choose_device, choose_dtype, fit, training_dtype
-from sordino.prompts.fit import Stated
+from sordino.models.base_model import choose_device, choose_dtype, training_dtype
+from sordino.prompts.fit import Stated, fit
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
-from tests.tiny_models import FAMILIES, tiny, tiny_base, tiny_tokenizer
+from tests.tiny_models import FAMILIES, saved_tiny, tiny, tiny_base, tiny_tokenizer
 
 CHAT = [
     {"role": "user", "content": "who keeps the lamp?"},
@@ -92,8 +92,7 @@ def test_loading_a_folder_gives_the_network_that_was_saved(tmp_path):
 
 
 def test_loading_says_nothing(tmp_path, capfd):
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved_tiny(tmp_path)
     capfd.readouterr()
     base_model.load(str(tmp_path), device="cpu").encode("the keeper " * 1000)
     assert capfd.readouterr() == ("", "")
@@ -102,8 +101,7 @@ def test_loading_says_nothing(tmp_path, capfd):
 def test_missing_weights_are_not_made_up(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved_tiny(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -118,8 +116,7 @@ def test_a_model_that_memory_has_no_room_for_is_not_called_unreadable(tmp_path, 
     def full(*_, **__):
         raise error
 
-    tiny("llama", dtype=torch.float32).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    saved_tiny(tmp_path)
     monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", full)
     with pytest.raises(OutOfMemory, match=r"does not fit into memory.*--dtype bfloat16"):
         base_model.load(str(tmp_path), device="cpu")

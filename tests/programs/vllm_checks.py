@@ -16,18 +16,7 @@ import pytest
 
 from sordino import formats
 from sordino.engine.backend import Backend
-from sordino.engine.config import (
-    REPETITION,
-    TEMPERATURE,
-    TFS,
-    TOP_A,
-    TOP_K,
-    TOP_P,
-    TYPICAL,
-    EngineOptions,
-    Limits,
-    Sampling,
-)
+from sordino.engine.config import EngineOptions, Limits, Sampling
 from sordino.engine.requests import Chunk, Event, Request
 from sordino.engine.vllm.backend import VllmBackend
 from sordino.engine.vllm.start import parsed, running
@@ -42,11 +31,11 @@ from tests.engine.backend_conformance import (
     settled,
 )
 from tests.engine.test_real_model import TEXTS
+from tests.engine.test_sampling import KOBOLD_ORDER
 from tests.engine.test_torch_runner import agreed, by_transformers, engine_of, run
 
 FLAGS = ("enforce-eager", "dtype=float32")
 GREEDY = Sampling(max_tokens=16, temperature=0)
-KOBOLD = (REPETITION, TOP_K, TOP_A, TFS, TYPICAL, TOP_P, TEMPERATURE)
 # What vLLM has none of: our sampler in it draws. With its penalty over a range of the text.
 OURS = Sampling(
     max_tokens=16,
@@ -58,7 +47,7 @@ OURS = Sampling(
     repetition_slope=0.7,
     dry_multiplier=0.8,
     xtc_probability=0.5,
-    order=KOBOLD,
+    order=KOBOLD_ORDER,
 )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sordino.errors import BadInput, DoesNotFit
 from sordino.prompts.attention import PromptAttention
-from sordino.prompts.blending import blend, concatenated, joined_licence, linear, spherical, strictest
+from sordino.prompts.blending import blend, joined_licence, linear, spherical, strictest
 from sordino.prompts.soft_prompt import MAX_TOKENS, BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 
@@ -61,7 +61,6 @@ def test_a_concatenation_keeps_the_order_of_tokens() -> None:
     made = blend([b, a], [1, 1], "concatenate").prompt
     np.testing.assert_array_equal(made.matrix[:3], b.matrix)
     np.testing.assert_array_equal(made.matrix[3:], a.matrix)
-    np.testing.assert_array_equal(concatenated([a.matrix]), a.matrix)
 
 
 def test_weights_are_made_to_sum_to_one() -> None:

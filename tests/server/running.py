@@ -131,7 +131,7 @@ def running(
         model = bases[name]
         return opened(
             model,
-            backend(model) if backend else embedded(model, torch_runner(model, options), options),
+            backend(model) if backend else embedded(torch_runner(model, options), options),
             library,
             defaults=folder / "defaults.json",
             limits=limits,

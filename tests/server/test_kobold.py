@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,7 @@ def endless(live: Running, monkeypatch: pytest.MonkeyPatch) -> None:
         return run(spans)
 
     monkeypatch.setattr(engine.runner, "run", slow)
-    monkeypatch.setattr(engine, "info", type(engine.info)(engine.info.decode, frozenset(), 256, engine.info.vocab_size))
+    monkeypatch.setattr(engine, "model", replace(engine.model, stop_ids=frozenset(), context_length=256))
 
 
 def events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:

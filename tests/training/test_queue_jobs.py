@@ -17,7 +17,7 @@ from sordino.errors import BadInput, StorageError
 from sordino.training.job_files import QueuedJob
 from sordino.training.queue import Jobs
 from tests.server.running import Running, running
-from tests.tiny_models import save_tiny
+from tests.tiny_models import saved_tiny
 from tests.waiting import WAIT
 from tests.waiting import until as until_true
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_tiny(folder)
+    saved_tiny(folder)
     return str(folder)
 
 

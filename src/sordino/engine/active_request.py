@@ -39,7 +39,7 @@ class ActiveRequest:
         return len(self.ids) - len(self.request.ids)
 
     def wanted(self, count: int) -> int:
-        """Of how many of the last positions each branch's logits are wanted, where the next `count` run."""
+        """How many of the last positions need logits in each branch, when the next `count` run."""
         end = self.entry.done + count
         last = int(end >= self.entry.length)
         return last if self.scores is None else max(last, self.scores.count(self.entry.done, end))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, cast
 
 import torch
@@ -66,10 +67,8 @@ class AttachedPrompt:
 
     def decode(self, ids_BT: Tensor) -> list[str]:
         """The texts of what `generate` returns: up to the first token that ends a text, without half a character at the end."""
-        return [self.base.decode(self._until_stop(ids)).rstrip(HALF) for ids in ids_BT.tolist()]
-
-    def _until_stop(self, ids: list[int]) -> list[int]:
-        return ids[: next((at for at, token in enumerate(ids) if token in self.base.stop_ids), len(ids))]
+        written = (takewhile(lambda token: token not in self.base.stop_ids, ids) for ids in ids_BT.tolist())
+        return [self.base.decode(list(ids)).rstrip(HALF) for ids in written]
 
     def _embeds(self, text: Text) -> Tensor:
         """[T, D] in float32, as the soft prompt; a BOS that belongs after it included."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sordino.engine.requests import CacheUse, Event, Request
-from sordino.errors import ConfigError
+from sordino.errors import ConfigError, EngineBusy
 from sordino.models.base_model import BaseModel
 from sordino.prompts.attention import UNSUPPORTED_STRENGTHS, Strengths, can_give
 from sordino.prompts.mixture import Mixture, check_branches, components_of
@@ -111,6 +111,14 @@ def check_supported(name: str, capabilities: Capabilities, requests: Sequence[Re
             raise _refusal(name, "JSON schemas", "response_format")
 
 
+def check_open(dead: BaseException | None, *, stopping: bool) -> None:
+    """Raise EngineBusy where a backend accepts nothing more."""
+    if dead is not None:
+        raise EngineBusy("the engine has stopped after an error")
+    if stopping:
+        raise EngineBusy("the server is stopping, or changing its model", do="try again in a moment")
+
+
 def check_prompt(name: str, capabilities: Capabilities, prompt: Prompt | Mixture | None) -> None:
     """As `check_supported`, of a soft prompt alone."""
     for part in (prompt, *components_of(prompt)):
@@ -119,7 +127,7 @@ def check_prompt(name: str, capabilities: Capabilities, prompt: Prompt | Mixture
         if part.kind not in capabilities.kinds:
             raise _refusal(name, f"{part.kind}s", "soft_prompt")
         attention = part.metadata.attention
-        # A file may have it, too, so that a request of no such field is refused with what to do.
+        # A file may set it as well, so that a request without such a field is refused, with what to do.
         if attention.hold is not None and not capabilities.hold:
             raise _refusal(name, "hold", "hold", got=attention.hold, do="turn hold off (0)")
         if not can_give(capabilities.strengths, attention.strength):

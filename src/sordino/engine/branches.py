@@ -22,7 +22,7 @@ from sordino.forward.combining import responsible, sampling_logits
 from sordino.prompts.mixture import Mixture, components_of
 from sordino.prompts.prompt import Prompt
 
-# A vote may give a word no probability at all; reported log probabilities are finite.
+# A vote may give a token no probability at all; reported log probabilities are finite.
 _LEAST = -1e4
 
 
@@ -68,7 +68,7 @@ class Branches:
         return self.members[0].number
 
     def open(self, runner: Runner, ids: Sequence[int], written: int = 0) -> int | None:
-        """Open all branches, or none: how many of `ids` need not run in any; None where there is no room. written: as in
+        """Open all branches, or none. Returns how many of `ids` need not run in any, or None without room. written: as in
         `Runner.open`.
 
         A gate reads the text first, once. Raises what `Runner.open` and `Runner.hidden_of` do.
@@ -100,7 +100,7 @@ class Branches:
         return all(runner.grow(one.number, end - one.done) for one in self.members if end > one.done)
 
     def spans(self, ids: Sequence[int], end: int, wanted: int) -> list[Span]:
-        """What each branch has to run up to `end`: one whose text was cached further is ahead of the others. wanted: of `Span`."""
+        """What each branch has to run up to `end`: one whose text was cached further is ahead. wanted: as in `Span`."""
         return [Span(one.number, ids[one.done : end], wanted) for one in self.members if wanted or one.done < end]
 
     def ran(self, end: int) -> None:

@@ -79,11 +79,11 @@ class Sampling:
     """How tokens are drawn. temperature 0 is greedy; what is at its default of 0 or 1 is off.
 
     top_k, top_p (Holtzman et al. 2020, arXiv 1904.09751), min_p (2407.01082), typical (2202.00666), tfs (tail free sampling),
-    top_a (keeps p >= top_a * max(p)^2). repetition_penalty divides positive and multiplies negative logits of words seen
+    top_a (keeps p >= top_a * max(p)^2). repetition_penalty divides positive and multiplies negative logits of tokens seen
     (CTRL, 1909.05858) among the last repetition_range tokens (0: all); with repetition_slope the penalty grows towards the
     newest of them, as in KoboldAI. presence_penalty and frequency_penalty are OpenAI's, over new tokens only. logit_bias is
     added first. order: KoboldAI's numbers of the steps, 0 top_k, 1 top_a, 2 top_p (then min_p), 3 tfs, 4 typical,
-    5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many of the likeliest words to
+    5 temperature, 6 repetition penalty; the default is the order of transformers. logprobs: how many of the likeliest tokens to
     report with each token (None: nothing is reported), of the model's own distribution.
     dry_*: DRY (text-generation-webui #5677); dry_range: last tokens that it looks at (0: all); dry_breakers: a token with one of
     these texts ends a repetition. xtc_*: XTC (#6335), after all steps of `order`. dynatemp_*: dynamic temperature, the temperature
@@ -149,10 +149,9 @@ class Sampling:
         _check(all(abs(bias) <= 1e9 for _, bias in self.logit_bias), "--logit-bias", "-1e9 to 1e9", self.logit_bias)
         _check(len(self.banned) <= MOST_BIASES, "--banned", f"at most {MOST_BIASES}", len(self.banned))
         _check(all(self.banned), "--banned", "one token or more", "an empty sequence")
-        _check(len(self.dry_breakers) <= MOST_STOPS, "--dry-breakers", f"at most {MOST_STOPS}", len(self.dry_breakers))
-        _check(all(self.dry_breakers), "--dry-breakers", "a text of one character or more", "an empty one")
-        _check(len(self.stop) <= MOST_STOPS, "--stop", f"at most {MOST_STOPS}", len(self.stop))
-        _check(all(self.stop), "--stop", "a text of one character or more", "an empty one")
+        for flag, texts in (("--dry-breakers", self.dry_breakers), ("--stop", self.stop)):
+            _check(len(texts) <= MOST_STOPS, flag, f"at most {MOST_STOPS}", len(texts))
+            _check(all(texts), flag, "a text of one character or more", "an empty one")
 
 
 def _check(holds: bool, flag: str, expected: str, got: object) -> None:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sordino.engine.backend import Capabilities, check_supported
+from sordino.engine.backend import Capabilities, check_open, check_supported
 from sordino.engine.engine import Engine
 from sordino.engine.requests import CacheUse, End, Event, Request
 from sordino.errors import EngineBusy, SordinoError
@@ -51,24 +51,18 @@ class _Listener:
 
 
 class EmbeddedEngine:
-    """A `Backend`. network: the engine's model, where it can be inspected. crashed: called with a bug that ends the thread."""
+    """A `Backend`. crashed: called with a bug that ends the thread."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        network: BaseModel | None = None,
-        crashed: Callable[[BaseException], None] = lambda error: None,
-    ) -> None:
-        self._engine, self._crashed = engine, crashed
-        self.network = network
+    def __init__(self, engine: Engine, *, crashed: Callable[[BaseException], None] = lambda error: None) -> None:
+        self._engine, self._crashed, model = engine, crashed, engine.model
+        self.network = model if isinstance(model, BaseModel) else None
         self.name = engine.runner.name
-        self.context_length = min(engine.info.context_length, engine.runner.most_positions)
+        self.context_length = min(model.context_length, engine.runner.most_positions)
         self.capabilities = Capabilities(
             engine.runner.kinds | {Mixture.kind},
             log_probabilities=True,
             # An encoder predicts nothing of what it reads.
-            scoring=engine.info.sides is None,
+            scoring=model.encoder_decoder is None,
             strengths=engine.runner.strengths,
             hold=engine.runner.hold,
             branches=engine.limits.branches,
@@ -97,7 +91,7 @@ class EmbeddedEngine:
 
     def check(self, requests: Sequence[Request]) -> None:
         """Raise EngineBusy, ConfigError, DoesNotFit or OutOfMemory where `stream` would, as far as that is known now."""
-        self._refuse_when_over()
+        check_open(self.dead, stopping=self._draining)
         check_supported(self.name, self.capabilities, requests)
         self._engine.check(requests)
 
@@ -112,7 +106,7 @@ class EmbeddedEngine:
 
         Raises EngineBusy, ConfigError, DoesNotFit or OutOfMemory for what is not accepted.
         """
-        self._refuse_when_over()
+        check_open(self.dead, stopping=self._draining)
         check_supported(self.name, self.capabilities, requests)
         stream = _Stream(asyncio.get_running_loop(), asyncio.Queue(), first, time.monotonic())
         listeners = [_Listener(one, index, stream, [] if whole else None) for index, one in enumerate(requests)]
@@ -140,12 +134,6 @@ class EmbeddedEngine:
 
     def cache_use(self) -> CacheUse:
         return self._engine.runner.cache_use()
-
-    def _refuse_when_over(self) -> None:
-        if self.dead is not None:
-            raise EngineBusy("the engine has stopped after an error")
-        if self._draining:
-            raise EngineBusy("the server is stopping, or changing its model", do="try again in a moment")
 
     def _run(self) -> None:
         try:

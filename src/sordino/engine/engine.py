@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +23,7 @@ from sordino.engine.active_request import ActiveRequest
 from sordino.engine.branches import Branches
 from sordino.engine.config import Limits
 from sordino.engine.detokenizer import Detokenizer
-from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, check_words, widths
+from sordino.engine.requests import Chunk, End, Event, Reason, Request, check_room, check_token_ids, widths
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.samplers import TokenInfo
 from sordino.engine.sampling import Drawn, sample
@@ -31,8 +31,6 @@ from sordino.engine.scheduler import ScheduledRequest, ScheduledTokens, Schedule
 from sordino.engine.seen_tokens import SeenTokens
 from sordino.engine.text_scores import TextScores, check_scored
 from sordino.errors import EngineBusy, ModelError, OutOfMemory, SordinoError
-from sordino.models.description import DescribedModel
-from sordino.models.model_facts import EncoderDecoder
 from sordino.prompts.mixture import check_branches, components_of
 
 # The logits of texts that are scored, in a step.
@@ -40,34 +38,15 @@ _SCORED_BYTES = 64 << 20
 _log = logging.getLogger("sordino.engine")
 
 
-@dataclass(frozen=True)
-class TokenizerInfo:
-    """What the engine needs to know of a tokenizer and a model: ids to text, where a text ends, positions, vocabulary. sides: of
-    an encoder-decoder, which writes a text of its own.
-    """
-
-    decode: Callable[[Sequence[int]], str]
-    stop_ids: frozenset[int]
-    context_length: int
-    vocab_size: int
-    sides: EncoderDecoder | None = None
-
-    @staticmethod
-    def of(model: DescribedModel) -> TokenizerInfo:
-        return TokenizerInfo(
-            model.decode, model.stop_ids, model.context_length, model.vocab_size, model.encoder_decoder
-        )
-
-
 class Engine:
     """Requests to one base model in one batch. Not thread-safe: one thread submits, aborts and steps."""
 
-    def __init__(self, runner: Runner, info: TokenizerInfo, limits: Limits | None = None) -> None:
-        self.runner, self.info, self.limits = runner, info, limits or Limits()
-        self._vocabulary = TokenInfo(info.stop_ids, lru_cache(1 << 16)(lambda token: info.decode([token])))
+    def __init__(self, runner: Runner, limits: Limits | None = None) -> None:
+        self.runner, self.model, self.limits = runner, runner.model, limits or Limits()
+        self._vocabulary = TokenInfo(self.model.stop_ids, lru_cache(1 << 16)(lambda token: self.model.decode([token])))
         self._numbers = itertools.count()
         self._active: dict[int, ActiveRequest] = {}
-        scored = max(self.limits.branches, _SCORED_BYTES // (4 * info.vocab_size))
+        scored = max(self.limits.branches, _SCORED_BYTES // (4 * self.model.vocab_size))
         self._scheduler = Scheduler(self.limits.rows, self.limits.tokens, self.limits.chunk, scored)
         # Events that came between steps.
         self._ended: list[tuple[int, End]] = []
@@ -92,9 +71,10 @@ class Engine:
             branches.number, request.client, len(request.ids), branches=len(branches), scored=scored
         )
         random = torch.Generator().manual_seed(request.seed)
-        text = Detokenizer(self.info.decode, () if self.info.sides else request.ids, request.sampling.stop)
+        two_sided = self.model.encoder_decoder is not None
+        text = Detokenizer(self.model.decode, () if two_sided else request.ids, request.sampling.stop)
         # For a mixture, what its first component reads counts; of an encoder-decoder, what it writes.
-        skip = len(request.ids) if self.info.sides else (*request.skips, 0)[0]
+        skip = len(request.ids) if two_sided else (*request.skips, 0)[0]
         seen = SeenTokens(request.ids, request.sampling.repetition_range, skip=skip)
         scores = TextScores(request, request.scoring, branches) if request.scoring else None
         grammar = request.grammar.begin() if request.grammar else None
@@ -242,7 +222,7 @@ class Engine:
 
     def _advance(self, active: ActiveRequest, drawn: Drawn) -> list[Event]:
         """Append the drawn token: its chunk, and the end where it is the last."""
-        if drawn.token in self.info.stop_ids and active.request.sampling.end != "ignore":
+        if drawn.token in self.model.stop_ids and active.request.sampling.end != "ignore":
             rest = active.text.finish()
             end = replace(self._end(active, "stop"), ended_by=drawn)
             return [*([Chunk(rest, ())] if rest else []), end]
@@ -277,8 +257,8 @@ class Engine:
         """The positions ahead of a request's text; for a mixture those of its longest component."""
         check_branches(request.prompt, self.limits.branches)
         check_scored(request)
-        in_front = widths(request, self.runner.prefix_length)
-        check_room(request, in_front, self.info.context_length, sides=self.info.sides)
+        in_front = widths(request, self.model)
+        check_room(request, in_front, self.model.context_length, sides=self.model.encoder_decoder)
         lengths = [width + len(request.ids) + request.most_new for width in in_front]
         if not self.runner.holds(list(zip(components_of(request.prompt), lengths, strict=True))):
             raise OutOfMemory(
@@ -287,5 +267,5 @@ class Engine:
                 got=lengths[0] if len(lengths) == 1 else f"{len(lengths)} rows of {max(lengths)}, one a component",
                 do="shorten the text, ask for less, or give --kv-memory",
             )
-        check_words(request.sampling, self.info.vocab_size)
+        check_token_ids(request.sampling, self.model.vocab_size)
         return max(in_front)

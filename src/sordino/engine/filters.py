@@ -1,4 +1,4 @@
-"""Which of the words that are still possible stay: the steps of sampling that leave some out.
+"""Which of the tokens that are still possible stay: the steps of sampling that leave some out.
 
 Shape key: C candidates, likeliest first.
 """
@@ -29,7 +29,7 @@ def keep_top_a(probs_C: Floats, sampling: Sampling) -> Mask:
 
 
 def keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
-    """The words before the tail, where the curve of sorted probabilities flattens."""
+    """The tokens before the tail, where the curve of sorted probabilities flattens."""
     bends = np.abs(np.diff(probs_C, n=2))
     if not bends.sum():
         return np.ones(len(probs_C), dtype=bool)
@@ -38,7 +38,7 @@ def keep_tail_free(probs_C: Floats, sampling: Sampling) -> Mask:
 
 
 def keep_typical(probs_C: Floats, sampling: Sampling) -> Mask:
-    """The words whose surprise is nearest to the expected one, up to a mass of `typical`."""
+    """The tokens whose surprise is nearest to the expected one, up to a mass of `typical`."""
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise_C = -np.log(probs_C)
         expected = np.nansum(probs_C * surprise_C)

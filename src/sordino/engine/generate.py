@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from sordino.engine.config import Limits
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.requests import Chunk, End, Event, Request, check_room, request_for, widths
 from sordino.engine.runners.encoder_decoder_runner import EncoderDecoderRunner
 from sordino.engine.runners.llama_copies import cells_of
@@ -122,7 +121,7 @@ def longest_row(base: DescribedModel, requests: Sequence[TextRequest], sampling:
     cells = [1]
     for request in requests:
         made = _checked(base, request, sampling)
-        for prompt, ahead in zip(components_of(made.prompt), widths(made, partial(prefix_length, base)), strict=True):
+        for prompt, ahead in zip(components_of(made.prompt), widths(made, base), strict=True):
             length = ahead + len(made.ids) + sampling.max_tokens
             cells.append(cells_of(prompt, prefix_length(base, prompt), length))
     return max(cells)
@@ -133,7 +132,7 @@ def _checked(base: DescribedModel, request: TextRequest, sampling: Sampling, whe
     made = request_for(base, ids, request.prompt, sampling, request.seed)
     check_room(
         made,
-        widths(made, partial(prefix_length, base)),
+        widths(made, base),
         base.context_length,
         sides=base.encoder_decoder,
         where=where or f"TEXT {request.text[:30]!r}",
@@ -154,7 +153,6 @@ def _steps(
     queue, rows = (0, rows) if most is None else (len(requests), most)
     engine = Engine(
         _runner(on, rows) if isinstance(on, BaseModel) else on,
-        TokenizerInfo.of(base),
         Limits(rows=rows, queue=queue, tokens=rows + _PREFILL, chunk=_PREFILL),
     )
     index_of = {engine.submit(request): index for index, request in enumerate(checked)}

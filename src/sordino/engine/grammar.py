@@ -41,7 +41,7 @@ class GrammarState:
         self._matcher, self._vocab_size = matcher, vocab_size
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """Whether each word may come next [V]; an end of the text where it matches. Raises ModelError."""
+        """Whether each token may come next [V]; an end of the text where it matches. Raises ModelError."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         found = np.unpackbits(bits, count=self._vocab_size, bitorder="little")

@@ -83,7 +83,7 @@ def memory() -> Finding:
 
 
 def cache() -> Iterable[Finding]:
-    """Where base models lie, and which of the bundled ones are there."""
+    """Where base models are stored, and which of the bundled ones are there."""
     from sordino.models import files
 
     folder = files.cache_folder()

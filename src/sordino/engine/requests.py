@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,7 @@ from sordino.engine.config import MOST_LIKELIEST
 from sordino.engine.grammar import Grammar
 from sordino.engine.sampling import Drawn, Sampling
 from sordino.errors import ConfigError, SordinoError
-from sordino.forward.placement import leading_ids
+from sordino.forward.placement import leading_ids, prefix_length
 from sordino.models.context import check_context
 from sordino.models.description import DescribedModel
 from sordino.models.model_facts import EncoderDecoder
@@ -26,17 +26,17 @@ class CacheUse:
     text_hits, text_evictions: the same for texts. bytes: size of the cache now.
     """
 
-    hits: int
-    misses: int
-    evictions: int
-    text_hits: int
-    text_evictions: int
-    bytes: int
+    hits: int = 0
+    misses: int = 0
+    evictions: int = 0
+    text_hits: int = 0
+    text_evictions: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """The log probabilities of a request's own text are reported, and of the `likeliest` words at each of its tokens.
+    """The log probabilities of a request's own text are reported, and of the `likeliest` tokens at each place in it.
 
     only: the text is not continued. first_token: the first one is scored too, where there is a prefix that predicts it.
     """
@@ -95,11 +95,11 @@ def request_for(
     return Request((*longest, *text_ids), prompt, sampling, seed, client, skips, token_mixture)
 
 
-def widths(request: Request, prefix_length: Callable[[Prompt | None], int]) -> list[int]:
+def widths(request: Request, model: DescribedModel) -> list[int]:
     """For each component the positions ahead of the request's ids, less the ids that it skips."""
     prompts = components_of(request.prompt)
     skips = request.skips or (0,) * len(prompts)
-    return [prefix_length(prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
+    return [prefix_length(model, prompt) - skip for prompt, skip in zip(prompts, skips, strict=True)]
 
 
 def check_room(
@@ -127,17 +127,17 @@ def check_room(
         check_context(parts, context_length, what=what, where=where, do=do)
 
 
-def check_words(sampling: Sampling, vocab_size: int) -> None:
-    """Raise ConfigError where a setting names a token that the vocabulary has not."""
+def check_token_ids(sampling: Sampling, vocab_size: int) -> None:
+    """Raise ConfigError where a setting names a token that the vocabulary does not have."""
     last = vocab_size - 1
-    biased = [("logit_bias", word) for word, _ in sampling.logit_bias]
-    for where, word in (*biased, *(("banned", word) for one in sampling.banned for word in one)):
-        if not 0 <= word <= last:
-            raise ConfigError("no such word", where=where, expected=f"0 to {last}", got=word)
+    biased = [("logit_bias", token) for token, _ in sampling.logit_bias]
+    for where, token in (*biased, *(("banned", token) for one in sampling.banned for token in one)):
+        if not 0 <= token <= last:
+            raise ConfigError("no such token", where=where, expected=f"0 to {last}", got=token)
 
 
 def room_for_text(model: DescribedModel, context_length: int, ahead: int, new: int) -> int:
-    """Positions for a text with `ahead` positions in front and `new` tokens to come, by the rule of `check_room`; below 1: none."""
+    """Positions left for a text after `ahead` positions and before `new` tokens, by the rule of `check_room`; below 1: none."""
     sides = model.encoder_decoder
     return context_length - ahead - (new if sides is None else len(sides.end_ids))
 
@@ -152,7 +152,7 @@ def room_for_new(model: DescribedModel, context_length: int, ahead: int) -> int:
 class Chunk:
     """New text and its tokens. The text is empty while a character or a possible stop string is incomplete.
 
-    scored: of a text that is scored, in its first chunk: its last tokens, as far as they have log probabilities.
+    scored: for a scored text, in its first chunk alone: those of its tokens that have log probabilities.
     """
 
     text: str

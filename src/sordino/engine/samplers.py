@@ -61,9 +61,9 @@ def dry_penalties(ids: Sequence[int], sampling: Sampling, vocabulary: TokenInfo)
             break
         lengths_M[going_M] = length + 1
     longest: dict[int, int] = {}
-    for word, length in zip(row[ends_M + 1].tolist(), lengths_M.tolist(), strict=True):
-        if length >= sampling.dry_allowed_length and not _breaks(word, sampling, vocabulary):
-            longest[word] = max(length, longest.get(word, 0))
+    for token, length in zip(row[ends_M + 1].tolist(), lengths_M.tolist(), strict=True):
+        if length >= sampling.dry_allowed_length and not _breaks(token, sampling, vocabulary):
+            longest[token] = max(length, longest.get(token, 0))
     beyond = np.array(list(longest.values()), dtype=np.float64) - sampling.dry_allowed_length
     return np.array(list(longest), dtype=np.int64), sampling.dry_multiplier * sampling.dry_base**beyond
 
@@ -82,7 +82,7 @@ def without_top_choices(ids_C: Ids, probs_C: Floats, sampling: Sampling, vocabul
     keep_C = np.ones(len(ids_C), dtype=bool)
     keep_C[:-1] = probs_C[1:] < sampling.xtc_threshold
     left_out = ids_C[~keep_C].tolist()
-    if any(word in vocabulary.ends or "\n" in vocabulary.text(word) for word in left_out):
+    if any(token in vocabulary.ends or "\n" in vocabulary.text(token) for token in left_out):
         keep_C[:] = True
     return keep_C
 

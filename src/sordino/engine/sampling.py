@@ -1,6 +1,6 @@
 """Drawing tokens. Pure functions, no model.
 
-Shape key: V vocabulary, C candidates (words that are still possible, likeliest first; the smaller id of equals first).
+Shape key: V vocabulary, C candidates (tokens that are still possible, likeliest first; the smaller id of equals first).
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from sordino.engine.seen_tokens import Ids, SeenTokens
 from sordino.errors import ModelError
 
 _FIRST_CANDIDATES = 512
-# Added to the logit of a word that cannot come. Finite: one is left where all are forbidden.
+# Added to the logit of a token that cannot come. Finite: one is left where all are forbidden.
 _FORBIDDEN = -1e9
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A token, its log-probability in the model's own distribution, and the likeliest words with theirs."""
+    """A token, its log-probability in the model's own distribution, and the likeliest tokens with theirs."""
 
     token: int
     logprob: float | None = None
@@ -53,10 +53,10 @@ def sample(
     vocabulary: TokenInfo = NO_VOCABULARY,
     allowed_V: Mask | None = None,
 ) -> Drawn:
-    """Draw one token from float32 logits [V] after the tokens of `seen`. allowed_V: the words that may come.
+    """Draw one token from float32 logits [V] after the tokens of `seen`. allowed_V: the tokens that may come.
 
     The generator advances once per drawn token, twice with XTC, and not at all for greedy sampling. Raises ModelError where a logit
-    is NaN or plus infinity; minus infinity marks words that cannot come.
+    is NaN or plus infinity; minus infinity marks tokens that cannot come.
     """
     raw_V: Logits = logits_V if isinstance(logits_V, np.ndarray) else logits_V.detach().cpu().numpy()
     # One pass for two purposes: argmax finds the first NaN, if there is one.
@@ -89,35 +89,35 @@ def non_finite_logits() -> ModelError:
 
 
 def _is_plain(sampling: Sampling) -> bool:
-    """Whether only the likeliest word is wanted, biases aside."""
+    """Whether only the likeliest token is wanted, biases aside."""
     changed = _moves(sampling) or sampling.repetition_penalty != 1
     return not (sampling.temperature or changed or sampling.logprobs is not None)
 
 
 def _moves(sampling: Sampling) -> bool:
-    """Whether something is added to the logits of some words, biases aside."""
+    """Whether something is added to the logits of some tokens, biases aside."""
     penalties = sampling.presence_penalty or sampling.frequency_penalty or sampling.dry_multiplier
     return bool(penalties or sampling.banned or sampling.min_tokens or sampling.end == "forbid")
 
 
 def _biased_likeliest(logits_V: Logits, likeliest: int, biases: Sequence[tuple[int, float]]) -> int:
-    """The likeliest word with biases, the first of equals. likeliest: the one without biases.
+    """The likeliest token with biases, the first of equals. likeliest: the one without biases.
 
-    Only the biased words are computed in float64, not the whole vocabulary.
+    Only the biased tokens are computed in float64, not the whole vocabulary.
     """
     biased: dict[int, float] = {}
-    for word, bias in biases:
-        biased[word] = biased.get(word, float(logits_V[word])) + bias
+    for token, bias in biases:
+        biased[token] = biased.get(token, float(logits_V[token])) + bias
     best = max(biased.values())
-    word = min(word for word, value in biased.items() if value == best)
+    token = min(token for token, value in biased.items() if value == best)
     if likeliest in biased:
-        words = list(biased)
-        before = logits_V[words]
-        logits_V[words] = -np.inf
+        tokens = list(biased)
+        before = logits_V[tokens]
+        logits_V[tokens] = -np.inf
         likeliest = int(logits_V.argmax())
-        logits_V[words] = before
+        logits_V[tokens] = before
     rest = float(logits_V[likeliest]) if likeliest not in biased else float("-inf")
-    return min(word, likeliest) if best == rest else word if best > rest else likeliest
+    return min(token, likeliest) if best == rest else token if best > rest else likeliest
 
 
 def _draw(raw_V: Floats, seen: SeenTokens, sampling: Sampling, random: torch.Generator, vocabulary: TokenInfo) -> int:
@@ -139,9 +139,9 @@ def _uniform(random: torch.Generator) -> float:
 
 
 def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tuple[Ids, Floats]:
-    """The distribution of the next token, temperature above 0: the remaining words, likeliest first, and their probabilities."""
+    """The distribution of the next token, temperature above 0: the remaining tokens, likeliest first, and their probabilities."""
     penalties = _penalties(seen, sampling)
-    steps = [step for step in sampling.order if _is_on(step, sampling)]
+    steps = [step for step in sampling.order if is_on(step, sampling)]
     # Steps before the first one that sorts work on the whole vocabulary at once.
     while steps and steps[0] in (REPETITION, TEMPERATURE):
         step = steps.pop(0)
@@ -160,7 +160,7 @@ def distribution(logits_V: Floats, seen: SeenTokens, sampling: Sampling) -> tupl
             ids_C, logits_C = ids_C[order_C], logits_C[order_C]
         else:
             keep_C = FILTERS[step](_softmax(logits_C), sampling)
-            # The likeliest word always stays.
+            # The likeliest token always stays.
             keep_C[0] |= not keep_C.any()
             ids_C, logits_C = ids_C[keep_C], logits_C[keep_C]
     return ids_C, _softmax(logits_C)
@@ -170,11 +170,11 @@ def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, vocabulary: Tok
     if not (sampling.logit_bias or _moves(sampling)):
         return raw_V
     logits_V = raw_V.copy()
-    for word, bias in sampling.logit_bias:
-        logits_V[word] += bias
+    for token, bias in sampling.logit_bias:
+        logits_V[token] += bias
     if sampling.presence_penalty or sampling.frequency_penalty:
-        for word, count in seen.new.items():
-            logits_V[word] -= sampling.presence_penalty + count * sampling.frequency_penalty
+        for token, count in seen.new.items():
+            logits_V[token] -= sampling.presence_penalty + count * sampling.frequency_penalty
     if sampling.dry_multiplier:
         ids, penalties = dry_penalties(seen.ids, sampling, vocabulary)
         logits_V[ids] -= penalties
@@ -182,7 +182,8 @@ def _biased(raw_V: Floats, seen: SeenTokens, sampling: Sampling, vocabulary: Tok
     return logits_V
 
 
-def _is_on(step: int, sampling: Sampling) -> bool:
+def is_on(step: int, sampling: Sampling) -> bool:
+    """Whether a step of `order` changes anything."""
     return {
         TOP_K: sampling.top_k > 0,
         TOP_A: sampling.top_a > 0,
@@ -195,7 +196,7 @@ def _is_on(step: int, sampling: Sampling) -> bool:
 
 
 def _candidates(logits_V: Floats, steps: list[int], sampling: Sampling) -> tuple[Ids, Floats, list[int]]:
-    """Candidates, their logits, and the steps left. Where top_k or top_p comes first, only a few words are sorted."""
+    """Candidates, their logits, and the steps left. Where top_k or top_p comes first, only a few tokens are sorted."""
     if steps and steps[0] == TOP_K:
         ids_C = _likeliest(logits_V, sampling.top_k)
         return ids_C, logits_V[ids_C], steps[1:]
@@ -234,27 +235,27 @@ def _softmax(logits_C: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Penalties:
-    """Indices of some words, and the divisor of each one's logit."""
+    """Indices of some tokens, and the divisor of each one's logit."""
 
     places: Ids
     divisors: Floats
 
 
 def _penalties(seen: SeenTokens, sampling: Sampling) -> _Penalties | None:
-    """The divisor of every word that was seen; with a slope, the later a word was last seen, the larger.
+    """The divisor of every token that was seen; with a slope, the later a token was last seen, the larger.
 
     KoboldAI's curve: places -1 (the oldest of the range) to 1 (the newest) are bent by the slope and mapped to 1 .. penalty.
     """
     if sampling.repetition_penalty == 1:
         return None
-    words, last = seen.last_places()
+    tokens, last = seen.last_places()
     slope, extent = sampling.repetition_slope, sampling.repetition_penalty - 1
     places = max(sampling.repetition_range, len(seen.ids) - seen.start)
     if not slope or places < 2:
-        return _Penalties(words, np.full(len(words), sampling.repetition_penalty))
+        return _Penalties(tokens, np.full(len(tokens), sampling.repetition_penalty))
     place = (places - len(seen.ids) + last) * (2 / (places - 1)) - 1
     bent = slope * place / (1 + np.abs(place) * (slope - 1))
-    return _Penalties(words, 1 + extent * (bent + 1) / 2)
+    return _Penalties(tokens, 1 + extent * (bent + 1) / 2)
 
 
 def _penalised(logits: Floats, penalties: _Penalties | None) -> Floats:

@@ -34,7 +34,7 @@ class SeenTokens:
         return max(self._skip, len(self.ids) - self._window) if self._window else self._skip
 
     def last_places(self) -> tuple[Ids, Ids]:
-        """The different tokens of the window, and where in `ids` each stands last."""
+        """The different tokens of the window, and the last position of each in `ids`."""
         start = self.start
         left = range(max(0, self._counted - self._window), min(self._counted, start))
         for at in range(max(self._counted, start), len(self.ids)):

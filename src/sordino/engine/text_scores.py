@@ -15,13 +15,14 @@ from sordino.engine.requests import Request, Scoring
 from sordino.engine.runners.runner import Runner, Span
 from sordino.engine.sampling import Drawn, non_finite_logits, reported
 from sordino.errors import ConfigError, SordinoError
+from sordino.forward.placement import prefix_length
 from sordino.prompts.mixture import Mixture
 
 
 class TextScores:
-    """Of one request, as far as its text has been read. Each token is scored by the position before it.
+    """The scores of one request's text, as far as it has been read. The position before a token scores it.
 
-    A mixture's weights go by the text while it is scored, and after it are what they were.
+    While a text is scored, a mixture's weights follow it; afterwards they are what they were before.
     """
 
     def __init__(self, request: Request, scoring: Scoring, branches: Branches) -> None:
@@ -43,7 +44,7 @@ class TextScores:
                 self._branches.close(runner, ())
                 return None
             predicted = self.scoring.first_token and self._ids and not self._first
-            if predicted and all(runner.prefix_length(branch.prompt) for branch in members):
+            if predicted and all(prefix_length(runner.model, branch.prompt) for branch in members):
                 logits_KV = np.asarray(runner.run([Span(branch.number, (), 1) for branch in members]))
                 self._score(logits_KV, self._ids[0])
         except SordinoError:
@@ -52,7 +53,7 @@ class TextScores:
         return done
 
     def count(self, done: int, end: int) -> int:
-        """Of how many of the last positions up to `end` the logits are wanted, where `done` have run."""
+        """How many of the last positions up to `end` need logits, when `done` have run."""
         return max(0, end - max(done, self._first))
 
     def read(self, logits_KTV: NDArray[np.float32]) -> tuple[Drawn, ...] | None:

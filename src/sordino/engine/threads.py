@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,19 +17,16 @@ def in_thread_of_its_own(make: Callable[[], T]) -> T:
     them than cores, all teams sleep between two products instead of spinning, and the engine takes half as long again (LOG.md). So
     only the engine's own thread may compute and live on.
     """
-    made: list[T] = []
-    failed: list[BaseException] = []
+    made: Future[T] = Future()
 
     def run() -> None:
         try:
-            made.append(make())
+            made.set_result(make())
         except BaseException as error:
-            failed.append(error)
+            made.set_exception(error)
 
     # A daemon: a program that is interrupted does not wait for it.
     thread = threading.Thread(target=run, daemon=True, name="computing")
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return made[0]
+    return made.result()

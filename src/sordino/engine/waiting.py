@@ -3,7 +3,7 @@
 OpenMP's threads wait awake for some milliseconds at each barrier, which is quickest while each has a core, and takes the time that
 the other one needs once they have not: a step then takes ten to a hundred times as long (benchmarks/busy.py). libgomp itself waits
 asleep once a process has more threads in its teams than there are cores (its `gomp_managed_threads`, read at each wait). So while
-others want the cores, a team that does nothing stands by. Elsewhere than on Linux, and with another OpenMP, nothing is done.
+others want the cores, an idle team is kept alive. On other systems than Linux, and with other OpenMP libraries, nothing is done.
 """
 
 from __future__ import annotations
@@ -14,37 +14,38 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 NAME = "machine watch"
 LOOK_SECONDS = 0.5
-# Cores that others may use beside our threads before these are in their way: what the system counts is some hundredths off.
-# And looks until they count as gone.
+# How far the use of all cores may exceed their number before others count as competing: the system's counts are off by some
+# hundredths. And how many looks in a row without competition end it.
 SLACK_CORES, CALM_LOOKS = 0.5, 4
-# Threads of ours that have no core, on average, before they sleep: whoever computes while we do not is in nobody's way. 0.4 was
-# seen beside a client (LOG.md). Threads that sleep hardly wait for a core, so this alone does not tell when others are gone.
+# How many of our threads lack a core, on average, before they sleep: programs that compute while we do not are not in the way. A
+# client alone gave 0.4 (LOG.md). Sleeping threads hardly wait for a core, so this alone does not show when others are gone.
 WITHOUT_CORE = 0.5
 # What /proc/stat counts as work.
 KINDS = ("user", "nice", "system", "irq", "softirq", "steal")
-# Whoever sets one of these has chosen.
+# Where one of these is set, the user has chosen.
 USERS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-def watch_the_machine(environment: Mapping[str, str] = os.environ) -> None:
-    """Look from now on whether others want the cores. What the user set of waiting stays. Called again, it does nothing."""
-    chosen = any(name in environment for name in USERS)
+def watch_the_machine() -> None:
+    """From now on, watch whether other programs want the cores. A wait policy that the user set stays. Called again, it does
+    nothing."""
+    chosen = any(name in os.environ for name in USERS)
     if sys.platform.startswith("linux") and not chosen and all(one.name != NAME for one in threading.enumerate()):
-        threads = environment.get("OMP_NUM_THREADS", "")
+        threads = os.environ.get("OMP_NUM_THREADS", "")
         given = int(threads) if threads.isdecimal() else None
         threading.Thread(target=_watch, args=(given,), daemon=True, name=NAME).start()
 
 
 @dataclass
 class Judge:
-    """Whether others want the cores that our threads wait on. threads: of ours, that compute."""
+    """Whether others want the cores that our threads wait on. threads: how many of ours compute."""
 
     cores: int
     threads: int
@@ -62,7 +63,7 @@ class Judge:
 
 
 class StandIns:
-    """For each libgomp of this process a thread with a team of more threads than there are cores. Nothing of it computes."""
+    """For each libgomp of this process, a thread with a team of more threads than there are cores. They compute nothing."""
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
@@ -128,6 +129,6 @@ def seconds_without_core() -> dict[str, float]:
 
 
 def _seconds(cores: Sequence[Any], allowed: Sequence[int], own: Any) -> tuple[float, float, float]:
-    """Of the clock, of the cores that we may use while somebody computed on them, and of this process."""
+    """Three times: the clock, how long our cores were busy with any program, and what this process computed."""
     working = sum(getattr(cores[one], kind, 0.0) for one in allowed if one < len(cores) for kind in KINDS)
     return time.monotonic(), working, own.user + own.system

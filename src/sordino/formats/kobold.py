@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats import meta, npy
+from sordino.formats import folders, meta, npy
 from sordino.formats.folders import META, TENSOR, Members
-from sordino.formats.folders import members_of as members_of_folder
 from sordino.formats.json_text import read_object
+from sordino.formats.meta_keys import SOFT_PROMPT
 from sordino.formats.tensors import Opened, load
 from sordino.formats.zips import Archive
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -41,17 +41,16 @@ def read_component(archive: Archive) -> Opened:
             do="a mixture in a mixture is not possible" if MIXTURE in found else "",
         )
     archive.check_apart()
-    return read(members_of_folder(archive, [(member.filename, member) for member in archive.members]))
+    return read(folders.members_of(archive, [(member.filename, member) for member in archive.members]))
 
 
 def prompt_of(opened: Opened, metadata: Metadata, where: object) -> SoftPrompt:
     """The soft prompt whose headers were read, of any format. Raises SoftPromptFileError."""
     prompt = SoftPrompt(load(opened.tensor), metadata)
-    if opened.content_hash and prompt.content_hash != opened.content_hash:
-        raise meta.changed(where, "the matrix", "tensor_sha256", opened.content_hash, prompt.content_hash)
+    meta.check_hash(where, "the matrix", SOFT_PROMPT.hash_key, opened.content_hash, prompt.content_hash)
     return prompt
 
 
 def members_of(prompt: SoftPrompt) -> list[tuple[str, Sequence[bytes]]]:
     """The members of the native file, in order: the same bytes for the same soft prompt, everywhere. Raises BadInput."""
-    return [(TENSOR, npy.pieces(prompt)), (META, [meta.to_bytes(prompt)])]
+    return [(TENSOR, npy.pieces(prompt.matrix)), (META, [meta.to_bytes(prompt)])]

@@ -48,7 +48,7 @@ class OpenedKV:
 
     @property
     def d_model(self) -> int:
-        """0 where the file does not say it."""
+        """0 where the file does not state it."""
         return self.metadata.base.d_model if self.last is None else self.last.shape[-1]
 
 
@@ -115,9 +115,7 @@ def read(found: OpenedKV, where: str) -> KVPrompt:
     """The KV prompt. Raises SoftPromptFileError."""
     last_D = np.empty(0, np.float32) if found.last is None else load(found.last)[0]
     prompt = KVPrompt(load(found.flat, MAX_KV_WIDTH), found.shape, last_D, found.metadata)
-    if found.content_hash and found.content_hash != prompt.content_hash:
-        key = KV_PROMPT.hash_key
-        raise meta.changed(where, "the KV prompt", key, found.content_hash, prompt.content_hash)
+    meta.check_hash(where, "the KV prompt", KV_PROMPT.hash_key, found.content_hash, prompt.content_hash)
     return prompt
 
 
@@ -174,7 +172,7 @@ def stated(described: meta.Described, where: str) -> tuple[KVShape, str]:
 
 def _tensors(source: Readable, dtype: str) -> dict[str, TensorView]:
     """FLAT, and LAST where it is there, which take up the whole file. Raises SoftPromptFileError."""
-    found, extra = safetensors.read_whole(source)
+    found, extra = safetensors.read(source, no_gaps=True)
     tensors = dict(found)
     if extra.keys() - {"format"} or FLAT not in tensors or tensors.keys() - {FLAT, LAST}:
         raise SoftPromptFileError(

@@ -173,13 +173,7 @@ def _check_version(version: Any, where: str, newest: int) -> None:
     if type(version) is not int or version < 1:
         raise wrong(f"{where}.format_version", "1" if newest == 1 else f"1 to {newest}", version)
     if version > newest:
-        raise SoftPromptFileError(
-            "written by a newer version of Sordino",
-            where=where,
-            expected=f"format_version {newest}",
-            got=version,
-            do="update Sordino: pip install --upgrade sordino",
-        )
+        raise newer(where, f"format_version {newest}", version)
 
 
 def checked(
@@ -244,12 +238,24 @@ def wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
     return SoftPromptFileError("a value of the wrong kind", where=where, expected=expected, got=repr(got)[:60])
 
 
-def changed(where: object, what: str, key: str, expected: str, got: str) -> SoftPromptFileError:
-    """The error of data that does not match its hash."""
+def newer(where: str, expected: str, got: int) -> SoftPromptFileError:
+    """The error of a format's version that is yet to come."""
     return SoftPromptFileError(
-        f"{what} was changed after this file was written",
+        "written by a newer version of Sordino",
         where=where,
-        expected=f"{key} {expected[:16]}...",
-        got=f"{got[:16]}...",
-        do=f"get the original, or, to accept the change, delete {key} from the file's metadata",
+        expected=expected,
+        got=got,
+        do="update Sordino: pip install --upgrade sordino",
     )
+
+
+def check_hash(where: object, what: str, key: str, expected: str, got: str) -> None:
+    """Raise SoftPromptFileError where data does not match the hash in its file; "" where the file has none."""
+    if expected and expected != got:
+        raise SoftPromptFileError(
+            f"{what} was changed after this file was written",
+            where=where,
+            expected=f"{key} {expected[:16]}...",
+            got=f"{got[:16]}...",
+            do=f"get the original, or, to accept the change, delete {key} from the file's metadata",
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from sordino.prompts.attention import LEAST_STRENGTH, MOST_HOLD, MOST_STRENGTH
 from sordino.prompts.kv_prompt import KVPrompt
@@ -38,7 +38,8 @@ def is_text_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Whether it is a text."""
     return isinstance(value, str)
 
 
@@ -47,7 +48,13 @@ def is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
-def _is_object(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a number, and not true or false."""
+    return type(value) in (int, float)
+
+
+def is_object(value: Any) -> bool:
+    """Whether it is a JSON object."""
     return isinstance(value, dict)
 
 
@@ -56,44 +63,45 @@ def is_hash(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and all(char in "0123456789abcdef" for char in value)
 
 
-def _is_sample(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() <= _SAMPLE_KEYS and all(map(_is_text, value.values()))
+def is_sample(value: Any) -> bool:
+    """Whether it is an object of texts with the keys of a sample."""
+    return isinstance(value, dict) and value.keys() <= _SAMPLE_KEYS and all(map(is_text, value.values()))
 
 
 BASE_KEYS: Keys = {
-    "id": ("a text", _is_text),
-    "family": ("a text", _is_text),
+    "id": ("a text", is_text),
+    "family": ("a text", is_text),
     "d_model": ("a whole number", is_size),
     "n_layers": ("a whole number", is_size),
     "vocab_size": ("a whole number", is_size),
-    "embedding_rms": ("a number", lambda value: type(value) in (int, float)),
-    "fingerprint": ("a text", _is_text),
+    "embedding_rms": ("a number", is_number),
+    "fingerprint": ("a text", is_text),
 }
 _KEYS: Keys = {
     "format_version": ("1", is_size),
     "tensor_sha256": ("64 hexadecimal digits", is_hash),
-    "base": ("an object", _is_object),
+    "base": ("an object", is_object),
     "placement": (
         f"{' or '.join(PLACEMENTS)}, or an object",
-        lambda value: _is_object(value) or (_is_text(value) and value in PLACEMENTS),
+        lambda value: is_object(value) or (is_text(value) and value in PLACEMENTS),
     ),
-    "licence": ("a text", _is_text),
+    "licence": ("a text", is_text),
     "tags": ("a list of texts", is_text_list),
     "rating": (", ".join(RATINGS), lambda value: value in RATINGS),
-    "created": ("a text", _is_text),
-    "training": ("an object", _is_object),
-    "heldout": ("an object", _is_object),
+    "created": ("a text", is_text),
+    "training": ("an object", is_object),
+    "heldout": ("an object", is_object),
     "samples": (
         'a list of objects of texts "prompt", "with", "without"',
-        lambda value: isinstance(value, list) and all(map(_is_sample, value)),
+        lambda value: isinstance(value, list) and all(map(is_sample, value)),
     ),
 }
 PLACEMENT_KEYS: Keys = {
-    "position": (" or ".join(PLACEMENTS), lambda value: _is_text(value) and value in PLACEMENTS),
+    "position": (" or ".join(PLACEMENTS), lambda value: is_text(value) and value in PLACEMENTS),
     "hold": (f"a whole number from 1 to {MOST_HOLD}", lambda value: is_size(value) and 1 <= value <= MOST_HOLD),
     "strength": (
         f"a number from {LEAST_STRENGTH} to {MOST_STRENGTH:g}",
-        lambda value: type(value) in (int, float) and LEAST_STRENGTH <= value <= MOST_STRENGTH,
+        lambda value: is_number(value) and LEAST_STRENGTH <= value <= MOST_STRENGTH,
     ),
 }
 _SHARED = {key: _KEYS[key] for key in _KEYS if key not in ("format_version", "tensor_sha256", "base", "placement")}
@@ -101,13 +109,13 @@ _HEAD = {"format_version": _KEYS["format_version"], "content_sha256": _KEYS["ten
 _KV_KEYS: Keys = {
     **_HEAD,
     "kind": (repr(KVPrompt.kind), lambda value: value == KVPrompt.kind),
-    "kv": ("an object", _is_object),
+    "kv": ("an object", is_object),
     "base": _KEYS["base"],
-    "placement": ("an object", _is_object),
+    "placement": ("an object", is_object),
     **_SHARED,
 }
 # Each component of a mixture has its own placement.
-_MIXTURE_KEYS: Keys = {**_HEAD, "mixture": ("an object", _is_object), "base": _KEYS["base"], **_SHARED}
+_MIXTURE_KEYS: Keys = {**_HEAD, "mixture": ("an object", is_object), "base": _KEYS["base"], **_SHARED}
 
 # Version 2 has `placement` as an object. A file that needs nothing of it is written as version 1.
 SOFT_PROMPT = Holder(_KEYS, 2, "tensor_sha256", objects_from=2, always=False)

@@ -16,7 +16,7 @@ from sordino.errors import SoftPromptFileError
 from sordino.formats import kobold, kv_prompts, meta, npy
 from sordino.formats.json_text import parse, read_object
 from sordino.formats.kv_prompts import OpenedKV
-from sordino.formats.meta_keys import MIXTURE, Check, Keys, is_hash
+from sordino.formats.meta_keys import MIXTURE, Check, Keys, is_hash, is_number, is_object, is_text
 from sordino.formats.sources import Readable
 from sordino.formats.tensors import Opened, TensorView, check, load, shape_of
 from sordino.formats.zips import Archive, write_zip
@@ -98,19 +98,16 @@ def read(opened: OpenedMixture, where: str) -> Mixture:
     stated = opened.described.own
     prompts = []
     for item, component in zip(stated["components"], opened.components, strict=True):
-        prompt = _read_component(component, f"{where}: {item['file']}")
-        hash_ = item.get("tensor_sha256", "")
-        if hash_ and hash_ != prompt.content_hash:
-            raise meta.changed(f"{where}: {item['file']}", "the matrix", "tensor_sha256", hash_, prompt.content_hash)
+        place, key = f"{where}: {item['file']}", "tensor_sha256"
+        prompt = _read_component(component, place)
+        meta.check_hash(place, "the matrix", key, item.get(key, ""), prompt.content_hash)
         prompts.append(prompt)
     gate = None
     if opened.gate is not None:
         gate = Gate(load(opened.gate), np.array(stated["gate"]["bias"], dtype=np.float32))
     weights_K = np.array([item["weight"] for item in stated["components"]], dtype=np.float64)
     mixture = Mixture(tuple(prompts), weights_K, stated["rule"], gate, opened.described.metadata)
-    hash_ = opened.described.content_hash
-    if hash_ and hash_ != mixture.content_hash:
-        raise meta.changed(where, "the mixture", "content_sha256", hash_, mixture.content_hash)
+    meta.check_hash(where, "the mixture", MIXTURE.hash_key, opened.described.content_hash, mixture.content_hash)
     return mixture
 
 
@@ -125,9 +122,8 @@ def _read_component(component: Opened | OpenedKV, where: str) -> SinglePrompt:
 
 
 def _shape(components: Sequence[Opened | OpenedKV], sources: Sequence[Readable], where: str) -> tuple[int, int]:
-    """Tokens of the longest component, and the width of all; 0 where none says it. Raises SoftPromptFileError."""
-    sizes = [(one.n_tokens, one.d_model) if isinstance(one, OpenedKV) else shape_of(one.tensor) for one in components]
-    widths = sorted({width for _, width in sizes} - {0})
+    """Tokens of the longest component, and the width of all; 0 where none states it. Raises SoftPromptFileError."""
+    widths = sorted({one.d_model for one in components} - {0})
     if len(widths) > 1:
         raise SoftPromptFileError(
             "the components are of different widths", where=where, expected="one width", got=widths
@@ -135,7 +131,7 @@ def _shape(components: Sequence[Opened | OpenedKV], sources: Sequence[Readable],
     width = next(iter(widths), 0)
     for source, component in zip(sources, components, strict=True):
         meta.of_width(component.metadata or Metadata(), source.where, width)
-    return max(tokens for tokens, _ in sizes), width
+    return max(one.n_tokens for one in components), width
 
 
 def to_bytes(mixture: Mixture) -> bytes:
@@ -165,7 +161,7 @@ def members_of(mixture: Mixture) -> list[tuple[str, Sequence[bytes]]]:
         write_zip(buffer, kv_prompts.members_of(prompt) if isinstance(prompt, KVPrompt) else kobold.members_of(prompt))
         members.append((name, [buffer.getvalue()]))
     if mixture.gate is not None:
-        members.append((GATE, npy.pieces_of(mixture.gate.slope_KD)))
+        members.append((GATE, npy.pieces(mixture.gate.slope_KD)))
     return members
 
 
@@ -201,10 +197,6 @@ def _placed(known: Metadata, components: Sequence[Opened | OpenedKV]) -> Metadat
     return known if first is None else replace(known, placement=first.placement)
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
-
-
 def _is_list(value: Any, is_good: Check) -> bool:
     return isinstance(value, list) and 1 <= len(value) <= MAX_COMPONENTS and all(map(is_good, value))
 
@@ -213,19 +205,19 @@ _KEYS: Keys = {
     "rule": (", ".join(RULES), lambda value: value in RULES),
     "components": (
         f"a list of 1 to {MAX_COMPONENTS} objects",
-        lambda value: _is_list(value, lambda item: isinstance(item, dict)),
+        lambda value: _is_list(value, is_object),
     ),
-    "gate": ("an object", lambda value: isinstance(value, dict)),
+    "gate": ("an object", is_object),
 }
 _COMPONENT_KEYS: Keys = {
-    "file": ("the name of a component, as components/0.zip", lambda value: isinstance(value, str)),
-    "weight": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "file": ("the name of a component, as components/0.zip", is_text),
+    "weight": ("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),
     "tensor_sha256": ("64 hexadecimal digits", is_hash),
 }
 _GATE_KEYS: Keys = {
-    "file": ("a text", lambda value: isinstance(value, str)),
+    "file": ("a text", is_text),
     "bias": (
         "a list of numbers",
-        lambda value: _is_list(value, lambda item: _is_number(item) and abs(item) <= _LARGEST),
+        lambda value: _is_list(value, lambda item: is_number(item) and abs(item) <= _LARGEST),
     ),
 }

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from sordino.formats.meta_keys import BASE_KEYS, is_hash, is_size
-from sordino.prompts.description import facts
+from sordino.formats.meta_keys import BASE_KEYS, is_hash, is_number, is_size
+from sordino.prompts.description import facts, one_line
 from sordino.prompts.fit import Stated
 from sordino.prompts.kv_prompt import KVPrompt, KVShape, SinglePrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
@@ -78,14 +78,14 @@ def card(prompt: SinglePrompt, *, repository: str = "", language: str = "") -> b
         "\n".join(f"- {line}" for line in _measured(known.heldout)) or "Nothing: no held-out texts were given.",
         *_recipe(known),
         "## What it is",
-        "\n".join(f"- {label}: {_inline(value)}" for label, value in _facts(prompt)),
+        "\n".join(f"- {label}: {one_line(value)}" for label, value in _facts(prompt)),
     ]
     body = "\n\n".join(part for part in parts if part)
     return _sealed(f"---\n{head}---\n\n{body}\n\n".encode("utf-8", "backslashreplace"))
 
 
 def is_edited(content: bytes) -> bool:
-    """Whether this is no card as `card` writes it: somebody's own text, which no other card may replace."""
+    """Whether this is not as `card` wrote it: it was then edited, and no other card may replace it."""
     text, _, seal = content.rpartition(_SEAL)
     return not seal or _sealed(text) != content
 
@@ -173,10 +173,10 @@ def _measured(heldout: Mapping[str, Any]) -> Iterator[str]:
     """Sentences from the file's held-out results; what is not there, or no number, is left out."""
     nll = _mapping(heldout.get("nll"))
     own, plain = nll.get("soft_prompt"), nll.get("no_prompt", nll.get("none"))
-    if _is_number(own) and _is_number(plain):
+    if is_number(own) and is_number(plain):
         interval = heldout.get("gain_interval")
         within = ""
-        if isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval)):
+        if isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval)):
             within = f", 95 % interval {interval[0]:.3f} to {interval[1]:.3f}"
         over = f" over {heldout['tokens']:,} tokens" if is_size(heldout.get("tokens")) else ""
         yield (
@@ -184,16 +184,16 @@ def _measured(heldout: Mapping[str, Any]) -> Iterator[str]:
             f"({plain:.3f} without, {own:.3f} with{over})."
         )
     for key, what in (("best_instruction", "the best instruction"), ("best_excerpt", "the best excerpt of real text")):
-        if _is_number(nll.get(key)):
+        if is_number(nll.get(key)):
             yield f"Loss with {what} in its place: {nll[key]:.3f}."
     if isinstance(heldout.get("worth_tokens"), str):
-        yield f"It is worth {_inline(heldout['worth_tokens'])} tokens of real text."
+        yield f"It is worth {one_line(heldout['worth_tokens'])} tokens of real text."
     for distance, kept in _mapping(heldout.get("gain_kept")).items():
-        if _is_number(kept):
-            yield f"Kept of the gain after {_inline(str(distance))} tokens of other text: {kept:.0%}."
+        if is_number(kept):
+            yield f"Kept of the gain after {one_line(str(distance))} tokens of other text: {kept:.0%}."
     other = _mapping(heldout.get("off_domain"))
     own, plain = other.get("soft_prompt"), other.get("no_prompt")
-    if _is_number(own) and _is_number(plain):
+    if is_number(own) and is_number(plain):
         damage = f"{own - plain:.3f} nats a token" if own > plain else "none"
         yield f"Damage on texts of other kinds: {damage} ({plain:.3f} without, {own:.3f} with)."
 
@@ -208,7 +208,7 @@ def _recipe(known: Metadata) -> Iterator[str]:
 
 
 def _facts(prompt: SinglePrompt) -> Iterator[tuple[str, str]]:
-    """What `sordino show` prints, without what stands elsewhere in the card."""
+    """What `sordino show` prints, without what is elsewhere in the card."""
     for label, value in facts(Path(), "", prompt):
         if label not in ("file", "description", "training", "held-out"):
             yield label, value
@@ -220,10 +220,6 @@ def _is_shape(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and len(value) == 3 and all(is_size(size) and size for size in value)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) in (int, float)
-
-
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -232,12 +228,8 @@ def _text(value: Any) -> str:
     return value[:_LONGEST] if isinstance(value, str) else ""
 
 
-def _inline(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _cell(text: str) -> str:
-    return _inline(text).replace("|", "\\|")
+    return one_line(text).replace("|", "\\|")
 
 
 def _fenced(text: str) -> str:

@@ -7,9 +7,9 @@ Source: NeMo 1.23, nlp/modules/common/prompt_table.py and core/connectors/save_r
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Sequence
 
 from sordino.errors import SoftPromptFileError
+from sordino.formats import torch_files
 from sordino.formats.choice import PEFT_KEY, Named
 from sordino.formats.sources import Files, Readable, Slice, SourceFile
 from sordino.formats.unpack import GZIP, Unpacked
@@ -29,7 +29,7 @@ def looks_like_one(source: Readable) -> bool:
     return head.startswith(_GZIP_MAGIC) or head[_TAR_MAGIC_AT:].startswith(_TAR_MAGIC)
 
 
-def read(source: Readable, files: Files, read_torch: Callable[[Readable], Sequence[Named]]) -> list[Named]:
+def read(source: Readable, files: Files) -> list[Named]:
     """The tables of virtual tokens in it. Raises SoftPromptFileError."""
     if source.read_at(0, 2) == _GZIP_MAGIC:
         # The last four bytes are the size, modulo 4 GiB.
@@ -37,7 +37,7 @@ def read(source: Readable, files: Files, read_torch: Callable[[Readable], Sequen
         check_ratio(size, files, source.where)
         source = Unpacked(source, GZIP, size, files)
         source.verify()
-    found = [item for item in read_torch(_weights(source)) if item[0].endswith(f"{PEFT_KEY}.weight")]
+    found = [item for item in torch_files.read(_weights(source), files) if item[0].endswith(f"{PEFT_KEY}.weight")]
     if not found:
         raise SoftPromptFileError(
             "the archive holds no virtual tokens",

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import Readable, Slice
 from sordino.formats.tensors import TensorView, check_size, row_major
-from sordino.prompts.soft_prompt import SoftPrompt
 
 MAGIC = npy_format.MAGIC_PREFIX
 # NumPy's own limit for untrusted headers.
@@ -48,12 +47,7 @@ def stored(source: Readable) -> TensorView:
     return TensorView(content, dtype, shape, strides, big_endian=type_.str.startswith(">"))
 
 
-def pieces(prompt: SoftPrompt) -> list[bytes]:
-    """The bytes of an .npy of the matrix."""
-    return pieces_of(prompt.matrix)
-
-
-def pieces_of(matrix: NDArray[np.float32]) -> list[bytes]:
+def pieces(matrix: NDArray[np.float32]) -> list[bytes]:
     """The bytes of an .npy, version 1.0, float32 little-endian: the same on every platform and with every NumPy."""
     shape = f"({matrix.shape[0]}, {matrix.shape[1]})"
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"

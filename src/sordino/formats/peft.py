@@ -7,23 +7,25 @@ peft/utils/save_and_load.py, and for KV prompts `get_prompt` of peft/peft_model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from sordino.errors import SoftPromptFileError
-from sordino.formats import kv_prompts, meta, safetensors
+from sordino.formats import kv_prompts, meta, safetensors, torch_files
 from sordino.formats.choice import PEFT_KEY, Named, of_adapter, only
 from sordino.formats.folders import CONFIG, OLD_WEIGHTS, OUR_TENSORS, OURS, WEIGHTS, Members
 from sordino.formats.json_text import read_object
 from sordino.formats.kv_prompts import FLAT, LAST, OpenedKV
 from sordino.formats.meta_keys import KV_PROMPT, SOFT_PROMPT
 from sordino.formats.model_card import CARD, card
-from sordino.formats.sources import Readable
+from sordino.formats.sources import Files
 from sordino.formats.tensors import Opened, TensorView, shape_of
 from sordino.prompts.encoder_decoders import ENCODER_DECODERS
-from sordino.prompts.kv_prompt import MAX_KV_WIDTH, KVPrompt, KVShape
+from sordino.prompts.kv_prompt import MAX_KV_WIDTH, KVPrompt, KVShape, SinglePrompt
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 
 # For these PEFT saves the final vectors; for multitask prompts, the factors that they are made of.
@@ -34,13 +36,8 @@ _ENCODER_KINDS = ("PROMPT_TUNING", "P_TUNING")
 _KV_KINDS = ("PREFIX_TUNING", "CARTRIDGE")
 
 
-def read(
-    members: Members, index: int | None, path: Path, read_torch: Callable[[Readable], Sequence[Named]]
-) -> Opened | OpenedKV:
-    """The soft prompt in an adapter's files. path: of the folder or zip. read_torch: reads an old adapter_model.bin.
-
-    Raises SoftPromptFileError.
-    """
+def read(members: Members, index: int | None, path: Path, files: Files) -> Opened | OpenedKV:
+    """The soft prompt in an adapter's files. path: of the folder or zip. Raises SoftPromptFileError."""
     where = str(path)
     config = read_object(members[CONFIG]())
     place = f"{where}: {CONFIG}"
@@ -53,7 +50,7 @@ def read(
         )
     is_kv = config["peft_type"] in _KV_KINDS
     described = _described(members, config, path, is_kv=is_kv)
-    tensors = _tensors(members, where, read_torch)
+    tensors = _tensors(members, where, files)
     if is_kv:
         only(index, where)
         last = safetensors.read(members[OUR_TENSORS]())[0] if OUR_TENSORS in members else []
@@ -76,12 +73,7 @@ def files(prompt: SoftPrompt) -> dict[str, list[bytes]]:
         "token_dim": prompt.d_model,
         "tokenizer_name_or_path": None,
     }
-    return {
-        CONFIG: [_config(prompt, own)],
-        WEIGHTS: safetensors.pieces({PEFT_KEY: prompt.matrix}, {"format": "pt"}),
-        OURS: [meta.to_bytes(prompt)],
-        CARD: [card(prompt)],
-    }
+    return _files(prompt, own, prompt.matrix, meta.to_bytes(prompt))
 
 
 def kv_files(prompt: KVPrompt, *, cartridge: bool) -> dict[str, list[bytes]]:
@@ -106,18 +98,14 @@ def kv_files(prompt: KVPrompt, *, cartridge: bool) -> dict[str, list[bytes]]:
     }
     tensors = kv_prompts.tensors_of(prompt)
     last = {OUR_TENSORS: safetensors.pieces({LAST: tensors[LAST]}, {"format": "pt"})} if LAST in tensors else {}
-    return {
-        CONFIG: [_config(prompt, kind | sizes)],
-        WEIGHTS: safetensors.pieces({PEFT_KEY: tensors[FLAT]}, {"format": "pt"}),
-        OURS: [kv_prompts.to_bytes(prompt)],
-        CARD: [card(prompt)],
-        **last,
-    }
+    return _files(prompt, kind | sizes, tensors[FLAT], kv_prompts.to_bytes(prompt)) | last
 
 
-def _config(prompt: SoftPrompt | KVPrompt, own: dict[str, Any]) -> bytes:
-    """adapter_config.json. ASCII: PEFT opens it in the platform's encoding."""
-    shared = {
+def _files(
+    prompt: SinglePrompt, own: dict[str, Any], weights: NDArray[Any], described: bytes
+) -> dict[str, list[bytes]]:
+    """own: what adapter_config.json says of this kind of prompt. described: sordino.json."""
+    config = {
         "base_model_name_or_path": prompt.metadata.base.id or None,
         "inference_mode": True,
         "num_transformer_submodules": 1,
@@ -125,7 +113,13 @@ def _config(prompt: SoftPrompt | KVPrompt, own: dict[str, Any]) -> bytes:
         "revision": None,
         "task_type": "SEQ_2_SEQ_LM" if prompt.metadata.base.family in ENCODER_DECODERS else "CAUSAL_LM",
     }
-    return json.dumps(shared | own, indent=2, sort_keys=True).encode("ascii") + b"\n"
+    return {
+        # PEFT opens it in the platform's encoding, so it is ASCII.
+        CONFIG: [json.dumps(config | own, indent=2, sort_keys=True).encode("ascii") + b"\n"],
+        WEIGHTS: safetensors.pieces({PEFT_KEY: weights}, {"format": "pt"}),
+        OURS: [described],
+        CARD: [card(prompt)],
+    }
 
 
 def _described(members: Members, config: dict[str, Any], path: Path, *, is_kv: bool) -> meta.Described:
@@ -212,9 +206,9 @@ def _check_sizes(config: dict[str, Any], shape: tuple[int, int], where: str) -> 
             )
 
 
-def _tensors(members: Members, where: str, read_torch: Callable[[Readable], Sequence[Named]]) -> Sequence[Named]:
+def _tensors(members: Members, where: str, files: Files) -> Sequence[Named]:
     if WEIGHTS in members:
         return safetensors.read(members[WEIGHTS]())[0]
     if OLD_WEIGHTS in members:
-        return read_torch(members[OLD_WEIGHTS]())
+        return torch_files.read(members[OLD_WEIGHTS](), files)
     raise SoftPromptFileError(f"there is no {WEIGHTS}", where=where)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.sources import Cursor, Slice
+from sordino.formats.sources import Cursor
 
 # A value is None, bool, int, float, str, list, dict, tuple, Slice (for bytes), Global, or what a constructor returned.
 Value = Any
@@ -282,10 +282,3 @@ _INSTRUCTIONS: dict[bytes, Callable[[Unpickler], None]] = {
     b"b": Unpickler._build,
     b"Q": Unpickler._persistent_id,
 }
-
-
-def slice_or_refuse(value: Value, where: str) -> Slice:
-    """`value` if it is bytes. Raises SoftPromptFileError."""
-    if not isinstance(value, Slice):
-        raise SoftPromptFileError("the pickle has another value where bytes are expected", where=where)
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,11 @@ from sordino.formats import (
     safetensors,
     torch_files,
 )
-from sordino.formats.choice import Named, choose, only
+from sordino.formats.choice import choose, only
 from sordino.formats.json_text import parse
 from sordino.formats.kv_prompts import OpenedKV
 from sordino.formats.sources import Files, Readable
-from sordino.formats.tensors import Opened, shape_of
+from sordino.formats.tensors import Opened
 from sordino.formats.zips import Archive
 from sordino.prompts.fit import Stated
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
@@ -41,7 +41,6 @@ _log = logging.getLogger("sordino.formats")
 FORMATS: tuple[str, ...] = ("kobold", "peft", "mkultra", "npy", "safetensors", "torch", "nemo", "kv")
 
 _Open = Callable[[int | None], Opened | OpenedKV]
-_ReadTorch = Callable[[Readable], Sequence[Named]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def peek(path: Path) -> Peek:
 
 def peek_zip(source: Readable, files: Files, path: Path) -> Peek:
     """As `peek`, of a zip that is no file of this machine. path: what it is called. files: with its size."""
-    return _peeked(_identify_zip(Archive(source, files), path, partial(_read_torch, files)), path, files)
+    return _peeked(_identify_zip(Archive(source, files), path), path, files)
 
 
 def _peeked(found: _Found, path: Path, files: Files) -> Peek:
@@ -101,19 +100,14 @@ def _peeked(found: _Found, path: Path, files: Files) -> Peek:
         sizes = (*mixture.shape, metadata, files.size, files.mtime)
         return Peek(found.format, Mixture.kind, *sizes, parts, len(parts))
     opened = found.open(None)
-    if isinstance(opened, OpenedKV):
-        kind, n_tokens, stated = KVPrompt.kind, opened.n_tokens, _stated(opened, opened.metadata)
-    else:
-        n_tokens, d_model = shape_of(opened.tensor)
-        kind, stated = SoftPrompt.kind, _stated(opened, _metadata(opened, path, d_model))
-    sizes = (n_tokens, stated.d_model, stated.metadata, files.size, files.mtime)
+    kind = KVPrompt.kind if isinstance(opened, OpenedKV) else SoftPrompt.kind
+    stated = _stated(opened, opened.metadata if isinstance(opened, OpenedKV) else _metadata(opened, path))
+    sizes = (opened.n_tokens, stated.d_model, stated.metadata, files.size, files.mtime)
     return Peek(found.format, kind, *sizes, (stated,))
 
 
 def _stated(opened: Opened | OpenedKV, metadata: Metadata) -> Stated:
-    if isinstance(opened, OpenedKV):
-        return Stated(metadata, opened.d_model, opened.shape)
-    return Stated(metadata, shape_of(opened.tensor)[1])
+    return Stated(metadata, opened.d_model, opened.shape if isinstance(opened, OpenedKV) else None)
 
 
 def read(path: Path, *, index: int | None = None, warn: Callable[[str], None] = _log.warning) -> SoftPrompt:
@@ -156,7 +150,7 @@ def _single_prompt(opened: Opened | OpenedKV, path: Path, warn: Callable[[str], 
 
 
 def _embedding_prompt(opened: Opened, path: Path, warn: Callable[[str], None]) -> SoftPrompt:
-    prompt = kobold.prompt_of(opened, _metadata(opened, path, shape_of(opened.tensor)[1]), path)
+    prompt = kobold.prompt_of(opened, _metadata(opened, path), path)
     if opened.warning:
         warn(opened.warning)
     return prompt
@@ -189,20 +183,19 @@ def _identify(path: Path, files: Files) -> _Found:
         # The configuration beside the vectors says what they are.
         return _identify_folder(path.parent, files)
     source = files.open(path)
-    read_torch = partial(_read_torch, files)
     head = source.read_at(0, min(source.size, 64))
     if head.startswith(b"PK"):
-        return _identify_zip(Archive(source, files), path, read_torch)
+        return _identify_zip(Archive(source, files), path)
     if head.startswith(npy.MAGIC):
         return _Found("npy", lambda index: choose([("", npy.stored(source))], index, source.where))
     if safetensors.looks_like_one(source):
         return _Found("safetensors", partial(_open_safetensors, source))
     if head.startswith(b"\x80"):
-        return _Found("torch", lambda index: choose(read_torch(source), index, source.where))
+        return _Found("torch", lambda index: choose(torch_files.read(source, files), index, source.where))
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return _Found("mkultra", partial(mkultra.read, source))
     if nemo.looks_like_one(source):
-        return _Found("nemo", lambda index: choose(nemo.read(source, files, read_torch), index, source.where))
+        return _Found("nemo", lambda index: choose(nemo.read(source, files), index, source.where))
     raise SoftPromptFileError(
         "not a soft prompt file",
         where=path,
@@ -226,10 +219,10 @@ def _identify_folder(path: Path, files: Files) -> _Found:
         members = folders.in_folder(path, files)
     except OSError as error:
         raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
-    return _identify_members(members, path, partial(_read_torch, files))
+    return _identify_members(members, path, files)
 
 
-def _identify_zip(archive: Archive, path: Path, read_torch: _ReadTorch) -> _Found:
+def _identify_zip(archive: Archive, path: Path) -> _Found:
     if mixtures.is_mixture(archive):
         return _Found("mixture", partial(_refuse_mixture, archive), archive)
     if kv_prompts.is_kv_prompt(archive):
@@ -237,13 +230,13 @@ def _identify_zip(archive: Archive, path: Path, read_torch: _ReadTorch) -> _Foun
     found = folders.unwrap(archive)
     if isinstance(found, Archive):
         return _Found("torch", lambda index: choose(torch_files.read_zip(found), index, archive.where))
-    return _identify_members(found, path, read_torch)
+    return _identify_members(found, path, archive.files)
 
 
-def _identify_members(members: folders.Members, path: Path, read_torch: _ReadTorch) -> _Found:
+def _identify_members(members: folders.Members, path: Path, files: Files) -> _Found:
     if folders.TENSOR in members:
         return _Found("kobold", _single(path, lambda: kobold.read(members)))
-    return _Found("peft", lambda index: peft.read(members, index, path, read_torch))
+    return _Found("peft", lambda index: peft.read(members, index, path, files))
 
 
 def _refuse_mixture(archive: Archive, index: int | None) -> NoReturn:
@@ -266,12 +259,6 @@ def _single(where: object, open_: Callable[[], Opened | OpenedKV]) -> _Open:
     return with_index
 
 
-def _read_torch(files: Files, source: Readable) -> Sequence[Named]:
-    if source.read_at(0, min(source.size, 2)) == b"PK":
-        return torch_files.read_zip(Archive(source, files))
-    return torch_files.read_stream(source)
-
-
 def _open_safetensors(source: Readable, index: int | None) -> Opened:
     tensors, stated = safetensors.read(source)
     opened = choose(tensors, index, source.where)
@@ -282,9 +269,8 @@ def _open_safetensors(source: Readable, index: int | None) -> Opened:
     return replace(opened, metadata=described.metadata, content_hash=described.content_hash)
 
 
-def _metadata(opened: Opened, path: Path, d_model: int) -> Metadata:
-    return (
-        Metadata(name=path.absolute().stem)
-        if opened.metadata is None
-        else meta.of_width(opened.metadata, path, d_model)
-    )
+def _metadata(opened: Opened, path: Path) -> Metadata:
+    d_model = opened.d_model
+    if opened.metadata is None:
+        return Metadata(name=path.absolute().stem)
+    return meta.of_width(opened.metadata, path, d_model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sordino.errors import SoftPromptFileError
 from sordino.formats.choice import Named
 from sordino.formats.json_text import MAX_JSON, check_room, parse
+from sordino.formats.meta_keys import is_size
 from sordino.formats.sources import Readable, Slice
 from sordino.formats.tensors import TensorView, check_size, row_major
 
@@ -32,28 +33,11 @@ def looks_like_one(source: Readable) -> bool:
     return head[8:] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= source.size - 8
 
 
-def read(source: Readable) -> tuple[list[Named], dict[str, str]]:
-    """The named tensors and the `__metadata__`. Raises SoftPromptFileError."""
-    header, metadata, content = _parts(source)
-    return [(name, _tensor(content, name, stated)) for name, stated in header.items()], metadata
+def read(source: Readable, *, no_gaps: bool = False) -> tuple[list[Named], dict[str, str]]:
+    """The named tensors and the `__metadata__`. no_gaps: the tensors must leave no bytes out and share none.
 
-
-def read_whole(source: Readable) -> tuple[list[Named], dict[str, str]]:
-    """As `read`, and the tensors share no bytes and leave none out."""
-    header, metadata, content = _parts(source)
-    tensors = [(name, _tensor(content, name, stated)) for name, stated in header.items()]
-    at = 0
-    for begin, end in sorted(stated["data_offsets"] for stated in header.values()):
-        if begin != at:
-            break
-        at = end
-    if at != content.size:
-        raise SoftPromptFileError("the tensors share bytes, or leave some out", where=source.where)
-    return tensors, metadata
-
-
-def _parts(source: Readable) -> tuple[dict[str, Any], dict[str, str], Slice]:
-    """The header's entries, the `__metadata__`, and where the numbers are."""
+    Raises SoftPromptFileError.
+    """
     length = int.from_bytes(source.read_at(0, 8), "little")
     if length > MAX_JSON:
         raise SoftPromptFileError(
@@ -63,29 +47,49 @@ def _parts(source: Readable) -> tuple[dict[str, Any], dict[str, str], Slice]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise SoftPromptFileError("`__metadata__` is not an object of texts", where=source.where)
-    return header, metadata, Slice(source, 8 + length, source.size - 8 - length)
+    content = Slice(source, 8 + length, source.size - 8 - length)
+    tensors = [(name, _tensor(content, name, stated)) for name, stated in header.items()]
+    if no_gaps:
+        _check_no_gaps(sorted(stated["data_offsets"] for stated in header.values()), content)
+    return tensors, metadata
+
+
+def _check_no_gaps(offsets: Sequence[Sequence[int]], content: Slice) -> None:
+    at = 0
+    for begin, end in offsets:
+        if begin != at:
+            break
+        at = end
+    if at != content.size:
+        raise SoftPromptFileError("the tensors share bytes, or leave some out", where=content.where)
 
 
 def pieces(
     tensors: Mapping[str, NDArray[np.float32] | NDArray[np.float16]], metadata: Mapping[str, str]
 ) -> list[bytes]:
     """The bytes of a file with these tensors, in this order: the same for the same tensors. Raises BadInput."""
+    described = [
+        (name, "F16" if tensor.dtype == np.float16 else "F32", tensor.shape, tensor.nbytes)
+        for name, tensor in tensors.items()
+    ]
+    header = header_of(described, metadata)
+    check_room(len(header) - 8, "a safetensors header")
+    return [
+        header,
+        *(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes() for tensor in tensors.values()),
+    ]
+
+
+def header_of(tensors: Iterable[tuple[str, str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
+    """The beginning of a file, up to its numbers. tensors: name, type, shape and bytes of each, in the order of their numbers."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    data, begin = [], 0
-    for name, tensor in tensors.items():
-        data.append(tensor.astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
-        end = begin + len(data[-1])
-        header[name] = {
-            "dtype": "F16" if tensor.dtype == np.float16 else "F32",
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-        begin = end
+    begin = 0
+    for name, dtype, shape, size in tensors:
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin := begin + size]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
     # The numbers start at a multiple of 8.
     text += b" " * (-len(text) % 8)
-    check_room(len(text), "a safetensors header")
-    return [struct.pack("<Q", len(text)), text, *data]
+    return struct.pack("<Q", len(text)) + text
 
 
 def _tensor(content: Readable, name: str, stated: Any) -> TensorView:
@@ -108,4 +112,4 @@ def _tensor(content: Readable, name: str, stated: Any) -> TensorView:
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 62 for value in values)
+    return isinstance(values, list) and all(map(is_size, values))

@@ -208,8 +208,8 @@ class Cursor:
 
     _BUFFER = 1 << 16
 
-    def __init__(self, source: Readable, offset: int = 0) -> None:
-        self.source, self.offset = source, offset
+    def __init__(self, source: Readable) -> None:
+        self.source, self.offset = source, 0
         self._buffer, self._start = b"", 0
 
     def take(self, count: int) -> bytes:
@@ -252,7 +252,7 @@ def check_range(source: Readable, offset: int, count: int) -> None:
 
 
 def too_short(source: Readable, offset: int, count: int) -> SoftPromptFileError:
-    """The error of data that ends before its own header says so."""
+    """The error of data that is shorter than its own header states."""
     return SoftPromptFileError(
         "broken or cut short",
         where=source.where,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sordino.errors import SoftPromptFileError
 from sordino.formats.sources import CHUNK, Readable
-from sordino.prompts.soft_prompt import MAX_WIDTH, Metadata, checked_shape
+from sordino.prompts.soft_prompt import MAX_WIDTH, Metadata, check_finite, checked_shape
 
 # Bytes per element of the types that a soft prompt can have.
 ITEM_SIZES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -56,6 +56,14 @@ class Opened:
     metadata: Metadata | None = None
     content_hash: str = ""
     warning: str = ""
+
+    @property
+    def n_tokens(self) -> int:
+        return shape_of(self.tensor)[0]
+
+    @property
+    def d_model(self) -> int:
+        return shape_of(self.tensor)[1]
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -152,14 +160,7 @@ def _blocks(tensor: TensorView, shape: tuple[int, int]) -> Iterator[tuple[int, N
         number = min(at_once, count - first)
         data = tensor.source.read_at((tensor.offset + first * step) * size, number * length * size)
         block = _as_float32(data, tensor.dtype, big_endian=tensor.big_endian)
-        bad = int(np.count_nonzero(~np.isfinite(block)))
-        if bad:
-            raise SoftPromptFileError(
-                "the tensor holds values that are not finite",
-                where=tensor.source.where,
-                expected="finite float32 numbers",
-                got=f"inf or nan near line {first}",
-            )
+        check_finite(block, where=tensor.source.where, near=f" near line {first}")
         yield first, block.reshape(number, length)
 
 

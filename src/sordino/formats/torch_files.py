@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from sordino.errors import SoftPromptFileError
-from sordino.formats.pickles import Budget, Constructor, Global, Module, StateDict, Unpickler, Value, slice_or_refuse
-from sordino.formats.sources import Cursor, Readable, Slice, read_all
+from sordino.formats.meta_keys import is_size
+from sordino.formats.pickles import Budget, Constructor, Global, Module, StateDict, Unpickler, Value
+from sordino.formats.sources import Cursor, Files, Readable, Slice, read_all
 from sordino.formats.tensors import TensorView
 from sordino.formats.zips import Archive
 
@@ -38,6 +39,8 @@ _MODULES = {
     ("torch.nn.modules.sparse", "Embedding"),
     *(("torch.nn.modules.container", name) for name in ("ModuleList", "ModuleDict", "ParameterList", "ParameterDict")),
 }
+# How files of torch, and archives that hold them, are called.
+PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".nemo")
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # A stream may hold a pickle that holds a stream: mkultra's tensors need two levels.
 _MAX_DEPTH = 3
@@ -62,6 +65,13 @@ class Tensor:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+def read(source: Readable, files: Files) -> list[tuple[str, TensorView]]:
+    """The named tensors of a file of any layout. Raises SoftPromptFileError."""
+    if source.read_at(0, min(source.size, 2)) == b"PK":
+        return read_zip(Archive(source, files))
+    return read_stream(source)
 
 
 def read_zip(archive: Archive) -> list[tuple[str, TensorView]]:
@@ -187,7 +197,7 @@ class _Reader:
         ):
             self._refuse("the pickle refers to something that is not a tensor's data")
         kind, key, count = value[1], value[2], value[4]
-        if type(kind) is not Global or kind.name not in STORAGES or not isinstance(key, str) or not _is_size(count):
+        if type(kind) is not Global or kind.name not in STORAGES or not isinstance(key, str) or not is_size(count):
             self._refuse("the pickle describes a tensor's data in an unknown way")
         dtype, item_size = STORAGES[kind.name]
         known = self._storages.setdefault(key, Storage(dtype, count, item_size))
@@ -226,7 +236,7 @@ class _Reader:
         if not 4 <= len(arguments) <= 7:
             self._refuse("the pickle builds a tensor in an unknown way")
         storage, offset, shape, strides = arguments[:4]
-        sizes = type(shape) is tuple and type(strides) is tuple and all(map(_is_size, (offset, *shape, *strides)))
+        sizes = type(shape) is tuple and type(strides) is tuple and all(map(is_size, (offset, *shape, *strides)))
         if not isinstance(storage, Storage) or not sizes or len(shape) != len(strides) or len(shape) > 8:
             self._refuse("the pickle builds a tensor in an unknown way")
         if len(arguments) == 7 and arguments[6]:
@@ -248,15 +258,12 @@ class _Reader:
         """torch gives these bytes to an unpickler that runs programs; here this module reads them."""
         if self._depth >= _MAX_DEPTH or len(arguments) != 1:
             self._refuse("the pickle holds pickles within pickles")
-        inner: Slice = slice_or_refuse(arguments[0], self._where)
-        value = _Reader(self._budget, self._depth + 1).run_stream(inner)
+        if not isinstance(arguments[0], Slice):
+            self._refuse("the pickle has another value where bytes are expected")
+        value = _Reader(self._budget, self._depth + 1).run_stream(arguments[0])
         if not isinstance(value, Storage) or value.source is None:
             self._refuse("the pickle has another value where a tensor's data is expected")
         return value
 
     def _refuse(self, what: str, *, got: object = "") -> NoReturn:
         raise SoftPromptFileError(what, where=self._where, got=got)
-
-
-def _is_size(value: Value) -> bool:
-    return type(value) is int and 0 <= value < 1 << 62

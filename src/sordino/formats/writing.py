@@ -133,7 +133,7 @@ def _pieces(prompt: SoftPrompt, to: str) -> Sequence[bytes]:
     if to == "mkultra":
         return mkultra.pieces(prompt)
     if to == "npy":
-        return npy.pieces(prompt)
+        return npy.pieces(prompt.matrix)
     described = {"format": "pt", "sordino": meta.to_bytes(prompt).decode("utf-8")}
     return safetensors.pieces({PEFT_KEY: prompt.matrix}, described)
 

@@ -105,7 +105,7 @@ def layers_of(network: PreTrainedModel) -> Any:
 
 
 def weights_of(layer: Any) -> Layer[Any]:
-    """Of a layer that `runs` says yes to: tensors, or packed weights."""
+    """The weights of a layer that `runs` accepts: tensors, or packed weights."""
     linears = (layer.get_submodule(name) for name in _LINEARS)
     q, k, v, o, gate, up, down = (of.packed if isinstance(of, QuantisedLinear) else of.weight for of in linears)
     norm1, norm2 = (

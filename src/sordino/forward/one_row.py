@@ -1,4 +1,4 @@
-"""A prompt in every row, ahead of its text: what a GPU runs faster than a prefix by itself, where little is run again.
+"""A prompt in every row, ahead of its text: on a GPU this is faster than a prefix of its own, where few positions are repeated.
 
 Shape key: K prompts, B rows, T text positions, P prompt positions, S all of them, D model width.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from sordino.forward.masks import layer_masks
 from sordino.forward.prefix import packable, positions_of, run_network, side_by_side
@@ -59,6 +59,6 @@ def forward_as_one_row(network: PreTrainedModel, embeds: Sequence[Tensor], rows:
     causal_SS = torch.ones(both, both, dtype=torch.bool, device=device).tril()
     allowed_BSS = torch.cat([prompt_BSP, text_BST], dim=2) & causal_SS
     masks = layer_masks(network, allowed_BSS, positions_BS[:, :, None] - positions_BS[:, None, :])
-    hidden_BSD, _ = run_network(network, inputs_BSD, positions_BS, masks, None)
+    hidden_BSD = run_network(network, inputs_BSD, positions_BS, masks, DynamicCache())
     filled_B = torch.tensor([length > 0 for length in lengths], device=device)[rows.prompt_B]
     return hidden_BSD[:, width - 1] * filled_B[:, None], hidden_BSD[:, width:]

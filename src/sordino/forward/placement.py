@@ -131,9 +131,14 @@ def encode_for_decoder(base: BaseModel, prompts: Sequence[Prompt | None]) -> Pre
         chosen = [prompts[k] for k in order]
         embeds = [prompt_embeds(base, prompt) for prompt in chosen]
         parts.insert(0, encode_prefixes(base.network, embeds, [span_in(base, prompt) for prompt in chosen]))
+    return join_in_order(parts, [*order, *given])
+
+
+def join_in_order(parts: Sequence[Prefixes], places: Sequence[int]) -> Prefixes:
+    """As `join_prefixes`, in another order. places: where each of all prefixes goes."""
     if len(parts) == 1:
         return parts[0]
-    return join_prefixes(parts).select(sorted(range(len(prompts)), key=[*order, *given].__getitem__))
+    return join_prefixes(parts).select(sorted(range(len(places)), key=places.__getitem__))
 
 
 def span_in(base: DescribedModel, prompt: Prompt | None) -> PromptSpan | None:

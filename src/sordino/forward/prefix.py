@@ -61,6 +61,10 @@ class Prefixes:
         """P, the positions of the longest prefix."""
         return max(self.lengths)
 
+    def planes(self) -> list[Tensor]:
+        """Keys and values [K, H, P, C], layer by layer."""
+        return [plane for layer in zip(self.keys_KHPC, self.values_KHPC, strict=True) for plane in layer]
+
     def tensors(self) -> tuple[Tensor, ...]:
         return (*self.keys_KHPC, *self.values_KHPC, self.last_KD)
 
@@ -114,7 +118,8 @@ def encode_prefixes(network: PreTrainedModel, embeds: Sequence[Tensor], spans: S
         hidden_KPD, layers = llama.decode(network, block)
     else:
         masks = _prompt_masks(network, positions_KP, padded_KP, bias_KPP)
-        hidden_KPD, cache = run_network(network, embeds_KPD, positions_KP, masks, None)
+        cache = DynamicCache()
+        hidden_KPD = run_network(network, embeds_KPD, positions_KP, masks, cache)
         layers = layers_of(cache)
     return _prefixes(layers, hidden_KPD, lengths, spans)
 
@@ -177,7 +182,7 @@ def forward_rows_cached(network: PreTrainedModel, prefixes: Prefixes, rows: Rows
     positions_BT = positions_of(prefixes.lengths, rows)
     embeds_BTD = network.get_input_embeddings()(rows.ids_BT)
     masks = _row_masks(network, prefixes, rows, positions_BT)
-    return run_network(network, embeds_BTD, positions_BT, masks, cache)
+    return run_network(network, embeds_BTD, positions_BT, masks, cache), cache
 
 
 def packable(network: PreTrainedModel) -> bool:
@@ -201,19 +206,16 @@ def has_fused_layers(network: PreTrainedModel) -> bool:
     return packable(network) and not network.training and runs(network)
 
 
-def run_network(
-    network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache | None
-) -> tuple[Tensor, DynamicCache]:
+def run_network(network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache) -> Tensor:
     if network.training and network.is_activation_checkpointing:
         raise RuntimeError("gradient checkpointing drops the cache, so prefixes cannot be used with it")
-    cache = DynamicCache() if cache is None else cache
     before = cache.get_seq_length()
-    hidden = network.base_model(
+    hidden: Tensor = network.base_model(
         inputs_embeds=embeds, position_ids=positions, attention_mask=masks, past_key_values=cache, use_cache=True
     ).last_hidden_state
     if cache.get_seq_length() != before + embeds.shape[1]:
         raise RuntimeError(f"{network.config.model_type}: the model did not use the cache it was given")
-    return hidden, cache
+    return hidden
 
 
 def side_by_side(network: PreTrainedModel, embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:

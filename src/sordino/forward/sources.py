@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sordino.forward.encoder_decoder import AnyPrefixes, InputPrefixes
 from sordino.forward.longer import extend_prefixes
-from sordino.forward.placement import behind_bos, leading_ids, positions, prefix_embeds
+from sordino.forward.placement import behind_bos, join_in_order, leading_ids, positions, prefix_embeds
 from sordino.forward.prefix import Prefixes, check_spans, encode_prefixes, join_prefixes
 from sordino.forward.rows import rows_from_examples
 from sordino.forward.weighting import Spans, span_of
@@ -40,22 +40,14 @@ class KVUnits:
     def of(prefixes: Prefixes) -> KVUnits:
         """The RMS of each layer's keys and values, the attention sink left out, and of the last hidden state, of one prefix."""
         layers, (_, heads, _, channels) = len(prefixes.keys_KHPC), prefixes.keys_KHPC[0].shape
-        rms_N = [
-            plane_KHPC[:, :, 1:].float().square().mean().sqrt()
-            for layer in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
-            for plane_KHPC in layer
-        ]
+        rms_N = [plane_KHPC[:, :, 1:].float().square().mean().sqrt() for plane_KHPC in prefixes.planes()]
         unit_W = torch.stack(rms_N).cpu().repeat_interleave(heads * channels)
         last = prefixes.last_KD.float().square().mean().sqrt()
         return KVUnits(KVShape(layers, heads, channels), unit_W, float(last), prefixes.last_KD.shape[1])
 
     def matrix(self, prefixes: Prefixes, tokens: int) -> Tensor:
         """The matrix [P + 1, W] of the last `tokens` positions of one prefix, float32 on the CPU."""
-        planes = [
-            plane_KHPC[0, :, -tokens:].transpose(0, 1).flatten(1)
-            for layer in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True)
-            for plane_KHPC in layer
-        ]
+        planes = [plane_KHPC[0, :, -tokens:].transpose(0, 1).flatten(1) for plane_KHPC in prefixes.planes()]
         return self.joined(torch.cat(planes, dim=1).float().cpu(), prefixes.last_KD[0].float().cpu())
 
     def joined(self, flat_PW: Tensor, last_D: Tensor) -> Tensor:
@@ -128,9 +120,7 @@ def encode_sources(base: BaseModel, sources: Sequence[PrefixSource]) -> AnyPrefi
         parts.append(encode_prefixes(base.network, [s.embeds(base) for s in chosen], spans_of(base, chosen)))
     if given:
         parts.append(_keys_and_values(base, [sources[k] for k in given]))
-    if len(parts) == 1:
-        return parts[0]
-    return join_prefixes(parts).select(sorted(range(len(sources)), key=[*vectors, *given].__getitem__))
+    return join_in_order(parts, [*vectors, *given])
 
 
 def _keys_and_values(base: BaseModel, sources: Sequence[PrefixSource]) -> Prefixes:

@@ -13,6 +13,9 @@ from sordino.library.source import Item, Source
 from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import Metadata
 
+# What an entry has of a header as it is.
+_SIZES = ("format", "kind", "components", "n_tokens", "d_model")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -37,12 +40,11 @@ class Entry:
     source: Source | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """All that a scan knows of it; of a broken one, why."""
+        """All that a scan knows of it; for a broken file, what is wrong."""
         head = {"name": self.name, "path": str(self.path), "error": self.error}
         if self.error:
             return head
-        names = ("format", "kind", "components", "n_tokens", "d_model")
-        return head | {name: getattr(self, name) for name in names} | {"metadata": asdict(self.metadata)}
+        return head | {name: getattr(self, name) for name in _SIZES} | {"metadata": asdict(self.metadata)}
 
 
 def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:
@@ -50,16 +52,7 @@ def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) 
     entry = Entry(name, item.path, revision=item.revision, source=source)
     if isinstance(header, str):
         return replace(entry, error=header)
-    return replace(
-        entry,
-        n_tokens=header.n_tokens,
-        d_model=header.d_model,
-        metadata=header.metadata,
-        format=header.format,
-        kind=header.kind,
-        components=header.components,
-        parts=header.parts,
-    )
+    return replace(entry, **{name: getattr(header, name) for name in (*_SIZES, "metadata", "parts")})
 
 
 def may_pass(error: SordinoError | OSError) -> bool:

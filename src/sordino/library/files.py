@@ -13,12 +13,13 @@ if sys.platform != "win32":
     import fcntl
 
 from sordino import formats
-from sordino.errors import NotInLibrary, StorageError
+from sordino.errors import NotInLibrary
+from sordino.formats.folders import CONFIG, META, TENSOR
 from sordino.library.names import without_ending
 from sordino.library.source import Item
 
 # A folder with one of these is a soft prompt itself; any other folder is left alone.
-_FOLDER_MARKS = frozenset({"meta.json", "tensor.npy", "adapter_config.json"})
+_FOLDER_MARKS = frozenset((META, TENSOR, CONFIG))
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
 
@@ -121,14 +122,6 @@ def identity(path: Path) -> Stamp:
     with suppress(OSError):
         return (_stamp(path.name, path.stat()),)
     return ()
-
-
-def make_folder(folder: Path, *, parents: bool = False) -> None:
-    """Make a folder where there is none. Without `parents`, never below the place of an unmounted drive. Raises StorageError."""
-    try:
-        folder.mkdir(parents=parents, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"the folder could not be made ({error.strerror})", where=folder) from error
 
 
 def _prompt_folder(folder: Path) -> Path | None:

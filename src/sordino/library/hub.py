@@ -152,9 +152,9 @@ def contradictions(claims: Claims, prompt: StoredPrompt) -> list[str]:
         ("its licence", claims.licence.lower(), known.licence.lower()),
     )
     return [
-        f"the card in the repository is wrong about {what}: it says {said[:80]}, and the file {true[:80]}"
-        for what, said, true in pairs
-        if said and true and said != true
+        f"the card in the repository is wrong about {what}: it says {claimed[:80]}, and the file {actual[:80]}"
+        for what, claimed, actual in pairs
+        if claimed and actual and claimed != actual
     ]
 
 

@@ -12,13 +12,15 @@ from typing import Any
 
 from sordino.errors import HubError
 from sordino.formats.folders import CONFIG, OUR_TENSORS, OURS, WEIGHTS
+from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library.hub_names import HubReference, hub_errors
+from sordino.library.names import FORBIDDEN
 from sordino.models.cache import sha256_of
+from sordino.models.hub import repository_folder
 from sordino.models.hub_answers import Progress, reporting
 from sordino.storage import storage_errors
 
 _ENDINGS = (".zip", ".safetensors", ".npy")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".nemo")
 _ADAPTER = (CONFIG, WEIGHTS, OURS, OUR_TENSORS)
 # The largest matrix, 2,047 vectors of 65,536 numbers, is half of it.
 _MOST_BYTES = 1 << 30
@@ -48,8 +50,8 @@ class HubFile:
 def chosen(reference: HubReference, siblings: Iterable[Any]) -> tuple[HubFile, ...]:
     """The files of the soft prompt: the one that is named, else the only zip, an adapter's files, the only other file.
 
-    siblings: of a ModelInfo with the files' metadata. Nothing in a folder of the repository is looked at, and no name that is more
-    than a name. Raises HubError.
+    siblings: of a ModelInfo with the files' metadata. Files in folders of the repository are left out, and so are names that are
+    paths. Raises HubError.
     """
     files = {one.rfilename: one for one in siblings if _is_plain(one.rfilename)}
     if reference.file:
@@ -66,7 +68,7 @@ def chosen(reference: HubReference, siblings: Iterable[Any]) -> tuple[HubFile, .
 
 def looks_like_a_prompt(name: str) -> bool:
     """Whether a file at the root of a repository may be a soft prompt, or part of one."""
-    return _is_plain(name) and (name.lower().endswith((*_ENDINGS, *_PICKLES)) or name in _ADAPTER)
+    return _is_plain(name) and (name.lower().endswith((*_ENDINGS, *PICKLE_ENDINGS)) or name in _ADAPTER)
 
 
 def total_size(files: Iterable[HubFile]) -> int:
@@ -75,22 +77,19 @@ def total_size(files: Iterable[HubFile]) -> int:
 
 def local_path(reference: HubReference, file: str = "") -> Path:
     """Where the Hub's client keeps a file of this commit, or the folder of all of them."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    place = Path(HF_HUB_CACHE) / f"models--{reference.repository.replace('/', '--')}" / "snapshots" / reference.revision
-    return place / file if file else place
+    return repository_folder(reference.repository) / "snapshots" / reference.revision / file
 
 
 def downloaded(reference: HubReference, files: Sequence[HubFile], progress: Progress | None = None) -> Path:
     """Download the files into the Hub client's cache, one by one. Returns the file, or the folder of several. Raises HubError,
     StorageError."""
     total, before = total_size(files), 0
-    cache, report = local_path(reference), progress or _nowhere
+    cache, report = local_path(reference), progress or (lambda arrived, total: None)
     for file in files:
         path = local_path(reference, file.name)
         if not path.is_file():
             with hub_errors(reference), storage_errors(cache, body=cache.parents[2]):
-                _download(reference, file, partial(_behind, report, before, total))
+                _download(reference, file, partial(_with_earlier, report, before, total))
         if not file.is_whole(path):
             _forget(path)
             raise HubError(
@@ -104,12 +103,8 @@ def downloaded(reference: HubReference, files: Sequence[HubFile], progress: Prog
     return local_path(reference, files[0].name) if len(files) == 1 else cache
 
 
-def _nowhere(arrived: int, total: int) -> None:
-    pass
-
-
-def _behind(report: Progress, before: int, total: int, arrived: int, _: int) -> None:
-    """Of several files: what arrived of this one comes on top of those before it."""
+def _with_earlier(report: Progress, before: int, total: int, arrived: int, _: int) -> None:
+    """What arrived of this file, added to the files before it."""
     report(before + arrived, total)
 
 
@@ -141,7 +136,7 @@ def _unnamed(reference: HubReference, names: Sequence[str]) -> list[str]:
 
 
 def _checked(reference: HubReference, sibling: Any) -> HubFile:
-    """Raises HubError for a file that is too large, or of which the Hub does not say size and hash."""
+    """Raises HubError for a file that is too large, or whose size or hash the Hub does not give."""
     lfs, size = sibling.lfs, sibling.size
     file = HubFile(sibling.rfilename, size or 0, lfs.sha256 if lfs else "", sibling.blob_id or "")
     most = _MOST_JSON if file.name.endswith(".json") else _MOST_BYTES
@@ -158,11 +153,11 @@ def _checked(reference: HubReference, sibling: Any) -> HubFile:
 
 
 def _is_plain(name: str) -> bool:
-    return name.isprintable() and not name.startswith(".") and not set(name) & set('/\\:*?"<>|')
+    return name.isprintable() and not name.startswith(".") and not set(name) & set(FORBIDDEN)
 
 
 def _is_pickle(name: str) -> bool:
-    return name.lower().endswith(_PICKLES)
+    return name.lower().endswith(PICKLE_ENDINGS)
 
 
 def _refused_pickle(reference: HubReference, name: str) -> HubError:

@@ -28,7 +28,7 @@ from sordino.library.outputs import REPORT
 from sordino.prompts.kv_prompt import SinglePrompt
 from sordino.prompts.mixture import Mixture
 
-_REPORT_TELLS = (
+_REPORT_DISCLOSES = (
     f"{REPORT}: more than the file; its samples, nearest words and notes may repeat what the texts say (--no-report)"
 )
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
@@ -115,7 +115,7 @@ def prepared(path: Path, repository: str, settings: PushSettings) -> Iterator[Pr
             folder,
             account,
             bool(info.private) if info is not None else settings.private,
-            (*formats.file_disclosure(prompt), *([_REPORT_TELLS] if settings.report else [])),
+            (*formats.file_disclosure(prompt), *([_REPORT_DISCLOSES] if settings.report else [])),
             tuple(warnings),
             (info.sha or "") if info is not None else "",
             _stale(info, folder, overwrite=settings.overwrite) if info is not None else (),
@@ -221,7 +221,7 @@ def _existing(repository: str) -> Any:
 
 
 def _stale(info: Any, folder: Path, *, overwrite: bool) -> tuple[str, ...]:
-    """Files there that would be another soft prompt beside this one. Raises BadInput where the repository is somebody's work."""
+    """Files there that would be another soft prompt beside this one. Raises BadInput where the repository holds other work."""
     there = {one.rfilename: one for one in info.siblings or []}
     if "config.json" in there:
         raise BadInput("this repository holds a model", where=info.id, do="choose another name")

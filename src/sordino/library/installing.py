@@ -57,7 +57,7 @@ def install(
     prompt = formats.read_any(path, index=wanted.index, warn=warn)
     label = label or default_name(path)
     if prompt.metadata.name == path.name:
-        # It says no name, and was given that of a folder in a cache.
+        # It has no name, so it was given that of its folder, in a cache.
         prompt = prompt.with_metadata(name=label)
     name = checked_name(label if wanted.name is None else wanted.name)
     twin = library.twin(prompt)

@@ -27,17 +27,19 @@ from sordino.errors import (
     SordinoError,
     StorageError,
 )
+from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library import trash
 from sordino.library.entry import Entry, entry_of, may_pass, reason
-from sordino.library.files import FolderSource, changing, is_prompt_folder, listed, make_folder
-from sordino.library.names import ENDINGS, checked_name, near_misses, unique_names, without_ending
+from sordino.library.files import FolderSource, changing, is_prompt_folder, listed
+from sordino.library.names import ENDINGS, checked_name, did_you_mean, unique_names, without_ending
 from sordino.library.packaged import seed, write_packaged
 from sordino.library.source import Item, Source
 from sordino.prompts.fit import check_one_base
 from sordino.prompts.mixture import Mixture, StoredPrompt, components_of
 from sordino.prompts.soft_prompt import SoftPrompt
+from sordino.storage import make_folder
 
-_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", ".pt", ".bin", ".nemo"})
+_OTHER_KINDS = frozenset({".json", ".npy", ".safetensors", *PICKLE_ENDINGS})
 # A broken file that was changed less than this before it was read may be half-copied, and is read again.
 _SETTLED_SECONDS = 2.0
 
@@ -139,13 +141,12 @@ class Library:
             for entry, spelling in zip(entries, spellings, strict=True):
                 if unicodedata.normalize("NFC", spelling[kind]) == wanted:
                     return entry
-        absent, close = self.absences(), near_misses(wanted, [entry.name for entry in entries])
-        if close:
-            advice = f"did you mean {' or '.join(close)}?"
-        elif entries or absent:
+        absent = self.absences()
+        if entries or absent:
             advice = "check the spelling; `sordino list` shows all names"
         else:
             advice = f"the library {self.folders[0]} is empty: train one with `sordino train`, or drop a .zip there"
+        advice = did_you_mean(wanted, [entry.name for entry in entries], advice)
         # Last: a misspelt name is likelier than a folder that is gone.
         advice += f" ({'; '.join(absent)})" if absent else ""
         raise NotInLibrary("no file and no soft prompt in the library has this name", where=wanted or "''", do=advice)
@@ -196,7 +197,7 @@ class Library:
                 where=name,
                 do="--replace puts this one in its place, --name gives it another name",
             )
-        make_folder(self.folders[0])
+        make_folder(self.folders[0], parents=False)
         try:
             # Its warnings are about other programs; a library reads all that the file holds.
             with changing(self.folders[0]) if replace else nullcontext():
@@ -272,7 +273,7 @@ def open_library(folders: Sequence[Path] = ()) -> Library:
     if not folders and not os.environ.get("SORDINO_LIBRARY"):
         with suppress(StorageError):
             # With a read-only home, commands that read other files must still work.
-            make_folder(default_folders()[0], parents=True)
+            make_folder(default_folders()[0])
             seed(default_folders()[0])
     return Library(folders or default_folders())
 

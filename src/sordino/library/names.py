@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from heapq import nlargest
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import SoftPrompt
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|(com|lpt)[0-9¹²³])(\..*)?", re.IGNORECASE)
+# Windows has them in no file name.
+FORBIDDEN = '/\\:*?"<>|'
 _MAX_BYTES = 200
 _MOST_COMPARED = 200
 # Of the files of each kind of prompt; a name that ends in several is of the first.
@@ -50,7 +53,7 @@ def checked_name(name: str) -> str:
 def _fault(name: str) -> str:
     if not name.strip():
         return "an empty name"
-    bad = sorted({char for char in name if char in '/\\:*?"<>|' or not char.isprintable()})
+    bad = sorted({char for char in name if char in FORBIDDEN or not char.isprintable()})
     if bad:
         return f"the characters {' '.join(map(repr, bad))}"
     if _RESERVED.fullmatch(name):
@@ -84,12 +87,18 @@ def readable_name(label: str) -> str:
 
 def safe_name(label: str) -> str:
     """An allowed name for any label: characters that no file name may have become "-"."""
-    name = re.sub(r'[/\\:*?"<>|]+', "-", readable_name(label))
+    name = re.sub(f"[{re.escape(FORBIDDEN)}]+", "-", readable_name(label))
     name = re.sub(r"-{2,}", "-", name)
     for mark in _MARKS.values():
         name = name.removesuffix(mark)
     name = name.strip(" .-")
     return "voice" if _fault(name) else name
+
+
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """`name`, or the first of `v-2`, `v-3`, ... that is not taken."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(one for one in chain([name], numbered) if not is_taken(one))
 
 
 class Place(Protocol):
@@ -113,10 +122,7 @@ def unique_names(files: Sequence[tuple[Place, str]]) -> list[str]:
         place, name = files[i][0], readable[i]
         if name in taken and taken[name] != place:
             name = f"{name}@{place.name}"
-        stem, count = name, 1
-        while name in taken:
-            count += 1
-            name = f"{stem}-{count}"
+        name = free_name(name, taken.__contains__)
         taken[name], names[i] = place, name
     return [names[i] for i in range(len(files))]
 
@@ -130,6 +136,12 @@ def near_misses(name: str, names: Sequence[str]) -> list[str]:
         pairs = _pairs(wanted)
         likely = nlargest(_MOST_COMPARED, by_folded, key=lambda known: len(pairs & _pairs(known)))
     return [by_folded[near] for near in get_close_matches(wanted, likely, n=3, cutoff=0.5)]
+
+
+def did_you_mean(name: str, names: Sequence[str], otherwise: str) -> str:
+    """The advice where `name` is none of `names`: the closest ones, or `otherwise`."""
+    close = near_misses(name, names)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
 
 
 def _pairs(text: str) -> set[str]:

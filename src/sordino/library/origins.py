@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sordino.library.files import listed, make_folder
+from sordino.library.files import listed
 from sordino.prompts.soft_prompt import today
-from sordino.storage import write_bytes
+from sordino.storage import make_folder, write_bytes
 
 _FOLDER = ".origins"
 
@@ -36,7 +36,7 @@ class Origin:
 
 def record(folder: Path, content_hash: str, origin: Origin) -> None:
     """Remember where the soft prompt of this hash came from; the newest origin counts. Raises StorageError."""
-    make_folder(folder / _FOLDER)
+    make_folder(folder / _FOLDER, parents=False)
     text = json.dumps(asdict(origin), indent=1, sort_keys=True) + "\n"
     write_bytes(folder / _FOLDER / f"{content_hash}.json", text.encode())
 

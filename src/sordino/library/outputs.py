@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sordino import formats
 from sordino.errors import BadInput, ConfigError, StorageError
+from sordino.formats.torch_files import PICKLE_ENDINGS
 from sordino.library.names import ENDINGS, checked_name, kind_of_name, without_ending
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture
@@ -16,7 +17,6 @@ from sordino.prompts.soft_prompt import SoftPrompt
 PICTURES = (".png", ".svg")
 # In the folder of the run that wrote a soft prompt.
 REPORT = "report.html"
-_PICKLES = (".pt", ".bin", ".pth")
 _ONE = {SoftPrompt.kind: "one soft prompt", KVPrompt.kind: "a KV prompt"}
 _FORMATS = formats.WRITABLE | formats.KV_WRITABLE
 
@@ -55,7 +55,8 @@ class Outputs:
 
 
 def run_folder(out: Path, *, together: bool = False) -> Path:
-    """Of the run that writes this file: its own for voice.zip and voice.kv.zip; runs that are trained together are of one kind."""
+    """The folder of the run that writes this file: voice.zip and voice.kv.zip have one each. together: for runs that are trained
+    together, which are of one kind, so that the ending is left out."""
     name = without_ending(out.name) if together else out.stem
     return out.with_name(f"{name}.run")
 
@@ -117,7 +118,7 @@ def format_to_write(target: Path, to: str | None) -> str:
         raise ConfigError(
             "this is a name of mixtures' files", where="OUT", expected="NAME.zip", got=target, do="leave .mix out"
         )
-    if suffix in _PICKLES:
+    if suffix in PICKLE_ENDINGS:
         raise ConfigError(
             "files of this kind are pickles, which Sordino reads but does not write",
             where=target,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from sordino.library.files import listed, make_folder
-from sordino.storage import write_bytes
+from sordino.library.files import listed
+from sordino.storage import make_folder, write_bytes
 
 _SEEDED = ".sordino-seeded"
 
@@ -31,22 +32,24 @@ def seed(folder: Path) -> list[Path]:
         return []
     if not prompts:
         return []
-    make_folder(folder, parents=True)
+    make_folder(folder)
     write_bytes(mark, "\n".join(item.name for item in prompts).encode())
-    missing = [item for item in prompts if not os.path.lexists(folder / item.name)]
-    for item in missing:
-        write_bytes(folder / item.name, item.read_bytes())
+    written = _write_missing(folder, prompts)
     write_bytes(mark, b"")
-    return [folder / item.name for item in missing]
+    return written
 
 
 def write_packaged(folder: Path) -> list[str]:
     """Write the packaged soft prompts into a folder, except those whose names are taken. Returns the names. Raises StorageError."""
-    make_folder(folder, parents=True)
-    missing = [item for item in packaged() if not os.path.lexists(folder / item.name)]
+    make_folder(folder)
+    return [path.stem for path in _write_missing(folder, packaged())]
+
+
+def _write_missing(folder: Path, prompts: Sequence[Traversable]) -> list[Path]:
+    missing = [item for item in prompts if not os.path.lexists(folder / item.name)]
     for item in missing:
         write_bytes(folder / item.name, item.read_bytes())
-    return [Path(item.name).stem for item in missing]
+    return [folder / item.name for item in missing]
 
 
 def packaged() -> list[Traversable]:

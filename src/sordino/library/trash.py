@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sordino.errors import NameTaken, NotInLibrary, StorageError
-from sordino.library.files import listed, make_folder, move_file
+from sordino.library.files import listed, move_file
 from sordino.library.names import without_ending
-from sordino.storage import took_free_name
+from sordino.storage import make_folder, took_free_name
 
 _TRASH = ".trash"
 # What `discard` puts into a name that the trash has already.
@@ -24,7 +24,7 @@ def discard(item: Path) -> Path:
     Raises NotInLibrary where it is gone, StorageError where the disk refuses: it is then still there.
     """
     trash = item.parent / _TRASH
-    make_folder(trash)
+    make_folder(trash, parents=False)
     stem = without_ending(item.name)
     place = trash / item.name
     try:

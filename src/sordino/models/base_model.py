@@ -20,8 +20,6 @@ from sordino.models.loading import check_readable, read_config, read_network, re
 from sordino.models.room import Numbers, check_room
 from sordino.models.weight_formats import FORMATS, OFFLOAD, Format, check_installed
 from sordino.prompts.encoder_decoders import OnlyDecoders, refused
-from sordino.prompts.fit import Fit as Fit
-from sordino.prompts.fit import fit as fit
 from sordino.prompts.soft_prompt import BaseRef
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -112,8 +112,8 @@ def _suggested(name: str, here: Mapping[str, ModelSizes]) -> Suggestion:
 
 
 def _candidates(part: Stated) -> Iterable[str]:
-    """Names of the base model that a file names: models that we know first, then ids of the Hub as they stand; of a file that names
-    none, the only model that we know of its width."""
+    """Names for the base model that a file states: first of models in the catalogue, then ids of the Hub, unchanged. For a file
+    that states none, the only model in the catalogue of its width."""
     stated = [name for name in (part.metadata.base.id, *part.metadata.supported) if name]
     for name, known in catalogue().items():
         ours = {plain_name(known.sizes.id), plain_name(name), *known.aliases}

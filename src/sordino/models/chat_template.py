@@ -1,4 +1,4 @@
-"""A chat in the model's template, and cut into the assistant's turns, which are learned, and the rest."""
+"""A chat rendered with the model's template, and cut into the assistant's turns, which are learned, and the rest."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class DescribedModel:
             raise ModelError(
                 "the tokenizer and the weights do not belong together",
                 where=self.name,
-                expected=f"ids of {self.vocab_size:,} words",
+                expected=f"ids of {self.vocab_size:,} tokens",
                 got=max(ids),
                 do="fetch the model again",
             )

@@ -113,7 +113,7 @@ def describe(source: ModelSource, path: Path, *, notify: Notify = silent) -> Des
     architectures.check_gguf_architecture(header.architecture, where=source.name)
     table = next((tensor for tensor in header.tensors if tensor.name == EMBEDDINGS), None)
     if table is None or len(table.shape) != 2:
-        raise ModelError("the file has no table of words", where=source.name, expected="a language model")
+        raise ModelError("the file has no token embeddings", where=source.name, expected="a language model")
     identity = _gguf_fingerprint(path)
     folder = converted_folder(identity)
     if not is_whole(folder, hash_all=False):

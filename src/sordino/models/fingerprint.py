@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sordino.errors import ModelError, StorageError
-from sordino.models.cache import cache_folder
+from sordino.models.cache import cache_folder, sha256_of
 from sordino.models.gguf_header import GgufHeader, TensorLocation, unreadable
 from sordino.storage import write_bytes
 
@@ -178,7 +178,7 @@ def _folder_tokenizer(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"specials": _special_settings(folder / "tokenizer_config.json")}
     whole = folder / "tokenizer.json"
     if whole.is_file():
-        table = _json_object(whole)
+        table = json_object(whole)
         model = table.get("model") or {}
         found["vocab"] = model.get("vocab")
         # Older files spell a merge "a b", newer ones ["a", "b"].
@@ -189,16 +189,12 @@ def _folder_tokenizer(folder: Path) -> dict[str, Any]:
             [token.get("id"), token.get("content"), token.get("special")] for token in table.get("added_tokens") or []
         ]
     else:
-        found["files"] = {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in _TOKENIZER_FILES
-            if (folder / name).is_file()
-        }
+        found["files"] = {name: sha256_of(folder / name) for name in _TOKENIZER_FILES if (folder / name).is_file()}
     return found
 
 
 def _special_settings(path: Path) -> dict[str, Any]:
-    settings = _json_object(path) if path.is_file() else {}
+    settings = json_object(path) if path.is_file() else {}
     found: dict[str, Any] = {}
     for key in ("bos_token", "eos_token", "unk_token", "pad_token", "add_bos_token", "add_eos_token"):
         value = settings.get(key)
@@ -206,13 +202,14 @@ def _special_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The content of a model's JSON file. Raises ModelError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError("cannot be read as JSON", where=path, do="fetch the model again") from error
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, dict):
-        raise ModelError("not a JSON object", where=path, do="fetch the model again")
+        raise ModelError("cannot be read as a JSON object", where=path, do="fetch the model again")
     return value

@@ -67,13 +67,17 @@ def _converted_revision(model_id: str) -> str | None:
         return None
 
 
-def arrived_bytes(model_id: str) -> int:
-    """How much of a model the hub's cache on this machine holds, whole or in part."""
+def repository_folder(repository: str) -> Path:
+    """The folder of a repository in the hub's cache on this machine. It may not exist."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    blobs = Path(HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}" / "blobs"
+    return Path(HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+
+
+def arrived_bytes(model_id: str) -> int:
+    """How much of a model the hub's cache on this machine holds, whole or in part."""
     try:
-        return sum(entry.stat().st_size for entry in os.scandir(blobs))
+        return sum(entry.stat().st_size for entry in os.scandir(repository_folder(model_id) / "blobs"))
     except OSError:
         return 0
 
@@ -110,9 +114,7 @@ def on_this_machine(model_id: str) -> Path | None:
 
 def _proposals_here(model_id: str) -> list[str]:
     """The pull requests of which the hub's cache on this machine holds a snapshot."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    refs = Path(HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}" / "refs"
+    refs = repository_folder(model_id) / "refs"
     return [str(path.relative_to(refs).as_posix()) for path in sorted(refs.glob("refs/pr/*"))]
 
 

@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub answers where it gives nothing, in words; and its progress bars."""
+"""Why the Hugging Face Hub refused a request, in words; and its progress bars."""
 
 from __future__ import annotations
 

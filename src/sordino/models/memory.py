@@ -18,9 +18,10 @@ def memory_errors(doing: str, do: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if ran_out(error):
-            raise _named(error, doing, do) from None
-        raise
+        if not ran_out(error):
+            raise
+        got = str(error).splitlines()[0][:120] if str(error) else ""
+        raise OutOfMemory(f"memory ran out in {doing}", got=got, do=do) from None
 
 
 def ran_out(error: BaseException) -> bool:
@@ -41,8 +42,3 @@ def peak_bytes() -> int:
 
     # KiB on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _named(error: BaseException, doing: str, do: str) -> OutOfMemory:
-    got = str(error).splitlines()[0][:120] if str(error) else ""
-    return OutOfMemory(f"memory ran out in {doing}", got=got, do=do)

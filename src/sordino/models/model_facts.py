@@ -75,7 +75,7 @@ def windowed_of(config: PreTrainedConfig) -> tuple[bool, ...]:
 
 
 def kv_shape_of(config: PreTrainedConfig) -> KVShape | None:
-    """The shape of the keys and values, the same in every layer; None where configurations of that kind do not say it."""
+    """The shape of the keys and values, the same in every layer; None where configurations of that kind do not state it."""
     # One head for all queries; compressed keys and values; layers of several widths; layers that share theirs.
     unusual = ("multi_query", "kv_lora_rank", "global_head_dim", "per_layer_config", "num_kv_shared_layers")
     heads = getattr(config, "num_attention_heads", None)

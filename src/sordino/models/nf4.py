@@ -37,7 +37,7 @@ class Nf4Weight(nn.Module):
         self.scale_bits: Tensor
         self.code_bits: Tensor
         self.register_buffer("nibbles", nibbles, persistent=False)
-        # As integers: whoever changes the number type of a network must not round them.
+        # As integers, so that a change of the network's number type does not round them.
         self.register_buffer("scale_bits", state.absmax.view(torch.int32), persistent=False)
         self.register_buffer("code_bits", state.code.view(torch.int32), persistent=False)
 
@@ -64,7 +64,7 @@ class Nf4Weight(nn.Module):
 
 
 class Nf4BlockedWeight(nn.Module):
-    """As bitsandbytes' kernel for CPUs with AVX512-BF16 wants it: in blocks of 32 rows, pairs of neighbours of a row together; a
+    """In the layout of bitsandbytes' kernel for CPUs with AVX512-BF16: blocks of 32 rows, pairs of neighbours of a row together; a
     byte holds the numbers of rows r and r + 16. Scales are bfloat16."""
 
     def __init__(self, weight_FD: Tensor, dtype: torch.dtype) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import pickle
 import re
-import struct
 import sys
 import threading
 import zipfile
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 
 from sordino.errors import ModelError
+from sordino.formats.safetensors import header_of
 from sordino.models.memory import ran_out
 
 TYPES = {
@@ -199,15 +199,9 @@ def _same(tensor: Tensor, other: object) -> bool:
 
 def write(path: Path, tensors: list[NamedTensor]) -> None:
     """A safetensors file, a tensor at a time: the library of that name copies all of them first."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    begin = 0
-    for one in tensors:
-        offsets = [begin, begin := begin + one.bytes]
-        header[one.name] = {"dtype": TYPES[one.tensor.dtype], "shape": list(one.tensor.shape), "data_offsets": offsets}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    described = [(one.name, TYPES[one.tensor.dtype], one.tensor.shape, one.bytes) for one in tensors]
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header_of(described, {"format": "pt"}))
         for one in tensors:
             flat = one.tensor.contiguous().reshape(-1)
             if flat.numel():

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from sordino.errors import ModelError, SordinoError
+from sordino.errors import ModelError
 from sordino.models import fingerprint
 from sordino.models.cache import build_once, check_disk, check_memory, converted_folder, sha256_of
 
@@ -87,51 +87,39 @@ def _tied(config: PreTrainedConfig) -> dict[str, str]:
 def _run(weights: Sequence[Path], folder: Path, tied: dict[str, str], *, seconds: float) -> None:
     """Convert in another process. Raises ModelError, OSError (the disk)."""
     task = {"files": [str(path) for path in weights], "folder": str(folder), "tied": tied}
-    process = subprocess.Popen(
-        # -P: a file in the working directory is not a module.
-        [sys.executable, "-P", "-m", "sordino.models.pickle_process", json.dumps(task)],
-        # Held open: the process ends when this one does.
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    timer = threading.Timer(seconds, process.kill)
-    timer.start()
+    # -P: a file in the working directory is not a module.
+    command = [sys.executable, "-P", "-m", "sordino.models.pickle_process", json.dumps(task)]
+    # While this process lives, the pipe is open: when it closes, the other one ends.
+    read_end, write_end = os.pipe()
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
     try:
-        said = process.stdout.read()
-        code = process.wait()
-    except BaseException:
-        process.kill()
-        raise
+        done = subprocess.run(command, stdin=read_end, stdout=pipe, stderr=both, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise _ended(weights[0].parent, f"no end after {seconds:.0f} seconds") from None
     finally:
-        in_time = timer.is_alive()
-        timer.cancel()
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
-    if code:
-        raise _error_of(said, code, folder, weights[0].parent, seconds=None if in_time else seconds)
+        os.close(read_end)
+        os.close(write_end)
+    if done.returncode:
+        raise _error_of(done, folder, weights[0].parent)
 
 
-def _error_of(said: bytes, code: int, folder: Path, model: Path, *, seconds: float | None) -> SordinoError | OSError:
+def _error_of(done: subprocess.CompletedProcess[bytes], folder: Path, model: Path) -> ModelError | OSError:
+    """What the process reported in its last line."""
     try:
-        found = json.loads(said.splitlines()[-1])
+        found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         found = {}
     if not isinstance(found, dict) or not found:
-        why = (
-            f"no end after {seconds:.0f} seconds"
-            if seconds
-            else f"exit code {code}: {said[-200:].decode(errors='replace')}"
-        )
-        return ModelError(
-            "the process that reads its pickled weights was ended",
-            where=model,
-            got=why,
-            do="fetch the model again, or take one with safetensors weights",
-        )
+        return _ended(model, f"exit code {done.returncode}: {done.stdout[-200:].decode(errors='replace')}")
     if "errno" in found:
         return OSError(found["errno"], found["what"], str(folder))
     return ModelError(**found)
+
+
+def _ended(model: Path, why: str) -> ModelError:
+    return ModelError(
+        "the process that reads its pickled weights was ended",
+        where=model,
+        got=why,
+        do="fetch the model again, or take one with safetensors weights",
+    )

@@ -32,7 +32,7 @@ class Numbers:
 
 
 def weight_bytes(network: PreTrainedModel, numbers: Numbers) -> int:
-    """Bytes of the weights of a network, which may be on torch's meta device, held so. Buffers are not counted."""
+    """Bytes of a network's weights, held in these number types. It may be on torch's meta device. Buffers are not counted."""
     if numbers.quantise is None:
         return numbers.dtype.itemsize * sum(parameter.numel() for parameter in network.parameters())
     return ParameterCounts.of(network, numbers.quantise).bytes(numbers.quantise, numbers.dtype.itemsize)

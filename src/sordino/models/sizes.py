@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +68,7 @@ def parameters_in(folder: Path) -> int:
     weights = fingerprint.weight_files(folder)
     if weights[0].suffix == ".safetensors":
         return sum(fingerprint.n_parameters(fingerprint.safetensors_tensors(path)) for path in weights)
-    config = _config_of(folder)
+    config = fingerprint.json_object(folder / "config.json")
     dtype = str(config.get("dtype") or config.get("torch_dtype"))
     return sum(path.stat().st_size for path in weights) // (2 if dtype.endswith("16") else 4)
 
@@ -84,21 +83,11 @@ def _of_gguf(model_id: str, path: Path) -> BaseRef:
 
 def _of_folder(model_id: str, folder: Path) -> BaseRef:
     """Without the vocabulary: weights may have more rows than the configuration says."""
-    config = _config_of(folder)
+    config = fingerprint.json_object(folder / "config.json")
     text = config.get("text_config") or config.get("encoder") or config
     if not isinstance(text, dict):
         raise ModelError("its configuration cannot be read", where=folder, got="text_config", do="fetch it again")
     return BaseRef(model_id, str(config.get("model_type", "")), _first(text, _WIDTHS), _first(text, _LAYERS))
-
-
-def _config_of(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError("its configuration cannot be read", where=folder, got=error, do="fetch it again") from None
-    if not isinstance(config, dict):
-        raise ModelError("its configuration cannot be read", where=folder, got="no JSON object", do="fetch it again")
-    return config
 
 
 def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:

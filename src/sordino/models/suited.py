@@ -81,7 +81,7 @@ def _suited(known: KnownModel, memory: DeviceMemory) -> SuitedModel | None:
 
 
 def training_bytes(known: KnownModel, per_parameter: int, quantise: Format | None) -> int:
-    """Bytes of memory that a run on a base model takes, packed to NF4 or as it is."""
+    """Bytes of memory that a run on a base model takes, packed to NF4 or not."""
     weights = float(per_parameter * known.parameters)
     if quantise:
         # The catalogue does not say whether the output head is the table of embeddings, which is not packed: two tables.

@@ -107,7 +107,7 @@ class Int8Weight(nn.Module):
 
 
 class Int4Weight(nn.Module):
-    """Packed as torch's kernel for CPUs wants it: in blocks of R rows, two rows of a block in a byte."""
+    """In the layout of torch's kernel for CPUs: blocks of R rows, two rows of a block in a byte."""
 
     def __init__(self, weight_FD: Tensor, dtype: torch.dtype) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ def _blended(prompts: Sequence[SinglePrompt], shares: Sequence[float], how: How,
         return KVPrompt(flat_PW, kvs[0].shape, last_D, metadata)
     matrices = [prompt.matrix for prompt in prompts if isinstance(prompt, SoftPrompt)]
     if how == "concatenate":
-        return SoftPrompt(concatenated(matrices), metadata)
+        return SoftPrompt(np.concatenate(matrices), metadata)
     if how == "spherical":
         return SoftPrompt(spherical(matrices[0], matrices[1], shares[1]), metadata)
     return SoftPrompt(linear(matrices, shares), metadata)
@@ -98,11 +98,6 @@ def spherical(first_PD: Matrix, second_PD: Matrix, share: float) -> Matrix:
     norm_P1 = (1 - share) * norms_a_P1 + share * norms_b_P1
     mixed_PD = np.where(curved_P1, direction_PD * norm_P1, (1 - share) * a_PD + share * b_PD)
     return mixed_PD.astype(np.float32)
-
-
-def concatenated(matrices: Sequence[Matrix]) -> Matrix:
-    """One after the other, in the order given."""
-    return np.concatenate(matrices)
 
 
 def check_blendable(prompts: Sequence[SinglePrompt], how: How) -> list[str]:

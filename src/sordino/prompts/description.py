@@ -73,7 +73,7 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
 
 def _component_lines(mixture: Mixture) -> Iterator[str]:
     for index, (component, weight) in enumerate(zip(mixture.components, mixture.weights_K, strict=True)):
-        name = _one_line(component.metadata.name) or f"component {index}"
+        name = one_line(component.metadata.name) or f"component {index}"
         yield f"{weight:.3f}  {name} ({shape(component)}, {_placement(component)}, hash {component.content_hash[:16]})"
 
 
@@ -83,7 +83,7 @@ def _placement(prompt: SinglePrompt) -> str:
 
 
 def made_for(known: Metadata, d_model: int) -> str:
-    """The base model, as far as the file says: "EleutherAI/gpt-j-6B (4096 wide)". d_model: 0 where the file does not say it."""
+    """The base model, as far as the file says: "EleutherAI/gpt-j-6B (4096 wide)". d_model: 0 where the file does not state it."""
     name = known.base.id or ", ".join(known.supported) or known.base.family
     if not d_model:
         return name
@@ -112,8 +112,9 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name))
     else:
-        yield key, _one_line(value if isinstance(value, str) else json.dumps(value))
+        yield key, one_line(value if isinstance(value, str) else json.dumps(value))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """The text with every run of white space as one space."""
     return " ".join(text.split())

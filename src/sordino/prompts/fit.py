@@ -31,7 +31,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Stated:
-    """What a file's header says of one prompt. d_model: 0 where a KV prompt does not say it. kv: of a KV prompt."""
+    """What a file's header says of one prompt. d_model: 0 where a KV prompt does not state it. kv: of a KV prompt."""
 
     metadata: Metadata
     d_model: int

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sordino.errors import BadInput, DoesNotFit, SoftPromptFileError
 from sordino.prompts.prompt import KeysValues
 from sordino.prompts.saving import save
-from sordino.prompts.soft_prompt import MAX_TOKENS, BaseRef, Metadata, SoftPrompt
+from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt, check_finite, checked_shape
 
 # W of the largest models without grouped queries: 126 layers of 128 heads of 128 channels.
 MAX_KV_WIDTH = 1 << 22
@@ -73,21 +73,9 @@ class KVPrompt:
                 expected="[n_tokens, layers * 2 * heads * channels] and [d_model]",
                 got=f"{list(flat_PW.shape)} and {list(last_D.shape)} for {sizes} layers, heads, channels",
             )
-        if not 1 <= len(flat_PW) <= MAX_TOKENS:
-            raise SoftPromptFileError(
-                "the number of virtual tokens is out of range",
-                where=self.metadata.name,
-                expected=f"1 to {MAX_TOKENS}",
-                got=len(flat_PW),
-            )
+        checked_shape(flat_PW.shape, where=self.metadata.name, most_width=MAX_KV_WIDTH)
         for name, array in (("flat_PW", flat_PW), ("last_D", last_D)):
-            if not np.isfinite(array).all():
-                raise SoftPromptFileError(
-                    "the tensors hold values that are not finite",
-                    where=self.metadata.name,
-                    expected="finite float32 numbers",
-                    got="inf or nan",
-                )
+            check_finite(array, where=self.metadata.name)
             array.setflags(write=False)
             object.__setattr__(self, name, array)
 

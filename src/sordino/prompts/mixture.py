@@ -108,7 +108,7 @@ class Mixture:
             )
         if any(isinstance(part, Mixture) for part in self.components):
             raise BadInput("it cannot be a component of another", where="mixture", do="give its components")
-        # A KV prompt need not say it.
+        # A KV prompt need not state it.
         widths = sorted({prompt.d_model for prompt in self.components} - {0})
         if len(widths) > 1:
             raise BadInput("the components are of different widths", where="mixture", expected="one width", got=widths)
@@ -132,7 +132,7 @@ class Mixture:
 
     @property
     def d_model(self) -> int:
-        """The width of the base model; 0 where no component says it."""
+        """The width of the base model; 0 where no component states it."""
         return max(prompt.d_model for prompt in self.components)
 
     @cached_property

@@ -203,25 +203,25 @@ def checked_shape(shape: tuple[int, ...], *, where: object = "", most_width: int
     return n_tokens, d_model
 
 
-def checked_matrix(matrix: NDArray[Any], *, where: object = "") -> NDArray[np.float32]:
+def checked_matrix(matrix: NDArray[Any]) -> NDArray[np.float32]:
     """`matrix` as a read-only contiguous float32 [n_tokens, d_model]. Raises SoftPromptFileError."""
     if matrix.dtype.kind != "f":
-        raise SoftPromptFileError(
-            "the tensor has the wrong type",
-            where=where,
-            expected="float16, bfloat16, float32 or float64",
-            got=matrix.dtype,
-        )
-    shape = checked_shape(matrix.shape, where=where)
+        expected = "float16, bfloat16, float32 or float64"
+        raise SoftPromptFileError("the tensor has the wrong type", expected=expected, got=matrix.dtype)
+    shape = checked_shape(matrix.shape)
     with np.errstate(over="ignore"):
         floats = np.array(matrix.reshape(shape), dtype=np.float32, order="C", copy=True)
-    if not np.isfinite(floats).all():
-        bad = int(np.count_nonzero(~np.isfinite(floats)))
+    check_finite(floats)
+    floats.setflags(write=False)
+    return floats
+
+
+def check_finite(values: NDArray[np.float32], *, where: object = "", near: str = "") -> None:
+    """Raise SoftPromptFileError for infinities and NaN. near: which part of a tensor these values are."""
+    if bad := int(np.count_nonzero(~np.isfinite(values))):
         raise SoftPromptFileError(
             "the tensor holds values that are not finite",
             where=where,
             expected="finite float32 numbers",
-            got=f"{bad} inf or nan",
+            got=f"{bad} inf or nan{near}",
         )
-    floats.setflags(write=False)
-    return floats

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
@@ -15,7 +14,7 @@ from starlette.requests import Request as HTTPRequest
 
 from sordino.engine.requests import Chunk, End, Event, Request, widths
 from sordino.errors import EngineBusy, SordinoError
-from sordino.forward.placement import most_positions, prefix_length
+from sordino.forward.placement import most_positions
 from sordino.models.description import DescribedModel
 from sordino.prompts.mixture import StoredPrompt
 from sordino.server.errors import Refused
@@ -43,8 +42,7 @@ class Generation:
 
     def positions(self) -> list[int]:
         """Of each request, the positions that are read before the first new token."""
-        length = partial(prefix_length, self.serving.base)
-        return [max(widths(request, length)) + len(request.ids) for request in self.requests]
+        return [max(widths(request, self.serving.base)) + len(request.ids) for request in self.requests]
 
     def check(self) -> None:
         """Raise what would end the requests, while the response can still have an error status."""

@@ -83,8 +83,7 @@ def test_a_broken_file_has_its_reason_and_can_be_removed(galleries: Galleries) -
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileHost]:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+def host(tmp_path: Path, empty_cache: Path) -> Iterator[FileHost]:
     voices = tmp_path / "voices"
     voices.mkdir()
     for seed, name in enumerate(("gothic", "noir")):

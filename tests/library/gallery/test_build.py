@@ -12,9 +12,9 @@ import pytest
 from sordino import formats
 from sordino.errors import BadInput
 from sordino.library.gallery.build import build_site
-from sordino.library.gallery.download import hash_of
 from sordino.library.gallery.index import read_index
 from sordino.library.library import Library
+from sordino.models.cache import sha256_of
 from sordino.prompts.mixture import Mixture
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from tests.cli.commands import KNOWN
@@ -50,7 +50,7 @@ def test_all_kinds_and_their_hashes(folder: Path, tmp_path: Path) -> None:
     assert read_index((tmp_path / "site" / "gallery.json").read_bytes(), "site") == built.index
     for entry in built.index.entries:
         path = tmp_path / "site" / entry.url.replace("%20", " ")
-        assert (entry.sha256, entry.bytes) == (hash_of(path), path.stat().st_size)
+        assert (entry.sha256, entry.bytes) == (sha256_of(path), path.stat().st_size)
         assert formats.read_any(path).n_tokens == entry.n_tokens
     keeper = built.index.entries[1]
     assert (keeper.title, keeper.rating, keeper.licence, keeper.base.id) == (

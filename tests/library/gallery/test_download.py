@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from sordino.errors import GalleryError
-from sordino.library.gallery.download import fetched, hash_of
+from sordino.library.gallery.download import fetched
 from sordino.library.gallery.web import Reach, Web
+from sordino.models.cache import sha256_of
 from tests.library.gallery.serving import FileHost, file_host
 
 CONTENT = os.urandom(1 << 18)
 
 
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileHost]:
-    monkeypatch.setenv("SORDINO_CACHE", str(tmp_path / "cache"))
+def host(empty_cache: Path) -> Iterator[FileHost]:
     with file_host() as one:
         one.files["/x.zip"] = CONTENT
         yield one
@@ -31,7 +31,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileHost]:
 @pytest.fixture
 def listed(tmp_path: Path) -> str:
     (tmp_path / "same").write_bytes(CONTENT)
-    return hash_of(tmp_path / "same")
+    return sha256_of(tmp_path / "same")
 
 
 def fetch(host: FileHost, target: Path, **more: object) -> Path:

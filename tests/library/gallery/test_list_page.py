@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sordino import formats
-from sordino.library.gallery.list_page import MAX_LINKS, data_of, links, look_at
+from sordino.library.gallery.list_page import MAX_LINKS, data_of, entries_at, links
 from sordino.library.gallery.web import Reach, Web
 from sordino.prompts.kv_prompt import KVPrompt, KVShape
 from sordino.prompts.mixture import Mixture
@@ -62,7 +62,7 @@ def host() -> Iterator[FileHost]:
 
 def looked(host: FileHost, *paths: str) -> tuple[dict[str, tuple[object, ...]], list[str]]:
     with Web() as web:
-        entries, notes = look_at(web, [host.url + path for path in paths], Reach.MACHINE)
+        entries, notes = entries_at(web, [host.url + path for path in paths], Reach.MACHINE)
     return {entry.name: (entry.kind, entry.n_tokens, entry.d_model, entry.title) for entry in entries}, notes
 
 

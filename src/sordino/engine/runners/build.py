@@ -14,7 +14,7 @@ from sordino.engine.backend import Backend
 from sordino.engine.choice import why_torch
 from sordino.engine.config import EngineOptions, Limits, Sampling
 from sordino.engine.embedded import EmbeddedEngine
-from sordino.engine.engine import Engine, TokenizerInfo
+from sordino.engine.engine import Engine
 from sordino.engine.generate import ADVICE, TextRequest, longest_row, rows_of
 from sordino.engine.runners.encoder_decoder_runner import EncoderDecoderRunner
 from sordino.engine.runners.llama_context import CELLS_STEP, MAX_SEQUENCES, LlamaContext
@@ -125,13 +125,13 @@ def running(
     path = llama_cpp_file(name, options.runner, only_torch=only_torch, notify=notify)
     if path is None:
         base, rows = in_thread_of_its_own(lambda: _loaded(load(), options))
-        yield base, embedded(base, rows, options)
+        yield base, embedded(rows, options)
         return
     with ExitStack() as stack:
         with status():
             model = describe(files.resolve(name), path, notify=notify)
             runner = stack.enter_context(gguf_runner(model, path, options))
-        yield model, embedded(model, runner, options)
+        yield model, embedded(runner, options)
 
 
 def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, Runner]:
@@ -139,9 +139,9 @@ def _loaded(base: BaseModel, options: EngineOptions) -> tuple[BaseModel, Runner]
 
 
 def llama_cpp_file(name: str, runner: str, *, only_torch: str, notify: Callable[[str], None]) -> Path | None:
-    """The file for llama.cpp; None where PyTorch is to run the model. What is taken is said in a line.
+    """The file for llama.cpp; None where PyTorch is to run the model. `notify` gets a line that says which.
 
-    only_torch: what of the things asked for llama.cpp cannot do, "" where nothing. Raises ConfigError, MissingExtra, ModelError.
+    only_torch: the part of the request that llama.cpp cannot do, "" if it can do all. Raises ConfigError, MissingExtra, ModelError.
     """
     source = files.resolve(name)
     if runner == "vllm":
@@ -160,7 +160,7 @@ def llama_cpp_file(name: str, runner: str, *, only_torch: str, notify: Callable[
 
 
 def only_torch_writes(given: Sequence[tuple[str, StoredPrompt | None]], at_once: int) -> str:
-    """What llama.cpp cannot do of continuing these texts with these soft prompts, so many at once; "" where nothing."""
+    """Why llama.cpp cannot continue these texts with these soft prompts, so many at once; "" where it can."""
     parts = [components_of(prompt) for _, prompt in given]
     if any(sum(map(len, parts[at : at + at_once])) > MAX_SEQUENCES for at in range(0, len(parts), at_once)):
         return f"llama.cpp runs at most {MAX_SEQUENCES} texts at once"
@@ -172,12 +172,10 @@ def only_torch_writes(given: Sequence[tuple[str, StoredPrompt | None]], at_once:
     return ""
 
 
-def embedded(model: DescribedModel, runner: Runner, options: EngineOptions) -> EmbeddedEngine:
+def embedded(runner: Runner, options: EngineOptions) -> EmbeddedEngine:
     """The engine over a runner, on a thread of its own."""
-    engine = Engine(
-        runner, TokenizerInfo.of(model), Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens)
-    )
-    return EmbeddedEngine(engine, network=model if isinstance(model, BaseModel) else None, crashed=_report)
+    limits = Limits(rows=options.rows, queue=options.queue, tokens=options.step_tokens)
+    return EmbeddedEngine(Engine(runner, limits), crashed=_report)
 
 
 def _free_bytes(device: torch.device) -> int:

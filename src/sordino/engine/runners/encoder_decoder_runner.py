@@ -6,7 +6,7 @@ draws is the decoder's text.
 
 transformers' decoders know one length of text for a whole batch, so rows decode together as long as they have written equally
 much: a `_Cohort` is rows whose inputs were complete in the same step, with one cache. A row that leaves takes its part along.
-A row that lost its room begins again: its input and what it has written are gathered, then encoded and decoded in one pass.
+A row that was preempted begins again: its input and what it has written are gathered, then encoded and decoded in one pass.
 
 Shape key: B rows of a cohort, S positions of the encoder, N rows whose logits are wanted, V vocabulary.
 """
@@ -29,6 +29,7 @@ from sordino.engine.runners.torch_runner import LOWER, UNLIMITED
 from sordino.forward.encoder_decoder import Encoded, InputPrefixes, decode, encode
 from sordino.forward.nll import head_of
 from sordino.forward.placement import encode_prompts, prefix_length
+from sordino.forward.prefix import layers_of
 from sordino.models.base_model import BaseModel
 from sordino.models.memory import memory_errors
 from sordino.prompts.attention import Strengths
@@ -62,9 +63,9 @@ class _Cohort:
 
 @dataclass(eq=False)
 class _EncoderRow:
-    """prompt: ahead of the input. length: of the input. written: the positions of the output so far. reserved: those that it has
-    room for. ids: as much as has come of the input, and of the output where the row begins again. cohort: once the decoder has
-    begun.
+    """prompt: ahead of the input. length: of the input. written: positions of the output so far. reserved: positions of the output
+    that it has room for. ids: those that have arrived, of the input and, where the row begins again, of the output. cohort: once
+    the decoder has begun.
     """
 
     prompt: Prompt | None
@@ -84,7 +85,7 @@ class EncoderDecoderRunner:
     strengths: Strengths = "one"
 
     def __init__(self, base: BaseModel, *, kv_bytes: int = UNLIMITED, advice: str = LOWER) -> None:
-        self.base, self._advice, self._kv_bytes = base, advice, kv_bytes
+        self.model, self._advice, self._kv_bytes = base, advice, kv_bytes
         sides = base.encoder_decoder
         assert sides is not None
         self._sides = sides
@@ -94,13 +95,6 @@ class EncoderDecoderRunner:
         self._read_bytes, self._written_bytes = (1, 1) if kv_bytes == UNLIMITED else _position_bytes(base)
 
     @property
-    def model(self) -> BaseModel:
-        return self.base
-
-    def prefix_length(self, prompt: Prompt | None) -> int:
-        return prefix_length(self.base, prompt)
-
-    @property
     def most_positions(self) -> int:
         return self._kv_bytes // max(self._read_bytes, self._written_bytes)
 
@@ -108,7 +102,7 @@ class EncoderDecoderRunner:
         return sum(length for _, length in rows) <= self.most_positions
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
-        raise refused("a mixture's gate", self.base.name)
+        raise refused("a mixture's gate", self.model.name)
 
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:
         """Nothing runs ahead of a row's input."""
@@ -118,9 +112,9 @@ class EncoderDecoderRunner:
         if self._rows and not self._has_room(self._bytes_of(row)):
             return None
         if prompt is not None:
-            self.base.check_fit(prompt, force=True)
+            self.model.check_fit(prompt, force=True)
         # Raises what is wrong with the prompt, of this row alone.
-        encode_prompts(self.base, [prompt])
+        encode_prompts(self.model, [prompt])
         self._rows[number] = row
         return 0
 
@@ -163,10 +157,10 @@ class EncoderDecoderRunner:
             self._keep(row.cohort, [other for other in row.cohort.numbers if other != number])
 
     def cache_use(self) -> CacheUse:
-        return CacheUse(0, 0, 0, 0, 0, 0)
+        return CacheUse()
 
     def _bytes_of(self, row: _EncoderRow) -> int:
-        read = self.prefix_length(row.prompt) + row.length + len(self._sides.end_ids)
+        read = prefix_length(self.model, row.prompt) + row.length + len(self._sides.end_ids)
         return read * self._read_bytes + row.reserved * self._written_bytes
 
     def _has_room(self, more: int) -> bool:
@@ -175,7 +169,7 @@ class EncoderDecoderRunner:
 
     def _encoded(self, numbers: Sequence[int]) -> dict[int, Tensor]:
         """Begin the decoders of rows whose inputs are complete: the hidden state [1, D] that predicts each next token."""
-        lengths = {n: self.prefix_length(self._rows[n].prompt) + self._rows[n].length for n in numbers}
+        lengths = {n: prefix_length(self.model, self._rows[n].prompt) + self._rows[n].length for n in numbers}
         written = {n: self._rows[n].written for n in numbers}
         waiting = sorted(numbers, key=lambda n: (written[n], -lengths[n], n))
         found: dict[int, Tensor] = {}
@@ -186,14 +180,16 @@ class EncoderDecoderRunner:
             rows = [self._rows[number] for number in some]
             # A prompt of many rows is one prefix.
             prompts = list({id(row.prompt): row.prompt for row in rows}.values())
-            prefixes = encode_prompts(self.base, prompts)
+            prefixes = encode_prompts(self.model, prompts)
             assert isinstance(prefixes, InputPrefixes)
             at = [next(k for k, prompt in enumerate(prompts) if prompt is row.prompt) for row in rows]
             inputs = [torch.tensor([*row.ids[: row.length], *self._sides.end_ids], dtype=torch.long) for row in rows]
-            encoded = encode(self.base.network, prefixes, at, inputs)
+            encoded = encode(self.model.network, prefixes, at, inputs)
             cohort = _Cohort(list(some), encoded, EncoderDecoderCache(DynamicCache(), DynamicCache()))
             begun = [[*self._sides.start_ids, *row.ids[row.length :]] for row in rows]
-            states_BTD = decode(self.base.network, encoded, torch.tensor(begun, device=self.base.device), cohort.cache)
+            states_BTD = decode(
+                self.model.network, encoded, torch.tensor(begun, device=self.model.device), cohort.cache
+            )
             for row, number, state_TD in zip(rows, some, states_BTD, strict=True):
                 # A value that is not finite would spread to every token.
                 if not bool(torch.isfinite(state_TD).all()):
@@ -209,8 +205,8 @@ class EncoderDecoderRunner:
             if len(going) < len(cohort.numbers):
                 self._keep(cohort, [number for number in cohort.numbers if number not in written])
                 cohort = self._keep(cohort, going)
-            ids_B1 = torch.tensor([[written[number]] for number in going], device=self.base.device)
-            states_B1D = decode(self.base.network, cohort.encoded, ids_B1, cohort.cache)
+            ids_B1 = torch.tensor([[written[number]] for number in going], device=self.model.device)
+            states_B1D = decode(self.model.network, cohort.encoded, ids_B1, cohort.cache)
             found |= dict(zip(going, states_B1D, strict=True))
         return found
 
@@ -225,23 +221,19 @@ class EncoderDecoderRunner:
 @torch.inference_mode()
 def _position_bytes(base: BaseModel) -> tuple[int, int]:
     """Of a position that is read, with its state, and of one that is written: found by running one of each."""
-    word = base.embed(torch.zeros(1, dtype=torch.long, device=base.device))
-    encoded = encode(base.network, InputPrefixes((word,)), [0], [torch.zeros(0, dtype=torch.long)])
+    token = base.embed(torch.zeros(1, dtype=torch.long, device=base.device))
+    encoded = encode(base.network, InputPrefixes((token,)), [0], [torch.zeros(0, dtype=torch.long)])
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     decode(base.network, encoded, torch.zeros(1, 1, dtype=torch.long, device=base.device), cache)
 
     def size(own: DynamicCache) -> int:
-        layers: list[Any] = list(own.layers)
-        return sum(t.numel() * t.element_size() for layer in layers for t in (layer.keys, layer.values))
+        return sum(plane.nbytes for layer in layers_of(own) for plane in layer)
 
-    state = encoded.states_BSD.numel() * encoded.states_BSD.element_size()
-    return size(cache.cross_attention_cache) + state, size(cache.self_attention_cache)
+    return size(cache.cross_attention_cache) + encoded.states_BSD.nbytes, size(cache.self_attention_cache)
 
 
 def _selected(cache: DynamicCache, index: Tensor) -> DynamicCache:
     own = DynamicCache()
-    # transformers' union of layer kinds has members without keys; a plain DynamicCache holds none of them.
-    layers: list[Any] = list(cache.layers)
-    for at, layer in enumerate(layers):
-        own.update(layer.keys.index_select(0, index), layer.values.index_select(0, index), at)
+    for at, (keys, values) in enumerate(layers_of(cache)):
+        own.update(keys.index_select(0, index), values.index_select(0, index), at)
     return own

@@ -34,8 +34,8 @@ _last_messages: list[str] = []
 
 
 def _log_message(level: int, text: bytes, user_data: object) -> None:
-    """None of it is for the terminal: what it warns of is meant, as a context longer than the model's, and an exception carries the
-    messages of a call that failed."""
+    """Log a message; none goes to the terminal. Its warnings are about what we do on purpose, such as a context longer than the
+    model's, and an exception carries the messages of a call that failed."""
     line = text.decode("utf-8", "replace").strip()
     if level in (_INFO, _WARNING, _ERROR) and line:
         if level >= _WARNING:
@@ -105,7 +105,7 @@ class LlamaContext:
     ) -> NDArray[np.float32]:
         """Run tokens: the logits [W, V] of the wanted ones, in their order. Raises ModelError, OutOfMemory."""
         if id_N and not 0 <= min(id_N) <= max(id_N) < self.vocab_size:
-            raise ValueError(f"ids of {self.vocab_size} words: {min(id_N)} to {max(id_N)}")
+            raise ValueError(f"ids of {self.vocab_size} tokens: {min(id_N)} to {max(id_N)}")
         return self._run(id_N, None, position_N, sequence_N, wanted_N)
 
     def run_embeds(
@@ -137,8 +137,8 @@ class LlamaContext:
             ids = id_N[start : start + batch]
             count, places = len(ids), range(start, start + len(ids))
             self._decode(self._buffers.filled(ids, None, places, [0] * count, [True] * count), self._reader)
-            pointer = self._c.llama_get_embeddings(self._reader)
-            found[start : start + count] = np.ctypeslib.as_array(pointer, (count, self.d_model))
+            states = self._c.llama_get_embeddings(self._reader)
+            found[start : start + count] = np.ctypeslib.as_array(states, (count, self.d_model))
         return found
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -208,8 +208,8 @@ class LlamaContext:
             self._decode(batch, self._context)
             if count := sum(wanted_N[part]):
                 # In the batch's order. Copied, since the next call overwrites them.
-                pointer = self._c.llama_get_logits(self._context)
-                found[at : at + count] = np.ctypeslib.as_array(pointer, (count, self.vocab_size))
+                logits = self._c.llama_get_logits(self._context)
+                found[at : at + count] = np.ctypeslib.as_array(logits, (count, self.vocab_size))
                 at += count
         return found
 

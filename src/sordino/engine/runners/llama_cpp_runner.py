@@ -6,7 +6,7 @@ of cells, rows that run with the same soft prompt at the same time share its cel
 Where each sequence has its own cells, llama.cpp runs only sequences of consecutive numbers together. So rows take the numbers
 0, 1, 2 ... without gaps: before a step the last rows move into the gaps that others left.
 
-A prompt that is held has each of its cells several times in a row (`llama_copies`). They take room.
+A row has the cells of a prompt that is held several times (`llama_copies`). The copies take up cells.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class GgufRunner:
             raise ModelError(
                 "llama.cpp and transformers disagree about this file",
                 where=model.name,
-                expected=f"{model.d_model} wide, {model.vocab_size} words",
-                got=f"{context.d_model} wide, {context.vocab_size} words",
+                expected=f"{model.d_model} wide, {model.vocab_size} tokens",
+                got=f"{context.d_model} wide, {context.vocab_size} tokens",
             )
         self.model, self.context, self._prompts = model, context, LlamaPrompts(model, context)
         # A heap: the lowest is taken first.
@@ -74,15 +74,12 @@ class GgufRunner:
         self._rows: dict[int, _LlamaRow] = {}
         self._cache: PrefixCache[SavedState] = PrefixCache(prefix_bytes)
 
-    def prefix_length(self, prompt: Prompt | None) -> int:
-        return prefix_length(self.model, prompt)
-
     @property
     def most_positions(self) -> int:
         return self.context.cells
 
     def holds(self, rows: Sequence[tuple[Prompt | None, int]]) -> bool:
-        cells = [cells_of(prompt, self.prefix_length(prompt), length) for prompt, length in rows]
+        cells = [cells_of(prompt, prefix_length(self.model, prompt), length) for prompt, length in rows]
         if self.context.split:
             return len(cells) <= self.context.sequences and max(cells) <= self.context.cells
         return sum(cells) <= self.context.cells
@@ -105,7 +102,7 @@ class GgufRunner:
             self.model.check_fit(prompt, force=True)
             if not ids and isinstance(prompt, KVPrompt):
                 raise no_first_token()
-        width = self.prefix_length(prompt)
+        width = prefix_length(self.model, prompt)
         room = cells_of(prompt, width, width + len(ids))
         if not self._free or not self._has_room(0, room):
             return None

@@ -22,7 +22,7 @@ from sordino.prompts.soft_prompt import SoftPrompt
 class Span:
     """The next `ids` of a row: none without text, where the first token comes from the prefix.
 
-    wanted: of how many of the last positions the logits are returned; without text 1 or 0.
+    wanted: how many of the last positions return logits; without text 1 or 0.
     """
 
     number: int
@@ -69,9 +69,6 @@ class Runner(Protocol):
     def kinds(self) -> frozenset[str]:
         """The kinds of prompt that rows can open with (`Prompt.kind`)."""
 
-    def prefix_length(self, prompt: Prompt | None) -> int:
-        """Positions ahead of a row's text: the soft prompt and a BOS. Nothing runs."""
-
     @property
     def most_positions(self) -> int:
         """The longest row, prefix included, that memory holds when it is the only one."""
@@ -87,8 +84,8 @@ class Runner(Protocol):
         `open` takes them, or until a call leaves them out. Prompts that do not fit are skipped."""
 
     def open(self, number: int, prompt: Prompt | None, ids: Sequence[int], written: int = 0) -> int | None:
-        """Open a row with a soft prompt: how many of `ids` are cached and need not run. None: no room now. written: how many of
-        the last ids the model wrote, before the row lost its room.
+        """Open a row with a soft prompt. Returns how many of `ids` are cached and need not run, or None without room. written: how
+        many of the last ids the model wrote before the row was preempted.
 
         Raises DoesNotFit for a soft prompt of another width, or one whose keys and values are not finite; OutOfMemory.
         """

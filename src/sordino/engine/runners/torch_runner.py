@@ -54,7 +54,7 @@ class _PrefixState:
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*(self.planes or ()), self.last_D) if t is not None)
+        return sum(t.nbytes for t in (*(self.planes or ()), self.last_D) if t is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,31 +76,24 @@ class TorchRunner:
     def __init__(
         self, base: BaseModel, *, kv_bytes: int = UNLIMITED, prefix_bytes: int = 0, rows: int = 1, advice: str = LOWER
     ) -> None:
-        self.base, self._advice = base, advice
+        self.model, self._advice = base, advice
         self._head = head_of(base.network)
         self._llama = Llama.of(base.network) if _has_fused_steps(base) else None
         self._rows: dict[int, _TorchRow] = {}
         self._cache: PrefixCache[_PrefixState] = PrefixCache(prefix_bytes)
-        # Encoded ahead of the rows that will want them.
+        # Encoded before their rows are opened.
         self._ahead: dict[Key, CachedPrefix[_PrefixState]] = {}
         # Not encoded ahead again: opening their rows raises the error.
         self._overflowing: set[Key] = set()
         self._key_values = KeyValues(_shape_of(base, self._llama), kv_bytes, first_slots=rows)
 
     @property
-    def model(self) -> BaseModel:
-        return self.base
-
-    @property
     def hold(self) -> bool:
-        return packable(self.base.network)
+        return packable(self.model.network)
 
     @property
     def strengths(self) -> Strengths:
         return "any" if self.hold else "one"
-
-    def prefix_length(self, prompt: Prompt | None) -> int:
-        return prefix_length(self.base, prompt)
 
     @property
     def most_positions(self) -> int:
@@ -112,24 +105,24 @@ class TorchRunner:
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         with memory_errors("reading a text for a mixture's weights", self._advice):
-            return hidden_of_text(self.base, text_alone(ids, self.base.bos_ids)).double().cpu().numpy()
+            return hidden_of_text(self.model, text_alone(ids, self.model.bos_ids)).double().cpu().numpy()
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:
-        wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.base.fit(prompt).forcible}
+        wanted = {self._key(prompt): prompt for prompt in prompts if prompt is None or self.model.fit(prompt).forcible}
         for key in [key for key in self._ahead if key not in wanted]:
             self._cache.release(self._ahead.pop(key))
         new = [p for key, p in wanted.items() if key not in self._overflowing and not self._cache.has(key)]
-        missing = sorted(new, key=self.prefix_length)
+        missing = sorted(new, key=lambda prompt: prefix_length(self.model, prompt))
         while missing:
             # The last is the longest, to which the others are padded.
-            count = max(1, _ENCODED_AT_ONCE // max(1, self.prefix_length(missing[-1])))
+            count = max(1, _ENCODED_AT_ONCE // max(1, prefix_length(self.model, missing[-1])))
             missing, batch = missing[:-count], missing[-count:]
             self._ahead |= {cached.key: cached for cached in self._encoded(batch)}
 
     @torch.inference_mode()
     def open(self, number: int, prompt: Prompt | None, ids: Sequence[int], written: int = 0) -> int | None:
-        width = self.prefix_length(prompt)
+        width = prefix_length(self.model, prompt)
         # First: a request that waits for room comes here at every step.
         if not self._key_values.fits(width + len(ids)):
             return None
@@ -146,7 +139,7 @@ class TorchRunner:
         except OutOfMemory:
             self._cache.release(prefix)
             raise
-        self._rows[number] = _TorchRow(prefix, width, span_in(self.base, prompt))
+        self._rows[number] = _TorchRow(prefix, width, span_in(self.model, prompt))
         return shared
 
     @torch.inference_mode()
@@ -189,14 +182,14 @@ class TorchRunner:
         return self._cache.use()
 
     def _key(self, prompt: Prompt | None) -> Key:
-        return prefix_key(self.base.fingerprint, prompt)
+        return prefix_key(self.model.fingerprint, prompt)
 
     def _prefix(self, prompt: Prompt | None) -> CachedPrefix[_PrefixState]:
         """A soft prompt's keys and values, from the cache or encoded now, with one user more."""
         if prompt is not None:
-            self.base.check_fit(prompt, force=True)
+            self.model.check_fit(prompt, force=True)
             # Cached without hold, it is not encoded, which checks this too.
-            check_spans(self.base.network, (span_in(self.base, prompt),))
+            check_spans(self.model.network, (span_in(self.model, prompt),))
         key = self._key(prompt)
         # One that was encoded ahead has its first user already.
         if (ahead := self._ahead.pop(key, None)) is not None:
@@ -209,7 +202,7 @@ class TorchRunner:
     def _encoded(self, prompts: Sequence[Prompt | None]) -> list[CachedPrefix[_PrefixState]]:
         """Encode soft prompts in one batch and cache them, one user each; those that overflow are left out. Raises OutOfMemory."""
         with memory_errors("running a soft prompt", self._advice):
-            prefixes = encode_for_decoder(self.base, prompts)
+            prefixes = encode_for_decoder(self.model, prompts)
             states = [self._state_of(prefixes, index) for index in range(len(prompts))]
         cached = []
         for prompt, state in zip(prompts, states, strict=True):
@@ -225,7 +218,7 @@ class TorchRunner:
         length = prefixes.lengths[index]
         if length == 0:
             return _PrefixState(None)
-        planes = [plane_KHPC[index, :, -length:] for plane_KHPC in _planes_of(prefixes)]
+        planes = [plane_KHPC[index, :, -length:] for plane_KHPC in prefixes.planes()]
         return _PrefixState(self._key_values.shape.state(planes), prefixes.last_KD[index].clone())
 
     def _hidden(self, spans: Sequence[Span]) -> dict[int, Tensor]:
@@ -236,17 +229,12 @@ class TorchRunner:
             SlotSpan(self._key_values.slots[span.number], span.ids, self._rows[span.number].prompt) for span in spans
         ]
         if self._llama is not None:
-            states = fused_llama.run(self._llama, self.base, steps)
+            states = fused_llama.run(self._llama, self.model, steps)
         else:
-            states = transformers_layers.run(self.base, steps)
+            states = transformers_layers.run(self.model, steps)
         for step in steps:
             step.slot.length += len(step.ids)
         return {span.number: states_TD for span, states_TD in zip(spans, states, strict=True)}
-
-
-def _planes_of(prefixes: Prefixes) -> list[Tensor]:
-    """Keys and values [K, H, P, C], layer by layer."""
-    return [plane for layer in zip(prefixes.keys_KHPC, prefixes.values_KHPC, strict=True) for plane in layer]
 
 
 def _has_fused_steps(base: BaseModel) -> bool:
@@ -258,9 +246,9 @@ def _has_fused_steps(base: BaseModel) -> bool:
 
 @torch.inference_mode()
 def _shape_of(base: BaseModel, llama: Llama | None) -> Shape:
-    """The size of a position. Configurations name it in many ways, so transformers' modules run one word to find out."""
+    """The size of a position. Configurations name it in many ways, so transformers' modules run one token to find out."""
     if llama is not None:
         return Shape(llama.planes, base.dtype, base.device)
-    word = base.embed(torch.zeros(1, dtype=torch.long, device=base.device))
-    planes = _planes_of(encode_prefixes(base.network, [word]))
+    token = base.embed(torch.zeros(1, dtype=torch.long, device=base.device))
+    planes = encode_prefixes(base.network, [token]).planes()
     return Shape(tuple((plane.shape[1], plane.shape[3]) for plane in planes), planes[0].dtype, base.device)

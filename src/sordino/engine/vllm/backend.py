@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from sordino.engine.backend import Capabilities, check_supported
-from sordino.engine.requests import CacheUse, End, Event, Request, check_room, check_words, widths
+from sordino.engine.backend import Capabilities, check_open, check_supported
+from sordino.engine.requests import CacheUse, End, Event, Request, check_room, check_token_ids, widths
 from sordino.engine.vllm.rows import Output, Row, engine_input
 from sordino.engine.vllm.sampling import beyond, parameters
 from sordino.errors import ConfigError, EngineBusy, SordinoError
-from sordino.forward.placement import prefix_length
 from sordino.models.base_model import BaseModel
 from sordino.models.description import DescribedModel
 
@@ -77,7 +76,7 @@ class VllmBackend:
         self._changed = threading.Condition()
         self._open: set[_OpenRequest] = set()
         self._draining = self._stopping = False
-        self._uses = CacheUse(0, 0, 0, 0, 0, 0)
+        self._uses = CacheUse()
 
     @property
     def dead(self) -> BaseException | None:
@@ -98,14 +97,11 @@ class VllmBackend:
             return self._changed.wait_for(lambda: not self._open, seconds)
 
     def check(self, requests: Sequence[Request]) -> None:
-        if self.dead is not None:
-            raise EngineBusy("the engine has stopped after an error")
-        if self._draining:
-            raise EngineBusy("the server is stopping, or changing its model", do="try again in a moment")
+        check_open(self.dead, stopping=self._draining)
         check_supported(self.name, self.capabilities, requests)
         for request in requests:
-            check_room(request, widths(request, partial(prefix_length, self.model)), self.context_length)
-            check_words(request.sampling, self.model.vocab_size)
+            check_room(request, widths(request, self.model), self.context_length)
+            check_token_ids(request.sampling, self.model.vocab_size)
             if not self.client.samples and (setting := beyond(request.sampling)):
                 raise ConfigError(
                     "vLLM was started without our sampler, and has no such setting of its own",

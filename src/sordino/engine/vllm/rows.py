@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ def engine_input(model: DescribedModel, request: Request, dtype: torch.dtype) ->
     before = prefix_length(model, prompt) - prompt.n_tokens
     bos, text = model.bos_ids[:before], request.ids
     virtual = slice(before, before + prompt.n_tokens)
-    # A repetition penalty counts what stands at the prompt's positions: a word of the row that it counts in any case.
+    # A repetition penalty counts the ids at the prompt's positions, so they are an id of the row, which is counted in any case.
     ids = [*bos, *[(*text, *bos, model.vocab_size - 1)[0]] * prompt.n_tokens, *text]
     embeds_TD = torch.zeros(len(ids), model.d_model, dtype=dtype)
     embeds_TD[virtual] = torch.from_numpy(matrix_PD.astype(np.float32)).to(dtype)
@@ -85,7 +84,7 @@ class Row:
     def __init__(self, model: DescribedModel, request: Request) -> None:
         self._model, self._request = model, request
         self._text = Detokenizer(model.decode, request.ids, request.sampling.stop)
-        (width,) = widths(request, partial(prefix_length, model))
+        (width,) = widths(request, model)
         self.width, self.n_prompt, self.n_new = width, width + len(request.ids), 0
         self.end: End | None = None
 
@@ -121,5 +120,5 @@ class Row:
         count = self._request.sampling.logprobs
         if found is None or count is None:
             return Drawn(token)
-        likeliest = sorted(found, key=lambda word: (found[word][1], word))[:count]
-        return Drawn(token, found[token][0], tuple((word, found[word][0]) for word in likeliest))
+        likeliest = sorted(found, key=lambda other: (found[other][1], other))[:count]
+        return Drawn(token, found[token][0], tuple((other, found[other][0]) for other in likeliest))

@@ -9,24 +9,20 @@ from typing import Any
 
 from sordino.engine.config import REPETITION, TEMPERATURE, TOP_K, TOP_P, Sampling
 from sordino.engine.requests import Request
+from sordino.engine.sampling import is_on
 
 # Of a request's `extra_args`: what our sampler needs.
 KEY = "sordino"
 # vLLM's own bounds: it raises smaller temperatures, refuses larger ones, and cuts biases.
 _COLDEST, _HOTTEST, _MOST_BIAS = 0.01, 2.0, 100.0
-# Settings that vLLM lacks, at their values for off.
-_OFF = {
-    "typical": 1,
-    "top_a": 0,
-    "tfs": 1,
-    "repetition_range": 0,
-    "repetition_slope": 0,
-    "dry_multiplier": 0,
-    "xtc_probability": 0,
-    "dynatemp_range": 0,
-    "smoothing_factor": 0,
-    "banned": (),
-}
+# Settings that vLLM lacks; at their defaults they are off.
+_LACKING = (
+    *("typical", "top_a", "tfs", "repetition_range", "repetition_slope", "dry_multiplier"),
+    *("xtc_probability", "dynatemp_range", "smoothing_factor", "banned"),
+)
+_OFF = Sampling()
+# The steps that it has, in its order.
+_STEPS = (REPETITION, TEMPERATURE, TOP_K, TOP_P)
 
 
 def beyond(sampling: Sampling) -> str:
@@ -35,7 +31,7 @@ def beyond(sampling: Sampling) -> str:
 
 
 def _beyond(sampling: Sampling) -> Iterator[str]:
-    yield from (name for name, off in _OFF.items() if getattr(sampling, name) != off)
+    yield from (name for name in _LACKING if getattr(sampling, name) != getattr(_OFF, name))
     if sampling.temperature and not _COLDEST <= sampling.temperature <= _HOTTEST:
         yield "temperature"
     biased = [word for word, _ in sampling.logit_bias]
@@ -50,13 +46,8 @@ def _beyond(sampling: Sampling) -> Iterator[str]:
     # It forbids only tokens that would stop the text.
     if sampling.min_tokens and sampling.end == "ignore":
         yield "min_tokens"
-    on = {
-        REPETITION: sampling.repetition_penalty != 1,
-        TEMPERATURE: sampling.temperature not in (0, 1),
-        TOP_K: sampling.top_k > 0,
-        TOP_P: sampling.top_p < 1 or sampling.min_p > 0,
-    }
-    if sampling.temperature and [one for one in sampling.order if on.get(one)] != [one for one in on if on[one]]:
+    on = [step for step in _STEPS if is_on(step, sampling)]
+    if sampling.temperature and [step for step in sampling.order if step in on] != on:
         yield "order"
 
 

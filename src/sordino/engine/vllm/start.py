@@ -20,7 +20,7 @@ from sordino.errors import ConfigError, MissingExtra, ModelError
 from sordino.models import files
 from sordino.models.description import DescribedModel, describe_folder
 
-# Unless the user says otherwise. A fork would copy a process of many threads; and nothing is reported to anybody.
+# Where the user has not set them. A fork would copy a process of many threads; and no usage is reported.
 _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_LEVEL": "ERROR",

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,14 +27,13 @@ from sordino.library.gallery.index import (
     entry_to_json,
     read_index,
 )
-from sordino.library.gallery.list_page import MAX_PAGE, data_of, links, look_at
+from sordino.library.gallery.list_page import MAX_PAGE, LinkProgress, data_of, entries_at, links
 from sordino.library.gallery.web import Reach, Web, joined
-from sordino.library.names import near_misses
+from sordino.library.names import did_you_mean, free_name
 from sordino.prompts.soft_prompt import today
 from sordino.storage import make_folder, write_bytes
 
 _MAX_NAME = 60
-LookProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,16 @@ class AddedGallery:
         """Raises NotInLibrary."""
         found = next((entry for entry in self.entries if entry.name == name), None)
         if found is None:
-            close = near_misses(name, [entry.name for entry in self.entries])
+            names = [entry.name for entry in self.entries]
             raise NotInLibrary(
                 "the gallery has no soft prompt of this name",
                 where=f"{name}@{self.name}",
-                do=f"did you mean {' or '.join(close)}?"
-                if close
-                else f"`sordino gallery list {self.name}` shows all names",
+                do=did_you_mean(name, names, f"`sordino gallery list {self.name}` shows all names"),
             )
         return found
 
 
-def found_at(web: Web, address: str, *, most: Reach, progress: LookProgress | None = None) -> AddedGallery:
+def found_at(web: Web, address: str, *, most: Reach, progress: LinkProgress | None = None) -> AddedGallery:
     """What is at an address, or in a file with a list: without a name. most: the nearest place that it may lead to.
 
     Raises GalleryError, SoftPromptFileError.
@@ -92,7 +89,7 @@ def found_at(web: Web, address: str, *, most: Reach, progress: LookProgress | No
     if len(data) > MAX_PAGE:
         raise GalleryError("too large for a list", where=url or address, expected=f"at most {MAX_PAGE} bytes")
     found = links(_text(data), url)
-    entries, notes = look_at(web, found, reach, progress)
+    entries, notes = entries_at(web, found, reach, progress)
     if not entries:
         raise GalleryError(
             "no gallery, and no list with links to soft prompts",
@@ -118,9 +115,7 @@ class Galleries:
         every = self.all()
         found = next((one for one in every if one.name == name), None)
         if found is None:
-            names = [one.name for one in every]
-            close = near_misses(name, names)
-            advice = f"did you mean {' or '.join(close)}?" if close else "add it: sordino gallery add URL"
+            advice = did_you_mean(name, [one.name for one in every], "add it: sordino gallery add URL")
             raise NotInLibrary("no gallery of this name was added", where=name, do=advice)
         if found.error:
             raise GalleryError(
@@ -146,7 +141,7 @@ class Galleries:
             raise GalleryError(
                 "another gallery has this name", where=name, got=there.address, do="choose another (--name)"
             )
-        kept = AddedGallery(**{**vars(found), "name": name})
+        kept = replace(found, name=name)
         make_folder(self.folder)
         write_bytes(self._path(name), _to_json(kept))
         if before and before.name != name:
@@ -164,12 +159,8 @@ class Galleries:
 
     def _free_name(self, found: AddedGallery) -> str:
         host = urlsplit(found.address).hostname or Path(found.address).stem
-        name = _plain(found.title) or _plain(host) or "gallery"
-        taken, count, stem = {one.name for one in self.all()}, 1, name
-        while name in taken:
-            count += 1
-            name = f"{stem}-{count}"
-        return name
+        taken = {one.name for one in self.all()}
+        return free_name(_plain(found.title) or _plain(host) or "gallery", taken.__contains__)
 
     def _read(self, path: Path) -> AddedGallery:
         try:
@@ -222,7 +213,7 @@ def _text(data: bytes) -> str:
 
 
 def _absolute(index: GalleryIndex, url: str, address: str) -> tuple[GalleryEntry, ...]:
-    entries = tuple(GalleryEntry(**{**vars(entry), "url": joined(url, entry.url)}) for entry in index.entries)
+    entries = tuple(replace(entry, url=joined(url, entry.url)) for entry in index.entries)
     if any("://" not in entry.url for entry in entries):
         raise GalleryError(
             "its files are beside it, so it is added by its address", where=address, expected="https://..."

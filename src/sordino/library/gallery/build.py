@@ -22,11 +22,11 @@ from sordino import formats
 from sordino.errors import BadInput
 from sordino.library.entry import Entry
 from sordino.library.gallery.describing import described
-from sordino.library.gallery.download import hash_of
 from sordino.library.gallery.index import FILE, MAX_FILE, GalleryEntry, GalleryIndex, read_index, write_index
 from sordino.library.gallery.web import Reach, checked_url
 from sordino.library.library import Library
 from sordino.library.names import ENDINGS, safe_name
+from sordino.models.cache import sha256_of
 from sordino.prompts.fit import plain_name
 from sordino.prompts.soft_prompt import RATINGS
 from sordino.storage import make_folder, scratch_folder, storage_errors, write_bytes
@@ -119,7 +119,7 @@ def _write_file(library: Library, entry: Entry, name: str, site: Path, scratch: 
     file_name = name + ENDINGS[prompt.kind]
     made = scratch / file_name
     formats.write_any(prompt, made)
-    size, sha256 = made.stat().st_size, hash_of(made)
+    size, sha256 = made.stat().st_size, sha256_of(made)
     if size > MAX_FILE:
         raise BadInput("too large for a gallery", where=entry.path, expected=f"at most {MAX_FILE} bytes", got=size)
     place = site / _FOLDER / file_name

@@ -40,7 +40,7 @@ def described(peeked: Peek, *, name: str, url: str, size: int, sha256: str = "")
 
 
 def gain_of(heldout: Mapping[str, Any]) -> float | None:
-    """Nats per token that the soft prompt gains on held-out texts; None where its file does not say it."""
+    """Nats per token that the soft prompt gains on held-out texts; None where its file does not state it."""
     nll = heldout.get("nll")
     without, own = (nll.get(key) if isinstance(nll, Mapping) else None for key in ("no_prompt", "soft_prompt"))
     if not isinstance(without, int | float) or not isinstance(own, int | float) or not math.isfinite(without - own):
@@ -49,7 +49,7 @@ def gain_of(heldout: Mapping[str, Any]) -> float | None:
 
 
 def _base(peeked: Peek, known: Metadata) -> BaseRef:
-    """As the file says it; of an old one, which says no more, the first name that it gives its model."""
+    """As the file states it. An old file states less: then the first name that it gives its model."""
     stated = known.base if known.base != BaseRef() else common_base([part.metadata.base for part in peeked.parts])
     names = [_line(name) for name in (stated.id, *known.supported) if name]
     return BaseRef(

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from sordino.errors import GalleryError
 from sordino.library.gallery.index import MAX_FILE
 from sordino.library.gallery.web import Reach, Web
-from sordino.models.cache import locked
+from sordino.models.cache import locked, sha256_of
+from sordino.models.hub_answers import Progress
 from sordino.storage import make_folder, storage_errors
 
-# Gets the bytes that have arrived, and those that there are. What it raises ends the download; it can go on later.
-Progress = Callable[[int, int], None]
 # A connection that breaks off is opened again this often, if bytes came since.
 _MOST_BREAKS = 5
 
@@ -28,7 +26,8 @@ def fetched(
 ) -> Path:
     """`target`, downloaded where it is not there yet. size, sha256: what it must have, 0 and "" where nobody said.
 
-    Without a hash a download starts from its beginning each time. Raises GalleryError, StorageError.
+    What `progress` raises ends the download, which can go on later; without a hash it starts from its beginning each time. Raises
+    GalleryError, StorageError.
     """
     with locked(f"gallery-{hashlib.sha256(str(target).encode()).hexdigest()[:32]}"):
         # Who put it there has checked it.
@@ -41,29 +40,23 @@ def fetched(
     return target
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _arrive(web: Web, url: str, part: Path, most: Reach, size: int, sha256: str, progress: Progress | None) -> None:
     """Fill `part`, from where it ends. Raises GalleryError; what has arrived then stays, unless it is of another file."""
     if not sha256:
         part.unlink(missing_ok=True)
-    begun = part.stat().st_size if part.exists() else 0
+    begun = _size_of(part)
     total = 0
     for _ in range(_MOST_BREAKS):
-        before = part.stat().st_size if part.exists() else 0
+        before = _size_of(part)
         try:
             total = _append(web, url, part, most, size, progress)
         except GalleryError:
-            if not sha256 or not part.exists() or part.stat().st_size <= before:
+            if not sha256 or _size_of(part) <= before:
                 raise
             continue
-        if part.stat().st_size >= total:
+        if _size_of(part) >= total:
             break
-    if (there := part.stat().st_size) > total:
+    if (there := _size_of(part)) > total:
         part.unlink()
         raise GalleryError("larger than it may be", where=url, expected=f"{total} bytes")
     if there < total:
@@ -74,7 +67,7 @@ def _arrive(web: Web, url: str, part: Path, most: Reach, size: int, sha256: str,
             got=there,
             do="try again: it goes on from there",
         )
-    if sha256 and (found := hash_of(part)) != sha256:
+    if sha256 and (found := sha256_of(part)) != sha256:
         part.unlink()
         # The beginning may be of a file that was replaced meanwhile.
         if not begun:
@@ -90,7 +83,7 @@ def _arrive(web: Web, url: str, part: Path, most: Reach, size: int, sha256: str,
 
 def _append(web: Web, url: str, part: Path, most: Reach, size: int, progress: Progress | None) -> int:
     """Fetch what is missing, and at most one piece more. Returns the bytes that it must have. Raises GalleryError."""
-    begun = part.stat().st_size if part.exists() else 0
+    begun = _size_of(part)
     if size and begun == size:
         return size
     if size and begun > size:
@@ -119,3 +112,7 @@ def _append(web: Web, url: str, part: Path, most: Reach, size: int, progress: Pr
                 if arrived > limit:
                     return limit
     return total or arrived
+
+
+def _size_of(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from sordino.errors import BadInput, SoftPromptFileError
 from sordino.formats.json_text import parse
-from sordino.formats.meta import checked, wrong
-from sordino.formats.meta_keys import BASE_KEYS, Keys, is_hash, is_size
+from sordino.formats.meta import checked, newer, wrong
+from sordino.formats.meta_keys import BASE_KEYS, Keys, is_hash, is_number, is_object, is_sample, is_size
 from sordino.library.names import ENDINGS, checked_name
 from sordino.prompts.fit import Stated
 from sordino.prompts.soft_prompt import MAX_WIDTH, RATINGS, BaseRef, Metadata, Rating
@@ -93,9 +93,7 @@ def is_url(value: Any) -> bool:
 
 
 def _is_sample(value: Any) -> bool:
-    return (
-        isinstance(value, dict) and value.keys() <= {"prompt", "with", "without"} and all(map(_is_text, value.values()))
-    )
+    return is_sample(value) and all(map(_is_text, value.values()))
 
 
 _LINE = (f"a line of at most {MAX_LINE} characters", _is_line)
@@ -105,7 +103,7 @@ _HEAD: Keys = {
     "title": _LINE,
     "entries": (
         f"a list of at most {MAX_ENTRIES} objects",
-        lambda value: isinstance(value, list) and len(value) <= MAX_ENTRIES and all(isinstance(x, dict) for x in value),
+        lambda value: isinstance(value, list) and len(value) <= MAX_ENTRIES and all(map(is_object, value)),
     ),
 }
 _ENTRY: Keys = {
@@ -116,7 +114,7 @@ _ENTRY: Keys = {
     "kind": (", ".join(ENDINGS), lambda value: value in ENDINGS),
     "n_tokens": ("a whole number above 0", lambda value: is_size(value) and value > 0),
     "d_model": (f"a whole number up to {MAX_WIDTH}", lambda value: is_size(value) and value <= MAX_WIDTH),
-    "base": ("an object", lambda value: isinstance(value, dict)),
+    "base": ("an object", is_object),
     "title": _LINE,
     "author": _LINE,
     "description": (f"a text of at most {MAX_TEXT} characters", _is_text),
@@ -127,7 +125,7 @@ _ENTRY: Keys = {
         lambda value: isinstance(value, list) and len(value) <= MAX_TAGS and all(map(_is_line, value)),
     ),
     "created": _LINE,
-    "gain": ("a number", lambda value: type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e6),
+    "gain": ("a number", lambda value: is_number(value) and math.isfinite(value) and abs(value) < 1e6),
     "samples": (
         f'a list of at most {MAX_SAMPLES} objects of texts "prompt", "with", "without"',
         lambda value: isinstance(value, list) and len(value) <= MAX_SAMPLES and all(map(_is_sample, value)),
@@ -148,13 +146,7 @@ def read_index(data: bytes, where: str) -> GalleryIndex:
         )
     version = obj.get("version")
     if type(version) is int and version > VERSION:
-        raise SoftPromptFileError(
-            "written by a newer version of Sordino",
-            where=where,
-            expected=f"version {VERSION}",
-            got=version,
-            do="update Sordino: pip install --upgrade sordino",
-        )
+        raise newer(where, f"version {VERSION}", version)
     given = checked(obj, _HEAD, where, ("format", "version", "entries"), do=_ADVICE)
     if version != VERSION:
         raise wrong(f"{where}.version", str(VERSION), version)

@@ -16,8 +16,10 @@ from sordino.formats.sources import Files, check_range
 from sordino.library.gallery.describing import described
 from sordino.library.gallery.index import MAX_FILE, GalleryEntry, is_url
 from sordino.library.gallery.web import Reach, Web
-from sordino.library.names import safe_name, without_ending
+from sordino.library.names import free_name, safe_name, without_ending
 
+# Gets the number of links that were followed, and of all.
+LinkProgress = Callable[[int, int], None]
 MAX_LINKS = 300
 # Pages of real lists have some 100 KB; Python's parser is slow on hostile ones.
 MAX_PAGE = 1 << 20
@@ -31,7 +33,7 @@ _HTML = re.compile(r"<(!doctype html|html|head|body|a|p|div)\b", re.IGNORECASE)
 
 
 class _Anchors(HTMLParser):
-    """The addresses of links, and of the data that a page says it is the view of."""
+    """The addresses of links, and of the data that a page shows, where it states that."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +137,7 @@ class RemoteZip:
             return answer.size
 
 
-def look(web: Web, url: str, most: Reach) -> GalleryEntry:
+def entry_at(web: Web, url: str, most: Reach) -> GalleryEntry:
     """What the header of the zip at `url` says; its numbers are not fetched. Raises GalleryError, SoftPromptFileError."""
     file_name = unquote(PurePosixPath(urlsplit(url).path).name)
     with Files() as files:
@@ -145,8 +147,8 @@ def look(web: Web, url: str, most: Reach) -> GalleryEntry:
     return described(peeked, name=safe_name(without_ending(file_name)), url=url, size=source.size)
 
 
-def look_at(
-    web: Web, urls: Iterable[str], most: Reach, progress: Callable[[int, int], None] | None = None
+def entries_at(
+    web: Web, urls: Iterable[str], most: Reach, progress: LinkProgress | None = None
 ) -> tuple[list[GalleryEntry], list[str]]:
     """The entries of all addresses that lead to soft prompts, each with a name of its own, and a line for each that does not."""
     wanted = list(urls)
@@ -154,8 +156,8 @@ def look_at(
     notes = [f"only the first {MAX_LINKS} of {len(wanted)} links were looked at"] if len(wanted) > MAX_LINKS else []
     wanted = wanted[:MAX_LINKS]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        looked = pool.map(lambda url: _tried(web, url, most), wanted)
-        for done, (url, one) in enumerate(zip(wanted, looked, strict=True), 1):
+        found_or_not = pool.map(lambda url: _entry_or_reason(web, url, most), wanted)
+        for done, (url, one) in enumerate(zip(wanted, found_or_not, strict=True), 1):
             if isinstance(one, str):
                 notes.append(one if url in one else f"{url}: {one}")
             else:
@@ -165,9 +167,9 @@ def look_at(
     return list(_named_apart(found)), notes
 
 
-def _tried(web: Web, url: str, most: Reach) -> GalleryEntry | str:
+def _entry_or_reason(web: Web, url: str, most: Reach) -> GalleryEntry | str:
     try:
-        return look(web, url, most)
+        return entry_at(web, url, most)
     except SordinoError as error:
         return error.message
 
@@ -176,9 +178,6 @@ def _named_apart(entries: list[GalleryEntry]) -> Iterator[GalleryEntry]:
     """Names are compared without case, as some drives do."""
     taken = set[str]()
     for entry in entries:
-        name, count = entry.name, 1
-        while name.casefold() in taken:
-            count += 1
-            name = f"{entry.name}-{count}"
+        name = free_name(entry.name, lambda one: one.casefold() in taken)
         taken.add(name.casefold())
         yield replace(entry, name=name)

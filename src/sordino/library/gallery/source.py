@@ -12,13 +12,14 @@ from sordino import formats
 from sordino.errors import GalleryError, NotInLibrary
 from sordino.formats.meta_keys import is_hash
 from sordino.library.gallery.added import AddedGallery, Galleries
-from sordino.library.gallery.download import Progress, fetched, hash_of
+from sordino.library.gallery.download import fetched
 from sordino.library.gallery.index import GalleryEntry
 from sordino.library.gallery.web import Reach, Web
 from sordino.library.names import ENDINGS, kind_of_name, safe_name, without_ending
 from sordino.library.origins import Origin
 from sordino.library.source import Item
-from sordino.models.cache import cache_folder
+from sordino.models.cache import cache_folder, sha256_of
+from sordino.models.hub_answers import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class GallerySource:
         return [self.item(entry) for entry in self.gallery.entries]
 
     def item(self, entry: GalleryEntry) -> Item:
-        return Item(entry.name, _place(self.cache, entry), _revision(entry))
+        return Item(entry.name, _place(self.cache, entry), (entry.sha256 or entry.url, entry.bytes))
 
     def describe(self, item: Item) -> formats.Peek:
         return formats.peek(self.open(item))
@@ -72,7 +73,7 @@ def fetched_from(
     with Web() as web:
         source = GallerySource(gallery, web, cache, progress)
         path = source.open(source.item(entry))
-    return path, Origin(entry.url, file=f"{name}@{gallery.name}", sha256=hash_of(path))
+    return path, Origin(entry.url, file=f"{name}@{gallery.name}", sha256=sha256_of(path))
 
 
 def fetched_by(text: str, galleries: Galleries, *, progress: Progress | None = None) -> tuple[Path, Origin] | None:
@@ -107,16 +108,12 @@ def _of_address(text: str, progress: Progress | None) -> tuple[Path, Origin]:
         target.unlink(missing_ok=True)
     with Web() as web:
         fetched(web, url, target, most=Reach.MACHINE, sha256=sha256, progress=progress)
-    return target, Origin(url, file=file_name, sha256=hash_of(target))
+    return target, Origin(url, file=file_name, sha256=sha256_of(target))
 
 
 def _place(cache: Path, entry: GalleryEntry) -> Path:
     folder = entry.sha256[:32] if entry.sha256 else f"unlisted-{_digest(f'{entry.url} {entry.bytes}')}"
     return cache / folder / (entry.name + ENDINGS[entry.kind])
-
-
-def _revision(entry: GalleryEntry) -> tuple[str, int]:
-    return (entry.sha256 or entry.url, entry.bytes)
 
 
 def _digest(text: str) -> str:

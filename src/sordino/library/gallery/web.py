@@ -114,7 +114,7 @@ class Web:
             if event == "connection.connect_tcp.complete" and not proxied:
                 stream = info["return_value"]
                 try:
-                    _checked_reach(_peer(stream), most, url)
+                    _checked_reach(_reach_of_peer(stream), most, url)
                 except GalleryError:
                     stream.close()
                     raise
@@ -125,7 +125,7 @@ class Web:
         ):
             if not proxied:
                 # Again, as the connection may be one that was opened for another address.
-                stated = _checked_reach(_peer(response.extensions["network_stream"]), most, url)
+                stated = _checked_reach(_reach_of_peer(response.extensions["network_stream"]), most, url)
             yield response, stated
 
 
@@ -138,7 +138,7 @@ def joined(base: str, address: str) -> str:
 
 
 def checked_url(url: str, most: Reach) -> Reach:
-    """Where an address says that it leads; a name says nothing. Raises GalleryError for one that is not asked."""
+    """The reach that an address itself states; a host name states none. Raises GalleryError for one that we never ask."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -158,9 +158,7 @@ def checked_url(url: str, most: Reach) -> Reach:
             where=url[:200],
             expected="https://, or http on this machine",
         )
-    if reach > most:
-        raise _too_near(url, reach, most)
-    return reach
+    return _checked_reach(reach, most, url)
 
 
 def reach_of(address: str) -> Reach:
@@ -174,24 +172,19 @@ def reach_of(address: str) -> Reach:
     return Reach.INTERNET if ip.is_global and not ip.is_multicast else Reach.NETWORK
 
 
-def _checked_reach(address: str, most: Reach, url: str) -> Reach:
-    reach = reach_of(address)
+def _checked_reach(reach: Reach, most: Reach, url: str) -> Reach:
     if reach > most:
-        raise _too_near(url, reach, most)
+        raise GalleryError(
+            f"an address that leads to {_PLACES[reach]}",
+            where=url[:200],
+            expected=f"one of {_PLACES[most]}, as what led there",
+            do="do not trust this gallery",
+        )
     return reach
 
 
-def _too_near(url: str, reach: Reach, most: Reach) -> GalleryError:
-    return GalleryError(
-        f"an address that leads to {_PLACES[reach]}",
-        where=url[:200],
-        expected=f"one of {_PLACES[most]}, as what led there",
-        do="do not trust this gallery",
-    )
-
-
-def _peer(stream: Any) -> str:
-    return str(stream.get_extra_info("server_addr")[0])
+def _reach_of_peer(stream: Any) -> Reach:
+    return reach_of(str(stream.get_extra_info("server_addr")[0]))
 
 
 def _is_proxied(url: str) -> bool:
@@ -203,7 +196,7 @@ def _is_proxied(url: str) -> bool:
 
 
 def _begun(response: httpx2.Response, url: str, reach: Reach) -> WebAnswer:
-    """Raises GalleryError for an answer that is none."""
+    """Raises GalleryError where the server refuses, or answers in a way that cannot be used."""
     status, headers = response.status_code, response.headers
     if status == 416:
         return WebAnswer(url, reach, status, headers, 0, None, response)
