@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -49,6 +50,18 @@ WATCH_KEYS = """() => {
     }), true);
 }"""
 
+# What a desktop gives a page when files are let go over it: the browser makes them from bytes, and the events are the real ones.
+_DROP = """(place, files) => {
+    const given = new DataTransfer();
+    for (const [name, bytes] of files) {
+        given.items.add(new File([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], name));
+    }
+    const tell = (kind) => place.dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
+    tell("dragenter");
+    const taken = !tell("dragover"), over = place.classList.contains("over");
+    tell("drop");
+    return [taken, over, place.classList.contains("over")];
+}"""
 # window.sent: what the page asks the engine for, as it leaves the browser.
 _WATCH_SENT = (
     "window.sent = []; const send = WebSocket.prototype.send;"
@@ -121,6 +134,13 @@ def sent(page: Page) -> dict[str, Any]:
     return last
 
 
+def drop(place: Locator, files: Sequence[tuple[str, bytes]]) -> None:
+    """Let files go over a place that takes them."""
+    made = [(name, base64.b64encode(content).decode()) for name, content in files]
+    # Taken: the browser would otherwise open the file in place of the page. Marked while it is over, and not after.
+    assert place.evaluate(_DROP, made) == [True, True, False]
+
+
 def shot(page: Page, name: str) -> None:
     if folder := os.environ.get("SORDINO_PICTURES"):
         page.screenshot(path=Path(folder) / f"{name}.png")
@@ -166,7 +186,7 @@ def new_tokens(page: Page, count: int) -> None:
 def likeliest(page: Page) -> None:
     """No chance in what is written: what is drawn at random ends after a few words now and then."""
     with settings(page) as drawer:
-        drawer.get_by_label("Style").select_option("Always the likeliest")
+        drawer.get_by_label("Preset").select_option("Always the likeliest")
 
 
 def open_story(page: Page, title: str) -> None:
