@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -73,6 +74,18 @@ Object.defineProperty(WebSocket.prototype, "onmessage", {
     },
 });
 """
+# What a desktop gives a page when files are let go over it: the browser makes them from bytes, and the events are the real ones.
+_DROP = """(place, files) => {
+    const given = new DataTransfer();
+    for (const [name, bytes] of files) {
+        given.items.add(new File([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], name));
+    }
+    const tell = (kind) => place.dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
+    tell("dragenter");
+    const taken = !tell("dragover"), over = place.classList.contains("over");
+    tell("drop");
+    return [taken, over, place.classList.contains("over")];
+}"""
 
 # Milliseconds for what the model writes, or a training run does. They take a second or two where nobody else wants the machine;
 # beside other work, and a run gives way to all of it, minutes. A wait ends as soon as what it is for is there, so a long one
@@ -156,6 +169,13 @@ def sent(page: Page) -> dict[str, Any]:
     return last
 
 
+def drop(place: Locator, files: Sequence[tuple[str, bytes]]) -> None:
+    """Let files go over a place that takes them."""
+    made = [(name, base64.b64encode(content).decode()) for name, content in files]
+    # Taken: the browser would otherwise open the file in place of the page. Marked while it is over, and not after.
+    assert place.evaluate(_DROP, made) == [True, True, False]
+
+
 def shot(page: Page, name: str) -> None:
     if folder := os.environ.get("SORDINO_PICTURES"):
         page.screenshot(path=Path(folder) / f"{name}.png")
@@ -201,7 +221,7 @@ def new_tokens(page: Page, count: int) -> None:
 def likeliest(page: Page) -> None:
     """No chance in what is written: what is drawn at random ends after a few words now and then."""
     with settings(page) as drawer:
-        drawer.get_by_label("Style").select_option("Always the likeliest")
+        drawer.get_by_label("Preset").select_option("Always the likeliest")
 
 
 def open_story(page: Page, title: str) -> None:

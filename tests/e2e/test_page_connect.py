@@ -59,7 +59,7 @@ def test_a_key_is_named_where_one_is_needed(chromium: Browser, tmp_path: Path) -
         page.locator("#login-key").fill("the key")
         page.get_by_role("button", name="Open").click()
         expect(page.get_by_role("article", name="curl")).to_contain_text("Bearer YOUR-KEY")
-        expect(page.locator("#addresses")).to_contain_text("the one that the server was started with")
+        expect(page.locator("#addresses")).to_contain_text("The one that the server was started with")
         assert "the key" not in page.locator("#programs").inner_text()
         page.close()
     finally:

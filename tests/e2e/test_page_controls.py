@@ -44,7 +44,7 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
     fields = {label: page.get_by_label(label, exact=True) for label in labels}
     fields["New tokens"].fill("12")
     fields["New tokens"].press("Tab")
-    page.get_by_label("Style").select_option("Careful")
+    page.get_by_label("Preset").select_option("Careful")
     expect(fields["Temperature"]).to_have_value("0.5")
     expect(fields["Top-k"]).to_have_value("40")
     # A preset is how tokens are drawn, and not how many.
@@ -64,7 +64,7 @@ def test_presets_and_settings_are_what_is_asked_for(page: Page) -> None:
     lamp(page, "blue")
     expect(fields["Temperature"]).to_have_value("3")
     # The likeliest tokens are the same each time.
-    page.get_by_label("Style").select_option("Always the likeliest")
+    page.get_by_label("Preset").select_option("Always the likeliest")
     assert written() == written()
     settings = sent(page)["settings"]
     assert (settings["temperature"], settings["max_tokens"]) == (0, 12)
@@ -109,6 +109,14 @@ def test_what_a_file_says_about_itself_is_text(server: Server, page: Page) -> No
     page.get_by_role("link", name="Prompts", exact=True).click()
     row = prompt_row(page, "hostile.zip")
     expect(row).to_contain_text(hostile)
+    # The menu of a broken file stands where every other does.
+    ends = "(all) => all.map((one) => Math.round(one.getBoundingClientRect().right))"
+    for width in (1280, 768, 375):
+        page.set_viewport_size({"width": width, "height": 900})
+        at = page.locator("#rows .do").evaluate_all(ends)
+        assert len(at) == 2
+        assert len(set(at)) == 1, (width, at)
+    page.set_viewport_size({"width": 1100, "height": 900})
     # Filters.
     page.locator("#filter").select_option("broken")
     expect(row).to_be_hidden()
@@ -128,7 +136,9 @@ def test_what_a_file_says_about_itself_is_text(server: Server, page: Page) -> No
     # Another tab of the window sets the server's default; this one follows it from now on.
     other = page.context.new_page()
     other.goto(f"{server.url}/#connect")
-    other.locator("#connect-choice").select_option("hostile")
+    other.locator("#connect-choice").click()
+    other.locator("#connect-choice-list input[value=hostile]").check()
+    expect(other.locator("#connect-choice")).to_have_text(hostile)
     expect(page.locator("#choices input").first).to_have_value("/default")
     choose(page, "/default")
     lamp(page, "green")

@@ -42,14 +42,27 @@ def test_all_of_them_can_be_found_and_few_are_drawn(tiny: Running, tab: Page) ->
     tab.locator("#lamp-open").click()
     options = tab.locator("#choices > label")
     assert options.count() < 210
-    expect(tab.locator("#choices-note")).to_contain_text("10002 fit: a search finds those that are not listed.")
-    tab.locator("#choice-search").fill("p5432")
+    panel = tab.locator("#lamp-panel")
+    expect(panel).to_contain_text("200 of 10,003 are listed. Search for the others.")
+    panel.get_by_label("Search").fill("p5432")
     tab.locator("#choices input[value=p5432]").check()
     expect(tab.locator("#lamp")).to_have_attribute("data-kind", "green")
     # It stays listed without the search.
-    tab.locator("#choice-search").fill("")
+    panel.get_by_label("Search").fill("")
     expect(tab.locator("#choices input[value=p5432]")).to_be_checked()
     tab.keyboard.press("Escape")
+
+    # The lists of Connect and of Train are as short, and are searched as well.
+    for place, button in (("connect", "connect-choice"), ("train", "train-from")):
+        tab.goto(f"{tiny.url}/#{place}")
+        tab.locator(f"#{button}").click()
+        options = tab.locator(f"#{button}-list > label")
+        assert 200 <= options.count() < 210
+        tab.locator(f"#{button}-list").locator("..").get_by_label("Search").fill("p5433")
+        expect(options).to_have_count(1)
+        options.click()
+        expect(options).to_be_hidden()
+        expect(tab.locator(f"#{button}")).to_have_value("p5433")
 
     tab.goto(f"{tiny.url}/#write")
     expect(tab.locator("#columns-choice input[value=p5432]")).to_be_checked()

@@ -34,7 +34,7 @@ def answers(page: Page, path: str, said: object) -> None:
 
 def test_what_is_typed_and_chosen_stays(tiny: Running, tab: Page) -> None:
     tab.goto(f"{tiny.url}/#train")
-    name, origin = tab.locator("#train-name"), tab.get_by_label("Start from")
+    name, origin = tab.locator("#train-name"), tab.locator("#train-from")
     name.fill("The log")
     tab.reload()
     expect(name).to_have_value("The log")
@@ -46,23 +46,31 @@ def test_what_is_typed_and_chosen_stays(tiny: Running, tab: Page) -> None:
     pick.set_input_files(text("The lamp is clean."))
     expect(tab.locator("#texts-list li")).to_have_text(["log (2).txt", "log.txt"])
     expect(name).to_have_value("The log")
-    # A list that is open is not filled anew; a choice outlives what is no longer offered.
-    origin.select_option("keeper")
-    origin.focus()
+    # What is looked at in an open list keeps the focus when another is offered; a choice outlives what is no longer.
+    listed = tab.locator("#train-from-list")
+    origin.click()
+    listed.locator("[value=keeper]").focus()
     path = tiny.folder / "another.zip"
     formats.write(voice(tiny.base, 5, name="Another"), path)
     try:
         expect(tab.locator("#choices input[value=another]")).to_have_count(1)
-        expect(origin.locator("option[value=another]")).to_have_count(0)
-        expect(origin).to_be_focused()
-        name.focus()
-        expect(origin.locator("option[value=another]")).to_have_count(1)
-        origin.select_option("another")
-        name.focus()
+        expect(listed.locator("[value=another]")).to_be_visible()
+        expect(listed.locator("[value=keeper]")).to_be_focused()
+        listed.locator("[value=another]").check()
+        expect(listed).to_be_hidden()
     finally:
         path.unlink()
     expect(tab.locator("#choices input[value=another]")).to_have_count(0)
+    expect(listed.locator("[value=another]")).to_have_count(0)
     expect(origin).to_have_value("another")
+    expect(origin).to_have_text("Another")
+    # By the keyboard: the arrow keys choose, and Enter closes the list.
+    origin.press("Enter")
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Enter")
+    expect(listed).to_be_hidden()
+    expect(origin).not_to_have_value("another")
 
 
 def test_a_run_is_named_by_its_texts(tiny: Running, tab: Page) -> None:
@@ -96,6 +104,15 @@ def test_a_run_is_gone_only_where_the_list_lacks_it(tiny: Running, tab: Page) ->
     for route in held:
         route.fulfill(json=[])
     expect(heading).to_have_text("This run is gone")
+
+
+def test_what_a_run_does_before_its_steps(tiny: Running, tab: Page) -> None:
+    now = {"what": "Measuring this machine", "done": 0, "total": 0, "left": 0}
+    answers(tab, "jobs", [a_run(state="running", now=now)])
+    answers(tab, "jobs/0a1b?*", a_run(state="running", now=now))
+    tab.goto(f"{tiny.url}/#train/0a1b")
+    expect(tab.locator("#run .state")).to_have_text("Measuring this machine · gives way to other work on this machine")
+    expect(tab.locator("#runs small")).to_have_text("Measuring this machine")
 
 
 def test_a_run_of_another_model(tiny: Running, tab: Page) -> None:

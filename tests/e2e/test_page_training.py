@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from tests.e2e.steps import NEEDED, WAIT, Server, fitting, lamp, likeliest, prompt_action, prompt_row, shot
+from tests.e2e.steps import NEEDED, WAIT, Server, drop, fitting, lamp, likeliest, prompt_action, prompt_row, shot
 from tests.tiny_models import tiny, tiny_tokenizer
 from tests.waiting import until
 
@@ -42,26 +41,6 @@ _LOWER = (
     'or "Virtual tokens"'
 )
 
-# What a desktop gives a page when files are let go over it: the browser makes them from bytes, and the events are the real ones.
-_DROP = """(place, files) => {
-    const given = new DataTransfer();
-    for (const [name, bytes] of files) {
-        given.items.add(new File([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], name));
-    }
-    const tell = (kind) => place.dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
-    tell("dragenter");
-    const taken = !tell("dragover"), over = place.classList.contains("over");
-    tell("drop");
-    return [taken, over, place.classList.contains("over")];
-}"""
-
-
-def drop(place: Locator, files: Sequence[tuple[str, bytes]]) -> None:
-    """Let files go over a place that takes them."""
-    made = [(name, base64.b64encode(content).decode()) for name, content in files]
-    # Taken: the browser would otherwise open the file in place of the page. Marked while it is over, and not after.
-    assert place.evaluate(_DROP, made) == [True, True, False]
-
 
 def log(number: int, lines: int = 30) -> tuple[str, bytes]:
     return f"log-{number}.txt", "\n\n".join(f"{TEXT}{number} {line} ships passed." for line in range(lines)).encode()
@@ -77,7 +56,7 @@ def fill(page: Page, **more: str) -> None:
 
 def begin(page: Page, name: str, texts: Sequence[tuple[str, bytes]], **more: str) -> Locator:
     """Drop texts and train, before it is known what they cost: the run's page."""
-    drop(page.locator("#texts-drop"), texts)
+    drop(page.locator("#train"), texts)
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_enabled()
     fill(page, **more)
     page.locator("#train-name").fill(name)
@@ -157,7 +136,7 @@ def test_training(server: Server, page: Page, tmp_path: Path) -> None:
     # Another run may begin from it, as thorough as is asked for.
     address = page.url
     action(run, "Continue with more data")
-    expect(page.locator("#train-from option:checked")).to_have_text("A <i>keeper</i>, trained here")
+    expect(page.locator("#train-from")).to_have_text("A <i>keeper</i>")
     page.get_by_label("Effort").select_option("Best: all that the texts give")
     expect(page.locator("[name=train-steps]")).to_have_value("400")
     page.goto(address)
@@ -216,13 +195,13 @@ def test_files_are_dropped(page: Page) -> None:
 def test_texts_are_dropped_and_pasted(page: Page) -> None:
     lamp(page, "blue")
     page.get_by_role("link", name="Train", exact=True).click()
-    drop(page.locator("#texts-drop"), [log(0), log(1)])
+    drop(page.locator("#train"), [log(0), log(1)])
     expect(page.locator("#texts-list li")).to_have_text(["log-0.txt", "log-1.txt"])
     page.get_by_text("Paste text").click()
     page.locator("#paste").fill(TEXT)
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.locator("#texts-list")).to_contain_text("pasted-1.txt")
-    drop(page.locator("#texts-drop"), [("latin.txt", b"na\xefve " * 999)])
+    drop(page.locator("#train"), [("latin.txt", b"na\xefve " * 999)])
     expect(page.locator("#train-cost")).to_contain_text("latin.txt, byte 2 (0xef): the text is not UTF-8", timeout=WAIT)
     expect(page.get_by_role("button", name="Train", exact=True)).to_be_disabled()
     # The one bad text is taken out again, and the others can be trained on.
@@ -268,7 +247,7 @@ def test_a_second_run_waits_for_the_first(server: Server, page: Page) -> None:
     held: list[Route] = []
     page.route("**/ui/jobs/*/train", lambda route: held.append(route))
     begin(page, "second", [log(3), log(4), log(5)], steps="5")
-    drop(page.locator("#texts-drop"), [log(6)])
+    drop(page.locator("#train"), [log(6)])
     expect(page.locator("#texts-list li")).to_have_text(["log-6.txt"])
     held[0].continue_()
     page.unroute("**/ui/jobs/*/train")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import httpx
-from playwright.sync_api import Page, expect
+from pathlib import Path
 
-from tests.e2e.steps import NEEDED, prompt_row
+import httpx
+from playwright.sync_api import Page, Route, expect
+
+from tests.e2e.steps import NEEDED, drop, prompt_row
 from tests.server.running import Running
 
 pytestmark = NEEDED
@@ -46,6 +48,64 @@ def test_text_that_is_dragged_is_the_browsers(tab: Page) -> None:
     }"""
     assert [tab.evaluate(taken, kind) for kind in ("dragover", "drop")] == [False, False]
     expect(tab.locator("#toasts .toast")).to_have_count(0)
+
+
+def test_files_may_be_dropped_anywhere(tiny: Running, tab: Page) -> None:
+    """Where nobody takes a file, the browser leaves the page for it."""
+    content = (tiny.folder / "clerk.zip").read_bytes()
+    for place in ("write", "connect", "find", "prompts"):
+        tab.goto(f"{tiny.url}/#{place}")
+        drop(tab.locator(f"#{place}"), [(f"on-{place}.zip", content)])
+        path = tiny.folder / f"on-{place}.zip"
+        expect(prompt_row(tab, path.name)).to_be_visible()
+        path.unlink()
+    tab.goto(f"{tiny.url}/#write")
+    drop(tab.locator("#write"), [("The tale.txt", b"It rained.")])
+    expect(tab.locator("#title")).to_have_value("The tale")
+    expect(tab.locator("#story")).to_have_value("It rained.")
+    tab.goto(f"{tiny.url}/#train")
+    drop(tab.locator("#train"), [("log.txt", b"It rained.")])
+    expect(tab.locator("#texts-list")).to_contain_text("log.txt")
+    tab.get_by_role("button", name="Start over").click()
+
+
+def test_a_folder_is_dropped(tiny: Running, tab: Page, tmp_path: Path) -> None:
+    for name in ("log/one.txt", "log/older/two.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{name}: it rained.")
+    tab.goto(f"{tiny.url}/#train")
+    browser = tab.context.new_cdp_session(tab)
+    data = {"items": [], "files": [str(tmp_path / "log")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": 700, "y": 300, "data": data})
+    expect(tab.locator("#texts-list li")).to_have_text(["log/older/two.txt", "log/one.txt"])
+    expect(tab.locator("#train-name")).to_have_value("log")
+    tab.get_by_role("button", name="Start over").click()
+
+
+def test_a_load_is_shown_at_once(tiny: Running, tab: Page) -> None:
+    """Before the server has answered; and it may be over before the next look at the server's state."""
+    held: list[Route] = []
+    tab.route("**/ui/models", lambda route: held.append(route) if route.request.method == "POST" else route.fallback())
+    tab.locator("#model-open").click()
+    loading, error = tab.locator("#models-loading"), tab.locator("#models-error")
+
+    def ask(name: str) -> Route:
+        tab.locator("#models-name").fill(name)
+        tab.locator("#models").get_by_role("button", name="Load", exact=True).click()
+        expect(loading).to_contain_text(f"{name}: preparing")
+        expect(loading).to_be_in_viewport()
+        return held.pop()
+
+    ask("missing").fulfill(status=400, json={"error": {"message": "no such base model"}})
+    expect(error).to_have_text("no such base model")
+    expect(loading).to_be_hidden()
+    ask("large").fulfill(json={})
+    expect(error).to_have_text("")
+    expect(loading).to_be_visible()
+    state(tab, "loads: 1, error: 'it is too large'")
+    expect(error).to_have_text("it is too large")
+    expect(loading).to_be_hidden()
 
 
 def test_a_model_that_is_loaded_between_two_looks(tiny: Running, tab: Page) -> None:

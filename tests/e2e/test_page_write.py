@@ -279,7 +279,7 @@ def test_the_list_of_stories(tiny: Running, tab: Page) -> None:
     expect(story).to_have_value("This is One.")
     assert "Two" not in [one["title"] for one in httpx.get(f"{tiny.url}/ui/stories").json()]
     # It folds away, stays so, and opens over the text on a phone.
-    tab.locator("#stories-open").click()
+    tab.locator("#stories-side .fold").click()
     expect(tab.locator("#stories-side")).to_be_hidden()
     tab.reload()
     expect(story).to_have_value("This is One.")
@@ -299,15 +299,15 @@ def test_styles_of_ones_own(tab: Page) -> None:
         drawer.get_by_label("Temperature", exact=True).fill("0.65")
         drawer.get_by_label("Temperature", exact=True).press("Tab")
         expect(tab.locator("#preset option:checked")).to_have_text("Your own")
-        drawer.get_by_role("button", name="Save as a style").click()
+        drawer.get_by_role("button", name="Save as a preset").click()
         drawer.get_by_label("Name").fill("constructor")
         drawer.get_by_label("Name").press("Enter")
         expect(tab.locator("#preset option:checked")).to_have_text("constructor")
-        drawer.get_by_label("Style").select_option("Wild")
+        drawer.get_by_label("Preset").select_option("Wild")
         fitting(tab)
     tab.reload()
     with settings(tab) as drawer:
-        drawer.get_by_label("Style").select_option("constructor")
+        drawer.get_by_label("Preset").select_option("constructor")
         expect(drawer.get_by_label("Temperature", exact=True)).to_have_value("0.65")
         drawer.get_by_role("button", name="Delete").click()
         drawer.get_by_role("button", name="Really delete?").click()

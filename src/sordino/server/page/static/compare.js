@@ -1,6 +1,6 @@
 // Continuations without and with soft prompts, side by side, from one batch and one seed.
 
-import { $, el, setStatus } from "./dom.js";
+import { $, el, redraw, setStatus } from "./dom.js";
 import { choice, label } from "./status.js";
 import { live } from "./live.js";
 import { write } from "./generation.js";
@@ -50,19 +50,14 @@ export function fillColumns() {
   const prompts = live.state?.prompts ?? [];
   const wanted = ticked ?? ["", choice.name || prompts[0]?.name];
   const offered = prompts.filter(({ name }, at) => at < MOST_CHOICES || wanted.includes(name));
-  const names = ["", ...offered.map((one) => one.name)];
-  // Redrawn only when the list changes, so that a focused box keeps the focus.
-  if (JSON.stringify(boxes().map((one) => one.value)) !== JSON.stringify(names)) {
-    const tick = () => {
-      ticked = chosen();
-      if (!comparing) drawColumns();
-    };
-    $("columns-choice").replaceChildren(
-      ...names.map((name) =>
-        el("label", {}, el("input", { type: "checkbox", value: name, onchange: tick }), ` ${titleOf(name)}`),
-      ),
-    );
-  }
+  const columns = ["", ...offered.map((one) => one.name)].map((name) => [name, titleOf(name)]);
+  const tick = () => {
+    ticked = chosen();
+    if (!comparing) drawColumns();
+  };
+  const box = ([value, title]) =>
+    el("label", {}, el("input", { type: "checkbox", value, onchange: tick }), ` ${title}`);
+  redraw($("columns-choice"), columns, () => columns.map(box));
   for (const box of boxes()) box.checked = wanted.includes(box.value);
   // Results stay until there are others.
   if (!comparing && !$("columns").querySelector("article span:not(:empty)")) drawColumns();

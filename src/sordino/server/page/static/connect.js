@@ -2,8 +2,9 @@
 
 import { chart } from "./charts.js";
 import { copier } from "./copy.js";
-import { $, bytes, call, el, fill, offer, scrolling, shown, table } from "./dom.js";
+import { $, ago, bytes, call, el, fill, redraw, scrolling, shown, table } from "./dom.js";
 import { live } from "./live.js";
+import { chooser } from "./options.js";
 import { programs } from "./programs.js";
 import { toast } from "./toast.js";
 
@@ -19,9 +20,8 @@ const GRAPHS = {
 
 const points = Object.fromEntries(Object.keys(GRAPHS).map((name) => [name, []]));
 let last = null;
-// What the cards say now, so that they are not drawn anew under the pointer.
-let drawn = "";
 let isLocked = false;
+const standard = chooser("connect-choice", "Default soft prompt", setDefault);
 
 export function startConnect() {
   $("connect").append(
@@ -31,19 +31,15 @@ export function startConnect() {
     el(
       "p",
       { class: "bar" },
-      el(
-        "label",
-        {},
-        "Server's default soft prompt ",
-        el("select", { id: "connect-choice", onchange: ({ target }) => setDefault(target.value) }),
-      ),
+      el("span", { class: "soft" }, "Default soft prompt"),
+      standard.element,
       el("small", { class: "soft" }, "For programs that cannot name one."),
     ),
-    el("h2", {}, "Connected"),
-    el("div", { id: "clients" }),
     el("h2", {}, "Steps for each program"),
     el("div", { id: "programs" }),
     el("p", { id: "programs-left", class: "soft", hidden: true }),
+    el("h2", {}, "Connected"),
+    el("div", { id: "clients" }),
     el("h2", {}, "Load"),
     el("div", { id: "graphs" }),
     el("p", { id: "cache", class: "soft" }),
@@ -61,33 +57,25 @@ async function setDefault(name) {
 
 function show() {
   const { model, prompts, default: chosen } = live.state;
-  const select = $("connect-choice");
-  offer(select, [["", "none"], ...prompts.map((one) => [one.name, one.title])], chosen ?? "");
-  select.disabled = !model;
+  standard.show([["", "None"], ...prompts.map((one) => [one.name, one.title])], chosen ?? "");
+  $("connect-choice").disabled = !model;
   const here = new URL(".", document.baseURI).href.replace(/\/$/, "");
   const base = model?.name ?? "MODEL",
     prompt = chosen ?? prompts[0]?.name;
   const values = { here, model: base, name: prompt ? `${base}:${prompt}` : base, key: isLocked ? "YOUR-KEY" : "none" };
-  const chats = !model || model.chat,
-    now = JSON.stringify([values, chats]);
-  if (now === drawn) return;
-  drawn = now;
-  const pair = (term, value) => el("div", {}, el("dt", {}, term), el("dd", {}, el("code", {}, value), copier(value)));
-  fill(
-    $("addresses"),
-    pair("OpenAI's API", `${here}/v1`),
-    pair("KoboldAI's API", `${here}/api`),
-    pair("KoboldCpp's API", here),
+  const chats = !model || model.chat;
+  const pair = (term, ...value) => el("div", {}, el("dt", {}, term), el("dd", {}, ...value));
+  const addresses = () => [
+    pair("OpenAI API", copied(`${here}/v1`)),
+    pair("KoboldAI API", copied(`${here}/api`)),
+    pair("KoboldCpp API", copied(here)),
     model
-      ? pair(prompt ? "Model with a soft prompt" : "Model", values.name)
-      : el("div", {}, el("dt", {}, "Model"), el("dd", {}, "none is loaded; below, MODEL stands for its name")),
-    el(
-      "div",
-      {},
-      el("dt", {}, "Key"),
-      el("dd", {}, isLocked ? "the one that the server was started with" : "not needed; any text works"),
-    ),
-  );
+      ? pair(prompt ? "Model with a soft prompt" : "Model", copied(values.name))
+      : pair("Model", "None is loaded. Below, MODEL stands for its name."),
+    pair("Key", isLocked ? "The one that the server was started with" : "Not needed: any text works"),
+  ];
+  // Not under the pointer.
+  if (!redraw($("addresses"), [values, chats], addresses)) return;
   const all = programs(values),
     left = all.filter((one) => one.chats && !chats);
   $("programs-left").hidden = !left.length;
@@ -110,8 +98,9 @@ const card = ({ title, steps, code, after = [] }) =>
 const stepList = (steps) =>
   steps.length > 0 && el("ol", {}, ...steps.map((step) => el("li", {}, ...stepOf(step))));
 
-const stepOf = (step) =>
-  Array.isArray(step) ? [`${step[0]}: `, el("code", {}, step[1]), " ", copier(step[1])] : [step];
+const stepOf = (step) => (Array.isArray(step) ? [`${step[0]}: `, copied(step[1])] : [step]);
+
+const copied = (value) => el("span", { class: "value" }, el("code", {}, value), copier(value));
 
 async function look() {
   if (!shown("connect")) return;
@@ -137,20 +126,13 @@ async function look() {
   }
 }
 
-const clientCells = ({ agent, api, host, requests, ago }) => [
+const clientCells = ({ agent, api, host, requests, ago: seconds }) => [
   agent || "unknown program",
   api,
   host,
   String(requests),
-  howLongAgo(ago),
+  ago(Date.now() / 1000 - seconds),
 ];
-
-function howLongAgo(seconds) {
-  if (seconds < 5) return "now";
-  if (seconds < 60) return "less than a minute ago";
-  const minutes = Math.round(seconds / 60);
-  return minutes === 1 ? "a minute ago" : `${minutes} minutes ago`;
-}
 
 function draw(text) {
   const values = Object.fromEntries(

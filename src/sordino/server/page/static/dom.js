@@ -20,29 +20,6 @@ export const fill = (where, ...children) =>
     ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
   );
 
-// What a select offers, and what it is to offer once its list is closed.
-const offered = new WeakMap();
-
-/** Give a select these options, [value, text] each. chosen: one's value; by default what is chosen stays, also where it
- * is offered no more. A select that has the focus, whose list may be open, changes when it loses it. */
-export function offer(select, options, chosen = null) {
-  if (!offered.has(select)) select.addEventListener("blur", () => offer(select, ...offered.get(select).next));
-  const before = offered.get(select)?.now;
-  const now = JSON.stringify(options);
-  const isOpen = document.activeElement === select;
-  offered.set(select, { next: [options, chosen], now: isOpen ? before : now });
-  if (isOpen) return;
-  if (before !== now) {
-    const kept = select.selectedOptions[0];
-    const isGone = chosen === null && kept?.value && !options.some(([value]) => value === kept.value);
-    const value = select.value;
-    fill(select, options.map(([value, text]) => el("option", { value }, text)), isGone && kept);
-    select.value = value;
-    if (select.selectedIndex < 0) select.selectedIndex = 0;
-  }
-  if (chosen !== null) select.value = chosen;
-}
-
 // What each element was filled from.
 const drawn = new WeakMap();
 
@@ -177,6 +154,19 @@ export function clock(seconds) {
   return whole < 3600
     ? `${Math.floor(whole / 60)} min ${whole % 60} s`
     : `${Math.floor(whole / 3600)} h ${Math.round((whole % 3600) / 60)} min`;
+}
+
+/** A time in seconds since 1970, for people. */
+export function ago(seconds) {
+  const date = new Date(1000 * seconds),
+    now = new Date(),
+    passed = (now - date) / 1000;
+  if (passed < 60) return "just now";
+  if (passed < 3600) return `${Math.floor(passed / 60)} min ago`;
+  if (date.toDateString() === now.toDateString())
+    return date.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
+  const year = date.getFullYear() === now.getFullYear() ? {} : { year: "numeric" };
+  return date.toLocaleDateString([], { day: "numeric", month: "short", ...year });
 }
 
 /** Whether a page of this document is shown. */

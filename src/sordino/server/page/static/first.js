@@ -1,6 +1,6 @@
 // The first visit: one card leads from nothing to a green lamp and text on the screen.
 
-import { $, bytes, call, el, fill, local } from "./dom.js";
+import { $, bytes, call, el, local, redraw } from "./dom.js";
 import { live } from "./live.js";
 import { choice } from "./status.js";
 
@@ -41,17 +41,12 @@ async function show() {
   draw();
 }
 
-let drawn = "";
-
 function draw() {
   const { state } = live,
-    loading = state?.loading;
-  const now = JSON.stringify([state?.model?.name, state?.count, loading, waiting, failed, Boolean(starters)]);
-  if (now === drawn) return;
-  drawn = now;
-  const had = $("first").contains(document.activeElement);
-  fill(
-    $("first"),
+    loading = state?.loading,
+    had = $("first").contains(document.activeElement);
+  const drawn = [state?.model?.name, state?.count, loading, waiting, failed, Boolean(starters)];
+  const make = () => [
     el("h2", {}, state?.model && !waiting ? `${state.model.name} is ready` : "Give a language model a voice"),
     el(
       "p",
@@ -61,8 +56,8 @@ function draw() {
     ),
     ...(waiting ? progress(loading) : starters ? choices(state) : []),
     failed && el("p", { role: "alert", dataset: { kind: "bad" } }, failed),
-  );
-  if (had) $("first").querySelector("button")?.focus();
+  ];
+  if (redraw($("first"), drawn, make) && had) $("first").querySelector("button")?.focus();
 }
 
 function choices(state) {
@@ -86,7 +81,7 @@ function choices(state) {
   return [
     el(
       "p",
-      { class: "between" },
+      { class: "bar" },
       el(
         "span",
         {},

@@ -14,10 +14,6 @@ class Live extends EventTarget {
   #number = 0;
   #waiting = new Map();
 
-  start() {
-    this.#open();
-  }
-
   /** Send a request. onMessage: called with each answer; {is: "lost"} where the connection broke. Returns a function
    * that stops it. */
   ask(message, onMessage) {
@@ -33,7 +29,7 @@ class Live extends EventTarget {
     return () => this.#socket.readyState === WebSocket.OPEN && this.#socket.send(JSON.stringify({ do: "stop", id }));
   }
 
-  #open() {
+  start() {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     this.#socket = new WebSocket(`${scheme}://${location.host}${new URL("live", base()).pathname}`);
     this.#socket.onopen = () => {
@@ -50,7 +46,7 @@ class Live extends EventTarget {
       if (!this.#opened && this.#failed >= 2) {
         this.#plain = true;
         this.#poll();
-      } else setTimeout(() => this.#open(), RETRY[Math.min(this.#failed, RETRY.length) - 1]);
+      } else setTimeout(() => this.start(), RETRY[Math.min(this.#failed, RETRY.length) - 1]);
     };
   }
 

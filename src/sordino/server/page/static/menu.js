@@ -3,6 +3,9 @@
 import { el } from "./dom.js";
 import { icon } from "./icons.js";
 
+// Between a menu and the window's edge, in pixels.
+const EDGE = 8;
+
 /** A button with a menu. items: buttons or links, which close it; null ones are left out. label: for screen readers.
  * text: on the button, in place of three dots. */
 export function menu(label, items, text = null) {
@@ -16,8 +19,9 @@ export function menu(label, items, text = null) {
   });
   // Its width is known once it is shown.
   list.addEventListener("toggle", () => {
-    const over = 8 - list.getBoundingClientRect().left;
-    if (list.matches(":popover-open") && over > 0) list.style.right = `${parseFloat(list.style.right) - over}px`;
+    const { left, right } = list.getBoundingClientRect();
+    if (left < EDGE && right > EDGE) list.style.right = `${parseFloat(list.style.right) - EDGE + left}px`;
+    if (right > innerWidth - EDGE) Object.assign(list.style, { left: "auto", right: `${EDGE}px` });
   });
   // An action that asks for confirmation keeps the menu open for its second press.
   list.addEventListener("click", ({ target }) => {
@@ -26,18 +30,22 @@ export function menu(label, items, text = null) {
   });
   list.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (!step) return;
+    // Radios have these keys themselves.
+    if (!step || event.target.type === "radio") return;
     event.preventDefault();
-    const all = [...list.querySelectorAll("button:enabled, a")];
+    const all = [...list.querySelectorAll("button:enabled, a, input")];
     all.at((all.indexOf(document.activeElement) + step) % all.length)?.focus();
   });
   return el("span", { class: "menu-place" }, button, list);
 }
 
-/** Below the button, inside the window. */
+/** Below the button or above it, on the side where the window has more room. */
 function place(button, list) {
-  const at = button.getBoundingClientRect();
-  list.style.top = at.bottom > innerHeight * 0.6 ? "auto" : `${at.bottom + 4}px`;
-  list.style.bottom = at.bottom > innerHeight * 0.6 ? `${innerHeight - at.top + 4}px` : "auto";
-  list.style.right = `${Math.max(8, innerWidth - at.right)}px`;
+  const at = button.getBoundingClientRect(),
+    isLow = at.bottom > innerHeight * 0.6,
+    isLeft = at.left < innerWidth - at.right;
+  list.style.top = isLow ? "auto" : `${at.bottom + 4}px`;
+  list.style.bottom = isLow ? `${innerHeight - at.top + 4}px` : "auto";
+  list.style.left = isLeft ? `${at.left}px` : "auto";
+  list.style.right = isLeft ? "auto" : `${Math.max(EDGE, innerWidth - at.right)}px`;
 }

@@ -1,6 +1,6 @@
 // The weights of the mixture that is loaded: sliders, of this tab alone. The next generation uses them.
 
-import { $, call, el, fill, percent, tab } from "./dom.js";
+import { $, call, el, percent, redraw, tab } from "./dom.js";
 import { choice } from "./status.js";
 import { live } from "./live.js";
 
@@ -16,8 +16,6 @@ export const RULES = {
 const given = Object.assign(Object.create(null), tab.get("weights", {}));
 // The mixture that is shown: its name, the library's state when it was read, and its components.
 let current = { name: "", library: null, mixture: null };
-// What the sliders were drawn from.
-let drawn = "";
 
 /** For the next request: the weights of each mixture whose sliders the user moved. */
 export const weights = () =>
@@ -44,9 +42,8 @@ async function refresh() {
     if (current.name !== name) return;
     current.mixture = parts;
     // Where another file of the library changed, nothing is redrawn: a slider may be in use.
-    const now = JSON.stringify([name, title, parts]);
-    if (now !== drawn || $("mixing").hidden) draw(title || name);
-    drawn = now;
+    redraw($("mixing"), [name, title, parts], () => sliders(title || name));
+    $("mixing").hidden = false;
   } catch {
     if (current.name !== name) return;
     // The file was removed a moment ago; the lamp shows it.
@@ -55,7 +52,7 @@ async function refresh() {
   }
 }
 
-function draw(title) {
+function sliders(title) {
   const { name, mixture } = current;
   if (given[name]?.length !== mixture.components.length) delete given[name];
   const values = () => given[name] ?? mixture.components.map((one) => one.weight);
@@ -100,8 +97,8 @@ function draw(title) {
     outputs.push(output);
     return el("label", {}, `${one.name || `soft prompt ${at + 1}`} `, output, input);
   });
-  fill(
-    $("mixing"),
+  show();
+  return [
     el("legend", {}, `Weights of ${title}`),
     el("div", { class: "grid" }, ...rows),
     el(
@@ -116,7 +113,5 @@ function draw(title) {
           : "For this tab only. The file does not change.",
       ),
     ),
-  );
-  show();
-  $("mixing").hidden = false;
+  ];
 }

@@ -31,10 +31,17 @@ export async function openModels() {
   await read();
 }
 
+// What was asked for, until the server says that it is being loaded, or that a load has ended: {name, loads}.
+let asked = null;
+
 /** Load a model, with its progress in the dialog. */
 export async function load(name) {
   if (!$("models").open) openModels();
-  await post("ui/models", { name });
+  asked = { name, loads: live.state?.loads };
+  show();
+  if (await post("ui/models", { name })) return;
+  asked = null;
+  show();
 }
 
 async function read() {
@@ -105,12 +112,15 @@ function fits({ fits: here, needed }, memory) {
     : el("span", { class: "badge", dataset: { kind: "good" } }, "Fits this machine");
 }
 
+/** Whether the server took it. */
 async function post(path, json = {}) {
   setStatus($("models-error"), "");
   try {
     await call(path, { method: "POST", json });
+    return true;
   } catch (error) {
     setStatus($("models-error"), error.message, "bad");
+    return false;
   }
 }
 
@@ -122,7 +132,9 @@ let before = "";
 let began = null;
 
 function show() {
-  const { loading, error, loads, model } = live.state ?? {};
+  const { loading: told, error, loads, model } = live.state ?? {};
+  if (told || loads !== asked?.loads) asked = null;
+  const loading = told ?? (asked && { name: asked.name, line: "preparing" });
   $("models-loading").hidden = !loading;
   $("models-unload").hidden = !model;
   if (loading) progress(loading);

@@ -3,7 +3,8 @@
 /** A text in JSON, inside a shell's single quotes: a soft prompt's name may have any. */
 const inShell = (text) => JSON.stringify(text).replaceAll("'", "'\\''");
 
-/** Those with `chats` talk in turns, which needs a model with a chat template. here: this server's address. name: of the model with its soft prompt. key: what a program gives as key. */
+/** Those with `chats` talk in turns, which needs a model with a chat template. here: this server's address. name: of the
+ * model with its soft prompt. key: what a program gives as key. */
 export const programs = ({ here, model, name, key }) => [
   {
     title: "SillyTavern, Text Completion",

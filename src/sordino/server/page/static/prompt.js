@@ -148,7 +148,7 @@ function actions(details, done) {
         ]
       : []),
     el("span", { id: "prompt-export", class: "export" }, menu("Export", formats(details), "Export")),
-    menu("More", [el("a", { href: "#prompts" }, "All soft prompts"), remover(details, gone)]),
+    menu("More", [remover(details, gone)]),
   ];
 }
 
@@ -165,7 +165,7 @@ function facts(details) {
     size,
     attention.hold ? `held from ${attention.hold} tokens on` : "",
     attention.strength === 1 ? "" : `strength ${attention.strength}`,
-    details.made_for ? `made for ${base.id || details.made_for}` : "",
+    details.made_for && !details.unfit ? `made for ${base.id || details.made_for}` : "",
     details.author ? `by ${details.author}` : "",
     details.created.slice(0, "2026-01-01".length),
     details.licence,

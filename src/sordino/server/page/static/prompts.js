@@ -39,10 +39,10 @@ export function startPrompts() {
     last?.nextElementSibling?.querySelector("a, button")?.focus();
   });
   $("upload").addEventListener("change", ({ target }) => {
-    upload([...target.files], read);
+    addFiles([...target.files]);
     target.value = "";
   });
-  dropZone($("prompts"), (files) => upload(files, read));
+  for (const place of ["prompts", "find", "connect"]) dropZone($(place), addFiles);
   $("rows").addEventListener("keydown", step);
   live.addEventListener("state", () => {
     const now = JSON.stringify([live.state.library, live.state.model?.key]);
@@ -53,6 +53,12 @@ export function startPrompts() {
   choice.addEventListener("change", draw);
   document.addEventListener("page", turn);
   $("try-examples").addEventListener("click", examples);
+}
+
+/** Add files to the library, and show it. */
+export function addFiles(files) {
+  location.hash = "#prompts";
+  upload(files, read);
 }
 
 /** The list, or the page of the soft prompt that the address names. opened: by the user, at the part that it names. */

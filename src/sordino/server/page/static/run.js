@@ -17,17 +17,16 @@ const SMOOTHED_SHARE = 12;
 
 /** doing: {again(job), goOn(job)}. Returns {element, show(id, run, {isKnown})}; run: as in runs.js, or undefined. */
 export function runPage(doing) {
-  const part = (tag, props, ...children) => el(tag, props, ...children);
-  const name = part("h2"),
-    state = part("p", { class: "state", role: "status" }),
-    buttons = part("div", { class: "bar run-actions" }),
-    status = part("p", { class: "run-status", role: "status" }),
-    bar = part("progress", { max: 1, ariaLabel: "Progress" }),
-    error = part("p", { class: "notice", dataset: { kind: "bad" } }),
-    verdict = part("div", { class: "verdict" }),
-    curve = part("div", { class: "curve" }),
-    samples = part("div", { class: "samples" }),
-    numbers = part("div");
+  const name = el("h2"),
+    state = el("p", { class: "state", role: "status" }),
+    buttons = el("div", { class: "bar run-actions" }),
+    status = el("p", { class: "run-status", role: "status" }),
+    bar = el("progress", { max: 1, ariaLabel: "Progress" }),
+    error = el("p", { class: "notice", dataset: { kind: "bad" } }),
+    verdict = el("div", { class: "verdict" }),
+    curve = el("div", { class: "curve" }),
+    samples = el("div", { class: "samples" }),
+    numbers = el("div");
   const element = el(
     "article",
     { id: "run", class: "run", hidden: true },

@@ -1,6 +1,6 @@
 // Training runs: the list of them, and what the server knows of each.
 
-import { $, call, clock, el, fill, percent, setStatus, shown } from "./dom.js";
+import { $, arrange, call, clock, el, percent, setStatus, shown } from "./dom.js";
 import { route } from "./route.js";
 
 const EVERY = 1000;
@@ -79,7 +79,7 @@ export function progressOf({ job, events }) {
   if (job.state === "running" && job.now) {
     const { what, done, total, left } = job.now;
     parts[0] = what;
-    if (total) parts.push(percent(done / total));
+    parts.push(total ? percent(done / total) : "gives way to other work on this machine");
     if (left > 1) parts.push(`about ${clock(left)} left`);
     return { text: parts.join(" · "), share: total ? done / total : null };
   }
@@ -103,8 +103,7 @@ function draw() {
   const list = $("runs");
   const items = new Map([...list.children].map((one) => [one.dataset.id, one]));
   const wanted = [...runs.values()].map((run) => item(items.get(run.job.id) ?? newItem(run.job), run));
-  if (wanted.length !== list.children.length || wanted.some((one, at) => one !== list.children[at]))
-    fill(list, ...wanted);
+  arrange(list, wanted);
   $("runs-none").hidden = wanted.length > 0;
 }
 

@@ -34,7 +34,7 @@ const FIELDS = {
 const FEW = 7;
 // What a value means, or when a setting does nothing.
 const NOTES = {
-  temperature: "0: always the likeliest",
+  temperature: "0: greedy",
   top_k: "0: off",
   min_p: "0: off",
   repetition_penalty: "1: off",
@@ -128,7 +128,7 @@ function startOwn(fill) {
     event.preventDefault();
     const name = $("preset-name").value.trim();
     if (!name || Object.hasOwn(PRESETS, name)) {
-      $("preset-name").setCustomValidity(name ? "Sordino has a style of this name: choose another" : "Enter a name");
+      $("preset-name").setCustomValidity(name ? "Sordino has a preset of this name: choose another" : "Enter a name");
       $("preset-name").reportValidity();
       return;
     }

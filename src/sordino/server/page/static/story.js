@@ -30,12 +30,8 @@ export class StoryStore {
   #rows;
 
   constructor(ids, { isChat, show, leave, read }) {
-    this.ids = ids;
-    this.isChat = isChat;
-    this.show = show;
-    this.leave = leave;
-    this.name = isChat ? "chat" : "story";
-    this.story = blank(isChat);
+    const name = isChat ? "chat" : "story";
+    Object.assign(this, { ids, isChat, show, leave, read, name, story: blank(isChat) });
     $(ids.fresh).addEventListener("click", () => this.fresh());
     const doing = {
       open: (id) => this.#choose(id),
@@ -50,7 +46,7 @@ export class StoryStore {
       this.save({ overwrite: true });
     });
     $(ids.load)?.addEventListener("change", ({ target }) => {
-      this.#load(target.files[0], read);
+      this.load(target.files[0]);
       target.value = "";
     });
     addEventListener("pagehide", () => {
@@ -254,10 +250,11 @@ export class StoryStore {
     }
   }
 
-  async #load(file, read) {
+  /** Open a story from a file. */
+  async load(file) {
     if (!file || !(await this.#leave())) return;
     try {
-      this.open({ ...blank(this.isChat), ...(await read(file)) });
+      this.open({ ...blank(this.isChat), ...(await this.read(file)) });
       this.change({});
     } catch (error) {
       setStatus($(this.ids.saved), `${file.name}: ${error.message}`, "bad");

@@ -2,7 +2,6 @@
 
 export const newId = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random().toString(16).slice(2)}`;
 
-
 /** A new story, or chat. */
 export const blank = (isChat) => ({
   id: newId(),

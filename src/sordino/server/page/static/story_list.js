@@ -1,21 +1,8 @@
 // The list of stories, or of chats: a row each, with a menu.
 
-import { confirming, el } from "./dom.js";
+import { ago, arrange, confirming, el } from "./dom.js";
 import { menu } from "./menu.js";
 import { nameOf } from "./story_fields.js";
-
-/** When it was changed, in seconds since 1970, for people. */
-function ago(seconds) {
-  const date = new Date(1000 * seconds),
-    now = new Date(),
-    passed = (now - date) / 1000;
-  if (passed < 60) return "just now";
-  if (passed < 3600) return `${Math.floor(passed / 60)} min ago`;
-  if (date.toDateString() === now.toDateString())
-    return date.toLocaleTimeString([], { hour: "numeric", minute: "2-digit" });
-  const year = date.getFullYear() === now.getFullYear() ? {} : { year: "numeric" };
-  return date.toLocaleDateString([], { day: "numeric", month: "short", ...year });
-}
 
 export class StoryList {
   #place;
@@ -33,16 +20,14 @@ export class StoryList {
 
   /** stories: {id, changed, isOpen, isUnsent} each, and what `nameOf` needs. Rows stay in place: a menu stays open. */
   draw(stories) {
-    const rows = stories.map((one) => this.#row(one));
-    const now = [...this.#place.children];
-    if (rows.length !== now.length || rows.some((row, at) => row !== now[at])) this.#place.replaceChildren(...rows);
+    arrange(this.#place, stories.map((one) => this.#row(one)));
   }
 
   #row({ id, changed, isOpen, isUnsent, ...story }) {
     if (!this.#rows.has(id)) this.#rows.set(id, this.#made(id));
     const { row, button, name, when } = this.#rows.get(id);
     name.textContent = nameOf(story) || this.#unnamed;
-    when.textContent = isUnsent ? "in this browser only" : changed ? ago(changed) : "";
+    when.textContent = isUnsent ? "in this browser only" : changed ? ago(changed) : "new";
     if (isOpen) button.setAttribute("aria-current", "true");
     else button.removeAttribute("aria-current");
     return row;

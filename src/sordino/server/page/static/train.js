@@ -1,11 +1,12 @@
 // Train: the form of a new run, the runs, and the page of the run that is open.
 
 import * as drafts from "./draft.js";
-import { $, call, el, offer, shown } from "./dom.js";
+import { $, call, el, shown } from "./dom.js";
 import { folding, NARROW } from "./drawer.js";
 import { dropZone, picker } from "./drop.js";
 import { icon } from "./icons.js";
 import { live } from "./live.js";
+import { chooser } from "./options.js";
 import { isPair } from "./output.js";
 import { fields, fillFields, form, inputs, kindField, onPage, PRESETS, runRequest } from "./recipe.js";
 import { route } from "./route.js";
@@ -16,6 +17,15 @@ import { toast } from "./toast.js";
 let open = null;
 // The names of the models that are on the server's machine.
 let here = [];
+const model = chooser("train-model", "Model", (value) => {
+  offerModels(value);
+  drafts.measure();
+});
+// What the matrix starts from.
+const origin = chooser("train-from", "Start from", (value) => {
+  origins(value);
+  drafts.measure();
+});
 
 export function startTrain() {
   if (!form.run.length) return;
@@ -33,7 +43,10 @@ export function startTrain() {
   $("train").append(side, el("div", { class: "pane" }, toggle, newRun(), open.element));
   const fold = folding(side, toggle, { name: "runs", open: true });
   side.addEventListener("click", ({ target }) => NARROW.matches && target.closest("a") && fold(false));
-  dropZone($("texts-drop"), drafts.add);
+  dropZone($("train"), (files) => {
+    location.hash = "#train";
+    drafts.add(files);
+  });
   live.addEventListener("state", () => {
     origins();
     offerModels();
@@ -50,6 +63,8 @@ export function startTrain() {
 }
 
 function newRun() {
+  const name = el("input", { id: "train-name", maxLength: 100, required: true, oninput: drafts.keepName }),
+    efforts = Object.keys(PRESETS).map((one) => new Option(one));
   return el(
     "div",
     { id: "train-new" },
@@ -62,23 +77,13 @@ function newRun() {
       el(
         "div",
         { class: "grid basics" },
-        el(
-          "label",
-          {},
-          "Name",
-          el("input", { id: "train-name", maxLength: 100, required: true, oninput: drafts.keepName }),
-        ),
-        el("label", {}, "Model", select("train-model", [""], useModel)),
+        el("label", {}, "Name", name),
+        el("div", {}, el("span", { class: "soft" }, "Model"), model.element),
         kindField(drafts.measure),
-        el("label", {}, "Effort", select("preset-train", Object.keys(PRESETS), usePreset)),
-        el("label", {}, "Start from", el("select", { id: "train-from", onchange: drafts.measure })),
+        el("label", {}, "Effort", el("select", { id: "preset-train", onchange: usePreset }, efforts)),
+        el("div", {}, el("span", { class: "soft" }, "Start from"), origin.element),
       ),
-      el(
-        "details",
-        {},
-        el("summary", {}, "More settings"),
-        fields(form.run, drafts.measure),
-      ),
+      el("details", {}, el("summary", {}, "More settings"), fields(form.run, drafts.measure)),
       el(
         "details",
         {},
@@ -99,6 +104,7 @@ function newRun() {
 }
 
 function texts() {
+  const pickers = [picker("files", {}, drafts.add), picker("a folder", { webkitdirectory: true }, drafts.add)];
   return el(
     "div",
     { id: "texts" },
@@ -106,12 +112,7 @@ function texts() {
       "div",
       { id: "texts-drop", class: "drop" },
       el("p", {}),
-      el(
-        "p",
-        { class: "bar" },
-        picker("files", {}, drafts.add),
-        picker("a folder", { webkitdirectory: true }, drafts.add),
-      ),
+      el("p", { class: "bar" }, pickers),
       el("small", {}, "Plain text, JSONL, CSV, chat logs, stories, web pages"),
     ),
     el(
@@ -126,17 +127,9 @@ function texts() {
   );
 }
 
-const select = (id, options, onchange) =>
-  el("select", { id, onchange }, ...options.map((one) => el("option", { value: one }, one)));
-
 function usePreset() {
   inputs.steps.value = PRESETS[$("preset-train").value];
   inputs.minutes.value = "";
-  drafts.measure();
-}
-
-function useModel() {
-  kinds();
   drafts.measure();
 }
 
@@ -157,11 +150,11 @@ function kinds() {
     : "Drop texts in one voice here. A few dozen pages are enough.";
 }
 
-/** chosen: as in `offer`. */
-function offerModels(chosen = null) {
+/** chosen: as in `origins`. */
+function offerModels(chosen = $("train-model").value) {
   const inUse = live.state?.model?.name;
   const others = here.filter((name) => name !== inUse).map((name) => [name, name]);
-  offer($("train-model"), [["", inUse ? `${inUse}, in use` : "smollm2"], ...others], chosen);
+  model.show([["", inUse ? `${inUse}, in use` : "smollm2"], ...others], chosen);
   kinds();
 }
 
@@ -171,13 +164,15 @@ function chooseModel(name) {
   offerModels(name === live.state?.model?.name ? "" : name);
 }
 
-function origins() {
+/** Offer what a run may start from. chosen: by default what is chosen stays. */
+function origins(chosen = $("train-from").value) {
   const prompts = (live.state?.prompts ?? []).filter((one) => !one.components);
-  offer($("train-from"), [
-    ["", "the texts themselves"],
-    ...prompts.map((one) => [one.name, `${one.title}, from the library`]),
-    ...finished().map((job) => [`run:${job.id}`, `${job.name}, trained here`]),
-  ]);
+  const rows = [
+    ["", "The texts themselves"],
+    ...prompts.map((one) => [one.name, one.title, "from the library"]),
+    ...finished().map((job) => [`run:${job.id}`, job.name, "trained here"]),
+  ];
+  origin.show(rows, chosen);
 }
 
 /** Show what the address names: the form, or a run. */
@@ -194,7 +189,7 @@ async function again(job) {
     throw new Error("New soft prompt already has texts. Train on them, or start over, first.");
   const draft = await call(`ui/jobs/${job.id}/again`, { method: "POST", json: {} });
   $("train-name").value = draft.name;
-  $("train-from").value = draft.settings.start_from ?? "";
+  origins(draft.settings.start_from ?? "");
   chooseModel(job.model);
   fillFields(draft.settings);
   location.hash = "#train";
@@ -204,7 +199,7 @@ async function again(job) {
 /** A new run that starts from the result of this one. */
 function goOn(job) {
   location.hash = "#train";
-  $("train-from").value = `run:${job.id}`;
+  origins(`run:${job.id}`);
   chooseModel(job.model);
   $("texts-status").textContent = `Add texts: the new run starts from ${job.name}.`;
 }

@@ -3,6 +3,7 @@
 import { fillColumns, resetCompare, startCompare } from "./compare.js";
 import { $, debounce, disable, setStatus, shown } from "./dom.js";
 import { folding, NARROW } from "./drawer.js";
+import { dropZone } from "./drop.js";
 import { Editor } from "./editor.js";
 import { startFirst } from "./first.js";
 import { clearMeter, measureContext, write } from "./generation.js";
@@ -10,6 +11,7 @@ import { History } from "./history.js";
 import { startKeys } from "./keys.js";
 import { live } from "./live.js";
 import { isPair, Output, startForm, words } from "./output.js";
+import { addFiles } from "./prompts.js";
 import { startSettings } from "./settings.js";
 import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
@@ -66,6 +68,7 @@ export async function startWrite() {
     },
     { isChat: false, show, leave, read: readStory },
   );
+  dropZone($("write"), (files) => (/\.(json|txt|md)$/i.test(files[0]?.name) ? store.load(files[0]) : addFiles(files)));
   for (const id of ["memory", "note", "title"]) $(id).addEventListener("input", changed);
   const actions = { go, stop: () => running?.stop(), undo: () => step("undo"), redo: () => step("redo"), retry };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
@@ -92,9 +95,7 @@ export async function startWrite() {
     buttons();
     measure();
   });
-  live.addEventListener("rate", ({ detail }) => {
-    $("rate").textContent = `${detail.toFixed(1)} tokens/s`;
-  });
+  live.addEventListener("rate", ({ detail }) => ($("rate").textContent = `${detail.toFixed(1)} tokens/s`));
   await store.resume();
   first();
 }
@@ -119,9 +120,7 @@ function startDrawers() {
   startCompare({
     text: () => visible().text,
     reading: () => words().reading,
-    begun: () => {
-      used = "";
-    },
+    begun: () => (used = ""),
     use,
     open: () => {
       fold.settings(false);
