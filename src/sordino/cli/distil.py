@@ -13,7 +13,7 @@ import click
 from sordino.cli.console import out, outlasting_readers, print_json
 from sordino.cli.loading import ModelChoice, base_model_options, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
-from sordino.cli.training_options import check_exist, check_texts, resume_option
+from sordino.cli.training_options import check_exist, resume_option
 from sordino.errors import BadInput
 from sordino.library.outputs import Outputs
 from sordino.training.config import Description
@@ -56,7 +56,7 @@ def _distil(options: Mapping[str, Any]) -> None:
     # Before torch is loaded, which takes seconds.
     given = _given(options["texts"]) if options["resume"] is None else ((), "")
     if openings := options["config"].openings:
-        check_texts(Path(openings))
+        check_exist(Path(openings))
     from sordino.cli.training_display import RunDisplay, show_stopped
     from sordino.evaluation.report import to_json
     from sordino.training.execute import execute
