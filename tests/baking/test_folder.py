@@ -167,7 +167,7 @@ def test_plain_transformers_writes_what_we_do_with_the_soft_prompts(smollm2: Bas
     assert equal.count(False) <= 1
     # Of 10,000 tokens at temperature 1.5 none is expected, though nothing suppresses them.
     expected = 10_000 * sum(hot) / len(hot)
-    assert 0 < expected < 0.5
+    assert 0 < expected < 0.2
 
 
 def test_what_cannot_be_done_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -207,7 +207,8 @@ def has_fused_layers(network: PreTrainedModel) -> bool:
 
 
 def run_network(network: PreTrainedModel, embeds: Tensor, positions: Tensor, masks: Any, cache: DynamicCache) -> Tensor:
-    if network.training and network.is_activation_checkpointing:
+    # By the layers' own flag: transformers renamed the network's after 5.19.
+    if network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules()):
         raise RuntimeError("gradient checkpointing drops the cache, so prefixes cannot be used with it")
     before = cache.get_seq_length()
     hidden: Tensor = network.base_model(

@@ -116,7 +116,10 @@ def eager_twin(network: PreTrainedModel) -> PreTrainedModel:
     """A second network with eager attention that shares the weights in memory."""
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     twin = copy.deepcopy(network, shared)
-    twin.set_attn_implementation("eager")
+    for part in twin.modules():
+        # Each by itself: transformers 5.19 leaves out parts whose configuration is of the network's own class, as T5's encoder.
+        if isinstance(part, PreTrainedModel):
+            part.set_attn_implementation("eager")
     return twin
 
 
