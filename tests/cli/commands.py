@@ -15,9 +15,10 @@ from sordino.library.library import Library
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.prompt_files import matrix
 
-# A module of a command that is first imported while a test has replaced a function would keep the replacement for good.
+# A module that is first imported while a test has replaced a function would keep the replacement for good.
 for _module in pkgutil.iter_modules(sordino.cli.__path__):
     importlib.import_module(f"sordino.cli.{_module.name}")
+importlib.import_module("sordino.models.catalogue")
 
 KNOWN = Metadata(
     name="The Keeper",
