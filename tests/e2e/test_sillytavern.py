@@ -25,7 +25,7 @@ from tests.waiting import until
 
 pytestmark = NEEDED
 
-TRANSCRIPTS = Path(__file__).parents[1] / "server" / "transcripts"
+REPLAYED = json.loads((Path(__file__).parents[1] / "server" / "transcripts" / "sillytavern_1.19.json").read_text())
 TEXT = "The keeper wrote in the log that"
 MESSAGES = [{"role": "user", "content": "Write one line about the weather."}]
 
@@ -100,7 +100,7 @@ def test_its_text_completion_connection_streams(tavern: httpx.Client, sordino: s
 
 def as_its_page_sends(kind: str, server: str, **fields: Any) -> dict[str, Any]:
     """What SillyTavern's page sends to its own server: the settings of its preset Default for this type of connection."""
-    sent = json.loads((TRANSCRIPTS / "sillytavern_1.19.json").read_text())[kind]
+    sent = REPLAYED[kind]
     penalties = {name: 1 for name in ("rep_pen", "repetition_penalty", "repeat_penalty") if name in sent}
     limits = {name: 16 for name in ("max_new_tokens", "max_tokens", "n_predict", "num_predict") if name in sent}
     return {
@@ -272,11 +272,8 @@ def connect(page: Page, one: Connection, server: str) -> None:
     page.locator("#sys-settings-button > .drawer-toggle").click()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("one", CONNECTIONS, ids=lambda one: one.kind or one.api)
-def test_it_connects_and_a_message_is_answered(page: Page, sordino: str, one: Connection) -> None:
-    connect(page, one, sordino)
-    # As its sliders would: short answers, and no empty ones, which a small model likes.
+def short_answers(page: Page) -> None:
+    """As its sliders would: and no empty ones, which a small model likes."""
     page.evaluate(
         """const fields = {amount_gen: 16, openai_max_tokens: 16, min_length_textgenerationwebui: 8};
         for (const [id, value] of Object.entries(fields)) {
@@ -287,11 +284,65 @@ def test_it_connects_and_a_message_is_answered(page: Page, sordino: str, one: Co
         const bans = document.getElementById("use_default_badwordsids");
         if (!bans.checked) bans.click();"""
     )
-    answers = page.locator('#chat .mes[is_user="false"][is_system="false"]')
-    before = answers.count()
+
+
+def write(page: Page) -> dict[str, Any]:
+    """Send a message, wait for its answer. Returns what the page sent to its own server."""
+    # Not its answers: a greeting goes when the first message comes.
+    own, last = page.locator('#chat .mes[is_user="true"]'), page.locator("#chat .mes").last
+    before = own.count()
     page.locator("#send_textarea").fill("Write one line about the weather at sea.")
-    page.locator("#send_but").click()
+    with page.expect_request("**/generate", timeout=WAIT) as sent:
+        page.locator("#send_but").click()
     expect(page.locator("#mes_stop")).to_be_hidden(timeout=WAIT)
-    expect(answers).not_to_have_count(before, timeout=WAIT)
-    expect(answers.last.locator(".mes_text")).not_to_have_text("", timeout=WAIT)
+    expect(own).to_have_count(before + 1, timeout=WAIT)
+    expect(last).to_have_attribute("is_user", "false", timeout=WAIT)
+    expect(last.locator(".mes_text")).not_to_have_text("", timeout=WAIT)
     expect(page.locator("#toast-container .toast-error")).to_have_count(0)
+    return dict(sent.value.post_data_json)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("one", CONNECTIONS, ids=lambda one: one.kind or one.api)
+def test_it_connects_and_a_message_is_answered(page: Page, sordino: str, one: Connection) -> None:
+    connect(page, one, sordino)
+    short_answers(page)
+    sent = write(page)
+    if one.kind in TEXTS:
+        # What is replayed elsewhere is what the page sends; its server adds `stream`, and passes less on to vLLM.
+        replayed = set(REPLAYED[one.kind]) - {"stream"}
+        assert replayed - {"model"} <= set(sent)
+        assert one.kind == "vllm" or set(sent) <= replayed | {"model"}
+
+
+def written_with(sordino: str, name: str) -> float:
+    """Requests so far with this soft prompt."""
+    found = re.search(rf'soft_prompt="{name}"}} (\S+)', httpx.get(f"{sordino}/metrics").text)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("kind", ["koboldcpp", "ooba"])
+def test_who_cannot_name_a_model_writes_with_the_servers_default(page: Page, sordino: str, kind: str) -> None:
+    """With every preset that comes with it, and as many stopping strings as a group chat has."""
+    connect(page, next(one for one in CONNECTIONS if one.kind == kind), sordino)
+    presets = page.locator("#settings_preset_textgenerationwebui option").all_inner_texts()
+    assert "Deterministic" in presets
+    page.evaluate(
+        """stops => {
+            const field = document.getElementById("custom_stopping_strings");
+            field.value = JSON.stringify(stops);
+            field.dispatchEvent(new Event("input", {bubbles: true}));
+        }""",
+        [f"\nMember {number}:" for number in range(40)],
+    )
+    httpx.put(f"{sordino}/api/v1/config/soft_prompt", json={"value": "keeper.zip"}).raise_for_status()
+    try:
+        for preset in presets:
+            page.locator("#settings_preset_textgenerationwebui").select_option(label=preset, force=True)
+            short_answers(page)
+            before = written_with(sordino, "keeper")
+            assert len(write(page)["stop"]) > 40
+            assert written_with(sordino, "keeper") == before + 1
+    finally:
+        httpx.put(f"{sordino}/api/v1/config/soft_prompt", json={"value": ""}).raise_for_status()

@@ -31,8 +31,7 @@ def leave_out_of_collections() -> None:
 class TrimsMemory:
     """An ASGI application around another: what large bodies took goes back to the system.
 
-    Freed, their objects leave holes between what stays, which the C library would keep: a server that had 430 of them stayed 7 %
-    larger.
+    Freed, their objects leave holes between what stays, which the C library keeps: `benchmarks.soak` left a server 7 % larger.
     """
 
     def __init__(self, app: ASGIApp) -> None:
