@@ -15,7 +15,7 @@ FOR_USERS := .venv/.for-users
 INSTALLED := .venv/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 
-.PHONY: demo test test-slow test-gpu test-lowest gguf e2e e2e-programs bench readme docs site dist audit lint models install clean
+.PHONY: demo test test-slow test-long test-gpu test-lowest gguf e2e e2e-programs bench readme docs site dist audit lint models install clean
 
 demo: $(FOR_USERS)
 	@$(BIN)/python -m sordino.models.files smollm2
@@ -24,11 +24,20 @@ demo: $(FOR_USERS)
 test: install models
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
-# A file's tests stay in one process, which loads its models once. The file with the longest test goes first.
+# A file's tests stay in one process, which loads its models once. The files that take longest go first: pytest would sort folders.
+LONGEST := $(addprefix tests/, programs/test_vllm.py e2e/test_page.py engine/test_llama_cpp_runner.py cli/test_processes.py \
+	test_project.py e2e/test_page_training.py cases/test_old_zips_on_gptj.py notebooks/test_running.py e2e/test_sillytavern.py \
+	baking/test_gguf_file.py programs/test_ray.py programs/test_lm_eval.py programs/test_guidellm.py e2e/test_page_controls.py)
+BY_FILE = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS) \
+	$(LONGEST) $(filter-out $(LONGEST),$(sort $(shell find tests -name 'test_*.py')))
 test-slow: install models
 	@$(BIN)/python -m sordino.models.files gemma3-270m
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not e2e" $(PYTEST_FLAGS) \
-		tests/test_project.py tests
+	$(BY_FILE) -m "slow and not e2e"
+
+# These and the tests of other programs at once, as CI runs them: what waits for a browser runs beside what computes.
+test-long: install models e2e-programs
+	@$(BIN)/python -m sordino.models.files gemma3-270m
+	$(BY_FILE) -m "slow or e2e"
 
 # The tests that need an NVIDIA GPU, and a PyTorch built for it (PIP_FLAGS, constraints.txt).
 test-gpu: install models

@@ -53,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_it_chats_streams_and_gets_what_its_schema_says(served: str, tmp_path: Path) -> None:
-    python = environment(tmp_path / "langchain", "langchain-openai==1.7.4")
+    python = environment("langchain")
     (tmp_path / "script.py").write_text(SCRIPT)
     found = json.loads(ran(python, tmp_path / "script.py", f"{served}/v1").splitlines()[-1])
     assert found["answer"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -21,9 +20,9 @@ import pytest
 
 from sordino.engine.vllm.backend import SAMPLER
 from sordino.models import files
-from tests.programs.environment import REPOSITORY, installed, ran
-from tests.programs.vllm_environment import vllm_python
-from tests.server.process import WAIT, Process, started
+from tests.programs.environment import REPOSITORY, environment, installed, ran
+from tests.server.process import Process, started
+from tests.waiting import WAIT, free_port, until
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +35,7 @@ KEY = "a-key-of-the-tests"
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return vllm_python()
+    return environment("vllm")
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +137,7 @@ def _a_prompt_is_replaced(client: httpx.Client, url: str, library: Path) -> None
     # The file is another voice from now on; what is cached of the old one is not taken for it.
     copyfile(library / "village-gazette.zip", library / "new.tmp")
     os.replace(library / "new.tmp", library / "port-dolor.zip")
-    deadline = time.monotonic() + 30
-    while written(client, "smollm2:port-dolor") != before["village-gazette"]:
-        assert time.monotonic() < deadline
+    until(lambda: written(client, "smollm2:port-dolor") == before["village-gazette"])
     assert client.get("/health").json()["running"] >= 2, "the others wrote all the while"
     for other in others:
         assert other.is_alive()
@@ -159,10 +156,7 @@ def _a_client_leaves(client: httpx.Client, url: str) -> None:
 
 
 def _until_running(client: httpx.Client, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while (running := client.get("/health").json()["running"]) != count:
-        assert time.monotonic() < deadline, running
-        time.sleep(0.05)
+    until(lambda: client.get("/health").json()["running"] == count)
 
 
 def _what_it_cannot_do_is_refused(client: httpx.Client) -> None:
@@ -212,9 +206,7 @@ def _the_engine_is_killed(client: httpx.Client, server: Process, url: str) -> No
 def vllm_serve(python: Path, package: Path, library: Path, tmp_path: Path) -> Iterator[str]:
     """`vllm serve` with our plugin; the address. It has a key, as it would in public."""
     folder = files.prepare(files.resolve("smollm2")).folder
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     env = {
         **os.environ,
         "PYTHONPATH": str(package),
