@@ -163,7 +163,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def url(case: Case) -> Iterator[str]:
-    with llama_server(case.target, 2) as address:
+    with llama_server(case.target, 1) as address:
         yield address
 
 
@@ -176,7 +176,7 @@ def test_llama_cpps_own_server_writes_as_we_do_with_the_soft_prompt(case: Case, 
     with gguf_runner(case.model, case.path, EngineOptions(rows=1), row_cells=256) as runner:
         for text in OPENINGS:
             body = {**asked, "prompt": case.baked.texts["voice"] + text}
-            answer = httpx.post(f"{url}/completion", json=body, timeout=120).json()
+            answer = httpx.post(f"{url}/completion", json=body, timeout=900).json()
             read, written = case.model.encode(text), answer["tokens"]
             assert answer["tokens_evaluated"] == len(case.model.bos_ids) + case.soft.n_tokens + len(read)
             for kind, soft in (("with", case.soft), ("without", None)):
@@ -190,7 +190,7 @@ def test_llama_cpps_own_server_writes_as_we_do_with_the_soft_prompt(case: Case, 
 @pytest.mark.slow
 def test_its_chat_template_writes_the_tokens(smollm2_baked: Case) -> None:
     turns = {"messages": [{"role": "user", "content": "Hello"}]}
-    with llama_server(smollm2_baked.target, 2) as url:
+    with llama_server(smollm2_baked.target, 1) as url:
         written = httpx.post(f"{url}/apply-template", json=turns, timeout=60).json()["prompt"]
         none = {**turns, "chat_template_kwargs": {"soft_prompt": ""}}
         without = httpx.post(f"{url}/apply-template", json=none, timeout=60).json()["prompt"]
@@ -210,7 +210,7 @@ def test_the_tokens_are_never_written(smollm2_baked: Case) -> None:
         "return_tokens": True,
     }
     with (
-        llama_server(smollm2_baked.target, 2) as url,
+        llama_server(smollm2_baked.target, 1) as url,
         ThreadPoolExecutor(16) as pool,
         httpx.Client(timeout=900) as client,
     ):
