@@ -24,11 +24,13 @@ demo: $(FOR_USERS)
 test: install models
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not e2e and not gpu" $(PYTEST_FLAGS)
 
-# A file's tests stay in one process, which loads its models once. The file with the longest test goes first.
+# A file's tests stay in one process, which loads its models once. The files that take longest go first: pytest would sort folders.
+LONGEST := $(addprefix tests/, programs/test_vllm.py engine/test_llama_cpp_runner.py cli/test_processes.py test_project.py \
+	cases/test_old_zips_on_gptj.py notebooks/test_running.py baking/test_gguf_file.py programs/test_ray.py programs/test_lm_eval.py)
 test-slow: install models
 	@$(BIN)/python -m sordino.models.files gemma3-270m
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow and not e2e" $(PYTEST_FLAGS) \
-		tests/test_project.py tests
+		$(LONGEST) $(filter-out $(LONGEST),$(sort $(shell find tests -name 'test_*.py')))
 
 # The tests that need an NVIDIA GPU, and a PyTorch built for it (PIP_FLAGS, constraints.txt).
 test-gpu: install models

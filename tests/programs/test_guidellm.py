@@ -19,8 +19,8 @@ REQUESTS, TOKENS = 4, 12
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return environment(tmp_path_factory.mktemp("programs") / "guidellm", "guidellm==0.8.1")
+def python() -> Path:
+    return environment("guidellm")
 
 
 @pytest.fixture(scope="module")

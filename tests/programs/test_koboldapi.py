@@ -54,7 +54,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_its_calls_are_answered_behind_the_servers_default(served: str, tmp_path: Path) -> None:
     # It brings readers of pictures and documents, which it imports with itself.
-    python = environment(tmp_path / "koboldapi", "koboldapi==0.5.4")
+    python = environment("koboldapi")
     (tmp_path / "script.py").write_text(SCRIPT)
     found = json.loads(ran(python, tmp_path / "script.py", served, TEXT).splitlines()[-1])
 

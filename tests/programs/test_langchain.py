@@ -69,11 +69,6 @@ print(json.dumps({
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return environment(tmp_path_factory.mktemp("programs") / "langchain", "langchain-openai==1.7.4")
-
-
 @pytest.fixture(scope="module", params=["torch", "gguf"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as prompts:
@@ -82,7 +77,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             yield process.url()
 
 
-def test_it_chats_streams_and_gets_what_its_schema_says(python: Path, served: str, tmp_path: Path) -> None:
+def test_it_chats_streams_and_gets_what_its_schema_says(served: str, tmp_path: Path) -> None:
+    python = environment("langchain")
     (tmp_path / "script.py").write_text(SCRIPT)
     found = json.loads(ran(python, tmp_path / "script.py", f"{served}/v1").splitlines()[-1])
     assert found["answer"]

@@ -67,8 +67,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return environment(tmp_path_factory.mktemp("programs") / "lm_eval", "lm_eval[api]==0.4.13")
+def python() -> Path:
+    return environment("lm_eval")
 
 
 @pytest.fixture(scope="module")

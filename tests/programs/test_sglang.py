@@ -29,7 +29,7 @@ def written(served: str) -> float:
 
 
 def test_it_measures_a_soft_prompt(tmp_path: Path) -> None:
-    python = environment(tmp_path / "sglang", "sglang==0.4.6.post5")
+    python = environment("sglang")
     tokenizer = files.prepare(files.resolve("smollm2")).folder
     with resources.as_file(resources.files("sordino").joinpath("data", "prompts")) as prompts:
         flags = ("--model", "smollm2", "--port", "0", "--library", str(prompts), "--no-ui")

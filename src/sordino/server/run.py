@@ -116,7 +116,9 @@ def _end_in_two(server: uvicorn.Server, models: Models, on_stop: Callable[[], No
     """First signal: nothing new is taken, running requests finish. Second: they end now, each with a last event."""
 
     def handled(number: int, frame: FrameType | None) -> None:
-        if server.should_exit:
+        # Before anything else: the second may come while the first is told.
+        again, server.should_exit = server.should_exit, True
+        if again:
             models.stop_now()
             # Requests that are cut off now are cut off on purpose: no tracebacks of that.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
@@ -124,6 +126,5 @@ def _end_in_two(server: uvicorn.Server, models: Models, on_stop: Callable[[], No
             threading.Timer(_LAST_EVENTS_SECONDS, setattr, (server, "force_exit", True)).start()
         else:
             on_stop()
-        server.should_exit = True
 
     server.handle_exit = handled  # type: ignore[method-assign, assignment]
