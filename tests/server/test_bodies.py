@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sordino.server.bodies import StrictBody
 from sordino.server.page.stories import Story
 from sordino.server.page.training_settings import RunRequest
 from tests.server.running import running
+from tests.waiting import WAIT
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 # Prints KiB in use: after blocks were freed between others that stay, and after a trim.
@@ -124,16 +126,34 @@ def test_a_long_list_of_wrong_items_is_refused_at_once(tmp_path: Path, path: str
     assert len(answer.content) < 2000
 
 
-def test_what_large_bodies_took_goes_back_to_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trimmed = threading.Semaphore(0)
+def test_what_requests_took_goes_back_to_the_system_once_none_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed, begun, whole = threading.Semaphore(0), threading.Event(), threading.Event()
     monkeypatch.setattr(memory, "trim", trimmed.release)
-    monkeypatch.setattr(memory, "_TRIM_SECONDS", 0.2)
-    with running(tmp_path) as live, httpx.Client(base_url=live.url, timeout=60) as client:
-        client.post("/tokenize", json={"prompt": "a"})
-        assert not trimmed.acquire(timeout=0.5)
-        for _ in range(3):
-            client.post("/tokenize", json={"prompt": 5, "more": "x" * (1 << 20)})
-        assert trimmed.acquire(timeout=10)
+    monkeypatch.setattr(memory, "_QUIET_SECONDS", 0.2)
+
+    def slowly() -> Iterator[bytes]:
+        yield b'{"prompt": '
+        begun.set()
+        whole.wait(WAIT)
+        yield b'"a"}'
+
+    with (
+        running(tmp_path) as live,
+        httpx.Client(base_url=live.url, timeout=WAIT) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        slow = pool.submit(client.post, "/tokenize", content=slowly(), headers={"Content-Type": "application/json"})
+        try:
+            assert begun.wait(WAIT)
+            for _ in range(3):
+                client.post("/tokenize", json={"prompt": "a"})
+            assert not trimmed.acquire(timeout=1)
+        finally:
+            whole.set()
+        assert slow.result().status_code == 200
+        assert trimmed.acquire(timeout=WAIT)
         assert not trimmed.acquire(timeout=0.5)
 
 
