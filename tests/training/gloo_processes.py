@@ -19,23 +19,29 @@ from sordino.training.launch import LOOPBACK, environment_of, store_at
 from sordino.training.strategy import Strategy
 from tests.training.runs import small_base
 from tests.training.strategy_conformance import Launch
+from tests.waiting import until
 
 
 def gloo(count: int, *, shard: bool = False, **model: Any) -> Launch:
     """Forks, so that the function may be a closure. model: what is to be different from `small_base`'s."""
 
     def launch(function: Callable[[Strategy, BaseModel], Any]) -> list[Any]:
-        meeting = store_at(LOOPBACK, 0, is_master=True)
         with tempfile.TemporaryDirectory() as folder:
-            answers = [Path(folder) / str(rank) for rank in range(count)]
+            answers, port = [Path(folder) / str(rank) for rank in range(count)], Path(folder) / "port"
             # What the children inherit: random weights come from one stream.
             base = small_base(**model)
 
             def work(rank: int) -> None:
+                until(port.exists)
+                os.environ.update(environment_of(rank, count, int(port.read_text())))
                 with joined(shard=shard) as strategy:
                     answers[rank].write_bytes(pickle.dumps(function(strategy, base)))
 
-            children = [_fork(partial(work, rank), environment_of(rank, count, meeting.port)) for rank in range(count)]
+            # Before there is a store: a thread of it may hold a lock of the C library, which a child would wait for for ever.
+            children = [_fork(partial(work, rank)) for rank in range(count)]
+            meeting = store_at(LOOPBACK, 0, is_master=True)
+            (Path(folder) / "new").write_text(str(meeting.port))
+            (Path(folder) / "new").rename(port)
             codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
             assert codes == [0] * count
             return [pickle.loads(answer.read_bytes()) for answer in answers]
@@ -43,13 +49,12 @@ def gloo(count: int, *, shard: bool = False, **model: Any) -> Launch:
     return launch
 
 
-def _fork(work: Callable[[], None], environment: dict[str, str]) -> int:
+def _fork(work: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
     code = 1
     try:
-        os.environ.update(environment)
         torch.set_num_threads(1)
         work()
         code = 0
