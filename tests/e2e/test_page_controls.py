@@ -159,7 +159,7 @@ def test_by_the_keyboard_alone(server: Server, page: Page) -> None:
     expect(page.locator("#choices input[value=keeper]")).to_have_count(1)
     # Each thing that can be used is reached by Tab, in turn, and shows that it has the focus.
     usable = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
-        .filter((one) => !one.disabled && one.checkVisibility() && !one.closest("dialog"))"""
+        .filter((one) => !one.disabled && one.checkVisibility({ visibilityProperty: true }) && !one.closest("dialog"))"""
     for name in ("write", "chat", "prompts", "train", "connect"):
         page.goto(f"{server.url}/#{name}")
         page.reload()

@@ -339,7 +339,7 @@ def test_the_lamps_panel_has_a_list(tiny: Running, tab: Page) -> None:
     expect(choices).to_have_count(3)
     expect(panel).not_to_contain_text("default")
     expect(panel.get_by_role("radio", name="No soft prompt")).to_be_checked()
-    expect(panel).to_contain_text("2 more in the library, not for this model.")
+    expect(panel).to_contain_text("2 more in the library do not fit this model.")
     expect(panel.get_by_role("searchbox")).to_be_hidden()
     assert faults(tab) == []
     # By keyboard.
