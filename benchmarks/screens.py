@@ -79,7 +79,7 @@ def _furnish(server: Server, chromium: Browser) -> None:
     )
     formats.write(old, server.library / "sonnets.zip")
     with _page(server, chromium, 1280, "light") as page:
-        lamp(page, "blue", 120)
+        lamp(page, "blue")
         choose(page, "keeper")
         page.locator("#title").fill("The east window")
         page.locator("#story").fill(STORY)
