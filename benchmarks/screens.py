@@ -49,6 +49,7 @@ ALONE = {"compare": "write.png"}
 
 def main() -> None:
     folder, *names = sys.argv[1:]
+    expect.set_options(timeout=WAIT)
     with tempfile.TemporaryDirectory() as place, browser() as chromium:
         server = Server(Path(place))
         try:
@@ -84,7 +85,7 @@ def _furnish(server: Server, chromium: Browser) -> None:
         page.locator("#title").fill("The east window")
         page.locator("#story").fill(STORY)
         page.locator("#go").click()
-        expect(page.locator("#stop")).to_be_disabled(timeout=WAIT)
+        expect(page.locator("#go")).to_be_enabled()
         expect(page.locator("#saved")).to_have_text("saved")
     chat = {"title": "Ada", "character": {"name": "Ada", "system": "Ada keeps the light."}, "chat": CHAT, "revision": 0}
     httpx.put(f"{server.url}/ui/stories/ada", json={"text": "", "memory": "", "note": "", **chat}).raise_for_status()
@@ -116,7 +117,7 @@ def _sheet(server: Server, chromium: Browser, folder: Path, name: str) -> None:
         for width in WIDTHS:
             with _page(server, chromium, width, scheme) as page:
                 if name != "first":
-                    lamp(page, "blue", 60)
+                    lamp(page, "blue")
                     choose(page, "keeper")
                 SCREENS[name](page)
                 page.mouse.move(0, HEIGHT - 1)
@@ -140,7 +141,7 @@ def _place(hash_: str, ready: str = "") -> Callable[[Page], None]:
     def turn(page: Page) -> None:
         page.evaluate("hash => { location.hash = hash; }", hash_)
         if ready:
-            expect(page.locator(ready).first).to_be_visible(timeout=WAIT)
+            expect(page.locator(ready).first).to_be_visible()
 
     return turn
 
@@ -158,7 +159,7 @@ def _compare(page: Page) -> None:
     _open_story(page)
     page.locator("#compare-open").click()
     page.locator("#compare-go").click()
-    expect(page.locator("#compare-go")).to_have_text("Compare", timeout=WAIT)
+    expect(page.locator("#compare-go")).to_have_text("Compare")
 
 
 def _clicked(button: str, story: bool = False) -> Callable[[Page], None]:
@@ -180,7 +181,7 @@ def _chat(page: Page) -> None:
 
 def _run(page: Page) -> None:
     page.evaluate("async () => { location.hash = `#train/${(await (await fetch('ui/jobs')).json())[0].id}`; }")
-    expect(page.locator("#run .verdict")).to_be_visible(timeout=WAIT)
+    expect(page.locator("#run .verdict")).to_be_visible()
 
 
 SCREENS: dict[str, Callable[[Page], None]] = {
