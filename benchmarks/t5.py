@@ -7,7 +7,7 @@
 
 With --model it is any T5 that Sordino loads, and "before the model learnt prefixes" is --before.
 
-    python -m benchmarks.t5 --stage train                    20 minutes; the others about 20, 40 and 90 on two idle cores
+    python -m benchmarks.t5 --stage train                    20 minutes; steps take 2 on two idle cores
     python -m benchmarks.t5 --stage steps quality ablations
     python -m benchmarks.t5 --stage train steps quality ablations --minutes 0.2 --steps 3 --limit 20 --rounds 2 --dry
     python -m benchmarks.t5 --stage quality ablations --model google/t5-v1_1-small --before "" --corpus FOLDER
