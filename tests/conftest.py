@@ -60,8 +60,8 @@ def _no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of base models that holds what the user's does, and from which nothing gets there: what a test converts would make
-    another test, or the next run, find it converted.
+    """A cache of base models with links to the user's. What a test converts stays here: in the user's cache another test, or the
+    next run, would find it converted.
     """
     from sordino.models.cache import cache_folder
 

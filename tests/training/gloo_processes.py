@@ -37,7 +37,7 @@ def gloo(count: int, *, shard: bool = False, **model: Any) -> Launch:
                 with joined(shard=shard) as strategy:
                     answers[rank].write_bytes(pickle.dumps(function(strategy, base)))
 
-            # Before there is a store: a thread of it may hold a lock of the C library, which a child would wait for for ever.
+            # Forked before the store starts: its threads may hold a lock of the C library, and a child would wait for ever.
             children = [_fork(partial(work, rank)) for rank in range(count)]
             meeting = store_at(LOOPBACK, 0, is_master=True)
             (Path(folder) / "new").write_text(str(meeting.port))

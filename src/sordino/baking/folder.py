@@ -47,7 +47,7 @@ def bake_folder(
             head.bias[ids] = head.bias[silent].clone()
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        # Some models have one more for tools.
+        # Some models have a second template, for tools.
         tokenizer.chat_template = {name: with_tokens(text, prompts, base) for name, text in template.items()}
     elif template:
         tokenizer.chat_template = with_tokens(template, prompts, base)

@@ -113,7 +113,7 @@ def _fields(
     if f"{architecture}.vocab_size" in fields:
         changed[f"{architecture}.vocab_size"] = count
     for name in fields:
-        # Some models have one more for tools.
+        # Some models have a second template, for tools.
         if name == _TEMPLATE or name.startswith(f"{_TEMPLATE}."):
             changed[name] = with_tokens(fields[name].contents(), prompts, model)
     name = fields["general.name"].contents() if "general.name" in fields else ""

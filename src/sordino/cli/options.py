@@ -28,7 +28,7 @@ class Decorator(Protocol):
 
 
 class _PathType(click.Path):
-    """A path. Refuses "": it would be the working directory, and is a variable of the shell that is not set."""
+    """A path. Refuses "", the value of an unset shell variable: it would mean the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "":

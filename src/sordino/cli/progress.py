@@ -31,7 +31,7 @@ def share_bar() -> Progress:
 
 @contextmanager
 def measuring_bar(what: str = "Measuring", *, at_once: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """`share_bar` for something that reports (done, total). at_once: it is there before the first report, too."""
+    """`share_bar`, driven by reports of (done, total). at_once: show it before the first report."""
     with share_bar() as bar:
         task = bar.add_task(what, visible=at_once)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

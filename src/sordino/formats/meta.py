@@ -239,7 +239,7 @@ def wrong(where: str, expected: str, got: Any) -> SoftPromptFileError:
 
 
 def newer(where: str, expected: str, got: int) -> SoftPromptFileError:
-    """The error of a format's version that is yet to come."""
+    """The error for a format version newer than this program."""
     return SoftPromptFileError(
         "written by a newer version of Sordino",
         where=where,

@@ -155,8 +155,8 @@ def input_passes(
     examples: Sequence[Example], ahead: Sequence[int], max_tokens: int, *, own_pass: int
 ) -> list[list[int]]:
     """Indices of an encoder-decoder's examples, one a row, cut into passes of like lengths: the cheapest cut of their order by
-    length, padding counted, where a pass costs `own_pass` positions more. A pass holds `max_tokens` positions of prompts at
-    most, as many of inputs and as many of outputs, or one row.
+    length, padding counted, where a pass costs `own_pass` positions more. A pass holds one row, or at most `max_tokens`
+    positions each of prompts, inputs and outputs.
 
     ahead: positions of each row's prompt. In a pass the indices are in their order, so rows of one prompt stay together.
     """

@@ -9,7 +9,7 @@ import sys
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# After the last request: those that come with it are waited for.
+# Since the last request ended. Requests often come together.
 _QUIET_SECONDS = 2.0
 
 
@@ -27,9 +27,9 @@ def leave_out_of_collections() -> None:
 
 
 class TrimsMemory:
-    """An ASGI application around another: what requests took goes back to the system once none is under way.
+    """An ASGI application around another. It returns freed memory to the system when no request is running.
 
-    Freed, their objects leave holes between what stays, which the C library keeps: a tenth more memory after full batches.
+    Freed objects leave holes between those that stay. The C library keeps the holes: a tenth more memory after full batches.
     """
 
     def __init__(self, app: ASGIApp) -> None:
