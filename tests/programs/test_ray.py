@@ -36,6 +36,7 @@ SWEEP = (
     "--lr=0.1,0.5",
     "--init=vocab",
     "--batch=2",
+    f"--steps={STEPS}",
     "--row-tokens=16",
     "--dtype=float32",
     "texts",

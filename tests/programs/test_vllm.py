@@ -143,13 +143,15 @@ def _a_prompt_is_replaced(client: httpx.Client, url: str, library: Path) -> None
 def _a_client_leaves(client: httpx.Client, url: str) -> None:
     asked = {"model": "smollm2", "prompt": "The sea", "max_tokens": 1500, "ignore_eos": True, "stream": True}
     with client.stream("POST", "/v1/completions", json=asked) as answer:
-        next(answer.iter_lines())
+        # Kept: an iterator that is dropped closes the connection.
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: ")
         _until_running(client, 1)
     _until_running(client, 0)
 
 
 def _until_running(client: httpx.Client, count: int) -> None:
-    until(lambda: client.get("/health").json()["running"] == count)
+    until(lambda: client.get("/health").json()["running"] == count, lambda: client.get("/health").text)
 
 
 def _what_it_cannot_do_is_refused(client: httpx.Client) -> None:
