@@ -1,10 +1,11 @@
-"""What every benchmark here shares: alternating runs, medians, the machine's description, one JSON file a benchmark."""
+"""What every benchmark here shares: alternating runs, medians, the machine's description, one JSON file a benchmark and machine."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     names = {"torch", "transformers", "peft", "numpy"}
     return {
         "processor": _processor(),
+        "amx": torch.cpu._is_amx_tile_supported(),
         "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -79,14 +81,35 @@ def paired_ratio(over: list[float], under: list[float]) -> float:
 
 
 def save(name: str, device: torch.device, rows: list[dict[str, Any]]) -> None:
-    """Write results/NAME[-cuda].json and print the rows."""
-    suffix = "" if device.type == "cpu" else f"-{device.type}"
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}{suffix}.json"
+    """Write results/MACHINE/NAME[-cuda].json and print the rows."""
+    path = result_file(name, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine(device), "rows": rows}, indent=1) + "\n")
     for row in rows:
         print("  ".join(f"{key}={value}" for key, value in row.items()))
     print(f"written to {path.relative_to(Path(__file__).parents[1])}")
+
+
+def result_file(name: str, device: torch.device) -> Path:
+    """Of a benchmark on this machine."""
+    suffix = "" if device.type == "cpu" else f"-{device.type}"
+    folder = re.sub("[^a-z0-9]+", "-", machine_name(machine(device)).lower())
+    return RESULTS / folder / f"{name}{suffix}.json"
+
+
+def results_of(name: str) -> dict[str, dict[str, Any]]:
+    """The results of a benchmark, by machine, the newest first."""
+    found = [json.loads(path.read_text()) for path in RESULTS.glob(f"*/{name}.json")]
+    found.sort(key=lambda one: str(one["machine"]["date"]), reverse=True)
+    return {machine_name(one["machine"]): one for one in found}
+
+
+def machine_name(machine: Mapping[str, Any]) -> str:
+    """Of its processor, or its GPU. Intel's Xeons with and without matrix units are as different as two makers' processors."""
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    name = re.sub(r"\((R|TM)\)| Processor| CPU.*", "", machine["processor"])
+    return f"{name}, AMX" if machine.get("amx") else name
 
 
 def _wait(device: torch.device) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.engine import NEW, STREAMS, Side, endless, openings, prompt, write
 from benchmarks.gguf import OverHttp, library_of
-from benchmarks.measuring import RESULTS, alternate, arguments, paired_ratio, save
+from benchmarks.measuring import alternate, arguments, paired_ratio, result_file, save
 from benchmarks.soak import server
 from sordino.engine.config import Limits
 from sordino.engine.engine import Engine
@@ -39,7 +39,7 @@ def main() -> None:
     base = load(options.model, device="cpu", dtype="float32")
     prompts = [prompt(base, seed) for seed in range(PROMPTS)]
     rows = {"http": http, "thousand": thousand}
-    kept = json.loads((RESULTS / "serving.json").read_text())["rows"] if options.only else [None, None]
+    kept = json.loads(result_file("serving", base.device).read_text())["rows"] if options.only else [None, None]
     save(
         "serving",
         base.device,

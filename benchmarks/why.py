@@ -1,8 +1,7 @@
-"""The table of docs/why.md and its picture, from results/holding.json: python -m benchmarks.why (or make readme)"""
+"""The table of docs/why.md and its picture, from the newest holding.json: python -m benchmarks.why (or make readme)"""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.authorship import SOME_STYLE
-from benchmarks.measuring import RESULTS
+from benchmarks.measuring import results_of
 from benchmarks.readme import ROOT, fill
 from sordino.evaluation.pictures import ACCENT, COLOURS, FAINT, PLAIN, new_figure, plain_axes, write_picture
 
 PAGE = ROOT / "docs" / "why.md"
 PICTURE = ROOT / "docs" / "pictures" / "holding.png"
-FILE = RESULTS / "holding.json"
 # Colour and line of each; the others' colours in turn.
 _LINES: Mapping[str, tuple[str, str]] = {
     "KV, held": (ACCENT, "-"),
@@ -38,7 +36,7 @@ _NAMES = {"KV": "KV prompt", "embedding": "embedding prompt"}
 
 def main() -> None:
     fill(PAGE, "holding", table())
-    if FILE.exists():
+    if _rows():
         draw()
 
 
@@ -97,7 +95,7 @@ def draw() -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    rows: list[dict[str, Any]] = next((result["rows"] for result in results_of("holding").values()), [])
     writers = Counter(row["voice"] for row in rows if "writer" in row)
     complete = [row for row in rows if writers[row["voice"]] == len(_LINES)]
     return complete or rows

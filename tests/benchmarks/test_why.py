@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import why
+from benchmarks import measuring, why
 
 KEYS = ("NLL", "NLL at the end", "damage", "positions", "cpu_seconds", "bytes")
 
@@ -33,14 +33,16 @@ def rows(voice: str, writers: list[str], style: float) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file = tmp_path / "holding.json"
-    monkeypatch.setattr(why, "FILE", file)
+    file = tmp_path / "some-machine" / "holding.json"
+    file.parent.mkdir()
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
     monkeypatch.setattr(why, "PICTURE", why.ROOT / "docs" / "pictures" / "holding.png")
     return file
 
 
 def written(file: Path, *parts: list[dict[str, Any]]) -> list[str]:
-    file.write_text(json.dumps({"rows": [row for part in parts for row in part]}))
+    machine = {"processor": "Some", "gpu": None, "date": "2026-11-29"}
+    file.write_text(json.dumps({"machine": machine, "rows": [row for part in parts for row in part]}))
     return list(why.table())
 
 
