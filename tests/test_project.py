@@ -127,6 +127,35 @@ def test_ci_counts_skips_and_refuses_those_not_allowed(tmp_path: Path) -> None:
     assert "no reason given" in run("tests.a::test_x*\n").stderr
 
 
+def test_ci_runs_failed_tests_of_other_programs_once_more_and_names_them(tmp_path: Path) -> None:
+    test = tmp_path / "tests" / "programs" / "test_x.py"
+    test.parent.mkdir(parents=True)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    test.write_text("import os\n\ndef test_a():\n    assert os.path.exists('up')\n")
+
+    def run(module: str) -> subprocess.CompletedProcess[str]:
+        case = f'<testcase classname="{module}" name="test_a"><failure/></testcase>'
+        (tmp_path / "slow.xml").write_text(f"<testsuites><testsuite>{case}</testsuite></testsuites>")
+        command = [sys.executable, REPOSITORY / ".ci" / "again.py", "slow.xml"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    twice = run("tests.programs.test_x")
+    assert twice.returncode == 1
+    assert "FLAKY" not in twice.stdout
+    (tmp_path / "up").touch()
+    once = run("tests.programs.test_x")
+    assert once.returncode == 0, once.stdout
+    assert "FLAKY, passed only alone, find out why: tests/programs/test_x.py::test_a" in once.stdout
+    ours = run("tests.training.test_x")
+    assert ours.returncode == 1
+    assert "1 failed: tests/training/test_x.py::test_a" in ours.stderr
+    (tmp_path / "slow.xml").unlink()
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / ".ci" / "again.py", tmp_path / "slow.xml"], capture_output=True
+    )
+    assert ended.returncode == 1
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
