@@ -79,7 +79,7 @@ def demo(
             f"In three parts: about {minutes:g} minutes of training, then measuring and three continuations, about one more. "
             f"First the model is loaded; the first time, it is downloaded ({BUNDLED[MODEL].megabytes} MB)."
         )
-        if run(job, loading.loaded_model(MODEL, None, choice.device), minutes) is None:
+        if run(job, loading.loaded_model(MODEL, job.dtype, choice.device), minutes) is None:
             return
     if shows_page or _wants_page():
         _open_page(context, finished_file(folder), MODEL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -57,7 +57,7 @@ class ModelChoice:
     dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
         None,
         "Number type of the base model; soft prompts are always float32.",
-        shown="bfloat16 on an NVIDIA GPU that has it, and in train and sweep on a CPU that has it; else float32",
+        shown="bfloat16 on an NVIDIA GPU that has it, and to train on a CPU that has it; else float32",
     )
     quantise: Literal["int8", "nf4", "int4"] | None = setting(
         None,
@@ -87,6 +87,13 @@ class ModelChoice:
         return loaded_model(
             self.model, self.dtype, self.device, quantise=self.layers, ask=ask, only_decoders=only_decoders
         )
+
+    @property
+    def to_train(self) -> ModelChoice:
+        """In the number type to train in. Raises ConfigError."""
+        from sordino.models.base_model import training_dtype
+
+        return replace(self, dtype=training_dtype(self.dtype, self.device))
 
     @property
     def only_torch(self) -> str:

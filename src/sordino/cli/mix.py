@@ -107,13 +107,14 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
     outputs: Outputs = options["outputs"]
     out = outputs.target
     assert out is not None
-    joint = None
+    joint, model = None, options["model"]
     if options["joint"] is not None:
+        model = model.to_train
         pass_tokens = min(config.pass_tokens, JointConfig().pass_tokens)
         joint = JointConfig(**options["training"], seed=config.seed, pass_tokens=pass_tokens)
     prompts = PromptChoice(tuple(names), options["library"], options["force"])
     given = prompts.load_single()
-    base = prompts.load_model(options["model"], given, ask=not options["as_json"])
+    base = prompts.load_model(model, given, ask=not options["as_json"])
     from sordino.cli.mix_display import MixtureDisplay, show_fitted
     from sordino.training.mixture.execute import MixtureJob, execute_mixture
     from sordino.training.mixture.report import to_json

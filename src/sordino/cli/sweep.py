@@ -134,14 +134,12 @@ def _run(spec: Spec, options: Mapping[str, Any]) -> None:
 
 
 def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
-    from sordino.models.base_model import training_dtype
     from sordino.training.sweep.execute import Sweep, check_sweep, stored_sweep
 
     if options["resume"] is not None:
         return stored_sweep(options["resume"])
-    machine: ModelChoice = options["machine"]
-    dtype = training_dtype(machine.dtype, machine.device)
-    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, dtype, machine.layers)
+    machine: ModelChoice = options["machine"].to_train
+    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, machine.dtype, machine.layers)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 

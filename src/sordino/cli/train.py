@@ -181,13 +181,11 @@ def _one(options: Mapping[str, Any], config: TrainConfig) -> Job:
 
 
 def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
-    from sordino.models.base_model import training_dtype
     from sordino.training.job import RunOptions, train_job
 
     model: ModelChoice = options["model"]
     outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
-    dtype = training_dtype(model.dtype, model.device)
-    run = RunOptions(outputs, options["about"], model.model, model.device, dtype, model.layers)
+    run = RunOptions(outputs, options["about"], model.model, model.device, model.dtype, model.layers)
     return train_job(options["texts"], config, run)
 
 

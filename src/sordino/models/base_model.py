@@ -6,7 +6,7 @@ Shape key: D model width, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ from sordino.models.weight_formats import FORMATS, OFFLOAD, Format, check_instal
 from sordino.prompts.encoder_decoders import OnlyDecoders, refused
 from sordino.prompts.soft_prompt import BaseRef
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 _RMS_ROWS = 8192
 
 
@@ -144,9 +149,10 @@ def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if name is None:
         has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if has_bfloat16 else torch.float32
-    if name not in DTYPES:
+    number = next((number for known, number in DTYPES.items() if known == name), None)
+    if number is None:
         raise ConfigError("unknown number type", where="--dtype", expected=", ".join(DTYPES), got=name)
-    return DTYPES[name]
+    return number
 
 
 def choose_format(name: str | None) -> Format | None:
@@ -160,9 +166,9 @@ def choose_format(name: str | None) -> Format | None:
     return kind
 
 
-def training_dtype(name: str | None, device: str | None) -> str:
+def training_dtype(name: str | None, device: str | None) -> Dtype:
     """The name of the number type to train on a base model in: as given; by default bfloat16 on a processor that multiplies it in
-    hardware, else the device's best. Raises ConfigError.
+    hardware, else the device's best. Whatever trains asks here. Raises ConfigError.
     """
     place = choose_device(device)
     if name is None and place.type == "cpu" and multiplies_bfloat16():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from sordino.errors import BadInput
 from sordino.evaluation.config import EvaluateConfig
-from sordino.prompts.soft_prompt import Metadata
-from sordino.training.config import TextPaths, TrainConfig
+from sordino.library.outputs import Outputs, run_folder
+from sordino.training.config import Description, TextPaths, TrainConfig
 from sordino.training.events import Cost
-from sordino.training.job import Job
+from sordino.training.job import Job, RunOptions, train_job
 from sordino.training.judging import PASSES_A_STEP, Judging, RunSize, work
 
 # Not "keeper": a soft prompt of that name comes with the library.
@@ -45,32 +45,24 @@ def finished_file(folder: Path) -> Path:
 
 def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     """The demo's run. Raises BadInput before anything is loaded or written."""
-    # The package is always a folder: its models and libraries are files too.
-    texts = Path(__file__).parents[1] / "data" / "keeper"
-    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
-    metadata = Metadata(
-        name=NAME,
-        description="The log of a lighthouse keeper at an invented lighthouse",
-        licence="Apache-2.0",
-        tags=("demo", "log", "lighthouse"),
-        rating="general",
-    )
-    job = Job(
-        TextPaths((texts / "train",), (texts / "heldout",)),
-        finished_file(folder),
-        MODEL,
-        metadata,
-        config,
-        device,
-        overwrite=overwrite,
-    )
+    file = finished_file(folder)
     if folder.exists() and not folder.is_dir():
         raise BadInput("not a folder", where="--out", got=folder, do="choose another --out")
-    if (job.out.exists() or job.folder.exists()) and not overwrite:
+    if (file.exists() or run_folder(file).exists()) and not overwrite:
         raise BadInput(
             "a demo was run here before", where=folder, do="add --overwrite to run it again, or choose another --out"
         )
-    return job
+    # The package is always a folder: its models and libraries are files too.
+    texts = Path(__file__).parents[1] / "data" / "keeper"
+    config = TrainConfig(validation_tokens=1024, sample_text=OPENINGS[0], sample_tokens=SAMPLE_TOKENS)
+    about = Description(
+        description="The log of a lighthouse keeper at an invented lighthouse",
+        licence="Apache-2.0",
+        tags="demo, log, lighthouse",
+        rating="general",
+    )
+    run = RunOptions(Outputs(file, name=NAME, overwrite=overwrite), about, MODEL, device)
+    return train_job(TextPaths((texts / "train",), (texts / "heldout",)), config, run)
 
 
 def fitted_to_machine(job: Job, cost: Cost, sample_seconds: float, minutes: float) -> tuple[Job, float]:

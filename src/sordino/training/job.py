@@ -73,10 +73,14 @@ class RunOptions:
 
 
 def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
-    """A run on texts, to a file that is by default called as they are, in the working directory.
+    """A run on texts, to a file that is by default called as they are, in the working directory. It keeps its number type, which
+    is chosen here, on whatever machine it goes on.
 
-    `check_job` tells whether it can begin.
+    `check_job` tells whether it can begin. Raises ConfigError.
     """
+    # Imports torch.
+    from sordino.models.base_model import training_dtype
+
     first = texts.data[0] if texts.data else Path("none")
     out = run.outputs.target or default_out(first, config.kind)
     return Job(
@@ -86,7 +90,7 @@ def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
         run.about.metadata(run.outputs.name or without_ending(out.name)),
         config,
         run.device,
-        run.dtype,
+        run.dtype or training_dtype(None, run.device),
         samples=not run.about.no_samples,
         overwrite=run.outputs.overwrite,
         quantise=run.quantise,
