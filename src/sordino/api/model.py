@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 from sordino.api import checked_prompt, naming_arguments
@@ -30,8 +29,6 @@ class Model:
     """A frozen base model. Made by `load_model` or `Model.from_transformers`."""
 
     base: BaseModel
-    # Loads it in another number type; None where the user chose one, by its name or with a model in memory.
-    _load: Callable[[str | None], BaseModel] | None = None
 
     def __repr__(self) -> str:
         return f"Model({self.base.name!r}, {self.base.device}, {self.base.dtype})"
@@ -53,14 +50,6 @@ class Model:
     def fit(self, prompt: StoredPrompt) -> Fit:
         """How well a prompt fits: `kind` is "exact", "same family", "unknown" or "no"; `reason` says why."""
         return self.base.fit(prompt)
-
-    def _in_type(self, dtype: str | None) -> BaseModel:
-        """The base model in a number type; as it is where the user chose one."""
-        from sordino.models.base_model import choose_dtype
-
-        if self._load is None or choose_dtype(dtype, self.base.device) == self.base.dtype:
-            return self.base
-        return self._load(dtype)
 
     @overload
     def generate(
@@ -173,9 +162,9 @@ def load_model(
 ) -> Model:
     """A base model by bundled name, folder, .gguf file or Hub id, fetched and converted first where that is needed.
 
-    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. By default `train` and
-    `distil` run in bfloat16 on a processor that has it too: they load the model once more while they run. device: "cpu", "cuda",
-    "cuda:N" or "mps"; by default a GPU where there is one. quantise: "int8", "nf4" or "int4", for linear layers in 8 or 4 bits.
+    dtype: "float32", "bfloat16" or "float16"; by default float32, on a GPU bfloat16 where it has it. To train on a processor
+    that has bfloat16, choose it: a step takes less than half the time. device: "cpu", "cuda", "cuda:N" or "mps"; by default a
+    GPU where there is one. quantise: "int8", "nf4" or "int4", for linear layers in 8 or 4 bits.
     offload: leave them on the disk. notify: called with a line before each slow step.
     Raises ModelError, ConfigError, MissingExtra, StorageError, OutOfMemory.
     """
@@ -184,12 +173,7 @@ def load_model(
     if offload and quantise:
         raise ConfigError("layers that are packed are in memory", where="offload", got=f"quantise={quantise!r} too")
     quantise = "offload" if offload else quantise
-    where = files.absolute_name(name)
-
-    def load(name: str, dtype: str | None) -> BaseModel:
-        return base_model.load(name, dtype=dtype, device=device, quantise=quantise, notify=notify or files.silent)
-
-    return Model(load(name, dtype), partial(load, where) if dtype is None else None)
+    return Model(base_model.load(name, dtype=dtype, device=device, quantise=quantise, notify=notify or files.silent))
 
 
 def suited_models() -> list[SuitedModel]:

@@ -117,7 +117,7 @@ def _executed(
     from sordino.training.events import nobody
     from sordino.training.execute import execute
 
-    result = execute(job, model._in_type(job.dtype), calibration, resume=resume, on_event=on_event or nobody)
+    result = execute(job, model.base, calibration, resume=resume, on_event=on_event or nobody)
     assert result is not None, "a run stops only when it is asked to"
     return result
 
@@ -132,8 +132,9 @@ def _run_options(
     about, rest, base = Description(**given[Description]), _Rest(**given[_Rest]), model.base
     outputs = Outputs(None if out is None else Path(out), name=rest.name, overwrite=overwrite)
     about = replace(about, no_samples=about.no_samples or not rest.samples)
-    dtype = None if model._load else str(base.dtype).removeprefix("torch.")
-    return RunOptions(outputs, about, base.name, str(base.device), dtype, base.quantise)
+    return RunOptions(
+        outputs, about, base.name, str(base.device), str(base.dtype).removeprefix("torch."), base.quantise
+    )
 
 
 @dataclass(frozen=True)
