@@ -8,15 +8,15 @@ from pathlib import Path
 
 from sordino.errors import BadInput
 from sordino.evaluation.config import EvaluateConfig
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.prompts.soft_prompt import Metadata
-from sordino.training.config import TextPaths, TrainConfig
+from sordino.training.config import Loading, TextPaths, TrainConfig
 from sordino.training.events import Cost
 from sordino.training.job import Job
 from sordino.training.judging import PASSES_A_STEP, Judging, RunSize, work
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"
-MODEL = "smollm2"
 INSTRUCTION = "The log of a lighthouse keeper, who writes down his days in a dry and particular voice:"
 # What the run's samples continue, and then two more: nothing in them is about lighthouses.
 OPENINGS = (
@@ -58,10 +58,10 @@ def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
     job = Job(
         TextPaths((texts / "train",), (texts / "heldout",)),
         finished_file(folder),
-        MODEL,
+        DEFAULT_MODEL,
         metadata,
         config,
-        device,
+        Loading(device),
         overwrite=overwrite,
     )
     if folder.exists() and not folder.is_dir():
