@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import sordino
 from sordino.errors import BadInput, ConfigError
+from sordino.training.launch import environment_of
 from tests.api.inputs import texts
 from tests.tiny_models import tiny_base
 
@@ -119,3 +121,14 @@ def test_the_lines_of_the_package_run_as_they_stand(
 def test_settings_of_another_type_are_refused_by_name(model, tmp_path: Path, settings: dict, words: str) -> None:
     with pytest.raises(sordino.SordinoError, match=words):
         sordino.train(model, tmp_path, out=tmp_path / "voice.zip", **settings)
+
+
+def test_one_of_several_processes_is_refused_before_anything_is_written(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment_of(1, 2, 0).items():
+        monkeypatch.setenv(name, value)
+    folder = texts(tmp_path / "texts")
+    with pytest.raises(ConfigError, match="in Python a run has one process"):
+        sordino.train(model, folder, out=tmp_path / "voice.zip", **SMALL)
+    assert os.listdir(tmp_path) == ["texts"]

@@ -174,7 +174,10 @@ def test_what_is_no_cluster_is_refused(folder: Path, monkeypatch: pytest.MonkeyP
     assert "--on: this is no cluster; expected ray or ray://HOST:PORT, got slurm" in refused(*given, "--on", "slurm")
     assert "this is for one machine" in refused(*given, "--on", "ray", "--processes", "2")
     monkeypatch.setattr(on_ray, "find_spec", lambda name: None)
-    assert "pip install 'sordino[ray]'" in run(*given, "--on", "ray").stderr
+    assert "got no ray; pip install 'sordino[ray]'" in run(*given, "--on", "ray").stderr
+    # As `pip install ray` leaves it.
+    monkeypatch.setattr(on_ray, "find_spec", lambda name: name if name == "ray" else None)
+    assert "got no grpc; pip install 'sordino[ray]'" in run(*given, "--on", "ray://127.0.0.1:1").stderr
 
 
 def test_a_wrong_path_starts_no_process(tmp_path: Path) -> None:

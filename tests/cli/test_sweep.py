@@ -116,7 +116,7 @@ def test_a_sweep_knows_a_linked_models_folder_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     spec = Spec(("link",), ("embedding",), (2,), (0.25,), ("vocab",), ("plain",), (0,), TrainConfig())
-    asked = execute.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out", None, None)
+    asked = execute.Sweep(spec, TextPaths((tmp_path / "log",)), tmp_path / "out")
     execute.store_sweep(asked)
     again = execute.stored_sweep(tmp_path / "out")
     assert again.folder_of(again.spec.model[0]) == asked.folder_of("link")

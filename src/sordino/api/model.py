@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from sordino.api import checked_prompt, naming_arguments
 from sordino.errors import BadInput, ConfigError
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.prompts.mixture import StoredPrompt, with_attention
 from sordino.settings import from_json
 
@@ -152,7 +153,7 @@ class Model:
 
 @naming_arguments
 def load_model(
-    name: str = "smollm2",
+    name: str = DEFAULT_MODEL,
     *,
     dtype: str | None = None,
     device: str | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sordino.api import Paths, as_paths, naming_arguments
+from sordino.errors import ConfigError
 from sordino.settings import check_names
 
 if TYPE_CHECKING:
@@ -116,7 +117,14 @@ def _executed(
 ) -> TrainResult:
     from sordino.training.events import nobody
     from sordino.training.execute import execute
+    from sordino.training.launch import started_in_several
 
+    if started_in_several():
+        raise ConfigError(
+            "in Python a run has one process",
+            where="torchrun",
+            do="start `-m sordino train` in place of the script (docs/scale.md)",
+        )
     result = execute(job, model.base, calibration, resume=resume, on_event=on_event or nobody)
     assert result is not None, "a run stops only when it is asked to"
     return result
@@ -126,15 +134,14 @@ def _run_options(
     model: Model, out: str | Path | None, given: Mapping[type, Mapping[str, Any]], *, overwrite: bool
 ) -> RunOptions:
     from sordino.library.outputs import Outputs
-    from sordino.training.config import Description
+    from sordino.training.config import Description, Loading
     from sordino.training.job import RunOptions
 
     about, rest, base = Description(**given[Description]), _Rest(**given[_Rest]), model.base
     outputs = Outputs(None if out is None else Path(out), name=rest.name, overwrite=overwrite)
     about = replace(about, no_samples=about.no_samples or not rest.samples)
-    return RunOptions(
-        outputs, about, base.name, str(base.device), str(base.dtype).removeprefix("torch."), base.quantise
-    )
+    dtype = str(base.dtype).removeprefix("torch.")
+    return RunOptions(outputs, about, base.name, Loading(str(base.device), dtype, base.quantise))
 
 
 @dataclass(frozen=True)

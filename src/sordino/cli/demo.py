@@ -20,7 +20,7 @@ from sordino.cli.options import PATH, setting_options
 from sordino.cli.serve import check_page, open_page
 from sordino.cli.write import WITHOUT, show_side_by_side
 from sordino.engine.config import Sampling
-from sordino.models.bundled import BUNDLED
+from sordino.models.bundled import BUNDLED, DEFAULT_MODEL
 from sordino.server.addresses import Access
 
 if TYPE_CHECKING:
@@ -71,18 +71,18 @@ def demo(
         raise click.BadParameter("not a number of minutes", param_hint="--minutes")
     if shows_page:
         check_page()
-    from sordino.training.demo import MODEL, demo_job, finished_file
+    from sordino.training.demo import demo_job, finished_file
 
     if not (shows_page and not overwrite and finished_file(folder).is_file()):
         job = demo_job(folder, choice.device, overwrite=overwrite)
         out.print(
             f"In three parts: about {minutes:g} minutes of training, then measuring and three continuations, about one more. "
-            f"First the model is loaded; the first time, it is downloaded ({BUNDLED[MODEL].megabytes} MB)."
+            f"First the model is loaded; the first time, it is downloaded ({BUNDLED[DEFAULT_MODEL].megabytes} MB)."
         )
-        if run(job, loading.loaded_model(MODEL, job.dtype, choice.device), minutes) is None:
+        if run(job, loading.loaded_model(DEFAULT_MODEL, job.loading.dtype, choice.device), minutes) is None:
             return
     if shows_page or _wants_page():
-        _open_page(context, finished_file(folder), MODEL)
+        _open_page(context, finished_file(folder), DEFAULT_MODEL)
 
 
 def _wants_page() -> bool:

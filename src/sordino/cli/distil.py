@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_o
 from sordino.cli.training_options import check_exist, resume_option
 from sordino.errors import BadInput
 from sordino.library.outputs import Outputs
-from sordino.training.config import Description
+from sordino.training.config import Description, Loading
 from sordino.training.distil.config import DistilConfig
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ def _distil(options: Mapping[str, Any]) -> None:
     from sordino.training.progress_file import noting
 
     job, as_json = _job(options, *given), options["as_json"]
-    base = loaded_model(
-        job.model, job.dtype, job.device, quantise=job.quantise, ask=not as_json, only_decoders="distillation"
-    )
+    base = loaded_model(job.model, **asdict(job.loading), ask=not as_json, only_decoders="distillation")
     with RunDisplay() as display:
         resume = options["resume"] is not None
         on_event = noting(options["progress_file"], display.show_status if as_json else display.show)
@@ -101,7 +99,7 @@ def _job(options: Mapping[str, Any], files: tuple[Path, ...], words: str) -> Job
     model: ModelChoice = options["model"]
     outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
     config = replace(options["config"], text=words)
-    run = RunOptions(outputs, options["about"], model.model, model.device, model.dtype, model.layers)
+    run = RunOptions(outputs, options["about"], model.model, Loading(model.device, model.dtype, model.layers))
     job = distil_job(files, config, run)
     check_job(job)
     return job

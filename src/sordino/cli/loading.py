@@ -24,6 +24,7 @@ from sordino.cli.options import (
 )
 from sordino.errors import ConfigError
 from sordino.library.names import kind_of_name, without_ending
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.prompts.attention import Hold
 from sordino.prompts.encoder_decoders import OnlyDecoders
 from sordino.prompts.kv_prompt import SinglePrompt
@@ -116,7 +117,7 @@ class ModelChoice:
         return self.load(), None
 
 
-def base_model_options(default: str = "smollm2") -> Decorator:
+def base_model_options(default: str = DEFAULT_MODEL) -> Decorator:
     """`model: ModelChoice`."""
     return setting_options(ModelChoice, given_as="model", model=default)
 

@@ -21,6 +21,7 @@ from sordino.library.installing import install as install_file
 from sordino.library.names import without_ending
 from sordino.library.origins import origin_of
 from sordino.library.outputs import format_to_write
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.prompts.description import facts, made_for, shape, sizes
 from sordino.prompts.fit import made_for as filled_in
 from sordino.prompts.fit import stated_by
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
-# The default of `sordino generate`.
-_DEFAULT_MODEL = "smollm2"
 _HOLD, _STRENGTH = attention_options()
 
 
@@ -120,7 +119,7 @@ def _show_use(name: str, prompt: StoredPrompt) -> None:
         fetched = f", which --model {one_line(known.name)} fetches{size}" if known and known.download != 0 else ""
         out.print(f"None of the models here fits it ({', '.join(map(one_line, here))}): use it with that one{fetched}.")
         return
-    model = "" if _DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
+    model = "" if DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
     out.print(f'Use it: sordino generate "Some text"{model} --soft-prompt "{name}"')
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from sordino.cli.loading import ModelChoice, loaded_model
 from sordino.cli.options import PATH, Decorator, refuse_with_resume, setting_options
 from sordino.cli.training_options import check_exist, check_texts, dry_run_option, resume_option, training_text_options
 from sordino.errors import BadInput, ConfigError
-from sordino.training.config import RATES, TrainConfig
+from sordino.models.bundled import DEFAULT_MODEL
+from sordino.training.config import RATES, Loading, TrainConfig
 from sordino.training.launch import Processes, launch
 from sordino.training.sweep.grid import FACTORS, Spec
 
@@ -49,7 +51,7 @@ def _rates_option() -> Decorator:
 )
 @_factor_option("--seed", "0", "Seeds to try.", metavar="N,N")
 @_factor_option("--method", "plain", "plain, residual.", metavar="A,B")
-@_factor_option("--model", "smollm2", "Base models to try, one after another in memory.", metavar="A,B", short="-m")
+@_factor_option("--model", DEFAULT_MODEL, "Base models to try, one after another in memory.", metavar="A,B", short="-m")
 @setting_options(Spec, "random", "full", "split_seed", given_as="trying", only_given=True)
 @setting_options(
     TrainConfig, "steps", "batch", "row_tokens", "pass_tokens", given_as="rest", only_given=True, steps=STEPS
@@ -115,7 +117,7 @@ def _run(spec: Spec, options: Mapping[str, Any]) -> None:
     from sordino.training.distributed import joined
 
     def load(model: str) -> BaseModel:
-        return loaded_model(model, run.dtype, run.device, quantise=run.quantise)
+        return loaded_model(model, **asdict(run.loading))
 
     with joined() as strategy, SweepDisplay(run.spec) as display:
         if options["dry_run"]:
@@ -139,7 +141,8 @@ def _sweep(spec: Spec, options: Mapping[str, Any]) -> Sweep:
     if options["resume"] is not None:
         return stored_sweep(options["resume"])
     machine: ModelChoice = options["machine"].to_train
-    begun = Sweep(spec, options["texts"], options["out_dir"], machine.device, machine.dtype, machine.layers)
+    loading = Loading(machine.device, machine.dtype, machine.layers)
+    begun = Sweep(spec, options["texts"], options["out_dir"], loading)
     check_sweep(begun, overwrite=options["overwrite"])
     return begun
 

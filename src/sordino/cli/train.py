@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -26,7 +27,7 @@ from sordino.errors import BadInput, ConfigError
 from sordino.library.names import checked_name
 from sordino.library.outputs import Outputs, check_folder
 from sordino.training.calibration import Calibration, calibration_of
-from sordino.training.config import Description, TrainConfig
+from sordino.training.config import Description, Loading, TrainConfig
 from sordino.training.launch import Processes, launch, started_in_several
 from sordino.training.recipes import RecipeChoice
 
@@ -185,7 +186,7 @@ def _job(options: Mapping[str, Any], config: TrainConfig) -> Job:
 
     model: ModelChoice = options["model"]
     outputs = Outputs(options["out"], name=options["name"], overwrite=options["overwrite"])
-    run = RunOptions(outputs, options["about"], model.model, model.device, model.dtype, model.layers)
+    run = RunOptions(outputs, options["about"], model.model, Loading(model.device, model.dtype, model.layers))
     return train_job(options["texts"], config, run)
 
 
@@ -203,9 +204,10 @@ def _group(options: Mapping[str, Any], named: Mapping[str, Path], config: TrainC
 
 def _check_shard(job: Job) -> None:
     """Raises ConfigError for what cannot be sharded."""
-    if job.quantise is not None:
-        raise ConfigError("packed weights cannot be sharded", where="--shard", got=f"--quantise {job.quantise}")
-    if job.device is not None:
+    loading = job.loading
+    if loading.quantise is not None:
+        raise ConfigError("packed weights cannot be sharded", where="--shard", got=f"--quantise {loading.quantise}")
+    if loading.device is not None:
         raise ConfigError("each process takes its own GPU", where="--device", do="leave it out with --shard")
 
 
@@ -213,12 +215,11 @@ def _check_shard(job: Job) -> None:
 
 
 def _base_of(job: Job, options: Mapping[str, Any], strategy: Strategy) -> BaseModel:
+    # Where all of a model need not fit on a GPU.
+    loading = replace(job.loading, device="cpu") if strategy.together else job.loading
     base = loaded_model(
         job.model,
-        job.dtype,
-        # Where all of a model need not fit on a GPU.
-        "cpu" if strategy.together else job.device,
-        quantise=job.quantise,
+        **asdict(loading),
         ask=not options["as_json"] and not started_in_several(),
         only_decoders="sharding" if strategy.together else job.config.only_decoders,
     )

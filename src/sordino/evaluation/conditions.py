@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from sordino.forward.placement import leading_ids, prefix_length
+from sordino.forward.placement import leading_ids, most_positions, prefix_length
 from sordino.forward.prefix import Prefixes
 from sordino.forward.token_losses import length_of
 from sordino.models.base_model import BaseModel
@@ -106,6 +106,11 @@ def check_room(base: BaseModel, condition: AnyCondition, tokens: int, *, do: str
         where=f"{condition.kind} {condition.label[:40]!r}",
         do=do,
     )
+
+
+def room_in_front(base: BaseModel, row_tokens: int) -> int:
+    """Positions that the model's context has in front of a window, beside BOS."""
+    return base.context_length - row_tokens - most_positions(base, 0)
 
 
 def soft_prompt(base: BaseModel, label: str, prompt: Prompt) -> Condition:

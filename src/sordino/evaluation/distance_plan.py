@@ -18,10 +18,11 @@ from sordino.evaluation.conditions import (
     instruction,
     no_prompt,
     prompt_condition,
+    room_in_front,
 )
 from sordino.evaluation.config import EXCERPT_TOKENS, DistanceConfig
 from sordino.evaluation.scoring import windows_of
-from sordino.forward.placement import most_positions, span_in
+from sordino.forward.placement import span_in
 from sordino.forward.prefix import check_spans
 from sordino.models.base_model import BaseModel
 from sordino.models.context import check_context
@@ -130,7 +131,7 @@ def held_and_not(prompt: StoredPrompt, hold: int | None) -> Iterator[tuple[Store
 
 def _excerpt(base: BaseModel, training: Sequence[Piece], config: DistanceConfig, *, seed: int) -> list[Condition]:
     """The longest that the training texts and the context have room for, up to _EXCERPT; none without such texts."""
-    room = base.context_length - config.row_tokens - most_positions(base, 0)
+    room = room_in_front(base, config.row_tokens)
     lengths = [length for length in EXCERPT_TOKENS if length <= min(_EXCERPT, room)]
     return excerpts(base, training, lengths, draws=1, seed=seed)[0][-1:] if training and lengths else []
 

@@ -22,6 +22,7 @@ from sordino.evaluation.conditions import (
     instruction,
     no_prompt,
     prompt_condition,
+    room_in_front,
 )
 from sordino.evaluation.confidence import (
     Estimate,
@@ -39,7 +40,6 @@ from sordino.evaluation.distance_plan import plan_distance
 from sordino.evaluation.mixed import nll_of_conditions
 from sordino.evaluation.report import ConditionLine, Measurement, Report, Worth
 from sordino.evaluation.scoring import Progress, behind_text, shifted, target_bytes, windows_behind
-from sordino.forward.placement import most_positions
 from sordino.models.base_model import BaseModel
 from sordino.prompts.mixture import StoredPrompt, components_of
 from sordino.texts.examples import Example
@@ -196,7 +196,7 @@ def _excerpts_that_fit(
 ) -> tuple[list[Condition], list[str]]:
     if not training:
         return [], ["real excerpts are left out: no training texts were given"]
-    room = base.context_length - config.row_tokens - most_positions(base, 0)
+    room = room_in_front(base, config.row_tokens)
     lengths = [length for length in config.excerpt_tokens if length <= room]
     notes = [f"no excerpts of {n} tokens: the model's context is too short" for n in config.excerpt_tokens if n > room]
     if not lengths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
@@ -10,6 +11,7 @@ from sordino.prompts.attention import LEAST_STRENGTH, MOST_HOLD, MOST_STRENGTH
 from sordino.prompts.kv_prompt import KVPrompt
 from sordino.prompts.soft_prompt import PLACEMENTS, RATINGS
 
+_HASH = re.compile("[0-9a-f]{64}")
 _SAMPLE_KEYS = frozenset({"prompt", "with", "without"})
 Check = Callable[[Any], bool]
 # By key: the expected value, in words and as a test.
@@ -60,7 +62,7 @@ def is_object(value: Any) -> bool:
 
 def is_hash(value: Any) -> bool:
     """Whether it is a SHA-256 in lower-case hexadecimal."""
-    return isinstance(value, str) and len(value) == 64 and all(char in "0123456789abcdef" for char in value)
+    return isinstance(value, str) and _HASH.fullmatch(value) is not None
 
 
 def is_sample(value: Any) -> bool:

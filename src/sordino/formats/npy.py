@@ -73,10 +73,7 @@ def _header(source: Readable) -> tuple[int, _Header]:
         )
     text = source.read_at(begin, length)
     try:
-        with warnings.catch_warnings():
-            # About headers of Python 2, which are read correctly.
-            warnings.simplefilter("ignore")
-            header = _parsed(version, head[8:begin] + text)
+        header = _parsed(version, head[8:begin] + text)
     except (
         ValueError,
         TypeError,
@@ -96,7 +93,10 @@ def _header(source: Readable) -> tuple[int, _Header]:
 @lru_cache(maxsize=256)
 def _parsed(version: int, header: bytes) -> _Header:
     """Most files of a library have one of a few headers, and parsing one takes longer than reading the rest of the file."""
-    return _READERS[version](io.BytesIO(header))
+    with warnings.catch_warnings():
+        # About headers of Python 2, which are read correctly.
+        warnings.simplefilter("ignore")
+        return _READERS[version](io.BytesIO(header))
 
 
 def _broken(header: bytes, where: str) -> SoftPromptFileError:

@@ -26,6 +26,8 @@ _BYTES, _BYTES_PER_STORED = 64 << 20, 40
 _SECONDS, _STORED_PER_SECOND = 5, 1 << 20
 # Unpacked data stays in memory up to this size, then in a temporary file.
 _IN_MEMORY = 4 << 20
+# Headers are many small reads that lie close together: of a file, so many bytes are read at once, and the last few reads are held.
+_WINDOW, _LARGEST_WINDOW, _WINDOWS = 1 << 12, 1 << 15, 3
 
 
 class Readable(Protocol):
@@ -60,7 +62,7 @@ class Files(ExitStack):
             raise SoftPromptFileError(f"cannot be read ({error.strerror})", where=path) from error
         status = os.fstat(file.fileno())
         self.size, self.mtime = self.size + status.st_size, max(self.mtime, status.st_mtime)
-        return FileSource(file, str(path), self)
+        return FileSource(file, str(path), status.st_size, self)
 
     def scratch(self) -> IO[bytes]:
         """A temporary file for unpacked data."""
@@ -83,16 +85,28 @@ class Files(ExitStack):
 
 
 class FileSource:
-    """An open file, unbuffered."""
+    """An open file. size: its bytes when it was opened."""
 
-    def __init__(self, file: BinaryIO, where: str, files: Files) -> None:
-        self.where = where
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, file: BinaryIO, where: str, size: int, files: Files) -> None:
+        self.where, self.size = where, size
         self._file, self._files = file, files
+        self._windows: list[tuple[int, bytes]] = []
 
     def read_at(self, offset: int, count: int) -> bytes:
         check_range(self, offset, count)
         self._files.spend(count, self.where)
+        for start, data in self._windows:
+            if start <= offset and offset + count <= start + len(data):
+                return data[offset - start : offset - start + count]
+        if count > _LARGEST_WINDOW:
+            return self._read(offset, count)
+        size = min(max(count, _WINDOW), self.size)
+        start = min(offset, self.size - size)
+        data = self._read(start, size)
+        self._windows = [(start, data), *self._windows[: _WINDOWS - 1]]
+        return data[offset - start : offset - start + count]
+
+    def _read(self, offset: int, count: int) -> bytes:
         try:
             self._file.seek(offset)
             data = self._file.read(count)

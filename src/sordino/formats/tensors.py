@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +58,11 @@ class Opened:
     content_hash: str = ""
     warning: str = ""
 
-    @property
+    @cached_property
     def n_tokens(self) -> int:
         return shape_of(self.tensor)[0]
 
-    @property
+    @cached_property
     def d_model(self) -> int:
         return shape_of(self.tensor)[1]
 

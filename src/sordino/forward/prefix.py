@@ -286,9 +286,7 @@ def _empty_prefixes(network: PreTrainedModel, count: int) -> Prefixes:
 
 
 def _prompt_masks(network: PreTrainedModel, positions_KP: Tensor, padded_KP: Tensor, bias_KPP: Tensor | None) -> Any:
-    if packable(network):
-        return prompt_masks(network, positions_KP, padded_KP, bias_KPP)
-    return (~padded_KP).long()
+    return prompt_masks(network, positions_KP, padded_KP, bias_KPP) if packable(network) else (~padded_KP).long()
 
 
 def _row_masks(network: PreTrainedModel, prefixes: Prefixes, rows: Rows, positions_BT: Tensor) -> Any:

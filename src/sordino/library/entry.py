@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sordino.prompts.soft_prompt import Metadata
 
 # What an entry has of a header as it is.
 _SIZES = ("format", "kind", "components", "n_tokens", "d_model")
+_OF_HEADER = (*_SIZES, "metadata", "parts")
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Entry:
 
 def entry_of(name: str, source: Source, item: Item, header: formats.Peek | str) -> Entry:
     """header: or why it cannot be read."""
-    entry = Entry(name, item.path, revision=item.revision, source=source)
-    if isinstance(header, str):
-        return replace(entry, error=header)
-    return replace(entry, **{name: getattr(header, name) for name in (*_SIZES, "metadata", "parts")})
+    known: dict[str, Any] = (
+        {"error": header} if isinstance(header, str) else {name: getattr(header, name) for name in _OF_HEADER}
+    )
+    return Entry(name, item.path, revision=item.revision, source=source, **known)
 
 
 def may_pass(error: SordinoError | OSError) -> bool:

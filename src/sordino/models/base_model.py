@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from sordino.errors import ConfigError
 from sordino.models import files
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.models.description import DescribedModel, facts_of
 from sordino.models.files import Notify, silent
 from sordino.models.loading import check_readable, read_config, read_network, read_tokenizer
@@ -54,7 +55,7 @@ class BaseModel(DescribedModel):
 
 
 def load(
-    name: str = "smollm2",
+    name: str = DEFAULT_MODEL,
     *,
     dtype: str | None = None,
     device: str | None = None,

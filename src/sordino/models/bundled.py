@@ -102,6 +102,8 @@ GEMMA3_270M = BundledModel(
     ),
 )
 BUNDLED: dict[str, BundledModel] = {model.name: model for model in (SMOLLM2, GEMMA3_270M)}
+# Where none is named.
+DEFAULT_MODEL = SMOLLM2.name
 
 
 def fetch(

@@ -173,7 +173,7 @@ def main(names: list[str]) -> int:
     try:
         if unknown := sorted(flags - _FLAGS):
             raise ConfigError("no such option", where=", ".join(unknown), expected=" or ".join(sorted(_FLAGS)))
-        for name in [name for name in names if name not in flags] or ["smollm2"]:
+        for name in [name for name in names if name not in flags] or [bundled.DEFAULT_MODEL]:
             source = resolve(name)
             path = gguf_file(source, notify=notify, progress=report) if as_it_is else None
             if path is None:

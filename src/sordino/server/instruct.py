@@ -83,12 +83,12 @@ def turns_of(base: DescribedModel) -> Turns:
     end = {"INPUT": input_end, "OUTPUT": output_end}
     begin["SYSTEM"], end["SYSTEM"] = begin["INPUT"], end["INPUT"]
     try:
-        told = base.chat_text([{"role": "system", "content": _SYSTEM}, user])
+        with_system = base.chat_text([{"role": "system", "content": _SYSTEM}, user])
     except ModelError:
-        told = ""
+        with_system = ""
     # Other templates put it into the user's turn, or refuse it.
-    if _SYSTEM in told and (between := _between(told, _SYSTEM, _INPUT)).endswith(begin["INPUT"]):
-        begin["SYSTEM"] = told[: told.index(_SYSTEM)].removeprefix(bos)
+    if _SYSTEM in with_system and (between := _between(with_system, _SYSTEM, _INPUT)).endswith(begin["INPUT"]):
+        begin["SYSTEM"] = with_system[: with_system.index(_SYSTEM)].removeprefix(bos)
         end["SYSTEM"] = between.removesuffix(begin["INPUT"])
     return Turns(begin, end, markup=True)
 

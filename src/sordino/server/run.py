@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from sordino.errors import ConfigError, SordinoError
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.server.addresses import Access, address_of, near
 from sordino.server.app import create_app
 from sordino.server.connections import http_protocol
@@ -85,7 +86,7 @@ def service(
 
         page = Page(models, idle, opener.runner)
     remembered = page.remembered() if page is not None and not model else None
-    name = model or ("smollm2" if page is None else remembered)
+    name = model or (DEFAULT_MODEL if page is None else remembered)
     if name is None and served.soft_prompt is not None:
         raise ConfigError("a default soft prompt needs a model", where="--soft-prompt", do="add --model")
     # Headers are read while a model loads.

@@ -73,6 +73,21 @@ class TextPaths:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """How a run's base model is loaded: arguments of `base_model.load`, which chooses where they are None."""
+
+    device: str | None = None
+    dtype: str | None = None
+    quantise: str | None = None
+
+    @staticmethod
+    def of(stored: Mapping[str, Any]) -> Loading:
+        """From what a run's folder says. Raises KeyError."""
+        # Older versions do not write `quantise`.
+        return Loading(stored["device"], stored["dtype"], stored.get("quantise"))
+
+
+@dataclass(frozen=True)
 class Description:
     """What a file says about itself, besides what is known of its training."""
 

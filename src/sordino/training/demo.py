@@ -9,14 +9,14 @@ from pathlib import Path
 from sordino.errors import BadInput
 from sordino.evaluation.config import EvaluateConfig
 from sordino.library.outputs import Outputs, run_folder
-from sordino.training.config import Description, TextPaths, TrainConfig
+from sordino.models.bundled import DEFAULT_MODEL
+from sordino.training.config import Description, Loading, TextPaths, TrainConfig
 from sordino.training.events import Cost
 from sordino.training.job import Job, RunOptions, train_job
 from sordino.training.judging import PASSES_A_STEP, Judging, RunSize, work
 
 # Not "keeper": a soft prompt of that name comes with the library.
 NAME = "my-keeper"
-MODEL = "smollm2"
 INSTRUCTION = "The log of a lighthouse keeper, who writes down his days in a dry and particular voice:"
 # What the run's samples continue, and then two more: nothing in them is about lighthouses.
 OPENINGS = (
@@ -61,7 +61,7 @@ def demo_job(folder: Path, device: str | None, *, overwrite: bool) -> Job:
         tags="demo, log, lighthouse",
         rating="general",
     )
-    run = RunOptions(Outputs(file, name=NAME, overwrite=overwrite), about, MODEL, device)
+    run = RunOptions(Outputs(file, name=NAME, overwrite=overwrite), about, DEFAULT_MODEL, Loading(device))
     return train_job(TextPaths((texts / "train",), (texts / "heldout",)), config, run)
 
 

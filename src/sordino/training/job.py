@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 
@@ -20,14 +20,14 @@ from sordino.prompts.soft_prompt import Metadata, SoftPrompt
 from sordino.settings import from_json
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import is_unfinished, read_header, reading_stored
-from sordino.training.config import Description, Kind, TextPaths, TrainConfig
+from sordino.training.config import Description, Kind, Loading, TextPaths, TrainConfig
 from sordino.training.distil.config import DistilConfig
 from sordino.training.events import HTML
 from sordino.training.reading import stored_texts, texts_to_store
 
 SETTINGS = "settings.json"
 # Fields of a job that its folder holds under their own names.
-_AS_THEY_ARE = ("device", "dtype", "quantise", "samples", "overwrite")
+_AS_THEY_ARE = ("samples", "overwrite")
 # The texts in the metadata that the user writes.
 _TEXTS = ("name", "author", "description", "licence")
 
@@ -41,8 +41,7 @@ class Job:
     model: str
     metadata: Metadata
     config: TrainConfig
-    device: str | None = None
-    dtype: str | None = None
+    loading: Loading = field(default_factory=Loading)
     samples: bool = True
     overwrite: bool = False
     # For a resumed run: its folder, which may have been moved, and where its first matrix came from.
@@ -52,8 +51,6 @@ class Job:
     together: Path | None = None
     # For a run that learns what a long text does; `texts` are then that text.
     distil: DistilConfig | None = None
-    # The format of the base model's linear layers.
-    quantise: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -62,14 +59,12 @@ class Job:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What runs of every kind have: where the file goes and what it says, the model and where it runs."""
+    """What runs of every kind have: where the file goes and what it says, the model and how it is loaded."""
 
     outputs: Outputs
     about: Description
     model: str
-    device: str | None = None
-    dtype: str | None = None
-    quantise: str | None = None
+    loading: Loading
 
 
 def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
@@ -89,11 +84,9 @@ def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
         run.model,
         run.about.metadata(run.outputs.name or without_ending(out.name)),
         config,
-        run.device,
-        run.dtype or training_dtype(None, run.device),
+        replace(run.loading, dtype=run.loading.dtype or training_dtype(None, run.loading.device)),
         samples=not run.about.no_samples,
         overwrite=run.outputs.overwrite,
-        quantise=run.quantise,
     )
 
 
@@ -187,6 +180,7 @@ def store(job: Job, started: str) -> None:
     """Write the job into its run's folder, with absolute paths. Raises StorageError."""
     stored = {
         **texts_to_store(job.texts),
+        **asdict(job.loading),
         **{name: getattr(job, name) for name in _AS_THEY_ARE},
         "out": str(job.out.resolve()),
         "model": absolute_name(job.model),
@@ -220,10 +214,11 @@ def job_from(folder: Path, *, overwrite: bool) -> Job:
             stored["model"],
             Metadata(**{**stored["metadata"], "tags": tuple(stored["metadata"]["tags"])}),
             TrainConfig.from_json(stored["config"]),
-            # Older versions write neither `quantise` nor `distil`.
-            **{name: stored[name] for name in _AS_THEY_ARE if name != "quantise" or name in stored},
+            Loading.of(stored),
+            **{name: stored[name] for name in _AS_THEY_ARE},
             run=folder,
             started=stored["started"],
+            # Older versions do not write it.
             distil=from_json(DistilConfig, stored["distil"]) if stored.get("distil") else None,
         )
         if not all(isinstance(known, str) for known in (job.model, job.started)):

@@ -27,7 +27,7 @@ from sordino.engine.runners.llama_copies import by_copies, cells_of
 from sordino.engine.runners.llama_library import STRENGTHS
 from sordino.engine.runners.llama_prompts import LlamaPrompts, no_first_token
 from sordino.engine.runners.llama_state import SavedState, weighted, with_cells
-from sordino.engine.runners.runner import Span, text_alone
+from sordino.engine.runners.runner import Span
 from sordino.errors import ModelError, OutOfMemory
 from sordino.forward.placement import prefix_length
 from sordino.forward.weighting import SINK
@@ -86,7 +86,7 @@ class GgufRunner:
 
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         bos = self.model.bos_ids
-        text = text_alone(ids, bos)[-GATE_TOKENS:]
+        text = self.model.without_bos(ids)[-GATE_TOKENS:]
         if not text:
             return np.zeros(self.model.d_model)
         with memory_errors("reading a text for a mixture's weights", "lower --kv-memory or --rows"):

@@ -42,11 +42,6 @@ def overflowing(prompt: Prompt | None) -> SordinoError:
     )
 
 
-def text_alone(ids: Sequence[int], bos: Sequence[int]) -> Sequence[int]:
-    """The part of a request's ids that a gate reads: all but a BOS at the start."""
-    return ids[len(bos) :] if bos and list(ids[: len(bos)]) == list(bos) else ids
-
-
 class Runner(Protocol):
     """A model, and the keys and values of the rows that run on it. The engine gives each row its number."""
 

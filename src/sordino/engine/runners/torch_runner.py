@@ -23,7 +23,7 @@ from sordino.engine.requests import CacheUse
 from sordino.engine.runners import fused_llama, transformers_layers
 from sordino.engine.runners.fused_llama import Llama
 from sordino.engine.runners.kv_pool import KeyValues, Shape, SlotSpan, State
-from sordino.engine.runners.runner import Span, overflowing, text_alone
+from sordino.engine.runners.runner import Span, overflowing
 from sordino.errors import OutOfMemory
 from sordino.forward.gate_input import hidden_of_text
 from sordino.forward.llama_layers import runs
@@ -105,7 +105,7 @@ class TorchRunner:
     @torch.inference_mode()
     def hidden_of(self, ids: Sequence[int]) -> NDArray[np.floating[Any]]:
         with memory_errors("reading a text for a mixture's weights", self._advice):
-            return hidden_of_text(self.model, text_alone(ids, self.model.bos_ids)).double().cpu().numpy()
+            return hidden_of_text(self.model, self.model.without_bos(ids)).double().cpu().numpy()
 
     @torch.inference_mode()
     def prepare(self, prompts: Sequence[Prompt | None]) -> None:

@@ -8,6 +8,7 @@ from fastapi import Request
 from pydantic import AfterValidator, ConfigDict, Field, create_model
 
 from sordino.errors import SordinoError
+from sordino.models.bundled import DEFAULT_MODEL
 from sordino.models.files import absolute_name
 from sordino.models.weight_formats import OFFLOAD
 from sordino.server.bodies import StrictBody
@@ -104,7 +105,7 @@ def flags_of(request: Request, jobs: Jobs, settings: RunSettings) -> list[str]:
 def model_of(request: Request, name: str = "") -> str:
     state = state_of(request)
     # The queue outlives this process and its working directory.
-    return absolute_name(name or (state.base.name if isinstance(state, Serving) else "smollm2"))
+    return absolute_name(name or (state.base.name if isinstance(state, Serving) else DEFAULT_MODEL))
 
 
 def form() -> dict[str, Any]:

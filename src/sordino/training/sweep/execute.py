@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -25,7 +25,7 @@ from sordino.prompts.soft_prompt import Metadata
 from sordino.storage import write_bytes
 from sordino.training.checkpoint import FILE as CHECKPOINT
 from sordino.training.checkpoint import reading_stored
-from sordino.training.config import RATES, TextPaths
+from sordino.training.config import RATES, Loading, TextPaths
 from sordino.training.events import Finished, RunEvent, Started, Working
 from sordino.training.execute import ShouldStop, alone_in, deterministic, texts_read
 from sordino.training.job import Job, check_start, ending_of
@@ -48,9 +48,7 @@ class Sweep:
     spec: Spec
     texts: TextPaths
     folder: Path
-    device: str | None = None
-    dtype: str | None = None
-    quantise: str | None = None
+    loading: Loading = field(default_factory=Loading)
 
     def folder_of(self, model: str) -> Path:
         """The folder of one model. It is the same for a resumed sweep, which knows the model by its absolute path."""
@@ -145,9 +143,7 @@ def store_sweep(sweep: Sweep) -> None:
     stored = {
         "spec": {**sweep.spec.to_json(), "model": models},
         **texts_to_store(sweep.texts),
-        "device": sweep.device,
-        "dtype": sweep.dtype,
-        "quantise": sweep.quantise,
+        **asdict(sweep.loading),
     }
     write_bytes(sweep.folder / SETTINGS, json.dumps(stored, indent=1).encode())
 
@@ -158,7 +154,7 @@ def stored_sweep(folder: Path) -> Sweep:
     with reading_stored("there is no sweep to resume here", path, do="start again without --resume"):
         stored = json.loads(path.read_bytes())
         spec, texts = Spec.from_json(stored["spec"]), stored_texts(stored)
-        return Sweep(spec, texts, folder, stored["device"], stored["dtype"], stored.get("quantise"))
+        return Sweep(spec, texts, folder, Loading.of(stored))
 
 
 def execute_sweep(
@@ -257,7 +253,7 @@ def _write_best(
     member, folder = next(member for member in members if member.name == best.name), sweep.folder_of(model)
     config, metadata = member.prepared.config, Metadata(name=safe_name(sweep.folder.resolve().name))
     job = Job(
-        sweep.texts, folder / f"{BEST}{ending_of(config.kind)}", model, metadata, config, sweep.device, sweep.dtype,
+        sweep.texts, folder / f"{BEST}{ending_of(config.kind)}", model, metadata, config, sweep.loading,
         overwrite=True, run=folder / member.name,
     )  # fmt: skip
     done = finished[member.name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,12 @@ def check_ray(on: str) -> None:
     _, _, port = on.rpartition(":")
     if on != LOCAL and not (on.startswith(REMOTE) and port.isdecimal()):
         raise ConfigError("this is no cluster", where="--on", expected="ray or ray://HOST:PORT", got=on)
-    if find_spec("ray") is None:
-        raise MissingExtra("Ray is not installed", where="--on", got="no ray", do="pip install 'sordino[ray]'")
+    # Of another cluster's address, what Ray alone does not bring.
+    for needed in ("ray",) if on == LOCAL else ("ray", "grpc"):
+        if find_spec(needed) is None:
+            raise MissingExtra(
+                "Ray is not installed", where="--on", got=f"no {needed}", do="pip install 'sordino[ray]'"
+            )
 
 
 def sweep_on_ray(
@@ -127,7 +131,7 @@ def take_share(rank: int, count: int, meeting: Any, folder: Path) -> SweepResult
         sweep = stored_sweep(folder)
 
         def load_base(model: str) -> BaseModel:
-            return load(model, dtype=sweep.dtype, device=sweep.device, quantise=sweep.quantise)
+            return load(model, **asdict(sweep.loading))
 
         with joined() as strategy:
             return execute_sweep(
