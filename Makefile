@@ -78,7 +78,7 @@ site: install
 	$(BIN)/python -m website.check build/site
 
 # What is published: sdist and wheel, the same bytes from the same commit; and a list of all that a full installation brings. The wheel is
-# installed in an empty environment.
+# installed in an empty environment, of another Python with PYTHON=python3.13.
 EMPTY := build/empty
 INTO_EMPTY := $(BIN)/python -m pip --python $(EMPTY)/bin/python install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 dist: install

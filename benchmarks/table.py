@@ -315,6 +315,9 @@ def _details(result: dict[str, Any]) -> Iterator[str]:
     yield ""
     # Rows with the same keys share a table; curves are only in the JSON.
     for keys, rows in groupby(result["rows"], key=lambda row: [key for key in row if _shown(row[key]) is not None]):
+        # A name without a number.
+        if len(keys) < 2:
+            continue
         yield "| " + " | ".join(keys) + " |"
         yield "|" + "---|" * len(keys)
         for row in rows:

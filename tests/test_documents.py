@@ -22,8 +22,8 @@ NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
 
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 _HEADING_LINK = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
-# In `backticks`, or indented as a block; up to the end of either.
-_COMMAND = re.compile(r"(?:^ {4}|`)sordino ([a-z]+)([^`\n]*)", re.MULTILINE)
+# In `backticks`, or indented as a block; up to the end of either. A line may go on after a backslash.
+_COMMAND = re.compile(r"(?:^ {4}|`)sordino ([a-z]+)((?:\\\n|[^`\n])*)", re.MULTILINE)
 _OPTION = re.compile(r"(?<=\s)--?[a-z][a-z-]*")
 _QUOTED = re.compile(r"`([^`\n]+)`")
 # Of other programs people name .zip, .json and the like; files of these kinds are ours.
@@ -134,7 +134,7 @@ def test_commands_exist(page: Path) -> None:
     for command, rest in _COMMAND.findall(page.read_text(encoding="utf-8")):
         assert command in COMMANDS, f"sordino {command}"
         # After two spaces or more in a block comes an explanation.
-        shown = set(_OPTION.findall(re.split(r" {3,}", rest)[0]))
+        shown = set(_OPTION.findall(re.split(r" {3,}", re.sub(r"\\\n *", "", rest))[0]))
         assert shown <= options_of(command, rest), f"sordino {command}{rest}"
 
 
@@ -146,6 +146,9 @@ def test_our_server_is_shown_where_it_listens(page: Path) -> None:
 def test_the_patterns_find_what_they_are_for() -> None:
     text = "`sordino list --json` and\n\n    sordino train A --out b.zip -m X    into the --library\n[a](docs/x.md#y) [b](https://z)"
     assert _COMMAND.findall(text)[0] == ("list", " --json")
+    assert _COMMAND.findall("    sordino train A \\\n        --out b.zip\n    c") == [
+        ("train", " A \\\n        --out b.zip")
+    ]
     assert _OPTION.findall(_COMMAND.findall(text)[1][1]) == ["--out", "-m", "--library"]
     assert _PORT.findall("http://127.0.0.1:5100/v1 output.serve_kernel_port_as_iframe(5000, height=900)") == [
         "5100",

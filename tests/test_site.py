@@ -22,6 +22,15 @@ def test_every_page_is_in_the_navigation_once() -> None:
     assert {path.name for path in (REPOSITORY / "docs").glob("*.md")} - set(listed) == set()
 
 
+def test_what_stands_in_a_list_is_indented_as_the_site_needs_it() -> None:
+    """A paragraph by 4, code by 8: with less, MkDocs ends the list, or shows code as text."""
+    wrong = []
+    for path in [*(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        wrong += [(path.name, line) for line in re.findall(r"\n\n((?: {1,3}| {5,7})\S.*)", text)]
+    assert wrong == []
+
+
 @pytest.mark.slow
 def test_the_site_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
@@ -37,6 +46,10 @@ def test_the_site_is_whole_and_fetches_nothing(tmp_path: Path) -> None:
     assert faults(tmp_path / "site") == []
     home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert 'href="guide.html"' in home
+    # A cell whose code has bars.
+    training = (tmp_path / "site" / "training.html").read_text(encoding="utf-8")
+    assert "<code>&lt;|endoftext|&gt;</code>" in training
+    assert r"\|" not in training
     assert (tmp_path / "site" / "http.html").is_file()
     # The search works in a copy on the disk.
     assert (tmp_path / "site" / "search" / "search_index.js").is_file()

@@ -30,6 +30,7 @@ PAGES = {
     "examples": "examples.md",
     "docs/decisions": "decisions/index.md",
 }
+_CODE_IN_TABLE = re.compile(r"^\|.*\\\|.*$", re.MULTILINE)
 _PICTURE = re.compile(r"^(!\[[^]\n]*\]\(([^)\s]+)\))$", re.MULTILINE)
 SOURCES = {target: path for path, target in PAGES.items() if (REPOSITORY / path).is_file()}
 # The text of a link that is a picture has brackets of its own, and stays.
@@ -66,7 +67,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{text}]({posixpath.relpath(found, posixpath.dirname(page.file.src_uri) or '.')}"
 
     # On a phone a picture is small until it is opened.
-    return _PICTURE.sub(r"[\1](\2)", _LINK.sub(link, markdown))
+    return _PICTURE.sub(r"[\1](\2)", _LINK.sub(link, _CODE_IN_TABLE.sub(_without_escapes, markdown)))
+
+
+def _without_escapes(row: re.Match[str]) -> str:
+    """GitHub wants a bar in a cell escaped, in code too, where MkDocs shows the backslash."""
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), row[0])
 
 
 def _titles(navigation: object) -> Iterator[tuple[str, str]]:

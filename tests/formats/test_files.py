@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 
 from sordino import formats
 from sordino.errors import BadInput, SoftPromptFileError, StorageError
+from sordino.prompts.attention import PromptAttention
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.formats.makers import FULL, one_of_each, prompt
 from tests.formats.refusals import both_refuse
@@ -161,8 +162,17 @@ def test_disclosure_names_all_that_the_file_says() -> None:
     assert "nll" in text
 
 
+def test_whatever_a_file_says_is_disclosed() -> None:
+    every = replace(FULL, placement="after_bos", attention=PromptAttention(64, 2), foreign={"gallery": 1})
+    little = formats.file_disclosure(prompt(Metadata()))
+    for item in fields(Metadata):
+        one = prompt(replace(Metadata(), **{item.name: getattr(every, item.name)}))
+        assert formats.file_disclosure(one) != little, item.name
+    assert "placement: after BOS, hold 64, strength 2" in formats.file_disclosure(prompt(every))
+
+
 def test_disclosure_of_little_is_little() -> None:
     lines = formats.file_disclosure(SoftPrompt(matrix(), Metadata(name="v")))
-    assert [line.partition(":")[0] for line in lines] == ["name", "the matrix"]
+    assert [line.partition(":")[0] for line in lines] == ["name", "placement", "the matrix"]
     without = replace(FULL, samples=(), training={"init": "random numbers"}, base=BaseRef())
     assert not any("excerpt" in line or "samples" in line for line in formats.file_disclosure(prompt(without)))

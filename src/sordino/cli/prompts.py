@@ -54,7 +54,7 @@ def show(prompt: str, index: int | None, model: ModelChoice, library: Library, a
         known = {"path": str(path), "format": kind, **sizes(loaded), **asdict(loaded.metadata)}
         if isinstance(loaded, Mixture):
             # Each component has its own.
-            del known["placement"]
+            del known["placement"], known["attention"]
         print_json(known | ({"fit": fit} if fit else {}))
         return
     out.print(one_line(loaded.metadata.name) or one_line(without_ending(path.name)), style="bold")

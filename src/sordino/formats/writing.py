@@ -12,6 +12,7 @@ from sordino.formats import kobold, kv_prompts, meta, mixtures, mkultra, npy, pe
 from sordino.formats.choice import PEFT_KEY
 from sordino.formats.model_card import CARD, is_edited
 from sordino.formats.zips import write_zip
+from sordino.prompts.description import placed
 from sordino.prompts.kv_prompt import KVPrompt, SinglePrompt
 from sordino.prompts.mixture import Mixture, StoredPrompt
 from sordino.prompts.soft_prompt import Metadata, SoftPrompt
@@ -110,6 +111,7 @@ def file_disclosure(prompt: StoredPrompt) -> list[str]:
         for index, component in enumerate(prompt.components):
             lines += [f"component {index}, {line}" for line in file_disclosure(component)]
         return lines
+    lines.append(f"placement: {placed(prompt)}")
     if isinstance(prompt, KVPrompt):
         lines.append(f"keys and values: {prompt.n_tokens} positions of {prompt.shape}")
         return lines

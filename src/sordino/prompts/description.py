@@ -51,7 +51,7 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
         yield "components", "\n".join(_component_lines(prompt))
     else:
         yield "KV prompt" if isinstance(prompt, KVPrompt) else "matrix", shape(prompt)
-        yield "placement", _placement(prompt)
+        yield "placement", placed(prompt)
     yield "hash", prompt.content_hash
     values = {
         "author": known.author,
@@ -74,10 +74,11 @@ def facts(path: Path, kind: str, prompt: StoredPrompt) -> Iterator[tuple[str, st
 def _component_lines(mixture: Mixture) -> Iterator[str]:
     for index, (component, weight) in enumerate(zip(mixture.components, mixture.weights_K, strict=True)):
         name = one_line(component.metadata.name) or f"component {index}"
-        yield f"{weight:.3f}  {name} ({shape(component)}, {_placement(component)}, hash {component.content_hash[:16]})"
+        yield f"{weight:.3f}  {name} ({shape(component)}, {placed(component)}, hash {component.content_hash[:16]})"
 
 
-def _placement(prompt: SinglePrompt) -> str:
+def placed(prompt: SinglePrompt) -> str:
+    """Where it stands, and what changes attention: `after BOS, hold 128, strength 2`."""
     known = prompt.metadata
     return f"{'after BOS' if known.placement == 'after_bos' else 'at the start'}{attended(known)}"
 
