@@ -26,7 +26,7 @@ from playwright.sync_api import Browser, Page, expect
 from sordino import formats
 from sordino.prompts.soft_prompt import BaseRef, Metadata, SoftPrompt
 from tests.e2e.browser import browser
-from tests.e2e.steps import WAIT, Server, choose, lamp
+from tests.e2e.steps import SOCKET, WAIT, Server, choose, lamp
 
 WIDTHS, HEIGHT, SCALE, GAP = (1280, 768, 375), 800, 0.6, 16
 DATA = resources.files("sordino").joinpath("data")
@@ -104,6 +104,8 @@ def _train(server: Server) -> None:
 @contextmanager
 def _page(server: Server, chromium: Browser, width: int, scheme: Any) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=scheme)
+    # With a seed: the same pictures each time.
+    context.add_init_script(SOCKET)
     page = context.new_page()
     page.goto(server.url)
     yield page

@@ -25,6 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     formats.write(SoftPrompt(matrix(1, 20, 576), Metadata(base=SMOLLM2, description=described)), made / "gazette.zip")
     old = Metadata(supported=("EleutherAI/gpt-j-6B", "org/other"), description=described)
     formats.write(SoftPrompt(matrix(2, 20, 4096), old), made / "cyberpunk-noir-detect.zip")
+    formats.write(SoftPrompt(matrix(3, 20, 768), Metadata(description=described)), made / "sst2.zip")
     return made
 
 
@@ -44,7 +45,8 @@ def test_it_fits_80_columns_a_line_each(folder: Path, monkeypatch: pytest.Monkey
     assert {"keeper", "gazette", "cyberpunk-noir-detect"} <= set(found)
     assert "SmolLM2-135M-Instruct  " in found["gazette"]
     assert "gpt-j-6B, other  " in found["cyberpunk-noir-detect"]
-    assert "The pompous" in found["gazette"]
+    assert "768 wide  " in found["sst2"]
+    assert all("The pompous" in found[name] for name in ("gazette", "sst2"))
 
 
 def test_a_wide_terminal_has_the_owner_and_the_width(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,9 +60,9 @@ def test_only_what_fits_a_model(folder: Path) -> None:
     text = ok("list", "--model", "smollm2")
     assert "gazette" in text
     assert "keeper" not in text
-    assert "Not listed, as they do not fit smollm2 or cannot be read: 3" in text
+    assert "Not listed, as they do not fit smollm2 or cannot be read: 4" in text
     assert [one["name"] for one in json.loads(ok("list", "-m", "smollm2", "--json"))] == ["gazette"]
-    assert "None of the 4 soft prompts of the library fits gemma3-270m" in ok("list", "-m", "gemma3-270m")
+    assert "None of the 5 soft prompts of the library fits gemma3-270m" in ok("list", "-m", "gemma3-270m")
     assert KNOWN.base.id in ok("list")
 
 

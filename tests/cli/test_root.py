@@ -119,6 +119,12 @@ def test_the_shell_completes_commands_and_options(typed: str, complete: str) -> 
     assert complete in done.stdout.splitlines()
 
 
+@pytest.mark.parametrize(("columns", "width"), [("", 200), ("80", 80), ("no number", 200), ("0", 200)])
+def test_through_a_pipe_lines_are_long_or_as_columns_says(columns: str, width: int) -> None:
+    done = python("-c", "from sordino.cli.console import err, out; print(out.width, err.width)", COLUMNS=columns)
+    assert done.stdout == f"{width} {width}\n"
+
+
 def test_help_groups_the_commands() -> None:
     stdout = CliRunner().invoke(cli.main, ["--help"], prog_name="sordino").stdout
     headings = [line.rstrip(":") for line in stdout.splitlines() if line.endswith(":") and not line.startswith(" ")]

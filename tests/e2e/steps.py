@@ -75,16 +75,17 @@ Object.defineProperty(WebSocket.prototype, "onmessage", {
 });
 """
 # What a desktop gives a page when files are let go over it: the browser makes them from bytes, and the events are the real ones.
-_DROP = """(place, files) => {
+_DROP = """(place, [files, at]) => {
     const given = new DataTransfer();
     for (const [name, bytes] of files) {
         given.items.add(new File([Uint8Array.from(atob(bytes), (one) => one.charCodeAt(0))], name));
     }
-    const tell = (kind) => place.dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
+    const over = at ? document.querySelector(at) : place;
+    const tell = (kind) => over.dispatchEvent(new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
     tell("dragenter");
-    const taken = !tell("dragover"), over = place.classList.contains("over");
+    const taken = !tell("dragover"), marked = place.classList.contains("over");
     tell("drop");
-    return [taken, over, place.classList.contains("over")];
+    return [taken, marked, place.classList.contains("over")];
 }"""
 
 # Milliseconds for what the model writes, or a training run does. They take a second or two where nobody else wants the machine;
@@ -169,11 +170,12 @@ def sent(page: Page) -> dict[str, Any]:
     return last
 
 
-def drop(place: Locator, files: Sequence[tuple[str, bytes]]) -> None:
-    """Let files go over a place that takes them."""
+def drop(place: Locator, files: Sequence[tuple[str, bytes]], at: str = "") -> None:
+    """Let files go over a place that takes them, or over another element, `at`, while that place is shown."""
+    expect(place).to_be_visible()
     made = [(name, base64.b64encode(content).decode()) for name, content in files]
     # Taken: the browser would otherwise open the file in place of the page. Marked while it is over, and not after.
-    assert place.evaluate(_DROP, made) == [True, True, False]
+    assert place.evaluate(_DROP, [made, at]) == [True, True, False]
 
 
 def shot(page: Page, name: str) -> None:

@@ -247,7 +247,7 @@ def test_what_is_written_stays_with_its_story(server: Server, page: Page) -> Non
     page.locator("#new").click()
     page.locator("#title").fill("Third")
     story.fill("Nobody has this yet")
-    expect(page.locator("#saved")).to_contain_text("saved in this browser only")
+    expect(page.locator("#saved")).to_have_text("in this browser only")
     page.locator("#new").click()
     expect(story).to_have_value("")
     page.unroute("**/ui/stories/*")
@@ -319,7 +319,7 @@ def test_files_a_long_story_and_a_reload_while_it_streams(server: Server, page: 
     expect(page.locator("#memory")).to_have_value("A lighthouse.")
     (tmp_path / "no.json").write_text("{}")
     page.locator("#load").set_input_files(tmp_path / "no.json")
-    expect(page.locator("#saved")).to_contain_text("it contains no story")
+    expect(page.locator("#toasts")).to_contain_text("no.json: it contains no story")
     # A reload in the middle of a continuation keeps what had come.
     page.locator("#new").click()
     story.fill("The wind")

@@ -109,7 +109,9 @@ def test_answers_to_choose_from(server: Server, page: Page) -> None:
     with held_answers(page):
         say.press("Enter")
         expect(page.locator("#chat-stop")).to_be_visible()
+        expect(turns.last.locator("p")).to_have_text("Reading the conversation ...")
     expect(page.locator("#chat-go")).to_be_visible(timeout=WAIT)
+    expect(turns.last.locator("p")).not_to_contain_text("Reading the conversation")
     first = turns.last.locator("p").inner_text()
     with held_answers(page):
         turns.last.get_by_role("button", name="Retry").click()

@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 from sordino import formats
 from tests.e2e.steps import NEEDED
 from tests.server.running import Running, voice
+from tests.waiting import until
 
 pytestmark = NEEDED
 
@@ -73,6 +74,31 @@ def test_what_is_typed_and_chosen_stays(tiny: Running, tab: Page) -> None:
     expect(origin).not_to_have_js_property("value", "another")
 
 
+def test_train_can_be_pressed_while_other_texts_are_read(tiny: Running, tab: Page) -> None:
+    """It stayed disabled, because of a text that was removed, until the others had been measured: a minute and more."""
+    refused = {"busy": False, "texts": None, "error": "log.txt: no text", "named": [], "where": "log.txt"}
+    held: list[Route] = []
+    tab.route("**/ui/jobs/*/look", lambda route: held.append(route))
+    tab.goto(f"{tiny.url}/#train")
+    pick, train = tab.locator("#texts-drop input[multiple]").first, tab.locator("#train-go")
+    pick.set_input_files([*text("no text"), {**text("The lamp is clean.")[0], "name": "other.txt"}])
+    until(lambda: tab.wait_for_timeout(50) or held)
+    held.pop().fulfill(json=refused)
+    expect(train).to_be_disabled()
+    tab.get_by_role("button", name="Remove log.txt").click()
+    expect(train).to_be_enabled()
+    until(lambda: tab.wait_for_timeout(50) or held)
+    expect(tab.locator("#train-cost")).to_have_text("Reading the texts ...")
+    expect(train).to_be_enabled()
+    # What is said of the texts as they were comes too late.
+    pick.set_input_files([{**text("A third.")[0], "name": "third.txt"}])
+    expect(tab.locator("#texts-list li")).to_have_count(2)
+    held.pop().fulfill(json=refused)
+    until(lambda: tab.wait_for_timeout(50) or held)
+    expect(train).to_be_enabled()
+    tab.get_by_role("button", name="Start over").click()
+
+
 def test_a_run_is_named_by_its_texts(tiny: Running, tab: Page) -> None:
     for names, suggested in (
         (["log-1", "log-2"], "log"),
@@ -113,6 +139,14 @@ def test_what_a_run_does_before_its_steps(tiny: Running, tab: Page) -> None:
     tab.goto(f"{tiny.url}/#train/0a1b")
     expect(tab.locator("#run .state")).to_have_text("Measuring this machine · gives way to other work on this machine")
     expect(tab.locator("#runs small")).to_have_text("Measuring this machine")
+
+
+def test_the_list_and_the_page_say_the_same_of_a_run(tiny: Running, tab: Page) -> None:
+    answers(tab, "jobs", [a_run(state="running")])
+    answers(tab, "jobs/0a1b?*", a_run(state="running"))
+    tab.goto(f"{tiny.url}/#train/0a1b")
+    expect(tab.locator("#run .state")).to_have_text("Loading the model · gives way to other work on this machine")
+    expect(tab.locator("#runs small")).to_have_text("Loading the model")
 
 
 def test_a_run_of_another_model(tiny: Running, tab: Page) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import httpx
 from playwright.sync_api import Page, Route, expect
 
-from tests.e2e.steps import NEEDED, drop, prompt_row
-from tests.server.running import Running
+from sordino import formats
+from tests.e2e.steps import NEEDED, choose, drop, prompt_row
+from tests.server.running import Running, voice
 
 pytestmark = NEEDED
 
@@ -53,10 +55,11 @@ def test_text_that_is_dragged_is_the_browsers(tab: Page) -> None:
 def test_files_may_be_dropped_anywhere(tiny: Running, tab: Page) -> None:
     """Where nobody takes a file, the browser leaves the page for it."""
     content = (tiny.folder / "clerk.zip").read_bytes()
-    for place in ("write", "connect", "find", "prompts"):
+    places = ("write", "chat", "connect", "find", "prompts")
+    for place, at in [*((place, "") for place in places), ("write", "#rail"), ("chat", "#top")]:
         tab.goto(f"{tiny.url}/#{place}")
-        drop(tab.locator(f"#{place}"), [(f"on-{place}.zip", content)])
-        path = tiny.folder / f"on-{place}.zip"
+        path = tiny.folder / f"on-{place}{at[1:]}.zip"
+        drop(tab.locator(f"#{place}"), [(path.name, content)], at)
         expect(prompt_row(tab, path.name)).to_be_visible()
         path.unlink()
     tab.goto(f"{tiny.url}/#write")
@@ -67,6 +70,34 @@ def test_files_may_be_dropped_anywhere(tiny: Running, tab: Page) -> None:
     drop(tab.locator("#train"), [("log.txt", b"It rained.")])
     expect(tab.locator("#texts-list")).to_contain_text("log.txt")
     tab.get_by_role("button", name="Start over").click()
+
+
+def test_several_files_go_each_where_it_belongs(tiny: Running, tab: Page, tmp_path: Path) -> None:
+    """Only the first was taken, and without a word about the others."""
+    old = tmp_path / "old.json"
+    formats.write(voice(tiny.base, 3, name="Old"), old, to="mkultra")
+    drop(tab.locator("#write"), [("One.txt", b"It rained."), (old.name, old.read_bytes()), ("Two.md", b"It snowed.")])
+    expect(prompt_row(tab, "old.zip")).to_be_visible()
+    (tiny.folder / "old.zip").unlink()
+    tab.goto(f"{tiny.url}/#write")
+    expect(tab.locator("#story")).to_have_value("It snowed.")
+    for title in ("One", "Two"):
+        expect(tab.locator("#stories").get_by_role("button", name=re.compile(f"^{title}"))).to_be_visible()
+
+
+def test_a_dialog_takes_no_files(tab: Page) -> None:
+    tab.locator("#model-open").click()
+    expect(tab.locator("#models")).to_be_visible()
+    refused = """(place) => {
+        const given = new DataTransfer();
+        given.items.add(new File(["It rained."], "tale.txt"));
+        const tell = (kind) => !place.dispatchEvent(
+            new DragEvent(kind, { dataTransfer: given, bubbles: true, cancelable: true }));
+        return [tell("dragover"), given.dropEffect, tell("drop")];
+    }"""
+    assert tab.locator("#models").evaluate(refused) == [True, "none", True]
+    tab.keyboard.press("Escape")
+    expect(tab.locator("#title")).to_have_value("")
 
 
 def test_a_folder_is_dropped(tiny: Running, tab: Page, tmp_path: Path) -> None:
@@ -81,6 +112,29 @@ def test_a_folder_is_dropped(tiny: Running, tab: Page, tmp_path: Path) -> None:
     expect(tab.locator("#texts-list li")).to_have_text(["log/older/two.txt", "log/one.txt"])
     expect(tab.locator("#train-name")).to_have_value("log")
     tab.get_by_role("button", name="Start over").click()
+
+
+def test_who_loses_a_soft_prompt_is_told(tiny: Running, tab: Page) -> None:
+    path = tiny.folder / "lent.zip"
+    formats.write(voice(tiny.base, 4, name="Lent"), path)
+    choose(tab, "lent")
+    expect(tab.locator("#lamp-name")).to_have_text("Lent")
+    path.unlink()
+    expect(tab.locator("#toasts")).to_contain_text("Lent is gone from the library")
+    expect(tab.locator("#lamp-name")).to_have_text("No soft prompt")
+
+
+def test_each_paragraph_runs_in_its_own_direction(tab: Page) -> None:
+    tab.locator("#story").fill("שלום, עולם.\nHello, world.")
+    # The text behind the field, which is laid out as the field's.
+    ends = """() => [...document.querySelectorAll("#shade > div")].map((line) => {
+        const range = document.createRange(), place = line.getBoundingClientRect();
+        range.selectNodeContents(line);
+        const text = range.getBoundingClientRect();
+        return [text.left - place.left < 1, place.right - text.right < 1];
+    })"""
+    assert tab.evaluate(ends) == [[False, True], [True, False]]
+    assert tab.locator("#story").evaluate("(field) => getComputedStyle(field).unicodeBidi") == "plaintext"
 
 
 def test_a_load_is_shown_at_once(tiny: Running, tab: Page) -> None:

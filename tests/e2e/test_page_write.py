@@ -369,6 +369,54 @@ def test_the_lamps_panel_has_a_list(tiny: Running, tab: Page) -> None:
         httpx.put(f"{tiny.url}/api/v1/config/soft_prompt", json={"value": ""})
 
 
+def test_the_lamps_list_stays_under_the_thumb(tab: Page) -> None:
+    """On a phone the panel grows upwards."""
+    tab.emulate_media(reduced_motion="reduce")
+    tab.set_viewport_size({"width": 375, "height": 667})
+    tab.locator("#lamp-open").click()
+    first = tab.locator("#choices label").first
+    before = first.bounding_box()
+    tab.locator("#choices input[value=keeper]").check()
+    expect(tab.locator("#strength")).to_be_visible()
+    assert first.bounding_box() == before
+
+
+def test_settings_stay_where_they_are(tab: Page) -> None:
+    tab.locator("#settings-open").click()
+    field = tab.locator("#setting-top_p")
+    before = field.bounding_box()
+    tab.locator("#setting-temperature").fill("0.6")
+    tab.locator("#setting-temperature").press("Tab")
+    expect(tab.get_by_role("button", name="Save as a preset")).to_be_visible()
+    assert field.bounding_box() == before
+
+
+def test_the_stories_come_back_after_a_comparison(tab: Page) -> None:
+    stories = tab.locator("#stories-side")
+    expect(stories).to_be_visible()
+    tab.locator("#compare-open").click()
+    expect(stories).to_be_hidden()
+    tab.locator("#compare .fold").click()
+    expect(stories).to_be_visible()
+    # Those that were folded away before stay so.
+    stories.get_by_role("button", name="Close").click()
+    tab.locator("#compare-open").click()
+    tab.locator("#compare .fold").click()
+    expect(stories).to_be_hidden()
+
+
+def test_a_phone_has_one_line_for_the_facts(tab: Page) -> None:
+    tab.set_viewport_size({"width": 375, "height": 667})
+    before = tab.locator("#go").bounding_box()
+    tab.locator("#story").fill("It rained.")
+    tab.locator("#go").click()
+    expect(tab.locator("#rate, #meter[data-short]")).to_have_count(2)
+    expect(tab.locator("#go")).to_be_enabled()
+    shown = tab.locator("#meter").evaluate("(one) => getComputedStyle(one, '::after').content")
+    assert re.fullmatch(r'"\d+ of \d+ tokens"(?: / "")?', shown), shown
+    assert tab.locator("#go").bounding_box() == before
+
+
 def test_a_story_is_renamed_in_the_list(tiny: Running, tab: Page) -> None:
     tab.locator("#story").fill("The first of two stories")
     expect(tab.locator("#stories li")).to_contain_text(["The first of two stories"])

@@ -26,8 +26,9 @@ from sordino.errors import ConfigError
 if TYPE_CHECKING:
     from sordino.evaluation.tables import Table as MeasuredTable
 
-# Piped output is read by grep and spreadsheets, which want a row on one line.
+# Piped output is read by grep and spreadsheets, which want a row on one line. Who sets COLUMNS wants another width.
 _PIPED_WIDTH = 200
+_WIDTH = re.compile("[1-9][0-9]*")
 # Ours is on the first line, click's below the usage.
 _ERROR = re.compile(r"\A(internal )?error:|^error:", re.MULTILINE)
 # 128 and SIGPIPE's number.
@@ -71,7 +72,8 @@ def outlasting_readers() -> Iterator[None]:
 
 def _console(*, stderr: bool) -> Stream:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream is not None and stream.isatty() else _PIPED_WIDTH
+    is_known = (stream is not None and stream.isatty()) or _WIDTH.fullmatch(os.environ.get("COLUMNS", ""))
+    width = None if is_known else _PIPED_WIDTH
     return Stream(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True, width=width)
 
 

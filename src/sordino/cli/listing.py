@@ -83,13 +83,14 @@ def _show_entries(entries: Sequence[Entry]) -> None:
 
 
 def _cells(entry: Entry, *, narrow: bool) -> tuple[str, str, str, str]:
-    """name, tokens, made for, description. narrow: leave out the owner of a model's name."""
+    """name, tokens, made for, description. narrow: only what tells the models apart."""
     name, known = one_line(entry.name), entry.metadata
     if entry.error:
         return name, "", "", f"cannot be read: {one_line(entry.error)}"
     length = f"mixture of {entry.components}" if entry.components else f"{entry.n_tokens}{attended(known)}"
     length += " (KV)" if entry.kind == KVPrompt.kind else ""
     base = one_line(made_for(known, entry.d_model))
-    if narrow and (named := one_line(made_for(known, 0))):
-        base = ", ".join(one.rpartition("/")[2] for one in named.split(", "))
+    if narrow:
+        named = one_line(made_for(known, 0))
+        base = ", ".join(one.rpartition("/")[2] for one in named.split(", ")) or f"{entry.d_model} wide"
     return name, length, base, known.description

@@ -34,7 +34,7 @@ def snapshot(
 
     if HF_HUB_OFFLINE:
         raise _not_found(
-            model_id, "the hub is switched off (HF_HUB_OFFLINE) and the model is not on this machine", near_misses
+            model_id, "the model is not on this machine, and the hub is switched off (HF_HUB_OFFLINE)", near_misses
         )
     from sordino.models.loading import check_readable, read_config
 
@@ -158,14 +158,13 @@ def _download(
         raise ModelError(
             "the Hugging Face Hub cannot be reached",
             where=model_id,
-            do=f"try again with a network, or run `hf download {model_id}` where there is one and give --model the folder",
+            do=f"try again with a network, or {_elsewhere(model_id)}",
         ) from error
 
 
-def _not_found(model_id: str, why: str, near_misses: str) -> ModelError:
-    return ModelError(
-        "base model not found",
-        where=model_id,
-        got=why,
-        do=f"{near_misses}; or, where there is a network, run `hf download {model_id}` and give --model the folder",
-    )
+def _not_found(model_id: str, what: str, near_misses: str) -> ModelError:
+    return ModelError(what, where=model_id, do=f"{near_misses}; or {_elsewhere(model_id)}")
+
+
+def _elsewhere(model_id: str) -> str:
+    return f"run `hf download {model_id}` where there is a network, and name the folder as the model"

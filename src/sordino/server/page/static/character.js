@@ -1,6 +1,8 @@
 // Who answers in a chat: a character with its texts, lorebook and picture; the names in place of {{char}} and {{user}}.
 
-import { call, local } from "./dom.js";
+import { $, call, local, setStatus } from "./dom.js";
+import { toast } from "./toast.js";
+import { waiting } from "./waiting.js";
 
 // The user, where no name is set.
 export const USER = "User";
@@ -157,4 +159,22 @@ export async function chatOf(file) {
     character: { name, system, avatar: await avatarOf(file), greetings, lore },
     chat: greetings.length ? [{ role: "assistant", content: greetings[0], ...swipes }] : [],
   };
+}
+
+/** Queue a run that turns the instructions into a soft prompt; Train shows it. */
+export async function distil(character) {
+  const { name, system } = character;
+  try {
+    const run = await waiting($("who-distil"), "Queueing ...", () =>
+      call("ui/distil", { method: "POST", json: { name, text: filled(system, character) } }),
+    );
+    const text = "The run is under Train. Once it is done, load its result and clear the instructions.";
+    setStatus($("who-status"), text, "good");
+    toast(`${name || "The instructions"}: the run is under Train.`, "good", {
+      label: "Show",
+      run: () => (location.hash = `#train/${run.id}`),
+    });
+  } catch (error) {
+    setStatus($("who-status"), error.message, "bad");
+  }
 }

@@ -1,8 +1,8 @@
 // A conversation, for models that have a chat template; with a character from a card, or without.
 
-import { aboutLore, characterOf, chatOf, filled, messagesOf, NOBODY, prose, USER } from "./character.js";
+import { aboutLore, characterOf, chatOf, distil, messagesOf, NOBODY, prose, USER } from "./character.js";
 import { answerTokens, startComposer } from "./composer.js";
-import { $, call, debounce, el, fill, local, setStatus, shown } from "./dom.js";
+import { $, debounce, el, fill, local, setStatus, shown } from "./dom.js";
 import { folding, NARROW } from "./drawer.js";
 import { dropZone } from "./drop.js";
 import { clearMeter, measureContext, write } from "./generation.js";
@@ -10,9 +10,10 @@ import { live } from "./live.js";
 import { isPair } from "./output.js";
 import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
+import { openOrAdd } from "./story_file.js";
 import { toast } from "./toast.js";
 import { answersOf, picture, turnElement } from "./turns.js";
-import { waiting } from "./waiting.js";
+import { waitingIn } from "./waiting.js";
 
 let store;
 // Shows the list of chats, or folds it away.
@@ -44,7 +45,7 @@ export async function startChat() {
       loadCard(target.files[0]);
       target.value = "";
     });
-  dropZone($("chat"), ([file]) => loadCard(file));
+  dropZone($("chat"), (files) => openOrAdd(files, /\.(json|png)$/i, loadCard));
   for (const id of ["who-name", "who-system"])
     $(id).addEventListener("input", () => {
       applyEdit?.();
@@ -59,7 +60,7 @@ export async function startChat() {
     local.set("user-name", target.value.trim());
     draw();
   });
-  $("who-distil").addEventListener("click", distil);
+  $("who-distil").addEventListener("click", () => distil(character()));
   startComposer({ send, stop: () => running?.stop(), changed: measure });
   document.addEventListener("page", () => {
     if (!shown("chat")) return;
@@ -92,24 +93,6 @@ async function loadCard(file) {
     show(store.story);
   } catch (error) {
     toast(`${file.name}: ${error.message}`, "bad");
-  }
-}
-
-/** Queue a run that turns the instructions into a soft prompt; Train shows it. */
-async function distil() {
-  const { name, system } = character();
-  try {
-    const run = await waiting($("who-distil"), "Queueing ...", () =>
-      call("ui/distil", { method: "POST", json: { name, text: filled(system, character()) } }),
-    );
-    const text = "The run is under Train. Once it is done, load its result and clear the instructions.";
-    setStatus($("who-status"), text, "good");
-    toast(`${name || "The instructions"}: the run is under Train.`, "good", {
-      label: "Show",
-      run: () => (location.hash = `#train/${run.id}`),
-    });
-  } catch (error) {
-    setStatus($("who-status"), error.message, "bad");
   }
 }
 
@@ -240,8 +223,12 @@ function answer(before) {
   draw();
   // Looked up each time: a new name redraws the turns.
   const body = () => $("turns").lastElementChild.querySelector("p");
+  const mark = el("span", { class: "soft" });
+  body().append(mark);
+  const begun = waitingIn(mark, "Reading the conversation ...");
   const ended = (text = "", kind = "") => {
     const hadFocus = document.activeElement === $("chat-stop");
+    begun();
     running = null;
     settle();
     setStatus($("chat-status"), text, kind);
@@ -254,6 +241,7 @@ function answer(before) {
     text: ({ text }) => {
       const log = $("turns"),
         tail = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+      begun();
       reply.content += text;
       body().replaceChildren(...prose(reply.content));
       store.change({});

@@ -1,9 +1,10 @@
 // Continuations without and with soft prompts, side by side, from one batch and one seed.
 
-import { $, el, redraw, setStatus } from "./dom.js";
+import { $, el, setStatus } from "./dom.js";
 import { choice, label } from "./status.js";
 import { live } from "./live.js";
 import { write } from "./generation.js";
+import { options } from "./options.js";
 import { waitingIn } from "./waiting.js";
 
 // The page Write: text(), what the model may see; reading(), what is said meanwhile; begun(), called at the start;
@@ -12,16 +13,17 @@ let host;
 
 // The server's limit.
 const MOST_COLUMNS = 8;
-// Soft prompts to tick, besides those that are: a library may hold thousands.
-const MOST_CHOICES = 50;
 
 // What the user ticked; null until then, which means no soft prompt and the active one.
 let ticked = null;
 // Stops the comparison that runs.
 let comparing = null;
 
+const list = options("columns-choice", "Soft prompts to compare", tick, { several: true });
+
 export function startCompare(page) {
   host = page;
+  $("compare").querySelector("fieldset").append(list.element);
   $("compare-go").addEventListener("click", compare);
 }
 
@@ -40,25 +42,22 @@ export function resetCompare() {
 }
 
 const titleOf = (name) => (choice.prompt(name) ? label(choice.prompt(name)) : "No soft prompt");
-const boxes = () => [...document.querySelectorAll("#columns-choice input")];
-const chosen = () =>
-  boxes()
-    .filter((box) => box.checked)
-    .map((box) => box.value);
+
+/** The names of the columns' soft prompts, in the order of the library; "" for none. */
+function chosen() {
+  const prompts = live.state?.prompts ?? [],
+    wanted = ticked ?? ["", choice.name || prompts[0]?.name];
+  return ["", ...prompts.map(({ name }) => name)].filter((name) => wanted.includes(name));
+}
+
+function tick(names) {
+  ticked = names;
+  fillColumns();
+}
 
 export function fillColumns() {
   const prompts = live.state?.prompts ?? [];
-  const wanted = ticked ?? ["", choice.name || prompts[0]?.name];
-  const offered = prompts.filter(({ name }, at) => at < MOST_CHOICES || wanted.includes(name));
-  const columns = ["", ...offered.map((one) => one.name)].map((name) => [name, titleOf(name)]);
-  const tick = () => {
-    ticked = chosen();
-    if (!comparing) drawColumns();
-  };
-  const box = ([value, title]) =>
-    el("label", {}, el("input", { type: "checkbox", value, onchange: tick }), ` ${title}`);
-  redraw($("columns-choice"), columns, () => columns.map(box));
-  for (const box of boxes()) box.checked = wanted.includes(box.value);
+  list.show([["", titleOf("")], ...prompts.map((one) => [one.name, label(one)])], chosen());
   // Results stay until there are others.
   if (!comparing && !$("columns").querySelector("article span:not(:empty)")) drawColumns();
 }

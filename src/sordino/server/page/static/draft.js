@@ -111,6 +111,8 @@ function show() {
     ),
   );
   $("texts-are").hidden = false;
+  // What is still being said of other texts comes too late.
+  measuring = null;
   $("train-go").disabled = false;
   measure();
 }
@@ -145,6 +147,7 @@ export function clear() {
 export const measure = debounce(async () => {
   if (!draft) return;
   const mine = (measuring = Symbol("measurement"));
+  $("train-go").disabled = false;
   setStatus($("train-cost"), "Reading the texts ...");
   try {
     let measured = await call(`ui/jobs/${draft.id}/look`, { method: "POST", json: runRequest() });

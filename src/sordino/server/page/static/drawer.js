@@ -12,6 +12,7 @@ export function folding(part, button, { name, open = false }) {
     part.hidden = !shown;
     button.setAttribute("aria-expanded", String(shown));
     if (remember) local.set(`open:${name}`, shown);
+    part.dispatchEvent(new CustomEvent("fold", { detail: shown }));
     if (shown && focus) part.querySelector("button, input, select, textarea, a")?.focus();
   };
   const close = () => {
@@ -32,4 +33,17 @@ export function folding(part, button, { name, open = false }) {
   NARROW.addEventListener("change", restore);
   restore();
   return show;
+}
+
+// Less wide than this, in pixels, a window has no room for both.
+const ROOM = 1400;
+
+/** Fold `other` away while `part` is open, where there is no room for both. fold: of `other`, from `folding`. */
+export function makeRoom(part, other, fold) {
+  let isAway = false;
+  part.addEventListener("fold", ({ detail: isOpen }) => {
+    if (isOpen ? other.hidden || innerWidth >= ROOM : !isAway) return;
+    isAway = isOpen && !NARROW.matches;
+    fold(!isOpen, { remember: false });
+  });
 }

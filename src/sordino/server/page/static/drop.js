@@ -2,20 +2,27 @@
 
 import { el } from "./dom.js";
 
-/** A place to drop files on, and folders of them. done: called with the files. */
+/** Files, and folders of them, that are dropped while `place` is shown, wherever on the page: else the browser would leave
+ * the page for them. done: called with the files. */
 export function dropZone(place, done) {
   // Text that is dragged goes where the browser puts it.
-  const hasFiles = ({ dataTransfer }) => dataTransfer.types.includes("Files");
-  place.addEventListener("dragover", (event) => {
-    if (!hasFiles(event)) return;
+  const isHere = ({ dataTransfer }) => !place.hidden && dataTransfer.types.includes("Files"),
+    // In front of the place.
+    isCovered = () => document.querySelector("dialog[open]") !== null;
+  document.addEventListener("dragover", (event) => {
+    if (!isHere(event)) return;
     event.preventDefault();
-    place.classList.add("over");
+    if (isCovered()) event.dataTransfer.dropEffect = "none";
+    else place.classList.add("over");
   });
-  place.addEventListener("dragleave", () => place.classList.remove("over"));
-  place.addEventListener("drop", async (event) => {
-    if (!hasFiles(event)) return;
+  document.addEventListener("dragleave", ({ relatedTarget }) => {
+    if (!relatedTarget) place.classList.remove("over");
+  });
+  document.addEventListener("drop", async (event) => {
+    if (!isHere(event)) return;
     event.preventDefault();
     place.classList.remove("over");
+    if (isCovered()) return;
     // Read now: after the event there is nothing to read.
     const dropped = [...event.dataTransfer.items].map((one) => [one.webkitGetAsEntry(), one.getAsFile()]);
     const files = dropped.map(([entry, file]) => (entry?.isDirectory ? filesIn(entry) : file));

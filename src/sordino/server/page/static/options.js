@@ -1,4 +1,4 @@
-// A list to choose from: radios, and above a few of them a search.
+// A list to choose from: radios, or boxes to tick; and above a few of them a search.
 
 import { el, redraw, setStatus } from "./dom.js";
 import { menu } from "./menu.js";
@@ -8,26 +8,35 @@ const FEW = 8;
 // Of thousands, those that are drawn: a search finds the others.
 const MOST = 200;
 
-/** {element, show(rows, chosen)}. rows: [value, title, about] each. choose: called with the value of another one. */
-export function options(id, label, choose) {
+/** {element, show(rows, chosen)}. rows: [value, title, about] each. choose: called with the value of another one.
+ * several: any number may be chosen, and `chosen` is the list of their values, for choose too. */
+export function options(id, label, choose, { several = false } = {}) {
   let rows = [],
-    chosen = "";
+    chosen = several ? [] : "";
+  const type = several ? "checkbox" : "radio",
+    isChosen = (value) => (several ? chosen.includes(value) : value === chosen);
   const search = el("input", { type: "search", ariaLabel: "Search", placeholder: "Search", oninput: draw }),
-    list = el("div", { id, class: "options", role: "radiogroup", ariaLabel: label }),
+    list = el("div", {
+      id,
+      class: several ? "checks" : "options",
+      role: several ? "group" : "radiogroup",
+      ariaLabel: label,
+    }),
     note = el("p", { class: "soft small", role: "status" });
-  list.addEventListener("change", ({ target }) => choose(target.value));
+  list.addEventListener("change", ({ target: { value, checked } }) => {
+    const all = rows.map(([one]) => one);
+    choose(several ? all.filter((one) => (one === value ? checked : isChosen(one))) : value);
+  });
 
   function draw() {
     const wanted = search.hidden ? "" : search.value.trim().toLowerCase(),
       found = rows.filter((row) => row.join(" ").toLowerCase().includes(wanted)),
-      drawn = found.slice(0, MOST),
-      mine = found.find(([value]) => value === chosen);
-    if (mine && !drawn.includes(mine)) drawn.unshift(mine);
+      drawn = [...found.slice(MOST).filter(([value]) => isChosen(value)), ...found.slice(0, MOST)];
     const held = list.contains(document.activeElement) && document.activeElement.value;
-    redraw(list, drawn, () => drawn.map((row) => option(id, row)));
-    for (const radio of list.querySelectorAll("input")) {
-      radio.checked = radio.value === chosen;
-      if (radio.value === held) radio.focus();
+    redraw(list, drawn, () => drawn.map((row) => option(type, id, row)));
+    for (const input of list.querySelectorAll("input")) {
+      input.checked = isChosen(input.value);
+      if (input.value === held) input.focus();
     }
     const more = `${drawn.length} of ${found.length.toLocaleString("en")} are listed. Search for the others.`;
     setStatus(note, !found.length ? "No matches" : found.length > drawn.length ? more : "");
@@ -41,11 +50,11 @@ export function options(id, label, choose) {
   return { element: el("div", {}, search, list, note), show };
 }
 
-const option = (name, [value, title, about]) =>
+const option = (type, name, [value, title, about]) =>
   el(
     "label",
     { class: "option" },
-    el("input", { type: "radio", name, value }),
+    el("input", { type, name, value }),
     el("span", {}, title, about && el("small", { class: "soft" }, about)),
   );
 

@@ -4,7 +4,7 @@ import { $, call, el } from "./dom.js";
 
 export const PRESETS = {
   "Standard: about 5 minutes": "",
-  "Quick: to see whether it catches the voice": 30,
+  "Quick: a first impression": 30,
   "Good: a file to keep": 150,
   "Best: all that the texts give": 400,
 };

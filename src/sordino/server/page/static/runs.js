@@ -71,19 +71,19 @@ const NAMES = {
 };
 const KINDS = { done: "good", failed: "bad" };
 
-/** What a run does, and how long it still takes: {text, share}. */
+/** What a run does, and how long it still takes: {what, text, share}; what: the beginning of text. */
 export function progressOf({ job, events }) {
   const steps = events.filter((one) => one.kind === "step");
   const at = steps.at(-1)?.step ?? 0;
-  const parts = [NAMES[job.state]];
+  let parts = [NAMES[job.state]];
   if (job.state === "running" && job.now) {
     const { what, done, total, left } = job.now;
     parts[0] = what;
     parts.push(total ? percent(done / total) : "gives way to other work on this machine");
     if (left > 1) parts.push(`about ${clock(left)} left`);
-    return { text: parts.join(" · "), share: total ? done / total : null };
+    return { what, text: parts.join(" · "), share: total ? done / total : null };
   }
-  if (job.state === "running" && !at) parts[0] = "Getting ready";
+  if (job.state === "running" && !at) parts = ["Loading the model", "gives way to other work on this machine"];
   if (at && job.state !== "done") parts.push(`step ${at} of ${job.steps}`);
   if (job.state === "running" && at) {
     const recent = steps.slice(-8),
@@ -95,7 +95,7 @@ export function progressOf({ job, events }) {
         : "evaluating on the held-out texts",
     );
   }
-  return { text: parts.join(" · "), share: job.steps && at ? at / job.steps : null };
+  return { what: parts[0], text: parts.join(" · "), share: job.steps && at ? at / job.steps : null };
 }
 
 /** In place: a link that has the focus keeps it. */
@@ -118,10 +118,11 @@ function item(element, { job, events }) {
   const link = element.firstElementChild,
     [name, state, bar] = link.children;
   name.textContent = job.name || "voice";
-  state.textContent = job.now?.what ?? NAMES[job.state];
+  const { what, share } = progressOf({ job, events });
+  state.textContent = what;
   state.dataset.kind = KINDS[job.state] ?? "";
   bar.hidden = !moves(job);
-  bar.value = progressOf({ job, events }).share ?? 0;
+  bar.value = share ?? 0;
   if (route().rest === job.id) link.setAttribute("aria-current", "page");
   else link.removeAttribute("aria-current");
   return element;

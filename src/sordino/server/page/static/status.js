@@ -8,9 +8,19 @@ import { toast } from "./toast.js";
 export const DEFAULT = "/default";
 export const NONE = "/none";
 
+// By list of soft prompts: how many of them have each title.
+const titles = new WeakMap();
+
 /** A soft prompt in a list: its title, and its name where another has that title too. */
-export const label = ({ title, name }) =>
-  live.state.prompts.some((one) => one.title === title && one.name !== name) ? `${title} (${name})` : title;
+export function label({ title, name }) {
+  const { prompts } = live.state;
+  if (!titles.has(prompts)) {
+    const counts = new Map();
+    for (const one of prompts) counts.set(one.title, (counts.get(one.title) ?? 0) + 1);
+    titles.set(prompts, counts);
+  }
+  return titles.get(prompts).get(title) > 1 ? `${title} (${name})` : title;
+}
 
 // What the lamp calls an active one.
 const KINDS = { "embedding prompt": "soft prompt", "KV prompt": "KV prompt" };
@@ -106,7 +116,19 @@ function tellLeftOut() {
   leftOut = now;
 }
 
+// What was active when it was looked at last: {name, title, model}.
+let active = {};
+
+/** Say that the soft prompt that this tab writes with was removed: what is written next has none. */
+function tellGone() {
+  const model = live.state?.model?.key;
+  if (choice.isGone && choice.chosen === active.name && model === active.model)
+    toast(`${active.title} is gone from the library. What is written next has no soft prompt.`, "bad");
+  active = { name: choice.name, title: choice.prompt(choice.name)?.title, model };
+}
+
 export function startLamp() {
+  choice.addEventListener("change", tellGone);
   live.addEventListener("state", () => choice.show());
   live.addEventListener("state", tellLeftOut);
   live.addEventListener("connection", () => choice.show());

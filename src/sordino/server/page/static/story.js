@@ -3,6 +3,7 @@
 import { $, call, download, local, setStatus, tab } from "./dom.js";
 import { blank, nameOf, newId } from "./story_fields.js";
 import { StoryList } from "./story_list.js";
+import { toast } from "./toast.js";
 
 // A change is saved on the server after half a second. Until then this browser has it as a draft. Writing a long story
 // takes a moment, in which no key is answered: it is done less often.
@@ -25,6 +26,8 @@ export class StoryStore {
   #drafting = null;
   #saving = null;
   #dirty = false;
+  // Whether a message says that the server has not got it.
+  #isTold = false;
   // What the server and this browser have, as listed last.
   #stored = [];
   #rows;
@@ -67,7 +70,7 @@ export class StoryStore {
       if (error.status !== 404) {
         // It may be there at the next load.
         tab.set(this.name, id);
-        setStatus($(this.ids.saved), error.message, "bad");
+        toast(error.message, "bad");
       }
     }
     this.list();
@@ -87,7 +90,7 @@ export class StoryStore {
     await this.save();
     // A draft stays listed until the server has it.
     if (!this.#dirty || this.#draft()) return true;
-    setStatus($(this.ids.saved), "not saved: export it to a file first", "bad");
+    toast("This one is not saved: export it to a file first.", "bad");
     return false;
   }
 
@@ -163,6 +166,7 @@ export class StoryStore {
     story.after = PAGE_ID;
     this.#saving = call(pathOf(story.id), { method: "PUT", json, keepalive: true })
       .then((stored) => {
+        this.#isTold = false;
         const isNew = story.revision === 0;
         story.revision = stored.revision;
         // What was changed meanwhile is saved next.
@@ -182,11 +186,10 @@ export class StoryStore {
           $(this.ids.conflict).hidden = false;
           return;
         }
-        setStatus(
-          $(this.ids.saved),
-          `${drafted ? "saved in this browser only" : "not saved, export it to a file"}: ${error.message}`,
-          "bad",
-        );
+        const where = drafted ? "Saved in this browser only" : "Not saved, export it to a file";
+        if (!this.#isTold) toast(`${where}: ${error.message}`, drafted ? "" : "bad");
+        this.#isTold = true;
+        setStatus($(this.ids.saved), drafted ? "in this browser only" : "not saved", "bad");
         this.#timer ??= setTimeout(() => this.save(), 2000);
       })
       .finally(() => {
@@ -228,7 +231,7 @@ export class StoryStore {
     try {
       await this.#openById(id);
     } catch (error) {
-      setStatus($(this.ids.saved), error.message, "bad");
+      toast(error.message, "bad");
     }
     this.list();
   }
@@ -246,7 +249,7 @@ export class StoryStore {
       const content = new Blob([JSON.stringify(story, null, 1)], { type: "application/json" });
       download(`${nameOf(story) || this.name}.json`, content);
     } catch (error) {
-      setStatus($(this.ids.saved), error.message, "bad");
+      toast(error.message, "bad");
     }
   }
 
@@ -257,7 +260,7 @@ export class StoryStore {
       this.open({ ...blank(this.isChat), ...(await this.read(file)) });
       this.change({});
     } catch (error) {
-      setStatus($(this.ids.saved), `${file.name}: ${error.message}`, "bad");
+      toast(`${file.name}: ${error.message}`, "bad");
     }
   }
 
@@ -269,7 +272,7 @@ export class StoryStore {
       local.remove(this.#draftOf(this.story.id));
       this.open(theirs);
     } catch (error) {
-      setStatus($(this.ids.saved), error.message, "bad");
+      toast(error.message, "bad");
     }
   }
 

@@ -1,17 +1,30 @@
-// Stories from files.
+// Files that are let go over a story or a chat, and stories from files.
+
+import { addFiles } from "./prompts.js";
 
 const TITLE = 300;
 
+const parsed = (file) => file.text().then(JSON.parse);
+
+/** Open each of the files that has one of these endings, and add the others to the library: soft prompts, which mkultra
+ * wrote as JSON. */
+export async function openOrAdd(files, endings, open) {
+  const others = [];
+  for (const file of files) {
+    const isText = endings.test(file.name) && typeof (await parsed(file).catch(() => null))?.tensor !== "string";
+    if (isText) await open(file);
+    else others.push(file);
+  }
+  if (others.length) addFiles(others);
+}
+
 /** A story from a file: one of this page's, or any text. */
 export async function readStory(file) {
-  const content = await file.text();
-  if (!file.name.endsWith(".json")) return { text: content, title: file.name.replace(/\.[^.]*$/, "").slice(0, TITLE) };
-  let story;
-  try {
-    story = JSON.parse(content);
-  } catch {
+  if (!/\.json$/i.test(file.name))
+    return { text: await file.text(), title: file.name.replace(/\.[^.]*$/, "").slice(0, TITLE) };
+  const story = await parsed(file).catch(() => {
     throw new Error("it is not JSON");
-  }
+  });
   if (typeof story?.text !== "string") throw new Error("it contains no story");
   const fields = Object.fromEntries(["title", "text", "memory", "note", "output"].map((key) => [key, String(story[key] ?? "")]));
   return { ...fields, title: fields.title.slice(0, TITLE), generated: ranges(story.generated, story.text.length) };

@@ -2,6 +2,7 @@
 
 import { $, call, el, fill } from "./dom.js";
 import { live } from "./live.js";
+import { place } from "./prompt_row.js";
 import { toast } from "./toast.js";
 
 const NOTICED_MS = 300;
@@ -25,7 +26,11 @@ export async function upload(files, done) {
   clearInterval(timer);
   $("prompts-status").textContent = "";
   list(failed, done);
-  toast(summary(cards, failed), failed.length ? "" : "good");
+  const [one, another] = cards;
+  // Those that do not fit are last in the list.
+  const open = { label: "Open", run: () => (location.hash = place(one.id)) };
+  const allFit = !failed.length && cards.every(fits);
+  toast(summary(cards, failed), allFit ? "good" : "", one && !another ? open : null);
   done();
 }
 
@@ -36,10 +41,12 @@ function add(file, replace = false) {
   return call("v1/soft_prompts", { method: "POST", form });
 }
 
+const fits = ({ fit }) => fit !== "no";
+
 /** "12 added, none fits smollm2; 1 failed" */
 function summary(cards, failed) {
   const model = live.state?.model?.name;
-  const fitting = cards.filter((card) => card.fit !== "no").length;
+  const fitting = cards.filter(fits).length;
   const one = cards.length === 1;
   const fit = fitting === cards.length
     ? `${one ? "it fits" : "all fit"} ${model}`

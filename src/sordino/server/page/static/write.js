@@ -2,7 +2,7 @@
 
 import { fillColumns, resetCompare, startCompare } from "./compare.js";
 import { $, debounce, disable, setStatus, shown } from "./dom.js";
-import { folding, NARROW } from "./drawer.js";
+import { folding, makeRoom, NARROW } from "./drawer.js";
 import { dropZone } from "./drop.js";
 import { Editor } from "./editor.js";
 import { startFirst } from "./first.js";
@@ -11,11 +11,10 @@ import { History } from "./history.js";
 import { startKeys } from "./keys.js";
 import { live } from "./live.js";
 import { isPair, Output, startForm, words } from "./output.js";
-import { addFiles } from "./prompts.js";
 import { startSettings } from "./settings.js";
 import { choice } from "./status.js";
 import { StoryStore } from "./story.js";
-import { readStory } from "./story_file.js";
+import { openOrAdd, readStory } from "./story_file.js";
 import { waitingIn } from "./waiting.js";
 
 let store, editor, output, foldStories;
@@ -29,9 +28,6 @@ let running = null;
 // Characters of a story that are sent: more than any context holds, and less than one message may have.
 const SENT = [100_000, 1_000_000],
   A_TOKEN = 24;
-
-// Less wide than this, in pixels, the window has no room for the stories beside a comparison.
-const ROOM = 1400;
 
 /** Where the part of the story that is sent begins. */
 function cutOf(story) {
@@ -68,7 +64,7 @@ export async function startWrite() {
     },
     { isChat: false, show, leave, read: readStory },
   );
-  dropZone($("write"), (files) => (/\.(json|txt|md)$/i.test(files[0]?.name) ? store.load(files[0]) : addFiles(files)));
+  dropZone($("write"), (files) => openOrAdd(files, /\.(json|txt|md)$/i, (file) => store.load(file)));
   for (const id of ["memory", "note", "title"]) $(id).addEventListener("input", changed);
   const actions = { go, stop: () => running?.stop(), undo: () => step("undo"), redo: () => step("redo"), retry };
   for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
@@ -103,6 +99,7 @@ export async function startWrite() {
 /** Compare and Settings have one place: one of them is open. */
 function startDrawers() {
   const fold = {};
+  makeRoom($("compare"), $("stories-side"), foldStories);
   for (const [name, other] of [
     ["compare", "settings"],
     ["settings", "compare"],
@@ -112,9 +109,7 @@ function startDrawers() {
     button.addEventListener("click", () => {
       if ($(name).hidden) return;
       fold[other](false);
-      if (name !== "compare") return;
-      if (innerWidth < ROOM) foldStories(false, { remember: false });
-      $("compare-go").focus();
+      if (name === "compare") $("compare-go").focus();
     });
   }
   startCompare({
