@@ -20,7 +20,11 @@ class DistilConfig:
     tokens: int = setting(16, "Virtual tokens.", low=1, high=MAX_TOKENS, unit="N")
     kind: Kind = setting("embedding", "Kind of the soft prompt, as in `sordino train`.")
     continuations: int = setting(
-        256, "Continuations that the model writes with the text in front.", low=8, high=100_000, unit="N"
+        256,
+        "Continuations that the model writes with the text in front; one for each opening at least.",
+        low=8,
+        high=100_000,
+        unit="N",
     )
     length: int = setting(64, "Most tokens of a continuation.", low=4, high=4096, unit="N")
     steps: int = setting(80, "Optimiser steps.", low=1, high=10_000_000, unit="N")
