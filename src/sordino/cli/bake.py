@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sordino.cli.console import err, note, one_line, out, print_json, warn
-from sordino.cli.loading import ModelChoice, PromptChoice
+from sordino.cli.loading import DEFAULT_MODEL, ModelChoice, PromptChoice
 from sordino.cli.options import PATH, force_option, json_option, library_option, option_group, setting_options
 from sordino.errors import BadInput
 
@@ -21,7 +21,7 @@ from sordino.errors import BadInput
     library_option(),
 )
 @click.option("--out", "target", required=True, type=PATH, metavar="FOLDER|FILE.gguf", help="What to write.")
-@setting_options(ModelChoice, "model", given_as="model", model="smollm2")
+@setting_options(ModelChoice, "model", given_as="model", model=DEFAULT_MODEL)
 @click.option("--always", is_flag=True, help="In a folder: every text begins with the first soft prompt, chat or not.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @json_option()

@@ -12,7 +12,7 @@ from sordino import formats
 from sordino.cli.attention import attention_options, naming_flags
 from sordino.cli.console import check_confirmable, note, one_line, out, print_json, printable, show_table, warn
 from sordino.cli.gallery import located
-from sordino.cli.loading import ModelChoice, PromptChoice, named_model_option
+from sordino.cli.loading import DEFAULT_MODEL, ModelChoice, PromptChoice, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
 from sordino.library.hub_names import PREFIX
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from sordino.library.library import Library
 
 _SHOWN_SAMPLES = 5
-# The default of `sordino generate`.
-_DEFAULT_MODEL = "smollm2"
 _HOLD, _STRENGTH = attention_options()
 
 
@@ -120,7 +118,7 @@ def _show_use(name: str, prompt: StoredPrompt) -> None:
         fetched = f", which --model {one_line(known.name)} fetches{size}" if known and known.download != 0 else ""
         out.print(f"None of the models here fits it ({', '.join(map(one_line, here))}): use it with that one{fetched}.")
         return
-    model = "" if _DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
+    model = "" if DEFAULT_MODEL in fitting else f" --model {one_line(fitting[0])}"
     out.print(f'Use it: sordino generate "Some text"{model} --soft-prompt "{name}"')
 
 
