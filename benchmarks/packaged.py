@@ -22,6 +22,8 @@ from sordino.formats import read
 
 DATA = Path(str(resources.files("sordino"))) / "data"
 CORPORA = {"keeper": "keeper", "port-dolor": "noir", "village-gazette": "gazette"}
+# Where the first words of a validation text would make the base model write what the file's rating rules out: a held-out text's.
+SAMPLES = {"port-dolor": "Five in the morning is the bottom of"}
 # Found on the keeper's log: LOG.md, "The packaged prompts, held".
 FIRST: Mapping[str, Any] = {"steps": 150, "context": 0, "hold": "off", "measure": "none"}
 SECOND: Mapping[str, Any] = {"steps": 100, "lr": 0.1, "hold": 64}
@@ -48,6 +50,7 @@ def train(name: str, options: Mapping[str, Any]) -> None:
         "licence": known.licence,
         "tags": ", ".join(known.tags),
         "rating": known.rating,
+        **({"sample-text": SAMPLES[name]} if name in SAMPLES else {}),
     }
     given = {"heldout": corpus / "heldout", **said, **options}
     flags = [part for option, value in given.items() for part in (f"--{option}", str(value))]

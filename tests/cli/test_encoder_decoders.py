@@ -4,6 +4,7 @@ inspect, prune, blend, mix, export; and what is refused."""
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def test_from_rows_to_a_prompt_and_what_is_done_with_it(model: Path, rows: Path,
     said = ok("train", rows, "--out", "one.zip", "-m", model, *QUICK)
     assert "hold and text between prompt and rows are off" in " ".join(said.split())
     assert "not among the tested ones" not in said
+    (tried,) = (line for line in said.splitlines() if line.startswith("Try it:"))
+    done(*shlex.split(tried)[3:], "-n", 3)
     done("train", rows, "--out", "two.zip", "-m", model, *QUICK, "--init", "labels", "--recipe", "lester")
     known = formats.read(tmp_path / "two.zip").metadata
     assert (known.training["optimiser"], known.training["batch"], known.training["tokens"]) == ("adafactor", 4, 4)

@@ -136,7 +136,7 @@ def server(tmp_path: Path) -> Iterator[tuple[Process, str]]:
 
 def test_it_starts_says_so_and_stops_when_asked(server: tuple[Process, str]) -> None:
     process, url = server
-    process.wait_for(r"with 1 soft prompts of the library; default keeper\nNext:")
+    process.wait_for(r"with 1 soft prompt of the library; default keeper\nNext:")
     models = [card["id"] for card in httpx.get(f"{url}/v1/models").json()["data"]]
     assert len(models) == 2
     process.process.send_signal(signal.SIGINT)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from sordino.engine import installation
 from sordino.engine.runners import llama_library
+from sordino.library.library import Library
 
 
 def test_a_torch_that_cannot_be_loaded_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +17,14 @@ def test_a_torch_that_cannot_be_loaded_is_bad(monkeypatch: pytest.MonkeyPatch) -
     (finding,) = installation.torch_and_gpu()
     assert finding.state == "bad"
     assert "pip install" in finding.do
+
+
+def test_the_report_is_whole_where_torch_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    # As in a new process.
+    monkeypatch.setattr(llama_library, "library", llama_library.library.__wrapped__)
+    found = {finding.what: finding.state for finding in installation.examine(Library([tmp_path]))}
+    assert (found["torch"], found["llama.cpp"]) == ("bad", "note")
 
 
 def test_extras_are_read_from_the_package_metadata() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sordino.texts.heldout import HeldoutTexts
 
 P = TypeVar("P", bound=StoredPrompt)
+DEFAULT_MODEL = "smollm2"
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,12 @@ class ModelChoice:
 def base_model_options(default: str = DEFAULT_MODEL) -> Decorator:
     """`model: ModelChoice`."""
     return setting_options(ModelChoice, given_as="model", model=default)
+
+
+def generate_command(text: str, path: Path, model: str) -> str:
+    """What continues a text with the soft prompt that was made, for people to copy."""
+    flag = "" if model == DEFAULT_MODEL else f" --model {quote(one_line(model))}"
+    return f'sordino generate "{text}"{flag} --soft-prompt {quote(str(path))}'
 
 
 def named_model_option() -> Decorator:

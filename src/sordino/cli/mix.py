@@ -130,7 +130,7 @@ def _fit(names: Sequence[str], options: Mapping[str, Any]) -> None:
         report = {"model": base.name, "seed": config.seed, "out": str(out), **to_json(fitted.report)}
         print_json({**report, "gate": fitted.mixture.gate is not None})
     else:
-        show_fitted(fitted, config, out)
+        show_fitted(fitted, config, out, options["model"].model)
 
 
 def _check_no_texts(more: Sequence[str]) -> None:

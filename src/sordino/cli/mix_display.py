@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 
 from rich.progress import TaskID
 
 from sordino.cli.console import err, note, one_line, out, show_table, warn
+from sordino.cli.loading import generate_command
 from sordino.cli.progress import step_bar
 from sordino.cli.training_display import Display
 from sordino.evaluation.confidence import brackets, cells
@@ -58,8 +58,8 @@ class MixtureDisplay(Display):
                 self.end_steps()
 
 
-def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
-    """The table, what its columns mean, and what came out."""
+def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path, model: str) -> None:
+    """The table, what its columns mean, and what came out. model: as the user named it."""
     report = fitted.report
     show_table(_COLUMNS, map(_cells, report.lines), explanation=explanation(report, config.row_tokens))
     for line in verdicts(report):
@@ -71,7 +71,7 @@ def show_fitted(fitted: FittedMixture, config: FitConfig, path: Path) -> None:
     gated = "with a gate" if fitted.mixture.gate is not None else "with fixed weights"
     count = len(fitted.mixture.components)
     out.print(f"Written: {path.resolve()} ({count} component{'s' * (count > 1)}, {gated})")
-    out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(path))}')
+    out.print(f"Try it:  {generate_command('Once', path, model)}")
 
 
 def _cells(line: MixtureLine) -> list[str]:

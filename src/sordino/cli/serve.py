@@ -139,7 +139,8 @@ def _show_ready(serving: Serving | Idle, address: str, *, with_page: bool) -> No
         warn(serving.prompts.left_out)
     default, count = serving.prompts.default, len(serving.prompts.usable())
     out.print(
-        f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, with {count} soft prompts of the library"
+        f"Ready: {one_line(serving.model)} at {address}, run by {serving.runner}, "
+        f"with {count} soft prompt{'s' * (count != 1)} of the library"
         + (f"; default {one_line(default)}" if default else "")
     )
     if with_page:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sordino.cli.console import out, outlasting_readers, show_table
-from sordino.cli.loading import ModelChoice, base_model_options, loaded_model
+from sordino.cli.loading import ModelChoice, base_model_options, generate_command, loaded_model
 from sordino.cli.options import PATH, json_option, refuse_with_resume, setting_options
 from sordino.cli.training_options import (
     TrainCommand,
@@ -244,7 +244,7 @@ def _train_one(job: Job, calibration: Calibration, options: Mapping[str, Any], s
     if made is None:
         show_stopped(job.folder, f"{display.reached} of {display.steps}; saved.")
         return
-    out.print(f'Try it:  sordino generate "Once" --soft-prompt {quote(str(job.out))}')
+    out.print(f"Try it:  {generate_command('Once', job.out, job.model)}")
     out.print(f"Keep it: sordino install {quote(str(job.out))}")
 
 

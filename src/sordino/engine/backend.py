@@ -136,7 +136,7 @@ def check_prompt(name: str, capabilities: Capabilities, prompt: Prompt | Mixture
     check_branches(prompt, capabilities.branches)
 
 
-def _refusal(name: str, what: str, where: str, *, got: object = None, do: str = "") -> ConfigError:
+def _refusal(name: str, what: str, where: str, *, got: object = "", do: str = "") -> ConfigError:
     other = f"{do}, or " if do else ""
     return ConfigError(
         f"{name} does not support {what}", where=where, got=got, do=f"{other}serve the model with another runner"

@@ -164,10 +164,12 @@ def llama() -> Finding:
     """Whether llama.cpp can be used."""
     try:
         from sordino.engine.runners.llama_library import VERSION, library_file, why_not
+
+        why = why_not()
     # PyTorch, see above.
     except (ImportError, OSError, RuntimeError) as error:
         return Finding("llama.cpp", "note", f"cannot be used: {error}")
-    if why := why_not():
+    if why:
         return Finding("llama.cpp", "note", why, "until then PyTorch runs .gguf files, slower")
     return Finding("llama.cpp", "ok", f"{VERSION[0]}, {library_file()}")
 
