@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sordino.cli.console import err, note, one_line, out, print_json, warn
-from sordino.cli.loading import DEFAULT_MODEL, ModelChoice, PromptChoice
+from sordino.cli.loading import ModelChoice, PromptChoice
 from sordino.cli.options import PATH, force_option, json_option, library_option, option_group, setting_options
 from sordino.errors import BadInput
 from sordino.models.bundled import DEFAULT_MODEL

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from sordino.texts.heldout import HeldoutTexts
 
 P = TypeVar("P", bound=StoredPrompt)
-DEFAULT_MODEL = "smollm2"
 
 
 @dataclass(frozen=True)

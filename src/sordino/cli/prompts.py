@@ -12,7 +12,7 @@ from sordino import formats
 from sordino.cli.attention import attention_options, naming_flags
 from sordino.cli.console import check_confirmable, note, one_line, out, print_json, printable, show_table, warn
 from sordino.cli.gallery import located
-from sordino.cli.loading import DEFAULT_MODEL, ModelChoice, PromptChoice, named_model_option
+from sordino.cli.loading import ModelChoice, PromptChoice, named_model_option
 from sordino.cli.options import PATH, index_option, json_option, library_option
 from sordino.errors import BadInput, ConfigError
 from sordino.library.hub_names import PREFIX
