@@ -39,7 +39,7 @@ _FOR_SCHEMAS = ("xgrammar==0.2.8", "apache-tvm-ffi==0.1.15.post2")
 _LEFT_OUT = ("torch", "torchaudio", "torchvision", "torchcodec", "xgrammar")
 PACKAGES = {
     "vllm": VLLM,
-    "ray": "ray==2.60.0",
+    "ray": "ray[client]==2.60.0",
     "lm_eval": "lm_eval[api]==0.4.13",
     "guidellm": "guidellm==0.8.1",
     "langchain": "langchain-openai==1.7.4",

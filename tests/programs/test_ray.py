@@ -1,4 +1,4 @@
-"""A sweep on a real Ray cluster of two workers, one of which is killed: the results are one machine's."""
+"""A sweep on a real Ray cluster of two workers, one of which is killed, and from outside of it: the results are one machine's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import pytest
 from tests.programs.environment import environment
 from tests.tiny_models import saved_tiny
 from tests.training.runs import days, write_texts
+from tests.waiting import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -24,23 +26,16 @@ CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 small = {"num_cpus": 1, "object_store_memory": 80_000_000}
-cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+head = {**small, "include_dashboard": False, "ray_client_server_port": int(sys.argv[1])}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(**small)
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
 STEPS = 800
-SWEEP = (
-    "--tokens=2,4",
-    "--lr=0.1,0.5",
-    "--init=vocab",
-    "--batch=2",
-    f"--steps={STEPS}",
-    "--row-tokens=16",
-    "--dtype=float32",
-    "texts",
-)
+SMALL = ("--tokens=2,4", "--init=vocab", "--batch=2", "--row-tokens=16", "--dtype=float32", "texts")
+SWEEP = ("--lr=0.1,0.5", f"--steps={STEPS}", *SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +52,21 @@ def python() -> Path:
     return environment("ray")
 
 
+@dataclass(frozen=True)
+class Running:
+    """A cluster. inside: the environment of programs that belong to it; outside: of those that connect to `address`."""
+
+    inside: dict[str, str]
+    outside: dict[str, str]
+    address: str
+
+
 @pytest.fixture
-def cluster(python: Path) -> Iterator[dict[str, str]]:
-    """The environment of programs that find it."""
+def cluster(python: Path) -> Iterator[Running]:
     env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    port = free_port()
     started = subprocess.Popen(
-        [python, "-c", CLUSTER],
+        [python, "-c", CLUSTER, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -70,7 +74,8 @@ def cluster(python: Path) -> Iterator[dict[str, str]]:
         env=env,
     )
     assert started.stdout is not None
-    yield {**env, "RAY_ADDRESS": started.stdout.readline().strip()}
+    own = {"RAY_ADDRESS": started.stdout.readline().strip()}
+    yield Running({**env, **own}, env, f"ray://127.0.0.1:{port}")
     started.communicate(timeout=600)
 
 
@@ -87,15 +92,14 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_the_results_are_one_machines_though_a_worker_is_killed(
-    folder: Path, python: Path, cluster: dict[str, str]
-) -> None:
+def test_the_results_are_one_machines_though_a_worker_is_killed(folder: Path, python: Path, cluster: Running) -> None:
+    env = cluster.inside
     command = [python, "-m", "sordino", "sweep", *SWEEP, f"--model={folder / 'model'}"]
-    alone = subprocess.run([*command, "--out-dir=alone"], cwd=folder, capture_output=True, text=True, env=cluster)
+    alone = subprocess.run([*command, "--out-dir=alone"], cwd=folder, capture_output=True, text=True, env=env)
     assert alone.returncode == 0, alone.stderr
     going = subprocess.Popen(
         [*command, "--out-dir=spread", "--on=ray"],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cluster,
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
     )  # fmt: skip
     try:
         # The first half ends at an eighth of the steps: from there on there is a checkpoint to go on from.
@@ -114,9 +118,25 @@ def test_the_results_are_one_machines_though_a_worker_is_killed(
     assert "a worker was lost: all go on from the checkpoint" in said
     assert (folder / "spread" / "1-model" / "began.json").stat().st_mtime_ns == began
 
-    one, other = results(folder / "alone"), results(folder / "spread")
+    assert_alike(results(folder / "alone"), results(folder / "spread"))
+    assert "Winner:" in said
+
+
+def assert_alike(one: dict, other: dict) -> None:
     assert other["winner"] == one["winner"]
     for ours, own in zip(other["models"][0]["runs"], one["models"][0]["runs"], strict=True):
         assert (ours["name"], ours["why"], ours["steps"]) == (own["name"], own["why"], own["steps"])
         assert ours["validation"] == pytest.approx(own["validation"], abs=0.02)
-    assert "Winner:" in said
+
+
+def test_a_sweep_from_outside_the_cluster(folder: Path, python: Path, cluster: Running) -> None:
+    command = [python, "-m", "sordino", "sweep", "--steps=16", *SMALL, f"--model={folder / 'model'}"]
+    said = {}
+    for name, more in (("here", ()), ("outside", (f"--on={cluster.address}",))):
+        done = subprocess.run(
+            [*command, f"--out-dir={name}", *more], cwd=folder, capture_output=True, text=True, env=cluster.outside
+        )
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stdout
+    assert_alike(results(folder / "here"), results(folder / "outside"))
+    assert "Winner:" in said["outside"]

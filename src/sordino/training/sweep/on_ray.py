@@ -7,6 +7,7 @@ sweep's checkpoint, with what the cluster then has. Texts, models and the sweep'
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -79,7 +80,10 @@ def _connected(on: str) -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address="auto" if on == LOCAL else on, log_to_driver=False, logging_level="ERROR")
+        with warnings.catch_warnings():
+            # Of what becomes an error.
+            warnings.simplefilter("ignore")
+            ray.init(address="auto" if on == LOCAL else on, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as error:
         raise TrainingError("there is no Ray cluster here", where=on, got=error, do="ray start --head") from None
     try:
