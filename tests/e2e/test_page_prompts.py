@@ -129,7 +129,7 @@ def test_the_list_of_models_and_a_download(chromium: Browser, tmp_path: Path) ->
         expect(models.get_by_role("button", name="Load smollm2")).to_be_visible()
         # Each under the heading that is true of it.
         for heading, title in (("On this machine", "SmolLM2 135M"), ("To download", "Mistral 7B")):
-            group = models.locator("h3", has_text=heading).locator("+ ul")
+            group = models.locator("h3", has_text=heading).locator("xpath=following-sibling::ul[1]")
             expect(group.locator("li", has_text=title)).to_be_visible()
         row = models.locator("li", has_text="Mistral 7B")
         expect(row).to_contain_text("mistralai/Mistral-7B-Instruct-v0.3 · Apache-2.0")
