@@ -137,7 +137,8 @@ def check_prompt(name: str, capabilities: Capabilities, prompt: Prompt | Mixture
 
 
 def _refusal(name: str, what: str, where: str, *, got: object = "", do: str = "") -> ConfigError:
-    other = f"{do}, or " if do else ""
+    # PyTorch cannot do something only with an encoder-decoder, which no other runs.
+    other = "" if name == "PyTorch" else "serve the model with another runner"
     return ConfigError(
-        f"{name} does not support {what}", where=where, got=got, do=f"{other}serve the model with another runner"
+        f"{name} does not support {what}", where=where, got=got, do=", or ".join(filter(None, (do, other)))
     )
