@@ -262,8 +262,8 @@ def page() -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
     yield "Made by `python -m benchmarks.table` from benchmarks/results/. Each benchmark alternates its sides in one run and takes"
-    yield "medians. The top of benchmarks/NAME.py says exactly what it does; `python -m benchmarks.NAME` repeats it. Bold is what"
-    yield "is not reached. A ratio is a claim about one machine, so each machine has its column."
+    yield "medians. The top of benchmarks/NAME.py says exactly what it does; `python -m benchmarks.NAME` repeats it. Bold:"
+    yield "the target is not reached. A ratio is a claim about one machine, so each machine has its column."
     yield ""
     yield from targets()
     yield ""
@@ -283,7 +283,7 @@ def targets(chosen: Sequence[Target] = TARGETS) -> Iterator[str]:
     """The table of targets: what was to be reached, and what was, on each machine."""
     results = {benchmark: results_of(benchmark) for benchmark, *_ in chosen}
     machines = sorted({machine for by_machine in results.values() for machine in by_machine})
-    yield f"| what | reach | {' | '.join(machines)} |"
+    yield f"| what | target | {' | '.join(machines)} |"
     yield "|---|---|" + "---|" * len(machines)
     for benchmark, rows, field, title, target, higher in chosen:
         by_machine = results[benchmark]

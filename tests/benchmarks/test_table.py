@@ -27,7 +27,7 @@ def test_each_machine_has_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / folder / "speed.json").write_text(json.dumps(result))
     lost = ("lost", "", "ratio", "nobody ran it", 1.0, False)
     assert list(table.targets([TARGET, lost])) == [
-        "| what | reach | AMD EPYC | Intel Xeon | Intel Xeon Platinum 8480C, AMX |",
+        "| what | target | AMD EPYC | Intel Xeon | Intel Xeon Platinum 8480C, AMX |",
         "|---|---|---|---|---|",
         "| a step | ≥ 1.3 | **1.25** | 1.5 | **not met** |",
         "| nobody ran it | ≤ 1.0 |  |  |  |",

@@ -123,7 +123,7 @@ def _executed(
         raise ConfigError(
             "in Python a run has one process",
             where="torchrun",
-            do="start `-m sordino train` in place of the script (docs/scale.md)",
+            do="give torchrun `-m sordino train ...` instead of your script (docs/scale.md)",
         )
     result = execute(job, model.base, calibration, resume=resume, on_event=on_event or nobody)
     assert result is not None, "a run stops only when it is asked to"

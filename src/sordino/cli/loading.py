@@ -59,7 +59,7 @@ class ModelChoice:
     dtype: Literal["float32", "bfloat16", "float16"] | None = setting(
         None,
         "Number type of the base model; soft prompts are always float32.",
-        shown="bfloat16 on an NVIDIA GPU that has it, and to train on a CPU that has it; else float32",
+        shown="bfloat16 on an NVIDIA GPU that has it and, for training or packed weights, on a CPU that has it; else float32",
     )
     quantise: Literal["int8", "nf4", "int4"] | None = setting(
         None,
@@ -124,7 +124,7 @@ def base_model_options(default: str = DEFAULT_MODEL) -> Decorator:
 
 
 def generate_command(text: str, path: Path, model: str) -> str:
-    """What continues a text with the soft prompt that was made, for people to copy."""
+    """The command that continues a text with the new soft prompt, for people to copy."""
     flag = "" if model == DEFAULT_MODEL else f" --model {quote(one_line(model))}"
     return f'sordino generate "{text}"{flag} --soft-prompt {quote(str(path))}'
 

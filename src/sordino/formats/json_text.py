@@ -36,7 +36,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         raise SoftPromptFileError("not JSON", where=where, got=error) from error
     if not isinstance(value, dict):
         raise SoftPromptFileError("not a JSON object", where=where, expected="{...}", got=type(value).__name__)
-    # A library of thousands: few files have enough brackets to be looked through.
+    # Counting brackets first spares a library of thousands the walk: few files have enough of them to be too deep.
     if data.count(b"{") + data.count(b"[") > _MAX_DEPTH and _is_deep(value):
         raise SoftPromptFileError("JSON that is nested too deep", where=where, expected=f"at most {_MAX_DEPTH} levels")
     return value

@@ -167,4 +167,4 @@ def _not_found(model_id: str, what: str, near_misses: str) -> ModelError:
 
 
 def _elsewhere(model_id: str) -> str:
-    return f"run `hf download {model_id}` where there is a network, and name the folder as the model"
+    return f"run `hf download {model_id}` on a machine with a network, and give the downloaded folder as the model"

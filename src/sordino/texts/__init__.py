@@ -1,1 +1,1 @@
-"""Files to pieces to three sets to examples: token ids and labels. Knows no training."""
+"""Turns files into pieces, pieces into three sets, and those into examples (token ids and labels). Does not know about training."""

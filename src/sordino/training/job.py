@@ -68,8 +68,8 @@ class RunOptions:
 
 
 def train_job(texts: TextPaths, config: TrainConfig, run: RunOptions) -> Job:
-    """A run on texts, to a file that is by default called as they are, in the working directory. It keeps its number type, which
-    is chosen here, on whatever machine it goes on.
+    """A run on texts, to a file that is by default called as they are, in the working directory. Its number
+    type is chosen here, and kept on every machine that resumes it.
 
     `check_job` tells whether it can begin. Raises ConfigError.
     """

@@ -21,7 +21,7 @@ class DistilConfig:
     kind: Kind = setting("embedding", "Kind of the soft prompt, as in `sordino train`.")
     continuations: int = setting(
         256,
-        "Continuations that the model writes with the text in front; one for each opening at least.",
+        "Continuations that the model writes with the text in front; at least one for each opening.",
         low=8,
         high=100_000,
         unit="N",

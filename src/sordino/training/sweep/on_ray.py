@@ -42,7 +42,7 @@ def check_ray(on: str) -> None:
     _, _, port = on.rpartition(":")
     if on != LOCAL and not (on.startswith(REMOTE) and port.isdecimal()):
         raise ConfigError("this is no cluster", where="--on", expected="ray or ray://HOST:PORT", got=on)
-    # Of another cluster's address, what Ray alone does not bring.
+    # For ray://, Ray's client also needs grpc, which ray alone does not install.
     for needed in ("ray",) if on == LOCAL else ("ray", "grpc"):
         if find_spec(needed) is None:
             raise MissingExtra(
@@ -81,7 +81,7 @@ def _connected(on: str) -> Iterator[None]:
 
     try:
         with warnings.catch_warnings():
-            # Of what becomes an error.
+            # Ray warns about what it then raises as an error.
             warnings.simplefilter("ignore")
             ray.init(address="auto" if on == LOCAL else on, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError) as error:

@@ -158,7 +158,7 @@ export const measure = debounce(async () => {
       if (measured.texts)
         setStatus(
           $("train-cost"),
-          "Measuring three steps on this machine, which gives way to writing. You can press Train without waiting ...",
+          "Measuring three steps on this machine; writing goes first. You can press Train without waiting ...",
         );
       await new Promise((done) => setTimeout(done, POLL));
       measured = await call(`ui/jobs/${draft.id}/look`);

@@ -4,7 +4,7 @@ import { $, bytes, call, clock, el, fill, setStatus } from "./dom.js";
 import { live } from "./live.js";
 import { toast } from "./toast.js";
 
-// Of a file or a folder no download is known.
+// null: nothing is known of a download, as of a file or a folder.
 const isHere = ({ download }) => !download;
 const GROUPS = [
   ["On this machine", isHere],

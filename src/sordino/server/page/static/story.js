@@ -90,7 +90,7 @@ export class StoryStore {
     await this.save();
     // A draft stays listed until the server has it.
     if (!this.#dirty || this.#draft()) return true;
-    toast("This one is not saved: export it to a file first.", "bad");
+    toast(`This ${this.name} is not saved: export it to a file first.`, "bad");
     return false;
   }
 
